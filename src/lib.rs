@@ -1,0 +1,1 @@
+//! Try It Now.
