@@ -1,1 +1,3 @@
 //! Try It Now.
+pub mod clock;
+pub mod task;
