@@ -1,3 +1,7 @@
 //! Try It Now.
 pub mod clock;
+pub mod config;
+pub mod instance;
+pub mod runtime;
+pub mod store;
 pub mod task;

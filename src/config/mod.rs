@@ -1,0 +1,5 @@
+//! What the operator wants.
+
+mod template;
+
+pub use template::{PoolSizes, ReadyCheck, Template};

@@ -1,0 +1,77 @@
+//! A template: an app to try, and how its instances are kept.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde::Serialize;
+
+use crate::instance::{Limits, TemplateName};
+use crate::runtime::App;
+
+/// One template, checked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Template {
+    /// Its name.
+    pub name: TemplateName,
+    /// What the front page calls it.
+    pub title: String,
+    /// One sentence for the front page, may be empty.
+    pub description: String,
+    /// What to run.
+    pub app: Arc<App>,
+    /// When an instance counts as ready.
+    pub ready: ReadyCheck,
+    /// Paths requested once from each instance after it answers and before it is offered.
+    pub warm_up: Vec<String>,
+    /// Path of the app's administration, added to `url` for `admin_url`; begins with a slash.
+    pub admin_path: String,
+    /// How many to keep.
+    pub pool: PoolSizes,
+    /// How long a lease lasts.
+    pub ttl: Duration,
+    /// Longest time from assignment that extensions may reach.
+    pub max_ttl: Duration,
+    /// What one visitor may have.
+    pub rate_limit: Limits,
+    /// How long an app may be silent in the middle of an exchange before the visitor is told so. Server-sent
+    /// events and WebSockets are exempt.
+    pub silence: Duration,
+    /// Changes whenever instances made before the change must not be handed out any more: a fingerprint of
+    /// `app`, `ready` and `warm_up`.
+    pub revision: u64,
+}
+
+/// How to find out that an app answers: `GET path` until the status (and the text) is right. Redirects are not
+/// followed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct ReadyCheck {
+    /// Path and query; begins with a slash.
+    pub path: String,
+    /// The status to wait for.
+    pub status: u16,
+    /// A text that the body must contain.
+    pub body: Option<String>,
+    /// Time between two attempts.
+    pub interval: Duration,
+    /// Time after which the instance is given up.
+    pub timeout: Duration,
+}
+
+/// How many instances of a template one server keeps.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct PoolSizes {
+    /// Ready instances wanted.
+    pub target: usize,
+    /// Fewer ready than this is a warning.
+    pub min: usize,
+    /// Most instances in all living states.
+    pub max: usize,
+    /// Fewer ready than `target` times this starts a refill at once.
+    pub replenish_threshold: f64,
+    /// Otherwise a refill starts this often.
+    pub replenish_interval: Duration,
+    /// Most instances made at the same time.
+    pub concurrency: usize,
+}
+
+impl Eq for PoolSizes {}

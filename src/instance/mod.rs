@@ -1,0 +1,17 @@
+//! The rules of an instance's life, pure: no IO, and `now` is an argument.
+//!
+//! `warming -> ready -> assigned -> expired`, and then gone. Nobody sets a state: the only way from one to the
+//! next is a method of [`Instance`] that checks the rule, and each step raises the generation, so that of two
+//! steps from the same generation exactly one can be stored.
+
+mod id;
+mod invariants;
+mod lease;
+mod rate_limit;
+mod state;
+
+pub use id::{ClaimToken, InstanceId, MAX_TEMPLATE_NAME, MalformedName, NodeId, TemplateName};
+pub use invariants::{Violation, check, check_step};
+pub use lease::{ExtendRefused, Lease};
+pub use rate_limit::{Limits, RateLimited, Usage, Window};
+pub use state::{Ending, Instance, Life, RETENTION, Refused};

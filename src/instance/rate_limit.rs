@@ -1,0 +1,127 @@
+//! How many instances one visitor may have in an hour and in a day.
+//!
+//! Two fixed windows that open with the first instance handed out in them. A charge is made only for an instance
+//! that was handed out, together with the claim.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::clock::Millis;
+
+const HOUR: Duration = Duration::from_secs(3600);
+const DAY: Duration = Duration::from_secs(24 * 3600);
+
+/// Instances per visitor and template. Zero means no limit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Limits {
+    /// In one hour.
+    pub hourly: u32,
+    /// In one day.
+    pub daily: u32,
+}
+
+/// One window of one visitor.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Window {
+    opened: Millis,
+    used: u32,
+}
+
+/// What one visitor has had of one template.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Usage {
+    hour: Option<Window>,
+    day: Option<Window>,
+}
+
+/// The visitor has had all that the limits allow.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("Limit: {} per hour, {} per day", limits.hourly, limits.daily)]
+pub struct RateLimited {
+    /// The limits that apply.
+    pub limits: Limits,
+    /// Time until one more is allowed.
+    pub retry_after: Duration,
+}
+
+fn current(window: Option<Window>, length: Duration, now: Millis) -> Option<Window> {
+    window.filter(|w| now < w.opened + length)
+}
+
+fn wait(window: Option<Window>, limit: u32, length: Duration, now: Millis) -> Option<Duration> {
+    let window = current(window, length, now)?;
+    (limit > 0 && window.used >= limit).then(|| (window.opened + length).since(now))
+}
+
+fn counted(window: Option<Window>, length: Duration, now: Millis) -> Option<Window> {
+    let window = current(window, length, now).unwrap_or(Window { opened: now, used: 0 });
+    Some(Window { used: window.used.saturating_add(1), ..window })
+}
+
+impl Usage {
+    /// The usage after one more instance, or how long to wait for it.
+    pub fn charged(self, limits: Limits, now: Millis) -> Result<Self, RateLimited> {
+        let waits = [wait(self.hour, limits.hourly, HOUR, now), wait(self.day, limits.daily, DAY, now)];
+        match waits.into_iter().flatten().max() {
+            Some(retry_after) => Err(RateLimited { limits, retry_after }),
+            None => Ok(Self { hour: counted(self.hour, HOUR, now), day: counted(self.day, DAY, now) }),
+        }
+    }
+
+    /// Instances still allowed in the tighter window, and time until that window ends. `None` without limits.
+    pub fn remaining(self, limits: Limits, now: Millis) -> Option<(u32, u32, Duration)> {
+        let left = |window, limit: u32, length| {
+            (limit > 0).then(|| match current(window, length, now) {
+                Some(w) => (limit.saturating_sub(w.used), limit, (w.opened + length).since(now)),
+                None => (limit, limit, length),
+            })
+        };
+        let (hour, day) = (left(self.hour, limits.hourly, HOUR), left(self.day, limits.daily, DAY));
+        hour.into_iter().chain(day).min_by_key(|(left, ..)| *left)
+    }
+
+    /// Whether every window has ended, so that nothing need be remembered.
+    pub fn is_stale(self, now: Millis) -> bool {
+        current(self.hour, HOUR, now).is_none() && current(self.day, DAY, now).is_none()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    const LIMITS: Limits = Limits { hourly: 2, daily: 3 };
+
+    #[test]
+    fn a_window_opens_with_the_first_instance_and_ends_an_hour_later() {
+        let start = Millis(1_000);
+        let two = Usage::default().charged(LIMITS, start).unwrap().charged(LIMITS, start + HOUR / 2).unwrap();
+        let refused = two.charged(LIMITS, start + HOUR / 2).unwrap_err();
+        assert_eq!(refused.retry_after, HOUR / 2);
+        assert_eq!(refused.to_string(), "Limit: 2 per hour, 3 per day");
+        assert!(two.charged(LIMITS, start + HOUR).is_ok());
+    }
+
+    #[test]
+    fn the_day_counts_across_hours() {
+        let mut usage = Usage::default();
+        for hour in 0..3 {
+            usage = usage.charged(LIMITS, Millis(0) + HOUR * hour).unwrap();
+        }
+        assert_eq!(usage.charged(LIMITS, Millis(0) + HOUR * 3).unwrap_err().retry_after, HOUR * 21);
+        assert!(usage.is_stale(Millis(0) + DAY));
+    }
+
+    #[test]
+    fn a_limit_of_zero_is_none() {
+        let none = Limits { hourly: 0, daily: 0 };
+        let usage = (0..100).fold(Usage::default(), |u, _| u.charged(none, Millis(0)).unwrap());
+        assert_eq!(usage.remaining(none, Millis(0)), None);
+    }
+
+    #[test]
+    fn what_remains_is_told_of_the_tighter_window() {
+        let used = Usage::default().charged(LIMITS, Millis(0)).unwrap();
+        assert_eq!(used.remaining(LIMITS, Millis(0)), Some((1, 2, HOUR)));
+    }
+}

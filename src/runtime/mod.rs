@@ -1,0 +1,109 @@
+//! What runs instances.
+//!
+//! Every implementation passes the same conformance suite (`tests/conformance/runtime.rs`).
+
+pub mod process;
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use serde::Serialize;
+use tokio::sync::mpsc;
+
+use crate::instance::InstanceId;
+
+/// What to run: the part of a template that a runtime needs. Serialised to compare versions of it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct App {
+    /// Program and arguments. A program without a slash is looked up in `PATH`; a relative one starts in the
+    /// instance's working directory.
+    pub command: Vec<String>,
+    /// Additional environment.
+    pub env: BTreeMap<String, String>,
+    /// A folder whose contents each instance gets a copy of, as its working directory.
+    pub files: Option<PathBuf>,
+    /// What one instance may use.
+    pub limits: ResourceLimits,
+}
+
+/// What one instance may use. `None` means as much as the host gives.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub struct ResourceLimits {
+    /// Processor time in seconds, over its whole life and per process.
+    pub cpu_seconds: Option<u64>,
+    /// Bytes of private writable memory per process.
+    pub memory: Option<u64>,
+    /// Open files per process.
+    pub open_files: Option<u64>,
+    /// Bytes of the largest file that it may write.
+    pub file_size: Option<u64>,
+}
+
+/// An order to start one instance.
+#[derive(Debug, Clone)]
+pub struct Order {
+    /// Its id, `INSTANCE_ID` to the app.
+    pub id: InstanceId,
+    /// Its public address, `INSTANCE_URL` to the app.
+    pub url: String,
+    /// The host in that address without a port, `INSTANCE_HOST` to the app.
+    pub host: String,
+    /// What to run.
+    pub app: Arc<App>,
+}
+
+/// An instance ended without having been stopped.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Exit {
+    /// Which one.
+    pub id: InstanceId,
+    /// How it ended, for logs: `exit status 1`, `signal 9`.
+    pub how: String,
+}
+
+/// Why a runtime did not do it. After a failed start nothing of the instance is left.
+#[derive(Debug, thiserror::Error)]
+pub enum RuntimeError {
+    /// The host has no room: no free port, no process, no disk.
+    #[error("the host has no {0} left")]
+    Exhausted(&'static str),
+    /// The app could not be started; the text says why and is for the operator.
+    #[error("cannot start the app: {0}")]
+    Start(String),
+    /// An operation on the host failed.
+    #[error("{doing}: {source}")]
+    Io {
+        /// What was being done.
+        doing: String,
+        /// What the system said.
+        source: std::io::Error,
+    },
+}
+
+/// See the module.
+#[async_trait]
+pub trait Runtime: Send + Sync + 'static {
+    /// Its name in `CONTAINER_MODE` and `/health`.
+    fn name(&self) -> &'static str;
+
+    /// Starts an instance and says where its app will listen. The app need not listen yet. Starting an id that
+    /// runs is an error and leaves it alone.
+    async fn start(&self, order: &Order) -> Result<SocketAddr, RuntimeError>;
+
+    /// Ends an instance: when this returns, no process, file or port of it is left. An id that does not run is
+    /// no error, and no [`Exit`] is reported for an instance that was stopped.
+    async fn stop(&self, id: &InstanceId) -> Result<(), RuntimeError>;
+
+    /// All that runs.
+    async fn list(&self) -> Result<Vec<InstanceId>, RuntimeError>;
+
+    /// The last output of an instance, oldest first, bounded; `None` when it does not run.
+    async fn logs(&self, id: &InstanceId) -> Option<Bytes>;
+
+    /// The exits from now on. There is one listener: a second call takes over from the first.
+    fn exits(&self) -> mpsc::UnboundedReceiver<Exit>;
+}

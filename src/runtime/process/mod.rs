@@ -1,0 +1,1 @@
+//! The process runtime: an instance is a child process. For trusted apps.
