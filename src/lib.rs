@@ -2,6 +2,8 @@
 pub mod clock;
 pub mod config;
 pub mod instance;
+pub mod routes;
 pub mod runtime;
 pub mod store;
 pub mod task;
+pub mod telemetry;

@@ -1,0 +1,80 @@
+//! Keeps the table in step with the store.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::RouteTable;
+use super::table::Applied;
+use crate::store::{Cursor, RouteChange, RouteEvents, Store, StoreError};
+use crate::telemetry::{Metrics, Outcome, RouteOperation};
+
+/// How long one question for changes may wait for an answer.
+const WAIT: Duration = Duration::from_secs(5);
+/// Pause after the store failed.
+const PAUSE: Duration = Duration::from_millis(200);
+
+/// Follows the store for ever: a snapshot, then every change in order; a new snapshot after a gap. While the
+/// store is away the table stays as it is.
+pub async fn follow(table: Arc<RouteTable>, store: Arc<dyn Store>, metrics: Arc<Metrics>) {
+    let mut cursor = None;
+    loop {
+        let step = match cursor {
+            None => resync(&table, &*store, &metrics).await.map(Some),
+            Some(after) => changes(&table, &*store, &metrics, after).await,
+        };
+        match step {
+            Ok(next) => cursor = next,
+            Err(error) => {
+                tracing::warn!(%error, "routes cannot be followed; the known ones stay");
+                tokio::time::sleep(PAUSE).await;
+            }
+        }
+    }
+}
+
+async fn resync(table: &RouteTable, store: &dyn Store, metrics: &Metrics) -> Result<Cursor, StoreError> {
+    let start = Instant::now();
+    let answer = store.routes().await;
+    if let Ok((snapshot, _)) = &answer {
+        table.replace(snapshot);
+    }
+    let outcome = if answer.is_ok() { Outcome::Success } else { Outcome::Error };
+    metrics.route_changed(RouteOperation::Resync, outcome, start.elapsed());
+    answer.map(|(_, cursor)| cursor)
+}
+
+/// The cursor to go on from, `None` after a gap.
+async fn changes(
+    table: &RouteTable,
+    store: &dyn Store,
+    metrics: &Metrics,
+    after: Cursor,
+) -> Result<Option<Cursor>, StoreError> {
+    match store.route_events(after, WAIT).await? {
+        RouteEvents::Gap => Ok(None),
+        RouteEvents::Changes(changes) => {
+            let mut last = after;
+            for (cursor, change) in changes {
+                table.apply_measured(&change, metrics);
+                last = cursor;
+            }
+            Ok(Some(last))
+        }
+    }
+}
+
+impl RouteTable {
+    /// [`RouteTable::apply`], counted. A change that the table knew already is not counted again.
+    pub fn apply_measured(&self, change: &RouteChange, metrics: &Metrics) {
+        let start = Instant::now();
+        let operation = match self.apply(change) {
+            Applied::Added => RouteOperation::Add,
+            Applied::Updated => RouteOperation::Update,
+            Applied::Removed => RouteOperation::Remove,
+            Applied::Nothing => return,
+        };
+        metrics.route_changed(operation, Outcome::Success, start.elapsed());
+    }
+}

@@ -1,0 +1,307 @@
+//! The table.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use crate::clock::Millis;
+use crate::instance::{Ending, Instance, InstanceId, Life};
+use crate::store::RouteChange;
+
+/// How long a host that is gone, or that the store did not know, is remembered as such. It only has to be longer
+/// than an answer of the store can be under way.
+const ABSENT_FOR: Duration = Duration::from_secs(5);
+
+/// Most absent hosts remembered; beyond it the oldest are forgotten. Each costs about 200 bytes, and a stranger
+/// can make us remember one with each request.
+const MAX_ABSENT: usize = 65_536;
+
+/// The way to one assigned instance.
+#[derive(Debug)]
+pub struct Route {
+    id: InstanceId,
+    incarnation: u64,
+    endpoint: SocketAddr,
+    generation: AtomicU64,
+    deadline: AtomicU64,
+    ended: CancellationToken,
+}
+
+impl Route {
+    /// Whose route it is.
+    pub fn id(&self) -> &InstanceId {
+        &self.id
+    }
+
+    /// Where its app listens.
+    pub fn endpoint(&self) -> SocketAddr {
+        self.endpoint
+    }
+
+    /// Unique among all routes of this process, so that no connection made for one instance serves another that
+    /// later gets the same address.
+    pub fn incarnation(&self) -> u64 {
+        self.incarnation
+    }
+
+    /// When the visitor's time is over; it may move while the route is held.
+    pub fn deadline(&self) -> Millis {
+        Millis(self.deadline.load(Ordering::Acquire))
+    }
+
+    /// Done when the instance is no longer the visitor's, for whatever reason.
+    pub async fn ended(&self) {
+        self.ended.cancelled().await;
+    }
+}
+
+/// What the table knows of a host label.
+#[derive(Debug, Clone)]
+pub enum Found {
+    /// An assigned instance.
+    Live(Arc<Route>),
+    /// An instance that was somebody's until a short while ago.
+    Ended(Ending),
+    /// Surely no instance.
+    Absent,
+    /// The table cannot tell; the store can.
+    Unknown,
+}
+
+#[derive(Debug, Clone)]
+enum Entry {
+    Live(Arc<Route>),
+    Ended(Ending),
+    Absent(Instant),
+}
+
+/// See the module. Reads take no lock.
+#[derive(Debug, Default)]
+pub struct RouteTable {
+    entries: papaya::HashMap<Arc<str>, Entry>,
+    /// Writers, one at a time, and the absent hosts in the order they will be forgotten.
+    absent: Mutex<std::collections::VecDeque<(Instant, Arc<str>)>>,
+    incarnations: AtomicU64,
+}
+
+/// What a change did to the table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Applied {
+    /// A new host.
+    Added,
+    /// A known host changed.
+    Updated,
+    /// A host was removed.
+    Removed,
+    /// The table knew as much already.
+    Nothing,
+}
+
+impl RouteTable {
+    /// What is known of a lower-case host label.
+    pub fn find(&self, label: &str) -> Found {
+        match self.entries.pin().get(label) {
+            Some(Entry::Live(route)) => Found::Live(route.clone()),
+            Some(Entry::Ended(ending)) => Found::Ended(*ending),
+            Some(Entry::Absent(until)) if Instant::now() < *until => Found::Absent,
+            Some(Entry::Absent(_)) | None => Found::Unknown,
+        }
+    }
+
+    /// Hosts with a route, ended ones included.
+    pub fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// Whether no host is known.
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
+    /// Takes over one change. Of a host that is gone, nothing older is believed.
+    pub fn apply(&self, change: &RouteChange) -> Applied {
+        match change {
+            RouteChange::Set(instance) => self.set(instance),
+            RouteChange::Gone(id) => self.mark_absent(id.as_str()),
+        }
+    }
+
+    fn set(&self, instance: &Instance) -> Applied {
+        let _one_writer = self.absent.lock();
+        let entries = self.entries.pin();
+        let known = entries.get(instance.id().as_str());
+        match (known, instance.life()) {
+            (Some(Entry::Absent(until)), _) if Instant::now() < *until => Applied::Nothing,
+            (Some(Entry::Live(route)), Life::Assigned { lease, .. }) => {
+                if route.generation.fetch_max(instance.generation(), Ordering::AcqRel) < instance.generation()
+                {
+                    route.deadline.store(lease.deadline().0, Ordering::Release);
+                    Applied::Updated
+                } else {
+                    Applied::Nothing
+                }
+            }
+            (Some(Entry::Ended(_)), _) => Applied::Nothing,
+            (known, Life::Assigned { endpoint, lease }) => {
+                let route = Route {
+                    id: instance.id().clone(),
+                    incarnation: self.incarnations.fetch_add(1, Ordering::Relaxed) + 1,
+                    endpoint: *endpoint,
+                    generation: AtomicU64::new(instance.generation()),
+                    deadline: AtomicU64::new(lease.deadline().0),
+                    ended: CancellationToken::new(),
+                };
+                debug_assert!(!matches!(known, Some(Entry::Live(_))));
+                entries.insert(instance.id().as_str().into(), Entry::Live(Arc::new(route)));
+                Applied::Added
+            }
+            (known, Life::Expired { ending, .. }) => {
+                if let Some(Entry::Live(route)) = known {
+                    route.ended.cancel();
+                }
+                entries.insert(instance.id().as_str().into(), Entry::Ended(*ending));
+                Applied::Updated
+            }
+            (_, Life::Warming | Life::Ready { .. }) => Applied::Nothing,
+        }
+    }
+
+    /// Remembers for a short while that there is no such instance.
+    pub fn mark_absent(&self, label: &str) -> Applied {
+        let now = Instant::now();
+        let mut absent = self.absent.lock();
+        let entries = self.entries.pin();
+        while absent.front().is_some_and(|(until, _)| *until <= now) || absent.len() >= MAX_ABSENT {
+            let Some((until, key)) = absent.pop_front() else { break };
+            // Only what this very mark left: the host may have been marked again since.
+            if matches!(entries.get(&key), Some(Entry::Absent(u)) if *u == until) {
+                entries.remove(&key);
+            }
+        }
+        let (key, until): (Arc<str>, _) = (label.into(), now + ABSENT_FOR);
+        absent.push_back((until, key.clone()));
+        match entries.insert(key, Entry::Absent(until)) {
+            Some(Entry::Live(route)) => {
+                route.ended.cancel();
+                Applied::Removed
+            }
+            Some(Entry::Ended(_)) => Applied::Removed,
+            Some(Entry::Absent(_)) | None => Applied::Nothing,
+        }
+    }
+
+    /// Makes the table agree with a snapshot of the store: what it lacks is gone.
+    pub fn replace(&self, snapshot: &[Instance]) {
+        let known: std::collections::HashSet<&str> = snapshot.iter().map(|i| i.id().as_str()).collect();
+        let gone: Vec<Arc<str>> = self
+            .entries
+            .pin()
+            .iter()
+            .filter(|(label, entry)| !matches!(entry, Entry::Absent(_)) && !known.contains(&***label))
+            .map(|(label, _)| label.clone())
+            .collect();
+        for label in gone {
+            self.mark_absent(&label);
+        }
+        for instance in snapshot {
+            self.set(instance);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::instance::{ClaimToken, NodeId, TemplateName};
+
+    const HOUR: Duration = Duration::from_secs(3600);
+
+    fn assigned() -> Instance {
+        let id = InstanceId::random(&TemplateName::new("t").unwrap());
+        Instance::warming(id, NodeId::random(), 1, Millis(0))
+            .offered(([127, 0, 0, 1], 4000).into())
+            .unwrap()
+            .assigned(ClaimToken::random(), Millis(0), HOUR)
+            .unwrap()
+    }
+    fn set(table: &RouteTable, instance: &Instance) -> Applied {
+        table.apply(&RouteChange::Set(instance.clone()))
+    }
+    fn live(table: &RouteTable, instance: &Instance) -> Arc<Route> {
+        match table.find(instance.id().as_str()) {
+            Found::Live(route) => route,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_extension_reaches_those_who_hold_the_route() {
+        let (table, instance) = (RouteTable::default(), assigned());
+        assert_eq!(set(&table, &instance), Applied::Added);
+        let held = live(&table, &instance);
+        let longer = instance.extended(HOUR, HOUR * 3, Millis(1)).unwrap().unwrap();
+        assert_eq!(set(&table, &longer), Applied::Updated);
+        assert_eq!(held.deadline(), Millis(0) + HOUR * 2);
+        assert_eq!(set(&table, &instance), Applied::Nothing, "an older record is not believed");
+        assert_eq!(held.deadline(), Millis(0) + HOUR * 2);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_host_that_is_gone_is_not_brought_back_by_a_late_answer() {
+        let (table, instance) = (RouteTable::default(), assigned());
+        set(&table, &instance);
+        let held = live(&table, &instance);
+        assert_eq!(table.apply(&RouteChange::Gone(instance.id().clone())), Applied::Removed);
+        held.ended().await;
+        assert_eq!(set(&table, &instance), Applied::Nothing);
+        assert!(matches!(table.find(instance.id().as_str()), Found::Absent));
+        tokio::time::advance(ABSENT_FOR).await;
+        assert!(matches!(table.find(instance.id().as_str()), Found::Unknown));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_expired_instance_is_told_from_an_unknown_one() {
+        let (table, instance) = (RouteTable::default(), assigned());
+        set(&table, &instance);
+        let held = live(&table, &instance);
+        set(&table, &instance.expired(Millis(0) + HOUR).unwrap());
+        held.ended().await;
+        assert!(matches!(table.find(instance.id().as_str()), Found::Ended(Ending::Expired)));
+        assert_eq!(set(&table, &instance), Applied::Nothing);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn incarnations_differ_even_at_the_same_address() {
+        let (table, a, b) = (RouteTable::default(), assigned(), assigned());
+        set(&table, &a);
+        set(&table, &b);
+        assert_eq!(live(&table, &a).endpoint(), live(&table, &b).endpoint());
+        assert_ne!(live(&table, &a).incarnation(), live(&table, &b).incarnation());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_snapshot_removes_what_it_lacks_and_keeps_the_rest() {
+        let (table, a, b, c) = (RouteTable::default(), assigned(), assigned(), assigned());
+        set(&table, &a);
+        set(&table, &b);
+        let kept = live(&table, &b);
+        table.replace(&[b.clone(), c.clone()]);
+        assert!(matches!(table.find(a.id().as_str()), Found::Absent));
+        assert!(Arc::ptr_eq(&kept, &live(&table, &b)));
+        live(&table, &c);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn strangers_cannot_fill_the_memory_with_hosts_that_do_not_exist() {
+        let table = RouteTable::default();
+        for i in 0..MAX_ABSENT + 100 {
+            table.mark_absent(&format!("t-{i}"));
+        }
+        assert!(table.len() <= MAX_ABSENT);
+    }
+}
