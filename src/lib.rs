@@ -4,6 +4,7 @@ pub mod config;
 pub mod instance;
 pub mod routes;
 pub mod runtime;
+pub mod sample_app;
 pub mod store;
 pub mod task;
 pub mod telemetry;
