@@ -12,7 +12,7 @@ pub(super) const MAX_NAME: usize = 60;
 /// Longest text, in characters.
 pub(super) const MAX_TEXT: usize = 500;
 /// How many colours the style sheet has for the badge beside an entry.
-const TONES: u32 = 6;
+pub(super) const TONES: u32 = 6;
 
 /// What is wrong with what somebody wrote; shown to them as it stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -89,7 +89,12 @@ impl Entry {
 
     /// The badge's colour, the same for every entry of one name.
     pub(super) fn tone(&self) -> u32 {
-        self.name.chars().fold(0u32, |sum, c| sum.wrapping_mul(31).wrapping_add(u32::from(c))) % TONES
+        // FNV-1a: names that differ in a letter or two should not look alike.
+        let hash = self
+            .name
+            .bytes()
+            .fold(0x811c_9dc5u32, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193));
+        (hash ^ (hash >> 16)) % TONES
     }
 
     /// The entry as clients see it. It carries `initial` and `tone`, so that the page's script need not know how

@@ -54,11 +54,12 @@ async function readAll() {
 }
 
 // -- time left
-let endsAt = timeBox ? Date.now() + Number(timeBox.dataset.leftMs) : null;
+let endsAt = null;
 
 function setLeft(ms) {
   if (!timeBox || ms === null || ms === undefined) return;
   endsAt = Date.now() + ms;
+  el("until").textContent = new Date(endsAt).toLocaleTimeString([], { timeStyle: "short" });
   if (ended && ms > 0) {
     ended = false;
     el("problem").textContent = "";
@@ -88,6 +89,7 @@ function countDown() {
 
 function finish() {
   ended = true;
+  if (socket) socket.close();
   el("send").disabled = true;
   el("problem").textContent = "The time of this demo is over. Thank you for trying it!";
   status("ended", "Ended");
@@ -129,6 +131,7 @@ function connect() {
 }
 
 function here(n) {
+  if (ended) return;
   status("live", "Live · " + (n === 1 ? "only you here" : n + " tabs here"));
 }
 
@@ -172,6 +175,7 @@ form.addEventListener("submit", async (event) => {
 
 form.elements.text.addEventListener("input", count);
 count();
+if (timeBox) setLeft(Number(timeBox.dataset.leftMs));
 countDown();
 setInterval(countDown, 1000);
 setInterval(() => list.querySelectorAll("time").forEach((when) => { when.textContent = ago(when.dateTime); }), 20000);

@@ -27,7 +27,7 @@ const ENTRY: &str = r#"
 const COUNTDOWN: &str = r#"  <div class="fact time" id="time" data-left-ms="{{millis}}">
     <h2 id="time-title">Time left</h2>
     <p class="clock" id="clock" role="timer" aria-labelledby="time-title">{{clock}}</p>
-    <p class="until">until <time datetime="{{until}}">{{hour}} UTC</time></p>
+    <p class="until">until <time id="until" datetime="{{until}}">{{hour}} UTC</time></p>
   </div>"#;
 
 /// Why an entry was not taken, for the page or as JSON.
@@ -180,10 +180,12 @@ fn countdown(time: TimeLeft) -> Html {
 
 /// A link, unless the address is none that a browser may follow.
 fn address(url: &str) -> Html {
-    if !(url.starts_with("http://") || url.starts_with("https://")) {
+    let Some(short) = url.strip_prefix("http://").or_else(|| url.strip_prefix("https://")) else {
         return Html::text(url);
-    }
-    Html::fill(r#"<a href="{{url}}">{{url}}</a>"#, &HashMap::from([("url", Html::text(url))]))
+    };
+    let values =
+        HashMap::from([("url", Html::text(url)), ("short", Html::text(short.trim_end_matches('/')))]);
+    Html::fill(r#"<a href="{{url}}">{{short}}</a>"#, &values)
 }
 
 /// `1:02:03` or `2:03`; what is begun of a second counts, so that zero means the end.
@@ -204,6 +206,7 @@ fn ago(at: Millis, now: Millis) -> String {
 
 #[cfg(test)]
 mod tests {
+    use super::super::guest_book::TONES;
     use super::*;
 
     fn headers(value: &'static str) -> HeaderMap {
@@ -248,9 +251,21 @@ mod tests {
     #[test]
     fn an_address_becomes_a_link_only_when_it_is_on_the_web() {
         assert_eq!(address("javascript:alert(1)").into_string(), "javascript:alert(1)");
-        assert_eq!(
-            address("http://a/?\"").into_string(),
-            "<a href=\"http://a/?&quot;\">http://a/?&quot;</a>"
-        );
+        assert_eq!(address("http://a/?\"").into_string(), "<a href=\"http://a/?&quot;\">a/?&quot;</a>");
+        assert_eq!(address("https://a/").into_string(), "<a href=\"https://a/\">a</a>");
+    }
+
+    #[test]
+    fn every_element_that_the_script_looks_for_is_in_the_template() {
+        let wanted = SCRIPT.split("el(\"").skip(1).map(|rest| rest.split('"').next().unwrap());
+        for id in wanted.chain(["name-wrong", "text-wrong"]) {
+            let attribute = format!("id=\"{id}\"");
+            assert!(PAGE.contains(&attribute) || COUNTDOWN.contains(&attribute), "{id}");
+        }
+    }
+
+    #[test]
+    fn the_style_sheet_has_every_colour_of_a_badge() {
+        assert!((1..TONES).all(|tone| STYLE.contains(&format!(".tone-{tone} "))));
     }
 }
