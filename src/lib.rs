@@ -1,7 +1,11 @@
 //! Try It Now.
+pub mod api;
 pub mod clock;
 pub mod config;
 pub mod instance;
+pub mod pages;
+pub mod pool;
+pub mod request;
 pub mod routes;
 pub mod runtime;
 pub mod sample_app;

@@ -3,3 +3,5 @@
 mod template;
 
 pub use template::{PoolSizes, ReadyCheck, Template};
+mod templates;
+pub use templates::{PublicAddress, Templates};

@@ -36,9 +36,10 @@ pub async fn follow(table: Arc<RouteTable>, store: Arc<dyn Store>, metrics: Arc<
 
 async fn resync(table: &RouteTable, store: &dyn Store, metrics: &Metrics) -> Result<Cursor, StoreError> {
     let start = Instant::now();
+    let before = table.mark();
     let answer = store.routes().await;
     if let Ok((snapshot, _)) = &answer {
-        table.replace(snapshot);
+        table.replace(snapshot, before);
     }
     let outcome = if answer.is_ok() { Outcome::Success } else { Outcome::Error };
     metrics.route_changed(RouteOperation::Resync, outcome, start.elapsed());

@@ -89,6 +89,10 @@ pub struct RouteTable {
     incarnations: AtomicU64,
 }
 
+/// A moment in the table's life: which routes existed.
+#[derive(Debug, Clone, Copy)]
+pub struct Mark(u64);
+
 /// What a change did to the table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Applied {
@@ -195,14 +199,27 @@ impl RouteTable {
         }
     }
 
-    /// Makes the table agree with a snapshot of the store: what it lacks is gone.
-    pub fn replace(&self, snapshot: &[Instance]) {
+    /// A mark to take before a snapshot is asked of the store.
+    pub fn mark(&self) -> Mark {
+        Mark(self.incarnations.load(Ordering::Acquire))
+    }
+
+    /// Makes the table agree with a snapshot of the store: a host that stood in the table at `before` and that the
+    /// snapshot lacks is gone. A host that came later may simply be younger than the snapshot, and stays.
+    pub fn replace(&self, snapshot: &[Instance], before: Mark) {
         let known: std::collections::HashSet<&str> = snapshot.iter().map(|i| i.id().as_str()).collect();
         let gone: Vec<Arc<str>> = self
             .entries
             .pin()
             .iter()
-            .filter(|(label, entry)| !matches!(entry, Entry::Absent(_)) && !known.contains(&***label))
+            .filter(|(label, entry)| {
+                let old = match entry {
+                    Entry::Live(route) => route.incarnation <= before.0,
+                    Entry::Ended(_) => true,
+                    Entry::Absent(_) => false,
+                };
+                old && !known.contains(&***label)
+            })
             .map(|(label, _)| label.clone())
             .collect();
         for label in gone {
@@ -290,7 +307,11 @@ mod tests {
         set(&table, &a);
         set(&table, &b);
         let kept = live(&table, &b);
-        table.replace(&[b.clone(), c.clone()]);
+        let mark = table.mark();
+        let younger = assigned();
+        set(&table, &younger);
+        table.replace(&[b.clone(), c.clone()], mark);
+        live(&table, &younger);
         assert!(matches!(table.find(a.id().as_str()), Found::Absent));
         assert!(Arc::ptr_eq(&kept, &live(&table, &b)));
         live(&table, &c);

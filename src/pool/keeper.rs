@@ -1,0 +1,138 @@
+//! What this server remembers of each template besides its instances.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use parking_lot::Mutex;
+use tokio::time::Instant;
+
+use super::backoff::Backoff;
+use super::line::Line;
+use crate::config::{Template, Templates};
+
+/// How many recent provisioning times the median is taken of.
+const REMEMBERED: usize = 15;
+
+/// One template's memory.
+#[derive(Debug)]
+pub(crate) struct Keeper {
+    template: ArcSwap<Template>,
+    /// Whether the template is (still) in the configuration.
+    kept: AtomicBool,
+    /// Attempts under way.
+    pub(crate) making: AtomicUsize,
+    /// Whether a refill was begun and has not reached the target yet.
+    pub(crate) refilling: AtomicBool,
+    /// Visitors who wait.
+    pub(crate) line: Line,
+    backoff: Mutex<Backoff>,
+    times: Mutex<VecDeque<Duration>>,
+    /// Whether the operator was told that fewer than the minimum are ready.
+    pub(crate) low: AtomicBool,
+}
+
+impl Keeper {
+    fn new(template: Arc<Template>) -> Self {
+        Self {
+            template: ArcSwap::new(template),
+            kept: AtomicBool::new(true),
+            making: AtomicUsize::new(0),
+            refilling: AtomicBool::new(true),
+            line: Line::new(),
+            backoff: Mutex::default(),
+            times: Mutex::default(),
+            low: AtomicBool::new(false),
+        }
+    }
+
+    /// The template as it was last configured.
+    pub(crate) fn template(&self) -> Arc<Template> {
+        self.template.load_full()
+    }
+
+    /// Whether the template is (still) in the configuration.
+    pub(crate) fn is_kept(&self) -> bool {
+        self.kept.load(Ordering::Acquire)
+    }
+
+    /// An attempt worked and took this long.
+    pub(crate) fn succeeded(&self, took: Duration) {
+        self.backoff.lock().succeeded();
+        let mut times = self.times.lock();
+        if times.len() == REMEMBERED {
+            times.pop_front();
+        }
+        times.push_back(took);
+    }
+
+    /// An attempt failed.
+    pub(crate) fn failed(&self, why: String) {
+        self.backoff.lock().failed(Instant::now(), why);
+    }
+
+    /// Time until the next attempt may be made.
+    pub(crate) fn pause(&self) -> Option<Duration> {
+        self.backoff.lock().remaining(Instant::now())
+    }
+
+    /// Why the last attempt failed, until one works.
+    pub(crate) fn problem(&self) -> Option<String> {
+        self.backoff.lock().why().map(str::to_owned)
+    }
+
+    /// The median time from nothing to ready; `None` before the first.
+    pub(crate) fn median(&self) -> Option<Duration> {
+        let mut times: Vec<_> = self.times.lock().iter().copied().collect();
+        times.sort_unstable();
+        times.get(times.len() / 2).copied()
+    }
+}
+
+/// All templates ever configured since the start, by name.
+#[derive(Debug, Default)]
+pub(crate) struct Keepers(papaya::HashMap<Arc<str>, Arc<Keeper>>);
+
+impl Keepers {
+    /// Takes over the configured templates; the others are no longer kept.
+    pub(crate) fn adopt(&self, templates: &Templates) {
+        let keepers = self.0.pin();
+        for keeper in keepers.values() {
+            let kept = templates.get(keeper.template().name.as_str()).is_some();
+            keeper.kept.store(kept, Ordering::Release);
+        }
+        for template in templates.iter() {
+            match keepers.get(template.name.as_str()) {
+                Some(keeper) => {
+                    let revised = keeper.template().revision != template.revision;
+                    keeper.template.store(template.clone());
+                    if revised {
+                        // What kept the old version from warming may be mended in the new one.
+                        keeper.backoff.lock().succeeded();
+                        keeper.times.lock().clear();
+                    }
+                }
+                None => {
+                    keepers.insert(template.name.as_str().into(), Arc::new(Keeper::new(template.clone())));
+                }
+            }
+        }
+    }
+
+    pub(crate) fn get(&self, name: &str) -> Option<Arc<Keeper>> {
+        self.0.pin().get(name).cloned()
+    }
+
+    pub(crate) fn all(&self) -> Vec<Arc<Keeper>> {
+        self.0.pin().values().cloned().collect()
+    }
+
+    /// Makes every pool fill up to its target without waiting for its interval.
+    pub(crate) fn refill_all(&self) {
+        for keeper in self.all() {
+            keeper.refilling.store(true, Ordering::Release);
+        }
+    }
+}

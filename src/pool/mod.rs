@@ -1,0 +1,186 @@
+//! The decisions: how many instances there are, who gets one, and when it ends.
+//!
+//! Level-triggered: [`reconcile`] observes, plans (a pure function) and acts; everything else only wakes it. The
+//! same loop fills the pool, replaces dead members, and cleans up after a crash.
+
+mod acquire;
+mod backoff;
+mod drain;
+mod expire;
+mod hands;
+mod keeper;
+mod line;
+mod plan;
+mod provision;
+mod ready;
+mod reconcile;
+mod release;
+mod stats;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+pub use acquire::{AcquireError, Acquired};
+pub use stats::{PoolStats, TemplateStats};
+
+use crate::clock::Clock;
+use crate::config::{PublicAddress, Template, Templates};
+use crate::instance::{Instance, InstanceId, NodeId};
+use crate::routes::RouteTable;
+use crate::runtime::Runtime;
+use crate::store::{Store, StoreError};
+use crate::telemetry::Metrics;
+use hands::Hands;
+use keeper::Keepers;
+
+/// Longest time that one question to the store may take before its asker is told that the store is away.
+const STORE_DEADLINE: Duration = Duration::from_secs(1);
+
+/// What a pool stands on.
+pub struct Parts {
+    /// What all servers agree on.
+    pub store: Arc<dyn Store>,
+    /// What runs instances.
+    pub runtime: Arc<dyn Runtime>,
+    /// The proxy's table, told at once of what happens here.
+    pub routes: Arc<RouteTable>,
+    /// Where numbers go.
+    pub metrics: Arc<Metrics>,
+    /// The present.
+    pub clock: Clock,
+    /// This server.
+    pub node: NodeId,
+    /// How visitors reach this server.
+    pub address: PublicAddress,
+    /// What to keep.
+    pub templates: Templates,
+    /// How long an acquire may wait for an instance that is being made.
+    pub acquire_timeout: Duration,
+}
+
+/// The pools of all templates on this server.
+pub struct Pool {
+    store: Arc<dyn Store>,
+    runtime: Arc<dyn Runtime>,
+    routes: Arc<RouteTable>,
+    metrics: Arc<Metrics>,
+    clock: Clock,
+    node: NodeId,
+    address: PublicAddress,
+    acquire_timeout: Duration,
+    templates: ArcSwap<Templates>,
+    keepers: Keepers,
+    /// Instances that a task of ours is making or taking down right now.
+    hands: Hands,
+    /// Wakes [`reconcile`].
+    wake: Notify,
+    stopping: CancellationToken,
+    /// Every task that makes or takes down an instance.
+    tasks: TaskTracker,
+}
+
+impl Pool {
+    /// A pool that does nothing yet; [`Pool::run`] brings it to life.
+    pub fn new(parts: Parts) -> Arc<Self> {
+        let keepers = Keepers::default();
+        keepers.adopt(&parts.templates);
+        Arc::new(Self {
+            store: parts.store,
+            runtime: parts.runtime,
+            routes: parts.routes,
+            metrics: parts.metrics,
+            clock: parts.clock,
+            node: parts.node,
+            address: parts.address,
+            acquire_timeout: parts.acquire_timeout,
+            templates: ArcSwap::from_pointee(parts.templates),
+            keepers,
+            hands: Hands::default(),
+            wake: Notify::new(),
+            stopping: CancellationToken::new(),
+            tasks: TaskTracker::new(),
+        })
+    }
+
+    /// Starts filling, expiring and watching.
+    pub fn run(self: &Arc<Self>) {
+        crate::task::spawn("pool reconcile", reconcile::run(self.clone()));
+        crate::task::spawn("pool exits", reconcile::watch_exits(self.clone(), self.runtime.exits()));
+        crate::task::spawn("pool expire", expire::run(self.clone()));
+    }
+
+    /// The templates as they are now.
+    pub fn templates(&self) -> Arc<Templates> {
+        self.templates.load_full()
+    }
+
+    /// Takes over a new set of templates. Ready instances of templates that are gone or changed are retired;
+    /// assigned ones live out their time.
+    pub fn reload(&self, templates: Templates) {
+        self.keepers.adopt(&templates);
+        self.templates.store(Arc::new(templates));
+        self.keepers.refill_all();
+        self.wake.notify_one();
+    }
+
+    /// The template that an instance was made from, as it was last known.
+    pub fn template_of(&self, id: &InstanceId) -> Option<Arc<Template>> {
+        self.keepers.get(id.template()).map(|keeper| keeper.template())
+    }
+
+    /// How visitors reach this server.
+    pub fn address(&self) -> &PublicAddress {
+        &self.address
+    }
+
+    /// The present, as this pool sees it.
+    pub fn clock(&self) -> &Clock {
+        &self.clock
+    }
+
+    /// The runtime's name, the `mode` of `/health`.
+    pub fn mode(&self) -> &'static str {
+        self.runtime.name()
+    }
+
+    /// Whether the store answers.
+    pub async fn ping(&self) -> Result<(), StoreError> {
+        self.ask(self.store.ping()).await
+    }
+
+    /// An instance as the store has it.
+    pub async fn get(&self, id: &InstanceId) -> Result<Option<Instance>, StoreError> {
+        self.ask(self.store.get(id)).await
+    }
+
+    /// Gives a visitor more time, from the deadline on and up to the template's longest time.
+    pub async fn extend(&self, id: &InstanceId, by: Duration) -> Result<Instance, StoreError> {
+        let template = self.template_of(id).ok_or(StoreError::Unknown)?;
+        let instance = self.ask(self.store.extend(id, by, template.max_ttl)).await?;
+        self.publish(crate::store::RouteChange::Set(instance.clone()));
+        Ok(instance)
+    }
+
+    /// The last output of an instance that this server runs.
+    pub async fn logs(&self, id: &InstanceId) -> Option<bytes::Bytes> {
+        self.runtime.logs(id).await
+    }
+
+    /// Tells the proxy's table at once, ahead of the store's stream.
+    fn publish(&self, change: crate::store::RouteChange) {
+        self.routes.apply_measured(&change, &self.metrics);
+    }
+
+    /// Bounds a question to the store.
+    async fn ask<T>(&self, question: impl Future<Output = Result<T, StoreError>>) -> Result<T, StoreError> {
+        match tokio::time::timeout(STORE_DEADLINE, question).await {
+            Ok(answer) => answer,
+            Err(_) => Err(StoreError::Unavailable(format!("no answer within {STORE_DEADLINE:?}"))),
+        }
+    }
+}

@@ -1,0 +1,206 @@
+//! Making one instance: a table of named steps, each with its undo.
+//!
+//! Whatever step fails, the steps done before are undone in reverse order, so nothing is left. A crash of the
+//! server between two steps leaves what [`super::reconcile`] and the runtime find at the next start.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use futures_util::future::BoxFuture;
+use tokio::time::Instant;
+
+use super::Pool;
+use super::hands::Hold;
+use super::keeper::Keeper;
+use super::ready::{self, NotReady};
+use crate::config::Template;
+use crate::instance::{Instance, InstanceId};
+use crate::runtime::{Order, RuntimeError};
+use crate::store::StoreError;
+use crate::telemetry::{Outcome, ProvisionMethod};
+
+/// Why no instance came of an attempt. Nothing of it is left.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum ProvisionError {
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error(transparent)]
+    Runtime(#[from] RuntimeError),
+    #[error(transparent)]
+    NotReady(#[from] NotReady),
+    #[error("the app ended before it was ready; its last output: {0}")]
+    Died(String),
+    #[error("the server is stopping")]
+    Stopping,
+}
+
+/// An instance in the making.
+struct Draft<'p> {
+    pool: &'p Arc<Pool>,
+    template: Arc<Template>,
+    id: InstanceId,
+    endpoint: Option<SocketAddr>,
+}
+
+type Act = for<'a> fn(&'a mut Draft<'_>) -> BoxFuture<'a, Result<(), ProvisionError>>;
+type Undo = for<'a> fn(&'a Draft<'_>) -> BoxFuture<'a, ()>;
+
+struct Step {
+    name: &'static str,
+    act: Act,
+    undo: Undo,
+}
+
+const STEPS: [Step; 5] = [
+    Step { name: "record", act: |d| Box::pin(d.record()), undo: |d| Box::pin(d.unrecord()) },
+    Step { name: "start", act: |d| Box::pin(d.start()), undo: |d| Box::pin(d.stop()) },
+    Step { name: "answer", act: |d| Box::pin(d.answer()), undo: |_| Box::pin(async {}) },
+    Step { name: "warm up", act: |d| Box::pin(d.warm_up()), undo: |_| Box::pin(async {}) },
+    Step { name: "offer", act: |d| Box::pin(d.offer()), undo: |_| Box::pin(async {}) },
+];
+
+impl Draft<'_> {
+    async fn record(&mut self) -> Result<(), ProvisionError> {
+        let pool = self.pool;
+        let new =
+            Instance::warming(self.id.clone(), pool.node.clone(), self.template.revision, pool.clock.now());
+        Ok(pool.ask(pool.store.insert(new)).await?)
+    }
+
+    async fn unrecord(&self) {
+        match self.pool.ask(self.pool.store.retire(&self.id)).await {
+            Ok(_) | Err(StoreError::Unknown) => {}
+            Err(error) => tracing::warn!(id = %self.id, %error, "a failed attempt is still on record"),
+        }
+    }
+
+    async fn start(&mut self) -> Result<(), ProvisionError> {
+        let address = &self.pool.address;
+        let order = Order {
+            id: self.id.clone(),
+            url: address.instance_url(&self.id),
+            host: address.instance_host(&self.id),
+            app: self.template.app.clone(),
+        };
+        self.endpoint = Some(self.pool.runtime.start(&order).await?);
+        Ok(())
+    }
+
+    async fn stop(&self) {
+        if let Err(error) = self.pool.runtime.stop(&self.id).await {
+            tracing::error!(id = %self.id, %error, "a failed attempt still runs; it will be stopped again");
+        }
+    }
+
+    async fn answer(&mut self) -> Result<(), ProvisionError> {
+        let started = Instant::now();
+        let host = self.pool.address.instance_authority(&self.id);
+        ready::wait(self.endpoint(), &host, &self.template.ready, &self.pool.metrics).await?;
+        self.pool.metrics.waited_for_ready(started.elapsed());
+        Ok(())
+    }
+
+    async fn warm_up(&mut self) -> Result<(), ProvisionError> {
+        let host = self.pool.address.instance_authority(&self.id);
+        for path in &self.template.warm_up {
+            ready::visit(self.endpoint(), &host, path, self.template.ready.timeout).await?;
+        }
+        Ok(())
+    }
+
+    async fn offer(&mut self) -> Result<(), ProvisionError> {
+        self.pool.ask(self.pool.store.offer(&self.id, self.endpoint())).await?;
+        Ok(())
+    }
+
+    fn endpoint(&self) -> SocketAddr {
+        self.endpoint.expect("the step `start` comes first and sets it")
+    }
+}
+
+/// Begins one attempt in the background.
+pub(super) fn begin(pool: &Arc<Pool>, keeper: Arc<Keeper>) {
+    keeper.making.fetch_add(1, Ordering::AcqRel);
+    let making = Making { pool: pool.clone(), keeper };
+    crate::task::spawn("pool provision", pool.tasks.track_future(async move { making.run().await }));
+}
+
+/// An attempt that is counted until it ends, in whatever way.
+struct Making {
+    pool: Arc<Pool>,
+    keeper: Arc<Keeper>,
+}
+
+impl Drop for Making {
+    fn drop(&mut self) {
+        self.keeper.making.fetch_sub(1, Ordering::AcqRel);
+        self.pool.wake.notify_one();
+    }
+}
+
+impl Making {
+    async fn run(&self) {
+        let (pool, keeper) = (&self.pool, &self.keeper);
+        let template = keeper.template();
+        let id = InstanceId::random(&template.name);
+        let Some(hold) = pool.hands.take(&id) else { return };
+        let start = Instant::now();
+        let mut draft = Draft { pool, template: template.clone(), id: id.clone(), endpoint: None };
+        let outcome = run_steps(&STEPS, &mut draft, &hold).await;
+        let died = hold.let_go();
+        let name = template.name.as_str();
+        let method = ProvisionMethod::ColdStart;
+        match outcome {
+            Ok(()) => {
+                pool.metrics.provisioned(name, method, Outcome::Success, start.elapsed());
+                keeper.succeeded(start.elapsed());
+                if died {
+                    pool.fail(&id, "died while it was being offered").await;
+                } else {
+                    tracing::debug!(%id, millis = start.elapsed().as_millis() as u64, "ready");
+                    keeper.line.call();
+                }
+            }
+            Err((_, ProvisionError::Stopping)) => {}
+            Err((step, error)) => {
+                pool.metrics.provisioned(name, method, Outcome::Error, start.elapsed());
+                keeper.failed(error.to_string());
+                let pause = keeper.pause().unwrap_or_default();
+                tracing::error!(template = name, step, %error, ?pause, "an instance could not be made");
+            }
+        }
+    }
+}
+
+/// Runs the steps in order. On failure undoes those that ran, the failed one too, in reverse, and names it.
+async fn run_steps(
+    steps: &[Step],
+    draft: &mut Draft<'_>,
+    hold: &Hold,
+) -> Result<(), (&'static str, ProvisionError)> {
+    for (index, step) in steps.iter().enumerate() {
+        let pool = draft.pool.clone();
+        let outcome = tokio::select! {
+            biased;
+            () = pool.stopping.cancelled() => Err(ProvisionError::Stopping),
+            () = hold.died() => Err(ProvisionError::Died(last_words(&pool, &draft.id).await)),
+            outcome = (step.act)(draft) => outcome,
+        };
+        if let Err(error) = outcome {
+            for step in steps[..=index].iter().rev() {
+                (step.undo)(draft).await;
+            }
+            return Err((step.name, error));
+        }
+    }
+    Ok(())
+}
+
+/// The end of an instance's log, for the operator.
+async fn last_words(pool: &Pool, id: &InstanceId) -> String {
+    const MOST: usize = 400;
+    let log = pool.runtime.logs(id).await.unwrap_or_default();
+    let text = String::from_utf8_lossy(&log[log.len().saturating_sub(MOST)..]).trim().to_owned();
+    if text.is_empty() { "none".to_owned() } else { text }
+}

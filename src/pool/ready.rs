@@ -1,0 +1,174 @@
+//! Whether an app answers.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{Request, StatusCode, header};
+use http_body_util::{BodyExt, Empty, Limited};
+use hyper_util::rt::TokioIo;
+use tokio::net::TcpStream;
+use tokio::time::Instant;
+
+use crate::config::ReadyCheck;
+use crate::telemetry::{Metrics, Outcome};
+
+/// Longest time of one attempt.
+const ATTEMPT: Duration = Duration::from_secs(5);
+/// First pause between two attempts; it doubles up to the check's interval, since most apps need either a few
+/// milliseconds or many.
+const FIRST_PAUSE: Duration = Duration::from_millis(2);
+/// Most of a body that is looked at.
+const MAX_BODY: usize = 1 << 20;
+
+/// An app did not answer as its template says.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum NotReady {
+    #[error("the app did not get ready within {after:?}: {last}")]
+    Timeout { after: Duration, last: String },
+    #[error("warm-up request {path}: {what}")]
+    WarmUp { path: String, what: String },
+}
+
+/// Asks until the answer is right.
+pub(super) async fn wait(
+    endpoint: SocketAddr,
+    host: &str,
+    check: &ReadyCheck,
+    metrics: &Metrics,
+) -> Result<(), NotReady> {
+    let deadline = Instant::now() + check.timeout;
+    let mut pause = FIRST_PAUSE.min(check.interval);
+    loop {
+        let start = Instant::now();
+        let answer =
+            tokio::time::timeout(ATTEMPT.min(deadline - start), get(endpoint, host, &check.path)).await;
+        let verdict = match answer {
+            Err(_) => Err("no answer in time".to_owned()),
+            Ok(Err(error)) => Err(error.to_string()),
+            Ok(Ok((status, body))) => judge(check, status, &body),
+        };
+        let outcome = if verdict.is_ok() { Outcome::Success } else { Outcome::Error };
+        metrics.health_checked(outcome, start.elapsed());
+        match verdict {
+            Ok(()) => return Ok(()),
+            Err(last) if Instant::now() + pause >= deadline => {
+                return Err(NotReady::Timeout { after: check.timeout, last });
+            }
+            Err(_) => tokio::time::sleep(pause).await,
+        }
+        pause = (pause * 2).min(check.interval);
+    }
+}
+
+/// Asks once and reads the whole answer, whatever it is; an error only when there is none.
+pub(super) async fn visit(
+    endpoint: SocketAddr,
+    host: &str,
+    path: &str,
+    timeout: Duration,
+) -> Result<(), NotReady> {
+    let what = match tokio::time::timeout(timeout, get(endpoint, host, path)).await {
+        Ok(Ok(_)) => return Ok(()),
+        Ok(Err(error)) => error.to_string(),
+        Err(_) => format!("no answer within {timeout:?}"),
+    };
+    Err(NotReady::WarmUp { path: path.to_owned(), what })
+}
+
+fn judge(check: &ReadyCheck, status: StatusCode, body: &[u8]) -> Result<(), String> {
+    if status.as_u16() != check.status {
+        return Err(format!("GET {} answered {}, not {}", check.path, status.as_u16(), check.status));
+    }
+    match &check.body {
+        Some(text) if memchr::memmem::find(body, text.as_bytes()).is_none() => {
+            Err(format!("the answer to GET {} does not contain `{text}`", check.path))
+        }
+        _ => Ok(()),
+    }
+}
+
+type Failure = Box<dyn std::error::Error + Send + Sync>;
+
+async fn get(endpoint: SocketAddr, host: &str, path: &str) -> Result<(StatusCode, Bytes), Failure> {
+    let stream = TcpStream::connect(endpoint).await?;
+    let (mut send, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
+    let request = Request::get(path)
+        .header(header::HOST, host)
+        .header(header::CONNECTION, "close")
+        .header(header::USER_AGENT, concat!("try-it-now/", env!("CARGO_PKG_VERSION")))
+        .body(Empty::<Bytes>::new())?;
+    let exchange = async {
+        let answer = send.send_request(request).await?;
+        let status = answer.status();
+        let body = Limited::new(answer.into_body(), MAX_BODY).collect().await?.to_bytes();
+        Ok((status, body))
+    };
+    // Both halves in one task, so that dropping this future ends the connection too.
+    let mut connection = std::pin::pin!(connection);
+    let mut exchange = std::pin::pin!(exchange);
+    tokio::select! {
+        outcome = &mut exchange => outcome,
+        // The connection may end first when the answer says `close`; what it brought is already on its way.
+        _ = &mut connection => exchange.await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    fn check() -> ReadyCheck {
+        ReadyCheck {
+            path: "/up".into(),
+            status: 200,
+            body: Some("yes".into()),
+            interval: Duration::from_millis(10),
+            timeout: Duration::from_secs(5),
+        }
+    }
+
+    /// Answers one connection after another with the given texts, the last one for ever.
+    async fn app(answers: &'static [&'static str]) -> SocketAddr {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        crate::task::spawn("test app", async move {
+            for n in 0.. {
+                let (mut socket, _) = listener.accept().await.unwrap();
+                let mut head = [0; 1024];
+                let _ = socket.read(&mut head).await;
+                let text = answers[n.min(answers.len() - 1)];
+                let _ = socket.write_all(text.as_bytes()).await;
+            }
+        });
+        address
+    }
+
+    #[tokio::test]
+    async fn it_asks_again_until_status_and_text_are_right() {
+        let endpoint = app(&[
+            "HTTP/1.1 503 Busy\r\nContent-Length: 0\r\n\r\n",
+            "HTTP/1.1 302 Found\r\nLocation: /up2\r\nContent-Length: 0\r\n\r\n",
+            "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nno",
+            "HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nyes",
+        ])
+        .await;
+        wait(endpoint, "a.test", &check(), &Metrics::new()).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn it_says_what_the_last_answer_was() {
+        let endpoint = app(&["HTTP/1.1 500 Oh\r\nContent-Length: 0\r\n\r\n"]).await;
+        let check = ReadyCheck { timeout: Duration::from_millis(100), ..check() };
+        let error = wait(endpoint, "a.test", &check, &Metrics::new()).await.unwrap_err();
+        assert!(error.to_string().ends_with("GET /up answered 500, not 200"), "{error}");
+    }
+
+    #[tokio::test]
+    async fn a_warm_up_request_takes_any_answer_but_no_silence() {
+        let endpoint = app(&["HTTP/1.1 404 No\r\nContent-Length: 0\r\n\r\n", ""]).await;
+        visit(endpoint, "a.test", "/", Duration::from_secs(5)).await.unwrap();
+        visit(endpoint, "a.test", "/", Duration::from_secs(5)).await.unwrap_err();
+    }
+}

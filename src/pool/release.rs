@@ -1,0 +1,33 @@
+//! An instance ends: given back by its visitor, or taken down by us.
+
+use std::sync::Arc;
+
+use super::Pool;
+use crate::instance::{Instance, InstanceId};
+use crate::store::{RouteChange, StoreError};
+use crate::telemetry::ReleaseReason;
+
+impl Pool {
+    /// A visitor gives an instance back. It is unreachable when this returns; its app is taken down afterwards.
+    pub async fn release(self: &Arc<Self>, id: &InstanceId) -> Result<Instance, StoreError> {
+        let (instance, _) = self.ask(self.store.release(id)).await?;
+        self.publish(RouteChange::Gone(id.clone()));
+        self.metrics.released(id.template(), ReleaseReason::Released);
+        self.take_down(id.clone());
+        self.wake.notify_one();
+        Ok(instance)
+    }
+
+    /// Stops an instance in the background. If that fails, [`super::reconcile`] finds it again.
+    pub(super) fn take_down(self: &Arc<Self>, id: InstanceId) {
+        let pool = self.clone();
+        let stop = async move {
+            let Some(hold) = pool.hands.take(&id) else { return };
+            if let Err(error) = pool.runtime.stop(&id).await {
+                tracing::error!(%id, %error, "an instance could not be stopped; it will be tried again");
+            }
+            hold.let_go();
+        };
+        crate::task::spawn("pool take down", self.tasks.track_future(stop));
+    }
+}

@@ -1,0 +1,152 @@
+//! Who sent a request.
+
+use std::net::{IpAddr, Ipv6Addr};
+
+use http::{HeaderMap, HeaderName};
+
+use crate::config::TrustedProxies;
+
+/// The sender of a request, as far as we believe it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Client {
+    /// The visitor's address.
+    pub address: IpAddr,
+    /// Whether the visitor came over TLS.
+    pub secure: bool,
+}
+
+const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+
+impl Client {
+    /// The visitor behind `peer`. The forwarded headers are believed only from trusted proxies, and the addresses
+    /// are read from the right: the first that is no trusted proxy is the visitor.
+    pub fn of(peer: IpAddr, secure: bool, headers: &HeaderMap, trusted: &TrustedProxies) -> Self {
+        let peer = peer.to_canonical();
+        if !trusted.contains(peer) {
+            return Self { address: peer, secure };
+        }
+        let mut address = peer;
+        for hop in chain(headers).into_iter().rev() {
+            // What stands left of an unreadable entry could have been written by anybody.
+            let Some(hop) = hop else { break };
+            address = hop;
+            if !trusted.contains(hop) {
+                break;
+            }
+        }
+        let secure = match headers.get_all(FORWARDED_PROTO).iter().next_back().and_then(|v| v.to_str().ok()) {
+            Some(protocols) => {
+                protocols.rsplit(',').next().is_some_and(|p| p.trim().eq_ignore_ascii_case("https"))
+            }
+            None => secure,
+        };
+        Self { address, secure }
+    }
+
+    /// The visitor as rate limits count: an IPv4 address whole, an IPv6 address by its /64.
+    pub fn rate_limit_key(&self) -> String {
+        match self.address {
+            IpAddr::V4(v4) => v4.to_string(),
+            IpAddr::V6(v6) => {
+                let network = Ipv6Addr::from_bits(v6.to_bits() & !u128::from(u64::MAX));
+                format!("{network}/64")
+            }
+        }
+    }
+}
+
+/// All entries of `X-Forwarded-For`, left to right; `None` for an unreadable one.
+fn chain(headers: &HeaderMap) -> Vec<Option<IpAddr>> {
+    headers
+        .get_all(FORWARDED_FOR)
+        .iter()
+        .flat_map(|value| match value.to_str() {
+            Ok(text) => text.split(',').map(|entry| parse(entry.trim())).collect(),
+            Err(_) => vec![None],
+        })
+        .collect()
+}
+
+/// An address, also with a port or in brackets, as some proxies write it.
+fn parse(entry: &str) -> Option<IpAddr> {
+    let bare = entry.strip_prefix('[').and_then(|e| e.strip_suffix(']')).unwrap_or(entry);
+    let address = match bare.parse::<IpAddr>() {
+        Ok(address) => address,
+        Err(_) => entry.parse::<std::net::SocketAddr>().ok()?.ip(),
+    };
+    Some(address.to_canonical())
+}
+
+/// The `X-Forwarded-For` to send on: the chain as it came when the peer is trusted, else nothing of it; then the
+/// peer itself.
+pub fn forwarded_for(peer: IpAddr, headers: &HeaderMap, trusted: &TrustedProxies) -> String {
+    let peer = peer.to_canonical();
+    let mut line = String::new();
+    if trusted.contains(peer) {
+        for value in headers.get_all(FORWARDED_FOR).iter().filter_map(|v| v.to_str().ok()) {
+            line.push_str(value.trim());
+            line.push_str(", ");
+        }
+    }
+    line.push_str(&peer.to_string());
+    line
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use http::HeaderValue;
+    use proptest::prelude::*;
+
+    fn trusted() -> TrustedProxies {
+        TrustedProxies(vec!["127.0.0.1".parse().unwrap(), "10.0.0.0/8".parse().unwrap()])
+    }
+    fn headers(lines: &[&str]) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        for line in lines {
+            headers.append(FORWARDED_FOR, HeaderValue::from_str(line).unwrap());
+        }
+        headers
+    }
+    fn client(peer: &str, lines: &[&str]) -> String {
+        Client::of(peer.parse().unwrap(), false, &headers(lines), &trusted()).address.to_string()
+    }
+
+    #[test]
+    fn a_strangers_header_is_not_believed() {
+        assert_eq!(client("203.0.113.9", &["1.2.3.4"]), "203.0.113.9");
+    }
+
+    #[test]
+    fn the_chain_is_read_from_the_right_past_trusted_proxies_only() {
+        assert_eq!(client("127.0.0.1", &["6.6.6.6, 1.2.3.4, 10.1.1.1"]), "1.2.3.4");
+        assert_eq!(client("127.0.0.1", &["6.6.6.6", "1.2.3.4:5555"]), "1.2.3.4");
+        assert_eq!(client("::ffff:127.0.0.1", &["[2001:db8::1]"]), "2001:db8::1");
+        assert_eq!(client("127.0.0.1", &[]), "127.0.0.1");
+        assert_eq!(client("127.0.0.1", &["1.2.3.4, nonsense, 10.1.1.1"]), "10.1.1.1");
+    }
+
+    #[test]
+    fn an_ipv6_visitor_counts_by_its_network() {
+        let key = |a: &str| Client { address: a.parse().unwrap(), secure: false }.rate_limit_key();
+        assert_eq!(key("2001:db8:1:2:3:4:5:6"), "2001:db8:1:2::/64");
+        assert_eq!(key("2001:db8:1:2:ffff::1"), "2001:db8:1:2::/64");
+        assert_eq!(key("192.0.2.7"), "192.0.2.7");
+    }
+
+    #[test]
+    fn what_a_stranger_claims_is_not_sent_on() {
+        let lines = headers(&["6.6.6.6"]);
+        assert_eq!(forwarded_for("203.0.113.9".parse().unwrap(), &lines, &trusted()), "203.0.113.9");
+        assert_eq!(forwarded_for("10.0.0.1".parse().unwrap(), &lines, &trusted()), "6.6.6.6, 10.0.0.1");
+    }
+
+    proptest! {
+        #[test]
+        fn no_header_makes_it_panic_and_a_stranger_stays_a_stranger(line in "[ -~]{0,60}") {
+            prop_assert_eq!(client("203.0.113.9", &[&line]), "203.0.113.9");
+            let _ = client("127.0.0.1", &[&line]);
+        }
+    }
+}

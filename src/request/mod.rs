@@ -1,0 +1,10 @@
+//! How a request's head is read: whose host it names, who sent it, and its id. Pure rules that both engines call
+//! on the head that they parsed themselves.
+
+mod client;
+mod host;
+mod id;
+
+pub use client::{Client, forwarded_for};
+pub use host::{Hosts, Side, authority, canonical_host};
+pub use id::RequestId;
