@@ -6,5 +6,6 @@ pub mod routes;
 pub mod runtime;
 pub mod sample_app;
 pub mod store;
+pub mod server;
 pub mod task;
 pub mod telemetry;
