@@ -5,6 +5,8 @@
 //! in its own way cannot reach it. The write half passes through.
 
 mod delegate;
+#[cfg(test)]
+mod engine_tests;
 mod reader;
 #[cfg(test)]
 mod tests;
