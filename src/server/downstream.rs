@@ -47,7 +47,7 @@ const LINGER: Duration = Duration::from_secs(2);
 /// How long a client may take.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
-    /// Until the first byte of a message; then the connection ends.
+    /// Until the first byte of a message; then the connection ends. Also for the engine to close after a refusal.
     pub idle: Duration,
     /// From the first byte of a head to its last; then it is refused.
     pub head: Duration,
@@ -109,6 +109,8 @@ enum State {
     Done { upgrade: bool },
     /// The stand-in for a refused head; these of its bytes are not delivered.
     Refused(&'static [u8]),
+    /// The refusal is answered; the engine has this long to write it out and close.
+    Answered { until: Instant },
     /// No HTTP/1 any more: everything passes.
     Tunnel,
     /// Nothing more comes.
@@ -379,8 +381,14 @@ impl Downstream {
                     self.state = ready!(self.poll_done(cx, upgrade))?.unwrap_or(State::Ended);
                 }
                 State::Refused([]) => {
-                    // An end at once would look like a client that went away before its answer.
+                    // No end here: an engine takes it for a client that went away, and drops the answer, even one
+                    // that is made and not yet written out. The stand-in asks it to close by itself.
                     let _ = ready!(self.turn.poll_signal(cx));
+                    self.state = State::Answered { until: Instant::now() + self.limits.idle };
+                }
+                State::Answered { until } => {
+                    let until = *until;
+                    ready!(self.alarm.poll_until(cx, until));
                     self.state = State::Ended;
                 }
                 State::Refused(rest) => {

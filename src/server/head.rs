@@ -250,17 +250,14 @@ impl Fields {
         match name.len() {
             4 if name.eq_ignore_ascii_case(b"host") => {
                 let start = at + colon + 1 + value_start;
-                if self.host.replace(start..start + value.len()).is_some() {
-                    return Err(Refusal::SeveralHosts);
-                }
+                once(&mut self.host, start..start + value.len(), Refusal::SeveralHosts)?;
                 if !authority::is_valid(value) {
                     return Err(Refusal::Host);
                 }
             }
             14 if name.eq_ignore_ascii_case(b"content-length") => {
-                if self.length.replace(number(value).ok_or(Refusal::Length)?).is_some() {
-                    return Err(Refusal::SeveralLengths);
-                }
+                let length = number(value).ok_or(Refusal::Length)?;
+                once(&mut self.length, length, Refusal::SeveralLengths)?;
             }
             17 if name.eq_ignore_ascii_case(b"transfer-encoding") => {
                 if !value.eq_ignore_ascii_case(b"chunked") {
@@ -322,6 +319,11 @@ impl Fields {
             close: self.connection_close || !(http11 || self.connection_keep_alive),
         })
     }
+}
+
+/// Fills a slot that may be filled once only.
+fn once<T>(slot: &mut Option<T>, value: T, several: Refusal) -> Result<(), Refusal> {
+    if slot.replace(value).is_some() { Err(several) } else { Ok(()) }
 }
 
 /// One or more decimal digits, and nothing else, that fit 64 bits.
