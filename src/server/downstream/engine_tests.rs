@@ -1,6 +1,8 @@
 //! The guard under the two engines themselves.
 
 use std::convert::Infallible;
+use std::pin::Pin;
+use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use http::{Request, Response};

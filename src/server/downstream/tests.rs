@@ -1,13 +1,18 @@
+use std::io;
+use std::pin::Pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
-use std::task::{Wake, Waker};
+use std::task::{Context, Wake, Waker};
 
 use futures_util::FutureExt;
 use pingora_core::protocols::Peek;
 use proptest::prelude::*;
-use tokio::io::DuplexStream;
+use tokio::io::{AsyncRead, DuplexStream, ReadBuf};
+use tokio::time::Instant;
 
+use super::read::MAX_AHEAD;
 use super::*;
+use crate::server::head::MAX_HEAD;
 
 const GET: &str = "GET / HTTP/1.1\r\nHost: a\r\n\r\n";
 const POST: &str = "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\n";
