@@ -5,7 +5,7 @@ pub mod instance;
 pub mod routes;
 pub mod runtime;
 pub mod sample_app;
-pub mod store;
 pub mod server;
+pub mod store;
 pub mod task;
 pub mod telemetry;
