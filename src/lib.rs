@@ -9,6 +9,7 @@ pub mod request;
 pub mod routes;
 pub mod runtime;
 pub mod sample_app;
+pub mod server;
 pub mod store;
 pub mod task;
 pub mod telemetry;
