@@ -1,5 +1,6 @@
 //! Try It Now.
 pub mod api;
+pub mod api;
 pub mod clock;
 pub mod config;
 pub mod instance;

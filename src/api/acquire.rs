@@ -1,0 +1,61 @@
+//! `POST /api/v1/demo/acquire`.
+
+use http::{Response, StatusCode};
+use serde::{Deserialize, Serialize};
+
+use super::{Api, ApiError, Asked, Body, answer, read_json};
+use crate::instance::{Instance, TemplateName};
+use crate::pool::Acquired;
+use crate::store::Visitor;
+
+#[derive(Deserialize)]
+struct Wish {
+    template: Option<String>,
+}
+
+#[derive(Serialize)]
+struct Handed<'a> {
+    id: &'a str,
+    url: String,
+    admin_url: String,
+    expires_at: String,
+    ttl_seconds: u64,
+}
+
+impl Api {
+    pub(super) async fn acquire(&self, asked: Asked<'_>) -> Result<Response<Body>, ApiError> {
+        let wish: Option<Wish> = read_json(&asked)?;
+        let template = match wish.and_then(|wish| wish.template) {
+            Some(name) => {
+                TemplateName::new(&name).map_err(|error| ApiError::InvalidRequest(error.to_string()))?
+            }
+            None => self.pool.templates().default_name().clone(),
+        };
+        let visitor = Visitor(asked.client.rate_limit_key());
+        let Acquired { instance, quota } = self.pool.acquire(template.as_str(), visitor).await?;
+        let lease = instance.lease().ok_or(ApiError::Internal("ACQUIRE_ERROR"))?;
+        let (url, admin_url) = self.urls(&instance);
+        let handed = Handed {
+            id: instance.id().as_str(),
+            url,
+            admin_url,
+            expires_at: lease.deadline().rfc3339(),
+            ttl_seconds: lease.deadline().since(lease.assigned_at()).as_secs(),
+        };
+        let mut answer = answer::json(StatusCode::OK, &handed);
+        if let Some(quota) = quota {
+            answer::quota(answer.headers_mut(), quota.limit, quota.remaining, quota.reset.as_secs());
+        }
+        Ok(answer)
+    }
+
+    /// An instance's address and that of its administration.
+    pub(super) fn urls(&self, instance: &Instance) -> (String, String) {
+        let url = self.pool.address().instance_url(instance.id());
+        let template = self.pool.template_of(instance.id());
+        // The address ends with a slash and the path begins with one.
+        let path = template.as_ref().map_or("", |template| &template.admin_path[1..]);
+        let admin_url = format!("{url}{path}");
+        (url, admin_url)
+    }
+}

@@ -1,0 +1,78 @@
+//! `GET /`: the front page.
+
+use http::{HeaderMap, Response, StatusCode, header};
+
+use super::{Api, ApiError, Asked, Body, answer};
+use crate::instance::{Instance, InstanceId, Life};
+use crate::pages::{self, Card, Running};
+
+/// Most instances of one visitor that the page shows.
+const MOST_RUNNING: usize = 8;
+/// The name of the cookie that holds a visitor's instance of a template, in front of the template's name.
+const COOKIE: &str = "instance-";
+
+impl Api {
+    pub(super) async fn front(&self, asked: Asked<'_>) -> Result<Response<Body>, ApiError> {
+        // Without the store the page still shows what there is to try.
+        let stats = self.pool.stats().await.unwrap_or_default();
+        let running = self.running(&asked.parts.headers).await;
+        let templates = self.pool.templates();
+        let cards: Vec<Card<'_>> = templates
+            .iter()
+            .map(|template| {
+                let name = template.name.as_str();
+                Card {
+                    name,
+                    title: &template.title,
+                    description: &template.description,
+                    ttl: template.ttl,
+                    ready: stats.iter().find(|s| s.template == name).map_or(0, |s| s.stats.ready),
+                    running: running.iter().find(|r| r.template == name),
+                }
+            })
+            .collect();
+        Ok(answer::html(StatusCode::OK, pages::front(&cards)))
+    }
+
+    /// The instances in the visitor's cookies that still run.
+    async fn running(&self, headers: &HeaderMap) -> Vec<Running> {
+        let now = self.pool.clock().now();
+        let mut running = Vec::new();
+        for id in cookies(headers).take(MOST_RUNNING) {
+            let Ok(Some(instance)) = self.pool.get(&id).await else { continue };
+            if let Life::Assigned { lease, .. } = instance.life() {
+                running.push(Running {
+                    template: id.template().to_owned(),
+                    id: id.to_string(),
+                    url: self.pool.address().instance_url(&id),
+                    remaining: lease.remaining(now),
+                });
+            }
+        }
+        running
+    }
+}
+
+/// The instance ids in our cookies.
+fn cookies(headers: &HeaderMap) -> impl Iterator<Item = InstanceId> {
+    headers
+        .get_all(header::COOKIE)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|line| line.split(';'))
+        .filter_map(|pair| {
+            let (template, id) = pair.trim().strip_prefix(COOKIE)?.split_once('=')?;
+            InstanceId::parse(id).ok().filter(|id| id.template() == template)
+        })
+}
+
+/// The cookie that lets the front page show an instance until its deadline.
+pub(super) fn set_cookie(instance: &Instance, seconds: u64, secure: bool) -> String {
+    let (id, secure) = (instance.id(), if secure { "; Secure" } else { "" });
+    format!("{COOKIE}{}={id}; Path=/; Max-Age={seconds}; HttpOnly; SameSite=Lax{secure}", id.template())
+}
+
+/// Takes that cookie away.
+pub(super) fn clear_cookie(template: &str) -> String {
+    format!("{COOKIE}{template}=; Path=/; Max-Age=0; HttpOnly; SameSite=Lax")
+}
