@@ -1,6 +1,5 @@
 //! Try It Now.
 pub mod api;
-pub mod api;
 pub mod clock;
 pub mod config;
 pub mod instance;
