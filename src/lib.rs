@@ -5,6 +5,7 @@ pub mod config;
 pub mod instance;
 pub mod pages;
 pub mod pool;
+pub mod proxy;
 pub mod request;
 pub mod routes;
 pub mod runtime;

@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use super::answer;
 use super::body::Body;
-use crate::instance::{ExtendRefused, Limits, RateLimited};
+use crate::instance::{Ending, ExtendRefused, Limits, RateLimited};
 use crate::pool::AcquireError;
 use crate::request::RequestId;
 use crate::store::StoreError;
@@ -54,6 +54,15 @@ pub enum ApiError {
     /// Nothing is ready.
     #[error("no instance is ready, try again shortly")]
     PoolExhausted(Duration),
+    /// The instance was somebody's until a short while ago.
+    #[error("instance {}", .0.name())]
+    Ended(Ending),
+    /// The instance's app refuses connections or breaks them off.
+    #[error("the app does not answer")]
+    Unreachable,
+    /// The instance's app says nothing.
+    #[error("the app did not answer in time")]
+    Silent,
     /// The store did not answer.
     #[error("store unavailable")]
     StoreUnavailable,
@@ -86,6 +95,9 @@ impl ApiError {
             E::HeadersTooLarge => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
             E::Misdirected => StatusCode::MISDIRECTED_REQUEST,
             E::RateLimited(_) => StatusCode::TOO_MANY_REQUESTS,
+            E::Ended(_) => StatusCode::GONE,
+            E::Unreachable => StatusCode::BAD_GATEWAY,
+            E::Silent => StatusCode::GATEWAY_TIMEOUT,
             E::PoolExhausted(_) | E::StoreUnavailable => StatusCode::SERVICE_UNAVAILABLE,
             E::Internal(_) => StatusCode::INTERNAL_SERVER_ERROR,
         }
@@ -107,6 +119,9 @@ impl ApiError {
             E::Misdirected => "MISDIRECTED_REQUEST",
             E::RateLimited(_) => "RATE_LIMITED",
             E::PoolExhausted(_) => "POOL_EXHAUSTED",
+            E::Ended(_) => "EXPIRED",
+            E::Unreachable => "INSTANCE_UNREACHABLE",
+            E::Silent => "INSTANCE_SILENT",
             E::StoreUnavailable => "STORE_UNAVAILABLE",
             E::Internal(code) => code,
         }

@@ -1,0 +1,86 @@
+//! Requests that we answer ourselves on a connection that Pingora holds.
+
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use futures_util::StreamExt;
+use http::{Response, header};
+use pingora_core::Result;
+use pingora_http::ResponseHeader;
+use pingora_proxy::Session;
+use tokio::time::{Instant, timeout_at};
+
+use super::{Proxy, client_of};
+use crate::api::{ApiError, Body, MAX_BODY};
+
+impl Proxy {
+    /// Runs the API's handler, the same that hyper runs.
+    pub(super) async fn answer_api(&self, session: &mut Session) -> Result<()> {
+        let (peer, secure) = client_of(session);
+        let parts: http::request::Parts = (**session.req_header()).clone();
+        let body = read_body(session, self.0.read_timeout).await;
+        if body.is_err() {
+            session.set_keepalive(None);
+        }
+        let answer = self.0.api.handle(&parts, body, peer, secure).await;
+        send(session, answer).await
+    }
+}
+
+/// The whole body of a request.
+async fn read_body(session: &mut Session, within: Duration) -> Result<Bytes, ApiError> {
+    let deadline = Instant::now() + within;
+    let mut whole = BytesMut::new();
+    loop {
+        let piece = timeout_at(deadline, session.as_downstream_mut().read_request_body())
+            .await
+            .map_err(|_| ApiError::Timeout)?
+            .map_err(|_| ApiError::MalformedHead)?;
+        let Some(piece) = piece else { return Ok(whole.freeze()) };
+        if whole.len() + piece.len() > MAX_BODY {
+            return Err(ApiError::TooLarge);
+        }
+        whole.extend_from_slice(&piece);
+    }
+}
+
+/// Sends an answer of ours.
+pub(super) async fn send(session: &mut Session, answer: Response<Body>) -> Result<()> {
+    let (head, body) = answer.into_parts();
+    let closing = head.headers.get(header::CONNECTION).is_some_and(|value| value == "close");
+    if closing || session.is_process_shutting_down() {
+        session.set_keepalive(None);
+    }
+    let mut head: ResponseHeader = head.into();
+    head.remove_header(&header::CONNECTION);
+    let downstream = session.as_downstream_mut();
+    match body {
+        Body::Full(bytes) => {
+            let bytes = bytes.unwrap_or_default();
+            // An answer to HEAD says the length of the body that it does not have.
+            if !head.headers.contains_key(header::CONTENT_LENGTH) {
+                head.set_content_length(bytes.len())?;
+            }
+            downstream.write_response_header(Box::new(head)).await?;
+            downstream.write_response_body(bytes, true).await
+        }
+        Body::Stream(mut pieces) => {
+            if !downstream.is_http2() {
+                head.insert_header(header::TRANSFER_ENCODING, "chunked")?;
+            }
+            downstream.write_response_header(Box::new(head)).await?;
+            loop {
+                tokio::select! {
+                    piece = pieces.next() => match piece {
+                        Some(piece) => downstream.write_response_body(piece, false).await?,
+                        None => return downstream.write_response_body(Bytes::new(), true).await,
+                    },
+                    // Ends with an error when the client leaves; a stream nobody reads must not go on.
+                    gone = downstream.read_body_or_idle(true) => {
+                        gone?;
+                    }
+                }
+            }
+        }
+    }
+}
