@@ -141,8 +141,7 @@ pub trait Store: Send + Sync + 'static {
     /// A token whose instance is assigned gets that instance, as it is now. Once that instance was released,
     /// expired or died, the token gets `Empty` and never a second instance: whoever repeats a claim so late lost
     /// the answer, not the instance. A token is known for at least [`RETENTION`](crate::instance::RETENTION)
-    /// after the end of its instance, and after that it is as if new. Tokens of different templates have nothing
-    /// to do with each other.
+    /// after the end of its instance, and after that it is as if new. A token is for one template only.
     async fn claim(&self, claim: &Claim) -> Result<Claimed, StoreError>;
 
     /// The record, `None` when there is none (any more).
