@@ -232,11 +232,14 @@ impl Store for MemoryStore {
     }
 
     async fn route_events(&self, cursor: Cursor, wait: Duration) -> Result<RouteEvents, StoreError> {
-        Ok(match tokio::time::timeout(wait, self.log.followed(cursor)).await {
-            Ok(Some(changes)) => RouteEvents::Changes(changes),
-            Ok(None) => RouteEvents::Gap,
-            Err(_) => RouteEvents::Changes(Vec::new()),
-        })
+        let news = match self.log.after(cursor) {
+            // A timer is for those who wait: it costs a millisecond even when it is set to none.
+            Some(none) if none.is_empty() && !wait.is_zero() => {
+                tokio::time::timeout(wait, self.log.followed(cursor)).await.unwrap_or(Some(none))
+            }
+            found => found,
+        };
+        Ok(news.map_or(RouteEvents::Gap, RouteEvents::Changes))
     }
 
     async fn ping(&self) -> Result<(), StoreError> {
