@@ -1,5 +1,6 @@
 //! Names: of templates, instances, nodes and claims.
 
+use std::borrow::Borrow;
 use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
@@ -72,6 +73,13 @@ impl TemplateName {
 
     /// The name as text.
     pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+/// So that a map keyed by template can be asked with [`InstanceId::template`]; equal, ordered and hashed alike.
+impl Borrow<str> for TemplateName {
+    fn borrow(&self) -> &str {
         &self.0
     }
 }

@@ -2,8 +2,9 @@
 //! builds check the same list.
 
 use std::collections::HashMap;
+use std::net::SocketAddr;
 
-use super::{Instance, Life};
+use super::{Ending, Instance, Life};
 use crate::clock::Millis;
 
 /// A broken invariant.
@@ -37,6 +38,15 @@ pub fn check<'a>(records: impl IntoIterator<Item = &'a Instance>) -> Result<(), 
                 return broken("a lease ends after it began", record.id().to_string());
             }
         }
+        if let Life::Expired { lease, at, ending } = record.life() {
+            let as_told = match ending {
+                Ending::Expired => *at == lease.deadline(),
+                Ending::Failed => *at < lease.deadline(),
+            };
+            if !as_told {
+                return broken("an instance ends when its ending says", format!("{} at {at}", record.id()));
+            }
+        }
         if let Life::Ready { endpoint } | Life::Assigned { endpoint, .. } = record.life()
             && let Some(other) = endpoints.insert((record.node(), *endpoint), record.id())
         {
@@ -46,7 +56,8 @@ pub fn check<'a>(records: impl IntoIterator<Item = &'a Instance>) -> Result<(), 
     Ok(())
 }
 
-/// Checks all that can be said of one record's step from `before` to `after` (`None`: it is gone).
+/// Checks all that can be said of one record between two looks at it, `before` and `after` (`None`: it is gone).
+/// Several steps may lie between; `now` is the time of the second look.
 pub fn check_step(before: &Instance, after: Option<&Instance>, now: Millis) -> Result<(), Violation> {
     let id = before.id();
     let Some(after) = after else {
@@ -60,28 +71,124 @@ pub fn check_step(before: &Instance, after: Option<&Instance>, now: Millis) -> R
     if after == before {
         return Ok(());
     }
-    if after.generation() <= before.generation() {
-        return broken("each step raises the generation", id.to_string());
+    if (after.id(), after.node(), after.revision(), after.created_at())
+        != (id, before.node(), before.revision(), before.created_at())
+    {
+        return broken("an instance stays the one it is", id.to_string());
     }
-    let rank = |i: &Instance| match i.life() {
+    let change = || format!("{id} went from {} to {}", before.life().name(), after.life().name());
+    if rank(after) < rank(before) {
+        return broken("nothing handed out is offered again", change());
+    }
+    // Life has no short cuts: each state passed is a step.
+    let steps = (rank(after) - rank(before)).max(1);
+    if after.generation() < before.generation().saturating_add(steps) {
+        return broken("each step raises the generation", change());
+    }
+    if let Life::Expired { .. } = before.life() {
+        return broken("what has expired stays as it is", id.to_string());
+    }
+    match (before.lease(), after.lease()) {
+        (Some(a), Some(b)) if (a.token(), a.assigned_at()) != (b.token(), b.assigned_at()) => {
+            return broken("one visitor an instance", format!("{id} changed hands"));
+        }
+        (Some(a), Some(b)) if b.deadline() < a.deadline() => {
+            return broken("a deadline only moves forward", id.to_string());
+        }
+        _ => {}
+    }
+    match (endpoint(before), endpoint(after)) {
+        (Some(a), Some(b)) if a != b => broken("an instance keeps its endpoint", format!("{id}: {a}, {b}")),
+        _ => Ok(()),
+    }
+}
+
+fn rank(instance: &Instance) -> u64 {
+    match instance.life() {
         Life::Warming => 0,
         Life::Ready { .. } => 1,
         Life::Assigned { .. } => 2,
         Life::Expired { .. } => 3,
-    };
-    if rank(after) < rank(before) {
-        return broken(
-            "nothing handed out is offered again",
-            format!("{id} went from {} to {}", before.life().name(), after.life().name()),
-        );
     }
-    match (before.lease(), after.lease()) {
-        (Some(a), Some(b)) if a.token() != b.token() => {
-            broken("one visitor an instance", format!("{id} changed hands"))
-        }
-        (Some(a), Some(b)) if b.deadline() < a.deadline() => {
-            broken("a deadline only moves forward", id.to_string())
-        }
-        _ => Ok(()),
+}
+
+fn endpoint(instance: &Instance) -> Option<SocketAddr> {
+    match instance.life() {
+        Life::Ready { endpoint } | Life::Assigned { endpoint, .. } => Some(*endpoint),
+        Life::Warming | Life::Expired { .. } => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::instance::{ClaimToken, InstanceId, NodeId, TemplateName};
+
+    fn assigned() -> Instance {
+        let id = InstanceId::random(&TemplateName::new("t").unwrap());
+        Instance::warming(id, NodeId::parse("n").unwrap(), 1, Millis(5))
+            .offered(([127, 0, 0, 1], 4000).into())
+            .unwrap()
+            .assigned(ClaimToken(1), Millis(10), Duration::from_millis(100))
+            .unwrap()
+    }
+
+    /// The steps do not let anybody make a wrong record; only a text can be one.
+    fn forged(of: &Instance, change: impl Fn(&mut Value)) -> Instance {
+        let mut text = serde_json::to_value(of).unwrap();
+        change(&mut text);
+        serde_json::from_value(text).unwrap()
+    }
+
+    fn name(found: Result<(), Violation>) -> &'static str {
+        found.unwrap_err().invariant
+    }
+
+    #[test]
+    fn each_wrong_set_of_records_is_called_by_its_name() {
+        let (one, other) = (assigned(), assigned());
+        let ended = one.expired(Millis(110)).unwrap();
+        let elsewhere = forged(&other, |v| v["node"] = json!("m"));
+        let later = forged(&other, |v| v["life"]["assigned"]["lease"]["token"] = json!(2));
+        assert_eq!(name(check([&one, &one])), "one record an id");
+        assert_eq!(name(check([&one, &elsewhere])), "one instance a claim");
+        assert_eq!(name(check([&one, &later])), "one instance an endpoint");
+        let backwards = forged(&one, |v| v["life"]["assigned"]["lease"]["deadline"] = json!(9));
+        assert_eq!(name(check([&backwards])), "a lease ends after it began");
+        let early = forged(&ended, |v| v["life"]["expired"]["at"] = json!(109));
+        assert_eq!(name(check([&early])), "an instance ends when its ending says");
+        assert_eq!(check([&ended, &later]), Ok(()));
+    }
+
+    #[test]
+    fn each_wrong_step_is_called_by_its_name() {
+        let before = assigned();
+        let next = |change: &dyn Fn(&mut Value)| {
+            forged(&before, |v| {
+                v["generation"] = json!(9);
+                change(v);
+            })
+        };
+        let step = |after: &Instance| name(check_step(&before, Some(after), Millis(50)));
+        assert_eq!(step(&next(&|v| v["revision"] = json!(2))), "an instance stays the one it is");
+        assert_eq!(step(&next(&|v| v["life"] = json!("warming"))), "nothing handed out is offered again");
+        assert_eq!(step(&next(&|v| v["generation"] = json!(2))), "each step raises the generation");
+        let lease =
+            |key: &'static str, to: u64| next(&move |v| v["life"]["assigned"]["lease"][key] = json!(to));
+        assert_eq!(step(&lease("token", 2)), "one visitor an instance");
+        assert_eq!(step(&lease("assigned_at", 11)), "one visitor an instance");
+        assert_eq!(step(&lease("deadline", 109)), "a deadline only moves forward");
+        let moved = next(&|v| v["life"]["assigned"]["endpoint"] = json!("127.0.0.1:4001"));
+        assert_eq!(step(&moved), "an instance keeps its endpoint");
+        let ended = before.expired(Millis(110)).unwrap();
+        let again = forged(&ended, |v| v["generation"] = json!(9));
+        assert_eq!(name(check_step(&ended, Some(&again), Millis(110))), "what has expired stays as it is");
+        assert_eq!(name(check_step(&ended, None, Millis(111))), "an expired instance is known for a while");
+        assert_eq!(check_step(&before, None, Millis(50)), Ok(()));
+        assert_eq!(check_step(&before, Some(&ended), Millis(110)), Ok(()));
     }
 }

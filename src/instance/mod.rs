@@ -7,6 +7,8 @@
 mod id;
 mod invariants;
 mod lease;
+#[cfg(test)]
+mod properties;
 mod rate_limit;
 mod state;
 

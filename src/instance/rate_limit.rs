@@ -3,6 +3,7 @@
 //! Two fixed windows that open with the first instance handed out in them. A charge is made only for an instance
 //! that was handed out, together with the claim.
 
+use std::cmp::Reverse;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -59,6 +60,13 @@ fn counted(window: Option<Window>, length: Duration, now: Millis) -> Option<Wind
     Some(Window { used: window.used.saturating_add(1), ..window })
 }
 
+impl Limits {
+    /// Whether a visitor may have as many as there are.
+    pub fn are_none(self) -> bool {
+        self.hourly == 0 && self.daily == 0
+    }
+}
+
 impl Usage {
     /// The usage after one more instance, or how long to wait for it.
     pub fn charged(self, limits: Limits, now: Millis) -> Result<Self, RateLimited> {
@@ -69,7 +77,8 @@ impl Usage {
         }
     }
 
-    /// Instances still allowed in the tighter window, and time until that window ends. `None` without limits.
+    /// Instances still allowed in the tighter window, that window's limit, and time until it ends. Of two equally
+    /// tight windows, the one that ends later binds. `None` without limits.
     pub fn remaining(self, limits: Limits, now: Millis) -> Option<(u32, u32, Duration)> {
         let left = |window, limit: u32, length| {
             (limit > 0).then(|| match current(window, length, now) {
@@ -78,7 +87,7 @@ impl Usage {
             })
         };
         let (hour, day) = (left(self.hour, limits.hourly, HOUR), left(self.day, limits.daily, DAY));
-        hour.into_iter().chain(day).min_by_key(|(left, ..)| *left)
+        hour.into_iter().chain(day).min_by_key(|(left, _, ends)| (*left, Reverse(*ends)))
     }
 
     /// Whether every window has ended, so that nothing need be remembered.
@@ -90,6 +99,8 @@ impl Usage {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::collection::vec;
+    use proptest::prelude::*;
     const LIMITS: Limits = Limits { hourly: 2, daily: 3 };
 
     #[test]
@@ -123,5 +134,40 @@ mod tests {
     fn what_remains_is_told_of_the_tighter_window() {
         let used = Usage::default().charged(LIMITS, Millis(0)).unwrap();
         assert_eq!(used.remaining(LIMITS, Millis(0)), Some((1, 2, HOUR)));
+    }
+
+    #[test]
+    fn of_two_used_up_windows_the_longer_wait_is_told() {
+        let both = Limits { hourly: 1, daily: 1 };
+        let used = Usage::default().charged(both, Millis(0)).unwrap();
+        assert_eq!(used.remaining(both, Millis(0)), Some((0, 1, DAY)));
+        assert_eq!(used.charged(both, Millis(0)).unwrap_err().retry_after, DAY);
+    }
+
+    proptest! {
+        #[test]
+        fn the_wait_that_is_told_is_exact_and_no_window_holds_more_than_its_limit(
+            hourly in 0_u32..4,
+            daily in 0_u32..6,
+            gaps in vec(0_u64..40_000_000, 1..60),
+        ) {
+            let limits = Limits { hourly, daily };
+            let (mut now, mut usage) = (Millis(1), Usage::default());
+            for gap in gaps {
+                now = now + Duration::from_millis(gap);
+                match usage.charged(limits, now) {
+                    Ok(more) => usage = more,
+                    Err(refused) => {
+                        let then = now + refused.retry_after;
+                        prop_assert!(usage.charged(limits, then).is_ok());
+                        prop_assert!(usage.charged(limits, Millis(then.0 - 1)).is_err());
+                    }
+                }
+                for (window, limit) in [(usage.hour, hourly), (usage.day, daily)] {
+                    prop_assert!(limit == 0 || window.is_none_or(|w| w.used <= limit));
+                }
+                prop_assert!(!usage.is_stale(now) && usage.is_stale(now + DAY));
+            }
+        }
     }
 }

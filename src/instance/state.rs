@@ -146,6 +146,11 @@ impl Instance {
         Refused { from: self.life.name(), step }
     }
 
+    /// A step that needs a running lease and came too late: to every reader this instance is expired by now.
+    fn too_late(&self, step: &'static str) -> Refused {
+        Refused { from: "expired", step }
+    }
+
     /// Warming to ready: its app answers at `endpoint`.
     pub fn offered(&self, endpoint: SocketAddr) -> Result<Self, Refused> {
         match self.life {
@@ -190,14 +195,15 @@ impl Instance {
     }
 
     /// Its app died. An assigned one is kept as expired, so that its visitor is told; any other is gone
-    /// (`None`).
+    /// (`None`). Once the deadline has come the lease has ended by itself, and a later death is refused: it must
+    /// not turn what readers saw as expired into failed.
     pub fn failed(&self, now: Millis) -> Result<Option<Self>, Refused> {
         match self.life {
             Life::Warming | Life::Ready { .. } => Ok(None),
-            Life::Assigned { lease, .. } => {
+            Life::Assigned { lease, .. } if !lease.is_over(now) => {
                 Ok(Some(self.step(Life::Expired { lease, at: now, ending: Ending::Failed })))
             }
-            Life::Expired { .. } => Err(self.refuse("fail")),
+            Life::Assigned { .. } | Life::Expired { .. } => Err(self.too_late("fail")),
         }
     }
 
@@ -205,6 +211,7 @@ impl Instance {
     pub fn may_be_released(&self, now: Millis) -> Result<(), Refused> {
         match self.life {
             Life::Assigned { lease, .. } if !lease.is_over(now) => Ok(()),
+            Life::Assigned { .. } => Err(self.too_late("be released")),
             _ => Err(self.refuse("be released")),
         }
     }
@@ -277,9 +284,34 @@ mod tests {
     }
 
     #[test]
+    fn a_death_after_the_deadline_changes_nothing() {
+        assert!(assigned().failed(Millis(1_019)).is_ok());
+        let refused = assigned().failed(Millis(1_020)).unwrap_err();
+        assert_eq!(refused.to_string(), "an instance that is expired cannot fail");
+    }
+
+    #[test]
+    fn a_reader_sees_an_overdue_instance_just_as_a_sweep_will_leave_it() {
+        let it = assigned();
+        assert_eq!(it.clone().seen_at(Millis(1_019)), it);
+        assert_eq!(it.clone().seen_at(Millis(5_000)), it.expired(Millis(9_000)).unwrap());
+    }
+
+    #[test]
+    fn a_record_reads_back_from_json_unchanged() {
+        let far: SocketAddr = "[2001:db8::1]:65535".parse().unwrap();
+        let token = ClaimToken(u128::MAX);
+        let held = fresh().offered(far).unwrap().assigned(token, Millis(20), Duration::from_secs(1)).unwrap();
+        for record in [fresh(), held.clone(), held.failed(Millis(30)).unwrap().unwrap()] {
+            let text = serde_json::to_string(&record).unwrap();
+            assert_eq!(serde_json::from_str::<Instance>(&text).unwrap(), record);
+        }
+    }
+
+    #[test]
     fn a_release_after_the_deadline_is_refused() {
         assert!(assigned().may_be_released(Millis(1_019)).is_ok());
-        assert!(assigned().may_be_released(Millis(1_020)).is_err());
+        assert_eq!(assigned().may_be_released(Millis(1_020)).unwrap_err().from, "expired");
         assert!(fresh().may_be_released(Millis(0)).is_err());
     }
 }

@@ -24,7 +24,8 @@ pub struct Visitor(pub String);
 pub struct Claim {
     /// Of which template.
     pub template: TemplateName,
-    /// Makes the claim idempotent: repeated with the same token, it gets the same instance and is charged once.
+    /// Makes the claim idempotent: repeated with the same token, it gets the same instance and is charged once,
+    /// whatever else the repetition says. A token gets one instance for good: see [`Store::claim`].
     pub token: ClaimToken,
     /// The node whose members are preferred.
     pub node: NodeId,
@@ -59,11 +60,12 @@ pub enum Claimed {
     },
     /// The visitor has had enough.
     RateLimited(RateLimited),
-    /// Nothing is ready.
+    /// Nothing is ready; or the token has had its instance, and that has ended.
     Empty,
 }
 
-/// How many instances of a template there are in each living state, over all nodes.
+/// How many instances of a template there are in each living state, over all nodes. One whose deadline has passed
+/// counts as assigned until it is swept: what it uses is still in use.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Counts {
     /// Being made.
@@ -91,14 +93,18 @@ pub enum RouteChange {
 /// What followed a cursor.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum RouteEvents {
-    /// The changes in order, each with its cursor; empty when none came in time.
+    /// The changes in order, each with its cursor; empty when none came in time. Not always all there are: go on
+    /// from the last one's cursor. Applied in order, they lead to the same table as a new snapshot.
     Changes(Vec<(Cursor, RouteChange)>),
-    /// The stream no longer holds what followed that cursor; take a new snapshot.
+    /// The stream no longer holds what followed that cursor, or never gave out that cursor (it was another
+    /// store's, or this one began anew); take a new snapshot.
     Gap,
 }
 
 /// Why the store did not do it. Nothing changed, except where `Unavailable` lost the answer of a step that was
-/// done; every step may be repeated.
+/// done. Each step may then be repeated without harm: a claim gets its instance again, a sweep goes on, `insert`,
+/// `offer`, `release`, `retire` and `fail` find that there is nothing left to do (`Exists`, `Refused`, `Unknown`).
+/// Only `extend` would be done twice; its limit holds all the same.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum StoreError {
     /// It did not answer within its deadline.
@@ -121,50 +127,66 @@ pub enum StoreError {
 /// See the module. Readers see an instance whose deadline has passed as expired, whether swept or not.
 #[async_trait]
 pub trait Store: Send + Sync + 'static {
-    /// Takes a new record, which must be warming. Fails with `Exists`.
+    /// Takes a new record. `Exists` when its id is known, in whatever state; `Refused` unless it is warming.
     async fn insert(&self, instance: Instance) -> Result<(), StoreError>;
 
-    /// Warming to ready.
+    /// Warming to ready: last in the queue. `Unknown`, or `Refused` when it is not warming.
     async fn offer(&self, id: &InstanceId, endpoint: SocketAddr) -> Result<Instance, StoreError>;
 
-    /// Gives one ready instance, the longest-ready of `claim.node` first, to one visitor.
+    /// Gives one ready instance to one visitor: the longest-ready of `claim.node`, else the longest-ready of all.
+    /// First the token is looked at, then the visitor's limits (`RateLimited` even when nothing is ready), then
+    /// the queue. The visitor is charged in the same step, and only if the answer is a new instance; where there
+    /// are no limits, nothing is counted.
+    ///
+    /// A token whose instance is assigned gets that instance, as it is now. Once that instance was released,
+    /// expired or died, the token gets `Empty` and never a second instance: whoever repeats a claim so late lost
+    /// the answer, not the instance. A token is known for at least [`RETENTION`](crate::instance::RETENTION)
+    /// after the end of its instance, and after that it is as if new. A token is for one template only.
     async fn claim(&self, claim: &Claim) -> Result<Claimed, StoreError>;
 
     /// The record, `None` when there is none (any more).
     async fn get(&self, id: &InstanceId) -> Result<Option<Instance>, StoreError>;
 
-    /// Moves the deadline of an assigned instance by `by`, up to `max_ttl` from assignment. `Unknown` unless it
-    /// is assigned.
+    /// Moves the deadline of an assigned instance by `by`, up to `max_ttl` from assignment; beyond that
+    /// `NotExtended`, and nothing changes. `Unknown` unless it is assigned and its deadline lies ahead.
     async fn extend(&self, id: &InstanceId, by: Duration, max_ttl: Duration) -> Result<Instance, StoreError>;
 
     /// A visitor gives an instance back: the record is gone. Returns it as it was, and the cursor of the event
     /// that tells the proxies. `Unknown` unless it is assigned and its deadline lies ahead.
     async fn release(&self, id: &InstanceId) -> Result<(Instance, Cursor), StoreError>;
 
-    /// The pool takes back what nobody has: warming or ready to gone. `Refused` when somebody has it.
+    /// The pool takes back what nobody has: warming or ready to gone. Returns it as it was. `Refused` when
+    /// somebody has or had it, `Unknown` when there is no record.
     async fn retire(&self, id: &InstanceId) -> Result<Instance, StoreError>;
 
-    /// Its app died: warming or ready to gone, assigned to expired with [`crate::instance::Ending::Failed`]. Returns the record as
-    /// it was before. `Unknown` for an expired one.
+    /// Its app died: warming or ready to gone, assigned to expired with
+    /// [`Ending::Failed`](crate::instance::Ending::Failed). Returns the record as it was before. `Unknown` for an
+    /// expired one, which one whose deadline has passed is too; the sweep will return that one.
     async fn fail(&self, id: &InstanceId) -> Result<Instance, StoreError>;
 
     /// Turns assigned instances whose deadline has come into expired ones, and forgets expired ones after their
-    /// retention; at most `limit` records. Returns those that *became* expired, as they are now.
+    /// retention; at most `limit` such changes, those longest due first as far as one template goes. Returns those
+    /// that *became* expired, as they became: each is returned by one sweep only. More is left to do while
+    /// `next_deadline` is not in the future.
     async fn sweep(&self, limit: usize) -> Result<Vec<Instance>, StoreError>;
 
-    /// When `sweep` will next have something to do.
+    /// When `sweep` will next have something to do, in the past when it has already.
     async fn next_deadline(&self) -> Result<Option<Millis>, StoreError>;
 
-    /// All records of a node, in no order.
+    /// All records of a node, of every template and state, in no order. A record that is there from the call to
+    /// its return is in it once; one that changes meanwhile is in it as before or as after.
     async fn list(&self, node: &NodeId) -> Result<Vec<Instance>, StoreError>;
 
     /// Living instances of a template. Constant time.
     async fn counts(&self, template: &TemplateName) -> Result<Counts, StoreError>;
 
-    /// Every record that a proxy must know (assigned and expired), and the cursor from which changes follow.
+    /// Every record that a proxy must know (assigned and expired), exactly as it was at the cursor, from which
+    /// changes follow: what happened up to the cursor is in the table, what happens later is in the stream.
     async fn routes(&self) -> Result<(Vec<Instance>, Cursor), StoreError>;
 
-    /// What happened after `cursor`, in order; waits up to `wait` for something to happen.
+    /// What happened after `cursor`, in order; waits up to `wait` for something to happen. May be given up at any
+    /// time without loss. The stream tells of a passed deadline when that is swept, and of nothing that becomes
+    /// warming or ready.
     async fn route_events(&self, cursor: Cursor, wait: Duration) -> Result<RouteEvents, StoreError>;
 
     /// Whether the store answers.

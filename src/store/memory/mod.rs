@@ -1,0 +1,248 @@
+//! The embedded store: one server, in memory.
+//!
+//! Each template has one lock, held for about a microsecond and never across an await. Templates are found
+//! without a lock. Time is read inside the lock, so that the steps of a template are in the order of their times.
+//!
+//! # A snapshot of the routes
+//! `routes` reads the stream's last cursor, then the templates a piece at a time, and then applies to that what
+//! the stream got meanwhile, up to a cursor that it returns. An event is appended under the lock under which its
+//! record changes. So an event up to the first cursor belongs to a change that the later read of its template
+//! sees; each later one up to the returned cursor is applied, in order, over whatever the read saw; and a record
+//! changed after the returned cursor was read before that change. The result is the table at the returned
+//! cursor, exactly.
+
+mod claims;
+mod queue;
+mod records;
+mod route_log;
+mod shelf;
+mod usages;
+
+#[cfg(test)]
+mod tests;
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use parking_lot::Mutex;
+
+use self::route_log::{BATCH, RouteLog};
+use self::shelf::Shelf;
+use super::{Claim, Claimed, Counts, Cursor, RouteChange, RouteEvents, Store, StoreError};
+use crate::clock::{Clock, Millis};
+use crate::instance::{Instance, InstanceId, Life, NodeId, TemplateName};
+
+/// Route events kept for followers that lag behind.
+pub const ROUTE_EVENTS: usize = 65_536;
+
+/// Most records done something with, or read, under one lock.
+const PIECE: usize = 128;
+
+/// See the module. What it knows ends with the process.
+pub struct MemoryStore {
+    clock: Clock,
+    /// One for each template that ever had an instance; the operator's file bounds them.
+    shelves: papaya::HashMap<TemplateName, Arc<Mutex<Shelf>>>,
+    log: RouteLog,
+}
+
+impl MemoryStore {
+    /// An empty store that takes its time from `clock`.
+    pub fn new(clock: Clock) -> Self {
+        Self { clock, shelves: papaya::HashMap::new(), log: RouteLog::new(ROUTE_EVENTS) }
+    }
+
+    /// Runs one step on the shelf of a template, if that template ever had an instance, and wakes the followers
+    /// of the routes afterwards.
+    fn on<T>(&self, template: &str, step: impl FnOnce(&mut Shelf, Millis) -> T) -> Option<T> {
+        let shelves = self.shelves.pin();
+        let mut shelf = shelves.get(template)?.lock();
+        let now = self.clock.now();
+        let done = step(&mut shelf, now);
+        drop(shelf);
+        self.log.wake();
+        Some(done)
+    }
+
+    /// The same for a step on a record.
+    fn at<T>(
+        &self,
+        id: &InstanceId,
+        step: impl FnOnce(&mut Shelf, Millis) -> Result<T, StoreError>,
+    ) -> Result<T, StoreError> {
+        self.on(id.template(), step).unwrap_or(Err(StoreError::Unknown))
+    }
+
+    fn all_shelves(&self) -> Vec<Arc<Mutex<Shelf>>> {
+        self.shelves.pin().values().cloned().collect()
+    }
+
+    /// Shows every record to `visit`, with the present. Others work between two pieces, and so may other tasks.
+    async fn each_record(&self, mut visit: impl FnMut(&Instance, Millis) + Send) {
+        for shelf in self.all_shelves() {
+            let mut from = 0;
+            while self.visit_piece(&shelf, from, &mut visit) {
+                from += PIECE;
+                tokio::task::yield_now().await;
+            }
+        }
+    }
+
+    fn visit_piece(
+        &self,
+        shelf: &Mutex<Shelf>,
+        from: usize,
+        visit: &mut impl FnMut(&Instance, Millis),
+    ) -> bool {
+        let shelf = shelf.lock();
+        let now = self.clock.now();
+        match shelf.piece(from, PIECE) {
+            Some(records) => {
+                records.for_each(|record| visit(record, now));
+                true
+            }
+            None => false,
+        }
+    }
+
+    /// See the module. `None` when the stream overtook the reading, which takes [`ROUTE_EVENTS`] steps.
+    async fn snapshot(&self) -> Option<(HashMap<InstanceId, Instance>, Cursor)> {
+        let mut cursor = self.log.last();
+        let mut table = HashMap::new();
+        self.each_record(|record, _| {
+            if let Life::Assigned { .. } | Life::Expired { .. } = record.life() {
+                table.insert(record.id().clone(), record.clone());
+            }
+        })
+        .await;
+        loop {
+            let news = self.log.after(cursor)?;
+            let at_the_end = news.len() < BATCH;
+            for (at, change) in news {
+                cursor = at;
+                match change {
+                    RouteChange::Set(record) => table.insert(record.id().clone(), record),
+                    RouteChange::Gone(id) => table.remove(&id),
+                };
+            }
+            if at_the_end {
+                return Some((table, cursor));
+            }
+        }
+    }
+}
+
+#[async_trait]
+impl Store for MemoryStore {
+    async fn insert(&self, instance: Instance) -> Result<(), StoreError> {
+        let template =
+            TemplateName::new(instance.id().template()).expect("an id begins with a template's name");
+        let shelves = self.shelves.pin();
+        shelves.get_or_insert_with(template, Arc::default).lock().insert(instance)
+    }
+
+    async fn offer(&self, id: &InstanceId, endpoint: SocketAddr) -> Result<Instance, StoreError> {
+        self.at(id, |shelf, now| shelf.offer(id, endpoint, now, &self.log))
+    }
+
+    async fn claim(&self, claim: &Claim) -> Result<Claimed, StoreError> {
+        let claimed = self.on(claim.template.as_str(), |shelf, now| shelf.claim(claim, now, &self.log));
+        Ok(claimed.unwrap_or(Claimed::Empty))
+    }
+
+    async fn get(&self, id: &InstanceId) -> Result<Option<Instance>, StoreError> {
+        let shelves = self.shelves.pin();
+        let Some(shelf) = shelves.get(id.template()) else { return Ok(None) };
+        let shelf = shelf.lock();
+        let (found, now) = (shelf.get(id).cloned(), self.clock.now());
+        drop(shelf);
+        Ok(found.map(|instance| instance.seen_at(now)))
+    }
+
+    async fn extend(&self, id: &InstanceId, by: Duration, max_ttl: Duration) -> Result<Instance, StoreError> {
+        self.at(id, |shelf, now| shelf.extend(id, by, max_ttl, now, &self.log))
+    }
+
+    async fn release(&self, id: &InstanceId) -> Result<(Instance, Cursor), StoreError> {
+        self.at(id, |shelf, now| shelf.release(id, now, &self.log))
+    }
+
+    async fn retire(&self, id: &InstanceId) -> Result<Instance, StoreError> {
+        self.at(id, |shelf, now| shelf.retire(id, now, &self.log))
+    }
+
+    async fn fail(&self, id: &InstanceId) -> Result<Instance, StoreError> {
+        self.at(id, |shelf, now| shelf.fail(id, now, &self.log))
+    }
+
+    async fn sweep(&self, limit: usize) -> Result<Vec<Instance>, StoreError> {
+        // Templates in the order of their oldest work, so that a small limit starves none.
+        let mut shelves: Vec<_> =
+            self.all_shelves().into_iter().map(|shelf| (shelf.lock().next_due(), shelf.clone())).collect();
+        shelves.sort_by_key(|(due, _)| due.unwrap_or(Millis(u64::MAX)));
+        let (mut expired, mut left) = (Vec::new(), limit);
+        for (_, shelf) in shelves {
+            loop {
+                let wanted = left.min(PIECE);
+                let mut shelf = shelf.lock();
+                let now = self.clock.now();
+                let done = shelf.sweep(wanted, now, &self.log, &mut expired);
+                shelf.tidy(now, PIECE);
+                left -= done;
+                if done < wanted || left == 0 {
+                    break;
+                }
+            }
+        }
+        self.log.wake();
+        Ok(expired)
+    }
+
+    async fn next_deadline(&self) -> Result<Option<Millis>, StoreError> {
+        Ok(self.shelves.pin().values().filter_map(|shelf| shelf.lock().next_due()).min())
+    }
+
+    async fn list(&self, node: &NodeId) -> Result<Vec<Instance>, StoreError> {
+        let mut records = Vec::new();
+        self.each_record(|record, now| {
+            if record.node() == node {
+                records.push(record.clone().seen_at(now));
+            }
+        })
+        .await;
+        Ok(records)
+    }
+
+    async fn counts(&self, template: &TemplateName) -> Result<Counts, StoreError> {
+        let shelves = self.shelves.pin();
+        Ok(shelves.get(template).map(|shelf| shelf.lock().counts()).unwrap_or_default())
+    }
+
+    async fn routes(&self) -> Result<(Vec<Instance>, Cursor), StoreError> {
+        loop {
+            // Read first: a lease over by now can not have been extended by a step that the table lacks.
+            let now = self.clock.now();
+            if let Some((table, cursor)) = self.snapshot().await {
+                return Ok((table.into_values().map(|record| record.seen_at(now)).collect(), cursor));
+            }
+        }
+    }
+
+    async fn route_events(&self, cursor: Cursor, wait: Duration) -> Result<RouteEvents, StoreError> {
+        let news = match self.log.after(cursor) {
+            // A timer is for those who wait: it costs a millisecond even when it is set to none.
+            Some(none) if none.is_empty() && !wait.is_zero() => {
+                tokio::time::timeout(wait, self.log.followed(cursor)).await.unwrap_or(Some(none))
+            }
+            found => found,
+        };
+        Ok(news.map_or(RouteEvents::Gap, RouteEvents::Changes))
+    }
+
+    async fn ping(&self) -> Result<(), StoreError> {
+        Ok(())
+    }
+}

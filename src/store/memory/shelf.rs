@@ -1,0 +1,252 @@
+//! All that the store knows of one template. Plain data behind one lock; `now` is an argument.
+
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use super::claims::{Claims, Fate};
+use super::queue::ReadyQueue;
+use super::records::{Records, Slot};
+use super::route_log::RouteLog;
+use super::usages::Usages;
+use crate::clock::Millis;
+use crate::instance::{ExtendRefused, Instance, InstanceId, Life, RETENTION, Refused, check_step};
+use crate::store::{Claim, Claimed, Counts, Cursor, RouteChange, StoreError};
+
+/// Each claim makes at most one usage and one token; it drops up to this many stale ones, so memory is bounded
+/// even when nobody sweeps.
+const TIDIED_BY_A_CLAIM: usize = 2;
+
+#[derive(Default)]
+pub(super) struct Shelf {
+    records: Records,
+    ready: ReadyQueue,
+    /// When a sweep has something to do with which record. Each assigned and each expired one is in it once.
+    due: BTreeSet<(Millis, Slot)>,
+    counts: Counts,
+    claims: Claims,
+    usages: Usages,
+}
+
+/// When a sweep has something to do with it.
+fn due(instance: &Instance) -> Option<Millis> {
+    match instance.life() {
+        Life::Warming | Life::Ready { .. } => None,
+        Life::Assigned { lease, .. } => Some(lease.deadline()),
+        Life::Expired { at, .. } => Some(*at + RETENTION),
+    }
+}
+
+impl Shelf {
+    pub(super) fn counts(&self) -> Counts {
+        self.counts
+    }
+
+    pub(super) fn next_due(&self) -> Option<Millis> {
+        self.due.first().map(|(at, _)| *at)
+    }
+
+    /// The records in `count` places from `from` on; `None` past the end.
+    pub(super) fn piece(&self, from: usize, count: usize) -> Option<impl Iterator<Item = &Instance>> {
+        self.records.piece(from, count)
+    }
+
+    pub(super) fn get(&self, id: &InstanceId) -> Option<&Instance> {
+        self.records.by_id(id).map(|(_, instance)| instance)
+    }
+
+    fn known(&self, id: &InstanceId) -> Result<(Slot, &Instance), StoreError> {
+        self.records.by_id(id).ok_or(StoreError::Unknown)
+    }
+
+    pub(super) fn insert(&mut self, instance: Instance) -> Result<(), StoreError> {
+        if self.records.slot(instance.id()).is_some() {
+            return Err(StoreError::Exists);
+        }
+        if !matches!(instance.life(), Life::Warming) {
+            return Err(Refused { from: instance.life().name(), step: "be inserted" }.into());
+        }
+        self.records.insert(instance);
+        self.counts.warming += 1;
+        Ok(())
+    }
+
+    pub(super) fn offer(&mut self, id: &InstanceId, at: SocketAddr, now: Millis, log: &RouteLog) -> Stepped {
+        let (slot, it) = self.known(id)?;
+        let offered = it.clone().seen_at(now).offered(at)?;
+        self.replace(slot, offered.clone(), now, log);
+        Ok(offered)
+    }
+
+    pub(super) fn claim(&mut self, claim: &Claim, now: Millis, log: &RouteLog) -> Claimed {
+        let Claim { token, visitor, limits, .. } = claim;
+        let instance = match self.claims.fate(*token, now) {
+            Some(Fate::Holds(slot)) => {
+                let held = &self.records.at(slot).instance;
+                match held.life() {
+                    Life::Assigned { lease, .. } if !lease.is_over(now) => held.clone(),
+                    _ => return Claimed::Empty,
+                }
+            }
+            Some(Fate::Over { .. }) => return Claimed::Empty,
+            None => {
+                let charged = match self.usages.charged(visitor, *limits, now) {
+                    Ok(charged) => charged,
+                    Err(limited) => return Claimed::RateLimited(limited),
+                };
+                let Some(slot) = self.ready.next(&claim.node) else { return Claimed::Empty };
+                let ready = &self.records.at(slot).instance;
+                let assigned =
+                    ready.assigned(*token, now, claim.ttl).expect("the queue holds ready instances only");
+                self.usages.keep(visitor, charged, *limits, now);
+                self.claims.granted(*token, slot);
+                self.replace(slot, assigned.clone(), now, log);
+                self.tidy(now, TIDIED_BY_A_CLAIM);
+                assigned
+            }
+        };
+        Claimed::Granted { instance, quota: self.usages.quota(visitor, *limits, now) }
+    }
+
+    pub(super) fn extend(
+        &mut self,
+        id: &InstanceId,
+        by: Duration,
+        max_ttl: Duration,
+        now: Millis,
+        log: &RouteLog,
+    ) -> Stepped {
+        let (slot, it) = self.known(id)?;
+        let extended = match it.extended(by, max_ttl, now) {
+            // Past its deadline it reads as expired, which is not assigned.
+            None | Some(Err(ExtendRefused::Over)) => return Err(StoreError::Unknown),
+            Some(extended) => extended?,
+        };
+        self.replace(slot, extended.clone(), now, log);
+        Ok(extended)
+    }
+
+    pub(super) fn release(
+        &mut self,
+        id: &InstanceId,
+        now: Millis,
+        log: &RouteLog,
+    ) -> Result<(Instance, Cursor), StoreError> {
+        let (slot, it) = self.known(id)?;
+        it.may_be_released(now).map_err(|_| StoreError::Unknown)?;
+        let (released, cursor) = self.remove(slot, now, log);
+        if let Some(lease) = released.lease() {
+            self.claims.released(lease.token(), now);
+        }
+        Ok((released, cursor.expect("an assigned instance has a route")))
+    }
+
+    pub(super) fn retire(&mut self, id: &InstanceId, now: Millis, log: &RouteLog) -> Stepped {
+        let (slot, it) = self.known(id)?;
+        it.clone().seen_at(now).may_be_retired()?;
+        Ok(self.remove(slot, now, log).0)
+    }
+
+    pub(super) fn fail(&mut self, id: &InstanceId, now: Millis, log: &RouteLog) -> Stepped {
+        let (slot, it) = self.known(id)?;
+        match it.failed(now).map_err(|_| StoreError::Unknown)? {
+            Some(expired) => Ok(self.replace(slot, expired, now, log)),
+            None => Ok(self.remove(slot, now, log).0),
+        }
+    }
+
+    /// Does what is due with at most `limit` records, the longest due first, and appends those that became
+    /// expired. Returns with how many records it did something.
+    pub(super) fn sweep(
+        &mut self,
+        limit: usize,
+        now: Millis,
+        log: &RouteLog,
+        expired: &mut Vec<Instance>,
+    ) -> usize {
+        for done in 0..limit {
+            let Some((_, slot)) = self.due.first().copied().filter(|(at, _)| *at <= now) else { return done };
+            let it = &self.records.at(slot).instance;
+            if let Ok(over) = it.expired(now) {
+                expired.push(over.clone());
+                self.replace(slot, over, now, log);
+            } else {
+                let (gone, _) = self.remove(slot, now, log);
+                if let Some(lease) = gone.lease() {
+                    self.claims.forgotten(lease.token());
+                }
+            }
+        }
+        limit
+    }
+
+    /// Drops stale usages and tokens, looking at no more than `limit` of each.
+    pub(super) fn tidy(&mut self, now: Millis, limit: usize) {
+        self.claims.tidy(now, limit);
+        self.usages.tidy(now, limit);
+    }
+
+    /// Stores a step and tells the proxies. Returns the record as it was.
+    fn replace(&mut self, slot: Slot, after: Instance, now: Millis, log: &RouteLog) -> Instance {
+        self.unlist(slot);
+        if let Life::Assigned { .. } | Life::Expired { .. } = after.life() {
+            log.push(RouteChange::Set(after.clone()));
+        }
+        let before = std::mem::replace(&mut self.records.at_mut(slot).instance, after);
+        self.enlist(slot);
+        debug_assert_eq!(check_step(&before, self.get(before.id()), now), Ok(()));
+        before
+    }
+
+    /// Removes a record, and tells the proxies if they knew it.
+    fn remove(&mut self, slot: Slot, now: Millis, log: &RouteLog) -> (Instance, Option<Cursor>) {
+        self.unlist(slot);
+        let gone = self.records.remove(slot).instance;
+        let known = matches!(gone.life(), Life::Assigned { .. } | Life::Expired { .. });
+        let cursor = known.then(|| log.push(RouteChange::Gone(gone.id().clone())));
+        debug_assert_eq!(check_step(&gone, None, now), Ok(()));
+        (gone, cursor)
+    }
+
+    /// Takes a record out of the queue, the deadlines and the counts, before it changes.
+    fn unlist(&mut self, slot: Slot) {
+        let record = self.records.at(slot);
+        match record.instance.life() {
+            Life::Warming => self.counts.warming -= 1,
+            Life::Ready { .. } => {
+                self.counts.ready -= 1;
+                self.ready.remove(record.instance.node(), record.turn);
+            }
+            Life::Assigned { .. } => self.counts.assigned -= 1,
+            Life::Expired { .. } => {}
+        }
+        if let Some(at) = due(&record.instance) {
+            self.due.remove(&(at, slot));
+        }
+    }
+
+    /// Puts a record that changed into the queue, the deadlines and the counts.
+    fn enlist(&mut self, slot: Slot) {
+        let record = self.records.at_mut(slot);
+        match record.instance.life() {
+            Life::Warming => self.counts.warming += 1,
+            Life::Ready { .. } => {
+                self.counts.ready += 1;
+                record.turn = self.ready.push(record.instance.node(), slot);
+            }
+            Life::Assigned { .. } => self.counts.assigned += 1,
+            Life::Expired { .. } => {}
+        }
+        if let Some(at) = due(&record.instance) {
+            self.due.insert((at, slot));
+        }
+    }
+
+    #[cfg(test)]
+    pub(super) fn remembered(&self) -> (usize, usize) {
+        (self.claims.len(), self.usages.len())
+    }
+}
+
+/// The record as it is (or was, see the trait) after a step.
+type Stepped = Result<Instance, StoreError>;

@@ -1,0 +1,238 @@
+//! The rules of a store once more, as plainly as they can be written: lists, searched from end to end.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use try_it_now::clock::Millis;
+use try_it_now::instance::{
+    ClaimToken, Ending, ExtendRefused, Instance, InstanceId, Life, Limits, RateLimited, Refused,
+};
+use try_it_now::store::{Claim, Claimed, Quota, StoreError, Visitor};
+
+const TEN_MINUTES: Duration = Duration::from_secs(600);
+const HOUR: Duration = Duration::from_secs(3600);
+const DAY: Duration = Duration::from_secs(24 * 3600);
+
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum State {
+    Warming,
+    Ready(SocketAddr),
+    Assigned { at: SocketAddr, token: ClaimToken, from: Millis, until: Millis },
+    Expired { token: ClaimToken, from: Millis, until: Millis, ended: Millis, failed: bool },
+}
+
+/// What can be seen of an instance.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct View {
+    pub(crate) id: InstanceId,
+    pub(crate) node: String,
+    pub(crate) generation: u64,
+    pub(crate) state: State,
+}
+
+pub(crate) struct Plain {
+    pub(crate) now: Millis,
+    /// In the order in which they became ready, those that did.
+    pub(crate) records: Vec<View>,
+    /// Each grant: of which token, which instance, and when that was released.
+    tokens: Vec<(ClaimToken, InstanceId, Option<Millis>)>,
+    charges: Vec<(String, Visitor, Millis)>,
+}
+
+pub(crate) fn view(of: &Instance) -> View {
+    let state = match *of.life() {
+        Life::Warming => State::Warming,
+        Life::Ready { endpoint } => State::Ready(endpoint),
+        Life::Assigned { endpoint, lease } => State::Assigned {
+            at: endpoint,
+            token: lease.token(),
+            from: lease.assigned_at(),
+            until: lease.deadline(),
+        },
+        Life::Expired { lease, at, ending } => State::Expired {
+            token: lease.token(),
+            from: lease.assigned_at(),
+            until: lease.deadline(),
+            ended: at,
+            failed: ending == Ending::Failed,
+        },
+    };
+    View { id: of.id().clone(), node: of.node().to_string(), generation: of.generation(), state }
+}
+
+fn refused<T>(from: &'static str, step: &'static str) -> Result<T, StoreError> {
+    Err(StoreError::Refused(Refused { from, step }))
+}
+
+fn name(state: &State) -> &'static str {
+    match state {
+        State::Warming => "warming",
+        State::Ready(_) => "ready",
+        State::Assigned { .. } => "assigned",
+        State::Expired { .. } => "expired",
+    }
+}
+
+impl Plain {
+    pub(crate) fn new(now: Millis) -> Self {
+        Self { now, records: Vec::new(), tokens: Vec::new(), charges: Vec::new() }
+    }
+
+    /// As readers see it.
+    pub(crate) fn seen(&self, of: &View) -> View {
+        match of.state {
+            State::Assigned { token, from, until, .. } if until <= self.now => View {
+                generation: of.generation + 1,
+                state: State::Expired { token, from, until, ended: until, failed: false },
+                ..of.clone()
+            },
+            _ => of.clone(),
+        }
+    }
+
+    pub(crate) fn find(&self, id: &InstanceId) -> Result<View, StoreError> {
+        self.records.iter().find(|r| r.id == *id).map(|r| self.seen(r)).ok_or(StoreError::Unknown)
+    }
+
+    pub(crate) fn put(&mut self, id: &InstanceId, state: Option<State>) -> View {
+        let n = self.records.iter().position(|r| r.id == *id).unwrap();
+        let mut record = self.records.remove(n);
+        if let Some(state) = state {
+            record.state = state;
+            record.generation += 1;
+            self.records.push(record.clone());
+        }
+        record
+    }
+
+    pub(crate) fn insert(&mut self, id: &InstanceId, node: &str) -> Result<(), StoreError> {
+        if self.find(id).is_ok() {
+            return Err(StoreError::Exists);
+        }
+        let (id, node) = (id.clone(), node.to_owned());
+        self.records.push(View { id, node, generation: 1, state: State::Warming });
+        Ok(())
+    }
+
+    pub(crate) fn offer(&mut self, id: &InstanceId, at: SocketAddr) -> Result<View, StoreError> {
+        match self.find(id)?.state {
+            State::Warming => Ok(self.put(id, Some(State::Ready(at)))),
+            other => refused(name(&other), "be offered"),
+        }
+    }
+
+    pub(crate) fn extend(
+        &mut self,
+        id: &InstanceId,
+        by: Duration,
+        max: Duration,
+    ) -> Result<View, StoreError> {
+        let State::Assigned { at, token, from, until } = self.find(id)?.state else {
+            return Err(StoreError::Unknown);
+        };
+        if until + by > from + max {
+            return Err(StoreError::NotExtended(ExtendRefused::MaxTtlExceeded(max)));
+        }
+        Ok(self.put(id, Some(State::Assigned { at, token, from, until: until + by })))
+    }
+
+    pub(crate) fn release(&mut self, id: &InstanceId) -> Result<View, StoreError> {
+        let before = self.find(id)?;
+        let State::Assigned { token, .. } = before.state else { return Err(StoreError::Unknown) };
+        self.put(id, None);
+        let now = self.now;
+        self.tokens
+            .iter_mut()
+            .filter(|(t, i, _)| *t == token && i == id)
+            .for_each(|grant| grant.2 = Some(now));
+        Ok(before)
+    }
+
+    pub(crate) fn retire(&mut self, id: &InstanceId) -> Result<View, StoreError> {
+        let before = self.find(id)?;
+        match before.state {
+            State::Warming | State::Ready(_) => {
+                self.put(id, None);
+                Ok(before)
+            }
+            other => refused(name(&other), "be retired"),
+        }
+    }
+
+    pub(crate) fn fail(&mut self, id: &InstanceId) -> Result<View, StoreError> {
+        let before = self.find(id)?;
+        match before.state {
+            State::Warming | State::Ready(_) => drop(self.put(id, None)),
+            State::Assigned { token, from, until, .. } => {
+                let ended = self.now;
+                self.put(id, Some(State::Expired { token, from, until, ended, failed: true }));
+            }
+            State::Expired { .. } => return Err(StoreError::Unknown),
+        }
+        Ok(before)
+    }
+
+    pub(crate) fn claim(&mut self, claim: &Claim) -> Result<(View, Option<Quota>), Claimed> {
+        let known = self.tokens.iter().rfind(|(token, ..)| *token == claim.token).cloned();
+        match known {
+            Some((_, _, Some(released))) if self.now < released + TEN_MINUTES => {
+                return Err(Claimed::Empty);
+            }
+            Some((_, id, None)) => match self.find(&id) {
+                Ok(it) if matches!(it.state, State::Assigned { .. }) => return Ok((it, self.quota(claim))),
+                Ok(_) => return Err(Claimed::Empty),
+                Err(_) => {}
+            },
+            _ => {}
+        }
+        let Limits { hourly, daily } = claim.limits;
+        let waits = [(HOUR, hourly), (DAY, daily)].map(|(length, limit)| match self.window(claim, length) {
+            Some((ends, used)) if limit > 0 && used >= limit => ends.since(self.now),
+            _ => Duration::ZERO,
+        });
+        let retry_after = waits[0].max(waits[1]);
+        if !retry_after.is_zero() {
+            return Err(Claimed::RateLimited(RateLimited { limits: claim.limits, retry_after }));
+        }
+        let ready =
+            |r: &&View| r.id.template() == claim.template.as_str() && matches!(r.state, State::Ready(_));
+        let own = self.records.iter().filter(ready).find(|r| r.node == claim.node.as_str());
+        let Some(next) = own.or_else(|| self.records.iter().find(ready)).cloned() else {
+            return Err(Claimed::Empty);
+        };
+        let (State::Ready(at), from) = (next.state, self.now) else { unreachable!() };
+        let state = State::Assigned { at, token: claim.token, from, until: from + claim.ttl };
+        self.tokens.push((claim.token, next.id.clone(), None));
+        if hourly + daily > 0 {
+            self.charges.push((claim.template.to_string(), claim.visitor.clone(), from));
+        }
+        Ok((self.put(&next.id, Some(state)), self.quota(claim)))
+    }
+
+    /// When the visitor's present window ends, and the charges in it: all charges ever, counted again.
+    fn window(&self, claim: &Claim, length: Duration) -> Option<(Millis, u32)> {
+        let mut window = None;
+        for (template, visitor, at) in &self.charges {
+            if (template.as_str(), visitor) == (claim.template.as_str(), &claim.visitor) {
+                window = match window {
+                    Some((ends, used)) if *at < ends => Some((ends, used + 1)),
+                    _ => Some((*at + length, 1)),
+                };
+            }
+        }
+        window.filter(|(ends, _)| self.now < *ends)
+    }
+
+    fn quota(&self, claim: &Claim) -> Option<Quota> {
+        let Limits { hourly, daily } = claim.limits;
+        let mut quotas = Vec::new();
+        for (length, limit) in [(HOUR, hourly), (DAY, daily)] {
+            let (ends, used) = self.window(claim, length).unwrap_or((self.now + length, 0));
+            if limit > 0 {
+                quotas.push(Quota { limit, remaining: limit - used, reset: ends.since(self.now) });
+            }
+        }
+        quotas.sort_by_key(|q| (q.remaining, std::cmp::Reverse(q.reset)));
+        quotas.first().copied()
+    }
+}
