@@ -75,3 +75,57 @@ pub struct PoolSizes {
 }
 
 impl Eq for PoolSizes {}
+
+impl Default for ReadyCheck {
+    fn default() -> Self {
+        Self {
+            path: "/".to_owned(),
+            status: 200,
+            body: None,
+            interval: Duration::from_millis(50),
+            timeout: Duration::from_secs(60),
+        }
+    }
+}
+
+/// The fingerprint for [`Template::revision`]: FNV-1a over the JSON of what instances are made from, so that the
+/// same build gives the same number after a restart.
+pub fn revision(app: &App, ready: &ReadyCheck, warm_up: &[String]) -> u64 {
+    fnv1a(&serde_json::to_vec(&(app, ready, warm_up)).expect("a checked template's paths are UTF-8"))
+}
+
+fn fnv1a(bytes: &[u8]) -> u64 {
+    bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
+        (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn app(argument: &str) -> App {
+        App {
+            command: vec!["app".to_owned(), argument.to_owned()],
+            env: Default::default(),
+            files: None,
+            limits: Default::default(),
+        }
+    }
+
+    #[test]
+    fn the_revision_changes_with_what_instances_are_made_from() {
+        let ready = ReadyCheck::default();
+        let first = revision(&app("a"), &ready, &[]);
+        assert_eq!(revision(&app("a"), &ready, &[]), first);
+        assert_ne!(revision(&app("b"), &ready, &[]), first);
+        assert_ne!(revision(&app("a"), &ReadyCheck { status: 204, ..ready.clone() }, &[]), first);
+        assert_ne!(revision(&app("a"), &ready, &["/".to_owned()]), first);
+    }
+
+    #[test]
+    fn the_fingerprint_is_the_published_one_and_so_the_same_after_a_restart() {
+        assert_eq!(fnv1a(b""), 0xcbf2_9ce4_8422_2325);
+        assert_eq!(fnv1a(b"foobar"), 0x8594_4171_f739_67e8);
+    }
+}

@@ -1,33 +1,87 @@
-//! stub
-use super::Template;
+//! The templates of a server.
+
+use std::collections::HashMap;
+use std::path::Path;
 use std::sync::Arc;
-/// stub
-#[derive(Debug, Clone, Default)]
-pub struct Templates(Vec<Arc<Template>>);
+use std::time::Duration;
+
+use super::defaults::Defaults;
+use super::template::{ReadyCheck, Template, revision};
+use crate::instance::TemplateName;
+use crate::runtime::{App, ResourceLimits};
+
+/// The name of the template that an acquire means when it names none.
+pub(super) const DEFAULT: &str = "default";
+
+/// All templates, in the order of the file. There is at least one, and no two have the same name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Templates {
+    list: Vec<Arc<Template>>,
+    places: HashMap<String, usize>,
+}
+
 impl Templates {
-    /// stub
-    pub fn iter(&self) -> impl Iterator<Item = &Arc<Template>> {
-        self.0.iter()
+    /// Takes a list; `None` when it is empty or a name repeats.
+    pub fn new(list: Vec<Template>) -> Option<Self> {
+        let places: HashMap<_, _> =
+            list.iter().enumerate().map(|(i, template)| (template.name.as_str().to_owned(), i)).collect();
+        let fine = !list.is_empty() && places.len() == list.len();
+        fine.then(|| Self { list: list.into_iter().map(Arc::new).collect(), places })
     }
-    /// stub
+
+    /// The template of that name.
     pub fn get(&self, name: &str) -> Option<&Arc<Template>> {
-        self.0.iter().find(|t| t.name.as_str() == name)
+        self.places.get(name).map(|place| &self.list[*place])
+    }
+
+    /// All of them, in the order of the file.
+    pub fn iter(&self) -> impl ExactSizeIterator<Item = &Arc<Template>> {
+        self.list.iter()
+    }
+
+    /// The name of the one that is meant when none is named: `default`, else the first.
+    pub fn default_name(&self) -> &TemplateName {
+        &self.get(DEFAULT).unwrap_or(&self.list[0]).name
     }
 }
-/// stub
-#[derive(Debug, Clone)]
-pub struct PublicAddress;
-impl PublicAddress {
-    /// stub
-    pub fn instance_url(&self, id: &crate::instance::InstanceId) -> String {
-        id.to_string()
+
+/// The one template of a server without a file: the app that is built in.
+pub(super) fn built_in(own_program: &str, defaults: &Defaults, admin_path: &str) -> Template {
+    let app = App {
+        command: vec![own_program.to_owned(), "sample-app".to_owned()],
+        env: Default::default(),
+        files: None,
+        limits: ResourceLimits::default(),
+    };
+    let ready = ReadyCheck { path: "/health".to_owned(), ..ReadyCheck::default() };
+    Template {
+        name: TemplateName::new(DEFAULT).expect("it is a DNS label"),
+        title: "Guest book".to_owned(),
+        description: "A guest book that is yours alone. Sign it, and watch it live in a second window."
+            .to_owned(),
+        revision: revision(&app, &ready, &[]),
+        app: Arc::new(app),
+        ready,
+        warm_up: Vec::new(),
+        admin_path: admin_path.to_owned(),
+        pool: defaults.pool,
+        ttl: defaults.lifetime.ttl,
+        max_ttl: defaults.lifetime.max_ttl,
+        rate_limit: defaults.rate_limit,
+        silence: SILENCE,
     }
-    /// stub
-    pub fn instance_host(&self, id: &crate::instance::InstanceId) -> String {
-        id.to_string()
-    }
-    /// stub
-    pub fn instance_authority(&self, id: &crate::instance::InstanceId) -> String {
-        id.to_string()
-    }
+}
+
+/// How long an app may be silent unless its template says otherwise.
+pub(super) const SILENCE: Duration = Duration::from_secs(60);
+
+/// Reads the path (and query) of a request.
+pub(super) fn request_path(text: &str) -> Option<&str> {
+    let fine = text.starts_with('/') && !text.contains('#');
+    (fine && text.parse::<http::uri::PathAndQuery>().is_ok()).then_some(text)
+}
+
+/// The text of a path, which must be UTF-8 to be handed to an app or compared over restarts.
+pub(super) fn utf8(path: &Path) -> Option<&str> {
+    path.to_str().filter(|text| !text.contains('\0'))
 }

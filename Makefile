@@ -1,0 +1,68 @@
+# Every target with two hash signs behind it is in `make help`.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.PHONY: help dev test lint bench perf needs
+
+# A machine that nobody watches must not change Cargo.lock, nor pass over a tool that it lacks.
+LOCKED := $(if $(CI),--locked)
+# Arguments for the program or the tests: make test ARGS='config::'
+ARGS ?=
+
+help: ## Show this list
+	@sed -nE 's/^([a-z]+):[^#]*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
+
+dev: needs ## Build and serve the built-in app on http://localhost:8080/
+	@cargo build $(LOCKED)
+	@echo "Open http://localhost:$${SERVER_PORT:-8080}/ (Ctrl-C stops it)"
+	@POOL_TARGET_SIZE=$${POOL_TARGET_SIZE:-5} POOL_MAX_SIZE=$${POOL_MAX_SIZE:-20} \
+	RATE_LIMIT_HOURLY=$${RATE_LIMIT_HOURLY:-1000} RATE_LIMIT_DAILY=$${RATE_LIMIT_DAILY:-10000} \
+	LOG_FORMAT=$${LOG_FORMAT:-text} cargo run --quiet $(LOCKED) -- serve $(ARGS)
+
+test: needs ## Run all tests (one whose backend is missing says so and is skipped)
+	@if cargo nextest --version >/dev/null 2>&1; then \
+	  cargo nextest run --workspace $(LOCKED) $(ARGS); \
+	else \
+	  cargo test --workspace --no-fail-fast $(LOCKED) $(ARGS); \
+	fi
+
+lint: needs ## Check formatting, lints, and the licences and sources of all dependencies
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets $(LOCKED) -- -D warnings
+	cargo clippy --package try-it-now --all-targets --features runtime-none $(LOCKED) -- -D warnings
+	@if cargo deny --version >/dev/null 2>&1; then \
+	  cargo deny --log-level error check licenses bans sources; \
+	  if cargo deny --log-level off fetch db >/dev/null 2>&1; then \
+	    cargo deny --log-level error check --disable-fetch advisories; \
+	  else \
+	    echo "advisories: not checked, the database of advisories cannot be fetched from here"; \
+	  fi; \
+	elif [ -n "$${CI:-}" ]; then \
+	  echo "cargo-deny is missing: cargo install cargo-deny --locked" >&2; exit 1; \
+	else \
+	  echo "licences and sources: not checked, cargo-deny is missing (cargo install cargo-deny --locked)"; \
+	fi
+
+bench: needs ## Measure the parts that need no network
+	cargo bench $(LOCKED) $(ARGS)
+
+perf: needs ## Measure the whole under load, as ratios to this machine's own figures
+	cargo run --release $(LOCKED) --package perf -- $(ARGS)
+
+# What the build needs beside cargo: installed where that needs no password, else named in one line.
+needs:
+	@command -v cargo >/dev/null || { echo "Rust is missing: install it with rustup, see https://rustup.rs" >&2; exit 1; }
+	@packages=""; \
+	command -v cmake >/dev/null || packages="$$packages cmake"; \
+	command -v cc >/dev/null || packages="$$packages gcc libc6-dev"; \
+	[ -n "$$packages" ] || exit 0; \
+	if [ "$$(id -u)" = 0 ]; then as_root=""; \
+	elif sudo -n true 2>/dev/null; then as_root="sudo -n"; \
+	else as_root=none; fi; \
+	if [ "$$as_root" = none ] || ! command -v apt-get >/dev/null; then \
+	  echo "The build needs cmake and a C compiler. As an administrator: apt-get install$$packages" >&2; exit 1; \
+	fi; \
+	echo "Installing what the build needs:$$packages"; \
+	$$as_root apt-get -qq update; \
+	$$as_root env DEBIAN_FRONTEND=noninteractive apt-get -qq install --yes --no-install-recommends $$packages

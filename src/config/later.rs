@@ -1,0 +1,53 @@
+//! The variables of parts that this build lacks: the stores and queues other than the embedded ones, containers,
+//! databases for instances. Their values are checked all the same, so that a mistake in them shows today.
+
+use super::env::Variables;
+
+/// What the original service was told and this build has no use for yet.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Later {
+    /// The database number in Valkey.
+    pub valkey_db: u32,
+    /// The stream of provisioning tasks in NATS.
+    pub nats_stream_name: String,
+    /// How many tasks of that stream one server works on at a time.
+    pub nats_worker_count: usize,
+    /// Whether to restore checkpoints where a template has one.
+    pub criu_enabled: bool,
+    /// The port of the database server for instances.
+    pub ps_db_port: u16,
+}
+
+impl Later {
+    pub(super) fn read(env: &mut Variables<'_>, warnings: &mut Vec<String>) -> Self {
+        for (name, what) in [("VALKEY_ADDR", "store"), ("NATS_URL", "queue")] {
+            // Not shown: such an address may hold a password.
+            if env.text(name).is_some() {
+                env.wrong(name, format!("this build has only the embedded {what} yet"), "unset it");
+            }
+        }
+        if env.text("CADDY_ADMIN_URL").is_some() {
+            warnings.push("CADDY_ADMIN_URL is ignored: the proxy is part of the server".to_owned());
+        }
+        let database = ["PS_DB_HOST", "PS_DB_PORT", "PS_DB_NAME", "PS_DB_USER", "PS_DB_PASSWORD"];
+        let set: Vec<&str> = database.into_iter().filter(|name| env.text(name).is_some()).collect();
+        if !set.is_empty() {
+            warnings.push(format!("{} ignored: databases for instances are not built yet", set.join(", ")));
+        }
+        let yes_or_no = [("true", true), ("false", false), ("1", true), ("0", false)];
+        Self {
+            valkey_db: env.number("VALKEY_DB", 0, 65_535).map_or(0, |n| n as u32),
+            nats_stream_name: env
+                .get("NATS_STREAM_NAME", stream_name)
+                .unwrap_or_else(|| "PROVISIONING".to_owned()),
+            nats_worker_count: env.number("NATS_WORKER_COUNT", 1, 10_000).map_or(3, |n| n as usize),
+            criu_enabled: env.word("CRIU_ENABLED", &yes_or_no).unwrap_or(true),
+            ps_db_port: env.number("PS_DB_PORT", 1, 65_535).map_or(3306, |n| n as u16),
+        }
+    }
+}
+
+fn stream_name(text: &str) -> Result<String, &'static str> {
+    let fine = text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_');
+    if fine { Ok(text.to_owned()) } else { Err("write letters, digits, dashes and underscores") }
+}

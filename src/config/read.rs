@@ -1,0 +1,111 @@
+//! The configuration of this process: its environment, and files that have to be there.
+
+use std::io;
+use std::path::{Path, PathBuf, absolute};
+
+use super::env::Environment;
+use super::mistakes::{Mistake, Mistakes};
+use super::{Config, Server};
+
+/// Reads the configuration of this process, with a file of templates when one is named. `own_program` is the path
+/// of this program, found once: after an upgrade the system no longer knows it. Call again to read the file anew.
+///
+/// # Errors
+/// All mistakes at once, files and folders that are not there among them.
+pub fn read(file: Option<&Path>, own_program: &Path) -> Result<Config, Mistakes> {
+    let environment: Environment = std::env::vars_os()
+        // What is no UTF-8 gets a character that no reader takes where it matters.
+        .map(|(name, value)| (name.to_string_lossy().into_owned(), value.to_string_lossy().into_owned()))
+        .collect();
+    let mut mistakes = Mistakes::default();
+    let file = file.and_then(|path| match text_of(path) {
+        Ok(file) => Some(file),
+        Err(e) => {
+            mistakes.push(Mistake::in_file(
+                path,
+                None,
+                "",
+                e.to_string(),
+                "name a file of templates in TOML",
+            ));
+            None
+        }
+    });
+    let borrowed = file.as_ref().map(|(path, text)| (path.as_path(), text.as_str()));
+    match Config::load(&environment, borrowed, own_program) {
+        Ok(mut config) => {
+            if let Ok(folder) = absolute(&config.state_dir) {
+                config.state_dir = folder;
+            }
+            mistakes.extend(missing(&config, borrowed.map(|(path, _)| path)));
+            mistakes.or(config)
+        }
+        Err(more) => {
+            mistakes.extend(more);
+            Err(mistakes)
+        }
+    }
+}
+
+/// The text of a file and its absolute path, since its templates are told folders that must hold wherever they run.
+fn text_of(path: &Path) -> io::Result<(PathBuf, String)> {
+    Ok((absolute(path)?, std::fs::read_to_string(path)?))
+}
+
+fn missing(config: &Config, file: Option<&Path>) -> Vec<Mistake> {
+    let mut missing = tls_files(&config.server);
+    for template in config.templates.iter() {
+        let Some(folder) = &template.app.files else { continue };
+        if let Err(wrong) = std::fs::read_dir(folder) {
+            let key = format!("templates.{}.files", template.name);
+            let wrong = format!("{}: {wrong}", folder.display());
+            let right = "name a folder, relative to the file";
+            missing.extend(file.map(|file| Mistake::in_file(file, None, key, wrong, right)));
+        }
+    }
+    missing
+}
+
+fn tls_files(server: &Server) -> Vec<Mistake> {
+    let Some(tls) = &server.tls else { return Vec::new() };
+    let unreadable = |(name, path): (&str, &Path)| {
+        let open = std::fs::File::open(path).and_then(|file| match file.metadata()?.is_file() {
+            true => Ok(()),
+            false => Err(io::Error::from(io::ErrorKind::InvalidInput)),
+        });
+        let wrong = format!("{}: {}", path.display(), open.err()?);
+        Some(Mistake::in_variable(name, wrong, "name a PEM file that this user may read"))
+    };
+    [("TLS_CERT", tls.cert.as_path()), ("TLS_KEY", tls.key.as_path())]
+        .into_iter()
+        .filter_map(unreadable)
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn load(env: &[(&str, &Path)], text: &str) -> Config {
+        let home = [("HOME", Path::new("/home/a"))];
+        let pairs = env.iter().chain(&home).map(|(k, v)| ((*k).to_owned(), v.display().to_string()));
+        Config::load(&pairs.collect(), Some((Path::new("/nowhere/t.toml"), text)), Path::new("p")).unwrap()
+    }
+
+    #[test]
+    fn files_and_folders_that_are_not_there_are_told_at_once() {
+        let manifest = Path::new(env!("CARGO_MANIFEST_DIR")).join("Cargo.toml");
+        let config = load(
+            &[("TLS_CERT", &manifest), ("TLS_KEY", Path::new("/nowhere/k.pem"))],
+            "[templates.a]\ncommand = ['x']\nfiles = 'gone'\n[templates.b]\ncommand = ['x']\n",
+        );
+        let told: Vec<_> = missing(&config, Some(Path::new("t.toml"))).into_iter().map(|m| m.at).collect();
+        assert_eq!(told, ["TLS_KEY", "templates.a.files"]);
+    }
+
+    #[test]
+    fn a_file_of_templates_that_is_not_there_is_told() {
+        let told = read(Some(Path::new("/nowhere/t.toml")), Path::new("p")).unwrap_err().to_string();
+        assert!(told.starts_with("/nowhere/t.toml: "), "{told}");
+    }
+}

@@ -1,0 +1,213 @@
+//! Templates from a TOML file.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use toml::de::DeTable;
+
+use super::defaults::{Defaults, LEAST_REPLENISH_INTERVAL, LEAST_TTL, MOST_INSTANCES, OwnPool};
+use super::mistakes::Mistakes;
+use super::quantity::show_duration;
+use super::section::{Notes, Section};
+use super::template::{PoolSizes, ReadyCheck, Template, revision};
+use super::templates::{DEFAULT, SILENCE, request_path, utf8};
+use crate::instance::{Limits, TemplateName};
+use crate::runtime::{App, ResourceLimits};
+
+/// As the first word of a command: this very program.
+const OWN_PROGRAM: &str = "try-it-now";
+/// In a command or an environment: the folder that the file is in.
+const FOLDER: &str = "{folder}";
+
+const PATH_RULE: &str = "write a path that begins with a slash, such as \"/health\"";
+const TEXT_RULE: &str = "write a text in quotes that is not empty";
+const SECOND: Duration = Duration::from_secs(1);
+const MILLISECOND: Duration = Duration::from_millis(1);
+
+/// What a file's templates are read against.
+pub(super) struct Context<'a> {
+    /// The file's path: for its mistakes, and for what its templates name relative to it.
+    pub(super) file: &'a Path,
+    /// This program, for commands that begin with its name.
+    pub(super) own_program: &'a str,
+    pub(super) defaults: &'a Defaults,
+    /// The `admin_path` of the template `default`.
+    pub(super) admin_path: &'a str,
+}
+
+/// Reads all templates of a file, in its order, and all that is wrong with it.
+pub(super) fn read(text: &str, context: &Context<'_>) -> (Vec<Template>, Mistakes) {
+    let notes = Notes::new(context.file, text);
+    let (document, errors) = DeTable::parse_recoverable(text);
+    if !errors.is_empty() {
+        // What a broken file means is a guess; more mistakes made from it would mislead.
+        for error in errors {
+            notes.wrong(error.span(), "", error.message().replace('\n', " "), "write TOML (https://toml.io)");
+        }
+        return (Vec::new(), notes.into_mistakes());
+    }
+    let mut root = Section::root(&notes, &document);
+    let mut found = Vec::new();
+    let templates = root.section("templates").map(|section| section.sections()).unwrap_or_default();
+    if templates.is_empty() {
+        root.wrong("templates", "the file describes no template", "write a table [templates.NAME]");
+    }
+    for (name, mut section) in templates {
+        found.extend(template(name, &mut section, context));
+        section.finish();
+    }
+    root.finish();
+    (found, notes.into_mistakes())
+}
+
+fn template(name: &str, section: &mut Section<'_>, context: &Context<'_>) -> Option<Template> {
+    let name =
+        TemplateName::new(name).map_err(|e| section.wrong("", "the name cannot be used", e.to_string())).ok();
+    let app = app(section, context);
+    let ready = ready(section);
+    let warm_up = section.texts("warm_up", "write a list of paths, each with a slash first", request_path);
+    let warm_up: Vec<String> = warm_up.unwrap_or_default().into_iter().map(str::to_owned).collect();
+    let title = section.text("title", TEXT_RULE, plain_line).map(str::to_owned);
+    let description = section.text("description", "write a text in quotes on one line", |text| {
+        (!text.contains(char::is_control)).then(|| text.trim().to_owned())
+    });
+    let admin_path = section.text("admin_path", PATH_RULE, request_path).map(str::to_owned);
+    let (ttl, max_ttl) = (section.duration("ttl", LEAST_TTL), section.duration("max_ttl", LEAST_TTL));
+    let (lifetime, conflict) = context.defaults.lifetime.with(ttl, max_ttl);
+    if let Some(conflict) = conflict {
+        let (value, limit) = (show_duration(conflict.value), show_duration(conflict.limit));
+        let wrong = format!("{value} is longer than max_ttl, which is {limit}");
+        section.wrong(conflict.key, wrong, "shorten it or raise max_ttl");
+    }
+    let silence = section.duration("silence", SECOND).unwrap_or(SILENCE);
+    let pool = pool(section, context.defaults.pool);
+    let rate_limit = rate_limit(section, context.defaults.rate_limit);
+    let (name, app) = (name?, app?);
+    let own_admin_path = || if name.as_str() == DEFAULT { context.admin_path } else { "/" }.to_owned();
+    Some(Template {
+        title: title.unwrap_or_else(|| name.to_string()),
+        description: description.unwrap_or_default(),
+        revision: revision(&app, &ready, &warm_up),
+        app: Arc::new(app),
+        ready,
+        warm_up,
+        admin_path: admin_path.unwrap_or_else(own_admin_path),
+        pool,
+        ttl: lifetime.ttl,
+        max_ttl: lifetime.max_ttl,
+        rate_limit,
+        silence,
+        name,
+    })
+}
+
+fn plain_line(text: &str) -> Option<&str> {
+    let text = text.trim();
+    (!text.is_empty() && !text.contains(char::is_control)).then_some(text)
+}
+
+fn app(section: &mut Section<'_>, context: &Context<'_>) -> Option<App> {
+    let [has_image, ..] = ["image", "egress", "hooks"].map(|key| {
+        section.refuse(key, "it needs containers, which this build cannot run yet", "write a command instead")
+    });
+    let folder = context.file.parent().unwrap_or(Path::new(""));
+    let filled = |text: &str| text.replace(FOLDER, &folder.to_string_lossy());
+    let word = |text: &str| (!text.contains('\0')).then(|| filled(text));
+    let has_command = section.has("command");
+    let rule = "write a list of texts, the program first, such as [\"node\", \"server.js\"]";
+    let command = section.texts("command", rule, word).and_then(|mut command: Vec<String>| {
+        match command.first_mut() {
+            Some(program) if program == OWN_PROGRAM => *program = context.own_program.to_owned(),
+            Some(program) if !program.is_empty() => {}
+            _ => {
+                section.wrong("command", "it names no program", rule);
+                return None;
+            }
+        }
+        Some(command)
+    });
+    if !has_command && !has_image {
+        section.wrong("command", "it is missing", rule);
+    }
+    let mut env = section.pairs("env", |name, value| match name {
+        "HOST" | "PORT" | "INSTANCE_ID" | "INSTANCE_URL" | "INSTANCE_HOST" => {
+            Some("every instance is told its own")
+        }
+        _ if name.is_empty() || name.contains(['=', '\0']) => Some("it is no name of a variable"),
+        _ if value.contains('\0') => Some("its value holds a NUL"),
+        _ => None,
+    });
+    env.values_mut().for_each(|value| *value = filled(value));
+    let files = section.text("files", "write the path of a folder, relative to this file", |text| {
+        (!text.is_empty() && !text.contains('\0')).then(|| folder.join(text))
+    });
+    if utf8(folder).is_none() {
+        section.wrong("", "the path of the file is no UTF-8 text", "move it");
+        return None;
+    }
+    Some(App { command: command?, env, files: files.map(tidy), limits: limits(section) })
+}
+
+/// Without `.` parts, so that two ways to write a folder are one.
+fn tidy(path: PathBuf) -> PathBuf {
+    path.components().collect()
+}
+
+fn limits(section: &mut Section<'_>) -> ResourceLimits {
+    let Some(mut section) = section.section("limits") else { return ResourceLimits::default() };
+    let limits = ResourceLimits {
+        cpu_seconds: section.number("cpu_seconds", 1, u64::from(u32::MAX)),
+        memory: section.size("memory"),
+        open_files: section.number("open_files", 8, 1 << 20),
+        file_size: section.size("file_size"),
+    };
+    section.finish();
+    limits
+}
+
+fn ready(section: &mut Section<'_>) -> ReadyCheck {
+    let ReadyCheck { path, status, body, interval, timeout } = ReadyCheck::default();
+    let Some(mut section) = section.section("ready") else {
+        return ReadyCheck { path, status, body, interval, timeout };
+    };
+    let ready = ReadyCheck {
+        path: section.text("path", PATH_RULE, request_path).map_or(path, str::to_owned),
+        status: section.number("status", 200, 599).map_or(status, |n| n as u16),
+        body: section.text("body", TEXT_RULE, |text| (!text.is_empty()).then(|| text.to_owned())).or(body),
+        interval: section.duration("interval", MILLISECOND).unwrap_or(interval),
+        timeout: section.duration("timeout", MILLISECOND).unwrap_or(timeout),
+    };
+    section.finish();
+    ready
+}
+
+fn pool(section: &mut Section<'_>, base: PoolSizes) -> PoolSizes {
+    let own = section.section("pool").map(|mut section| {
+        let mut size = |key, least| section.number(key, least, MOST_INSTANCES).map(|n| n as usize);
+        let own = OwnPool {
+            target: size("target", 0),
+            min: size("min", 0),
+            max: size("max", 1),
+            concurrency: size("concurrency", 1),
+            replenish_threshold: section.fraction("replenish_threshold"),
+            replenish_interval: section.duration("replenish_interval", LEAST_REPLENISH_INTERVAL),
+        };
+        let (pool, conflicts) = own.over(base);
+        for c in conflicts {
+            let wrong = format!("{} is more than {}, which is {}", c.value, c.limit_key, c.limit);
+            section.wrong(c.key, wrong, format!("lower it or raise {}", c.limit_key));
+        }
+        section.finish();
+        pool
+    });
+    own.unwrap_or(base)
+}
+
+fn rate_limit(section: &mut Section<'_>, base: Limits) -> Limits {
+    let Some(mut section) = section.section("rate_limit") else { return base };
+    let mut limit = |key, base| section.number(key, 0, u64::from(u32::MAX)).map_or(base, |n| n as u32);
+    let limits = Limits { hourly: limit("hourly", base.hourly), daily: limit("daily", base.daily) };
+    section.finish();
+    limits
+}

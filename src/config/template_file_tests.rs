@@ -1,0 +1,281 @@
+//! The file's side of the configuration.
+
+use std::collections::BTreeMap;
+
+use proptest::prelude::*;
+
+use crate::config::{Config, Environment, Mistakes};
+use std::path::Path;
+use std::time::Duration;
+
+const SECOND: Duration = Duration::from_secs(1);
+
+fn load(env: &[(&str, &str)], text: &str) -> Result<Config, Mistakes> {
+    let env: Environment =
+        env.iter().chain(&[("HOME", "/home/a")]).map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
+    Config::load(&env, Some((Path::new("/etc/tin/demo.toml"), text)), Path::new("/bin/try-it-now"))
+}
+
+fn fine(text: &str) -> Config {
+    load(&[], text).unwrap_or_else(|mistakes| panic!("{mistakes}"))
+}
+
+fn lines(text: &str) -> Vec<String> {
+    load(&[], text).unwrap_err().iter().map(ToString::to_string).collect()
+}
+
+const FULL: &str = r#"
+[templates.shop]
+title = "A shop"
+description = "Sell things."
+command = ["node", "{folder}/shop/server.js", "--quiet"]
+env = { NODE_ENV = "production", DATA = "{folder}/data" }
+files = "./shop/files"
+warm_up = ["/", "/list?page=1"]
+admin_path = "/admin"
+ttl = "30m"
+max_ttl = "2h"
+silence = "90s"
+ready = { path = "/up", status = 204, body = "ok", interval = "10ms", timeout = "5s" }
+pool = { target = 4, min = 1, max = 8, replenish_threshold = 1, replenish_interval = "1s", concurrency = 2 }
+rate_limit = { hourly = 0, daily = 9 }
+limits = { cpu_seconds = 60, memory = "512M", open_files = 256, file_size = 1024 }
+"#;
+
+#[test]
+fn every_key_reaches_its_place() {
+    let config = fine(FULL);
+    let shop = config.templates.get("shop").unwrap();
+    assert_eq!((shop.title.as_str(), shop.description.as_str()), ("A shop", "Sell things."));
+    assert_eq!(shop.app.command, ["node", "/etc/tin/shop/server.js", "--quiet"]);
+    assert_eq!(shop.app.env["DATA"], "/etc/tin/data");
+    assert_eq!(shop.app.files.as_deref(), Some(Path::new("/etc/tin/shop/files")));
+    assert_eq!(shop.warm_up, ["/", "/list?page=1"]);
+    assert_eq!(shop.admin_path, "/admin");
+    assert_eq!((shop.ttl, shop.max_ttl, shop.silence), (SECOND * 1800, SECOND * 7200, SECOND * 90));
+    assert_eq!((shop.ready.path.as_str(), shop.ready.status), ("/up", 204));
+    assert_eq!(shop.ready.body.as_deref(), Some("ok"));
+    assert_eq!((shop.ready.interval, shop.ready.timeout), (SECOND / 100, SECOND * 5));
+    assert_eq!((shop.pool.min, shop.pool.target, shop.pool.max), (1, 4, 8));
+    assert_eq!((shop.pool.replenish_threshold, shop.pool.concurrency), (1.0, 2));
+    assert_eq!(shop.pool.replenish_interval, SECOND);
+    assert_eq!((shop.rate_limit.hourly, shop.rate_limit.daily), (0, 9));
+    assert_eq!((shop.app.limits.cpu_seconds, shop.app.limits.memory), (Some(60), Some(512 << 20)));
+    assert_eq!((shop.app.limits.open_files, shop.app.limits.file_size), (Some(256), Some(1024)));
+}
+
+#[test]
+fn a_template_needs_only_a_command() {
+    let config = fine("[templates.a]\ncommand = [\"try-it-now\", \"sample-app\"]");
+    let template = config.templates.get("a").unwrap();
+    assert_eq!(template.title, "a");
+    assert_eq!(template.app.command, ["/bin/try-it-now", "sample-app"]);
+    assert_eq!((template.ready.path.as_str(), template.ready.status), ("/", 200));
+    assert_eq!((template.ready.interval, template.ready.timeout), (SECOND / 20, SECOND * 60));
+    assert_eq!((template.admin_path.as_str(), template.silence), ("/", SECOND * 60));
+}
+
+#[test]
+fn a_templates_own_key_wins_over_the_environment_which_wins_over_the_default() {
+    let text = "[templates.a]\ncommand = ['x']\nttl = '5m'\npool.target = 6\nrate_limit.daily = 7\n";
+    let env = [
+        ("POOL_TARGET_SIZE", "8"),
+        ("POOL_MAX_SIZE", "9"),
+        ("POOL_DEFAULT_TTL", "2m"),
+        ("POOL_MAX_TTL", "6m"),
+    ];
+    let config = load(&env, text).unwrap();
+    let a = config.templates.get("a").unwrap();
+    assert_eq!((a.ttl, a.max_ttl), (SECOND * 300, SECOND * 360));
+    assert_eq!((a.pool.target, a.pool.max, a.pool.min), (6, 9, 3));
+    assert_eq!((a.rate_limit.hourly, a.rate_limit.daily), (2, 7));
+}
+
+#[test]
+fn templates_keep_the_order_of_the_file_and_the_first_or_the_default_is_meant() {
+    let two = "[templates.z]\ncommand = ['x']\n[templates.a]\ncommand = ['x']\n";
+    let config = fine(two);
+    let names: Vec<_> = config.templates.iter().map(|t| t.name.as_str()).collect();
+    assert_eq!(names, ["z", "a"]);
+    assert_eq!(config.templates.default_name().as_str(), "z");
+    let config = fine(&format!("{two}[templates.default]\ncommand = ['x']\n"));
+    assert_eq!(config.templates.default_name().as_str(), "default");
+}
+
+#[test]
+fn the_admin_path_of_the_environment_is_for_the_default_template() {
+    let text = "[templates.default]\ncommand = ['x']\n[templates.a]\ncommand = ['x']\n";
+    let config = load(&[("PS_ADMIN_PATH", "/back")], text).unwrap();
+    assert_eq!(config.templates.get("default").unwrap().admin_path, "/back");
+    assert_eq!(config.templates.get("a").unwrap().admin_path, "/");
+}
+
+#[test]
+fn all_mistakes_of_all_templates_are_told_with_their_lines() {
+    let text = r#"
+pool_size = 3
+[templates.shop]
+ttl = "half an hour"
+warmup = ["/"]
+ready = { status = "ok", path = "up" }
+env = { PORT = "80", KEY = 7 }
+[templates.blog]
+command = []
+image = "blog:1"
+pool.target = 9
+pool.max = 5
+max_ttl = "10m"
+ttl = "1h"
+[templates.Wiki]
+command = ["wiki"]
+egress = true
+[templates]
+odd = 1
+"#;
+    assert_eq!(
+        lines(text),
+        [
+            "/etc/tin/demo.toml:19: templates.odd: 1 cannot be used; write a table, [templates.odd]",
+            "/etc/tin/demo.toml:3: templates.shop.command: it is missing; write a list of texts, the program first, \
+             such as [\"node\", \"server.js\"]",
+            "/etc/tin/demo.toml:7: templates.shop.env.KEY: its value is no text; write NAME = \"value\"",
+            "/etc/tin/demo.toml:7: templates.shop.env.PORT: every instance is told its own; write NAME = \"value\"",
+            "/etc/tin/demo.toml:6: templates.shop.ready.path: \"up\" cannot be used; write a path that begins with \
+             a slash, such as \"/health\"",
+            "/etc/tin/demo.toml:6: templates.shop.ready.status: \"ok\" cannot be used; write a whole number from \
+             200 to 599",
+            "/etc/tin/demo.toml:4: templates.shop.ttl: \"half an hour\" cannot be used; write a time such as 250ms, \
+             30s, 10m, 1h or 1h30m, in quotes, of at least 1s",
+            "/etc/tin/demo.toml:5: templates.shop.warmup: there is no such key; did you mean warm_up?",
+            "/etc/tin/demo.toml:10: templates.blog.image: it needs containers, which this build cannot run yet; \
+             write a command instead",
+            "/etc/tin/demo.toml:9: templates.blog.command: it names no program; write a list of texts, the program \
+             first, such as [\"node\", \"server.js\"]",
+            "/etc/tin/demo.toml:14: templates.blog.ttl: 1h is longer than max_ttl, which is 10m; shorten it or raise \
+             max_ttl",
+            "/etc/tin/demo.toml:11: templates.blog.pool.target: 9 is more than max, which is 5; lower it or raise max",
+            "/etc/tin/demo.toml:15: templates.Wiki: the name cannot be used; a template's name is 1 to 46 lower-case \
+             letters, digits and dashes, no dash first or last",
+            "/etc/tin/demo.toml:17: templates.Wiki.egress: it needs containers, which this build cannot run yet; \
+             write a command instead",
+            "/etc/tin/demo.toml:2: pool_size: there is no such key; the keys here are templates",
+        ]
+    );
+}
+
+#[test]
+fn mistakes_of_the_environment_and_of_the_file_are_told_together() {
+    let mistakes = load(&[("SERVER_PORT", "x")], "[templates.a]\n").unwrap_err().to_string();
+    assert!(mistakes.contains("SERVER_PORT") && mistakes.contains("templates.a.command"), "{mistakes}");
+}
+
+#[test]
+fn broken_toml_is_told_by_line_and_nothing_is_guessed_from_it() {
+    let found = lines("[templates.a]\ncommand = [\"x\"\nttl = \n[templates.a]\n");
+    assert!(!found.is_empty());
+    assert!(found.iter().all(|line| line.starts_with("/etc/tin/demo.toml:") && line.contains("write TOML")));
+    assert!(
+        lines("a = 1\n[templates.a]\ncommand = ['x']\na = = 2\n")[0].starts_with("/etc/tin/demo.toml:4:")
+    );
+}
+
+#[test]
+fn a_file_without_templates_is_a_mistake() {
+    for text in ["", "# nothing\n", "[templates]\n"] {
+        assert_eq!(lines(text).len(), 1, "{text}");
+    }
+}
+
+#[test]
+fn a_value_of_the_environment_table_is_never_shown() {
+    for text in ["env = { KEY = ['hunter2'] }", "env = { 'A=B' = 'hunter2' }", "env.KEY = \"hunter2\\u0000\""]
+    {
+        let told = lines(&format!("[templates.a]\ncommand = ['x']\n{text}\n")).join("\n");
+        assert!(!told.contains("hunter2"), "{told}");
+    }
+}
+
+#[test]
+fn the_templates_that_we_ship_are_right_and_set_no_pool_sizes() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("deployments");
+    let shipped = std::fs::read_dir(folder.join("templates")).unwrap().map(|entry| entry.unwrap().path());
+    let mut files: Vec<_> = shipped.filter(|path| path.extension().is_some_and(|e| e == "toml")).collect();
+    files.push(folder.join("try-it-now.example.toml"));
+    assert!(files.len() >= 2);
+    let env: Environment = BTreeMap::from([("HOME".to_owned(), "/home/a".to_owned())]);
+    for path in files {
+        let text = std::fs::read_to_string(&path).unwrap();
+        let config = Config::load(&env, Some((&path, &text)), Path::new("/bin/try-it-now"));
+        let config = config.unwrap_or_else(|mistakes| panic!("{mistakes}"));
+        for template in config.templates.iter().filter(|_| path.starts_with(folder.join("templates"))) {
+            assert_eq!((template.pool.target, template.pool.min, template.pool.max), (10, 3, 20));
+            assert!(template.app.files.as_ref().is_none_or(|files| files.is_dir()), "{template:?}");
+        }
+    }
+}
+
+#[test]
+fn every_line_of_the_example_that_is_commented_out_is_right() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("deployments/try-it-now.example.toml");
+    let text = std::fs::read_to_string(path).unwrap();
+    // A line of prose begins with `# `, a key that is left out with `#` alone.
+    let all: String = text
+        .lines()
+        .map(|line| match line.strip_prefix('#') {
+            Some(key) if !key.starts_with(' ') => format!("{key}\n"),
+            _ => format!("{line}\n"),
+        })
+        .collect();
+    assert_ne!(all.trim(), text.trim());
+    fine(&all);
+}
+
+fn toml_like() -> impl Strategy<Value = String> {
+    let word = prop::sample::select(vec![
+        "[templates.a]",
+        "[templates]",
+        "command",
+        "ready",
+        "pool",
+        "ttl",
+        "env",
+        "limits",
+        "=",
+        "{",
+        "}",
+        "[",
+        "]",
+        ",",
+        ".",
+        "\n",
+        "\"x\"",
+        "'",
+        "\"\"\"",
+        "1",
+        "-1",
+        "1e9",
+        "nan",
+        "1979-05-27",
+        "true",
+        "#",
+        "\\u0000",
+        "é",
+    ]);
+    prop::collection::vec(word, 0..40).prop_map(|words| words.join(" "))
+}
+
+proptest! {
+    #[test]
+    fn no_file_makes_loading_panic(text in prop_oneof![toml_like(), "\\PC{0,80}".boxed()]) {
+        if let Err(mistakes) = load(&[], &text) {
+            prop_assert_eq!(mistakes.to_string().lines().count(), mistakes.len(), "{}", mistakes);
+        }
+    }
+
+    #[test]
+    fn a_good_file_with_one_bad_byte_never_makes_loading_panic(at in 0..FULL.len(), to in any::<char>()) {
+        let mut text = FULL.to_owned();
+        text.replace_range(at..=at, &to.to_string());
+        let _ = load(&[], &text);
+    }
+}
