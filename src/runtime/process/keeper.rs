@@ -31,7 +31,7 @@ pub(super) type StopReply = Result<(), String>;
 /// Most of the time from the order to the running app goes into copying files.
 const START_DEADLINE: Duration = Duration::from_secs(120);
 /// What a guardian may take to kill all and remove the folder, before it is killed and we do it.
-const END_DEADLINE: Duration = Duration::from_secs(10);
+const END_DEADLINE: Duration = Duration::from_secs(5);
 
 /// Keeps one instance.
 pub(super) struct Keeper {

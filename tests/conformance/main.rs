@@ -1,0 +1,3 @@
+//! One suite a trait, run unchanged on every implementation.
+
+mod runtime;
