@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 
 use crate::instance::InstanceId;
@@ -31,7 +31,7 @@ pub struct App {
 }
 
 /// What one instance may use. `None` means as much as the host gives.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ResourceLimits {
     /// Processor time in seconds, over its whole life and per process.
     pub cpu_seconds: Option<u64>,
