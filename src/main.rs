@@ -1,11 +1,92 @@
 //! The program.
 
+use std::path::PathBuf;
 use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use try_it_now::{config, runtime, sample_app, server, telemetry};
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// The exit status for a mistake in the configuration (`EX_USAGE`).
+const USAGE: u8 = 64;
+
+/// Puts a "Try it now" button on any app.
+#[derive(Parser)]
+#[command(version, arg_required_else_help = false)]
+struct Cli {
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Serve (what the program does when no command is given)
+    Serve {
+        /// A file of templates in TOML; without one, the built-in sample app is served
+        #[arg(long, value_name = "FILE")]
+        config: Option<PathBuf>,
+    },
+    /// Run the built-in guest book, as an instance does: HOST, PORT and INSTANCE_ID come from the environment
+    SampleApp,
+}
 
 fn main() -> ExitCode {
     // First, for the other roles of this program are small processes with one thread.
-    if let Some(code) = try_it_now::runtime::process::internal_command(std::env::args_os()) {
+    if let Some(code) = runtime::process::internal_command(std::env::args_os()) {
         return code;
     }
-    ExitCode::SUCCESS
+    match Cli::parse().command.unwrap_or(Command::Serve { config: None }) {
+        Command::Serve { config } => serve(config),
+        Command::SampleApp => sample(),
+    }
+}
+
+fn serve(file: Option<PathBuf>) -> ExitCode {
+    let own_program = match std::env::current_exe() {
+        Ok(path) => path,
+        Err(error) => return fail(1, &format!("cannot find this program's own file: {error}")),
+    };
+    let config = match config::read(file.as_deref(), &own_program) {
+        Ok(config) => config,
+        Err(mistakes) => return fail(USAGE, &mistakes.to_string()),
+    };
+    if let Err(error) = telemetry::init(config.log) {
+        return fail(1, &error.to_string());
+    }
+    for warning in &config.warnings {
+        tracing::warn!("{warning}");
+    }
+    run(tokio::runtime::Builder::new_multi_thread(), server::app::serve(config, file, own_program))
+}
+
+fn sample() -> ExitCode {
+    let settings = match sample_app::Settings::from_env() {
+        Ok(settings) => settings,
+        Err(error) => return fail(USAGE, &error.to_string()),
+    };
+    run(tokio::runtime::Builder::new_current_thread(), sample_app::run(settings))
+}
+
+fn run<E: std::fmt::Display>(
+    mut builder: tokio::runtime::Builder,
+    work: impl Future<Output = Result<(), E>>,
+) -> ExitCode {
+    let runtime = match builder.enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return fail(1, &format!("cannot start: {error}")),
+    };
+    match runtime.block_on(work) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => fail(1, &error.to_string()),
+    }
+}
+
+/// Says why on standard error.
+fn fail(code: u8, why: &str) -> ExitCode {
+    use std::io::Write;
+    // Without a standard error there is nobody to tell.
+    let _ = writeln!(std::io::stderr(), "{why}");
+    ExitCode::from(code)
 }

@@ -66,6 +66,9 @@ pub enum ApiError {
     /// The store did not answer.
     #[error("store unavailable")]
     StoreUnavailable,
+    /// The server holds as many connections as it may.
+    #[error("too many connections")]
+    TooManyConnections,
     /// A fault of ours while doing what the code names.
     #[error("internal error")]
     Internal(&'static str),
@@ -98,7 +101,9 @@ impl ApiError {
             E::Ended(_) => StatusCode::GONE,
             E::Unreachable => StatusCode::BAD_GATEWAY,
             E::Silent => StatusCode::GATEWAY_TIMEOUT,
-            E::PoolExhausted(_) | E::StoreUnavailable => StatusCode::SERVICE_UNAVAILABLE,
+            E::PoolExhausted(_) | E::StoreUnavailable | E::TooManyConnections => {
+                StatusCode::SERVICE_UNAVAILABLE
+            }
             E::Internal(_) => StatusCode::INTERNAL_SERVER_ERROR,
         }
     }
@@ -123,6 +128,7 @@ impl ApiError {
             E::Unreachable => "INSTANCE_UNREACHABLE",
             E::Silent => "INSTANCE_SILENT",
             E::StoreUnavailable => "STORE_UNAVAILABLE",
+            E::TooManyConnections => "TOO_MANY_CONNECTIONS",
             E::Internal(code) => code,
         }
     }
@@ -142,7 +148,7 @@ impl ApiError {
         let wait = match self {
             ApiError::RateLimited(limited) => limited.retry_after,
             ApiError::PoolExhausted(wait) => *wait,
-            ApiError::StoreUnavailable => Duration::from_secs(1),
+            ApiError::StoreUnavailable | ApiError::TooManyConnections => Duration::from_secs(1),
             _ => return None,
         };
         Some(wait.as_millis().div_ceil(1000).max(1) as u64)

@@ -27,6 +27,7 @@ use bytes::Bytes;
 use http::request::Parts;
 use http::{Method, Response, header};
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
 pub use body::Body;
 pub use error::ApiError;
@@ -48,6 +49,8 @@ pub struct Api {
     metrics: Arc<Metrics>,
     key: Option<Secret>,
     trusted: TrustedProxies,
+    /// Ends streams of events when the server stops.
+    stop: CancellationToken,
 }
 
 /// A request as an endpoint sees it.
@@ -59,9 +62,15 @@ struct Asked<'a> {
 }
 
 impl Api {
-    /// An API over a pool. Without a key everything is open.
-    pub fn new(pool: Arc<Pool>, metrics: Arc<Metrics>, key: Option<Secret>, trusted: TrustedProxies) -> Self {
-        Self { pool, metrics, key, trusted }
+    /// An API over a pool. Without a key everything is open. `stop` ends streams of events.
+    pub fn new(
+        pool: Arc<Pool>,
+        metrics: Arc<Metrics>,
+        key: Option<Secret>,
+        trusted: TrustedProxies,
+        stop: CancellationToken,
+    ) -> Self {
+        Self { pool, metrics, key, trusted, stop }
     }
 
     /// Answers one request. `body` is its whole body, or the reason why there is none; `peer` and `secure` tell of

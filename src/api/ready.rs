@@ -9,7 +9,7 @@ use http::Response;
 use serde_json::{Map, Value, json};
 use tokio::time::Instant;
 
-use super::status::{event, event_stream};
+use super::status::event;
 use super::{Api, ApiError, Body};
 use crate::pool::Pool;
 
@@ -28,7 +28,7 @@ struct Feed {
 impl Api {
     pub(super) async fn ready(&self) -> Result<Response<Body>, ApiError> {
         let feed = Feed { pool: self.pool.clone(), sent: Value::Null, quiet: 0, next: Instant::now() };
-        Ok(event_stream(Body::stream(stream::unfold(feed, Feed::next))))
+        Ok(self.event_stream(stream::unfold(feed, Feed::next)))
     }
 }
 

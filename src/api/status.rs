@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures_util::{StreamExt, stream};
+use futures_util::{Stream, StreamExt, stream};
 use http::{HeaderValue, Response, header};
 use serde_json::json;
 use tokio::time::Instant;
@@ -40,18 +40,19 @@ impl Api {
         let watch =
             Watch { pool: self.pool.clone(), id: id.clone(), began: now, last: now, next: now, over: false };
         let first = stream::once(async { Bytes::from_static(RETRY.as_bytes()) });
-        Ok(event_stream(Body::stream(first.chain(stream::unfold(watch, Watch::next)))))
+        Ok(self.event_stream(first.chain(stream::unfold(watch, Watch::next))))
     }
-}
 
-/// An answer of server-sent events that no proxy on the way holds back.
-pub(super) fn event_stream(body: Body) -> Response<Body> {
-    let mut answer = Response::new(body);
-    let headers = answer.headers_mut();
-    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
-    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));
-    headers.insert("x-accel-buffering", HeaderValue::from_static("no"));
-    answer
+    /// An answer of server-sent events that no proxy on the way holds back, until the server stops.
+    pub(super) fn event_stream(&self, events: impl Stream<Item = Bytes> + Send + 'static) -> Response<Body> {
+        let stop = self.stop.clone();
+        let mut answer = Response::new(Body::stream(events.take_until(stop.cancelled_owned())));
+        let headers = answer.headers_mut();
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
+        headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));
+        headers.insert("x-accel-buffering", HeaderValue::from_static("no"));
+        answer
+    }
 }
 
 /// One event.

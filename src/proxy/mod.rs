@@ -58,8 +58,9 @@ pub struct Parts {
     pub write_timeout: Duration,
 }
 
-/// The proxy; one for all connections.
-pub struct Proxy(Parts);
+/// The proxy; all clones are one.
+#[derive(Clone)]
+pub struct Proxy(Arc<Parts>);
 
 /// What is known of one request on its way.
 #[derive(Debug)]
@@ -75,7 +76,7 @@ pub struct Context {
 impl Proxy {
     /// A proxy over its parts.
     pub fn new(parts: Parts) -> Self {
-        Self(parts)
+        Self(Arc::new(parts))
     }
 
     /// Whose host a request names.

@@ -12,6 +12,7 @@ mod reader;
 #[cfg(test)]
 mod tests;
 mod turn;
+mod write;
 
 use std::future::poll_fn;
 use std::time::Duration;
@@ -25,9 +26,7 @@ use super::head::{Head, Refusal};
 use read::{Arrived, State, Wait, after_head};
 use reader::{Alarm, Reader};
 pub use turn::Turn;
-
-/// The path that an engine sees in place of a refused head, followed by the status of the answer: 400, 408, 431.
-pub const REFUSED_PATH: &str = "/.refused/";
+use write::Writer;
 
 /// The first bytes of an HTTP/2 connection with prior knowledge.
 pub const HTTP2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -42,11 +41,17 @@ pub struct Limits {
     pub idle: Duration,
     /// From the first byte of a head to its last; then it is refused.
     pub head: Duration,
+    /// Between two pieces of an answer that it takes; then the connection is cut.
+    pub write: Duration,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Limits { idle: Duration::from_secs(75), head: Duration::from_secs(10) }
+        Limits {
+            idle: Duration::from_secs(75),
+            head: Duration::from_secs(10),
+            write: Duration::from_secs(30),
+        }
     }
 }
 
@@ -82,6 +87,7 @@ pub struct Downstream {
     fresh: bool,
     limits: Limits,
     alarm: Alarm,
+    writer: Writer,
     turn: Turn,
 }
 
@@ -95,6 +101,7 @@ impl Downstream {
             fresh: true,
             limits,
             alarm: Alarm::default(),
+            writer: Writer::default(),
             turn: Turn::default(),
         }
     }

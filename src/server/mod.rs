@@ -1,5 +1,14 @@
-//! The one port: what stands between a socket and the two engines that answer on it.
+//! The one port: accept a connection, check each head, let the right engine answer; and how the parts are put
+//! together.
 
+pub mod accept;
+pub mod app;
+pub mod dispatch;
 pub mod downstream;
+pub mod drain;
 pub mod framing;
 pub mod head;
+pub mod http1;
+pub mod node;
+mod pipe;
+pub mod tls;

@@ -3,32 +3,15 @@
 //! Lines of libraries are left out: Pingora's name request targets with their query strings, and a query string
 //! may hold a key.
 
-use tracing::Level;
 use tracing_subscriber::filter::Targets;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::{SubscriberInitExt, TryInitError};
 use tracing_subscriber::{Layer, fmt};
 
-/// The form of a log line.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum LogFormat {
-    /// One JSON object a line.
-    Json,
-    /// For people.
-    Text,
-}
-
-/// What is logged, and how.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct LogSettings {
-    /// The least important level that is shown.
-    pub level: Level,
-    /// The form.
-    pub format: LogFormat,
-}
+use crate::config::{Log, LogFormat};
 
 /// Starts logging for the whole process. Fails when something else has started it already.
-pub fn init(settings: LogSettings) -> Result<(), TryInitError> {
+pub fn init(settings: Log) -> Result<(), TryInitError> {
     let ours = Targets::new().with_target("try_it_now", settings.level);
     let layer = match settings.format {
         LogFormat::Json => fmt::layer().json().flatten_event(true).with_writer(std::io::stderr).boxed(),

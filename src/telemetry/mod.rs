@@ -4,7 +4,7 @@ mod log;
 mod metrics;
 mod text_format;
 
-pub use log::{LogFormat, LogSettings, init};
+pub use log::init;
 pub use metrics::{
     AcquireResult, Format, HostKind, Metrics, Outcome, ProvisionMethod, ReleaseReason, RequestLine,
     RouteOperation,

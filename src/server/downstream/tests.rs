@@ -12,6 +12,7 @@ use tokio::time::Instant;
 
 use super::read::MAX_AHEAD;
 use super::*;
+use crate::api::REFUSED_PATH;
 use crate::server::head::MAX_HEAD;
 
 const GET: &str = "GET / HTTP/1.1\r\nHost: a\r\n\r\n";

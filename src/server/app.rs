@@ -1,0 +1,158 @@
+//! The composition root: the only file that names concrete backends.
+
+use std::io;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::accept::{self, Front};
+use super::dispatch::{Dispatch, Stop};
+use super::downstream::Limits;
+use super::drain::{Signals, Stopping};
+use super::node::NodeFolder;
+use super::tls::{Tls, TlsError};
+use crate::api::Api;
+use crate::clock::Clock;
+use crate::config::{self, Config};
+use crate::pool::{self, Pool};
+use crate::proxy::{self, Proxy};
+use crate::request::Hosts;
+use crate::routes::{self, RouteTable};
+use crate::runtime::process::{self, ProcessRuntime};
+use crate::runtime::{Runtime, RuntimeError};
+use crate::store::memory::MemoryStore;
+use crate::telemetry::Metrics;
+
+/// Why the server did not start. Nothing of it is left.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The address is not to be had.
+    #[error("cannot listen on {address}: {source}")]
+    Listen {
+        /// Which one.
+        address: SocketAddr,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The folder for what must be remembered cannot be used.
+    #[error("cannot use the state folder {folder}: {source}")]
+    State {
+        /// Which one.
+        folder: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The certificate or the key cannot be used.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+    /// What a crashed server left could not be cleaned up.
+    #[error("cannot start the runtime: {0}")]
+    Runtime(#[from] RuntimeError),
+    /// The system gives no signals.
+    #[error("cannot listen for signals: {0}")]
+    Signals(io::Error),
+}
+
+/// Runs the server until it is told to stop and has stopped. `file` is the file of templates, read again on SIGHUP.
+pub async fn serve(config: Config, file: Option<PathBuf>, own_program: PathBuf) -> Result<(), StartError> {
+    let signals = Signals::listen().map_err(StartError::Signals)?;
+    let Config { server, runtime: runtime_config, templates, state_dir, api_key, acquire_timeout, .. } = config;
+    let tls = server.tls.map(Tls::load).transpose()?.map(Arc::new);
+    let address = server.listen;
+    let listener = TcpListener::bind(address).await.map_err(|source| StartError::Listen { address, source })?;
+    let port = listener.local_addr().map_err(|source| StartError::Listen { address, source })?.port();
+    let mut public = server.public;
+    public.bound(port);
+
+    let state = |source| StartError::State { folder: state_dir.clone(), source };
+    let node = NodeFolder::take(&state_dir).map_err(state)?;
+    let runtime = start_runtime(&node, &runtime_config, &own_program).await?;
+    let clock = Clock::System;
+    let store = Arc::new(MemoryStore::new(clock.clone()));
+    let routes = Arc::new(RouteTable::default());
+    let metrics = Arc::new(Metrics::new());
+    let hosts = Arc::new(Hosts::new(&public.base_domain, server.api_hosts));
+    let home = public.home_url();
+    let pool = Pool::new(pool::Parts {
+        store: store.clone(),
+        runtime,
+        routes: routes.clone(),
+        metrics: metrics.clone(),
+        clock,
+        node: node.id().clone(),
+        address: public,
+        templates,
+        acquire_timeout,
+    });
+
+    let (begin_stop, stopping) = watch::channel(false);
+    let cut = CancellationToken::new();
+    let stop = Stop::new(stopping, cut.clone());
+    let trusted = server.trusted_proxies;
+    let api = Arc::new(Api::new(pool.clone(), metrics.clone(), api_key, trusted.clone(), cut.clone()));
+    let proxy = Proxy::new(proxy::Parts {
+        hosts,
+        api: api.clone(),
+        routes: routes.clone(),
+        pool: pool.clone(),
+        metrics: metrics.clone(),
+        trusted,
+        read_timeout: server.read_timeout,
+        write_timeout: server.write_timeout,
+    });
+    let limits = Limits { write: server.write_timeout, ..Limits::default() };
+    let dispatch = Dispatch::new(api, proxy, limits, server.read_timeout, stop.clone());
+
+    crate::task::spawn("routes follow", routes::follow(routes, store, metrics));
+    if let Some(tls) = &tls {
+        crate::task::spawn("tls reload", tls.clone().reload());
+    }
+    pool.run();
+    let connections = TaskTracker::new();
+    let front =
+        Front { dispatch, tls, max_connections: server.max_connections, connections: connections.clone() };
+    crate::task::spawn("accept", accept::run(front, listener, stop));
+    tracing::info!(address = %home, port, node = %node.id(), "listening");
+
+    let reload = || reload(&pool, file.as_deref(), &own_program);
+    signals.wait(reload).await;
+    Stopping { begin: begin_stop, cut, connections, grace: server.shutdown_grace }.run(&pool).await;
+    Ok(())
+}
+
+async fn start_runtime(
+    node: &NodeFolder,
+    config: &config::Runtime,
+    own_program: &Path,
+) -> Result<Arc<dyn Runtime>, RuntimeError> {
+    Ok(match config.mode {
+        config::RuntimeMode::Process => Arc::new(
+            ProcessRuntime::open(process::Settings {
+                guardian: own_program.to_owned(),
+                work: node.instances(),
+                node: node.id().clone(),
+                ports: config.ports.clone(),
+                log_limit: process::LOG_LIMIT,
+            })
+            .await?,
+        ),
+        #[cfg(feature = "runtime-none")]
+        config::RuntimeMode::None => Arc::new(crate::runtime::none::NoRuntime::default()),
+    })
+}
+
+/// Takes over the file of templates anew. A mistake in it is told, and the old templates stay.
+fn reload(pool: &Pool, file: Option<&Path>, own_program: &Path) {
+    match config::read(file, own_program) {
+        Ok(config) => {
+            tracing::info!(templates = config.templates.iter().len(), "the templates were read again");
+            pool.reload(config.templates);
+        }
+        Err(mistakes) => tracing::error!(%mistakes, "the templates stay as they were"),
+    }
+}
