@@ -54,7 +54,7 @@ pub(crate) async fn an_overdue_instance_reads_as_expired_before_any_sweep(s: &St
     let seen = s.get(it.id()).await.unwrap();
     let lease = *it.lease().unwrap();
     assert_eq!(*seen.life(), Life::Expired { lease, at: lease.deadline(), ending: Ending::Expired });
-    assert_eq!(s.store.list(&node("a")).await.unwrap(), [seen.clone()]);
+    assert_eq!(s.store.list(&node("a")).await.unwrap().as_slice(), std::slice::from_ref(&seen));
     assert_eq!(s.store.routes().await.unwrap().0, [seen]);
     assert_eq!(s.extend(it.id(), MINUTE, HOUR).await, Err(StoreError::Unknown));
     assert_eq!(s.store.release(it.id()).await, Err(StoreError::Unknown));

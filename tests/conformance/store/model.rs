@@ -12,7 +12,7 @@ use try_it_now::instance::{Instance, InstanceId, Limits, RETENTION};
 use try_it_now::store::{Claim, Claimed, Cursor, StoreError, Visitor};
 
 use super::Backend;
-use super::plain::{Plain, State, View, view};
+use super::plain::{Granted, Plain, State, View, view};
 use super::stage::{NO_LIMITS, NODES, Stage, TEMPLATES, node, template, wish};
 
 #[derive(Debug, Clone)]
@@ -85,11 +85,11 @@ impl Both {
     async fn claim(&mut self, claim: Claim) {
         let expected = self.plain.claim(&claim);
         match (self.stage.claim(&claim).await, expected) {
-            (Claimed::Granted { instance, quota }, Ok(expected)) => {
-                assert_eq!((view(&instance), quota), expected);
+            (Claimed::Granted { instance, quota }, Granted::Instance(expected, left)) => {
+                assert_eq!((view(&instance), quota), (expected, left));
             }
-            (other, Err(expected)) => assert_eq!(other, expected),
-            (other, Ok(expected)) => panic!("{other:?} and not {expected:?}"),
+            (other, Granted::Not(expected)) => assert_eq!(other, expected),
+            (other, Granted::Instance(expected, _)) => panic!("{other:?} and not {expected:?}"),
         }
         self.claims.push(claim);
     }

@@ -30,6 +30,12 @@ pub(crate) struct View {
     pub(crate) state: State,
 }
 
+/// How a claim ends.
+pub(crate) enum Granted {
+    Instance(View, Option<Quota>),
+    Not(Claimed),
+}
+
 pub(crate) struct Plain {
     pub(crate) now: Millis,
     /// In the order in which they became ready, those that did.
@@ -172,16 +178,21 @@ impl Plain {
         Ok(before)
     }
 
-    pub(crate) fn claim(&mut self, claim: &Claim) -> Result<(View, Option<Quota>), Claimed> {
+    pub(crate) fn claim(&mut self, claim: &Claim) -> Granted {
         let known = self.tokens.iter().rfind(|(token, ..)| *token == claim.token).cloned();
         match known {
             Some((_, _, Some(released))) if self.now < released + TEN_MINUTES => {
-                return Err(Claimed::Empty);
+                return Granted::Not(Claimed::Empty);
             }
-            Some((_, id, None)) => match self.find(&id) {
-                Ok(it) if matches!(it.state, State::Assigned { .. }) => return Ok((it, self.quota(claim))),
-                Ok(_) => return Err(Claimed::Empty),
-                Err(_) => {}
+            // The id may be another's by now; what matters is whether the lease is still on record.
+            Some((_, id, None)) => match self.find(&id).map(|it| (it.state.clone(), it)) {
+                Ok((State::Assigned { token, .. }, it)) if token == claim.token => {
+                    return Granted::Instance(it, self.quota(claim));
+                }
+                Ok((State::Expired { token, .. }, _)) if token == claim.token => {
+                    return Granted::Not(Claimed::Empty);
+                }
+                _ => {}
             },
             _ => {}
         }
@@ -192,13 +203,13 @@ impl Plain {
         });
         let retry_after = waits[0].max(waits[1]);
         if !retry_after.is_zero() {
-            return Err(Claimed::RateLimited(RateLimited { limits: claim.limits, retry_after }));
+            return Granted::Not(Claimed::RateLimited(RateLimited { limits: claim.limits, retry_after }));
         }
         let ready =
             |r: &&View| r.id.template() == claim.template.as_str() && matches!(r.state, State::Ready(_));
         let own = self.records.iter().filter(ready).find(|r| r.node == claim.node.as_str());
         let Some(next) = own.or_else(|| self.records.iter().find(ready)).cloned() else {
-            return Err(Claimed::Empty);
+            return Granted::Not(Claimed::Empty);
         };
         let (State::Ready(at), from) = (next.state, self.now) else { unreachable!() };
         let state = State::Assigned { at, token: claim.token, from, until: from + claim.ttl };
@@ -206,7 +217,7 @@ impl Plain {
         if hourly + daily > 0 {
             self.charges.push((claim.template.to_string(), claim.visitor.clone(), from));
         }
-        Ok((self.put(&next.id, Some(state)), self.quota(claim)))
+        Granted::Instance(self.put(&next.id, Some(state)), self.quota(claim))
     }
 
     /// When the visitor's present window ends, and the charges in it: all charges ever, counted again.

@@ -116,7 +116,7 @@ pub(crate) async fn of_two_releases_one_wins(s: &Stage) {
         })
         .await;
         assert_eq!(answers.iter().filter(|answer| answer.is_ok()).count(), 1);
-        assert!(answers.iter().any(|answer| *answer == Err(StoreError::Unknown)));
+        assert!(answers.contains(&Err(StoreError::Unknown)));
     }
 }
 

@@ -1,6 +1,6 @@
 //! What the proxies are told.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
 
 use tokio::sync::mpsc;
@@ -71,19 +71,14 @@ pub(crate) async fn a_wait_without_news_ends_empty(s: &Stage) {
 }
 
 pub(crate) async fn a_waiting_follower_is_woken(s: &Stage) {
-    let (store, (_, end)) = (s.store.clone(), s.store.routes().await.unwrap());
-    let followers: Vec<_> = (0..3)
-        .map(|_| {
-            let store = store.clone();
-            spawn("follower", async move { store.route_events(end, LONG).await })
-        })
-        .collect();
-    // Until each follower waits, the test would pass without any wake-up; that they mostly do is enough.
-    tokio::task::yield_now().await;
+    let (_, end) = s.store.routes().await.unwrap();
+    let mut followers: Vec<_> = (0..3).map(|_| s.store.route_events(end, LONG)).collect();
+    for follower in &mut followers {
+        assert!(futures_util::poll!(follower).is_pending(), "there is nothing to tell yet");
+    }
     let it = s.assigned().await;
     for follower in followers {
-        let RouteEvents::Changes(events) = timeout(LONG / 2, follower).await.unwrap().unwrap().unwrap()
-        else {
+        let Ok(RouteEvents::Changes(events)) = timeout(LONG / 2, follower).await.unwrap() else {
             panic!("a gap")
         };
         assert_eq!(changes(events), [RouteChange::Set(it.clone())]);
@@ -181,28 +176,29 @@ pub(crate) async fn a_snapshot_followed_is_as_good_as_a_new_one(s: &Stage) {
 }
 
 pub(crate) async fn snapshots_taken_in_the_midst_of_changes_lose_nothing(s: &Stage) {
-    for _ in 0..300 {
-        s.assigned().await;
-    }
     // Three tasks make three events a round, and the stream must hold all of them.
-    let rounds = 1_500.min((s.backend.stream_capacity() - 600) / 9);
-    let changing: Vec<_> = (0..3)
-        .map(|n| {
-            let stage = Stage::new(s.backend.clone());
-            spawn("changes", async move {
-                for round in 0..rounds {
-                    stage.ready("shop", "a").await;
-                    let it = stage.granted(&wish()).await;
-                    stage.extend(it.id(), MINUTE, HOUR).await.unwrap();
-                    match (n + round) % 3 {
-                        0 => drop(stage.store.fail(it.id()).await.unwrap()),
-                        _ => drop(stage.store.release(it.id()).await.unwrap()),
-                    }
-                    tokio::task::yield_now().await;
+    let rounds = 1_500.min((s.backend.stream_capacity() - 900) / 9);
+    let mut changing = Vec::new();
+    for n in 0..3 {
+        let (stage, mut held) = (Stage::new(s.backend.clone()), VecDeque::new());
+        for _ in 0..200 {
+            held.push_back(stage.assigned().await);
+        }
+        changing.push(spawn("changes", async move {
+            for round in 0..rounds {
+                // The oldest goes and a new one comes, so that changes happen all over the table.
+                let it = held.pop_front().unwrap();
+                stage.extend(it.id(), MINUTE, HOUR).await.unwrap();
+                match (n + round) % 8 {
+                    0 => drop(stage.store.fail(it.id()).await.unwrap()),
+                    _ => drop(stage.store.release(it.id()).await.unwrap()),
                 }
-            })
-        })
-        .collect();
+                stage.ready("shop", "a").await;
+                held.push_back(stage.granted(&wish()).await);
+                tokio::task::yield_now().await;
+            }
+        }));
+    }
     let mut tables = Vec::new();
     while changing.iter().any(|task| !task.is_finished()) {
         tokio::task::yield_now().await;
