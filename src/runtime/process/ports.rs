@@ -159,10 +159,15 @@ mod tests {
 
     #[test]
     fn a_port_that_was_given_back_is_the_last_to_be_given_again() {
-        let ports = Arc::new(Ports::beside(four_ports(), 1..=1, 0));
-        let all: Vec<u16> = taken(&ports).iter().map(|p| p.number).collect();
-        let again: Vec<u16> = (0..all.len()).map(|_| ports.take().unwrap().number).collect();
-        assert_eq!(again, all);
+        let ports = Ports::beside(10..=13, 12..=13, 0);
+        let mut free = ports.free.lock();
+        let all: Vec<u16> = std::iter::from_fn(|| free.pop()).collect();
+        assert_eq!(all, [10, 11, 12, 13]);
+        for port in [13, 11, 12, 10] {
+            free.push(port);
+        }
+        let again: Vec<u16> = std::iter::from_fn(|| free.pop()).collect();
+        assert_eq!(again, [11, 10, 13, 12], "of each kind, the one given back last");
     }
 
     #[test]

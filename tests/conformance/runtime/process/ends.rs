@@ -26,11 +26,11 @@ async fn what_an_app_leaves_behind_ends_with_it() {
 #[tokio::test]
 async fn a_family_that_grows_without_end_is_ended() {
     let host = Host::new().await;
-    // Each process starts its successor in another session and ends: never the same process twice.
+    // Twenty at a time, each starts its successor in another session and ends: never the same process twice.
     let app = host.with_script(
-        "echo $$ >> pids\nsetsid ./run &\n",
-        r#"
-        ./run; while [ "$(wc -l < pids)" -lt 20 ]; do :; done; echo ready; exec sleep 600"#,
+        "echo >> runs; setsid ./run &",
+        "for i in $(seq 20); do ./run; done
+        while [ $(wc -l < runs) -lt 500 ]; do :; done; echo ready; exec sleep 600",
     );
     let (id, _) = host.start(&app).await;
     within(host.runtime.stop(&id)).await.unwrap();

@@ -34,14 +34,21 @@ async fn the_environment_is_what_is_promised_and_nothing_else() {
 #[tokio::test]
 async fn an_app_has_its_own_session_and_no_open_file_of_the_server() {
     let host = Host::new().await;
-    let script = format!("cut -d' ' -f5,6 /proc/$$/stat; echo $$; {OPEN_FILES}; echo ready; exec sleep 600");
+    let script = format!(
+        "cut -d' ' -f5,6 /proc/$$/stat; echo $$; cut -d' ' -f5 /proc/$PPID/stat; echo $PPID
+        {OPEN_FILES}; echo ready; exec sleep 600"
+    );
     let (_, words) = host.start(&shell(&script)).await;
     let lines: Vec<&str> = words.lines().collect();
     assert_eq!(lines[0], format!("{0} {0}", lines[1]), "the leader of a process group and a session");
+    assert_eq!(
+        lines[2], lines[3],
+        "its guardian has a group of its own too, out of reach of the server's Ctrl-C"
+    );
     // What this test's own parent left open reaches any program that is started from here.
     let any = std::process::Command::new("sh").args(["-c", OPEN_FILES]).output().unwrap();
     let any = String::from_utf8(any.stdout).unwrap();
-    assert_eq!(lines[2..], any.lines().collect::<Vec<_>>());
+    assert_eq!(lines[4..], any.lines().collect::<Vec<_>>());
 }
 
 /// Lists the shell's open files, the three standard ones included.
