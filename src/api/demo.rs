@@ -42,7 +42,9 @@ impl Api {
             created_at: instance.created_at().rfc3339(),
             assigned_at: lease.map(|lease| lease.assigned_at().rfc3339()),
             expires_at: lease.map(|lease| lease.deadline().rfc3339()),
-            ttl_remaining_seconds: lease.filter(|_| running).map_or(0, |lease| lease.remaining(now).as_secs()),
+            ttl_remaining_seconds: lease
+                .filter(|_| running)
+                .map_or(0, |lease| lease.remaining(now).as_secs()),
         };
         Ok(answer::json(StatusCode::OK, &shown))
     }

@@ -193,9 +193,9 @@ impl ApiError {
     pub fn from_store(error: StoreError, code: &'static str) -> Self {
         match error {
             StoreError::Unavailable(_) => ApiError::StoreUnavailable,
-            StoreError::Unknown
-            | StoreError::Refused(_)
-            | StoreError::NotExtended(ExtendRefused::Over) => ApiError::NotFound("instance"),
+            StoreError::Unknown | StoreError::Refused(_) | StoreError::NotExtended(ExtendRefused::Over) => {
+                ApiError::NotFound("instance")
+            }
             StoreError::NotExtended(ExtendRefused::MaxTtlExceeded(max)) => ApiError::MaxTtlExceeded(max),
             StoreError::Exists => ApiError::Internal(code),
         }

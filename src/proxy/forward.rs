@@ -176,7 +176,8 @@ mod tests {
     #[test]
     fn what_connection_names_goes_but_not_what_frames_the_message() {
         let mut headers = HeaderMap::new();
-        headers.insert(header::CONNECTION, HeaderValue::from_static("close, X-Private, Host, Content-Length"));
+        headers
+            .insert(header::CONNECTION, HeaderValue::from_static("close, X-Private, Host, Content-Length"));
         let names = named_by_connection(&headers);
         assert!(names.contains(&HeaderName::from_static("x-private")));
         assert!(!names.contains(&header::HOST) && !names.contains(&header::CONTENT_LENGTH));

@@ -61,10 +61,12 @@ pub enum StartError {
 /// Runs the server until it is told to stop and has stopped. `file` is the file of templates, read again on SIGHUP.
 pub async fn serve(config: Config, file: Option<PathBuf>, own_program: PathBuf) -> Result<(), StartError> {
     let signals = Signals::listen().map_err(StartError::Signals)?;
-    let Config { server, runtime: runtime_config, templates, state_dir, api_key, acquire_timeout, .. } = config;
+    let Config { server, runtime: runtime_config, templates, state_dir, api_key, acquire_timeout, .. } =
+        config;
     let tls = server.tls.map(Tls::load).transpose()?.map(Arc::new);
     let address = server.listen;
-    let listener = TcpListener::bind(address).await.map_err(|source| StartError::Listen { address, source })?;
+    let listener =
+        TcpListener::bind(address).await.map_err(|source| StartError::Listen { address, source })?;
     let port = listener.local_addr().map_err(|source| StartError::Listen { address, source })?.port();
     let mut public = server.public;
     public.bound(port);

@@ -23,9 +23,8 @@ impl NodeFolder {
     pub fn take(state_dir: &Path) -> io::Result<Self> {
         let nodes = state_dir.join("nodes");
         fs::create_dir_all(&nodes)?;
-        let mut names: Vec<String> = fs::read_dir(&nodes)?
-            .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
-            .collect();
+        let mut names: Vec<String> =
+            fs::read_dir(&nodes)?.filter_map(|entry| entry.ok()?.file_name().into_string().ok()).collect();
         names.sort_unstable();
         for name in names {
             if let Ok(id) = NodeId::parse(&name)

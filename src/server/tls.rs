@@ -83,7 +83,9 @@ impl Tls {
                     self.acceptor.store(Arc::new(Acceptor(acceptor)));
                     tracing::info!("the certificate was renewed");
                 }
-                Err(error) => tracing::error!(%error, "the new certificate cannot be used; the old one stays"),
+                Err(error) => {
+                    tracing::error!(%error, "the new certificate cannot be used; the old one stays")
+                }
             }
         }
     }
@@ -132,7 +134,8 @@ impl TlsIo {
             _ => None,
         };
         let version = session.protocol_version().map(|v| format!("{v:?}")).unwrap_or_default();
-        let cipher = session.negotiated_cipher_suite().map(|c| format!("{:?}", c.suite())).unwrap_or_default();
+        let cipher =
+            session.negotiated_cipher_suite().map(|c| format!("{:?}", c.suite())).unwrap_or_default();
         let digest = Arc::new(SslDigest::new(cipher, version, None, None, vec![]));
         Self { inner, alpn, digest }
     }
