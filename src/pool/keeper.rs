@@ -44,7 +44,8 @@ impl Keeper {
             line: Line::new(),
             backoff: Mutex::default(),
             times: Mutex::default(),
-            low: AtomicBool::new(false),
+            // A pool that was never full is being filled, and that is no news.
+            low: AtomicBool::new(true),
         }
     }
 

@@ -1,0 +1,28 @@
+//! Starts servers and speaks HTTP to them.
+
+mod client;
+mod server;
+
+#[expect(unused_imports, reason = "being written")]
+pub use client::{Answer, get, raw, request};
+#[expect(unused_imports, reason = "being written")]
+pub use server::{Demo, Server};
+
+use std::future::Future;
+use std::time::Duration;
+
+/// The longest that anything here waits.
+pub const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Asks again until the answer is `Some`; panics after [`PATIENCE`].
+pub async fn eventually<T, F: Future<Output = Option<T>>>(what: &str, mut ask: impl FnMut() -> F) -> T {
+    let asking = async {
+        loop {
+            if let Some(found) = ask().await {
+                return found;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, asking).await.unwrap_or_else(|_| panic!("never happened: {what}"))
+}

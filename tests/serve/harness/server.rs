@@ -1,0 +1,151 @@
+//! One server: a process, a port and a state folder of its own.
+
+use std::path::PathBuf;
+use std::process::Stdio;
+use std::sync::{Arc, Mutex};
+
+use serde_json::Value;
+use tokio::io::{AsyncBufReadExt, BufReader};
+use tokio::process::{Child, Command};
+
+use super::{Answer, PATIENCE, eventually, request};
+
+/// A running server. Dropped, it is killed, and its instances with it.
+pub struct Server {
+    child: Child,
+    /// The one port.
+    pub port: u16,
+    /// Its state folder, removed with it.
+    pub folder: PathBuf,
+    log: Arc<Mutex<Vec<String>>>,
+}
+
+/// An instance that was acquired.
+#[derive(Debug, Clone)]
+pub struct Demo {
+    pub id: String,
+    pub url: String,
+    /// The host of its address, with the port.
+    pub host: String,
+}
+
+impl Server {
+    /// Starts a server on a port of the system's choice with these variables on top of the defaults of the tests: a
+    /// pool of two, no rate limits. Returns when it listens and its pool is full.
+    pub async fn start(variables: &[(&str, &str)]) -> Self {
+        Self::start_with(variables, &[]).await.full().await
+    }
+
+    /// The same with arguments of the command line, and without waiting for the pool.
+    pub async fn start_with(variables: &[(&str, &str)], arguments: &[&str]) -> Self {
+        let folder = std::env::temp_dir().join(format!("try-it-now-serve-{}", uuid::Uuid::now_v7()));
+        Self::start_in(folder, variables, arguments).await
+    }
+
+    /// The same in a given state folder, to start again where another server ended.
+    pub async fn start_in(folder: PathBuf, variables: &[(&str, &str)], arguments: &[&str]) -> Self {
+        std::fs::create_dir_all(&folder).unwrap();
+        let mut child = Command::new(env!("CARGO_BIN_EXE_try-it-now"))
+            .args(arguments)
+            .env_clear()
+            .env("PATH", std::env::var_os("PATH").unwrap_or_default())
+            .envs([
+                ("SERVER_HOST", "127.0.0.1"),
+                ("SERVER_PORT", "0"),
+                ("POOL_TARGET_SIZE", "2"),
+                ("POOL_MIN_SIZE", "1"),
+                ("RATE_LIMIT_HOURLY", "0"),
+                ("RATE_LIMIT_DAILY", "0"),
+                ("LOG_LEVEL", "debug"),
+            ])
+            .env("STATE_DIR", &folder)
+            .envs(variables.iter().copied())
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .kill_on_drop(true)
+            .spawn()
+            .unwrap();
+        let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
+        let log = Arc::new(Mutex::new(Vec::new()));
+        let listening = async {
+            loop {
+                let line = lines.next_line().await.unwrap();
+                let line = line.unwrap_or_else(|| panic!("the server ended: {:?}", log.lock().unwrap()));
+                let port = serde_json::from_str::<Value>(&line).ok().and_then(|line| line["port"].as_u64());
+                log.lock().unwrap().push(line);
+                if let Some(port) = port {
+                    return port as u16;
+                }
+            }
+        };
+        let port = tokio::time::timeout(PATIENCE, listening).await.expect("the server listens");
+        let kept = log.clone();
+        try_it_now::task::spawn("test", async move {
+            while let Ok(Some(line)) = lines.next_line().await {
+                kept.lock().unwrap().push(line);
+            }
+        });
+        Self { child, port, folder, log }
+    }
+
+    /// Waits until every pool holds as many ready instances as it wants.
+    pub async fn full(self) -> Self {
+        eventually("the pool is full", async || {
+            let stats = self.call("GET", "/api/v1/pool/stats", "").await.json();
+            (stats["ready"].as_u64()? >= stats["target"].as_u64()?).then_some(())
+        })
+        .await;
+        self
+    }
+
+    /// One request to the API, on a connection of its own. A body is sent as JSON.
+    pub async fn call(&self, method: &str, path: &str, body: &str) -> Answer {
+        request(self.port, method, "localhost", path, &[("content-type", "application/json")], body).await
+    }
+
+    /// Acquires an instance of the default template.
+    pub async fn acquire(&self) -> Demo {
+        let answer = self.call("POST", "/api/v1/demo/acquire", "").await;
+        assert_eq!(answer.status, 200, "{}", answer.text());
+        let handed = answer.json();
+        let url = handed["url"].as_str().unwrap().to_owned();
+        let host = url.trim_start_matches("http://").trim_end_matches('/').to_owned();
+        Demo { id: handed["id"].as_str().unwrap().to_owned(), url, host }
+    }
+
+    /// Everything logged so far, one JSON object a line.
+    pub fn log(&self) -> Vec<String> {
+        self.log.lock().unwrap().clone()
+    }
+
+    /// The server's process.
+    pub fn pid(&self) -> u32 {
+        self.child.id().expect("it was not waited for")
+    }
+
+    /// Sends a signal by name: `TERM`, `KILL`, `HUP`.
+    pub fn signal(&self, name: &str) {
+        let pid = rustix::process::Pid::from_raw(self.pid() as i32).unwrap();
+        let signal = match name {
+            "TERM" => rustix::process::Signal::TERM,
+            "KILL" => rustix::process::Signal::KILL,
+            "HUP" => rustix::process::Signal::HUP,
+            other => panic!("no signal {other}"),
+        };
+        rustix::process::kill_process(pid, signal).unwrap();
+    }
+
+    /// Waits for the process to end and returns its exit status; `None` when a signal ended it.
+    pub async fn ended(&mut self) -> Option<i32> {
+        tokio::time::timeout(PATIENCE * 2, self.child.wait()).await.expect("the server ends").unwrap().code()
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        // The guardians remove the instances' folders by themselves, perhaps a moment later than we do.
+        let _ = self.child.start_kill();
+        let _ = std::fs::remove_dir_all(&self.folder);
+    }
+}
