@@ -64,4 +64,9 @@ impl Records {
         let end = self.slots.len().min(from + count);
         (from < end).then(|| self.slots[from..end].iter().flatten().map(|record| &record.instance))
     }
+
+    #[cfg(test)]
+    pub(super) fn places(&self) -> usize {
+        self.slots.len()
+    }
 }

@@ -243,8 +243,8 @@ impl Shelf {
     }
 
     #[cfg(test)]
-    pub(super) fn remembered(&self) -> (usize, usize) {
-        (self.claims.len(), self.usages.len())
+    pub(super) fn remembered(&self) -> (usize, usize, usize) {
+        (self.claims.len(), self.usages.len(), self.records.places())
     }
 }
 

@@ -40,13 +40,14 @@ impl Bench {
         self.store.claim(&claim).await.unwrap()
     }
 
-    fn remembered(&self) -> (usize, usize) {
+    /// Tokens, visitors, and places for records.
+    fn remembered(&self) -> (usize, usize, usize) {
         self.store.on("t", |shelf, _| shelf.remembered()).unwrap()
     }
 }
 
 #[tokio::test]
-async fn claims_alone_keep_the_memory_of_visitors_and_tokens_bounded() {
+async fn claims_alone_keep_the_memory_bounded() {
     let bench = Bench::new();
     let limits = Limits { hourly: 2, daily: 5 };
     for visitor in 0..5_000 {
@@ -54,7 +55,8 @@ async fn claims_alone_keep_the_memory_of_visitors_and_tokens_bounded() {
         assert!(bench.claim(visitor, limits).await.instance().is_some());
         bench.store.release(&id).await.unwrap();
         bench.clock.advance(Duration::from_secs(60));
-        let (tokens, visitors) = bench.remembered();
+        let (tokens, visitors, places) = bench.remembered();
+        assert_eq!(places, 1, "the place of a released one is used again");
         assert!(tokens <= 12, "{tokens} tokens of the last ten minutes");
         assert!(visitors <= 2 * 24 * 60, "{visitors} visitors of the last two days");
     }
@@ -68,10 +70,10 @@ async fn a_sweep_drops_what_is_remembered_of_visitors_and_tokens_long_gone() {
         assert!(bench.claim(visitor, Limits { hourly: 2, daily: 5 }).await.instance().is_some());
         bench.store.release(&id).await.unwrap();
     }
-    assert_eq!(bench.remembered(), (100, 100));
+    assert_eq!(bench.remembered(), (100, 100, 1));
     bench.clock.advance(Duration::from_secs(48 * 3600));
     bench.store.sweep(1).await.unwrap();
-    assert_eq!(bench.remembered(), (0, 0));
+    assert_eq!(bench.remembered(), (0, 0, 1));
 }
 
 #[tokio::test]
@@ -79,7 +81,7 @@ async fn visitors_without_limits_are_not_remembered() {
     let bench = Bench::new();
     bench.ready().await;
     assert!(bench.claim(1, NO_LIMITS).await.instance().is_some());
-    assert_eq!(bench.remembered(), (1, 0));
+    assert_eq!(bench.remembered(), (1, 0, 1));
 }
 
 #[tokio::test]
