@@ -54,10 +54,14 @@ impl fmt::Display for Millis {
     }
 }
 
+/// The latest moment that the system has told this process.
+static LATEST: AtomicU64 = AtomicU64::new(0);
+
 /// Where the present comes from: the system, or a hand that a test moves.
 #[derive(Debug, Clone, Default)]
 pub enum Clock {
-    /// The operating system's real-time clock.
+    /// The operating system's real-time clock, which never goes back here: where the system sets it back, it stands
+    /// until it has caught up, so that what was over stays over.
     #[default]
     System,
     /// Stands still until it is moved; clones share the hand.
@@ -78,7 +82,8 @@ impl Clock {
                 let since = std::time::SystemTime::now()
                     .duration_since(std::time::UNIX_EPOCH)
                     .unwrap_or(Duration::ZERO);
-                Millis(0) + since
+                let now = (Millis(0) + since).0;
+                Millis(LATEST.fetch_max(now, Ordering::Relaxed).max(now))
             }
             Clock::Manual(hand) => Millis(hand.load(Ordering::SeqCst)),
         }
