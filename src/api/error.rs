@@ -160,9 +160,8 @@ impl ApiError {
             headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
         }
         match self {
-            ApiError::RateLimited(RateLimited { limits: Limits { hourly, daily }, .. }) => {
-                let limit = if *hourly > 0 { *hourly } else { *daily };
-                answer::quota(headers, limit, 0, self.retry_after().unwrap_or(0));
+            ApiError::RateLimited(limited) => {
+                answer::quota(headers, binding_limit(limited), 0, self.retry_after().unwrap_or(0));
             }
             ApiError::MethodNotAllowed(allow) => {
                 headers.insert(header::ALLOW, HeaderValue::from_static(allow));
@@ -200,6 +199,14 @@ impl ApiError {
             StoreError::Exists => ApiError::Internal(code),
         }
     }
+}
+
+/// The limit of the window that a visitor has to wait for. Where both are used up, that is the day's, which ends later.
+fn binding_limit(limited: &RateLimited) -> u32 {
+    let Limits { hourly, daily } = limited.limits;
+    let in_this_hour = limited.retry_after <= Duration::from_secs(3600);
+    // A day's limit that is not above the hour's is always reached first.
+    if hourly > 0 && (daily == 0 || (hourly < daily && in_this_hour)) { hourly } else { daily }
 }
 
 impl From<AcquireError> for ApiError {

@@ -81,15 +81,14 @@ impl Pool {
         let deadline = start + self.acquire_timeout;
         let place = keeper.line.enter();
         self.wake.notify_one();
+        let exhausted = |_| AcquireError::Exhausted { retry_after: retry_after(keeper) };
+        let first = tokio::time::timeout_at(deadline, place.first()).await.map_err(exhausted)?;
         loop {
-            let Ok(call) = tokio::time::timeout_at(deadline, place.called()).await else {
-                return Err(AcquireError::Exhausted { retry_after: retry_after(keeper) });
-            };
-            let claimed = self.claim(&claim).await;
-            call.used();
-            if let Some(acquired) = claimed? {
+            // Not under the deadline: a claim that is broken off could leave an instance with nobody.
+            if let Some(acquired) = self.claim(&claim).await? {
                 return Ok(acquired);
             }
+            tokio::time::timeout_at(deadline, first.called()).await.map_err(exhausted)?;
         }
     }
 

@@ -59,6 +59,11 @@ impl Keeper {
         self.kept.load(Ordering::Acquire)
     }
 
+    /// Whether an instance of this revision is (still) what the configuration wants.
+    pub(crate) fn wants(&self, revision: u64) -> bool {
+        self.is_kept() && self.template.load().revision == revision
+    }
+
     /// An attempt worked and took this long.
     pub(crate) fn succeeded(&self, took: Duration) {
         self.backoff.lock().succeeded();

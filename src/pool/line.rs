@@ -2,29 +2,34 @@
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use tokio::sync::{Semaphore, SemaphorePermit};
+use tokio::sync::{Mutex, MutexGuard, Notify};
 
-/// The line before one pool. Each instance that becomes ready while somebody waits calls one visitor, in order. A
-/// visitor who leaves, even after being called, leaves the call to the next.
+/// The line before one pool. Only the first in line claims: when it becomes the first, and then whenever an instance
+/// has become ready. So no instance that became ready just before somebody stepped into the line is overlooked, and
+/// a visitor whose claim came to nothing keeps its place.
 #[derive(Debug)]
 pub(crate) struct Line {
     waiting: AtomicUsize,
-    /// One permit a call; tokio's semaphore is fair and gives permits in the order of asking.
-    calls: Semaphore,
+    /// Held by the first in line. tokio's mutex is fair: it goes from hand to hand in the order of asking.
+    first: Mutex<()>,
+    ready: Notify,
 }
 
 /// A place in the line. Leaving it in any way takes the visitor out of the count.
 #[derive(Debug)]
 pub(crate) struct Place<'a>(&'a Line);
 
-/// A visitor's turn to claim. Dropped unused, it goes to the next in line.
+/// The first place. Dropped, it goes to the next in line.
 #[derive(Debug)]
-pub(crate) struct Call<'a>(SemaphorePermit<'a>);
+pub(crate) struct First<'a> {
+    line: &'a Line,
+    _held: MutexGuard<'a, ()>,
+}
 
 impl Line {
     /// An empty line.
     pub(crate) fn new() -> Self {
-        Self { waiting: AtomicUsize::new(0), calls: Semaphore::new(0) }
+        Self { waiting: AtomicUsize::new(0), first: Mutex::new(()), ready: Notify::new() }
     }
 
     /// How many wait.
@@ -38,19 +43,23 @@ impl Line {
         Place(self)
     }
 
-    /// An instance became ready: calls the first in line, if any.
+    /// An instance became ready: tells the first in line, or whoever will be.
     pub(crate) fn call(&self) {
-        if self.len() > self.calls.available_permits() {
-            self.calls.add_permits(1);
-        }
+        self.ready.notify_one();
     }
 }
 
 impl<'a> Place<'a> {
-    /// Waits to be called.
-    pub(crate) async fn called(&self) -> Call<'a> {
-        // The semaphore lives as long as the line and is never closed.
-        Call(self.0.calls.acquire().await.expect("the line is never closed"))
+    /// Waits to be the first in line, who should claim at once.
+    pub(crate) async fn first(&self) -> First<'a> {
+        First { line: self.0, _held: self.0.first.lock().await }
+    }
+}
+
+impl First<'_> {
+    /// Waits until it is worth claiming again.
+    pub(crate) async fn called(&self) {
+        self.line.ready.notified().await;
     }
 }
 
@@ -60,52 +69,44 @@ impl Drop for Place<'_> {
     }
 }
 
-impl Call<'_> {
-    /// The turn was used: there was an instance, or none was left.
-    pub(crate) fn used(self) {
-        self.0.forget();
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use futures_util::FutureExt;
 
     #[tokio::test]
-    async fn the_first_to_come_is_the_first_to_be_called() {
+    async fn the_first_to_come_is_the_first_in_line() {
         let line = Line::new();
         let (a, b) = (line.enter(), line.enter());
-        let (mut first, mut second) = (Box::pin(a.called()), Box::pin(b.called()));
-        assert!((&mut first).now_or_never().is_none());
+        let mut second = Box::pin(b.first());
+        let first = a.first().await;
         assert!((&mut second).now_or_never().is_none());
-        line.call();
-        assert!((&mut second).now_or_never().is_none());
-        (&mut first).now_or_never().unwrap().used();
-        line.call();
-        assert!((&mut second).now_or_never().is_some());
-    }
-
-    #[tokio::test]
-    async fn a_call_to_somebody_who_left_goes_to_the_next() {
-        let line = Line::new();
-        let (a, b) = (line.enter(), line.enter());
-        let mut first = Box::pin(a.called());
-        let mut second = Box::pin(b.called());
-        assert!((&mut first).now_or_never().is_none());
-        assert!((&mut second).now_or_never().is_none());
-        line.call();
         drop(first);
         assert!((&mut second).now_or_never().is_some());
-        drop(second);
-        drop((a, b));
-        assert_eq!(line.len(), 0);
     }
 
     #[tokio::test]
-    async fn nobody_waiting_means_no_call_is_kept() {
+    async fn who_leaves_makes_way_for_the_next() {
         let line = Line::new();
+        let (a, b, c) = (line.enter(), line.enter(), line.enter());
+        let first = a.first().await;
+        let (mut second, mut third) = (Box::pin(b.first()), Box::pin(c.first()));
+        assert!((&mut second).now_or_never().is_none());
+        assert!((&mut third).now_or_never().is_none());
+        drop(second);
+        drop(b);
+        assert_eq!(line.len(), 2);
+        drop(first);
+        assert!((&mut third).now_or_never().is_some());
+    }
+
+    #[tokio::test]
+    async fn a_call_that_came_while_the_first_was_claiming_is_not_lost() {
+        let line = Line::new();
+        let place = line.enter();
+        let first = place.first().await;
         line.call();
-        assert!(line.enter().called().now_or_never().is_none());
+        assert!(first.called().now_or_never().is_some());
+        assert!(first.called().now_or_never().is_none());
     }
 }

@@ -18,6 +18,7 @@ mod release;
 mod stats;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -79,6 +80,8 @@ pub struct Pool {
     hands: Hands,
     /// Wakes [`reconcile`].
     wake: Notify,
+    /// Whether the next round of [`reconcile`] compares what runs with what is wanted before its time.
+    repair: AtomicBool,
     stopping: CancellationToken,
     /// Every task that makes or takes down an instance.
     tasks: TaskTracker,
@@ -102,6 +105,7 @@ impl Pool {
             keepers,
             hands: Hands::default(),
             wake: Notify::new(),
+            repair: AtomicBool::new(false),
             stopping: CancellationToken::new(),
             tasks: TaskTracker::new(),
         })
@@ -125,6 +129,12 @@ impl Pool {
         self.keepers.adopt(&templates);
         self.templates.store(Arc::new(templates));
         self.keepers.refill_all();
+        self.repair_now();
+    }
+
+    /// Has everything looked over at once, for something that nobody wants may be ready.
+    fn repair_now(&self) {
+        self.repair.store(true, Ordering::Release);
         self.wake.notify_one();
     }
 

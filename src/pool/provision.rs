@@ -33,11 +33,14 @@ pub(super) enum ProvisionError {
     Died(String),
     #[error("the server is stopping")]
     Stopping,
+    #[error("the template was changed or removed meanwhile")]
+    Outdated,
 }
 
 /// An instance in the making.
 struct Draft<'p> {
     pool: &'p Arc<Pool>,
+    keeper: &'p Keeper,
     template: Arc<Template>,
     id: InstanceId,
     endpoint: Option<SocketAddr>,
@@ -110,6 +113,9 @@ impl Draft<'_> {
     }
 
     async fn offer(&mut self) -> Result<(), ProvisionError> {
+        if !self.keeper.wants(self.template.revision) {
+            return Err(ProvisionError::Outdated);
+        }
         self.pool.ask(self.pool.store.offer(&self.id, self.endpoint())).await?;
         Ok(())
     }
@@ -146,7 +152,7 @@ impl Making {
         let id = InstanceId::random(&template.name);
         let Some(hold) = pool.hands.take(&id) else { return };
         let start = Instant::now();
-        let mut draft = Draft { pool, template: template.clone(), id: id.clone(), endpoint: None };
+        let mut draft = Draft { pool, keeper, template: template.clone(), id: id.clone(), endpoint: None };
         let outcome = run_steps(&STEPS, &mut draft, &hold).await;
         let died = hold.let_go();
         let name = template.name.as_str();
@@ -161,8 +167,12 @@ impl Making {
                     tracing::debug!(%id, millis = start.elapsed().as_millis() as u64, "ready");
                     keeper.line.call();
                 }
+                if !keeper.wants(template.revision) {
+                    // The templates were read again while this one was being offered.
+                    pool.repair_now();
+                }
             }
-            Err((_, ProvisionError::Stopping)) => {}
+            Err((_, ProvisionError::Stopping | ProvisionError::Outdated)) => {}
             Err((step, error)) => {
                 pool.metrics.provisioned(name, method, Outcome::Error, start.elapsed());
                 keeper.failed(error.to_string());

@@ -26,7 +26,7 @@ pub(super) async fn run(pool: Arc<Pool>) {
     let mut refill_at: HashMap<String, Instant> = HashMap::new();
     while !pool.stopping.is_cancelled() {
         let now = Instant::now();
-        if now >= repair_at {
+        if pool.repair.swap(false, Ordering::AcqRel) || now >= repair_at {
             repair_at = now + REPAIR_INTERVAL;
             if let Err(error) = repair(&pool).await {
                 tracing::warn!(%error, "what runs could not be compared with what is on record");
@@ -84,34 +84,23 @@ async fn fill(pool: &Arc<Pool>, keeper: &Arc<Keeper>, interval: bool) -> Result<
     Ok(())
 }
 
-/// Compares what runs here with what is on record here, and ends what is in only one of them; retires ready
-/// instances that nobody wants any more. What a task of ours has in hand is left alone.
+/// Ends what only runs here or is only on record here, and retires ready instances that nobody wants any more. What
+/// a task of ours has in hand is left alone.
 async fn repair(pool: &Arc<Pool>) -> Result<(), StoreError> {
-    let mut held = pool.hands.held();
-    let running = match pool.runtime.list().await {
-        Ok(running) => running.into_iter().collect::<HashSet<_>>(),
-        Err(error) => {
-            tracing::error!(%error, "the runtime does not say what runs");
-            return Ok(());
+    let first = look(pool).await?;
+    if !first.strays.is_empty() || !first.lost.is_empty() {
+        // An instance that was made or ended between the halves of one look seems to be in only one of them. In a
+        // second look, which begins when the first is over, it does not.
+        let second = look(pool).await?;
+        for id in first.strays.intersection(&second.strays) {
+            tracing::info!(%id, "stopping an instance that nobody may have");
+            pool.take_down(id.clone());
         }
-    };
-    let on_record = pool.ask(pool.store.list(&pool.node)).await?;
-    // Held before or after: its state was in motion while we looked.
-    held.extend(pool.hands.held());
-
-    let living: HashSet<&InstanceId> = on_record
-        .iter()
-        .filter(|instance| !matches!(instance.life(), Life::Expired { .. }))
-        .map(Instance::id)
-        .collect();
-    for id in running.iter().filter(|id| !living.contains(id) && !held.contains(id)) {
-        tracing::info!(%id, "stopping an instance that nobody may have");
-        pool.take_down(id.clone());
+        for id in first.lost.intersection(&second.lost) {
+            pool.fail(id, "it no longer runs").await;
+        }
     }
-    for id in living.into_iter().filter(|id| !running.contains(id) && !held.contains(id)) {
-        pool.fail(id, "it no longer runs").await;
-    }
-    for instance in unwanted(pool, &on_record) {
+    for instance in unwanted(pool, &first.on_record) {
         match pool.ask(pool.store.retire(instance.id())).await {
             Ok(_) => {
                 pool.metrics.released(instance.id().template(), ReleaseReason::Drained);
@@ -123,6 +112,39 @@ async fn repair(pool: &Arc<Pool>) -> Result<(), StoreError> {
         }
     }
     Ok(())
+}
+
+/// What runs here beside what is on record here.
+#[derive(Default)]
+struct Look {
+    on_record: Vec<Instance>,
+    /// They run, and are not on record as living.
+    strays: HashSet<InstanceId>,
+    /// They are on record as living, and do not run.
+    lost: HashSet<InstanceId>,
+}
+
+async fn look(pool: &Pool) -> Result<Look, StoreError> {
+    let mut held = pool.hands.held();
+    let running: HashSet<InstanceId> = match pool.runtime.list().await {
+        Ok(running) => running.into_iter().collect(),
+        Err(error) => {
+            tracing::error!(%error, "the runtime does not say what runs");
+            return Ok(Look::default());
+        }
+    };
+    let mut on_record = pool.ask(pool.store.list(&pool.node)).await?;
+    // Held before or after: its state was in motion while we looked.
+    held.extend(pool.hands.held());
+    on_record.retain(|instance| !held.contains(instance.id()));
+    let living: HashSet<InstanceId> = on_record
+        .iter()
+        .filter(|instance| !matches!(instance.life(), Life::Expired { .. }))
+        .map(|instance| instance.id().clone())
+        .collect();
+    let strays = running.difference(&living).filter(|id| !held.contains(*id)).cloned().collect();
+    let lost = living.difference(&running).cloned().collect();
+    Ok(Look { on_record, strays, lost })
 }
 
 /// Ready instances of a template that is gone or has changed, and those above the target.

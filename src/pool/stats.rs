@@ -64,6 +64,11 @@ impl Pool {
             let problem = self.keepers.get(name).and_then(|keeper| keeper.problem());
             all.push(TemplateStats { template: name.to_owned(), stats, problem });
         }
+        // What is left of a template that was removed shrinks to nothing; its gauges must not stay as they were.
+        for keeper in self.keepers.all().into_iter().filter(|keeper| !keeper.is_kept()) {
+            let name = &keeper.template().name;
+            self.metrics.pool(name.as_str(), self.ask(self.store.counts(name)).await?, 0, 0);
+        }
         Ok(all)
     }
 }

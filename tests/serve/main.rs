@@ -3,4 +3,11 @@
 #![allow(unreachable_pub, reason = "a test binary exports nothing")]
 
 mod contract;
+mod contract_access;
+mod contract_errors;
+mod contract_events;
+mod contract_limits;
+mod contract_metrics;
+mod contract_pages;
+mod contract_time;
 mod harness;

@@ -1,21 +1,22 @@
 //! Starts servers and speaks HTTP to them.
 
 mod client;
+mod events;
+mod processes;
 mod server;
 
-#[expect(unused_imports, reason = "being written")]
 pub use client::{Answer, get, raw, request};
-#[expect(unused_imports, reason = "being written")]
+pub use events::Events;
+pub use processes::{instance_folders, kill_app, processes_of};
 pub use server::{Demo, Server};
 
-use std::future::Future;
 use std::time::Duration;
 
 /// The longest that anything here waits.
 pub const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Asks again until the answer is `Some`; panics after [`PATIENCE`].
-pub async fn eventually<T, F: Future<Output = Option<T>>>(what: &str, mut ask: impl FnMut() -> F) -> T {
+pub async fn eventually<T>(what: &str, mut ask: impl AsyncFnMut() -> Option<T>) -> T {
     let asking = async {
         loop {
             if let Some(found) = ask().await {

@@ -42,6 +42,20 @@ impl Server {
         Self::start_in(folder, variables, arguments).await
     }
 
+    /// The same with a file of templates, without waiting for the pools. See [`Server::write_templates`].
+    pub async fn with_file(variables: &[(&str, &str)], templates: &str) -> Self {
+        let folder = std::env::temp_dir().join(format!("try-it-now-serve-{}", uuid::Uuid::now_v7()));
+        std::fs::create_dir_all(&folder).unwrap();
+        let file = folder.join("templates.toml");
+        std::fs::write(&file, templates).unwrap();
+        Self::start_in(folder, variables, &["serve", "--config", file.to_str().unwrap()]).await
+    }
+
+    /// Writes the file of templates anew; the server reads it on SIGHUP.
+    pub fn write_templates(&self, templates: &str) {
+        std::fs::write(self.folder.join("templates.toml"), templates).unwrap();
+    }
+
     /// The same in a given state folder, to start again where another server ended.
     pub async fn start_in(folder: PathBuf, variables: &[(&str, &str)], arguments: &[&str]) -> Self {
         std::fs::create_dir_all(&folder).unwrap();
@@ -104,6 +118,18 @@ impl Server {
         request(self.port, method, "localhost", path, &[("content-type", "application/json")], body).await
     }
 
+    /// One request to the API with these headers and no others of ours, on a connection of its own.
+    pub async fn ask(&self, method: &str, path: &str, headers: &[(&str, &str)], body: &str) -> Answer {
+        request(self.port, method, "localhost", path, headers, body).await
+    }
+
+    /// The numbers of all pools together.
+    pub async fn stats(&self) -> Value {
+        let answer = self.call("GET", "/api/v1/pool/stats", "").await;
+        assert_eq!(answer.status, 200, "{}", answer.text());
+        answer.json()
+    }
+
     /// Acquires an instance of the default template.
     pub async fn acquire(&self) -> Demo {
         let answer = self.call("POST", "/api/v1/demo/acquire", "").await;
@@ -117,6 +143,15 @@ impl Server {
     /// Everything logged so far, one JSON object a line.
     pub fn log(&self) -> Vec<String> {
         self.log.lock().unwrap().clone()
+    }
+
+    /// Everything logged until a line is there that `wanted` accepts.
+    pub async fn log_until(&self, wanted: impl Fn(&str) -> bool) -> Vec<String> {
+        eventually("the line is logged", async || {
+            let log = self.log();
+            log.iter().any(|line| wanted(line)).then_some(log)
+        })
+        .await
     }
 
     /// The server's process.
