@@ -4,3 +4,6 @@
 
 mod contract;
 mod harness;
+mod mixing;
+mod proxying;
+mod smuggling;

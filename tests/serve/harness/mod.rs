@@ -1,12 +1,17 @@
 //! Starts servers and speaks HTTP to them.
 
 mod client;
+mod h2;
 mod server;
+pub mod stand_in;
+mod tls;
+mod wire;
 
-#[expect(unused_imports, reason = "being written")]
 pub use client::{Answer, get, raw, request};
-#[expect(unused_imports, reason = "being written")]
+pub use h2::{h2_ask, h2_get, h2_over, h2_whole, h2c};
 pub use server::{Demo, Server};
+pub use tls::Certificate;
+pub use wire::{Io, Wire};
 
 use std::future::Future;
 use std::time::Duration;
