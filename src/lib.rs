@@ -58,5 +58,8 @@ pub mod task;
 /// Log lines and metrics.
 pub mod telemetry;
 
+/// Text made safe for pages.
+mod html;
+
 /// The app that is built in, to demo and to test with.
 pub mod sample_app;

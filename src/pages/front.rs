@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use super::html::Html;
 use super::page::{Allow, Content, Page, page};
 use super::words;
+use crate::html::Html;
 
 const PAGE: &str = include_str!("front.html");
 const CARD: &str = include_str!("card.html");

@@ -1,8 +1,8 @@
 //! What is shown on an instance's host when the instance cannot answer. `home` is the front page's absolute URL.
 
 use super::Page;
-use super::html::Html;
 use super::notice::{Notice, Sign};
+use crate::html::Html;
 use crate::instance::Ending;
 
 const HOME_BUTTON: &str = r#"<a class="button" href="{{home}}" target="_top">See what you can try</a>"#;

@@ -5,7 +5,6 @@
 //! carries its style and script itself, under a policy that allows nothing else.
 
 mod front;
-mod html;
 mod instance_pages;
 mod notice;
 mod page;

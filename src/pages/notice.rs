@@ -1,7 +1,7 @@
 //! The shape of every page that says what went wrong: a heading in plain words, a sentence, and a way on.
 
-use super::html::Html;
 use super::page::{Allow, Content, Page, page};
+use crate::html::Html;
 
 const NOTICE: &str = include_str!("notice.html");
 const STYLE: &str = include_str!("notice.css");

@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use super::Page;
-use super::html::Html;
 use super::notice::{Notice, Sign};
 use super::words;
+use crate::html::Html;
 use crate::instance::{Limits, RateLimited};
 
 const ALL_APPS: &str = r#"<a class="button" href="/">Back to all apps</a>"#;

@@ -8,9 +8,14 @@ use crate::pages::{self, Page};
 use crate::request::{RequestId, authority, canonical_host};
 
 impl Proxy {
-    /// A failure as a page, or as JSON for who accepts that and no page.
+    /// A failure as a page, or as JSON for who accepts that and no page. No browser sends what is refused as a
+    /// message, so that is always told in JSON, as it is to a client whose head was refused before it came here.
     pub(super) fn failure(&self, error: &ApiError, headers: &HeaderMap, id: &RequestId) -> Response<Body> {
-        if wants_json(headers) {
+        let is_refusal = matches!(
+            error,
+            ApiError::MalformedHead | ApiError::HeadersTooLarge | ApiError::TooLarge | ApiError::Timeout
+        );
+        if is_refusal || wants_json(headers) {
             return error.answer(id);
         }
         let page = self.page(error, headers, id.as_str());

@@ -14,7 +14,6 @@
 
 mod form;
 mod guest_book;
-mod html;
 mod inspect;
 mod keeper;
 mod live;

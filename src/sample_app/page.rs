@@ -1,6 +1,5 @@
 //! The pages. The templates lie beside this file; here their slots are filled.
 
-use std::collections::HashMap;
 use std::time::Duration;
 
 use http::{HeaderMap, HeaderValue, StatusCode};
@@ -10,9 +9,9 @@ use time::format_description::well_known::Rfc3339;
 use super::App;
 use super::form::Form;
 use super::guest_book::{Entry, Refusal};
-use super::html::Html;
 use super::reply::{self, Reply};
 use crate::clock::Millis;
+use crate::html::Html;
 
 const PAGE: &str = include_str!("page.html");
 const NOTICE: &str = include_str!("notice.html");
@@ -98,7 +97,7 @@ pub(super) fn guest_book(app: &App, headers: &HeaderMap, form: &Form, problem: O
     };
     let title =
         format!("{}Guest book · {}", if problem.is_some() { "Not signed: " } else { "" }, app.settings.id);
-    let values = HashMap::from([
+    let values = vec![
         ("title", Html::text(&title)),
         ("id", Html::text(&app.settings.id)),
         ("address", address(&app.settings.url)),
@@ -117,21 +116,21 @@ pub(super) fn guest_book(app: &App, headers: &HeaderMap, form: &Form, problem: O
         ("empty_state", Html::markup(if count == 0 { "" } else { " hidden" })),
         ("entries", entries),
         ("script", Html::markup(SCRIPT)),
-    ]);
+    ];
     document(problem.map_or(StatusCode::OK, |p| p.status), PAGE, values)
 }
 
 /// A page with a title, a sentence, and a way back.
 pub(super) fn notice(status: StatusCode, title: &str, message: &str) -> Reply {
-    document(status, NOTICE, HashMap::from([("title", Html::text(title)), ("message", Html::text(message))]))
+    document(status, NOTICE, vec![("title", Html::text(title)), ("message", Html::text(message))])
 }
 
-fn document(status: StatusCode, template: &'static str, mut values: HashMap<&'static str, Html>) -> Reply {
+fn document(status: StatusCode, template: &'static str, mut values: Vec<(&'static str, Html)>) -> Reply {
     let mut random = [0u8; 16];
     getrandom::fill(&mut random).expect("Linux always has its random source");
     let nonce = format!("{:032x}", u128::from_ne_bytes(random));
-    values.insert("nonce", Html::text(&nonce));
-    values.insert("style", Html::markup(STYLE));
+    values.push(("nonce", Html::text(&nonce)));
+    values.push(("style", Html::markup(STYLE)));
     let html = Html::fill(template, &values).into_string();
     let mut reply = reply::whole(status, "text/html; charset=utf-8", html);
     let policy = format!(
@@ -152,7 +151,7 @@ fn document(status: StatusCode, template: &'static str, mut values: HashMap<&'st
 fn entry(entry: &Entry, now: Millis) -> Html {
     Html::fill(
         ENTRY,
-        &HashMap::from([
+        &[
             ("id", Html::number(entry.id)),
             ("tone", Html::number(u64::from(entry.tone()))),
             ("initial", Html::text(&entry.initial())),
@@ -160,7 +159,7 @@ fn entry(entry: &Entry, now: Millis) -> Html {
             ("at", Html::text(&entry.at.rfc3339())),
             ("ago", Html::text(&ago(entry.at, now))),
             ("text", Html::text(&entry.text)),
-        ]),
+        ],
     )
 }
 
@@ -169,12 +168,12 @@ fn countdown(time: TimeLeft) -> Html {
     let hour = until.get(11..16).unwrap_or_default();
     Html::fill(
         COUNTDOWN,
-        &HashMap::from([
+        &[
             ("millis", Html::number(time.millis())),
             ("clock", Html::text(&clock(time.left))),
             ("until", Html::text(&until)),
             ("hour", Html::text(hour)),
-        ]),
+        ],
     )
 }
 
@@ -183,8 +182,7 @@ fn address(url: &str) -> Html {
     let Some(short) = url.strip_prefix("http://").or_else(|| url.strip_prefix("https://")) else {
         return Html::text(url);
     };
-    let values =
-        HashMap::from([("url", Html::text(url)), ("short", Html::text(short.trim_end_matches('/')))]);
+    let values = [("url", Html::text(url)), ("short", Html::text(short.trim_end_matches('/')))];
     Html::fill(r#"<a href="{{url}}">{{short}}</a>"#, &values)
 }
 

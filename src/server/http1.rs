@@ -21,7 +21,7 @@ use super::head::MAX_HEAD;
 use super::pipe::Pipe;
 use crate::api::{ApiError, Body, MAX_BODY};
 use crate::proxy::TunnelBody;
-use crate::request::Side;
+use crate::request::{RequestId, Side};
 
 /// What a connection's requests share.
 struct Connection {
@@ -83,10 +83,13 @@ impl Connection {
                 })
             }
             // Pingora answers for every other host, also for those that are nobody's.
-            Side::Instance(_) | Side::Unknown | Side::Bad => match self.pipe.send(request).await {
-                Ok(answer) => answer.map(Kind::App),
-                Err(_) => broken_off().map(Kind::Own),
-            },
+            Side::Instance(_) | Side::Unknown | Side::Bad => {
+                let id = RequestId::of(request.headers());
+                match self.pipe.send(request).await {
+                    Ok(answer) => answer.map(Kind::App),
+                    Err(error) => broken_off(&error, &id).map(Kind::Own),
+                }
+            }
         };
         answer.map(|kind| Outgoing { kind, turn: self.turn.clone() })
     }
@@ -126,10 +129,11 @@ fn wants_websocket(request: &Request<Incoming>) -> bool {
         && names(header::CONNECTION, "upgrade")
 }
 
-/// Pingora ended the exchange before it answered, which it does when the client's half is broken.
-fn broken_off() -> Response<Body> {
-    let mut answer = Response::new(Body::empty());
-    *answer.status_mut() = StatusCode::BAD_GATEWAY;
+/// The answer to an exchange that ended before Pingora answered: by the client, whose body broke off or broke a rule
+/// of HTTP, else by Pingora.
+fn broken_off(error: &hyper::Error, id: &RequestId) -> Response<Body> {
+    let failure = if error.is_user() { ApiError::MalformedHead } else { ApiError::Unreachable };
+    let mut answer = failure.answer(id);
     answer.headers_mut().insert(header::CONNECTION, http::HeaderValue::from_static("close"));
     answer
 }

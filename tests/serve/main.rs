@@ -11,3 +11,6 @@ mod contract_metrics;
 mod contract_pages;
 mod contract_time;
 mod harness;
+mod mixing;
+mod proxying;
+mod smuggling;

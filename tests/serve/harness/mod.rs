@@ -2,13 +2,20 @@
 
 mod client;
 mod events;
+mod h2;
 mod processes;
 mod server;
+pub mod stand_in;
+mod tls;
+mod wire;
 
 pub use client::{Answer, get, raw, request};
 pub use events::Events;
+pub use h2::{h2_ask, h2_get, h2_over, h2_whole, h2c};
 pub use processes::{instance_folders, kill_app, processes_of};
 pub use server::{Demo, Server};
+pub use tls::Certificate;
+pub use wire::{Io, Wire};
 
 use std::time::Duration;
 

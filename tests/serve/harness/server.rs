@@ -29,6 +29,15 @@ pub struct Demo {
     pub host: String,
 }
 
+impl Demo {
+    /// Out of the answer to an acquire.
+    pub fn from_json(handed: &Value) -> Self {
+        let url = handed["url"].as_str().unwrap().to_owned();
+        let host = url.split_once("://").unwrap().1.trim_end_matches('/').to_owned();
+        Demo { id: handed["id"].as_str().unwrap().to_owned(), url, host }
+    }
+}
+
 impl Server {
     /// Starts a server on a port of the system's choice with these variables on top of the defaults of the tests: a
     /// pool of two, no rate limits. Returns when it listens and its pool is full.
@@ -130,14 +139,26 @@ impl Server {
         answer.json()
     }
 
+    /// The same as [`Server::start`] with the templates `default` (an app that misbehaves on demand, see
+    /// [`super::stand_in`]) and `book` (the sample app).
+    pub async fn with_stand_in(variables: &[(&str, &str)]) -> Self {
+        Self::with_file(variables, &super::stand_in::templates()).await.full().await
+    }
+
     /// Acquires an instance of the default template.
     pub async fn acquire(&self) -> Demo {
-        let answer = self.call("POST", "/api/v1/demo/acquire", "").await;
+        self.acquire_with("").await
+    }
+
+    /// Acquires an instance of a template.
+    pub async fn acquire_of(&self, template: &str) -> Demo {
+        self.acquire_with(&format!(r#"{{"template":"{template}"}}"#)).await
+    }
+
+    async fn acquire_with(&self, body: &str) -> Demo {
+        let answer = self.call("POST", "/api/v1/demo/acquire", body).await;
         assert_eq!(answer.status, 200, "{}", answer.text());
-        let handed = answer.json();
-        let url = handed["url"].as_str().unwrap().to_owned();
-        let host = url.trim_start_matches("http://").trim_end_matches('/').to_owned();
-        Demo { id: handed["id"].as_str().unwrap().to_owned(), url, host }
+        Demo::from_json(&answer.json())
     }
 
     /// Everything logged so far, one JSON object a line.

@@ -2,11 +2,11 @@
 
 /// A piece of HTML that is safe between tags and in quoted attributes.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(super) struct Html(String);
+pub(crate) struct Html(String);
 
 impl Html {
     /// Any text, made harmless.
-    pub(super) fn text(text: &str) -> Html {
+    pub(crate) fn text(text: &str) -> Html {
         let mut safe = String::with_capacity(text.len());
         for c in text.chars() {
             match c {
@@ -22,19 +22,19 @@ impl Html {
     }
 
     /// Markup that is part of the program.
-    pub(super) fn markup(written_here: &'static str) -> Html {
+    pub(crate) fn markup(written_here: &'static str) -> Html {
         Html(written_here.to_owned())
     }
 
     /// A number.
-    pub(super) fn number(n: impl Into<u128>) -> Html {
+    pub(crate) fn number(n: impl Into<u128>) -> Html {
         Html(n.into().to_string())
     }
 
     /// A template that is part of the program, with its slots `{{name}}` filled. Values are not searched for
     /// slots. A slot without a value stays empty; so does a whole page never fail (the tests, which run with debug
     /// assertions, hold templates and values together).
-    pub(super) fn fill(template: &'static str, values: &[(&str, Html)]) -> Html {
+    pub(crate) fn fill(template: &'static str, values: &[(&str, Html)]) -> Html {
         let room: usize = values.iter().map(|(_, value)| value.0.len()).sum();
         let mut filled = String::with_capacity(template.len() + room);
         let mut rest = template;
@@ -51,12 +51,12 @@ impl Html {
     }
 
     /// All pieces, one after the other.
-    pub(super) fn concat(pieces: impl IntoIterator<Item = Html>) -> Html {
+    pub(crate) fn concat(pieces: impl IntoIterator<Item = Html>) -> Html {
         Html(pieces.into_iter().map(|piece| piece.0).collect())
     }
 
     /// The finished document.
-    pub(super) fn into_string(self) -> String {
+    pub(crate) fn into_string(self) -> String {
         self.0
     }
 }
