@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
+use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::backoff::Backoff;
@@ -22,6 +23,8 @@ pub(crate) struct Keeper {
     template: ArcSwap<Template>,
     /// Whether the template is (still) in the configuration.
     kept: AtomicBool,
+    /// Told of each new configuration.
+    adopted: watch::Sender<()>,
     /// Attempts under way.
     pub(crate) making: AtomicUsize,
     /// Whether a refill was begun and has not reached the target yet.
@@ -39,6 +42,7 @@ impl Keeper {
         Self {
             template: ArcSwap::new(template),
             kept: AtomicBool::new(true),
+            adopted: watch::Sender::new(()),
             making: AtomicUsize::new(0),
             refilling: AtomicBool::new(true),
             line: Line::new(),
@@ -62,6 +66,15 @@ impl Keeper {
     /// Whether an instance of this revision is (still) what the configuration wants.
     pub(crate) fn wants(&self, revision: u64) -> bool {
         self.is_kept() && self.template.load().revision == revision
+    }
+
+    /// Done when an instance of this revision is no longer what the configuration wants.
+    pub(crate) async fn outdated(&self, revision: u64) {
+        let mut adopted = self.adopted.subscribe();
+        while self.wants(revision) {
+            // The sender is ours, so it is there.
+            let _ = adopted.changed().await;
+        }
     }
 
     /// An attempt worked and took this long.
@@ -124,6 +137,9 @@ impl Keepers {
                     keepers.insert(template.name.as_str().into(), Arc::new(Keeper::new(template.clone())));
                 }
             }
+        }
+        for keeper in keepers.values() {
+            keeper.adopted.send_replace(());
         }
     }
 

@@ -113,9 +113,6 @@ impl Draft<'_> {
     }
 
     async fn offer(&mut self) -> Result<(), ProvisionError> {
-        if !self.keeper.wants(self.template.revision) {
-            return Err(ProvisionError::Outdated);
-        }
         self.pool.ask(self.pool.store.offer(&self.id, self.endpoint())).await?;
         Ok(())
     }
@@ -194,6 +191,8 @@ async fn run_steps(
         let outcome = tokio::select! {
             biased;
             () = pool.stopping.cancelled() => Err(ProvisionError::Stopping),
+            // An attempt at what the operator has replaced must not keep the new version waiting, least of all one that hangs.
+            () = draft.keeper.outdated(draft.template.revision) => Err(ProvisionError::Outdated),
             () = hold.died() => Err(ProvisionError::Died(last_words(&pool, &draft.id).await)),
             outcome = (step.act)(draft) => outcome,
         };
