@@ -31,7 +31,7 @@ pub use tunnel::TunnelBody;
 use crate::api::{Api, ApiError};
 use crate::config::TrustedProxies;
 use crate::pool::Pool;
-use crate::request::{Hosts, RequestId, Side};
+use crate::request::{Hosts, Passage, RequestId, Side, UnderWay};
 use crate::routes::{Route, RouteTable};
 use crate::telemetry::{HostKind, Metrics, RequestLine};
 
@@ -56,6 +56,8 @@ pub struct Parts {
     pub read_timeout: Duration,
     /// How long a client may leave an answer unread.
     pub write_timeout: Duration,
+    /// What a stop has to wait for.
+    pub under_way: UnderWay,
 }
 
 /// The proxy; all clones are one.
@@ -71,6 +73,7 @@ pub struct Context {
     route: Option<Arc<Route>>,
     /// The API counts its requests itself.
     counted: bool,
+    passage: Passage,
 }
 
 impl Proxy {
@@ -83,6 +86,11 @@ impl Proxy {
     pub fn hosts(&self) -> &Hosts {
         &self.0.hosts
     }
+
+    /// What a stop has to wait for.
+    pub fn under_way(&self) -> &UnderWay {
+        &self.0.under_way
+    }
 }
 
 #[async_trait]
@@ -90,7 +98,14 @@ impl ProxyHttp for Proxy {
     type CTX = Context;
 
     fn new_ctx(&self) -> Context {
-        Context { start: Instant::now(), id: None, host: HostKind::Unknown, route: None, counted: false }
+        Context {
+            start: Instant::now(),
+            id: None,
+            host: HostKind::Unknown,
+            route: None,
+            counted: false,
+            passage: self.0.under_way.begin(),
+        }
     }
 
     /// None: the default one would compress answers that an app sent plain.
@@ -170,6 +185,9 @@ impl ProxyHttp for Proxy {
         ctx: &mut Context,
     ) -> Result<()> {
         forward::clean_response(response)?;
+        if is_event_stream(&response.headers) {
+            ctx.passage.becomes_stream();
+        }
         if let Some(id) = &ctx.id {
             response.insert_header(RequestId::HEADER, id.value())?;
         }
@@ -224,6 +242,12 @@ fn client_of(session: &Session) -> (IpAddr, bool) {
         .map_or(IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED), |address| address.ip());
     let secure = session.digest().is_some_and(|digest| digest.ssl_digest.is_some());
     (address, secure)
+}
+
+/// Whether an answer is a stream of events.
+fn is_event_stream(headers: &http::HeaderMap) -> bool {
+    let kind = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or("");
+    kind.split(';').next().is_some_and(|kind| kind.trim().eq_ignore_ascii_case("text/event-stream"))
 }
 
 /// Whether a request asks for a stream of events, which may be silent for as long as nothing happens.

@@ -4,7 +4,9 @@
 mod client;
 mod host;
 mod id;
+mod under_way;
 
 pub use client::{Client, forwarded_for};
 pub use host::{Hosts, Side, authority, canonical_host};
 pub use id::RequestId;
+pub use under_way::{Passage, UnderWay};

@@ -21,7 +21,7 @@ use crate::clock::Clock;
 use crate::config::{self, Config};
 use crate::pool::{self, Pool};
 use crate::proxy::{self, Proxy};
-use crate::request::Hosts;
+use crate::request::{Hosts, UnderWay};
 use crate::routes::{self, RouteTable};
 use crate::runtime::process::{self, ProcessRuntime};
 use crate::runtime::{Runtime, RuntimeError};
@@ -97,6 +97,7 @@ pub async fn serve(config: Config, file: Option<PathBuf>, own_program: PathBuf) 
     let stop = Stop::new(stopping, cut.clone());
     let trusted = server.trusted_proxies;
     let api = Arc::new(Api::new(pool.clone(), metrics.clone(), api_key, trusted.clone(), cut.clone()));
+    let under_way = UnderWay::default();
     let proxy = Proxy::new(proxy::Parts {
         hosts,
         api: api.clone(),
@@ -106,6 +107,7 @@ pub async fn serve(config: Config, file: Option<PathBuf>, own_program: PathBuf) 
         trusted,
         read_timeout: server.read_timeout,
         write_timeout: server.write_timeout,
+        under_way: under_way.clone(),
     });
     let limits = Limits { write: server.write_timeout, ..Limits::default() };
     let dispatch = Dispatch::new(api, proxy, limits, server.read_timeout, stop.clone());
@@ -123,7 +125,9 @@ pub async fn serve(config: Config, file: Option<PathBuf>, own_program: PathBuf) 
 
     let reload = || reload(&pool, file.as_deref(), &own_program);
     signals.wait(reload).await;
-    Stopping { begin: begin_stop, cut, connections, grace: server.shutdown_grace }.run(&pool).await;
+    Stopping { begin: begin_stop, cut, connections, under_way, grace: server.shutdown_grace }
+        .run(&pool)
+        .await;
     Ok(())
 }
 

@@ -9,9 +9,12 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::pool::Pool;
+use crate::request::UnderWay;
 
 /// The exit status after a second signal.
 const AT_ONCE: i32 = 130;
+/// How often a server that stops looks whether it may.
+const LOOK: Duration = Duration::from_millis(20);
 
 /// The signals that we answer.
 pub(super) struct Signals {
@@ -58,9 +61,11 @@ pub(super) struct Stopping {
     pub(super) begin: watch::Sender<bool>,
     /// Tunnels and streams of events, which would never end by themselves.
     pub(super) cut: CancellationToken,
-    /// Requests in flight, for as long as
+    /// Requests in flight on these connections.
     pub(super) connections: TaskTracker,
-    /// this.
+    /// Which of those requests are streams of an app's events: they end when the app does, and not before.
+    pub(super) under_way: UnderWay,
+    /// The longest that the requests in flight are waited for.
     pub(super) grace: Duration,
 }
 
@@ -70,9 +75,24 @@ impl Stopping {
         self.begin.send_replace(true);
         self.cut.cancel();
         self.connections.close();
-        if tokio::time::timeout(self.grace, self.connections.wait()).await.is_err() {
+        if tokio::time::timeout(self.grace, self.finished()).await.is_err() {
             tracing::warn!(connections = self.connections.len(), "some requests were cut off");
         }
         pool.drain().await;
+    }
+
+    /// Done when what is left of the connections carries nothing but streams of events.
+    async fn finished(&self) {
+        let only_streams = async {
+            // On HTTP/1 a stream has its connection for itself. On HTTP/2 there may be more streams than connections,
+            // but then the requests beside them are counted.
+            while self.under_way.requests() > 0 || self.connections.len() > self.under_way.streams() {
+                tokio::time::sleep(LOOK).await;
+            }
+        };
+        tokio::select! {
+            () = self.connections.wait() => {}
+            () = only_streams => {}
+        }
     }
 }

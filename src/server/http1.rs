@@ -95,6 +95,7 @@ impl Connection {
     }
 
     async fn api(&self, request: Request<Incoming>) -> Response<Body> {
+        let _under_way = self.dispatch.proxy.under_way().begin();
         let (parts, body) = request.into_parts();
         let body = if body.is_end_stream() { Ok(Bytes::new()) } else { self.read(body).await };
         let refused = body.is_err();
