@@ -180,13 +180,15 @@ impl Server {
         self.child.id().expect("it was not waited for")
     }
 
-    /// Sends a signal by name: `TERM`, `KILL`, `HUP`.
+    /// Sends a signal by name: `TERM`, `INT`, `KILL`, `HUP`, `STOP`.
     pub fn signal(&self, name: &str) {
         let pid = rustix::process::Pid::from_raw(self.pid() as i32).unwrap();
         let signal = match name {
             "TERM" => rustix::process::Signal::TERM,
             "KILL" => rustix::process::Signal::KILL,
             "HUP" => rustix::process::Signal::HUP,
+            "INT" => rustix::process::Signal::INT,
+            "STOP" => rustix::process::Signal::STOP,
             other => panic!("no signal {other}"),
         };
         rustix::process::kill_process(pid, signal).unwrap();
