@@ -36,7 +36,7 @@ impl Feed {
     async fn next(mut self) -> Option<(Bytes, Self)> {
         loop {
             tokio::time::sleep_until(self.next).await;
-            self.next += TICK;
+            self.next = Instant::now() + TICK;
             self.quiet += 1;
             let Ok(stats) = self.pool.stats().await else { continue };
             let numbers: Map<String, Value> =

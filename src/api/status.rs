@@ -65,6 +65,10 @@ impl Watch {
     async fn next(mut self) -> Option<(Bytes, Self)> {
         while !self.over {
             tokio::time::sleep_until(self.next).await;
+            // A client that did not read for a while is told how things are, not how they were each second.
+            if self.next.elapsed() >= TICK {
+                self.next = Instant::now();
+            }
             if self.began.elapsed() >= LONGEST {
                 self.over = true;
                 let reason = json!({"reason": "this stream has run for 30 minutes"});
