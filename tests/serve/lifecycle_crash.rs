@@ -1,8 +1,12 @@
 //! What is left of a server that was killed, and who sees to it.
 
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 
 use rustix::process::{Pid, Signal, kill_process};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 
 use crate::harness::{Server, eventually, get, instance_folders, kill_app, processes_of};
 
@@ -11,6 +15,29 @@ fn nodes(state_dir: &Path) -> Vec<String> {
     let mut names: Vec<String> = entries.map(|entry| entry.file_name().into_string().unwrap()).collect();
     names.sort_unstable();
     names
+}
+
+/// Acquires and gives back one instance after the other until the server is gone: each acquire makes the pool begin
+/// another instance, each release ends one.
+async fn visit_for_ever(port: u16, visited: Arc<AtomicUsize>) {
+    while let Some(answer) = exchange(port, "POST /api/v1/demo/acquire").await {
+        let Some((_, rest)) = answer.split_once(r#""id":""#) else { continue };
+        let id = rest.split('"').next().unwrap().to_owned();
+        visited.fetch_add(1, SeqCst);
+        exchange(port, &format!("DELETE /api/v1/demo/{id}")).await;
+    }
+}
+
+/// One request; `None` when the server is gone.
+async fn exchange(port: u16, line: &str) -> Option<String> {
+    let mut stream = TcpStream::connect(("127.0.0.1", port)).await.ok()?;
+    let head =
+        format!("{line} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Length: 0\r\n\r\n");
+    stream.write_all(head.as_bytes()).await.ok()?;
+    let mut answer = String::new();
+    let read = tokio::time::timeout(crate::harness::PATIENCE, stream.read_to_string(&mut answer)).await;
+    read.expect("an answer or an end").ok()?;
+    (!answer.is_empty()).then_some(answer)
 }
 
 async fn nothing_left(state_dir: &Path) {
@@ -23,24 +50,20 @@ async fn nothing_left(state_dir: &Path) {
 #[tokio::test]
 async fn a_server_killed_at_any_moment_under_load_takes_its_instances_with_it() {
     let settings = [("POOL_TARGET_SIZE", "4"), ("POOL_MAX_SIZE", "8"), ("POOL_REPLENISH_THRESHOLD", "1")];
-    // The first, which lives as long as the others need its folder.
+    // They are all kept to the end, for the first to be dropped removes the folder.
     let mut servers: Vec<Server> = Vec::new();
     let folder = std::env::temp_dir().join(format!("try-it-now-serve-{}", uuid::Uuid::now_v7()));
-    for visits in [0, 1, 2, 5, 9] {
+    for visits in [0, 1, 3, 8, 20] {
         let mut server = Server::start_in(folder.clone(), &settings, &[]).await;
-        let mut mine = Vec::new();
-        // Each acquire makes the pool begin another instance, and each release ends one.
-        while mine.len() < visits {
-            let answer = server.call("POST", "/api/v1/demo/acquire", "").await;
-            if answer.status == 200 {
-                mine.push(answer.json()["id"].as_str().unwrap().to_owned());
-            }
-            if mine.len() % 2 == 1 {
-                server.call("DELETE", &format!("/api/v1/demo/{}", mine[mine.len() - 1]), "").await;
-            }
-        }
+        let visited = Arc::new(AtomicUsize::new(0));
+        let visitors = [(); 3]
+            .map(|()| try_it_now::task::spawn("visitor", visit_for_ever(server.port, visited.clone())));
+        eventually("as many visits", async || (visited.load(SeqCst) >= visits).then_some(())).await;
         server.signal("KILL");
         assert_eq!(server.ended().await, None);
+        for visitor in visitors {
+            visitor.await.unwrap();
+        }
         nothing_left(&folder).await;
         servers.push(server);
     }

@@ -121,25 +121,26 @@ fn command(pid: i32) -> String {
 #[tokio::test]
 async fn a_mistake_in_the_file_keeps_the_templates_as_they_were_and_says_why() {
     let server = Server::with_file(&[], &template("default", "one")).await.full().await;
-    for (mistake, why) in [
-        ("[templates.default]\ncommand = [\"x\"]\npool = { taget = 1 }\n", "taget"),
-        ("[templates.default\n", "templates.toml"),
-        ("", "describes no template"),
-    ] {
-        server.write_templates(mistake);
+    let file = server.folder.join("templates.toml");
+    let mistakes = [
+        (Some("[templates.default]\ncommand = [\"x\"]\npool = { taget = 1 }\n"), "taget"),
+        (Some("[templates.default\n"), "write TOML"),
+        (Some(""), "describes no template"),
+        (None, "templates.toml"),
+    ];
+    for (number, (mistake, why)) in mistakes.into_iter().enumerate() {
+        match mistake {
+            Some(text) => server.write_templates(text),
+            None => std::fs::remove_file(&file).unwrap(),
+        }
         server.signal("HUP");
-        let log = server
-            .log_until(|line| line.contains("the templates stay as they were") && line.contains(why))
-            .await;
-        assert!(log.iter().any(|line| line.contains(r#""level":"ERROR""#)));
+        let told = eventually("the mistake is told", async || {
+            let log = server.log();
+            log.into_iter().filter(|line| line.contains("the templates stay as they were")).nth(number)
+        })
+        .await;
+        assert!(told.contains(why) && told.contains(r#""level":"ERROR""#), "{told}");
     }
-    std::fs::remove_file(server.folder.join("templates.toml")).unwrap();
-    server.signal("HUP");
-    eventually("the missing file is told of", async || {
-        let told = server.log().iter().filter(|l| l.contains("the templates stay as they were")).count();
-        (told == 4).then_some(())
-    })
-    .await;
     let demo = acquire(&server, "default").await.unwrap();
     assert_eq!(version(&server, &demo).await, "one");
 }

@@ -38,13 +38,14 @@ pub fn processes_of(state_dir: &Path) -> Vec<Process> {
 
 /// The folders of instances below a state folder.
 pub fn instance_folders(state_dir: &Path) -> Vec<String> {
-    let mut found = Vec::new();
-    for node in nodes(state_dir) {
-        let entries = fs::read_dir(state_dir.join("nodes").join(node).join("instances"));
-        let names = entries.into_iter().flatten().flatten().filter(|e| e.path().is_dir());
-        found.extend(names.filter_map(|entry| entry.file_name().into_string().ok()));
-    }
-    found
+    nodes(state_dir).iter().flat_map(|node| instance_folders_of(state_dir, node)).collect()
+}
+
+/// The same of one node.
+pub fn instance_folders_of(state_dir: &Path, node: &str) -> Vec<String> {
+    let entries = fs::read_dir(state_dir.join("nodes").join(node).join("instances"));
+    let folders = entries.into_iter().flatten().flatten().filter(|entry| entry.path().is_dir());
+    folders.filter_map(|entry| entry.file_name().into_string().ok()).collect()
 }
 
 /// Kills the process group of an instance's app, as a crash or the system's memory killer would.

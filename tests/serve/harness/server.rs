@@ -3,11 +3,13 @@
 use std::path::PathBuf;
 use std::process::Stdio;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use serde_json::Value;
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::{Child, Command};
 
+use super::processes::instance_folders_of;
 use super::{Answer, PATIENCE, eventually, request};
 
 /// A running server. Dropped, it is killed, and its instances with it.
@@ -17,6 +19,8 @@ pub struct Server {
     pub port: u16,
     /// Its state folder, removed with it.
     pub folder: PathBuf,
+    /// The name of its folder below `nodes` there.
+    node: String,
     log: Arc<Mutex<Vec<String>>>,
 }
 
@@ -95,21 +99,21 @@ impl Server {
             loop {
                 let line = lines.next_line().await.unwrap();
                 let line = line.unwrap_or_else(|| panic!("the server ended: {:?}", log.lock().unwrap()));
-                let port = serde_json::from_str::<Value>(&line).ok().and_then(|line| line["port"].as_u64());
+                let told = serde_json::from_str::<Value>(&line).unwrap_or_default();
                 log.lock().unwrap().push(line);
-                if let Some(port) = port {
-                    return port as u16;
+                if let (Some(port), Some(node)) = (told["port"].as_u64(), told["node"].as_str()) {
+                    return (port as u16, node.to_owned());
                 }
             }
         };
-        let port = tokio::time::timeout(PATIENCE, listening).await.expect("the server listens");
+        let (port, node) = tokio::time::timeout(PATIENCE, listening).await.expect("the server listens");
         let kept = log.clone();
         try_it_now::task::spawn("test", async move {
             while let Ok(Some(line)) = lines.next_line().await {
                 kept.lock().unwrap().push(line);
             }
         });
-        Self { child, port, folder, log }
+        Self { child, port, folder, node, log }
     }
 
     /// Waits until every pool holds as many ready instances as it wants.
@@ -202,8 +206,16 @@ impl Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
-        // The guardians remove the instances' folders by themselves, perhaps a moment later than we do.
+        // The guardians end and remove the instances by themselves, a moment after the server. A folder that is removed
+        // under them could come back.
         let _ = self.child.start_kill();
+        for _ in 0..400 {
+            let ended = matches!(self.child.try_wait(), Ok(Some(_)));
+            if ended && instance_folders_of(&self.folder, &self.node).is_empty() {
+                break;
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
         let _ = std::fs::remove_dir_all(&self.folder);
     }
 }
