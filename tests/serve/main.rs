@@ -14,3 +14,4 @@ mod harness;
 mod mixing;
 mod proxying;
 mod smuggling;
+mod tunnels;
