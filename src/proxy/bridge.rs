@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use futures_util::StreamExt;
-use http::{Response, header};
+use http::{Response, Version, header};
 use pingora_core::Result;
 use pingora_http::ResponseHeader;
 use pingora_proxy::Session;
@@ -30,6 +30,13 @@ impl Proxy {
 /// The whole body of a request.
 async fn read_body(session: &mut Session, within: Duration) -> Result<Bytes, ApiError> {
     let deadline = Instant::now() + within;
+    let head = session.req_header();
+    let expects =
+        head.headers.get(header::EXPECT).is_some_and(|v| v.as_bytes().eq_ignore_ascii_case(b"100-continue"));
+    if expects && head.version == Version::HTTP_11 {
+        // Else the client waits for it, and the body comes late or not at all.
+        session.write_continue_response().await.map_err(|_| ApiError::MalformedHead)?;
+    }
     let mut whole = BytesMut::new();
     loop {
         let piece = timeout_at(deadline, session.as_downstream_mut().read_request_body())

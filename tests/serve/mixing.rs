@@ -2,13 +2,11 @@
 
 use std::time::Duration;
 
-use futures_util::{SinkExt, StreamExt};
+use futures_util::StreamExt;
 use http::Request;
 use tokio::time::timeout;
-use tokio_tungstenite::tungstenite::Message;
-use tokio_tungstenite::tungstenite::protocol::Role;
 
-use crate::harness::{Certificate, Demo, Io, PATIENCE, Server, Wire, h2_ask, h2_get, h2_over, h2c};
+use crate::harness::{Certificate, Demo, Server, Wire, h2_ask, h2_get, h2_over, h2c, websocket};
 
 /// Requests on one connection.
 const MANY: usize = 400;
@@ -154,32 +152,10 @@ async fn an_http2_stream_whose_authority_and_host_differ_is_refused() {
 }
 
 /// Opens a WebSocket on the connection, hears the app's hello and an echo.
-async fn open_websocket(mut wire: Wire, demo: &Demo) {
-    wire.send(format!(
-        "GET /live HTTP/1.1\r\nHost: {}\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
-         Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n",
-        demo.host
-    ))
-    .await;
-    let head = wire.head().await;
-    assert_eq!(head.status, 101, "{head:?}");
-    assert_eq!(head.headers["sec-websocket-accept"], "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=");
-    let (stream, read) = wire.into_parts();
-    let stream: Box<dyn Io> = stream;
-    let mut socket =
-        tokio_tungstenite::WebSocketStream::from_partially_read(stream, read, Role::Client, None).await;
-    let talk = async {
-        let hello = socket.next().await.unwrap().unwrap().into_text().unwrap();
-        assert!(hello.contains(&demo.id), "{hello}");
-        socket.send(Message::text(r#"{"type":"echo","text":"hi"}"#)).await.unwrap();
-        loop {
-            let text = socket.next().await.unwrap().unwrap().into_text().unwrap();
-            if text.contains("echo") {
-                return assert!(text.contains("hi"));
-            }
-        }
-    };
-    timeout(PATIENCE, talk).await.expect("a hello and an echo");
+async fn open_websocket(wire: Wire, demo: &Demo) {
+    let mut socket = websocket::open(wire, demo).await;
+    assert_eq!(websocket::hear(&mut socket, "hello").await["id"], demo.id.as_str());
+    websocket::echo(&mut socket, "hi").await;
 }
 
 #[tokio::test]

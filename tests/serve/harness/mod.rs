@@ -7,6 +7,7 @@ mod processes;
 mod server;
 pub mod stand_in;
 mod tls;
+pub mod websocket;
 mod wire;
 
 pub use client::{Answer, get, raw, request};

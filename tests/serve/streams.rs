@@ -1,0 +1,72 @@
+//! Events come one by one, not when a buffer is full.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::harness::{Server, Wire, h2c};
+
+#[tokio::test]
+async fn an_apps_events_arrive_one_by_one() {
+    let server = Server::start(&[]).await;
+    let demo = server.acquire().await;
+    for first in [None, Some("localhost")] {
+        let mut wire = Wire::connect(server.port).await;
+        if let Some(first) = first {
+            assert_eq!(wire.get(first, "/health").await.status, 200);
+        }
+        wire.send(format!(
+            "GET /events HTTP/1.1\r\nHost: {}\r\nAccept: text/event-stream\r\n\r\n",
+            demo.host
+        ))
+        .await;
+        let head = wire.head().await;
+        assert_eq!(head.headers["content-type"], "text/event-stream");
+        let start = Instant::now();
+        for n in 0..3 {
+            let data = loop {
+                let line = wire.line().await;
+                // A line of the chunk's framing, or the event.
+                if let Some((_, data)) = line.split_once("data: ") {
+                    break data.to_owned();
+                }
+            };
+            assert!(data.contains(&format!(r#""n":{n}"#)), "{data}");
+            // The event with number n is made n seconds after the first.
+            let late = start.elapsed().as_secs_f64() - n as f64;
+            assert!(late < 0.9, "event {n} is {late} s late");
+        }
+        assert!(start.elapsed() > Duration::from_millis(1_500));
+    }
+}
+
+#[tokio::test]
+async fn an_apps_events_arrive_one_by_one_over_http2() {
+    let server = Server::start(&[]).await;
+    let demo = server.acquire().await;
+    let mut send = h2c(server.port).await;
+    let request = http::Request::get(format!("http://{}/events", demo.host)).body(()).unwrap();
+    let (answer, _) = send.send_request(request, true).unwrap();
+    let mut body = answer.await.unwrap().into_body();
+    for n in 0..3 {
+        let piece = body.data().await.unwrap().unwrap();
+        body.flow_control().release_capacity(piece.len()).unwrap();
+        assert!(String::from_utf8_lossy(&piece).contains(&format!(r#""n":{n}"#)), "{piece:?}");
+    }
+}
+
+#[tokio::test]
+async fn events_may_be_rarer_than_an_app_may_be_silent_otherwise() {
+    // The stand-in may be silent for one second; an event stream for as long as nothing happens.
+    let server = Server::with_stand_in(&[]).await;
+    let demo = server.acquire().await;
+    let mut wire = Wire::connect(server.port).await;
+    wire.send(format!(
+        "GET /silent-midway HTTP/1.1\r\nHost: {}\r\nAccept: text/event-stream\r\n\r\n",
+        demo.host
+    ))
+    .await;
+    assert_eq!(wire.head().await.status, 200);
+    assert_eq!(wire.bytes(5).await, b"hello");
+    assert!(tokio::time::timeout(Duration::from_secs(3), wire.rest()).await.is_err(), "it was cut");
+}
