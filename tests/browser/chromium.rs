@@ -244,6 +244,13 @@ impl Drop for Browser {
         if let Some(pid) = self.chromium {
             let _ = rustix::process::kill_process(pid, Signal::KILL);
         }
-        let _ = std::fs::remove_dir_all(&self.folder);
+        // They write into the profile until they have noticed.
+        for _ in 0..100 {
+            let _ = std::fs::remove_dir_all(&self.folder);
+            if !self.folder.exists() {
+                break;
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
     }
 }

@@ -7,6 +7,7 @@ mod chromium;
 #[allow(dead_code, unused_imports, reason = "made for the tests of the whole server, which use all of it")]
 mod harness;
 mod look;
+mod node_red;
 mod pages;
 
 use std::path::{Path, PathBuf};

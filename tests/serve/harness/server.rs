@@ -3,12 +3,13 @@
 use std::path::PathBuf;
 use std::process::Stdio;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use serde_json::Value;
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::{Child, Command};
 
-use super::{Answer, PATIENCE, eventually, request};
+use super::{Answer, PATIENCE, eventually, eventually_within, request};
 
 /// A running server. Dropped, it is killed, and its instances with it.
 pub struct Server {
@@ -114,7 +115,12 @@ impl Server {
 
     /// Waits until every pool holds as many ready instances as it wants.
     pub async fn full(self) -> Self {
-        eventually("the pool is full", async || {
+        self.full_within(PATIENCE).await
+    }
+
+    /// The same with a deadline of its own, for apps that take long to start.
+    pub async fn full_within(self, limit: Duration) -> Self {
+        eventually_within(limit, "the pool is full", async || {
             let stats = self.call("GET", "/api/v1/pool/stats", "").await.json();
             (stats["ready"].as_u64()? >= stats["target"].as_u64()?).then_some(())
         })
