@@ -22,12 +22,12 @@ fn target(name: &str) -> PathBuf {
 fn found(programs: &[&str]) -> bool {
     let folders: Vec<PathBuf> =
         std::env::split_paths(&std::env::var_os("PATH").unwrap_or_default()).collect();
-    let missing: Vec<&str> = programs
+    let missing: Vec<String> = programs
         .iter()
-        .copied()
         .filter(|program| !folders.iter().any(|folder| folder.join(program).is_file()))
+        .map(|program| format!("{program} is missing"))
         .collect();
-    missing.is_empty() || skipped(&format!("{} is missing", missing.join(" and ")))
+    missing.is_empty() || skipped(&missing.join(", "))
 }
 
 /// Says why a test is skipped; fails where none may be.
