@@ -1,13 +1,16 @@
 //! `GET /`: the front page.
 
+use std::time::Duration;
+
 use http::{HeaderMap, Response, StatusCode, header};
 
+use super::take::add_cookie;
 use super::{Api, ApiError, Asked, Body, answer};
 use crate::instance::{Instance, InstanceId, Life};
 use crate::pages::{self, Card, Running};
 
-/// Most instances of one visitor that the page shows.
-const MOST_RUNNING: usize = 8;
+/// Most cookies that the page asks the store about.
+const MOST_COOKIES: usize = 8;
 /// The name of the cookie that holds a visitor's instance of a template, in front of the template's name.
 const COOKIE: &str = "instance-";
 
@@ -15,7 +18,7 @@ impl Api {
     pub(super) async fn front(&self, asked: Asked<'_>) -> Result<Response<Body>, ApiError> {
         // Without the store the page still shows what there is to try.
         let stats = self.pool.stats().await.unwrap_or_default();
-        let running = self.running(&asked.parts.headers).await;
+        let (running, ended) = self.running(&asked.parts.headers).await;
         let templates = self.pool.templates();
         let cards: Vec<Card<'_>> = templates
             .iter()
@@ -31,25 +34,31 @@ impl Api {
                 }
             })
             .collect();
-        Ok(answer::html(StatusCode::OK, pages::front(&cards)))
+        let mut answer = answer::html(StatusCode::OK, pages::front(&cards));
+        for id in &ended {
+            add_cookie(&mut answer, &clear_cookie(id.template()));
+        }
+        Ok(answer)
     }
 
-    /// The instances in the visitor's cookies that still run.
-    async fn running(&self, headers: &HeaderMap) -> Vec<Running> {
+    /// The instances in the visitor's cookies that still run, and those that do not.
+    async fn running(&self, headers: &HeaderMap) -> (Vec<Running>, Vec<InstanceId>) {
         let now = self.pool.clock().now();
-        let mut running = Vec::new();
-        for id in cookies(headers).take(MOST_RUNNING) {
-            let Ok(Some(instance)) = self.pool.get(&id).await else { continue };
-            if let Life::Assigned { lease, .. } = instance.life() {
-                running.push(Running {
+        let (mut running, mut ended) = (Vec::new(), Vec::new());
+        for id in cookies(headers).take(MOST_COOKIES) {
+            // Not known for now is not the same as gone.
+            let Ok(found) = self.pool.get(&id).await else { continue };
+            match found.as_ref().map(Instance::life) {
+                Some(Life::Assigned { lease, .. }) => running.push(Running {
                     template: id.template().to_owned(),
                     id: id.to_string(),
                     url: self.pool.address().instance_url(&id),
                     remaining: lease.remaining(now),
-                });
+                }),
+                _ => ended.push(id),
             }
         }
-        running
+        (running, ended)
     }
 }
 
@@ -66,9 +75,10 @@ fn cookies(headers: &HeaderMap) -> impl Iterator<Item = InstanceId> {
         })
 }
 
-/// The cookie that lets the front page show an instance until its deadline.
-pub(super) fn set_cookie(instance: &Instance, seconds: u64, secure: bool) -> String {
-    let (id, secure) = (instance.id(), if secure { "; Secure" } else { "" });
+/// The cookie that lets the front page show an instance. It lasts for `longest`, the longest time that the lease can
+/// be extended to: whether the instance still runs, the page asks the store.
+pub(super) fn set_cookie(id: &InstanceId, longest: Duration, secure: bool) -> String {
+    let (seconds, secure) = (longest.as_secs(), if secure { "; Secure" } else { "" });
     format!("{COOKIE}{}={id}; Path=/; Max-Age={seconds}; HttpOnly; SameSite=Lax{secure}", id.template())
 }
 

@@ -127,7 +127,11 @@ impl Api {
             (&Method::GET, Path::Front) => self.front(asked).await,
             (&Method::GET, Path::Ready) => self.ready().await,
             (&Method::POST, Path::Try(template)) => self.take(template, asked).await,
-            (&Method::POST, Path::End(id)) => self.end(id).await,
+            (&Method::POST, Path::End(id)) => self.end(id, asked).await,
+            // The address of a button, typed or opened again: nothing is spent, and a person is led to the buttons.
+            (&Method::GET, Path::Try(_) | Path::End(_)) if take::wants_page(&asked.parts.headers) => {
+                Ok(answer::see_other("/"))
+            }
             (&Method::GET, Path::Refused(status)) => Err(refusal(status)),
             (_, Path::None) => Err(ApiError::NotFound("path")),
             (_, path) => Err(ApiError::MethodNotAllowed(path.allow())),

@@ -1,7 +1,9 @@
 //! `POST /try/{template}` and `POST /end/{id}`: the buttons of the front page. They are forms, so that no prefetch
 //! and no crawler spends an instance, and work without JavaScript.
 
-use http::{HeaderValue, Response, header};
+use std::time::Duration;
+
+use http::{HeaderMap, HeaderValue, Response, header};
 
 use super::front::{clear_cookie, set_cookie};
 use super::{Api, ApiError, Asked, Body, answer};
@@ -15,16 +17,18 @@ impl Api {
         let visitor = Visitor(asked.client.rate_limit_key());
         let instance = match self.pool.acquire(template, visitor).await {
             Ok(acquired) => acquired.instance,
-            Err(error) => return Ok(problem(&error.into(), template, asked.id.as_str())),
+            Err(error) => return Ok(problem(&error.into(), template, &asked)),
         };
-        let seconds = instance.lease().map_or(0, |l| l.deadline().since(l.assigned_at()).as_secs());
+        // A template that was taken out a moment ago extends nothing any more.
+        let granted = instance.lease().map_or(Duration::ZERO, |l| l.deadline().since(l.assigned_at()));
+        let longest = self.pool.templates().get(template).map_or(granted, |template| template.max_ttl);
         let mut answer = answer::see_other(&self.pool.address().instance_url(instance.id()));
-        add_cookie(&mut answer, &set_cookie(&instance, seconds, asked.client.secure));
+        add_cookie(&mut answer, &set_cookie(instance.id(), longest, asked.client.secure));
         Ok(answer)
     }
 
     /// Gives an instance back. Whoever knows its id may.
-    pub(super) async fn end(&self, id: &str) -> Result<Response<Body>, ApiError> {
+    pub(super) async fn end(&self, id: &str, asked: Asked<'_>) -> Result<Response<Body>, ApiError> {
         let mut answer = answer::see_other("/");
         let Ok(id) = InstanceId::parse(id) else { return Ok(answer) };
         match self.pool.release(&id).await {
@@ -32,19 +36,31 @@ impl Api {
                 add_cookie(&mut answer, &clear_cookie(id.template()));
                 Ok(answer)
             }
-            Err(error) => Err(ApiError::from_store(error, "RELEASE_ERROR")),
+            Err(error) => {
+                let error = ApiError::from_store(error, "RELEASE_ERROR");
+                Ok(problem(&error, id.template(), &asked))
+            }
         }
     }
 }
 
-fn add_cookie(answer: &mut Response<Body>, cookie: &str) {
+/// Whether the client would rather see a page than JSON.
+pub(super) fn wants_page(headers: &HeaderMap) -> bool {
+    headers
+        .get_all(header::ACCEPT)
+        .iter()
+        .any(|value| value.to_str().is_ok_and(|kinds| kinds.contains("text/html")))
+}
+
+pub(super) fn add_cookie(answer: &mut Response<Body>, cookie: &str) {
     if let Ok(value) = HeaderValue::from_str(cookie) {
         answer.headers_mut().append(header::SET_COOKIE, value);
     }
 }
 
 /// An error as a page, for a person who pressed a button.
-fn problem(error: &ApiError, template: &str, request_id: &str) -> Response<Body> {
+fn problem(error: &ApiError, template: &str, asked: &Asked<'_>) -> Response<Body> {
+    let request_id = asked.id.as_str();
     let page = match error {
         ApiError::RateLimited(limited) => pages::rate_limited(limited, request_id),
         ApiError::PoolExhausted(wait) => pages::busy(template, *wait, request_id),

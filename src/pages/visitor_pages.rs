@@ -48,7 +48,7 @@ pub fn busy(template: &str, wait: Duration, request_id: &str) -> Page {
     let wait = wait.max(Duration::from_secs(1));
     Notice {
         sentence: Html::fill(
-            "A fresh one is being prepared. Please try again in <span id=\"wait\">{{wait}}</span>.",
+            "A fresh one is made as soon as there is room. Please try again in <span id=\"wait\">{{wait}}</span>.",
             &[("wait", Html::text(&words::wait(wait)))],
         ),
         actions: Html::fill(

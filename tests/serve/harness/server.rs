@@ -10,7 +10,7 @@ use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::{Child, Command};
 
 use super::processes::instance_folders_of;
-use super::{Answer, PATIENCE, eventually, request};
+use super::{Answer, PATIENCE, eventually, eventually_within, request};
 
 /// A running server. Dropped, it is killed, and its instances with it.
 pub struct Server {
@@ -118,7 +118,12 @@ impl Server {
 
     /// Waits until every pool holds as many ready instances as it wants.
     pub async fn full(self) -> Self {
-        eventually("the pool is full", async || {
+        self.full_within(PATIENCE).await
+    }
+
+    /// The same with a deadline of its own, for apps that take long to start.
+    pub async fn full_within(self, limit: Duration) -> Self {
+        eventually_within(limit, "the pool is full", async || {
             let stats = self.call("GET", "/api/v1/pool/stats", "").await.json();
             (stats["ready"].as_u64()? >= stats["target"].as_u64()?).then_some(())
         })

@@ -1,0 +1,38 @@
+//! What a person sees and clicks, in a real browser: the pages, the built-in app, and Node-RED behind the proxy.
+#![allow(clippy::unwrap_used, reason = "clippy allows it in test functions, but not in what they call")]
+#![allow(unreachable_pub, reason = "a test binary exports nothing")]
+
+mod chromium;
+#[path = "../serve/harness/mod.rs"]
+#[allow(dead_code, unused_imports, reason = "made for the tests of the whole server, which use all of it")]
+mod harness;
+mod look;
+mod node_red;
+mod pages;
+
+use std::path::{Path, PathBuf};
+
+/// A folder in cargo's target folder, for what outlives a test: screenshots, installed apps.
+fn target(name: &str) -> PathBuf {
+    let temporary = Path::new(env!("CARGO_TARGET_TMPDIR"));
+    temporary.parent().unwrap().join(name)
+}
+
+/// Whether all programs are there. If not, says so by name, and fails where no test may be skipped.
+fn found(programs: &[&str]) -> bool {
+    let folders: Vec<PathBuf> =
+        std::env::split_paths(&std::env::var_os("PATH").unwrap_or_default()).collect();
+    let missing: Vec<String> = programs
+        .iter()
+        .filter(|program| !folders.iter().any(|folder| folder.join(program).is_file()))
+        .map(|program| format!("{program} is missing"))
+        .collect();
+    missing.is_empty() || skipped(&missing.join(", "))
+}
+
+/// Says why a test is skipped; fails where none may be.
+fn skipped(why: &str) -> bool {
+    assert!(std::env::var_os("TRY_IT_NOW_NO_SKIPS").is_none_or(|value| value != "1"), "{why}");
+    eprintln!("skipped: {why}");
+    false
+}
