@@ -1,5 +1,7 @@
 //! What runs instances, from the environment.
 
+#[cfg(feature = "runtime-none")]
+use std::net::SocketAddr;
 use std::ops::RangeInclusive;
 
 use super::env::Variables;
@@ -11,6 +13,9 @@ pub struct Runtime {
     pub mode: RuntimeMode,
     /// The ports for instances on this host; never empty.
     pub ports: RangeInclusive<u16>,
+    /// Where instances that are records only are said to listen (`CONTAINER_NONE_ENDPOINT`); by default nowhere.
+    #[cfg(feature = "runtime-none")]
+    pub none_endpoint: SocketAddr,
 }
 
 /// The runtimes that this build has.
@@ -44,7 +49,16 @@ impl Runtime {
                 "set both so that the range holds a port",
             );
         }
-        Self { mode: mode.unwrap_or(RuntimeMode::Process), ports: start..=end }
+        Self {
+            mode: mode.unwrap_or(RuntimeMode::Process),
+            ports: start..=end,
+            #[cfg(feature = "runtime-none")]
+            none_endpoint: env
+                .get("CONTAINER_NONE_ENDPOINT", |text| {
+                    text.parse().map_err(|_| "write an address and a port")
+                })
+                .unwrap_or(SocketAddr::from(([127, 0, 0, 1], 9))),
+        }
     }
 }
 

@@ -43,7 +43,7 @@ fn without_any_variable_everything_has_its_documented_default() {
     assert!(config.server.trusted_proxies.contains("127.0.0.1".parse().unwrap()));
     assert!(config.server.trusted_proxies.contains("::1".parse().unwrap()));
     assert_eq!(config.api_key, None);
-    assert_eq!(config.runtime, Runtime { mode: RuntimeMode::Process, ports: 32_000..=32_999 });
+    assert_eq!((config.runtime.mode, config.runtime.ports), (RuntimeMode::Process, 32_000..=32_999));
     assert_eq!(config.acquire_timeout, seconds(2));
     assert_eq!(config.state_dir, Path::new("/home/someone/.local/state/try-it-now"));
     let later = Later {

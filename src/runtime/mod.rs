@@ -2,6 +2,8 @@
 //!
 //! Every implementation passes the same conformance suite (`tests/conformance/runtime.rs`).
 
+#[cfg(feature = "runtime-none")]
+pub mod none;
 pub mod process;
 
 use std::collections::BTreeMap;
@@ -93,6 +95,12 @@ pub trait Runtime: Send + Sync + 'static {
     /// Starts an instance and says where its app will listen. The app need not listen yet. Starting an id that
     /// runs is an error and leaves it alone.
     async fn start(&self, order: &Order) -> Result<SocketAddr, RuntimeError>;
+
+    /// Whether an instance of this runtime is ready as soon as it is started, so that its app is neither asked nor
+    /// warmed up.
+    fn is_ready_once_started(&self) -> bool {
+        false
+    }
 
     /// Ends an instance: when this returns, no process, file or port of it is left. An id that does not run is
     /// no error, and no [`Exit`] is reported for an instance that was stopped.

@@ -148,7 +148,7 @@ async fn start_runtime(
             .await?,
         ),
         #[cfg(feature = "runtime-none")]
-        config::RuntimeMode::None => Arc::new(crate::runtime::none::NoRuntime::default()),
+        config::RuntimeMode::None => Arc::new(crate::runtime::none::NoRuntime::new(config.none_endpoint)),
     })
 }
 

@@ -1,0 +1,90 @@
+//! `POST /api/v1/demo/acquire`, from a pool that is full enough.
+
+use super::{Bench, in_turn, micros};
+use crate::Failure;
+use crate::report::{Bound, Row};
+use crate::stats::median;
+use crate::traffic::{Acquires, Same, Turnover};
+
+use crate::load::LINKS;
+use crate::server::{RuntimeKind, Wanted};
+
+pub(super) fn measure(bench: &Bench) -> Result<Vec<Row>, Failure> {
+    let app = bench.plain.address;
+    let server = bench.server(bench.scale.pool, app)?;
+    let hosts = ["localhost".to_owned()];
+
+    let bursts = in_turn(
+        bench.scale.pairs,
+        || bench.burst(&bench.plain, &mut Same::get("/", &hosts)),
+        || bench.burst(&server, &mut Acquires::new(0)),
+    )?;
+    let rates: Vec<f64> = bursts.iter().map(|(_, (ours, _))| ours.rate).collect();
+    let ratios: Vec<f64> = bursts.iter().map(|((plain, _), (ours, _))| ours.rate / plain.rate).collect();
+    let rate = median(&rates).value;
+    let [plain_each, each] = [
+        bursts.iter().map(|((_, each), _)| each.as_secs_f64() * 1e6).collect::<Vec<_>>(),
+        bursts.iter().map(|(_, (_, each))| each.as_secs_f64() * 1e6).collect(),
+    ]
+    .map(|values| median(&values).value);
+    let throughput = Row {
+        what: "acquire throughput",
+        measured: rate,
+        unit: "/s",
+        ratio: median(&ratios),
+        to: "plain",
+        bound: Bound::AtLeast(0.6),
+        pairs: ratios.len(),
+        note: format!("processor {each:.1} us each; plain {plain_each:.1} us"),
+    };
+
+    let windows = in_turn(
+        bench.scale.pairs,
+        || bench.rtt(),
+        || bench.window(server.address, rate / 2.0, &mut Acquires::new(0)),
+    )?;
+    let row = |what, quantile, bound| {
+        let times: Vec<f64> = windows.iter().map(|(_, outcome)| micros(outcome, quantile)).collect();
+        let ratios: Vec<f64> = times.iter().zip(&windows).map(|(time, (rtt, _))| time / rtt).collect();
+        let rtts: Vec<f64> = windows.iter().map(|(rtt, _)| *rtt).collect();
+        Row {
+            what,
+            measured: median(&times).value,
+            unit: "us",
+            ratio: median(&ratios),
+            to: "rtt",
+            bound,
+            pairs: ratios.len(),
+            note: format!("at {:.0} /s; rtt {:.1} us", rate / 2.0, median(&rtts).value),
+        }
+    };
+    let p50 = row("acquire p50 at half load", 0.5, Bound::AtMost(5.0));
+    let p99 = row("acquire p99 at half load", 0.99, Bound::AtMost(40.0));
+    drop(server);
+    Ok(vec![p50, p99, throughput, turnover(bench)?])
+}
+
+/// Acquire, release and make a new one, without end: what a busy day costs.
+fn turnover(bench: &Bench) -> Result<Row, Failure> {
+    let ready = if bench.programs.runtime == RuntimeKind::None { 5000 } else { bench.scale.pool };
+    let wanted = Wanted { ready, refilled: true, app: bench.plain.address };
+    let server = bench.programs.server(wanted, bench.cores.server)?;
+    let hosts = ["localhost".to_owned()];
+    let bursts = in_turn(
+        bench.scale.pairs,
+        || bench.burst(&bench.plain, &mut Same::get("/", &hosts)),
+        || bench.burst(&server, &mut Turnover::new(LINKS)),
+    )?;
+    let rates: Vec<f64> = bursts.iter().map(|(_, (ours, _))| ours.rate).collect();
+    let ratios: Vec<f64> = bursts.iter().map(|((plain, _), (ours, _))| ours.rate / plain.rate).collect();
+    Ok(Row {
+        what: "acquire, release, make anew",
+        measured: median(&rates).value,
+        unit: "/s",
+        ratio: median(&ratios),
+        to: "plain",
+        bound: Bound::None,
+        pairs: ratios.len(),
+        note: "two requests and one instance each".to_owned(),
+    })
+}

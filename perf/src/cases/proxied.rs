@@ -1,0 +1,98 @@
+//! Requests to an instance, through us and without us.
+
+use super::{Bench, in_turn, micros};
+use crate::Failure;
+use crate::child::Running;
+use crate::report::{Bound, Row};
+use crate::roles::Role;
+use crate::stats::median;
+use crate::traffic::Same;
+
+/// What the sample app is asked for: its front page, as a visitor does.
+const PAGE: &str = "/";
+
+/// How much longer a request to the sample app takes. The app runs beside the load in both cases.
+pub(super) fn time(bench: &Bench) -> Result<Vec<Row>, Failure> {
+    let app = bench.programs.sample_app(bench.cores.load)?;
+    let server = bench.server(bench.scale.hosts, app.address)?;
+    let hosts = bench.acquire(&server, bench.scale.hosts)?;
+    let ask = || Same::get(PAGE, &hosts);
+    let (most, _) = bench.burst(&server, &mut ask())?;
+    let rate = most.rate / 2.0;
+    let windows = in_turn(
+        bench.scale.pairs,
+        || Ok((bench.rtt()?, bench.window(app.address, rate, &mut ask())?)),
+        || bench.window(server.address, rate, &mut ask()),
+    )?;
+    let [rtt, direct, proxied, direct_p99, proxied_p99] = [
+        windows.iter().map(|((rtt, _), _)| *rtt).collect::<Vec<f64>>(),
+        windows.iter().map(|((_, direct), _)| micros(direct, 0.5)).collect(),
+        windows.iter().map(|(_, proxied)| micros(proxied, 0.5)).collect(),
+        windows.iter().map(|((_, direct), _)| micros(direct, 0.99)).collect(),
+        windows.iter().map(|(_, proxied)| micros(proxied, 0.99)).collect(),
+    ];
+    let added: Vec<f64> = (0..windows.len()).map(|i| (proxied[i] - direct[i]) / rtt[i]).collect();
+    let middle = |values: &[f64]| median(values).value;
+    Ok(vec![Row {
+        what: "proxied p50 over direct",
+        measured: middle(&proxied),
+        unit: "us",
+        ratio: median(&added),
+        to: "rtt more",
+        bound: Bound::AtMost(2.5),
+        pairs: added.len(),
+        note: format!(
+            "at {rate:.0} /s; direct {:.1} us; rtt {:.1} us; p99 {:.0} us, direct {:.0} us",
+            middle(&direct),
+            middle(&rtt),
+            middle(&proxied_p99),
+            middle(&direct_p99),
+        ),
+    }])
+}
+
+/// How many requests a second get through to a fixed upstream. Told twice: against that upstream with a core of its
+/// own, as the server has one; and against it where it runs, beside the load.
+pub(super) fn throughput(bench: &Bench) -> Result<Vec<Row>, Failure> {
+    let app = Running::role(Role::Plain, bench.cores.load)?;
+    let server = bench.server(bench.scale.hosts, app.address)?;
+    let hosts = bench.acquire(&server, bench.scale.hosts)?;
+    let ask = || Same::get("/", &hosts);
+    let bursts = in_turn(
+        bench.scale.pairs,
+        || Ok((bench.burst(&bench.plain, &mut ask())?, bench.burst(&app, &mut ask())?)),
+        || bench.burst(&server, &mut ask()),
+    )?;
+    let middle = |values: Vec<f64>| median(&values).value;
+    let rate = middle(bursts.iter().map(|(_, (ours, _))| ours.rate).collect());
+    let each = middle(bursts.iter().map(|(_, (_, each))| each.as_secs_f64() * 1e6).collect());
+    let own_core: Vec<f64> =
+        bursts.iter().map(|(((direct, _), _), (ours, _))| ours.rate / direct.rate).collect();
+    let in_place: Vec<f64> =
+        bursts.iter().map(|((_, (direct, _)), (ours, _))| ours.rate / direct.rate).collect();
+    let direct = middle(bursts.iter().map(|(((direct, _), _), _)| direct.rate).collect());
+    let direct_in_place = middle(bursts.iter().map(|((_, (direct, _)), _)| direct.rate).collect());
+    let direct_each = middle(bursts.iter().map(|(((_, each), _), _)| each.as_secs_f64() * 1e6).collect());
+    let row = |what, ratios: Vec<f64>, note| Row {
+        what,
+        measured: rate,
+        unit: "/s",
+        ratio: median(&ratios),
+        to: "direct",
+        bound: Bound::AtLeast(0.4),
+        pairs: ratios.len(),
+        note,
+    };
+    Ok(vec![
+        row(
+            "proxied throughput (direct: own core)",
+            own_core,
+            format!("processor {each:.1} us each; direct {direct:.0} /s, {direct_each:.1} us"),
+        ),
+        row(
+            "proxied throughput (direct: in its place)",
+            in_place,
+            format!("direct {direct_in_place:.0} /s: the app shares a core with the load in both"),
+        ),
+    ])
+}

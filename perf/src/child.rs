@@ -1,0 +1,106 @@
+//! Processes of ours, each bound to a core and ended with its handle.
+
+use std::io::{self, BufRead, BufReader};
+use std::net::{SocketAddr, TcpListener};
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use crate::Failure;
+use crate::clock::{now, processor_time};
+use crate::cores;
+use crate::roles::Role;
+
+/// Longest time until a child listens.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// A running child that listens. Dropped, it is killed.
+#[derive(Debug)]
+pub(crate) struct Running {
+    child: Child,
+    /// Where it listens.
+    pub(crate) address: SocketAddr,
+    /// What it said, if that is kept, and whatever else is to go with it.
+    folder: Option<PathBuf>,
+}
+
+impl Running {
+    /// This program in another role.
+    pub(crate) fn role(role: Role, core: usize) -> Result<Self, Failure> {
+        let name = match role {
+            Role::Echo => "echo",
+            Role::Plain => "plain",
+        };
+        let mut command = Command::new(std::env::current_exe()?);
+        command.args(["--role", name]).stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut child = spawn(&mut command, core)?;
+        let out = child.stdout.take().ok_or("the child has no output")?;
+        let mut line = String::new();
+        BufReader::new(out).read_line(&mut line)?;
+        let port: u16 = line.trim().parse().map_err(|_| format!("{name} did not say its port"))?;
+        Ok(Self { child, address: local(port), folder: None })
+    }
+
+    /// A program that takes its port from a variable and writes what it has to say to a file in `folder`, which is
+    /// removed with it. Returns when it takes connections.
+    pub(crate) fn listening(
+        mut command: Command,
+        port_variable: &str,
+        folder: PathBuf,
+        core: usize,
+    ) -> Result<Self, Failure> {
+        let port = TcpListener::bind(local(0))?.local_addr()?.port();
+        let said = folder.join("said");
+        command.env(port_variable, port.to_string()).stdin(Stdio::null()).stdout(Stdio::null());
+        command.stderr(std::fs::File::create(&said)?);
+        let child = spawn(&mut command, core)?;
+        let mut running = Self { child, address: local(port), folder: Some(folder) };
+        let begin = now();
+        while std::net::TcpStream::connect(running.address).is_err() {
+            if let Some(status) = running.child.try_wait()? {
+                let why = std::fs::read_to_string(&said).unwrap_or_default();
+                return Err(format!("{} ended, {status}: {why}", command.get_program().display()).into());
+            }
+            if now() >= begin + PATIENCE {
+                return Err(format!("{} does not listen", command.get_program().display()).into());
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        Ok(running)
+    }
+
+    /// What it has used of the processor so far.
+    pub(crate) fn processor_time(&self) -> Duration {
+        processor_time(self.child.id()).unwrap_or_default()
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // It may have ended by itself.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        if let Some(folder) = &self.folder {
+            let _ = std::fs::remove_dir_all(folder);
+        }
+    }
+}
+
+/// A child inherits the core of the thread that starts it.
+fn spawn(command: &mut Command, core: usize) -> io::Result<Child> {
+    cores::on(core, || command.spawn())
+}
+
+fn local(port: u16) -> SocketAddr {
+    SocketAddr::from(([127, 0, 0, 1], port))
+}
+
+/// A new folder for one child.
+pub(crate) fn folder() -> io::Result<PathBuf> {
+    use std::sync::atomic::{AtomicU32, Ordering};
+    static COUNT: AtomicU32 = AtomicU32::new(0);
+    let count = COUNT.fetch_add(1, Ordering::Relaxed);
+    let folder = std::env::temp_dir().join(format!("try-it-now-perf-{}-{count}", std::process::id()));
+    std::fs::create_dir_all(&folder)?;
+    Ok(folder)
+}

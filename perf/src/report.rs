@@ -1,0 +1,125 @@
+//! What is told of a measurement.
+
+use std::fmt;
+
+use serde::Serialize;
+
+use crate::stats::Median;
+
+/// What a figure has to keep to.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Bound {
+    /// It may not be greater.
+    AtMost(f64),
+    /// It may not be less.
+    AtLeast(f64),
+    /// There is none: it is told because it helps to understand the others.
+    None,
+}
+
+/// One line of the table.
+#[derive(Debug, Clone, Serialize)]
+pub(crate) struct Row {
+    /// What was measured.
+    pub(crate) what: &'static str,
+    /// As it was measured.
+    pub(crate) measured: f64,
+    /// Of what.
+    pub(crate) unit: &'static str,
+    /// In units of the same run: the median over the pairs, with its interval.
+    pub(crate) ratio: Median,
+    /// What the ratio is to.
+    pub(crate) to: &'static str,
+    /// What the ratio has to keep to.
+    pub(crate) bound: Bound,
+    /// How many pairs.
+    pub(crate) pairs: usize,
+    /// What else is worth knowing.
+    pub(crate) note: String,
+}
+
+impl Row {
+    /// Whether the median keeps to the bound; `None` without one.
+    pub(crate) fn kept(&self) -> Option<bool> {
+        match self.bound {
+            Bound::AtMost(most) => Some(self.ratio.value <= most),
+            Bound::AtLeast(least) => Some(self.ratio.value >= least),
+            Bound::None => None,
+        }
+    }
+}
+
+impl fmt::Display for Bound {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::AtMost(most) => write!(f, "<= {most}"),
+            Self::AtLeast(least) => write!(f, ">= {least}"),
+            Self::None => f.write_str("-"),
+        }
+    }
+}
+
+/// The rows under one another.
+pub(crate) fn table(rows: &[Row]) -> String {
+    let head = ["case", "measured", "ratio", "interval", "bound", "verdict", "note"].map(str::to_owned);
+    let mut lines = vec![head];
+    lines.extend(rows.iter().map(|row| {
+        let verdict = match row.kept() {
+            Some(true) => "kept",
+            Some(false) => "MISSED",
+            None => "-",
+        };
+        let Median { value, low, high } = row.ratio;
+        [
+            row.what.to_owned(),
+            format!("{} {}", short(row.measured), row.unit),
+            format!("{value:.3} {}", row.to),
+            format!("{low:.3} to {high:.3} ({})", row.pairs),
+            row.bound.to_string(),
+            verdict.to_owned(),
+            row.note.clone(),
+        ]
+    }));
+    let mut widths = [0; 7];
+    for line in &lines {
+        for (width, cell) in widths.iter_mut().zip(line) {
+            *width = (*width).max(cell.chars().count());
+        }
+    }
+    let mut text = String::new();
+    for line in &lines {
+        let cells: Vec<String> =
+            line.iter().zip(widths).map(|(cell, width)| format!("{cell:width$}")).collect();
+        text.push_str(cells.join("  ").trim_end());
+        text.push('\n');
+    }
+    text
+}
+
+fn short(value: f64) -> String {
+    if value >= 1000.0 { format!("{value:.0}") } else { format!("{value:.1}") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_missed_bound_is_told_as_missed() {
+        let median = Median { value: 0.96, low: 0.9, high: 1.0 };
+        let row = Row {
+            what: "x",
+            measured: 12_345.6,
+            unit: "/s",
+            ratio: median,
+            to: "y",
+            bound: Bound::AtLeast(0.97),
+            pairs: 15,
+            note: String::new(),
+        };
+        assert_eq!(row.kept(), Some(false));
+        let text = table(&[row]);
+        assert!(text.contains("12346 /s  0.960 y  0.900 to 1.000 (15)  >= 0.97  MISSED"), "{text}");
+    }
+}

@@ -1,0 +1,83 @@
+//! What this program is when it runs as its own child: the other ends of the units.
+
+use std::convert::Infallible;
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener};
+
+use bytes::Bytes;
+use http_body_util::Full;
+use hyper::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderValue, X_CONTENT_TYPE_OPTIONS};
+use hyper::service::service_fn;
+use hyper::{HeaderMap, Response};
+use hyper_util::rt::TokioIo;
+
+use crate::Failure;
+
+/// Bytes of a ping, and of its pong.
+pub(crate) const PING: usize = 100;
+
+/// As long as the answer to an acquire.
+const FIXED: &[u8] = br#"{"id":"default-aaaaaaaaaaaaaaaa","url":"http://default-aaaaaaaaaaaaaaaa.localhost:8080/","admin_url":"http://default-aaaaaaaaaaaaaaaa.localhost:8080/","expires_at":"2030-01-01T00:00:00.000Z","ttl_seconds":3600}"#;
+
+/// A role of a child.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Role {
+    /// Sends back each ping: the other end of `rtt`.
+    Echo,
+    /// Answers every request alike: `plain`, and the fixed upstream of `direct`.
+    Plain,
+}
+
+/// Listens, prints the port, and serves until standard input ends, which is when the parent lets go or dies.
+pub(crate) fn run(role: Role) -> Result<(), Failure> {
+    let listener = TcpListener::bind(SocketAddr::from(([127, 0, 0, 1], 0)))?;
+    let mut out = std::io::stdout();
+    writeln!(out, "{}", listener.local_addr()?.port())?;
+    out.flush()?;
+    std::thread::spawn(move || match role {
+        Role::Echo => echo(&listener),
+        Role::Plain => plain(listener),
+    });
+    std::io::stdin().read_to_end(&mut Vec::new())?;
+    Ok(())
+}
+
+fn echo(listener: &TcpListener) -> Result<(), Failure> {
+    loop {
+        let (mut socket, _) = listener.accept()?;
+        socket.set_nodelay(true)?;
+        let mut ping = [0; PING];
+        while socket.read_exact(&mut ping).is_ok() && socket.write_all(&ping).is_ok() {}
+    }
+}
+
+/// With the server's engine, runtime and allocator.
+fn plain(listener: TcpListener) -> Result<(), Failure> {
+    listener.set_nonblocking(true)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    runtime.block_on(async {
+        let listener = tokio::net::TcpListener::from_std(listener)?;
+        loop {
+            let (socket, _) = listener.accept().await?;
+            socket.set_nodelay(true)?;
+            runtime.spawn(async move {
+                let service = service_fn(|_| async { Ok::<_, Infallible>(fixed()) });
+                // A load ends by closing its connections.
+                let _ = hyper::server::conn::http1::Builder::new()
+                    .serve_connection(TokioIo::new(socket), service)
+                    .await;
+            });
+        }
+    })
+}
+
+fn fixed() -> Response<Full<Bytes>> {
+    let mut answer = Response::new(Full::new(Bytes::from_static(FIXED)));
+    let mut headers = HeaderMap::with_capacity(4);
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    headers.insert("x-request-id", HeaderValue::from_static("00000000-0000-7000-8000-000000000000"));
+    *answer.headers_mut() = headers;
+    answer
+}
