@@ -97,6 +97,9 @@ impl Draft<'_> {
     }
 
     async fn answer(&mut self) -> Result<(), ProvisionError> {
+        if !self.pool.runtime.runs_apps() {
+            return Ok(());
+        }
         let started = Instant::now();
         let host = self.pool.address.instance_authority(&self.id);
         ready::wait(self.endpoint(), &host, &self.template.ready, &self.pool.metrics).await?;
@@ -105,6 +108,9 @@ impl Draft<'_> {
     }
 
     async fn warm_up(&mut self) -> Result<(), ProvisionError> {
+        if !self.pool.runtime.runs_apps() {
+            return Ok(());
+        }
         let host = self.pool.address.instance_authority(&self.id);
         for path in &self.template.warm_up {
             ready::visit(self.endpoint(), &host, path, self.template.ready.timeout).await?;

@@ -2,6 +2,8 @@
 //!
 //! Every implementation passes the same conformance suite (`tests/conformance/runtime.rs`).
 
+#[cfg(feature = "runtime-none")]
+pub mod none;
 pub mod process;
 
 use std::collections::BTreeMap;
@@ -89,6 +91,12 @@ pub enum RuntimeError {
 pub trait Runtime: Send + Sync + 'static {
     /// Its name in `CONTAINER_MODE` and `/health`.
     fn name(&self) -> &'static str;
+
+    /// Whether there is an app behind each endpoint that can be asked whether it is ready. Only a runtime whose
+    /// instances are mere records says no; those are ready as soon as they are started.
+    fn runs_apps(&self) -> bool {
+        true
+    }
 
     /// Starts an instance and says where its app will listen. The app need not listen yet. Starting an id that
     /// runs is an error and leaves it alone.

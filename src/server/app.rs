@@ -144,7 +144,7 @@ async fn start_runtime(
             .await?,
         ),
         #[cfg(feature = "runtime-none")]
-        config::RuntimeMode::None => Arc::new(crate::runtime::none::NoRuntime::default()),
+        config::RuntimeMode::None => Arc::new(crate::runtime::none::NoRuntime::from_env()?),
     })
 }
 
