@@ -1,0 +1,7 @@
+//! The pool on a stage: every fault at every step, and random lives against a model.
+
+mod faults;
+mod stage;
+mod test_app;
+mod test_runtime;
+mod test_store;
