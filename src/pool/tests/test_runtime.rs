@@ -1,6 +1,5 @@
 //! A runtime whose instances are entries in a list, and whose faults are ordered.
 
-use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use std::time::Duration;
@@ -26,7 +25,8 @@ pub(super) enum StartFault {
 
 #[derive(Default)]
 pub(super) struct TestRuntime {
-    running: Mutex<HashMap<InstanceId, SocketAddr>>,
+    /// In the order of their starts.
+    running: Mutex<Vec<InstanceId>>,
     listener: Mutex<Option<mpsc::UnboundedSender<Exit>>>,
     app: Option<SocketAddr>,
     /// How long a start takes, and a stop.
@@ -53,14 +53,19 @@ impl TestRuntime {
     }
 
     pub(super) fn running(&self) -> Vec<InstanceId> {
-        let mut ids: Vec<_> = self.running.lock().keys().cloned().collect();
-        ids.sort();
-        ids
+        self.running.lock().clone()
+    }
+
+    fn end(&self, id: &InstanceId) -> bool {
+        let mut running = self.running.lock();
+        let before = running.len();
+        running.retain(|other| other != id);
+        running.len() < before
     }
 
     /// The app of an instance ends by itself. False when it does not run.
     pub(super) fn die(&self, id: &InstanceId) -> bool {
-        let died = self.running.lock().remove(id).is_some();
+        let died = self.end(id);
         if died && let Some(listener) = &*self.listener.lock() {
             let _ = listener.send(Exit { id: id.clone(), how: "signal 9".to_owned() });
         }
@@ -91,8 +96,7 @@ impl Runtime for TestRuntime {
         }
         let n = self.addresses.fetch_add(1, Ordering::SeqCst).to_be_bytes();
         let at = self.app.unwrap_or_else(|| ([127, n[1], n[2], n[3]], 4000).into());
-        let before = self.running.lock().insert(order.id.clone(), at);
-        assert_eq!(before, None, "an id is started once");
+        self.running.lock().push(order.id.clone());
         if fault == Some(StartFault::Hang) {
             self.hanging.notify_one();
             std::future::pending::<()>().await;
@@ -111,7 +115,7 @@ impl Runtime for TestRuntime {
         if !self.takes.is_zero() {
             tokio::time::sleep(self.takes).await;
         }
-        self.running.lock().remove(id);
+        self.end(id);
         Ok(())
     }
 
@@ -120,7 +124,7 @@ impl Runtime for TestRuntime {
     }
 
     async fn logs(&self, id: &InstanceId) -> Option<Bytes> {
-        self.running.lock().contains_key(id).then(Bytes::new)
+        self.running().contains(id).then(Bytes::new)
     }
 
     fn exits(&self) -> mpsc::UnboundedReceiver<Exit> {
