@@ -13,9 +13,10 @@ pub struct Runtime {
     pub mode: RuntimeMode,
     /// The ports for instances on this host; never empty.
     pub ports: RangeInclusive<u16>,
-    /// Where instances that are records only are said to listen (`CONTAINER_NONE_ENDPOINT`); by default nowhere.
+    /// Where instances that are records only are all said to listen (`CONTAINER_NONE_ENDPOINT`); `None` gives
+    /// each an address of its own.
     #[cfg(feature = "runtime-none")]
-    pub none_endpoint: SocketAddr,
+    pub none_endpoint: Option<SocketAddr>,
 }
 
 /// The runtimes that this build has.
@@ -53,11 +54,9 @@ impl Runtime {
             mode: mode.unwrap_or(RuntimeMode::Process),
             ports: start..=end,
             #[cfg(feature = "runtime-none")]
-            none_endpoint: env
-                .get("CONTAINER_NONE_ENDPOINT", |text| {
-                    text.parse().map_err(|_| "write an address and a port")
-                })
-                .unwrap_or(SocketAddr::from(([127, 0, 0, 1], 9))),
+            none_endpoint: env.get("CONTAINER_NONE_ENDPOINT", |text| {
+                text.parse().map_err(|_| "write an address and a port")
+            }),
         }
     }
 }

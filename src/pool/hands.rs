@@ -51,9 +51,11 @@ impl Hold {
 
     /// Lets go. True when it had died before: nobody else will be told.
     pub(crate) fn let_go(self) -> bool {
-        // Removed first: a death from here on finds nobody and is handled by the one who reports it.
-        self.hands.0.lock().remove(&self.id);
-        self.died.is_cancelled()
+        let died = self.died.clone();
+        // Removed first, and once: a death from here on finds nobody and is handled by the one who reports it, and
+        // the next to take hold may already have done so.
+        drop(self);
+        died.is_cancelled()
     }
 }
 

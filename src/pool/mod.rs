@@ -15,7 +15,10 @@ mod provision;
 mod ready;
 mod reconcile;
 mod release;
+mod repair;
 mod stats;
+#[cfg(test)]
+mod tests;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -80,7 +83,7 @@ pub struct Pool {
     hands: Hands,
     /// Wakes [`reconcile`].
     wake: Notify,
-    /// Whether the next round of [`reconcile`] compares what runs with what is wanted before its time.
+    /// Whether [`reconcile`] should compare what runs with what is on record before its time.
     repair: AtomicBool,
     stopping: CancellationToken,
     /// Every task that makes or takes down an instance.
@@ -111,10 +114,13 @@ impl Pool {
         })
     }
 
-    /// Starts filling, expiring and watching.
-    pub fn run(self: &Arc<Self>) {
+    /// Begins to fill, to expire and to watch. When this returns, what an earlier server left has been compared with
+    /// what runs, so that nothing dead is handed out.
+    pub async fn run(self: &Arc<Self>) {
+        let exits = self.runtime.exits();
+        let _tried_again_soon = repair::repair(self).await;
         crate::task::spawn("pool reconcile", reconcile::run(self.clone()));
-        crate::task::spawn("pool exits", reconcile::watch_exits(self.clone(), self.runtime.exits()));
+        crate::task::spawn("pool exits", reconcile::watch_exits(self.clone(), exits));
         crate::task::spawn("pool expire", expire::run(self.clone()));
     }
 
@@ -123,17 +129,26 @@ impl Pool {
         self.templates.load_full()
     }
 
-    /// Takes over a new set of templates. Ready instances of templates that are gone or changed are retired;
-    /// assigned ones live out their time.
-    pub fn reload(&self, templates: Templates) {
+    /// Takes over a new set of templates at once. When the returned future is done, the ready instances of templates
+    /// that are gone or changed have been retired, so that none is handed out any more; assigned ones live out their
+    /// time.
+    pub fn reload(self: &Arc<Self>, templates: Templates) -> impl Future<Output = ()> + Send + use<> {
         self.keepers.adopt(&templates);
         self.templates.store(Arc::new(templates));
         self.keepers.refill_all();
-        self.repair_now();
+        self.wake.notify_one();
+        let pool = self.clone();
+        async move {
+            if let Err(error) = repair::retire_unwanted(&pool).await {
+                tracing::warn!(%error, "outdated instances cannot be retired while the store is away");
+                pool.repair_soon();
+            }
+            pool.wake.notify_one();
+        }
     }
 
-    /// Has everything looked over at once, for something that nobody wants may be ready.
-    fn repair_now(&self) {
+    /// Has what runs and what is on record compared before its time: something was left undone.
+    fn repair_soon(&self) {
         self.repair.store(true, Ordering::Release);
         self.wake.notify_one();
     }

@@ -33,7 +33,7 @@ pub(super) enum ProvisionError {
     Died(String),
     #[error("the server is stopping")]
     Stopping,
-    #[error("the template was changed or removed meanwhile")]
+    #[error("the template has changed meanwhile")]
     Outdated,
 }
 
@@ -49,13 +49,13 @@ struct Draft<'p> {
 type Act = for<'a> fn(&'a mut Draft<'_>) -> BoxFuture<'a, Result<(), ProvisionError>>;
 type Undo = for<'a> fn(&'a Draft<'_>) -> BoxFuture<'a, ()>;
 
-struct Step {
-    name: &'static str,
+pub(super) struct Step {
+    pub(super) name: &'static str,
     act: Act,
     undo: Undo,
 }
 
-const STEPS: [Step; 5] = [
+pub(super) const STEPS: [Step; 5] = [
     Step { name: "record", act: |d| Box::pin(d.record()), undo: |d| Box::pin(d.unrecord()) },
     Step { name: "start", act: |d| Box::pin(d.start()), undo: |d| Box::pin(d.stop()) },
     Step { name: "answer", act: |d| Box::pin(d.answer()), undo: |_| Box::pin(async {}) },
@@ -68,12 +68,18 @@ impl Draft<'_> {
         let pool = self.pool;
         let new =
             Instance::warming(self.id.clone(), pool.node.clone(), self.template.revision, pool.clock.now());
-        Ok(pool.ask(pool.store.insert(new)).await?)
+        pool.ask(pool.store.insert(new)).await?;
+        // Whoever reloads the templates retires what is on record by then, and this has just come on record.
+        if self.keeper.wants(self.template.revision) { Ok(()) } else { Err(ProvisionError::Outdated) }
     }
 
     async fn unrecord(&self) {
         match self.pool.ask(self.pool.store.retire(&self.id)).await {
             Ok(_) | Err(StoreError::Unknown) => {}
+            // It was offered, and a visitor was faster than its end.
+            Err(StoreError::Refused(_)) => {
+                self.pool.fail(&self.id, "it ended while it was being offered").await
+            }
             Err(error) => tracing::warn!(id = %self.id, %error, "a failed attempt is still on record"),
         }
     }
@@ -97,7 +103,7 @@ impl Draft<'_> {
     }
 
     async fn answer(&mut self) -> Result<(), ProvisionError> {
-        if self.pool.runtime.is_ready_once_started() {
+        if !self.pool.runtime.runs_apps() {
             return Ok(());
         }
         let started = Instant::now();
@@ -108,7 +114,7 @@ impl Draft<'_> {
     }
 
     async fn warm_up(&mut self) -> Result<(), ProvisionError> {
-        if self.pool.runtime.is_ready_once_started() {
+        if !self.pool.runtime.runs_apps() {
             return Ok(());
         }
         let host = self.pool.address.instance_authority(&self.id);
@@ -119,8 +125,17 @@ impl Draft<'_> {
     }
 
     async fn offer(&mut self) -> Result<(), ProvisionError> {
-        self.pool.ask(self.pool.store.offer(&self.id, self.endpoint())).await?;
-        Ok(())
+        match self.pool.ask(self.pool.store.offer(&self.id, self.endpoint())).await {
+            Ok(_) => Ok(()),
+            // Perhaps only the answer was lost. Then a visitor may have the instance by now, and keeps it.
+            Err(lost @ StoreError::Unavailable(_)) => {
+                match self.pool.ask(self.pool.store.retire(&self.id)).await {
+                    Err(StoreError::Refused(_)) => Ok(()),
+                    _ => Err(lost.into()),
+                }
+            }
+            Err(error) => Err(error.into()),
+        }
     }
 
     fn endpoint(&self) -> SocketAddr {
@@ -170,12 +185,11 @@ impl Making {
                     tracing::debug!(%id, millis = start.elapsed().as_millis() as u64, "ready");
                     keeper.line.call();
                 }
-                if !keeper.wants(template.revision) {
-                    // The templates were read again while this one was being offered.
-                    pool.repair_now();
-                }
             }
-            Err((_, ProvisionError::Stopping | ProvisionError::Outdated)) => {}
+            Err((_, ProvisionError::Stopping)) => {}
+            Err((step, error)) if !keeper.wants(template.revision) => {
+                tracing::debug!(%id, step, %error, "an attempt at an outdated template was given up");
+            }
             Err((step, error)) => {
                 pool.metrics.provisioned(name, method, Outcome::Error, start.elapsed());
                 keeper.failed(error.to_string());

@@ -1,6 +1,6 @@
 //! Observe, plan, act: the loop that keeps what is in step with what should be.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -12,25 +12,30 @@ use super::Pool;
 use super::keeper::Keeper;
 use super::plan::{View, plan};
 use super::provision;
-use crate::instance::{Instance, InstanceId, Life};
+use super::repair::repair;
+use crate::instance::InstanceId;
 use crate::runtime::Exit;
 use crate::store::{RouteChange, StoreError};
 use crate::telemetry::ReleaseReason;
 
 /// How often everything that runs is compared with everything on record.
 const REPAIR_INTERVAL: Duration = Duration::from_secs(10);
+/// The same when it did not work.
+const REPAIR_AGAIN: Duration = Duration::from_secs(1);
 
 /// Runs until the server stops.
 pub(super) async fn run(pool: Arc<Pool>) {
-    let mut repair_at = Instant::now();
+    let mut repaired_at = Instant::now();
+    let mut repair_at = repaired_at + REPAIR_INTERVAL;
     let mut refill_at: HashMap<String, Instant> = HashMap::new();
     while !pool.stopping.is_cancelled() {
         let now = Instant::now();
-        if pool.repair.swap(false, Ordering::AcqRel) || now >= repair_at {
-            repair_at = now + REPAIR_INTERVAL;
-            if let Err(error) = repair(&pool).await {
-                tracing::warn!(%error, "what runs could not be compared with what is on record");
-            }
+        if pool.repair.swap(false, Ordering::AcqRel) {
+            repair_at = repair_at.min(repaired_at + REPAIR_AGAIN);
+        }
+        if now >= repair_at {
+            repaired_at = now;
+            repair_at = now + if repair(&pool).await { REPAIR_INTERVAL } else { REPAIR_AGAIN };
         }
         let mut next = repair_at;
         for keeper in pool.keepers.all().into_iter().filter(|keeper| keeper.is_kept()) {
@@ -59,12 +64,17 @@ pub(super) async fn run(pool: Arc<Pool>) {
 }
 
 async fn fill(pool: &Arc<Pool>, keeper: &Arc<Keeper>, interval: bool) -> Result<(), StoreError> {
-    let template = keeper.template();
+    let name = keeper.template().name.clone();
     // Read before the store is asked: an attempt that ends in between is counted once too often, never too seldom.
     let making = keeper.making.load(Ordering::Acquire);
-    let mut counts = pool.ask(pool.store.counts(&template.name)).await?;
+    let mut counts = pool.ask(pool.store.counts(&name)).await?;
     // An attempt that has just begun is not on record yet.
     counts.warming = counts.warming.max(making);
+    // Read after: it may have changed, or gone, while the store was asked.
+    let template = keeper.template();
+    if !keeper.is_kept() {
+        return Ok(());
+    }
     let view = View {
         counts,
         making,
@@ -82,87 +92,6 @@ async fn fill(pool: &Arc<Pool>, keeper: &Arc<Keeper>, interval: bool) -> Result<
         tracing::warn!(template = %template.name, ready = counts.ready, min = template.pool.min, "the pool is low");
     }
     Ok(())
-}
-
-/// Ends what only runs here or is only on record here, and retires ready instances that nobody wants any more. What
-/// a task of ours has in hand is left alone.
-async fn repair(pool: &Arc<Pool>) -> Result<(), StoreError> {
-    let first = look(pool).await?;
-    if !first.strays.is_empty() || !first.lost.is_empty() {
-        // An instance that was made or ended between the halves of one look seems to be in only one of them. In a
-        // second look, which begins when the first is over, it does not.
-        let second = look(pool).await?;
-        for id in first.strays.intersection(&second.strays) {
-            tracing::info!(%id, "stopping an instance that nobody may have");
-            pool.take_down(id.clone());
-        }
-        for id in first.lost.intersection(&second.lost) {
-            pool.fail(id, "it no longer runs").await;
-        }
-    }
-    for instance in unwanted(pool, &first.on_record) {
-        match pool.ask(pool.store.retire(instance.id())).await {
-            Ok(_) => {
-                pool.metrics.released(instance.id().template(), ReleaseReason::Drained);
-                pool.take_down(instance.id().clone());
-            }
-            // A visitor was faster, or it is gone already.
-            Err(StoreError::Refused(_) | StoreError::Unknown) => {}
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(())
-}
-
-/// What runs here beside what is on record here.
-#[derive(Default)]
-struct Look {
-    on_record: Vec<Instance>,
-    /// They run, and are not on record as living.
-    strays: HashSet<InstanceId>,
-    /// They are on record as living, and do not run.
-    lost: HashSet<InstanceId>,
-}
-
-async fn look(pool: &Pool) -> Result<Look, StoreError> {
-    let mut held = pool.hands.held();
-    let running: HashSet<InstanceId> = match pool.runtime.list().await {
-        Ok(running) => running.into_iter().collect(),
-        Err(error) => {
-            tracing::error!(%error, "the runtime does not say what runs");
-            return Ok(Look::default());
-        }
-    };
-    let mut on_record = pool.ask(pool.store.list(&pool.node)).await?;
-    // Held before or after: its state was in motion while we looked.
-    held.extend(pool.hands.held());
-    on_record.retain(|instance| !held.contains(instance.id()));
-    let living: HashSet<InstanceId> = on_record
-        .iter()
-        .filter(|instance| !matches!(instance.life(), Life::Expired { .. }))
-        .map(|instance| instance.id().clone())
-        .collect();
-    let strays = running.difference(&living).filter(|id| !held.contains(*id)).cloned().collect();
-    let lost = living.difference(&running).cloned().collect();
-    Ok(Look { on_record, strays, lost })
-}
-
-/// Ready instances of a template that is gone or has changed, and those above the target.
-fn unwanted<'a>(pool: &Pool, on_record: &'a [Instance]) -> Vec<&'a Instance> {
-    let ready = on_record.iter().filter(|instance| matches!(instance.life(), Life::Ready { .. }));
-    let mut kept: HashMap<&str, usize> = HashMap::new();
-    ready
-        .filter(|instance| {
-            let name = instance.id().template();
-            let Some(keeper) = pool.keepers.get(name).filter(|keeper| keeper.is_kept()) else { return true };
-            let template = keeper.template();
-            let count = kept.entry(name).or_default();
-            let fits =
-                instance.revision() == template.revision && *count < template.pool.target + keeper.line.len();
-            *count += usize::from(fits);
-            !fits
-        })
-        .collect()
 }
 
 /// Handles the runtime's exit events as they come.
@@ -187,7 +116,10 @@ impl Pool {
             }
             // It was given back, retired or expired at the same moment.
             Err(StoreError::Unknown | StoreError::Refused(_)) => {}
-            Err(error) => tracing::warn!(%id, %error, "a dead instance is still on record"),
+            Err(error) => {
+                tracing::warn!(%id, %error, "a dead instance is still on record");
+                self.repair_soon();
+            }
         }
         self.take_down(id.clone());
         self.wake.notify_one();

@@ -20,9 +20,10 @@ impl Pool {
 
     /// Stops an instance in the background. If that fails, [`super::reconcile`] finds it again.
     pub(super) fn take_down(self: &Arc<Self>, id: InstanceId) {
+        // Taken here and not in the task: from now on it is known to be in hand.
+        let Some(hold) = self.hands.take(&id) else { return };
         let pool = self.clone();
         let stop = async move {
-            let Some(hold) = pool.hands.take(&id) else { return };
             if let Err(error) = pool.runtime.stop(&id).await {
                 tracing::error!(%id, %error, "an instance could not be stopped; it will be tried again");
             }

@@ -92,15 +92,15 @@ pub trait Runtime: Send + Sync + 'static {
     /// Its name in `CONTAINER_MODE` and `/health`.
     fn name(&self) -> &'static str;
 
+    /// Whether there is an app behind each endpoint that can be asked whether it is ready. Only a runtime whose
+    /// instances are mere records says no; those are ready as soon as they are started.
+    fn runs_apps(&self) -> bool {
+        true
+    }
+
     /// Starts an instance and says where its app will listen. The app need not listen yet. Starting an id that
     /// runs is an error and leaves it alone.
     async fn start(&self, order: &Order) -> Result<SocketAddr, RuntimeError>;
-
-    /// Whether an instance of this runtime is ready as soon as it is started, so that its app is neither asked nor
-    /// warmed up.
-    fn is_ready_once_started(&self) -> bool {
-        false
-    }
 
     /// Ends an instance: when this returns, no process, file or port of it is left. An id that does not run is
     /// no error, and no [`Exit`] is reported for an instance that was stopped.

@@ -116,7 +116,7 @@ pub async fn serve(config: Config, file: Option<PathBuf>, own_program: PathBuf) 
     if let Some(tls) = &tls {
         crate::task::spawn("tls reload", tls.clone().reload());
     }
-    pool.run();
+    pool.run().await;
     let connections = TaskTracker::new();
     let front =
         Front { dispatch, tls, max_connections: server.max_connections, connections: connections.clone() };
@@ -153,11 +153,11 @@ async fn start_runtime(
 }
 
 /// Takes over the file of templates anew. A mistake in it is told, and the old templates stay.
-fn reload(pool: &Pool, file: Option<&Path>, own_program: &Path) {
+fn reload(pool: &Arc<Pool>, file: Option<&Path>, own_program: &Path) {
     match config::read(file, own_program) {
         Ok(config) => {
             tracing::info!(templates = config.templates.iter().len(), "the templates were read again");
-            pool.reload(config.templates);
+            crate::task::spawn("templates reload", pool.reload(config.templates));
         }
         Err(mistakes) => tracing::error!(%mistakes, "the templates stay as they were"),
     }

@@ -1,0 +1,9 @@
+//! The pool on a stage: every fault at every step, and random lives against a model.
+
+mod faults;
+mod model;
+mod stage;
+mod test_app;
+mod test_runtime;
+mod test_store;
+mod world;

@@ -1,0 +1,135 @@
+//! A runtime whose instances are entries in a list, and whose faults are ordered.
+
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use parking_lot::Mutex;
+use tokio::sync::{Notify, mpsc};
+
+use crate::instance::InstanceId;
+use crate::runtime::{Exit, Order, Runtime, RuntimeError};
+
+/// What becomes of one start.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum StartFault {
+    /// The app cannot be started.
+    Fail,
+    /// The host has no room.
+    Exhausted,
+    /// It runs, but `start` never returns.
+    Hang,
+}
+
+#[derive(Default)]
+pub(super) struct TestRuntime {
+    /// In the order of their starts.
+    running: Mutex<Vec<InstanceId>>,
+    listener: Mutex<Option<mpsc::UnboundedSender<Exit>>>,
+    app: Option<SocketAddr>,
+    /// How long a start takes, and a stop.
+    takes: Duration,
+    pub(super) next_start: Mutex<Option<StartFault>>,
+    /// So many starts fail.
+    pub(super) bad_starts: AtomicUsize,
+    /// So many stops fail.
+    pub(super) bad_stops: AtomicUsize,
+    pub(super) starts: AtomicUsize,
+    /// Rung when a start hangs.
+    pub(super) hanging: Notify,
+    addresses: AtomicU32,
+}
+
+fn one_less(count: &AtomicUsize) -> bool {
+    count.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |n| n.checked_sub(1)).is_ok()
+}
+
+impl TestRuntime {
+    /// All of whose apps listen at `app`; without it there are none to ask.
+    pub(super) fn new(app: Option<SocketAddr>, takes: Duration) -> Self {
+        Self { app, takes, ..Self::default() }
+    }
+
+    pub(super) fn running(&self) -> Vec<InstanceId> {
+        self.running.lock().clone()
+    }
+
+    fn end(&self, id: &InstanceId) -> bool {
+        let mut running = self.running.lock();
+        let before = running.len();
+        running.retain(|other| other != id);
+        running.len() < before
+    }
+
+    /// The app of an instance ends by itself. False when it does not run.
+    pub(super) fn die(&self, id: &InstanceId) -> bool {
+        let died = self.end(id);
+        if died && let Some(listener) = &*self.listener.lock() {
+            let _ = listener.send(Exit { id: id.clone(), how: "signal 9".to_owned() });
+        }
+        died
+    }
+}
+
+#[async_trait]
+impl Runtime for TestRuntime {
+    fn name(&self) -> &'static str {
+        "test"
+    }
+
+    fn runs_apps(&self) -> bool {
+        self.app.is_some()
+    }
+
+    async fn start(&self, order: &Order) -> Result<SocketAddr, RuntimeError> {
+        self.starts.fetch_add(1, Ordering::SeqCst);
+        if one_less(&self.bad_starts) {
+            return Err(RuntimeError::Start("bad start".to_owned()));
+        }
+        let fault = self.next_start.lock().take();
+        match fault {
+            Some(StartFault::Fail) => return Err(RuntimeError::Start("no such program".to_owned())),
+            Some(StartFault::Exhausted) => return Err(RuntimeError::Exhausted("free port")),
+            Some(StartFault::Hang) | None => {}
+        }
+        let n = self.addresses.fetch_add(1, Ordering::SeqCst).to_be_bytes();
+        let at = self.app.unwrap_or_else(|| ([127, n[1], n[2], n[3]], 4000).into());
+        self.running.lock().push(order.id.clone());
+        if fault == Some(StartFault::Hang) {
+            self.hanging.notify_one();
+            std::future::pending::<()>().await;
+        }
+        if !self.takes.is_zero() {
+            tokio::time::sleep(self.takes).await;
+        }
+        Ok(at)
+    }
+
+    async fn stop(&self, id: &InstanceId) -> Result<(), RuntimeError> {
+        if one_less(&self.bad_stops) {
+            let source = std::io::Error::other("it resists");
+            return Err(RuntimeError::Io { doing: "stop".to_owned(), source });
+        }
+        if !self.takes.is_zero() {
+            tokio::time::sleep(self.takes).await;
+        }
+        self.end(id);
+        Ok(())
+    }
+
+    async fn list(&self) -> Result<Vec<InstanceId>, RuntimeError> {
+        Ok(self.running())
+    }
+
+    async fn logs(&self, id: &InstanceId) -> Option<Bytes> {
+        self.running().contains(id).then(Bytes::new)
+    }
+
+    fn exits(&self) -> mpsc::UnboundedReceiver<Exit> {
+        let (listener, exits) = mpsc::unbounded_channel();
+        *self.listener.lock() = Some(listener);
+        exits
+    }
+}
