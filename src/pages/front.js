@@ -50,6 +50,7 @@ listen();
 // What is left counts from now by this computer's own clock, so it need not be right.
 const copies = [...document.querySelectorAll("[data-remaining-ms]")].map((box) => ({
   box, card: box.closest("[data-template]"), endsAt: Date.now() + Number(box.dataset.remainingMs), told: null,
+  asking: false,
 }));
 
 function clock(left) {
@@ -65,12 +66,32 @@ function tick() {
     copy.box.querySelector("[data-clock]").textContent = clock(left);
     copy.box.toggleAttribute("data-soon", left <= 300);
     const mark = [60, 300].find((seconds) => left <= seconds) || null;
-    if (left === 0) over(copy);
+    if (left === 0) ask(copy);
     else if (copy.told !== mark) {
       copy.told = mark;
       say("Your copy of " + copy.card.dataset.title + " ends in " + (left <= 60 ? "a minute." : "five minutes."));
     }
   }
+}
+
+// The end may have been put off since the page was loaded: ask before saying that it is over.
+async function ask(copy) {
+  if (copy.asking) return;
+  copy.asking = true;
+  let left = 0;
+  try {
+    const answer = await fetch("/", { cache: "no-store", signal: AbortSignal.timeout(10000) });
+    const text = await answer.text();
+    // Without its styles, which the policy of this page does not know.
+    const page = new DOMParser().parseFromString(text.slice(text.indexOf("</head>")), "text/html");
+    const action = copy.box.querySelector("[data-end]").getAttribute("action");
+    const same = [...page.querySelectorAll("[data-end]")].find((form) => form.getAttribute("action") === action);
+    if (same) left = Number(same.closest("[data-remaining-ms]").dataset.remainingMs);
+  } catch { /* Without an answer, what was known holds. */ }
+  copy.asking = false;
+  copy.endsAt = Date.now() + left;
+  if (left > 0) tick();
+  else over(copy);
 }
 
 function over({ box, card }) {

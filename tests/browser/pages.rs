@@ -102,6 +102,10 @@ async fn a_click_leads_into_an_app_of_ones_own_that_is_live_and_can_be_ended() {
     let first = browser.text("[data-clock]").await;
     browser.text_when("[data-clock]", |text| text < first.as_str()).await;
     browser.screenshot("front-running").await;
+    // A copy whose time was extended elsewhere is not called ended.
+    browser.value("void (copies[0].endsAt = Date.now())").await;
+    browser.until("copies[0].endsAt > Date.now()").await;
+    browser.text_when("[data-clock]", |text| text > "50:00").await;
     browser.click("#open-default").await;
     assert_eq!(instance(&browser).await, mine);
     browser.client().back().await.unwrap();
