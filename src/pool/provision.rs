@@ -192,7 +192,9 @@ impl Making {
             }
             Err((step, error)) => {
                 pool.metrics.provisioned(name, method, Outcome::Error, start.elapsed());
-                keeper.failed(error.to_string());
+                if keeper.wants(template.revision) {
+                    keeper.failed(error.to_string());
+                }
                 let pause = keeper.pause().unwrap_or_default();
                 tracing::error!(template = name, step, %error, ?pause, "an instance could not be made");
             }

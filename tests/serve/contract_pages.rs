@@ -12,7 +12,7 @@ fn cookie(answer: &Answer) -> (String, String) {
 
 #[tokio::test]
 async fn a_click_leads_to_an_instance_that_the_front_page_then_shows() {
-    let server = Server::start(&[("POOL_DEFAULT_TTL", "10m")]).await;
+    let server = Server::start(&[("POOL_DEFAULT_TTL", "10m"), ("POOL_MAX_TTL", "20m")]).await;
     let before = server.ask("GET", "/", &[], "").await;
     assert_eq!((before.status, before.header("content-type")), (200, "text/html; charset=utf-8"));
     assert!(before.text().contains(r#"action="/try/default""#), "{}", before.text());
@@ -26,7 +26,7 @@ async fn a_click_leads_to_an_instance_that_the_front_page_then_shows() {
     assert_eq!(get(server.port, host, "/").await.status, 200);
     let (pair, attributes) = cookie(&taken);
     assert_eq!(pair, format!("instance-default={id}"));
-    assert_eq!(attributes, "Path=/; Max-Age=600; HttpOnly; SameSite=Lax");
+    assert_eq!(attributes, "Path=/; Max-Age=1200; HttpOnly; SameSite=Lax");
 
     let front = server.ask("GET", "/", &[("cookie", &format!("a=b; {pair}; c=d"))], "").await.text();
     assert!(front.contains(url), "{front}");

@@ -168,3 +168,39 @@ async fn a_template_that_is_mended_is_tried_at_once() {
     let server = server.full().await;
     assert_eq!(problem(&server, "default").await, None);
 }
+
+#[tokio::test]
+async fn those_who_wait_are_served_in_the_order_in_which_they_came() {
+    let program = env!("CARGO_BIN_EXE_try-it-now");
+    let gate = std::env::temp_dir().join(format!("try-it-now-gate-{}", uuid::Uuid::now_v7()));
+    // Each time that the gate is made, one app gets through, and takes it away.
+    let through = format!("until rmdir {} 2>/dev/null; do sleep 0.02; done", gate.display());
+    let file = format!(
+        "[templates.default]\ncommand = [\"sh\", \"-c\", \"{through}; exec {program} sample-app\"]\n\
+         pool = {{ target = 0, min = 0, max = 3, concurrency = 3 }}\n"
+    );
+    let server = Server::with_file(&[("ACQUIRE_TIMEOUT", "20s")], &file).await;
+    let mut waiting = Vec::new();
+    for place in 1..=3 {
+        let port = server.port;
+        waiting.push(try_it_now::task::spawn("visitor", async move {
+            crate::harness::request(port, "POST", "localhost", "/api/v1/demo/acquire", &[], "").await.status
+        }));
+        eventually("one more waits", async || (server.stats().await["warming"] == place).then_some(())).await;
+    }
+    for place in 0..3 {
+        std::fs::create_dir(&gate).unwrap();
+        eventually("one more is served", async || {
+            (server.stats().await["assigned"] == place + 1).then_some(())
+        })
+        .await;
+        eventually("and it is the first of those who wait", async || {
+            waiting[place].is_finished().then_some(())
+        })
+        .await;
+        assert!(waiting[place + 1..].iter().all(|visitor| !visitor.is_finished()));
+    }
+    for visitor in waiting {
+        assert_eq!(visitor.await.unwrap(), 200);
+    }
+}

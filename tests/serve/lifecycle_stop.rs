@@ -2,11 +2,16 @@
 
 use std::time::Duration;
 
+use bytes::Bytes;
+use h2::client::SendRequest;
+use http::{Request, Response};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 
-use crate::harness::{Demo, Events, Server, eventually, instance_folders, processes_of};
+use crate::harness::{
+    Demo, Events, Server, eventually, h2_get, h2_whole, h2c, instance_folders, processes_of,
+};
 
 /// More than the buffers of all sockets on the way hold, so that the server is in the middle of it.
 const MUCH: usize = 64 << 20;
@@ -104,14 +109,52 @@ async fn nothing_that_would_never_end_by_itself_holds_a_stop_up() {
         streams.push(events);
     }
 
+    let shared = h2c(server.port).await;
+    assert_eq!(h2_get(&shared, &demo.host, "/health").await.status, 200);
+    let on_http2 = [
+        begin(&shared, &demo.host, "/events").await,
+        begin(&shared, &demo.host, "/events").await,
+        begin(&shared, "localhost", &status).await,
+    ];
+    let idle_on_http2 = h2c(server.port).await;
+
     let start = Instant::now();
     stop(&server).await;
     assert_eq!(server.ended().await, Some(0));
     assert!(start.elapsed() < Duration::from_secs(10), "{:?}", start.elapsed());
     assert_nothing_left(&server);
+    drop((on_http2, idle_on_http2));
     for mut events in streams {
         while events.block().await.is_some() {}
     }
+}
+
+#[tokio::test]
+async fn a_request_beside_streams_of_events_on_one_connection_is_finished() {
+    let mut server = Server::start(&[]).await;
+    let demo = server.acquire().await;
+    let shared = h2c(server.port).await;
+    let streams = [begin(&shared, &demo.host, "/events").await, begin(&shared, &demo.host, "/events").await];
+    // Nothing of the body is taken yet, so most of it waits in the server.
+    let download = begin(&shared, &demo.host, "/download?bytes=4000000").await;
+    stop(&server).await;
+    eventually("no connection is accepted", async || {
+        TcpStream::connect(("127.0.0.1", server.port)).await.is_err().then_some(())
+    })
+    .await;
+    let whole = tokio::time::timeout(crate::harness::PATIENCE, h2_whole(download)).await.unwrap().unwrap();
+    assert_eq!((whole.status, whole.body.len()), (200, 4_000_000));
+    assert_eq!(server.ended().await, Some(0));
+    assert_nothing_left(&server);
+    drop(streams);
+}
+
+/// The head of an answer on HTTP/2, its body still to come.
+async fn begin(send: &SendRequest<Bytes>, host: &str, path: &str) -> Response<h2::RecvStream> {
+    let request = Request::get(format!("http://{host}{path}")).header("accept", "text/event-stream");
+    let mut send = send.clone().ready().await.unwrap();
+    let (answer, _) = send.send_request(request.body(()).unwrap(), true).unwrap();
+    tokio::time::timeout(crate::harness::PATIENCE, answer).await.expect("an answer").unwrap()
 }
 
 #[tokio::test]

@@ -4,6 +4,7 @@
 
 mod contract;
 mod contract_access;
+mod contract_bounds;
 mod contract_errors;
 mod contract_events;
 mod contract_limits;
