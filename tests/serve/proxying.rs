@@ -262,3 +262,43 @@ async fn a_body_for_the_api_over_64_kib_is_refused_on_both_kinds_of_connection()
         }
     }
 }
+
+#[tokio::test]
+async fn a_client_of_http_1_0_gets_no_chunks_and_the_end_of_the_connection() {
+    let server = Server::start(&[]).await;
+    let demo = server.acquire().await;
+    for first in [None, Some("localhost"), Some(demo.host.as_str())] {
+        for (keep_alive, path) in [
+            ("", "/download?bytes=100000&chunked=1"),
+            ("Connection: keep-alive\r\n", "/download?bytes=100000&chunked=1"),
+        ] {
+            let mut wire = Wire::connect(server.port).await;
+            if let Some(first) = first {
+                assert_eq!(wire.get(first, "/health").await.status, 200);
+            }
+            wire.send(format!("GET {path} HTTP/1.0\r\nHost: {}\r\n{keep_alive}\r\n", demo.host)).await;
+            let answer = wire.answer().await;
+            assert_eq!((answer.status, answer.header("transfer-encoding")), (200, ""), "after {first:?}");
+            assert_eq!(answer.body.len(), 100_000, "after {first:?}");
+            wire.closed().await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_chunked_upload_reaches_the_app_whole_when_its_last_chunk_comes_late() {
+    let server = Server::start(&[]).await;
+    let demo = server.acquire().await;
+    for wire in &mut both_kinds(&server).await {
+        wire.send(format!(
+            "POST /upload HTTP/1.1\r\nHost: {}\r\nTransfer-Encoding: chunked\r\n\r\n",
+            demo.host
+        ))
+        .await;
+        for byte in b"3\r\nabc\r\n1;x\r\nd\r\n0\r\n\r\n" {
+            wire.send([*byte]).await;
+        }
+        assert_eq!(wire.answer().await.json()["bytes"], 4);
+        assert_eq!(wire.get(&demo.host, "/whoami").await.json()["id"], demo.id.as_str());
+    }
+}

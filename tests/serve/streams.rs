@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::harness::{Server, Wire, h2c};
+use crate::harness::{Server, Wire, h2_get, h2c};
 
 #[tokio::test]
 async fn an_apps_events_arrive_one_by_one() {
@@ -69,4 +69,72 @@ async fn events_may_be_rarer_than_an_app_may_be_silent_otherwise() {
     assert_eq!(wire.head().await.status, 200);
     assert_eq!(wire.bytes(5).await, b"hello");
     assert!(tokio::time::timeout(Duration::from_secs(3), wire.rest()).await.is_err(), "it was cut");
+}
+
+#[tokio::test]
+async fn the_apis_events_arrive_one_by_one_on_every_kind_of_connection() {
+    let server = Server::start(&[]).await;
+    let demo = server.acquire().await;
+    for (first, version) in [
+        (None, "1.1"),
+        (Some("localhost"), "1.1"),
+        (Some(demo.host.as_str()), "1.1"),
+        (None, "1.0"),
+        (Some(demo.host.as_str()), "1.0"),
+    ] {
+        let mut wire = Wire::connect(server.port).await;
+        if let Some(first) = first {
+            assert_eq!(wire.get(first, "/health").await.status, 200);
+        }
+        wire.send(format!("GET /api/v1/demo/{}/status HTTP/{version}\r\nHost: localhost\r\n\r\n", demo.id))
+            .await;
+        let head = wire.head().await;
+        assert_eq!(head.headers["content-type"], "text/event-stream");
+        assert_eq!(
+            head.headers.contains_key("transfer-encoding"),
+            version == "1.1",
+            "{version} after {first:?}"
+        );
+        let (start, mut text) = (Instant::now(), String::new());
+        while text.matches("event: ttl").count() < 2 {
+            text += &String::from_utf8_lossy(&wire.bytes(1).await);
+        }
+        let took = start.elapsed().as_secs_f64();
+        assert!((0.5..1.8).contains(&took), "two events in {took} s on {version} after {first:?}");
+    }
+}
+
+#[tokio::test]
+async fn the_apis_events_end_by_themselves_when_the_instance_is_released() {
+    let server = Server::start(&[]).await;
+    let (demo, other) = (server.acquire().await, server.acquire().await);
+    let path = format!("/api/v1/demo/{}/status", demo.id);
+    let mut wires = Vec::new();
+    let mut heads = Vec::new();
+    for first in ["localhost", &other.host] {
+        let mut wire = Wire::connect(server.port).await;
+        assert_eq!(wire.get(first, "/health").await.status, 200);
+        wire.send(format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n")).await;
+        wires.push(wire);
+    }
+    let send = h2c(server.port).await;
+    let asked = h2_get(&send, "localhost", &path);
+    let released = async {
+        for wire in &mut wires {
+            heads.push(wire.head().await);
+        }
+        assert_eq!(server.call("DELETE", &format!("/api/v1/demo/{}", demo.id), "").await.status, 200);
+    };
+    let (answer, ()) = tokio::join!(asked, released);
+    // Whether the h2 stream began before the release is chance.
+    assert!(answer.status == 404 || answer.text().contains("event: gone"), "{}", answer.text());
+    for (wire, head) in wires.iter_mut().zip(heads) {
+        let answer = wire.body_of(head).await;
+        assert!(
+            answer.text().ends_with(&format!("event: gone\ndata: {{\"id\":\"{}\"}}\n\n", demo.id)),
+            "{}",
+            answer.text()
+        );
+        assert_eq!(wire.get("localhost", "/health").await.status, 200, "the connection is kept");
+    }
 }
