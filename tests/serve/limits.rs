@@ -118,9 +118,9 @@ async fn a_client_that_leaves_in_the_middle_frees_its_place() {
     .await;
     let (host, status) = (&demo.host, format!("/api/v1/demo/{}/status", demo.id));
     for bytes in [
-        format!("GET / HTT"),
+        "GET / HTT".to_owned(),
         format!("POST /upload HTTP/1.1\r\nHost: {host}\r\nContent-Length: 10\r\n\r\nabc"),
-        format!("POST /api/v1/demo/acquire HTTP/1.1\r\nHost: localhost\r\nContent-Length: 10\r\n\r\nabc"),
+        "POST /api/v1/demo/acquire HTTP/1.1\r\nHost: localhost\r\nContent-Length: 10\r\n\r\nabc".to_owned(),
         format!("GET /download?bytes=1000000000 HTTP/1.1\r\nHost: {host}\r\n\r\n"),
         format!("GET /events HTTP/1.1\r\nHost: {host}\r\n\r\n"),
         format!("GET {status} HTTP/1.1\r\nHost: localhost\r\n\r\n"),

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::harness::{Server, Wire, h2_get, h2c};
+use crate::harness::{Server, Wire, h2_get, h2_whole, h2c};
 
 #[tokio::test]
 async fn an_apps_events_arrive_one_by_one() {
@@ -137,4 +137,45 @@ async fn the_apis_events_end_by_themselves_when_the_instance_is_released() {
         );
         assert_eq!(wire.get("localhost", "/health").await.status, 200, "the connection is kept");
     }
+}
+
+#[tokio::test]
+async fn a_download_under_way_is_finished_when_the_server_stops_and_idle_connections_are_closed() {
+    let mut server = Server::start(&[]).await;
+    let demo = server.acquire().await;
+    let size = 64 << 20;
+    let mut busy = Vec::new();
+    for first in [None, Some("localhost")] {
+        let mut wire = Wire::connect(server.port).await;
+        if let Some(first) = first {
+            assert_eq!(wire.get(first, "/health").await.status, 200);
+        }
+        wire.send(format!("GET /download?bytes={size} HTTP/1.1\r\nHost: {}\r\n\r\n", demo.host)).await;
+        assert_eq!(wire.head().await.status, 200);
+        busy.push((wire, size));
+    }
+    let mut send = h2c(server.port).await;
+    let request = http::Request::get(format!("http://{}/download?bytes={size}", demo.host)).body(()).unwrap();
+    let (answer, _) = send.send_request(request, true).unwrap();
+    let answer = answer.await.unwrap();
+    let mut idle = Vec::new();
+    for host in ["localhost", demo.host.as_str()] {
+        let mut wire = Wire::connect(server.port).await;
+        assert_eq!(wire.get(host, "/health").await.status, 200);
+        idle.push(wire);
+    }
+    server.signal("TERM");
+    for wire in &mut idle {
+        wire.closed().await;
+    }
+    for (wire, left) in &mut busy {
+        while *left > 0 {
+            let most = (64 * 1024).min(*left);
+            *left -= wire.bytes(most).await.len();
+        }
+        wire.closed().await;
+    }
+    assert_eq!(h2_whole(answer).await.unwrap().body.len(), size);
+    drop(send);
+    assert_eq!(server.ended().await, Some(0));
 }
