@@ -54,8 +54,11 @@ async fn read_body(session: &mut Session, within: Duration) -> Result<Bytes, Api
 /// Sends an answer of ours.
 pub(super) async fn send(session: &mut Session, answer: Response<Body>) -> Result<()> {
     let (head, body) = answer.into_parts();
+    let version = session.req_header().version;
+    let has_chunks = version == Version::HTTP_11;
+    let ends_with_connection = version == Version::HTTP_10 && matches!(body, Body::Stream(_));
     let closing = head.headers.get(header::CONNECTION).is_some_and(|value| value == "close");
-    if closing || session.is_process_shutting_down() {
+    if closing || ends_with_connection || session.is_process_shutting_down() {
         session.set_keepalive(None);
     }
     let mut head: ResponseHeader = head.into();
@@ -72,7 +75,7 @@ pub(super) async fn send(session: &mut Session, answer: Response<Body>) -> Resul
             downstream.write_response_body(bytes, true).await
         }
         Body::Stream(mut pieces) => {
-            if !downstream.is_http2() {
+            if has_chunks {
                 head.insert_header(header::TRANSFER_ENCODING, "chunked")?;
             }
             downstream.write_response_header(Box::new(head)).await?;

@@ -18,7 +18,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use http::header;
+use http::{Version, header};
 use pingora_core::modules::http::HttpModules;
 use pingora_core::upstreams::peer::HttpPeer;
 use pingora_core::{Error, ErrorSource, ErrorType, Result};
@@ -190,6 +190,11 @@ impl ProxyHttp for Proxy {
         }
         if let Some(id) = &ctx.id {
             response.insert_header(RequestId::HEADER, id.value())?;
+        }
+        let is_old = session.req_header().version == Version::HTTP_10;
+        if is_old && response.remove_header(&header::TRANSFER_ENCODING).is_some() {
+            // Its client knows no chunks: the end of the connection is the end of the body.
+            session.set_keepalive(None);
         }
         if session.is_process_shutting_down() {
             session.set_keepalive(None);

@@ -22,7 +22,7 @@ async fn bounded(what: &str, server: &Server, transfer: impl Future<Output = ()>
     let (before, start) = (peak(server), Instant::now());
     transfer.await;
     let growth = peak(server) - before;
-    println!("{what}: {:?}, {growth} KiB more", start.elapsed());
+    eprintln!("{what}: {:?}, {growth} KiB more", start.elapsed());
     assert!(growth < GROWTH, "{what}: {growth} KiB more");
 }
 

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::harness::{Server, Wire, eventually};
+use crate::harness::{Server, Wire, eventually, h2_ask, h2_get, h2_whole, h2c};
 
 #[tokio::test]
 async fn one_connection_too_many_is_told_503_and_closed() {
@@ -116,14 +116,14 @@ async fn a_client_that_leaves_in_the_middle_frees_its_place() {
         (answer.status == 200).then(|| crate::harness::Demo::from_json(&answer.json()))
     })
     .await;
-    let host = &demo.host;
+    let (host, status) = (&demo.host, format!("/api/v1/demo/{}/status", demo.id));
     for bytes in [
-        format!("GET / HTT"),
+        "GET / HTT".to_owned(),
         format!("POST /upload HTTP/1.1\r\nHost: {host}\r\nContent-Length: 10\r\n\r\nabc"),
-        format!("POST /api/v1/demo/acquire HTTP/1.1\r\nHost: localhost\r\nContent-Length: 10\r\n\r\nabc"),
+        "POST /api/v1/demo/acquire HTTP/1.1\r\nHost: localhost\r\nContent-Length: 10\r\n\r\nabc".to_owned(),
         format!("GET /download?bytes=1000000000 HTTP/1.1\r\nHost: {host}\r\n\r\n"),
         format!("GET /events HTTP/1.1\r\nHost: {host}\r\n\r\n"),
-        format!("GET /api/v1/demo/{}/status HTTP/1.1\r\nHost: localhost\r\n\r\n", demo.id),
+        format!("GET {status} HTTP/1.1\r\nHost: localhost\r\n\r\n"),
         format!(
             "GET /health HTTP/1.1\r\nHost: localhost\r\n\r\nGET /events HTTP/1.1\r\nHost: {host}\r\n\r\n"
         ),
@@ -144,4 +144,26 @@ async fn a_client_that_leaves_in_the_middle_frees_its_place() {
     })
     .await;
     drop(both);
+}
+
+#[tokio::test]
+async fn a_stream_of_http2_has_the_same_limits_on_its_head_and_body() {
+    let server = Server::start(&[]).await;
+    let demo = server.acquire().await;
+    let send = h2c(server.port).await;
+    for host in ["localhost", demo.host.as_str()] {
+        let mut request = http::Request::get(format!("http://{host}/health"));
+        for n in 0..101 {
+            request = request.header(format!("x-{n}"), "1");
+        }
+        let answer = h2_ask(&send, request.body(()).unwrap()).await.unwrap();
+        assert_eq!((answer.status, &answer.json()["code"]), (431, &"HEADERS_TOO_LARGE".into()), "{host}");
+    }
+    let mut asking = send.clone().ready().await.unwrap();
+    let request = http::Request::post("http://localhost/api/v1/demo/acquire").body(()).unwrap();
+    let (answer, mut body) = asking.send_request(request, false).unwrap();
+    body.send_data(vec![b' '; 70_000].into(), true).unwrap();
+    let answer = h2_whole(answer.await.unwrap()).await.unwrap();
+    assert_eq!((answer.status, &answer.json()["code"]), (413, &"TOO_LARGE".into()));
+    assert_eq!(h2_get(&send, "localhost", "/health").await.status, 200);
 }

@@ -262,3 +262,57 @@ async fn a_body_for_the_api_over_64_kib_is_refused_on_both_kinds_of_connection()
         }
     }
 }
+
+#[tokio::test]
+async fn a_client_of_http_1_0_gets_no_chunks_and_the_end_of_the_connection() {
+    let server = Server::with_stand_in(&[]).await;
+    let (odd, book) = (server.acquire().await, server.acquire_of("book").await);
+    let asks = [
+        (&book, "/download?bytes=100000&chunked=1", 100_000),
+        (&odd, "/until-closed", 13),
+        (&odd, "/trailers", 5),
+    ];
+    for first in [None, Some("localhost"), Some(book.host.as_str())] {
+        for (n, (demo, path, size)) in asks.into_iter().chain(asks).enumerate() {
+            let keep_alive = if n < asks.len() { "" } else { "Connection: keep-alive\r\n" };
+            let mut wire = Wire::connect(server.port).await;
+            if let Some(first) = first {
+                assert_eq!(wire.get(first, "/health").await.status, 200);
+            }
+            wire.send(format!("GET {path} HTTP/1.0\r\nHost: {}\r\n{keep_alive}\r\n", demo.host)).await;
+            let answer = wire.answer().await;
+            assert_eq!(
+                (answer.status, answer.header("transfer-encoding")),
+                (200, ""),
+                "{path} after {first:?}"
+            );
+            assert_eq!(answer.body.len(), size, "{path} after {first:?}");
+            wire.closed().await;
+        }
+    }
+    // With a length the connection can be kept.
+    let mut wire = Wire::connect(server.port).await;
+    for _ in 0..3 {
+        let keep = "Connection: keep-alive\r\n";
+        wire.send(format!("GET / HTTP/1.0\r\nHost: {}\r\n{keep}\r\n", odd.host)).await;
+        assert_eq!(wire.answer().await.text(), odd.id);
+    }
+}
+
+#[tokio::test]
+async fn a_chunked_upload_reaches_the_app_whole_when_its_last_chunk_comes_late() {
+    let server = Server::start(&[]).await;
+    let demo = server.acquire().await;
+    for wire in &mut both_kinds(&server).await {
+        wire.send(format!(
+            "POST /upload HTTP/1.1\r\nHost: {}\r\nTransfer-Encoding: chunked\r\n\r\n",
+            demo.host
+        ))
+        .await;
+        for byte in b"3\r\nabc\r\n1;x\r\nd\r\n0\r\n\r\n" {
+            wire.send([*byte]).await;
+        }
+        assert_eq!(wire.answer().await.json()["bytes"], 4);
+        assert_eq!(wire.get(&demo.host, "/whoami").await.json()["id"], demo.id.as_str());
+    }
+}

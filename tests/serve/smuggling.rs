@@ -265,11 +265,11 @@ async fn a_host_in_another_spelling_never_reaches_the_other_side() {
     let demo = server.acquire().await;
     let instance = &demo.host;
     for (head, statuses) in [
-        (format!("GET /health HTTP/1.1\r\nHost: %6cocalhost\r\n\r\n"), &[400, 421][..]),
+        ("GET /health HTTP/1.1\r\nHost: %6cocalhost\r\n\r\n".to_owned(), &[400, 421][..]),
         (format!("GET / HTTP/1.1\r\nHost: {}\r\n\r\n", instance.replace('.', "%2e")), &[400, 421]),
         (format!("GET / HTTP/1.1\r\nHost: x.{instance}\r\n\r\n"), &[400, 421]),
         (format!("GET / HTTP/1.1\r\nHost: {instance}:80\r\n\r\n"), &[400]),
-        (format!("GET / HTTP/1.1\r\nHost: example.test\r\n\r\n"), &[421]),
+        ("GET / HTTP/1.1\r\nHost: example.test\r\n\r\n".to_owned(), &[421]),
         (format!("GET //{instance}/ HTTP/1.1\r\nHost: localhost\r\n\r\n"), &[404]),
         (format!("GET /..%2f..%2f/api/v1/pool/stats HTTP/1.1\r\nHost: {instance}\r\n\r\n"), &[200]),
     ] {

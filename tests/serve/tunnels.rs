@@ -265,3 +265,33 @@ async fn a_websocket_over_http2_is_not_offered() {
     let answer = h2_ask(&send, request).await;
     assert!(answer.as_ref().is_ok_and(|answer| answer.status >= 400) || answer.is_err(), "{answer:?}");
 }
+
+#[tokio::test]
+async fn a_handshake_is_cleaned_of_claims_like_any_request() {
+    let server = Server::with_stand_in(&[("TRUSTED_PROXIES", "192.0.2.1")]).await;
+    let demo = server.acquire().await;
+    let claims = "X-Forwarded-For: 6.6.6.6\r\nX-Forwarded-Proto: https\r\nForwarded: for=6.6.6.6\r\nX-API-Key: secret\r\n\
+                  X-Demo-Expires-At: 2099-01-01T00:00:00Z\r\nProxy-Authorization: Basic secret\r\nCookie: a=b\r\n\
+                  Sec-WebSocket-Protocol: chat\r\nX-Request-ID: my-id\r\n";
+    let mut wire = Wire::connect(server.port).await;
+    let head = handshake(&mut wire, &demo.host, "/ws?a=1", claims).await;
+    assert_eq!((head.status, head.headers["x-request-id"].to_str().unwrap()), (101, "my-id"));
+    let seen = get(server.port, &demo.host, "/seen").await.text().to_ascii_lowercase();
+    let handshake = seen.split("\r\n\r\n").find(|head| head.starts_with("get /ws?a=1 http/1.1\r\n")).unwrap();
+    for claim in ["6.6.6.6", "secret", "2099", "\r\nx-forwarded-proto: https"] {
+        assert!(!handshake.contains(claim), "{claim}: {handshake}");
+    }
+    for field in [
+        format!("host: {}", demo.host),
+        "x-forwarded-for: 127.0.0.1".to_owned(),
+        "x-forwarded-proto: http".to_owned(),
+        format!("x-forwarded-host: {}", demo.host),
+        "cookie: a=b".to_owned(),
+        "sec-websocket-protocol: chat".to_owned(),
+        "x-request-id: my-id".to_owned(),
+        "connection: upgrade".to_owned(),
+        "upgrade: websocket".to_owned(),
+    ] {
+        assert_eq!(handshake.matches(&format!("\r\n{field}")).count(), 1, "{field}: {handshake}");
+    }
+}

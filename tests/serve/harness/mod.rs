@@ -16,7 +16,7 @@ pub use h2::{h2_ask, h2_get, h2_over, h2_whole, h2c};
 pub use processes::{instance_folders, kill_app, processes_of};
 pub use server::{Demo, Server};
 pub use tls::Certificate;
-pub use wire::{Io, Wire};
+pub use wire::Wire;
 
 use std::time::Duration;
 
