@@ -182,15 +182,29 @@ impl World {
         self.advance(Duration::from_millis(1));
     }
 
+    /// The same without any time: each question to the store takes a few turns.
+    fn settle(&self) {
+        self.server.tokio.block_on(async {
+            for _ in 0..40 {
+                tokio::task::yield_now().await;
+            }
+        });
+    }
+
     pub(super) fn advance(&mut self, by: Duration) {
         let mut left = by;
-        // Long waits in bigger steps: lateness is checked in the short ones.
-        let tick = if by > Duration::from_secs(60) { TICK * 100 } else { TICK };
+        // Long waits in bigger steps: lateness is looked at in the short ones.
+        let tick = match by.as_secs() {
+            0..3 => TICK,
+            3..60 => TICK * 5,
+            60.. => TICK * 100,
+        };
         while !left.is_zero() {
             let step = left.min(tick);
             left -= step;
             self.clock.advance(step);
             self.server.tokio.block_on(async { tokio::time::sleep(step).await });
+            self.settle();
         }
         let now = self.clock.now();
         let mut desk = self.desk.lock();
@@ -221,12 +235,7 @@ impl World {
         let task = crate::task::spawn("visit", visit);
         drop(runtime);
         self.visits.push(Visit { template: name, number, task });
-        // Each of the few questions to the store takes a few turns.
-        self.server.tokio.block_on(async {
-            for _ in 0..40 {
-                tokio::task::yield_now().await;
-            }
-        });
+        self.settle();
         self.visits.retain(|visit| !visit.task.is_finished());
     }
 
@@ -312,11 +321,7 @@ impl World {
         }
         drop(desk);
         // The news travels without the clock.
-        self.server.tokio.block_on(async {
-            for _ in 0..40 {
-                tokio::task::yield_now().await;
-            }
-        });
+        self.settle();
         self.desk.lock().dead.insert(id.clone());
     }
 

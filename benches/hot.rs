@@ -1,0 +1,323 @@
+//! The parts that stand on the path of a click, each alone and without network: `cargo bench`.
+//!
+//! `routes`: finding a host's route. `dispatch`: the check of a browser's head, and whose host it names. `store`: a
+//! claim and a release. `instance`: the steps of a life. `acquire`: the API's handler from the parsed head to the
+//! whole answer, on the embedded store.
+#![allow(clippy::unwrap_used, reason = "clippy allows it in test functions, but not in what they call")]
+#![allow(missing_docs, reason = "criterion's macros make a public function")]
+
+use std::collections::HashSet;
+use std::hint::black_box;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use criterion::measurement::{Measurement, WallTime};
+use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
+use parking_lot::Mutex;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+use try_it_now::api::Api;
+use try_it_now::clock::{Clock, Millis};
+use try_it_now::config::{PoolSizes, PublicAddress, ReadyCheck, Scheme, Template, Templates, TrustedProxies};
+use try_it_now::instance::{ClaimToken, Instance, InstanceId, Limits, NodeId, TemplateName};
+use try_it_now::pool::{self, Pool};
+use try_it_now::request::{Hosts, Side};
+use try_it_now::routes::{Found, RouteTable};
+use try_it_now::runtime::{App, Exit, Order, ResourceLimits, Runtime, RuntimeError};
+use try_it_now::server::head;
+use try_it_now::store::memory::MemoryStore;
+use try_it_now::store::{Claim, Claimed, RouteChange, Store, Visitor};
+use try_it_now::telemetry::Metrics;
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+const HOUR: Duration = Duration::from_secs(3600);
+const START: Millis = Millis(1_700_000_000_000);
+const NO_LIMITS: Limits = Limits { hourly: 0, daily: 0 };
+/// Labels that are looked up in turn: more than the processor's caches hold of a big table.
+const LOOKED_UP: usize = 65_536;
+/// Claims between two refills, which are not measured.
+const BATCH: u64 = 8;
+
+fn template() -> TemplateName {
+    TemplateName::new("default").unwrap()
+}
+
+fn node() -> NodeId {
+    NodeId::parse("n").unwrap()
+}
+
+fn endpoint(n: usize) -> SocketAddr {
+    (Ipv4Addr::from(0x7f00_0001 + n as u32), 4000).into()
+}
+
+fn warming() -> Instance {
+    Instance::warming(InstanceId::random(&template()), node(), 1, START)
+}
+
+fn routes(c: &mut Criterion) {
+    let mut group = c.benchmark_group("routes");
+    for hosts in [10, 10_000, 1_000_000] {
+        let table = RouteTable::default();
+        let mut labels = Vec::new();
+        for n in 0..hosts {
+            let token = ClaimToken(n as u128);
+            let ready = warming().offered(endpoint(n)).unwrap();
+            let instance = ready.assigned(token, START, HOUR).unwrap();
+            // Ids are random, so those that are kept lie all over the table.
+            if labels.len() < LOOKED_UP {
+                labels.push(instance.id().as_str().to_owned());
+            }
+            table.apply(&RouteChange::Set(instance));
+        }
+        let absent: Vec<_> = (0..1024).map(|_| InstanceId::random(&template()).to_string()).collect();
+        let (mut known, mut unknown) = (labels.iter().cycle(), absent.iter().cycle());
+        group.bench_function(format!("hit/{hosts}"), |b| {
+            b.iter(|| {
+                let found = table.find(known.next().unwrap());
+                assert!(matches!(found, Found::Live(_)));
+                found
+            });
+        });
+        group.bench_function(format!("miss/{hosts}"), |b| {
+            b.iter(|| {
+                let found = table.find(unknown.next().unwrap());
+                assert!(matches!(found, Found::Unknown));
+                found
+            });
+        });
+    }
+}
+
+const BROWSER: &[u8] = b"GET /wp-admin/index.php?page=1 HTTP/1.1\r\n\
+Host: shop-abcdefghij234567.demo.example.com:8080\r\n\
+User-Agent: Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/130.0.0.0 Safari/537.36\r\n\
+Accept: text/html,application/xhtml+xml,application/xml;q=0.9,image/avif,image/webp,image/apng,*/*;q=0.8\r\n\
+Accept-Encoding: gzip, deflate, br, zstd\r\n\
+Accept-Language: en-GB,en;q=0.9,de;q=0.8\r\n\
+Cache-Control: max-age=0\r\n\
+Connection: keep-alive\r\n\
+Cookie: session=6f1c2a9be0d14b5f8a77; theme=dark; seen=1\r\n\
+Referer: http://shop-abcdefghij234567.demo.example.com:8080/\r\n\
+Sec-Fetch-Dest: document\r\n\
+Sec-Fetch-Mode: navigate\r\n\
+Sec-Fetch-Site: same-origin\r\n\
+Upgrade-Insecure-Requests: 1\r\n\r\n";
+
+fn dispatch(c: &mut Criterion) {
+    let hosts = Hosts::new("demo.example.com", []);
+    let mut group = c.benchmark_group("dispatch");
+    group.throughput(Throughput::Bytes(BROWSER.len() as u64));
+    group.bench_function("browser head", |b| {
+        b.iter(|| {
+            let bytes = black_box(BROWSER);
+            let end = head::find_end(bytes, 0).unwrap();
+            let head = head::check(&bytes[..end]).unwrap();
+            let side = hosts.side_of(head.host(bytes));
+            assert!(matches!(side, Side::Instance(_)));
+            head
+        });
+    });
+}
+
+fn life(c: &mut Criterion) {
+    c.bench_function("instance/warming to expired in five steps", |b| {
+        b.iter_batched(
+            warming,
+            |new| {
+                let ready = new.offered(endpoint(1)).unwrap();
+                let assigned = ready.assigned(ClaimToken(1), START, HOUR).unwrap();
+                let longer = assigned.extended(HOUR, 4 * HOUR, START).unwrap().unwrap();
+                let longer = longer.extended(HOUR, 4 * HOUR, START).unwrap().unwrap();
+                longer.expired(START + 3 * HOUR).unwrap()
+            },
+            BatchSize::SmallInput,
+        );
+    });
+}
+
+/// Puts more ready instances on record.
+async fn fill(store: &dyn Store, count: u64) {
+    for n in 0..count {
+        let new = warming();
+        let id = new.id().clone();
+        store.insert(new).await.unwrap();
+        store.offer(&id, endpoint(n as usize)).await.unwrap();
+    }
+}
+
+fn store(c: &mut Criterion) {
+    let tokio = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let mut group = c.benchmark_group("store");
+    for ready in [10, 100_000] {
+        let store = MemoryStore::new(Clock::System);
+        tokio.block_on(fill(&store, ready));
+        group.bench_function(format!("claim and release/{ready}"), |b| {
+            b.to_async(&tokio).iter_custom(async |rounds| {
+                let mut took = Duration::ZERO;
+                let mut left = rounds;
+                while left > 0 {
+                    let batch = left.min(BATCH);
+                    left -= batch;
+                    let start = WallTime.start();
+                    for _ in 0..batch {
+                        let claimed = store.claim(&claim()).await.unwrap();
+                        let Claimed::Granted { instance, .. } = claimed else { panic!("{claimed:?}") };
+                        store.release(instance.id()).await.unwrap();
+                    }
+                    took += WallTime.end(start);
+                    fill(&store, batch).await;
+                }
+                took
+            });
+        });
+    }
+}
+
+fn claim() -> Claim {
+    Claim {
+        template: template(),
+        token: ClaimToken::random(),
+        node: node(),
+        visitor: Visitor("192.0.2.1".to_owned()),
+        limits: NO_LIMITS,
+        ttl: HOUR,
+    }
+}
+
+/// Instances that are records only.
+#[derive(Default)]
+struct Nothing(Mutex<HashSet<InstanceId>>);
+
+#[async_trait]
+impl Runtime for Nothing {
+    fn name(&self) -> &'static str {
+        "nothing"
+    }
+    fn runs_apps(&self) -> bool {
+        false
+    }
+    async fn start(&self, order: &Order) -> Result<SocketAddr, RuntimeError> {
+        self.0.lock().insert(order.id.clone());
+        Ok(endpoint(1))
+    }
+    async fn stop(&self, id: &InstanceId) -> Result<(), RuntimeError> {
+        self.0.lock().remove(id);
+        Ok(())
+    }
+    async fn list(&self) -> Result<Vec<InstanceId>, RuntimeError> {
+        Ok(self.0.lock().iter().cloned().collect())
+    }
+    async fn logs(&self, _: &InstanceId) -> Option<Bytes> {
+        None
+    }
+    fn exits(&self) -> mpsc::UnboundedReceiver<Exit> {
+        mpsc::unbounded_channel().1
+    }
+}
+
+/// One template, whose visitors are limited or not.
+fn kept(rate_limit: Limits) -> Templates {
+    let app = App {
+        command: vec!["app".to_owned()],
+        env: Default::default(),
+        files: None,
+        limits: ResourceLimits::default(),
+    };
+    let pool = PoolSizes {
+        target: 10,
+        min: 0,
+        max: 100_000,
+        replenish_threshold: 0.5,
+        replenish_interval: HOUR,
+        concurrency: 4,
+    };
+    let template = Template {
+        name: template(),
+        title: String::new(),
+        description: String::new(),
+        app: Arc::new(app),
+        ready: ReadyCheck::default(),
+        warm_up: Vec::new(),
+        admin_path: "/admin".to_owned(),
+        pool,
+        ttl: HOUR,
+        max_ttl: 24 * HOUR,
+        rate_limit,
+        silence: Duration::from_secs(60),
+        revision: 1,
+    };
+    Templates::new(vec![template]).unwrap()
+}
+
+fn acquire(c: &mut Criterion) {
+    let tokio = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let mut group = c.benchmark_group("acquire");
+    let plenty = Limits { hourly: u32::MAX, daily: u32::MAX };
+    for (name, limits) in [("without limits", NO_LIMITS), ("with rate limits", plenty)] {
+        let store = Arc::new(MemoryStore::new(Clock::System));
+        let (routes, metrics) = (Arc::new(RouteTable::default()), Arc::new(Metrics::new()));
+        // Not running: nothing but the handler is measured, and the pool is refilled by hand.
+        let pool = Pool::new(pool::Parts {
+            store: store.clone(),
+            runtime: Arc::new(Nothing::default()),
+            routes: routes.clone(),
+            metrics: metrics.clone(),
+            clock: Clock::System,
+            node: node(),
+            address: PublicAddress {
+                scheme: Scheme::Http,
+                port: 8080,
+                home: "demo.example.com".to_owned(),
+                base_domain: "demo.example.com".to_owned(),
+            },
+            templates: kept(limits),
+            acquire_timeout: Duration::from_secs(2),
+        });
+        let api = Api::new(pool, metrics, None, TrustedProxies::default(), CancellationToken::new());
+        let request = http::Request::post("/api/v1/demo/acquire")
+            .header("host", "demo.example.com:8080")
+            .header("user-agent", "bench")
+            .body(())
+            .unwrap();
+        let (parts, ()) = request.into_parts();
+        let peer = IpAddr::from([192, 0, 2, 1]);
+        group.bench_function(name, |b| {
+            b.to_async(&tokio).iter_custom(async |rounds| {
+                let mut took = Duration::ZERO;
+                let mut left = rounds;
+                while left > 0 {
+                    let batch = left.min(BATCH);
+                    left -= batch;
+                    fill(&*store, batch).await;
+                    let start = WallTime.start();
+                    for _ in 0..batch {
+                        let answer = api.handle(&parts, Ok(Bytes::new()), peer, false).await;
+                        assert_eq!(answer.status(), 200);
+                        black_box(answer);
+                    }
+                    took += WallTime.end(start);
+                    for instance in store.list(&node()).await.unwrap() {
+                        store.release(instance.id()).await.unwrap();
+                        routes.apply(&RouteChange::Gone(instance.id().clone()));
+                    }
+                }
+                took
+            });
+        });
+    }
+}
+
+criterion_group! {
+    name = hot;
+    config = Criterion::default()
+        .warm_up_time(Duration::from_secs(1))
+        .measurement_time(Duration::from_secs(2))
+        .without_plots();
+    targets = routes, dispatch, life, store, acquire
+}
+criterion_main!(hot);
