@@ -2,7 +2,7 @@
 
 use std::io::{self, BufRead, BufReader};
 use std::net::{SocketAddr, TcpListener};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
@@ -30,6 +30,7 @@ impl Running {
         let name = match role {
             Role::Echo => "echo",
             Role::Plain => "plain",
+            Role::Leash => return Err("it takes a program".into()),
         };
         let mut command = Command::new(std::env::current_exe()?);
         command.args(["--role", name]).stdin(Stdio::piped()).stdout(Stdio::piped());
@@ -44,6 +45,7 @@ impl Running {
     /// A program that takes its port from a variable and writes what it has to say to a file in `folder`, which is
     /// removed with it. Returns when it takes connections.
     pub(crate) fn listening(
+        name: &str,
         mut command: Command,
         port_variable: &str,
         folder: PathBuf,
@@ -59,10 +61,10 @@ impl Running {
         while std::net::TcpStream::connect(running.address).is_err() {
             if let Some(status) = running.child.try_wait()? {
                 let why = std::fs::read_to_string(&said).unwrap_or_default();
-                return Err(format!("{} ended, {status}: {why}", command.get_program().display()).into());
+                return Err(format!("{name} ended, {status}: {why}").into());
             }
             if now() >= begin + PATIENCE {
-                return Err(format!("{} does not listen", command.get_program().display()).into());
+                return Err(format!("{name} does not listen").into());
             }
             std::thread::sleep(Duration::from_millis(5));
         }
@@ -86,9 +88,21 @@ impl Drop for Running {
     }
 }
 
-/// A child inherits the core of the thread that starts it.
+/// A child inherits the core of the thread that starts it, which is this one, so that it also ends with this one.
 fn spawn(command: &mut Command, core: usize) -> io::Result<Child> {
-    cores::on(core, || command.spawn())
+    let own = rustix::thread::sched_getaffinity(None)?;
+    cores::bind_to(core)?;
+    let child = command.spawn();
+    rustix::thread::sched_setaffinity(None, &own)?;
+    child
+}
+
+/// A command that ends with this program, however this program ends: this program itself is started first, to say so
+/// to the system, and becomes the other.
+pub(crate) fn leashed(program: &Path) -> io::Result<Command> {
+    let mut command = Command::new(std::env::current_exe()?);
+    command.args(["--role", "leash"]).arg(program);
+    Ok(command)
 }
 
 fn local(port: u16) -> SocketAddr {

@@ -34,14 +34,3 @@ pub(crate) fn bind_to(core: usize) -> io::Result<()> {
     set.set(core);
     Ok(sched_setaffinity(None, &set)?)
 }
-
-/// Runs `work` on a thread bound to a core, and waits for it.
-pub(crate) fn on<T: Send>(core: usize, work: impl FnOnce() -> io::Result<T> + Send) -> io::Result<T> {
-    std::thread::scope(|scope| {
-        let worker = scope.spawn(move || {
-            bind_to(core)?;
-            work()
-        });
-        worker.join().unwrap_or_else(|_| Err(io::Error::other("the thread panicked")))
-    })
-}

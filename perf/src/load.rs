@@ -263,10 +263,12 @@ impl Moments {
     }
 }
 
-fn histogram() -> Histogram<u64> {
+/// For times of up to a minute, in nanoseconds, true to a thousandth.
+pub(crate) fn histogram() -> Histogram<u64> {
     Histogram::new_with_bounds(1, 60_000_000_000, 3).expect("these bounds are sound")
 }
 
-fn nanos(time: Duration) -> u64 {
+/// A time as a histogram takes it.
+pub(crate) fn nanos(time: Duration) -> u64 {
     u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
 }

@@ -17,6 +17,7 @@ mod server;
 mod stats;
 mod traffic;
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -55,12 +56,15 @@ struct Cli {
     runtime: RuntimeKind,
     #[arg(long, hide = true)]
     role: Option<Role>,
+    /// What a child is to become, and its arguments
+    #[arg(hide = true, trailing_var_arg = true, allow_hyphen_values = true)]
+    program: Vec<OsString>,
 }
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
     let outcome = match cli.role {
-        Some(role) => roles::run(role),
+        Some(role) => roles::run(role, &cli.program),
         None => measure(&cli),
     };
     match outcome {

@@ -1,8 +1,11 @@
 //! What this program is when it runs as its own child: the other ends of the units.
 
 use std::convert::Infallible;
+use std::ffi::OsString;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener};
+use std::os::unix::process::CommandExt as _;
+use std::process::Command;
 
 use bytes::Bytes;
 use http_body_util::Full;
@@ -26,10 +29,18 @@ pub(crate) enum Role {
     Echo,
     /// Answers every request alike: `plain`, and the fixed upstream of `direct`.
     Plain,
+    /// Becomes another program that ends with the parent.
+    Leash,
 }
 
 /// Listens, prints the port, and serves until standard input ends, which is when the parent lets go or dies.
-pub(crate) fn run(role: Role) -> Result<(), Failure> {
+/// As a leash, becomes `program`.
+pub(crate) fn run(role: Role, program: &[OsString]) -> Result<(), Failure> {
+    if let (Role::Leash, [program, arguments @ ..]) = (role, program) {
+        rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL))?;
+        // Replaces this program; comes back only with an error.
+        return Err(Command::new(program).args(arguments).exec().into());
+    }
     let listener = TcpListener::bind(SocketAddr::from(([127, 0, 0, 1], 0)))?;
     let mut out = std::io::stdout();
     writeln!(out, "{}", listener.local_addr()?.port())?;
@@ -37,6 +48,7 @@ pub(crate) fn run(role: Role) -> Result<(), Failure> {
     std::thread::spawn(move || match role {
         Role::Echo => echo(&listener),
         Role::Plain => plain(listener),
+        Role::Leash => Ok(()),
     });
     std::io::stdin().read_to_end(&mut Vec::new())?;
     Ok(())

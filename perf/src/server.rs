@@ -3,7 +3,6 @@
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::time::Duration;
 
 use serde_json::Value;
@@ -50,13 +49,10 @@ impl Programs {
     /// A server with a full pool.
     pub(crate) fn server(&self, wanted: Wanted, core: usize) -> Result<Running, Failure> {
         let folder = child::folder()?;
-        let mut command = Command::new(&self.server);
+        let mut command = child::leashed(&self.server)?;
         command
-            .args([
-                "serve".as_ref(),
-                "--config".as_ref(),
-                templates(&folder, self.runtime, wanted)?.as_os_str(),
-            ])
+            .args(["serve", "--config"])
+            .arg(templates(&folder, self.runtime, wanted)?)
             .env_clear()
             .env("PATH", std::env::var_os("PATH").unwrap_or_default())
             .env("STATE_DIR", &folder)
@@ -67,7 +63,7 @@ impl Programs {
         if self.runtime == RuntimeKind::None {
             command.env("CONTAINER_MODE", "none").env("CONTAINER_NONE_ENDPOINT", wanted.app.to_string());
         }
-        let server = Running::listening(command, "SERVER_PORT", folder, core)?;
+        let server = Running::listening("the server", command, "SERVER_PORT", folder, core)?;
         let begin = now();
         while ready(server.address)? < wanted.ready as u64 {
             if now() >= begin + FILL {
@@ -81,9 +77,9 @@ impl Programs {
     /// The sample app, alone.
     pub(crate) fn sample_app(&self, core: usize) -> Result<Running, Failure> {
         let folder = child::folder()?;
-        let mut command = Command::new(&self.server);
+        let mut command = child::leashed(&self.server)?;
         command.arg("sample-app").env_clear().env("HOST", "127.0.0.1").current_dir(&folder);
-        Running::listening(command, "PORT", folder, core)
+        Running::listening("the sample app", command, "PORT", folder, core)
     }
 }
 

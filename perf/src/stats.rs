@@ -11,7 +11,7 @@ pub(crate) struct Median {
     pub(crate) high: f64,
 }
 
-/// The median of measurements of which there is at least one. Its interval comes from order statistics (how often a
+/// The median of at least one and at most a hundred measurements. Its interval comes from order statistics (how often a
 /// fair coin falls), so nothing is supposed of how the values are distributed. Of fewer than six values no narrower
 /// interval than from the least to the greatest can be given.
 pub(crate) fn median(values: &[f64]) -> Median {
@@ -28,15 +28,14 @@ fn outside(n: usize) -> usize {
     // The chance that no value, then that one more, lies below the median: tosses of a fair coin.
     let mut chance = 0.5_f64.powi(n as i32);
     let mut at_most = chance;
-    let mut out = 0;
-    loop {
+    for out in 0..n {
         chance *= (n - out) as f64 / (out + 1) as f64;
         at_most += chance;
         if 2.0 * at_most > 0.05 {
             return out;
         }
-        out += 1;
     }
+    0
 }
 
 #[cfg(test)]

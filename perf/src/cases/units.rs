@@ -7,8 +7,8 @@ use std::time::Duration;
 use super::Bench;
 use crate::Failure;
 use crate::clock::now;
+use crate::load::{histogram, nanos};
 use crate::roles::PING;
-use crate::stats::median;
 
 impl Bench {
     /// Microseconds of a ping of 100 bytes over loopback TCP and its echo, between the two cores: the median.
@@ -17,14 +17,14 @@ impl Bench {
         socket.set_nodelay(true)?;
         socket.set_read_timeout(Some(Duration::from_secs(10)))?;
         let mut ping = [7; PING];
-        let mut times = Vec::new();
+        let mut times = histogram();
         let begin = now();
         while times.len() < 100 || now() - begin < self.scale.window / 4 {
             let start = now();
             socket.write_all(&ping)?;
             socket.read_exact(&mut ping)?;
-            times.push((now() - start).as_secs_f64() * 1e6);
+            times.saturating_record(nanos(now() - start));
         }
-        Ok(median(&times).value)
+        Ok(times.value_at_quantile(0.5) as f64 / 1000.0)
     }
 }
