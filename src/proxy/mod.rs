@@ -136,7 +136,7 @@ impl ProxyHttp for Proxy {
             Side::Unknown => ApiError::Misdirected,
             Side::Bad => ApiError::MalformedHead,
         };
-        let answer = self.failure(&refusal, &session.req_header().headers, &id);
+        let answer = self.failure(&refusal, session.req_header(), &id);
         bridge::send(session, answer).await.map(|()| true)
     }
 
@@ -216,7 +216,7 @@ impl ProxyHttp for Proxy {
             // Pingora closes the connection after a failure; say so.
             session.set_keepalive(None);
             let id = ctx.id.clone().unwrap_or_else(|| RequestId::of(&session.req_header().headers));
-            let answer = self.failure(&failure, &session.req_header().headers, &id);
+            let answer = self.failure(&failure, session.req_header(), &id);
             // A client that is gone cannot be told.
             let _ = bridge::send(session, answer).await;
         }

@@ -54,7 +54,7 @@ impl Proxy {
         let (head, _) = request.into_parts();
         let mut answer = match self.open(&head, &id, client, peer, secure, stop).await {
             Ok(answer) => answer,
-            Err(error) => self.failure(&error, &head.headers, &id).map(TunnelBody::Own),
+            Err(error) => self.failure(&error, &head, &id).map(TunnelBody::Own),
         };
         answer.headers_mut().insert(RequestId::HEADER, id.value());
         if answer.status() != StatusCode::SWITCHING_PROTOCOLS {

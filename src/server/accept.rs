@@ -41,7 +41,7 @@ pub async fn run(front: Front, listener: TcpListener, mut stop: Stop) {
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
-            () = stop.stopping() => return,
+            () = stop.stopping() => return front.dispatch.close().await,
         };
         let stream = match accepted {
             Ok((stream, _)) => stream,

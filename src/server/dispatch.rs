@@ -86,6 +86,11 @@ impl Dispatch {
         Arc::new(Self { api, proxy, read_timeout, pingora: Arc::new(pingora), limits, stop })
     }
 
+    /// Tells Pingora that the server stops, so that each last answer says that its connection closes.
+    pub async fn close(&self) {
+        self.pingora.http_cleanup().await;
+    }
+
     /// Serves one connection to its end. Its TLS, if any, is behind it.
     pub async fn serve(self: Arc<Self>, stream: Stream) {
         if stream.selected_alpn_proto() == Some(ALPN::H2) {
