@@ -48,7 +48,8 @@ bench: needs ## Measure the parts that need no network
 	cargo bench $(LOCKED) $(ARGS)
 
 perf: needs ## Measure the whole under load, as ratios to this machine's own figures
-	cargo run --release $(LOCKED) --package perf -- $(ARGS)
+	cargo build --release $(LOCKED) --package perf --package try-it-now --features try-it-now/runtime-none
+	"$${CARGO_TARGET_DIR:-target}/release/perf" $(ARGS)
 
 # What the build needs beside cargo: installed where that needs no password, else named in one line.
 needs:

@@ -52,6 +52,9 @@ pub mod config;
 /// The present.
 pub mod clock;
 
+/// Numbers that do not repeat.
+pub mod random;
+
 /// The one way to start a task.
 pub mod task;
 

@@ -25,21 +25,21 @@ impl Traffic for Same {
     }
 }
 
-/// Acquires, and keeps the hosts of what it gets.
+/// Acquires, and keeps the ids of what it gets.
 #[derive(Debug)]
 pub(crate) struct Acquires {
     request: Vec<u8>,
-    /// Every how many-th host is kept; 0 keeps none.
+    /// Every how many-th id is kept; 0 keeps none.
     keep_each: usize,
     count: usize,
-    /// The hosts that were kept.
-    pub(crate) hosts: Vec<String>,
+    /// The ids that were kept.
+    pub(crate) ids: Vec<String>,
 }
 
 impl Acquires {
-    /// Keeps every `keep_each`-th host, none if that is 0.
+    /// Keeps every `keep_each`-th id, none if that is 0.
     pub(crate) fn new(keep_each: usize) -> Self {
-        Self { request: acquire(), keep_each, count: 0, hosts: Vec::new() }
+        Self { request: acquire(), keep_each, count: 0, ids: Vec::new() }
     }
 }
 
@@ -52,9 +52,35 @@ impl Traffic for Acquires {
         expect_ok(answer)?;
         self.count += 1;
         if self.keep_each > 0 && self.count.is_multiple_of(self.keep_each) {
-            self.hosts.push(format!("{}.localhost", id(answer.body)?));
+            self.ids.push(id(answer.body)?.to_owned());
         }
         Ok(())
+    }
+}
+
+/// Gives instances back.
+#[derive(Debug)]
+pub(crate) struct Releases {
+    ids: Vec<String>,
+    request: Vec<u8>,
+}
+
+impl Releases {
+    /// Those that are to be given back; as many requests may be made.
+    pub(crate) fn new(ids: Vec<String>) -> Self {
+        Self { ids, request: Vec::new() }
+    }
+}
+
+impl Traffic for Releases {
+    fn next(&mut self, _link: usize) -> (&[u8], bool) {
+        let id = self.ids.pop().unwrap_or_default();
+        self.request = release(&id);
+        (&self.request, true)
+    }
+
+    fn answered(&mut self, _link: usize, answer: Answer<'_>) -> Result<(), Failure> {
+        expect_ok(answer)
     }
 }
 
@@ -78,7 +104,7 @@ impl Traffic for Turnover {
     fn next(&mut self, link: usize) -> (&[u8], bool) {
         match &self.held[link] {
             Some(id) => {
-                self.release = request("DELETE", &format!("/api/v1/demo/{id}"), "localhost");
+                self.release = release(id);
                 (&self.release, false)
             }
             None => (&self.request, true),
@@ -102,6 +128,10 @@ pub(crate) fn request(method: &str, path: &str, host: &str) -> Vec<u8> {
 
 fn acquire() -> Vec<u8> {
     request("POST", "/api/v1/demo/acquire", "localhost")
+}
+
+fn release(id: &str) -> Vec<u8> {
+    request("DELETE", &format!("/api/v1/demo/{id}"), "localhost")
 }
 
 fn expect_ok(answer: Answer<'_>) -> Result<(), Failure> {

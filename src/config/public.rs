@@ -1,6 +1,6 @@
 //! The addresses that visitors see.
 
-use std::fmt;
+use std::fmt::{self, Write as _};
 use std::net::IpAddr;
 use std::str::FromStr;
 
@@ -74,7 +74,17 @@ impl PublicAddress {
 
     /// The address of an instance, a slash at its end.
     pub fn instance_url(&self, id: &InstanceId) -> String {
-        self.url(&self.instance_host(id))
+        // Every acquire asks for it.
+        let mut url = String::with_capacity(128);
+        url.push_str(self.scheme.as_str());
+        for part in ["://", id.as_str(), ".", &self.base_domain] {
+            url.push_str(part);
+        }
+        if self.port != self.scheme.default_port() {
+            let _ = write!(url, ":{}", self.port);
+        }
+        url.push('/');
+        url
     }
 
     /// The host in that address, without a port.

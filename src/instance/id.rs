@@ -118,6 +118,11 @@ impl InstanceId {
         &self.text
     }
 
+    /// The id as text that can be kept without copying it.
+    pub fn shared(&self) -> Arc<str> {
+        self.text.clone()
+    }
+
     /// The name of the template it was made from, as the id says.
     pub fn template(&self) -> &str {
         &self.text[..usize::from(self.template_len)]
@@ -149,7 +154,7 @@ impl NodeId {
 impl ClaimToken {
     /// A fresh token.
     pub fn random() -> Self {
-        Self(u128::from_le_bytes(random::<16>()))
+        Self(u128::from_le_bytes(crate::random::bytes()))
     }
 }
 

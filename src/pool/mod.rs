@@ -203,9 +203,18 @@ impl Pool {
 
     /// Bounds a question to the store.
     async fn ask<T>(&self, question: impl Future<Output = Result<T, StoreError>>) -> Result<T, StoreError> {
-        match tokio::time::timeout(STORE_DEADLINE, question).await {
+        self.ask_within(STORE_DEADLINE, question).await
+    }
+
+    /// Bounds a question to the store that may take longer than the usual ones.
+    async fn ask_within<T>(
+        &self,
+        deadline: Duration,
+        question: impl Future<Output = Result<T, StoreError>>,
+    ) -> Result<T, StoreError> {
+        match tokio::time::timeout(deadline, question).await {
             Ok(answer) => answer,
-            Err(_) => Err(StoreError::Unavailable(format!("no answer within {STORE_DEADLINE:?}"))),
+            Err(_) => Err(StoreError::Unavailable(format!("no answer within {deadline:?}"))),
         }
     }
 }

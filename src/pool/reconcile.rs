@@ -22,6 +22,9 @@ use crate::telemetry::ReleaseReason;
 const REPAIR_INTERVAL: Duration = Duration::from_secs(10);
 /// The same when it did not work.
 const REPAIR_AGAIN: Duration = Duration::from_secs(1);
+/// The least time between two of them, as a multiple of what the last one took: with a hundred thousand instances
+/// each costs as much as thousands of visitors.
+const REPAIR_SHARE: u32 = 200;
 
 /// Runs until the server stops.
 pub(super) async fn run(pool: Arc<Pool>) {
@@ -34,8 +37,10 @@ pub(super) async fn run(pool: Arc<Pool>) {
             repair_at = repair_at.min(repaired_at + REPAIR_AGAIN);
         }
         if now >= repair_at {
-            repaired_at = now;
-            repair_at = now + if repair(&pool).await { REPAIR_INTERVAL } else { REPAIR_AGAIN };
+            let done = repair(&pool).await;
+            repaired_at = Instant::now();
+            let pause = if done { REPAIR_INTERVAL } else { REPAIR_AGAIN };
+            repair_at = repaired_at + pause.max((repaired_at - now) * REPAIR_SHARE);
         }
         let mut next = repair_at;
         for keeper in pool.keepers.all().into_iter().filter(|keeper| keeper.is_kept()) {

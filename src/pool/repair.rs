@@ -3,12 +3,19 @@
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::task::consume_budget;
 
 use super::Pool;
 use crate::instance::{Instance, InstanceId, Life};
 use crate::runtime::RuntimeError;
 use crate::store::StoreError;
 use crate::telemetry::ReleaseReason;
+
+/// Longest time that the store may take to list all instances of this server. There may be a hundred thousand, and
+/// they are read a piece at a time behind the visitors' questions.
+const LIST_DEADLINE: Duration = Duration::from_secs(30);
 
 #[derive(Debug, thiserror::Error)]
 enum RepairError {
@@ -33,15 +40,20 @@ pub(super) async fn repair(pool: &Arc<Pool>) -> bool {
 async fn compare(pool: &Arc<Pool>) -> Result<(), RepairError> {
     let mut held = pool.hands.held();
     // In this order: what is ready on record was started before, and so it runs unless it is dead.
-    let on_record = pool.ask(pool.store.list(&pool.node)).await?;
-    let running: HashSet<_> = pool.runtime.list().await?.into_iter().collect();
+    let on_record = list(pool).await?;
+    let list = pool.runtime.list().await?;
+    let mut strays = HashSet::with_capacity(list.len());
+    for id in list {
+        breathe().await;
+        strays.insert(id);
+    }
     // Held before or after: its state was in motion while we looked.
     held.extend(pool.hands.held());
 
-    let mut living = HashSet::new();
     for instance in on_record.iter().filter(|instance| is_living(instance)) {
+        breathe().await;
         let id = instance.id();
-        living.insert(id);
+        let runs = strays.remove(id);
         if held.contains(id) {
             continue;
         }
@@ -49,17 +61,31 @@ async fn compare(pool: &Arc<Pool>) -> Result<(), RepairError> {
             if is_still(pool, id, |found| matches!(found.map(Instance::life), Some(Life::Warming))).await? {
                 pool.fail(id, "nobody makes it any more").await;
             }
-        } else if !running.contains(id) {
+        } else if !runs {
             pool.fail(id, "it no longer runs").await;
         }
     }
-    for id in running.iter().filter(|id| !living.contains(id) && !held.contains(id)) {
+    for id in strays.iter().filter(|id| !held.contains(id)) {
         if is_still(pool, id, |found| !found.is_some_and(is_living)).await? {
             tracing::info!(%id, "stopping an instance that nobody may have");
             pool.take_down(id.clone());
         }
     }
-    Ok(retire(pool, unwanted(pool, &on_record)).await?)
+    retire(pool, unwanted(pool, &on_record).await).await?;
+    for instance in on_record {
+        breathe().await;
+        drop(instance);
+    }
+    Ok(())
+}
+
+async fn list(pool: &Pool) -> Result<Vec<Instance>, StoreError> {
+    pool.ask_within(LIST_DEADLINE, pool.store.list(&pool.node)).await
+}
+
+/// Lets others run now and then: visitors must not wait until a hundred thousand instances are compared.
+async fn breathe() {
+    consume_budget().await;
 }
 
 fn is_living(instance: &Instance) -> bool {
@@ -84,8 +110,8 @@ async fn is_still(
 
 /// Retires what [`Pool::reload`] made unwanted.
 pub(super) async fn retire_unwanted(pool: &Arc<Pool>) -> Result<(), StoreError> {
-    let on_record = pool.ask(pool.store.list(&pool.node)).await?;
-    retire(pool, unwanted(pool, &on_record)).await
+    let on_record = list(pool).await?;
+    retire(pool, unwanted(pool, &on_record).await).await
 }
 
 async fn retire(pool: &Arc<Pool>, unwanted: Vec<&Instance>) -> Result<(), StoreError> {
@@ -110,14 +136,14 @@ async fn retire(pool: &Arc<Pool>, unwanted: Vec<&Instance>) -> Result<(), StoreE
 }
 
 /// Unused instances of a template that is gone or has changed, and ready ones above the target or the capacity.
-fn unwanted<'a>(pool: &Pool, on_record: &'a [Instance]) -> Vec<&'a Instance> {
+async fn unwanted<'a>(pool: &Pool, on_record: &'a [Instance]) -> Vec<&'a Instance> {
     let mut assigned: HashMap<&str, usize> = HashMap::new();
     for instance in on_record.iter().filter(|instance| matches!(instance.life(), Life::Assigned { .. })) {
+        breathe().await;
         *assigned.entry(instance.id().template()).or_default() += 1;
     }
     let mut kept: HashMap<&str, usize> = HashMap::new();
-    let is_unwanted = |instance: &&'a Instance| {
-        let name = instance.id().template();
+    let mut is_unwanted = |instance: &Instance, name: &'a str| {
         let keeper = pool.keepers.get(name).filter(|keeper| keeper.wants(instance.revision()));
         match (instance.life(), keeper) {
             (Life::Assigned { .. } | Life::Expired { .. }, _) => false,
@@ -131,5 +157,12 @@ fn unwanted<'a>(pool: &Pool, on_record: &'a [Instance]) -> Vec<&'a Instance> {
             }
         }
     };
-    on_record.iter().filter(is_unwanted).collect()
+    let mut unwanted = Vec::new();
+    for instance in on_record {
+        breathe().await;
+        if is_unwanted(instance, instance.id().template()) {
+            unwanted.push(instance);
+        }
+    }
+    unwanted
 }

@@ -5,6 +5,8 @@ use std::sync::Arc;
 
 use http::{HeaderMap, HeaderName, HeaderValue};
 
+use crate::clock::Clock;
+
 /// The id of one request: on its response, in its log line, and sent on to the instance. 1 to 128 visible ASCII
 /// characters.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -21,8 +23,13 @@ impl RequestId {
             Some(id) if (1..=128).contains(&id.len()) && id.bytes().all(|c| c.is_ascii_graphic()) => {
                 Self(id.into())
             }
-            _ => Self(uuid::Uuid::now_v7().to_string().into()),
+            _ => Self::fresh(),
         }
+    }
+
+    fn fresh() -> Self {
+        let id = uuid::Builder::from_unix_timestamp_millis(Clock::System.now().0, &crate::random::bytes());
+        Self((&*id.as_uuid().hyphenated().encode_lower(&mut uuid::Uuid::encode_buffer())).into())
     }
 
     /// The id as text.

@@ -161,14 +161,14 @@ impl RouteTable {
                     ended: CancellationToken::new(),
                 };
                 debug_assert!(!matches!(known, Some(Entry::Live(_))));
-                entries.insert(instance.id().as_str().into(), Entry::Live(Arc::new(route)));
+                entries.insert(instance.id().shared(), Entry::Live(Arc::new(route)));
                 Applied::Added
             }
             (known, Life::Expired { ending, .. }) => {
                 if let Some(Entry::Live(route)) = known {
                     route.ended.cancel();
                 }
-                entries.insert(instance.id().as_str().into(), Entry::Ended(*ending));
+                entries.insert(instance.id().shared(), Entry::Ended(*ending));
                 Applied::Updated
             }
             (_, Life::Warming | Life::Ready { .. }) => Applied::Nothing,

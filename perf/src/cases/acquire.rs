@@ -11,7 +11,8 @@ use crate::server::{RuntimeKind, Wanted};
 
 pub(super) fn measure(bench: &Bench) -> Result<Vec<Row>, Failure> {
     let app = bench.plain.address;
-    let server = bench.server(bench.scale.pool, app)?;
+    let server = bench.server(bench.scale.pool + bench.scale.touched, app)?;
+    bench.touch(&server)?;
     let hosts = ["localhost".to_owned()];
 
     let bursts = in_turn(

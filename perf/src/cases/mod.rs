@@ -14,7 +14,7 @@ use crate::cores::Cores;
 use crate::load::{self, Outcome, Traffic, Until};
 use crate::report::Row;
 use crate::server::{Programs, RuntimeKind, Wanted};
-use crate::traffic::Acquires;
+use crate::traffic::{Acquires, Releases};
 
 /// A group of figures that share their processes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -42,6 +42,8 @@ pub(crate) struct Scale {
     pub(crate) tight_pairs: usize,
     /// Instances in the pool where none is made during the measurement.
     pub(crate) pool: usize,
+    /// Instances acquired and released before it, see [`Bench::touch`].
+    pub(crate) touched: usize,
     /// Hosts that the load through the proxy asks.
     pub(crate) hosts: usize,
     /// Instances in visitors' hands where there are many.
@@ -53,11 +55,12 @@ pub(crate) struct Scale {
 impl Scale {
     /// What the verdicts are made of.
     pub(crate) const FULL: Self = Self {
-        burst: Until::Passed(Duration::from_millis(700)),
-        window: Duration::from_secs(1),
+        burst: Until::Passed(Duration::from_millis(500)),
+        window: Duration::from_millis(600),
         pairs: 7,
         tight_pairs: 15,
-        pool: 1_000_000,
+        pool: 600_000,
+        touched: 500_000,
         hosts: 10,
         many: 100_000,
         most_rate: f64::INFINITY,
@@ -69,6 +72,7 @@ impl Scale {
         pairs: 1,
         tight_pairs: 1,
         pool: 60_000,
+        touched: 20_000,
         hosts: 10,
         many: 1000,
         most_rate: f64::INFINITY,
@@ -80,6 +84,7 @@ impl Scale {
         pairs: 1,
         tight_pairs: 1,
         pool: 4,
+        touched: 2,
         hosts: 1,
         many: 2,
         most_rate: 10.0,
@@ -122,8 +127,19 @@ impl Bench {
     fn acquire(&self, server: &Running, count: usize) -> Result<Vec<String>, Failure> {
         let mut traffic = Acquires::new((count / self.scale.hosts).max(1));
         load::closed(server.address, Until::Answered(count as u64), &mut traffic)?;
-        traffic.hosts.truncate(self.scale.hosts);
-        Ok(traffic.hosts)
+        let ids = traffic.ids.iter().take(self.scale.hosts);
+        Ok(ids.map(|id| format!("{id}.localhost")).collect())
+    }
+
+    /// Has the server use the memory that instances in visitors' hands take, and let go of it again. Memory that a
+    /// virtual machine uses for the first time can cost more than everything else in an acquire, and tens of thousands
+    /// of instances a second that nobody gives back are nobody's day.
+    fn touch(&self, server: &Running) -> Result<(), Failure> {
+        let until = Until::Answered(self.scale.touched as u64);
+        let mut acquires = Acquires::new(1);
+        load::closed(server.address, until, &mut acquires)?;
+        load::closed(server.address, until, &mut Releases::new(acquires.ids))?;
+        Ok(())
     }
 
     /// As many requests as can be had, and the processor time of each.
