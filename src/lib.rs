@@ -52,9 +52,6 @@ pub mod config;
 /// The present.
 pub mod clock;
 
-/// Numbers that do not repeat.
-pub mod random;
-
 /// The one way to start a task.
 pub mod task;
 

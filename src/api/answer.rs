@@ -7,10 +7,14 @@ use serde::Serialize;
 use super::body::Body;
 use crate::pages::Page;
 
+/// Room for the body of most JSON answers.
+const USUAL_LENGTH: usize = 512;
+
 /// A JSON answer that no cache keeps.
 pub(super) fn json(status: StatusCode, value: &impl Serialize) -> Response<Body> {
     // Our own shapes: strings, numbers and maps with string keys, which always serialise.
-    let bytes = serde_json::to_vec(value).expect("our answers serialise");
+    let mut bytes = Vec::with_capacity(USUAL_LENGTH);
+    serde_json::to_writer(&mut bytes, value).expect("our answers serialise");
     with(status, "application/json", bytes)
 }
 

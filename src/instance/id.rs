@@ -154,7 +154,7 @@ impl NodeId {
 impl ClaimToken {
     /// A fresh token.
     pub fn random() -> Self {
-        Self(u128::from_le_bytes(crate::random::bytes()))
+        Self(u128::from_le_bytes(random::<16>()))
     }
 }
 

@@ -61,7 +61,8 @@ pub(super) async fn run(pool: Arc<Pool>) {
             }
         }
         tokio::select! {
-            () = pool.wake.notified() => {}
+            // Once for all that wake it in this turn of the scheduler, which would else run it after each acquire.
+            () = pool.wake.notified() => tokio::task::yield_now().await,
             () = tokio::time::sleep_until(next) => {}
             () = pool.stopping.cancelled() => {}
         }

@@ -5,8 +5,6 @@ use std::sync::Arc;
 
 use http::{HeaderMap, HeaderName, HeaderValue};
 
-use crate::clock::Clock;
-
 /// The id of one request: on its response, in its log line, and sent on to the instance. 1 to 128 visible ASCII
 /// characters.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -28,8 +26,8 @@ impl RequestId {
     }
 
     fn fresh() -> Self {
-        let id = uuid::Builder::from_unix_timestamp_millis(Clock::System.now().0, &crate::random::bytes());
-        Self((&*id.as_uuid().hyphenated().encode_lower(&mut uuid::Uuid::encode_buffer())).into())
+        let id = uuid::Uuid::now_v7();
+        Self((&*id.hyphenated().encode_lower(&mut uuid::Uuid::encode_buffer())).into())
     }
 
     /// The id as text.

@@ -53,6 +53,8 @@ async fn changes(
     metrics: &Metrics,
     after: Cursor,
 ) -> Result<Option<Cursor>, StoreError> {
+    // Once for all changes of this turn of the scheduler: our own are in the table already.
+    tokio::task::yield_now().await;
     match store.route_events(after, WAIT).await? {
         RouteEvents::Gap => Ok(None),
         RouteEvents::Changes(changes) => {
