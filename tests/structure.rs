@@ -1,7 +1,7 @@
 //! The source tree keeps its layers. This file says which module may know which; a breach names the line.
 //!
 //! Read it from the top: a module knows those that it lists, and never those above it. `instance` knows nothing but
-//! time and chance, so that its rules stay pure; a backend knows its own trait and the rules, so that another can take
+//! time, so that its rules stay pure; a backend knows its own trait and the rules, so that another can take
 //! its place; and only the composition root knows which backend there is.
 #![allow(clippy::unwrap_used, reason = "clippy allows it in test functions, but not in what they call")]
 
@@ -10,13 +10,13 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Who may know whom. A name of two parts is a backend, or one item of a module that is else unknown.
-const MAY_KNOW: [(&str, &str); 21] = [
+const MAY_KNOW: [(&str, &str); 20] = [
     ("main", "config runtime sample_app server telemetry"),
     // A request, in order.
     ("server", "proxy api pool routes runtime request instance config clock task telemetry"),
     ("proxy", "api pool routes store pages request instance config clock task telemetry"),
     ("api", "pool store pages request instance config clock task telemetry"),
-    ("request", "config clock random"),
+    ("request", "config clock"),
     ("pages", "instance html"),
     // An instance, in order.
     ("pool", "routes store runtime instance config clock task telemetry"),
@@ -27,14 +27,13 @@ const MAY_KNOW: [(&str, &str); 21] = [
     ("runtime", "instance"),
     ("runtime::process", "runtime instance clock task"),
     ("runtime::none", "runtime instance clock task"),
-    ("instance", "clock random"),
+    ("instance", "clock"),
     // Known to all, and knowing little.
     ("telemetry", "config store::Counts"),
     ("config", "runtime instance"),
     ("html", ""),
     ("task", ""),
     ("clock", ""),
-    ("random", ""),
     // An app of its own, that happens to be in the same binary.
     ("sample_app", "html clock task"),
 ];
