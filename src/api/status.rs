@@ -103,7 +103,11 @@ impl Watch {
             return event("expired", &json!({"id": id}));
         }
         let left = instance.lease().map(|lease| lease.remaining(self.pool.clock().now()));
-        self.next += left.map_or(TICK, |left| TICK.min(left.max(Duration::from_millis(1))));
+        self.next += TICK;
+        if let Some(left) = left.filter(|left| *left < TICK) {
+            // Just past the deadline, counted from now: this look may have come late.
+            self.next = Instant::now() + left + Duration::from_millis(1);
+        }
         let seconds = left.map_or(0, |left| left.as_millis().div_ceil(1000) as u64);
         event("ttl", &json!({"id": id, "state": instance.life().name(), "ttl_remaining": seconds}))
     }

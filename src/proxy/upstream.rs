@@ -6,8 +6,9 @@ use pingora_core::upstreams::peer::{H1UpgradePolicy, HttpPeer};
 
 use crate::routes::Route;
 
-/// Longest time until a connection stands. Apps are on this host: one that takes longer is stuck.
-pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
+/// Longest time until a connection stands. Apps are on this host: one that refuses does so at once, and to one whose
+/// queue is full the system knocks again after one and after three seconds.
+pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long an idle connection is kept. Shorter than what app servers keep theirs (Node.js: 5 s), since a request
 /// sent while the app closes is lost.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(4);
