@@ -2,9 +2,8 @@
 //! builds check the same list.
 
 use std::collections::HashMap;
-use std::net::SocketAddr;
 
-use super::{Ending, Instance, Life};
+use super::{Ending, Endpoint, Instance, Life};
 use crate::clock::Millis;
 
 /// A broken invariant.
@@ -112,7 +111,7 @@ fn rank(instance: &Instance) -> u64 {
     }
 }
 
-fn endpoint(instance: &Instance) -> Option<SocketAddr> {
+fn endpoint(instance: &Instance) -> Option<Endpoint> {
     match instance.life() {
         Life::Ready { endpoint } | Life::Assigned { endpoint, .. } => Some(*endpoint),
         Life::Warming | Life::Expired { .. } => None,

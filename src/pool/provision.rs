@@ -3,7 +3,6 @@
 //! Whatever step fails, the steps done before are undone in reverse order, so nothing is left. A crash of the
 //! server between two steps leaves what [`super::reconcile`] and the runtime find at the next start.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -13,10 +12,10 @@ use tokio::time::Instant;
 use super::Pool;
 use super::hands::Hold;
 use super::keeper::Keeper;
-use super::ready::{self, NotReady};
+use super::ready::{self, NotReady, Target};
 use crate::config::Template;
 use crate::instance::{Instance, InstanceId};
-use crate::runtime::{Order, RuntimeError};
+use crate::runtime::{Order, RuntimeError, StartMethod, Started};
 use crate::store::StoreError;
 use crate::telemetry::{Outcome, ProvisionMethod};
 
@@ -43,7 +42,7 @@ struct Draft<'p> {
     keeper: &'p Keeper,
     template: Arc<Template>,
     id: InstanceId,
-    endpoint: Option<SocketAddr>,
+    started: Option<Started>,
 }
 
 type Act = for<'a> fn(&'a mut Draft<'_>) -> BoxFuture<'a, Result<(), ProvisionError>>;
@@ -91,8 +90,14 @@ impl Draft<'_> {
             url: address.instance_url(&self.id),
             host: address.instance_host(&self.id),
             app: self.template.app.clone(),
+            revision: self.template.revision,
         };
-        self.endpoint = Some(self.pool.runtime.start(&order).await?);
+        let begun = Instant::now();
+        let started = self.pool.runtime.start(&order).await?;
+        if started.how == StartMethod::Restored {
+            self.pool.metrics.restored(begun.elapsed());
+        }
+        self.started = Some(started);
         Ok(())
     }
 
@@ -108,24 +113,25 @@ impl Draft<'_> {
         }
         let started = Instant::now();
         let host = self.pool.address.instance_authority(&self.id);
-        ready::wait(self.endpoint(), &host, &self.template.ready, &self.pool.metrics).await?;
+        ready::wait(self.target(&host), &self.template.ready, &self.pool.metrics).await?;
         self.pool.metrics.waited_for_ready(started.elapsed());
         Ok(())
     }
 
     async fn warm_up(&mut self) -> Result<(), ProvisionError> {
-        if !self.pool.runtime.runs_apps() {
+        // A copy of a golden checkpoint was warmed up before that was frozen.
+        if !self.pool.runtime.runs_apps() || self.started().how == StartMethod::Restored {
             return Ok(());
         }
         let host = self.pool.address.instance_authority(&self.id);
         for path in &self.template.warm_up {
-            ready::visit(self.endpoint(), &host, path, self.template.ready.timeout).await?;
+            ready::visit(self.target(&host), path, self.template.ready.timeout).await?;
         }
         Ok(())
     }
 
     async fn offer(&mut self) -> Result<(), ProvisionError> {
-        match self.pool.ask(self.pool.store.offer(&self.id, self.endpoint())).await {
+        match self.pool.ask(self.pool.store.offer(&self.id, self.started().endpoint)).await {
             Ok(_) => Ok(()),
             // Perhaps only the answer was lost. Then a visitor may have the instance by now, and keeps it.
             Err(lost @ StoreError::Unavailable(_)) => {
@@ -138,8 +144,13 @@ impl Draft<'_> {
         }
     }
 
-    fn endpoint(&self) -> SocketAddr {
-        self.endpoint.expect("the step `start` comes first and sets it")
+    fn started(&self) -> Started {
+        self.started.expect("the step `start` comes first and sets it")
+    }
+
+    /// Its app, by the authority that it is called.
+    fn target<'a>(&'a self, host: &'a str) -> Target<'a> {
+        Target { runtime: &*self.pool.runtime, endpoint: self.started().endpoint, host }
     }
 }
 
@@ -170,11 +181,14 @@ impl Making {
         let id = InstanceId::random(&template.name);
         let Some(hold) = pool.hands.take(&id) else { return };
         let start = Instant::now();
-        let mut draft = Draft { pool, keeper, template: template.clone(), id: id.clone(), endpoint: None };
+        let mut draft = Draft { pool, keeper, template: template.clone(), id: id.clone(), started: None };
         let outcome = run_steps(&STEPS, &mut draft, &hold).await;
         let died = hold.let_go();
         let name = template.name.as_str();
-        let method = ProvisionMethod::ColdStart;
+        let method = match draft.started.map(|started| started.how) {
+            Some(StartMethod::Restored) => ProvisionMethod::CriuRestore,
+            Some(StartMethod::Cold) | None => ProvisionMethod::ColdStart,
+        };
         match outcome {
             Ok(()) => {
                 pool.metrics.provisioned(name, method, Outcome::Success, start.elapsed());

@@ -200,6 +200,7 @@ pub struct Metrics {
     route_operations: Family<RouteLabels, Counter>,
     acquisition_duration: Histogram,
     provision_duration: Durations<MethodLabel>,
+    restore_duration: Histogram,
     health_check_duration: Histogram,
     wait_for_ready_duration: Histogram,
     route_add_duration: Histogram,
@@ -250,7 +251,8 @@ impl Metrics {
             "From nothing to ready",
             Durations::new_with_constructor(histogram as fn() -> Histogram)
         );
-        register!("criu_restore_duration_seconds", "From the snapshot to the task started", histogram());
+        let restore_duration =
+            register!("criu_restore_duration_seconds", "From the snapshot to the task started", histogram());
         let health_check_duration =
             register!("health_check_duration_seconds", "One attempt of a ready check", histogram());
         let wait_for_ready_duration =
@@ -278,6 +280,7 @@ impl Metrics {
             route_operations,
             acquisition_duration,
             provision_duration,
+            restore_duration,
             health_check_duration,
             wait_for_ready_duration,
             route_add_duration,
@@ -323,6 +326,11 @@ impl Metrics {
         if result == Outcome::Success {
             self.provision_duration.get_or_create(&MethodLabel { method }).observe(took.as_secs_f64());
         }
+    }
+
+    /// The time from the order to the started task of one instance that was restored.
+    pub fn restored(&self, took: Duration) {
+        self.restore_duration.observe(took.as_secs_f64());
     }
 
     /// One attempt of a ready check.

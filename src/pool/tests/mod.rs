@@ -4,6 +4,6 @@ mod faults;
 mod model;
 mod stage;
 mod test_app;
-mod test_runtime;
+pub(super) mod test_runtime;
 mod test_store;
 mod world;

@@ -10,7 +10,7 @@ use parking_lot::Mutex;
 use tokio::sync::{Notify, mpsc};
 
 use crate::instance::InstanceId;
-use crate::runtime::{Exit, Order, Runtime, RuntimeError};
+use crate::runtime::{Exit, Order, Runtime, RuntimeError, StartMethod, Started};
 
 /// What becomes of one start.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -24,7 +24,7 @@ pub(super) enum StartFault {
 }
 
 #[derive(Default)]
-pub(super) struct TestRuntime {
+pub(in crate::pool) struct TestRuntime {
     /// In the order of their starts.
     running: Mutex<Vec<InstanceId>>,
     listener: Mutex<Option<mpsc::UnboundedSender<Exit>>>,
@@ -48,7 +48,7 @@ fn one_less(count: &AtomicUsize) -> bool {
 
 impl TestRuntime {
     /// All of whose apps listen at `app`; without it there are none to ask.
-    pub(super) fn new(app: Option<SocketAddr>, takes: Duration) -> Self {
+    pub(in crate::pool) fn new(app: Option<SocketAddr>, takes: Duration) -> Self {
         Self { app, takes, ..Self::default() }
     }
 
@@ -83,7 +83,7 @@ impl Runtime for TestRuntime {
         self.app.is_some()
     }
 
-    async fn start(&self, order: &Order) -> Result<SocketAddr, RuntimeError> {
+    async fn start(&self, order: &Order) -> Result<Started, RuntimeError> {
         self.starts.fetch_add(1, Ordering::SeqCst);
         if one_less(&self.bad_starts) {
             return Err(RuntimeError::Start("bad start".to_owned()));
@@ -104,7 +104,7 @@ impl Runtime for TestRuntime {
         if !self.takes.is_zero() {
             tokio::time::sleep(self.takes).await;
         }
-        Ok(at)
+        Ok(Started { endpoint: at.into(), how: StartMethod::Cold })
     }
 
     async fn stop(&self, id: &InstanceId) -> Result<(), RuntimeError> {
