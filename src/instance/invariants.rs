@@ -181,7 +181,7 @@ mod tests {
         assert_eq!(step(&lease("token", 2)), "one visitor an instance");
         assert_eq!(step(&lease("assigned_at", 11)), "one visitor an instance");
         assert_eq!(step(&lease("deadline", 109)), "a deadline only moves forward");
-        let moved = next(&|v| v["life"]["assigned"]["endpoint"] = json!("127.0.0.1:4001"));
+        let moved = next(&|v| v["life"]["assigned"]["endpoint"] = json!({ "direct": "127.0.0.1:4001" }));
         assert_eq!(step(&moved), "an instance keeps its endpoint");
         let ended = before.expired(Millis(110)).unwrap();
         let again = forged(&ended, |v| v["generation"] = json!(9));
