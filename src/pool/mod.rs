@@ -5,6 +5,7 @@
 
 mod acquire;
 mod backoff;
+mod bake;
 mod drain;
 mod expire;
 mod hands;

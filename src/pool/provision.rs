@@ -37,30 +37,52 @@ pub(super) enum ProvisionError {
 }
 
 /// An instance in the making.
-struct Draft<'p> {
-    pool: &'p Arc<Pool>,
+pub(super) struct Draft<'p> {
+    pub(super) pool: &'p Arc<Pool>,
     keeper: &'p Keeper,
-    template: Arc<Template>,
-    id: InstanceId,
+    pub(super) template: Arc<Template>,
+    pub(super) id: InstanceId,
     started: Option<Started>,
 }
 
-type Act = for<'a> fn(&'a mut Draft<'_>) -> BoxFuture<'a, Result<(), ProvisionError>>;
-type Undo = for<'a> fn(&'a Draft<'_>) -> BoxFuture<'a, ()>;
+pub(super) type Act = for<'a> fn(&'a mut Draft<'_>) -> BoxFuture<'a, Result<(), ProvisionError>>;
+pub(super) type Undo = for<'a> fn(&'a Draft<'_>) -> BoxFuture<'a, ()>;
 
 pub(super) struct Step {
     pub(super) name: &'static str,
-    act: Act,
-    undo: Undo,
+    pub(super) act: Act,
+    pub(super) undo: Undo,
 }
 
-pub(super) const STEPS: [Step; 5] = [
-    Step { name: "record", act: |d| Box::pin(d.record()), undo: |d| Box::pin(d.unrecord()) },
+/// From nothing to an instance that answers.
+pub(super) const START_STEPS: [Step; 3] = [
     Step { name: "start", act: |d| Box::pin(d.start()), undo: |d| Box::pin(d.stop()) },
     Step { name: "answer", act: |d| Box::pin(d.answer()), undo: |_| Box::pin(async {}) },
     Step { name: "warm up", act: |d| Box::pin(d.warm_up()), undo: |_| Box::pin(async {}) },
-    Step { name: "offer", act: |d| Box::pin(d.offer()), undo: |_| Box::pin(async {}) },
 ];
+
+pub(super) const STEPS: [Step; 5] = {
+    let [start, answer, warm_up] = START_STEPS;
+    [
+        Step { name: "record", act: |d| Box::pin(d.record()), undo: |d| Box::pin(d.unrecord()) },
+        start,
+        answer,
+        warm_up,
+        Step { name: "offer", act: |d| Box::pin(d.offer()), undo: |_| Box::pin(async {}) },
+    ]
+};
+
+impl<'p> Draft<'p> {
+    /// Of which nothing is done yet.
+    pub(super) fn new(
+        pool: &'p Arc<Pool>,
+        keeper: &'p Keeper,
+        template: Arc<Template>,
+        id: InstanceId,
+    ) -> Self {
+        Self { pool, keeper, template, id, started: None }
+    }
+}
 
 impl Draft<'_> {
     async fn record(&mut self) -> Result<(), ProvisionError> {
@@ -181,18 +203,20 @@ impl Making {
         let id = InstanceId::random(&template.name);
         let Some(hold) = pool.hands.take(&id) else { return };
         let start = Instant::now();
-        let mut draft = Draft { pool, keeper, template: template.clone(), id: id.clone(), started: None };
+        let mut draft = Draft::new(pool, keeper, template.clone(), id.clone());
         let outcome = run_steps(&STEPS, &mut draft, &hold).await;
         let died = hold.let_go();
         let name = template.name.as_str();
-        let method = match draft.started.map(|started| started.how) {
-            Some(StartMethod::Restored) => ProvisionMethod::CriuRestore,
-            Some(StartMethod::Cold) | None => ProvisionMethod::ColdStart,
+        // One that did not start has failed at what was expected of it.
+        let how = draft.started.map_or_else(|| keeper.expected(), |started| started.how);
+        let method = match how {
+            StartMethod::Restored => ProvisionMethod::CriuRestore,
+            StartMethod::Cold => ProvisionMethod::ColdStart,
         };
         match outcome {
             Ok(()) => {
                 pool.metrics.provisioned(name, method, Outcome::Success, start.elapsed());
-                keeper.succeeded(start.elapsed());
+                keeper.succeeded(how, start.elapsed());
                 if died {
                     pool.fail(&id, "died while it was being offered").await;
                 } else {
@@ -217,7 +241,7 @@ impl Making {
 }
 
 /// Runs the steps in order. On failure undoes those that ran, the failed one too, in reverse, and names it.
-async fn run_steps(
+pub(super) async fn run_steps(
     steps: &[Step],
     draft: &mut Draft<'_>,
     hold: &Hold,

@@ -156,7 +156,7 @@ pub trait Runtime: Send + Sync + 'static {
 
     /// Makes a running instance into the golden checkpoint of this revision of its app. The caller has warmed it up.
     /// When this returns, the instance has ended as if by [`Runtime::stop`], with no [`Exit`], and nothing of it is
-    /// left but the checkpoint.
+    /// left but the checkpoint. Two templates with the same app have the same revision, and may be baked at once.
     ///
     /// # Errors
     /// There is no new checkpoint and nothing half made. The instance may run or not: the caller stops it. A future

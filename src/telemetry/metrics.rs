@@ -128,6 +128,11 @@ struct ProvisionLabels {
     result: Outcome,
 }
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct BakeLabels {
+    template: String,
+    result: Outcome,
+}
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct MethodLabel {
     method: ProvisionMethod,
 }
@@ -195,12 +200,14 @@ pub struct Metrics {
     acquisitions: Family<AcquireLabels, Counter>,
     releases: Family<ReleaseLabels, Counter>,
     provisions: Family<ProvisionLabels, Counter>,
+    bakes: Family<BakeLabels, Counter>,
     rate_limit_hits: Counter,
     health_checks: Family<OutcomeLabel, Counter>,
     route_operations: Family<RouteLabels, Counter>,
     acquisition_duration: Histogram,
     provision_duration: Durations<MethodLabel>,
     restore_duration: Histogram,
+    bake_duration: Histogram,
     health_check_duration: Histogram,
     wait_for_ready_duration: Histogram,
     route_add_duration: Histogram,
@@ -240,6 +247,7 @@ impl Metrics {
         let acquisitions = register!("acquisitions", "Acquires by how they ended", Family::default());
         let releases = register!("releases", "Instances that ended, by reason", Family::default());
         let provisions = register!("provisions", "Instances made, by method and result", Family::default());
+        let bakes = register!("bakes", "Attempts to make a golden checkpoint", Family::default());
         let rate_limit_hits =
             register!("rate_limit_hits", "Acquires refused by a rate limit", Counter::default());
         let health_checks = register!("health_checks", "Ready checks by result", Family::default());
@@ -253,6 +261,8 @@ impl Metrics {
         );
         let restore_duration =
             register!("criu_restore_duration_seconds", "From the snapshot to the task started", histogram());
+        let bake_duration =
+            register!("bake_duration_seconds", "From nothing to a golden checkpoint", histogram());
         let health_check_duration =
             register!("health_check_duration_seconds", "One attempt of a ready check", histogram());
         let wait_for_ready_duration =
@@ -275,12 +285,14 @@ impl Metrics {
             acquisitions,
             releases,
             provisions,
+            bakes,
             rate_limit_hits,
             health_checks,
             route_operations,
             acquisition_duration,
             provision_duration,
             restore_duration,
+            bake_duration,
             health_check_duration,
             wait_for_ready_duration,
             route_add_duration,
@@ -325,6 +337,14 @@ impl Metrics {
             .inc();
         if result == Outcome::Success {
             self.provision_duration.get_or_create(&MethodLabel { method }).observe(took.as_secs_f64());
+        }
+    }
+
+    /// One attempt to make a golden checkpoint.
+    pub fn baked(&self, template: &str, result: Outcome, took: Duration) {
+        self.bakes.get_or_create(&BakeLabels { template: template.to_owned(), result }).inc();
+        if result == Outcome::Success {
+            self.bake_duration.observe(took.as_secs_f64());
         }
     }
 

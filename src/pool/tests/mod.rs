@@ -1,5 +1,6 @@
 //! The pool on a stage: every fault at every step, and random lives against a model.
 
+mod bakes;
 mod faults;
 mod model;
 mod stage;
