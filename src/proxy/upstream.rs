@@ -78,3 +78,66 @@ impl Connect for Door {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use pingora_core::ErrorSource;
+    use pingora_core::connectors::TransportConnector;
+    use pingora_core::upstreams::peer::Peer as _;
+    use tokio::net::TcpListener;
+
+    use super::*;
+    use crate::clock::Millis;
+    use crate::instance::{ClaimToken, Instance, InstanceId, NodeId, TemplateName};
+    use crate::pool::tests::stage::sealed_pool;
+    use crate::routes::{Found, RouteTable};
+    use crate::store::RouteChange;
+
+    const PATIENCE: Duration = Duration::from_secs(20);
+
+    /// The route of a new instance at an endpoint.
+    fn route(table: &RouteTable, endpoint: Endpoint) -> Arc<Route> {
+        let id = InstanceId::random(&TemplateName::new("t").unwrap());
+        let instance = Instance::warming(id.clone(), NodeId::random(), 1, Millis(0))
+            .offered(endpoint)
+            .unwrap()
+            .assigned(ClaimToken::random(), Millis(0), Duration::from_secs(60))
+            .unwrap();
+        table.apply(&RouteChange::Set(instance));
+        match table.find(id.as_str()) {
+            Found::Live(route) => route,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[tokio::test]
+    async fn a_connection_into_a_namespace_is_used_again_for_the_same_instance_only() {
+        let app = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let at = app.local_addr().unwrap();
+        let (pool, table) = (sealed_pool(at), RouteTable::default());
+        // All of them listen at the same address inside, and one at that very address outside.
+        let sealed = |namespace| Endpoint::Sealed { namespace, port: at.port() };
+        let one = route(&table, sealed(1));
+        let peer_of = |route: &Route| peer(&pool, route, None, PATIENCE);
+        let connector = TransportConnector::new(None);
+        let (stream, reused) = connector.get_stream(&peer_of(&one)).await.unwrap();
+        assert!(!reused);
+        let _other_end = app.accept().await.unwrap();
+        connector.release_stream(stream, peer_of(&one).reuse_hash(), None);
+        for other in [sealed(2), sealed(1), at.into()] {
+            let other = route(&table, other);
+            assert!(connector.reused_stream(&peer_of(&other)).await.is_none(), "{}", other.endpoint());
+        }
+        assert!(connector.reused_stream(&peer_of(&one)).await.is_some());
+    }
+
+    #[tokio::test]
+    async fn an_app_that_cannot_be_reached_in_its_namespace_is_the_apps_failure() {
+        let gone = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+        let (pool, table) = (sealed_pool(gone), RouteTable::default());
+        let route = route(&table, Endpoint::Sealed { namespace: 1, port: gone.port() });
+        let connector = TransportConnector::new(None);
+        let error = connector.get_stream(&peer(&pool, &route, None, PATIENCE)).await.err().unwrap();
+        assert_eq!((error.esource(), error.etype()), (&ErrorSource::Upstream, &ErrorType::ConnectError));
+    }
+}

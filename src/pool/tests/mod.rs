@@ -3,7 +3,7 @@
 mod bakes;
 mod faults;
 mod model;
-mod stage;
+pub(crate) mod stage;
 mod test_app;
 pub(super) mod test_runtime;
 mod test_store;
