@@ -8,7 +8,7 @@
 
 use std::collections::HashSet;
 use std::hint::black_box;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -22,11 +22,11 @@ use tokio_util::sync::CancellationToken;
 use try_it_now::api::Api;
 use try_it_now::clock::{Clock, Millis};
 use try_it_now::config::{PoolSizes, PublicAddress, ReadyCheck, Scheme, Template, Templates, TrustedProxies};
-use try_it_now::instance::{ClaimToken, Instance, InstanceId, Limits, NodeId, TemplateName};
+use try_it_now::instance::{ClaimToken, Endpoint, Instance, InstanceId, Limits, NodeId, TemplateName};
 use try_it_now::pool::{self, Pool};
 use try_it_now::request::{Hosts, Side};
 use try_it_now::routes::{Found, RouteTable};
-use try_it_now::runtime::{App, Exit, Order, ResourceLimits, Runtime, RuntimeError};
+use try_it_now::runtime::{App, Exit, Order, ResourceLimits, Runtime, RuntimeError, StartMethod, Started};
 use try_it_now::server::head;
 use try_it_now::store::memory::MemoryStore;
 use try_it_now::store::{Claim, Claimed, RouteChange, Store, Visitor};
@@ -51,7 +51,7 @@ fn node() -> NodeId {
     NodeId::parse("n").unwrap()
 }
 
-fn endpoint(n: usize) -> SocketAddr {
+fn endpoint(n: usize) -> Endpoint {
     (Ipv4Addr::from(0x7f00_0001 + n as u32), 4000).into()
 }
 
@@ -201,9 +201,9 @@ impl Runtime for Nothing {
     fn runs_apps(&self) -> bool {
         false
     }
-    async fn start(&self, order: &Order) -> Result<SocketAddr, RuntimeError> {
+    async fn start(&self, order: &Order) -> Result<Started, RuntimeError> {
         self.0.lock().insert(order.id.clone());
-        Ok(endpoint(1))
+        Ok(Started { endpoint: endpoint(1), how: StartMethod::Cold })
     }
     async fn stop(&self, id: &InstanceId) -> Result<(), RuntimeError> {
         self.0.lock().remove(id);

@@ -2,9 +2,8 @@
 //! builds check the same list.
 
 use std::collections::HashMap;
-use std::net::SocketAddr;
 
-use super::{Ending, Instance, Life};
+use super::{Ending, Endpoint, Instance, Life};
 use crate::clock::Millis;
 
 /// A broken invariant.
@@ -112,7 +111,7 @@ fn rank(instance: &Instance) -> u64 {
     }
 }
 
-fn endpoint(instance: &Instance) -> Option<SocketAddr> {
+fn endpoint(instance: &Instance) -> Option<Endpoint> {
     match instance.life() {
         Life::Ready { endpoint } | Life::Assigned { endpoint, .. } => Some(*endpoint),
         Life::Warming | Life::Expired { .. } => None,
@@ -182,7 +181,7 @@ mod tests {
         assert_eq!(step(&lease("token", 2)), "one visitor an instance");
         assert_eq!(step(&lease("assigned_at", 11)), "one visitor an instance");
         assert_eq!(step(&lease("deadline", 109)), "a deadline only moves forward");
-        let moved = next(&|v| v["life"]["assigned"]["endpoint"] = json!("127.0.0.1:4001"));
+        let moved = next(&|v| v["life"]["assigned"]["endpoint"] = json!({ "direct": "127.0.0.1:4001" }));
         assert_eq!(step(&moved), "an instance keeps its endpoint");
         let ended = before.expired(Millis(110)).unwrap();
         let again = forged(&ended, |v| v["generation"] = json!(9));

@@ -4,6 +4,7 @@
 //! next is a method of [`Instance`] that checks the rule, and each step raises the generation, so that of two
 //! steps from the same generation exactly one can be stored.
 
+mod endpoint;
 mod id;
 mod invariants;
 mod lease;
@@ -12,6 +13,7 @@ mod properties;
 mod rate_limit;
 mod state;
 
+pub use endpoint::Endpoint;
 pub use id::{ClaimToken, InstanceId, MAX_TEMPLATE_NAME, MalformedName, NodeId, TemplateName};
 pub use invariants::{Violation, check, check_step};
 pub use lease::{ExtendRefused, Lease};

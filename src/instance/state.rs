@@ -1,11 +1,10 @@
 //! The state machine.
 
-use std::net::SocketAddr;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::{ClaimToken, ExtendRefused, InstanceId, Lease, NodeId};
+use super::{ClaimToken, Endpoint, ExtendRefused, InstanceId, Lease, NodeId};
 use crate::clock::Millis;
 
 /// How long an expired instance is still known, so that its visitor is told 410 and not 404.
@@ -32,12 +31,12 @@ pub enum Life {
     /// Answers, and waits for a visitor.
     Ready {
         /// Where its app listens.
-        endpoint: SocketAddr,
+        endpoint: Endpoint,
     },
     /// One visitor's own.
     Assigned {
         /// Where its app listens.
-        endpoint: SocketAddr,
+        endpoint: Endpoint,
         /// The visitor's right to it.
         lease: Lease,
     },
@@ -152,7 +151,7 @@ impl Instance {
     }
 
     /// Warming to ready: its app answers at `endpoint`.
-    pub fn offered(&self, endpoint: SocketAddr) -> Result<Self, Refused> {
+    pub fn offered(&self, endpoint: Endpoint) -> Result<Self, Refused> {
         match self.life {
             Life::Warming => Ok(self.step(Life::Ready { endpoint })),
             _ => Err(self.refuse("be offered")),
@@ -238,6 +237,8 @@ impl Instance {
 
 #[cfg(test)]
 mod tests {
+    use std::net::SocketAddr;
+
     use super::*;
     use crate::instance::TemplateName;
 
@@ -245,7 +246,7 @@ mod tests {
         let id = InstanceId::random(&TemplateName::new("t").unwrap());
         Instance::warming(id, NodeId::random(), 7, Millis(10))
     }
-    fn endpoint() -> SocketAddr {
+    fn endpoint() -> Endpoint {
         ([127, 0, 0, 1], 4000).into()
     }
     fn assigned() -> Instance {
@@ -301,7 +302,8 @@ mod tests {
     fn a_record_reads_back_from_json_unchanged() {
         let far: SocketAddr = "[2001:db8::1]:65535".parse().unwrap();
         let token = ClaimToken(u128::MAX);
-        let held = fresh().offered(far).unwrap().assigned(token, Millis(20), Duration::from_secs(1)).unwrap();
+        let held =
+            fresh().offered(far.into()).unwrap().assigned(token, Millis(20), Duration::from_secs(1)).unwrap();
         for record in [fresh(), held.clone(), held.failed(Millis(30)).unwrap().unwrap()] {
             let text = serde_json::to_string(&record).unwrap();
             assert_eq!(serde_json::from_str::<Instance>(&text).unwrap(), record);

@@ -11,8 +11,10 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::backoff::Backoff;
+use super::bake::Bakery;
 use super::line::Line;
 use crate::config::{Template, Templates};
+use crate::runtime::StartMethod;
 
 /// How many recent provisioning times the median is taken of.
 const REMEMBERED: usize = 15;
@@ -32,9 +34,19 @@ pub(crate) struct Keeper {
     /// Visitors who wait.
     pub(crate) line: Line,
     backoff: Mutex<Backoff>,
-    times: Mutex<VecDeque<Duration>>,
+    /// Its golden checkpoints.
+    pub(crate) bakery: Bakery,
+    times: Mutex<Times>,
     /// Whether the operator was told that fewer than the minimum are ready.
     pub(crate) low: AtomicBool,
+}
+
+/// How long recent attempts took.
+#[derive(Debug)]
+struct Times {
+    /// The way in which all of them were made, and the next will be.
+    method: StartMethod,
+    recent: VecDeque<Duration>,
 }
 
 impl Keeper {
@@ -47,7 +59,8 @@ impl Keeper {
             refilling: AtomicBool::new(true),
             line: Line::new(),
             backoff: Mutex::default(),
-            times: Mutex::default(),
+            bakery: Bakery::default(),
+            times: Mutex::new(Times { method: StartMethod::Cold, recent: VecDeque::new() }),
             // A pool that was never full is being filled, and that is no news.
             low: AtomicBool::new(true),
         }
@@ -77,14 +90,30 @@ impl Keeper {
         }
     }
 
-    /// An attempt worked and took this long.
-    pub(crate) fn succeeded(&self, took: Duration) {
+    /// An attempt worked in this way and took this long.
+    pub(crate) fn succeeded(&self, how: StartMethod, took: Duration) {
         self.backoff.lock().succeeded();
         let mut times = self.times.lock();
-        if times.len() == REMEMBERED {
-            times.pop_front();
+        if how == times.method {
+            if times.recent.len() == REMEMBERED {
+                times.recent.pop_front();
+            }
+            times.recent.push_back(took);
         }
-        times.push_back(took);
+    }
+
+    /// From now on instances will be made in this way, and only those tell how long it takes: a copy of a checkpoint
+    /// says nothing of a start from nothing, and the other way round.
+    pub(crate) fn expect(&self, how: StartMethod) {
+        let mut times = self.times.lock();
+        if how != times.method {
+            *times = Times { method: how, recent: VecDeque::new() };
+        }
+    }
+
+    /// In which way instances will be made.
+    pub(crate) fn expected(&self) -> StartMethod {
+        self.times.lock().method
     }
 
     /// An attempt failed.
@@ -102,9 +131,9 @@ impl Keeper {
         self.backoff.lock().why().map(str::to_owned)
     }
 
-    /// The median time from nothing to ready; `None` before the first.
+    /// The median time to ready of instances made in the expected way; `None` before the first.
     pub(crate) fn median(&self) -> Option<Duration> {
-        let mut times: Vec<_> = self.times.lock().iter().copied().collect();
+        let mut times: Vec<_> = self.times.lock().recent.iter().copied().collect();
         times.sort_unstable();
         times.get(times.len() / 2).copied()
     }
@@ -130,7 +159,8 @@ impl Keepers {
                     if revised {
                         // What kept the old version from warming may be mended in the new one.
                         keeper.backoff.lock().succeeded();
-                        keeper.times.lock().clear();
+                        keeper.bakery.forget_failures();
+                        keeper.times.lock().recent.clear();
                     }
                 }
                 None => {

@@ -5,6 +5,7 @@
 
 mod acquire;
 mod backoff;
+mod bake;
 mod drain;
 mod expire;
 mod hands;
@@ -18,7 +19,7 @@ mod release;
 mod repair;
 mod stats;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -34,7 +35,7 @@ pub use stats::{PoolStats, TemplateStats};
 
 use crate::clock::Clock;
 use crate::config::{PublicAddress, Template, Templates};
-use crate::instance::{Instance, InstanceId, NodeId};
+use crate::instance::{Endpoint, Instance, InstanceId, NodeId};
 use crate::routes::RouteTable;
 use crate::runtime::Runtime;
 use crate::store::{Store, StoreError};
@@ -194,6 +195,14 @@ impl Pool {
     /// The last output of an instance that this server runs.
     pub async fn logs(&self, id: &InstanceId) -> Option<bytes::Bytes> {
         self.runtime.logs(id).await
+    }
+
+    /// A connection to the app of an instance that this server runs. It has no deadline of its own.
+    ///
+    /// # Errors
+    /// What the system says: nobody listens there, or the instance is gone.
+    pub async fn connect(&self, endpoint: Endpoint) -> std::io::Result<tokio::net::TcpStream> {
+        self.runtime.connect(endpoint).await
     }
 
     /// Tells the proxy's table at once, ahead of the store's stream.

@@ -3,7 +3,6 @@
 //! Whatever step fails, the steps done before are undone in reverse order, so nothing is left. A crash of the
 //! server between two steps leaves what [`super::reconcile`] and the runtime find at the next start.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -13,10 +12,10 @@ use tokio::time::Instant;
 use super::Pool;
 use super::hands::Hold;
 use super::keeper::Keeper;
-use super::ready::{self, NotReady};
+use super::ready::{self, NotReady, Target};
 use crate::config::Template;
 use crate::instance::{Instance, InstanceId};
-use crate::runtime::{Order, RuntimeError};
+use crate::runtime::{Order, RuntimeError, StartMethod, Started};
 use crate::store::StoreError;
 use crate::telemetry::{Outcome, ProvisionMethod};
 
@@ -38,30 +37,52 @@ pub(super) enum ProvisionError {
 }
 
 /// An instance in the making.
-struct Draft<'p> {
-    pool: &'p Arc<Pool>,
+pub(super) struct Draft<'p> {
+    pub(super) pool: &'p Arc<Pool>,
     keeper: &'p Keeper,
-    template: Arc<Template>,
-    id: InstanceId,
-    endpoint: Option<SocketAddr>,
+    pub(super) template: Arc<Template>,
+    pub(super) id: InstanceId,
+    started: Option<Started>,
 }
 
-type Act = for<'a> fn(&'a mut Draft<'_>) -> BoxFuture<'a, Result<(), ProvisionError>>;
-type Undo = for<'a> fn(&'a Draft<'_>) -> BoxFuture<'a, ()>;
+pub(super) type Act = for<'a> fn(&'a mut Draft<'_>) -> BoxFuture<'a, Result<(), ProvisionError>>;
+pub(super) type Undo = for<'a> fn(&'a Draft<'_>) -> BoxFuture<'a, ()>;
 
 pub(super) struct Step {
     pub(super) name: &'static str,
-    act: Act,
-    undo: Undo,
+    pub(super) act: Act,
+    pub(super) undo: Undo,
 }
 
-pub(super) const STEPS: [Step; 5] = [
-    Step { name: "record", act: |d| Box::pin(d.record()), undo: |d| Box::pin(d.unrecord()) },
+/// From nothing to an instance that answers.
+pub(super) const START_STEPS: [Step; 3] = [
     Step { name: "start", act: |d| Box::pin(d.start()), undo: |d| Box::pin(d.stop()) },
     Step { name: "answer", act: |d| Box::pin(d.answer()), undo: |_| Box::pin(async {}) },
     Step { name: "warm up", act: |d| Box::pin(d.warm_up()), undo: |_| Box::pin(async {}) },
-    Step { name: "offer", act: |d| Box::pin(d.offer()), undo: |_| Box::pin(async {}) },
 ];
+
+pub(super) const STEPS: [Step; 5] = {
+    let [start, answer, warm_up] = START_STEPS;
+    [
+        Step { name: "record", act: |d| Box::pin(d.record()), undo: |d| Box::pin(d.unrecord()) },
+        start,
+        answer,
+        warm_up,
+        Step { name: "offer", act: |d| Box::pin(d.offer()), undo: |_| Box::pin(async {}) },
+    ]
+};
+
+impl<'p> Draft<'p> {
+    /// Of which nothing is done yet.
+    pub(super) fn new(
+        pool: &'p Arc<Pool>,
+        keeper: &'p Keeper,
+        template: Arc<Template>,
+        id: InstanceId,
+    ) -> Self {
+        Self { pool, keeper, template, id, started: None }
+    }
+}
 
 impl Draft<'_> {
     async fn record(&mut self) -> Result<(), ProvisionError> {
@@ -91,8 +112,14 @@ impl Draft<'_> {
             url: address.instance_url(&self.id),
             host: address.instance_host(&self.id),
             app: self.template.app.clone(),
+            revision: self.template.revision,
         };
-        self.endpoint = Some(self.pool.runtime.start(&order).await?);
+        let begun = Instant::now();
+        let started = self.pool.runtime.start(&order).await?;
+        if started.how == StartMethod::Restored {
+            self.pool.metrics.restored(begun.elapsed());
+        }
+        self.started = Some(started);
         Ok(())
     }
 
@@ -108,24 +135,25 @@ impl Draft<'_> {
         }
         let started = Instant::now();
         let host = self.pool.address.instance_authority(&self.id);
-        ready::wait(self.endpoint(), &host, &self.template.ready, &self.pool.metrics).await?;
+        ready::wait(self.target(&host), &self.template.ready, &self.pool.metrics).await?;
         self.pool.metrics.waited_for_ready(started.elapsed());
         Ok(())
     }
 
     async fn warm_up(&mut self) -> Result<(), ProvisionError> {
-        if !self.pool.runtime.runs_apps() {
+        // A copy of a golden checkpoint was warmed up before that was frozen.
+        if !self.pool.runtime.runs_apps() || self.started().how == StartMethod::Restored {
             return Ok(());
         }
         let host = self.pool.address.instance_authority(&self.id);
         for path in &self.template.warm_up {
-            ready::visit(self.endpoint(), &host, path, self.template.ready.timeout).await?;
+            ready::visit(self.target(&host), path, self.template.ready.timeout).await?;
         }
         Ok(())
     }
 
     async fn offer(&mut self) -> Result<(), ProvisionError> {
-        match self.pool.ask(self.pool.store.offer(&self.id, self.endpoint())).await {
+        match self.pool.ask(self.pool.store.offer(&self.id, self.started().endpoint)).await {
             Ok(_) => Ok(()),
             // Perhaps only the answer was lost. Then a visitor may have the instance by now, and keeps it.
             Err(lost @ StoreError::Unavailable(_)) => {
@@ -138,8 +166,13 @@ impl Draft<'_> {
         }
     }
 
-    fn endpoint(&self) -> SocketAddr {
-        self.endpoint.expect("the step `start` comes first and sets it")
+    fn started(&self) -> Started {
+        self.started.expect("the step `start` comes first and sets it")
+    }
+
+    /// Its app, by the authority that it is called.
+    fn target<'a>(&'a self, host: &'a str) -> Target<'a> {
+        Target { runtime: &*self.pool.runtime, endpoint: self.started().endpoint, host }
     }
 }
 
@@ -170,15 +203,20 @@ impl Making {
         let id = InstanceId::random(&template.name);
         let Some(hold) = pool.hands.take(&id) else { return };
         let start = Instant::now();
-        let mut draft = Draft { pool, keeper, template: template.clone(), id: id.clone(), endpoint: None };
+        let mut draft = Draft::new(pool, keeper, template.clone(), id.clone());
         let outcome = run_steps(&STEPS, &mut draft, &hold).await;
         let died = hold.let_go();
         let name = template.name.as_str();
-        let method = ProvisionMethod::ColdStart;
+        // One that did not start has failed at what was expected of it.
+        let how = draft.started.map_or_else(|| keeper.expected(), |started| started.how);
+        let method = match how {
+            StartMethod::Restored => ProvisionMethod::CriuRestore,
+            StartMethod::Cold => ProvisionMethod::ColdStart,
+        };
         match outcome {
             Ok(()) => {
                 pool.metrics.provisioned(name, method, Outcome::Success, start.elapsed());
-                keeper.succeeded(start.elapsed());
+                keeper.succeeded(how, start.elapsed());
                 if died {
                     pool.fail(&id, "died while it was being offered").await;
                 } else {
@@ -203,7 +241,7 @@ impl Making {
 }
 
 /// Runs the steps in order. On failure undoes those that ran, the failed one too, in reverse, and names it.
-async fn run_steps(
+pub(super) async fn run_steps(
     steps: &[Step],
     draft: &mut Draft<'_>,
     hold: &Hold,

@@ -1,16 +1,16 @@
 //! Whether an app answers.
 
-use std::net::SocketAddr;
 use std::time::Duration;
 
 use bytes::Bytes;
 use http::{Request, StatusCode, header};
 use http_body_util::{BodyExt, Empty, Limited};
 use hyper_util::rt::TokioIo;
-use tokio::net::TcpStream;
 use tokio::time::Instant;
 
 use crate::config::ReadyCheck;
+use crate::instance::Endpoint;
+use crate::runtime::Runtime;
 use crate::telemetry::{Metrics, Outcome};
 
 /// Longest time of one attempt.
@@ -30,19 +30,24 @@ pub(super) enum NotReady {
     WarmUp { path: String, what: String },
 }
 
+/// The app of one instance: how to reach it, and what it is called.
+#[derive(Clone, Copy)]
+pub(super) struct Target<'a> {
+    /// What runs it.
+    pub(super) runtime: &'a dyn Runtime,
+    /// Where it listens.
+    pub(super) endpoint: Endpoint,
+    /// The authority by which visitors call it.
+    pub(super) host: &'a str,
+}
+
 /// Asks until the answer is right.
-pub(super) async fn wait(
-    endpoint: SocketAddr,
-    host: &str,
-    check: &ReadyCheck,
-    metrics: &Metrics,
-) -> Result<(), NotReady> {
+pub(super) async fn wait(target: Target<'_>, check: &ReadyCheck, metrics: &Metrics) -> Result<(), NotReady> {
     let deadline = Instant::now() + check.timeout;
     let mut pause = FIRST_PAUSE.min(check.interval);
     loop {
         let start = Instant::now();
-        let answer =
-            tokio::time::timeout(ATTEMPT.min(deadline - start), get(endpoint, host, &check.path)).await;
+        let answer = tokio::time::timeout(ATTEMPT.min(deadline - start), get(target, &check.path)).await;
         let verdict = match answer {
             Err(_) => Err("no answer in time".to_owned()),
             Ok(Err(error)) => Err(error.to_string()),
@@ -62,13 +67,8 @@ pub(super) async fn wait(
 }
 
 /// Asks once and reads the whole answer, whatever it is; an error only when there is none.
-pub(super) async fn visit(
-    endpoint: SocketAddr,
-    host: &str,
-    path: &str,
-    timeout: Duration,
-) -> Result<(), NotReady> {
-    let what = match tokio::time::timeout(timeout, get(endpoint, host, path)).await {
+pub(super) async fn visit(target: Target<'_>, path: &str, timeout: Duration) -> Result<(), NotReady> {
+    let what = match tokio::time::timeout(timeout, get(target, path)).await {
         Ok(Ok(_)) => return Ok(()),
         Ok(Err(error)) => error.to_string(),
         Err(_) => format!("no answer within {timeout:?}"),
@@ -90,11 +90,11 @@ fn judge(check: &ReadyCheck, status: StatusCode, body: &[u8]) -> Result<(), Stri
 
 type Failure = Box<dyn std::error::Error + Send + Sync>;
 
-async fn get(endpoint: SocketAddr, host: &str, path: &str) -> Result<(StatusCode, Bytes), Failure> {
-    let stream = TcpStream::connect(endpoint).await?;
+async fn get(target: Target<'_>, path: &str) -> Result<(StatusCode, Bytes), Failure> {
+    let stream = target.runtime.connect(target.endpoint).await?;
     let (mut send, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
     let request = Request::get(path)
-        .header(header::HOST, host)
+        .header(header::HOST, target.host)
         .header(header::CONNECTION, "close")
         .header(header::USER_AGENT, concat!("try-it-now/", env!("CARGO_PKG_VERSION")))
         .body(Empty::<Bytes>::new())?;
@@ -116,7 +116,10 @@ async fn get(endpoint: SocketAddr, host: &str, path: &str) -> Result<(StatusCode
 
 #[cfg(test)]
 mod tests {
+    use std::net::SocketAddr;
+
     use super::*;
+    use crate::pool::tests::test_runtime::TestRuntime;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
     fn check() -> ReadyCheck {
@@ -130,7 +133,7 @@ mod tests {
     }
 
     /// Answers one connection after another with the given texts, the last one for ever.
-    async fn app(answers: &'static [&'static str]) -> SocketAddr {
+    async fn app(answers: &'static [&'static str]) -> App {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         crate::task::spawn("test app", async move {
@@ -142,33 +145,44 @@ mod tests {
                 let _ = socket.write_all(text.as_bytes()).await;
             }
         });
-        address
+        App { runtime: TestRuntime::default(), address }
+    }
+
+    struct App {
+        runtime: TestRuntime,
+        address: SocketAddr,
+    }
+
+    impl App {
+        fn target(&self) -> Target<'_> {
+            Target { runtime: &self.runtime, endpoint: self.address.into(), host: "a.test" }
+        }
     }
 
     #[tokio::test]
     async fn it_asks_again_until_status_and_text_are_right() {
-        let endpoint = app(&[
+        let app = app(&[
             "HTTP/1.1 503 Busy\r\nContent-Length: 0\r\n\r\n",
             "HTTP/1.1 302 Found\r\nLocation: /up2\r\nContent-Length: 0\r\n\r\n",
             "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nno",
             "HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nyes",
         ])
         .await;
-        wait(endpoint, "a.test", &check(), &Metrics::new()).await.unwrap();
+        wait(app.target(), &check(), &Metrics::new()).await.unwrap();
     }
 
     #[tokio::test]
     async fn it_says_what_the_last_answer_was() {
-        let endpoint = app(&["HTTP/1.1 500 Oh\r\nContent-Length: 0\r\n\r\n"]).await;
+        let app = app(&["HTTP/1.1 500 Oh\r\nContent-Length: 0\r\n\r\n"]).await;
         let check = ReadyCheck { timeout: Duration::from_millis(100), ..check() };
-        let error = wait(endpoint, "a.test", &check, &Metrics::new()).await.unwrap_err();
+        let error = wait(app.target(), &check, &Metrics::new()).await.unwrap_err();
         assert!(error.to_string().ends_with("GET /up answered 500, not 200"), "{error}");
     }
 
     #[tokio::test]
     async fn a_warm_up_request_takes_any_answer_but_no_silence() {
-        let endpoint = app(&["HTTP/1.1 404 No\r\nContent-Length: 0\r\n\r\n", ""]).await;
-        visit(endpoint, "a.test", "/", Duration::from_secs(5)).await.unwrap();
-        visit(endpoint, "a.test", "/", Duration::from_secs(5)).await.unwrap_err();
+        let app = app(&["HTTP/1.1 404 No\r\nContent-Length: 0\r\n\r\n", ""]).await;
+        visit(app.target(), "/", Duration::from_secs(5)).await.unwrap();
+        visit(app.target(), "/", Duration::from_secs(5)).await.unwrap_err();
     }
 }

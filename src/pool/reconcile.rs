@@ -9,6 +9,7 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use super::Pool;
+use super::bake;
 use super::keeper::Keeper;
 use super::plan::{View, plan};
 use super::provision;
@@ -56,7 +57,7 @@ pub(super) async fn run(pool: Arc<Pool>) {
             if let Err(error) = fill(&pool, &keeper, interval).await {
                 tracing::warn!(template = %template.name, %error, "the pool cannot be filled while the store is away");
             }
-            if let Some(pause) = keeper.pause() {
+            for pause in [keeper.pause(), keeper.bakery.pause()].into_iter().flatten() {
                 next = next.min(now + pause);
             }
         }
@@ -89,7 +90,13 @@ async fn fill(pool: &Arc<Pool>, keeper: &Arc<Keeper>, interval: bool) -> Result<
         interval,
         pausing: keeper.pause().is_some(),
     };
-    let plan = plan(view, &template.pool);
+    let mut plan = plan(view, &template.pool);
+    if (plan.start > 0 || !keeper.bakery.is_settled(template.revision))
+        && !bake::prepare(pool, keeper, &template).await
+    {
+        plan.refilling |= plan.start > 0;
+        plan.start = 0;
+    }
     keeper.refilling.store(plan.refilling, Ordering::Release);
     for _ in 0..plan.start {
         provision::begin(pool, keeper.clone());

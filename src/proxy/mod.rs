@@ -143,7 +143,7 @@ impl ProxyHttp for Proxy {
     async fn upstream_peer(&self, session: &mut Session, ctx: &mut Context) -> Result<Box<HttpPeer>> {
         let route = ctx.route.as_ref().ok_or_else(|| Error::new(ErrorType::InternalError))?;
         let silence = self.silence(route, &session.req_header().headers);
-        Ok(Box::new(upstream::peer(route, silence, self.0.write_timeout)))
+        Ok(Box::new(upstream::peer(&self.0.pool, route, silence, self.0.write_timeout)))
     }
 
     async fn upstream_request_filter(

@@ -17,7 +17,6 @@ use hyper::body::{Frame, Incoming, SizeHint};
 use hyper::client::conn::http1;
 use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper_util::rt::TokioIo;
-use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 
@@ -25,6 +24,7 @@ use super::forward::{host_only_cookies, named_by_connection, rewrite_handshake};
 use super::upstream::CONNECT_TIMEOUT;
 use super::{INSTANCE_PATH, Proxy};
 use crate::api::{ApiError, Body};
+use crate::pool::Pool;
 use crate::request::{RequestId, Side};
 use crate::routes::Route;
 use crate::telemetry::{HostKind, RequestLine};
@@ -93,7 +93,7 @@ impl Proxy {
         rewrite_handshake(handshake.headers_mut(), &lines);
 
         let patience = self.silence(&route, &head.headers).unwrap_or(CONNECT_TIMEOUT);
-        let mut answer = shake_hands(&route, handshake, patience).await?;
+        let mut answer = shake_hands(&self.0.pool, &route, handshake, patience).await?;
         let cookies = host_only_cookies(answer.headers());
         for name in named_by_connection(answer.headers()) {
             answer.headers_mut().remove(name);
@@ -121,11 +121,12 @@ impl Proxy {
 
 /// Sends the handshake on a connection of its own and returns the app's answer.
 async fn shake_hands(
+    pool: &Pool,
     route: &Arc<Route>,
     handshake: Request<Empty<Bytes>>,
     patience: Duration,
 ) -> Result<Response<Incoming>, ApiError> {
-    let stream = timeout(CONNECT_TIMEOUT, TcpStream::connect(route.endpoint()))
+    let stream = timeout(CONNECT_TIMEOUT, pool.connect(route.endpoint()))
         .await
         .map_err(|_| ApiError::Silent)?
         .map_err(|_| ApiError::Unreachable)?;

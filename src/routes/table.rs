@@ -1,6 +1,5 @@
 //! The table.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -10,7 +9,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::clock::Millis;
-use crate::instance::{Ending, Instance, InstanceId, Life};
+use crate::instance::{Ending, Endpoint, Instance, InstanceId, Life};
 use crate::store::RouteChange;
 
 /// How long a host that is gone, or that the store did not know, is remembered as such. It only has to be longer
@@ -26,7 +25,7 @@ const MAX_ABSENT: usize = 65_536;
 pub struct Route {
     id: InstanceId,
     incarnation: u64,
-    endpoint: SocketAddr,
+    endpoint: Endpoint,
     generation: AtomicU64,
     deadline: AtomicU64,
     ended: CancellationToken,
@@ -39,7 +38,7 @@ impl Route {
     }
 
     /// Where its app listens.
-    pub fn endpoint(&self) -> SocketAddr {
+    pub fn endpoint(&self) -> Endpoint {
         self.endpoint
     }
 

@@ -7,16 +7,17 @@ pub mod none;
 pub mod process;
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
+use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 
-use crate::instance::InstanceId;
+use crate::instance::{Endpoint, InstanceId};
 
 /// What to run: the part of a template that a runtime needs. Serialised to compare versions of it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -56,6 +57,37 @@ pub struct Order {
     pub host: String,
     /// What to run.
     pub app: Arc<App>,
+    /// The version of the template that `app` is from: what it is restored from, if anything, is of the same.
+    pub revision: u64,
+}
+
+/// What a start has made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Started {
+    /// Where its app listens, or will.
+    pub endpoint: Endpoint,
+    /// How it was made.
+    pub how: StartMethod,
+}
+
+/// How an instance was made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum StartMethod {
+    /// Its app was started from nothing.
+    Cold,
+    /// It is a copy of a golden checkpoint, which was warmed up before it was frozen.
+    Restored,
+}
+
+/// Whether a runtime has a golden checkpoint of an app, of which it makes instances faster than from nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Golden {
+    /// This runtime makes none, or cannot here and now: every start is cold.
+    Never,
+    /// None that fits: starts are cold until [`Runtime::bake`] has made one.
+    Missing,
+    /// One that fits; starts restore it.
+    Present,
 }
 
 /// An instance ended without having been stopped.
@@ -100,7 +132,39 @@ pub trait Runtime: Send + Sync + 'static {
 
     /// Starts an instance and says where its app will listen. The app need not listen yet. Starting an id that
     /// runs is an error and leaves it alone.
-    async fn start(&self, order: &Order) -> Result<SocketAddr, RuntimeError>;
+    async fn start(&self, order: &Order) -> Result<Started, RuntimeError>;
+
+    /// A connection to an endpoint that [`Runtime::start`] of this very runtime named. It has no deadline of its own.
+    ///
+    /// # Errors
+    /// What the system says: nobody listens there, or the instance is gone. `Unsupported` for an endpoint of a kind
+    /// that this runtime never names.
+    async fn connect(&self, endpoint: Endpoint) -> io::Result<TcpStream> {
+        match endpoint {
+            Endpoint::Direct(address) => TcpStream::connect(address).await,
+            Endpoint::Sealed { .. } => Err(io::Error::new(
+                io::ErrorKind::Unsupported,
+                format!("the {} runtime cannot reach {endpoint}", self.name()),
+            )),
+        }
+    }
+
+    /// Whether there is a golden checkpoint for this revision of an app. Asked often; it must be quick.
+    async fn golden(&self, _revision: u64, _app: &App) -> Golden {
+        Golden::Never
+    }
+
+    /// Makes a running instance into the golden checkpoint of this revision of its app. The caller has warmed it up.
+    /// When this returns, the instance has ended as if by [`Runtime::stop`], with no [`Exit`], and nothing of it is
+    /// left but the checkpoint. Two templates with the same app have the same revision, and may be baked at once.
+    ///
+    /// # Errors
+    /// There is no new checkpoint and nothing half made. The instance may run or not: the caller stops it. A future
+    /// that is dropped is an error of that kind.
+    async fn bake(&self, id: &InstanceId, _revision: u64, _app: &App) -> Result<(), RuntimeError> {
+        let source = io::Error::from(io::ErrorKind::Unsupported);
+        Err(RuntimeError::Io { doing: format!("freeze {id} under the {} runtime", self.name()), source })
+    }
 
     /// Ends an instance: when this returns, no process, file or port of it is left. An id that does not run is
     /// no error, and no [`Exit`] is reported for an instance that was stopped.

@@ -13,7 +13,7 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 use tokio::sync::mpsc;
 
-use super::{Exit, Order, Runtime, RuntimeError};
+use super::{Exit, Order, Runtime, RuntimeError, StartMethod, Started};
 use crate::instance::InstanceId;
 
 /// Addresses in 127.0.0.0/8 without its first and its last.
@@ -55,11 +55,12 @@ impl Runtime for NoRuntime {
         false
     }
 
-    async fn start(&self, order: &Order) -> Result<SocketAddr, RuntimeError> {
+    async fn start(&self, order: &Order) -> Result<Started, RuntimeError> {
         if !self.running.lock().insert(order.id.clone()) {
             return Err(RuntimeError::Start(format!("{} runs already", order.id)));
         }
-        Ok(self.endpoint.unwrap_or_else(|| Self::own(self.started.fetch_add(1, Ordering::Relaxed))))
+        let at = self.endpoint.unwrap_or_else(|| Self::own(self.started.fetch_add(1, Ordering::Relaxed)));
+        Ok(Started { endpoint: at.into(), how: StartMethod::Cold })
     }
 
     async fn stop(&self, id: &InstanceId) -> Result<(), RuntimeError> {
@@ -87,13 +88,13 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::instance::TemplateName;
+    use crate::instance::{Endpoint, TemplateName};
     use crate::runtime::App;
 
     fn order() -> Order {
         let id = InstanceId::random(&TemplateName::new("t").unwrap());
         let app = App { command: vec![], env: Default::default(), files: None, limits: Default::default() };
-        Order { id, url: String::new(), host: String::new(), app: Arc::new(app) }
+        Order { id, url: String::new(), host: String::new(), app: Arc::new(app), revision: 1 }
     }
 
     #[tokio::test]
@@ -101,7 +102,7 @@ mod tests {
         let runtime = NoRuntime::default();
         let mut seen = HashSet::new();
         for _ in 0..1000 {
-            let at = runtime.start(&order()).await.unwrap();
+            let Endpoint::Direct(at) = runtime.start(&order()).await.unwrap().endpoint else { panic!() };
             assert!(at.ip().is_loopback() && seen.insert(at), "{at}");
         }
         assert_eq!(NoRuntime::own(ADDRESSES - 1).to_string(), "127.255.255.254:1024");
@@ -112,8 +113,8 @@ mod tests {
     async fn all_share_the_upstream_that_is_named() {
         let upstream = SocketAddr::from(([127, 0, 0, 1], 9000));
         let runtime = NoRuntime::new(Some(upstream));
-        assert_eq!(runtime.start(&order()).await.unwrap(), upstream);
-        assert_eq!(runtime.start(&order()).await.unwrap(), upstream);
+        assert_eq!(runtime.start(&order()).await.unwrap().endpoint, upstream.into());
+        assert_eq!(runtime.start(&order()).await.unwrap().endpoint, upstream.into());
     }
 
     #[tokio::test]

@@ -5,14 +5,14 @@
 
 pub mod memory;
 
-use std::net::SocketAddr;
 use std::time::Duration;
 
 use async_trait::async_trait;
 
 use crate::clock::Millis;
 use crate::instance::{
-    ClaimToken, ExtendRefused, Instance, InstanceId, Limits, NodeId, RateLimited, Refused, TemplateName,
+    ClaimToken, Endpoint, ExtendRefused, Instance, InstanceId, Limits, NodeId, RateLimited, Refused,
+    TemplateName,
 };
 
 /// A visitor as rate limits count them: an IPv4 address, or an IPv6 /64, in text.
@@ -131,7 +131,7 @@ pub trait Store: Send + Sync + 'static {
     async fn insert(&self, instance: Instance) -> Result<(), StoreError>;
 
     /// Warming to ready: last in the queue. `Unknown`, or `Refused` when it is not warming.
-    async fn offer(&self, id: &InstanceId, endpoint: SocketAddr) -> Result<Instance, StoreError>;
+    async fn offer(&self, id: &InstanceId, endpoint: Endpoint) -> Result<Instance, StoreError>;
 
     /// Gives one ready instance to one visitor: the longest-ready of `claim.node`, else the longest-ready of all.
     /// First the token is looked at, then the visitor's limits (`RateLimited` even when nothing is ready), then

@@ -3,14 +3,15 @@
 use std::fmt::Write as _;
 use std::time::Duration;
 
+use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::encoding::text::encode;
-use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue, LabelValueEncoder};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 
+use super::labels::{AcquireResult, HostKind, Outcome, ProvisionMethod, ReleaseReason, RouteOperation};
 use super::text_format::from_openmetrics;
 
 /// Seconds; from 50 µs, since an acquire takes microseconds, to the minutes of a cold start.
@@ -18,94 +19,6 @@ const BUCKETS: [f64; 20] = [
     50e-6, 100e-6, 250e-6, 500e-6, 1e-3, 2.5e-3, 5e-3, 10e-3, 25e-3, 50e-3, 100e-3, 250e-3, 500e-3, 1.0, 2.5,
     5.0, 10.0, 30.0, 60.0, 120.0,
 ];
-
-macro_rules! label {
-    ($(#[$doc:meta])* $name:ident { $($(#[$vdoc:meta])* $variant:ident = $text:literal),+ $(,)? }) => {
-        $(#[$doc])*
-        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-        pub enum $name { $($(#[$vdoc])* $variant),+ }
-        impl $name {
-            /// The label's text.
-            pub fn as_str(self) -> &'static str {
-                match self { $(Self::$variant => $text),+ }
-            }
-        }
-        impl EncodeLabelValue for $name {
-            fn encode(&self, encoder: &mut LabelValueEncoder<'_>) -> Result<(), std::fmt::Error> {
-                encoder.write_str(self.as_str())
-            }
-        }
-    };
-}
-
-label! {
-    /// How an acquire ended.
-    AcquireResult {
-        /// An instance was handed out.
-        Success = "success",
-        /// The visitor had had enough.
-        RateLimited = "rate_limited",
-        /// Nothing was ready in time.
-        PoolExhausted = "pool_exhausted",
-        /// Something of ours failed.
-        Error = "error",
-    }
-}
-label! {
-    /// Why an instance left its visitor or the pool.
-    ReleaseReason {
-        /// Given back.
-        Released = "released",
-        /// Its time ran out.
-        Expired = "expired",
-        /// It died.
-        Failed = "failed",
-        /// The server stopped, or the pool shrank.
-        Drained = "drained",
-    }
-}
-label! {
-    /// How an instance was made.
-    ProvisionMethod {
-        /// Started from nothing.
-        ColdStart = "cold_start",
-        /// Restored from a checkpoint.
-        CriuRestore = "criu_restore",
-    }
-}
-label! {
-    /// Whether something worked.
-    Outcome {
-        /// It did.
-        Success = "success",
-        /// It did not.
-        Error = "error",
-    }
-}
-label! {
-    /// What was done to the route table.
-    RouteOperation {
-        /// A host became known.
-        Add = "add",
-        /// Its lease changed or ended.
-        Update = "update",
-        /// A host was forgotten.
-        Remove = "remove",
-        /// The whole table was loaded anew.
-        Resync = "resync",
-    }
-}
-label! {
-    /// Whose host a request named.
-    HostKind {
-        /// The API and the pages.
-        Api = "api",
-        /// An instance.
-        Instance = "instance",
-        /// Nobody's.
-        Unknown = "unknown",
-    }
-}
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct TemplateLabel {
@@ -125,6 +38,11 @@ struct ReleaseLabels {
 struct ProvisionLabels {
     template: String,
     method: ProvisionMethod,
+    result: Outcome,
+}
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct BakeLabels {
+    template: String,
     result: Outcome,
 }
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -195,11 +113,14 @@ pub struct Metrics {
     acquisitions: Family<AcquireLabels, Counter>,
     releases: Family<ReleaseLabels, Counter>,
     provisions: Family<ProvisionLabels, Counter>,
+    bakes: Family<BakeLabels, Counter>,
     rate_limit_hits: Counter,
     health_checks: Family<OutcomeLabel, Counter>,
     route_operations: Family<RouteLabels, Counter>,
     acquisition_duration: Histogram,
     provision_duration: Durations<MethodLabel>,
+    restore_duration: Histogram,
+    bake_duration: Histogram,
     health_check_duration: Histogram,
     wait_for_ready_duration: Histogram,
     route_add_duration: Histogram,
@@ -239,6 +160,7 @@ impl Metrics {
         let acquisitions = register!("acquisitions", "Acquires by how they ended", Family::default());
         let releases = register!("releases", "Instances that ended, by reason", Family::default());
         let provisions = register!("provisions", "Instances made, by method and result", Family::default());
+        let bakes = register!("bakes", "Attempts to make a golden checkpoint", Family::default());
         let rate_limit_hits =
             register!("rate_limit_hits", "Acquires refused by a rate limit", Counter::default());
         let health_checks = register!("health_checks", "Ready checks by result", Family::default());
@@ -250,7 +172,10 @@ impl Metrics {
             "From nothing to ready",
             Durations::new_with_constructor(histogram as fn() -> Histogram)
         );
-        register!("criu_restore_duration_seconds", "From the snapshot to the task started", histogram());
+        let restore_duration =
+            register!("criu_restore_duration_seconds", "From the snapshot to the task started", histogram());
+        let bake_duration =
+            register!("bake_duration_seconds", "From nothing to a golden checkpoint", histogram());
         let health_check_duration =
             register!("health_check_duration_seconds", "One attempt of a ready check", histogram());
         let wait_for_ready_duration =
@@ -273,11 +198,14 @@ impl Metrics {
             acquisitions,
             releases,
             provisions,
+            bakes,
             rate_limit_hits,
             health_checks,
             route_operations,
             acquisition_duration,
             provision_duration,
+            restore_duration,
+            bake_duration,
             health_check_duration,
             wait_for_ready_duration,
             route_add_duration,
@@ -323,6 +251,19 @@ impl Metrics {
         if result == Outcome::Success {
             self.provision_duration.get_or_create(&MethodLabel { method }).observe(took.as_secs_f64());
         }
+    }
+
+    /// One attempt to make a golden checkpoint.
+    pub fn baked(&self, template: &str, result: Outcome, took: Duration) {
+        self.bakes.get_or_create(&BakeLabels { template: template.to_owned(), result }).inc();
+        if result == Outcome::Success {
+            self.bake_duration.observe(took.as_secs_f64());
+        }
+    }
+
+    /// The time from the order to the started task of one instance that was restored.
+    pub fn restored(&self, took: Duration) {
+        self.restore_duration.observe(took.as_secs_f64());
     }
 
     /// One attempt of a ready check.

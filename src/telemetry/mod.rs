@@ -1,11 +1,10 @@
 //! What an operator can see: log lines and metrics.
 
+mod labels;
 mod log;
 mod metrics;
 mod text_format;
 
+pub use labels::{AcquireResult, HostKind, Outcome, ProvisionMethod, ReleaseReason, RouteOperation};
 pub use log::init;
-pub use metrics::{
-    AcquireResult, Format, HostKind, Metrics, Outcome, ProvisionMethod, ReleaseReason, RequestLine,
-    RouteOperation,
-};
+pub use metrics::{Format, Metrics, RequestLine};

@@ -7,14 +7,12 @@ mod process;
 
 use std::any::Any;
 use std::collections::{BTreeMap, HashSet};
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::io::AsyncReadExt;
-use tokio::net::TcpStream;
 use tokio::time::timeout;
-use try_it_now::instance::{InstanceId, TemplateName};
+use try_it_now::instance::{Endpoint, InstanceId, TemplateName};
 use try_it_now::runtime::{App, Order, ResourceLimits, Runtime, RuntimeError};
 
 /// Longest time that anything may take here; met only by a failure.
@@ -81,10 +79,10 @@ impl Subject {
         }
     }
 
-    async fn start(&self, app: &App) -> (InstanceId, SocketAddr) {
+    async fn start(&self, app: &App) -> (InstanceId, Endpoint) {
         let order = order(app);
-        let address = within(self.runtime.start(&order)).await.unwrap();
-        (order.id, address)
+        let started = within(self.runtime.start(&order)).await.unwrap();
+        (order.id, started.endpoint)
     }
 }
 
@@ -100,7 +98,7 @@ fn app(command: &[&str]) -> App {
 fn order(app: &App) -> Order {
     let id = InstanceId::random(&TemplateName::new("sample").unwrap());
     let host = format!("{id}.localhost");
-    Order { url: format!("http://{host}:8080/"), host, id, app: Arc::new(app.clone()) }
+    Order { url: format!("http://{host}:8080/"), host, id, app: Arc::new(app.clone()), revision: 1 }
 }
 
 async fn within<F: Future>(future: F) -> F::Output {
@@ -121,9 +119,9 @@ async fn until<T>(what: &str, mut look: impl AsyncFnMut() -> Option<T>) -> T {
 }
 
 /// What the listening app says.
-async fn ask(address: SocketAddr) -> Option<String> {
+async fn ask(on: &Subject, endpoint: Endpoint) -> Option<String> {
     let mut text = String::new();
-    TcpStream::connect(address).await.ok()?.read_to_string(&mut text).await.ok()?;
+    on.runtime.connect(endpoint).await.ok()?.read_to_string(&mut text).await.ok()?;
     Some(text)
 }
 
@@ -135,24 +133,24 @@ async fn an_app_listens_at_its_address_and_knows_its_own(on: &Subject) {
     let mut app = on.apps.listening.clone();
     app.env.insert("EXTRA".to_owned(), "a b=c".to_owned());
     let order = order(&app);
-    let address = within(on.runtime.start(&order)).await.unwrap();
-    let text = until("it answers", async || ask(address).await).await;
+    let endpoint = within(on.runtime.start(&order)).await.unwrap().endpoint;
+    let text = until("it answers", async || ask(on, endpoint).await).await;
     assert_eq!(text.lines().collect::<Vec<_>>(), [order.id.as_str(), &order.url, &order.host, "a b=c"]);
     assert_eq!(on.runtime.list().await.unwrap(), [order.id]);
 }
 
 async fn an_id_that_runs_is_not_started_again(on: &Subject) {
     let order = order(&on.apps.listening);
-    let address = within(on.runtime.start(&order)).await.unwrap();
+    let endpoint = within(on.runtime.start(&order)).await.unwrap().endpoint;
     assert!(matches!(within(on.runtime.start(&order)).await, Err(RuntimeError::Start(_))));
-    until("it answers still", async || ask(address).await).await;
+    until("it answers still", async || ask(on, endpoint).await).await;
 }
 
 async fn a_stopped_instance_is_gone(on: &Subject) {
-    let (id, address) = on.start(&on.apps.listening).await;
-    until("it answers", async || ask(address).await).await;
+    let (id, endpoint) = on.start(&on.apps.listening).await;
+    until("it answers", async || ask(on, endpoint).await).await;
     within(on.runtime.stop(&id)).await.unwrap();
-    assert!(TcpStream::connect(address).await.is_err());
+    assert!(on.runtime.connect(endpoint).await.is_err());
     assert!(on.runtime.list().await.unwrap().is_empty());
     assert_eq!(on.runtime.logs(&id).await, None);
 }

@@ -1,9 +1,10 @@
 //! The pool on a stage: every fault at every step, and random lives against a model.
 
+mod bakes;
 mod faults;
 mod model;
-mod stage;
+pub(crate) mod stage;
 mod test_app;
-mod test_runtime;
+pub(super) mod test_runtime;
 mod test_store;
 mod world;

@@ -85,9 +85,9 @@ fn take(world: &mut World, step: &Step) {
 fn random_lives_keep_every_promise() {
     let cases = std::env::var("PROPTEST_CASES").ok().and_then(|cases| cases.parse().ok()).unwrap_or(100);
     let config = ProptestConfig { cases, failure_persistence: None, ..ProptestConfig::default() };
-    proptest!(config, |(steps in vec(step(), 1..40))| {
+    proptest!(config, |(bakes in any::<bool>(), steps in vec(step(), 1..40))| {
         let kept = NAMES.map(|name| (name, FIRST)).into();
-        let mut world = World::new(kept);
+        let mut world = World::new(kept, bakes);
         world.check();
         for step in &steps {
             take(&mut world, step);

@@ -1,5 +1,6 @@
 //! A pool whose store and runtime do as they are told.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -88,6 +89,15 @@ pub(super) fn pool(
         templates: kept,
         acquire_timeout: Duration::from_secs(2),
     })
+}
+
+/// A pool with a runtime all of whose instances are sealed, and reached at `app`.
+pub(crate) fn sealed_pool(app: SocketAddr) -> Arc<Pool> {
+    let clock = Clock::manual(START);
+    let runtime = Arc::new(TestRuntime::new(Some(app), Duration::ZERO));
+    let node = NodeId::parse("n").unwrap();
+    let kept = templates(vec![template("t", 1, 0, 1)]);
+    pool(&Arc::new(TestStore::new(clock.clone())), &runtime, &clock, &node, kept)
 }
 
 /// One template `t`, whose attempts are begun one by one.

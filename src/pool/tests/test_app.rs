@@ -24,6 +24,8 @@ pub(super) enum Manner {
 pub(super) struct TestApp {
     pub(super) endpoint: SocketAddr,
     manners: Arc<Mutex<HashMap<&'static str, Manner>>>,
+    /// The paths that were asked for.
+    pub(super) asked: Arc<Mutex<Vec<String>>>,
     /// Rung when a request came that will not be answered.
     pub(super) hanging: Arc<Notify>,
 }
@@ -34,6 +36,7 @@ impl TestApp {
         let app = Self {
             endpoint: listener.local_addr().unwrap(),
             manners: Arc::default(),
+            asked: Arc::default(),
             hanging: Arc::default(),
         };
         let serving = app.clone();
@@ -59,6 +62,7 @@ impl TestApp {
         }
         let head = String::from_utf8(head).unwrap();
         let path = head.split(' ').nth(1).unwrap();
+        self.asked.lock().push(path.to_owned());
         let manner = self.manners.lock().get(path).copied().unwrap_or(Manner::Fine);
         let status = match manner {
             Manner::Fine => "200 OK",

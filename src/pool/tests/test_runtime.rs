@@ -1,7 +1,7 @@
 //! A runtime whose instances are entries in a list, and whose faults are ordered.
 
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -9,8 +9,10 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 use tokio::sync::{Notify, mpsc};
 
-use crate::instance::InstanceId;
-use crate::runtime::{Exit, Order, Runtime, RuntimeError};
+use tokio::net::TcpStream;
+
+use crate::instance::{Endpoint, InstanceId};
+use crate::runtime::{App, Exit, Golden, Order, Runtime, RuntimeError, StartMethod, Started};
 
 /// What becomes of one start.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -24,7 +26,7 @@ pub(super) enum StartFault {
 }
 
 #[derive(Default)]
-pub(super) struct TestRuntime {
+pub(in crate::pool) struct TestRuntime {
     /// In the order of their starts.
     running: Mutex<Vec<InstanceId>>,
     listener: Mutex<Option<mpsc::UnboundedSender<Exit>>>,
@@ -37,6 +39,19 @@ pub(super) struct TestRuntime {
     /// So many stops fail.
     pub(super) bad_stops: AtomicUsize,
     pub(super) starts: AtomicUsize,
+    /// How each start was made that worked.
+    pub(super) methods: Mutex<Vec<StartMethod>>,
+    /// What a start from nothing takes beyond the others.
+    pub(super) cold_takes: Mutex<Duration>,
+    /// Whether it makes golden checkpoints.
+    pub(super) bakes: AtomicBool,
+    /// The revisions that it has one of, in the order of their making.
+    pub(super) baked: Mutex<Vec<u64>>,
+    /// So many bakes fail.
+    pub(super) bad_bakes: AtomicUsize,
+    pub(super) bakes_tried: AtomicUsize,
+    /// Whether the next bake never returns.
+    pub(super) bake_hangs: AtomicBool,
     /// Rung when a start hangs.
     pub(super) hanging: Notify,
     addresses: AtomicU32,
@@ -48,7 +63,7 @@ fn one_less(count: &AtomicUsize) -> bool {
 
 impl TestRuntime {
     /// All of whose apps listen at `app`; without it there are none to ask.
-    pub(super) fn new(app: Option<SocketAddr>, takes: Duration) -> Self {
+    pub(in crate::pool) fn new(app: Option<SocketAddr>, takes: Duration) -> Self {
         Self { app, takes, ..Self::default() }
     }
 
@@ -83,7 +98,7 @@ impl Runtime for TestRuntime {
         self.app.is_some()
     }
 
-    async fn start(&self, order: &Order) -> Result<SocketAddr, RuntimeError> {
+    async fn start(&self, order: &Order) -> Result<Started, RuntimeError> {
         self.starts.fetch_add(1, Ordering::SeqCst);
         if one_less(&self.bad_starts) {
             return Err(RuntimeError::Start("bad start".to_owned()));
@@ -95,7 +110,10 @@ impl Runtime for TestRuntime {
             Some(StartFault::Hang) | None => {}
         }
         let n = self.addresses.fetch_add(1, Ordering::SeqCst).to_be_bytes();
-        let at = self.app.unwrap_or_else(|| ([127, n[1], n[2], n[3]], 4000).into());
+        let endpoint = match self.app {
+            Some(app) => Endpoint::Sealed { namespace: u32::from_be_bytes(n), port: app.port() },
+            None => ([127, n[1], n[2], n[3]], 4000).into(),
+        };
         self.running.lock().push(order.id.clone());
         if fault == Some(StartFault::Hang) {
             self.hanging.notify_one();
@@ -104,7 +122,51 @@ impl Runtime for TestRuntime {
         if !self.takes.is_zero() {
             tokio::time::sleep(self.takes).await;
         }
-        Ok(at)
+        let how = match self.golden(order.revision, &order.app).await {
+            Golden::Present => StartMethod::Restored,
+            Golden::Missing | Golden::Never => StartMethod::Cold,
+        };
+        let cold_takes = *self.cold_takes.lock();
+        if how == StartMethod::Cold && !cold_takes.is_zero() {
+            tokio::time::sleep(cold_takes).await;
+        }
+        self.methods.lock().push(how);
+        Ok(Started { endpoint, how })
+    }
+
+    async fn connect(&self, endpoint: Endpoint) -> std::io::Result<TcpStream> {
+        match (endpoint, self.app) {
+            (Endpoint::Direct(address), _) => TcpStream::connect(address).await,
+            (Endpoint::Sealed { .. }, Some(app)) => TcpStream::connect(app).await,
+            (Endpoint::Sealed { .. }, None) => Err(std::io::ErrorKind::Unsupported.into()),
+        }
+    }
+
+    async fn golden(&self, revision: u64, _: &App) -> Golden {
+        match self.bakes.load(Ordering::SeqCst) {
+            false => Golden::Never,
+            true if self.baked.lock().contains(&revision) => Golden::Present,
+            true => Golden::Missing,
+        }
+    }
+
+    async fn bake(&self, id: &InstanceId, revision: u64, _: &App) -> Result<(), RuntimeError> {
+        self.bakes_tried.fetch_add(1, Ordering::SeqCst);
+        if one_less(&self.bad_bakes) {
+            return Err(RuntimeError::Exhausted("disk"));
+        }
+        if self.bake_hangs.swap(false, Ordering::SeqCst) {
+            self.hanging.notify_one();
+            std::future::pending::<()>().await;
+        }
+        if !self.takes.is_zero() {
+            tokio::time::sleep(self.takes).await;
+        }
+        if !self.end(id) {
+            return Err(RuntimeError::Start(format!("{id} does not run")));
+        }
+        self.baked.lock().push(revision);
+        Ok(())
     }
 
     async fn stop(&self, id: &InstanceId) -> Result<(), RuntimeError> {

@@ -1,7 +1,6 @@
 //! The embedded store with a line to it that can be cut: before a question, or before its answer.
 
 use std::collections::HashMap;
-use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
@@ -10,7 +9,7 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 
 use crate::clock::{Clock, Millis};
-use crate::instance::{Instance, InstanceId, NodeId, TemplateName};
+use crate::instance::{Endpoint, Instance, InstanceId, NodeId, TemplateName};
 use crate::store::memory::MemoryStore;
 use crate::store::{Claim, Claimed, Counts, Cursor, RouteEvents, Store, StoreError};
 
@@ -83,7 +82,7 @@ impl Store for TestStore {
     async fn insert(&self, instance: Instance) -> Result<(), StoreError> {
         self.line("insert", self.inner.insert(instance)).await
     }
-    async fn offer(&self, id: &InstanceId, endpoint: SocketAddr) -> Result<Instance, StoreError> {
+    async fn offer(&self, id: &InstanceId, endpoint: Endpoint) -> Result<Instance, StoreError> {
         self.line("offer", self.inner.offer(id, endpoint)).await
     }
     async fn claim(&self, claim: &Claim) -> Result<Claimed, StoreError> {

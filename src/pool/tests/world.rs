@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -149,10 +150,11 @@ impl Desk {
 }
 
 impl World {
-    pub(super) fn new(kept: HashMap<&'static str, Kept>) -> Self {
+    pub(super) fn new(kept: HashMap<&'static str, Kept>, bakes: bool) -> Self {
         let clock = Clock::manual(START);
         let store = Arc::new(TestStore::new(clock.clone()));
         let runtime = Arc::new(TestRuntime::new(None, TAKES));
+        runtime.bakes.store(bakes, Ordering::SeqCst);
         let node = NodeId::parse("n").unwrap();
         let server = start(&clock, &store, &runtime, &node, &kept);
         let desk = Desk {
@@ -470,10 +472,7 @@ impl World {
                 .map_or(0, |kept| kept.target.min(kept.max.saturating_sub(of("assigned"))));
             assert_eq!((of("ready"), of("warming")), (expected, 0), "{name} is full");
             if let Some(keeper) = self.server.pool.keepers.get(name) {
-                assert_eq!(
-                    (keeper.line.len(), keeper.making.load(std::sync::atomic::Ordering::SeqCst)),
-                    (0, 0)
-                );
+                assert_eq!((keeper.line.len(), keeper.making.load(Ordering::SeqCst)), (0, 0));
             }
         }
         self.most = self.kept.iter().map(|(name, kept)| (*name, kept.max)).collect();

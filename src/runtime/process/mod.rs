@@ -33,7 +33,6 @@ use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::ffi::OsString;
 use std::io;
-use std::net::SocketAddr;
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -47,7 +46,7 @@ use tokio::sync::{mpsc, oneshot};
 use self::keeper::{Keeper, StopReply};
 use self::log::Log;
 use self::ports::Ports;
-use super::{Exit, Order, Runtime, RuntimeError};
+use super::{Exit, Order, Runtime, RuntimeError, StartMethod, Started};
 use crate::instance::{InstanceId, NodeId};
 use crate::task;
 
@@ -136,7 +135,7 @@ impl Runtime for ProcessRuntime {
         "process"
     }
 
-    async fn start(&self, order: &Order) -> Result<SocketAddr, RuntimeError> {
+    async fn start(&self, order: &Order) -> Result<Started, RuntimeError> {
         let log = Arc::new(Log::new(self.shared.settings.log_limit));
         let (stops, orders_to_stop) = mpsc::unbounded_channel();
         match self.shared.running.lock().entry(order.id.clone()) {
@@ -147,7 +146,9 @@ impl Runtime for ProcessRuntime {
         let (reply, started) = oneshot::channel();
         // A task, so that a caller who loses patience leaves nothing half done.
         task::spawn("keep an instance", keeper.keep(reply));
-        started.await.unwrap_or_else(|_| Err(RuntimeError::Start("its keeper ended".to_owned())))
+        let address =
+            started.await.unwrap_or_else(|_| Err(RuntimeError::Start("its keeper ended".to_owned())))?;
+        Ok(Started { endpoint: address.into(), how: StartMethod::Cold })
     }
 
     async fn stop(&self, id: &InstanceId) -> Result<(), RuntimeError> {

@@ -22,7 +22,6 @@ mod usages;
 mod tests;
 
 use std::collections::HashMap;
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -33,7 +32,7 @@ use self::route_log::{BATCH, RouteLog};
 use self::shelf::Shelf;
 use super::{Claim, Claimed, Counts, Cursor, RouteChange, RouteEvents, Store, StoreError};
 use crate::clock::{Clock, Millis};
-use crate::instance::{Instance, InstanceId, Life, NodeId, TemplateName};
+use crate::instance::{Endpoint, Instance, InstanceId, Life, NodeId, TemplateName};
 
 /// Route events kept for followers that lag behind.
 pub const ROUTE_EVENTS: usize = 65_536;
@@ -144,7 +143,7 @@ impl Store for MemoryStore {
         shelves.get_or_insert_with(template, Arc::default).lock().insert(instance)
     }
 
-    async fn offer(&self, id: &InstanceId, endpoint: SocketAddr) -> Result<Instance, StoreError> {
+    async fn offer(&self, id: &InstanceId, endpoint: Endpoint) -> Result<Instance, StoreError> {
         self.at(id, |shelf, now| shelf.offer(id, endpoint, now, &self.log))
     }
 

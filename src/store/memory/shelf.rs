@@ -1,7 +1,6 @@
 //! All that the store knows of one template. Plain data behind one lock; `now` is an argument.
 
 use std::collections::BTreeSet;
-use std::net::SocketAddr;
 use std::time::Duration;
 
 use super::claims::{Claims, Fate};
@@ -10,7 +9,7 @@ use super::records::{Records, Slot};
 use super::route_log::RouteLog;
 use super::usages::Usages;
 use crate::clock::Millis;
-use crate::instance::{ExtendRefused, Instance, InstanceId, Life, RETENTION, Refused, check_step};
+use crate::instance::{Endpoint, ExtendRefused, Instance, InstanceId, Life, RETENTION, Refused, check_step};
 use crate::store::{Claim, Claimed, Counts, Cursor, RouteChange, StoreError};
 
 /// Each claim makes at most one usage and one token; it drops up to this many stale ones, so memory is bounded
@@ -71,7 +70,7 @@ impl Shelf {
         Ok(())
     }
 
-    pub(super) fn offer(&mut self, id: &InstanceId, at: SocketAddr, now: Millis, log: &RouteLog) -> Stepped {
+    pub(super) fn offer(&mut self, id: &InstanceId, at: Endpoint, now: Millis, log: &RouteLog) -> Stepped {
         let (slot, it) = self.known(id)?;
         let offered = it.clone().seen_at(now).offered(at)?;
         self.replace(slot, offered.clone(), now, log);

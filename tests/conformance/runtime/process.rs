@@ -14,7 +14,7 @@ use std::{env, fs};
 
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::io::{AsyncBufReadExt, BufReader};
-use try_it_now::instance::{InstanceId, NodeId};
+use try_it_now::instance::{Endpoint, InstanceId, NodeId};
 use try_it_now::runtime::process::{LOG_LIMIT, ProcessRuntime, Settings};
 use try_it_now::runtime::{App, ResourceLimits, Runtime, RuntimeError};
 

@@ -1,11 +1,10 @@
 //! The rules of a store once more, as plainly as they can be written: lists, searched from end to end.
 
-use std::net::SocketAddr;
 use std::time::Duration;
 
 use try_it_now::clock::Millis;
 use try_it_now::instance::{
-    ClaimToken, Ending, ExtendRefused, Instance, InstanceId, Life, Limits, RateLimited, Refused,
+    ClaimToken, Ending, Endpoint, ExtendRefused, Instance, InstanceId, Life, Limits, RateLimited, Refused,
 };
 use try_it_now::store::{Claim, Claimed, Quota, StoreError, Visitor};
 
@@ -16,8 +15,8 @@ const DAY: Duration = Duration::from_secs(24 * 3600);
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum State {
     Warming,
-    Ready(SocketAddr),
-    Assigned { at: SocketAddr, token: ClaimToken, from: Millis, until: Millis },
+    Ready(Endpoint),
+    Assigned { at: Endpoint, token: ClaimToken, from: Millis, until: Millis },
     Expired { token: ClaimToken, from: Millis, until: Millis, ended: Millis, failed: bool },
 }
 
@@ -120,7 +119,7 @@ impl Plain {
         Ok(())
     }
 
-    pub(crate) fn offer(&mut self, id: &InstanceId, at: SocketAddr) -> Result<View, StoreError> {
+    pub(crate) fn offer(&mut self, id: &InstanceId, at: Endpoint) -> Result<View, StoreError> {
         match self.find(id)?.state {
             State::Warming => Ok(self.put(id, Some(State::Ready(at)))),
             other => refused(name(&other), "be offered"),

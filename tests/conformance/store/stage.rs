@@ -1,14 +1,13 @@
 //! A store with hands to work it, and eyes on its invariants.
 
 use std::collections::HashMap;
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use try_it_now::clock::Millis;
 use try_it_now::instance::{
-    ClaimToken, Instance, InstanceId, Life, Limits, NodeId, TemplateName, check, check_step,
+    ClaimToken, Endpoint, Instance, InstanceId, Life, Limits, NodeId, TemplateName, check, check_step,
 };
 use try_it_now::store::{
     Claim, Claimed, Counts, Cursor, RouteChange, RouteEvents, Store, StoreError, Visitor,
@@ -88,7 +87,7 @@ impl Stage {
     }
 
     /// One that no other instance has.
-    pub(crate) fn endpoint(&self) -> SocketAddr {
+    pub(crate) fn endpoint(&self) -> Endpoint {
         // Shared by all stages: several may work on one store.
         static LAST: AtomicU32 = AtomicU32::new(0);
         let [_, a, b, c] = LAST.fetch_add(1, Ordering::Relaxed).to_be_bytes();

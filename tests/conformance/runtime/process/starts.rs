@@ -9,7 +9,9 @@ async fn the_environment_is_what_is_promised_and_nothing_else() {
     app.env
         .extend([("COLOUR", "blue"), ("PORT", "1"), ("LANG", "C.UTF-8")].map(|(k, v)| (k.into(), v.into())));
     let order = order(&app);
-    let address = within(host.runtime.start(&order)).await.unwrap();
+    let Endpoint::Direct(address) = within(host.runtime.start(&order)).await.unwrap().endpoint else {
+        panic!("it is sealed")
+    };
     let words = ready(&host.runtime, &order.id).await;
     let seen: BTreeSet<&str> = words.lines().collect();
     let folder = host.settings.work.join(order.id.as_str());

@@ -1,0 +1,55 @@
+//! Where an instance's app listens.
+
+use std::fmt;
+use std::net::SocketAddr;
+
+use serde::{Deserialize, Serialize};
+
+/// Where an instance's app listens. Two instances of one node that live at the same time never share one.
+///
+/// Only its runtime can tell how to reach it (`Runtime::connect`): the addresses inside of sealed instances are all
+/// the same.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Endpoint {
+    /// An address of this host that anybody here may connect to.
+    Direct(SocketAddr),
+    /// 127.0.0.1 in a network namespace that this server holds open.
+    Sealed {
+        /// The server's number for the namespace; no other has it in the life of this process.
+        namespace: u32,
+        /// The port in there.
+        port: u16,
+    },
+}
+
+impl<A: Into<SocketAddr>> From<A> for Endpoint {
+    fn from(address: A) -> Self {
+        Endpoint::Direct(address.into())
+    }
+}
+
+impl fmt::Display for Endpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Endpoint::Direct(address) => write!(f, "{address}"),
+            Endpoint::Sealed { namespace, port } => write!(f, "port {port} in network namespace {namespace}"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_endpoint_says_where_it_is_and_reads_back_from_json_unchanged() {
+        let direct = Endpoint::from(SocketAddr::from(([127, 0, 0, 1], 8080)));
+        let sealed = Endpoint::Sealed { namespace: 7, port: 80 };
+        for (endpoint, text) in [(direct, "127.0.0.1:8080"), (sealed, "port 80 in network namespace 7")] {
+            assert_eq!(endpoint.to_string(), text);
+            let json = serde_json::to_string(&endpoint).unwrap();
+            assert_eq!(serde_json::from_str::<Endpoint>(&json).unwrap(), endpoint);
+        }
+    }
+}
