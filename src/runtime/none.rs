@@ -92,8 +92,7 @@ mod tests {
 
     fn order() -> Order {
         let id = InstanceId::random(&TemplateName::new("t").unwrap());
-        let app = App { command: vec![], env: Default::default(), files: None, limits: Default::default() };
-        Order { id, url: String::new(), host: String::new(), app: Arc::new(app) }
+        Order { id, url: String::new(), host: String::new(), app: Arc::new(App::default()) }
     }
 
     #[tokio::test]
