@@ -31,7 +31,9 @@ pub(super) async fn examine(address: &Path, needed: bool) -> (Vec<Finding>, Daem
         Err(_) => Err(io::ErrorKind::TimedOut.into()),
     };
     let reached = connected.as_ref().map(|_| ()).map_err(ToString::to_string);
-    let daemon = connected.ok().and_then(|stream| stream.peer_cred().ok()?.pid()).map(Daemon::of);
+    let daemon = connected.ok().and_then(|stream| stream.peer_cred().ok()?.pid());
+    // One in a process namespace that we do not see has the number 0.
+    let daemon = daemon.filter(|pid| *pid > 0).map(Daemon::of);
     let daemon = daemon.unwrap_or_else(|| Daemon { pid: None, path: own_path() });
     let program = daemon.program();
     let said = match &program {
@@ -104,7 +106,7 @@ fn judge_runc(said: Option<&Ended>, reached: bool, needed: bool) -> Finding {
     match said {
         Some(Ended::Well(said)) => Finding::ok(CHECK, first_line(said)),
         Some(Ended::Badly(why)) => Finding::missing(CHECK, needed, format!("does not run: {why}"), REMEDY),
-        None => Finding::missing(CHECK, needed && !reached, "not found in containerd's PATH", REMEDY),
+        None => Finding::missing(CHECK, needed && !reached, "not found in PATH", REMEDY),
     }
 }
 

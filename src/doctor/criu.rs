@@ -23,8 +23,12 @@ pub(super) async fn examine(daemon: &Daemon, kernel: &str) -> Vec<Finding> {
 }
 
 fn absent() -> Finding {
-    let found = "not found in containerd's PATH: containers start cold, every time";
-    Finding::warning(CHECK, found, "install criu, or set CRIU_ENABLED=false")
+    let found = "not found in PATH: containers start cold, every time";
+    Finding::warning(
+        CHECK,
+        found,
+        "install criu where containerd finds it (its PATH), or set CRIU_ENABLED=false",
+    )
 }
 
 fn judge_version(said: &Ended, kernel: Option<(u32, u32)>) -> Finding {
