@@ -26,7 +26,7 @@ use try_it_now::instance::{ClaimToken, Endpoint, Instance, InstanceId, Limits, N
 use try_it_now::pool::{self, Pool};
 use try_it_now::request::{Hosts, Side};
 use try_it_now::routes::{Found, RouteTable};
-use try_it_now::runtime::{App, Exit, Order, ResourceLimits, Runtime, RuntimeError, StartMethod, Started};
+use try_it_now::runtime::{App, Exit, Order, Runtime, RuntimeError, StartMethod, Started};
 use try_it_now::server::head;
 use try_it_now::store::memory::MemoryStore;
 use try_it_now::store::{Claim, Claimed, RouteChange, Store, Visitor};
@@ -222,12 +222,7 @@ impl Runtime for Nothing {
 
 /// One template, whose visitors are limited or not.
 fn kept(rate_limit: Limits) -> Templates {
-    let app = App {
-        command: vec!["app".to_owned()],
-        env: Default::default(),
-        files: None,
-        limits: ResourceLimits::default(),
-    };
+    let app = App { command: vec!["app".to_owned()], ..App::default() };
     let pool = PoolSizes {
         target: 10,
         min: 0,

@@ -49,6 +49,9 @@ pub mod runtime;
 /// What the operator wants.
 pub mod config;
 
+/// What this host can do for it.
+pub mod doctor;
+
 /// The present.
 pub mod clock;
 

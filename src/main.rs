@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use try_it_now::{config, runtime, sample_app, server, telemetry};
+use try_it_now::{config, doctor, runtime, sample_app, server, telemetry};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -28,6 +28,15 @@ enum Command {
         #[arg(long, value_name = "FILE")]
         config: Option<PathBuf>,
     },
+    /// Say what this host can do, and whether the configured mode works (exit status 0) or not (1)
+    Doctor {
+        /// The file of templates, as for serve
+        #[arg(long, value_name = "FILE")]
+        config: Option<PathBuf>,
+        /// Say it in JSON: an array of objects with check, verdict, found and remedy
+        #[arg(long)]
+        json: bool,
+    },
     /// Run the built-in guest book, as an instance does: HOST, PORT and INSTANCE_ID come from the environment
     SampleApp,
 }
@@ -39,6 +48,7 @@ fn main() -> ExitCode {
     }
     match Cli::parse().command.unwrap_or(Command::Serve { config: None }) {
         Command::Serve { config } => serve(config),
+        Command::Doctor { config, json } => examine(config, json),
         Command::SampleApp => sample(),
     }
 }
@@ -59,6 +69,27 @@ fn serve(file: Option<PathBuf>) -> ExitCode {
         tracing::warn!("{warning}");
     }
     run(tokio::runtime::Builder::new_multi_thread(), server::app::serve(config, file, own_program))
+}
+
+fn examine(file: Option<PathBuf>, json: bool) -> ExitCode {
+    use std::io::Write;
+    let own_program = std::env::current_exe().unwrap_or_else(|_| "try-it-now".into());
+    let config = match config::read(file.as_deref(), &own_program) {
+        Ok(config) => config,
+        Err(mistakes) => return fail(USAGE, &mistakes.to_string()),
+    };
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return fail(1, &format!("cannot start: {error}")),
+    };
+    let findings = runtime.block_on(doctor::examine(&config));
+    // A name that is still being looked up must not hold up the end.
+    runtime.shutdown_background();
+    let told = if json { doctor::json(&findings) } else { doctor::text(&findings) };
+    if let Err(error) = std::io::stdout().write_all(told.as_bytes()) {
+        return fail(1, &error.to_string());
+    }
+    if doctor::works(&findings) { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
 fn sample() -> ExitCode {

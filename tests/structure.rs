@@ -10,8 +10,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Who may know whom. A name of two parts is a backend, or one item of a module that is else unknown.
-const MAY_KNOW: [(&str, &str); 20] = [
-    ("main", "config runtime sample_app server telemetry"),
+const MAY_KNOW: [(&str, &str); 21] = [
+    ("main", "config doctor runtime sample_app server telemetry"),
     // A request, in order.
     ("server", "proxy api pool routes runtime request instance config clock task telemetry"),
     ("proxy", "api pool routes store pages request instance config clock task telemetry"),
@@ -30,6 +30,7 @@ const MAY_KNOW: [(&str, &str); 20] = [
     ("instance", "clock"),
     // Known to all, and knowing little.
     ("telemetry", "config store::Counts"),
+    ("doctor", "config instance"),
     ("config", "runtime instance"),
     ("html", ""),
     ("task", ""),

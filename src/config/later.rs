@@ -1,5 +1,5 @@
-//! The variables of parts that this build lacks: the stores and queues other than the embedded ones, containers,
-//! databases for instances. Their values are checked all the same, so that a mistake in them shows today.
+//! The variables of parts that this build lacks: the stores and queues other than the embedded ones, databases
+//! for instances. Their values are checked all the same, so that a mistake in them shows today.
 
 use super::env::Variables;
 
@@ -12,8 +12,6 @@ pub struct Later {
     pub nats_stream_name: String,
     /// How many tasks of that stream one server works on at a time.
     pub nats_worker_count: usize,
-    /// Whether to restore checkpoints where a template has one.
-    pub criu_enabled: bool,
     /// The port of the database server for instances.
     pub ps_db_port: u16,
 }
@@ -34,14 +32,12 @@ impl Later {
         if !set.is_empty() {
             warnings.push(format!("{} ignored: databases for instances are not built yet", set.join(", ")));
         }
-        let yes_or_no = [("true", true), ("false", false), ("1", true), ("0", false)];
         Self {
             valkey_db: env.number("VALKEY_DB", 0, 65_535).map_or(0, |n| n as u32),
             nats_stream_name: env
                 .get("NATS_STREAM_NAME", stream_name)
                 .unwrap_or_else(|| "PROVISIONING".to_owned()),
             nats_worker_count: env.number("NATS_WORKER_COUNT", 1, 10_000).map_or(3, |n| n as usize),
-            criu_enabled: env.word("CRIU_ENABLED", &yes_or_no).unwrap_or(true),
             ps_db_port: env.number("PS_DB_PORT", 1, 65_535).map_or(3306, |n| n as u16),
         }
     }

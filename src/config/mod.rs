@@ -16,6 +16,7 @@ mod secret;
 mod section;
 mod server;
 mod template;
+mod template_app;
 mod template_file;
 mod templates;
 mod trusted;
@@ -96,6 +97,8 @@ impl Config {
         let server = Server::read(&mut env, &mut warnings);
         let log = log(&mut env);
         let runtime = Runtime::read(&mut env);
+        let containers = runtime::containers(&env);
+        let image = runtime::image(&mut env, containers, file.is_some(), &mut warnings);
         let later = Later::read(&mut env, &mut warnings);
         let api_key = env.text("API_KEY").and_then(|key| api_key(&mut env, key));
         let acquire_timeout =
@@ -110,12 +113,16 @@ impl Config {
 
         let mut mistakes = env.mistakes;
         let list = match file {
-            None => vec![templates::built_in(own_program, &defaults, &admin_path)],
+            None => vec![match image {
+                Some(image) => templates::of_image(image, &defaults, &admin_path),
+                None => templates::built_in(own_program, &defaults, &admin_path),
+            }],
             Some((file, text)) => {
                 let context = template_file::Context {
                     file,
                     own_program,
                     defaults: &defaults,
+                    containers,
                     admin_path: &admin_path,
                 };
                 let (list, wrong) = template_file::read(text, &context);

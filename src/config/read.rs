@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf, absolute};
 use super::env::Environment;
 use super::mistakes::{Mistake, Mistakes};
 use super::{Config, Server};
+use crate::runtime::Image;
 
 /// Reads the configuration of this process, with a file of templates when one is named. `own_program` is the path
 /// of this program, found once: after an upgrade the system no longer knows it. Call again to read the file anew.
@@ -55,25 +56,43 @@ fn text_of(path: &Path) -> io::Result<(PathBuf, String)> {
 fn missing(config: &Config, file: Option<&Path>) -> Vec<Mistake> {
     let mut missing = tls_files(&config.server);
     for template in config.templates.iter() {
-        let Some(folder) = &template.app.files else { continue };
-        if let Err(wrong) = std::fs::read_dir(folder) {
+        if let Some(folder) = &template.app.files
+            && let Err(wrong) = std::fs::read_dir(folder)
+        {
             let key = format!("templates.{}.files", template.name);
             let wrong = format!("{}: {wrong}", folder.display());
             let right = "name a folder, relative to the file";
             missing.extend(file.map(|file| Mistake::in_file(file, None, key, wrong, right)));
         }
+        if let Some(Image::Tar(archive)) = &template.app.image
+            && let Err(wrong) = open_file(archive)
+        {
+            let wrong = format!("{}: {wrong}", archive.display());
+            let right = "name an OCI archive that this user may read";
+            missing.push(match file {
+                Some(file) => {
+                    let key = format!("templates.{}.image", template.name);
+                    Mistake::in_file(file, None, key, wrong, right)
+                }
+                None => Mistake::in_variable("CONTAINER_IMAGE", wrong, right),
+            });
+        }
     }
     missing
+}
+
+/// Whether it is a file that can be read.
+fn open_file(path: &Path) -> io::Result<()> {
+    match std::fs::File::open(path)?.metadata()?.is_file() {
+        true => Ok(()),
+        false => Err(io::Error::from(io::ErrorKind::InvalidInput)),
+    }
 }
 
 fn tls_files(server: &Server) -> Vec<Mistake> {
     let Some(tls) = &server.tls else { return Vec::new() };
     let unreadable = |(name, path): (&str, &Path)| {
-        let open = std::fs::File::open(path).and_then(|file| match file.metadata()?.is_file() {
-            true => Ok(()),
-            false => Err(io::Error::from(io::ErrorKind::InvalidInput)),
-        });
-        let wrong = format!("{}: {}", path.display(), open.err()?);
+        let wrong = format!("{}: {}", path.display(), open_file(path).err()?);
         Some(Mistake::in_variable(name, wrong, "name a PEM file that this user may read"))
     };
     [("TLS_CERT", tls.cert.as_path()), ("TLS_KEY", tls.key.as_path())]
@@ -101,6 +120,19 @@ mod tests {
         );
         let told: Vec<_> = missing(&config, Some(Path::new("t.toml"))).into_iter().map(|m| m.at).collect();
         assert_eq!(told, ["TLS_KEY", "templates.a.files"]);
+    }
+
+    #[test]
+    fn an_archive_that_is_not_there_is_told() {
+        let manifest = Path::new(env!("CARGO_MANIFEST_DIR"));
+        let text = format!(
+            "[templates.a]\nimage = 'oci:{0}/Cargo.toml'\n[templates.b]\nimage = 'oci:{0}'\n\
+             [templates.c]\nimage = 'oci:gone.tar'\n",
+            manifest.display()
+        );
+        let config = load(&[("CONTAINER_MODE", Path::new("containerd"))], &text);
+        let told: Vec<_> = missing(&config, Some(Path::new("t.toml"))).into_iter().map(|m| m.at).collect();
+        assert_eq!(told, ["templates.b.image", "templates.c.image"]);
     }
 
     #[test]

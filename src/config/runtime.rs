@@ -3,16 +3,25 @@
 #[cfg(feature = "runtime-none")]
 use std::net::SocketAddr;
 use std::ops::RangeInclusive;
+use std::path::{Path, PathBuf};
 
 use super::env::Variables;
+use crate::runtime::Image;
 
-/// Which runtime, and the ports that it may give out.
+/// Most bytes that the address of a socket has room for.
+const LONGEST_SOCKET: usize = 107;
+
+/// Which runtime, and what each of them needs.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Runtime {
     /// Which one.
     pub mode: RuntimeMode,
     /// The ports for instances on this host; never empty.
     pub ports: RangeInclusive<u16>,
+    /// containerd's socket, an absolute path.
+    pub containerd_address: PathBuf,
+    /// Whether containers are restored from checkpoints where the host can do it.
+    pub criu_enabled: bool,
     /// Where instances that are records only are all said to listen (`CONTAINER_NONE_ENDPOINT`); `None` gives
     /// each an address of its own.
     #[cfg(feature = "runtime-none")]
@@ -24,6 +33,8 @@ pub struct Runtime {
 pub enum RuntimeMode {
     /// An instance is a child process.
     Process,
+    /// An instance is a container.
+    Containerd,
     /// An instance is a record only.
     #[cfg(feature = "runtime-none")]
     None,
@@ -31,16 +42,7 @@ pub enum RuntimeMode {
 
 impl Runtime {
     pub(super) fn read(env: &mut Variables<'_>) -> Self {
-        let wanted = env.text("CONTAINER_MODE");
         let mode = env.get("CONTAINER_MODE", mode);
-        // Where the mode is at fault, an image is one less thing to unset.
-        if env.text("CONTAINER_IMAGE").is_some() && (mode.is_some() || wanted.is_none()) {
-            env.wrong(
-                "CONTAINER_IMAGE",
-                "an image needs containers, which this build cannot run yet",
-                "unset it, and describe the app by its command in a file of templates (serve --config FILE)",
-            );
-        }
         let start = env.number("CONTAINER_PORT_RANGE_START", 1, 65_535).unwrap_or(32_000) as u16;
         let end = env.number("CONTAINER_PORT_RANGE_END", 1, 65_535).unwrap_or(32_999) as u16;
         if start > end {
@@ -50,9 +52,14 @@ impl Runtime {
                 "set both so that the range holds a port",
             );
         }
+        let yes_or_no = [("true", true), ("false", false), ("1", true), ("0", false)];
         Self {
             mode: mode.unwrap_or(RuntimeMode::Process),
             ports: start..=end,
+            containerd_address: env
+                .get("CONTAINERD_ADDRESS", socket)
+                .unwrap_or_else(|| "/run/containerd/containerd.sock".into()),
+            criu_enabled: env.word("CRIU_ENABLED", &yes_or_no).unwrap_or(true),
             #[cfg(feature = "runtime-none")]
             none_endpoint: env.get("CONTAINER_NONE_ENDPOINT", |text| {
                 text.parse().map_err(|_| "write an address and a port")
@@ -61,16 +68,66 @@ impl Runtime {
     }
 }
 
+/// Whether instances are containers; `None` when CONTAINER_MODE is a mistake, and nothing follows from it.
+pub(super) fn containers(env: &Variables<'_>) -> Option<bool> {
+    match env.text("CONTAINER_MODE").map(mode) {
+        None => Some(false),
+        Some(Ok(mode)) => Some(mode == RuntimeMode::Containerd),
+        Some(Err(_)) => None,
+    }
+}
+
+/// The image of the one template of a server without a file (`has_file`).
+pub(super) fn image(
+    env: &mut Variables<'_>,
+    containers: Option<bool>,
+    has_file: bool,
+    warnings: &mut Vec<String>,
+) -> Option<Image> {
+    const NAME: &str = "CONTAINER_IMAGE";
+    match (containers?, env.text(NAME).is_some()) {
+        (false, false) => {}
+        (true, false) if has_file => {}
+        (false, true) => {
+            env.wrong(NAME, "an image needs containers", "set CONTAINER_MODE=containerd, or unset it");
+        }
+        (true, false) => env.wrong(
+            NAME,
+            "it is not set, and no file of templates names an image to run",
+            "set it, or describe the apps in a file (serve --config FILE)",
+        ),
+        (true, true) => {
+            let image = env.get(NAME, |text| match Image::parse(text, Path::new("")) {
+                Ok(Image::Tar(path)) if !path.is_absolute() => Err("write oci: and an absolute path"),
+                read => read,
+            });
+            if !has_file {
+                return image;
+            }
+            warnings.push(format!("{NAME} is ignored: the file of templates says what to run"));
+        }
+    }
+    None
+}
+
 fn mode(text: &str) -> Result<RuntimeMode, &'static str> {
     match text {
         "process" => Ok(RuntimeMode::Process),
+        "containerd" => Ok(RuntimeMode::Containerd),
         #[cfg(feature = "runtime-none")]
         "none" => Ok(RuntimeMode::None),
-        "containerd" => Err("this build has no containerd runtime yet: set process or unset it"),
-        "docker" | "podman" => Err(
-            "images run under containerd in place of docker and podman, which this build cannot do yet: until it \
-             can, set process and describe the app by its command in a file of templates (serve --config FILE)",
-        ),
-        _ => Err("set process or unset it"),
+        "docker" | "podman" => {
+            Err("images run under containerd in place of docker and podman: set containerd, \
+                                    and CONTAINERD_ADDRESS to its socket (docker brings one)")
+        }
+        _ => Err("set process or containerd, or unset it"),
     }
+}
+
+fn socket(text: &str) -> Result<PathBuf, &'static str> {
+    let path = text.strip_prefix("unix://").unwrap_or(text);
+    let fine = path.starts_with('/') && path.len() <= LONGEST_SOCKET && !path.contains('\0');
+    fine.then(|| PathBuf::from(path)).ok_or(
+        "write the absolute path of its socket, of at most 107 bytes, with or without unix:// before it",
+    )
 }

@@ -158,14 +158,14 @@ impl<'t> Section<'t> {
         self.read(key, right, |value| whole(value).filter(|n| (least..=most).contains(n)))
     }
 
-    /// A number from 0 to 1.
-    pub(super) fn fraction(&mut self, key: &'static str) -> Option<f64> {
-        self.read(key, "write a number from 0 to 1", |value| {
+    /// A number in a range, with or without a fraction.
+    pub(super) fn decimal(&mut self, key: &'static str, least: f64, most: f64) -> Option<f64> {
+        self.read(key, format!("write a number from {least} to {most}"), |value| {
             let number = match value {
                 DeValue::Float(float) => float.as_str().parse().ok(),
                 value => whole(value).map(|n| n as f64),
             };
-            number.filter(|n| (0.0..=1.0).contains(n))
+            number.filter(|n| (least..=most).contains(n))
         })
     }
 

@@ -103,14 +103,10 @@ fn fnv1a(bytes: &[u8]) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::runtime::{Image, ResourceLimits};
 
     fn app(argument: &str) -> App {
-        App {
-            command: vec!["app".to_owned(), argument.to_owned()],
-            env: Default::default(),
-            files: None,
-            limits: Default::default(),
-        }
+        App { command: vec!["app".to_owned(), argument.to_owned()], ..App::default() }
     }
 
     #[test]
@@ -119,6 +115,11 @@ mod tests {
         let first = revision(&app("a"), &ready, &[]);
         assert_eq!(revision(&app("a"), &ready, &[]), first);
         assert_ne!(revision(&app("b"), &ready, &[]), first);
+        let image = Some(Image::Reference("docker.io/library/a:1".to_owned()));
+        assert_ne!(revision(&App { image, ..app("a") }, &ready, &[]), first);
+        assert_ne!(revision(&App { port: 81, ..app("a") }, &ready, &[]), first);
+        let limits = ResourceLimits { disk: Some(1), ..ResourceLimits::default() };
+        assert_ne!(revision(&App { limits, ..app("a") }, &ready, &[]), first);
         assert_ne!(revision(&app("a"), &ReadyCheck { status: 204, ..ready.clone() }, &[]), first);
         assert_ne!(revision(&app("a"), &ready, &["/".to_owned()]), first);
     }

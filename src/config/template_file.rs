@@ -1,6 +1,6 @@
 //! Templates from a TOML file.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,14 +11,9 @@ use super::mistakes::Mistakes;
 use super::quantity::show_duration;
 use super::section::{Notes, Section};
 use super::template::{PoolSizes, ReadyCheck, Template, revision};
-use super::templates::{DEFAULT, SILENCE, request_path, utf8};
+use super::template_app::app;
+use super::templates::{DEFAULT, SILENCE, request_path};
 use crate::instance::{Limits, TemplateName};
-use crate::runtime::{App, ResourceLimits};
-
-/// As the first word of a command: this very program.
-const OWN_PROGRAM: &str = "try-it-now";
-/// In a command or an environment: the folder that the file is in.
-const FOLDER: &str = "{folder}";
 
 const PATH_RULE: &str = "write a path that begins with a slash, such as \"/health\"";
 const TEXT_RULE: &str = "write a text in quotes that is not empty";
@@ -32,6 +27,8 @@ pub(super) struct Context<'a> {
     /// This program, for commands that begin with its name.
     pub(super) own_program: &'a str,
     pub(super) defaults: &'a Defaults,
+    /// Whether templates are images or commands; `None` when what the environment says about it is wrong.
+    pub(super) containers: Option<bool>,
     /// The `admin_path` of the template `default`.
     pub(super) admin_path: &'a str,
 }
@@ -107,65 +104,6 @@ fn plain_line(text: &str) -> Option<&str> {
     (!text.is_empty() && !text.contains(char::is_control)).then_some(text)
 }
 
-fn app(section: &mut Section<'_>, context: &Context<'_>) -> Option<App> {
-    let [has_image, ..] = ["image", "egress", "hooks"].map(|key| {
-        section.refuse(key, "it needs containers, which this build cannot run yet", "write a command instead")
-    });
-    let folder = context.file.parent().unwrap_or(Path::new(""));
-    let filled = |text: &str| text.replace(FOLDER, &folder.to_string_lossy());
-    let word = |text: &str| (!text.contains('\0')).then(|| filled(text));
-    let has_command = section.has("command");
-    let rule = "write a list of texts, the program first, such as [\"node\", \"server.js\"]";
-    let command = section.texts("command", rule, word).and_then(|mut command: Vec<String>| {
-        match command.first_mut() {
-            Some(program) if program == OWN_PROGRAM => *program = context.own_program.to_owned(),
-            Some(program) if !program.is_empty() => {}
-            _ => {
-                section.wrong("command", "it names no program", rule);
-                return None;
-            }
-        }
-        Some(command)
-    });
-    if !has_command && !has_image {
-        section.wrong("command", "it is missing", rule);
-    }
-    let mut env = section.pairs("env", |name, value| match name {
-        "HOST" | "PORT" | "INSTANCE_ID" | "INSTANCE_URL" | "INSTANCE_HOST" => {
-            Some("every instance is told its own")
-        }
-        _ if name.is_empty() || name.contains(['=', '\0']) => Some("it is no name of a variable"),
-        _ if value.contains('\0') => Some("its value holds a NUL"),
-        _ => None,
-    });
-    env.values_mut().for_each(|value| *value = filled(value));
-    let files = section.text("files", "write the path of a folder, relative to this file", |text| {
-        (!text.is_empty() && !text.contains('\0')).then(|| folder.join(text))
-    });
-    if utf8(folder).is_none() {
-        section.wrong("", "the path of the file is no UTF-8 text", "move it");
-        return None;
-    }
-    Some(App { command: command?, env, files: files.map(tidy), limits: limits(section) })
-}
-
-/// Without `.` parts, so that two ways to write a folder are one.
-fn tidy(path: PathBuf) -> PathBuf {
-    path.components().collect()
-}
-
-fn limits(section: &mut Section<'_>) -> ResourceLimits {
-    let Some(mut section) = section.section("limits") else { return ResourceLimits::default() };
-    let limits = ResourceLimits {
-        cpu_seconds: section.number("cpu_seconds", 1, u64::from(u32::MAX)),
-        memory: section.size("memory"),
-        open_files: section.number("open_files", 8, 1 << 20),
-        file_size: section.size("file_size"),
-    };
-    section.finish();
-    limits
-}
-
 fn ready(section: &mut Section<'_>) -> ReadyCheck {
     let ReadyCheck { path, status, body, interval, timeout } = ReadyCheck::default();
     let Some(mut section) = section.section("ready") else {
@@ -190,7 +128,7 @@ fn pool(section: &mut Section<'_>, base: PoolSizes) -> PoolSizes {
             min: size("min", 0),
             max: size("max", 1),
             concurrency: size("concurrency", 1),
-            replenish_threshold: section.fraction("replenish_threshold"),
+            replenish_threshold: section.decimal("replenish_threshold", 0.0, 1.0),
             replenish_interval: section.duration("replenish_interval", LEAST_REPLENISH_INTERVAL),
         };
         let (pool, conflicts) = own.over(base);

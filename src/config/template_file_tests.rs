@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use proptest::prelude::*;
 
 use crate::config::{Config, Environment, Mistakes};
+use crate::runtime::{Image, ResourceLimits};
 use std::path::Path;
 use std::time::Duration;
 
@@ -122,6 +123,7 @@ env = { PORT = "80", KEY = 7 }
 [templates.blog]
 command = []
 image = "blog:1"
+port = 0
 pool.target = 9
 pool.max = 5
 max_ttl = "10m"
@@ -135,7 +137,7 @@ odd = 1
     assert_eq!(
         lines(text),
         [
-            "/etc/tin/demo.toml:19: templates.odd: 1 cannot be used; write a table, [templates.odd]",
+            "/etc/tin/demo.toml:20: templates.odd: 1 cannot be used; write a table, [templates.odd]",
             "/etc/tin/demo.toml:3: templates.shop.command: it is missing; write a list of texts, the program first, \
              such as [\"node\", \"server.js\"]",
             "/etc/tin/demo.toml:7: templates.shop.env.KEY: its value is no text; write NAME = \"value\"",
@@ -147,20 +149,88 @@ odd = 1
             "/etc/tin/demo.toml:4: templates.shop.ttl: \"half an hour\" cannot be used; write a time such as 250ms, \
              30s, 10m, 1h or 1h30m, in quotes, of at least 1s",
             "/etc/tin/demo.toml:5: templates.shop.warmup: there is no such key; did you mean warm_up?",
-            "/etc/tin/demo.toml:10: templates.blog.image: it needs containers, which this build cannot run yet; \
-             write a command instead",
+            "/etc/tin/demo.toml:10: templates.blog.image: it needs containers; set CONTAINER_MODE=containerd, or write \
+             a command instead",
             "/etc/tin/demo.toml:9: templates.blog.command: it names no program; write a list of texts, the program \
              first, such as [\"node\", \"server.js\"]",
-            "/etc/tin/demo.toml:14: templates.blog.ttl: 1h is longer than max_ttl, which is 10m; shorten it or raise \
+            "/etc/tin/demo.toml:11: templates.blog.port: 0 cannot be used; write a whole number from 1 to 65535",
+            "/etc/tin/demo.toml:15: templates.blog.ttl: 1h is longer than max_ttl, which is 10m; shorten it or raise \
              max_ttl",
-            "/etc/tin/demo.toml:11: templates.blog.pool.target: 9 is more than max, which is 5; lower it or raise max",
-            "/etc/tin/demo.toml:15: templates.Wiki: the name cannot be used; a template's name is 1 to 46 lower-case \
+            "/etc/tin/demo.toml:12: templates.blog.pool.target: 9 is more than max, which is 5; lower it or raise max",
+            "/etc/tin/demo.toml:16: templates.Wiki: the name cannot be used; a template's name is 1 to 46 lower-case \
              letters, digits and dashes, no dash first or last",
-            "/etc/tin/demo.toml:17: templates.Wiki.egress: it needs containers, which this build cannot run yet; \
-             write a command instead",
+            "/etc/tin/demo.toml:18: templates.Wiki.egress: it is not built yet; leave it out",
             "/etc/tin/demo.toml:2: pool_size: there is no such key; the keys here are templates",
         ]
     );
+}
+
+const CONTAINERS: (&str, &str) = ("CONTAINER_MODE", "containerd");
+
+#[test]
+fn an_image_takes_its_own_command_and_port_80_unless_told() {
+    let text = r#"
+[templates.shop]
+image = "oci:./images/shop.tar"
+command = ["try-it-now", "{folder}"]
+env = { DATA = "{folder}" }
+port = 8080
+limits = { memory = "1G", open_files = 64, file_size = "1G", pids = 200, disk = "2G", cpus = 1.5 }
+[templates.blog]
+image = "wordpress:6"
+limits.cpus = 2
+"#;
+    let config = load(&[CONTAINERS], text).unwrap_or_else(|mistakes| panic!("{mistakes}"));
+    let [shop, blog] = ["shop", "blog"].map(|name| config.templates.get(name).unwrap().app.clone());
+    assert_eq!(shop.image, Some(Image::Tar("/etc/tin/images/shop.tar".into())));
+    // A path of this host means nothing in a container.
+    assert_eq!(
+        (shop.command.as_slice(), shop.port),
+        (["try-it-now", "{folder}"].map(str::to_owned).as_slice(), 8080)
+    );
+    assert_eq!(shop.env["DATA"], "{folder}");
+    let limits = ResourceLimits {
+        cpu_seconds: None,
+        memory: Some(1 << 30),
+        open_files: Some(64),
+        file_size: Some(1 << 30),
+        pids: Some(200),
+        disk: Some(2 << 30),
+        millicpus: Some(1500),
+    };
+    assert_eq!(shop.limits, limits);
+    assert_eq!(blog.image, Some(Image::Reference("docker.io/library/wordpress:6".to_owned())));
+    assert_eq!((blog.command.len(), blog.port, blog.limits.millicpus), (0, 80, Some(2000)));
+}
+
+#[test]
+fn what_makes_no_sense_for_an_image_is_told_and_what_makes_none_without_one() {
+    let text = r#"
+[templates.a]
+command = ["x"]
+[templates.b]
+image = "Shop"
+files = "f"
+command = []
+limits = { cpu_seconds = 1, cpus = 0, pids = 0 }
+hooks = {}
+"#;
+    let told: Vec<String> =
+        load(&[CONTAINERS], text).unwrap_err().into_iter().map(|m| m.at.replace("templates.", "")).collect();
+    let expected = ["a.image", "b.hooks", "b.image", "b.command", "b.files"];
+    assert_eq!(told[..5], expected);
+    assert_eq!(told[5..], ["b.limits.pids", "b.limits.cpus", "b.limits.cpu_seconds"]);
+    let text = "[templates.a]\ncommand = ['x']\nport = 80\nlimits = { pids = 5, disk = 1, cpus = 0.5 }\n";
+    let told = lines(text).join("\n");
+    for key in ["a.port", "a.limits.pids", "a.limits.disk", "a.limits.cpus"] {
+        assert!(told.contains(&format!("templates.{key}: ")), "{key} in {told}");
+    }
+}
+
+#[test]
+fn a_mode_that_is_a_mistake_is_the_only_mistake() {
+    let text = "[templates.a]\nimage = 'a'\n[templates.b]\ncommand = ['x']\n";
+    assert_eq!(load(&[("CONTAINER_MODE", "podman")], text).unwrap_err().len(), 1);
 }
 
 #[test]
@@ -202,9 +272,11 @@ fn the_templates_that_we_ship_are_right_and_set_no_pool_sizes() {
     let mut files: Vec<_> = shipped.filter(|path| path.extension().is_some_and(|e| e == "toml")).collect();
     files.push(folder.join("try-it-now.example.toml"));
     assert!(files.len() >= 2);
-    let env: Environment = BTreeMap::from([("HOME".to_owned(), "/home/a".to_owned())]);
+    let mut env: Environment = BTreeMap::from([("HOME".to_owned(), "/home/a".to_owned())]);
     for path in files {
         let text = std::fs::read_to_string(&path).unwrap();
+        let mode = if text.lines().any(|line| line.starts_with("image")) { "containerd" } else { "process" };
+        env.insert("CONTAINER_MODE".to_owned(), mode.to_owned());
         let config = Config::load(&env, Some((&path, &text)), Path::new("/bin/try-it-now"));
         let config = config.unwrap_or_else(|mistakes| panic!("{mistakes}"));
         for template in config.templates.iter().filter(|_| path.starts_with(folder.join("templates"))) {

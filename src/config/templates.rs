@@ -8,10 +8,13 @@ use std::time::Duration;
 use super::defaults::Defaults;
 use super::template::{ReadyCheck, Template, revision};
 use crate::instance::TemplateName;
-use crate::runtime::{App, ResourceLimits};
+use crate::runtime::{App, Image};
 
 /// The name of the template that an acquire means when it names none.
 pub(super) const DEFAULT: &str = "default";
+
+/// Where an app in a container listens unless its template says otherwise.
+pub(super) const IMAGE_PORT: u16 = 80;
 
 /// All templates, in the order of the file. There is at least one, and no two have the same name.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -47,18 +50,32 @@ impl Templates {
 
 /// The one template of a server without a file: the app that is built in.
 pub(super) fn built_in(own_program: &str, defaults: &Defaults, admin_path: &str) -> Template {
-    let app = App {
-        command: vec![own_program.to_owned(), "sample-app".to_owned()],
-        env: Default::default(),
-        files: None,
-        limits: ResourceLimits::default(),
-    };
-    let ready = ReadyCheck { path: "/health".to_owned(), ..ReadyCheck::default() };
+    let app = App { command: vec![own_program.to_owned(), "sample-app".to_owned()], ..App::default() };
+    let description = "A guest book that is yours alone. Sign it, and watch it live in a second window.";
+    Template {
+        title: "Guest book".to_owned(),
+        description: description.to_owned(),
+        ..of_app(
+            app,
+            ReadyCheck { path: "/health".to_owned(), ..ReadyCheck::default() },
+            defaults,
+            admin_path,
+        )
+    }
+}
+
+/// The one template of a server without a file that was told an image.
+pub(super) fn of_image(image: Image, defaults: &Defaults, admin_path: &str) -> Template {
+    let title = image.short_name().to_owned();
+    let app = App { image: Some(image), port: IMAGE_PORT, ..App::default() };
+    Template { title, ..of_app(app, ReadyCheck::default(), defaults, admin_path) }
+}
+
+fn of_app(app: App, ready: ReadyCheck, defaults: &Defaults, admin_path: &str) -> Template {
     Template {
         name: TemplateName::new(DEFAULT).expect("it is a DNS label"),
-        title: "Guest book".to_owned(),
-        description: "A guest book that is yours alone. Sign it, and watch it live in a second window."
-            .to_owned(),
+        title: DEFAULT.to_owned(),
+        description: String::new(),
         revision: revision(&app, &ready, &[]),
         app: Arc::new(app),
         ready,

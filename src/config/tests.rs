@@ -6,6 +6,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::instance::{InstanceId, Limits};
+use crate::runtime::Image;
 
 fn environment(pairs: &[(&str, &str)]) -> Environment {
     let home = [("HOME", "/home/someone")];
@@ -44,13 +45,14 @@ fn without_any_variable_everything_has_its_documented_default() {
     assert!(config.server.trusted_proxies.contains("::1".parse().unwrap()));
     assert_eq!(config.api_key, None);
     assert_eq!((config.runtime.mode, config.runtime.ports), (RuntimeMode::Process, 32_000..=32_999));
+    assert_eq!(config.runtime.containerd_address, Path::new("/run/containerd/containerd.sock"));
+    assert!(config.runtime.criu_enabled);
     assert_eq!(config.acquire_timeout, seconds(2));
     assert_eq!(config.state_dir, Path::new("/home/someone/.local/state/try-it-now"));
     let later = Later {
         valkey_db: 0,
         nats_stream_name: "PROVISIONING".to_owned(),
         nats_worker_count: 3,
-        criu_enabled: true,
         ps_db_port: 3306,
     };
     assert_eq!(config.later, later);
@@ -78,7 +80,7 @@ fn without_any_variable_everything_has_its_documented_default() {
 }
 
 /// Each name that the contract documents, with a value that is its default or fit for use.
-const DOCUMENTED: [(&str, &str); 43] = [
+const DOCUMENTED: [(&str, &str); 44] = [
     ("LOG_LEVEL", "info"),
     ("LOG_FORMAT", "json"),
     ("SERVER_HOST", "0.0.0.0"),
@@ -99,6 +101,7 @@ const DOCUMENTED: [(&str, &str); 43] = [
     ("CONTAINER_CHECKPOINT_PATH", ""),
     ("CONTAINER_PORT_RANGE_START", "32000"),
     ("CONTAINER_PORT_RANGE_END", "32999"),
+    ("CONTAINERD_ADDRESS", "/run/containerd/containerd.sock"),
     ("CRIU_ENABLED", "true"),
     ("BASE_DOMAIN", "localhost"),
     ("VALKEY_ADDR", ""),
@@ -211,6 +214,7 @@ fn every_mistake_is_told_at_once() {
         ("CONTAINER_PORT_RANGE_END", "1000"),
         ("VALKEY_ADDR", "valkey:6379"),
         ("NATS_URL", "nats://nats:4222"),
+        ("CONTAINERD_ADDRESS", "tcp://10.0.0.1:10000"),
         ("CRIU_ENABLED", "perhaps"),
         ("API_KEY", "schl\u{fc}ssel"),
         ("POOL_TARGET_SIZE", "30"),
@@ -238,17 +242,46 @@ fn every_mistake_is_told_at_once() {
 
 #[test]
 fn modes_that_this_build_lacks_say_the_way_over() {
-    for (mode, says) in [
-        ("docker", "under containerd"),
-        ("podman", "under containerd"),
-        ("containerd", "no containerd runtime yet"),
-        ("vm", "set process"),
-    ] {
+    for (mode, says) in
+        [("docker", "under containerd"), ("podman", "under containerd"), ("vm", "set process")]
+    {
         let mistakes = load(&[("CONTAINER_MODE", mode), ("CONTAINER_IMAGE", "shop:1")]).unwrap_err();
         assert_eq!(mistakes.len(), 1, "{mistakes}");
         assert!(mistakes.to_string().contains(says), "{mistakes}");
     }
-    assert_eq!(at_fault(&[("CONTAINER_IMAGE", "shop:1")]), ["CONTAINER_IMAGE"]);
+}
+
+#[test]
+fn an_image_describes_the_one_template_of_a_server_without_a_file() {
+    let config = fine(&[
+        ("CONTAINER_MODE", "containerd"),
+        ("CONTAINER_IMAGE", "you/shop:2"),
+        ("CONTAINERD_ADDRESS", "unix:///run/c.sock"),
+        ("CRIU_ENABLED", "0"),
+        ("PS_ADMIN_PATH", "/admin"),
+    ]);
+    assert_eq!((config.runtime.mode, config.runtime.criu_enabled), (RuntimeMode::Containerd, false));
+    assert_eq!(config.runtime.containerd_address, Path::new("/run/c.sock"));
+    let template = config.templates.get("default").unwrap();
+    assert_eq!((template.title.as_str(), template.admin_path.as_str()), ("shop", "/admin"));
+    assert_eq!(template.app.image, Some(Image::Reference("docker.io/you/shop:2".to_owned())));
+    assert_eq!((template.app.command.len(), template.app.port), (0, 80));
+    assert_eq!(template.ready.path, "/");
+
+    let containers = ("CONTAINER_MODE", "containerd");
+    for wrong in [
+        [("CONTAINER_MODE", "process"), ("CONTAINER_IMAGE", "shop:1")],
+        [("CONTAINER_MODE", ""), ("CONTAINER_IMAGE", "shop:1")],
+        [containers, ("CONTAINER_IMAGE", "")],
+        [containers, ("CONTAINER_IMAGE", "Shop")],
+        [containers, ("CONTAINER_IMAGE", "oci:./shop.tar")],
+    ] {
+        assert_eq!(at_fault(&wrong), ["CONTAINER_IMAGE"], "{wrong:?}");
+    }
+    let file = Some((Path::new("/t.toml"), "[templates.a]\nimage = 'a'\n"));
+    let both = environment(&[containers, ("CONTAINER_IMAGE", "shop:1")]);
+    let config = Config::load(&both, file, Path::new("p")).unwrap();
+    assert!(config.warnings[0].starts_with("CONTAINER_IMAGE is ignored"), "{:?}", config.warnings);
 }
 
 #[test]

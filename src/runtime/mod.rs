@@ -2,6 +2,7 @@
 //!
 //! Every implementation passes the same conformance suite (`tests/conformance/runtime.rs`).
 
+mod image;
 #[cfg(feature = "runtime-none")]
 pub mod none;
 pub mod process;
@@ -17,33 +18,47 @@ use serde::{Deserialize, Serialize};
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 
+pub use image::Image;
+
 use crate::instance::{Endpoint, InstanceId};
 
 /// What to run: the part of a template that a runtime needs. Serialised to compare versions of it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct App {
+    /// The image that its containers are made from; `None` for an app that is a command on this host.
+    pub image: Option<Image>,
     /// Program and arguments. A program without a slash is looked up in `PATH`; a relative one starts in the
-    /// instance's working directory.
+    /// instance's working directory. Empty only with an image, and then the image's own is meant; else it takes the
+    /// place of both the image's entrypoint and its arguments.
     pub command: Vec<String>,
+    /// Where the app listens inside its container; 0 without an image, for then each instance is told its own.
+    pub port: u16,
     /// Additional environment.
     pub env: BTreeMap<String, String>,
-    /// A folder whose contents each instance gets a copy of, as its working directory.
+    /// A folder whose contents each instance gets a copy of, as its working directory. `None` with an image.
     pub files: Option<PathBuf>,
     /// What one instance may use.
     pub limits: ResourceLimits,
 }
 
-/// What one instance may use. `None` means as much as the host gives.
+/// What one instance may use. `None` means as much as the host gives, and for a container as much as its runtime
+/// thinks fit.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ResourceLimits {
-    /// Processor time in seconds, over its whole life and per process.
+    /// Processor time in seconds, over its whole life and per process. `None` with an image.
     pub cpu_seconds: Option<u64>,
-    /// Bytes of private writable memory per process.
+    /// Bytes of memory: of a container in all, else of what is private and writable in each process.
     pub memory: Option<u64>,
     /// Open files per process.
     pub open_files: Option<u64>,
     /// Bytes of the largest file that it may write.
     pub file_size: Option<u64>,
+    /// Processes and threads at a time. Containers only, like the rest.
+    pub pids: Option<u32>,
+    /// Bytes that it may write beside what its image holds.
+    pub disk: Option<u64>,
+    /// Thousandths of one processor, in all: 1500 are one and a half.
+    pub millicpus: Option<u32>,
 }
 
 /// An order to start one instance.
@@ -130,6 +145,11 @@ pub trait Runtime: Send + Sync + 'static {
         true
     }
 
+    /// Whether it can make instances by restoring them on this host.
+    fn restores(&self) -> bool {
+        false
+    }
+
     /// Starts an instance and says where its app will listen. The app need not listen yet. Starting an id that
     /// runs is an error and leaves it alone.
     async fn start(&self, order: &Order) -> Result<Started, RuntimeError>;
@@ -149,7 +169,14 @@ pub trait Runtime: Send + Sync + 'static {
         }
     }
 
-    /// Whether there is a golden checkpoint for this revision of an app. Asked often; it must be quick.
+    /// Brings what the app is made of to this host, an image for example, which may take minutes. Done already, it is
+    /// quick. [`Runtime::start`] does the same where nobody did it before.
+    async fn fetch(&self, _app: &App) -> Result<(), RuntimeError> {
+        Ok(())
+    }
+
+    /// Whether there is a golden checkpoint for this revision of an app. Asked often; it must be quick. Before the app
+    /// was fetched, `Missing` may mean that this is not known yet.
     async fn golden(&self, _revision: u64, _app: &App) -> Golden {
         Golden::Never
     }

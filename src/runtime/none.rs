@@ -93,8 +93,7 @@ mod tests {
 
     fn order() -> Order {
         let id = InstanceId::random(&TemplateName::new("t").unwrap());
-        let app = App { command: vec![], env: Default::default(), files: None, limits: Default::default() };
-        Order { id, url: String::new(), host: String::new(), app: Arc::new(app), revision: 1 }
+        Order { id, url: String::new(), host: String::new(), app: Arc::new(App::default()), revision: 1 }
     }
 
     #[tokio::test]

@@ -147,6 +147,7 @@ async fn start_runtime(
             })
             .await?,
         ),
+        config::RuntimeMode::Containerd => return Err(RuntimeError::Start("not built yet".to_owned())),
         #[cfg(feature = "runtime-none")]
         config::RuntimeMode::None => Arc::new(crate::runtime::none::NoRuntime::new(config.none_endpoint)),
     })

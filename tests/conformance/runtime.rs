@@ -6,14 +6,14 @@
 mod process;
 
 use std::any::Any;
-use std::collections::{BTreeMap, HashSet};
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::io::AsyncReadExt;
 use tokio::time::timeout;
 use try_it_now::instance::{Endpoint, InstanceId, TemplateName};
-use try_it_now::runtime::{App, Order, ResourceLimits, Runtime, RuntimeError};
+use try_it_now::runtime::{App, Order, Runtime, RuntimeError};
 
 /// Longest time that anything may take here; met only by a failure.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -87,12 +87,7 @@ impl Subject {
 }
 
 fn app(command: &[&str]) -> App {
-    App {
-        command: command.iter().map(|&word| word.to_owned()).collect(),
-        env: BTreeMap::new(),
-        files: None,
-        limits: ResourceLimits::default(),
-    }
+    App { command: command.iter().map(|&word| word.to_owned()).collect(), ..App::default() }
 }
 
 fn order(app: &App) -> Order {

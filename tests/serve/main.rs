@@ -11,6 +11,7 @@ mod contract_limits;
 mod contract_metrics;
 mod contract_pages;
 mod contract_time;
+mod doctor;
 mod harness;
 mod heavy_streams;
 mod heavy_tunnels;

@@ -14,7 +14,7 @@ use crate::instance::{Instance, InstanceId, Limits, NodeId, TemplateName};
 use crate::pool::keeper::Keeper;
 use crate::pool::{Parts, Pool, provision};
 use crate::routes::RouteTable;
-use crate::runtime::{App, ResourceLimits, Runtime as _};
+use crate::runtime::{App, Runtime as _};
 use crate::store::Store as _;
 use crate::telemetry::Metrics;
 
@@ -31,12 +31,7 @@ pub(super) fn template(name: &str, revision: u64, target: usize, max: usize) -> 
         name: TemplateName::new(name).unwrap(),
         title: String::new(),
         description: String::new(),
-        app: Arc::new(App {
-            command: vec!["app".to_owned()],
-            env: Default::default(),
-            files: None,
-            limits: ResourceLimits::default(),
-        }),
+        app: Arc::new(App { command: vec!["app".to_owned()], ..App::default() }),
         ready: ReadyCheck {
             path: READY.to_owned(),
             interval: Duration::from_millis(10),

@@ -111,6 +111,7 @@ async fn limits_bite() {
         memory: Some(256 << 20),
         open_files: Some(77),
         file_size: Some(1 << 20),
+        ..ResourceLimits::default()
     };
     let (_, words) = host.start(&app).await;
     let numbers: Vec<&str> = words.lines().filter(|line| line.parse::<u64>().is_ok()).collect();

@@ -1,0 +1,127 @@
+//! The part of a template that says what to run: a command on this host, or an image.
+
+use std::path::{Path, PathBuf};
+
+use super::section::Section;
+use super::template_file::Context;
+use super::templates::{IMAGE_PORT, utf8};
+use crate::runtime::{App, Image, ResourceLimits};
+
+/// As the first word of a command on this host: this very program.
+const OWN_PROGRAM: &str = "try-it-now";
+/// In a command on this host or its environment: the folder that the file is in.
+const FOLDER: &str = "{folder}";
+
+const COMMAND_RULE: &str = "write a list of texts, the program first, such as [\"node\", \"server.js\"]";
+const IMAGE_RULE: &str = "write the image to run, such as \"wordpress:6\" or \"oci:./app.tar\"";
+/// Most processes that any host can number.
+const MOST_PIDS: u64 = 4_194_304;
+
+pub(super) fn app(section: &mut Section<'_>, context: &Context<'_>) -> Option<App> {
+    for key in ["egress", "hooks"] {
+        section.refuse(key, "it is not built yet", "leave it out");
+    }
+    let folder = context.file.parent().unwrap_or(Path::new(""));
+    let has_image = section.has("image");
+    match context.containers {
+        Some(true) if !has_image => {
+            section.wrong("image", "it is missing", format!("{IMAGE_RULE}, or unset CONTAINER_MODE"));
+        }
+        Some(false) if has_image => {
+            let right = "set CONTAINER_MODE=containerd, or write a command instead";
+            section.wrong("image", "it needs containers", right);
+        }
+        _ => {}
+    }
+    // What is missing or too much has been told; the rest is read as what the template was meant to be.
+    let contained = has_image || context.containers == Some(true);
+    let image = section.text("image", IMAGE_RULE, Some).and_then(|text| {
+        let told = |right| section.wrong("image", format!("{text:?} cannot be used"), right);
+        Image::parse(text, folder).map_err(told).ok()
+    });
+    let filled = |text: &str| match contained {
+        true => text.to_owned(),
+        false => text.replace(FOLDER, &folder.to_string_lossy()),
+    };
+    let command = command(section, context, contained, filled);
+    let mut env = section.pairs("env", |name, value| match name {
+        "HOST" | "PORT" | "INSTANCE_ID" | "INSTANCE_URL" | "INSTANCE_HOST" => {
+            Some("every instance is told its own")
+        }
+        _ if name.is_empty() || name.contains(['=', '\0']) => Some("it is no name of a variable"),
+        _ if value.contains('\0') => Some("its value holds a NUL"),
+        _ => None,
+    });
+    env.values_mut().for_each(|value| *value = filled(value));
+    let files = section.text("files", "write the path of a folder, relative to this file", |text| {
+        (!text.is_empty() && !text.contains('\0')).then(|| folder.join(text))
+    });
+    if contained && section.has("files") {
+        section.wrong("files", "an image brings its own files", "put them into the image");
+    }
+    let port = section.number("port", 1, 65_535).map(|n| n as u16);
+    if !contained && section.has("port") {
+        section.wrong("port", "every instance is told its own, as PORT", "leave it out");
+    }
+    let limits = limits(section, contained);
+    if utf8(folder).is_none() {
+        section.wrong("", "the path of the file is no UTF-8 text", "move it");
+        return None;
+    }
+    let port = if contained { port.unwrap_or(IMAGE_PORT) } else { 0 };
+    Some(App { image, command: command?, port, env, files: files.map(tidy), limits })
+}
+
+/// The command; empty when an image is to run its own.
+fn command(
+    section: &mut Section<'_>,
+    context: &Context<'_>,
+    contained: bool,
+    filled: impl Fn(&str) -> String,
+) -> Option<Vec<String>> {
+    if !section.has("command") {
+        if !contained {
+            section.wrong("command", "it is missing", COMMAND_RULE);
+        }
+        return contained.then(Vec::new);
+    }
+    let word = |text: &str| (!text.contains('\0')).then(|| filled(text));
+    let mut command: Vec<String> = section.texts("command", COMMAND_RULE, word)?;
+    match command.first_mut() {
+        Some(program) if program == OWN_PROGRAM && !contained => *program = context.own_program.to_owned(),
+        Some(program) if !program.is_empty() => {}
+        _ => {
+            section.wrong("command", "it names no program", COMMAND_RULE);
+            return None;
+        }
+    }
+    Some(command)
+}
+
+/// Without `.` parts, so that two ways to write a folder are one.
+fn tidy(path: PathBuf) -> PathBuf {
+    path.components().collect()
+}
+
+fn limits(section: &mut Section<'_>, contained: bool) -> ResourceLimits {
+    let Some(mut section) = section.section("limits") else { return ResourceLimits::default() };
+    let limits = ResourceLimits {
+        cpu_seconds: section.number("cpu_seconds", 1, u64::from(u32::MAX)),
+        memory: section.size("memory"),
+        open_files: section.number("open_files", 8, 1 << 20),
+        file_size: section.size("file_size"),
+        pids: section.number("pids", 1, MOST_PIDS).map(|n| n as u32),
+        disk: section.size("disk"),
+        millicpus: section.decimal("cpus", 0.01, 1024.0).map(|cpus| (cpus * 1000.0).round() as u32),
+    };
+    if contained && section.has("cpu_seconds") {
+        section.wrong("cpu_seconds", "it ends a process, not a container", "write cpus = 0.5, say, instead");
+    }
+    for key in ["pids", "disk", "cpus"] {
+        if !contained && section.has(key) {
+            section.wrong(key, "only a container can be held to it", "leave it out, or write an image");
+        }
+    }
+    section.finish();
+    limits
+}

@@ -1,0 +1,44 @@
+//! What this host can do: one line a check, each with a remedy where something is amiss.
+//!
+//! Each file looks at one thing: a function that reads the host, and one that judges what was read.
+
+mod command;
+mod containerd;
+mod criu;
+mod finding;
+mod kernel;
+mod network;
+mod room;
+
+use crate::config::{Config, RuntimeMode};
+
+pub use finding::{Finding, Verdict, json, text};
+
+/// Examines the host for what `config` asks of it, which changes nothing. What only another mode would need is a
+/// warning at most. Takes seconds at worst: every command and connection has a deadline.
+pub async fn examine(config: &Config) -> Vec<Finding> {
+    let contained = config.runtime.mode == RuntimeMode::Containerd;
+    let mut findings = vec![embedded("store"), embedded("queue")];
+    findings.extend(room::examine(&config.state_dir));
+    findings.push(network::wildcard(&config.server.public.base_domain).await);
+    let kernel = kernel::release();
+    findings.push(kernel::judge_release(&kernel));
+    findings.push(kernel::judge_capabilities(kernel::capabilities(None), contained));
+    findings.push(kernel::judge_cgroups(&kernel::cgroups(), contained));
+    let (found, daemon) = containerd::examine(&config.runtime.containerd_address, contained).await;
+    findings.extend(found);
+    if config.runtime.criu_enabled {
+        findings.extend(criu::examine(&daemon, &kernel).await);
+    }
+    findings.extend(network::examine(contained).await);
+    findings
+}
+
+/// Whether the configured mode works, by what was found.
+pub fn works(findings: &[Finding]) -> bool {
+    findings.iter().all(|finding| finding.verdict != Verdict::Failed)
+}
+
+fn embedded(check: &'static str) -> Finding {
+    Finding::ok(check, "embedded in the server")
+}
