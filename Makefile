@@ -60,6 +60,10 @@ stack-up: ## Start that containerd, as root, and write target/stack/env
 stack-down: ## End it, and all that runs in it
 	@deployments/stack/down
 
+images: needs ## Build the images of the ready templates into target/images
+	cargo build $(LOCKED) --package try-it-now
+	@deployments/images/build sample php wordpress
+
 # What the build needs beside cargo: installed where that needs no password, else named in one line.
 needs:
 	@command -v cargo >/dev/null || { echo "Rust is missing: install it with rustup, see https://rustup.rs" >&2; exit 1; }

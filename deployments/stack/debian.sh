@@ -62,8 +62,9 @@ debian_fetch() {
     local dir=$1 suite=$2 uris
     shift 2
     local get=(apt-get -qq --yes install --download-only "$@")
-    # Lists may be older than the mirror, which then no longer has what they name: only that is worth a second look.
-    if ! { [ -s "$dir/etc/sources.list" ] && APT_CONFIG="$dir/apt.conf" "${get[@]}" >"$dir/fetch.log" 2>&1; }; then
+    # Lists may be older than the mirror, which then no longer has what they name: only that is worth a second
+    # look. A folder that was moved is configured anew.
+    if ! { grep -qsxF "Dir \"$dir\";" "$dir/apt.conf" && APT_CONFIG="$dir/apt.conf" "${get[@]}" >"$dir/fetch.log" 2>&1; }; then
         debian_configure "$dir" "$suite" || return 1
         APT_CONFIG="$dir/apt.conf" "${get[@]}" >"$dir/fetch.log" 2>&1 || {
             cat "$dir/fetch.log" >&2
