@@ -7,7 +7,8 @@ debian_mirrors() {
         printf '%s\n' "$DEBIAN_MIRROR"
     else
         # Once each, in the host's order: a security mirror, or one of somebody else's, has no such suite and is passed over.
-        apt-get indextargets --format '$(SITE)' | awk '!seen[$0]++'
+        # No lists need to be there: a machine whose apt was never updated has a mirror too.
+        apt-get indextargets --no-release-info --format '$(SITE)' | awk '!seen[$0]++'
     fi
 }
 
