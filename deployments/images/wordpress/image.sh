@@ -22,8 +22,12 @@ command='["/bin/sh","/opt/start"]'
 env='["PATH=/usr/bin:/usr/sbin","PORT=80"]'
 
 prepare() {
-    local root=$1 content=usr/share/wordpress/wp-content
-    php_prepare "$root" mysqlnd mysqli dom xml simplexml xmlreader xmlwriter mbstring ctype tokenizer fileinfo exif iconv
+    local root=$1 content=usr/share/wordpress/wp-content program
+    php_prepare "$root" mysqlnd mysqli dom xml simplexml mbstring ctype tokenizer fileinfo exif iconv
+    # Of the database's programs: what starts it, and what asks, checks and copies it.
+    for program in "$root"/usr/bin/{mariadb-*,aria_*,my*,resolveip,replace,innochecksum,msql2mysql,perror}; do
+        case ${program##*/} in mariadb-admin | mariadb-check | mariadb-dump) ;; *) rm -f "$program" ;; esac
+    done
     # One folder for what comes with WordPress and what a visitor adds, as WordPress has it elsewhere.
     cp -R -n "$root/var/lib/wordpress/wp-content/." "$root/$content/" 2>/dev/null || true
     rm -rf "$root/var/lib/wordpress" "$root/usr/share/wordpress/wp-config.php" "$root/usr/share/wordpress/.htaccess"
