@@ -3,7 +3,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help dev test lint bench perf needs
+.PHONY: help dev test lint bench perf needs stack stack-up stack-down images
 
 # A machine that nobody watches must not change Cargo.lock, nor pass over a tool that it lacks.
 LOCKED := $(if $(CI),--locked)
@@ -11,7 +11,7 @@ LOCKED := $(if $(CI),--locked)
 ARGS ?=
 
 help: ## Show this list
-	@sed -nE 's/^([a-z]+):[^#]*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
+	@sed -nE 's/^([a-z-]+):[^#]*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
 
 dev: needs ## Build and serve the built-in app on http://localhost:8080/
 	@cargo build $(LOCKED)
@@ -50,6 +50,19 @@ bench: needs ## Measure the parts that need no network
 perf: needs ## Measure the whole under load, as ratios to this machine's own figures
 	cargo build --release $(LOCKED) --package perf --package try-it-now --features try-it-now/runtime-none
 	"$${CARGO_TARGET_DIR:-target}/release/perf" $(ARGS)
+
+stack: ## Put containerd, runc and CRIU from Debian's packages into target/stack
+	@deployments/stack/install
+
+stack-up: ## Start that containerd, as root, and write target/stack/env
+	@deployments/stack/up
+
+stack-down: ## End it, and all that runs in it
+	@deployments/stack/down
+
+images: needs ## Build the images of the ready templates into target/images
+	cargo build $(LOCKED) --package try-it-now
+	@deployments/images/build sample php wordpress
 
 # What the build needs beside cargo: installed where that needs no password, else named in one line.
 needs:

@@ -1,0 +1,33 @@
+# To be sourced by images with PHP. What Debian's packages leave to their maintainer scripts, which are not run here.
+
+# php_prepare ROOT EXTENSION...: makes `php` and a shell run in the folder, with these extensions, in this order.
+php_prepare() {
+    local root=$1 php applet extension settings
+    shift
+    php=$(cd "$root/usr/bin" && echo php[0-9].[0-9])
+    ln -s "$php" "$root/usr/bin/php"
+    for applet in $("$root/usr/bin/busybox" --list); do
+        [ -e "$root/usr/bin/$applet" ] || [ -e "$root/usr/sbin/$applet" ] || ln -s busybox "$root/usr/bin/$applet"
+    done
+    settings=$root/etc/php/${php#php}/cli
+    mkdir -p "$settings/conf.d"
+    cat >"$settings/php.ini" <<INI
+; Compiled code is kept, so that a restored instance has it at once. Small, for every clone has its own.
+zend_extension = opcache
+opcache.enable_cli = 1
+opcache.memory_consumption = 48
+opcache.interned_strings_buffer = 4
+opcache.max_accelerated_files = 4000
+opcache.jit = off
+opcache.jit_buffer_size = 0
+expose_php = off
+display_errors = off
+log_errors = on
+memory_limit = 128M
+upload_max_filesize = 16M
+post_max_size = 17M
+INI
+    for extension in "$@"; do
+        echo "extension = $extension" >>"$settings/php.ini"
+    done
+}

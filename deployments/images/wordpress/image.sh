@@ -1,0 +1,35 @@
+# WordPress on PHP's own server, with MariaDB beside it. Both are small: a demo has one visitor, and a restore costs by
+# the page of memory.
+
+. "$images/php.sh"
+suite=trixie
+packages=(
+    wordpress wordpress-theme-twentytwentyfive php-cli php-mysql php-xml php-mbstring mariadb-server-core
+    mariadb-client-core busybox-static
+)
+# Another web server, Perl, what maintainer scripts use, and the libraries that only those and the drawing of pictures
+# need: thumbnails are not made, uploads are shown as they are.
+leave_out=(
+    'apache2*' 'libapache2-*' 'libapr*' perl 'perl-*' libperl5.40 'lib*-perl' debconf ucf sensible-utils procps psmisc
+    'libproc2-*' init-system-helpers php-gd 'php[0-9]*-gd' libgd3 'libavif*' 'libaom*' 'libheif*' 'libde265*' 'libdav1d*'
+    'librav1e*' 'libsvtav1*' 'libgav1*' 'libyuv*' 'libabsl*' 'libwebp*' 'libsharpyuv*' 'libtiff*' 'libjpeg*' libxpm4
+    libx11-6 libx11-data libxcb1 libxau6 libxdmcp6 'fonts-*' 'fontconfig*' libfontconfig1 libfreetype6 libimagequant0
+    'libjbig*' liblerc4 'libdeflate*' 'libgomp*' 'libpng*' 'libcurl*' 'libldap*' 'libsasl2*' libssh2-1t64 librtmp1
+    'libnghttp*' 'libpsl*' adduser passwd 'libsemanage*' libsepol2 libaudit1 libaudit-common login.defs 'libpam*'
+    'libdb5*' 'libgdbm*' libjs-prototype libjs-scriptaculous javascript-common liblua5.4-0
+)
+command='["/bin/sh","/opt/start"]'
+env='["PATH=/usr/bin:/usr/sbin","PORT=80"]'
+
+prepare() {
+    local root=$1 content=usr/share/wordpress/wp-content program
+    php_prepare "$root" mysqlnd mysqli dom xml simplexml mbstring ctype tokenizer fileinfo exif iconv
+    # Of the database's programs: what starts it, and what asks, checks and copies it.
+    for program in "$root"/usr/bin/{mariadb-*,aria_*,my*,resolveip,replace,innochecksum,msql2mysql,perror}; do
+        case ${program##*/} in mariadb-admin | mariadb-check | mariadb-dump) ;; *) rm -f "$program" ;; esac
+    done
+    # One folder for what comes with WordPress and what a visitor adds, as WordPress has it elsewhere.
+    cp -R -n "$root/var/lib/wordpress/wp-content/." "$root/$content/" 2>/dev/null || true
+    rm -rf "$root/var/lib/wordpress" "$root/usr/share/wordpress/wp-config.php" "$root/usr/share/wordpress/.htaccess"
+    mkdir -p "$root/$content/uploads" "$root/var/lib/mysql"
+}

@@ -1,0 +1,24 @@
+<?php
+// For each request: the file that its path names, or else WordPress, as a web server's rules have it.
+$path = rawurldecode(parse_url('http://localhost' . $_SERVER['REQUEST_URI'], PHP_URL_PATH) ?: '/');
+$file = realpath($_SERVER['DOCUMENT_ROOT'] . $path);
+
+if ($file !== false && is_dir($file) && is_file($file . '/index.php')) {
+    if (!str_ends_with($path, '/')) {
+        $query = $_SERVER['QUERY_STRING'] ?? '';
+        header('Location: ' . $path . '/' . ($query === '' ? '' : '?' . $query), true, 301);
+        return;
+    }
+    $file .= '/index.php';
+    $path .= 'index.php';
+}
+if ($file === false || !is_file($file) || str_contains($path, '/.')) {
+    $file = $_SERVER['DOCUMENT_ROOT'] . '/index.php';
+    $path = '/index.php';
+} elseif (!str_ends_with($file, '.php')) {
+    return false; // PHP's server sends it
+}
+$_SERVER['SCRIPT_FILENAME'] = $file;
+$_SERVER['SCRIPT_NAME'] = $_SERVER['PHP_SELF'] = $path;
+chdir(dirname($file));
+require $file;
