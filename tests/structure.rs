@@ -10,7 +10,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Who may know whom. A name of two parts is a backend, or one item of a module that is else unknown.
-const MAY_KNOW: [(&str, &str); 21] = [
+const MAY_KNOW: [(&str, &str); 22] = [
     ("main", "config doctor runtime sample_app server telemetry"),
     // A request, in order.
     ("server", "proxy api pool routes runtime request instance config clock task telemetry"),
@@ -26,6 +26,7 @@ const MAY_KNOW: [(&str, &str); 21] = [
     ("store::memory", "store instance clock"),
     ("runtime", "instance"),
     ("runtime::process", "runtime instance clock task"),
+    ("runtime::containerd", "runtime instance task"),
     ("runtime::none", "runtime instance clock task"),
     ("instance", "clock"),
     // Known to all, and knowing little.
@@ -41,7 +42,7 @@ const MAY_KNOW: [(&str, &str); 21] = [
 
 /// The composition root may know every backend.
 const COMPOSITION_ROOT: &str = "server/app.rs";
-const BACKENDS: [&str; 3] = ["store::memory", "runtime::process", "runtime::none"];
+const BACKENDS: [&str; 4] = ["store::memory", "runtime::process", "runtime::containerd", "runtime::none"];
 
 /// Most lines of a file, its tests not counted.
 const LONGEST: usize = 400;

@@ -107,6 +107,9 @@ impl Baking {
         let (pool, keeper) = (&self.pool, &self.keeper);
         let template = keeper.template();
         let name = template.name.as_str();
+        if self.is_baked_after_all(&template).await {
+            return;
+        }
         let id = InstanceId::random(&template.name);
         let Some(hold) = pool.hands.take(&id) else { return };
         let start = Instant::now();
@@ -138,6 +141,21 @@ impl Baking {
                 );
             }
         }
+    }
+}
+
+impl Baking {
+    /// Fetches the app, which may show that it was baked before this server started. What keeps it from being fetched
+    /// is told by the start that follows.
+    async fn is_baked_after_all(&self, template: &Template) -> bool {
+        let (pool, keeper) = (&self.pool, &self.keeper);
+        tokio::select! {
+            biased;
+            () = pool.stopping.cancelled() => return true,
+            () = keeper.outdated(template.revision) => return true,
+            fetched = pool.runtime.fetch(&template.app) => if fetched.is_err() { return false },
+        }
+        pool.runtime.golden(template.revision, &template.app).await != Golden::Missing
     }
 }
 

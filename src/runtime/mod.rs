@@ -2,7 +2,9 @@
 //!
 //! Every implementation passes the same conformance suite (`tests/conformance/runtime.rs`).
 
+pub mod containerd;
 mod image;
+mod log;
 #[cfg(feature = "runtime-none")]
 pub mod none;
 pub mod process;

@@ -23,6 +23,7 @@ use crate::pool::{self, Pool};
 use crate::proxy::{self, Proxy};
 use crate::request::{Hosts, UnderWay};
 use crate::routes::{self, RouteTable};
+use crate::runtime::containerd::{self, ContainerdRuntime};
 use crate::runtime::process::{self, ProcessRuntime};
 use crate::runtime::{Runtime, RuntimeError};
 use crate::store::memory::MemoryStore;
@@ -78,6 +79,7 @@ pub async fn serve(config: Config, file: Option<PathBuf>, own_program: PathBuf) 
     let store = Arc::new(MemoryStore::new(clock.clone()));
     let routes = Arc::new(RouteTable::default());
     let metrics = Arc::new(Metrics::new());
+    metrics.can_restore(runtime.restores());
     let hosts = Arc::new(Hosts::new(&public.base_domain, server.api_hosts));
     let home = public.home_url();
     let pool = Pool::new(pool::Parts {
@@ -147,7 +149,15 @@ async fn start_runtime(
             })
             .await?,
         ),
-        config::RuntimeMode::Containerd => return Err(RuntimeError::Start("not built yet".to_owned())),
+        config::RuntimeMode::Containerd => Arc::new(
+            ContainerdRuntime::open(containerd::Settings {
+                address: config.containerd_address.clone(),
+                folder: node.containers(),
+                node: node.id().clone(),
+                criu: config.criu_enabled,
+            })
+            .await?,
+        ),
         #[cfg(feature = "runtime-none")]
         config::RuntimeMode::None => Arc::new(crate::runtime::none::NoRuntime::new(config.none_endpoint)),
     })

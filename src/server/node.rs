@@ -61,6 +61,11 @@ impl NodeFolder {
     pub fn instances(&self) -> PathBuf {
         self.path.join("instances")
     }
+
+    /// The folder for its containers and their checkpoints; it may not exist yet.
+    pub fn containers(&self) -> PathBuf {
+        self.path.join("containers")
+    }
 }
 
 #[cfg(test)]

@@ -105,6 +105,7 @@ pub struct RequestLine<'a> {
 #[derive(Debug)]
 pub struct Metrics {
     registry: Registry,
+    criu_available: Gauge,
     ready: Family<TemplateLabel, Gauge>,
     assigned: Family<TemplateLabel, Gauge>,
     warming: Family<TemplateLabel, Gauge>,
@@ -152,8 +153,7 @@ impl Metrics {
         let target = register!("pool_target_size", "Ready instances wanted", Family::default());
         let capacity = register!("pool_capacity", "Most instances in all states", Family::default());
         let criu_available =
-            register!("criu_available", "1 when checkpoints can be restored", Gauge::<i64>::default());
-        criu_available.set(0);
+            register!("criu_available", "1 when checkpoints can be restored", Gauge::default());
         let build_info =
             register!("build_info", "1, labelled with the version", Family::<BuildLabels, Gauge>::default());
         build_info.get_or_create(&BuildLabels { version: env!("CARGO_PKG_VERSION") }).set(1);
@@ -190,6 +190,7 @@ impl Metrics {
         );
         Self {
             registry,
+            criu_available,
             ready,
             assigned,
             warming,
@@ -251,6 +252,11 @@ impl Metrics {
         if result == Outcome::Success {
             self.provision_duration.get_or_create(&MethodLabel { method }).observe(took.as_secs_f64());
         }
+    }
+
+    /// Whether instances can be restored on this host.
+    pub fn can_restore(&self, can: bool) {
+        self.criu_available.set(can.into());
     }
 
     /// One attempt to make a golden checkpoint.

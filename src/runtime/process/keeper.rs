@@ -15,8 +15,8 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
+use super::super::log::Log;
 use super::leftovers::Traces;
-use super::log::Log;
 use super::ports::Port;
 use super::wire::{
     INSTANCE_LABEL, Lack, Launch, NODE_LABEL, Report, line, temporary_directory, working_directory,

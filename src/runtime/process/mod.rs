@@ -24,7 +24,6 @@ mod guardian;
 mod keeper;
 mod launcher;
 mod leftovers;
-mod log;
 mod ports;
 mod processes;
 mod wire;
@@ -44,8 +43,8 @@ use parking_lot::Mutex;
 use tokio::sync::{mpsc, oneshot};
 
 use self::keeper::{Keeper, StopReply};
-use self::log::Log;
 use self::ports::Ports;
+use super::log::Log;
 use super::{Exit, Order, Runtime, RuntimeError, StartMethod, Started};
 use crate::instance::{InstanceId, NodeId};
 use crate::task;

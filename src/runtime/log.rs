@@ -15,19 +15,19 @@ const REST: Duration = Duration::from_millis(50);
 
 /// A ring of bytes: what is added beyond `limit` pushes out the oldest.
 #[derive(Debug)]
-pub(super) struct Log {
+pub(crate) struct Log {
     ring: Mutex<VecDeque<u8>>,
     limit: usize,
 }
 
 impl Log {
     /// An empty log that keeps the last `limit` bytes. It takes memory only as it fills.
-    pub(super) fn new(limit: usize) -> Self {
+    pub(crate) fn new(limit: usize) -> Self {
         Self { ring: Mutex::new(VecDeque::new()), limit }
     }
 
     /// Adds output.
-    pub(super) fn push(&self, bytes: &[u8]) {
+    pub(crate) fn push(&self, bytes: &[u8]) {
         let bytes = &bytes[bytes.len().saturating_sub(self.limit)..];
         let mut ring = self.ring.lock();
         let excess = (ring.len() + bytes.len()).saturating_sub(self.limit);
@@ -36,14 +36,14 @@ impl Log {
     }
 
     /// All that is kept, oldest first.
-    pub(super) fn bytes(&self) -> Bytes {
+    pub(crate) fn bytes(&self) -> Bytes {
         let ring = self.ring.lock();
         let (old, new) = ring.as_slices();
         Bytes::from([old, new].concat())
     }
 
     /// Reads the output until nobody can write any more.
-    pub(super) async fn fill_from(&self, mut pipe: Receiver) {
+    pub(crate) async fn fill_from(&self, mut pipe: Receiver) {
         let mut buffer = vec![0; 16 * 1024];
         let mut since_rest = 0;
         loop {

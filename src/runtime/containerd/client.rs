@@ -1,0 +1,127 @@
+//! The way to containerd: its gRPC services, in a namespace of our own, each call with a deadline.
+
+use std::io;
+use std::path::Path;
+use std::time::Duration;
+
+use containerd_client::services::v1::containers_client::ContainersClient;
+use containerd_client::services::v1::content_client::ContentClient;
+use containerd_client::services::v1::events_client::EventsClient;
+use containerd_client::services::v1::images_client::ImagesClient;
+use containerd_client::services::v1::snapshots::snapshots_client::SnapshotsClient;
+use containerd_client::services::v1::streaming_client::StreamingClient;
+use containerd_client::services::v1::tasks_client::TasksClient;
+use containerd_client::services::v1::transfer_client::TransferClient;
+use containerd_client::tonic::transport::Channel;
+use containerd_client::tonic::{Code, Request, Response, Status};
+
+use super::super::RuntimeError;
+
+/// What separates our containers from those of others who use the same containerd.
+pub(super) const NAMESPACE: &str = "try-it-now";
+
+/// Longest time of a call that does not move images.
+pub(super) const DEADLINE: Duration = Duration::from_secs(30);
+
+/// Connections to containerd. Cheap to clone; it connects anew by itself after containerd was restarted.
+#[derive(Debug, Clone)]
+pub(super) struct Client(Channel);
+
+impl Client {
+    pub(super) async fn connect(socket: &Path) -> Result<Self, RuntimeError> {
+        let connecting = tokio::time::timeout(DEADLINE, containerd_client::connect(socket)).await;
+        let channel = match connecting {
+            Ok(Ok(channel)) => channel,
+            Ok(Err(error)) => {
+                return Err(RuntimeError::Start(format!(
+                    "containerd does not answer at {}: {}",
+                    socket.display(),
+                    std::error::Error::source(&error).map_or_else(|| error.to_string(), ToString::to_string),
+                )));
+            }
+            Err(_) => {
+                return Err(RuntimeError::Start(format!("containerd at {} is silent", socket.display())));
+            }
+        };
+        Ok(Self(channel))
+    }
+
+    pub(super) fn containers(&self) -> ContainersClient<Channel> {
+        ContainersClient::new(self.0.clone())
+    }
+
+    pub(super) fn content(&self) -> ContentClient<Channel> {
+        ContentClient::new(self.0.clone())
+    }
+
+    pub(super) fn events(&self) -> EventsClient<Channel> {
+        EventsClient::new(self.0.clone())
+    }
+
+    pub(super) fn images(&self) -> ImagesClient<Channel> {
+        ImagesClient::new(self.0.clone())
+    }
+
+    pub(super) fn snapshots(&self) -> SnapshotsClient<Channel> {
+        SnapshotsClient::new(self.0.clone())
+    }
+
+    pub(super) fn streaming(&self) -> StreamingClient<Channel> {
+        StreamingClient::new(self.0.clone())
+    }
+
+    pub(super) fn tasks(&self) -> TasksClient<Channel> {
+        TasksClient::new(self.0.clone())
+    }
+
+    pub(super) fn transfer(&self) -> TransferClient<Channel> {
+        TransferClient::new(self.0.clone())
+    }
+}
+
+/// A call in our namespace, to be answered within [`DEADLINE`].
+pub(super) fn request<T>(message: T) -> Request<T> {
+    request_within(message, DEADLINE)
+}
+
+/// A call in our namespace that may take that long.
+pub(super) fn request_within<T>(message: T, longest: Duration) -> Request<T> {
+    let mut request = lasting(message);
+    request.set_timeout(longest);
+    request
+}
+
+/// A call in our namespace that lasts as long as its caller wants: a stream.
+pub(super) fn lasting<T>(message: T) -> Request<T> {
+    let mut request = Request::new(message);
+    let namespace = NAMESPACE.parse().expect("letters and dashes are a header's value");
+    request.metadata_mut().insert("containerd-namespace", namespace);
+    request
+}
+
+/// What containerd answered, in our terms.
+pub(super) trait Answer<T> {
+    /// Says what was being done when containerd refused.
+    fn doing(self, what: impl FnOnce() -> String) -> Result<T, RuntimeError>;
+
+    /// `None` for what containerd does not know.
+    fn if_known(self, what: impl FnOnce() -> String) -> Result<Option<T>, RuntimeError>;
+}
+
+impl<T> Answer<T> for Result<Response<T>, Status> {
+    fn doing(self, what: impl FnOnce() -> String) -> Result<T, RuntimeError> {
+        self.map(Response::into_inner).map_err(|status| failed(what(), &status))
+    }
+
+    fn if_known(self, what: impl FnOnce() -> String) -> Result<Option<T>, RuntimeError> {
+        match self {
+            Ok(response) => Ok(Some(response.into_inner())),
+            Err(status) if status.code() == Code::NotFound => Ok(None),
+            Err(status) => Err(failed(what(), &status)),
+        }
+    }
+}
+
+fn failed(doing: String, status: &Status) -> RuntimeError {
+    RuntimeError::Io { doing, source: io::Error::other(status.message().to_owned()) }
+}

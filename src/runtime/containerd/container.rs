@@ -1,0 +1,140 @@
+//! The verbs of a container: made and started or restored, frozen, removed. Each leaves nothing behind when it fails,
+//! once [`remove`] was called with the same id.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+
+use containerd_client::services::v1::container::Runtime as Shim;
+use containerd_client::services::v1::{
+    CheckpointTaskRequest, Container, CreateContainerRequest, CreateTaskRequest, DeleteContainerRequest,
+    DeleteTaskRequest, KillRequest, StartRequest, WaitRequest,
+};
+use containerd_client::types::Mount;
+use prost_types::Any;
+use serde_json::Value;
+
+use super::super::RuntimeError;
+use super::client::{Answer, Client, request};
+use super::options::{CheckpointOptions, RuncOptions};
+use super::snapshots::{self, SNAPSHOTTER};
+
+/// What runs the containers.
+const RUNC: &str = "io.containerd.runc.v2";
+
+/// The label that says in which of our network namespaces a container is.
+pub(super) const NAMESPACE_LABEL: &str = "try-it-now/namespace";
+
+const SIGKILL: u32 = 9;
+
+/// What to make.
+pub(super) struct Draft<'a> {
+    pub(super) id: &'a str,
+    pub(super) node: &'a str,
+    /// The image's name in containerd.
+    pub(super) image: &'a str,
+    pub(super) namespace: u32,
+    pub(super) spec: &'a Value,
+    pub(super) mounts: Vec<Mount>,
+    /// The pipe for its input.
+    pub(super) input: &'a Path,
+    /// The pipe for its output.
+    pub(super) output: &'a Path,
+    /// Where CRIU works.
+    pub(super) work: &'a Path,
+    /// CRIU's images to restore; `None` starts the command.
+    pub(super) images: Option<PathBuf>,
+}
+
+/// Makes and starts it. Returns the process that its namespaces belong to.
+pub(super) async fn start(client: &Client, draft: Draft<'_>) -> Result<u32, RuntimeError> {
+    let id = draft.id;
+    let spec = serde_json::to_vec(draft.spec).expect("a value is JSON");
+    let container = Container {
+        id: id.to_owned(),
+        labels: HashMap::from([
+            (super::NODE_LABEL.to_owned(), draft.node.to_owned()),
+            (NAMESPACE_LABEL.to_owned(), draft.namespace.to_string()),
+        ]),
+        image: draft.image.to_owned(),
+        runtime: Some(Shim { name: RUNC.to_owned(), options: None }),
+        spec: Some(Any {
+            type_url: "types.containerd.io/opencontainers/runtime-spec/1/Spec".to_owned(),
+            value: spec,
+        }),
+        snapshotter: SNAPSHOTTER.to_owned(),
+        snapshot_key: id.to_owned(),
+        ..Default::default()
+    };
+    let message = CreateContainerRequest { container: Some(container) };
+    client.containers().create(request(message)).await.doing(|| format!("make the container {id}"))?;
+
+    let text = |path: &Path| path.display().to_string();
+    let options = RuncOptions {
+        criu_image_path: draft.images.as_deref().map(text).unwrap_or_default(),
+        criu_work_path: text(draft.work),
+    };
+    let message = CreateTaskRequest {
+        container_id: id.to_owned(),
+        rootfs: draft.mounts,
+        stdin: text(draft.input),
+        stdout: text(draft.output),
+        stderr: text(draft.output),
+        options: Some(options.to_any()),
+        ..Default::default()
+    };
+    client.tasks().create(request(message)).await.doing(|| format!("make the task of {id}"))?;
+
+    let message = StartRequest { container_id: id.to_owned(), exec_id: String::new() };
+    Ok(client.tasks().start(request(message)).await.doing(|| format!("start {id}"))?.pid)
+}
+
+/// Writes the memory of all its processes to `images`, and ends them.
+pub(super) async fn freeze(
+    client: &Client,
+    id: &str,
+    images: &Path,
+    work: &Path,
+) -> Result<(), RuntimeError> {
+    let options = CheckpointOptions {
+        exit: true,
+        file_locks: true,
+        cgroups_mode: "soft".to_owned(),
+        image_path: images.display().to_string(),
+        work_path: work.display().to_string(),
+    };
+    let message = CheckpointTaskRequest {
+        container_id: id.to_owned(),
+        parent_checkpoint: String::new(),
+        options: Some(options.to_any()),
+    };
+    client.tasks().checkpoint(request(message)).await.doing(|| format!("freeze {id}")).map(drop)
+}
+
+/// Removes its task, itself and its snapshot, as far as they exist.
+pub(super) async fn remove(client: &Client, id: &str) -> Result<(), RuntimeError> {
+    remove_task(client, id).await?;
+    remove_record(client, id).await?;
+    snapshots::remove(client, id).await
+}
+
+/// Ends its processes, if it has any.
+pub(super) async fn remove_task(client: &Client, id: &str) -> Result<(), RuntimeError> {
+    let kill = KillRequest { container_id: id.to_owned(), signal: SIGKILL, all: true, ..Default::default() };
+    // One that has ended by itself cannot be killed, and that is as well.
+    let _ = client.tasks().kill(request(kill)).await;
+    let wait = WaitRequest { container_id: id.to_owned(), ..Default::default() };
+    client.tasks().wait(request(wait)).await.if_known(|| format!("wait for the end of {id}"))?;
+    let delete = DeleteTaskRequest { container_id: id.to_owned() };
+    client.tasks().delete(request(delete)).await.if_known(|| format!("remove the task of {id}")).map(drop)
+}
+
+/// Forgets it. Its task must be gone.
+pub(super) async fn remove_record(client: &Client, id: &str) -> Result<(), RuntimeError> {
+    let delete = DeleteContainerRequest { id: id.to_owned() };
+    client
+        .containers()
+        .delete(request(delete))
+        .await
+        .if_known(|| format!("remove the container {id}"))
+        .map(drop)
+}

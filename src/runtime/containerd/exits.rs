@@ -1,0 +1,67 @@
+//! containerd's events tell at once when a container ends.
+
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use containerd_client::events::TaskExit;
+use containerd_client::services::v1::{ListTasksRequest, SubscribeRequest};
+use containerd_client::types::v1::Status;
+use prost::Message;
+
+use super::client::{Answer, NAMESPACE, lasting, request};
+use super::{Parts, RuntimeError};
+
+/// Pause before the events are subscribed to again, when containerd is not there.
+const PAUSE: Duration = Duration::from_millis(200);
+
+/// Passes the ends on for as long as the runtime lives.
+pub(super) async fn follow(parts: Weak<Parts>) {
+    while let Some(parts) = parts.upgrade() {
+        if let Err(error) = listen(&parts).await {
+            tracing::warn!(%error, "containerd's events are listened to again");
+        }
+        drop(parts);
+        tokio::time::sleep(PAUSE).await;
+    }
+}
+
+async fn listen(parts: &Arc<Parts>) -> Result<(), RuntimeError> {
+    let doing = || "listen to containerd's events".to_owned();
+    let filters = vec![format!("topic==\"/tasks/exit\",namespace=={NAMESPACE}")];
+    let events = parts.client.events().subscribe(lasting(SubscribeRequest { filters })).await;
+    let mut events = events.doing(doing)?;
+    // What ended while nobody listened.
+    missed(parts).await?;
+    let parts = Arc::downgrade(parts);
+    while let Some(envelope) = events.message().await.map_err(|status| RuntimeError::Io {
+        doing: doing(),
+        source: std::io::Error::other(status.message().to_owned()),
+    })? {
+        let Some(parts) = parts.upgrade() else { return Ok(()) };
+        let event = envelope.event.unwrap_or_default();
+        let Ok(exit) = TaskExit::decode(event.value.as_slice()) else { continue };
+        // A process other than the first is a command that was run in the container.
+        if exit.id == exit.container_id {
+            parts.instances.ended(&exit.container_id, how(exit.exit_status));
+        }
+    }
+    Ok(())
+}
+
+/// As shells have it: beyond 128 it was a signal.
+fn how(status: u32) -> String {
+    match status.checked_sub(128) {
+        None | Some(0) => format!("exit status {status}"),
+        Some(signal) => format!("signal {signal}"),
+    }
+}
+
+async fn missed(parts: &Parts) -> Result<(), RuntimeError> {
+    let message = ListTasksRequest { filter: String::new() };
+    let tasks =
+        parts.client.tasks().list(request(message)).await.doing(|| "list the tasks".to_owned())?.tasks;
+    for task in tasks.iter().filter(|task| task.status() == Status::Stopped) {
+        parts.instances.ended(&task.id, how(task.exit_status));
+    }
+    Ok(())
+}

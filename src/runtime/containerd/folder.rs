@@ -1,0 +1,140 @@
+//! This node's files for its containers.
+
+use std::fs;
+use std::io;
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{CWD, FileType, Mode, makedev, mknodat};
+use tokio::net::unix::pipe::{OpenOptions, Receiver};
+
+use crate::instance::InstanceId;
+
+/// The node's folder for containers.
+#[derive(Debug)]
+pub(super) struct Folder {
+    root: PathBuf,
+}
+
+/// What an instance's output goes through.
+const OUTPUT: &str = "output";
+
+/// What it could read from, and never gets anything. A container without it holds this host's `/dev/null` open, and
+/// what lies outside of a container cannot be frozen with it.
+const INPUT: &str = "input";
+
+/// For all that CRIU does. A sealed instance's network need not be locked while it is copied, connections are not
+/// copied, databases hold locks, and files that were deleted while open are copied whole.
+const CRIU: &str = "network-lock skip\ntcp-close\nfile-locks\nghost-limit 67108864\n";
+
+/// Restores are many, and each line of their log costs time.
+const NO_LOG: &str = "log-file /dev/null\n";
+
+impl Folder {
+    /// Takes it over, and makes what all containers share.
+    pub(super) fn open(root: PathBuf) -> io::Result<Self> {
+        let root = std::path::absolute(root)?;
+        fs::create_dir_all(root.join("instances"))?;
+        fs::write(root.join("criu-freeze.conf"), CRIU)?;
+        fs::write(root.join("criu-restore.conf"), format!("{CRIU}{NO_LOG}"))?;
+        let folder = Self { root };
+        folder.make_devices()?;
+        Ok(folder)
+    }
+
+    /// What every container has as its `/dev`.
+    pub(super) fn devices(&self) -> PathBuf {
+        self.root.join("dev")
+    }
+
+    pub(super) fn criu_config(&self, restores: bool) -> PathBuf {
+        self.root.join(if restores { "criu-restore.conf" } else { "criu-freeze.conf" })
+    }
+
+    pub(super) fn checkpoints(&self) -> PathBuf {
+        self.root.join("golden")
+    }
+
+    /// The folder of an instance, which CRIU works in too.
+    pub(super) fn of(&self, id: &InstanceId) -> PathBuf {
+        self.root.join("instances").join(id.as_str())
+    }
+
+    pub(super) fn output(&self, id: &InstanceId) -> PathBuf {
+        self.of(id).join(OUTPUT)
+    }
+
+    pub(super) fn input(&self, id: &InstanceId) -> PathBuf {
+        self.of(id).join(INPUT)
+    }
+
+    /// Makes an instance's folder and the pipes in it, and opens its output for reading. It stays open whether anybody
+    /// writes or not.
+    pub(super) fn make(&self, id: &InstanceId) -> io::Result<Receiver> {
+        fs::create_dir_all(self.of(id))?;
+        for pipe in [self.input(id), self.output(id)] {
+            mknodat(CWD, pipe, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0)?;
+        }
+        self.open_output(id)
+    }
+
+    pub(super) fn open_output(&self, id: &InstanceId) -> io::Result<Receiver> {
+        OpenOptions::new().read_write(true).open_receiver(self.output(id))
+    }
+
+    pub(super) fn remove(&self, id: &str) -> io::Result<()> {
+        if_there(fs::remove_dir_all(self.root.join("instances").join(id)))
+    }
+
+    /// All instances that have a folder.
+    pub(super) fn list(&self) -> io::Result<Vec<String>> {
+        fs::read_dir(self.root.join("instances"))?
+            .map(|entry| entry.map(|entry| entry.file_name().to_string_lossy().into_owned()))
+            .collect()
+    }
+
+    fn make_devices(&self) -> io::Result<()> {
+        let devices = self.devices();
+        fs::create_dir_all(devices.join("shm"))?;
+        for (name, major, minor) in [
+            ("null", 1, 3),
+            ("zero", 1, 5),
+            ("full", 1, 7),
+            ("random", 1, 8),
+            ("urandom", 1, 9),
+            ("tty", 5, 0),
+        ] {
+            let path = devices.join(name);
+            if_new(
+                mknodat(CWD, &path, FileType::CharacterDevice, Mode::empty(), makedev(major, minor))
+                    .map_err(io::Error::from),
+            )?;
+            fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o666))?;
+        }
+        for (name, target) in [
+            ("fd", "/proc/self/fd"),
+            ("stdin", "/proc/self/fd/0"),
+            ("stdout", "/proc/self/fd/1"),
+            ("stderr", "/proc/self/fd/2"),
+        ] {
+            if_new(symlink(target, devices.join(name)))?;
+        }
+        Ok(())
+    }
+}
+
+/// Gives a fresh writable layer what engines put into every container.
+pub(super) fn furnish(layer: &Path) -> io::Result<()> {
+    let etc = layer.join("etc");
+    fs::create_dir_all(&etc)?;
+    fs::write(etc.join("hosts"), "127.0.0.1\tlocalhost instance\n")?;
+    fs::write(etc.join("hostname"), "instance\n")
+}
+
+fn if_new(outcome: io::Result<()>) -> io::Result<()> {
+    outcome.or_else(|error| if error.kind() == io::ErrorKind::AlreadyExists { Ok(()) } else { Err(error) })
+}
+
+fn if_there(outcome: io::Result<()>) -> io::Result<()> {
+    outcome.or_else(|error| if error.kind() == io::ErrorKind::NotFound { Ok(()) } else { Err(error) })
+}

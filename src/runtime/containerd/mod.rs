@@ -1,0 +1,252 @@
+//! The containerd runtime: an instance is a container in a network namespace of its own, started from an image or, once
+//! its template is baked, restored from a checkpoint.
+//!
+//! | a file | what it knows |
+//! |---|---|
+//! | `client`, `options` | how to speak with containerd |
+//! | `images`, `transfer` | from an image's name to an unpacked snapshot |
+//! | `spec`, `seccomp` | what a container may do |
+//! | `namespaces` | networks that lead nowhere, and the way in |
+//! | `snapshots`, `container` | making, freezing and removing one |
+//! | `golden` | checkpoints on disk |
+//! | `folder` | this node's files |
+//! | `instances` | what runs, and what happens to it |
+//! | `leftovers` | what a crashed server left |
+//!
+//! Whatever is ours in containerd carries the node's name as a label, and lies in a namespace of our own.
+
+mod client;
+mod container;
+mod criu;
+mod exits;
+mod folder;
+mod golden;
+mod images;
+mod instances;
+mod leftovers;
+mod namespaces;
+mod options;
+mod seccomp;
+mod snapshots;
+mod spec;
+mod transfer;
+
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use tokio::net::TcpStream;
+use tokio::sync::{mpsc, oneshot};
+
+use self::client::Client;
+use self::folder::Folder;
+use self::golden::{Checkpoints, Ingredients};
+use self::images::{Images, Unpacked};
+use self::instances::Instances;
+use self::namespaces::Namespaces;
+use super::{App, Exit, Golden, Order, Runtime, RuntimeError, Started};
+use crate::instance::{Endpoint, InstanceId, NodeId};
+use crate::task;
+
+pub use self::leftovers::clean;
+
+/// The label of all that is ours in containerd; its value is the node's name.
+const NODE_LABEL: &str = "try-it-now/node";
+
+/// Output that is kept of each instance, in bytes.
+const LOG_LIMIT: usize = 256 * 1024;
+
+/// What a containerd runtime needs to know.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// containerd's socket.
+    pub address: PathBuf,
+    /// The node's folder for containers. Nobody else may use it, which the caller ensures by a lock.
+    pub folder: PathBuf,
+    /// Who we are.
+    pub node: NodeId,
+    /// Whether instances may be restored from checkpoints. Where the host cannot do that, all starts are cold.
+    pub criu: bool,
+}
+
+/// Runs instances as containers. See the module.
+pub struct ContainerdRuntime {
+    parts: Arc<Parts>,
+}
+
+/// What everything that is done to an instance needs.
+struct Parts {
+    client: Client,
+    node: NodeId,
+    folder: Folder,
+    images: Images,
+    namespaces: Namespaces,
+    checkpoints: Checkpoints,
+    /// CRIU's version; `None` when nothing is to be restored.
+    criu: Option<String>,
+    kernel: String,
+    instances: Instances,
+}
+
+impl ContainerdRuntime {
+    /// Connects, takes the folder over, picks up the containers of this node that still run, and removes whatever
+    /// else a crashed server of this node left.
+    ///
+    /// # Errors
+    /// containerd does not answer; the folder cannot be used; leftovers that resist.
+    pub async fn open(settings: Settings) -> Result<Self, RuntimeError> {
+        let client = Client::connect(&settings.address).await?;
+        let doing = |what: &str| {
+            let doing = what.to_owned();
+            move |source| RuntimeError::Io { doing, source }
+        };
+        let folder = Folder::open(settings.folder).map_err(doing("use the folder for containers"))?;
+        let checkpoints =
+            Checkpoints::open(folder.checkpoints()).map_err(doing("use the folder for checkpoints"))?;
+        let criu = if settings.criu { criu::version().await } else { None };
+        if settings.criu && criu.is_none() {
+            tracing::error!(
+                "CRIU is missing or does not work: every instance starts cold (see: try-it-now doctor)"
+            );
+        }
+        let parts = Arc::new(Parts {
+            client,
+            node: settings.node,
+            folder,
+            images: Images::default(),
+            namespaces: Namespaces::new().map_err(doing("find this server's network namespace"))?,
+            checkpoints,
+            criu,
+            kernel: rustix::system::uname().release().to_string_lossy().into_owned(),
+            instances: Instances::default(),
+        });
+        leftovers::take_over(&parts).await?;
+        task::spawn("containerd exits", exits::follow(Arc::downgrade(&parts)));
+        Ok(Self { parts })
+    }
+}
+
+impl Parts {
+    /// The app's image, brought here if it is not.
+    async fn image(&self, app: &App) -> Result<Arc<Unpacked>, RuntimeError> {
+        let image = app.image.as_ref();
+        let image = image.ok_or_else(|| RuntimeError::Start("its template names no image".to_owned()))?;
+        self.images.get(&self.client, image).await
+    }
+
+    /// What a checkpoint of this would be made of; `None` where nothing is restored.
+    fn ingredients(&self, revision: u64, image: &Unpacked) -> Option<Ingredients> {
+        Some(Ingredients {
+            revision,
+            image: image.digest.clone(),
+            kernel: self.kernel.clone(),
+            criu: self.criu.clone()?,
+        })
+    }
+}
+
+/// Does it in a task, so that a caller who loses patience leaves nothing half done.
+async fn to_the_end<T: Send + 'static>(
+    name: &'static str,
+    work: impl Future<Output = Result<T, RuntimeError>> + Send + 'static,
+) -> Result<T, RuntimeError> {
+    let (reply, outcome) = oneshot::channel();
+    task::spawn(name, async move {
+        let _ = reply.send(work.await);
+    });
+    outcome.await.unwrap_or_else(|_| Err(RuntimeError::Start(format!("{name} ended without a result"))))
+}
+
+#[async_trait]
+impl Runtime for ContainerdRuntime {
+    fn name(&self) -> &'static str {
+        "containerd"
+    }
+
+    fn restores(&self) -> bool {
+        self.parts.criu.is_some()
+    }
+
+    async fn start(&self, order: &Order) -> Result<Started, RuntimeError> {
+        let instance = self
+            .parts
+            .instances
+            .enter(&order.id, LOG_LIMIT)
+            .ok_or_else(|| RuntimeError::Start(format!("{} runs already", order.id)))?;
+        let (parts, order) = (self.parts.clone(), order.clone());
+        to_the_end("start a container", async move {
+            let turn = instance.turn.lock().await;
+            let outcome = parts.start(&order, &instance).await;
+            if outcome.is_err() {
+                parts.take_away(&order.id, &instance).await?;
+            }
+            drop(turn);
+            outcome
+        })
+        .await
+    }
+
+    async fn stop(&self, id: &InstanceId) -> Result<(), RuntimeError> {
+        let Some(instance) = self.parts.instances.get(id) else { return Ok(()) };
+        let (parts, id) = (self.parts.clone(), id.clone());
+        to_the_end("stop a container", async move {
+            instance.leave();
+            let _turn = instance.turn.lock().await;
+            parts.take_away(&id, &instance).await
+        })
+        .await
+    }
+
+    async fn connect(&self, endpoint: Endpoint) -> io::Result<TcpStream> {
+        match endpoint {
+            Endpoint::Sealed { namespace, port } => self.parts.namespaces.connect(namespace, port).await,
+            Endpoint::Direct(address) => TcpStream::connect(address).await,
+        }
+    }
+
+    async fn fetch(&self, app: &App) -> Result<(), RuntimeError> {
+        let (parts, app) = (self.parts.clone(), app.clone());
+        to_the_end("fetch an image", async move { parts.image(&app).await.map(drop) }).await
+    }
+
+    async fn golden(&self, revision: u64, app: &App) -> Golden {
+        let image = app.image.as_ref();
+        if self.parts.criu.is_none() || image.is_none() {
+            return Golden::Never;
+        }
+        let key = image
+            .and_then(|image| self.parts.images.at_hand(image))
+            .and_then(|image| self.parts.ingredients(revision, &image))
+            .map(|ingredients| ingredients.key());
+        if key.is_some_and(|key| self.parts.checkpoints.has(&key)) {
+            Golden::Present
+        } else {
+            Golden::Missing
+        }
+    }
+
+    async fn bake(&self, id: &InstanceId, revision: u64, app: &App) -> Result<(), RuntimeError> {
+        let instance = self.parts.instances.get(id);
+        let instance = instance.ok_or_else(|| RuntimeError::Start(format!("{id} does not run")))?;
+        let (parts, id, app) = (self.parts.clone(), id.clone(), app.clone());
+        to_the_end("bake a checkpoint", async move {
+            let _turn = instance.turn.lock().await;
+            parts.bake(&id, &instance, revision, &app).await
+        })
+        .await
+    }
+
+    async fn list(&self) -> Result<Vec<InstanceId>, RuntimeError> {
+        Ok(self.parts.instances.ids())
+    }
+
+    async fn logs(&self, id: &InstanceId) -> Option<Bytes> {
+        Some(self.parts.instances.get(id)?.log.bytes())
+    }
+
+    fn exits(&self) -> mpsc::UnboundedReceiver<Exit> {
+        self.parts.instances.listen()
+    }
+}

@@ -1,0 +1,48 @@
+//! The messages that runc's shim takes and containerd's own bindings lack: those of `containerd.runc.v1`. Only the
+//! fields that we set.
+
+use prost::Message;
+use prost_types::Any;
+
+/// How a task is created.
+#[derive(Clone, PartialEq, Message)]
+pub(super) struct RuncOptions {
+    /// The folder of CRIU's images to restore from; empty for a cold start.
+    #[prost(string, tag = "10")]
+    pub(super) criu_image_path: String,
+    /// Where CRIU works and logs.
+    #[prost(string, tag = "11")]
+    pub(super) criu_work_path: String,
+}
+
+/// How a task is checkpointed.
+#[derive(Clone, PartialEq, Message)]
+pub(super) struct CheckpointOptions {
+    /// Whether the task ends with it.
+    #[prost(bool, tag = "1")]
+    pub(super) exit: bool,
+    /// Whether files that the task holds locked may be.
+    #[prost(bool, tag = "5")]
+    pub(super) file_locks: bool,
+    /// What is done about its cgroups.
+    #[prost(string, tag = "7")]
+    pub(super) cgroups_mode: String,
+    /// Where the images go.
+    #[prost(string, tag = "8")]
+    pub(super) image_path: String,
+    /// Where CRIU works and logs.
+    #[prost(string, tag = "9")]
+    pub(super) work_path: String,
+}
+
+impl RuncOptions {
+    pub(super) fn to_any(&self) -> Any {
+        Any { type_url: "containerd.runc.v1.Options".to_owned(), value: self.encode_to_vec() }
+    }
+}
+
+impl CheckpointOptions {
+    pub(super) fn to_any(&self) -> Any {
+        Any { type_url: "containerd.runc.v1.CheckpointOptions".to_owned(), value: self.encode_to_vec() }
+    }
+}

@@ -1,0 +1,96 @@
+//! Writable layers: an overlay on an image's snapshot, or on the one that was committed at a bake.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+
+use containerd_client::services::v1::snapshots::{
+    CommitSnapshotRequest, ListSnapshotsRequest, PrepareSnapshotRequest, RemoveSnapshotRequest,
+    StatSnapshotRequest,
+};
+use containerd_client::types::Mount;
+
+use super::super::RuntimeError;
+use super::client::{Answer, Client, request};
+
+/// Which of containerd's snapshotters.
+pub(super) const SNAPSHOTTER: &str = "overlayfs";
+
+/// Keeps containerd's garbage collector away: a snapshot exists before the container that refers to it does.
+const KEPT: &str = "containerd.io/gc.root";
+
+fn labels(node: &str) -> HashMap<String, String> {
+    HashMap::from([(KEPT.to_owned(), "true".to_owned()), (super::NODE_LABEL.to_owned(), node.to_owned())])
+}
+
+/// Makes a writable layer on `parent` and says how to mount it.
+pub(super) async fn prepare(
+    client: &Client,
+    node: &str,
+    key: &str,
+    parent: &str,
+) -> Result<Vec<Mount>, RuntimeError> {
+    let message = PrepareSnapshotRequest {
+        snapshotter: SNAPSHOTTER.to_owned(),
+        key: key.to_owned(),
+        parent: parent.to_owned(),
+        labels: labels(node),
+    };
+    let doing = || format!("prepare the snapshot {key}");
+    let mut mounts = client.snapshots().prepare(request(message)).await.doing(doing)?.mounts;
+    for mount in mounts.iter_mut().filter(|mount| mount.r#type == "overlay") {
+        // Copying a file up would otherwise wait for the disk, and an instance does not outlive a crash of its host.
+        mount.options.push("volatile".to_owned());
+    }
+    Ok(mounts)
+}
+
+/// The folder on this host in which a layer's own files lie.
+pub(super) fn own_files(mounts: &[Mount]) -> Option<PathBuf> {
+    let options = mounts.iter().flat_map(|mount| &mount.options);
+    options.filter_map(|option| option.strip_prefix("upperdir=")).map(PathBuf::from).next()
+}
+
+/// Makes a writable layer one to stand on.
+pub(super) async fn commit(client: &Client, node: &str, key: &str, name: &str) -> Result<(), RuntimeError> {
+    let message = CommitSnapshotRequest {
+        snapshotter: SNAPSHOTTER.to_owned(),
+        name: name.to_owned(),
+        key: key.to_owned(),
+        labels: labels(node),
+    };
+    client.snapshots().commit(request(message)).await.doing(|| format!("commit the snapshot {key}"))
+}
+
+pub(super) async fn exists(client: &Client, key: &str) -> Result<bool, RuntimeError> {
+    let message = StatSnapshotRequest { snapshotter: SNAPSHOTTER.to_owned(), key: key.to_owned() };
+    let found = client.snapshots().stat(request(message)).await;
+    Ok(found.if_known(|| format!("look for the snapshot {key}"))?.is_some())
+}
+
+/// Removes it; one that is not there is no error, one that others stand on is.
+pub(super) async fn remove(client: &Client, key: &str) -> Result<(), RuntimeError> {
+    let message = RemoveSnapshotRequest { snapshotter: SNAPSHOTTER.to_owned(), key: key.to_owned() };
+    let removed = client.snapshots().remove(request(message)).await;
+    removed.if_known(|| format!("remove the snapshot {key}")).map(drop)
+}
+
+/// The keys of a node's snapshots, or of all nodes'. Those that others stand on come after those.
+pub(super) async fn list(client: &Client, node: Option<&str>) -> Result<Vec<String>, RuntimeError> {
+    let label = super::NODE_LABEL;
+    let filter = match node {
+        Some(node) => format!("labels.\"{label}\"==\"{node}\""),
+        None => format!("labels.\"{label}\""),
+    };
+    let message = ListSnapshotsRequest { snapshotter: SNAPSHOTTER.to_owned(), filters: vec![filter] };
+    let doing = || "list the snapshots".to_owned();
+    let mut parts = client.snapshots().list(request(message)).await.doing(doing)?;
+    let mut found = Vec::new();
+    while let Some(part) = parts.message().await.map_err(|status| RuntimeError::Io {
+        doing: doing(),
+        source: std::io::Error::other(status.message().to_owned()),
+    })? {
+        found.extend(part.info);
+    }
+    found.sort_by_key(|info| std::cmp::Reverse(info.created_at.map(|at| (at.seconds, at.nanos))));
+    Ok(found.into_iter().map(|info| info.name).collect())
+}

@@ -1,0 +1,136 @@
+//! Getting images into containerd: it pulls from registries itself, and an archive is streamed to it.
+
+use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use containerd_client::services::v1::{StreamInit, TransferRequest};
+use containerd_client::types::Platform;
+use containerd_client::types::transfer::{
+    Data, ImageImportStream, ImageReference, ImageStore, OciRegistry, RegistryResolver, UnpackConfiguration,
+    WindowUpdate,
+};
+use futures_util::stream;
+use prost::Message;
+use prost_types::Any;
+use tokio::io::AsyncReadExt;
+use tokio::sync::mpsc;
+
+use super::super::RuntimeError;
+use super::client::{Answer, Client, lasting, request_within};
+use super::snapshots::SNAPSHOTTER;
+
+/// Longest time to get an image.
+const PATIENCE: Duration = Duration::from_secs(30 * 60);
+
+/// Most bytes of an archive sent in one message, which is what containerd's own client sends.
+const CHUNK: usize = 32 * 1024;
+
+/// What an image from an archive is called in containerd, followed by `@` and its digest.
+pub(super) const ARCHIVES: &str = "try-it-now.local/archive";
+
+/// The platform of this host, as images name it.
+pub(super) fn platform() -> Platform {
+    let architecture = match std::env::consts::ARCH {
+        "x86_64" => "amd64",
+        "aarch64" => "arm64",
+        other => other,
+    };
+    Platform { os: "linux".to_owned(), architecture: architecture.to_owned(), ..Default::default() }
+}
+
+fn store(name: String, extra_references: Vec<ImageReference>) -> ImageStore {
+    ImageStore {
+        name,
+        platforms: vec![platform()],
+        extra_references,
+        unpacks: vec![UnpackConfiguration {
+            platform: Some(platform()),
+            snapshotter: SNAPSHOTTER.to_owned(),
+        }],
+        ..Default::default()
+    }
+}
+
+/// Pulls what a full reference names, and unpacks it.
+pub(super) async fn pull(client: &Client, reference: &str) -> Result<(), RuntimeError> {
+    let source = OciRegistry { reference: reference.to_owned(), resolver: Some(RegistryResolver::default()) };
+    let destination = store(reference.to_owned(), Vec::new());
+    transfer(client, any(&source), any(&destination), || format!("pull {reference}")).await
+}
+
+/// Imports an OCI archive, and unpacks its image.
+pub(super) async fn import(client: &Client, archive: &Path) -> Result<(), RuntimeError> {
+    static LAST: AtomicU64 = AtomicU64::new(0);
+    let doing = || format!("import {}", archive.display());
+    let file = tokio::fs::File::open(archive)
+        .await
+        .map_err(|source| RuntimeError::Io { doing: format!("open {}", archive.display()), source })?;
+    let id = format!("import-{}-{}", std::process::id(), LAST.fetch_add(1, Ordering::Relaxed));
+    let source = ImageImportStream { stream: id.clone(), ..Default::default() };
+    let by_digest = ImageReference {
+        name: ARCHIVES.to_owned(),
+        is_prefix: true,
+        allow_overwrite: true,
+        add_digest: true,
+        skip_named_digest: false,
+    };
+    let destination = store(String::new(), vec![by_digest]);
+
+    let (sender, receiver) = mpsc::channel(4);
+    let outgoing = stream::unfold(receiver, async |mut receiver: mpsc::Receiver<Any>| {
+        receiver.recv().await.map(|message| (message, receiver))
+    });
+    // Nobody receives before the stream stands, so the first message has to wait in the channel.
+    let _ = sender.send(any(&StreamInit { id })).await;
+    let mut incoming = client.streaming().stream(lasting(outgoing)).await.doing(doing)?;
+    let silent = || RuntimeError::Start(format!("containerd closed the stream for {}", archive.display()));
+    // containerd says with an empty message that it knows the stream.
+    incoming.message().await.ok().flatten().ok_or_else(silent)?;
+
+    let sending = async {
+        let mut file = file;
+        let mut window: i64 = 0;
+        loop {
+            while window <= 0 {
+                // The stream ends before the archive does when containerd has read all it wants.
+                let Some(update) = incoming.message().await.ok().flatten() else { return Ok(()) };
+                let update = WindowUpdate::decode(update.value.as_slice()).unwrap_or_default();
+                window += i64::from(update.update);
+            }
+            let most = usize::try_from(window).unwrap_or(CHUNK).min(CHUNK);
+            let mut data = vec![0; most];
+            let read = file.read(&mut data).await.map_err(|source| RuntimeError::Io {
+                doing: format!("read {}", archive.display()),
+                source,
+            })?;
+            if read == 0 {
+                drop(sender);
+                // Keeps the stream open until containerd is done with it.
+                while let Ok(Some(_)) = incoming.message().await {}
+                return Ok(());
+            }
+            data.truncate(read);
+            window -= read as i64;
+            if sender.send(any(&Data { data })).await.is_err() {
+                return Ok(());
+            }
+        }
+    };
+    let (sent, transferred) = tokio::join!(sending, transfer(client, any(&source), any(&destination), doing));
+    sent.and(transferred)
+}
+
+async fn transfer(
+    client: &Client,
+    source: Any,
+    destination: Any,
+    doing: impl FnOnce() -> String,
+) -> Result<(), RuntimeError> {
+    let message = TransferRequest { source: Some(source), destination: Some(destination), options: None };
+    client.transfer().transfer(request_within(message, PATIENCE)).await.doing(doing)
+}
+
+fn any<T: Message + prost::Name>(message: &T) -> Any {
+    containerd_client::to_any(message)
+}
