@@ -117,8 +117,16 @@ pub(super) async fn import(client: &Client, archive: &Path) -> Result<(), Runtim
             }
         }
     };
-    let (sent, transferred) = tokio::join!(sending, transfer(client, any(&source), any(&destination), doing));
-    sent.and(transferred)
+    let transferring = transfer(client, any(&source), any(&destination), doing);
+    let mut transferring = std::pin::pin!(transferring);
+    tokio::select! {
+        // containerd has done all it was to do, and may have left the archive's padding unread.
+        transferred = &mut transferring => transferred,
+        sent = sending => match sent {
+            Ok(()) => transferring.await,
+            Err(error) => Err(error),
+        },
+    }
 }
 
 async fn transfer(
