@@ -208,7 +208,7 @@ impl Parts {
             devices: &self.folder.devices(),
             criu: &self.folder.criu_config(restores),
             most_open_files: getrlimit(Resource::Nofile).maximum.unwrap_or(u64::MAX),
-            cgroup: &format!("/try-it-now/{}/{}", self.node, order.id),
+            cgroup: &format!("/try-it-now/{}", order.id),
         };
         spec::write(order, &image.config, &place)
     }

@@ -82,7 +82,7 @@ struct Parts {
     node: NodeId,
     folder: Folder,
     images: Images,
-    namespaces: Namespaces,
+    namespaces: Arc<Namespaces>,
     checkpoints: Checkpoints,
     /// CRIU's version; `None` when nothing is to be restored.
     criu: Option<String>,
@@ -116,7 +116,9 @@ impl ContainerdRuntime {
             node: settings.node,
             folder,
             images: Images::default(),
-            namespaces: Namespaces::new().map_err(doing("find this server's network namespace"))?,
+            namespaces: Namespaces::new()
+                .map(Arc::new)
+                .map_err(doing("find this server's network namespace"))?,
             checkpoints,
             criu,
             kernel: rustix::system::uname().release().to_string_lossy().into_owned(),

@@ -18,14 +18,21 @@ use parking_lot::Mutex;
 use rtnetlink::LinkUnspec;
 use tokio::net::{TcpSocket, TcpStream};
 
+use crate::task;
+
 /// The loopback's number: it is the first link of every namespace.
 const LOOPBACK: u32 = 1;
+
+/// Namespaces made ahead; as many as are used up while one is made.
+const SPARE: usize = 8;
 
 /// All that this server holds.
 #[derive(Debug)]
 pub(super) struct Namespaces {
     /// The server's own, to come back to.
     home: File,
+    /// Made ahead, for instances to come: making one takes longer than everything else that is ours in a restore.
+    spare: Mutex<Vec<File>>,
     held: Mutex<HashMap<u32, Arc<File>>>,
     last: AtomicU32,
 }
@@ -33,12 +40,32 @@ pub(super) struct Namespaces {
 impl Namespaces {
     pub(super) fn new() -> io::Result<Self> {
         let home = File::open("/proc/self/ns/net")?;
-        Ok(Self { home, held: Mutex::default(), last: AtomicU32::new(0) })
+        Ok(Self { home, spare: Mutex::default(), held: Mutex::default(), last: AtomicU32::new(0) })
     }
 
-    /// Makes one. Needs the right to (`CAP_SYS_ADMIN`).
-    pub(super) async fn make(&self) -> io::Result<u32> {
-        let file = tokio::task::spawn_blocking(|| {
+    /// Gives one that nobody was in before, made ahead or now. Needs the right to (`CAP_SYS_ADMIN`).
+    pub(super) async fn make(self: &Arc<Self>) -> io::Result<u32> {
+        let spare = self.spare.lock().pop();
+        let namespaces = self.clone();
+        task::spawn("spare network namespaces", async move { namespaces.fill_up().await });
+        match spare {
+            Some(file) => Ok(self.hold(file)),
+            None => Ok(self.hold(Self::make_one().await?)),
+        }
+    }
+
+    /// Makes spare ones up to [`SPARE`].
+    async fn fill_up(&self) {
+        while self.spare.lock().len() < SPARE {
+            match Self::make_one().await {
+                Ok(file) => self.spare.lock().push(file),
+                Err(error) => return tracing::warn!(%error, "no spare network namespace could be made"),
+            }
+        }
+    }
+
+    async fn make_one() -> io::Result<File> {
+        tokio::task::spawn_blocking(|| {
             // A thread of its own, which ends with its strange namespace.
             std::thread::Builder::new()
                 .name("new namespace".to_owned())
@@ -47,8 +74,7 @@ impl Namespaces {
                 .unwrap_or_else(|_| Err(io::Error::other("the thread that makes namespaces panicked")))
         })
         .await
-        .map_err(io::Error::other)??;
-        Ok(self.hold(file))
+        .map_err(io::Error::other)?
     }
 
     /// Holds the one that a process is in, under the number that a server before this one gave it.
@@ -139,7 +165,7 @@ mod tests {
         if !allowed() {
             return;
         }
-        let namespaces = Namespaces::new().unwrap();
+        let namespaces = Arc::new(Namespaces::new().unwrap());
         let (a, b) = (namespaces.make().await.unwrap(), namespaces.make().await.unwrap());
         let (at_a, _at_b) = (listen(&namespaces, a, 80), listen(&namespaces, b, 80));
         let connected = namespaces.connect(a, 80).await.unwrap();
@@ -156,7 +182,7 @@ mod tests {
         if !allowed() {
             return;
         }
-        let namespaces = Namespaces::new().unwrap();
+        let namespaces = Arc::new(Namespaces::new().unwrap());
         let first = namespaces.make().await.unwrap();
         let _listener = listen(&namespaces, first, 80);
         assert!(namespaces.path(first).unwrap().exists());
@@ -171,7 +197,7 @@ mod tests {
         if !allowed() {
             return;
         }
-        let namespaces = Namespaces::new().unwrap();
+        let namespaces = Arc::new(Namespaces::new().unwrap());
         let number = namespaces.make().await.unwrap();
         let namespace = namespaces.held.lock()[&number].clone();
         let socket = namespaces.socket_in(&namespace).unwrap();
