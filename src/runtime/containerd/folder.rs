@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{CWD, FileType, Mode, makedev, mknodat};
 use tokio::net::unix::pipe::{OpenOptions, Receiver};
 
+use super::super::Order;
 use crate::instance::InstanceId;
 
 /// The node's folder for containers.
@@ -129,6 +130,23 @@ pub(super) fn furnish(layer: &Path) -> io::Result<()> {
     fs::create_dir_all(&etc)?;
     fs::write(etc.join("hosts"), "127.0.0.1\tlocalhost instance\n")?;
     fs::write(etc.join("hostname"), "instance\n")
+}
+
+/// Tells an instance who it is, in files below `/etc/try-it-now`: `id`, `url`, `host`, and `seed`, random text of its
+/// own from which an app can derive its salts and keys. A restored process knows from its environment only what the
+/// one knew that was frozen.
+pub(super) fn introduce(layer: &Path, order: &Order) -> io::Result<()> {
+    let own = layer.join("etc").join("try-it-now");
+    fs::create_dir_all(&own)?;
+    let mut random = [0; 32];
+    getrandom::fill(&mut random).map_err(io::Error::other)?;
+    let seed: String = random.iter().map(|byte| format!("{byte:02x}")).collect();
+    for (name, text) in
+        [("id", order.id.as_str()), ("url", &order.url), ("host", &order.host), ("seed", &seed)]
+    {
+        fs::write(own.join(name), text)?;
+    }
+    Ok(())
 }
 
 fn if_new(outcome: io::Result<()>) -> io::Result<()> {

@@ -168,10 +168,12 @@ impl Parts {
         let network = network.ok_or(RuntimeError::Exhausted("network namespaces"))?;
         let parent = checkpoint.map_or_else(|| image.snapshot.clone(), |key| self.snapshot_name(key));
         let mounts = snapshots::prepare(&self.client, self.node.as_str(), id, &parent).await?;
-        if checkpoint.is_none()
-            && let Some(layer) = snapshots::own_files(&mounts)
-        {
-            folder::furnish(&layer).map_err(on_host("write the first files"))?;
+        if let Some(layer) = snapshots::own_files(&mounts) {
+            // A checkpoint's snapshot is furnished already.
+            let furnished = if checkpoint.is_none() { folder::furnish(&layer) } else { Ok(()) };
+            furnished
+                .and_then(|()| folder::introduce(&layer, order))
+                .map_err(on_host("write the first files"))?;
         }
         let output = self.folder.make(&order.id).map_err(on_host("make a pipe for the output"))?;
         instance.keep_output(output);
