@@ -104,8 +104,7 @@ struct Visits {
 }
 
 impl Visits {
-    fn make(site: &Site, text: &str, count: usize) -> Result<Self, Failure> {
-        let mut visits = Self::default();
+    fn make(&mut self, site: &Site, text: &str, count: usize) -> Result<(), Failure> {
         for _ in 0..count {
             let begin = now();
             let id = site.acquire()?;
@@ -116,13 +115,13 @@ impl Visits {
             site.release(&id)?;
             let released = begin.elapsed();
             site.wait_until_gone(&id)?;
-            visits.acquire.push(millis(acquired));
-            visits.page.push(millis(total - acquired));
-            visits.total.push(millis(total));
-            visits.release.push(millis(released));
-            visits.teardown.push(millis(begin.elapsed()));
+            self.acquire.push(millis(acquired));
+            self.page.push(millis(total - acquired));
+            self.total.push(millis(total));
+            self.release.push(millis(released));
+            self.teardown.push(millis(begin.elapsed()));
         }
-        Ok(visits)
+        Ok(())
     }
 }
 
@@ -132,15 +131,20 @@ impl Image {
         let (program, core): (&Path, usize) = (&bench.programs.server, bench.cores.server);
         let (restores, colds) = if bench.scale.pairs > 1 { self.samples } else { (self.samples.0 / 10, 1) };
 
-        // The first of each brings the image here, and makes the checkpoint where there is none.
         let site = stack.serve(program, template, 0, true, core)?;
-        Visits::make(&site, text, 1)?;
-        let restored = Visits::make(&site, text, restores)?;
+        let cold_site = stack.serve(program, template, 0, false, core)?;
+        // The first brings the image here, and makes the checkpoint where there is none.
+        Visits::default().make(&site, text, 1)?;
+        let (mut restored, mut cold, mut ratios) = (Visits::default(), Visits::default(), Vec::new());
+        // In turn, so that what else the machine does hits both.
+        for _ in 0..colds {
+            let before = restored.total.len();
+            restored.make(&site, text, restores / colds)?;
+            cold.make(&cold_site, text, 1)?;
+            ratios.push(cold.total[cold.total.len() - 1] / median(&restored.total[before..]).value);
+        }
         let breakdown = breakdown(&site, &restored)?;
-        drop(site);
-        let site = stack.serve(program, template, 0, false, core)?;
-        let cold = Visits::make(&site, text, colds)?;
-        drop(site);
+        drop((site, cold_site));
         let site = stack.serve(program, template, POOL, true, core)?;
         let waves = if bench.scale.pairs > 1 { 5 } else { 1 };
         let (refills, beside): (Vec<f64>, Vec<f64>) = (0..waves)
@@ -150,14 +154,12 @@ impl Image {
 
         let [restore_row, cold_row, refill_row, release_row, teardown_row] = self.rows;
         let total = median(&restored.total);
-        let cold_total = median(&cold.total).value;
-        let ratios: Vec<f64> = cold.total.iter().map(|cold| cold / total.value).collect();
-        let most = |values: &[f64]| values.iter().copied().fold(0.0, f64::max);
+        let longest = restored.teardown.iter().copied().fold(0.0, f64::max);
         Ok(vec![
             own(restore_row, "ms", total, Bound::AtMost(self.restore), restores, breakdown),
             Row {
                 what: cold_row,
-                measured: cold_total,
+                measured: median(&cold.total).value,
                 unit: "ms",
                 ratio: median(&ratios),
                 to: "restore",
@@ -184,7 +186,7 @@ impl Image {
             own(
                 teardown_row,
                 "ms",
-                Median { value: most(&restored.teardown), ..median(&restored.teardown) },
+                Median { value: longest, low: longest, high: longest },
                 Bound::AtMost(1000.0),
                 restores,
                 format!("p50 {:.1} ms", median(&restored.teardown).value),
