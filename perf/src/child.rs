@@ -6,6 +6,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
+use rustix::process::{Pid, Signal};
+
 use crate::Failure;
 use crate::clock::{now, processor_time};
 use crate::cores;
@@ -13,6 +15,10 @@ use crate::roles::Role;
 
 /// Longest time until a child listens.
 const PATIENCE: Duration = Duration::from_secs(20);
+/// Longest time until a child ends that was asked to.
+const LEAVE: Duration = Duration::from_secs(40);
+/// The file of what a child says.
+const SAID: &str = "said";
 
 /// A running child that listens. Dropped, it is killed.
 #[derive(Debug)]
@@ -52,7 +58,7 @@ impl Running {
         core: usize,
     ) -> Result<Self, Failure> {
         let port = TcpListener::bind(local(0))?.local_addr()?.port();
-        let said = folder.join("said");
+        let said = folder.join(SAID);
         command.env(port_variable, port.to_string()).stdin(Stdio::null()).stdout(Stdio::null());
         command.stderr(std::fs::File::create(&said)?);
         let child = spawn(&mut command, core)?;
@@ -74,6 +80,24 @@ impl Running {
     /// What it has used of the processor so far.
     pub(crate) fn processor_time(&self) -> Duration {
         processor_time(self.child.id()).unwrap_or_default()
+    }
+
+    /// What it wrote to its standard error so far, where that is kept.
+    pub(crate) fn said(&self) -> io::Result<String> {
+        self.folder.as_ref().map_or(Ok(String::new()), |folder| std::fs::read_to_string(folder.join(SAID)))
+    }
+
+    /// Asks it to end, and waits until it has. One that does not is killed.
+    pub(crate) fn end(mut self) -> Result<(), Failure> {
+        rustix::process::kill_process(Pid::from_child(&self.child), Signal::TERM)?;
+        let deadline = now() + LEAVE;
+        while self.child.try_wait()?.is_none() {
+            if now() >= deadline {
+                return Err("a child does not end when asked to".into());
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        Ok(())
     }
 }
 

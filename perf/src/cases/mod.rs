@@ -3,6 +3,7 @@
 mod acquire;
 mod many;
 mod proxied;
+mod restore;
 mod units;
 
 use std::net::SocketAddr;
@@ -27,6 +28,8 @@ pub(crate) enum Case {
     ProxiedThroughput,
     /// Both with 100,000 instances in visitors' hands, against 10
     Many,
+    /// Containers: how long a restore, a cold start, a refill and a release take; skipped where nothing runs containers
+    Restore,
 }
 
 /// How much is measured.
@@ -114,6 +117,7 @@ impl Bench {
             Case::ProxiedTime => proxied::time(self),
             Case::ProxiedThroughput => proxied::throughput(self),
             Case::Many => many::measure(self),
+            Case::Restore => restore::measure(self),
         }
     }
 

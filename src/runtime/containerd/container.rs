@@ -3,6 +3,7 @@
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use containerd_client::services::v1::container::Runtime as Shim;
 use containerd_client::services::v1::{
@@ -12,6 +13,7 @@ use containerd_client::services::v1::{
 use containerd_client::types::Mount;
 use prost_types::Any;
 use serde_json::Value;
+use tokio::time::Instant;
 
 use super::super::RuntimeError;
 use super::client::{Answer, Client, request};
@@ -45,9 +47,21 @@ pub(super) struct Draft<'a> {
     pub(super) images: Option<PathBuf>,
 }
 
-/// Makes and starts it. Returns the process that its namespaces belong to.
-pub(super) async fn start(client: &Client, draft: Draft<'_>) -> Result<u32, RuntimeError> {
+/// How long the steps of [`start`] took.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Times {
+    /// containerd's record of it.
+    pub(super) container: Duration,
+    /// Its shim, and where nothing is restored its first process.
+    pub(super) task: Duration,
+    /// Its command, or CRIU's restore.
+    pub(super) start: Duration,
+}
+
+/// Makes and starts it.
+pub(super) async fn start(client: &Client, draft: Draft<'_>) -> Result<Times, RuntimeError> {
     let id = draft.id;
+    let begun = Instant::now();
     let spec = serde_json::to_vec(draft.spec).expect("a value is JSON");
     let container = Container {
         id: id.to_owned(),
@@ -67,6 +81,7 @@ pub(super) async fn start(client: &Client, draft: Draft<'_>) -> Result<u32, Runt
     };
     let message = CreateContainerRequest { container: Some(container) };
     client.containers().create(request(message)).await.doing(|| format!("make the container {id}"))?;
+    let container = begun.elapsed();
 
     let text = |path: &Path| path.display().to_string();
     let options = RuncOptions {
@@ -83,9 +98,11 @@ pub(super) async fn start(client: &Client, draft: Draft<'_>) -> Result<u32, Runt
         ..Default::default()
     };
     client.tasks().create(request(message)).await.doing(|| format!("make the task of {id}"))?;
+    let task = begun.elapsed() - container;
 
     let message = StartRequest { container_id: id.to_owned(), exec_id: String::new() };
-    Ok(client.tasks().start(request(message)).await.doing(|| format!("start {id}"))?.pid)
+    client.tasks().start(request(message)).await.doing(|| format!("start {id}"))?;
+    Ok(Times { container, task, start: begun.elapsed() - container - task })
 }
 
 /// Writes the memory of all its processes to `images`, and ends them.

@@ -4,12 +4,14 @@ use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::time::Duration;
 
 use parking_lot::Mutex;
 use rustix::process::{Resource, getrlimit};
 use serde_json::Value;
 use tokio::net::unix::pipe::Receiver;
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::super::log::Log;
@@ -162,12 +164,15 @@ impl Parts {
             let doing = format!("{what} for {id}");
             move |source| RuntimeError::Io { doing, source }
         };
+        let begun = Instant::now();
         let namespace = self.namespaces.make().await.map_err(on_host("make a network namespace"))?;
         instance.namespace.store(namespace, Ordering::Release);
         let network = self.namespaces.path(namespace);
         let network = network.ok_or(RuntimeError::Exhausted("network namespaces"))?;
+        let namespace_took = begun.elapsed();
         let parent = checkpoint.map_or_else(|| image.snapshot.clone(), |key| self.snapshot_name(key));
         let mounts = snapshots::prepare(&self.client, self.node.as_str(), id, &parent).await?;
+        let snapshot_took = begun.elapsed() - namespace_took;
         if let Some(layer) = snapshots::own_files(&mounts) {
             // A checkpoint's snapshot is furnished already.
             let furnished = if checkpoint.is_none() { folder::furnish(&layer) } else { Ok(()) };
@@ -179,7 +184,8 @@ impl Parts {
         instance.keep_output(output);
         let spec = self.spec(order, image, &network, checkpoint.is_some())?;
         let work = self.folder.of(&order.id);
-        container::start(
+        let prepared = begun.elapsed();
+        let times = container::start(
             &self.client,
             Draft {
                 id,
@@ -195,6 +201,19 @@ impl Parts {
             },
         )
         .await?;
+        let micros = |took: Duration| took.as_micros() as u64;
+        // Measured by the case `restore` of perf/, which reads these names.
+        tracing::debug!(
+            id,
+            restored = checkpoint.is_some(),
+            namespace_micros = micros(namespace_took),
+            snapshot_micros = micros(snapshot_took),
+            files_micros = micros(prepared - snapshot_took - namespace_took),
+            container_micros = micros(times.container),
+            task_micros = micros(times.task),
+            start_micros = micros(times.start),
+            "launched"
+        );
         Ok(Endpoint::Sealed { namespace, port: order.app.port })
     }
 

@@ -1,0 +1,259 @@
+//! Instances restored from a checkpoint: how soon a visitor has one that answers, against a cold start of the same image,
+//! how fast a pool refills, and how soon one is gone.
+
+use std::path::Path;
+use std::time::Duration;
+
+use super::Bench;
+use crate::Failure;
+use crate::clock::now;
+use crate::report::{Bound, Row};
+use crate::site::{Site, Stack};
+use crate::stats::{Median, median};
+
+/// An image, and what is expected of it.
+struct Image {
+    template: &'static str,
+    /// What its front page holds.
+    text: &'static str,
+    /// Restores, and cold starts; a tenth, and one, when it is to be quick.
+    samples: (usize, usize),
+    /// Most milliseconds from request to first good answer.
+    restore: f64,
+    /// How often the time of a restore goes into that of a cold start, at least.
+    ratio: Bound,
+    /// Least instances a second.
+    refill: Bound,
+    /// The rows: restore, cold start, refill, release, teardown.
+    rows: [&'static str; 5],
+}
+
+macro_rules! rows {
+    ($image:literal) => {
+        [
+            concat!($image, ": restore p50"),
+            concat!($image, ": cold start"),
+            concat!($image, ": refill"),
+            concat!($image, ": release p50"),
+            concat!($image, ": teardown, longest"),
+        ]
+    };
+}
+
+const IMAGES: [Image; 3] = [
+    Image {
+        template: "sample",
+        text: "<h1",
+        samples: (30, 5),
+        restore: 80.0,
+        ratio: Bound::None,
+        refill: Bound::None,
+        rows: rows!("sample"),
+    },
+    Image {
+        template: "php",
+        text: "A PHP app of your own",
+        samples: (30, 5),
+        restore: 80.0,
+        ratio: Bound::AtLeast(3.0),
+        refill: Bound::AtLeast(20.0),
+        rows: rows!("php"),
+    },
+    Image {
+        template: "wordpress",
+        text: "Hello world!",
+        samples: (15, 5),
+        restore: 200.0,
+        ratio: Bound::AtLeast(8.0),
+        refill: Bound::AtLeast(8.0),
+        rows: rows!("wordpress"),
+    },
+];
+
+/// Instances that a pool holds, and that are taken from it at once.
+const POOL: usize = 8;
+
+/// Measures every image that there is, and names those that there are not.
+pub(super) fn measure(bench: &Bench) -> Result<Vec<Row>, Failure> {
+    let stack = match Stack::find() {
+        Ok(stack) => stack,
+        Err(missing) => {
+            println!("skipped: restore, {missing} is missing");
+            return Ok(Vec::new());
+        }
+    };
+    let mut rows = Vec::new();
+    for image in &IMAGES {
+        if stack.has_image(image.template) {
+            rows.extend(image.measure(bench, &stack)?);
+        } else {
+            println!("skipped: restore, the image {} is missing (make images)", image.template);
+        }
+    }
+    Ok(rows)
+}
+
+/// One visitor after another, in milliseconds.
+#[derive(Default)]
+struct Visits {
+    acquire: Vec<f64>,
+    page: Vec<f64>,
+    total: Vec<f64>,
+    release: Vec<f64>,
+    teardown: Vec<f64>,
+}
+
+impl Visits {
+    fn make(&mut self, site: &Site, text: &str, count: usize) -> Result<(), Failure> {
+        for _ in 0..count {
+            let begin = now();
+            let id = site.acquire()?;
+            let acquired = begin.elapsed();
+            site.first_page(&id, text)?;
+            let total = begin.elapsed();
+            let begin = now();
+            site.release(&id)?;
+            let released = begin.elapsed();
+            site.wait_until_gone(&id)?;
+            self.acquire.push(millis(acquired));
+            self.page.push(millis(total - acquired));
+            self.total.push(millis(total));
+            self.release.push(millis(released));
+            self.teardown.push(millis(begin.elapsed()));
+        }
+        Ok(())
+    }
+}
+
+impl Image {
+    fn measure(&self, bench: &Bench, stack: &Stack) -> Result<Vec<Row>, Failure> {
+        let Self { template, text, .. } = *self;
+        let (program, core): (&Path, usize) = (&bench.programs.server, bench.cores.server);
+        let (restores, colds) = if bench.scale.pairs > 1 { self.samples } else { (self.samples.0 / 10, 1) };
+
+        let site = stack.serve(program, template, 0, true, core)?;
+        let cold_site = stack.serve(program, template, 0, false, core)?;
+        // The first brings the image here, and makes the checkpoint where there is none.
+        Visits::default().make(&site, text, 1)?;
+        let (mut restored, mut cold, mut ratios) = (Visits::default(), Visits::default(), Vec::new());
+        // In turn, so that what else the machine does hits both.
+        for _ in 0..colds {
+            let before = restored.total.len();
+            restored.make(&site, text, restores / colds)?;
+            cold.make(&cold_site, text, 1)?;
+            ratios.push(cold.total[cold.total.len() - 1] / median(&restored.total[before..]).value);
+        }
+        let breakdown = breakdown(&site, &restored)?;
+        drop((site, cold_site));
+        let site = stack.serve(program, template, POOL, true, core)?;
+        let waves = if bench.scale.pairs > 1 { 5 } else { 1 };
+        let (refills, beside): (Vec<f64>, Vec<f64>) = (0..waves)
+            .map(|_| Ok((refill(&site, false)?, refill(&site, true)?)))
+            .collect::<Result<_, Failure>>()?;
+        drop(site);
+
+        let [restore_row, cold_row, refill_row, release_row, teardown_row] = self.rows;
+        let total = median(&restored.total);
+        let longest = restored.teardown.iter().copied().fold(0.0, f64::max);
+        Ok(vec![
+            own(restore_row, "ms", total, Bound::AtMost(self.restore), restores, breakdown),
+            Row {
+                what: cold_row,
+                measured: median(&cold.total).value,
+                unit: "ms",
+                ratio: median(&ratios),
+                to: "restore",
+                bound: self.ratio,
+                pairs: colds,
+                note: "with installation and warm-up".to_owned(),
+            },
+            own(
+                refill_row,
+                "/s",
+                median(&refills),
+                self.refill,
+                waves,
+                format!("{POOL} taken at once; given back at once too: {:.1} /s", median(&beside).value),
+            ),
+            own(
+                release_row,
+                "ms",
+                median(&restored.release),
+                Bound::AtMost(5.0),
+                restores,
+                format!("p99 {:.1} ms", quantile(&restored.release, 0.99)),
+            ),
+            own(
+                teardown_row,
+                "ms",
+                Median { value: longest, low: longest, high: longest },
+                Bound::AtMost(1000.0),
+                restores,
+                format!("p50 {:.1} ms", median(&restored.teardown).value),
+            ),
+        ])
+    }
+}
+
+/// A row whose bound is one of the thing itself.
+fn own(
+    what: &'static str,
+    unit: &'static str,
+    value: Median,
+    bound: Bound,
+    pairs: usize,
+    note: String,
+) -> Row {
+    Row { what, measured: value.value, unit, ratio: value, to: unit, bound, pairs, note }
+}
+
+/// Takes all of a full pool, and gives the rate at which it gets full again; with `beside`, while what was taken is
+/// given back and taken down.
+fn refill(site: &Site, beside: bool) -> Result<f64, Failure> {
+    site.wait_until_ready(POOL as u64)?;
+    let begin = now();
+    let ids = (0..POOL).map(|_| site.acquire()).collect::<Result<Vec<_>, _>>()?;
+    if beside {
+        ids.iter().try_for_each(|id| site.release(id))?;
+    }
+    site.wait_until_ready(POOL as u64)?;
+    let rate = POOL as f64 / begin.elapsed().as_secs_f64();
+    if !beside {
+        ids.iter().try_for_each(|id| site.release(id))?;
+    }
+    ids.iter().try_for_each(|id| site.wait_until_gone(id))?;
+    Ok(rate)
+}
+
+/// Where the time of a restore goes: the server's own account, and the visitor's of the rest.
+fn breakdown(site: &Site, visits: &Visits) -> Result<String, Failure> {
+    let mut launches = site.launches()?;
+    let mut parts = Vec::new();
+    let mut sum = 0.0;
+    for part in ["namespace", "snapshot", "files", "container", "task", "start"] {
+        // Of the server's first, which no visit here counts, there is one more.
+        let times = launches.remove(part).filter(|times| times.len() > visits.total.len());
+        let times = times.ok_or_else(|| format!("the server did not restore, or does not tell of {part}"))?;
+        let each = median(&times[times.len() - visits.total.len()..]).value / 1000.0;
+        sum += each;
+        parts.push(format!("{part} {each:.1}"));
+    }
+    let acquire = median(&visits.acquire).value;
+    let [ready, page] = [acquire - sum, median(&visits.page).value];
+    Ok(format!(
+        "p99 {:.0}; {}, ready check and records {ready:.1}, first page {page:.1}",
+        quantile(&visits.total, 0.99),
+        parts.join(", "),
+    ))
+}
+
+fn millis(time: Duration) -> f64 {
+    time.as_secs_f64() * 1000.0
+}
+
+/// The least value that `part` of all do not exceed.
+fn quantile(values: &[f64], part: f64) -> f64 {
+    let mut sorted = values.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    sorted[((part * sorted.len() as f64).ceil() as usize).clamp(1, sorted.len()) - 1]
+}
