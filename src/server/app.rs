@@ -197,6 +197,7 @@ async fn start_runtime(
                 folder: node.containers(),
                 node: node.id().clone(),
                 criu: config.criu_enabled,
+                path: None,
             })
             .await?,
         ),

@@ -2,4 +2,5 @@
 #![allow(clippy::unwrap_used, reason = "clippy allows it in test functions, but not in what they call")]
 
 mod runtime;
+mod stack;
 mod store;

@@ -1,8 +1,9 @@
 //! What every [`Runtime`] promises. An implementation is one `suite!` line and a function that makes it, with the
-//! apps to try it with.
+//! apps to try it with, or says that it cannot be tried here.
 
 #![allow(clippy::unwrap_used, reason = "this is test code, helpers included")]
 
+mod containerd;
 mod process;
 
 use std::any::Any;
@@ -45,7 +46,7 @@ macro_rules! suite {
         mod $name {
             $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
             async fn $check() {
-                let subject = $make().await;
+                let Some(subject) = $make().await else { return };
                 super::$check(&subject).await;
                 subject.stop_all().await;
             })*
@@ -71,6 +72,7 @@ macro_rules! suite {
 }
 
 suite!(on_processes, super::process::subject);
+suite!(on_containers, super::containerd::subject);
 
 impl Subject {
     async fn stop_all(&self) {

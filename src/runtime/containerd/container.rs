@@ -8,9 +8,10 @@ use std::time::Duration;
 use containerd_client::services::v1::container::Runtime as Shim;
 use containerd_client::services::v1::{
     CheckpointTaskRequest, Container, CreateContainerRequest, CreateTaskRequest, DeleteContainerRequest,
-    DeleteTaskRequest, KillRequest, StartRequest, WaitRequest,
+    DeleteTaskRequest, GetRequest, KillRequest, StartRequest, WaitRequest,
 };
 use containerd_client::types::Mount;
+use containerd_client::types::v1::Status;
 use prost_types::Any;
 use serde_json::Value;
 use tokio::time::Instant;
@@ -25,6 +26,9 @@ const RUNC: &str = "io.containerd.runc.v2";
 
 /// The label that says in which of our network namespaces a container is.
 pub(super) const NAMESPACE_LABEL: &str = "try-it-now/namespace";
+
+/// What containerd writes before the words of runc, which it gives no code of its own.
+const RUNC_REFUSED: &str = "OCI runtime";
 
 const SIGKILL: u32 = 9;
 
@@ -97,12 +101,24 @@ pub(super) async fn start(client: &Client, draft: Draft<'_>) -> Result<Times, Ru
         options: Some(options.to_any()),
         ..Default::default()
     };
-    client.tasks().create(request(message)).await.doing(|| format!("make the task of {id}"))?;
+    let made = client.tasks().create(request(message)).await.doing(|| format!("make the task of {id}"));
+    made.map_err(blame_the_app)?;
     let task = begun.elapsed() - container;
 
     let message = StartRequest { container_id: id.to_owned(), exec_id: String::new() };
-    client.tasks().start(request(message)).await.doing(|| format!("start {id}"))?;
+    let started = client.tasks().start(request(message)).await.doing(|| format!("start {id}"));
+    started.map_err(blame_the_app)?;
     Ok(Times { container, task, start: begun.elapsed() - container - task })
+}
+
+/// What runc refused is wrong with the app, such as a program that its image lacks; the rest, with this host.
+fn blame_the_app(error: RuntimeError) -> RuntimeError {
+    match error {
+        RuntimeError::Io { source, .. } if source.to_string().contains(RUNC_REFUSED) => {
+            RuntimeError::Start(source.to_string())
+        }
+        other => other,
+    }
 }
 
 /// Writes the memory of all its processes to `images`, and ends them.
@@ -132,6 +148,14 @@ pub(super) async fn remove(client: &Client, id: &str) -> Result<(), RuntimeError
     remove_task(client, id).await?;
     remove_record(client, id).await?;
     snapshots::remove(client, id).await
+}
+
+/// Whether its first process lives.
+pub(super) async fn runs(client: &Client, id: &str) -> Result<bool, RuntimeError> {
+    let message = GetRequest { container_id: id.to_owned(), exec_id: String::new() };
+    let task = client.tasks().get(request(message)).await.if_known(|| format!("look at {id}"))?;
+    let process = task.and_then(|answer| answer.process);
+    Ok(process.is_some_and(|process| process.status() == Status::Running))
 }
 
 /// Ends its processes, if it has any.

@@ -10,6 +10,7 @@ use prost::Message;
 
 use super::client::{Answer, NAMESPACE, lasting, request};
 use super::{Parts, RuntimeError};
+use crate::task;
 
 /// Pause before the events are subscribed to again, when containerd is not there.
 const PAUSE: Duration = Duration::from_millis(200);
@@ -42,10 +43,21 @@ async fn listen(parts: &Arc<Parts>) -> Result<(), RuntimeError> {
         let Ok(exit) = TaskExit::decode(event.value.as_slice()) else { continue };
         // A process other than the first is a command that was run in the container.
         if exit.id == exit.container_id {
-            parts.instances.ended(&exit.container_id, how(exit.exit_status));
+            clear_up(&parts, &exit.container_id, how(exit.exit_status));
         }
     }
     Ok(())
+}
+
+/// In a task of its own: the next event need not wait for it.
+fn clear_up(parts: &Arc<Parts>, container: &str, how: String) {
+    let Some((id, instance)) = parts.instances.find(container) else { return };
+    let parts = parts.clone();
+    task::spawn("clear up after a container", async move {
+        if let Err(error) = parts.ended(&id, &instance, how).await {
+            tracing::warn!(%id, %error, "an instance that ended could not be cleared up");
+        }
+    });
 }
 
 /// As shells have it: beyond 128 it was a signal.
@@ -56,12 +68,12 @@ fn how(status: u32) -> String {
     }
 }
 
-async fn missed(parts: &Parts) -> Result<(), RuntimeError> {
+async fn missed(parts: &Arc<Parts>) -> Result<(), RuntimeError> {
     let message = ListTasksRequest { filter: String::new() };
     let tasks =
         parts.client.tasks().list(request(message)).await.doing(|| "list the tasks".to_owned())?.tasks;
     for task in tasks.iter().filter(|task| task.status() == Status::Stopped) {
-        parts.instances.ended(&task.id, how(task.exit_status));
+        clear_up(parts, &task.id, how(task.exit_status));
     }
     Ok(())
 }

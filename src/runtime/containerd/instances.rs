@@ -97,21 +97,17 @@ impl Instances {
         exits
     }
 
-    /// Tells whoever listens that the container of an instance ended, unless that was to be.
-    pub(super) fn ended(&self, id: &str, how: String) {
-        let found = self
-            .running
-            .lock()
-            .iter()
-            .find(|(known, _)| known.as_str() == id)
-            .map(|(known, instance)| (known.clone(), instance.clone()));
-        let Some((id, instance)) = found else { return };
-        if instance.leaving.swap(true, Ordering::AcqRel) {
-            return;
-        }
+    /// By the name of its container.
+    pub(super) fn find(&self, id: &str) -> Option<(InstanceId, Arc<Running>)> {
+        let running = self.running.lock();
+        let found = running.iter().find(|(known, _)| known.as_str() == id);
+        found.map(|(known, instance)| (known.clone(), instance.clone()))
+    }
+
+    fn tell(&self, id: &InstanceId, how: String) {
         if let Some(listener) = &*self.listener.lock() {
             // A listener that is gone does not want to know.
-            let _ = listener.send(Exit { id, how });
+            let _ = listener.send(Exit { id: id.clone(), how });
         }
     }
 
@@ -293,6 +289,23 @@ impl Parts {
     /// The committed snapshot that belongs to a checkpoint.
     pub(super) fn snapshot_name(&self, key: &Key) -> String {
         format!("golden-{}-{}", self.node, key.as_str())
+    }
+
+    /// The container of an instance ended. Unless that was to be, tells whoever listens, and removes what is left.
+    pub(super) async fn ended(
+        &self,
+        id: &InstanceId,
+        instance: &Arc<Running>,
+        how: String,
+    ) -> Result<(), RuntimeError> {
+        // A start that is under way has another container for it if this was a restore that failed.
+        let _turn = instance.turn.lock().await;
+        if instance.leaving.load(Ordering::Acquire) || container::runs(&self.client, id.as_str()).await? {
+            return Ok(());
+        }
+        instance.leave();
+        self.instances.tell(id, how);
+        self.take_away(id, instance).await
     }
 
     /// Removes all of an instance, and its place among those that run.

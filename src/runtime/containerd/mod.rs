@@ -31,6 +31,7 @@ mod snapshots;
 mod spec;
 mod transfer;
 
+use std::ffi::OsString;
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -69,6 +70,8 @@ pub struct Settings {
     pub node: NodeId,
     /// Whether instances may be restored from checkpoints. Where the host cannot do that, all starts are cold.
     pub criu: bool,
+    /// Where CRIU is looked for, as in `PATH`; `None` means this process's own.
+    pub path: Option<OsString>,
 }
 
 /// Runs instances as containers. See the module.
@@ -105,7 +108,7 @@ impl ContainerdRuntime {
         let folder = Folder::open(settings.folder).map_err(doing("use the folder for containers"))?;
         let checkpoints =
             Checkpoints::open(folder.checkpoints()).map_err(doing("use the folder for checkpoints"))?;
-        let criu = if settings.criu { criu::version().await } else { None };
+        let criu = if settings.criu { criu::version(settings.path.as_deref()).await } else { None };
         if settings.criu && criu.is_none() {
             tracing::error!(
                 "CRIU is missing or does not work: every instance starts cold (see: try-it-now doctor)"

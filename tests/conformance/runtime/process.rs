@@ -68,7 +68,7 @@ impl Drop for Place {
 }
 
 /// For the suite.
-pub(super) async fn subject() -> Subject {
+pub(super) async fn subject() -> Option<Subject> {
     let place = Place::new();
     // A node of its own: other tests of this program run at the same time.
     let settings = Settings { node: NodeId::random(), ..place.settings() };
@@ -79,7 +79,7 @@ pub(super) async fn subject() -> Subject {
         ending: shell("exit 3"),
         missing: app(&["no-such-program"]),
     };
-    Subject { runtime, apps, _place: Box::new(place) }
+    Some(Subject { runtime, apps, _place: Box::new(place) })
 }
 
 /// A runtime with its folder, and a node's name of its own.

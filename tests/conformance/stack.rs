@@ -1,0 +1,53 @@
+//! Where the containerd is that containers are tried on: `make stack` sets one up in `target/stack`.
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use std::{env, fs};
+
+/// A containerd that runs.
+#[derive(Debug, Clone)]
+pub(crate) struct Stack {
+    /// Its socket.
+    pub(crate) address: PathBuf,
+    /// Where its programs are, as in `PATH`.
+    pub(crate) path: OsString,
+}
+
+impl Stack {
+    /// The one that the environment names, or else the one of this checkout. `None`, with a line that says so, where
+    /// there is none, and then containers cannot be tried; an error where nothing may be skipped.
+    #[expect(clippy::print_stdout, reason = "it tells who runs the tests")]
+    pub(crate) fn find() -> Option<Self> {
+        let found = Self::of_environment().or_else(Self::of_checkout);
+        if found.as_ref().is_some_and(|stack| stack.address.exists()) && image("php").is_file() {
+            return found;
+        }
+        let why = "skipped: there is no containerd, or no image (run `make stack-up images`)";
+        assert!(env::var_os("TRY_IT_NOW_NO_SKIPS").is_none_or(|value| value != "1"), "{why}");
+        println!("{why}");
+        None
+    }
+
+    fn of_environment() -> Option<Self> {
+        let address = env::var_os("CONTAINERD_ADDRESS")?.into();
+        Some(Self { address, path: env::var_os("PATH").unwrap_or_default() })
+    }
+
+    fn of_checkout() -> Option<Self> {
+        let lines = fs::read_to_string(target().join("stack/env")).ok()?;
+        let value = |name: &str| {
+            let line = lines.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix('='))?;
+            Some(line.trim_matches(['"', '\'']).to_owned())
+        };
+        Some(Self { address: value("CONTAINERD_ADDRESS")?.into(), path: value("PATH")?.into() })
+    }
+}
+
+/// The archive of an image.
+pub(crate) fn image(name: &str) -> PathBuf {
+    target().join("images").join(name).with_extension("tar")
+}
+
+fn target() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("target")
+}
