@@ -7,6 +7,12 @@ SHELL := /bin/bash
 
 # A machine that nobody watches must not change Cargo.lock, nor pass over a tool that it lacks.
 LOCKED := $(if $(CI),--locked)
+# The program alone for people, who want it soon. Where the tests follow, it is built as they build it, else each would
+# build crates that both need anew.
+PROGRAM := $(if $(CI),--workspace --tests,--package try-it-now)
+# The containerd of `make stack-up`, for those who need it. Its programs come first, and those of the caller stay in reach.
+STACK_ENV := $(or $(STACK_DIR),target/stack)/env
+WITH_STACK := if [ -r "$(STACK_ENV)" ]; then path=$$PATH; set -a; . "$(STACK_ENV)"; set +a; PATH=$$PATH:$$path; fi
 # Arguments for the program or the tests: make test ARGS='config::'
 ARGS ?=
 
@@ -21,7 +27,8 @@ dev: needs ## Build and serve the built-in app on http://localhost:8080/
 	LOG_FORMAT=$${LOG_FORMAT:-text} cargo run --quiet $(LOCKED) -- serve $(ARGS)
 
 test: needs ## Run all tests (one whose backend is missing says so and is skipped)
-	@if cargo nextest --version >/dev/null 2>&1; then \
+	@$(WITH_STACK); \
+	if cargo nextest --version >/dev/null 2>&1; then \
 	  cargo nextest run --workspace $(LOCKED) $(ARGS); \
 	else \
 	  cargo test --workspace --no-fail-fast $(LOCKED) $(ARGS); \
@@ -61,7 +68,7 @@ stack-down: ## End it, and all that runs in it
 	@deployments/stack/down
 
 images: needs ## Build the images of the ready templates into target/images
-	cargo build $(LOCKED) --package try-it-now
+	cargo build $(LOCKED) $(PROGRAM)
 	@deployments/images/build sample php wordpress
 
 # What the build needs beside cargo: installed where that needs no password, else named in one line.
@@ -70,12 +77,13 @@ needs:
 	@packages=""; \
 	command -v cmake >/dev/null || packages="$$packages cmake"; \
 	command -v cc >/dev/null || packages="$$packages gcc libc6-dev"; \
+	command -v protoc >/dev/null || packages="$$packages protobuf-compiler"; \
 	[ -n "$$packages" ] || exit 0; \
 	if [ "$$(id -u)" = 0 ]; then as_root=""; \
 	elif sudo -n true 2>/dev/null; then as_root="sudo -n"; \
 	else as_root=none; fi; \
 	if [ "$$as_root" = none ] || ! command -v apt-get >/dev/null; then \
-	  echo "The build needs cmake and a C compiler. As an administrator: apt-get install$$packages" >&2; exit 1; \
+	  echo "The build needs cmake, a C compiler and protoc. As an administrator: apt-get install$$packages" >&2; exit 1; \
 	fi; \
 	echo "Installing what the build needs:$$packages"; \
 	$$as_root apt-get -qq update; \
