@@ -37,6 +37,16 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Bake a template, or all, as a server does when it starts; then it need not
+    Bake {
+        /// The file of templates, as for serve
+        #[arg(long, value_name = "FILE")]
+        config: Option<PathBuf>,
+        /// The name of the only one to bake
+        template: Option<String>,
+    },
+    /// Remove everything of ours from this host's containerd, all checkpoints included; images stay
+    Clean,
     /// Run the built-in guest book, as an instance does: HOST, PORT and INSTANCE_ID come from the environment
     SampleApp,
 }
@@ -49,6 +59,8 @@ fn main() -> ExitCode {
     match Cli::parse().command.unwrap_or(Command::Serve { config: None }) {
         Command::Serve { config } => serve(config),
         Command::Doctor { config, json } => examine(config, json),
+        Command::Bake { config, template } => bake(config, template),
+        Command::Clean => clean(),
         Command::SampleApp => sample(),
     }
 }
@@ -92,6 +104,38 @@ fn examine(file: Option<PathBuf>, json: bool) -> ExitCode {
     if doctor::works(&findings) { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
+fn bake(file: Option<PathBuf>, template: Option<String>) -> ExitCode {
+    let own_program = match std::env::current_exe() {
+        Ok(path) => path,
+        Err(error) => return fail(1, &format!("cannot find this program's own file: {error}")),
+    };
+    let config = match config::read(file.as_deref(), &own_program) {
+        Ok(config) => config,
+        Err(mistakes) => return fail(USAGE, &mistakes.to_string()),
+    };
+    if let Err(error) = telemetry::init(config.log) {
+        return fail(1, &error.to_string());
+    }
+    let work = server::app::bake(config, own_program, template.as_deref(), say);
+    run(tokio::runtime::Builder::new_multi_thread(), work)
+}
+
+fn clean() -> ExitCode {
+    let host = match config::read_host() {
+        Ok(host) => host,
+        Err(mistakes) => return fail(USAGE, &mistakes.to_string()),
+    };
+    run(tokio::runtime::Builder::new_current_thread(), async {
+        let cleaned = server::app::clean(&host).await?;
+        say(&format!("containers removed: {}", cleaned.containers));
+        say(&format!("snapshots removed: {}", cleaned.snapshots));
+        for folder in &cleaned.folders {
+            say(&format!("folder removed: {}", folder.display()));
+        }
+        Ok::<_, server::once::OnceError>(())
+    })
+}
+
 fn sample() -> ExitCode {
     let settings = match sample_app::Settings::from_env() {
         Ok(settings) => settings,
@@ -112,6 +156,13 @@ fn run<E: std::fmt::Display>(
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => fail(1, &error.to_string()),
     }
+}
+
+/// A line on standard output.
+fn say(line: &str) {
+    use std::io::Write;
+    // Nobody reads it, then.
+    let _ = writeln!(std::io::stdout(), "{line}");
 }
 
 /// Says why on standard error.

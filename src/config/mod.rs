@@ -32,7 +32,7 @@ pub use later::Later;
 pub use mistakes::{Mistake, Mistakes};
 pub use public::{PublicAddress, Scheme};
 pub use quantity::{parse_duration, parse_size, show_duration};
-pub use read::read;
+pub use read::{read, read_host};
 pub use runtime::{Runtime, RuntimeMode};
 pub use secret::Secret;
 pub use server::{Server, TlsFiles};
@@ -61,6 +61,30 @@ pub struct Config {
     pub later: Later,
     /// What the operator should know although nothing is wrong, one line each.
     pub warnings: Vec<String>,
+}
+
+/// Where things of ours are on this host, whatever is served from it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Host {
+    /// The folder for what must be remembered.
+    pub state_dir: PathBuf,
+    /// containerd's socket, an absolute path.
+    pub containerd_address: PathBuf,
+}
+
+impl Host {
+    /// Reads it from variables; mistakes in others are none here.
+    ///
+    /// # Errors
+    /// All mistakes, in the order found.
+    pub fn load(env: &Environment) -> Result<Self, Mistakes> {
+        let mut env = Variables::new(env);
+        let host = Self {
+            state_dir: state_dir(&mut env),
+            containerd_address: runtime::containerd_address(&mut env),
+        };
+        env.mistakes.or(host)
+    }
 }
 
 /// What is logged and how.

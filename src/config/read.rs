@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf, absolute};
 
 use super::env::Environment;
 use super::mistakes::{Mistake, Mistakes};
-use super::{Config, Server};
+use super::{Config, Host, Server};
 use crate::runtime::Image;
 
 /// Reads the configuration of this process, with a file of templates when one is named. `own_program` is the path
@@ -14,10 +14,7 @@ use crate::runtime::Image;
 /// # Errors
 /// All mistakes at once, files and folders that are not there among them.
 pub fn read(file: Option<&Path>, own_program: &Path) -> Result<Config, Mistakes> {
-    let environment: Environment = std::env::vars_os()
-        // What is no UTF-8 gets a character that no reader takes where it matters.
-        .map(|(name, value)| (name.to_string_lossy().into_owned(), value.to_string_lossy().into_owned()))
-        .collect();
+    let environment = environment();
     let mut mistakes = Mistakes::default();
     let file = file.and_then(|path| match text_of(path) {
         Ok(file) => Some(file),
@@ -46,6 +43,25 @@ pub fn read(file: Option<&Path>, own_program: &Path) -> Result<Config, Mistakes>
             Err(mistakes)
         }
     }
+}
+
+/// Reads from the environment of this process where things of ours are, whatever is to be served.
+///
+/// # Errors
+/// All mistakes at once.
+pub fn read_host() -> Result<Host, Mistakes> {
+    let mut host = Host::load(&environment())?;
+    if let Ok(folder) = absolute(&host.state_dir) {
+        host.state_dir = folder;
+    }
+    Ok(host)
+}
+
+fn environment() -> Environment {
+    std::env::vars_os()
+        // What is no UTF-8 gets a character that no reader takes where it matters.
+        .map(|(name, value)| (name.to_string_lossy().into_owned(), value.to_string_lossy().into_owned()))
+        .collect()
 }
 
 /// The text of a file and its absolute path, since its templates are told folders that must hold wherever they run.

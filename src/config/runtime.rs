@@ -56,9 +56,7 @@ impl Runtime {
         Self {
             mode: mode.unwrap_or(RuntimeMode::Process),
             ports: start..=end,
-            containerd_address: env
-                .get("CONTAINERD_ADDRESS", socket)
-                .unwrap_or_else(|| "/run/containerd/containerd.sock".into()),
+            containerd_address: containerd_address(env),
             criu_enabled: env.word("CRIU_ENABLED", &yes_or_no).unwrap_or(true),
             #[cfg(feature = "runtime-none")]
             none_endpoint: env.get("CONTAINER_NONE_ENDPOINT", |text| {
@@ -66,6 +64,10 @@ impl Runtime {
             }),
         }
     }
+}
+
+pub(super) fn containerd_address(env: &mut Variables<'_>) -> PathBuf {
+    env.get("CONTAINERD_ADDRESS", socket).unwrap_or_else(|| "/run/containerd/containerd.sock".into())
 }
 
 /// Whether instances are containers; `None` when CONTAINER_MODE is a mistake, and nothing follows from it.

@@ -89,6 +89,70 @@ pub(super) async fn prepare(pool: &Arc<Pool>, keeper: &Arc<Keeper>, template: &T
     bakery.has_failed()
 }
 
+/// What came of [`Pool::bake`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Baked {
+    /// There is a new checkpoint.
+    Now,
+    /// There was one that fits.
+    Already,
+}
+
+/// Why a template was not baked. Nothing half made is left.
+#[derive(Debug, thiserror::Error)]
+pub enum BakeError {
+    /// It is not configured.
+    #[error("there is no such template")]
+    NoTemplate,
+    /// The runtime makes no checkpoints, or cannot on this host.
+    #[error("the {0} runtime cannot bake here (see: try-it-now doctor)")]
+    Never(&'static str),
+    /// One step failed.
+    #[error("it could not {step}: {why}")]
+    Step {
+        /// Which one.
+        step: &'static str,
+        /// Why it failed.
+        why: String,
+    },
+}
+
+impl Pool {
+    /// Bakes a template for those who will need it, if that was not done before. For a pool that does not run.
+    ///
+    /// # Errors
+    /// Why there is no checkpoint. The caller drains the pool, also when it drops the future.
+    pub async fn bake(self: &Arc<Self>, name: &str) -> Result<Baked, BakeError> {
+        let keeper = self.keepers.get(name).ok_or(BakeError::NoTemplate)?;
+        let template = keeper.template();
+        let failed = |step, why: &dyn std::fmt::Display| BakeError::Step { step, why: why.to_string() };
+        let golden = || self.runtime.golden(template.revision, &template.app);
+        if golden().await == Golden::Never {
+            return Err(BakeError::Never(self.runtime.name()));
+        }
+        self.runtime.fetch(&template.app).await.map_err(|error| failed("fetch", &error))?;
+        match golden().await {
+            Golden::Never => return Err(BakeError::Never(self.runtime.name())),
+            Golden::Present => return Ok(Baked::Already),
+            Golden::Missing => {}
+        }
+        let mut exits = self.runtime.exits();
+        let id = InstanceId::random(&template.name);
+        let hold = self.hands.take(&id).expect("an id that was just drawn is in nobody's hands");
+        let mut draft = Draft::new(self, &keeper, template.clone(), id);
+        let mut making = std::pin::pin!(run_steps(&STEPS, &mut draft, &hold));
+        let outcome = loop {
+            tokio::select! {
+                outcome = &mut making => break outcome,
+                Some(exit) = exits.recv() => {
+                    self.hands.died(&exit.id);
+                }
+            }
+        };
+        outcome.map(|()| Baked::Now).map_err(|(step, error)| failed(step, &error))
+    }
+}
+
 /// A bake that is under way until it ends, in whatever way.
 struct Baking {
     pool: Arc<Pool>,

@@ -31,6 +31,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 pub use acquire::{AcquireError, Acquired};
+pub use bake::{BakeError, Baked};
 pub use stats::{PoolStats, TemplateStats};
 
 use crate::clock::Clock;

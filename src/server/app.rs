@@ -11,14 +11,16 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::accept::{self, Front};
+use super::checkup;
 use super::dispatch::{Dispatch, Stop};
 use super::downstream::Limits;
 use super::drain::{Signals, Stopping};
 use super::node::NodeFolder;
+use super::once::{self, Cleaned, OnceError};
 use super::tls::{Tls, TlsError};
 use crate::api::Api;
 use crate::clock::Clock;
-use crate::config::{self, Config};
+use crate::config::{self, Config, Host};
 use crate::pool::{self, Pool};
 use crate::proxy::{self, Proxy};
 use crate::request::{Hosts, UnderWay};
@@ -62,6 +64,7 @@ pub enum StartError {
 /// Runs the server until it is told to stop and has stopped. `file` is the file of templates, read again on SIGHUP.
 pub async fn serve(config: Config, file: Option<PathBuf>, own_program: PathBuf) -> Result<(), StartError> {
     let signals = Signals::listen().map_err(StartError::Signals)?;
+    checkup::begin(&config);
     let Config { server, runtime: runtime_config, templates, state_dir, api_key, acquire_timeout, .. } =
         config;
     let tls = server.tls.map(Tls::load).transpose()?.map(Arc::new);
@@ -131,6 +134,45 @@ pub async fn serve(config: Config, file: Option<PathBuf>, own_program: PathBuf) 
         .run(&pool)
         .await;
     Ok(())
+}
+
+/// Removes everything of ours from this host's containerd, and the folders of containers and checkpoints. Images stay.
+///
+/// # Errors
+/// A server of that state folder runs, or something resists.
+pub async fn clean(host: &Host) -> Result<Cleaned, OnceError> {
+    once::clean(host, containerd::clean(&host.containerd_address)).await
+}
+
+/// Bakes the templates, or only the one of that name, as the server would when it starts, and tells how far it is.
+///
+/// # Errors
+/// A server of that state folder runs, which bakes by itself; or why one could not be baked.
+pub async fn bake(
+    config: Config,
+    own_program: PathBuf,
+    only: Option<&str>,
+    tell: impl FnMut(&str),
+) -> Result<(), OnceError> {
+    let names = once::names(&config.templates, only)?;
+    // Let go at once, for the server's own way to take one takes the first of these.
+    drop(once::all_nodes(&config.state_dir)?);
+    let folder = config.state_dir.clone();
+    let node = NodeFolder::take(&folder).map_err(|source| OnceError::Folder { folder, source })?;
+    let runtime = start_runtime(&node, &config.runtime, &own_program).await?;
+    let clock = Clock::System;
+    let pool = Pool::new(pool::Parts {
+        store: Arc::new(MemoryStore::new(clock.clone())),
+        runtime,
+        routes: Arc::new(RouteTable::default()),
+        metrics: Arc::new(Metrics::new()),
+        clock,
+        node: node.id().clone(),
+        address: config.server.public,
+        templates: config.templates,
+        acquire_timeout: config.acquire_timeout,
+    });
+    once::bake(&pool, names, tell).await
 }
 
 async fn start_runtime(

@@ -3,6 +3,7 @@
 
 pub mod accept;
 pub mod app;
+mod checkup;
 pub mod dispatch;
 pub mod downstream;
 pub mod drain;
@@ -10,5 +11,6 @@ pub mod framing;
 pub mod head;
 pub mod http1;
 pub mod node;
+pub mod once;
 mod pipe;
 pub mod tls;

@@ -40,6 +40,29 @@ impl NodeFolder {
         }
     }
 
+    /// Takes every folder there is below `state_dir`, so that no server works there meanwhile. If any has a server that
+    /// runs, takes none, and names the first of those.
+    ///
+    /// # Errors
+    /// The folders cannot be read or locked.
+    pub fn take_all(state_dir: &Path) -> io::Result<Result<Vec<Self>, NodeId>> {
+        let nodes = state_dir.join("nodes");
+        let entries = match fs::read_dir(&nodes) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Ok(Vec::new())),
+            entries => entries?,
+        };
+        let mut taken = Vec::new();
+        for entry in entries {
+            let name = entry?.file_name();
+            let Some(id) = name.to_str().and_then(|name| NodeId::parse(name).ok()) else { continue };
+            match Self::lock(&nodes, id.clone())? {
+                Some(folder) => taken.push(folder),
+                None => return Ok(Err(id)),
+            }
+        }
+        Ok(Ok(taken))
+    }
+
     /// `None` when another server has it.
     fn lock(nodes: &Path, id: NodeId) -> io::Result<Option<Self>> {
         let path = nodes.join(id.as_str());
@@ -83,9 +106,13 @@ mod tests {
         let a = NodeFolder::take(&dir).unwrap();
         let b = NodeFolder::take(&dir).unwrap();
         assert_ne!(a.id(), b.id());
+        assert!(NodeFolder::take_all(&dir).unwrap().is_err(), "servers have them");
         let freed = a.id().clone();
         drop(a);
         assert_eq!(NodeFolder::take(&dir).unwrap().id(), &freed);
+        assert_eq!(NodeFolder::take_all(&dir).unwrap().unwrap_err(), *b.id());
+        drop(b);
+        assert_eq!(NodeFolder::take_all(&dir).unwrap().unwrap().len(), 2);
         fs::remove_dir_all(dir).unwrap();
     }
 }

@@ -22,6 +22,7 @@ mod lifecycle_reload;
 mod lifecycle_stop;
 mod limits;
 mod mixing;
+mod once;
 mod proxying;
 mod smuggling;
 mod streams;
