@@ -182,8 +182,10 @@ async fn cleaning_removes_what_is_ours_and_nothing_else() {
             id,
             "/bin/true",
         ]);
-        containerd.ctr(&["-n", namespace, "snapshots", "prepare", id]);
-        containerd.ctr(&["-n", namespace, "snapshots", "label", id, label]);
+        // Of a name of its own: a container takes the snapshot of its name along.
+        let layer = format!("{id}-layer");
+        containerd.ctr(&["-n", namespace, "snapshots", "prepare", &layer]);
+        containerd.ctr(&["-n", namespace, "snapshots", "label", &layer, label]);
     }
     let socket = containerd.socket();
     let variables = [("CONTAINERD_ADDRESS", socket.to_str().unwrap())];
@@ -199,6 +201,6 @@ async fn cleaning_removes_what_is_ours_and_nothing_else() {
         let snapshots = snapshots.lines().skip(1).filter_map(|line| line.split_whitespace().next());
         (containers.trim().to_owned(), snapshots.collect::<Vec<_>>().join(" "))
     };
-    assert_eq!(left("try-it-now"), ("unlabelled".to_owned(), "unlabelled".to_owned()));
-    assert_eq!(left("another"), ("theirs".to_owned(), "theirs".to_owned()));
+    assert_eq!(left("try-it-now"), ("unlabelled".to_owned(), "unlabelled-layer".to_owned()));
+    assert_eq!(left("another"), ("theirs".to_owned(), "theirs-layer".to_owned()));
 }
