@@ -1,0 +1,52 @@
+//! What one instance takes is not taken from the others.
+
+use try_it_now::runtime::Runtime;
+
+use super::{App, KEEPER, Place, app, fs, output, php, shell, start, tell, until, within};
+
+/// Most processes of the fork bomb.
+const PROCESSES: u32 = 24;
+
+fn limited(mut app: App) -> App {
+    app.limits.memory = Some(48 << 20);
+    app.limits.pids = Some(PROCESSES);
+    app
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_fork_bomb_is_stopped_by_its_limit_while_a_neighbour_answers() {
+    let Some(place) = Place::new() else { return };
+    let runtime = place.open().await;
+    let (_, neighbour) = start(&runtime, &php(KEEPER)).await;
+    let bomb = "while :; do (sleep 600 &) || echo no more; sleep 0.01; done";
+    let (id, _) = start(&runtime, &limited(shell(bomb))).await;
+    until("it may make no more", async || output(&runtime, &id).await.filter(|text| text.contains("fork")))
+        .await;
+    let processes = processes_of(id.as_str());
+    assert!(processes > 0 && processes <= PROCESSES as usize, "{processes} processes");
+    assert_eq!(tell(&runtime, neighbour.endpoint, "add").await, "1");
+    within(runtime.stop(&id)).await.unwrap();
+    assert_eq!(place.all_of(id.as_str()), [""; 0]);
+    assert_eq!(processes_of(id.as_str()), 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_that_eats_memory_is_ended_and_a_neighbour_is_not() {
+    let Some(place) = Place::new() else { return };
+    let runtime = place.open().await;
+    let mut exits = runtime.exits();
+    let (_, neighbour) = start(&runtime, &limited(php(KEEPER))).await;
+    assert_eq!(tell(&runtime, neighbour.endpoint, "add").await, "1");
+    let eat = "$eaten = []; while (true) { $eaten[] = str_repeat(\"x\", 1 << 20); }";
+    let (id, _) = start(&runtime, &limited(app(&["php", "-d", "memory_limit=-1", "-r", eat]))).await;
+    let exit = within(exits.recv()).await.unwrap();
+    assert_eq!((exit.id, exit.how.as_str()), (id, "signal 9"));
+    assert_eq!(tell(&runtime, neighbour.endpoint, "add").await, "2");
+}
+
+/// The processes in an instance's cgroup, which is named after it.
+fn processes_of(id: &str) -> usize {
+    let processes = fs::read_dir("/proc").unwrap().flatten();
+    let cgroups = processes.filter_map(|entry| fs::read_to_string(entry.path().join("cgroup")).ok());
+    cgroups.filter(|cgroup| cgroup.contains(id)).count()
+}
