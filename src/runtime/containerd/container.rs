@@ -163,8 +163,13 @@ pub(super) async fn remove_task(client: &Client, id: &str) -> Result<(), Runtime
     let kill = KillRequest { container_id: id.to_owned(), signal: SIGKILL, all: true, ..Default::default() };
     // One that has ended by itself cannot be killed, and that is as well.
     let _ = client.tasks().kill(request(kill)).await;
-    let wait = WaitRequest { container_id: id.to_owned(), ..Default::default() };
-    client.tasks().wait(request(wait)).await.if_known(|| format!("wait for the end of {id}"))?;
+    let look = GetRequest { container_id: id.to_owned(), exec_id: String::new() };
+    let found = client.tasks().get(request(look)).await.if_known(|| format!("look at the task of {id}"))?;
+    // A task whose restore failed never had a process, and whoever waits for its end waits without end.
+    if found.and_then(|found| found.process).is_some_and(|process| process.pid != 0) {
+        let wait = WaitRequest { container_id: id.to_owned(), ..Default::default() };
+        client.tasks().wait(request(wait)).await.if_known(|| format!("wait for the end of {id}"))?;
+    }
     let delete = DeleteTaskRequest { container_id: id.to_owned() };
     client.tasks().delete(request(delete)).await.if_known(|| format!("remove the task of {id}")).map(drop)
 }

@@ -55,6 +55,27 @@ async fn a_checkpoint_is_found_again_and_one_that_lost_a_part_is_not() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_checkpoint_that_cannot_be_restored_is_given_up_and_visitors_get_cold_ones() {
+    let Some(place) = Place::new() else { return };
+    let runtime = place.open().await;
+    let keeper = bake(&runtime).await;
+    for entry in fs::read_dir(place.checkpoints()).unwrap() {
+        fs::remove_file(entry.unwrap().path().join("images/pstree.img")).unwrap();
+    }
+    let mut exits = runtime.exits();
+    for _ in 0..3 {
+        let (_, started) = start(&runtime, &keeper).await;
+        assert_eq!(started.how, StartMethod::Cold);
+        assert_eq!(tell(&runtime, started.endpoint, "look").await, "0");
+    }
+    assert_eq!(runtime.golden(REVISION, &keeper).await, Golden::Missing);
+    assert_eq!(place.all_of(place.settings.node.as_str()), [""; 0]);
+    assert!(exits.try_recv().is_err(), "a restore that failed is no end of an instance");
+    bake(&runtime).await;
+    assert_eq!(start(&runtime, &keeper).await.1.how, StartMethod::Restored);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_bake_that_nobody_waits_for_leaves_a_whole_checkpoint_or_none() {
     let Some(place) = Place::new() else { return };
     let runtime = place.open().await;
