@@ -14,7 +14,7 @@ async fn what_runs_is_picked_up_and_a_stop_leaves_nothing_of_it() {
     drop(runtime);
 
     let runtime = place.open().await;
-    assert_eq!(runtime.list().await.unwrap(), [id.clone()]);
+    assert_eq!(runtime.list().await.unwrap(), std::slice::from_ref(&id));
     assert_eq!(tell(&runtime, started.endpoint, "look").await, "1");
     // Numbers of networks go on where the one before stopped.
     let (other, newcomer) = start(&runtime, &php(KEEPER)).await;
@@ -32,7 +32,7 @@ async fn a_folder_that_is_nobodys_is_removed() {
     let (id, _) = start(&runtime, &shell("exec sleep 600")).await;
     drop(runtime);
     let crashed = place.open().await;
-    assert_eq!(crashed.list().await.unwrap(), [id.clone()]);
+    assert_eq!(crashed.list().await.unwrap(), std::slice::from_ref(&id));
     let strange = place.settings.folder.join("instances/sample-nobody");
     fs::create_dir(&strange).unwrap();
     drop(crashed);
