@@ -3,6 +3,7 @@
 //! Every implementation passes the same conformance suite (`tests/conformance/runtime.rs`).
 
 pub mod containerd;
+mod host;
 mod image;
 mod log;
 #[cfg(feature = "runtime-none")]

@@ -44,6 +44,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use self::keeper::{Keeper, StopReply};
 use self::ports::Ports;
+use super::host::{Doing, blocking};
 use super::log::Log;
 use super::{Exit, Order, Runtime, RuntimeError, StartMethod, Started};
 use crate::instance::{InstanceId, NodeId};
@@ -175,28 +176,5 @@ impl Runtime for ProcessRuntime {
         let (sender, exits) = mpsc::unbounded_channel();
         *self.shared.listener.lock() = Some(sender);
         exits
-    }
-}
-
-/// Runs what waits for the host on a thread made for waiting.
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
-    match tokio::task::spawn_blocking(work).await {
-        Ok(result) => result,
-        Err(e) => match e.try_into_panic() {
-            Ok(panic) => std::panic::resume_unwind(panic),
-            // Only when the runtime ends, and then nobody is left to resume.
-            Err(_) => std::future::pending().await,
-        },
-    }
-}
-
-/// Says what was being done when the system refused.
-trait Doing<T> {
-    fn doing(self, what: impl FnOnce() -> String) -> Result<T, RuntimeError>;
-}
-
-impl<T> Doing<T> for io::Result<T> {
-    fn doing(self, what: impl FnOnce() -> String) -> Result<T, RuntimeError> {
-        self.map_err(|source| RuntimeError::Io { doing: what(), source })
     }
 }
