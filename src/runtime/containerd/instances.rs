@@ -45,6 +45,11 @@ impl Running {
         self.leaving.store(true, Ordering::Release);
     }
 
+    /// Whether its end is our own doing.
+    pub(super) fn leaves(&self) -> bool {
+        self.leaving.load(Ordering::Acquire)
+    }
+
     /// Keeps the end of what it writes.
     fn keep_output(&self, pipe: Receiver) {
         let (log, gone) = (self.log.clone(), self.gone.clone());
@@ -300,7 +305,7 @@ impl Parts {
     ) -> Result<(), RuntimeError> {
         // A start that is under way has another container for it if this was a restore that failed.
         let _turn = instance.turn.lock().await;
-        if instance.leaving.load(Ordering::Acquire) || container::runs(&self.client, id.as_str()).await? {
+        if instance.leaves() || container::runs(&self.client, id.as_str()).await? {
             return Ok(());
         }
         instance.leave();

@@ -183,6 +183,10 @@ impl Runtime for ContainerdRuntime {
         let (parts, order) = (self.parts.clone(), order.clone());
         to_the_end("start a container", async move {
             let turn = instance.turn.lock().await;
+            // A stop that had its turn first has removed all there was to remove.
+            if instance.leaves() {
+                return Err(RuntimeError::Start(format!("{} was stopped before it started", order.id)));
+            }
             let outcome = parts.start(&order, &instance).await;
             if outcome.is_err() {
                 parts.take_away(&order.id, &instance).await?;
