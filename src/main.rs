@@ -1,10 +1,11 @@
 //! The program.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use try_it_now::{config, doctor, runtime, sample_app, server, telemetry};
+use try_it_now::config::{self, Config};
+use try_it_now::{doctor, runtime, sample_app, server, telemetry};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -66,13 +67,9 @@ fn main() -> ExitCode {
 }
 
 fn serve(file: Option<PathBuf>) -> ExitCode {
-    let own_program = match std::env::current_exe() {
-        Ok(path) => path,
-        Err(error) => return fail(1, &format!("cannot find this program's own file: {error}")),
-    };
-    let config = match config::read(file.as_deref(), &own_program) {
-        Ok(config) => config,
-        Err(mistakes) => return fail(USAGE, &mistakes.to_string()),
+    let (config, own_program) = match configured(file.as_deref()) {
+        Ok(configured) => configured,
+        Err(code) => return code,
     };
     if let Err(error) = telemetry::init(config.log) {
         return fail(1, &error.to_string());
@@ -85,10 +82,9 @@ fn serve(file: Option<PathBuf>) -> ExitCode {
 
 fn examine(file: Option<PathBuf>, json: bool) -> ExitCode {
     use std::io::Write;
-    let own_program = std::env::current_exe().unwrap_or_else(|_| "try-it-now".into());
-    let config = match config::read(file.as_deref(), &own_program) {
-        Ok(config) => config,
-        Err(mistakes) => return fail(USAGE, &mistakes.to_string()),
+    let (config, _) = match configured(file.as_deref()) {
+        Ok(configured) => configured,
+        Err(code) => return code,
     };
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
@@ -105,19 +101,23 @@ fn examine(file: Option<PathBuf>, json: bool) -> ExitCode {
 }
 
 fn bake(file: Option<PathBuf>, template: Option<String>) -> ExitCode {
-    let own_program = match std::env::current_exe() {
-        Ok(path) => path,
-        Err(error) => return fail(1, &format!("cannot find this program's own file: {error}")),
-    };
-    let config = match config::read(file.as_deref(), &own_program) {
-        Ok(config) => config,
-        Err(mistakes) => return fail(USAGE, &mistakes.to_string()),
+    let (config, own_program) = match configured(file.as_deref()) {
+        Ok(configured) => configured,
+        Err(code) => return code,
     };
     if let Err(error) = telemetry::init(config.log) {
         return fail(1, &error.to_string());
     }
     let work = server::app::bake(config, own_program, template.as_deref(), say);
     run(tokio::runtime::Builder::new_multi_thread(), work)
+}
+
+/// The configuration, and the path of this program; else what to exit with, the reason told.
+fn configured(file: Option<&Path>) -> Result<(Config, PathBuf), ExitCode> {
+    let own_program = std::env::current_exe()
+        .map_err(|error| fail(1, &format!("cannot find this program's own file: {error}")))?;
+    let config = config::read(file, &own_program).map_err(|mistakes| fail(USAGE, &mistakes.to_string()))?;
+    Ok((config, own_program))
 }
 
 fn clean() -> ExitCode {

@@ -32,9 +32,7 @@ pub fn read(file: Option<&Path>, own_program: &Path) -> Result<Config, Mistakes>
     let borrowed = file.as_ref().map(|(path, text)| (path.as_path(), text.as_str()));
     match Config::load(&environment, borrowed, own_program) {
         Ok(mut config) => {
-            if let Ok(folder) = absolute(&config.state_dir) {
-                config.state_dir = folder;
-            }
+            settle(&mut config.state_dir);
             mistakes.extend(missing(&config, borrowed.map(|(path, _)| path)));
             mistakes.or(config)
         }
@@ -51,10 +49,15 @@ pub fn read(file: Option<&Path>, own_program: &Path) -> Result<Config, Mistakes>
 /// All mistakes at once.
 pub fn read_host() -> Result<Host, Mistakes> {
     let mut host = Host::load(&environment())?;
-    if let Ok(folder) = absolute(&host.state_dir) {
-        host.state_dir = folder;
-    }
+    settle(&mut host.state_dir);
     Ok(host)
+}
+
+/// Makes a folder mean the same wherever this process goes.
+fn settle(folder: &mut PathBuf) {
+    if let Ok(whole) = absolute(&folder) {
+        *folder = whole;
+    }
 }
 
 fn environment() -> Environment {
