@@ -64,5 +64,8 @@ pub mod telemetry;
 /// Text made safe for pages.
 mod html;
 
+/// Bytes as text.
+mod hex;
+
 /// The app that is built in, to demo and to test with.
 pub mod sample_app;

@@ -7,6 +7,8 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use crate::hex::hex;
+
 /// Longest template name in bytes: a dash and 16 characters are added to make an instance's id, and that is a
 /// DNS label, at most 63.
 pub const MAX_TEMPLATE_NAME: usize = 46;
@@ -132,7 +134,7 @@ impl InstanceId {
 impl NodeId {
     /// A fresh name.
     pub fn random() -> Self {
-        let hex: String = random::<6>().iter().map(|b| format!("{b:02x}")).collect();
+        let hex = hex(&random::<6>());
         Self(format!("node-{hex}").into())
     }
 

@@ -206,9 +206,7 @@ impl Baking {
             }
         }
     }
-}
 
-impl Baking {
     /// Fetches the app, which may show that it was baked before this server started. What keeps it from being fetched
     /// is told by the start that follows.
     async fn is_baked_after_all(&self, template: &Template) -> bool {

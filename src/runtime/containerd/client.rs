@@ -13,15 +13,16 @@ use containerd_client::services::v1::streaming_client::StreamingClient;
 use containerd_client::services::v1::tasks_client::TasksClient;
 use containerd_client::services::v1::transfer_client::TransferClient;
 use containerd_client::tonic::transport::Channel;
-use containerd_client::tonic::{Code, Request, Response, Status};
+use containerd_client::tonic::{Code, Request, Response, Status, Streaming};
 
 use super::super::RuntimeError;
+use super::NODE_LABEL;
 
 /// What separates our containers from those of others who use the same containerd.
 pub(super) const NAMESPACE: &str = "try-it-now";
 
 /// Longest time of a call that does not move images.
-pub(super) const DEADLINE: Duration = Duration::from_secs(30);
+const DEADLINE: Duration = Duration::from_secs(30);
 
 /// Connections to containerd. Cheap to clone; it connects anew by itself after containerd was restarted.
 #[derive(Debug, Clone)]
@@ -119,6 +120,22 @@ impl<T> Answer<T> for Result<Response<T>, Status> {
             Err(status) if status.code() == Code::NotFound => Ok(None),
             Err(status) => Err(failed(what(), &status)),
         }
+    }
+}
+
+/// The next message of a stream; `None` at its end.
+pub(super) async fn next<T>(
+    stream: &mut Streaming<T>,
+    doing: impl FnOnce() -> String,
+) -> Result<Option<T>, RuntimeError> {
+    stream.message().await.map_err(|status| failed(doing(), &status))
+}
+
+/// What picks the things of a node by their label, or with `None` those of all nodes.
+pub(super) fn of_node(node: Option<&str>) -> String {
+    match node {
+        Some(node) => format!("labels.\"{NODE_LABEL}\"==\"{node}\""),
+        None => format!("labels.\"{NODE_LABEL}\""),
     }
 }
 

@@ -11,7 +11,7 @@ use containerd_client::services::v1::{
     DeleteTaskRequest, GetRequest, KillRequest, StartRequest, WaitRequest,
 };
 use containerd_client::types::Mount;
-use containerd_client::types::v1::Status;
+use containerd_client::types::v1::{Process, Status};
 use prost_types::Any;
 use serde_json::Value;
 use tokio::time::Instant;
@@ -150,12 +150,17 @@ pub(super) async fn remove(client: &Client, id: &str) -> Result<(), RuntimeError
     snapshots::remove(client, id).await
 }
 
-/// Whether its first process lives.
-pub(super) async fn runs(client: &Client, id: &str) -> Result<bool, RuntimeError> {
+/// The number of its first process, if that lives.
+pub(super) async fn lives(client: &Client, id: &str) -> Result<Option<u32>, RuntimeError> {
+    let process = process(client, id).await?;
+    Ok(process.filter(|process| process.status() == Status::Running).map(|process| process.pid))
+}
+
+/// What containerd knows of its first process.
+async fn process(client: &Client, id: &str) -> Result<Option<Process>, RuntimeError> {
     let message = GetRequest { container_id: id.to_owned(), exec_id: String::new() };
-    let task = client.tasks().get(request(message)).await.if_known(|| format!("look at {id}"))?;
-    let process = task.and_then(|answer| answer.process);
-    Ok(process.is_some_and(|process| process.status() == Status::Running))
+    let task = client.tasks().get(request(message)).await.if_known(|| format!("look at the task of {id}"))?;
+    Ok(task.and_then(|answer| answer.process))
 }
 
 /// Ends its processes, if it has any.
@@ -163,10 +168,8 @@ pub(super) async fn remove_task(client: &Client, id: &str) -> Result<(), Runtime
     let kill = KillRequest { container_id: id.to_owned(), signal: SIGKILL, all: true, ..Default::default() };
     // One that has ended by itself cannot be killed, and that is as well.
     let _ = client.tasks().kill(request(kill)).await;
-    let look = GetRequest { container_id: id.to_owned(), exec_id: String::new() };
-    let found = client.tasks().get(request(look)).await.if_known(|| format!("look at the task of {id}"))?;
     // A task whose restore failed never had a process, and whoever waits for its end waits without end.
-    if found.and_then(|found| found.process).is_some_and(|process| process.pid != 0) {
+    if process(client, id).await?.is_some_and(|process| process.pid != 0) {
         let wait = WaitRequest { container_id: id.to_owned(), ..Default::default() };
         client.tasks().wait(request(wait)).await.if_known(|| format!("wait for the end of {id}"))?;
     }
@@ -175,7 +178,7 @@ pub(super) async fn remove_task(client: &Client, id: &str) -> Result<(), Runtime
 }
 
 /// Forgets it. Its task must be gone.
-pub(super) async fn remove_record(client: &Client, id: &str) -> Result<(), RuntimeError> {
+async fn remove_record(client: &Client, id: &str) -> Result<(), RuntimeError> {
     let delete = DeleteContainerRequest { id: id.to_owned() };
     client
         .containers()

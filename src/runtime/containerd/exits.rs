@@ -8,7 +8,7 @@ use containerd_client::services::v1::{ListTasksRequest, SubscribeRequest};
 use containerd_client::types::v1::Status;
 use prost::Message;
 
-use super::client::{Answer, NAMESPACE, lasting, request};
+use super::client::{self, Answer, NAMESPACE, lasting, request};
 use super::{Parts, RuntimeError};
 use crate::task;
 
@@ -34,10 +34,7 @@ async fn listen(parts: &Arc<Parts>) -> Result<(), RuntimeError> {
     // What ended while nobody listened.
     missed(parts).await?;
     let parts = Arc::downgrade(parts);
-    while let Some(envelope) = events.message().await.map_err(|status| RuntimeError::Io {
-        doing: doing(),
-        source: std::io::Error::other(status.message().to_owned()),
-    })? {
+    while let Some(envelope) = client::next(&mut events, doing).await? {
         let Some(parts) = parts.upgrade() else { return Ok(()) };
         let event = envelope.event.unwrap_or_default();
         let Ok(exit) = TaskExit::decode(event.value.as_slice()) else { continue };

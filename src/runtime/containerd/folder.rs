@@ -9,6 +9,7 @@ use rustix::fs::{CWD, FileType, Mode, makedev, mknodat};
 use tokio::net::unix::pipe::{OpenOptions, Receiver};
 
 use super::super::Order;
+use crate::hex::hex;
 use crate::instance::InstanceId;
 
 /// The node's folder for containers.
@@ -140,7 +141,7 @@ pub(super) fn introduce(layer: &Path, order: &Order) -> io::Result<()> {
     fs::create_dir_all(&own)?;
     let mut random = [0; 32];
     getrandom::fill(&mut random).map_err(io::Error::other)?;
-    let seed: String = random.iter().map(|byte| format!("{byte:02x}")).collect();
+    let seed = hex(&random);
     for (name, text) in
         [("id", order.id.as_str()), ("url", &order.url), ("host", &order.host), ("seed", &seed)]
     {

@@ -12,6 +12,9 @@ use parking_lot::Mutex;
 use ring::digest::{Context, SHA256};
 use serde::{Deserialize, Serialize};
 
+use super::super::host::blocking;
+use crate::hex::hex;
+
 /// Raised when a checkpoint of an older version of this program must not be restored by this one.
 const FORMAT: u32 = 1;
 
@@ -82,7 +85,11 @@ impl Key {
 impl Checkpoints {
     /// Takes over a folder: what is whole is present, all else is removed. Reads every file of every checkpoint, to
     /// compare its checksum.
-    pub(super) fn open(folder: PathBuf) -> io::Result<Self> {
+    pub(super) async fn open(folder: PathBuf) -> io::Result<Self> {
+        blocking(move || Self::take_over(folder)).await
+    }
+
+    fn take_over(folder: PathBuf) -> io::Result<Self> {
         fs::create_dir_all(&folder)?;
         let mut present = HashMap::new();
         for entry in fs::read_dir(&folder)? {
@@ -144,25 +151,10 @@ impl Checkpoints {
     }
 
     /// Declares what was written whole.
-    pub(super) fn finish(&self, template: &str, ingredients: &Ingredients) -> io::Result<()> {
+    pub(super) async fn finish(&self, template: &str, ingredients: Ingredients) -> io::Result<()> {
         let key = ingredients.key();
-        let images = self.images(&key);
-        let mut names = fs::read_dir(&images)?
-            .map(|entry| entry.map(|entry| entry.file_name().to_string_lossy().into_owned()))
-            .collect::<io::Result<Vec<String>>>()?;
-        names.sort_unstable();
-        let files = names.into_iter().map(|name| frozen(&images, name)).collect::<io::Result<_>>()?;
-        let manifest = Manifest {
-            format: FORMAT,
-            template: template.to_owned(),
-            ingredients: ingredients.clone(),
-            files,
-        };
-        let draft = self.path(&key).join("manifest.draft");
-        let mut file = File::create(&draft)?;
-        file.write_all(&serde_json::to_vec_pretty(&manifest)?)?;
-        file.sync_all()?;
-        fs::rename(draft, self.path(&key).join(MANIFEST))?;
+        let (folder, of) = (self.path(&key), template.to_owned());
+        blocking(move || declare(&folder, of, ingredients)).await?;
         self.present.lock().insert(key, template.to_owned());
         Ok(())
     }
@@ -182,6 +174,22 @@ impl Checkpoints {
         let older = present.iter().filter(|(key, of)| of.as_str() == template && *key != newest);
         older.map(|(key, _)| key.clone()).collect()
     }
+}
+
+/// Writes the manifest of a checkpoint whose images are all there.
+fn declare(folder: &Path, template: String, ingredients: Ingredients) -> io::Result<()> {
+    let images = folder.join(IMAGES);
+    let mut names = fs::read_dir(&images)?
+        .map(|entry| entry.map(|entry| entry.file_name().to_string_lossy().into_owned()))
+        .collect::<io::Result<Vec<String>>>()?;
+    names.sort_unstable();
+    let files = names.into_iter().map(|name| frozen(&images, name)).collect::<io::Result<_>>()?;
+    let manifest = Manifest { format: FORMAT, template, ingredients, files };
+    let draft = folder.join("manifest.draft");
+    let mut file = File::create(&draft)?;
+    file.write_all(&serde_json::to_vec_pretty(&manifest)?)?;
+    file.sync_all()?;
+    fs::rename(draft, folder.join(MANIFEST))
 }
 
 fn read(path: &Path) -> io::Result<(Key, String)> {
@@ -212,10 +220,6 @@ fn frozen(images: &Path, name: String) -> io::Result<Frozen> {
     }
 }
 
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -230,37 +234,37 @@ mod tests {
         std::env::temp_dir().join(format!("try-it-now-golden-{}", NodeId::random()))
     }
 
-    fn bake(checkpoints: &Checkpoints, revision: u64) -> Key {
+    async fn bake(checkpoints: &Checkpoints, revision: u64) -> Key {
         let ingredients = ingredients(revision);
         let key = ingredients.key();
         let images = checkpoints.begin(&key).unwrap();
         fs::write(images.join("pages-1.img"), b"memory").unwrap();
-        checkpoints.finish("shop", &ingredients).unwrap();
+        checkpoints.finish("shop", ingredients).await.unwrap();
         key
     }
 
-    #[test]
-    fn a_checkpoint_is_found_again_and_replaces_older_ones_of_its_template() {
+    #[tokio::test]
+    async fn a_checkpoint_is_found_again_and_replaces_older_ones_of_its_template() {
         let folder = folder();
-        let checkpoints = Checkpoints::open(folder.clone()).unwrap();
-        let (old, new) = (bake(&checkpoints, 1), bake(&checkpoints, 2));
+        let checkpoints = Checkpoints::open(folder.clone()).await.unwrap();
+        let (old, new) = (bake(&checkpoints, 1).await, bake(&checkpoints, 2).await);
         assert_eq!(checkpoints.older("shop", &new), std::slice::from_ref(&old));
         assert!(checkpoints.older("blog", &new).is_empty());
         checkpoints.remove(&old).unwrap();
-        let again = Checkpoints::open(folder.clone()).unwrap();
+        let again = Checkpoints::open(folder.clone()).await.unwrap();
         assert!(again.has(&new) && !again.has(&old));
         fs::remove_dir_all(folder).unwrap();
     }
 
-    #[test]
-    fn what_was_interrupted_or_spoilt_is_removed() {
+    #[tokio::test]
+    async fn what_was_interrupted_or_spoilt_is_removed() {
         let folder = folder();
-        let checkpoints = Checkpoints::open(folder.clone()).unwrap();
-        let spoilt = bake(&checkpoints, 1);
+        let checkpoints = Checkpoints::open(folder.clone()).await.unwrap();
+        let spoilt = bake(&checkpoints, 1).await;
         fs::write(checkpoints.images(&spoilt).join("pages-1.img"), b"mem0ry").unwrap();
         let interrupted = ingredients(2).key();
         checkpoints.begin(&interrupted).unwrap();
-        let again = Checkpoints::open(folder.clone()).unwrap();
+        let again = Checkpoints::open(folder.clone()).await.unwrap();
         assert!(!again.has(&spoilt) && !again.has(&interrupted));
         assert_eq!(fs::read_dir(&folder).unwrap().count(), 0);
         fs::remove_dir_all(folder).unwrap();

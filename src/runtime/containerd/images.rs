@@ -13,9 +13,11 @@ use ring::digest::{SHA256, digest};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
+use super::super::host::{Doing, blocking};
 use super::super::{Image, RuntimeError};
-use super::client::{Answer, Client, request};
+use super::client::{self, Answer, Client, request};
 use super::{snapshots, transfer};
+use crate::hex::hex;
 
 /// Most bytes of a manifest or a configuration; registries allow 4 MiB.
 const MOST: usize = 4 << 20;
@@ -142,11 +144,7 @@ async fn archived(path: &Path) -> Result<String, RuntimeError> {
         }
         Err(io::Error::other("it is no OCI archive: it has no index.json"))
     };
-    match tokio::task::spawn_blocking(reading).await {
-        Ok(outcome) => outcome,
-        Err(error) => Err(io::Error::other(error)),
-    }
-    .map_err(|source| RuntimeError::Io { doing, source })
+    blocking(reading).await.doing(|| doing)
 }
 
 /// What containerd knows of an image whose layers it has unpacked.
@@ -189,8 +187,7 @@ fn ours(manifests: &[Descriptor]) -> Option<String> {
 fn chain_id(diff_ids: &[String]) -> Option<String> {
     diff_ids.iter().cloned().reduce(|chain, next| {
         let sum = digest(&SHA256, format!("{chain} {next}").as_bytes());
-        let hex: String = sum.as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
-        format!("sha256:{hex}")
+        format!("sha256:{}", hex(sum.as_ref()))
     })
 }
 
@@ -199,16 +196,13 @@ async fn blob<T: DeserializeOwned>(client: &Client, digest: &str) -> Result<T, R
     let message = ReadContentRequest { digest: digest.to_owned(), offset: 0, size: 0 };
     let mut parts = client.content().read(request(message)).await.doing(doing)?;
     let mut bytes = Vec::new();
-    let wrong = |source| RuntimeError::Io { doing: doing(), source };
-    while let Some(part) =
-        parts.message().await.map_err(|status| wrong(io::Error::other(status.message().to_owned())))?
-    {
+    while let Some(part) = client::next(&mut parts, doing).await? {
         bytes.extend_from_slice(&part.data);
         if bytes.len() > MOST {
-            return Err(wrong(io::Error::other("too large")));
+            return Err(io::Error::other("too large")).doing(doing);
         }
     }
-    serde_json::from_slice(&bytes).map_err(|error| wrong(error.into()))
+    serde_json::from_slice(&bytes).map_err(io::Error::from).doing(doing)
 }
 
 #[cfg(test)]

@@ -14,6 +14,7 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use super::super::host::Doing;
 use super::super::log::Log;
 use super::super::{App, Exit, Order, RuntimeError, StartMethod, Started};
 use super::container::{self, Draft};
@@ -161,12 +162,9 @@ impl Parts {
         checkpoint: Option<&Key>,
     ) -> Result<Endpoint, RuntimeError> {
         let id = order.id.as_str();
-        let on_host = |what: &'static str| {
-            let doing = format!("{what} for {id}");
-            move |source| RuntimeError::Io { doing, source }
-        };
+        let doing = |what: &'static str| move || format!("{what} for {id}");
         let begun = Instant::now();
-        let namespace = self.namespaces.make().await.map_err(on_host("make a network namespace"))?;
+        let namespace = self.namespaces.make().await.doing(doing("make a network namespace"))?;
         instance.namespace.store(namespace, Ordering::Release);
         let network = self.namespaces.path(namespace);
         let network = network.ok_or(RuntimeError::Exhausted("network namespaces"))?;
@@ -179,9 +177,9 @@ impl Parts {
             let furnished = if checkpoint.is_none() { folder::furnish(&layer) } else { Ok(()) };
             furnished
                 .and_then(|()| folder::introduce(&layer, order))
-                .map_err(on_host("write the first files"))?;
+                .doing(doing("write the first files"))?;
         }
-        let output = self.folder.make(&order.id).map_err(on_host("make a pipe for the output"))?;
+        let output = self.folder.make(&order.id).doing(doing("make a pipe for the output"))?;
         instance.keep_output(output);
         let spec = self.spec(order, image, &network, checkpoint.is_some())?;
         let work = self.folder.of(&order.id);
@@ -248,14 +246,16 @@ impl Parts {
         let ingredients =
             ingredients.ok_or_else(|| RuntimeError::Start("nothing is restored here".to_owned()))?;
         let key = ingredients.key();
-        let outcome = self.freeze(id, instance, &key).await;
-        let outcome = outcome.and_then(|()| {
-            let finished = self.checkpoints.finish(id.template(), &ingredients);
-            finished.map_err(|source| RuntimeError::Io { doing: "record the checkpoint".to_owned(), source })
-        });
-        if outcome.is_err() {
+        let frozen = async {
+            self.freeze(id, instance, &key).await?;
+            self.checkpoints
+                .finish(id.template(), ingredients)
+                .await
+                .doing(|| "record the checkpoint".to_owned())
+        };
+        if let Err(error) = frozen.await {
             self.forget(&key).await;
-            return outcome;
+            return Err(error);
         }
         self.take_away(id, instance).await?;
         for older in self.checkpoints.older(id.template(), &key) {
@@ -265,9 +265,7 @@ impl Parts {
     }
 
     async fn freeze(&self, id: &InstanceId, instance: &Running, key: &Key) -> Result<(), RuntimeError> {
-        let begun = self.checkpoints.begin(key);
-        let images =
-            begun.map_err(|source| RuntimeError::Io { doing: "make a checkpoint".to_owned(), source })?;
+        let images = self.checkpoints.begin(key).doing(|| "make a checkpoint".to_owned())?;
         instance.leave();
         let work = self.folder.of(id);
         if let Err(error) = container::freeze(&self.client, id.as_str(), &images, &work).await {
@@ -305,7 +303,7 @@ impl Parts {
     ) -> Result<(), RuntimeError> {
         // A start that is under way has another container for it if this was a restore that failed.
         let _turn = instance.turn.lock().await;
-        if instance.leaves() || container::runs(&self.client, id.as_str()).await? {
+        if instance.leaves() || container::lives(&self.client, id.as_str()).await?.is_some() {
             return Ok(());
         }
         instance.leave();
@@ -334,10 +332,7 @@ impl Parts {
     async fn take_back(&self, id: &InstanceId, instance: &Running) -> Result<(), RuntimeError> {
         self.namespaces.let_go(instance.namespace.swap(0, Ordering::AcqRel));
         container::remove(&self.client, id.as_str()).await?;
-        self.folder
-            .remove(id.as_str())
-            .map_err(|source| RuntimeError::Io { doing: format!("remove the folder of {id}"), source })?;
-        Ok(())
+        self.folder.remove(id.as_str()).doing(|| format!("remove the folder of {id}"))
     }
 
     /// Takes over an instance that a server before this one started.

@@ -1,14 +1,16 @@
 //! What a server that crashed left: what still runs is picked up, the rest is removed.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::path::Path;
 
-use containerd_client::services::v1::{Container, GetRequest, ListContainersRequest};
-use containerd_client::types::v1::Status;
+use containerd_client::services::v1::{Container, ListContainersRequest};
 
-use super::client::{Answer, Client, request};
+use super::super::RuntimeError;
+use super::super::host::Doing;
+use super::client::{self, Answer, Client, request};
 use super::container::{self, NAMESPACE_LABEL};
-use super::{NODE_LABEL, Parts, RuntimeError, snapshots};
+use super::golden::Key;
+use super::{Parts, snapshots};
 use crate::instance::InstanceId;
 
 /// Picks up the containers of this node that run, for the pool to judge, and removes everything else of this node: dead
@@ -24,22 +26,22 @@ pub(super) async fn take_over(parts: &Parts) -> Result<(), RuntimeError> {
             container::remove(&parts.client, &container.id).await?;
         }
     }
-    let golden: HashSet<String> =
-        parts.checkpoints.keys().iter().map(|key| parts.snapshot_name(key)).collect();
+    let golden: HashMap<String, Key> =
+        parts.checkpoints.keys().into_iter().map(|key| (parts.snapshot_name(&key), key)).collect();
     let found = snapshots::list(&parts.client, Some(node)).await?;
-    for key in parts.checkpoints.keys() {
-        if !found.contains(&parts.snapshot_name(&key)) {
-            parts.forget(&key).await;
+    for (snapshot, key) in &golden {
+        if !found.contains(snapshot) {
+            parts.forget(key).await;
         }
     }
-    for snapshot in found.into_iter().filter(|key| !kept.contains(key) && !golden.contains(key)) {
+    for snapshot in found.into_iter().filter(|name| !kept.contains(name) && !golden.contains_key(name)) {
         if let Err(error) = snapshots::remove(&parts.client, &snapshot).await {
             tracing::warn!(snapshot, %error, "a snapshot that nobody owns is still there");
         }
     }
-    let on_host = |source| RuntimeError::Io { doing: "clean the folder for containers".to_owned(), source };
-    for id in parts.folder.list().map_err(on_host)?.iter().filter(|id| !kept.contains(*id)) {
-        parts.folder.remove(id).map_err(on_host)?;
+    let doing = || "clean the folder for containers".to_owned();
+    for id in parts.folder.list().doing(doing)?.iter().filter(|id| !kept.contains(*id)) {
+        parts.folder.remove(id).doing(doing)?;
     }
     Ok(())
 }
@@ -49,18 +51,12 @@ async fn adopt(parts: &Parts, container: &Container) -> Result<bool, RuntimeErro
     let id = InstanceId::parse(&container.id).ok();
     let namespace = container.labels.get(NAMESPACE_LABEL).and_then(|number| number.parse().ok());
     let (Some(id), Some(namespace)) = (id, namespace) else { return Ok(false) };
-    let message = GetRequest { container_id: container.id.clone(), exec_id: String::new() };
-    let task = parts.client.tasks().get(request(message)).await.if_known(|| format!("look at {id}"))?;
-    let Some(process) = task.and_then(|answer| answer.process) else { return Ok(false) };
-    Ok(process.status() == Status::Running && parts.adopt(&id, namespace, process.pid).is_ok())
+    let process = container::lives(&parts.client, &container.id).await?;
+    Ok(process.is_some_and(|pid| parts.adopt(&id, namespace, pid).is_ok()))
 }
 
 async fn containers(client: &Client, node: Option<&str>) -> Result<Vec<Container>, RuntimeError> {
-    let filter = match node {
-        Some(node) => format!("labels.\"{NODE_LABEL}\"==\"{node}\""),
-        None => format!("labels.\"{NODE_LABEL}\""),
-    };
-    let message = ListContainersRequest { filters: vec![filter] };
+    let message = ListContainersRequest { filters: vec![client::of_node(node)] };
     let answer = client.containers().list(request(message)).await;
     Ok(answer.doing(|| "list the containers".to_owned())?.containers)
 }

@@ -47,6 +47,7 @@ use self::golden::{Checkpoints, Ingredients};
 use self::images::{Images, Unpacked};
 use self::instances::Instances;
 use self::namespaces::Namespaces;
+use super::host::Doing;
 use super::{App, Exit, Golden, Order, Runtime, RuntimeError, Started};
 use crate::instance::{Endpoint, InstanceId, NodeId};
 use crate::task;
@@ -101,13 +102,10 @@ impl ContainerdRuntime {
     /// containerd does not answer; the folder cannot be used; leftovers that resist.
     pub async fn open(settings: Settings) -> Result<Self, RuntimeError> {
         let client = Client::connect(&settings.address).await?;
-        let doing = |what: &str| {
-            let doing = what.to_owned();
-            move |source| RuntimeError::Io { doing, source }
-        };
-        let folder = Folder::open(settings.folder).map_err(doing("use the folder for containers"))?;
-        let checkpoints =
-            Checkpoints::open(folder.checkpoints()).map_err(doing("use the folder for checkpoints"))?;
+        let doing = |what: &'static str| move || what.to_owned();
+        let folder = Folder::open(settings.folder).doing(doing("use the folder for containers"))?;
+        let checkpoints = Checkpoints::open(folder.checkpoints()).await;
+        let checkpoints = checkpoints.doing(doing("use the folder for checkpoints"))?;
         let criu = if settings.criu { criu::version(settings.path.as_deref()).await } else { None };
         if settings.criu && criu.is_none() {
             tracing::error!(
@@ -121,7 +119,7 @@ impl ContainerdRuntime {
             images: Images::default(),
             namespaces: Namespaces::new()
                 .map(Arc::new)
-                .map_err(doing("find this server's network namespace"))?,
+                .doing(doing("find this server's network namespace"))?,
             checkpoints,
             criu,
             kernel: rustix::system::uname().release().to_string_lossy().into_owned(),

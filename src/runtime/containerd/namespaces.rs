@@ -17,6 +17,7 @@ use nix::sched::{CloneFlags, setns, unshare};
 use parking_lot::Mutex;
 use rtnetlink::LinkUnspec;
 use tokio::net::{TcpSocket, TcpStream};
+use tokio::sync::oneshot;
 
 use crate::task;
 
@@ -65,16 +66,10 @@ impl Namespaces {
     }
 
     async fn make_one() -> io::Result<File> {
-        tokio::task::spawn_blocking(|| {
-            // A thread of its own, which ends with its strange namespace.
-            std::thread::Builder::new()
-                .name("new namespace".to_owned())
-                .spawn(new_namespace)?
-                .join()
-                .unwrap_or_else(|_| Err(io::Error::other("the thread that makes namespaces panicked")))
-        })
-        .await
-        .map_err(io::Error::other)?
+        let (reply, made) = oneshot::channel();
+        // A thread of its own, which ends with its strange namespace.
+        std::thread::Builder::new().name("new namespace".to_owned()).spawn(|| reply.send(new_namespace()))?;
+        made.await.unwrap_or_else(|_| Err(io::Error::other("the thread that makes namespaces panicked")))
     }
 
     /// Holds the one that a process is in, under the number that a server before this one gave it.

@@ -10,7 +10,7 @@ use containerd_client::services::v1::snapshots::{
 use containerd_client::types::Mount;
 
 use super::super::RuntimeError;
-use super::client::{Answer, Client, request};
+use super::client::{self, Answer, Client, request};
 
 /// Which of containerd's snapshotters.
 pub(super) const SNAPSHOTTER: &str = "overlayfs";
@@ -76,19 +76,12 @@ pub(super) async fn remove(client: &Client, key: &str) -> Result<(), RuntimeErro
 
 /// The keys of a node's snapshots, or of all nodes'. Those that others stand on come after those.
 pub(super) async fn list(client: &Client, node: Option<&str>) -> Result<Vec<String>, RuntimeError> {
-    let label = super::NODE_LABEL;
-    let filter = match node {
-        Some(node) => format!("labels.\"{label}\"==\"{node}\""),
-        None => format!("labels.\"{label}\""),
-    };
-    let message = ListSnapshotsRequest { snapshotter: SNAPSHOTTER.to_owned(), filters: vec![filter] };
+    let filters = vec![client::of_node(node)];
+    let message = ListSnapshotsRequest { snapshotter: SNAPSHOTTER.to_owned(), filters };
     let doing = || "list the snapshots".to_owned();
     let mut parts = client.snapshots().list(request(message)).await.doing(doing)?;
     let mut found = Vec::new();
-    while let Some(part) = parts.message().await.map_err(|status| RuntimeError::Io {
-        doing: doing(),
-        source: std::io::Error::other(status.message().to_owned()),
-    })? {
+    while let Some(part) = client::next(&mut parts, doing).await? {
         found.extend(part.info);
     }
     found.sort_by_key(|info| std::cmp::Reverse(info.created_at.map(|at| (at.seconds, at.nanos))));

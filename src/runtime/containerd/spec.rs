@@ -128,18 +128,15 @@ fn cpu(app: &App) -> Value {
 
 /// Nothing but what lies in every container's `/dev`.
 fn devices() -> Value {
-    let allow = |major: u32, minor: Option<u32>| {
-        let minor = minor.map_or(-1, i64::from);
-        json!({ "allow": true, "type": "c", "major": major, "minor": minor, "access": "rwm" })
-    };
+    let allow = |major: u32, minor: u32| json!({ "allow": true, "type": "c", "major": major, "minor": minor, "access": "rwm" });
     json!([
         { "allow": false, "access": "rwm" },
-        allow(1, Some(3)),
-        allow(1, Some(5)),
-        allow(1, Some(7)),
-        allow(1, Some(8)),
-        allow(1, Some(9)),
-        allow(5, Some(0)),
+        allow(1, 3),
+        allow(1, 5),
+        allow(1, 7),
+        allow(1, 8),
+        allow(1, 9),
+        allow(5, 0),
     ])
 }
 

@@ -17,6 +17,7 @@ use tokio::io::AsyncReadExt;
 use tokio::sync::mpsc;
 
 use super::super::RuntimeError;
+use super::super::host::Doing;
 use super::client::{Answer, Client, lasting, request_within};
 use super::snapshots::SNAPSHOTTER;
 
@@ -63,9 +64,7 @@ pub(super) async fn pull(client: &Client, reference: &str) -> Result<(), Runtime
 pub(super) async fn import(client: &Client, archive: &Path) -> Result<(), RuntimeError> {
     static LAST: AtomicU64 = AtomicU64::new(0);
     let doing = || format!("import {}", archive.display());
-    let file = tokio::fs::File::open(archive)
-        .await
-        .map_err(|source| RuntimeError::Io { doing: format!("open {}", archive.display()), source })?;
+    let file = tokio::fs::File::open(archive).await.doing(|| format!("open {}", archive.display()))?;
     let id = format!("import-{}-{}", std::process::id(), LAST.fetch_add(1, Ordering::Relaxed));
     let source = ImageImportStream { stream: id.clone(), ..Default::default() };
     let by_digest = ImageReference {
@@ -100,10 +99,7 @@ pub(super) async fn import(client: &Client, archive: &Path) -> Result<(), Runtim
             }
             let most = usize::try_from(window).unwrap_or(CHUNK).min(CHUNK);
             let mut data = vec![0; most];
-            let read = file.read(&mut data).await.map_err(|source| RuntimeError::Io {
-                doing: format!("read {}", archive.display()),
-                source,
-            })?;
+            let read = file.read(&mut data).await.doing(|| format!("read {}", archive.display()))?;
             if read == 0 {
                 drop(sender);
                 // Keeps the stream open until containerd is done with it.
