@@ -46,7 +46,7 @@ enum Command {
         /// The name of the only one to bake
         template: Option<String>,
     },
-    /// Remove everything of ours from this host's containerd, all checkpoints included; images stay
+    /// Remove everything of ours from this host, whatever CONTAINER_MODE says: instances and checkpoints; images stay
     Clean,
     /// Run the built-in guest book, as an instance does: HOST, PORT and INSTANCE_ID come from the environment
     SampleApp,
@@ -125,12 +125,13 @@ fn clean() -> ExitCode {
         Ok(host) => host,
         Err(mistakes) => return fail(USAGE, &mistakes.to_string()),
     };
+    let own_program = std::env::current_exe().unwrap_or_else(|_| "try-it-now".into());
     run(tokio::runtime::Builder::new_current_thread(), async {
-        let cleaned = server::app::clean(&host).await?;
+        let cleaned = server::app::clean(&host, &own_program).await?;
         say(&format!("containers removed: {}", cleaned.containers));
         say(&format!("snapshots removed: {}", cleaned.snapshots));
-        for folder in &cleaned.folders {
-            say(&format!("folder removed: {}", folder.display()));
+        for path in &cleaned.paths {
+            say(&format!("removed: {}", path.display()));
         }
         Ok::<_, server::once::OnceError>(())
     })

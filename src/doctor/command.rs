@@ -1,7 +1,6 @@
-//! Other people's programs: found in a search path, run with a deadline, their versions read.
+//! Other people's programs: run with a deadline, their versions read.
 
-use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
 
@@ -17,22 +16,6 @@ pub(super) enum Ended {
     Well(String),
     /// Otherwise, and why: the last line that it wrote, or what the system said.
     Badly(String),
-}
-
-/// The search path of this process.
-pub(super) fn own_path() -> String {
-    std::env::var("PATH").unwrap_or_default()
-}
-
-/// The first program of that name in a search path.
-pub(super) fn find(program: &str, path: &str) -> Option<PathBuf> {
-    let runs = |file: &PathBuf| {
-        file.metadata().is_ok_and(|file| file.is_file() && file.permissions().mode() & 0o111 != 0)
-    };
-    path.split(':')
-        .filter(|folder| folder.starts_with('/'))
-        .map(|folder| Path::new(folder).join(program))
-        .find(runs)
 }
 
 /// Runs a program to its end or to its deadline, when it is killed.
@@ -80,14 +63,6 @@ mod tests {
         ] {
             assert_eq!(version(text), found, "{text}");
         }
-    }
-
-    #[test]
-    fn only_what_may_be_run_is_found() {
-        let cargo = Path::new(env!("CARGO_MANIFEST_DIR"));
-        assert_eq!(find("Cargo.toml", &cargo.display().to_string()), None);
-        assert_eq!(find("src", &cargo.display().to_string()), None);
-        assert_eq!(find("sh", ":nowhere:/nowhere:/bin"), Some("/bin/sh".into()));
     }
 
     #[tokio::test]

@@ -8,22 +8,13 @@ use std::time::Duration;
 use tokio::net::UnixStream;
 use tokio::time::timeout;
 
-use super::command::{Ended, find, own_path, run, version};
+use super::command::{Ended, run, version};
 use super::finding::Finding;
+use crate::runtime::daemon::Daemon;
 
 const PATIENCE: Duration = Duration::from_secs(5);
 /// The oldest that pulls images by itself (its transfer service).
 const OLDEST: (u32, u32) = (1, 7);
-
-/// What is known of the containerd that listens at the socket. It may live in a mount namespace of its own and have
-/// a search path of its own, and it is these that containers are started and restored with.
-#[derive(Debug, Default)]
-pub(super) struct Daemon {
-    /// Its process, where the system tells.
-    pub(super) pid: Option<i32>,
-    /// Its search path, else ours.
-    pub(super) path: String,
-}
 
 pub(super) async fn examine(address: &Path, needed: bool) -> (Vec<Finding>, Daemon) {
     let connected = match timeout(PATIENCE, UnixStream::connect(address)).await {
@@ -31,18 +22,15 @@ pub(super) async fn examine(address: &Path, needed: bool) -> (Vec<Finding>, Daem
         Err(_) => Err(io::ErrorKind::TimedOut.into()),
     };
     let reached = connected.as_ref().map(|_| ()).map_err(ToString::to_string);
-    let daemon = connected.ok().and_then(|stream| stream.peer_cred().ok()?.pid());
-    // One in a process namespace that we do not see has the number 0.
-    let daemon = daemon.filter(|pid| *pid > 0).map(Daemon::of);
-    let daemon = daemon.unwrap_or_else(|| Daemon { pid: None, path: own_path() });
-    let program = daemon.program();
+    let daemon = connected.ok().map_or_else(Daemon::unseen, |stream| Daemon::behind(&stream));
+    let program = program(&daemon);
     let said = match &program {
         Some(program) => Some(run(program, &["--version"]).await),
         None => None,
     };
     let mut findings = vec![judge_socket(address, &reached, needed)];
     findings.extend(said.map(|said| judge_version(&said, needed)));
-    let runc = match find("runc", &daemon.path) {
+    let runc = match daemon.find("runc") {
         Some(runc) => Some(run(&runc, &["--version"]).await),
         None => None,
     };
@@ -50,26 +38,12 @@ pub(super) async fn examine(address: &Path, needed: bool) -> (Vec<Finding>, Daem
     (findings, daemon)
 }
 
-impl Daemon {
-    fn of(pid: i32) -> Self {
-        let environment = fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
-        let path = path_in(&environment).unwrap_or_else(own_path);
-        Self { pid: Some(pid), path }
-    }
-
-    /// What runs, else what would be run.
-    fn program(&self) -> Option<PathBuf> {
-        let running = self.pid.and_then(|pid| fs::read_link(format!("/proc/{pid}/exe")).ok());
-        // Under another name it is a stand-in: of no use to ask.
-        let named = |path: &PathBuf| path.file_name().is_some_and(|name| name == "containerd");
-        running.filter(named).or_else(|| find("containerd", &self.path))
-    }
-}
-
-/// `PATH` in the environment of a process, as the system shows it.
-fn path_in(environment: &[u8]) -> Option<String> {
-    let path = environment.split(|byte| *byte == 0).find_map(|pair| pair.strip_prefix(b"PATH="))?;
-    String::from_utf8(path.to_vec()).ok()
+/// What runs, else what would be run.
+fn program(daemon: &Daemon) -> Option<PathBuf> {
+    let running = daemon.pid.and_then(|pid| fs::read_link(format!("/proc/{pid}/exe")).ok());
+    // Under another name it is a stand-in: of no use to ask.
+    let named = |path: &PathBuf| path.file_name().is_some_and(|name| name == "containerd");
+    running.filter(named).or_else(|| daemon.find("containerd"))
 }
 
 fn judge_socket(address: &Path, reached: &Result<(), String>, needed: bool) -> Finding {
@@ -152,12 +126,6 @@ mod tests {
         assert_eq!(judge_runc(None, true, true).verdict, Verdict::Warning);
         assert_eq!(judge_runc(None, false, true).verdict, Verdict::Failed);
         assert_eq!(judge_runc(Some(&Ended::Badly("x".to_owned())), true, true).verdict, Verdict::Failed);
-    }
-
-    #[test]
-    fn the_search_path_is_read_out_of_an_environment() {
-        assert_eq!(path_in(b"A=1\0PATH=/a:/b\0XPATH=/c\0").as_deref(), Some("/a:/b"));
-        assert_eq!(path_in(b"XPATH=/c\0"), None);
     }
 
     #[tokio::test]

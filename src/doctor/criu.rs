@@ -2,10 +2,10 @@
 
 use std::path::{Path, PathBuf};
 
-use super::command::{Ended, find, run, version};
-use super::containerd::Daemon;
+use super::command::{Ended, run, version};
 use super::finding::Finding;
 use super::kernel::{CHECKPOINT_RESTORE, Capabilities, SYS_ADMIN, SYS_RESOURCE, capabilities};
+use crate::runtime::daemon::Daemon;
 
 const CHECK: &str = "criu";
 /// From which kernel on an older CRIU can no longer dump: kernel, the least CRIU.
@@ -14,7 +14,7 @@ const NEEDS: [((u32, u32), (u32, u32)); 2] = [((6, 16), (4, 2)), ((6, 13), (4, 1
 const TMPFS: u64 = 0x0102_1994;
 
 pub(super) async fn examine(daemon: &Daemon, kernel: &str) -> Vec<Finding> {
-    let Some(criu) = find("criu", &daemon.path) else { return vec![absent()] };
+    let Some(criu) = daemon.find("criu") else { return vec![absent()] };
     let mut findings = vec![judge_version(&run(&criu, &["--version"]).await, version(kernel))];
     findings.push(judge_check(&run(&criu, &["check"]).await));
     findings.push(judge_privilege(capabilities(daemon.pid).or_else(|| capabilities(None))));

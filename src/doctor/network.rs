@@ -7,9 +7,10 @@ use std::time::Duration;
 use tokio::net::lookup_host;
 use tokio::time::timeout;
 
-use super::command::{Ended, find, own_path, run};
+use super::command::{Ended, run};
 use super::finding::Finding;
 use crate::instance::{InstanceId, TemplateName};
+use crate::runtime::daemon::{find, own_path};
 
 const PATIENCE: Duration = Duration::from_secs(5);
 

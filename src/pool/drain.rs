@@ -1,23 +1,27 @@
 //! The server stops.
 
+use std::collections::HashSet;
 use std::time::Duration;
 
 use super::Pool;
+use crate::instance::{InstanceId, Life};
 use crate::telemetry::ReleaseReason;
 
 /// Longest time that one instance may take to stop.
 const STOP_DEADLINE: Duration = Duration::from_secs(10);
 
 impl Pool {
-    /// Stops making instances, and ends every one that this server runs.
+    /// Stops making instances, and ends every one that this server runs; but for those of visitors where both they and
+    /// the record of them outlive the server: the next one serves them.
     pub async fn drain(&self) {
         self.stopping.cancel();
         self.tasks.close();
         if tokio::time::timeout(STOP_DEADLINE, self.tasks.wait()).await.is_err() {
             tracing::warn!("some instances were still being made or taken down");
         }
-        let running = match self.runtime.list().await {
-            Ok(running) => running,
+        let kept = self.visitors_own().await;
+        let running: Vec<InstanceId> = match self.runtime.list().await {
+            Ok(running) => running.into_iter().filter(|id| !kept.contains(id)).collect(),
             Err(error) => {
                 tracing::error!(%error, "the runtime does not say what runs; nothing was stopped");
                 return;
@@ -31,6 +35,24 @@ impl Pool {
             }
         });
         futures_util::future::join_all(stops).await;
-        tracing::info!(instances = running.len(), "all instances stopped");
+        tracing::info!(instances = running.len(), kept = kept.len(), "all instances stopped that nobody has");
+    }
+
+    /// What goes on without this server: nothing, unless it and the record of it outlive it.
+    async fn visitors_own(&self) -> HashSet<InstanceId> {
+        if !(self.runtime.outlives_the_server() && self.store.outlives_the_server()) {
+            return HashSet::new();
+        }
+        match self.ask(self.store.list(&self.node)).await {
+            Ok(records) => records
+                .into_iter()
+                .filter(|record| matches!(record.life(), Life::Assigned { .. }))
+                .map(|record| record.id().clone())
+                .collect(),
+            Err(error) => {
+                tracing::error!(%error, "the store does not say who has what; everything ends");
+                HashSet::new()
+            }
+        }
     }
 }

@@ -3,6 +3,7 @@
 //! Every implementation passes the same conformance suite (`tests/conformance/runtime.rs`).
 
 pub mod containerd;
+pub mod daemon;
 mod host;
 mod image;
 mod log;
@@ -146,6 +147,11 @@ pub trait Runtime: Send + Sync + 'static {
     /// instances are mere records says no; those are ready as soon as they are started.
     fn runs_apps(&self) -> bool {
         true
+    }
+
+    /// Whether what it runs goes on when the server ends, and is picked up by the next one of its node.
+    fn outlives_the_server(&self) -> bool {
+        false
     }
 
     /// Whether it can make instances by restoring them on this host.

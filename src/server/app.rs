@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -61,6 +62,9 @@ pub enum StartError {
     Signals(io::Error),
 }
 
+/// For a runtime that starts nothing.
+const CLEANING_PORTS: RangeInclusive<u16> = 1..=1;
+
 /// Runs the server until it is told to stop and has stopped. `file` is the file of templates, read again on SIGHUP.
 pub async fn serve(config: Config, file: Option<PathBuf>, own_program: PathBuf) -> Result<(), StartError> {
     let signals = Signals::listen().map_err(StartError::Signals)?;
@@ -79,7 +83,7 @@ pub async fn serve(config: Config, file: Option<PathBuf>, own_program: PathBuf) 
     let node = NodeFolder::take(&state_dir).map_err(state)?;
     let runtime = start_runtime(&node, &runtime_config, &own_program).await?;
     let clock = Clock::System;
-    let store = Arc::new(MemoryStore::new(clock.clone()));
+    let store = Arc::new(open_store(&node, &*runtime, clock.clone()).map_err(state)?);
     let routes = Arc::new(RouteTable::default());
     let metrics = Arc::new(Metrics::new());
     metrics.can_restore(runtime.restores());
@@ -136,12 +140,25 @@ pub async fn serve(config: Config, file: Option<PathBuf>, own_program: PathBuf) 
     Ok(())
 }
 
-/// Removes everything of ours from this host's containerd, and the folders of containers and checkpoints. Images stay.
+/// Removes everything of ours from this host, whatever runs it: containers, processes, checkpoints, and what a state
+/// folder remembers of them. Images stay, and so does the name of each node. A host that never ran containers need not
+/// have a containerd.
 ///
 /// # Errors
 /// A server of that state folder runs, or something resists.
-pub async fn clean(host: &Host) -> Result<Cleaned, OnceError> {
-    once::clean(host, containerd::clean(&host.containerd_address)).await
+pub async fn clean(host: &Host, own_program: &Path) -> Result<Cleaned, OnceError> {
+    let nodes = once::all_nodes(&host.state_dir)?;
+    let address = &host.containerd_address;
+    let (containers, snapshots) = if address.exists() || nodes.iter().any(|node| node.containers().exists()) {
+        containerd::clean(address).await?
+    } else {
+        (0, 0)
+    };
+    for node in nodes.iter().filter(|node| node.instances().exists()) {
+        // Whoever takes a node over ends what is left of it.
+        drop(ProcessRuntime::open(processes(node, own_program, CLEANING_PORTS)).await?);
+    }
+    Ok(Cleaned { containers, snapshots, paths: once::remove_all(&nodes)? })
 }
 
 /// Bakes the templates, or only the one of that name, as the server would when it starts, and tells how far it is.
@@ -155,14 +172,18 @@ pub async fn bake(
     tell: impl FnMut(&str),
 ) -> Result<(), OnceError> {
     let names = once::names(&config.templates, only)?;
+    let interrupted = once::interrupted().map_err(OnceError::Signals)?;
     // Let go at once, for the server's own way to take one takes the first of these.
     drop(once::all_nodes(&config.state_dir)?);
     let folder = config.state_dir.clone();
-    let node = NodeFolder::take(&folder).map_err(|source| OnceError::Folder { folder, source })?;
+    let unusable = |source| OnceError::Folder { folder: folder.clone(), source };
+    let node = NodeFolder::take(&folder).map_err(unusable)?;
     let runtime = start_runtime(&node, &config.runtime, &own_program).await?;
     let clock = Clock::System;
+    // What visitors have of a server that stopped goes on meanwhile.
+    let store = open_store(&node, &*runtime, clock.clone()).map_err(unusable)?;
     let pool = Pool::new(pool::Parts {
-        store: Arc::new(MemoryStore::new(clock.clone())),
+        store: Arc::new(store),
         runtime,
         routes: Arc::new(RouteTable::default()),
         metrics: Arc::new(Metrics::new()),
@@ -172,7 +193,16 @@ pub async fn bake(
         templates: config.templates,
         acquire_timeout: config.acquire_timeout,
     });
-    once::bake(&pool, names, tell).await
+    once::bake(&pool, names, interrupted, tell).await
+}
+
+/// The embedded store. It keeps what visitors have where that outlives the server.
+fn open_store(node: &NodeFolder, runtime: &dyn Runtime, clock: Clock) -> io::Result<MemoryStore> {
+    if runtime.outlives_the_server() {
+        MemoryStore::open(clock, node.journal())
+    } else {
+        Ok(MemoryStore::new(clock))
+    }
 }
 
 async fn start_runtime(
@@ -181,29 +211,32 @@ async fn start_runtime(
     own_program: &Path,
 ) -> Result<Arc<dyn Runtime>, RuntimeError> {
     Ok(match config.mode {
-        config::RuntimeMode::Process => Arc::new(
-            ProcessRuntime::open(process::Settings {
-                guardian: own_program.to_owned(),
-                work: node.instances(),
-                node: node.id().clone(),
-                ports: config.ports.clone(),
-                log_limit: process::LOG_LIMIT,
-            })
-            .await?,
-        ),
+        config::RuntimeMode::Process => {
+            Arc::new(ProcessRuntime::open(processes(node, own_program, config.ports.clone())).await?)
+        }
         config::RuntimeMode::Containerd => Arc::new(
             ContainerdRuntime::open(containerd::Settings {
                 address: config.containerd_address.clone(),
                 folder: node.containers(),
                 node: node.id().clone(),
                 criu: config.criu_enabled,
-                path: None,
+                watcher: containerd::Watcher::default(),
             })
             .await?,
         ),
         #[cfg(feature = "runtime-none")]
         config::RuntimeMode::None => Arc::new(crate::runtime::none::NoRuntime::new(config.none_endpoint)),
     })
+}
+
+fn processes(node: &NodeFolder, own_program: &Path, ports: RangeInclusive<u16>) -> process::Settings {
+    process::Settings {
+        guardian: own_program.to_owned(),
+        work: node.instances(),
+        node: node.id().clone(),
+        ports,
+        log_limit: process::LOG_LIMIT,
+    }
 }
 
 /// Takes over the file of templates anew. A mistake in it is told, and the old templates stay.

@@ -85,6 +85,11 @@ impl NodeFolder {
         self.path.join("instances")
     }
 
+    /// The file in which it notes which visitor has what; it may not exist yet.
+    pub fn journal(&self) -> PathBuf {
+        self.path.join("journal")
+    }
+
     /// The folder for its containers and their checkpoints; it may not exist yet.
     pub fn containers(&self) -> PathBuf {
         self.path.join("containers")

@@ -6,13 +6,17 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::Instant;
 
 use super::node::NodeFolder;
-use crate::config::{Host, Templates};
+use crate::config::Templates;
 use crate::instance::NodeId;
 use crate::pool::{BakeError, Baked, Pool};
 use crate::runtime::RuntimeError;
+
+/// Where the system shows its cgroups.
+const CGROUPS: &str = "/sys/fs/cgroup";
 
 /// Why it was not done.
 #[derive(Debug, thiserror::Error)]
@@ -52,6 +56,9 @@ pub enum OnceError {
         /// Why not.
         source: BakeError,
     },
+    /// The system gives no signals.
+    #[error("cannot listen for signals: {0}")]
+    Signals(io::Error),
     /// Somebody ended it.
     #[error("interrupted; nothing half made was left")]
     Interrupted,
@@ -64,27 +71,48 @@ pub struct Cleaned {
     pub containers: usize,
     /// Snapshots.
     pub snapshots: usize,
-    /// Folders on this host.
-    pub folders: Vec<PathBuf>,
+    /// Folders, files and cgroups on this host.
+    pub paths: Vec<PathBuf>,
 }
 
-/// Removes what `empty` takes out of containerd, and then the folders of containers and checkpoints.
-pub(super) async fn clean(
-    host: &Host,
-    empty: impl Future<Output = Result<(usize, usize), RuntimeError>>,
-) -> Result<Cleaned, OnceError> {
-    let nodes = all_nodes(&host.state_dir)?;
-    // First, for what runs uses the folders.
-    let (containers, snapshots) = empty.await?;
-    let mut folders = Vec::new();
-    for folder in nodes.iter().map(NodeFolder::containers) {
-        match fs::remove_dir_all(&folder) {
-            Ok(()) => folders.push(folder),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            Err(source) => return Err(OnceError::Folder { folder, source }),
+/// Removes what nodes without anything that runs have on disk, and the cgroup that ours were in. Returns what there was.
+pub(super) fn remove_all(nodes: &[NodeFolder]) -> Result<Vec<PathBuf>, OnceError> {
+    let mut removed = Vec::new();
+    for node in nodes {
+        for path in [node.containers(), node.instances(), node.journal()] {
+            let gone = if path.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
+            match gone {
+                Ok(()) => removed.push(path),
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(source) => return Err(OnceError::Folder { folder: path, source }),
+            }
         }
     }
-    Ok(Cleaned { containers, snapshots, folders })
+    removed.extend(cgroups(Path::new(CGROUPS)).into_iter().filter(|cgroup| fs::remove_dir(cgroup).is_ok()));
+    Ok(removed)
+}
+
+/// The cgroup that all containers of ours are in: one below the root, or one in each hierarchy of the older version. It
+/// can be removed when it is empty, and with the containers of another containerd in it, it is not.
+fn cgroups(root: &Path) -> Vec<PathBuf> {
+    let hierarchies = fs::read_dir(root).into_iter().flatten().flatten().map(|entry| entry.path());
+    let found = hierarchies.chain([root.to_owned()]).map(|hierarchy| hierarchy.join("try-it-now"));
+    let mut found: Vec<PathBuf> = found.filter_map(|cgroup| cgroup.canonicalize().ok()).collect();
+    found.sort_unstable();
+    // A hierarchy may have two names.
+    found.dedup();
+    found
+}
+
+/// Done at the first SIGINT or SIGTERM from the call on.
+pub(super) fn interrupted() -> io::Result<impl Future<Output = ()>> {
+    let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
+    Ok(async move {
+        tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+        }
+    })
 }
 
 /// All folders of a state folder in which no server works, or the one that does.
@@ -107,10 +135,11 @@ pub(super) fn names(templates: &Templates, only: Option<&str>) -> Result<Vec<Str
     }
 }
 
-/// Bakes them one after another, and ends all that it started. A first SIGINT gives up.
+/// Bakes them one after another, and ends all that it started. Gives up when `interrupted` is done.
 pub(super) async fn bake(
     pool: &Arc<Pool>,
     names: Vec<String>,
+    interrupted: impl Future<Output = ()>,
     mut tell: impl FnMut(&str),
 ) -> Result<(), OnceError> {
     let baking = async {
@@ -129,7 +158,7 @@ pub(super) async fn bake(
     };
     let outcome = tokio::select! {
         outcome = baking => outcome,
-        _ = tokio::signal::ctrl_c() => Err(OnceError::Interrupted),
+        () = interrupted => Err(OnceError::Interrupted),
     };
     pool.drain().await;
     outcome
@@ -137,4 +166,23 @@ pub(super) async fn bake(
 
 fn seconds(time: Duration) -> String {
     format!("{:.1} s", time.as_secs_f64())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn our_cgroup_is_found_in_each_hierarchy_once() {
+        let root = std::env::temp_dir().join(format!("try-it-now-cgroups-{}", NodeId::random()));
+        for folder in ["cpu,cpuacct/try-it-now", "memory/try-it-now", "memory/try-it-not", "try-it-now"] {
+            fs::create_dir_all(root.join(folder)).unwrap();
+        }
+        std::os::unix::fs::symlink("cpu,cpuacct", root.join("cpu")).unwrap();
+        let found: Vec<_> =
+            cgroups(&root).into_iter().map(|path| path.strip_prefix(&root).unwrap().to_owned()).collect();
+        assert_eq!(found, ["cpu,cpuacct/try-it-now", "memory/try-it-now", "try-it-now"].map(PathBuf::from));
+        assert!(cgroups(&root.join("nowhere")).is_empty());
+        fs::remove_dir_all(root).unwrap();
+    }
 }

@@ -8,6 +8,7 @@ pub mod memory;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use serde::{Deserialize, Serialize};
 
 use crate::clock::Millis;
 use crate::instance::{
@@ -82,7 +83,8 @@ pub struct Counts {
 pub struct Cursor(pub u64);
 
 /// A change that the proxy must know.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum RouteChange {
     /// The instance became assigned, its deadline moved, or it expired: its record as it is now.
     Set(Instance),
@@ -188,6 +190,11 @@ pub trait Store: Send + Sync + 'static {
     /// time without loss. The stream tells of a passed deadline when that is swept, and of nothing that becomes
     /// warming or ready.
     async fn route_events(&self, cursor: Cursor, wait: Duration) -> Result<RouteEvents, StoreError>;
+
+    /// Whether the next server knows who has what when this one has ended, however that was.
+    fn outlives_the_server(&self) -> bool {
+        false
+    }
 
     /// Whether the store answers.
     async fn ping(&self) -> Result<(), StoreError>;

@@ -18,14 +18,19 @@ use tokio::time::Instant;
 
 use super::super::RuntimeError;
 use super::client::{Answer, Client, request};
+use super::golden::Key;
 use super::options::{CheckpointOptions, RuncOptions};
 use super::snapshots::{self, SNAPSHOTTER};
+use super::steps::{Step, Watcher};
 
 /// What runs the containers.
 const RUNC: &str = "io.containerd.runc.v2";
 
 /// The label that says in which of our network namespaces a container is.
 pub(super) const NAMESPACE_LABEL: &str = "try-it-now/namespace";
+
+/// The label that says which of our checkpoints a container was restored from.
+pub(super) const CHECKPOINT_LABEL: &str = "try-it-now/checkpoint";
 
 /// What containerd writes before the words of runc, which it gives no code of its own.
 const RUNC_REFUSED: &str = "OCI runtime";
@@ -47,8 +52,9 @@ pub(super) struct Draft<'a> {
     pub(super) output: &'a Path,
     /// Where CRIU works.
     pub(super) work: &'a Path,
-    /// CRIU's images to restore; `None` starts the command.
-    pub(super) images: Option<PathBuf>,
+    /// What to restore, and CRIU's images of it; `None` starts the command.
+    pub(super) checkpoint: Option<(&'a Key, PathBuf)>,
+    pub(super) watcher: &'a Watcher,
 }
 
 /// How long the steps of [`start`] took.
@@ -69,10 +75,7 @@ pub(super) async fn start(client: &Client, draft: Draft<'_>) -> Result<Times, Ru
     let spec = serde_json::to_vec(draft.spec).expect("a value is JSON");
     let container = Container {
         id: id.to_owned(),
-        labels: HashMap::from([
-            (super::NODE_LABEL.to_owned(), draft.node.to_owned()),
-            (NAMESPACE_LABEL.to_owned(), draft.namespace.to_string()),
-        ]),
+        labels: labels(&draft),
         image: draft.image.to_owned(),
         runtime: Some(Shim { name: RUNC.to_owned(), options: None }),
         spec: Some(Any {
@@ -85,11 +88,12 @@ pub(super) async fn start(client: &Client, draft: Draft<'_>) -> Result<Times, Ru
     };
     let message = CreateContainerRequest { container: Some(container) };
     client.containers().create(request(message)).await.doing(|| format!("make the container {id}"))?;
+    draft.watcher.done(Step::Record)?;
     let container = begun.elapsed();
 
     let text = |path: &Path| path.display().to_string();
     let options = RuncOptions {
-        criu_image_path: draft.images.as_deref().map(text).unwrap_or_default(),
+        criu_image_path: draft.checkpoint.as_ref().map(|(_, images)| text(images)).unwrap_or_default(),
         criu_work_path: text(draft.work),
     };
     let message = CreateTaskRequest {
@@ -103,12 +107,20 @@ pub(super) async fn start(client: &Client, draft: Draft<'_>) -> Result<Times, Ru
     };
     let made = client.tasks().create(request(message)).await.doing(|| format!("make the task of {id}"));
     made.map_err(blame_the_app)?;
+    draft.watcher.done(Step::Task)?;
     let task = begun.elapsed() - container;
 
     let message = StartRequest { container_id: id.to_owned(), exec_id: String::new() };
     let started = client.tasks().start(request(message)).await.doing(|| format!("start {id}"));
     started.map_err(blame_the_app)?;
+    draft.watcher.done(Step::Start)?;
     Ok(Times { container, task, start: begun.elapsed() - container - task })
+}
+
+fn labels(draft: &Draft<'_>) -> HashMap<String, String> {
+    let from = draft.checkpoint.as_ref().map(|(key, _)| (CHECKPOINT_LABEL, key.as_str().to_owned()));
+    let always = [(super::NODE_LABEL, draft.node.to_owned()), (NAMESPACE_LABEL, draft.namespace.to_string())];
+    always.into_iter().chain(from).map(|(name, value)| (name.to_owned(), value)).collect()
 }
 
 /// What runc refused is wrong with the app, such as a program that its image lacks; the rest, with this host.
@@ -144,10 +156,13 @@ pub(super) async fn freeze(
 }
 
 /// Removes its task, itself and its snapshot, as far as they exist.
-pub(super) async fn remove(client: &Client, id: &str) -> Result<(), RuntimeError> {
+pub(super) async fn remove(client: &Client, id: &str, watcher: &Watcher) -> Result<(), RuntimeError> {
     remove_task(client, id).await?;
+    watcher.done(Step::NoTask)?;
     remove_record(client, id).await?;
-    snapshots::remove(client, id).await
+    watcher.done(Step::NoRecord)?;
+    snapshots::remove(client, id).await?;
+    watcher.done(Step::NoSnapshot)
 }
 
 /// The number of its first process, if that lives.

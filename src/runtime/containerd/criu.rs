@@ -1,21 +1,23 @@
 //! Whether this host can freeze and restore.
 
-use std::ffi::OsStr;
+use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
 
+use tokio::net::UnixStream;
 use tokio::process::Command;
+
+use super::super::daemon::Daemon;
 
 /// Longest time to say a version.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// CRIU's version, as the program in `path`, or else in this process's `PATH`, says; `None` when there is none that works.
-pub(super) async fn version(path: Option<&OsStr>) -> Option<String> {
-    let mut command = Command::new("criu");
+/// The version of the CRIU that the containerd at this socket finds; `None` when there is none that works.
+pub(super) async fn version(socket: &Path) -> Option<String> {
+    let stream = UnixStream::connect(socket).await.ok()?;
+    let criu = Daemon::behind(&stream).find("criu")?;
+    let mut command = Command::new(criu);
     command.arg("--version").stdin(Stdio::null()).kill_on_drop(true);
-    if let Some(path) = path {
-        command.env("PATH", path);
-    }
     let output = tokio::time::timeout(PATIENCE, command.output()).await.ok()?.ok()?;
     if !output.status.success() {
         return None;

@@ -81,7 +81,12 @@ impl Folder {
     }
 
     pub(super) fn open_output(&self, id: &InstanceId) -> io::Result<Receiver> {
-        OpenOptions::new().read_write(true).open_receiver(self.output(id))
+        self.open_output_of(id.as_str())
+    }
+
+    /// The same by the name of a folder.
+    pub(super) fn open_output_of(&self, id: &str) -> io::Result<Receiver> {
+        OpenOptions::new().read_write(true).open_receiver(self.root.join("instances").join(id).join(OUTPUT))
     }
 
     pub(super) fn remove(&self, id: &str) -> io::Result<()> {

@@ -7,6 +7,7 @@ use std::collections::HashMap;
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 use parking_lot::Mutex;
 use ring::digest::{Context, SHA256};
@@ -63,6 +64,8 @@ pub(super) struct Checkpoints {
     folder: PathBuf,
     /// What is whole, and of which template.
     present: Mutex<HashMap<Key, String>>,
+    /// What was found and is not whole.
+    broken: Mutex<Vec<PathBuf>>,
     /// Restores that failed, one after another.
     failures: Mutex<HashMap<Key, u32>>,
 }
@@ -77,21 +80,26 @@ impl Ingredients {
 }
 
 impl Key {
+    /// As it was written down.
+    pub(super) fn of(name: &str) -> Self {
+        Self(name.to_owned())
+    }
+
     pub(super) fn as_str(&self) -> &str {
         &self.0
     }
 }
 
 impl Checkpoints {
-    /// Takes over a folder: what is whole is present, all else is removed. Reads every file of every checkpoint, to
-    /// compare its checksum.
+    /// Takes over a folder: what is whole is present, all else is for [`Checkpoints::clean`]. Reads every file of every
+    /// checkpoint, to compare its checksum.
     pub(super) async fn open(folder: PathBuf) -> io::Result<Self> {
         blocking(move || Self::take_over(folder)).await
     }
 
     fn take_over(folder: PathBuf) -> io::Result<Self> {
         fs::create_dir_all(&folder)?;
-        let mut present = HashMap::new();
+        let (mut present, mut broken) = (HashMap::new(), Vec::new());
         for entry in fs::read_dir(&folder)? {
             let path = entry?.path();
             match read(&path) {
@@ -100,11 +108,24 @@ impl Checkpoints {
                 }
                 Err(error) => {
                     tracing::info!(checkpoint = %path.display(), %error, "removing a checkpoint that is not whole");
-                    fs::remove_dir_all(&path)?;
+                    broken.push(path);
                 }
             }
         }
-        Ok(Self { folder, present: Mutex::new(present), failures: Mutex::default() })
+        let (present, broken) = (Mutex::new(present), Mutex::new(broken));
+        Ok(Self { folder, present, broken, failures: Mutex::default() })
+    }
+
+    /// Removes what was found and is not whole. For when nobody writes to it any more.
+    pub(super) fn clean(&self) -> io::Result<()> {
+        let mut broken = self.broken.lock();
+        while let Some(path) = broken.last() {
+            match fs::remove_dir_all(path) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                _ => broken.pop(),
+            };
+        }
+        Ok(())
     }
 
     pub(super) fn has(&self, key: &Key) -> bool {
@@ -173,6 +194,23 @@ impl Checkpoints {
         let present = self.present.lock();
         let older = present.iter().filter(|(key, of)| of.as_str() == template && *key != newest);
         older.map(|(key, _)| key.clone()).collect()
+    }
+
+    /// Those whose template has a newer one: the server ended before it could remove them.
+    pub(super) fn outdated(&self) -> Vec<Key> {
+        let mut newest: HashMap<String, (SystemTime, Key)> = HashMap::new();
+        let mut outdated = Vec::new();
+        for (key, template) in self.present.lock().iter() {
+            let manifest = self.path(key).join(MANIFEST).metadata();
+            let made = manifest.and_then(|manifest| manifest.modified()).unwrap_or(SystemTime::UNIX_EPOCH);
+            let one = (made, key.clone());
+            match newest.get_mut(template) {
+                Some(other) if other.0 < one.0 => outdated.push(std::mem::replace(other, one).1),
+                Some(_) => outdated.push(one.1),
+                None => drop(newest.insert(template.clone(), one)),
+            }
+        }
+        outdated
     }
 }
 
@@ -253,6 +291,21 @@ mod tests {
         checkpoints.remove(&old).unwrap();
         let again = Checkpoints::open(folder.clone()).await.unwrap();
         assert!(again.has(&new) && !again.has(&old));
+        assert!(again.outdated().is_empty());
+        fs::remove_dir_all(folder).unwrap();
+    }
+
+    #[tokio::test]
+    async fn one_that_outlived_its_successor_is_known() {
+        let folder = folder();
+        let checkpoints = Checkpoints::open(folder.clone()).await.unwrap();
+        let (old, new) = (bake(&checkpoints, 1).await, bake(&checkpoints, 2).await);
+        let long_ago = SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(1);
+        let manifest = File::options().write(true).open(checkpoints.path(&old).join(MANIFEST)).unwrap();
+        manifest.set_modified(long_ago).unwrap();
+        let again = Checkpoints::open(folder.clone()).await.unwrap();
+        assert_eq!(again.outdated(), [old]);
+        assert!(again.has(&new));
         fs::remove_dir_all(folder).unwrap();
     }
 
@@ -265,6 +318,7 @@ mod tests {
         let interrupted = ingredients(2).key();
         checkpoints.begin(&interrupted).unwrap();
         let again = Checkpoints::open(folder.clone()).await.unwrap();
+        again.clean().unwrap();
         assert!(!again.has(&spoilt) && !again.has(&interrupted));
         assert_eq!(fs::read_dir(&folder).unwrap().count(), 0);
         fs::remove_dir_all(folder).unwrap();

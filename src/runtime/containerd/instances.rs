@@ -21,7 +21,7 @@ use super::container::{self, Draft};
 use super::golden::Key;
 use super::images::Unpacked;
 use super::spec::{self, Place};
-use super::{Parts, folder, snapshots};
+use super::{Parts, Step, folder, orphans, snapshots};
 use crate::instance::{Endpoint, InstanceId};
 use crate::task;
 
@@ -63,6 +63,13 @@ impl Running {
     }
 }
 
+/// What is known of an instance that a server before this one started.
+pub(super) struct Found {
+    pub(super) namespace: u32,
+    pub(super) pid: u32,
+    pub(super) from: Option<Key>,
+}
+
 /// All instances of this runtime.
 #[derive(Default)]
 pub(super) struct Instances {
@@ -95,6 +102,11 @@ impl Instances {
 
     pub(super) fn ids(&self) -> Vec<InstanceId> {
         self.running.lock().keys().cloned().collect()
+    }
+
+    /// The checkpoints that instances stand on.
+    pub(super) fn stood_on(&self) -> Vec<Key> {
+        self.running.lock().values().filter_map(|instance| instance.from.lock().clone()).collect()
     }
 
     pub(super) fn listen(&self) -> mpsc::UnboundedReceiver<Exit> {
@@ -131,15 +143,17 @@ impl Parts {
         let image = self.image(&order.app).await?;
         let key = self.ingredients(order.revision, &image).map(|ingredients| ingredients.key());
         if let Some(key) = key.filter(|key| self.checkpoints.has(key)) {
+            // Before it stands on it: who replaces the checkpoint meanwhile leaves the rest to the last that does.
+            *instance.from.lock() = Some(key.clone());
             match self.launch(order, instance, &image, Some(&key)).await {
                 Ok(endpoint) => {
                     self.checkpoints.worked(&key);
-                    *instance.from.lock() = Some(key);
                     return Ok(Started { endpoint, how: StartMethod::Restored });
                 }
                 Err(error) => {
                     tracing::warn!(id = %order.id, %error, "a restore failed; starting cold instead");
                     self.take_back(&order.id, instance).await?;
+                    orphans::end(&self.address, order.id.as_str()).await?;
                     if self.checkpoints.failed(&key) {
                         tracing::error!(
                             template = order.id.template(),
@@ -166,11 +180,13 @@ impl Parts {
         let begun = Instant::now();
         let namespace = self.namespaces.make().await.doing(doing("make a network namespace"))?;
         instance.namespace.store(namespace, Ordering::Release);
+        self.watcher.done(Step::Network)?;
         let network = self.namespaces.path(namespace);
         let network = network.ok_or(RuntimeError::Exhausted("network namespaces"))?;
         let namespace_took = begun.elapsed();
         let parent = checkpoint.map_or_else(|| image.snapshot.clone(), |key| self.snapshot_name(key));
         let mounts = snapshots::prepare(&self.client, self.node.as_str(), id, &parent).await?;
+        self.watcher.done(Step::Snapshot)?;
         let snapshot_took = begun.elapsed() - namespace_took;
         if let Some(layer) = snapshots::own_files(&mounts) {
             // A checkpoint's snapshot is furnished already.
@@ -179,8 +195,10 @@ impl Parts {
                 .and_then(|()| folder::introduce(&layer, order))
                 .doing(doing("write the first files"))?;
         }
+        self.watcher.done(Step::FirstFiles)?;
         let output = self.folder.make(&order.id).doing(doing("make a pipe for the output"))?;
         instance.keep_output(output);
+        self.watcher.done(Step::Folder)?;
         let spec = self.spec(order, image, &network, checkpoint.is_some())?;
         let work = self.folder.of(&order.id);
         let prepared = begun.elapsed();
@@ -196,7 +214,8 @@ impl Parts {
                 input: &self.folder.input(&order.id),
                 output: &self.folder.output(&order.id),
                 work: &work,
-                images: checkpoint.map(|key| self.checkpoints.images(key)),
+                checkpoint: checkpoint.map(|key| (key, self.checkpoints.images(key))),
+                watcher: &self.watcher,
             },
         )
         .await?;
@@ -228,7 +247,7 @@ impl Parts {
             devices: &self.folder.devices(),
             criu: &self.folder.criu_config(restores),
             most_open_files: getrlimit(Resource::Nofile).maximum.unwrap_or(u64::MAX),
-            cgroup: &format!("/try-it-now/{}", order.id),
+            cgroup: &orphans::cgroup(order.id.as_str()),
         };
         spec::write(order, &image.config, &place)
     }
@@ -251,13 +270,17 @@ impl Parts {
             self.checkpoints
                 .finish(id.template(), ingredients)
                 .await
-                .doing(|| "record the checkpoint".to_owned())
+                .doing(|| "record the checkpoint".to_owned())?;
+            self.watcher.done(Step::Manifest)
         };
         if let Err(error) = frozen.await {
             self.forget(&key).await;
             return Err(error);
         }
-        self.take_away(id, instance).await?;
+        // The checkpoint is whole, and whoever stops what does not belong to anybody stops this too.
+        if let Err(error) = self.take_away(id, instance).await {
+            tracing::warn!(%id, %error, "what was frozen is still there");
+        }
         for older in self.checkpoints.older(id.template(), &key) {
             self.forget(&older).await;
         }
@@ -266,6 +289,7 @@ impl Parts {
 
     async fn freeze(&self, id: &InstanceId, instance: &Running, key: &Key) -> Result<(), RuntimeError> {
         let images = self.checkpoints.begin(key).doing(|| "make a checkpoint".to_owned())?;
+        self.watcher.done(Step::BakeFolder)?;
         instance.leave();
         let work = self.folder.of(id);
         if let Err(error) = container::freeze(&self.client, id.as_str(), &images, &work).await {
@@ -273,10 +297,13 @@ impl Parts {
             let why: Vec<&str> = log.lines().filter(|line| line.contains("Error")).collect();
             return Err(RuntimeError::Start(format!("{error}; CRIU says: {}", why.join("; "))));
         }
+        self.watcher.done(Step::Freeze)?;
         container::remove_task(&self.client, id.as_str()).await?;
+        self.watcher.done(Step::NoTask)?;
         let name = self.snapshot_name(key);
         snapshots::remove(&self.client, &name).await?;
-        snapshots::commit(&self.client, self.node.as_str(), id.as_str(), &name).await
+        snapshots::commit(&self.client, self.node.as_str(), id.as_str(), &name).await?;
+        self.watcher.done(Step::Commit)
     }
 
     /// Removes a checkpoint. Its snapshot may still be stood on; then it goes with the last that does.
@@ -331,16 +358,21 @@ impl Parts {
     /// Removes what was made of an instance so far.
     async fn take_back(&self, id: &InstanceId, instance: &Running) -> Result<(), RuntimeError> {
         self.namespaces.let_go(instance.namespace.swap(0, Ordering::AcqRel));
-        container::remove(&self.client, id.as_str()).await?;
-        self.folder.remove(id.as_str()).doing(|| format!("remove the folder of {id}"))
+        container::remove(&self.client, id.as_str(), &self.watcher).await?;
+        self.folder.remove(id.as_str()).doing(|| format!("remove the folder of {id}"))?;
+        self.watcher.done(Step::NoFolder)
     }
 
     /// Takes over an instance that a server before this one started.
-    pub(super) fn adopt(&self, id: &InstanceId, namespace: u32, pid: u32) -> std::io::Result<()> {
-        self.namespaces.adopt(namespace, pid)?;
+    pub(super) fn adopt(&self, id: &InstanceId, found: &Found) -> Result<(), RuntimeError> {
+        self.watcher.done(Step::Adoption)?;
+        let doing = || format!("pick up {id}");
+        let output = self.folder.open_output(id).doing(doing)?;
+        self.namespaces.adopt(found.namespace, found.pid).doing(doing)?;
         if let Some(instance) = self.instances.enter(id, super::LOG_LIMIT) {
-            instance.namespace.store(namespace, Ordering::Release);
-            instance.keep_output(self.folder.open_output(id)?);
+            instance.namespace.store(found.namespace, Ordering::Release);
+            *instance.from.lock() = found.from.clone();
+            instance.keep_output(output);
         }
         Ok(())
     }

@@ -1,49 +1,82 @@
 //! What a server that crashed left: what still runs is picked up, the rest is removed.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
+use std::io;
 use std::path::Path;
+use std::time::Duration;
 
 use containerd_client::services::v1::{Container, ListContainersRequest};
 
 use super::super::RuntimeError;
 use super::super::host::Doing;
 use super::client::{self, Answer, Client, request};
-use super::container::{self, NAMESPACE_LABEL};
-use super::golden::Key;
-use super::{Parts, snapshots};
+use super::container::{self, CHECKPOINT_LABEL, NAMESPACE_LABEL};
+use super::golden::{Checkpoints, Key};
+use super::instances::Found;
+use super::{Parts, Watcher, orphans, snapshots};
 use crate::instance::InstanceId;
 
+/// CRIU needs a moment to see that what it freezes is gone.
+const LOOKS: usize = 500;
+const PAUSE: Duration = Duration::from_millis(10);
+
 /// Picks up the containers of this node that run, for the pool to judge, and removes everything else of this node: dead
-/// containers, snapshots that belong to none, folders, checkpoints without their snapshot.
+/// containers, snapshots that belong to none, folders, checkpoints without their snapshot or of an older version.
 pub(super) async fn take_over(parts: &Parts) -> Result<(), RuntimeError> {
     let node = parts.node.as_str();
+    let doing = || "clean the folder for containers".to_owned();
+    let folders = parts.folder.list().doing(doing)?;
+    // A shim whose server died while it was starting a container waits for somebody to read the output, and whoever asks
+    // for the task waits with it.
+    let readers: Vec<_> = folders.iter().filter_map(|id| parts.folder.open_output_of(id).ok()).collect();
     let mut kept = HashSet::new();
     for container in containers(&parts.client, Some(node)).await? {
         if adopt(parts, &container).await? {
             tracing::info!(id = container.id, "picked up an instance that still runs");
             kept.insert(container.id);
         } else {
-            container::remove(&parts.client, &container.id).await?;
+            container::remove(&parts.client, &container.id, &parts.watcher).await?;
         }
     }
-    let golden: HashMap<String, Key> =
-        parts.checkpoints.keys().into_iter().map(|key| (parts.snapshot_name(&key), key)).collect();
+    drop(readers);
+    for id in folders.iter().filter(|id| !kept.contains(*id)) {
+        if orphans::end(&parts.address, id).await? {
+            tracing::info!(id, "ended what containerd had lost");
+        }
+    }
+    finish_cleaning(&parts.checkpoints).await.doing(doing)?;
+    for key in parts.checkpoints.outdated() {
+        parts.forget(&key).await;
+    }
     let found = snapshots::list(&parts.client, Some(node)).await?;
-    for (snapshot, key) in &golden {
-        if !found.contains(snapshot) {
-            parts.forget(key).await;
+    for key in parts.checkpoints.keys() {
+        if !found.contains(&parts.snapshot_name(&key)) {
+            parts.forget(&key).await;
         }
     }
-    for snapshot in found.into_iter().filter(|name| !kept.contains(name) && !golden.contains_key(name)) {
+    let stood_on = parts.checkpoints.keys().into_iter().chain(parts.instances.stood_on());
+    let golden: HashSet<String> = stood_on.map(|key| parts.snapshot_name(&key)).collect();
+    for snapshot in found.into_iter().filter(|key| !kept.contains(key) && !golden.contains(key)) {
         if let Err(error) = snapshots::remove(&parts.client, &snapshot).await {
             tracing::warn!(snapshot, %error, "a snapshot that nobody owns is still there");
         }
     }
-    let doing = || "clean the folder for containers".to_owned();
-    for id in parts.folder.list().doing(doing)?.iter().filter(|id| !kept.contains(*id)) {
+    for id in folders.iter().filter(|id| !kept.contains(*id)) {
         parts.folder.remove(id).doing(doing)?;
     }
     Ok(())
+}
+
+/// CRIU may be writing to a checkpoint that its server did not live to see whole, until it finds that what it freezes is
+/// gone.
+async fn finish_cleaning(checkpoints: &Checkpoints) -> io::Result<()> {
+    for _ in 0..LOOKS {
+        match checkpoints.clean() {
+            Err(error) if error.kind() == io::ErrorKind::DirectoryNotEmpty => tokio::time::sleep(PAUSE).await,
+            outcome => return outcome,
+        }
+    }
+    checkpoints.clean()
 }
 
 /// Whether it could be picked up.
@@ -51,8 +84,13 @@ async fn adopt(parts: &Parts, container: &Container) -> Result<bool, RuntimeErro
     let id = InstanceId::parse(&container.id).ok();
     let namespace = container.labels.get(NAMESPACE_LABEL).and_then(|number| number.parse().ok());
     let (Some(id), Some(namespace)) = (id, namespace) else { return Ok(false) };
-    let process = container::lives(&parts.client, &container.id).await?;
-    Ok(process.is_some_and(|pid| parts.adopt(&id, namespace, pid).is_ok()))
+    let Some(pid) = container::lives(&parts.client, &container.id).await? else { return Ok(false) };
+    let from = container.labels.get(CHECKPOINT_LABEL).map(|name| Key::of(name));
+    let picked_up = parts.adopt(&id, &Found { namespace, pid, from });
+    if let Err(error) = &picked_up {
+        tracing::warn!(%id, %error, "an instance that still runs is given up");
+    }
+    Ok(picked_up.is_ok())
 }
 
 async fn containers(client: &Client, node: Option<&str>) -> Result<Vec<Container>, RuntimeError> {
@@ -70,7 +108,8 @@ pub async fn clean(address: &Path) -> Result<(usize, usize), RuntimeError> {
     let client = Client::connect(address).await?;
     let found = containers(&client, None).await?;
     for container in &found {
-        container::remove(&client, &container.id).await?;
+        container::remove(&client, &container.id, &Watcher::default()).await?;
+        orphans::end(address, &container.id).await?;
     }
     let layers = snapshots::list(&client, None).await?;
     for snapshot in &layers {

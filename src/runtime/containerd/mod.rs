@@ -12,6 +12,8 @@
 //! | `folder` | this node's files |
 //! | `instances` | what runs, and what happens to it |
 //! | `leftovers` | what a crashed server left |
+//! | `orphans` | what runs although containerd does not know it |
+//! | `steps` | where tests may break in |
 //!
 //! Whatever is ours in containerd carries the node's name as a label, and lies in a namespace of our own.
 
@@ -26,12 +28,13 @@ mod instances;
 mod leftovers;
 mod namespaces;
 mod options;
+mod orphans;
 mod seccomp;
 mod snapshots;
 mod spec;
+mod steps;
 mod transfer;
 
-use std::ffi::OsString;
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -53,6 +56,7 @@ use crate::instance::{Endpoint, InstanceId, NodeId};
 use crate::task;
 
 pub use self::leftovers::clean;
+pub use self::steps::{Step, Watcher};
 
 /// The label of all that is ours in containerd; its value is the node's name.
 const NODE_LABEL: &str = "try-it-now/node";
@@ -71,8 +75,8 @@ pub struct Settings {
     pub node: NodeId,
     /// Whether instances may be restored from checkpoints. Where the host cannot do that, all starts are cold.
     pub criu: bool,
-    /// Where CRIU is looked for, as in `PATH`; `None` means this process's own.
-    pub path: Option<OsString>,
+    /// Who is told of each step. Nobody, unless faults are tried.
+    pub watcher: Watcher,
 }
 
 /// Runs instances as containers. See the module.
@@ -83,6 +87,8 @@ pub struct ContainerdRuntime {
 /// What everything that is done to an instance needs.
 struct Parts {
     client: Client,
+    /// containerd's socket.
+    address: PathBuf,
     node: NodeId,
     folder: Folder,
     images: Images,
@@ -92,6 +98,7 @@ struct Parts {
     criu: Option<String>,
     kernel: String,
     instances: Instances,
+    watcher: Watcher,
 }
 
 impl ContainerdRuntime {
@@ -106,7 +113,7 @@ impl ContainerdRuntime {
         let folder = Folder::open(settings.folder).doing(doing("use the folder for containers"))?;
         let checkpoints = Checkpoints::open(folder.checkpoints()).await;
         let checkpoints = checkpoints.doing(doing("use the folder for checkpoints"))?;
-        let criu = if settings.criu { criu::version(settings.path.as_deref()).await } else { None };
+        let criu = if settings.criu { criu::version(&settings.address).await } else { None };
         if settings.criu && criu.is_none() {
             tracing::error!(
                 "CRIU is missing or does not work: every instance starts cold (see: try-it-now doctor)"
@@ -114,6 +121,7 @@ impl ContainerdRuntime {
         }
         let parts = Arc::new(Parts {
             client,
+            address: settings.address,
             node: settings.node,
             folder,
             images: Images::default(),
@@ -124,6 +132,7 @@ impl ContainerdRuntime {
             criu,
             kernel: rustix::system::uname().release().to_string_lossy().into_owned(),
             instances: Instances::default(),
+            watcher: settings.watcher,
         });
         leftovers::take_over(&parts).await?;
         task::spawn("containerd exits", exits::follow(Arc::downgrade(&parts)));
@@ -168,6 +177,10 @@ impl Runtime for ContainerdRuntime {
         "containerd"
     }
 
+    fn outlives_the_server(&self) -> bool {
+        true
+    }
+
     fn restores(&self) -> bool {
         self.parts.criu.is_some()
     }
@@ -188,6 +201,7 @@ impl Runtime for ContainerdRuntime {
             let outcome = parts.start(&order, &instance).await;
             if outcome.is_err() {
                 parts.take_away(&order.id, &instance).await?;
+                orphans::end(&parts.address, order.id.as_str()).await?;
             }
             drop(turn);
             outcome

@@ -12,6 +12,7 @@
 //! cursor, exactly.
 
 mod claims;
+mod journal;
 mod queue;
 mod records;
 mod route_log;
@@ -22,12 +23,15 @@ mod usages;
 mod tests;
 
 use std::collections::HashMap;
+use std::io;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use parking_lot::Mutex;
 
+use self::journal::Journal;
 use self::route_log::{BATCH, RouteLog};
 use self::shelf::Shelf;
 use super::{Claim, Claimed, Counts, Cursor, RouteChange, RouteEvents, Store, StoreError};
@@ -40,7 +44,7 @@ pub const ROUTE_EVENTS: usize = 65_536;
 /// Most records done something with, or read, under one lock.
 const PIECE: usize = 128;
 
-/// See the module. What it knows ends with the process.
+/// See the module. What it knows ends with the process, but for what [`MemoryStore::open`] keeps.
 pub struct MemoryStore {
     clock: Clock,
     /// One for each template that ever had an instance; the operator's file bounds them.
@@ -51,7 +55,29 @@ pub struct MemoryStore {
 impl MemoryStore {
     /// An empty store that takes its time from `clock`.
     pub fn new(clock: Clock) -> Self {
-        Self { clock, shelves: papaya::HashMap::new(), log: RouteLog::new(ROUTE_EVENTS) }
+        Self { clock, shelves: papaya::HashMap::new(), log: RouteLog::new(ROUTE_EVENTS, None) }
+    }
+
+    /// A store that keeps what visitors have in a file, and begins with what the file says: for instances that outlive
+    /// the server. What is warming or ready is not kept, for nobody misses it; neither is what visitors are charged.
+    ///
+    /// # Errors
+    /// The file cannot be read or written.
+    pub fn open(clock: Clock, file: PathBuf) -> io::Result<Self> {
+        let (journal, living) = Journal::open(file)?;
+        let store =
+            Self { clock, shelves: papaya::HashMap::new(), log: RouteLog::new(ROUTE_EVENTS, Some(journal)) };
+        for instance in living {
+            store.shelf_of(&instance).lock().restore(instance);
+        }
+        Ok(store)
+    }
+
+    /// The shelf that an instance belongs to, made if it is the first.
+    fn shelf_of(&self, instance: &Instance) -> Arc<Mutex<Shelf>> {
+        let template =
+            TemplateName::new(instance.id().template()).expect("an id begins with a template's name");
+        self.shelves.pin().get_or_insert_with(template, Arc::default).clone()
     }
 
     /// Runs one step on the shelf of a template, if that template ever had an instance, and wakes the followers
@@ -137,10 +163,7 @@ impl MemoryStore {
 #[async_trait]
 impl Store for MemoryStore {
     async fn insert(&self, instance: Instance) -> Result<(), StoreError> {
-        let template =
-            TemplateName::new(instance.id().template()).expect("an id begins with a template's name");
-        let shelves = self.shelves.pin();
-        shelves.get_or_insert_with(template, Arc::default).lock().insert(instance)
+        self.shelf_of(&instance).lock().insert(instance)
     }
 
     async fn offer(&self, id: &InstanceId, endpoint: Endpoint) -> Result<Instance, StoreError> {
@@ -239,6 +262,10 @@ impl Store for MemoryStore {
             found => found,
         };
         Ok(news.map_or(RouteEvents::Gap, RouteEvents::Changes))
+    }
+
+    fn outlives_the_server(&self) -> bool {
+        self.log.lasts()
     }
 
     async fn ping(&self) -> Result<(), StoreError> {

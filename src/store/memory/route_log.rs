@@ -5,6 +5,7 @@ use std::collections::VecDeque;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
+use super::journal::Journal;
 use crate::store::{Cursor, RouteChange};
 
 /// Most events copied under one lock, so that a far-behind reader does not hold up claims.
@@ -16,6 +17,8 @@ pub(super) struct RouteLog {
     ring: Mutex<Ring>,
     capacity: usize,
     news: Notify,
+    /// Where it is written down, if it is. Behind the ring's lock, so that its order is the same.
+    journal: Option<Mutex<Journal>>,
 }
 
 #[derive(Default)]
@@ -26,8 +29,14 @@ struct Ring {
 }
 
 impl RouteLog {
-    pub(super) fn new(capacity: usize) -> Self {
-        Self { ring: Mutex::default(), capacity: capacity.max(1), news: Notify::new() }
+    pub(super) fn new(capacity: usize, journal: Option<Journal>) -> Self {
+        let journal = journal.map(Mutex::new);
+        Self { ring: Mutex::default(), capacity: capacity.max(1), news: Notify::new(), journal }
+    }
+
+    /// Whether what it gets is still known after this process.
+    pub(super) fn lasts(&self) -> bool {
+        self.journal.is_some()
     }
 
     /// Appends an event. Readers learn of it with [`RouteLog::wake`], which is for after the locks.
@@ -35,6 +44,9 @@ impl RouteLog {
         let mut ring = self.ring.lock();
         // Dropped after the lock.
         let _oldest = if ring.events.len() == self.capacity { ring.events.pop_front() } else { None };
+        if let Some(journal) = &self.journal {
+            journal.lock().note(&change);
+        }
         ring.events.push_back(change);
         ring.last += 1;
         Cursor(ring.last)

@@ -70,6 +70,16 @@ impl Shelf {
         Ok(())
     }
 
+    /// Takes a record back that a store before this one had, assigned or expired.
+    pub(super) fn restore(&mut self, instance: Instance) {
+        let token = instance.lease().map(|lease| lease.token());
+        let slot = self.records.insert(instance);
+        if let Some(token) = token {
+            self.claims.granted(token, slot);
+        }
+        self.enlist(slot);
+    }
+
     pub(super) fn offer(&mut self, id: &InstanceId, at: Endpoint, now: Millis, log: &RouteLog) -> Stepped {
         let (slot, it) = self.known(id)?;
         let offered = it.clone().seen_at(now).offered(at)?;

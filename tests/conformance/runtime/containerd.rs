@@ -2,10 +2,14 @@
 //! a shell.
 
 mod bakes;
+mod faults;
+mod kills;
 mod limits;
 mod takeover;
+mod traces;
 mod walls;
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::Command;
 use std::sync::Arc;
@@ -13,7 +17,7 @@ use std::{env, fs};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use try_it_now::instance::{Endpoint, InstanceId, NodeId};
-use try_it_now::runtime::containerd::{ContainerdRuntime, Settings};
+use try_it_now::runtime::containerd::{ContainerdRuntime, Settings, Watcher};
 use try_it_now::runtime::{App, Image, Runtime, StartMethod, Started};
 
 use super::{Apps, Subject, order, output, until, within};
@@ -37,6 +41,8 @@ while (true) {
 /// A node of a test's own. Dropped, nothing of it is left, whatever the test has done or failed to do.
 struct Place {
     settings: Settings,
+    /// Where the stack's programs are, as in `PATH`.
+    path: OsString,
 }
 
 impl Place {
@@ -45,13 +51,19 @@ impl Place {
         let stack = Stack::find()?;
         let node = NodeId::random();
         let folder = env::temp_dir().join(format!("try-it-now-containers-{node}"));
-        let settings = Settings { address: stack.address, folder, node, criu: true, path: Some(stack.path) };
-        Some(Self { settings })
+        let (address, watcher) = (stack.address, Watcher::default());
+        let settings = Settings { address, folder, node, criu: true, watcher };
+        Some(Self { settings, path: stack.path })
     }
 
     /// A runtime on this node, as of a server that was just started.
     async fn open(&self) -> ContainerdRuntime {
-        ContainerdRuntime::open(self.settings.clone()).await.unwrap()
+        self.open_watched(Watcher::default()).await
+    }
+
+    /// The same with somebody who is told of its steps.
+    async fn open_watched(&self, watcher: Watcher) -> ContainerdRuntime {
+        ContainerdRuntime::open(Settings { watcher, ..self.settings.clone() }).await.unwrap()
     }
 
     /// Everything that there is of this name, an instance's or this node's, as containerd's own tool and the file system
@@ -59,13 +71,7 @@ impl Place {
     fn all_of(&self, name: &str) -> Vec<String> {
         let mut found = Vec::new();
         for what in ["containers", "tasks", "snapshots"] {
-            let mut ctr = Command::new("ctr");
-            ctr.env("PATH", self.settings.path.as_ref().unwrap())
-                .arg("--address")
-                .arg(&self.settings.address);
-            let output = ctr.args(["--namespace", "try-it-now", what, "list"]).output().unwrap();
-            assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-            let text = String::from_utf8(output.stdout).unwrap();
+            let text = self.ctr(&[what, "list"]);
             found.extend(
                 text.lines().filter(|line| line.contains(name)).map(|line| format!("{what}: {line}")),
             );
@@ -73,6 +79,15 @@ impl Place {
         let folder = self.settings.folder.join("instances").join(name);
         found.extend(folder.exists().then(|| folder.display().to_string()));
         found
+    }
+
+    /// What containerd's own tool says.
+    fn ctr(&self, arguments: &[&str]) -> String {
+        let mut ctr = Command::new("ctr");
+        ctr.env("PATH", &self.path).arg("--address").arg(&self.settings.address);
+        let output = ctr.args(["--namespace", "try-it-now"]).args(arguments).output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap()
     }
 
     fn checkpoints(&self) -> PathBuf {
