@@ -4,3 +4,4 @@
 mod runtime;
 mod stack;
 mod store;
+mod traces;

@@ -19,7 +19,7 @@ fn nodes(state_dir: &Path) -> Vec<String> {
 
 /// Acquires and gives back one instance after the other until the server is gone: each acquire makes the pool begin
 /// another instance, each release ends one.
-async fn visit_for_ever(port: u16, visited: Arc<AtomicUsize>) {
+pub async fn visit_for_ever(port: u16, visited: Arc<AtomicUsize>) {
     while let Some(answer) = exchange(port, "POST /api/v1/demo/acquire").await {
         let Some((_, rest)) = answer.split_once(r#""id":""#) else { continue };
         let id = rest.split('"').next().unwrap().to_owned();

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "clippy allows it in test functions, but not in what they call")]
 #![allow(unreachable_pub, reason = "a test binary exports nothing")]
 
+mod containers;
 mod contract;
 mod contract_access;
 mod contract_bounds;
@@ -13,6 +14,7 @@ mod contract_pages;
 mod contract_time;
 mod doctor;
 mod harness;
+mod heavy_containers;
 mod heavy_streams;
 mod heavy_tunnels;
 mod lifecycle_config;
@@ -25,8 +27,12 @@ mod mixing;
 mod once;
 mod proxying;
 mod smuggling;
+#[path = "../conformance/stack.rs"]
+mod stack;
 mod streams;
 mod tls;
+#[path = "../conformance/traces.rs"]
+mod traces;
 mod tunnels;
 mod uploads;
 mod upstreams;

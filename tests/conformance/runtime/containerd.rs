@@ -6,12 +6,10 @@ mod faults;
 mod kills;
 mod limits;
 mod takeover;
-mod traces;
 mod walls;
 
-use std::ffi::OsString;
+use std::collections::BTreeSet;
 use std::path::PathBuf;
-use std::process::Command;
 use std::sync::Arc;
 use std::{env, fs};
 
@@ -22,6 +20,7 @@ use try_it_now::runtime::{App, Image, Runtime, StartMethod, Started};
 
 use super::{Apps, Subject, order, output, until, within};
 use crate::stack::{self, Stack};
+use crate::traces;
 
 /// The one that [`order`] names.
 const REVISION: u64 = 1;
@@ -41,8 +40,7 @@ while (true) {
 /// A node of a test's own. Dropped, nothing of it is left, whatever the test has done or failed to do.
 struct Place {
     settings: Settings,
-    /// Where the stack's programs are, as in `PATH`.
-    path: OsString,
+    stack: Stack,
 }
 
 impl Place {
@@ -51,9 +49,9 @@ impl Place {
         let stack = Stack::find()?;
         let node = NodeId::random();
         let folder = env::temp_dir().join(format!("try-it-now-containers-{node}"));
-        let (address, watcher) = (stack.address, Watcher::default());
+        let (address, watcher) = (stack.address.clone(), Watcher::default());
         let settings = Settings { address, folder, node, criu: true, watcher };
-        Some(Self { settings, path: stack.path })
+        Some(Self { settings, stack })
     }
 
     /// A runtime on this node, as of a server that was just started.
@@ -71,7 +69,7 @@ impl Place {
     fn all_of(&self, name: &str) -> Vec<String> {
         let mut found = Vec::new();
         for what in ["containers", "tasks", "snapshots"] {
-            let text = self.ctr(&[what, "list"]);
+            let text = self.stack.ctr(&[what, "list"]);
             found.extend(
                 text.lines().filter(|line| line.contains(name)).map(|line| format!("{what}: {line}")),
             );
@@ -81,13 +79,13 @@ impl Place {
         found
     }
 
-    /// What containerd's own tool says.
-    fn ctr(&self, arguments: &[&str]) -> String {
-        let mut ctr = Command::new("ctr");
-        ctr.env("PATH", &self.path).arg("--address").arg(&self.settings.address);
-        let output = ctr.args(["--namespace", "try-it-now"]).args(arguments).output().unwrap();
-        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-        String::from_utf8(output.stdout).unwrap()
+    /// Everything of these instances and of this node, on disk too.
+    fn traces(&self, ids: &[String]) -> BTreeSet<String> {
+        let words = ids.iter().map(String::as_str).chain([self.settings.node.as_str()]);
+        let mut found = self.stack.traces(&words.collect::<Vec<_>>());
+        found.extend(traces::files(&self.settings.folder.join("instances")));
+        found.extend(traces::files(&self.checkpoints()));
+        found
     }
 
     fn checkpoints(&self) -> PathBuf {

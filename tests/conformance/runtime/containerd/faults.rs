@@ -7,8 +7,8 @@ use parking_lot::Mutex;
 use try_it_now::runtime::containerd::{ContainerdRuntime, Step, Watcher};
 use try_it_now::runtime::{App, Golden, Runtime, StartMethod};
 
-use super::traces::networks;
 use super::{KEEPER, Place, REVISION, bake, order, php, shell, start, tell, until, within};
+use crate::traces::networks;
 
 /// From nothing to an instance that runs.
 pub(super) const MAKING: [Step; 7] =
@@ -88,9 +88,9 @@ impl Stage {
     async fn begin(&self) -> std::collections::BTreeSet<String> {
         // Spare ones are made in the background, up to a number.
         let steady = until("spare networks are made", async || {
-            let before = networks();
+            let before = networks(std::process::id());
             tokio::time::sleep(std::time::Duration::from_millis(50)).await;
-            (networks() == before).then_some(before)
+            (networks(std::process::id()) == before).then_some(before)
         });
         *self.networks.lock() = steady.await;
         self.place.traces(&[])
@@ -102,7 +102,10 @@ impl Stage {
         let ids = self.ids.lock().clone();
         assert_eq!(self.place.traces(&ids), *before, "{case}");
         let networks_before = *self.networks.lock();
-        until("its network is let go", async || (networks() <= networks_before).then_some(())).await;
+        until("its network is let go", async || {
+            (networks(std::process::id()) <= networks_before).then_some(())
+        })
+        .await;
     }
 }
 

@@ -12,7 +12,6 @@ use try_it_now::runtime::containerd::{ContainerdRuntime, Settings, Step, Watcher
 use try_it_now::runtime::{App, Golden, Order, Runtime, StartMethod};
 
 use super::faults::{BAKING, ENDING, MAKING};
-use super::traces::told;
 use super::{KEEPER, Place, REVISION, bake, order, php, start, tell, until, within};
 
 /// How long the next server may take to begin, with what the one before left.
@@ -51,8 +50,8 @@ fn later(doing: Doing, after: Step, millis: u64) -> Moment {
 
 /// Runs as the server that is killed, if that is what this process was started for.
 async fn play_the_server() -> bool {
-    let Some(doing) = told("KILL_DOING") else { return false };
-    let value = |name: &str| told(name).unwrap();
+    let Some(doing) = std::env::var("KILL_DOING").ok() else { return false };
+    let value = |name: &str| std::env::var(name).unwrap();
     let doing = DOINGS.into_iter().find(|one| format!("{one:?}") == doing).unwrap();
     let after = value("KILL_AFTER");
     let all = MAKING.into_iter().chain(BAKING).chain(ENDING).chain([Step::Adoption]);
