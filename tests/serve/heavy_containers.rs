@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::time::Duration;
 
 use crate::containers::{FULL, Host, note, page, release, stop};
-use crate::harness::{Demo, Server, eventually_within};
+use crate::harness::{Demo, Server, eventually_within, get, request};
 
 /// What a server holds.
 #[derive(Debug, Clone, Copy)]
@@ -98,6 +98,85 @@ async fn two_hundred_visits_leave_nothing_behind() {
     });
     let bounded = tokio::time::timeout(Duration::from_secs(30), bounded).await;
     assert!(bounded.is_ok(), "{before:?} {:?}", after.lock().unwrap());
+    stop(&mut server).await;
+    host.nothing_left().await;
+}
+
+/// What a command says that is run in an instance.
+fn inside(host: &Host, demo: &Demo, words: &[&str]) -> String {
+    let pipes = host.folder.join("pipes");
+    let exec = ["tasks", "exec", "--fifo-dir", pipes.to_str().unwrap(), "--exec-id", "look", &demo.id];
+    host.stack.ctr(&[&exec[..], words].concat())
+}
+
+/// Logs in, and returns the name and the value of the cookie that says so.
+async fn log_in(port: u16, demo: &Demo, password: &str) -> (String, String) {
+    let form = format!("log=admin&pwd={password}&testcookie=1");
+    let headers = [
+        ("content-type", "application/x-www-form-urlencoded"),
+        ("cookie", "wordpress_test_cookie=WP%20Cookie%20check"),
+    ];
+    let answer = request(port, "POST", &demo.host, "/wp-login.php", &headers, &form).await;
+    assert_eq!(answer.status, 302, "{}", answer.text());
+    let cookies = answer.headers.get_all("set-cookie").into_iter().map(|value| value.to_str().unwrap());
+    let cookie = cookies.filter(|cookie| cookie.starts_with("wordpress_logged_in_")).last().unwrap();
+    let (name, value) = cookie.split(';').next().unwrap().split_once('=').unwrap();
+    (name.to_owned(), value.to_owned())
+}
+
+/// Whether a cookie is worth anything: the address of the profile is shown to those who are logged in.
+async fn knows(port: u16, demo: &Demo, name: &str, value: &str) -> bool {
+    let cookie = format!("{name}={value}");
+    let page = request(port, "GET", &demo.host, "/", &[("cookie", &cookie)], "").await;
+    assert_eq!(page.status, 200);
+    page.text().contains("wp-admin/profile.php")
+}
+
+#[tokio::test]
+async fn two_copies_of_wordpress_share_nothing_that_a_visitor_makes_and_no_secret() {
+    const LONG: Duration = Duration::from_secs(240);
+    let Some(host) = Host::wordpress() else { return };
+    let mut server = host.serve(&[]).await.full_within(LONG).await;
+    let port = server.port;
+    let (a, b) = (server.acquire().await, server.acquire().await);
+
+    for (one, other) in [(&a, &b), (&b, &a)] {
+        let tables =
+            inside(&host, one, &["mariadb-check", "--socket=/run/mysqld/mysqld.sock", "--all-databases"]);
+        let states: Vec<_> = tables.lines().filter_map(|line| line.split_whitespace().last()).collect();
+        assert!(states.len() >= 12 && states.iter().all(|state| *state == "OK"), "{tables}");
+        let front = get(port, &one.host, "/").await.text();
+        assert!(front.contains(&format!("http://{}/", one.host)), "its links lead to itself");
+        assert!(!front.contains(&other.id), "and not to another");
+    }
+
+    let salts = [&a, &b].map(|demo| {
+        let script = "require '/usr/share/wordpress/wp-load.php'; wp_set_password('open', 1); \
+                      echo AUTH_KEY, LOGGED_IN_SALT, NONCE_SALT;";
+        inside(&host, demo, &["php", "-r", script])
+    });
+    assert!(salts[0].len() > 60, "{salts:?}");
+    assert_ne!(salts[0], salts[1]);
+    let (of_a, of_b) = (log_in(port, &a, "open").await, log_in(port, &b, "open").await);
+    assert!(knows(port, &a, &of_a.0, &of_a.1).await && knows(port, &b, &of_b.0, &of_b.1).await);
+    // By the name that the other would look for.
+    assert!(!knows(port, &b, &of_b.0, &of_a.1).await, "a session is one copy's own");
+
+    let post = "<?xml version=\"1.0\"?><methodCall><methodName>metaWeblog.newPost</methodName><params>\
+        <param><value><string>1</string></value></param><param><value><string>admin</string></value></param>\
+        <param><value><string>open</string></value></param><param><value><struct>\
+        <member><name>title</name><value><string>Only here</string></value></member>\
+        <member><name>description</name><value><string>Words of a visitor</string></value></member>\
+        </struct></value></param><param><value><boolean>1</boolean></value></param></params></methodCall>";
+    let written = request(port, "POST", &a.host, "/xmlrpc.php", &[("content-type", "text/xml")], post).await;
+    assert!(written.status == 200 && !written.text().contains("fault"), "{}", written.text());
+    assert!(get(port, &a.host, "/").await.text().contains("Only here"));
+    let others = get(port, &b.host, "/").await.text();
+    assert!(others.contains("Hello world!") && !others.contains("Only here"));
+
+    release(&server, &a.id).await;
+    assert!(get(port, &b.host, "/").await.text().contains("Hello world!"));
+    release(&server, &b.id).await;
     stop(&mut server).await;
     host.nothing_left().await;
 }

@@ -1,9 +1,10 @@
 //! `clean` and `bake`, as the real program does them.
 
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Command, Output};
 
-use super::harness::{Server, eventually};
+use super::containers::daemon::Containerd;
+use super::harness::Server;
 
 fn run(state: &Path, variables: &[(&str, &str)], arguments: &[&str]) -> (Option<i32>, String, String) {
     let Output { status, stdout, stderr } = Command::new(env!("CARGO_BIN_EXE_try-it-now"))
@@ -57,6 +58,19 @@ fn cleaning_without_containerd_names_the_socket_and_removes_nothing() {
 }
 
 #[test]
+fn a_host_that_never_ran_containers_is_cleaned_without_a_containerd() {
+    let folder = Folder::new();
+    let node = folder.node("0123456789abcdef");
+    std::fs::remove_dir_all(node.join("containers")).unwrap();
+    let socket = folder.0.join("nobody.sock");
+    let (code, told, errors) =
+        run(&folder.0, &[("CONTAINERD_ADDRESS", socket.to_str().unwrap())], &["clean"]);
+    assert_eq!(code, Some(0), "{errors}");
+    assert!(told.contains(&format!("removed: {}\n", node.join("instances").display())), "{told}");
+    assert!(!node.join("instances").exists());
+}
+
+#[test]
 fn cleaning_with_a_bad_address_is_a_mistake_in_the_configuration() {
     let folder = Folder::new();
     let (code, told, errors) = run(&folder.0, &[("CONTAINERD_ADDRESS", "here.sock")], &["clean"]);
@@ -91,76 +105,10 @@ fn processes_are_not_baked() {
     assert!(errors.contains("the process runtime cannot bake"), "{errors}");
 }
 
-/// A containerd for one test: `clean` removes what is ours from the whole of it.
-struct Containerd {
-    folder: Folder,
-    stack: PathBuf,
-    child: Child,
-}
-
-impl Containerd {
-    /// From the stack's programs; `None` where those are missing.
-    async fn start() -> Option<Self> {
-        let stack = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/stack");
-        let program = stack.join("usr/bin/containerd");
-        if !program.exists() || !rustix::process::geteuid().is_root() {
-            let why = format!("{} is missing (make stack), or this is not root", program.display());
-            assert!(std::env::var_os("TRY_IT_NOW_NO_SKIPS").is_none(), "{why}");
-            // For whoever reads the output of a test that did nothing.
-            eprintln!("skipped: {why}");
-            return None;
-        }
-        let folder = Folder::new();
-        let place = folder.0.display();
-        let config = format!(
-            "version = 3\nroot = \"{place}/root\"\nstate = \"{place}/state\"\n\
-             disabled_plugins = [\"io.containerd.cri.v1.images\", \"io.containerd.cri.v1.runtime\", \
-             \"io.containerd.grpc.v1.cri\", \"io.containerd.nri.v1.nri\"]\n\
-             [grpc]\naddress = \"{place}/c.sock\"\n[ttrpc]\naddress = \"{place}/c.sock.ttrpc\"\n"
-        );
-        std::fs::write(folder.0.join("config.toml"), config).unwrap();
-        let child = Command::new(program)
-            .arg("--config")
-            .arg(folder.0.join("config.toml"))
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(std::fs::File::create(folder.0.join("log")).unwrap())
-            .spawn()
-            .unwrap();
-        let started = Self { folder, stack, child };
-        eventually("containerd answers", async || started.try_ctr(&["version"]).map(drop)).await;
-        Some(started)
-    }
-
-    fn socket(&self) -> PathBuf {
-        self.folder.0.join("c.sock")
-    }
-
-    fn try_ctr(&self, arguments: &[&str]) -> Option<String> {
-        let output = Command::new(self.stack.join("usr/bin/ctr"))
-            .arg("--address")
-            .arg(self.socket())
-            .args(arguments)
-            .output()
-            .unwrap();
-        output.status.success().then(|| String::from_utf8(output.stdout).unwrap())
-    }
-
-    fn ctr(&self, arguments: &[&str]) -> String {
-        self.try_ctr(arguments).unwrap_or_else(|| panic!("ctr {arguments:?}"))
-    }
-}
-
-impl Drop for Containerd {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
 #[tokio::test]
 async fn cleaning_removes_what_is_ours_and_nothing_else() {
     let Some(containerd) = Containerd::start().await else { return };
+    let stack = containerd.stack();
     let folder = Folder::new();
     let node = folder.node("0123456789abcdef");
     let root = folder.0.join("root");
@@ -188,14 +136,18 @@ async fn cleaning_removes_what_is_ours_and_nothing_else() {
         containerd.ctr(&["-n", namespace, "snapshots", "prepare", &layer]);
         containerd.ctr(&["-n", namespace, "snapshots", "label", &layer, label]);
     }
-    let socket = containerd.socket();
-    let variables = [("CONTAINERD_ADDRESS", socket.to_str().unwrap())];
+    std::fs::write(node.join("journal"), "").unwrap();
+    let variables = [("CONTAINERD_ADDRESS", stack.address.to_str().unwrap())];
     let (code, told, errors) = run(&folder.0, &variables, &["clean"]);
     assert_eq!(code, Some(0), "{errors}");
-    let gone = node.join("containers");
-    let wanted = format!("containers removed: 1\nsnapshots removed: 1\nfolder removed: {}\n", gone.display());
+    let gone = ["containers", "instances", "journal"].map(|name| node.join(name));
+    let [containers, instances, journal] = gone.each_ref().map(|path| format!("removed: {}", path.display()));
+    let wanted = ["containers removed: 1", "snapshots removed: 1", &containers, &instances, &journal];
+    // The cgroup is everybody's who runs containers of ours on this host, and goes when it is empty.
+    let told: Vec<_> = told.lines().filter(|line| !line.starts_with("removed: /sys/fs/cgroup/")).collect();
     assert_eq!(told, wanted);
-    assert!(!gone.exists() && node.join("instances").is_dir());
+    assert!(gone.iter().all(|path| !path.exists()));
+    assert!(node.join("lock").exists(), "it stays the same node");
     let left = |namespace| {
         let containers = containerd.ctr(&["-n", namespace, "containers", "ls", "--quiet"]);
         let snapshots = containerd.ctr(&["-n", namespace, "snapshots", "ls"]);

@@ -30,12 +30,11 @@ async fn a_visitor_has_a_restored_copy_to_herself_and_nothing_of_it_is_left() {
 #[tokio::test]
 async fn what_a_visitor_has_survives_a_stop_of_the_server_and_the_rest_does_not() {
     let Some(host) = Host::php() else { return };
-    let mut first = host.serve(&[]).await.full_within(FULL).await;
+    let first = host.serve(&[]).await.full_within(FULL).await;
     let demo = first.acquire().await;
     note(first.port, &demo, "kept").await;
     let before = first.call("GET", &format!("/api/v1/demo/{}", demo.id), "").await.json();
-    let first = first.full_within(FULL).await;
-    let mut first = first;
+    let mut first = first.full_within(FULL).await;
     stop(&mut first).await;
     assert_eq!(host.containers(), [demo.id.clone()].into(), "nobody has the others");
 

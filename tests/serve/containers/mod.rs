@@ -2,9 +2,8 @@
 
 mod bakes;
 mod crashes;
-mod daemon;
+pub(crate) mod daemon;
 mod life;
-mod restarts;
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
