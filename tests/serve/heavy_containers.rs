@@ -118,8 +118,8 @@ async fn log_in(port: u16, demo: &Demo, password: &str) -> (String, String) {
     ];
     let answer = request(port, "POST", &demo.host, "/wp-login.php", &headers, &form).await;
     assert_eq!(answer.status, 302, "{}", answer.text());
-    let cookies = answer.headers.get_all("set-cookie").into_iter().map(|value| value.to_str().unwrap());
-    let cookie = cookies.filter(|cookie| cookie.starts_with("wordpress_logged_in_")).last().unwrap();
+    let mut cookies = answer.headers.get_all("set-cookie").into_iter().map(|value| value.to_str().unwrap());
+    let cookie = cookies.rfind(|cookie| cookie.starts_with("wordpress_logged_in_")).unwrap();
     let (name, value) = cookie.split(';').next().unwrap().split_once('=').unwrap();
     (name.to_owned(), value.to_owned())
 }
