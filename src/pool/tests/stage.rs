@@ -9,7 +9,7 @@ use super::test_app::TestApp;
 use super::test_runtime::TestRuntime;
 use super::test_store::TestStore;
 use crate::clock::{Clock, Millis};
-use crate::config::{PoolSizes, PublicAddress, ReadyCheck, Scheme, Template, Templates};
+use crate::config::{Hooks, PoolSizes, PublicAddress, ReadyCheck, Scheme, Template, Templates};
 use crate::instance::{Instance, InstanceId, Limits, NodeId, TemplateName};
 use crate::pool::keeper::Keeper;
 use crate::pool::{Parts, Pool, provision};
@@ -39,6 +39,7 @@ pub(super) fn template(name: &str, revision: u64, target: usize, max: usize) -> 
             ..ReadyCheck::default()
         },
         warm_up: vec![WARM.to_owned()],
+        hooks: Hooks::default(),
         admin_path: "/".to_owned(),
         pool: PoolSizes {
             target,
