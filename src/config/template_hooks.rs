@@ -212,16 +212,13 @@ fn http(mut section: Section<'_>, random: &BTreeMap<String, usize>) -> Option<Ht
 
 fn exec(mut section: Section<'_>, random: &BTreeMap<String, usize>) -> Option<ExecHook> {
     let list = section.texts("command", COMMAND_RULE, |text| (!text.contains('\0')).then_some(text));
-    let command: Vec<Words> = list
-        .unwrap_or_default()
-        .into_iter()
-        .map_while(|text| {
-            known(text, random).map_err(|(wrong, right)| section.wrong("command", wrong, right)).ok()
-        })
-        .collect();
+    let known = |text: &&str| {
+        known(text, random).map_err(|(wrong, right)| section.wrong("command", wrong, right)).ok()
+    };
+    let command: Vec<Words> = list.iter().flatten().map_while(known).collect();
     if !section.has("command") {
         section.wrong("command", "it is missing", COMMAND_RULE);
-    } else if command.first().is_some_and(|program| program.source().is_empty()) {
+    } else if list.is_some_and(|list| list.first().is_none_or(|program| program.is_empty())) {
         section.wrong("command", "it names no program", COMMAND_RULE);
     }
     let timeout = section.duration("timeout", LEAST_TIMEOUT).unwrap_or(EXEC_TIMEOUT);

@@ -66,7 +66,7 @@ pub(super) const START_STEPS: [Step; 4] = [
     Step { name: "start", act: |d| Box::pin(d.start()), undo: |d| Box::pin(d.stop()) },
     Step { name: "answer", act: |d| Box::pin(d.answer()), undo: |_| Box::pin(async {}) },
     Step { name: "warm up", act: |d| Box::pin(d.warm_up()), undo: |_| Box::pin(async {}) },
-    Step { name: "run the bake hooks of", act: |d| Box::pin(d.prepare()), undo: |_| Box::pin(async {}) },
+    Step { name: "run the bake hooks", act: |d| Box::pin(d.prepare()), undo: |_| Box::pin(async {}) },
 ];
 
 pub(super) const STEPS: [Step; 7] = {
@@ -77,7 +77,7 @@ pub(super) const STEPS: [Step; 7] = {
         answer,
         warm_up,
         prepare,
-        Step { name: "run the hooks of", act: |d| Box::pin(d.make_its_own()), undo: |_| Box::pin(async {}) },
+        Step { name: "run the hooks", act: |d| Box::pin(d.make_its_own()), undo: |_| Box::pin(async {}) },
         Step { name: "offer", act: |d| Box::pin(d.offer()), undo: |_| Box::pin(async {}) },
     ]
 };

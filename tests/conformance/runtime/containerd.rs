@@ -2,6 +2,7 @@
 //! a shell.
 
 mod bakes;
+mod hooks;
 mod limits;
 mod takeover;
 mod walls;
