@@ -22,7 +22,7 @@ use tokio_util::sync::CancellationToken;
 use try_it_now::api::Api;
 use try_it_now::clock::{Clock, Millis};
 use try_it_now::config::{
-    Hooks, PoolSizes, PublicAddress, ReadyCheck, Scheme, Template, Templates, TrustedProxies,
+    Hooks, PoolSizes, PublicAddress, ReadyCheck, Scheme, Secret, Template, Templates, TrustedProxies,
 };
 use try_it_now::instance::{ClaimToken, Endpoint, Instance, InstanceId, Limits, NodeId, TemplateName};
 use try_it_now::pool::{self, Pool};
@@ -267,6 +267,7 @@ fn acquire(c: &mut Criterion) {
             metrics: metrics.clone(),
             clock: Clock::System,
             node: node(),
+            secret: Secret::new("secret"),
             address: PublicAddress {
                 scheme: Scheme::Http,
                 port: 8080,

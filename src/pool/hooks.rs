@@ -9,8 +9,8 @@ use http_body_util::Full;
 use ring::hmac;
 
 use super::ready::{self, Target};
-use crate::config::Hooks;
 use crate::config::hooks::{Calls, ExecHook, HttpHook, Words};
+use crate::config::{Hooks, Secret};
 use crate::instance::InstanceId;
 use crate::runtime::{Command, Order, OwnFile, Runtime};
 
@@ -29,16 +29,13 @@ pub(super) struct HookError {
     what: String,
 }
 
-/// From which all random texts of this server's instances come. An instance's id, which no two have, gives those of
-/// one, so that nothing needs to be kept to know them again.
+/// From which all random texts of this node's instances come. An instance's id, which no two have, gives those of one,
+/// so that nothing but the node's secret needs to be kept to know them again.
 pub(super) struct Randomness(hmac::Key);
 
 impl Randomness {
-    pub(super) fn new() -> Self {
-        let mut bytes = [0; 32];
-        // Without randomness passwords could be guessed. There is no safe way to go on.
-        getrandom::fill(&mut bytes).expect("the operating system gives random bytes");
-        Self(hmac::Key::new(hmac::HMAC_SHA256, &bytes))
+    pub(super) fn new(secret: &Secret) -> Self {
+        Self(hmac::Key::new(hmac::HMAC_SHA256, secret.reveal().as_bytes()))
     }
 
     fn text(&self, id: &InstanceId, name: &str, length: usize) -> String {
@@ -185,26 +182,31 @@ mod tests {
     use super::*;
     use crate::instance::TemplateName;
 
+    fn from(secret: &str) -> Randomness {
+        Randomness::new(&Secret::new(secret))
+    }
+
     fn id() -> InstanceId {
         InstanceId::random(&TemplateName::new("t").unwrap())
     }
 
     #[test]
     fn random_texts_are_an_instances_own_and_known_again() {
-        let (randomness, a, b) = (Randomness::new(), id(), id());
+        let (randomness, a, b) = (from("s"), id(), id());
         let text = randomness.text(&a, "KEY", 100);
         assert_eq!(text.len(), 100);
         assert_eq!(text, randomness.text(&a, "KEY", 100));
         assert_ne!(text, randomness.text(&b, "KEY", 100));
         assert_ne!(text, randomness.text(&a, "SALT", 100));
-        assert_ne!(text, Randomness::new().text(&a, "KEY", 100));
+        assert_eq!(text, from("s").text(&a, "KEY", 100));
+        assert_ne!(text, from("t").text(&a, "KEY", 100));
         assert!(!text[50..].contains(&text[..50]));
     }
 
     #[test]
     fn what_an_app_says_is_told_without_the_random_texts() {
         let hooks = Hooks { random: [("KEY".to_owned(), 16)].into(), ..Hooks::default() };
-        let values = Values::new(&Randomness::new(), &hooks, &id(), "http://a/", "a");
+        let values = Values::new(&from("s"), &hooks, &id(), "http://a/", "a");
         let told = values.hide(&format!("-{}-", values.random["KEY"]));
         assert_eq!(told, "-{KEY}-");
     }

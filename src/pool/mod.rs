@@ -62,6 +62,9 @@ pub struct Parts {
     pub clock: Clock,
     /// This server.
     pub node: NodeId,
+    /// What the random texts in its instances' hooks come from: no visitor may know it, and an instance's are the same
+    /// as long as it is.
+    pub secret: Secret,
     /// How visitors reach this server.
     pub address: PublicAddress,
     /// What to keep.
@@ -112,7 +115,7 @@ impl Pool {
             templates: ArcSwap::from_pointee(parts.templates),
             keepers,
             hands: Hands::default(),
-            randomness: hooks::Randomness::new(),
+            randomness: hooks::Randomness::new(&parts.secret),
             wake: Notify::new(),
             repair: AtomicBool::new(false),
             stopping: CancellationToken::new(),

@@ -92,6 +92,7 @@ pub async fn serve(config: Config, file: Option<PathBuf>, own_program: PathBuf) 
         metrics: metrics.clone(),
         clock,
         node: node.id().clone(),
+        secret: node.secret().map_err(state)?,
         address: public,
         templates,
         acquire_timeout,
@@ -158,7 +159,9 @@ pub async fn bake(
     // Let go at once, for the server's own way to take one takes the first of these.
     drop(once::all_nodes(&config.state_dir)?);
     let folder = config.state_dir.clone();
-    let node = NodeFolder::take(&folder).map_err(|source| OnceError::Folder { folder, source })?;
+    let failed = |source| OnceError::Folder { folder: folder.clone(), source };
+    let node = NodeFolder::take(&folder).map_err(failed)?;
+    let secret = node.secret().map_err(failed)?;
     let runtime = start_runtime(&node, &config.runtime, &own_program).await?;
     let clock = Clock::System;
     let pool = Pool::new(pool::Parts {
@@ -168,6 +171,7 @@ pub async fn bake(
         metrics: Arc::new(Metrics::new()),
         clock,
         node: node.id().clone(),
+        secret,
         address: config.server.public,
         templates: config.templates,
         acquire_timeout: config.acquire_timeout,

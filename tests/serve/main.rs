@@ -22,6 +22,7 @@ mod lifecycle_reload;
 mod lifecycle_stop;
 mod limits;
 mod mixing;
+mod on_containers;
 mod once;
 mod proxying;
 mod smuggling;
@@ -30,3 +31,6 @@ mod tls;
 mod tunnels;
 mod uploads;
 mod upstreams;
+
+#[path = "../conformance/stack.rs"]
+mod stack;

@@ -10,7 +10,7 @@ use super::test_runtime::TestRuntime;
 use super::test_store::TestStore;
 use crate::clock::{Clock, Millis};
 use crate::config::hooks::{Calls, ExecHook, HttpHook, Words};
-use crate::config::{Hooks, PoolSizes, PublicAddress, ReadyCheck, Scheme, Template, Templates};
+use crate::config::{Hooks, PoolSizes, PublicAddress, ReadyCheck, Scheme, Secret, Template, Templates};
 use crate::instance::{Instance, InstanceId, Limits, NodeId, TemplateName};
 use crate::pool::keeper::Keeper;
 use crate::pool::{Parts, Pool, provision};
@@ -102,6 +102,7 @@ pub(super) fn pool(
         metrics: Arc::new(Metrics::new()),
         clock: clock.clone(),
         node: node.clone(),
+        secret: Secret::new("secret"),
         address: PublicAddress {
             scheme: Scheme::Http,
             port: 80,

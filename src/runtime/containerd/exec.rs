@@ -10,12 +10,14 @@ use containerd_client::services::v1::{
 use prost_types::Any;
 use serde_json::Value;
 
+use super::super::host::Doing;
 use super::super::log::Log;
 use super::super::{Command, Order, Ran, RuntimeError};
 use super::client::{Answer, Client, lasting, request};
 use super::container::{SIGKILL, blame_the_app};
 use super::instances::most_open_files;
 use super::{Parts, spec};
+use crate::hex::hex;
 
 /// Output that is kept of a command, in bytes: its end says what went wrong.
 const LOG_LIMIT: usize = 16 * 1024;
@@ -30,16 +32,12 @@ impl Parts {
     /// Runs a command to its end, or to its deadline. Nothing of it is left then but what it has started.
     pub(super) async fn exec(&self, order: &Order, command: Command) -> Result<Ran, RuntimeError> {
         let mut random = [0; 8];
-        getrandom::fill(&mut random).map_err(|error| RuntimeError::Io {
-            doing: "name a command".to_owned(),
-            source: io::Error::other(error),
-        })?;
-        let name = format!("exec-{:016x}", u64::from_be_bytes(random));
+        getrandom::fill(&mut random).map_err(io::Error::other).doing(|| "name a command".to_owned())?;
+        let name = format!("exec-{}", hex(&random));
         let image = self.image(&order.app).await?;
         let process = spec::command(order, &image.config, &command, most_open_files())?;
-        let on_host =
-            |source| RuntimeError::Io { doing: format!("make a pipe for a command in {}", order.id), source };
-        let (pipe, mut output) = self.folder.make_pipe(&order.id, &name).map_err(on_host)?;
+        let on_host = || format!("make a pipe for a command in {}", order.id);
+        let (pipe, mut output) = self.folder.make_pipe(&order.id, &name).doing(on_host)?;
         let exec = Exec { client: &self.client, container: order.id.as_str(), name: &name };
         let log = Log::new(LOG_LIMIT);
         let text = pipe.display().to_string();
@@ -51,7 +49,7 @@ impl Parts {
             let Ok(n @ 1..) = output.try_read(&mut rest) else { break };
             log.push(&rest[..n]);
         }
-        self.folder.remove_pipe(&pipe).map_err(on_host)?;
+        self.folder.remove_pipe(&pipe).doing(on_host)?;
         let status = status?;
         removed?;
         Ok(Ran { status, output: log.bytes() })
