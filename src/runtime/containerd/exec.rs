@@ -46,7 +46,8 @@ impl Parts {
         let removed = exec.remove().await;
         let mut rest = [0; LOG_LIMIT];
         for _ in 0..MOST_LEFT / LOG_LIMIT {
-            let Ok(n @ 1..) = output.try_read(&mut rest) else { break };
+            // By the system's word: tokio may not have heard yet that there is something to read.
+            let Ok(n @ 1..) = rustix::io::read(&output, &mut rest) else { break };
             log.push(&rest[..n]);
         }
         self.folder.remove_pipe(&pipe).doing(on_host)?;
