@@ -21,7 +21,9 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use try_it_now::api::Api;
 use try_it_now::clock::{Clock, Millis};
-use try_it_now::config::{PoolSizes, PublicAddress, ReadyCheck, Scheme, Template, Templates, TrustedProxies};
+use try_it_now::config::{
+    Hooks, PoolSizes, PublicAddress, ReadyCheck, Scheme, Secret, Template, Templates, TrustedProxies,
+};
 use try_it_now::instance::{ClaimToken, Endpoint, Instance, InstanceId, Limits, NodeId, TemplateName};
 use try_it_now::pool::{self, Pool};
 use try_it_now::request::{Hosts, Side};
@@ -238,6 +240,7 @@ fn kept(rate_limit: Limits) -> Templates {
         app: Arc::new(app),
         ready: ReadyCheck::default(),
         warm_up: Vec::new(),
+        hooks: Hooks::default(),
         admin_path: "/admin".to_owned(),
         pool,
         ttl: HOUR,
@@ -264,6 +267,7 @@ fn acquire(c: &mut Criterion) {
             metrics: metrics.clone(),
             clock: Clock::System,
             node: node(),
+            secret: Secret::new("secret"),
             address: PublicAddress {
                 scheme: Scheme::Http,
                 port: 8080,

@@ -4,6 +4,7 @@ use http::{Response, StatusCode};
 use serde::{Deserialize, Serialize};
 
 use super::{Api, ApiError, Asked, Body, answer, read_json};
+use crate::config::Secret;
 use crate::instance::{Instance, TemplateName};
 use crate::pool::Acquired;
 use crate::store::Visitor;
@@ -20,6 +21,8 @@ struct Handed<'a> {
     admin_url: String,
     expires_at: String,
     ttl_seconds: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    credentials: Option<&'a str>,
 }
 
 impl Api {
@@ -35,12 +38,14 @@ impl Api {
         let Acquired { instance, quota } = self.pool.acquire(template.as_str(), visitor).await?;
         let lease = instance.lease().ok_or(ApiError::Internal("ACQUIRE_ERROR"))?;
         let (url, admin_url) = self.urls(&instance);
+        let credentials = self.pool.credentials(&instance);
         let handed = Handed {
             id: instance.id().as_str(),
             url,
             admin_url,
             expires_at: lease.deadline().rfc3339(),
             ttl_seconds: lease.deadline().since(lease.assigned_at()).as_secs(),
+            credentials: credentials.as_ref().map(Secret::reveal),
         };
         let mut answer = answer::json(StatusCode::OK, &handed);
         if let Some(quota) = quota {

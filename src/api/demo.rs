@@ -4,6 +4,7 @@ use http::{Response, StatusCode};
 use serde::Serialize;
 
 use super::{Api, ApiError, Body, answer};
+use crate::config::Secret;
 use crate::instance::{InstanceId, Life};
 
 #[derive(Serialize)]
@@ -20,6 +21,8 @@ struct Shown<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     expires_at: Option<String>,
     ttl_remaining_seconds: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    credentials: Option<&'a str>,
 }
 
 impl Api {
@@ -30,6 +33,7 @@ impl Api {
         let lease = instance.lease();
         let running = matches!(instance.life(), Life::Assigned { .. });
         let now = self.pool.clock().now();
+        let credentials = self.pool.credentials(&instance).filter(|_| running);
         let shown = Shown {
             id: id.as_str(),
             url,
@@ -45,6 +49,7 @@ impl Api {
             ttl_remaining_seconds: lease
                 .filter(|_| running)
                 .map_or(0, |lease| lease.remaining(now).as_secs()),
+            credentials: credentials.as_ref().map(Secret::reveal),
         };
         Ok(answer::json(StatusCode::OK, &shown))
     }

@@ -48,12 +48,14 @@ impl Api {
         for id in cookies(headers).take(MOST_COOKIES) {
             // Not known for now is not the same as gone.
             let Ok(found) = self.pool.get(&id).await else { continue };
+            let credentials = found.as_ref().and_then(|instance| self.pool.credentials(instance));
             match found.as_ref().map(Instance::life) {
                 Some(Life::Assigned { lease, .. }) => running.push(Running {
                     template: id.template().to_owned(),
                     id: id.to_string(),
                     url: self.pool.address().instance_url(&id),
                     remaining: lease.remaining(now),
+                    credentials: credentials.map(|text| text.reveal().to_owned()),
                 }),
                 _ => ended.push(id),
             }

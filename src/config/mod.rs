@@ -5,6 +5,7 @@
 
 mod defaults;
 mod env;
+pub mod hooks;
 mod later;
 mod mistakes;
 mod nearest;
@@ -18,6 +19,7 @@ mod server;
 mod template;
 mod template_app;
 mod template_file;
+mod template_hooks;
 mod templates;
 mod trusted;
 
@@ -28,6 +30,7 @@ use defaults::Defaults;
 use env::Variables;
 
 pub use env::Environment;
+pub use hooks::Hooks;
 pub use later::Later;
 pub use mistakes::{Mistake, Mistakes};
 pub use public::{PublicAddress, Scheme};
@@ -241,5 +244,7 @@ fn state_dir(env: &mut Variables<'_>) -> PathBuf {
 
 #[cfg(test)]
 mod template_file_tests;
+#[cfg(test)]
+mod template_hooks_tests;
 #[cfg(test)]
 mod tests;

@@ -36,6 +36,14 @@ pub(super) struct Section<'t> {
     refused: Vec<&'static str>,
 }
 
+/// A value under a key that only the file knows.
+pub(super) enum Entry<'t> {
+    Text(&'t str),
+    Number(u64),
+    Table(Section<'t>),
+    Other,
+}
+
 impl<'t> Notes<'t> {
     pub(super) fn new(file: &'t Path, text: &'t str) -> Self {
         Self { file, text, mistakes: RefCell::default() }
@@ -242,6 +250,38 @@ impl<'t> Section<'t> {
         }
         found.sort_by_key(|(_, section)| section.at.start);
         found
+    }
+
+    /// A list of tables in this one, `[[like.this]]`; what is no table is noted.
+    pub(super) fn list(&mut self, key: &'static str) -> Vec<Section<'t>> {
+        let right = format!("write tables, [[{}]]", self.path_of(key));
+        let Some(items) = self.read(key, right.as_str(), |value| value.as_array()) else { return Vec::new() };
+        let mut found = Vec::new();
+        for item in items.iter() {
+            match item.get_ref().as_table() {
+                Some(table) => found.push(Section { at: item.span(), ..self.inner(key, table) }),
+                None => self.cannot(key, item, right.as_str()),
+            }
+        }
+        found
+    }
+
+    /// All that is in this table, in the file's order, whatever its keys. Nothing is noted.
+    pub(super) fn entries(&self) -> Vec<(&'t str, Entry<'t>)> {
+        let mut found: Vec<_> = self.table.iter().collect();
+        found.sort_by_key(|(name, _)| name.span().start);
+        let entry = |(name, value): (&'t Spanned<_>, &'t Spanned<DeValue<'t>>)| {
+            let name: &std::borrow::Cow<'_, str> = name.get_ref();
+            let value = value.get_ref();
+            let entry = match (value.as_str(), value.as_table(), whole(value)) {
+                (Some(text), ..) => Entry::Text(text),
+                (_, Some(table), _) => Entry::Table(self.inner(name, table)),
+                (.., Some(number)) => Entry::Number(number),
+                _ => Entry::Other,
+            };
+            (name.as_ref(), entry)
+        };
+        found.into_iter().map(entry).collect()
     }
 
     /// Notes each key that nobody asked for.

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 
+use super::hooks::Hooks;
 use crate::instance::{Limits, TemplateName};
 use crate::runtime::App;
 
@@ -23,6 +24,8 @@ pub struct Template {
     pub ready: ReadyCheck,
     /// Paths requested once from each instance after it answers and before it is offered.
     pub warm_up: Vec<String>,
+    /// What makes each instance one of its own.
+    pub hooks: Hooks,
     /// Path of the app's administration, added to `url` for `admin_url`; begins with a slash.
     pub admin_path: String,
     /// How many to keep.
@@ -37,7 +40,7 @@ pub struct Template {
     /// events and WebSockets are exempt.
     pub silence: Duration,
     /// Changes whenever instances made before the change must not be handed out any more: a fingerprint of
-    /// `app`, `ready` and `warm_up`.
+    /// `app`, `ready`, `warm_up` and `hooks`.
     pub revision: u64,
 }
 
@@ -90,8 +93,8 @@ impl Default for ReadyCheck {
 
 /// The fingerprint for [`Template::revision`]: FNV-1a over the JSON of what instances are made from, so that the
 /// same build gives the same number after a restart.
-pub fn revision(app: &App, ready: &ReadyCheck, warm_up: &[String]) -> u64 {
-    fnv1a(&serde_json::to_vec(&(app, ready, warm_up)).expect("a checked template's paths are UTF-8"))
+pub fn revision(app: &App, ready: &ReadyCheck, warm_up: &[String], hooks: &Hooks) -> u64 {
+    fnv1a(&serde_json::to_vec(&(app, ready, warm_up, hooks)).expect("a checked template's paths are UTF-8"))
 }
 
 fn fnv1a(bytes: &[u8]) -> u64 {
@@ -104,6 +107,10 @@ fn fnv1a(bytes: &[u8]) -> u64 {
 mod tests {
     use super::*;
     use crate::runtime::{Image, ResourceLimits};
+
+    fn revision(app: &App, ready: &ReadyCheck, warm_up: &[String]) -> u64 {
+        super::revision(app, ready, warm_up, &Hooks::default())
+    }
 
     fn app(argument: &str) -> App {
         App { command: vec!["app".to_owned(), argument.to_owned()], ..App::default() }
@@ -122,6 +129,8 @@ mod tests {
         assert_ne!(revision(&App { limits, ..app("a") }, &ready, &[]), first);
         assert_ne!(revision(&app("a"), &ReadyCheck { status: 204, ..ready.clone() }, &[]), first);
         assert_ne!(revision(&app("a"), &ready, &["/".to_owned()]), first);
+        let hooks = Hooks { random: [("KEY".to_owned(), 32)].into(), ..Hooks::default() };
+        assert_ne!(super::revision(&app("a"), &ready, &[], &hooks), first);
     }
 
     #[test]

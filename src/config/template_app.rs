@@ -18,9 +18,7 @@ const IMAGE_RULE: &str = "write the image to run, such as \"wordpress:6\" or \"o
 const MOST_PIDS: u64 = 4_194_304;
 
 pub(super) fn app(section: &mut Section<'_>, context: &Context<'_>) -> Option<App> {
-    for key in ["egress", "hooks"] {
-        section.refuse(key, "it is not built yet", "leave it out");
-    }
+    section.refuse("egress", "it is not built yet", "leave it out");
     let folder = context.file.parent().unwrap_or(Path::new(""));
     let has_image = section.has("image");
     match context.containers {

@@ -12,6 +12,7 @@ use super::quantity::show_duration;
 use super::section::{Notes, Section};
 use super::template::{PoolSizes, ReadyCheck, Template, revision};
 use super::template_app::app;
+use super::template_hooks::hooks;
 use super::templates::{DEFAULT, SILENCE, request_path};
 use crate::instance::{Limits, TemplateName};
 
@@ -65,6 +66,8 @@ fn template(name: &str, section: &mut Section<'_>, context: &Context<'_>) -> Opt
     let ready = ready(section);
     let warm_up = section.texts("warm_up", "write a list of paths, each with a slash first", request_path);
     let warm_up: Vec<String> = warm_up.unwrap_or_default().into_iter().map(str::to_owned).collect();
+    let contained = context.containers == Some(true) || section.has("image");
+    let hooks = hooks(section, contained);
     let title = section.text("title", TEXT_RULE, plain_line).map(str::to_owned);
     let description = section.text("description", "write a text in quotes on one line", |text| {
         (!text.contains(char::is_control)).then(|| text.trim().to_owned())
@@ -85,10 +88,11 @@ fn template(name: &str, section: &mut Section<'_>, context: &Context<'_>) -> Opt
     Some(Template {
         title: title.unwrap_or_else(|| name.to_string()),
         description: description.unwrap_or_default(),
-        revision: revision(&app, &ready, &warm_up),
+        revision: revision(&app, &ready, &warm_up, &hooks),
         app: Arc::new(app),
         ready,
         warm_up,
+        hooks,
         admin_path: admin_path.unwrap_or_else(own_admin_path),
         pool,
         ttl: lifetime.ttl,

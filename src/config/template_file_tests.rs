@@ -213,11 +213,11 @@ image = "Shop"
 files = "f"
 command = []
 limits = { cpu_seconds = 1, cpus = 0, pids = 0 }
-hooks = {}
+egress = true
 "#;
     let told: Vec<String> =
         load(&[CONTAINERS], text).unwrap_err().into_iter().map(|m| m.at.replace("templates.", "")).collect();
-    let expected = ["a.image", "b.hooks", "b.image", "b.command", "b.files"];
+    let expected = ["a.image", "b.egress", "b.image", "b.command", "b.files"];
     assert_eq!(told[..5], expected);
     assert_eq!(told[5..], ["b.limits.pids", "b.limits.cpus", "b.limits.cpu_seconds"]);
     let text = "[templates.a]\ncommand = ['x']\nport = 80\nlimits = { pids = 5, disk = 1, cpus = 0.5 }\n";

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::defaults::Defaults;
+use super::hooks::Hooks;
 use super::template::{ReadyCheck, Template, revision};
 use crate::instance::TemplateName;
 use crate::runtime::{App, Image};
@@ -76,10 +77,11 @@ fn of_app(app: App, ready: ReadyCheck, defaults: &Defaults, admin_path: &str) ->
         name: TemplateName::new(DEFAULT).expect("it is a DNS label"),
         title: DEFAULT.to_owned(),
         description: String::new(),
-        revision: revision(&app, &ready, &[]),
+        revision: revision(&app, &ready, &[], &Hooks::default()),
         app: Arc::new(app),
         ready,
         warm_up: Vec::new(),
+        hooks: Hooks::default(),
         admin_path: admin_path.to_owned(),
         pool: defaults.pool,
         ttl: defaults.lifetime.ttl,

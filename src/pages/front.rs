@@ -44,6 +44,8 @@ pub struct Running {
     pub url: String,
     /// Time until it ends.
     pub remaining: Duration,
+    /// What to log in with, where there is anything to say about it.
+    pub credentials: Option<String>,
 }
 
 /// The front page. Its numbers are those of now; the page's script keeps them so, by the event stream `/ready`.
@@ -89,6 +91,9 @@ fn card(card: &Card<'_>) -> Html {
 }
 
 fn copy(running: &Running, name: &str) -> Html {
+    let credentials = running.credentials.as_deref().map_or_else(Html::default, |text| {
+        Html::fill("<p class=\"about\">{{text}}</p>\n", &[("text", Html::text(text))])
+    });
     Html::fill(
         COPY,
         &[
@@ -96,6 +101,7 @@ fn copy(running: &Running, name: &str) -> Html {
             ("id", Html::text(&running.id)),
             ("url", Html::text(&running.url)),
             ("millis", Html::number(running.remaining.as_millis())),
+            ("credentials", credentials),
             ("clock", Html::text(&words::clock(running.remaining))),
         ],
     )

@@ -40,6 +40,7 @@ fn running() -> Running {
         id: "shop-abcdefghijklmnop".into(),
         url: "https://shop-abcdefghijklmnop.try.example/".into(),
         remaining: Duration::from_millis(3_723_000),
+        credentials: Some("Log in as admin with hunter2.".into()),
     }
 }
 
@@ -73,6 +74,7 @@ fn every_page(text: &str) -> Vec<Page> {
         id: text.into(),
         url: text.into(),
         remaining: Duration::from_secs(7),
+        credentials: Some(text.into()),
     };
     // Its first character stands alone on the card.
     let title = format!("<{text}");

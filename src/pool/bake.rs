@@ -27,10 +27,16 @@ const ASK_DEADLINE: Duration = Duration::from_secs(1);
 /// Longest time that freezing an instance may take. It writes the app's memory to disk, so this is for the largest.
 const FREEZE_DEADLINE: Duration = Duration::from_secs(300);
 
-/// An instance that is to be frozen is made as any other is, but for the record.
-const STEPS: [Step; 4] = {
-    let [start, answer, warm_up] = START_STEPS;
-    [start, answer, warm_up, Step { name: "freeze", act: |d| freeze(d), undo: |_| Box::pin(async {}) }]
+/// An instance that is to be frozen is made as any other is, but for the record and for what makes it one of its own.
+const STEPS: [Step; 5] = {
+    let [start, answer, warm_up, prepare] = START_STEPS;
+    [
+        start,
+        answer,
+        warm_up,
+        prepare,
+        Step { name: "freeze", act: |d| freeze(d), undo: |_| Box::pin(async {}) },
+    ]
 };
 
 /// What this server remembers of one template's golden checkpoints.

@@ -9,6 +9,7 @@ mod bake;
 mod drain;
 mod expire;
 mod hands;
+mod hooks;
 mod keeper;
 mod line;
 mod plan;
@@ -35,7 +36,7 @@ pub use bake::{BakeError, Baked};
 pub use stats::{PoolStats, TemplateStats};
 
 use crate::clock::Clock;
-use crate::config::{PublicAddress, Template, Templates};
+use crate::config::{PublicAddress, Secret, Template, Templates};
 use crate::instance::{Endpoint, Instance, InstanceId, NodeId};
 use crate::routes::RouteTable;
 use crate::runtime::Runtime;
@@ -61,6 +62,9 @@ pub struct Parts {
     pub clock: Clock,
     /// This server.
     pub node: NodeId,
+    /// What the random texts in its instances' hooks come from: no visitor may know it, and an instance's are the same
+    /// as long as it is.
+    pub secret: Secret,
     /// How visitors reach this server.
     pub address: PublicAddress,
     /// What to keep.
@@ -83,6 +87,8 @@ pub struct Pool {
     keepers: Keepers,
     /// Instances that a task of ours is making or taking down right now.
     hands: Hands,
+    /// Where the random texts of the instances come from.
+    randomness: hooks::Randomness,
     /// Wakes [`reconcile`].
     wake: Notify,
     /// Whether [`reconcile`] should compare what runs with what is on record before its time.
@@ -109,6 +115,7 @@ impl Pool {
             templates: ArcSwap::from_pointee(parts.templates),
             keepers,
             hands: Hands::default(),
+            randomness: hooks::Randomness::new(&parts.secret),
             wake: Notify::new(),
             repair: AtomicBool::new(false),
             stopping: CancellationToken::new(),
@@ -158,6 +165,17 @@ impl Pool {
     /// The template that an instance was made from, as it was last known.
     pub fn template_of(&self, id: &InstanceId) -> Option<Arc<Template>> {
         self.keepers.get(id.template()).map(|keeper| keeper.template())
+    }
+
+    /// What its visitor logs in with, where its template says so. `None` too when the template has changed since the
+    /// instance was made, or another server made it.
+    pub fn credentials(&self, instance: &Instance) -> Option<Secret> {
+        let (id, template) = (instance.id(), self.template_of(instance.id())?);
+        let is_ours = instance.node() == &self.node && instance.revision() == template.revision;
+        let words = template.hooks.credentials.as_ref().filter(|_| is_ours)?;
+        let (url, host) = (self.address.instance_url(id), self.address.instance_host(id));
+        let values = hooks::Values::new(&self.randomness, &template.hooks, id, &url, &host);
+        Some(Secret::new(values.fill(words)))
     }
 
     /// How visitors reach this server.

@@ -11,9 +11,11 @@ use tokio::time::Instant;
 
 use super::Pool;
 use super::hands::Hold;
+use super::hooks::{self, HookError, Values};
 use super::keeper::Keeper;
 use super::ready::{self, NotReady, Target};
 use crate::config::Template;
+use crate::config::hooks::Calls;
 use crate::instance::{Instance, InstanceId};
 use crate::runtime::{Order, RuntimeError, StartMethod, Started};
 use crate::store::StoreError;
@@ -28,6 +30,8 @@ pub(super) enum ProvisionError {
     Runtime(#[from] RuntimeError),
     #[error(transparent)]
     NotReady(#[from] NotReady),
+    #[error(transparent)]
+    Hook(#[from] HookError),
     #[error("the app ended before it was ready; its last output: {0}")]
     Died(String),
     #[error("the server is stopping")]
@@ -42,6 +46,9 @@ pub(super) struct Draft<'p> {
     keeper: &'p Keeper,
     pub(super) template: Arc<Template>,
     pub(super) id: InstanceId,
+    /// What its hooks give it.
+    values: Values,
+    order: Order,
     started: Option<Started>,
 }
 
@@ -54,20 +61,23 @@ pub(super) struct Step {
     pub(super) undo: Undo,
 }
 
-/// From nothing to an instance that answers.
-pub(super) const START_STEPS: [Step; 3] = [
+/// From nothing to an instance that answers, and that others could be copied from.
+pub(super) const START_STEPS: [Step; 4] = [
     Step { name: "start", act: |d| Box::pin(d.start()), undo: |d| Box::pin(d.stop()) },
     Step { name: "answer", act: |d| Box::pin(d.answer()), undo: |_| Box::pin(async {}) },
     Step { name: "warm up", act: |d| Box::pin(d.warm_up()), undo: |_| Box::pin(async {}) },
+    Step { name: "run the bake hooks", act: |d| Box::pin(d.prepare()), undo: |_| Box::pin(async {}) },
 ];
 
-pub(super) const STEPS: [Step; 5] = {
-    let [start, answer, warm_up] = START_STEPS;
+pub(super) const STEPS: [Step; 7] = {
+    let [start, answer, warm_up, prepare] = START_STEPS;
     [
         Step { name: "record", act: |d| Box::pin(d.record()), undo: |d| Box::pin(d.unrecord()) },
         start,
         answer,
         warm_up,
+        prepare,
+        Step { name: "run the hooks", act: |d| Box::pin(d.make_its_own()), undo: |_| Box::pin(async {}) },
         Step { name: "offer", act: |d| Box::pin(d.offer()), undo: |_| Box::pin(async {}) },
     ]
 };
@@ -80,7 +90,12 @@ impl<'p> Draft<'p> {
         template: Arc<Template>,
         id: InstanceId,
     ) -> Self {
-        Self { pool, keeper, template, id, started: None }
+        let (url, host) = (pool.address.instance_url(&id), pool.address.instance_host(&id));
+        let values = Values::new(&pool.randomness, &template.hooks, &id, &url, &host);
+        let files = values.files(&template.hooks);
+        let (app, revision) = (template.app.clone(), template.revision);
+        let order = Order { id: id.clone(), url, host, app, revision, files };
+        Self { pool, keeper, template, id, values, order, started: None }
     }
 }
 
@@ -106,16 +121,8 @@ impl Draft<'_> {
     }
 
     async fn start(&mut self) -> Result<(), ProvisionError> {
-        let address = &self.pool.address;
-        let order = Order {
-            id: self.id.clone(),
-            url: address.instance_url(&self.id),
-            host: address.instance_host(&self.id),
-            app: self.template.app.clone(),
-            revision: self.template.revision,
-        };
         let begun = Instant::now();
-        let started = self.pool.runtime.start(&order).await?;
+        let started = self.pool.runtime.start(&self.order).await?;
         if started.how == StartMethod::Restored {
             self.pool.metrics.restored(begun.elapsed());
         }
@@ -150,6 +157,26 @@ impl Draft<'_> {
             ready::visit(self.target(&host), path, self.template.ready.timeout).await?;
         }
         Ok(())
+    }
+
+    /// What is asked of an app and run in it before it may be copied. A copy has it already.
+    async fn prepare(&mut self) -> Result<(), ProvisionError> {
+        match self.started().how {
+            StartMethod::Cold => self.run_hooks(&self.template.hooks.bake).await,
+            StartMethod::Restored => Ok(()),
+        }
+    }
+
+    async fn make_its_own(&mut self) -> Result<(), ProvisionError> {
+        self.run_hooks(&self.template.hooks.calls).await
+    }
+
+    async fn run_hooks(&self, calls: &Calls) -> Result<(), ProvisionError> {
+        if !self.pool.runtime.runs_apps() {
+            return Ok(());
+        }
+        let host = self.pool.address.instance_authority(&self.id);
+        Ok(hooks::run(calls, &self.values, self.target(&host), &self.order).await?)
     }
 
     async fn offer(&mut self) -> Result<(), ProvisionError> {

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{Request, StatusCode, header};
-use http_body_util::{BodyExt, Empty, Limited};
+use http::{HeaderValue, Request, StatusCode, header};
+use http_body_util::{BodyExt, Full, Limited};
 use hyper_util::rt::TokioIo;
 use tokio::time::Instant;
 
@@ -18,6 +18,7 @@ const ATTEMPT: Duration = Duration::from_secs(5);
 /// First pause between two attempts; it doubles up to the check's interval, since most apps need either a few
 /// milliseconds or many.
 const FIRST_PAUSE: Duration = Duration::from_millis(2);
+const USER_AGENT: &str = concat!("try-it-now/", env!("CARGO_PKG_VERSION"));
 /// Most of a body that is looked at.
 const MAX_BODY: usize = 1 << 20;
 
@@ -88,16 +89,23 @@ fn judge(check: &ReadyCheck, status: StatusCode, body: &[u8]) -> Result<(), Stri
     }
 }
 
-type Failure = Box<dyn std::error::Error + Send + Sync>;
+pub(super) type Failure = Box<dyn std::error::Error + Send + Sync>;
 
 async fn get(target: Target<'_>, path: &str) -> Result<(StatusCode, Bytes), Failure> {
+    ask(target, Request::get(path).body(Full::default())?).await
+}
+
+/// Makes one request, by the name that visitors call the app, and reads the whole answer.
+pub(super) async fn ask(
+    target: Target<'_>,
+    mut request: Request<Full<Bytes>>,
+) -> Result<(StatusCode, Bytes), Failure> {
     let stream = target.runtime.connect(target.endpoint).await?;
     let (mut send, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
-    let request = Request::get(path)
-        .header(header::HOST, target.host)
-        .header(header::CONNECTION, "close")
-        .header(header::USER_AGENT, concat!("try-it-now/", env!("CARGO_PKG_VERSION")))
-        .body(Empty::<Bytes>::new())?;
+    let headers = request.headers_mut();
+    headers.insert(header::HOST, HeaderValue::from_str(target.host)?);
+    headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+    headers.entry(header::USER_AGENT).or_insert(HeaderValue::from_static(USER_AGENT));
     let exchange = async {
         let answer = send.send_request(request).await?;
         let status = answer.status();

@@ -5,8 +5,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use parking_lot::Mutex;
-use tokio::io::AsyncReadExt;
-use tokio::net::unix::pipe::Receiver;
+use tokio::io::{AsyncRead, AsyncReadExt};
 
 /// An app that writes without end must not cost the server a processor: after this many bytes the reader rests,
 /// the pipe fills up, and the app waits. About 5 MB/s are left to it.
@@ -43,7 +42,7 @@ impl Log {
     }
 
     /// Reads the output until nobody can write any more.
-    pub(crate) async fn fill_from(&self, mut pipe: Receiver) {
+    pub(crate) async fn fill_from(&self, mut pipe: impl AsyncRead + Unpin) {
         let mut buffer = vec![0; 16 * 1024];
         let mut since_rest = 0;
         loop {

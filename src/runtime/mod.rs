@@ -12,9 +12,11 @@ pub mod none;
 pub mod process;
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -78,6 +80,60 @@ pub struct Order {
     pub app: Arc<App>,
     /// The version of the template that `app` is from: what it is restored from, if anything, is of the same.
     pub revision: u64,
+    /// What it has of its own from its first moment on, restored or not. Only where instances are containers.
+    pub files: Vec<OwnFile>,
+}
+
+/// A file of one instance, which takes the place of one in its image. Its `Debug` does not show what is in it.
+#[derive(Clone, PartialEq, Eq)]
+pub struct OwnFile {
+    /// Absolute, with neither `.` nor `..` in it.
+    pub path: String,
+    /// What is in it.
+    pub content: String,
+    /// Its permissions.
+    pub mode: u32,
+    /// Whose it is, by number: user and group.
+    pub owner: (u32, u32),
+}
+
+impl OwnFile {
+    /// One that is root's, and that everybody may read.
+    pub fn new(path: impl Into<String>, content: impl Into<String>) -> Self {
+        Self { path: path.into(), content: content.into(), mode: 0o644, owner: (0, 0) }
+    }
+}
+
+impl fmt::Debug for OwnFile {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "OwnFile({})", self.path)
+    }
+}
+
+/// A command to run in an instance. Its `Debug` shows the program only.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Command {
+    /// Program and arguments; never empty.
+    pub words: Vec<String>,
+    /// Environment beyond the app's.
+    pub env: BTreeMap<String, String>,
+    /// Time after which it is killed.
+    pub timeout: Duration,
+}
+
+impl fmt::Debug for Command {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Command({})", self.words.first().map_or("", String::as_str))
+    }
+}
+
+/// What became of a command.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ran {
+    /// Its exit status; `None` when it was killed because it took too long.
+    pub status: Option<u32>,
+    /// The end of its output, bounded.
+    pub output: Bytes,
 }
 
 /// What a start has made.
@@ -200,6 +256,18 @@ pub trait Runtime: Send + Sync + 'static {
     async fn bake(&self, id: &InstanceId, _revision: u64, _app: &App) -> Result<(), RuntimeError> {
         let source = io::Error::from(io::ErrorKind::Unsupported);
         Err(RuntimeError::Io { doing: format!("freeze {id} under the {} runtime", self.name()), source })
+    }
+
+    /// Runs a command in an instance that runs, beside its app and with the same rights, to its end or its deadline.
+    /// What the command has started, and has not ended with it, lives on in the instance.
+    ///
+    /// # Errors
+    /// The instance does not run, or there is no such program, or this runtime cannot. A future that is dropped lets
+    /// the command go on; [`Runtime::stop`] ends it.
+    async fn exec(&self, order: &Order, _command: Command) -> Result<Ran, RuntimeError> {
+        let source = io::Error::from(io::ErrorKind::Unsupported);
+        let doing = format!("run a command in {} under the {} runtime", order.id, self.name());
+        Err(RuntimeError::Io { doing, source })
     }
 
     /// Ends an instance: when this returns, no process, file or port of it is left. An id that does not run is

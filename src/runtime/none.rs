@@ -93,7 +93,8 @@ mod tests {
 
     fn order() -> Order {
         let id = InstanceId::random(&TemplateName::new("t").unwrap());
-        Order { id, url: String::new(), host: String::new(), app: Arc::new(App::default()), revision: 1 }
+        let app = Arc::new(App::default());
+        Order { id, url: String::new(), host: String::new(), app, revision: 1, files: Vec::new() }
     }
 
     #[tokio::test]

@@ -17,8 +17,8 @@ pub(super) fn whoami<B>(app: &App, request: &Request<B>) -> Reply {
         headers.insert(name.to_string(), values.collect());
     }
     let shown = json!({
-        "id": app.settings.id,
-        "host": app.settings.instance_host,
+        "id": app.settings.own_id(),
+        "host": app.settings.own_host(),
         "method": request.method().as_str(),
         "path": request.uri().path(),
         "query": request.uri().query(),

@@ -117,7 +117,7 @@ async fn talk(app: &App, socket: &mut Socket, left_ms: Option<u64>) -> End {
     let mut news = app.keeper.follow();
     let mut visitors = app.visitors.subscribe();
     let hello = json!({
-        "type": "hello", "id": app.settings.id, "visitors": *visitors.borrow_and_update(),
+        "type": "hello", "id": app.settings.own_id(), "visitors": *visitors.borrow_and_update(),
         "last_id": app.keeper.book().last_id(), "left_ms": left_ms,
     });
     if !say(socket, &hello).await {

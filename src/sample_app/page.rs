@@ -95,12 +95,12 @@ pub(super) fn guest_book(app: &App, headers: &HeaderMap, form: &Form, problem: O
         Some(problem) if problem.about(field) => Html::text(&problem.message),
         _ => Html::default(),
     };
-    let title =
-        format!("{}Guest book · {}", if problem.is_some() { "Not signed: " } else { "" }, app.settings.id);
+    let id = app.settings.own_id();
+    let title = format!("{}Guest book · {}", if problem.is_some() { "Not signed: " } else { "" }, id);
     let values = vec![
         ("title", Html::text(&title)),
-        ("id", Html::text(&app.settings.id)),
-        ("address", address(&app.settings.url)),
+        ("id", Html::text(&id)),
+        ("address", address(&app.settings.own_url())),
         ("countdown", time_left(headers, now).map_or_else(Html::default, countdown)),
         (
             "problem",

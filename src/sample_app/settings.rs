@@ -9,12 +9,15 @@ pub struct Settings {
     pub host: String,
     /// `PORT`: 0 lets the system choose.
     pub port: u16,
-    /// `INSTANCE_ID`, shown on the page.
+    /// `INSTANCE_ID`.
     pub id: String,
-    /// `INSTANCE_URL`: the public address, shown on the page.
+    /// `INSTANCE_URL`: the public address.
     pub url: String,
     /// `INSTANCE_HOST`: the public host name.
     pub instance_host: String,
+    /// `INSTANCE_FILES`: a folder with the files `id`, `url` and `host`, which win over the three above. A copy of a
+    /// process that runs has that one's environment, and files of its own.
+    pub files: Option<PathBuf>,
     /// The guest book's file; `guestbook.json` in the working directory.
     pub data_file: PathBuf,
 }
@@ -59,10 +62,34 @@ impl Settings {
             id: given("INSTANCE_ID").unwrap_or_else(|| "local".to_owned()),
             url: given("INSTANCE_URL").unwrap_or_else(|| format!("http://{host}:{port}/")),
             instance_host: given("INSTANCE_HOST").unwrap_or_else(|| "local".to_owned()),
+            files: given("INSTANCE_FILES").map(PathBuf::from),
             data_file: PathBuf::from("guestbook.json"),
             host,
             port,
         })
+    }
+}
+
+/// Who this instance is. Read anew for each visitor, because a copy becomes another between two of them.
+impl Settings {
+    /// Shown on the page.
+    pub fn own_id(&self) -> String {
+        self.own("id", &self.id)
+    }
+
+    /// Shown on the page.
+    pub fn own_url(&self) -> String {
+        self.own("url", &self.url)
+    }
+
+    /// The public host name.
+    pub fn own_host(&self) -> String {
+        self.own("host", &self.instance_host)
+    }
+
+    fn own(&self, name: &str, otherwise: &str) -> String {
+        let file = self.files.as_ref().and_then(|folder| std::fs::read_to_string(folder.join(name)).ok());
+        file.map_or_else(|| otherwise.to_owned(), |text| text.trim_end().to_owned())
     }
 }
 
@@ -92,5 +119,17 @@ mod tests {
             let error = read(&[("PORT", bad)]).unwrap_err().to_string();
             assert!(error.contains(&format!("PORT={bad}")), "{error}");
         }
+    }
+
+    #[test]
+    fn a_file_of_its_own_wins_over_the_environment() {
+        let folder = std::env::temp_dir().join(format!("try-it-now-own-{}", std::process::id()));
+        std::fs::create_dir_all(&folder).unwrap();
+        let files = folder.display().to_string();
+        let settings = read(&[("PORT", "1"), ("INSTANCE_ID", "golden"), ("INSTANCE_FILES", &files)]).unwrap();
+        assert_eq!((settings.own_id(), settings.own_host()), ("golden".to_owned(), "local".to_owned()));
+        std::fs::write(folder.join("id"), "copy\n").unwrap();
+        assert_eq!((settings.own_id(), settings.own_host()), ("copy".to_owned(), "local".to_owned()));
+        std::fs::remove_dir_all(folder).unwrap();
     }
 }

@@ -70,6 +70,7 @@ async fn start() -> Running {
         id: "shop-<1>".into(),
         url: format!("http://{address}/"),
         instance_host: address.clone(),
+        files: None,
         data_file: folder.path().join("guestbook.json"),
     };
     Running { address, folder, server: task::spawn("sample app", serve(listener, settings)) }

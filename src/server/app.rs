@@ -96,6 +96,7 @@ pub async fn serve(config: Config, file: Option<PathBuf>, own_program: PathBuf) 
         metrics: metrics.clone(),
         clock,
         node: node.id().clone(),
+        secret: node.secret().map_err(state)?,
         address: public,
         templates,
         acquire_timeout,
@@ -178,6 +179,7 @@ pub async fn bake(
     let folder = config.state_dir.clone();
     let unusable = |source| OnceError::Folder { folder: folder.clone(), source };
     let node = NodeFolder::take(&folder).map_err(unusable)?;
+    let secret = node.secret().map_err(unusable)?;
     let runtime = start_runtime(&node, &config.runtime, &own_program).await?;
     let clock = Clock::System;
     // What visitors have of a server that stopped goes on meanwhile.
@@ -189,6 +191,7 @@ pub async fn bake(
         metrics: Arc::new(Metrics::new()),
         clock,
         node: node.id().clone(),
+        secret,
         address: config.server.public,
         templates: config.templates,
         acquire_timeout: config.acquire_timeout,

@@ -4,10 +4,16 @@
 //! one. So two servers on one host never touch each other's instances, and what a crashed one left is found.
 
 use std::fs::{self, File, TryLockError};
-use std::io;
+use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
+use crate::config::Secret;
+use crate::hex::hex;
 use crate::instance::NodeId;
+
+/// Hexadecimal digits: 256 bits.
+const SECRET_LENGTH: usize = 64;
 
 /// A folder that is ours for as long as this lives.
 #[derive(Debug)]
@@ -80,6 +86,26 @@ impl NodeFolder {
         &self.id
     }
 
+    /// What the random texts of its instances come from. Made once, for its instances may outlive the server.
+    pub fn secret(&self) -> io::Result<Secret> {
+        let path = self.path.join("secret");
+        match fs::read_to_string(&path) {
+            Ok(text) if text.len() == SECRET_LENGTH => return Ok(Secret::new(text)),
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            // One that was interrupted was never used.
+            _ => {}
+        }
+        let mut random = [0; SECRET_LENGTH / 2];
+        getrandom::fill(&mut random).map_err(io::Error::other)?;
+        let secret = hex(&random);
+        let draft = self.path.join("secret.draft");
+        let mut file = File::options().create(true).write(true).truncate(true).mode(0o600).open(&draft)?;
+        file.write_all(secret.as_bytes())?;
+        file.sync_all()?;
+        fs::rename(draft, path)?;
+        Ok(Secret::new(secret))
+    }
+
     /// The folder for its instances; it may not exist yet.
     pub fn instances(&self) -> PathBuf {
         self.path.join("instances")
@@ -118,6 +144,19 @@ mod tests {
         assert_eq!(NodeFolder::take_all(&dir).unwrap().unwrap_err(), *b.id());
         drop(b);
         assert_eq!(NodeFolder::take_all(&dir).unwrap().unwrap().len(), 2);
+        fs::remove_dir_all(dir).unwrap();
+    }
+
+    #[test]
+    fn a_node_keeps_its_secret_and_nobody_else_may_read_it() {
+        use std::os::unix::fs::PermissionsExt;
+        let dir = state_dir();
+        let node = NodeFolder::take(&dir).unwrap();
+        let secret = node.secret().unwrap();
+        assert_eq!((node.secret().unwrap(), secret.reveal().len()), (secret.clone(), SECRET_LENGTH));
+        assert_eq!(fs::metadata(node.path.join("secret")).unwrap().permissions().mode() & 0o777, 0o600);
+        let other = NodeFolder::take(&dir).unwrap();
+        assert_ne!(other.secret().unwrap(), secret);
         fs::remove_dir_all(dir).unwrap();
     }
 }

@@ -95,7 +95,8 @@ fn app(command: &[&str]) -> App {
 fn order(app: &App) -> Order {
     let id = InstanceId::random(&TemplateName::new("sample").unwrap());
     let host = format!("{id}.localhost");
-    Order { url: format!("http://{host}:8080/"), host, id, app: Arc::new(app.clone()), revision: 1 }
+    let (url, app) = (format!("http://{host}:8080/"), Arc::new(app.clone()));
+    Order { url, host, id, app, revision: 1, files: Vec::new() }
 }
 
 async fn within<F: Future>(future: F) -> F::Output {

@@ -24,6 +24,7 @@ mod lifecycle_reload;
 mod lifecycle_stop;
 mod limits;
 mod mixing;
+mod on_containers;
 mod once;
 mod proxying;
 mod smuggling;
@@ -36,3 +37,6 @@ mod traces;
 mod tunnels;
 mod uploads;
 mod upstreams;
+
+#[path = "../conformance/stack.rs"]
+mod stack;

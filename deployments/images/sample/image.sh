@@ -4,7 +4,7 @@ program=${TRY_IT_NOW_BINARY:-${CARGO_TARGET_DIR:-$repository/target}/debug/try-i
 [ -x "$program" ] || { echo "images: $program is missing: cargo build" >&2; exit 1; }
 inputs=("$program")
 command='["/usr/bin/try-it-now","sample-app"]'
-env='["PATH=/usr/bin:/bin","HOST=0.0.0.0","PORT=80"]'
+env='["PATH=/usr/bin:/bin","HOST=0.0.0.0","PORT=80","INSTANCE_FILES=/etc/try-it-now"]'
 
 fill() {
     local root=$1 library

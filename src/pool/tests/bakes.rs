@@ -3,7 +3,7 @@
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use super::stage::{LONG, READY, Stage, WARM, template, templates};
+use super::stage::{BAKE, LONG, OWN, READY, Stage, WARM, template, templates};
 use super::test_app::Manner;
 use super::test_runtime::StartFault;
 use crate::pool::bake;
@@ -157,11 +157,14 @@ async fn what_is_frozen_has_been_warmed_up_and_its_copies_are_not_again() {
     assert!(!stage.begin_bake().await);
     stage.settled().await;
     stage.assert_nothing_left("baked").await;
-    assert_eq!((stage.baked(), stage.app().asked.lock().clone()), (vec![1], vec![READY.into(), WARM.into()]));
+    assert_eq!(
+        (stage.baked(), stage.app().asked.lock().clone()),
+        (vec![1], vec![READY.into(), WARM.into(), BAKE.into()])
+    );
     assert!(stage.begin_bake().await, "there is nothing to bake");
     stage.attempt().await;
     stage.assert_full(1).await;
-    assert_eq!(*stage.app().asked.lock(), [READY, WARM, READY]);
+    assert_eq!(*stage.app().asked.lock(), [READY, WARM, BAKE, READY, OWN]);
     let page = stage.pool.metrics.page(crate::telemetry::Format::Text);
     for line in [
         r#"demo_provisions_total{template="t",method="criu_restore",result="success"} 1"#,
@@ -174,13 +177,14 @@ async fn what_is_frozen_has_been_warmed_up_and_its_copies_are_not_again() {
 
 #[tokio::test]
 async fn a_bake_that_fails_at_any_step_leaves_nothing() {
-    for step in ["start", "answer", "warm up", "freeze"] {
+    for step in ["start", "answer", "warm up", "run the bake hooks", "freeze"] {
         let stage = Stage::new().await;
         stage.runtime.bakes.store(true, Ordering::SeqCst);
         match step {
             "start" => *stage.runtime.next_start.lock() = Some(StartFault::Fail),
             "answer" => stage.app().set(READY, Manner::Error),
             "warm up" => stage.app().set(WARM, Manner::Close),
+            "run the bake hooks" => stage.app().set(BAKE, Manner::Error),
             _ => stage.runtime.bad_bakes.store(1, Ordering::SeqCst),
         }
         assert!(!stage.begin_bake().await);
@@ -191,6 +195,7 @@ async fn a_bake_that_fails_at_any_step_leaves_nothing() {
         assert!(stage.baked().is_empty(), "{step}");
         stage.app().set(READY, Manner::Fine);
         stage.app().set(WARM, Manner::Fine);
+        stage.app().set(BAKE, Manner::Fine);
         stage.assert_next_works(step).await;
     }
 }

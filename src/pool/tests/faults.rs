@@ -3,7 +3,7 @@
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use super::stage::{LONG, READY, Stage, WARM, template, templates};
+use super::stage::{BAKE, LONG, OWN, READY, Stage, WARM, template, templates};
 use super::test_app::Manner;
 use super::test_runtime::StartFault;
 use super::test_store::Line;
@@ -12,7 +12,8 @@ use crate::pool::repair::repair;
 use crate::store::{Claim, Claimed, Store as _, Visitor};
 
 /// The steps by their names in the table.
-const STEPS: [&str; 5] = ["record", "start", "answer", "warm up", "offer"];
+const STEPS: [&str; 7] =
+    ["record", "start", "answer", "warm up", "run the bake hooks", "run the hooks", "offer"];
 
 /// A fault, and the step that it happens at.
 #[derive(Debug, Clone, Copy)]
@@ -20,6 +21,8 @@ enum Fault {
     Store(&'static str, Line),
     Start(StartFault),
     App(&'static str, Manner),
+    /// The exit status, if the command ends.
+    Command(Option<u32>),
 }
 
 fn step_of(fault: Fault) -> &'static str {
@@ -28,11 +31,13 @@ fn step_of(fault: Fault) -> &'static str {
         Fault::Store(..) => "offer",
         Fault::Start(_) => "start",
         Fault::App(READY, _) => "answer",
+        Fault::App(BAKE, _) => "run the bake hooks",
+        Fault::App(OWN, _) | Fault::Command(_) => "run the hooks",
         Fault::App(..) => "warm up",
     }
 }
 
-const FAULTS: [Fault; 15] = [
+const FAULTS: [Fault; 21] = [
     Fault::Store("insert", Line::Refused),
     Fault::Store("insert", Line::AnswerLost),
     Fault::Store("insert", Line::Hangs),
@@ -44,6 +49,12 @@ const FAULTS: [Fault; 15] = [
     Fault::App(READY, Manner::Hang),
     Fault::App(WARM, Manner::Close),
     Fault::App(WARM, Manner::Hang),
+    Fault::App(BAKE, Manner::Error),
+    Fault::App(BAKE, Manner::Hang),
+    Fault::App(OWN, Manner::Close),
+    Fault::App(OWN, Manner::Hang),
+    Fault::Command(Some(1)),
+    Fault::Command(None),
     Fault::Store("offer", Line::Refused),
     Fault::Store("offer", Line::AnswerLost),
     Fault::Store("offer", Line::Hangs),
@@ -56,12 +67,15 @@ impl Stage {
             Fault::Store(question, how) => self.store.cut(question, how),
             Fault::Start(how) => *self.runtime.next_start.lock() = Some(how),
             Fault::App(path, manner) => self.app().set(path, manner),
+            Fault::Command(status) => *self.runtime.exec_ends.lock() = Some(status),
         }
     }
 
     fn mend(&self) {
-        self.app().set(READY, Manner::Fine);
-        self.app().set(WARM, Manner::Fine);
+        for path in [READY, WARM, BAKE, OWN] {
+            self.app().set(path, Manner::Fine);
+        }
+        *self.runtime.exec_ends.lock() = None;
     }
 
     /// Begins an attempt, and returns when it stands still in the middle of this step.
@@ -71,6 +85,8 @@ impl Stage {
             "start" => (Fault::Start(StartFault::Hang), &self.runtime.hanging),
             "answer" => (Fault::App(READY, Manner::Hang), &*self.app().hanging),
             "warm up" => (Fault::App(WARM, Manner::Hang), &*self.app().hanging),
+            "run the bake hooks" => (Fault::App(BAKE, Manner::Hang), &*self.app().hanging),
+            "run the hooks" => (Fault::App(OWN, Manner::Hang), &*self.app().hanging),
             _ => (Fault::Store("offer", Line::AnswerHangs), &self.store.hanging),
         };
         self.arrange(fault);
@@ -281,4 +297,39 @@ async fn a_template_that_changes_during_a_step_is_not_offered_and_not_blamed() {
         stage.assert_next_works(step).await;
         assert_eq!(stage.records().await[0].revision(), 2);
     }
+}
+
+#[tokio::test]
+async fn an_instance_has_random_texts_of_its_own_in_all_its_hooks_and_they_are_never_told() {
+    let stage = Stage::new().await;
+    *stage.runtime.exec_ends.lock() = Some(Some(7));
+    stage.attempt().await;
+    let problem = stage.keeper().problem().unwrap();
+    assert_eq!(problem, "the hook `make-own` ended with status 7; its last output: so make-own {KEY}");
+    stage.mend();
+    stage.attempt().await;
+    stage.attempt().await;
+    let ran = stage.runtime.ran.lock().clone();
+    let texts: Vec<_> = ran.iter().map(|(_, words)| words[1].clone()).collect();
+    assert!(texts.iter().all(|text| text.len() == 16));
+    assert!(texts[0] != texts[1] && texts[1] != texts[2], "{texts:?}");
+    // The request to each of them had the same.
+    let each_twice: Vec<_> = texts.iter().flat_map(|text| [text.clone(), text.clone()]).collect();
+    assert_eq!(*stage.app().keys.lock(), each_twice);
+    for record in stage.records().await {
+        let text = ran.iter().find(|(id, _)| id == record.id()).map(|(_, words)| words[1].as_str());
+        assert_eq!(stage.pool.credentials(&record).unwrap().reveal(), text.unwrap());
+    }
+}
+
+#[tokio::test]
+async fn a_command_that_hangs_is_given_up_when_its_instance_dies() {
+    let stage = Stage::new().await;
+    stage.runtime.exec_hangs.store(true, Ordering::SeqCst);
+    stage.begin();
+    tokio::time::timeout(LONG, stage.runtime.hanging.notified()).await.expect("it is run");
+    assert!(stage.runtime.die(&stage.in_hand()));
+    stage.settled().await;
+    stage.assert_nothing_left("dead").await;
+    stage.assert_next_works("dead").await;
 }

@@ -9,7 +9,8 @@ use super::test_app::TestApp;
 use super::test_runtime::TestRuntime;
 use super::test_store::TestStore;
 use crate::clock::{Clock, Millis};
-use crate::config::{PoolSizes, PublicAddress, ReadyCheck, Scheme, Template, Templates};
+use crate::config::hooks::{Calls, ExecHook, HttpHook, Words};
+use crate::config::{Hooks, PoolSizes, PublicAddress, ReadyCheck, Scheme, Secret, Template, Templates};
 use crate::instance::{Instance, InstanceId, Limits, NodeId, TemplateName};
 use crate::pool::keeper::Keeper;
 use crate::pool::{Parts, Pool, provision};
@@ -24,6 +25,10 @@ pub(super) const LONG: Duration = Duration::from_secs(20);
 /// The path of the ready check, and that of the one warm-up request.
 pub(super) const READY: &str = "/ready";
 pub(super) const WARM: &str = "/warm";
+/// The path of the bake hook's request, that of the other's, and the command after it.
+pub(super) const BAKE: &str = "/bake";
+pub(super) const OWN: &str = "/own";
+pub(super) const COMMAND: &str = "make-own";
 
 /// A template by name and revision, with a pool of `target` and `max`.
 pub(super) fn template(name: &str, revision: u64, target: usize, max: usize) -> Template {
@@ -39,6 +44,7 @@ pub(super) fn template(name: &str, revision: u64, target: usize, max: usize) -> 
             ..ReadyCheck::default()
         },
         warm_up: vec![WARM.to_owned()],
+        hooks: hooks(),
         admin_path: "/".to_owned(),
         pool: PoolSizes {
             target,
@@ -53,6 +59,27 @@ pub(super) fn template(name: &str, revision: u64, target: usize, max: usize) -> 
         rate_limit: Limits { hourly: 0, daily: 0 },
         silence: Duration::from_secs(60),
         revision,
+    }
+}
+
+fn hooks() -> Hooks {
+    let words = |text: &str| Words::parse(text, |name| name == "KEY").unwrap();
+    let request = |path: &str| HttpHook {
+        method: "POST".to_owned(),
+        path: words(path),
+        headers: [("x-key".to_owned(), words("{KEY}"))].into(),
+        body: Words::default(),
+        status: None,
+        timeout: Duration::from_millis(400),
+    };
+    let timeout = Duration::from_millis(400);
+    let command = ExecHook { command: vec![words(COMMAND), words("{KEY}")], timeout };
+    Hooks {
+        random: [("KEY".to_owned(), 16)].into(),
+        files: Vec::new(),
+        calls: Calls { http: vec![request(OWN)], exec: vec![command] },
+        bake: Calls { http: vec![request(BAKE)], exec: Vec::new() },
+        credentials: Some(words("{KEY}")),
     }
 }
 
@@ -75,6 +102,7 @@ pub(super) fn pool(
         metrics: Arc::new(Metrics::new()),
         clock: clock.clone(),
         node: node.clone(),
+        secret: Secret::new("secret"),
         address: PublicAddress {
             scheme: Scheme::Http,
             port: 80,

@@ -26,6 +26,8 @@ pub(super) struct TestApp {
     manners: Arc<Mutex<HashMap<&'static str, Manner>>>,
     /// The paths that were asked for.
     pub(super) asked: Arc<Mutex<Vec<String>>>,
+    /// The keys that requests brought along.
+    pub(super) keys: Arc<Mutex<Vec<String>>>,
     /// Rung when a request came that will not be answered.
     pub(super) hanging: Arc<Notify>,
 }
@@ -37,6 +39,7 @@ impl TestApp {
             endpoint: listener.local_addr().unwrap(),
             manners: Arc::default(),
             asked: Arc::default(),
+            keys: Arc::default(),
             hanging: Arc::default(),
         };
         let serving = app.clone();
@@ -61,6 +64,8 @@ impl TestApp {
             }
         }
         let head = String::from_utf8(head).unwrap();
+        let keys = head.lines().filter_map(|line| line.strip_prefix("x-key: "));
+        self.keys.lock().extend(keys.map(str::to_owned));
         let path = head.split(' ').nth(1).unwrap();
         self.asked.lock().push(path.to_owned());
         let manner = self.manners.lock().get(path).copied().unwrap_or(Manner::Fine);

@@ -12,7 +12,7 @@ use tokio::sync::{Notify, mpsc};
 use tokio::net::TcpStream;
 
 use crate::instance::{Endpoint, InstanceId};
-use crate::runtime::{App, Exit, Golden, Order, Runtime, RuntimeError, StartMethod, Started};
+use crate::runtime::{App, Command, Exit, Golden, Order, Ran, Runtime, RuntimeError, StartMethod, Started};
 
 /// What becomes of one start.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -52,6 +52,12 @@ pub(in crate::pool) struct TestRuntime {
     pub(super) bakes_tried: AtomicUsize,
     /// Whether the next bake never returns.
     pub(super) bake_hangs: AtomicBool,
+    /// What becomes of the commands from now on; no status is one that took too long.
+    pub(super) exec_ends: Mutex<Option<Option<u32>>>,
+    /// Whether the next command never returns.
+    pub(super) exec_hangs: AtomicBool,
+    /// The commands that were run, and in what.
+    pub(super) ran: Mutex<Vec<(InstanceId, Vec<String>)>>,
     /// Rung when a start hangs.
     pub(super) hanging: Notify,
     addresses: AtomicU32,
@@ -167,6 +173,19 @@ impl Runtime for TestRuntime {
         }
         self.baked.lock().push(revision);
         Ok(())
+    }
+
+    async fn exec(&self, order: &Order, command: Command) -> Result<Ran, RuntimeError> {
+        assert!(self.running.lock().contains(&order.id));
+        assert_eq!(command.env.values().next(), command.words.last());
+        if self.exec_hangs.swap(false, Ordering::SeqCst) {
+            self.hanging.notify_one();
+            std::future::pending::<()>().await;
+        }
+        let output = Bytes::from(format!("so {}", command.words.join(" ")));
+        self.ran.lock().push((order.id.clone(), command.words));
+        let status = self.exec_ends.lock().unwrap_or(Some(0));
+        Ok(Ran { status, output })
     }
 
     async fn stop(&self, id: &InstanceId) -> Result<(), RuntimeError> {

@@ -35,7 +35,7 @@ pub(super) const CHECKPOINT_LABEL: &str = "try-it-now/checkpoint";
 /// What containerd writes before the words of runc, which it gives no code of its own.
 const RUNC_REFUSED: &str = "OCI runtime";
 
-const SIGKILL: u32 = 9;
+pub(super) const SIGKILL: u32 = 9;
 
 /// What to make.
 pub(super) struct Draft<'a> {
@@ -124,7 +124,7 @@ fn labels(draft: &Draft<'_>) -> HashMap<String, String> {
 }
 
 /// What runc refused is wrong with the app, such as a program that its image lacks; the rest, with this host.
-fn blame_the_app(error: RuntimeError) -> RuntimeError {
+pub(super) fn blame_the_app(error: RuntimeError) -> RuntimeError {
     match error {
         RuntimeError::Io { source, .. } if source.to_string().contains(RUNC_REFUSED) => {
             RuntimeError::Start(source.to_string())

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{CWD, FileType, Mode, makedev, mknodat};
 use tokio::net::unix::pipe::{OpenOptions, Receiver};
 
-use super::super::Order;
+use super::super::{Order, OwnFile};
 use crate::hex::hex;
 use crate::instance::InstanceId;
 
@@ -89,6 +89,18 @@ impl Folder {
         OpenOptions::new().read_write(true).open_receiver(self.root.join("instances").join(id).join(OUTPUT))
     }
 
+    /// Makes a pipe in an instance's folder for the output of a command in it, and opens it as [`Folder::make`] does.
+    pub(super) fn make_pipe(&self, id: &InstanceId, name: &str) -> io::Result<(PathBuf, Receiver)> {
+        let pipe = self.of(id).join(name);
+        mknodat(CWD, &pipe, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0)?;
+        let output = OpenOptions::new().read_write(true).open_receiver(&pipe)?;
+        Ok((pipe, output))
+    }
+
+    pub(super) fn remove_pipe(&self, pipe: &Path) -> io::Result<()> {
+        if_there(fs::remove_file(pipe))
+    }
+
     pub(super) fn remove(&self, id: &str) -> io::Result<()> {
         if_there(fs::remove_dir_all(self.root.join("instances").join(id)))
     }
@@ -130,29 +142,21 @@ impl Folder {
     }
 }
 
-/// Gives a fresh writable layer what engines put into every container.
-pub(super) fn furnish(layer: &Path) -> io::Result<()> {
-    let etc = layer.join("etc");
-    fs::create_dir_all(&etc)?;
-    fs::write(etc.join("hosts"), "127.0.0.1\tlocalhost instance\n")?;
-    fs::write(etc.join("hostname"), "instance\n")
+/// What engines put into every container.
+pub(super) fn furniture() -> [OwnFile; 2] {
+    [("/etc/hosts", "127.0.0.1\tlocalhost instance\n"), ("/etc/hostname", "instance\n")]
+        .map(|(path, content)| OwnFile::new(path, content))
 }
 
-/// Tells an instance who it is, in files below `/etc/try-it-now`: `id`, `url`, `host`, and `seed`, random text of its
-/// own from which an app can derive its salts and keys. A restored process knows from its environment only what the
+/// What tells an instance who it is, in files below `/etc/try-it-now`: `id`, `url`, `host`, and `seed`, random text of
+/// its own from which an app can derive its salts and keys. A restored process knows from its environment only what the
 /// one knew that was frozen.
-pub(super) fn introduce(layer: &Path, order: &Order) -> io::Result<()> {
-    let own = layer.join("etc").join("try-it-now");
-    fs::create_dir_all(&own)?;
+pub(super) fn introduction(order: &Order) -> io::Result<[OwnFile; 4]> {
     let mut random = [0; 32];
     getrandom::fill(&mut random).map_err(io::Error::other)?;
     let seed = hex(&random);
-    for (name, text) in
-        [("id", order.id.as_str()), ("url", &order.url), ("host", &order.host), ("seed", &seed)]
-    {
-        fs::write(own.join(name), text)?;
-    }
-    Ok(())
+    let files = [("id", order.id.as_str()), ("url", &order.url), ("host", &order.host), ("seed", &seed)];
+    Ok(files.map(|(name, text)| OwnFile::new(format!("/etc/try-it-now/{name}"), text)))
 }
 
 fn if_new(outcome: io::Result<()>) -> io::Result<()> {

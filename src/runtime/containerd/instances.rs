@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
 
+use containerd_client::types::Mount;
 use parking_lot::Mutex;
 use rustix::process::{Resource, getrlimit};
 use serde_json::Value;
@@ -20,6 +21,7 @@ use super::super::{App, Exit, Order, RuntimeError, StartMethod, Started};
 use super::container::{self, Draft};
 use super::golden::Key;
 use super::images::Unpacked;
+use super::layer::Layer;
 use super::spec::{self, Place};
 use super::{Parts, Step, folder, orphans, snapshots};
 use crate::instance::{Endpoint, InstanceId};
@@ -188,13 +190,7 @@ impl Parts {
         let mounts = snapshots::prepare(&self.client, self.node.as_str(), id, &parent).await?;
         self.watcher.done(Step::Snapshot)?;
         let snapshot_took = begun.elapsed() - namespace_took;
-        if let Some(layer) = snapshots::own_files(&mounts) {
-            // A checkpoint's snapshot is furnished already.
-            let furnished = if checkpoint.is_none() { folder::furnish(&layer) } else { Ok(()) };
-            furnished
-                .and_then(|()| folder::introduce(&layer, order))
-                .doing(doing("write the first files"))?;
-        }
+        first_files(&mounts, order, checkpoint.is_none()).doing(doing("write the first files"))?;
         self.watcher.done(Step::FirstFiles)?;
         let output = self.folder.make(&order.id).doing(doing("make a pipe for the output"))?;
         instance.keep_output(output);
@@ -246,7 +242,7 @@ impl Parts {
             network,
             devices: &self.folder.devices(),
             criu: &self.folder.criu_config(restores),
-            most_open_files: getrlimit(Resource::Nofile).maximum.unwrap_or(u64::MAX),
+            most_open_files: most_open_files(),
             cgroup: &orphans::cgroup(order.id.as_str()),
         };
         spec::write(order, &image.config, &place)
@@ -376,4 +372,19 @@ impl Parts {
         }
         Ok(())
     }
+}
+
+/// Gives a layer the files that make it this instance's own. A checkpoint's snapshot is furnished already.
+fn first_files(mounts: &[Mount], order: &Order, is_new: bool) -> std::io::Result<()> {
+    let Some(layer) = Layer::open(mounts)? else {
+        return if order.files.is_empty() { Ok(()) } else { Err(std::io::ErrorKind::Unsupported.into()) };
+    };
+    let furniture = folder::furniture();
+    let furniture = furniture.iter().filter(|_| is_new);
+    furniture.chain(&folder::introduction(order)?).chain(&order.files).try_for_each(|file| layer.write(file))
+}
+
+/// Open files that this host lets a process have.
+pub(super) fn most_open_files() -> u64 {
+    getrlimit(Resource::Nofile).maximum.unwrap_or(u64::MAX)
 }

@@ -7,7 +7,8 @@
 //! | `images`, `transfer` | from an image's name to an unpacked snapshot |
 //! | `spec`, `seccomp` | what a container may do |
 //! | `namespaces` | networks that lead nowhere, and the way in |
-//! | `snapshots`, `container` | making, freezing and removing one |
+//! | `snapshots`, `layer`, `container` | making, freezing and removing one |
+//! | `exec` | a command beside the app |
 //! | `golden` | checkpoints on disk |
 //! | `folder` | this node's files |
 //! | `instances` | what runs, and what happens to it |
@@ -20,11 +21,13 @@
 mod client;
 mod container;
 mod criu;
+mod exec;
 mod exits;
 mod folder;
 mod golden;
 mod images;
 mod instances;
+mod layer;
 mod leftovers;
 mod namespaces;
 mod options;
@@ -51,7 +54,7 @@ use self::images::{Images, Unpacked};
 use self::instances::Instances;
 use self::namespaces::Namespaces;
 use super::host::Doing;
-use super::{App, Exit, Golden, Order, Runtime, RuntimeError, Started};
+use super::{App, Command, Exit, Golden, Order, Ran, Runtime, RuntimeError, Started};
 use crate::instance::{Endpoint, InstanceId, NodeId};
 use crate::task;
 
@@ -257,6 +260,14 @@ impl Runtime for ContainerdRuntime {
             parts.bake(&id, &instance, revision, &app).await
         })
         .await
+    }
+
+    async fn exec(&self, order: &Order, command: Command) -> Result<Ran, RuntimeError> {
+        let instance = self.parts.instances.get(&order.id).filter(|instance| !instance.leaves());
+        // It is not its turn that a command takes: a stop need not wait for it, and ends it.
+        instance.ok_or_else(|| RuntimeError::Start(format!("{} does not run", order.id)))?;
+        let (parts, order) = (self.parts.clone(), order.clone());
+        to_the_end("run a command", async move { parts.exec(&order, command).await }).await
     }
 
     async fn list(&self) -> Result<Vec<InstanceId>, RuntimeError> {

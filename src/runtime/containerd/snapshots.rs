@@ -1,7 +1,6 @@
 //! Writable layers: an overlay on an image's snapshot, or on the one that was committed at a bake.
 
 use std::collections::HashMap;
-use std::path::PathBuf;
 
 use containerd_client::services::v1::snapshots::{
     CommitSnapshotRequest, ListSnapshotsRequest, PrepareSnapshotRequest, RemoveSnapshotRequest,
@@ -42,12 +41,6 @@ pub(super) async fn prepare(
         mount.options.push("volatile".to_owned());
     }
     Ok(mounts)
-}
-
-/// The folder on this host in which a layer's own files lie.
-pub(super) fn own_files(mounts: &[Mount]) -> Option<PathBuf> {
-    let options = mounts.iter().flat_map(|mount| &mount.options);
-    options.filter_map(|option| option.strip_prefix("upperdir=")).map(PathBuf::from).next()
 }
 
 /// Makes a writable layer one to stand on.

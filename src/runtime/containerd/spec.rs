@@ -5,7 +5,7 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
-use super::super::{App, Order, RuntimeError};
+use super::super::{App, Command, Order, RuntimeError};
 use super::images::ImageConfig;
 use super::seccomp;
 
@@ -48,28 +48,9 @@ pub(super) struct Place<'a> {
 /// Writes the specification.
 pub(super) fn write(order: &Order, image: &ImageConfig, place: &Place<'_>) -> Result<Value, RuntimeError> {
     let app = &*order.app;
-    let (uid, gid) = user(&image.user)?;
-    let working_dir = if image.working_dir.is_empty() { "/" } else { &image.working_dir };
-    let mut limits = Vec::new();
-    limits
-        .extend(app.limits.open_files.map(|files| limit("RLIMIT_NOFILE", files.min(place.most_open_files))));
-    limits.extend(app.limits.file_size.map(|size| limit("RLIMIT_FSIZE", size)));
-    limits.extend(app.limits.cpu_seconds.map(|seconds| limit("RLIMIT_CPU", seconds)));
     Ok(json!({
         "ociVersion": "1.1.0",
-        "process": {
-            "user": { "uid": uid, "gid": gid },
-            "args": arguments(app, image)?,
-            "env": environment(order, image),
-            "cwd": working_dir,
-            "capabilities": {
-                "bounding": CAPABILITIES,
-                "effective": if uid == 0 { CAPABILITIES.as_slice() } else { &[] },
-                "permitted": if uid == 0 { CAPABILITIES.as_slice() } else { &[] },
-            },
-            "rlimits": limits,
-            "noNewPrivileges": true,
-        },
+        "process": process(order, image, place.most_open_files, &arguments(app, image)?, &environment(order, image))?,
         "root": { "path": "rootfs" },
         "hostname": "instance",
         // Each mount costs milliseconds at a restore, so there are no more than apps need.
@@ -102,6 +83,47 @@ pub(super) fn write(order: &Order, image: &ImageConfig, place: &Place<'_>) -> Re
             ],
             "readonlyPaths": ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"],
         },
+    }))
+}
+
+/// A command beside the app: it may do what that may, and knows more of the instance.
+pub(super) fn command(
+    order: &Order,
+    image: &ImageConfig,
+    command: &Command,
+    most_open_files: u64,
+) -> Result<Value, RuntimeError> {
+    let own = command.env.iter().map(|(name, value)| format!("{name}={value}"));
+    let env: Vec<String> = environment(order, image).into_iter().chain(own).collect();
+    process(order, image, most_open_files, &command.words, &env)
+}
+
+fn process(
+    order: &Order,
+    image: &ImageConfig,
+    most_open_files: u64,
+    arguments: &[String],
+    env: &[String],
+) -> Result<Value, RuntimeError> {
+    let app = &*order.app;
+    let (uid, gid) = user(&image.user)?;
+    let working_dir = if image.working_dir.is_empty() { "/" } else { &image.working_dir };
+    let mut limits = Vec::new();
+    limits.extend(app.limits.open_files.map(|files| limit("RLIMIT_NOFILE", files.min(most_open_files))));
+    limits.extend(app.limits.file_size.map(|size| limit("RLIMIT_FSIZE", size)));
+    limits.extend(app.limits.cpu_seconds.map(|seconds| limit("RLIMIT_CPU", seconds)));
+    Ok(json!({
+        "user": { "uid": uid, "gid": gid },
+        "args": arguments,
+        "env": env,
+        "cwd": working_dir,
+        "capabilities": {
+            "bounding": CAPABILITIES,
+            "effective": if uid == 0 { CAPABILITIES.as_slice() } else { &[] },
+            "permitted": if uid == 0 { CAPABILITIES.as_slice() } else { &[] },
+        },
+        "rlimits": limits,
+        "noNewPrivileges": true,
     }))
 }
 

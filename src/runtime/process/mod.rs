@@ -136,6 +136,9 @@ impl Runtime for ProcessRuntime {
     }
 
     async fn start(&self, order: &Order) -> Result<Started, RuntimeError> {
+        if let Some(file) = order.files.first() {
+            return Err(RuntimeError::Start(format!("{}: it would be a file of this host", file.path)));
+        }
         let log = Arc::new(Log::new(self.shared.settings.log_limit));
         let (stops, orders_to_stop) = mpsc::unbounded_channel();
         match self.shared.running.lock().entry(order.id.clone()) {

@@ -3,6 +3,7 @@
 
 mod bakes;
 mod faults;
+mod hooks;
 mod kills;
 mod limits;
 mod takeover;
