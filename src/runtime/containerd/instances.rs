@@ -18,6 +18,7 @@ use super::super::host::Doing;
 use super::super::log::Log;
 use super::super::{App, Exit, Order, RuntimeError, StartMethod, Started};
 use super::container::{self, Draft};
+use super::disk::{self, Disk};
 use super::golden::Key;
 use super::images::Unpacked;
 use super::spec::{self, Place};
@@ -38,6 +39,8 @@ pub(super) struct Running {
     gone: CancellationToken,
     /// The checkpoint that it was restored from.
     from: Mutex<Option<Key>>,
+    /// What it writes to; `None` before it has one, or when a server before this one started it.
+    disk: Mutex<Option<Arc<Disk>>>,
 }
 
 impl Running {
@@ -84,6 +87,7 @@ impl Instances {
             leaving: AtomicBool::new(false),
             gone: CancellationToken::new(),
             from: Mutex::default(),
+            disk: Mutex::default(),
         });
         running.insert(id.clone(), instance.clone());
         Some(instance)
@@ -170,17 +174,21 @@ impl Parts {
         let network = network.ok_or(RuntimeError::Exhausted("network namespaces"))?;
         let namespace_took = begun.elapsed();
         let parent = checkpoint.map_or_else(|| image.snapshot.clone(), |key| self.snapshot_name(key));
-        let mounts = snapshots::prepare(&self.client, self.node.as_str(), id, &parent).await?;
+        let mut mounts = snapshots::prepare(&self.client, self.node.as_str(), id, &parent).await?;
         let snapshot_took = begun.elapsed() - namespace_took;
-        if let Some(layer) = snapshots::own_files(&mounts) {
-            // A checkpoint's snapshot is furnished already.
-            let furnished = if checkpoint.is_none() { folder::furnish(&layer) } else { Ok(()) };
-            furnished
-                .and_then(|()| folder::introduce(&layer, order))
-                .doing(doing("write the first files"))?;
-        }
         let output = self.folder.make(&order.id).doing(doing("make a pipe for the output"))?;
         instance.keep_output(output);
+        let disk = Disk::make(spec::disk(&order.app)).map(Arc::new).doing(doing("make a disk"))?;
+        *instance.disk.lock() = Some(disk.clone());
+        let layer = disk.files();
+        // A checkpoint's snapshot is furnished already.
+        let furnished = if checkpoint.is_none() { folder::furnish(&layer) } else { Ok(()) };
+        furnished
+            .and_then(|()| folder::introduce(&layer, order))
+            .doing(doing("write the first files"))?;
+        let at = self.folder.disk(&order.id);
+        disk.attach(&self.socket, &at).await.doing(doing("attach a disk"))?;
+        disk::redirect(&mut mounts, &at);
         let spec = self.spec(order, image, &network, checkpoint.is_some())?;
         let work = self.folder.of(&order.id);
         let prepared = begun.elapsed();
@@ -200,6 +208,8 @@ impl Parts {
             },
         )
         .await?;
+        // The overlay keeps it.
+        disk::detach(&at).doing(doing("detach a disk"))?;
         let micros = |took: Duration| took.as_micros() as u64;
         // Measured by the case `restore` of perf/, which reads these names.
         tracing::debug!(
@@ -276,6 +286,12 @@ impl Parts {
         container::remove_task(&self.client, id.as_str()).await?;
         let name = self.snapshot_name(key);
         snapshots::remove(&self.client, &name).await?;
+        let disk = instance.disk.lock().clone();
+        let disk = disk.ok_or_else(|| RuntimeError::Start("another server started it".to_owned()))?;
+        let mounts = snapshots::mounts(&self.client, id.as_str()).await?;
+        let layer = snapshots::own_files(&mounts);
+        let layer = layer.ok_or_else(|| RuntimeError::Start("its snapshot is no overlay".to_owned()))?;
+        disk.copy_to(&layer).await?;
         snapshots::commit(&self.client, self.node.as_str(), id.as_str(), &name).await
     }
 
@@ -332,6 +348,7 @@ impl Parts {
     async fn take_back(&self, id: &InstanceId, instance: &Running) -> Result<(), RuntimeError> {
         self.namespaces.let_go(instance.namespace.swap(0, Ordering::AcqRel));
         container::remove(&self.client, id.as_str()).await?;
+        instance.disk.lock().take();
         self.folder.remove(id.as_str()).doing(|| format!("remove the folder of {id}"))
     }
 

@@ -8,6 +8,7 @@
 //! | `spec`, `seccomp` | what a container may do |
 //! | `namespaces` | networks that lead nowhere, and the way in |
 //! | `snapshots`, `container` | making, freezing and removing one |
+//! | `disk` | where one writes, and how much |
 //! | `golden` | checkpoints on disk |
 //! | `folder` | this node's files |
 //! | `instances` | what runs, and what happens to it |
@@ -18,6 +19,7 @@
 mod client;
 mod container;
 mod criu;
+mod disk;
 mod exits;
 mod folder;
 mod golden;
@@ -83,6 +85,8 @@ pub struct ContainerdRuntime {
 /// What everything that is done to an instance needs.
 struct Parts {
     client: Client,
+    /// Where containerd listens.
+    socket: PathBuf,
     node: NodeId,
     folder: Folder,
     images: Images,
@@ -114,6 +118,7 @@ impl ContainerdRuntime {
         }
         let parts = Arc::new(Parts {
             client,
+            socket: settings.address,
             node: settings.node,
             folder,
             images: Images::default(),

@@ -4,8 +4,8 @@ use std::collections::HashMap;
 use std::path::PathBuf;
 
 use containerd_client::services::v1::snapshots::{
-    CommitSnapshotRequest, ListSnapshotsRequest, PrepareSnapshotRequest, RemoveSnapshotRequest,
-    StatSnapshotRequest,
+    CommitSnapshotRequest, ListSnapshotsRequest, MountsRequest, PrepareSnapshotRequest,
+    RemoveSnapshotRequest, StatSnapshotRequest,
 };
 use containerd_client::types::Mount;
 
@@ -42,6 +42,13 @@ pub(super) async fn prepare(
         mount.options.push("volatile".to_owned());
     }
     Ok(mounts)
+}
+
+/// How a writable layer is mounted.
+pub(super) async fn mounts(client: &Client, key: &str) -> Result<Vec<Mount>, RuntimeError> {
+    let message = MountsRequest { snapshotter: SNAPSHOTTER.to_owned(), key: key.to_owned() };
+    let answer = client.snapshots().mounts(request(message)).await;
+    Ok(answer.doing(|| format!("look at the snapshot {key}"))?.mounts)
 }
 
 /// The folder on this host in which a layer's own files lie.

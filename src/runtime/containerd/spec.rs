@@ -117,6 +117,11 @@ fn memory(app: &App) -> u64 {
     app.limits.memory.unwrap_or(MEMORY)
 }
 
+/// Bytes that an instance may write. What it writes is part of its memory, and half of that is left to its processes.
+pub(super) fn disk(app: &App) -> u64 {
+    app.limits.disk.unwrap_or(memory(app) / 2)
+}
+
 fn cpu(app: &App) -> Value {
     match app.limits.millicpus {
         Some(thousandths) => {
