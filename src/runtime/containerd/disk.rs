@@ -26,6 +26,7 @@ use rustix::net::sockopt::socket_peercred;
 use tokio::process::Command;
 
 use super::super::RuntimeError;
+use super::super::host::{Doing, blocking};
 
 /// What the instance writes, and what overlayfs needs beside it.
 const UPPER: &str = "upper";
@@ -85,21 +86,22 @@ impl Disk {
                 .join()
                 .unwrap_or_else(|_| Err(io::Error::other("the thread that attaches disks panicked")))
         };
-        tokio::task::spawn_blocking(attaching).await.map_err(io::Error::other)?
+        blocking(attaching).await
     }
 
     /// Copies its files to an empty folder, with all that the file system knows about them.
     pub(super) async fn copy_to(&self, folder: &Path) -> Result<(), RuntimeError> {
         let doing = || format!("copy what was written to {}", folder.display());
-        let wrong = |source| RuntimeError::Io { doing: doing(), source };
         let mut copy = Command::new("cp");
         copy.arg("--archive").arg("--").arg(self.files().join(".")).arg(folder).kill_on_drop(true);
         let copied = tokio::time::timeout(PATIENCE, copy.output()).await;
-        let output = copied.map_err(|_| wrong(io::ErrorKind::TimedOut.into()))?.map_err(wrong)?;
-        if output.status.success() {
-            return Ok(());
+        let output = copied.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())).doing(doing)?;
+        match output.status.success() {
+            true => Ok(()),
+            false => {
+                Err(io::Error::other(String::from_utf8_lossy(&output.stderr).trim().to_owned())).doing(doing)
+            }
         }
-        Err(wrong(io::Error::other(String::from_utf8_lossy(&output.stderr).trim().to_owned())))
     }
 }
 

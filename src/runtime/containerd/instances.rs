@@ -178,14 +178,12 @@ impl Parts {
         let snapshot_took = begun.elapsed() - namespace_took;
         let output = self.folder.make(&order.id).doing(doing("make a pipe for the output"))?;
         instance.keep_output(output);
-        let disk = Disk::make(spec::disk(&order.app)).map(Arc::new).doing(doing("make a disk"))?;
+        let disk = Disk::make(order.app.limits.container_disk()).map(Arc::new).doing(doing("make a disk"))?;
         *instance.disk.lock() = Some(disk.clone());
         let layer = disk.files();
         // A checkpoint's snapshot is furnished already.
         let furnished = if checkpoint.is_none() { folder::furnish(&layer) } else { Ok(()) };
-        furnished
-            .and_then(|()| folder::introduce(&layer, order))
-            .doing(doing("write the first files"))?;
+        furnished.and_then(|()| folder::introduce(&layer, order)).doing(doing("write the first files"))?;
         let at = self.folder.disk(&order.id);
         disk.attach(&self.socket, &at).await.doing(doing("attach a disk"))?;
         disk::redirect(&mut mounts, &at);

@@ -4,7 +4,7 @@
 //! | a file | what it knows |
 //! |---|---|
 //! | `client`, `options` | how to speak with containerd |
-//! | `images`, `transfer` | from an image's name to an unpacked snapshot |
+//! | `images`, `transfer`, `registry` | from an image's name to an unpacked snapshot |
 //! | `spec`, `seccomp` | what a container may do |
 //! | `namespaces` | networks that lead nowhere, and the way in |
 //! | `snapshots`, `container` | making, freezing and removing one |
@@ -28,6 +28,7 @@ mod instances;
 mod leftovers;
 mod namespaces;
 mod options;
+mod registry;
 mod seccomp;
 mod snapshots;
 mod spec;
@@ -50,7 +51,7 @@ use self::images::{Images, Unpacked};
 use self::instances::Instances;
 use self::namespaces::Namespaces;
 use super::host::Doing;
-use super::{App, Exit, Golden, Order, Runtime, RuntimeError, Started};
+use super::{App, Exit, Golden, LoginFile, Order, Runtime, RuntimeError, Started};
 use crate::instance::{Endpoint, InstanceId, NodeId};
 use crate::task;
 
@@ -71,6 +72,8 @@ pub struct Settings {
     pub folder: PathBuf,
     /// Who we are.
     pub node: NodeId,
+    /// The logins for registries, read at each pull; `None` pulls without.
+    pub logins: Option<LoginFile>,
     /// Whether instances may be restored from checkpoints. Where the host cannot do that, all starts are cold.
     pub criu: bool,
     /// Where CRIU is looked for, as in `PATH`; `None` means this process's own.
@@ -121,7 +124,7 @@ impl ContainerdRuntime {
             socket: settings.address,
             node: settings.node,
             folder,
-            images: Images::default(),
+            images: Images::new(settings.logins),
             namespaces: Namespaces::new()
                 .map(Arc::new)
                 .doing(doing("find this server's network namespace"))?,

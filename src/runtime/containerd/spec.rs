@@ -25,7 +25,9 @@ const CAPABILITIES: [&str; 10] = [
 
 /// What an instance may use unless its template says otherwise.
 const PIDS: u32 = 512;
-const MEMORY: u64 = 1 << 30;
+
+/// How much sooner than others an instance's processes are ended, out of 1000.
+const OOM_SCORE: i32 = 500;
 
 /// The period over which processor time is shared out, in microseconds.
 const CPU_PERIOD: u64 = 100_000;
@@ -50,6 +52,7 @@ pub(super) fn write(order: &Order, image: &ImageConfig, place: &Place<'_>) -> Re
     let app = &*order.app;
     let (uid, gid) = user(&image.user)?;
     let working_dir = if image.working_dir.is_empty() { "/" } else { &image.working_dir };
+    let memory = app.limits.container_memory();
     let mut limits = Vec::new();
     limits
         .extend(app.limits.open_files.map(|files| limit("RLIMIT_NOFILE", files.min(place.most_open_files))));
@@ -69,6 +72,8 @@ pub(super) fn write(order: &Order, image: &ImageConfig, place: &Place<'_>) -> Re
             },
             "rlimits": limits,
             "noNewPrivileges": true,
+            // When the host itself runs out of memory, instances end before whoever serves them does.
+            "oomScoreAdj": OOM_SCORE,
         },
         "root": { "path": "rootfs" },
         "hostname": "instance",
@@ -90,7 +95,7 @@ pub(super) fn write(order: &Order, image: &ImageConfig, place: &Place<'_>) -> Re
             "cgroupsPath": place.cgroup,
             "resources": {
                 "devices": devices(),
-                "memory": { "limit": memory(app), "swap": memory(app) },
+                "memory": { "limit": memory, "swap": memory },
                 "pids": { "limit": app.limits.pids.unwrap_or(PIDS) },
                 "cpu": cpu(app),
             },
@@ -111,15 +116,6 @@ fn mount(destination: &str, kind: &str, source: &str, options: &[&str]) -> Value
 
 fn limit(kind: &str, value: u64) -> Value {
     json!({ "type": kind, "soft": value, "hard": value })
-}
-
-fn memory(app: &App) -> u64 {
-    app.limits.memory.unwrap_or(MEMORY)
-}
-
-/// Bytes that an instance may write. What it writes is part of its memory, and half of that is left to its processes.
-pub(super) fn disk(app: &App) -> u64 {
-    app.limits.disk.unwrap_or(memory(app) / 2)
 }
 
 fn cpu(app: &App) -> Value {

@@ -3,12 +3,14 @@
 
 mod bakes;
 mod limits;
+mod pulls;
+mod registry;
 mod takeover;
 mod walls;
 
 use std::path::PathBuf;
 use std::process::Command;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::{env, fs};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -37,6 +39,8 @@ while (true) {
 /// A node of a test's own. Dropped, nothing of it is left, whatever the test has done or failed to do.
 struct Place {
     settings: Settings,
+    /// What the names of the images begin with that a test has brought here.
+    images: Mutex<Vec<String>>,
 }
 
 impl Place {
@@ -45,8 +49,9 @@ impl Place {
         let stack = Stack::find()?;
         let node = NodeId::random();
         let folder = env::temp_dir().join(format!("try-it-now-containers-{node}"));
-        let settings = Settings { address: stack.address, folder, node, criu: true, path: Some(stack.path) };
-        Some(Self { settings })
+        let (address, path) = (stack.address, Some(stack.path));
+        let settings = Settings { address, folder, node, logins: None, criu: true, path };
+        Some(Self { settings, images: Mutex::default() })
     }
 
     /// A runtime on this node, as of a server that was just started.
@@ -59,13 +64,7 @@ impl Place {
     fn all_of(&self, name: &str) -> Vec<String> {
         let mut found = Vec::new();
         for what in ["containers", "tasks", "snapshots"] {
-            let mut ctr = Command::new("ctr");
-            ctr.env("PATH", self.settings.path.as_ref().unwrap())
-                .arg("--address")
-                .arg(&self.settings.address);
-            let output = ctr.args(["--namespace", "try-it-now", what, "list"]).output().unwrap();
-            assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-            let text = String::from_utf8(output.stdout).unwrap();
+            let text = self.ctr(&[what, "list"]);
             found.extend(
                 text.lines().filter(|line| line.contains(name)).map(|line| format!("{what}: {line}")),
             );
@@ -73,6 +72,22 @@ impl Place {
         let folder = self.settings.folder.join("instances").join(name);
         found.extend(folder.exists().then(|| folder.display().to_string()));
         found
+    }
+
+    /// What containerd's own tool says.
+    fn ctr(&self, words: &[&str]) -> String {
+        let mut ctr = Command::new("ctr");
+        ctr.env("PATH", self.settings.path.as_ref().unwrap()).arg("--address").arg(&self.settings.address);
+        let output = ctr.args(["--namespace", "try-it-now"]).args(words).output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap()
+    }
+
+    /// What containerd has by an image's name.
+    fn digest_of(&self, image: &str) -> String {
+        let images = self.ctr(&["images", "list"]);
+        let mut lines = images.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
+        lines.find(|words| words[0] == image).map(|words| words[2].to_owned()).unwrap_or_default()
     }
 
     fn checkpoints(&self) -> PathBuf {
@@ -96,6 +111,12 @@ impl Drop for Place {
         };
         // A thread that is inside one reactor cannot wait for another.
         let _ = std::thread::spawn(sweep).join();
+        for brought in self.images.lock().unwrap().iter() {
+            let list = self.ctr(&["images", "list", "--quiet"]);
+            list.lines().filter(|image| image.starts_with(brought)).for_each(|image| {
+                self.ctr(&["images", "remove", image]);
+            });
+        }
         let _ = fs::remove_dir_all(&self.settings.folder);
     }
 }
