@@ -157,6 +157,40 @@ mod tests {
         assert!(mounts[1].options.is_empty());
     }
 
+    #[tokio::test]
+    #[expect(clippy::print_stdout, reason = "it tells who runs the tests")]
+    async fn a_disk_is_mounted_only_while_it_is_attached_and_lives_as_long_as_it_is_held() {
+        let disk = match Disk::make(1 << 20) {
+            Ok(disk) => Arc::new(disk),
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+                assert!(std::env::var_os("TRY_IT_NOW_NO_SKIPS").is_none_or(|value| value != "1"));
+                return println!("skipped: only root may mount a disk");
+            }
+            Err(error) => panic!("{error}"),
+        };
+        let folder =
+            std::env::temp_dir().join(format!("try-it-now-disk-{}", crate::instance::NodeId::random()));
+        let (at, socket) = (folder.join("at"), folder.join("socket"));
+        fs::create_dir_all(&at).unwrap();
+        // In place of containerd, and with the mounts of this test.
+        let _listener = std::os::unix::net::UnixListener::bind(&socket).unwrap();
+        let mounted = || fs::read_to_string("/proc/self/mountinfo").unwrap().contains(at.to_str().unwrap());
+        disk.attach(&socket, &at).await.unwrap();
+        assert!(mounted());
+        fs::write(disk.files().join("word"), "kept").unwrap();
+        assert_eq!(fs::read(at.join("upper/word")).unwrap(), b"kept");
+        let full = fs::write(at.join("upper/more"), vec![0; 1 << 20]).unwrap_err();
+        assert_eq!(full.kind(), io::ErrorKind::StorageFull);
+
+        detach(&at).unwrap();
+        assert!(!mounted() && !at.exists());
+        let copy = folder.join("copy");
+        fs::create_dir(&copy).unwrap();
+        disk.copy_to(&copy).await.unwrap();
+        assert_eq!(fs::read(copy.join("word")).unwrap(), b"kept");
+        fs::remove_dir_all(folder).unwrap();
+    }
+
     #[test]
     fn what_is_not_attached_is_detached_already() {
         detach(Path::new("/nowhere/at/all")).unwrap();

@@ -2,6 +2,7 @@
 //! a shell.
 
 mod bakes;
+mod heavy_neighbours;
 mod limits;
 mod pulls;
 mod registry;
@@ -16,7 +17,7 @@ use std::{env, fs};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use try_it_now::instance::{Endpoint, InstanceId, NodeId};
 use try_it_now::runtime::containerd::{ContainerdRuntime, Settings};
-use try_it_now::runtime::{App, Image, Runtime, StartMethod, Started};
+use try_it_now::runtime::{App, Image, ResourceLimits, Runtime, StartMethod, Started};
 
 use super::{Apps, Subject, order, output, until, within};
 use crate::stack::{self, Stack};
@@ -70,6 +71,11 @@ impl Place {
             );
         }
         let folder = self.settings.folder.join("instances").join(name);
+        // Whichever of them sees it: containerd has mounts of its own.
+        let processes = fs::read_dir("/proc").unwrap().flatten();
+        let mounts = processes.filter_map(|entry| fs::read_to_string(entry.path().join("mountinfo")).ok());
+        let ours = |mounts: String| mounts.lines().find(|line| line.contains(name)).map(str::to_owned);
+        found.extend(mounts.filter_map(ours).map(|line| format!("mount: {line}")));
         found.extend(folder.exists().then(|| folder.display().to_string()));
         found
     }
@@ -156,6 +162,11 @@ while (true) {
     switch ($words[0]) {
         case "add": $count++; break;
         case "note": file_put_contents("/notes", $words[1], FILE_APPEND); break;
+        case "fill":
+            $written = @file_put_contents("/filled", str_repeat("x", $words[1] << 20));
+            fwrite($visitor, $written === false ? "full\n" : "written\n");
+            fclose($visitor);
+            continue 2;
         case "reach":
             $there = @stream_socket_client("tcp://$words[1]", $code, $why, 2);
             fwrite($visitor, $there ? "reached\n" : "unreachable: $why\n");
@@ -189,7 +200,11 @@ async fn start(runtime: &dyn Runtime, app: &App) -> (InstanceId, Started) {
 
 /// Makes the golden checkpoint of a keeper that has counted one visit and has one note.
 async fn bake(runtime: &dyn Runtime) -> App {
-    let keeper = php(KEEPER);
+    bake_limited(runtime, ResourceLimits::default()).await
+}
+
+async fn bake_limited(runtime: &dyn Runtime, limits: ResourceLimits) -> App {
+    let keeper = App { limits, ..php(KEEPER) };
     let (id, started) = start(runtime, &keeper).await;
     assert_eq!(started.how, StartMethod::Cold);
     tell(runtime, started.endpoint, "add").await;
