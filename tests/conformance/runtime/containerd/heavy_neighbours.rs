@@ -2,11 +2,12 @@
 
 use std::time::Duration;
 
+use rustix::process::{Signal, kill_process};
 use tokio::time::Instant;
 use try_it_now::instance::{Endpoint, InstanceId};
 use try_it_now::runtime::{ResourceLimits, Runtime};
 
-use super::limits::processes_of;
+use super::limits::pids_of;
 use super::{App, KEEPER, Place, output, php, start, tell, until, within};
 
 /// How often the neighbour is timed with and without.
@@ -50,9 +51,9 @@ async fn is_hardly_felt(greedy: &str, stopped: impl AsyncFn(&dyn Runtime, &Insta
 
     let mut rounds = Vec::new();
     for _ in 0..ROUNDS {
-        place.ctr(&["tasks", "pause", id.as_str()]);
+        signal(&id, Signal::STOP);
         let usual = time(&runtime, neighbour.endpoint).await;
-        place.ctr(&["tasks", "resume", id.as_str()]);
+        signal(&id, Signal::CONT);
         let beside = time(&runtime, neighbour.endpoint).await;
         rounds.push((beside.as_secs_f64() / usual.as_secs_f64(), usual, beside));
     }
@@ -64,7 +65,15 @@ async fn is_hardly_felt(greedy: &str, stopped: impl AsyncFn(&dyn Runtime, &Insta
     assert!(exits.try_recv().is_err());
     within(runtime.stop(&id)).await.unwrap();
     assert_eq!(place.all_of(id.as_str()), [""; 0]);
-    assert_eq!(processes_of(id.as_str()), 0);
+    assert_eq!(pids_of(id.as_str()), []);
+}
+
+/// Sends a signal to all its processes, its first before it makes more.
+fn signal(id: &InstanceId, signal: Signal) {
+    for process in pids_of(id.as_str()) {
+        // One that ends meanwhile wants none.
+        let _ = kill_process(process, signal);
+    }
 }
 
 /// Whether it has said so of late.
@@ -76,7 +85,7 @@ async fn says(runtime: &dyn Runtime, id: &InstanceId, word: &str) -> bool {
 async fn one_that_forks_without_end_is_hardly_felt() {
     let fork = r#"while (true) switch (@pcntl_fork()) { case 0: while (true); case -1: echo "no more\n"; }"#;
     is_hardly_felt(fork, async |runtime, id| {
-        let processes = processes_of(id.as_str());
+        let processes = pids_of(id.as_str()).len();
         assert!(processes <= LIMITS.pids.unwrap() as usize, "{processes} processes");
         says(runtime, id, "no more").await
     })

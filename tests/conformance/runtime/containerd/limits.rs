@@ -1,5 +1,6 @@
 //! What one instance takes is not taken from the others.
 
+use rustix::process::Pid;
 use try_it_now::instance::Endpoint;
 use try_it_now::runtime::{ResourceLimits, Runtime, StartMethod};
 
@@ -75,9 +76,16 @@ async fn a_disk_is_full_at_its_limit_restored_or_not_and_for_its_own_instance_on
     }
 }
 
+/// How many processes an instance has.
+fn processes_of(id: &str) -> usize {
+    pids_of(id).len()
+}
+
 /// The processes in an instance's cgroup, which is named after it.
-pub(super) fn processes_of(id: &str) -> usize {
+pub(super) fn pids_of(id: &str) -> Vec<Pid> {
     let processes = fs::read_dir("/proc").unwrap().flatten();
-    let cgroups = processes.filter_map(|entry| fs::read_to_string(entry.path().join("cgroup")).ok());
-    cgroups.filter(|cgroup| cgroup.contains(id)).count()
+    let inside = processes.filter(|entry| {
+        fs::read_to_string(entry.path().join("cgroup")).is_ok_and(|cgroup| cgroup.contains(id))
+    });
+    inside.filter_map(|entry| Pid::from_raw(entry.file_name().to_str()?.parse().ok()?)).collect()
 }
