@@ -158,7 +158,6 @@ mod tests {
     }
 
     #[tokio::test]
-    #[expect(clippy::print_stdout, reason = "it tells who runs the tests")]
     async fn a_disk_is_mounted_only_while_it_is_attached_and_lives_as_long_as_it_is_held() {
         let disk = match Disk::make(1 << 20) {
             Ok(disk) => Arc::new(disk),
