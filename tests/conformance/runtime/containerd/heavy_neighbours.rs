@@ -21,7 +21,7 @@ const LIMITS: ResourceLimits = ResourceLimits {
     memory: Some(64 << 20),
     disk: Some(16 << 20),
     pids: Some(24),
-    millicpus: Some(500),
+    millicpus: Some(100),
     cpu_seconds: None,
     open_files: None,
     file_size: None,
