@@ -24,7 +24,7 @@ const MAY_KNOW: &[(&str, &str)] = &[
     // What they stand on.
     ("store", "instance clock"),
     ("store::memory", "store instance clock"),
-    ("runtime", "instance"),
+    ("runtime", "instance config::Secret"),
     ("runtime::process", "runtime instance clock task"),
     ("runtime::containerd", "runtime instance hex task"),
     ("runtime::none", "runtime instance clock task"),

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf, absolute};
 
 use super::env::Environment;
 use super::mistakes::{Mistake, Mistakes};
-use super::{Config, Host, Server};
+use super::{Config, Host, Runtime, RuntimeMode, Server};
 use crate::runtime::Image;
 
 /// Reads the configuration of this process, with a file of templates when one is named. `own_program` is the path
@@ -74,6 +74,7 @@ fn text_of(path: &Path) -> io::Result<(PathBuf, String)> {
 
 fn missing(config: &Config, file: Option<&Path>) -> Vec<Mistake> {
     let mut missing = tls_files(&config.server);
+    missing.extend(logins(&config.runtime));
     for template in config.templates.iter() {
         if let Some(folder) = &template.app.files
             && let Err(wrong) = std::fs::read_dir(folder)
@@ -106,6 +107,14 @@ fn open_file(path: &Path) -> io::Result<()> {
         true => Ok(()),
         false => Err(io::Error::from(io::ErrorKind::InvalidInput)),
     }
+}
+
+/// What is wrong with the logins that were named.
+fn logins(runtime: &Runtime) -> Option<Mistake> {
+    let file =
+        runtime.logins.as_ref().filter(|file| file.named && runtime.mode == RuntimeMode::Containerd)?;
+    let right = "name a file such as `docker login` writes, that this user may read";
+    file.read().err().map(|wrong| Mistake::in_variable("REGISTRY_AUTH_FILE", wrong, right))
 }
 
 fn tls_files(server: &Server) -> Vec<Mistake> {
@@ -152,6 +161,20 @@ mod tests {
         let config = load(&[("CONTAINER_MODE", Path::new("containerd"))], &text);
         let told: Vec<_> = missing(&config, Some(Path::new("t.toml"))).into_iter().map(|m| m.at).collect();
         assert_eq!(told, ["templates.b.image", "templates.c.image"]);
+    }
+
+    #[test]
+    fn logins_that_were_named_and_cannot_be_read_are_told_where_images_are_pulled() {
+        let manifest = Path::new(env!("CARGO_MANIFEST_DIR")).join("Cargo.toml");
+        let text = "[templates.a]\nimage = 'a'\n";
+        let containers = ("CONTAINER_MODE", Path::new("containerd"));
+        let config = load(&[containers, ("REGISTRY_AUTH_FILE", &manifest)], text);
+        let told: Vec<_> = missing(&config, None).iter().map(Mistake::to_string).collect();
+        assert_eq!(told.len(), 1);
+        let expected = format!("REGISTRY_AUTH_FILE: {}:1: it is not as `docker login`", manifest.display());
+        assert!(told[0].starts_with(&expected), "{told:?}");
+        let text = "[templates.a]\ncommand = ['a']\n";
+        assert!(missing(&load(&[("REGISTRY_AUTH_FILE", &manifest)], text), None).is_empty());
     }
 
     #[test]

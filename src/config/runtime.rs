@@ -6,7 +6,7 @@ use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 
 use super::env::Variables;
-use crate::runtime::Image;
+use crate::runtime::{Image, LoginFile};
 
 /// Most bytes that the address of a socket has room for.
 const LONGEST_SOCKET: usize = 107;
@@ -20,6 +20,8 @@ pub struct Runtime {
     pub ports: RangeInclusive<u16>,
     /// containerd's socket, an absolute path.
     pub containerd_address: PathBuf,
+    /// The logins for registries; `None` when neither REGISTRY_AUTH_FILE nor HOME says where they are.
+    pub logins: Option<LoginFile>,
     /// Whether containers are restored from checkpoints where the host can do it.
     pub criu_enabled: bool,
     /// Where instances that are records only are all said to listen (`CONTAINER_NONE_ENDPOINT`); `None` gives
@@ -57,6 +59,7 @@ impl Runtime {
             mode: mode.unwrap_or(RuntimeMode::Process),
             ports: start..=end,
             containerd_address: containerd_address(env),
+            logins: logins(env),
             criu_enabled: env.word("CRIU_ENABLED", &yes_or_no).unwrap_or(true),
             #[cfg(feature = "runtime-none")]
             none_endpoint: env.get("CONTAINER_NONE_ENDPOINT", |text| {
@@ -68,6 +71,16 @@ impl Runtime {
 
 pub(super) fn containerd_address(env: &mut Variables<'_>) -> PathBuf {
     env.get("CONTAINERD_ADDRESS", socket).unwrap_or_else(|| "/run/containerd/containerd.sock".into())
+}
+
+/// The file that the operator names, else docker's.
+fn logins(env: &Variables<'_>) -> Option<LoginFile> {
+    let named = env.text("REGISTRY_AUTH_FILE").map(|path| LoginFile { path: path.into(), named: true });
+    named.or_else(|| {
+        let folder = env.text("DOCKER_CONFIG").map(PathBuf::from);
+        let folder = folder.or_else(|| Some(Path::new(env.text("HOME")?).join(".docker")))?;
+        Some(LoginFile { path: folder.join("config.json"), named: false })
+    })
 }
 
 /// Whether instances are containers; `None` when CONTAINER_MODE is a mistake, and nothing follows from it.

@@ -14,6 +14,8 @@ const FOLDER: &str = "{folder}";
 
 const COMMAND_RULE: &str = "write a list of texts, the program first, such as [\"node\", \"server.js\"]";
 const IMAGE_RULE: &str = "write the image to run, such as \"wordpress:6\" or \"oci:./app.tar\"";
+/// Least bytes that a container may write.
+const LEAST_DISK: u64 = 1 << 20;
 /// Most processes that any host can number.
 const MOST_PIDS: u64 = 4_194_304;
 
@@ -118,6 +120,15 @@ fn limits(section: &mut Section<'_>, contained: bool) -> ResourceLimits {
     for key in ["pids", "disk", "cpus"] {
         if !contained && section.has(key) {
             section.wrong(key, "only a container can be held to it", "leave it out, or write an image");
+        }
+    }
+    if let (true, Some(disk)) = (contained, limits.disk) {
+        let memory = limits.container_memory();
+        if disk < LEAST_DISK {
+            section.wrong("disk", "no app can do with so little", "write 1M or more");
+        } else if disk > memory {
+            let wrong = format!("it is part of the memory, which is {memory} bytes, and more than that");
+            section.wrong("disk", wrong, "lower it, or raise memory");
         }
     }
     section.finish();

@@ -175,7 +175,7 @@ image = "oci:./images/shop.tar"
 command = ["try-it-now", "{folder}"]
 env = { DATA = "{folder}" }
 port = 8080
-limits = { memory = "1G", open_files = 64, file_size = "1G", pids = 200, disk = "2G", cpus = 1.5 }
+limits = { memory = "1G", open_files = 64, file_size = "1G", pids = 200, disk = "1G", cpus = 1.5 }
 [templates.blog]
 image = "wordpress:6"
 limits.cpus = 2
@@ -195,7 +195,7 @@ limits.cpus = 2
         open_files: Some(64),
         file_size: Some(1 << 30),
         pids: Some(200),
-        disk: Some(2 << 30),
+        disk: Some(1 << 30),
         millicpus: Some(1500),
     };
     assert_eq!(shop.limits, limits);
@@ -224,6 +224,18 @@ egress = true
     let told = lines(text).join("\n");
     for key in ["a.port", "a.limits.pids", "a.limits.disk", "a.limits.cpus"] {
         assert!(told.contains(&format!("templates.{key}: ")), "{key} in {told}");
+    }
+}
+
+#[test]
+fn a_disk_is_part_of_the_memory() {
+    let app = |limits: &str| format!("[templates.a]\nimage = 'x'\nlimits = {{ {limits} }}\n");
+    for fine in ["disk = '1M'", "disk = '1G'", "memory = '2G', disk = '2G'", "memory = '64M'"] {
+        assert!(load(&[CONTAINERS], &app(fine)).is_ok(), "{fine}");
+    }
+    for wrong in ["disk = '1025M'", "memory = '64M', disk = '65M'", "disk = '1023K'"] {
+        let told = load(&[CONTAINERS], &app(wrong)).unwrap_err().to_string();
+        assert!(told.contains(":3: templates.a.limits.disk: "), "{wrong}: {told}");
     }
 }
 

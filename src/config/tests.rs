@@ -285,6 +285,18 @@ fn an_image_describes_the_one_template_of_a_server_without_a_file() {
 }
 
 #[test]
+fn logins_are_where_the_operator_says_or_where_docker_keeps_them() {
+    let path = |pairs: &[(&str, &str)]| {
+        let file = fine(pairs).runtime.logins.unwrap();
+        (file.path.display().to_string(), file.named)
+    };
+    assert_eq!(path(&[]), ("/home/someone/.docker/config.json".to_owned(), false));
+    assert_eq!(path(&[("DOCKER_CONFIG", "/d")]), ("/d/config.json".to_owned(), false));
+    let both = [("DOCKER_CONFIG", "/d"), ("REGISTRY_AUTH_FILE", "/a.json")];
+    assert_eq!(path(&both), ("/a.json".to_owned(), true));
+}
+
+#[test]
 fn what_is_ignored_is_told_once_and_is_no_mistake() {
     let config = fine(&[
         ("CADDY_ADMIN_URL", "http://caddy:2019"),

@@ -7,6 +7,7 @@ pub mod daemon;
 mod host;
 mod image;
 mod log;
+mod logins;
 #[cfg(feature = "runtime-none")]
 pub mod none;
 pub mod process;
@@ -25,6 +26,7 @@ use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 
 pub use image::Image;
+pub use logins::{Login, LoginFile, Logins};
 
 use crate::instance::{Endpoint, InstanceId};
 
@@ -61,10 +63,22 @@ pub struct ResourceLimits {
     pub file_size: Option<u64>,
     /// Processes and threads at a time. Containers only, like the rest.
     pub pids: Option<u32>,
-    /// Bytes that it may write beside what its image holds.
+    /// Bytes that it may write beside what its image holds. They are part of its memory.
     pub disk: Option<u64>,
     /// Thousandths of one processor, in all: 1500 are one and a half.
     pub millicpus: Option<u32>,
+}
+
+impl ResourceLimits {
+    /// Bytes of memory of a container, what it writes included.
+    pub fn container_memory(&self) -> u64 {
+        self.memory.unwrap_or(1 << 30)
+    }
+
+    /// Bytes that a container may write; half of its memory unless it was said, so that its processes have the rest.
+    pub fn container_disk(&self) -> u64 {
+        self.disk.unwrap_or(self.container_memory() / 2)
+    }
 }
 
 /// An order to start one instance.

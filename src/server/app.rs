@@ -222,6 +222,7 @@ async fn start_runtime(
                 address: config.containerd_address.clone(),
                 folder: node.containers(),
                 node: node.id().clone(),
+                logins: config.logins.clone(),
                 criu: config.criu_enabled,
                 watcher: containerd::Watcher::default(),
             })

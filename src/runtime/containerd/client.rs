@@ -22,7 +22,7 @@ use super::NODE_LABEL;
 pub(super) const NAMESPACE: &str = "try-it-now";
 
 /// Longest time of a call that does not move images.
-const DEADLINE: Duration = Duration::from_secs(30);
+pub(super) const DEADLINE: Duration = Duration::from_secs(30);
 
 /// Connections to containerd. Cheap to clone; it connects anew by itself after containerd was restarted.
 #[derive(Debug, Clone)]

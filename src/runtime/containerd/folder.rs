@@ -9,6 +9,7 @@ use rustix::fs::{CWD, FileType, Mode, makedev, mknodat};
 use tokio::net::unix::pipe::{OpenOptions, Receiver};
 
 use super::super::{Order, OwnFile};
+use super::disk;
 use crate::hex::hex;
 use crate::instance::InstanceId;
 
@@ -17,6 +18,9 @@ use crate::instance::InstanceId;
 pub(super) struct Folder {
     root: PathBuf,
 }
+
+/// Where an instance's disk is attached for a moment.
+const DISK: &str = "disk";
 
 /// What an instance's output goes through.
 const OUTPUT: &str = "output";
@@ -70,10 +74,14 @@ impl Folder {
         self.of(id).join(INPUT)
     }
 
+    pub(super) fn disk(&self, id: &InstanceId) -> PathBuf {
+        self.of(id).join(DISK)
+    }
+
     /// Makes an instance's folder and the pipes in it, and opens its output for reading. It stays open whether anybody
     /// writes or not.
     pub(super) fn make(&self, id: &InstanceId) -> io::Result<Receiver> {
-        fs::create_dir_all(self.of(id))?;
+        fs::create_dir_all(self.disk(id))?;
         for pipe in [self.input(id), self.output(id)] {
             mknodat(CWD, pipe, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0)?;
         }
@@ -102,7 +110,10 @@ impl Folder {
     }
 
     pub(super) fn remove(&self, id: &str) -> io::Result<()> {
-        if_there(fs::remove_dir_all(self.root.join("instances").join(id)))
+        let folder = self.root.join("instances").join(id);
+        // A server may have crashed while it was attached, and its files are the instance's.
+        disk::detach(&folder.join(DISK))?;
+        if_there(fs::remove_dir_all(folder))
     }
 
     /// All instances that have a folder.

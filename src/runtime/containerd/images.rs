@@ -14,9 +14,9 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
 use super::super::host::{Doing, blocking};
-use super::super::{Image, RuntimeError};
+use super::super::{Image, LoginFile, RuntimeError};
 use super::client::{self, Answer, Client, request};
-use super::{snapshots, transfer};
+use super::{registry, snapshots, transfer};
 use crate::hex::hex;
 
 /// Most bytes of a manifest or a configuration; registries allow 4 MiB.
@@ -69,6 +69,10 @@ struct Manifest {
 #[derive(Deserialize)]
 struct Configuration {
     #[serde(default)]
+    os: String,
+    #[serde(default)]
+    architecture: String,
+    #[serde(default)]
     config: Option<ImageConfig>,
     rootfs: RootFs,
 }
@@ -79,17 +83,25 @@ struct RootFs {
 }
 
 /// The images that were asked for, each got once.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Images {
+    logins: Option<LoginFile>,
     known: Mutex<HashMap<Image, Arc<tokio::sync::OnceCell<Arc<Unpacked>>>>>,
 }
 
 impl Images {
+    /// None so far.
+    pub(super) fn new(logins: Option<LoginFile>) -> Self {
+        Self { logins, known: Mutex::default() }
+    }
+
     /// Makes sure that the image is in containerd, and tells of it. Whoever asks for the same image meanwhile waits
     /// for the same answer; a failure is not remembered.
     pub(super) async fn get(&self, client: &Client, image: &Image) -> Result<Arc<Unpacked>, RuntimeError> {
         let cell = self.known.lock().entry(image.clone()).or_default().clone();
-        cell.get_or_try_init(|| async { get(client, image).await.map(Arc::new) }).await.cloned()
+        cell.get_or_try_init(|| async { get(client, image, self.logins.as_ref()).await.map(Arc::new) })
+            .await
+            .cloned()
     }
 
     /// What was got before.
@@ -98,7 +110,7 @@ impl Images {
     }
 }
 
-async fn get(client: &Client, image: &Image) -> Result<Unpacked, RuntimeError> {
+async fn get(client: &Client, image: &Image, logins: Option<&LoginFile>) -> Result<Unpacked, RuntimeError> {
     match image {
         Image::Tar(path) => {
             let digest = archived(path).await?;
@@ -110,7 +122,13 @@ async fn get(client: &Client, image: &Image) -> Result<Unpacked, RuntimeError> {
             describe(client, &name).await
         }
         Image::Reference(reference) => {
-            let pulled = transfer::pull(client, reference).await;
+            // What a digest names cannot change.
+            if reference.contains('@')
+                && let Ok(known) = describe(client, reference).await
+            {
+                return Ok(known);
+            }
+            let pulled = registry::pull(client, reference, logins).await;
             match (pulled, describe(client, reference).await) {
                 (Err(error), Ok(known)) => {
                     tracing::warn!(%reference, %error, "the image could not be pulled; the one at hand is used");
@@ -154,13 +172,19 @@ async fn describe(client: &Client, name: &str) -> Result<Unpacked, RuntimeError>
     let image = client.images().get(request(message)).await.doing(doing)?.image;
     let target = image.and_then(|image| image.target).ok_or_else(|| broken(name, "it has no target"))?;
     let mut digest = target.digest;
+    if name.split_once('@').is_some_and(|(_, pinned)| pinned != digest) {
+        return Err(broken(name, &format!("what containerd has by that name is {digest}")));
+    }
     let mut manifest: Manifest = blob(client, &digest).await?;
     if manifest.config.is_none() {
-        digest = ours(&manifest.manifests).ok_or_else(|| broken(name, "it is not for this platform"))?;
+        digest = ours(&manifest.manifests).ok_or_else(|| broken(name, &elsewhere()))?;
         manifest = blob(client, &digest).await?;
     }
     let config = manifest.config.ok_or_else(|| broken(name, "its manifest names no configuration"))?;
     let configuration: Configuration = blob(client, &config.digest).await?;
+    if !configuration.is_ours() {
+        return Err(broken(name, &elsewhere()));
+    }
     let snapshot =
         chain_id(&configuration.rootfs.diff_ids).ok_or_else(|| broken(name, "it has no layers"))?;
     if !snapshots::exists(client, &snapshot).await? {
@@ -171,6 +195,20 @@ async fn describe(client: &Client, name: &str) -> Result<Unpacked, RuntimeError>
 
 fn broken(name: &str, why: &str) -> RuntimeError {
     RuntimeError::Start(format!("the image {name} cannot be used: {why}"))
+}
+
+fn elsewhere() -> String {
+    let ours = transfer::platform();
+    format!("it is not for this platform, {}/{}", ours.os, ours.architecture)
+}
+
+impl Configuration {
+    /// Whether this host can run it, as far as it says for which it is.
+    fn is_ours(&self) -> bool {
+        let ours = transfer::platform();
+        let fits = |said: &str, ours: &str| said.is_empty() || said == ours;
+        fits(&self.os, &ours.os) && fits(&self.architecture, &ours.architecture)
+    }
 }
 
 fn ours(manifests: &[Descriptor]) -> Option<String> {

@@ -19,6 +19,7 @@ use super::super::host::Doing;
 use super::super::log::Log;
 use super::super::{App, Exit, Order, RuntimeError, StartMethod, Started};
 use super::container::{self, Draft};
+use super::disk::{self, Disk};
 use super::golden::Key;
 use super::images::Unpacked;
 use super::layer::Layer;
@@ -40,6 +41,8 @@ pub(super) struct Running {
     gone: CancellationToken,
     /// The checkpoint that it was restored from.
     from: Mutex<Option<Key>>,
+    /// What it writes to; `None` before it has one, or when a server before this one started it.
+    disk: Mutex<Option<Arc<Disk>>>,
 }
 
 impl Running {
@@ -93,6 +96,7 @@ impl Instances {
             leaving: AtomicBool::new(false),
             gone: CancellationToken::new(),
             from: Mutex::default(),
+            disk: Mutex::default(),
         });
         running.insert(id.clone(), instance.clone());
         Some(instance)
@@ -187,14 +191,21 @@ impl Parts {
         let network = network.ok_or(RuntimeError::Exhausted("network namespaces"))?;
         let namespace_took = begun.elapsed();
         let parent = checkpoint.map_or_else(|| image.snapshot.clone(), |key| self.snapshot_name(key));
-        let mounts = snapshots::prepare(&self.client, self.node.as_str(), id, &parent).await?;
+        let mut mounts = snapshots::prepare(&self.client, self.node.as_str(), id, &parent).await?;
         self.watcher.done(Step::Snapshot)?;
         let snapshot_took = begun.elapsed() - namespace_took;
-        first_files(&mounts, order, checkpoint.is_none()).doing(doing("write the first files"))?;
-        self.watcher.done(Step::FirstFiles)?;
         let output = self.folder.make(&order.id).doing(doing("make a pipe for the output"))?;
         instance.keep_output(output);
         self.watcher.done(Step::Folder)?;
+        let disk = Disk::make(order.app.limits.container_disk()).map(Arc::new).doing(doing("make a disk"))?;
+        *instance.disk.lock() = Some(disk.clone());
+        let layer = Layer::open(&disk.files(), &mounts).doing(doing("look at the layers"))?;
+        first_files(&layer, order, checkpoint.is_none()).doing(doing("write the first files"))?;
+        self.watcher.done(Step::FirstFiles)?;
+        let at = self.folder.disk(&order.id);
+        disk.attach(&self.address, &at).await.doing(doing("attach a disk"))?;
+        disk::redirect(&mut mounts, &at);
+        self.watcher.done(Step::Disk)?;
         let spec = self.spec(order, image, &network, checkpoint.is_some())?;
         let work = self.folder.of(&order.id);
         let prepared = begun.elapsed();
@@ -215,6 +226,8 @@ impl Parts {
             },
         )
         .await?;
+        // The overlay keeps it.
+        disk::detach(&at).doing(doing("detach a disk"))?;
         let micros = |took: Duration| took.as_micros() as u64;
         // Measured by the case `restore` of perf/, which reads these names.
         tracing::debug!(
@@ -298,6 +311,12 @@ impl Parts {
         self.watcher.done(Step::NoTask)?;
         let name = self.snapshot_name(key);
         snapshots::remove(&self.client, &name).await?;
+        let disk = instance.disk.lock().clone();
+        let disk = disk.ok_or_else(|| RuntimeError::Start("another server started it".to_owned()))?;
+        let mounts = snapshots::mounts(&self.client, id.as_str()).await?;
+        let layer = snapshots::own_files(&mounts);
+        let layer = layer.ok_or_else(|| RuntimeError::Start("its snapshot is no overlay".to_owned()))?;
+        disk.copy_to(&layer).await?;
         snapshots::commit(&self.client, self.node.as_str(), id.as_str(), &name).await?;
         self.watcher.done(Step::Commit)
     }
@@ -355,6 +374,7 @@ impl Parts {
     async fn take_back(&self, id: &InstanceId, instance: &Running) -> Result<(), RuntimeError> {
         self.namespaces.let_go(instance.namespace.swap(0, Ordering::AcqRel));
         container::remove(&self.client, id.as_str(), &self.watcher).await?;
+        instance.disk.lock().take();
         self.folder.remove(id.as_str()).doing(|| format!("remove the folder of {id}"))?;
         self.watcher.done(Step::NoFolder)
     }
@@ -375,10 +395,7 @@ impl Parts {
 }
 
 /// Gives a layer the files that make it this instance's own. A checkpoint's snapshot is furnished already.
-fn first_files(mounts: &[Mount], order: &Order, is_new: bool) -> std::io::Result<()> {
-    let Some(layer) = Layer::open(mounts)? else {
-        return if order.files.is_empty() { Ok(()) } else { Err(std::io::ErrorKind::Unsupported.into()) };
-    };
+fn first_files(layer: &Layer, order: &Order, is_new: bool) -> std::io::Result<()> {
     let furniture = folder::furniture();
     let furniture = furniture.iter().filter(|_| is_new);
     furniture.chain(&folder::introduction(order)?).chain(&order.files).try_for_each(|file| layer.write(file))

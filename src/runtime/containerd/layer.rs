@@ -6,6 +6,7 @@
 use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
 
 use containerd_client::types::Mount;
 use rustix::fs::{
@@ -29,19 +30,21 @@ pub(super) struct Layer {
 }
 
 impl Layer {
-    /// The layer that these mounts would make writable; `None` when there is none.
-    pub(super) fn open(mounts: &[Mount]) -> io::Result<Option<Self>> {
+    /// The layer whose own files lie in the folder `own`, on what lies below in these mounts.
+    pub(super) fn open(own: &Path, mounts: &[Mount]) -> io::Result<Self> {
         let option = |name: &str| {
             let options = mounts.iter().flat_map(|mount| &mount.options);
             options.filter_map(|option| option.strip_prefix(name)?.strip_prefix('=')).next()
         };
-        let Some(own) = option("upperdir") else { return Ok(None) };
-        let folder = |path: &str| {
+        let folder = |path: &Path| {
             open(path, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
                 .map_err(io::Error::from)
         };
         let below = option("lowerdir").unwrap_or_default().split(':').filter(|path| !path.is_empty());
-        Ok(Some(Self { own: folder(own)?, below: below.map(folder).collect::<io::Result<_>>()? }))
+        Ok(Self {
+            own: folder(own)?,
+            below: below.map(|path| folder(Path::new(path))).collect::<io::Result<_>>()?,
+        })
     }
 
     /// Writes a file in the place of what was at its path, and the folders to it. Those have the permissions that they

@@ -4,10 +4,11 @@
 //! | a file | what it knows |
 //! |---|---|
 //! | `client`, `options` | how to speak with containerd |
-//! | `images`, `transfer` | from an image's name to an unpacked snapshot |
+//! | `images`, `transfer`, `registry` | from an image's name to an unpacked snapshot |
 //! | `spec`, `seccomp` | what a container may do |
 //! | `namespaces` | networks that lead nowhere, and the way in |
 //! | `snapshots`, `layer`, `container` | making, freezing and removing one |
+//! | `disk` | where one writes, and how much |
 //! | `exec` | a command beside the app |
 //! | `golden` | checkpoints on disk |
 //! | `folder` | this node's files |
@@ -21,6 +22,7 @@
 mod client;
 mod container;
 mod criu;
+mod disk;
 mod exec;
 mod exits;
 mod folder;
@@ -32,6 +34,7 @@ mod leftovers;
 mod namespaces;
 mod options;
 mod orphans;
+mod registry;
 mod seccomp;
 mod snapshots;
 mod spec;
@@ -54,7 +57,7 @@ use self::images::{Images, Unpacked};
 use self::instances::Instances;
 use self::namespaces::Namespaces;
 use super::host::Doing;
-use super::{App, Command, Exit, Golden, Order, Ran, Runtime, RuntimeError, Started};
+use super::{App, Command, Exit, Golden, LoginFile, Order, Ran, Runtime, RuntimeError, Started};
 use crate::instance::{Endpoint, InstanceId, NodeId};
 use crate::task;
 
@@ -76,6 +79,8 @@ pub struct Settings {
     pub folder: PathBuf,
     /// Who we are.
     pub node: NodeId,
+    /// The logins for registries, read at each pull; `None` pulls without.
+    pub logins: Option<LoginFile>,
     /// Whether instances may be restored from checkpoints. Where the host cannot do that, all starts are cold.
     pub criu: bool,
     /// Who is told of each step. Nobody, unless faults are tried.
@@ -90,7 +95,7 @@ pub struct ContainerdRuntime {
 /// What everything that is done to an instance needs.
 struct Parts {
     client: Client,
-    /// containerd's socket.
+    /// Where containerd listens.
     address: PathBuf,
     node: NodeId,
     folder: Folder,
@@ -127,7 +132,7 @@ impl ContainerdRuntime {
             address: settings.address,
             node: settings.node,
             folder,
-            images: Images::default(),
+            images: Images::new(settings.logins),
             namespaces: Namespaces::new()
                 .map(Arc::new)
                 .doing(doing("find this server's network namespace"))?,

@@ -3,8 +3,8 @@
 use std::collections::HashMap;
 
 use containerd_client::services::v1::snapshots::{
-    CommitSnapshotRequest, ListSnapshotsRequest, PrepareSnapshotRequest, RemoveSnapshotRequest,
-    StatSnapshotRequest,
+    CommitSnapshotRequest, ListSnapshotsRequest, MountsRequest, PrepareSnapshotRequest,
+    RemoveSnapshotRequest, StatSnapshotRequest,
 };
 use containerd_client::types::Mount;
 
@@ -41,6 +41,19 @@ pub(super) async fn prepare(
         mount.options.push("volatile".to_owned());
     }
     Ok(mounts)
+}
+
+/// How a writable layer is mounted.
+pub(super) async fn mounts(client: &Client, key: &str) -> Result<Vec<Mount>, RuntimeError> {
+    let message = MountsRequest { snapshotter: SNAPSHOTTER.to_owned(), key: key.to_owned() };
+    let answer = client.snapshots().mounts(request(message)).await;
+    Ok(answer.doing(|| format!("look at the snapshot {key}"))?.mounts)
+}
+
+/// The folder on this host in which a layer's own files lie.
+pub(super) fn own_files(mounts: &[Mount]) -> Option<PathBuf> {
+    let options = mounts.iter().flat_map(|mount| &mount.options);
+    options.filter_map(|option| option.strip_prefix("upperdir=")).map(PathBuf::from).next()
 }
 
 /// Makes a writable layer one to stand on.

@@ -25,7 +25,9 @@ const CAPABILITIES: [&str; 10] = [
 
 /// What an instance may use unless its template says otherwise.
 const PIDS: u32 = 512;
-const MEMORY: u64 = 1 << 30;
+
+/// How much sooner than others an instance's processes are ended, out of 1000.
+const OOM_SCORE: i32 = 500;
 
 /// The period over which processor time is shared out, in microseconds.
 const CPU_PERIOD: u64 = 100_000;
@@ -48,6 +50,7 @@ pub(super) struct Place<'a> {
 /// Writes the specification.
 pub(super) fn write(order: &Order, image: &ImageConfig, place: &Place<'_>) -> Result<Value, RuntimeError> {
     let app = &*order.app;
+    let memory = app.limits.container_memory();
     Ok(json!({
         "ociVersion": "1.1.0",
         "process": process(order, image, place.most_open_files, &arguments(app, image)?, &environment(order, image))?,
@@ -71,7 +74,7 @@ pub(super) fn write(order: &Order, image: &ImageConfig, place: &Place<'_>) -> Re
             "cgroupsPath": place.cgroup,
             "resources": {
                 "devices": devices(),
-                "memory": { "limit": memory(app), "swap": memory(app) },
+                "memory": { "limit": memory, "swap": memory },
                 "pids": { "limit": app.limits.pids.unwrap_or(PIDS) },
                 "cpu": cpu(app),
             },
@@ -133,10 +136,6 @@ fn mount(destination: &str, kind: &str, source: &str, options: &[&str]) -> Value
 
 fn limit(kind: &str, value: u64) -> Value {
     json!({ "type": kind, "soft": value, "hard": value })
-}
-
-fn memory(app: &App) -> u64 {
-    app.limits.memory.unwrap_or(MEMORY)
 }
 
 fn cpu(app: &App) -> Value {
@@ -205,4 +204,101 @@ fn user(user: &str) -> Result<(u32, u32), RuntimeError> {
     number(uid).and_then(|uid| Ok((uid, number(gid)?))).map_err(|_| {
         RuntimeError::Start(format!("the image's user `{user}` is a name, and only numbers are understood"))
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::instance::{InstanceId, TemplateName};
+    use crate::runtime::ResourceLimits;
+
+    fn specification(limits: ResourceLimits) -> Value {
+        let id = InstanceId::random(&TemplateName::new("shop").unwrap());
+        let app = Arc::new(App { command: vec!["app".to_owned()], limits, ..App::default() });
+        let order = Order { url: String::new(), host: String::new(), id, app, revision: 1 };
+        let place = Place {
+            network: Path::new("/proc/1/fd/3"),
+            devices: Path::new("/dev"),
+            criu: Path::new("/criu.conf"),
+            most_open_files: 1024,
+            cgroup: "/try-it-now/shop",
+        };
+        write(&order, &ImageConfig::default(), &place).unwrap()
+    }
+
+    /// The files of cgroup v2 that runc writes for a specification, and what. Panics at what v2 has no file for: runc
+    /// would refuse it or leave it out.
+    fn on_v2(specification: &Value) -> BTreeMap<&'static str, String> {
+        let linux = &specification["linux"];
+        let path = linux["cgroupsPath"].as_str().unwrap();
+        // With colons it would be a slice of systemd's.
+        assert!(path.starts_with('/') && !path.contains(':'), "{path}");
+        let mut files = BTreeMap::new();
+        for (controller, settings) in linux["resources"].as_object().unwrap() {
+            let number = |name: &str| settings[name].as_u64().unwrap();
+            let names: Vec<&str> =
+                settings.as_object().into_iter().flatten().map(|(name, _)| name.as_str()).collect();
+            match (controller.as_str(), names.as_slice()) {
+                ("memory", ["limit", "swap"]) => {
+                    files.insert("memory.max", number("limit").to_string());
+                    // In the specification, as on v1, it is memory and swap together.
+                    files.insert("memory.swap.max", (number("swap") - number("limit")).to_string());
+                }
+                ("pids", ["limit"]) => _ = files.insert("pids.max", number("limit").to_string()),
+                ("cpu", []) => {}
+                ("cpu", ["period", "quota"]) => {
+                    // The kernel takes nothing shorter.
+                    assert!(number("quota") >= 1000);
+                    files.insert("cpu.max", format!("{} {}", number("quota"), number("period")));
+                }
+                // A program in the kernel there: a list that denies all that it does not name.
+                ("devices", []) => {
+                    let rules = settings.as_array().unwrap();
+                    assert_eq!(rules[0], json!({ "allow": false, "access": "rwm" }));
+                    assert!(rules[1..].iter().all(|rule| rule["allow"] == true && rule["major"].is_u64()));
+                }
+                other => panic!("{other:?}"),
+            }
+        }
+        files
+    }
+
+    #[test]
+    fn limits_hold_on_cgroup_v2_too() {
+        let expected = |files: &[(&'static str, &str)]| -> BTreeMap<&'static str, String> {
+            files.iter().map(|(file, value)| (*file, (*value).to_owned())).collect()
+        };
+        let own = ResourceLimits {
+            memory: Some(64 << 20),
+            pids: Some(24),
+            millicpus: Some(10),
+            ..ResourceLimits::default()
+        };
+        assert_eq!(
+            on_v2(&specification(own)),
+            expected(&[
+                ("memory.max", "67108864"),
+                ("memory.swap.max", "0"),
+                ("pids.max", "24"),
+                ("cpu.max", "1000 100000"),
+            ])
+        );
+        assert_eq!(
+            on_v2(&specification(ResourceLimits::default())),
+            expected(&[("memory.max", "1073741824"), ("memory.swap.max", "0"), ("pids.max", "512")])
+        );
+    }
+
+    #[test]
+    fn an_instance_gains_no_rights_and_ends_before_its_server_does() {
+        let process = &specification(ResourceLimits::default())["process"];
+        assert_eq!(process["noNewPrivileges"], true);
+        assert!(process["oomScoreAdj"].as_i64().unwrap() > 0);
+        let bounding = process["capabilities"]["bounding"].as_array().unwrap();
+        for taken in ["CAP_SYS_ADMIN", "CAP_NET_ADMIN", "CAP_NET_RAW", "CAP_SYS_PTRACE", "CAP_MKNOD"] {
+            assert!(!bounding.contains(&taken.into()), "{taken}");
+        }
+    }
 }

@@ -14,10 +14,12 @@ pub enum Step {
     Network,
     /// It has a writable layer.
     Snapshot,
-    /// The first files are in it.
-    FirstFiles,
     /// It has a folder of this node, with its pipes, and its output is listened to.
     Folder,
+    /// It has a disk, and the first files are on it.
+    FirstFiles,
+    /// containerd sees the disk.
+    Disk,
     /// containerd has a record of it.
     Record,
     /// It has a shim, and where nothing is restored its first process.

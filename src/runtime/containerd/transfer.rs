@@ -1,14 +1,14 @@
-//! Getting images into containerd: it pulls from registries itself, and an archive is streamed to it.
+//! Transfers into containerd, and streaming an archive to it.
 
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use containerd_client::services::v1::{StreamInit, TransferRequest};
+use containerd_client::tonic::{Response, Status, Streaming};
 use containerd_client::types::Platform;
 use containerd_client::types::transfer::{
-    Data, ImageImportStream, ImageReference, ImageStore, OciRegistry, RegistryResolver, UnpackConfiguration,
-    WindowUpdate,
+    Data, ImageImportStream, ImageReference, ImageStore, UnpackConfiguration, WindowUpdate,
 };
 use futures_util::stream;
 use prost::Message;
@@ -18,7 +18,7 @@ use tokio::sync::mpsc;
 
 use super::super::RuntimeError;
 use super::super::host::Doing;
-use super::client::{Answer, Client, lasting, request_within};
+use super::client::{Answer, Client, DEADLINE, lasting, request_within};
 use super::snapshots::SNAPSHOTTER;
 
 /// Longest time to get an image.
@@ -40,7 +40,8 @@ pub(super) fn platform() -> Platform {
     Platform { os: "linux".to_owned(), architecture: architecture.to_owned(), ..Default::default() }
 }
 
-fn store(name: String, extra_references: Vec<ImageReference>) -> ImageStore {
+/// Where an image goes, and that it is unpacked there.
+pub(super) fn store(name: String, extra_references: Vec<ImageReference>) -> ImageStore {
     ImageStore {
         name,
         platforms: vec![platform()],
@@ -53,20 +54,44 @@ fn store(name: String, extra_references: Vec<ImageReference>) -> ImageStore {
     }
 }
 
-/// Pulls what a full reference names, and unpacks it.
-pub(super) async fn pull(client: &Client, reference: &str) -> Result<(), RuntimeError> {
-    let source = OciRegistry { reference: reference.to_owned(), resolver: Some(RegistryResolver::default()) };
-    let destination = store(reference.to_owned(), Vec::new());
-    transfer(client, any(&source), any(&destination), || format!("pull {reference}")).await
+/// A way for messages both ways, which a transfer may be told of.
+pub(super) struct Stream {
+    /// What containerd knows it as.
+    pub(super) id: String,
+    pub(super) sender: mpsc::Sender<Any>,
+    pub(super) incoming: Streaming<Any>,
+}
+
+/// Opens one for some purpose.
+pub(super) async fn open_stream(client: &Client, purpose: &str) -> Result<Stream, RuntimeError> {
+    static LAST: AtomicU64 = AtomicU64::new(0);
+    let doing = || format!("open a stream for the {purpose}");
+    let id = format!("{purpose}-{}-{}", std::process::id(), LAST.fetch_add(1, Ordering::Relaxed));
+    let (sender, receiver) = mpsc::channel(4);
+    let outgoing = stream::unfold(receiver, async |mut receiver: mpsc::Receiver<Any>| {
+        receiver.recv().await.map(|message| (message, receiver))
+    });
+    // Nobody receives before the stream stands, so the first message has to wait in the channel.
+    let _ = sender.send(any(&StreamInit { id: id.clone() })).await;
+    let opening = async {
+        let mut incoming = client.streaming().stream(lasting(outgoing)).await.doing(doing)?;
+        // containerd says with an empty message that it knows the stream.
+        let known = incoming.message().await.ok().flatten();
+        known
+            .ok_or_else(|| RuntimeError::Start(format!("containerd closed the stream for the {purpose}")))?;
+        Ok(incoming)
+    };
+    let opened = tokio::time::timeout(DEADLINE, opening).await;
+    let incoming = opened.map_err(|_| std::io::ErrorKind::TimedOut.into()).doing(doing)??;
+    Ok(Stream { id, sender, incoming })
 }
 
 /// Imports an OCI archive, and unpacks its image.
 pub(super) async fn import(client: &Client, archive: &Path) -> Result<(), RuntimeError> {
-    static LAST: AtomicU64 = AtomicU64::new(0);
     let doing = || format!("import {}", archive.display());
     let file = tokio::fs::File::open(archive).await.doing(|| format!("open {}", archive.display()))?;
-    let id = format!("import-{}-{}", std::process::id(), LAST.fetch_add(1, Ordering::Relaxed));
-    let source = ImageImportStream { stream: id.clone(), ..Default::default() };
+    let Stream { id, sender, mut incoming } = open_stream(client, "archive").await?;
+    let source = ImageImportStream { stream: id, ..Default::default() };
     let by_digest = ImageReference {
         name: ARCHIVES.to_owned(),
         is_prefix: true,
@@ -75,17 +100,6 @@ pub(super) async fn import(client: &Client, archive: &Path) -> Result<(), Runtim
         skip_named_digest: false,
     };
     let destination = store(String::new(), vec![by_digest]);
-
-    let (sender, receiver) = mpsc::channel(4);
-    let outgoing = stream::unfold(receiver, async |mut receiver: mpsc::Receiver<Any>| {
-        receiver.recv().await.map(|message| (message, receiver))
-    });
-    // Nobody receives before the stream stands, so the first message has to wait in the channel.
-    let _ = sender.send(any(&StreamInit { id })).await;
-    let mut incoming = client.streaming().stream(lasting(outgoing)).await.doing(doing)?;
-    let silent = || RuntimeError::Start(format!("containerd closed the stream for {}", archive.display()));
-    // containerd says with an empty message that it knows the stream.
-    incoming.message().await.ok().flatten().ok_or_else(silent)?;
 
     let sending = async {
         let mut file = file;
@@ -113,7 +127,7 @@ pub(super) async fn import(client: &Client, archive: &Path) -> Result<(), Runtim
             }
         }
     };
-    let transferring = transfer(client, any(&source), any(&destination), doing);
+    let transferring = async { transfer(client, any(&source), any(&destination)).await.doing(doing) };
     let mut transferring = std::pin::pin!(transferring);
     tokio::select! {
         // containerd has done all it was to do, and may have left the archive's padding unread.
@@ -125,16 +139,12 @@ pub(super) async fn import(client: &Client, archive: &Path) -> Result<(), Runtim
     }
 }
 
-async fn transfer(
-    client: &Client,
-    source: Any,
-    destination: Any,
-    doing: impl FnOnce() -> String,
-) -> Result<(), RuntimeError> {
+/// Moves an image, which may take minutes.
+pub(super) async fn transfer(client: &Client, source: Any, destination: Any) -> Result<Response<()>, Status> {
     let message = TransferRequest { source: Some(source), destination: Some(destination), options: None };
-    client.transfer().transfer(request_within(message, PATIENCE)).await.doing(doing)
+    client.transfer().transfer(request_within(message, PATIENCE)).await
 }
 
-fn any<T: Message + prost::Name>(message: &T) -> Any {
+pub(super) fn any<T: Message + prost::Name>(message: &T) -> Any {
     containerd_client::to_any(message)
 }

@@ -3,21 +3,24 @@
 
 mod bakes;
 mod faults;
+mod heavy_neighbours;
 mod hooks;
 mod kills;
 mod limits;
+mod pulls;
+mod registry;
 mod takeover;
 mod walls;
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::{env, fs};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use try_it_now::instance::{Endpoint, InstanceId, NodeId};
 use try_it_now::runtime::containerd::{ContainerdRuntime, Settings, Watcher};
-use try_it_now::runtime::{App, Image, Runtime, StartMethod, Started};
+use try_it_now::runtime::{App, Image, ResourceLimits, Runtime, StartMethod, Started};
 
 use super::{Apps, Subject, order, output, until, within};
 use crate::stack::{self, Stack};
@@ -42,6 +45,8 @@ while (true) {
 struct Place {
     settings: Settings,
     stack: Stack,
+    /// What the names of the images begin with that a test has brought here.
+    images: Mutex<Vec<String>>,
 }
 
 impl Place {
@@ -51,8 +56,8 @@ impl Place {
         let node = NodeId::random();
         let folder = env::temp_dir().join(format!("try-it-now-containers-{node}"));
         let (address, watcher) = (stack.address.clone(), Watcher::default());
-        let settings = Settings { address, folder, node, criu: true, watcher };
-        Some(Self { settings, stack })
+        let settings = Settings { address, folder, node, logins: None, criu: true, watcher };
+        Some(Self { settings, stack, images: Mutex::default() })
     }
 
     /// A runtime on this node, as of a server that was just started.
@@ -76,6 +81,11 @@ impl Place {
             );
         }
         let folder = self.settings.folder.join("instances").join(name);
+        // Whichever of them sees it: containerd has mounts of its own.
+        let processes = fs::read_dir("/proc").unwrap().flatten();
+        let mounts = processes.filter_map(|entry| fs::read_to_string(entry.path().join("mountinfo")).ok());
+        let ours = |mounts: String| mounts.lines().find(|line| line.contains(name)).map(str::to_owned);
+        found.extend(mounts.filter_map(ours).map(|line| format!("mount: {line}")));
         found.extend(folder.exists().then(|| folder.display().to_string()));
         found
     }
@@ -87,6 +97,13 @@ impl Place {
         found.extend(traces::files(&self.settings.folder.join("instances")));
         found.extend(traces::files(&self.checkpoints()));
         found
+    }
+
+    /// What containerd has by an image name.
+    fn digest_of(&self, image: &str) -> String {
+        let images = self.stack.ctr(&["images", "list"]);
+        let mut lines = images.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
+        lines.find(|words| words[0] == image).map(|words| words[2].to_owned()).unwrap_or_default()
     }
 
     fn checkpoints(&self) -> PathBuf {
@@ -110,6 +127,12 @@ impl Drop for Place {
         };
         // A thread that is inside one reactor cannot wait for another.
         let _ = std::thread::spawn(sweep).join();
+        for brought in self.images.lock().unwrap().iter() {
+            let list = self.stack.ctr(&["images", "list", "--quiet"]);
+            list.lines().filter(|image| image.starts_with(brought)).for_each(|image| {
+                self.stack.ctr(&["images", "remove", image]);
+            });
+        }
         let _ = fs::remove_dir_all(&self.settings.folder);
     }
 }
@@ -149,6 +172,11 @@ while (true) {
     switch ($words[0]) {
         case "add": $count++; break;
         case "note": file_put_contents("/notes", $words[1], FILE_APPEND); break;
+        case "fill":
+            $written = @file_put_contents("/filled", str_repeat("x", $words[1] << 20));
+            fwrite($visitor, $written === false ? "full\n" : "written\n");
+            fclose($visitor);
+            continue 2;
         case "reach":
             $there = @stream_socket_client("tcp://$words[1]", $code, $why, 2);
             fwrite($visitor, $there ? "reached\n" : "unreachable: $why\n");
@@ -182,7 +210,11 @@ async fn start(runtime: &dyn Runtime, app: &App) -> (InstanceId, Started) {
 
 /// Makes the golden checkpoint of a keeper that has counted one visit and has one note.
 async fn bake(runtime: &dyn Runtime) -> App {
-    let keeper = php(KEEPER);
+    bake_limited(runtime, ResourceLimits::default()).await
+}
+
+async fn bake_limited(runtime: &dyn Runtime, limits: ResourceLimits) -> App {
+    let keeper = App { limits, ..php(KEEPER) };
     let (id, started) = start(runtime, &keeper).await;
     assert_eq!(started.how, StartMethod::Cold);
     tell(runtime, started.endpoint, "add").await;

@@ -11,8 +11,16 @@ use super::{KEEPER, Place, REVISION, bake, order, php, shell, start, tell, until
 use crate::traces::networks;
 
 /// From nothing to an instance that runs.
-pub(super) const MAKING: [Step; 7] =
-    [Step::Network, Step::Snapshot, Step::FirstFiles, Step::Folder, Step::Record, Step::Task, Step::Start];
+pub(super) const MAKING: [Step; 8] = [
+    Step::Network,
+    Step::Snapshot,
+    Step::Folder,
+    Step::FirstFiles,
+    Step::Disk,
+    Step::Record,
+    Step::Task,
+    Step::Start,
+];
 
 /// From one that runs to a checkpoint.
 pub(super) const BAKING: [Step; 5] =

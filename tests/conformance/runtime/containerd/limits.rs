@@ -1,8 +1,10 @@
 //! What one instance takes is not taken from the others.
 
-use try_it_now::runtime::Runtime;
+use rustix::process::Pid;
+use try_it_now::instance::Endpoint;
+use try_it_now::runtime::{ResourceLimits, Runtime, StartMethod};
 
-use super::{App, KEEPER, Place, app, fs, output, php, shell, start, tell, until, within};
+use super::{App, KEEPER, Place, app, bake_limited, fs, output, php, shell, start, tell, until, within};
 
 /// Most processes of the fork bomb.
 const PROCESSES: u32 = 24;
@@ -44,9 +46,46 @@ async fn one_that_eats_memory_is_ended_and_a_neighbour_is_not() {
     assert_eq!(tell(&runtime, neighbour.endpoint, "add").await, "2");
 }
 
-/// The processes in an instance's cgroup, which is named after it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_disk_is_full_at_its_limit_restored_or_not_and_for_its_own_instance_only() {
+    let Some(place) = Place::new() else { return };
+    let runtime = place.open().await;
+    let limits = ResourceLimits { disk: Some(16 << 20), ..ResourceLimits::default() };
+    let (cold, started) = start(&runtime, &App { limits, ..php(KEEPER) }).await;
+    assert_eq!(started.how, StartMethod::Cold);
+    let fill = async |keeper: Endpoint| {
+        assert_eq!(tell(&runtime, keeper, "fill 12").await, "written");
+        assert_eq!(tell(&runtime, keeper, "fill 20").await, "full");
+        // It takes no harm, and what is removed makes room.
+        assert_eq!(tell(&runtime, keeper, "fill 12").await, "written");
+    };
+    fill(started.endpoint).await;
+
+    let keeper = bake_limited(&runtime, limits).await;
+    let mut restored = Vec::new();
+    for _ in 0..2 {
+        let (id, started) = start(&runtime, &keeper).await;
+        assert_eq!(started.how, StartMethod::Restored);
+        // What the first has filled is not missing to the second, and what was baked counts for neither.
+        fill(started.endpoint).await;
+        restored.push(id);
+    }
+    for id in restored.iter().chain([&cold]) {
+        within(runtime.stop(id)).await.unwrap();
+        assert_eq!(place.all_of(id.as_str()), [""; 0]);
+    }
+}
+
+/// How many processes an instance has.
 fn processes_of(id: &str) -> usize {
+    pids_of(id).len()
+}
+
+/// The processes in an instance's cgroup, which is named after it.
+pub(super) fn pids_of(id: &str) -> Vec<Pid> {
     let processes = fs::read_dir("/proc").unwrap().flatten();
-    let cgroups = processes.filter_map(|entry| fs::read_to_string(entry.path().join("cgroup")).ok());
-    cgroups.filter(|cgroup| cgroup.contains(id)).count()
+    let inside = processes.filter(|entry| {
+        fs::read_to_string(entry.path().join("cgroup")).is_ok_and(|cgroup| cgroup.contains(id))
+    });
+    inside.filter_map(|entry| Pid::from_raw(entry.file_name().to_str()?.parse().ok()?)).collect()
 }
