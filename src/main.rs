@@ -129,6 +129,9 @@ fn clean() -> ExitCode {
         let cleaned = server::app::clean(&host).await?;
         say(&format!("containers removed: {}", cleaned.containers));
         say(&format!("snapshots removed: {}", cleaned.snapshots));
+        if cleaned.network > 0 {
+            say(&format!("links and firewall tables removed: {}", cleaned.network));
+        }
         for folder in &cleaned.folders {
             say(&format!("folder removed: {}", folder.display()));
         }

@@ -195,6 +195,21 @@ impl<'t> Section<'t> {
         })
     }
 
+    /// A text, or as `Err` a list of texts.
+    pub(super) fn word_or_texts(
+        &mut self,
+        key: &'static str,
+        right: &str,
+    ) -> Option<Result<&'t str, Vec<&'t str>>> {
+        self.read(key, right, |value| match value.as_str() {
+            Some(word) => Some(Ok(word)),
+            None => {
+                let items = value.as_array()?.iter().map(|item| item.get_ref().as_str());
+                items.collect::<Option<Vec<_>>>().map(Err)
+            }
+        })
+    }
+
     /// A table of texts. `wrong_with` says what is wrong with a pair. Values are not shown: they may be secrets.
     pub(super) fn pairs(
         &mut self,

@@ -3,6 +3,7 @@
 //! Every implementation passes the same conformance suite (`tests/conformance/runtime.rs`).
 
 pub mod containerd;
+pub mod egress;
 mod host;
 mod image;
 mod log;
@@ -21,6 +22,7 @@ use serde::{Deserialize, Serialize};
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 
+pub use egress::Egress;
 pub use image::Image;
 
 use crate::instance::{Endpoint, InstanceId};
@@ -42,6 +44,9 @@ pub struct App {
     pub files: Option<PathBuf>,
     /// What one instance may use.
     pub limits: ResourceLimits,
+    /// What its instances may reach. Sealed without an image, which here means that nobody takes care of it.
+    #[serde(skip_serializing_if = "Egress::is_sealed")]
+    pub egress: Egress,
 }
 
 /// What one instance may use. `None` means as much as the host gives, and for a container as much as its runtime

@@ -136,12 +136,15 @@ pub async fn serve(config: Config, file: Option<PathBuf>, own_program: PathBuf) 
     Ok(())
 }
 
-/// Removes everything of ours from this host's containerd, and the folders of containers and checkpoints. Images stay.
+/// Removes everything of ours from this host's containerd and network, and the folders of containers and checkpoints.
+/// Images stay.
 ///
 /// # Errors
 /// A server of that state folder runs, or something resists.
 pub async fn clean(host: &Host) -> Result<Cleaned, OnceError> {
-    once::clean(host, containerd::clean(&host.containerd_address)).await
+    let mut cleaned = once::clean(host, containerd::clean(&host.containerd_address)).await?;
+    cleaned.network = containerd::clean_network().await?;
+    Ok(cleaned)
 }
 
 /// Bakes the templates, or only the one of that name, as the server would when it starts, and tells how far it is.
@@ -198,6 +201,7 @@ async fn start_runtime(
                 node: node.id().clone(),
                 criu: config.criu_enabled,
                 path: None,
+                outside: config.outside.clone(),
             })
             .await?,
         ),

@@ -64,6 +64,8 @@ pub struct Cleaned {
     pub containers: usize,
     /// Snapshots.
     pub snapshots: usize,
+    /// Links, and tables of nftables.
+    pub network: usize,
     /// Folders on this host.
     pub folders: Vec<PathBuf>,
 }
@@ -84,7 +86,7 @@ pub(super) async fn clean(
             Err(source) => return Err(OnceError::Folder { folder, source }),
         }
     }
-    Ok(Cleaned { containers, snapshots, folders })
+    Ok(Cleaned { containers, snapshots, network: 0, folders })
 }
 
 /// All folders of a state folder in which no server works, or the one that does.

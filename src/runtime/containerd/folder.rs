@@ -9,6 +9,7 @@ use rustix::fs::{CWD, FileType, Mode, makedev, mknodat};
 use tokio::net::unix::pipe::{OpenOptions, Receiver};
 
 use super::super::Order;
+use super::egress::Record;
 use crate::hex::hex;
 use crate::instance::InstanceId;
 
@@ -24,6 +25,9 @@ const OUTPUT: &str = "output";
 /// What it could read from, and never gets anything. A container without it holds this host's `/dev/null` open, and
 /// what lies outside of a container cannot be frozen with it.
 const INPUT: &str = "input";
+
+/// What is known of its way out.
+const OUTLET: &str = "outlet.json";
 
 /// For all that CRIU does. A sealed instance's network need not be locked while it is copied, connections are not
 /// copied, databases hold locks, and files that were deleted while open are copied whole.
@@ -84,6 +88,20 @@ impl Folder {
         OpenOptions::new().read_write(true).open_receiver(self.output(id))
     }
 
+    /// Notes what the next server must know of an instance's way out.
+    pub(super) fn note_outlet(&self, id: &InstanceId, record: &Record) -> io::Result<()> {
+        fs::write(self.of(id).join(OUTLET), serde_json::to_vec(record)?)
+    }
+
+    /// What was noted; `None` for an instance without a way out.
+    pub(super) fn outlet(&self, id: &InstanceId) -> io::Result<Option<Record>> {
+        match fs::read(self.of(id).join(OUTLET)) {
+            Ok(record) => Ok(Some(serde_json::from_slice(&record)?)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
     pub(super) fn remove(&self, id: &str) -> io::Result<()> {
         if_there(fs::remove_dir_all(self.root.join("instances").join(id)))
     }
@@ -131,6 +149,14 @@ pub(super) fn furnish(layer: &Path) -> io::Result<()> {
     fs::create_dir_all(&etc)?;
     fs::write(etc.join("hosts"), "127.0.0.1\tlocalhost instance\n")?;
     fs::write(etc.join("hostname"), "instance\n")
+}
+
+/// Tells an instance with a way out whom to ask for names, whatever its image or its checkpoint says.
+pub(super) fn name_resolvers(layer: &Path, resolv_conf: &str) -> io::Result<()> {
+    let path = layer.join("etc").join("resolv.conf");
+    // What a checkpoint left there could be a link, and lead out of the layer.
+    if_there(fs::remove_file(&path))?;
+    fs::write(path, resolv_conf)
 }
 
 /// Tells an instance who it is, in files below `/etc/try-it-now`: `id`, `url`, `host`, and `seed`, random text of its

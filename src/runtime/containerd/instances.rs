@@ -18,6 +18,7 @@ use super::super::host::Doing;
 use super::super::log::Log;
 use super::super::{App, Exit, Order, RuntimeError, StartMethod, Started};
 use super::container::{self, Draft};
+use super::egress::Outlet;
 use super::golden::Key;
 use super::images::Unpacked;
 use super::spec::{self, Place};
@@ -32,6 +33,8 @@ pub(super) struct Running {
     pub(super) log: Arc<Log>,
     /// Its network namespace; 0 before it has one.
     namespace: AtomicU32,
+    /// Its way out of there, if its template wants one.
+    outlet: Mutex<Option<Outlet>>,
     /// Whether its end is our own doing.
     leaving: AtomicBool,
     /// Done when its output is of no more interest.
@@ -81,6 +84,7 @@ impl Instances {
             turn: tokio::sync::Mutex::default(),
             log: Arc::new(Log::new(log_limit)),
             namespace: AtomicU32::new(0),
+            outlet: Mutex::default(),
             leaving: AtomicBool::new(false),
             gone: CancellationToken::new(),
             from: Mutex::default(),
@@ -164,7 +168,7 @@ impl Parts {
         let id = order.id.as_str();
         let doing = |what: &'static str| move || format!("{what} for {id}");
         let begun = Instant::now();
-        let namespace = self.namespaces.make().await.doing(doing("make a network namespace"))?;
+        let namespace = self.network(order, instance).await?;
         instance.namespace.store(namespace, Ordering::Release);
         let network = self.namespaces.path(namespace);
         let network = network.ok_or(RuntimeError::Exhausted("network namespaces"))?;
@@ -177,10 +181,18 @@ impl Parts {
             let furnished = if checkpoint.is_none() { folder::furnish(&layer) } else { Ok(()) };
             furnished
                 .and_then(|()| folder::introduce(&layer, order))
+                .and_then(|()| match order.app.egress.is_sealed() {
+                    true => Ok(()),
+                    false => folder::name_resolvers(&layer, &self.outlets.resolv_conf()),
+                })
                 .doing(doing("write the first files"))?;
         }
         let output = self.folder.make(&order.id).doing(doing("make a pipe for the output"))?;
         instance.keep_output(output);
+        let record = instance.outlet.lock().as_ref().map(|outlet| outlet.record(&order.app.egress));
+        if let Some(record) = record {
+            self.folder.note_outlet(&order.id, &record).doing(doing("note the way out"))?;
+        }
         let spec = self.spec(order, image, &network, checkpoint.is_some())?;
         let work = self.folder.of(&order.id);
         let prepared = begun.elapsed();
@@ -214,6 +226,17 @@ impl Parts {
             "launched"
         );
         Ok(Endpoint::Sealed { namespace, port: order.app.port })
+    }
+
+    /// The number of a network namespace for it: one that leads nowhere, or as far as its template wants.
+    async fn network(&self, order: &Order, instance: &Running) -> Result<u32, RuntimeError> {
+        if order.app.egress.is_sealed() {
+            return self.namespaces.make().await.doing(|| format!("make a network namespace for {}", order.id));
+        }
+        let outlet = self.outlets.take(&order.app.egress).await?;
+        let number = self.namespaces.hold(outlet.namespace());
+        *instance.outlet.lock() = Some(outlet);
+        Ok(number)
     }
 
     fn spec(
@@ -332,15 +355,24 @@ impl Parts {
     async fn take_back(&self, id: &InstanceId, instance: &Running) -> Result<(), RuntimeError> {
         self.namespaces.let_go(instance.namespace.swap(0, Ordering::AcqRel));
         container::remove(&self.client, id.as_str()).await?;
+        // Not before all that could use it has ended.
+        let outlet = instance.outlet.lock().take();
+        if let Some(outlet) = outlet {
+            self.outlets.give_back(outlet).await?;
+        }
         self.folder.remove(id.as_str()).doing(|| format!("remove the folder of {id}"))
     }
 
     /// Takes over an instance that a server before this one started.
     pub(super) fn adopt(&self, id: &InstanceId, namespace: u32, pid: u32) -> std::io::Result<()> {
+        let (record, output) = (self.folder.outlet(id)?, self.folder.open_output(id)?);
         self.namespaces.adopt(namespace, pid)?;
+        // Last of what may fail: what was adopted there counts as in use.
+        let outlet = record.map(|record| self.outlets.adopt(record, pid)).transpose()?;
         if let Some(instance) = self.instances.enter(id, super::LOG_LIMIT) {
             instance.namespace.store(namespace, Ordering::Release);
-            instance.keep_output(self.folder.open_output(id)?);
+            *instance.outlet.lock() = outlet;
+            instance.keep_output(output);
         }
         Ok(())
     }

@@ -26,6 +26,7 @@ pub(super) async fn take_over(parts: &Parts) -> Result<(), RuntimeError> {
             container::remove(&parts.client, &container.id).await?;
         }
     }
+    parts.outlets.take_over().await?;
     let golden: HashMap<String, Key> =
         parts.checkpoints.keys().into_iter().map(|key| (parts.snapshot_name(&key), key)).collect();
     let found = snapshots::list(&parts.client, Some(node)).await?;

@@ -7,6 +7,7 @@
 //! | `images`, `transfer` | from an image's name to an unpacked snapshot |
 //! | `spec`, `seccomp` | what a container may do |
 //! | `namespaces` | networks that lead nowhere, and the way in |
+//! | `egress` | links and a firewall for those that may reach the internet |
 //! | `snapshots`, `container` | making, freezing and removing one |
 //! | `golden` | checkpoints on disk |
 //! | `folder` | this node's files |
@@ -18,6 +19,7 @@
 mod client;
 mod container;
 mod criu;
+mod egress;
 mod exits;
 mod folder;
 mod golden;
@@ -42,16 +44,19 @@ use tokio::net::TcpStream;
 use tokio::sync::{mpsc, oneshot};
 
 use self::client::Client;
+use self::egress::Outlets;
 use self::folder::Folder;
 use self::golden::{Checkpoints, Ingredients};
 use self::images::{Images, Unpacked};
 use self::instances::Instances;
 use self::namespaces::Namespaces;
+use super::egress::Outside;
 use super::host::Doing;
 use super::{App, Exit, Golden, Order, Runtime, RuntimeError, Started};
 use crate::instance::{Endpoint, InstanceId, NodeId};
 use crate::task;
 
+pub use self::egress::clean as clean_network;
 pub use self::leftovers::clean;
 
 /// The label of all that is ours in containerd; its value is the node's name.
@@ -71,8 +76,10 @@ pub struct Settings {
     pub node: NodeId,
     /// Whether instances may be restored from checkpoints. Where the host cannot do that, all starts are cold.
     pub criu: bool,
-    /// Where CRIU is looked for, as in `PATH`; `None` means this process's own.
+    /// Where CRIU and `nft` are looked for, as in `PATH`; `None` means this process's own.
     pub path: Option<OsString>,
+    /// How instances are let out whose template wants it.
+    pub outside: Outside,
 }
 
 /// Runs instances as containers. See the module.
@@ -87,6 +94,7 @@ struct Parts {
     folder: Folder,
     images: Images,
     namespaces: Arc<Namespaces>,
+    outlets: Arc<Outlets>,
     checkpoints: Checkpoints,
     /// CRIU's version; `None` when nothing is to be restored.
     criu: Option<String>,
@@ -112,8 +120,11 @@ impl ContainerdRuntime {
                 "CRIU is missing or does not work: every instance starts cold (see: try-it-now doctor)"
             );
         }
+        let outlets = Outlets::new(settings.node.as_str(), settings.outside, settings.path)
+            .map_err(doing("find this server's network namespace"))?;
         let parts = Arc::new(Parts {
             client,
+            outlets,
             node: settings.node,
             folder,
             images: Images::default(),

@@ -2,6 +2,7 @@
 //! a shell.
 
 mod bakes;
+mod egress;
 mod limits;
 mod takeover;
 mod walls;
@@ -14,6 +15,7 @@ use std::{env, fs};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use try_it_now::instance::{Endpoint, InstanceId, NodeId};
 use try_it_now::runtime::containerd::{ContainerdRuntime, Settings};
+use try_it_now::runtime::egress::Outside;
 use try_it_now::runtime::{App, Image, Runtime, StartMethod, Started};
 
 use super::{Apps, Subject, order, output, until, within};
@@ -45,7 +47,14 @@ impl Place {
         let stack = Stack::find()?;
         let node = NodeId::random();
         let folder = env::temp_dir().join(format!("try-it-now-containers-{node}"));
-        let settings = Settings { address: stack.address, folder, node, criu: true, path: Some(stack.path) };
+        let settings = Settings {
+            address: stack.address,
+            folder,
+            node,
+            criu: true,
+            path: Some(stack.path),
+            outside: Outside::default(),
+        };
         Some(Self { settings })
     }
 
