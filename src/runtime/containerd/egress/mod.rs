@@ -106,6 +106,7 @@ impl Outlets {
             let own = public_resolvers(&fs::read_to_string("/etc/resolv.conf").unwrap_or_default());
             if own.is_empty() { RESOLVERS.to_vec() } else { own }
         });
+        let chance = getrandom::u32().map_err(io::Error::other)?;
         let table = format!("{}{node}", rules::TABLE_PREFIX);
         let fixed = Fixed { table, links: links.clone(), range: outside.range, resolvers };
         Ok(Arc::new(Self {
@@ -114,7 +115,7 @@ impl Outlets {
             links,
             firewall: Firewall::new(fixed, path),
             names: Names::default(),
-            slots: Mutex::new(Slots::new(&outside.range, node)),
+            slots: Mutex::new(Slots::new(&outside.range, chance)),
             outside,
             spare: Mutex::default(),
             idle: Mutex::default(),
@@ -193,8 +194,9 @@ impl Outlets {
         }
         let any = !guests.is_empty();
         self.firewall.replace(guests).await.doing(doing)?;
-        if any {
-            self.prepare().await?;
+        // What runs goes on running, whatever would be said to a newcomer.
+        if any && let Err(error) = self.prepare().await {
+            tracing::error!(%error, "instances that were picked up may not get out any more");
         }
         Ok(())
     }

@@ -92,8 +92,8 @@ impl Fixed {
   }}
   chain passage {{
     type filter hook forward priority filter; policy accept;
-    oifname {links} jump inward
     iifname {links} jump outward
+    oifname {links} jump inward
   }}
   chain inward {{
     ct direction reply ct state established accept

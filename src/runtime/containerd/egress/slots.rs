@@ -63,11 +63,11 @@ pub(super) struct Slots {
 }
 
 impl Slots {
-    /// Nodes of one host begin at different places of the same range, and so seldom meet.
-    pub(super) fn new(range: &Network, node: &str) -> Self {
+    /// Begins at a place that anything may decide. If it is chance, nodes of one host that share a range seldom meet,
+    /// and a server that starts anew seldom gives what was in use a moment ago.
+    pub(super) fn new(range: &Network, chance: u32) -> Self {
         let count = (range.size() / 2) as u32;
-        let next = (fnv1a(node) % u64::from(count)) as u32;
-        Self { count, next, taken: HashMap::new() }
+        Self { count, next: chance % count, taken: HashMap::new() }
     }
 
     /// The one that was free for longest; `None` when all are in use or at rest.
@@ -105,7 +105,7 @@ mod tests {
 
     #[test]
     fn a_slot_rests_before_it_is_given_again() {
-        let mut slots = Slots::new(&range(), "node");
+        let mut slots = Slots::new(&range(), 5);
         let mut now = Instant::now();
         let all: Vec<Slot> = std::iter::from_fn(|| slots.take(now)).collect();
         assert_eq!(all.len(), 7);
@@ -119,7 +119,7 @@ mod tests {
 
     #[test]
     fn one_that_was_just_given_back_comes_last() {
-        let mut slots = Slots::new(&range(), "node");
+        let mut slots = Slots::new(&range(), 5);
         let now = Instant::now();
         let first = slots.take(now).unwrap();
         slots.give_back(first, now);

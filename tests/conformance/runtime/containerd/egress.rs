@@ -9,7 +9,6 @@ use std::net::Ipv4Addr;
 use try_it_now::instance::{Endpoint, InstanceId};
 use try_it_now::runtime::{App, Egress, Runtime, StartMethod};
 
-use self::world::World;
 use super::{php, start, tell, until, within};
 
 /// Goes where each visitor's one line says, and tells how it was.

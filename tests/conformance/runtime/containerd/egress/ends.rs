@@ -1,12 +1,10 @@
 //! What is left of ways out when they end, or their server does.
 
-use std::time::Duration;
-
 use try_it_now::runtime::RuntimeError;
 use try_it_now::runtime::containerd::clean_network;
 use try_it_now::runtime::egress::Network;
 
-use super::super::{REVISION, output};
+use super::super::REVISION;
 use super::world::{PRIVATE, SITE, World};
 use super::*;
 
@@ -33,7 +31,7 @@ fn a_stop_leaves_nothing_and_the_addresses_rest() {
 #[test]
 fn after_a_crash_what_runs_is_picked_up_and_the_rest_removed() {
     World::with(|world| {
-        world.name("allowed.test", SITE);
+        world.names(&[("allowed.test", SITE)]);
         let before = world.network();
         let at_site = format!("{SITE}:80");
         let (free, listed, dead) = world.serve(async |runtime| {

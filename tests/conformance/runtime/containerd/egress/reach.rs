@@ -48,11 +48,11 @@ fn the_internet_is_public_addresses_and_nothing_else() {
 fn a_list_lets_exactly_its_places_through_and_follows_its_names() {
     World::with(|mut world| {
         world.place.settings.outside.refresh = Duration::from_secs(1);
-        world.name("allowed.test", OTHER_SITE);
+        world.names(&[("allowed.test", OTHER_SITE)]);
         let (first, second) = (format!("{SITE}:80"), format!("{OTHER_SITE}:443"));
         let third = format!("{THIRD_SITE}:443");
         world.serve(async |runtime| {
-            let app = probe(only(&[&first, "allowed.test:443", "nowhere.test:80"]));
+            let app = probe(only(&[&first, "allowed.test:443", "later.test:80"]));
             let (_, listed) = begin(&runtime, &app).await;
             assert_reaches(&runtime, listed, &first).await;
             assert_reaches(&runtime, listed, &second).await;
@@ -65,19 +65,24 @@ fn a_list_lets_exactly_its_places_through_and_follows_its_names() {
             assert_reaches(&runtime, nameless, &first).await;
             assert_eq!(tell(&runtime, nameless, "name allowed.test").await, "allowed.test");
 
-            world.name("allowed.test", THIRD_SITE);
-            until("the name is followed", async || {
-                let answer = tell(&runtime, listed, &format!("ask {third}")).await;
-                (!answer.starts_with("unreachable")).then_some(())
-            })
-            .await;
+            world.names(&[("allowed.test", THIRD_SITE)]);
+            until_it_reaches(&runtime, listed, &third).await;
             assert_does_not_reach(&runtime, nameless, &third).await;
             // What a name leads to is no way around what is never reached.
-            world.name("allowed.test", PRIVATE[0]);
-            tokio::time::sleep(Duration::from_secs(3)).await;
+            world.names(&[("allowed.test", PRIVATE[0]), ("later.test", OTHER_SITE)]);
+            until_it_reaches(&runtime, listed, &format!("{OTHER_SITE}:80")).await;
             assert_does_not_reach(&runtime, listed, &format!("{}:443", PRIVATE[0])).await;
+            assert!(!world.run("nft list ruleset").contains(&format!("{} . 443", PRIVATE[0])));
         });
     });
+}
+
+async fn until_it_reaches(runtime: &dyn Runtime, probe: Endpoint, there: &str) {
+    until("the name is followed", async || {
+        let answer = tell(runtime, probe, &format!("ask {there}")).await;
+        (!answer.starts_with("unreachable")).then_some(())
+    })
+    .await;
 }
 
 #[test]
@@ -90,6 +95,7 @@ fn an_instance_sends_from_its_own_address_only_and_has_no_ipv6() {
             let own = address(&runtime, endpoint).await;
             let others = tell(&runtime, endpoint, "read /proc/net/if_inet6").await;
             assert!(others.split_terminator('|').all(|line| line.ends_with(" lo")), "{others}");
+            assert!(!world.run("ip -6 -o address").contains("tin"), "nor has this host on its end");
 
             let pid = world.pid(&id);
             // From inside, with rights that no instance has.

@@ -78,6 +78,8 @@ impl World {
         world.run(&format!("ip address add {INSIDE}/32 dev lo"));
         world.run(&format!("ip link add up0 type veth peer name up1 netns {number}"));
         world.run(&format!("ip address add {HOST}/24 dev up0"));
+        // An address that the kernel makes up comes late, and would look like one that a test has left.
+        world.run("ip link set up0 addrgenmode none");
         world.run("ip link set up0 up");
         world.internet(Self::fill_internet);
         world.run("ip route add default via 203.0.113.1");
@@ -122,9 +124,10 @@ impl World {
         run(self.place.settings.path.as_ref().unwrap(), line)
     }
 
-    /// What the host finds under a name.
-    pub(super) fn name(&self, name: &str, address: &str) {
-        fs::write(&self.hosts, format!("{address} {name}\n")).unwrap();
+    /// All that the host finds under names.
+    pub(super) fn names(&self, names: &[(&str, &str)]) {
+        let lines = names.iter().map(|(name, address)| format!("{address} {name}\n"));
+        fs::write(&self.hosts, lines.collect::<String>()).unwrap();
     }
 
     /// All of the host's network that a server could have made.
