@@ -9,7 +9,8 @@ use std::time::Duration;
 
 use super::env::Variables;
 use crate::runtime::Image;
-use crate::runtime::egress::{Network, Outside};
+use crate::runtime::egress::Network;
+pub use crate::runtime::egress::Outside;
 
 /// Most bytes that the address of a socket has room for.
 const LONGEST_SOCKET: usize = 107;

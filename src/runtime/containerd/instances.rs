@@ -231,7 +231,11 @@ impl Parts {
     /// The number of a network namespace for it: one that leads nowhere, or as far as its template wants.
     async fn network(&self, order: &Order, instance: &Running) -> Result<u32, RuntimeError> {
         if order.app.egress.is_sealed() {
-            return self.namespaces.make().await.doing(|| format!("make a network namespace for {}", order.id));
+            return self
+                .namespaces
+                .make()
+                .await
+                .doing(|| format!("make a network namespace for {}", order.id));
         }
         let outlet = self.outlets.take(&order.app.egress).await?;
         let number = self.namespaces.hold(outlet.namespace());

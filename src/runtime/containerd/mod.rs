@@ -121,7 +121,7 @@ impl ContainerdRuntime {
             );
         }
         let outlets = Outlets::new(settings.node.as_str(), settings.outside, settings.path)
-            .map_err(doing("find this server's network namespace"))?;
+            .doing(doing("find this server's network namespace"))?;
         let parts = Arc::new(Parts {
             client,
             outlets,
