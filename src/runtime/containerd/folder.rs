@@ -151,12 +151,10 @@ pub(super) fn furnish(layer: &Path) -> io::Result<()> {
     fs::write(etc.join("hostname"), "instance\n")
 }
 
-/// Tells an instance with a way out whom to ask for names, whatever its image or its checkpoint says.
+/// Tells an instance with a way out whom to ask for names, whatever its image or its checkpoint says. Goes into a layer
+/// in which [`introduce`] wrote before.
 pub(super) fn name_resolvers(layer: &Path, resolv_conf: &str) -> io::Result<()> {
-    let path = layer.join("etc").join("resolv.conf");
-    // What a checkpoint left there could be a link, and lead out of the layer.
-    if_there(fs::remove_file(&path))?;
-    fs::write(path, resolv_conf)
+    fs::write(layer.join("etc").join("resolv.conf"), resolv_conf)
 }
 
 /// Tells an instance who it is, in files below `/etc/try-it-now`: `id`, `url`, `host`, and `seed`, random text of its

@@ -189,7 +189,8 @@ impl Parts {
         }
         let output = self.folder.make(&order.id).doing(doing("make a pipe for the output"))?;
         instance.keep_output(output);
-        let record = instance.outlet.lock().as_ref().map(|outlet| outlet.record(&order.app.egress));
+        let record =
+            instance.outlet.lock().as_ref().map(|outlet| self.outlets.record(outlet, &order.app.egress));
         if let Some(record) = record {
             self.folder.note_outlet(&order.id, &record).doing(doing("note the way out"))?;
         }

@@ -86,16 +86,13 @@ pub(super) struct Outlet {
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Record {
     slot: u32,
+    address: Ipv4Addr,
     egress: Egress,
 }
 
 impl Outlet {
     pub(super) fn namespace(&self) -> Arc<File> {
         self.namespace.clone()
-    }
-
-    pub(super) fn record(&self, egress: &Egress) -> Record {
-        Record { slot: self.slot.0, egress: egress.clone() }
     }
 }
 
@@ -169,10 +166,23 @@ impl Outlets {
         Ok(())
     }
 
+    /// What the next server has to know of it.
+    pub(super) fn record(&self, outlet: &Outlet, egress: &Egress) -> Record {
+        let address = outlet.slot.of_instance(&self.outside.range);
+        Record { slot: outlet.slot.0, address, egress: egress.clone() }
+    }
+
     /// Picks up the outlet of an instance that a server before this one started, by a process in it. It is let out when
     /// [`Outlets::take_over`] is done.
+    ///
+    /// # Errors
+    /// Nothing is in it any more, or its address is from another range than this server's.
     pub(super) fn adopt(&self, record: Record, pid: u32) -> io::Result<Outlet> {
         let slot = Slot(record.slot);
+        let in_range = u64::from(slot.0) < self.outside.range.size() / 2;
+        if !in_range || slot.of_instance(&self.outside.range) != record.address {
+            return Err(io::Error::other("EGRESS_RANGE is another now"));
+        }
         let outlet = Outlet { slot, namespace: Arc::new(File::open(format!("/proc/{pid}/ns/net"))?) };
         self.slots.lock().keep(slot);
         self.in_use.lock().insert(slot.link(&self.links), (slot, record.egress));
