@@ -8,9 +8,10 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::sync::mpsc;
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use nix::sched::{CloneFlags, unshare};
+use tokio::time::Instant;
 use try_it_now::instance::InstanceId;
 use try_it_now::runtime::egress::Outside;
 
