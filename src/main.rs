@@ -130,6 +130,9 @@ fn clean() -> ExitCode {
         let cleaned = server::app::clean(&host, &own_program).await?;
         say(&format!("containers removed: {}", cleaned.containers));
         say(&format!("snapshots removed: {}", cleaned.snapshots));
+        if cleaned.network > 0 {
+            say(&format!("links and firewall tables removed: {}", cleaned.network));
+        }
         for path in &cleaned.paths {
             say(&format!("removed: {}", path.display()));
         }

@@ -36,7 +36,7 @@ pub use mistakes::{Mistake, Mistakes};
 pub use public::{PublicAddress, Scheme};
 pub use quantity::{parse_duration, parse_size, show_duration};
 pub use read::{read, read_host};
-pub use runtime::{Runtime, RuntimeMode};
+pub use runtime::{Outside, Runtime, RuntimeMode};
 pub use secret::Secret;
 pub use server::{Server, TlsFiles};
 pub use template::{PoolSizes, ReadyCheck, Template, revision};

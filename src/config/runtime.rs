@@ -1,11 +1,15 @@
 //! What runs instances, from the environment.
 
+use std::net::Ipv4Addr;
 #[cfg(feature = "runtime-none")]
 use std::net::SocketAddr;
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use super::env::Variables;
+use crate::runtime::egress::Network;
+pub use crate::runtime::egress::Outside;
 use crate::runtime::{Image, LoginFile};
 
 /// Most bytes that the address of a socket has room for.
@@ -24,6 +28,8 @@ pub struct Runtime {
     pub logins: Option<LoginFile>,
     /// Whether containers are restored from checkpoints where the host can do it.
     pub criu_enabled: bool,
+    /// How templates with `egress` are let out.
+    pub outside: Outside,
     /// Where instances that are records only are all said to listen (`CONTAINER_NONE_ENDPOINT`); `None` gives
     /// each an address of its own.
     #[cfg(feature = "runtime-none")]
@@ -61,6 +67,13 @@ impl Runtime {
             containerd_address: containerd_address(env),
             logins: logins(env),
             criu_enabled: env.word("CRIU_ENABLED", &yes_or_no).unwrap_or(true),
+            outside: Outside {
+                range: env.get("EGRESS_RANGE", range).unwrap_or(Outside::default().range),
+                resolvers: env.list("EGRESS_DNS", resolver).filter(|resolvers| !resolvers.is_empty()),
+                refresh: env
+                    .duration("EGRESS_REFRESH", Duration::from_secs(1))
+                    .unwrap_or(Outside::default().refresh),
+            },
             #[cfg(feature = "runtime-none")]
             none_endpoint: env.get("CONTAINER_NONE_ENDPOINT", |text| {
                 text.parse().map_err(|_| "write an address and a port")
@@ -123,6 +136,28 @@ pub(super) fn image(
         }
     }
     None
+}
+
+/// Smallest and largest size of the range for instances, in bits of the network.
+const RANGE_BITS: RangeInclusive<u8> = 9..=28;
+
+fn range(text: &str) -> Result<Network, &'static str> {
+    const RULE: &str = "write a private range of IPv4 that nothing else on this host uses, from /9 to /28, such as \
+                        10.213.0.0/16";
+    let (base, bits) = text.split_once('/').ok_or(RULE)?;
+    let base: Ipv4Addr = base.parse().map_err(|_| RULE)?;
+    let bits = bits.parse().ok().filter(|bits| RANGE_BITS.contains(bits)).ok_or(RULE)?;
+    let network = Network::around(base, bits);
+    let fine =
+        base.is_private() && network.at(0) == base && network.at(network.size() as u32 - 1).is_private();
+    fine.then_some(network).ok_or(RULE)
+}
+
+fn resolver(text: &str) -> Result<Ipv4Addr, &'static str> {
+    const RULE: &str = "write IPv4 addresses of resolvers with commas between, none of this host's own";
+    let address: Ipv4Addr = text.parse().map_err(|_| RULE)?;
+    let fine = !address.is_loopback() && !address.is_unspecified() && !address.is_multicast();
+    fine.then_some(address).ok_or(RULE)
 }
 
 fn mode(text: &str) -> Result<RuntimeMode, &'static str> {

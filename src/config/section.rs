@@ -32,8 +32,6 @@ pub(super) struct Section<'t> {
     at: Range<usize>,
     table: &'t DeTable<'t>,
     known: Vec<&'static str>,
-    /// Keys that are noted by whoever asked, and not to be suggested.
-    refused: Vec<&'static str>,
 }
 
 /// A value under a key that only the file knows.
@@ -80,14 +78,7 @@ impl<'t> Notes<'t> {
 
 impl<'t> Section<'t> {
     pub(super) fn root(notes: &'t Notes<'t>, table: &'t Spanned<DeTable<'t>>) -> Self {
-        Self {
-            notes,
-            path: String::new(),
-            at: table.span(),
-            table: table.get_ref(),
-            known: Vec::new(),
-            refused: Vec::new(),
-        }
+        Self { notes, path: String::new(), at: table.span(), table: table.get_ref(), known: Vec::new() }
     }
 
     /// The path of a key in this table, on one line whatever the key.
@@ -123,16 +114,6 @@ impl<'t> Section<'t> {
     /// Whether the key is there.
     pub(super) fn has(&mut self, key: &'static str) -> bool {
         self.value(key).is_some()
-    }
-
-    /// Notes a key that this build refuses; whether it is there.
-    pub(super) fn refuse(&mut self, key: &'static str, wrong: &str, right: &str) -> bool {
-        self.refused.push(key);
-        let there = self.table.contains_key(key);
-        if there {
-            self.wrong(key, wrong, right);
-        }
-        there
     }
 
     /// A value that `read` takes, else `right` says what would be.
@@ -203,6 +184,21 @@ impl<'t> Section<'t> {
         })
     }
 
+    /// A text, or as `Err` a list of texts.
+    pub(super) fn word_or_texts(
+        &mut self,
+        key: &'static str,
+        right: &str,
+    ) -> Option<Result<&'t str, Vec<&'t str>>> {
+        self.read(key, right, |value| match value.as_str() {
+            Some(word) => Some(Ok(word)),
+            None => {
+                let items = value.as_array()?.iter().map(|item| item.get_ref().as_str());
+                items.collect::<Option<Vec<_>>>().map(Err)
+            }
+        })
+    }
+
     /// A table of texts. `wrong_with` says what is wrong with a pair. Values are not shown: they may be secrets.
     pub(super) fn pairs(
         &mut self,
@@ -235,7 +231,7 @@ impl<'t> Section<'t> {
 
     fn inner(&self, key: &str, table: &'t DeTable<'t>) -> Section<'t> {
         let (path, at) = (self.path_of(key), self.place_of(key));
-        Section { notes: self.notes, path, at, table, known: Vec::new(), refused: Vec::new() }
+        Section { notes: self.notes, path, at, table, known: Vec::new() }
     }
 
     /// The tables in this one, by name, in the file's order; what is no table is noted.
@@ -288,7 +284,7 @@ impl<'t> Section<'t> {
     pub(super) fn finish(self) {
         for name in self.table.keys() {
             let name: &str = name.get_ref();
-            if self.known.contains(&name) || self.refused.contains(&name) {
+            if self.known.contains(&name) {
                 continue;
             }
             let right = match nearest(name, self.known.iter().copied()) {

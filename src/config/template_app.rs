@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 use super::section::Section;
 use super::template_file::Context;
 use super::templates::{IMAGE_PORT, utf8};
-use crate::runtime::{App, Image, ResourceLimits};
+use crate::runtime::egress::{Destination, MOST_DESTINATIONS};
+use crate::runtime::{App, Egress, Image, ResourceLimits};
 
 /// As the first word of a command on this host: this very program.
 const OWN_PROGRAM: &str = "try-it-now";
@@ -20,7 +21,6 @@ const LEAST_DISK: u64 = 1 << 20;
 const MOST_PIDS: u64 = 4_194_304;
 
 pub(super) fn app(section: &mut Section<'_>, context: &Context<'_>) -> Option<App> {
-    section.refuse("egress", "it is not built yet", "leave it out");
     let folder = context.file.parent().unwrap_or(Path::new(""));
     let has_image = section.has("image");
     match context.containers {
@@ -64,12 +64,13 @@ pub(super) fn app(section: &mut Section<'_>, context: &Context<'_>) -> Option<Ap
         section.wrong("port", "every instance is told its own, as PORT", "leave it out");
     }
     let limits = limits(section, contained);
+    let egress = egress(section, contained);
     if utf8(folder).is_none() {
         section.wrong("", "the path of the file is no UTF-8 text", "move it");
         return None;
     }
     let port = if contained { port.unwrap_or(IMAGE_PORT) } else { 0 };
-    Some(App { image, command: command?, port, env, files: files.map(tidy), limits })
+    Some(App { image, command: command?, port, env, files: files.map(tidy), limits, egress })
 }
 
 /// The command; empty when an image is to run its own.
@@ -101,6 +102,39 @@ fn command(
 /// Without `.` parts, so that two ways to write a folder are one.
 fn tidy(path: PathBuf) -> PathBuf {
     path.components().collect()
+}
+
+fn egress(section: &mut Section<'_>, contained: bool) -> Egress {
+    const RULE: &str = "write \"internet\", or a list such as [\"api.example.com:443\"]";
+    let Some(wanted) = section.word_or_texts("egress", RULE) else { return Egress::Sealed };
+    if !contained {
+        let right = "leave it out, or write an image";
+        section.wrong("egress", "a command on this host reaches what this host does", right);
+        return Egress::Sealed;
+    }
+    let places = match wanted {
+        Ok("internet") => return Egress::Internet,
+        Ok(word) => {
+            section.wrong("egress", format!("{word:?} cannot be used"), RULE);
+            return Egress::Sealed;
+        }
+        Err(places) => places,
+    };
+    if places.is_empty() || places.len() > MOST_DESTINATIONS {
+        let right = format!("name 1 to {MOST_DESTINATIONS}, or leave it out for none");
+        section.wrong("egress", format!("it names {} places", places.len()), right);
+    }
+    let mut read = Vec::new();
+    for place in places {
+        match place.parse::<Destination>() {
+            Ok(destination) => read.push(destination),
+            Err(right) => section.wrong("egress", format!("{place:?} cannot be used"), right),
+        }
+    }
+    // In one order and once each, so that another way to write the same list is no other template.
+    read.sort_unstable();
+    read.dedup();
+    Egress::Only(read)
 }
 
 fn limits(section: &mut Section<'_>, contained: bool) -> ResourceLimits {

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use proptest::prelude::*;
 
 use crate::config::{Config, Environment, Mistakes};
-use crate::runtime::{Image, ResourceLimits};
+use crate::runtime::{Egress, Image, ResourceLimits};
 use std::path::Path;
 use std::time::Duration;
 
@@ -159,7 +159,8 @@ odd = 1
             "/etc/tin/demo.toml:12: templates.blog.pool.target: 9 is more than max, which is 5; lower it or raise max",
             "/etc/tin/demo.toml:16: templates.Wiki: the name cannot be used; a template's name is 1 to 46 lower-case \
              letters, digits and dashes, no dash first or last",
-            "/etc/tin/demo.toml:18: templates.Wiki.egress: it is not built yet; leave it out",
+            "/etc/tin/demo.toml:18: templates.Wiki.egress: true cannot be used; write \"internet\", or a list such as \
+             [\"api.example.com:443\"]",
             "/etc/tin/demo.toml:2: pool_size: there is no such key; the keys here are templates",
         ]
     );
@@ -361,5 +362,106 @@ proptest! {
         let mut text = FULL.to_owned();
         text.replace_range(at..=at, &to.to_string());
         let _ = load(&[], &text);
+    }
+}
+
+#[test]
+fn egress_is_the_internet_or_a_list_in_any_order() {
+    let text = r#"
+[templates.a]
+image = "a:1"
+[templates.b]
+image = "a:1"
+egress = "internet"
+[templates.c]
+image = "a:1"
+egress = ["B.example:443", "198.51.100.1:80"]
+[templates.d]
+image = "a:1"
+egress = ["198.51.100.1:80", "b.example:443", "b.example:443"]
+"#;
+    let config = load(&[CONTAINERS], text).unwrap_or_else(|mistakes| panic!("{mistakes}"));
+    let [a, b, c, d] = ["a", "b", "c", "d"].map(|name| config.templates.get(name).unwrap());
+    assert_eq!((&a.app.egress, &b.app.egress), (&Egress::Sealed, &Egress::Internet));
+    let places = ["198.51.100.1:80", "b.example:443"].map(|place| place.parse().unwrap());
+    assert_eq!(c.app.egress, Egress::Only(places.to_vec()));
+    // Who is let out is a part of what instances are made from.
+    assert!(a.revision != b.revision && b.revision != c.revision);
+    assert_eq!(c.revision, d.revision);
+}
+
+#[test]
+fn egress_that_cannot_be_is_told_with_its_line() {
+    let text = r#"
+[templates.a]
+image = "a:1"
+egress = "everything"
+[templates.b]
+image = "a:1"
+egress = []
+[templates.c]
+image = "a:1"
+egress = ["10.0.0.1:80", "mail.example:587", "example"]
+"#;
+    let mistakes = load(&[CONTAINERS], text).unwrap_err();
+    let lines: Vec<_> = mistakes.iter().map(ToString::to_string).collect();
+    let at = |line: u32, template: &str, rest: &str| {
+        format!("/etc/tin/demo.toml:{line}: templates.{template}.egress: {rest}")
+    };
+    assert_eq!(
+        lines,
+        [
+            at(
+                4,
+                "a",
+                "\"everything\" cannot be used; write \"internet\", or a list such as [\"api.example.com:443\"]"
+            ),
+            at(7, "b", "it names 0 places; name 1 to 64, or leave it out for none"),
+            at(
+                10,
+                "c",
+                "\"10.0.0.1:80\" cannot be used; write a public address: private and reserved ones are never \
+                         reached"
+            ),
+            at(
+                10,
+                "c",
+                "\"mail.example:587\" cannot be used; leave out the ports of mail (25, 465, 587), which are \
+                         always closed"
+            ),
+            at(
+                10,
+                "c",
+                "\"example\" cannot be used; write a host, a colon and a port, such as \"api.example.com:443\""
+            ),
+        ]
+    );
+    assert_eq!(
+        lines_of_command(),
+        [
+            "/etc/tin/demo.toml:3: templates.a.egress: a command on this host reaches what this host does; leave it out, or \
+          write an image"
+        ]
+    );
+}
+
+fn lines_of_command() -> Vec<String> {
+    lines("[templates.a]\ncommand = ['x']\negress = 'internet'\n")
+}
+
+#[test]
+fn the_way_out_is_set_by_the_environment() {
+    let text = "[templates.a]\ncommand = ['x']\n";
+    let outside = fine(text).runtime.outside;
+    assert_eq!((outside.range.to_string().as_str(), outside.resolvers), ("10.213.0.0/16", None));
+    let set = [("EGRESS_RANGE", "172.20.0.0/20"), ("EGRESS_DNS", "9.9.9.9, 10.0.0.2")];
+    let outside = load(&set, text).unwrap().runtime.outside;
+    assert_eq!(outside.range.to_string(), "172.20.0.0/20");
+    assert_eq!(outside.resolvers.unwrap().len(), 2);
+    for range in ["10.213.0.0", "10.213.0.1/16", "8.0.0.0/16", "10.0.0.0/8", "10.0.0.0/30", "172.16.0.0/9"] {
+        assert!(load(&[("EGRESS_RANGE", range)], text).is_err(), "{range}");
+    }
+    for resolvers in ["127.0.0.53", "::1", "0.0.0.0", "dns.example"] {
+        assert!(load(&[("EGRESS_DNS", resolvers)], text).is_err(), "{resolvers}");
     }
 }

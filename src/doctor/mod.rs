@@ -30,7 +30,12 @@ pub async fn examine(config: &Config) -> Vec<Finding> {
     if config.runtime.criu_enabled {
         findings.extend(criu::examine(&daemon, &kernel).await);
     }
-    findings.extend(network::examine(contained).await);
+    let wanted = network::Wanted {
+        containers: contained,
+        egress: config.templates.iter().any(|template| !template.app.egress.is_sealed()),
+        outside: &config.runtime.outside,
+    };
+    findings.extend(network::examine(&wanted).await);
     findings
 }
 

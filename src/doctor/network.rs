@@ -9,6 +9,7 @@ use tokio::time::timeout;
 
 use super::command::{Ended, run};
 use super::finding::Finding;
+use crate::config::Outside;
 use crate::instance::{InstanceId, TemplateName};
 use crate::runtime::daemon::{find, own_path};
 
@@ -23,32 +24,51 @@ struct Trial {
     remedy: &'static str,
 }
 
-/// What a template that lets its instances into the internet would need, and no other.
+/// What a template that lets its instances into the internet needs, and no other.
 const EGRESS: [Trial; 2] = [
     Trial {
         check: "veth",
         tool: "ip",
         arguments: &["link", "add", "tin0", "type", "veth", "peer", "name", "tin1"],
-        works: "pairs can be made",
+        works: "pairs can be made, for templates with egress",
         remedy: "for egress: install iproute2 and load the kernel module veth",
     },
     Trial {
         check: "nftables",
         tool: "nft",
-        arguments: &["add", "table", "inet", "try-it-now-doctor"],
-        works: "tables can be made",
-        remedy: "for egress: install nftables and load the kernel module nf_tables",
+        // One of each kind of what the firewall of instances is made of.
+        arguments: &["add table inet try-it-now-doctor; \
+             add set inet try-it-now-doctor a { type ifname . ipv4_addr; }; \
+             add set inet try-it-now-doctor b { type ipv4_addr; size 65535; flags dynamic; }; \
+             add chain inet try-it-now-doctor c { type filter hook forward priority filter; }; \
+             add rule inet try-it-now-doctor c iifname . ip saddr @a reject with icmp admin-prohibited; \
+             add rule inet try-it-now-doctor c ct state new add @b { ip saddr ct count over 1 } drop; \
+             add chain inet try-it-now-doctor d { type nat hook postrouting priority srcnat; }; \
+             add rule inet try-it-now-doctor d masquerade"],
+        works: "tables with sets, connection tracking and masquerading can be made, for templates with egress",
+        remedy: "for egress: install nftables, and load the kernel modules nf_tables, nft_ct, nft_masq, nft_reject_inet \
+                 and nft_connlimit",
     },
 ];
 
-pub(super) async fn examine(needed: bool) -> Vec<Finding> {
+/// What this host's network is asked.
+pub(super) struct Wanted<'a> {
+    /// Whether instances are containers.
+    pub(super) containers: bool,
+    /// Whether a template has `egress`.
+    pub(super) egress: bool,
+    /// How instances would be let out.
+    pub(super) outside: &'a Outside,
+}
+
+pub(super) async fn examine(wanted: &Wanted<'_>) -> Vec<Finding> {
     let path = own_path();
     let unshare = find("unshare", &path);
     let tried = match &unshare {
         Some(unshare) => Some(run(unshare, &["-n", "true"]).await),
         None => None,
     };
-    let mut findings = vec![judge_namespaces(tried.as_ref(), needed)];
+    let mut findings = vec![judge_namespaces(tried.as_ref(), wanted.containers)];
     for trial in &EGRESS {
         let tried = match (&unshare, find(trial.tool, &path)) {
             (Some(unshare), Some(tool)) => {
@@ -59,9 +79,55 @@ pub(super) async fn examine(needed: bool) -> Vec<Finding> {
             }
             _ => None,
         };
-        findings.push(judge_trial(trial, tried.as_ref()));
+        findings.push(judge_trial(trial, tried.as_ref(), wanted.egress));
     }
+    findings.push(judge_forwarding(forwarding().as_ref(), wanted.egress));
+    let routes = std::fs::read_to_string("/proc/net/route").unwrap_or_default();
+    findings.push(judge_range(wanted.outside, &routes, wanted.egress));
     findings
+}
+
+/// Whether this host passes packets on, and whether this process could change that; nothing is changed.
+struct Forwarding {
+    on: bool,
+    settable: bool,
+}
+
+fn forwarding() -> io::Result<Forwarding> {
+    const SWITCH: &str = "/proc/sys/net/ipv4/ip_forward";
+    let on = std::fs::read_to_string(SWITCH)?.trim() != "0";
+    Ok(Forwarding { on, settable: std::fs::OpenOptions::new().write(true).open(SWITCH).is_ok() })
+}
+
+fn judge_forwarding(found: Result<&Forwarding, &io::Error>, needed: bool) -> Finding {
+    const CHECK: &str = "IP forwarding";
+    let remedy = "for egress: sysctl -w net.ipv4.ip_forward=1, and keep it in /etc/sysctl.d";
+    match found {
+        Ok(Forwarding { on: true, .. }) => Finding::ok(CHECK, "on (net.ipv4.ip_forward)"),
+        Ok(Forwarding { settable: true, .. }) => {
+            let found =
+                "off; a server whose template has egress turns it on when it starts the first instance";
+            Finding::ok(CHECK, found)
+        }
+        Ok(_) => Finding::missing(CHECK, needed, "off, and this process cannot turn it on", remedy),
+        Err(error) => Finding::missing(CHECK, needed, error.to_string(), remedy),
+    }
+}
+
+fn judge_range(outside: &Outside, routes: &str, needed: bool) -> Finding {
+    const CHECK: &str = "egress addresses";
+    match outside.clash(routes) {
+        None => Finding::ok(CHECK, format!("{} is free", outside.range)),
+        Some((network, link)) => {
+            let found = format!("{} is taken: {link} leads to {network}", outside.range);
+            Finding::missing(
+                CHECK,
+                needed,
+                found,
+                "set EGRESS_RANGE to a private range that nothing here uses",
+            )
+        }
+    }
 }
 
 fn judge_namespaces(tried: Option<&Ended>, needed: bool) -> Finding {
@@ -76,12 +142,15 @@ fn judge_namespaces(tried: Option<&Ended>, needed: bool) -> Finding {
     }
 }
 
-fn judge_trial(trial: &Trial, tried: Option<&Ended>) -> Finding {
+fn judge_trial(trial: &Trial, tried: Option<&Ended>, needed: bool) -> Finding {
     match tried {
         Some(Ended::Well(_)) => Finding::ok(trial.check, trial.works),
-        Some(Ended::Badly(why)) => Finding::warning(trial.check, why.as_str(), trial.remedy),
+        Some(Ended::Badly(why)) => Finding::missing(trial.check, needed, why.as_str(), trial.remedy),
         None => {
-            Finding::warning(trial.check, format!("not tried: {} is not in PATH", trial.tool), trial.remedy)
+            // The server makes its links by itself, and its tables by `nft`.
+            let needed = needed && trial.tool == "nft";
+            let found = format!("not tried: {} is not in PATH", trial.tool);
+            Finding::missing(trial.check, needed, found, trial.remedy)
         }
     }
 }
@@ -138,12 +207,36 @@ mod tests {
     }
 
     #[test]
-    fn what_only_egress_needs_never_fails() {
+    fn what_only_egress_needs_fails_only_where_a_template_has_it() {
+        let bad = Ended::Badly("x".to_owned());
         for trial in &EGRESS {
-            assert_eq!(judge_trial(trial, Some(&Ended::Well(String::new()))).verdict, Verdict::Ok);
-            assert_eq!(judge_trial(trial, Some(&Ended::Badly("x".to_owned()))).verdict, Verdict::Warning);
-            assert!(judge_trial(trial, None).found.contains(trial.tool));
+            assert_eq!(judge_trial(trial, Some(&Ended::Well(String::new())), true).verdict, Verdict::Ok);
+            assert_eq!(judge_trial(trial, Some(&bad), false).verdict, Verdict::Warning);
+            assert_eq!(judge_trial(trial, Some(&bad), true).verdict, Verdict::Failed);
+            assert!(judge_trial(trial, None, false).found.contains(trial.tool));
         }
+        assert_eq!(
+            EGRESS.map(|trial| judge_trial(&trial, None, true).verdict),
+            [Verdict::Warning, Verdict::Failed]
+        );
+    }
+
+    #[test]
+    fn forwarding_must_be_on_or_settable_for_egress() {
+        let of = |on, settable, needed| judge_forwarding(Ok(&Forwarding { on, settable }), needed).verdict;
+        assert_eq!((of(true, false, true), of(false, true, true)), (Verdict::Ok, Verdict::Ok));
+        assert_eq!((of(false, false, true), of(false, false, false)), (Verdict::Failed, Verdict::Warning));
+    }
+
+    #[test]
+    fn the_addresses_for_egress_must_lead_nowhere_else() {
+        let route =
+            |base: u32| format!("head\nvpn\t{:08X}\t0\t1\t0\t0\t0\t000000FF\t0\t0\t0\n", base.to_be());
+        let outside = Outside::default();
+        assert_eq!(judge_range(&outside, &route(0x0b00_0000), true).verdict, Verdict::Ok);
+        let taken = judge_range(&outside, &route(0x0a00_0000), true);
+        assert_eq!(taken.verdict, Verdict::Failed);
+        assert_eq!(taken.found, "10.213.0.0/16 is taken: vpn leads to 10.0.0.0/8");
     }
 
     #[test]

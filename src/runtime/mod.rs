@@ -4,6 +4,7 @@
 
 pub mod containerd;
 pub mod daemon;
+pub mod egress;
 mod host;
 mod image;
 mod log;
@@ -25,6 +26,7 @@ use serde::{Deserialize, Serialize};
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 
+pub use egress::Egress;
 pub use image::Image;
 pub use logins::{Login, LoginFile, Logins};
 
@@ -47,6 +49,9 @@ pub struct App {
     pub files: Option<PathBuf>,
     /// What one instance may use.
     pub limits: ResourceLimits,
+    /// What its instances may reach. Sealed without an image, which here means that nobody takes care of it.
+    #[serde(skip_serializing_if = "Egress::is_sealed")]
+    pub egress: Egress,
 }
 
 /// What one instance may use. `None` means as much as the host gives, and for a container as much as its runtime

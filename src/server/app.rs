@@ -141,9 +141,9 @@ pub async fn serve(config: Config, file: Option<PathBuf>, own_program: PathBuf) 
     Ok(())
 }
 
-/// Removes everything of ours from this host, whatever runs it: containers, processes, checkpoints, and what a state
-/// folder remembers of them. Images stay, and so does the name of each node. A host that never ran containers need not
-/// have a containerd.
+/// Removes everything of ours from this host, whatever runs it: containers, processes, links and firewall tables,
+/// checkpoints, and what a state folder remembers of them. Images stay, and so does the name of each node. A host that
+/// never ran containers need not have a containerd.
 ///
 /// # Errors
 /// A server of that state folder runs, or something resists.
@@ -159,7 +159,8 @@ pub async fn clean(host: &Host, own_program: &Path) -> Result<Cleaned, OnceError
         // Whoever takes a node over ends what is left of it.
         drop(ProcessRuntime::open(processes(node, own_program, CLEANING_PORTS)).await?);
     }
-    Ok(Cleaned { containers, snapshots, paths: once::remove_all(&nodes)? })
+    let network = containerd::clean_network().await?;
+    Ok(Cleaned { containers, snapshots, network, paths: once::remove_all(&nodes)? })
 }
 
 /// Bakes the templates, or only the one of that name, as the server would when it starts, and tells how far it is.
@@ -224,6 +225,8 @@ async fn start_runtime(
                 node: node.id().clone(),
                 logins: config.logins.clone(),
                 criu: config.criu_enabled,
+                path: None,
+                outside: config.outside.clone(),
                 watcher: containerd::Watcher::default(),
             })
             .await?,

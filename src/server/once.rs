@@ -71,6 +71,8 @@ pub struct Cleaned {
     pub containers: usize,
     /// Snapshots.
     pub snapshots: usize,
+    /// Links, and tables of nftables.
+    pub network: usize,
     /// Folders, files and cgroups on this host.
     pub paths: Vec<PathBuf>,
 }

@@ -37,6 +37,3 @@ mod traces;
 mod tunnels;
 mod uploads;
 mod upstreams;
-
-#[path = "../conformance/stack.rs"]
-mod stack;

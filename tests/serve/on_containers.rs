@@ -56,9 +56,8 @@ impl Drop for Stage {
     fn drop(&mut self) {
         drop(self.server.take());
         let folder = std::env::temp_dir().join(format!("try-it-now-swept-{}", self.node));
-        let (address, path) = (self.stack.address.clone(), Some(self.stack.path.clone()));
-        let settings =
-            Settings { address, folder: folder.clone(), node: self.node.clone(), criu: false, path };
+        let settings = Settings::new(self.stack.address.clone(), folder.clone(), self.node.clone());
+        let settings = Settings { criu: false, ..settings };
         let sweep = move || {
             let reactor = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
             reactor.block_on(async {

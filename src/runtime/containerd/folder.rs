@@ -10,6 +10,7 @@ use tokio::net::unix::pipe::{OpenOptions, Receiver};
 
 use super::super::{Order, OwnFile};
 use super::disk;
+use super::egress::Record;
 use crate::hex::hex;
 use crate::instance::InstanceId;
 
@@ -28,6 +29,9 @@ const OUTPUT: &str = "output";
 /// What it could read from, and never gets anything. A container without it holds this host's `/dev/null` open, and
 /// what lies outside of a container cannot be frozen with it.
 const INPUT: &str = "input";
+
+/// What is known of its way out.
+const OUTLET: &str = "outlet.json";
 
 /// For all that CRIU does. A sealed instance's network need not be locked while it is copied, connections are not
 /// copied, databases hold locks, and files that were deleted while open are copied whole.
@@ -109,6 +113,20 @@ impl Folder {
         if_there(fs::remove_file(pipe))
     }
 
+    /// Notes what the next server must know of an instance's way out.
+    pub(super) fn note_outlet(&self, id: &InstanceId, record: &Record) -> io::Result<()> {
+        fs::write(self.of(id).join(OUTLET), serde_json::to_vec(record)?)
+    }
+
+    /// What was noted; `None` for an instance without a way out.
+    pub(super) fn outlet(&self, id: &InstanceId) -> io::Result<Option<Record>> {
+        match fs::read(self.of(id).join(OUTLET)) {
+            Ok(record) => Ok(Some(serde_json::from_slice(&record)?)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
     pub(super) fn remove(&self, id: &str) -> io::Result<()> {
         let folder = self.root.join("instances").join(id);
         // A server may have crashed while it was attached, and its files are the instance's.
@@ -157,6 +175,11 @@ impl Folder {
 pub(super) fn furniture() -> [OwnFile; 2] {
     [("/etc/hosts", "127.0.0.1\tlocalhost instance\n"), ("/etc/hostname", "instance\n")]
         .map(|(path, content)| OwnFile::new(path, content))
+}
+
+/// Tells an instance with a way out whom to ask for names, whatever its image or its checkpoint says.
+pub(super) fn name_resolvers(resolv_conf: String) -> OwnFile {
+    OwnFile::new("/etc/resolv.conf", resolv_conf)
 }
 
 /// What tells an instance who it is, in files below `/etc/try-it-now`: `id`, `url`, `host`, and `seed`, random text of

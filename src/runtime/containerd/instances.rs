@@ -6,7 +6,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
 
-use containerd_client::types::Mount;
 use parking_lot::Mutex;
 use rustix::process::{Resource, getrlimit};
 use serde_json::Value;
@@ -20,6 +19,7 @@ use super::super::log::Log;
 use super::super::{App, Exit, Order, RuntimeError, StartMethod, Started};
 use super::container::{self, Draft};
 use super::disk::{self, Disk};
+use super::egress::Outlet;
 use super::golden::Key;
 use super::images::Unpacked;
 use super::layer::Layer;
@@ -35,6 +35,8 @@ pub(super) struct Running {
     pub(super) log: Arc<Log>,
     /// Its network namespace; 0 before it has one.
     namespace: AtomicU32,
+    /// Its way out of there, if its template wants one.
+    outlet: Mutex<Option<Outlet>>,
     /// Whether its end is our own doing.
     leaving: AtomicBool,
     /// Done when its output is of no more interest.
@@ -93,6 +95,7 @@ impl Instances {
             turn: tokio::sync::Mutex::default(),
             log: Arc::new(Log::new(log_limit)),
             namespace: AtomicU32::new(0),
+            outlet: Mutex::default(),
             leaving: AtomicBool::new(false),
             gone: CancellationToken::new(),
             from: Mutex::default(),
@@ -184,7 +187,7 @@ impl Parts {
         let id = order.id.as_str();
         let doing = |what: &'static str| move || format!("{what} for {id}");
         let begun = Instant::now();
-        let namespace = self.namespaces.make().await.doing(doing("make a network namespace"))?;
+        let namespace = self.network(order, instance).await?;
         instance.namespace.store(namespace, Ordering::Release);
         self.watcher.done(Step::Network)?;
         let network = self.namespaces.path(namespace);
@@ -197,10 +200,16 @@ impl Parts {
         let output = self.folder.make(&order.id).doing(doing("make a pipe for the output"))?;
         instance.keep_output(output);
         self.watcher.done(Step::Folder)?;
+        let record =
+            instance.outlet.lock().as_ref().map(|outlet| self.outlets.record(outlet, &order.app.egress));
+        if let Some(record) = record {
+            self.folder.note_outlet(&order.id, &record).doing(doing("note the way out"))?;
+        }
         let disk = Disk::make(order.app.limits.container_disk()).map(Arc::new).doing(doing("make a disk"))?;
         *instance.disk.lock() = Some(disk.clone());
         let layer = Layer::open(&disk.files(), &mounts).doing(doing("look at the layers"))?;
-        first_files(&layer, order, checkpoint.is_none()).doing(doing("write the first files"))?;
+        let resolvers = (!order.app.egress.is_sealed()).then(|| self.outlets.resolv_conf());
+        first_files(&layer, order, checkpoint.is_none(), resolvers).doing(doing("write the first files"))?;
         self.watcher.done(Step::FirstFiles)?;
         let at = self.folder.disk(&order.id);
         disk.attach(&self.address, &at).await.doing(doing("attach a disk"))?;
@@ -242,6 +251,21 @@ impl Parts {
             "launched"
         );
         Ok(Endpoint::Sealed { namespace, port: order.app.port })
+    }
+
+    /// The number of a network namespace for it: one that leads nowhere, or as far as its template wants.
+    async fn network(&self, order: &Order, instance: &Running) -> Result<u32, RuntimeError> {
+        if order.app.egress.is_sealed() {
+            return self
+                .namespaces
+                .make()
+                .await
+                .doing(|| format!("make a network namespace for {}", order.id));
+        }
+        let outlet = self.outlets.take(&order.app.egress).await?;
+        let number = self.namespaces.hold(outlet.namespace());
+        *instance.outlet.lock() = Some(outlet);
+        Ok(number)
     }
 
     fn spec(
@@ -374,6 +398,11 @@ impl Parts {
     async fn take_back(&self, id: &InstanceId, instance: &Running) -> Result<(), RuntimeError> {
         self.namespaces.let_go(instance.namespace.swap(0, Ordering::AcqRel));
         container::remove(&self.client, id.as_str(), &self.watcher).await?;
+        // Not before all that could use it has ended.
+        let outlet = instance.outlet.lock().take();
+        if let Some(outlet) = outlet {
+            self.outlets.give_back(outlet).await?;
+        }
         instance.disk.lock().take();
         self.folder.remove(id.as_str()).doing(|| format!("remove the folder of {id}"))?;
         self.watcher.done(Step::NoFolder)
@@ -383,11 +412,15 @@ impl Parts {
     pub(super) fn adopt(&self, id: &InstanceId, found: &Found) -> Result<(), RuntimeError> {
         self.watcher.done(Step::Adoption)?;
         let doing = || format!("pick up {id}");
+        let record = self.folder.outlet(id).doing(doing)?;
         let output = self.folder.open_output(id).doing(doing)?;
         self.namespaces.adopt(found.namespace, found.pid).doing(doing)?;
+        // Last of what may fail: what was adopted there counts as in use.
+        let outlet = record.map(|record| self.outlets.adopt(record, found.pid)).transpose().doing(doing)?;
         if let Some(instance) = self.instances.enter(id, super::LOG_LIMIT) {
             instance.namespace.store(found.namespace, Ordering::Release);
             *instance.from.lock() = found.from.clone();
+            *instance.outlet.lock() = outlet;
             instance.keep_output(output);
         }
         Ok(())
@@ -395,10 +428,12 @@ impl Parts {
 }
 
 /// Gives a layer the files that make it this instance's own. A checkpoint's snapshot is furnished already.
-fn first_files(layer: &Layer, order: &Order, is_new: bool) -> std::io::Result<()> {
+fn first_files(layer: &Layer, order: &Order, is_new: bool, resolvers: Option<String>) -> std::io::Result<()> {
     let furniture = folder::furniture();
     let furniture = furniture.iter().filter(|_| is_new);
-    furniture.chain(&folder::introduction(order)?).chain(&order.files).try_for_each(|file| layer.write(file))
+    let resolvers = resolvers.map(folder::name_resolvers);
+    let own = folder::introduction(order)?;
+    furniture.chain(&own).chain(&resolvers).chain(&order.files).try_for_each(|file| layer.write(file))
 }
 
 /// Open files that this host lets a process have.

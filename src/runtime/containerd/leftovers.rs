@@ -44,6 +44,7 @@ pub(super) async fn take_over(parts: &Parts) -> Result<(), RuntimeError> {
             tracing::info!(id, "ended what containerd had lost");
         }
     }
+    parts.outlets.take_over().await?;
     finish_cleaning(&parts.checkpoints).await.doing(doing)?;
     for key in parts.checkpoints.outdated() {
         parts.forget(&key).await;

@@ -7,6 +7,7 @@
 //! | `images`, `transfer`, `registry` | from an image's name to an unpacked snapshot |
 //! | `spec`, `seccomp` | what a container may do |
 //! | `namespaces` | networks that lead nowhere, and the way in |
+//! | `egress` | links and a firewall for those that may reach the internet |
 //! | `snapshots`, `layer`, `container` | making, freezing and removing one |
 //! | `disk` | where one writes, and how much |
 //! | `exec` | a command beside the app |
@@ -23,6 +24,7 @@ mod client;
 mod container;
 mod criu;
 mod disk;
+mod egress;
 mod exec;
 mod exits;
 mod folder;
@@ -41,6 +43,7 @@ mod spec;
 mod steps;
 mod transfer;
 
+use std::ffi::OsString;
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -51,16 +54,19 @@ use tokio::net::TcpStream;
 use tokio::sync::{mpsc, oneshot};
 
 use self::client::Client;
+use self::egress::Outlets;
 use self::folder::Folder;
 use self::golden::{Checkpoints, Ingredients};
 use self::images::{Images, Unpacked};
 use self::instances::Instances;
 use self::namespaces::Namespaces;
+use super::egress::Outside;
 use super::host::Doing;
 use super::{App, Command, Exit, Golden, LoginFile, Order, Ran, Runtime, RuntimeError, Started};
 use crate::instance::{Endpoint, InstanceId, NodeId};
 use crate::task;
 
+pub use self::egress::clean as clean_network;
 pub use self::leftovers::clean;
 pub use self::steps::{Step, Watcher};
 
@@ -83,8 +89,28 @@ pub struct Settings {
     pub logins: Option<LoginFile>,
     /// Whether instances may be restored from checkpoints. Where the host cannot do that, all starts are cold.
     pub criu: bool,
+    /// Where `nft` is looked for, as in `PATH`; `None` means this process's own.
+    pub path: Option<OsString>,
+    /// How instances are let out whose template wants it.
+    pub outside: Outside,
     /// Who is told of each step. Nobody, unless faults are tried.
     pub watcher: Watcher,
+}
+
+impl Settings {
+    /// With everything else as usual.
+    pub fn new(address: PathBuf, folder: PathBuf, node: NodeId) -> Self {
+        Self {
+            address,
+            folder,
+            node,
+            logins: None,
+            criu: true,
+            path: None,
+            outside: Outside::default(),
+            watcher: Watcher::default(),
+        }
+    }
 }
 
 /// Runs instances as containers. See the module.
@@ -101,6 +127,7 @@ struct Parts {
     folder: Folder,
     images: Images,
     namespaces: Arc<Namespaces>,
+    outlets: Arc<Outlets>,
     checkpoints: Checkpoints,
     /// CRIU's version; `None` when nothing is to be restored.
     criu: Option<String>,
@@ -127,9 +154,12 @@ impl ContainerdRuntime {
                 "CRIU is missing or does not work: every instance starts cold (see: try-it-now doctor)"
             );
         }
+        let outlets = Outlets::new(settings.node.as_str(), settings.outside, settings.path)
+            .doing(doing("find this server's network namespace"))?;
         let parts = Arc::new(Parts {
             client,
             address: settings.address,
+            outlets,
             node: settings.node,
             folder,
             images: Images::new(settings.logins),

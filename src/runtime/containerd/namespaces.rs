@@ -40,7 +40,7 @@ pub(super) struct Namespaces {
 
 impl Namespaces {
     pub(super) fn new() -> io::Result<Self> {
-        let home = File::open("/proc/self/ns/net")?;
+        let home = File::open("/proc/thread-self/ns/net")?;
         Ok(Self { home, spare: Mutex::default(), held: Mutex::default(), last: AtomicU32::new(0) })
     }
 
@@ -50,8 +50,8 @@ impl Namespaces {
         let namespaces = self.clone();
         task::spawn("spare network namespaces", async move { namespaces.fill_up().await });
         match spare {
-            Some(file) => Ok(self.hold(file)),
-            None => Ok(self.hold(Self::make_one().await?)),
+            Some(file) => Ok(self.hold(Arc::new(file))),
+            None => Ok(self.hold(Arc::new(Self::make_one().await?))),
         }
     }
 
@@ -80,9 +80,10 @@ impl Namespaces {
         Ok(())
     }
 
-    fn hold(&self, file: File) -> u32 {
+    /// Holds one that was made elsewhere, under a number that was never given before.
+    pub(super) fn hold(&self, file: Arc<File>) -> u32 {
         let number = self.last.fetch_add(1, Ordering::Relaxed) + 1;
-        self.held.lock().insert(number, Arc::new(file));
+        self.held.lock().insert(number, file);
         number
     }
 

@@ -1,6 +1,7 @@
 //! Writable layers: an overlay on an image's snapshot, or on the one that was committed at a bake.
 
 use std::collections::HashMap;
+use std::path::PathBuf;
 
 use containerd_client::services::v1::snapshots::{
     CommitSnapshotRequest, ListSnapshotsRequest, MountsRequest, PrepareSnapshotRequest,

@@ -127,6 +127,8 @@ fn process(
         },
         "rlimits": limits,
         "noNewPrivileges": true,
+        // When the host itself runs out of memory, instances end before whoever serves them does.
+        "oomScoreAdj": OOM_SCORE,
     }))
 }
 
@@ -217,7 +219,8 @@ mod tests {
     fn specification(limits: ResourceLimits) -> Value {
         let id = InstanceId::random(&TemplateName::new("shop").unwrap());
         let app = Arc::new(App { command: vec!["app".to_owned()], limits, ..App::default() });
-        let order = Order { url: String::new(), host: String::new(), id, app, revision: 1 };
+        let order =
+            Order { url: String::new(), host: String::new(), id, app, revision: 1, files: Vec::new() };
         let place = Place {
             network: Path::new("/proc/1/fd/3"),
             devices: Path::new("/dev"),

@@ -2,6 +2,7 @@
 //! a shell.
 
 mod bakes;
+mod egress;
 mod faults;
 mod heavy_neighbours;
 mod hooks;
@@ -55,8 +56,8 @@ impl Place {
         let stack = Stack::find()?;
         let node = NodeId::random();
         let folder = env::temp_dir().join(format!("try-it-now-containers-{node}"));
-        let (address, watcher) = (stack.address.clone(), Watcher::default());
-        let settings = Settings { address, folder, node, logins: None, criu: true, watcher };
+        let settings = Settings::new(stack.address.clone(), folder, node);
+        let settings = Settings { path: Some(stack.path.clone()), ..settings };
         Some(Self { settings, stack, images: Mutex::default() })
     }
 

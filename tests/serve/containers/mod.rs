@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use try_it_now::instance::NodeId;
 use try_it_now::runtime::Runtime;
-use try_it_now::runtime::containerd::{ContainerdRuntime, Settings, Watcher};
+use try_it_now::runtime::containerd::{ContainerdRuntime, Settings};
 
 use crate::harness::{Demo, Server, eventually_within, get, request};
 use crate::stack::{self, Stack};
@@ -117,13 +117,9 @@ impl Drop for Host {
         let sweep = move || {
             let reactor = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
             for node in nodes {
-                let settings = Settings {
-                    address: address.clone(),
-                    folder: folder.join(&node),
-                    node: NodeId::parse(&node).unwrap(),
-                    criu: false,
-                    watcher: Watcher::default(),
-                };
+                let id = NodeId::parse(&node).unwrap();
+                let settings =
+                    Settings { criu: false, ..Settings::new(address.clone(), folder.join(&node), id) };
                 reactor.block_on(async {
                     // Without its files a node gives up its checkpoints, and what runs, when it is opened.
                     let Ok(runtime) = ContainerdRuntime::open(settings).await else { return };

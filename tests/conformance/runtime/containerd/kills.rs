@@ -71,13 +71,9 @@ async fn play_the_server() -> bool {
         }
         Ok(())
     });
-    let settings = Settings {
-        address: value("KILL_ADDRESS").into(),
-        folder: value("KILL_FOLDER").into(),
-        node: NodeId::parse(&value("KILL_NODE")).unwrap(),
-        criu: true,
-        watcher,
-    };
+    let node = NodeId::parse(&value("KILL_NODE")).unwrap();
+    let settings = Settings::new(value("KILL_ADDRESS").into(), value("KILL_FOLDER").into(), node);
+    let settings = Settings { watcher, ..settings };
     let arm = || armed.store(true, std::sync::atomic::Ordering::SeqCst);
     let runtime = ContainerdRuntime::open(settings).await.unwrap();
     let id = InstanceId::parse(&value("KILL_ID")).unwrap();
