@@ -19,10 +19,14 @@ use tokio::time::Instant;
 use super::super::RuntimeError;
 use super::client::{Answer, Client, request};
 use super::options::{CheckpointOptions, RuncOptions};
+use super::shim;
 use super::snapshots::{self, SNAPSHOTTER};
 
 /// What runs the containers.
-const RUNC: &str = "io.containerd.runc.v2";
+pub(super) const RUNC: &str = "io.containerd.runc.v2";
+
+/// How containerd calls a specification.
+pub(super) const SPEC: &str = "types.containerd.io/opencontainers/runtime-spec/1/Spec";
 
 /// The label that says in which of our network namespaces a container is.
 pub(super) const NAMESPACE_LABEL: &str = "try-it-now/namespace";
@@ -39,6 +43,8 @@ pub(super) struct Draft<'a> {
     /// The image's name in containerd.
     pub(super) image: &'a str,
     pub(super) namespace: u32,
+    /// The container whose shim makes it; `None` gives it a shim of its own.
+    pub(super) shim: Option<&'a str>,
     pub(super) spec: &'a Value,
     pub(super) mounts: Vec<Mount>,
     /// The pipe for its input.
@@ -75,12 +81,10 @@ pub(super) async fn start(client: &Client, draft: Draft<'_>) -> Result<Times, Ru
         ]),
         image: draft.image.to_owned(),
         runtime: Some(Shim { name: RUNC.to_owned(), options: None }),
-        spec: Some(Any {
-            type_url: "types.containerd.io/opencontainers/runtime-spec/1/Spec".to_owned(),
-            value: spec,
-        }),
+        spec: Some(Any { type_url: SPEC.to_owned(), value: spec }),
         snapshotter: SNAPSHOTTER.to_owned(),
         snapshot_key: id.to_owned(),
+        sandbox: draft.shim.unwrap_or_default().to_owned(),
         ..Default::default()
     };
     let message = CreateContainerRequest { container: Some(container) };
@@ -157,7 +161,7 @@ pub(super) async fn lives(client: &Client, id: &str) -> Result<Option<u32>, Runt
 }
 
 /// What containerd knows of its first process.
-async fn process(client: &Client, id: &str) -> Result<Option<Process>, RuntimeError> {
+pub(super) async fn process(client: &Client, id: &str) -> Result<Option<Process>, RuntimeError> {
     let message = GetRequest { container_id: id.to_owned(), exec_id: String::new() };
     let task = client.tasks().get(request(message)).await.if_known(|| format!("look at the task of {id}"))?;
     Ok(task.and_then(|answer| answer.process))
@@ -168,11 +172,25 @@ pub(super) async fn remove_task(client: &Client, id: &str) -> Result<(), Runtime
     let kill = KillRequest { container_id: id.to_owned(), signal: SIGKILL, all: true, ..Default::default() };
     // One that has ended by itself cannot be killed, and that is as well.
     let _ = client.tasks().kill(request(kill)).await;
-    // A task whose restore failed never had a process, and whoever waits for its end waits without end.
-    if process(client, id).await?.is_some_and(|process| process.pid != 0) {
-        let wait = WaitRequest { container_id: id.to_owned(), ..Default::default() };
-        client.tasks().wait(request(wait)).await.if_known(|| format!("wait for the end of {id}"))?;
+    match process(client, id).await {
+        // A task whose restore failed never had a process, and whoever waits for its end waits without end.
+        Ok(process) if process.as_ref().is_none_or(|process| process.pid == 0) => {}
+        Ok(_) => {
+            let wait = WaitRequest { container_id: id.to_owned(), ..Default::default() };
+            client.tasks().wait(request(wait)).await.if_known(|| format!("wait for the end of {id}"))?;
+        }
+        // Its shim is gone, and with it everybody who could end its processes. containerd says so once more when it
+        // forgets the task.
+        Err(error) => {
+            tracing::warn!(id, %error, "a container is ended from outside");
+            shim::end_processes(id).await?;
+            let _ = delete_task(client, id).await;
+        }
     }
+    delete_task(client, id).await
+}
+
+async fn delete_task(client: &Client, id: &str) -> Result<(), RuntimeError> {
     let delete = DeleteTaskRequest { container_id: id.to_owned() };
     client.tasks().delete(request(delete)).await.if_known(|| format!("remove the task of {id}")).map(drop)
 }

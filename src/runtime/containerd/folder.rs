@@ -1,8 +1,8 @@
 //! This node's files for its containers.
 
-use std::fs;
+use std::fs::{self, Permissions};
 use std::io;
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{CWD, FileType, Mode, makedev, mknodat};
@@ -24,6 +24,9 @@ const OUTPUT: &str = "output";
 /// What it could read from, and never gets anything. A container without it holds this host's `/dev/null` open, and
 /// what lies outside of a container cannot be frozen with it.
 const INPUT: &str = "input";
+
+/// Where a container has what its `/dev/shm` leads to: in its writable layer, which is frozen with the rest.
+const SHARED_MEMORY: &str = "/etc/try-it-now/shm";
 
 /// For all that CRIU does. A sealed instance's network need not be locked while it is copied, connections are not
 /// copied, databases hold locks, and files that were deleted while open are copied whole.
@@ -51,6 +54,11 @@ impl Folder {
 
     pub(super) fn criu_config(&self, restores: bool) -> PathBuf {
         self.root.join(if restores { "criu-restore.conf" } else { "criu-freeze.conf" })
+    }
+
+    /// The root of what keeps the shared shim alive.
+    pub(super) fn shim(&self) -> PathBuf {
+        self.root.join("shim")
     }
 
     pub(super) fn checkpoints(&self) -> PathBuf {
@@ -97,7 +105,7 @@ impl Folder {
 
     fn make_devices(&self) -> io::Result<()> {
         let devices = self.devices();
-        fs::create_dir_all(devices.join("shm"))?;
+        fs::create_dir_all(&devices)?;
         for (name, major, minor) in [
             ("null", 1, 3),
             ("zero", 1, 5),
@@ -111,10 +119,11 @@ impl Folder {
                 mknodat(CWD, &path, FileType::CharacterDevice, Mode::empty(), makedev(major, minor))
                     .map_err(io::Error::from),
             )?;
-            fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o666))?;
+            fs::set_permissions(&path, Permissions::from_mode(0o666))?;
         }
         for (name, target) in [
             ("fd", "/proc/self/fd"),
+            ("shm", SHARED_MEMORY),
             ("stdin", "/proc/self/fd/0"),
             ("stdout", "/proc/self/fd/1"),
             ("stderr", "/proc/self/fd/2"),
@@ -130,7 +139,10 @@ pub(super) fn furnish(layer: &Path) -> io::Result<()> {
     let etc = layer.join("etc");
     fs::create_dir_all(&etc)?;
     fs::write(etc.join("hosts"), "127.0.0.1\tlocalhost instance\n")?;
-    fs::write(etc.join("hostname"), "instance\n")
+    fs::write(etc.join("hostname"), "instance\n")?;
+    let shared = layer.join(SHARED_MEMORY.trim_start_matches('/'));
+    fs::create_dir_all(&shared)?;
+    fs::set_permissions(shared, Permissions::from_mode(0o1777))
 }
 
 /// Tells an instance who it is, in files below `/etc/try-it-now`: `id`, `url`, `host`, and `seed`, random text of its

@@ -16,7 +16,7 @@ use super::super::host::blocking;
 use crate::hex::hex;
 
 /// Raised when a checkpoint of an older version of this program must not be restored by this one.
-const FORMAT: u32 = 1;
+const FORMAT: u32 = 2;
 
 /// Restores that may fail one after another before a checkpoint counts as bad.
 const TOO_MANY: u32 = 3;

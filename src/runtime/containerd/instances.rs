@@ -184,13 +184,15 @@ impl Parts {
         let spec = self.spec(order, image, &network, checkpoint.is_some())?;
         let work = self.folder.of(&order.id);
         let prepared = begun.elapsed();
-        let times = container::start(
+        let shim = self.shim.get(&self.client).await;
+        let started = container::start(
             &self.client,
             Draft {
                 id,
                 node: self.node.as_str(),
                 image: &image.name,
                 namespace,
+                shim,
                 spec: &spec,
                 mounts,
                 input: &self.folder.input(&order.id),
@@ -199,7 +201,9 @@ impl Parts {
                 images: checkpoint.map(|key| self.checkpoints.images(key)),
             },
         )
-        .await?;
+        .await;
+        // Whatever it was, the next one need not fail for want of the shim.
+        let times = started.inspect_err(|_| self.shim.doubt())?;
         let micros = |took: Duration| took.as_micros() as u64;
         // Measured by the case `restore` of perf/, which reads these names.
         tracing::debug!(
@@ -303,7 +307,7 @@ impl Parts {
     ) -> Result<(), RuntimeError> {
         // A start that is under way has another container for it if this was a restore that failed.
         let _turn = instance.turn.lock().await;
-        if instance.leaves() || container::lives(&self.client, id.as_str()).await?.is_some() {
+        if instance.leaves() || matches!(container::lives(&self.client, id.as_str()).await, Ok(Some(_))) {
             return Ok(());
         }
         instance.leave();

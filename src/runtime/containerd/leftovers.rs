@@ -10,7 +10,7 @@ use super::super::host::Doing;
 use super::client::{self, Answer, Client, request};
 use super::container::{self, NAMESPACE_LABEL};
 use super::golden::Key;
-use super::{Parts, snapshots};
+use super::{Parts, shim, snapshots};
 use crate::instance::InstanceId;
 
 /// Picks up the containers of this node that run, for the pool to judge, and removes everything else of this node: dead
@@ -51,7 +51,8 @@ async fn adopt(parts: &Parts, container: &Container) -> Result<bool, RuntimeErro
     let id = InstanceId::parse(&container.id).ok();
     let namespace = container.labels.get(NAMESPACE_LABEL).and_then(|number| number.parse().ok());
     let (Some(id), Some(namespace)) = (id, namespace) else { return Ok(false) };
-    let process = container::lives(&parts.client, &container.id).await?;
+    // One whose shim is gone cannot be looked at, and is as good as dead.
+    let process = container::lives(&parts.client, &container.id).await.unwrap_or(None);
     Ok(process.is_some_and(|pid| parts.adopt(&id, namespace, pid).is_ok()))
 }
 
@@ -68,9 +69,14 @@ async fn containers(client: &Client, node: Option<&str>) -> Result<Vec<Container
 /// containerd does not answer, or something resists.
 pub async fn clean(address: &Path) -> Result<(usize, usize), RuntimeError> {
     let client = Client::connect(address).await?;
-    let found = containers(&client, None).await?;
+    let mut found = containers(&client, None).await?;
+    // The shim that all share ends with its last container, if that is the one that keeps it.
+    found.sort_by_key(|container| container.id == shim::KEEPER);
     for container in &found {
         container::remove(&client, &container.id).await?;
+    }
+    if found.last().is_some_and(|last| last.id == shim::KEEPER) {
+        shim::forget(&client).await?;
     }
     let layers = snapshots::list(&client, None).await?;
     for snapshot in &layers {

@@ -10,6 +10,7 @@
 //! | `snapshots`, `container` | making, freezing and removing one |
 //! | `golden` | checkpoints on disk |
 //! | `folder` | this node's files |
+//! | `shim` | the process of containerd's that all instances share |
 //! | `instances` | what runs, and what happens to it |
 //! | `leftovers` | what a crashed server left |
 //!
@@ -27,6 +28,7 @@ mod leftovers;
 mod namespaces;
 mod options;
 mod seccomp;
+mod shim;
 mod snapshots;
 mod spec;
 mod transfer;
@@ -47,6 +49,7 @@ use self::golden::{Checkpoints, Ingredients};
 use self::images::{Images, Unpacked};
 use self::instances::Instances;
 use self::namespaces::Namespaces;
+use self::shim::SharedShim;
 use super::host::Doing;
 use super::{App, Exit, Golden, Order, Runtime, RuntimeError, Started};
 use crate::instance::{Endpoint, InstanceId, NodeId};
@@ -92,6 +95,7 @@ struct Parts {
     criu: Option<String>,
     kernel: String,
     instances: Instances,
+    shim: SharedShim,
 }
 
 impl ContainerdRuntime {
@@ -112,6 +116,7 @@ impl ContainerdRuntime {
                 "CRIU is missing or does not work: every instance starts cold (see: try-it-now doctor)"
             );
         }
+        let shim = SharedShim::new(folder.shim());
         let parts = Arc::new(Parts {
             client,
             node: settings.node,
@@ -124,6 +129,7 @@ impl ContainerdRuntime {
             criu,
             kernel: rustix::system::uname().release().to_string_lossy().into_owned(),
             instances: Instances::default(),
+            shim,
         });
         leftovers::take_over(&parts).await?;
         task::spawn("containerd exits", exits::follow(Arc::downgrade(&parts)));

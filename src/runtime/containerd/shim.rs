@@ -1,0 +1,230 @@
+//! One shim for all instances of this host. The shim is the process between containerd and runc; one for each container
+//! takes two programs to start, which is a fifth of a restore, and three more to end.
+//!
+//! A shim lives as long as it has a container, so ours has one that never starts: runc made its first process, which
+//! waits for ever to be told to. That container belongs to no node, outlives servers, and goes with
+//! [`clean`](super::clean). Instances name it as their sandbox, and so are made by its shim.
+//!
+//! The price is that a shim that dies takes the ways to all its containers with it. Then containerd tells that this one
+//! ended, and its instances are ended from outside.
+
+use std::collections::HashMap;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use containerd_client::services::v1::container::Runtime as Shim;
+use containerd_client::services::v1::sandbox::{StoreCreateRequest, StoreDeleteRequest};
+use containerd_client::services::v1::{Container, CreateContainerRequest, CreateTaskRequest};
+use containerd_client::tonic::Code;
+use containerd_client::types::{Sandbox, sandbox};
+use prost_types::Any;
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::{Value, json};
+use tokio::time::Instant;
+
+use super::super::RuntimeError;
+use super::super::host::{Doing, blocking};
+use super::client::{Answer, Client, request};
+use super::container::{self, RUNC, SPEC};
+
+/// The container that keeps the shim alive. No instance has such a name, since theirs end with random letters.
+pub(super) const KEEPER: &str = "shared-shim";
+
+/// What its label says where those of instances name their node.
+const NOBODY: &str = "all";
+
+/// What it would run if it were started.
+const PROGRAM: &str = "never-run";
+
+/// Longest time that another server may take to make it.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Longest time that killed processes may take to go.
+const LAST_BREATH: Duration = Duration::from_secs(10);
+
+/// The shim that instances share.
+#[derive(Debug)]
+pub(super) struct SharedShim {
+    /// The keeper's root.
+    root: PathBuf,
+    /// Whether it was there when somebody looked, and nothing told otherwise since.
+    there: AtomicBool,
+    /// Whose turn it is to make it.
+    turn: tokio::sync::Mutex<()>,
+}
+
+impl SharedShim {
+    /// One whose keeper has `root` as its root.
+    pub(super) fn new(root: PathBuf) -> Self {
+        Self { root, there: AtomicBool::new(false), turn: tokio::sync::Mutex::default() }
+    }
+
+    /// The name under which a container is made in it; `None` where it cannot be had, and the container gets a shim of
+    /// its own.
+    pub(super) async fn get(&self, client: &Client) -> Option<&'static str> {
+        if self.there.load(Ordering::Acquire) {
+            return Some(KEEPER);
+        }
+        let _turn = self.turn.lock().await;
+        if !self.there.load(Ordering::Acquire) {
+            if let Err(error) = self.ensure(client).await {
+                tracing::warn!(%error, "instances get a shim each, which makes them slower to start");
+                return None;
+            }
+            self.there.store(true, Ordering::Release);
+        }
+        Some(KEEPER)
+    }
+
+    /// It may be gone.
+    pub(super) fn doubt(&self) {
+        self.there.store(false, Ordering::Release);
+    }
+
+    async fn ensure(&self, client: &Client) -> Result<(), RuntimeError> {
+        // First, since containers of a sandbox that is not on record get shims that nobody ends.
+        self.record(client).await?;
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            if matches!(container::process(client, KEEPER).await, Ok(Some(process)) if process.pid != 0) {
+                return Ok(());
+            }
+            if self.make(client).await? {
+                return Ok(());
+            }
+            if Instant::now() >= deadline {
+                // Whoever began to make it has crashed, or its shim has.
+                container::remove(client, KEEPER).await?;
+                return Err(RuntimeError::Start("the shared shim was not whole".to_owned()));
+            }
+            // Another server is making it.
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    async fn record(&self, client: &Client) -> Result<(), RuntimeError> {
+        let sandbox = Sandbox {
+            sandbox_id: KEEPER.to_owned(),
+            runtime: Some(sandbox::Runtime { name: RUNC.to_owned(), options: None }),
+            ..Default::default()
+        };
+        let message = StoreCreateRequest { sandbox: Some(sandbox) };
+        match client.sandboxes().create(request(message)).await {
+            Err(status) if status.code() == Code::AlreadyExists => Ok(()),
+            made => made.doing(|| "put the shared shim on record".to_owned()).map(drop),
+        }
+    }
+
+    /// Whether it was made now, and not by another server before.
+    async fn make(&self, client: &Client) -> Result<bool, RuntimeError> {
+        self.furnish().doing(|| "make the shim's folder".to_owned())?;
+        let record = Container {
+            id: KEEPER.to_owned(),
+            labels: HashMap::from([(super::NODE_LABEL.to_owned(), NOBODY.to_owned())]),
+            runtime: Some(Shim { name: RUNC.to_owned(), options: None }),
+            spec: Some(Any {
+                type_url: SPEC.to_owned(),
+                value: serde_json::to_vec(&specification(&self.root)).expect("a value is JSON"),
+            }),
+            ..Default::default()
+        };
+        let message = CreateContainerRequest { container: Some(record) };
+        match client.containers().create(request(message)).await {
+            Err(status) if status.code() == Code::AlreadyExists => return Ok(false),
+            made => made.doing(|| "make the shared shim".to_owned())?,
+        };
+        let message = CreateTaskRequest { container_id: KEEPER.to_owned(), ..Default::default() };
+        let started =
+            client.tasks().create(request(message)).await.doing(|| "start the shared shim".to_owned());
+        if started.is_err() {
+            container::remove(client, KEEPER).await?;
+        }
+        started.map(|_| true)
+    }
+
+    /// runc insists on a program, though it is never run.
+    fn furnish(&self) -> io::Result<()> {
+        fs::create_dir_all(&self.root)?;
+        let program = self.root.join(PROGRAM);
+        fs::write(&program, "")?;
+        fs::set_permissions(program, std::os::unix::fs::PermissionsExt::from_mode(0o755))
+    }
+}
+
+/// Forgets it, when its container and those of all instances are gone.
+pub(super) async fn forget(client: &Client) -> Result<(), RuntimeError> {
+    let message = StoreDeleteRequest { sandbox_id: KEEPER.to_owned() };
+    let deleted = client.sandboxes().delete(request(message)).await;
+    deleted.if_known(|| "forget the shared shim".to_owned()).map(drop)
+}
+
+fn specification(root: &Path) -> Value {
+    let own = ["pid", "ipc", "uts", "mount", "network"].map(|kind| json!({ "type": kind }));
+    json!({
+        "ociVersion": "1.1.0",
+        "process": {
+            "user": { "uid": 0, "gid": 0 },
+            "args": [format!("/{PROGRAM}")],
+            "cwd": "/",
+            "noNewPrivileges": true,
+        },
+        "root": { "path": root, "readonly": true },
+        "linux": { "namespaces": own, "cgroupsPath": format!("/try-it-now/{KEEPER}") },
+    })
+}
+
+/// Ends the processes of an instance whose shim is gone, and removes their cgroups.
+pub(super) async fn end_processes(id: &str) -> Result<(), RuntimeError> {
+    let deadline = Instant::now() + LAST_BREATH;
+    let id = id.to_owned();
+    let doing = format!("end the processes of {id}");
+    loop {
+        let id = id.clone();
+        let left = blocking(move || kill_all(&id)).await.doing(|| doing.clone())?;
+        if left == 0 {
+            return Ok(());
+        }
+        if Instant::now() >= deadline {
+            return Err(io::Error::other(format!("{left} of them do not go"))).doing(|| doing);
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+/// Returns how many there were.
+fn kill_all(id: &str) -> io::Result<usize> {
+    let mut killed = 0;
+    for folder in cgroups(id)? {
+        let processes = match fs::read_to_string(folder.join("cgroup.procs")) {
+            Ok(processes) => processes,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+            Err(error) => return Err(error),
+        };
+        for pid in processes.lines().filter_map(|line| Pid::from_raw(line.parse().ok()?)) {
+            killed += 1;
+            // One that ended meanwhile is what was wanted.
+            let _ = kill_process(pid, Signal::KILL);
+        }
+        if processes.is_empty() {
+            // It has gone meanwhile, or the kernel is not done with it; it costs little and is not worth a failure.
+            let _ = fs::remove_dir(folder);
+        }
+    }
+    Ok(killed)
+}
+
+/// An instance's folders in the one hierarchy of cgroups (v2) or in each of them (v1).
+fn cgroups(id: &str) -> io::Result<Vec<PathBuf>> {
+    let root = Path::new("/sys/fs/cgroup");
+    let mut roots = vec![root.to_owned()];
+    for entry in fs::read_dir(root)? {
+        let entry = entry?;
+        if entry.file_type()?.is_dir() {
+            roots.push(entry.path());
+        }
+    }
+    Ok(roots.into_iter().map(|root| root.join("try-it-now").join(id)).filter(|path| path.exists()).collect())
+}
