@@ -17,9 +17,9 @@ use serde_json::Value;
 use tokio::time::Instant;
 
 use super::super::RuntimeError;
+use super::cgroups;
 use super::client::{Answer, Client, request};
 use super::options::{CheckpointOptions, RuncOptions};
-use super::shim;
 use super::snapshots::{self, SNAPSHOTTER};
 
 /// What runs the containers.
@@ -183,7 +183,7 @@ pub(super) async fn remove_task(client: &Client, id: &str) -> Result<(), Runtime
         // forgets the task.
         Err(error) => {
             tracing::warn!(id, %error, "a container is ended from outside");
-            shim::end_processes(id).await?;
+            cgroups::end_processes(id).await?;
             let _ = delete_task(client, id).await;
         }
     }

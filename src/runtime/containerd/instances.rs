@@ -21,7 +21,7 @@ use super::container::{self, Draft};
 use super::golden::Key;
 use super::images::Unpacked;
 use super::spec::{self, Place};
-use super::{Parts, folder, snapshots};
+use super::{Parts, cgroups, folder, snapshots};
 use crate::instance::{Endpoint, InstanceId};
 use crate::task;
 
@@ -164,6 +164,7 @@ impl Parts {
         let id = order.id.as_str();
         let doing = |what: &'static str| move || format!("{what} for {id}");
         let begun = Instant::now();
+        cgroups::prepare_for_a_change();
         let namespace = self.namespaces.make().await.doing(doing("make a network namespace"))?;
         instance.namespace.store(namespace, Ordering::Release);
         let network = self.namespaces.path(namespace);

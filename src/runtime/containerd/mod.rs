@@ -10,12 +10,14 @@
 //! | `snapshots`, `container` | making, freezing and removing one |
 //! | `golden` | checkpoints on disk |
 //! | `folder` | this node's files |
+//! | `cgroups` | control groups, where runc does not see to them |
 //! | `shim` | the process of containerd's that all instances share |
 //! | `instances` | what runs, and what happens to it |
 //! | `leftovers` | what a crashed server left |
 //!
 //! Whatever is ours in containerd carries the node's name as a label, and lies in a namespace of our own.
 
+mod cgroups;
 mod client;
 mod container;
 mod criu;

@@ -21,12 +21,11 @@ use containerd_client::services::v1::{Container, CreateContainerRequest, CreateT
 use containerd_client::tonic::Code;
 use containerd_client::types::{Sandbox, sandbox};
 use prost_types::Any;
-use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
 use super::super::RuntimeError;
-use super::super::host::{Doing, blocking};
+use super::super::host::Doing;
 use super::client::{Answer, Client, request};
 use super::container::{self, RUNC, SPEC};
 
@@ -41,9 +40,6 @@ const PROGRAM: &str = "never-run";
 
 /// Longest time that another server may take to make it.
 const PATIENCE: Duration = Duration::from_secs(5);
-
-/// Longest time that killed processes may take to go.
-const LAST_BREATH: Duration = Duration::from_secs(10);
 
 /// The shim that instances share.
 #[derive(Debug)]
@@ -174,57 +170,4 @@ fn specification(root: &Path) -> Value {
         "root": { "path": root, "readonly": true },
         "linux": { "namespaces": own, "cgroupsPath": format!("/try-it-now/{KEEPER}") },
     })
-}
-
-/// Ends the processes of an instance whose shim is gone, and removes their cgroups.
-pub(super) async fn end_processes(id: &str) -> Result<(), RuntimeError> {
-    let deadline = Instant::now() + LAST_BREATH;
-    let id = id.to_owned();
-    let doing = format!("end the processes of {id}");
-    loop {
-        let id = id.clone();
-        let left = blocking(move || kill_all(&id)).await.doing(|| doing.clone())?;
-        if left == 0 {
-            return Ok(());
-        }
-        if Instant::now() >= deadline {
-            return Err(io::Error::other(format!("{left} of them do not go"))).doing(|| doing);
-        }
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
-}
-
-/// Returns how many there were.
-fn kill_all(id: &str) -> io::Result<usize> {
-    let mut killed = 0;
-    for folder in cgroups(id)? {
-        let processes = match fs::read_to_string(folder.join("cgroup.procs")) {
-            Ok(processes) => processes,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
-            Err(error) => return Err(error),
-        };
-        for pid in processes.lines().filter_map(|line| Pid::from_raw(line.parse().ok()?)) {
-            killed += 1;
-            // One that ended meanwhile is what was wanted.
-            let _ = kill_process(pid, Signal::KILL);
-        }
-        if processes.is_empty() {
-            // It has gone meanwhile, or the kernel is not done with it; it costs little and is not worth a failure.
-            let _ = fs::remove_dir(folder);
-        }
-    }
-    Ok(killed)
-}
-
-/// An instance's folders in the one hierarchy of cgroups (v2) or in each of them (v1).
-fn cgroups(id: &str) -> io::Result<Vec<PathBuf>> {
-    let root = Path::new("/sys/fs/cgroup");
-    let mut roots = vec![root.to_owned()];
-    for entry in fs::read_dir(root)? {
-        let entry = entry?;
-        if entry.file_type()?.is_dir() {
-            roots.push(entry.path());
-        }
-    }
-    Ok(roots.into_iter().map(|root| root.join("try-it-now").join(id)).filter(|path| path.exists()).collect())
 }
