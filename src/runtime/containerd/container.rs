@@ -174,20 +174,19 @@ pub(super) async fn remove_task(client: &Client, id: &str) -> Result<(), Runtime
     let _ = client.tasks().kill(request(kill)).await;
     match process(client, id).await {
         // A task whose restore failed never had a process, and whoever waits for its end waits without end.
-        Ok(process) if process.as_ref().is_none_or(|process| process.pid == 0) => {}
-        Ok(_) => {
+        Ok(Some(process)) if process.status() != Status::Unknown && process.pid == 0 => {}
+        Ok(Some(process)) if process.status() != Status::Unknown => {
             let wait = WaitRequest { container_id: id.to_owned(), ..Default::default() };
             client.tasks().wait(request(wait)).await.if_known(|| format!("wait for the end of {id}"))?;
         }
-        // Its shim is gone, and with it everybody who could end its processes. containerd says so once more when it
-        // forgets the task.
-        Err(error) => {
-            tracing::warn!(id, %error, "a container is ended from outside");
-            cgroups::end_processes(id).await?;
-            let _ = delete_task(client, id).await;
-        }
+        // There is no task, or its shim is gone, and with it all who could end its processes.
+        _ => cgroups::end_processes(id).await?,
     }
-    delete_task(client, id).await
+    match delete_task(client, id).await {
+        // Of a task whose shim is gone containerd says so once, and forgets it.
+        Err(_) => delete_task(client, id).await,
+        deleted => deleted,
+    }
 }
 
 async fn delete_task(client: &Client, id: &str) -> Result<(), RuntimeError> {
@@ -196,7 +195,7 @@ async fn delete_task(client: &Client, id: &str) -> Result<(), RuntimeError> {
 }
 
 /// Forgets it. Its task must be gone.
-async fn remove_record(client: &Client, id: &str) -> Result<(), RuntimeError> {
+pub(super) async fn remove_record(client: &Client, id: &str) -> Result<(), RuntimeError> {
     let delete = DeleteContainerRequest { id: id.to_owned() };
     client
         .containers()

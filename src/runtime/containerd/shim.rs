@@ -11,7 +11,7 @@
 use std::collections::HashMap;
 use std::fs;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
@@ -39,13 +39,15 @@ const NOBODY: &str = "all";
 const PROGRAM: &str = "never-run";
 
 /// Longest time that another server may take to make it.
-const PATIENCE: Duration = Duration::from_secs(5);
+const PATIENCE: Duration = Duration::from_secs(2);
 
 /// The shim that instances share.
 #[derive(Debug)]
 pub(super) struct SharedShim {
     /// The keeper's root.
     root: PathBuf,
+    /// What all containers have as their `/dev`: without it runc would make one in the root.
+    devices: PathBuf,
     /// Whether it was there when somebody looked, and nothing told otherwise since.
     there: AtomicBool,
     /// Whose turn it is to make it.
@@ -53,9 +55,9 @@ pub(super) struct SharedShim {
 }
 
 impl SharedShim {
-    /// One whose keeper has `root` as its root.
-    pub(super) fn new(root: PathBuf) -> Self {
-        Self { root, there: AtomicBool::new(false), turn: tokio::sync::Mutex::default() }
+    /// One whose keeper has these as its root and its `/dev`.
+    pub(super) fn new(root: PathBuf, devices: PathBuf) -> Self {
+        Self { root, devices, there: AtomicBool::new(false), turn: tokio::sync::Mutex::default() }
     }
 
     /// The name under which a container is made in it; `None` where it cannot be had, and the container gets a shim of
@@ -94,7 +96,8 @@ impl SharedShim {
             if Instant::now() >= deadline {
                 // Whoever began to make it has crashed, or its shim has.
                 container::remove(client, KEEPER).await?;
-                return Err(RuntimeError::Start("the shared shim was not whole".to_owned()));
+                self.make(client).await?;
+                return Ok(());
             }
             // Another server is making it.
             tokio::time::sleep(Duration::from_millis(20)).await;
@@ -123,7 +126,7 @@ impl SharedShim {
             runtime: Some(Shim { name: RUNC.to_owned(), options: None }),
             spec: Some(Any {
                 type_url: SPEC.to_owned(),
-                value: serde_json::to_vec(&specification(&self.root)).expect("a value is JSON"),
+                value: serde_json::to_vec(&self.specification()).expect("a value is JSON"),
             }),
             ..Default::default()
         };
@@ -136,9 +139,28 @@ impl SharedShim {
         let started =
             client.tasks().create(request(message)).await.doing(|| "start the shared shim".to_owned());
         if started.is_err() {
-            container::remove(client, KEEPER).await?;
+            container::remove_record(client, KEEPER).await?;
         }
         started.map(|_| true)
+    }
+
+    fn specification(&self) -> Value {
+        let own = ["pid", "ipc", "uts", "mount", "network"].map(|kind| json!({ "type": kind }));
+        json!({
+            "ociVersion": "1.1.0",
+            "process": {
+                "user": { "uid": 0, "gid": 0 },
+                "args": [format!("/{PROGRAM}")],
+                "cwd": "/",
+                "noNewPrivileges": true,
+            },
+            "root": { "path": self.root, "readonly": true },
+            "mounts": [
+                { "destination": "/proc", "type": "proc", "source": "proc" },
+                { "destination": "/dev", "type": "bind", "source": self.devices, "options": ["bind", "ro"] },
+            ],
+            "linux": { "namespaces": own, "cgroupsPath": format!("/try-it-now/{KEEPER}") },
+        })
     }
 
     /// runc insists on a program, though it is never run.
@@ -155,19 +177,4 @@ pub(super) async fn forget(client: &Client) -> Result<(), RuntimeError> {
     let message = StoreDeleteRequest { sandbox_id: KEEPER.to_owned() };
     let deleted = client.sandboxes().delete(request(message)).await;
     deleted.if_known(|| "forget the shared shim".to_owned()).map(drop)
-}
-
-fn specification(root: &Path) -> Value {
-    let own = ["pid", "ipc", "uts", "mount", "network"].map(|kind| json!({ "type": kind }));
-    json!({
-        "ociVersion": "1.1.0",
-        "process": {
-            "user": { "uid": 0, "gid": 0 },
-            "args": [format!("/{PROGRAM}")],
-            "cwd": "/",
-            "noNewPrivileges": true,
-        },
-        "root": { "path": root, "readonly": true },
-        "linux": { "namespaces": own, "cgroupsPath": format!("/try-it-now/{KEEPER}") },
-    })
 }
