@@ -118,7 +118,7 @@ impl ContainerdRuntime {
                 "CRIU is missing or does not work: every instance starts cold (see: try-it-now doctor)"
             );
         }
-        let shim = SharedShim::new(folder.shim(), folder.devices());
+        let shim = SharedShim::new(&settings.node, folder.shim(), folder.devices());
         let parts = Arc::new(Parts {
             client,
             node: settings.node,

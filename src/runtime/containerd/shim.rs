@@ -28,6 +28,7 @@ use super::super::RuntimeError;
 use super::super::host::Doing;
 use super::client::{Answer, Client, request};
 use super::container::{self, RUNC, SPEC};
+use crate::instance::NodeId;
 
 /// The container that keeps the shim alive. No instance has such a name, since theirs end with random letters.
 pub(super) const KEEPER: &str = "shared-shim";
@@ -48,6 +49,8 @@ pub(super) struct SharedShim {
     root: PathBuf,
     /// What all containers have as their `/dev`: without it runc would make one in the root.
     devices: PathBuf,
+    /// Its cgroup, with the name of the node that may make it: another containerd of this host has one too.
+    cgroup: String,
     /// Whether it was there when somebody looked, and nothing told otherwise since.
     there: AtomicBool,
     /// Whose turn it is to make it.
@@ -56,8 +59,9 @@ pub(super) struct SharedShim {
 
 impl SharedShim {
     /// One whose keeper has these as its root and its `/dev`.
-    pub(super) fn new(root: PathBuf, devices: PathBuf) -> Self {
-        Self { root, devices, there: AtomicBool::new(false), turn: tokio::sync::Mutex::default() }
+    pub(super) fn new(node: &NodeId, root: PathBuf, devices: PathBuf) -> Self {
+        let cgroup = format!("/try-it-now/{KEEPER}-{node}");
+        Self { root, devices, cgroup, there: AtomicBool::new(false), turn: tokio::sync::Mutex::default() }
     }
 
     /// The name under which a container is made in it; `None` where it cannot be had, and the container gets a shim of
@@ -159,7 +163,7 @@ impl SharedShim {
                 { "destination": "/proc", "type": "proc", "source": "proc" },
                 { "destination": "/dev", "type": "bind", "source": self.devices, "options": ["bind", "ro"] },
             ],
-            "linux": { "namespaces": own, "cgroupsPath": format!("/try-it-now/{KEEPER}") },
+            "linux": { "namespaces": own, "cgroupsPath": self.cgroup },
         })
     }
 
