@@ -218,9 +218,9 @@ egress = true
 "#;
     let told: Vec<String> =
         load(&[CONTAINERS], text).unwrap_err().into_iter().map(|m| m.at.replace("templates.", "")).collect();
-    let expected = ["a.image", "b.egress", "b.image", "b.command", "b.files"];
-    assert_eq!(told[..5], expected);
-    assert_eq!(told[5..], ["b.limits.pids", "b.limits.cpus", "b.limits.cpu_seconds"]);
+    let expected = ["a.image", "b.image", "b.command", "b.files"];
+    assert_eq!(told[..4], expected);
+    assert_eq!(told[4..], ["b.limits.pids", "b.limits.cpus", "b.limits.cpu_seconds", "b.egress"]);
     let text = "[templates.a]\ncommand = ['x']\nport = 80\nlimits = { pids = 5, disk = 1, cpus = 0.5 }\n";
     let told = lines(text).join("\n");
     for key in ["a.port", "a.limits.pids", "a.limits.disk", "a.limits.cpus"] {

@@ -2,9 +2,13 @@
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
+use std::time::Duration;
 
 use super::containers::daemon::Containerd;
-use super::harness::Server;
+use super::harness::{Server, eventually};
+
+/// For what needs containers on a busy machine.
+const LONG: Duration = Duration::from_secs(90);
 
 fn run(state: &Path, variables: &[(&str, &str)], arguments: &[&str]) -> (Option<i32>, String, String) {
     let Output { status, stdout, stderr } = Command::new(env!("CARGO_BIN_EXE_try-it-now"))
@@ -156,4 +160,63 @@ async fn cleaning_removes_what_is_ours_and_nothing_else() {
     };
     assert_eq!(left("try-it-now"), ("unlabelled".to_owned(), "unlabelled-layer".to_owned()));
     assert_eq!(left("another"), ("theirs".to_owned(), "theirs-layer".to_owned()));
+}
+
+/// The process whose command line holds all of these.
+fn process_with(words: &[&str]) -> Option<rustix::process::Pid> {
+    std::fs::read_dir("/proc").unwrap().flatten().find_map(|entry| {
+        let pid = rustix::process::Pid::from_raw(entry.file_name().to_str()?.parse().ok()?)?;
+        let line = String::from_utf8_lossy(&std::fs::read(entry.path().join("cmdline")).ok()?).into_owned();
+        words.iter().all(|word| line.contains(word)).then_some(pid)
+    })
+}
+
+/// How many processes are in the cgroup of that instance.
+fn processes_in(id: &str) -> usize {
+    let entries = std::fs::read_dir("/proc").unwrap().flatten();
+    let groups = entries.filter_map(|entry| std::fs::read_to_string(entry.path().join("cgroup")).ok());
+    groups.filter(|groups| groups.lines().any(|line| line.ends_with(id))).count()
+}
+
+#[tokio::test]
+async fn instances_end_with_the_shim_that_they_share_and_new_ones_get_another() {
+    let Some(containerd) = Containerd::start().await else { return };
+    let image = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/images/php.tar");
+    let templates = format!(
+        "[templates.php]\nimage = \"oci:{}\"\nport = 80\nready = {{ path = \"/up\", timeout = \"60s\" }}\n",
+        image.display()
+    );
+    let socket = containerd.stack().address;
+    let socket = socket.to_str().unwrap();
+    let variables = [
+        ("CONTAINER_MODE", "containerd"),
+        ("CONTAINERD_ADDRESS", socket),
+        ("CRIU_ENABLED", "false"),
+        ("POOL_TARGET_SIZE", "1"),
+        ("POOL_MIN_SIZE", "0"),
+    ];
+    let server = Server::with_file(&variables, &templates).await.full_within(LONG).await;
+    let taken = server.call("POST", "/api/v1/demo/acquire", "").await.json();
+    let id = taken["id"].as_str().unwrap();
+    assert!(processes_in(id) > 0);
+
+    let shim = process_with(&["containerd-shim-runc-v2", "shared-shim", socket]).unwrap();
+    rustix::process::kill_process(shim, rustix::process::Signal::KILL).unwrap();
+    eventually("the instance ends", async || {
+        let state = server.call("GET", &format!("/api/v1/demo/{id}"), "").await.json()["state"].clone();
+        (state == "expired" && processes_in(id) == 0).then_some(())
+    })
+    .await;
+    let server = server.full_within(LONG).await;
+    let another = process_with(&["containerd-shim-runc-v2", "shared-shim", socket]);
+    assert!(another.is_some_and(|another| another != shim));
+
+    let state = server.folder.join("state-of-nobody");
+    drop(server);
+    let (code, _, errors) = run(&state, &[("CONTAINERD_ADDRESS", socket)], &["clean"]);
+    assert_eq!(code, Some(0), "{errors}");
+    eventually("no shim is left", async || {
+        process_with(&["containerd-shim-runc-v2", socket]).is_none().then_some(())
+    })
+    .await;
 }

@@ -2,6 +2,7 @@
 //! how fast a pool refills, and how soon one is gone.
 
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use super::Bench;
@@ -24,16 +25,18 @@ struct Image {
     ratio: Bound,
     /// Least instances a second.
     refill: Bound,
-    /// The rows: restore, cold start, refill, release, teardown.
-    rows: [&'static str; 5],
+    /// The rows: restore, on demand, cold start, refill, its impact, release, teardown.
+    rows: [&'static str; 7],
 }
 
 macro_rules! rows {
     ($image:literal) => {
         [
             concat!($image, ": restore p50"),
+            concat!($image, ": on demand, p50 to URL"),
             concat!($image, ": cold start"),
             concat!($image, ": refill"),
+            concat!($image, ": page p99 in a refill"),
             concat!($image, ": release p50"),
             concat!($image, ": teardown, longest"),
         ]
@@ -150,13 +153,26 @@ impl Image {
         let (refills, beside): (Vec<f64>, Vec<f64>) = (0..waves)
             .map(|_| Ok((refill(&site, false)?, refill(&site, true)?)))
             .collect::<Result<_, Failure>>()?;
+        let impact = Impact::measure(&site, text, if bench.scale.pairs > 1 { 300 } else { 20 })?;
         drop(site);
 
-        let [restore_row, cold_row, refill_row, release_row, teardown_row] = self.rows;
+        let [restore_row, demand_row, cold_row, refill_row, impact_row, release_row, teardown_row] =
+            self.rows;
         let total = median(&restored.total);
+        let above: Vec<f64> = restored.acquire.iter().map(|acquire| acquire - total.value).collect();
         let longest = restored.teardown.iter().copied().fold(0.0, f64::max);
         Ok(vec![
             own(restore_row, "ms", total, Bound::AtMost(self.restore), restores, breakdown),
+            Row {
+                what: demand_row,
+                measured: median(&restored.acquire).value,
+                unit: "ms",
+                ratio: median(&above),
+                to: "ms above restore",
+                bound: Bound::AtMost(10.0),
+                pairs: restores,
+                note: "from an empty pool; a restore counts to the first page".to_owned(),
+            },
             Row {
                 what: cold_row,
                 measured: median(&cold.total).value,
@@ -175,6 +191,7 @@ impl Image {
                 waves,
                 format!("{POOL} taken at once; given back at once too: {:.1} /s", median(&beside).value),
             ),
+            impact.row(impact_row),
             own(
                 release_row,
                 "ms",
@@ -223,6 +240,72 @@ fn refill(site: &Site, beside: bool) -> Result<f64, Failure> {
     }
     ids.iter().try_for_each(|id| site.wait_until_gone(id))?;
     Ok(rate)
+}
+
+/// How long an instance's pages take, in milliseconds, when nothing else happens and while the pool refills.
+struct Impact {
+    alone: Vec<f64>,
+    beside: Vec<f64>,
+}
+
+impl Impact {
+    /// Takes at least that many pages each way.
+    fn measure(site: &Site, text: &str, pages: usize) -> Result<Self, Failure> {
+        let id = site.acquire()?;
+        site.wait_until_ready(POOL as u64)?;
+        let mut impact = Self { alone: Vec::new(), beside: Vec::new() };
+        // The first shows what a copy does only once.
+        site.first_page(&id, text)?;
+        while impact.alone.len() < pages {
+            impact.alone.push(page(site, &id, text)?);
+        }
+        while impact.beside.len() < pages {
+            let over = AtomicBool::new(false);
+            let times = std::thread::scope(|scope| {
+                let visitor = scope.spawn(|| {
+                    let mut times = Vec::new();
+                    while !over.load(Ordering::Acquire) {
+                        times.push(page(site, &id, text).map_err(|error| error.to_string())?);
+                    }
+                    Ok::<_, String>(times)
+                });
+                let refilled = refill(site, false);
+                over.store(true, Ordering::Release);
+                let times = visitor.join().map_err(|_| "the visitor's thread panicked".to_owned());
+                refilled.and_then(|_| Ok(times??))
+            })?;
+            impact.beside.extend(times);
+        }
+        site.release(&id)?;
+        site.wait_until_gone(&id)?;
+        Ok(impact)
+    }
+
+    fn row(&self, what: &'static str) -> Row {
+        let [alone, beside] = [&self.alone, &self.beside].map(|times| quantile(times, 0.99));
+        let ratio = beside / alone;
+        Row {
+            what,
+            measured: beside,
+            unit: "ms",
+            ratio: Median { value: ratio, low: ratio, high: ratio },
+            to: "without",
+            bound: Bound::AtMost(3.0),
+            pairs: self.beside.len(),
+            note: format!(
+                "p50 {:.1} ms, without {:.1}",
+                median(&self.beside).value,
+                median(&self.alone).value
+            ),
+        }
+    }
+}
+
+/// Milliseconds to an instance's front page.
+fn page(site: &Site, id: &str, text: &str) -> Result<f64, Failure> {
+    let begin = now();
+    site.first_page(id, text)?;
+    Ok(millis(begin.elapsed()))
 }
 
 /// Where the time of a restore goes: the server's own account, and the visitor's of the rest.

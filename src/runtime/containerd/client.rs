@@ -8,6 +8,7 @@ use containerd_client::services::v1::containers_client::ContainersClient;
 use containerd_client::services::v1::content_client::ContentClient;
 use containerd_client::services::v1::events_client::EventsClient;
 use containerd_client::services::v1::images_client::ImagesClient;
+use containerd_client::services::v1::sandbox::store_client::StoreClient;
 use containerd_client::services::v1::snapshots::snapshots_client::SnapshotsClient;
 use containerd_client::services::v1::streaming_client::StreamingClient;
 use containerd_client::services::v1::tasks_client::TasksClient;
@@ -61,6 +62,11 @@ impl Client {
 
     pub(super) fn images(&self) -> ImagesClient<Channel> {
         ImagesClient::new(self.0.clone())
+    }
+
+    /// The records of sandboxes.
+    pub(super) fn sandboxes(&self) -> StoreClient<Channel> {
+        StoreClient::new(self.0.clone())
     }
 
     pub(super) fn snapshots(&self) -> SnapshotsClient<Channel> {

@@ -20,11 +20,15 @@ use super::super::RuntimeError;
 use super::client::{Answer, Client, request};
 use super::golden::Key;
 use super::options::{CheckpointOptions, RuncOptions};
+use super::orphans;
 use super::snapshots::{self, SNAPSHOTTER};
 use super::steps::{Step, Watcher};
 
 /// What runs the containers.
-const RUNC: &str = "io.containerd.runc.v2";
+pub(super) const RUNC: &str = "io.containerd.runc.v2";
+
+/// How containerd calls a specification.
+pub(super) const SPEC: &str = "types.containerd.io/opencontainers/runtime-spec/1/Spec";
 
 /// The label that says in which of our network namespaces a container is.
 pub(super) const NAMESPACE_LABEL: &str = "try-it-now/namespace";
@@ -44,6 +48,8 @@ pub(super) struct Draft<'a> {
     /// The image's name in containerd.
     pub(super) image: &'a str,
     pub(super) namespace: u32,
+    /// The container whose shim makes it; `None` gives it a shim of its own.
+    pub(super) shim: Option<&'a str>,
     pub(super) spec: &'a Value,
     pub(super) mounts: Vec<Mount>,
     /// The pipe for its input.
@@ -78,12 +84,10 @@ pub(super) async fn start(client: &Client, draft: Draft<'_>) -> Result<Times, Ru
         labels: labels(&draft),
         image: draft.image.to_owned(),
         runtime: Some(Shim { name: RUNC.to_owned(), options: None }),
-        spec: Some(Any {
-            type_url: "types.containerd.io/opencontainers/runtime-spec/1/Spec".to_owned(),
-            value: spec,
-        }),
+        spec: Some(Any { type_url: SPEC.to_owned(), value: spec }),
         snapshotter: SNAPSHOTTER.to_owned(),
         snapshot_key: id.to_owned(),
+        sandbox: draft.shim.unwrap_or_default().to_owned(),
         ..Default::default()
     };
     let message = CreateContainerRequest { container: Some(container) };
@@ -172,7 +176,7 @@ pub(super) async fn lives(client: &Client, id: &str) -> Result<Option<u32>, Runt
 }
 
 /// What containerd knows of its first process.
-async fn process(client: &Client, id: &str) -> Result<Option<Process>, RuntimeError> {
+pub(super) async fn process(client: &Client, id: &str) -> Result<Option<Process>, RuntimeError> {
     let message = GetRequest { container_id: id.to_owned(), exec_id: String::new() };
     let task = client.tasks().get(request(message)).await.if_known(|| format!("look at the task of {id}"))?;
     Ok(task.and_then(|answer| answer.process))
@@ -183,17 +187,30 @@ pub(super) async fn remove_task(client: &Client, id: &str) -> Result<(), Runtime
     let kill = KillRequest { container_id: id.to_owned(), signal: SIGKILL, all: true, ..Default::default() };
     // One that has ended by itself cannot be killed, and that is as well.
     let _ = client.tasks().kill(request(kill)).await;
-    // A task whose restore failed never had a process, and whoever waits for its end waits without end.
-    if process(client, id).await?.is_some_and(|process| process.pid != 0) {
-        let wait = WaitRequest { container_id: id.to_owned(), ..Default::default() };
-        client.tasks().wait(request(wait)).await.if_known(|| format!("wait for the end of {id}"))?;
+    match process(client, id).await {
+        // A task whose restore failed never had a process, and whoever waits for its end waits without end.
+        Ok(Some(process)) if process.status() != Status::Unknown && process.pid == 0 => {}
+        Ok(Some(process)) if process.status() != Status::Unknown => {
+            let wait = WaitRequest { container_id: id.to_owned(), ..Default::default() };
+            client.tasks().wait(request(wait)).await.if_known(|| format!("wait for the end of {id}"))?;
+        }
+        // There is no task, or its shim is gone, and with it all who could end its processes.
+        _ => drop(orphans::end_processes(id).await?),
     }
+    match delete_task(client, id).await {
+        // Of a task whose shim is gone containerd says so once, and forgets it.
+        Err(_) => delete_task(client, id).await,
+        deleted => deleted,
+    }
+}
+
+async fn delete_task(client: &Client, id: &str) -> Result<(), RuntimeError> {
     let delete = DeleteTaskRequest { container_id: id.to_owned() };
     client.tasks().delete(request(delete)).await.if_known(|| format!("remove the task of {id}")).map(drop)
 }
 
 /// Forgets it. Its task must be gone.
-async fn remove_record(client: &Client, id: &str) -> Result<(), RuntimeError> {
+pub(super) async fn remove_record(client: &Client, id: &str) -> Result<(), RuntimeError> {
     let delete = DeleteContainerRequest { id: id.to_owned() };
     client
         .containers()

@@ -15,7 +15,7 @@ use super::super::log::Log;
 use super::super::{Command, Order, Ran, RuntimeError};
 use super::client::{Answer, Client, lasting, request};
 use super::container::{SIGKILL, blame_the_app};
-use super::instances::most_open_files;
+use super::start::most_open_files;
 use super::{Parts, spec};
 use crate::hex::hex;
 

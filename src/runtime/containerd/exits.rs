@@ -9,7 +9,7 @@ use containerd_client::types::v1::Status;
 use prost::Message;
 
 use super::client::{self, Answer, NAMESPACE, lasting, request};
-use super::{Parts, RuntimeError};
+use super::{Parts, RuntimeError, shim};
 use crate::task;
 
 /// Pause before the events are subscribed to again, when containerd is not there.
@@ -38,6 +38,12 @@ async fn listen(parts: &Arc<Parts>) -> Result<(), RuntimeError> {
         let Some(parts) = parts.upgrade() else { return Ok(()) };
         let event = envelope.event.unwrap_or_default();
         let Ok(exit) = TaskExit::decode(event.value.as_slice()) else { continue };
+        if exit.container_id == shim::KEEPER {
+            parts.shim.doubt();
+            for id in parts.instances.ids() {
+                clear_up(&parts, id.as_str(), "its shim ended".to_owned());
+            }
+        }
         // A process other than the first is a command that was run in the container.
         if exit.id == exit.container_id {
             clear_up(&parts, &exit.container_id, how(exit.exit_status));

@@ -1,8 +1,8 @@
 //! This node's files for its containers.
 
-use std::fs;
+use std::fs::{self, Permissions};
 use std::io;
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{CWD, FileType, Mode, makedev, mknodat};
@@ -32,6 +32,8 @@ const INPUT: &str = "input";
 
 /// What is known of its way out.
 const OUTLET: &str = "outlet.json";
+/// Where a container has what its `/dev/shm` leads to: in its writable layer, which is frozen with the rest.
+pub(super) const SHARED_MEMORY: &str = "/etc/try-it-now/shm";
 
 /// For all that CRIU does. A sealed instance's network need not be locked while it is copied, connections are not
 /// copied, databases hold locks, and files that were deleted while open are copied whole.
@@ -59,6 +61,11 @@ impl Folder {
 
     pub(super) fn criu_config(&self, restores: bool) -> PathBuf {
         self.root.join(if restores { "criu-restore.conf" } else { "criu-freeze.conf" })
+    }
+
+    /// The root of what keeps the shared shim alive.
+    pub(super) fn shim(&self) -> PathBuf {
+        self.root.join("shim")
     }
 
     pub(super) fn checkpoints(&self) -> PathBuf {
@@ -143,7 +150,7 @@ impl Folder {
 
     fn make_devices(&self) -> io::Result<()> {
         let devices = self.devices();
-        fs::create_dir_all(devices.join("shm"))?;
+        fs::create_dir_all(&devices)?;
         for (name, major, minor) in [
             ("null", 1, 3),
             ("zero", 1, 5),
@@ -157,10 +164,11 @@ impl Folder {
                 mknodat(CWD, &path, FileType::CharacterDevice, Mode::empty(), makedev(major, minor))
                     .map_err(io::Error::from),
             )?;
-            fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o666))?;
+            fs::set_permissions(&path, Permissions::from_mode(0o666))?;
         }
         for (name, target) in [
             ("fd", "/proc/self/fd"),
+            ("shm", SHARED_MEMORY),
             ("stdin", "/proc/self/fd/0"),
             ("stdout", "/proc/self/fd/1"),
             ("stderr", "/proc/self/fd/2"),

@@ -57,21 +57,8 @@ impl Layer {
     }
 
     fn try_write(&self, file: &OwnFile) -> io::Result<()> {
-        let mut parts: Vec<&str> = file.path.split('/').filter(|part| !part.is_empty()).collect();
-        let name = parts.pop().ok_or(io::ErrorKind::InvalidInput)?;
-        let mut here = self.own.try_clone()?;
-        let mut below = self.below.iter().map(OwnedFd::try_clone).collect::<io::Result<Vec<_>>>()?;
-        for part in parts {
-            let seen;
-            (seen, below) = look_below(&below, part)?;
-            if seen.is_some_and(|seen| !is_folder(&seen)) && stat(&here, part)?.is_none() {
-                return Err(io::Error::other(format!("`{part}` is a link or a file in the image")));
-            }
-            if stat(&here, part)?.is_none() {
-                make_folder(&here, part, seen.as_ref())?;
-            }
-            here = enter(&here, part)?;
-        }
+        let (folder, name) = file.path.rsplit_once('/').ok_or(io::ErrorKind::InvalidInput)?;
+        let (here, below) = self.enter(folder)?;
         if let Some(there) = stat(&here, name)? {
             if is_folder(&there) {
                 return Err(io::ErrorKind::IsADirectory.into());
@@ -84,6 +71,32 @@ impl Layer {
         let mut made = File::from(openat2(&here, name, flags, Mode::RUSR | Mode::WUSR, confined())?);
         made.write_all(file.content.as_bytes())?;
         own(&made, file.owner, file.mode)
+    }
+
+    /// Makes a folder of root's, and those to it.
+    ///
+    /// # Errors
+    /// What leads to it is a link or no folder.
+    pub(super) fn make_folder(&self, path: &str, mode: u32) -> io::Result<()> {
+        own(self.enter(path)?.0, (0, 0), mode)
+    }
+
+    /// A folder of this layer, made where it is not there, and those of its name in the layers below.
+    fn enter(&self, path: &str) -> io::Result<(OwnedFd, Vec<OwnedFd>)> {
+        let mut here = self.own.try_clone()?;
+        let mut below = self.below.iter().map(OwnedFd::try_clone).collect::<io::Result<Vec<_>>>()?;
+        for part in path.split('/').filter(|part| !part.is_empty()) {
+            let seen;
+            (seen, below) = look_below(&below, part)?;
+            if seen.is_some_and(|seen| !is_folder(&seen)) && stat(&here, part)?.is_none() {
+                return Err(io::Error::other(format!("`{part}` is a link or a file in the image")));
+            }
+            if stat(&here, part)?.is_none() {
+                make_folder(&here, part, seen.as_ref())?;
+            }
+            here = enter(&here, part)?;
+        }
+        Ok((here, below))
     }
 }
 

@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 use std::io;
 use std::path::Path;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use containerd_client::services::v1::{Container, ListContainersRequest};
@@ -12,8 +13,7 @@ use super::super::host::Doing;
 use super::client::{self, Answer, Client, request};
 use super::container::{self, CHECKPOINT_LABEL, NAMESPACE_LABEL};
 use super::golden::{Checkpoints, Key};
-use super::instances::Found;
-use super::{Parts, Watcher, orphans, snapshots};
+use super::{Parts, Step, Watcher, orphans, shim, snapshots};
 use crate::instance::InstanceId;
 
 /// CRIU needs a moment to see that what it freezes is gone.
@@ -85,13 +85,43 @@ async fn adopt(parts: &Parts, container: &Container) -> Result<bool, RuntimeErro
     let id = InstanceId::parse(&container.id).ok();
     let namespace = container.labels.get(NAMESPACE_LABEL).and_then(|number| number.parse().ok());
     let (Some(id), Some(namespace)) = (id, namespace) else { return Ok(false) };
-    let Some(pid) = container::lives(&parts.client, &container.id).await? else { return Ok(false) };
+    // One whose shim is gone cannot be looked at, and is as good as dead.
+    let Some(pid) = container::lives(&parts.client, &container.id).await.unwrap_or(None) else {
+        return Ok(false);
+    };
     let from = container.labels.get(CHECKPOINT_LABEL).map(|name| Key::of(name));
     let picked_up = parts.adopt(&id, &Found { namespace, pid, from });
     if let Err(error) = &picked_up {
         tracing::warn!(%id, %error, "an instance that still runs is given up");
     }
     Ok(picked_up.is_ok())
+}
+
+/// What is known of an instance that a server before this one started.
+struct Found {
+    namespace: u32,
+    pid: u32,
+    from: Option<Key>,
+}
+
+impl Parts {
+    /// Takes over an instance that a server before this one started.
+    fn adopt(&self, id: &InstanceId, found: &Found) -> Result<(), RuntimeError> {
+        self.watcher.done(Step::Adoption)?;
+        let doing = || format!("pick up {id}");
+        let record = self.folder.outlet(id).doing(doing)?;
+        let output = self.folder.open_output(id).doing(doing)?;
+        self.namespaces.adopt(found.namespace, found.pid).doing(doing)?;
+        // Last of what may fail: what was adopted there counts as in use.
+        let outlet = record.map(|record| self.outlets.adopt(record, found.pid)).transpose().doing(doing)?;
+        if let Some(instance) = self.instances.enter(id, super::LOG_LIMIT) {
+            instance.namespace.store(found.namespace, Ordering::Release);
+            *instance.from.lock() = found.from.clone();
+            *instance.outlet.lock() = outlet;
+            instance.keep_output(output);
+        }
+        Ok(())
+    }
 }
 
 async fn containers(client: &Client, node: Option<&str>) -> Result<Vec<Container>, RuntimeError> {
@@ -107,10 +137,15 @@ async fn containers(client: &Client, node: Option<&str>) -> Result<Vec<Container
 /// containerd does not answer, or something resists.
 pub async fn clean(address: &Path) -> Result<(usize, usize), RuntimeError> {
     let client = Client::connect(address).await?;
-    let found = containers(&client, None).await?;
+    let mut found = containers(&client, None).await?;
+    // The shim that all share ends with its last container, if that is the one that keeps it.
+    found.sort_by_key(|container| container.id == shim::KEEPER);
     for container in &found {
         container::remove(&client, &container.id, &Watcher::default()).await?;
         orphans::end(address, &container.id).await?;
+    }
+    if found.last().is_some_and(|last| last.id == shim::KEEPER) {
+        shim::forget(&client).await?;
     }
     let layers = snapshots::list(&client, None).await?;
     for snapshot in &layers {

@@ -13,18 +13,24 @@
 //! | `exec` | a command beside the app |
 //! | `golden` | checkpoints on disk |
 //! | `folder` | this node's files |
-//! | `instances` | what runs, and what happens to it |
+//! | `cgroups` | control groups, where runc does not see to them |
+//! | `shim` | the process of containerd's that all instances share |
+//! | `instances` | what runs |
+//! | `start`, `bake`, `end` | what happens to one |
 //! | `leftovers` | what a crashed server left |
 //! | `orphans` | what runs although containerd does not know it |
 //! | `steps` | where tests may break in |
 //!
 //! Whatever is ours in containerd carries the node's name as a label, and lies in a namespace of our own.
 
+mod bake;
+mod cgroups;
 mod client;
 mod container;
 mod criu;
 mod disk;
 mod egress;
+mod end;
 mod exec;
 mod exits;
 mod folder;
@@ -38,8 +44,10 @@ mod options;
 mod orphans;
 mod registry;
 mod seccomp;
+mod shim;
 mod snapshots;
 mod spec;
+mod start;
 mod steps;
 mod transfer;
 
@@ -60,6 +68,7 @@ use self::golden::{Checkpoints, Ingredients};
 use self::images::{Images, Unpacked};
 use self::instances::Instances;
 use self::namespaces::Namespaces;
+use self::shim::SharedShim;
 use super::egress::Outside;
 use super::host::Doing;
 use super::{App, Command, Exit, Golden, LoginFile, Order, Ran, Runtime, RuntimeError, Started};
@@ -134,6 +143,7 @@ struct Parts {
     kernel: String,
     instances: Instances,
     watcher: Watcher,
+    shim: SharedShim,
 }
 
 impl ContainerdRuntime {
@@ -156,6 +166,7 @@ impl ContainerdRuntime {
         }
         let outlets = Outlets::new(settings.node.as_str(), settings.outside, settings.path)
             .doing(doing("find this server's network namespace"))?;
+        let shim = SharedShim::new(&settings.node, folder.shim(), folder.devices());
         let parts = Arc::new(Parts {
             client,
             address: settings.address,
@@ -171,6 +182,7 @@ impl ContainerdRuntime {
             kernel: rustix::system::uname().release().to_string_lossy().into_owned(),
             instances: Instances::default(),
             watcher: settings.watcher,
+            shim,
         });
         leftovers::take_over(&parts).await?;
         task::spawn("containerd exits", exits::follow(Arc::downgrade(&parts)));

@@ -14,22 +14,13 @@ use tokio::net::UnixStream;
 
 use super::super::RuntimeError;
 use super::super::daemon::Daemon;
+use super::cgroups;
 use super::client::NAMESPACE;
-
-/// The folder of the cgroups of all our instances.
-const CGROUP: &str = "try-it-now";
-
-/// Where the system shows its cgroups.
-const CGROUPS: &str = "/sys/fs/cgroup";
+use crate::hex::hex;
 
 /// Processes that were killed need a moment.
 const LOOKS: usize = 500;
 const PAUSE: Duration = Duration::from_millis(10);
-
-/// The cgroup of an instance, from the root of its hierarchy on.
-pub(super) fn cgroup(id: &str) -> String {
-    format!("/{CGROUP}/{id}")
-}
 
 /// Ends everything of an instance that containerd no longer knows, and removes what is noted of it. Whether there was
 /// anything.
@@ -37,13 +28,19 @@ pub(super) fn cgroup(id: &str) -> String {
 /// # Errors
 /// It resists.
 pub(super) async fn end(socket: &Path, id: &str) -> Result<bool, RuntimeError> {
+    let found = end_processes(id).await?;
+    if found {
+        forget(socket, id).await;
+    }
+    Ok(found)
+}
+
+/// The same, but for what is noted.
+pub(super) async fn end_processes(id: &str) -> Result<bool, RuntimeError> {
     let mut found = false;
     for _ in 0..LOOKS {
-        let (running, cgroups) = (running(id), cgroups(id));
-        if running.is_empty() && cgroups.is_empty() {
-            if found {
-                forget(socket, id).await;
-            }
+        let (running, groups) = (running(id), cgroups::folders(id));
+        if running.is_empty() && groups.is_empty() {
             return Ok(found);
         }
         found = true;
@@ -52,7 +49,7 @@ pub(super) async fn end(socket: &Path, id: &str) -> Result<bool, RuntimeError> {
             let _ = kill_process(pid, Signal::KILL);
         }
         // Works once they are empty.
-        cgroups.iter().for_each(|cgroup| drop(fs::remove_dir(cgroup)));
+        groups.iter().for_each(|group| drop(fs::remove_dir(group)));
         tokio::time::sleep(PAUSE).await;
     }
     let source = io::Error::from(io::ErrorKind::TimedOut);
@@ -61,11 +58,7 @@ pub(super) async fn end(socket: &Path, id: &str) -> Result<bool, RuntimeError> {
 
 /// The shim of an instance, and all processes in its cgroup.
 fn running(id: &str) -> Vec<Pid> {
-    let inside =
-        cgroups(id).into_iter().filter_map(|cgroup| fs::read_to_string(cgroup.join("cgroup.procs")).ok());
-    let mut pids: Vec<i32> = inside
-        .flat_map(|text| text.lines().filter_map(|line| line.parse().ok()).collect::<Vec<_>>())
-        .collect();
+    let mut pids = cgroups::processes(id);
     let processes = fs::read_dir("/proc").into_iter().flatten().flatten();
     pids.extend(processes.filter_map(|entry| {
         let pid = entry.file_name().to_str()?.parse::<i32>().ok()?;
@@ -85,14 +78,6 @@ fn is_shim(words: &[u8], id: &str) -> bool {
     program.starts_with(b"containerd-shim") && has("-namespace", NAMESPACE) && has("-id", id)
 }
 
-/// Its cgroups: one, or one in each hierarchy of the older version.
-fn cgroups(id: &str) -> Vec<PathBuf> {
-    let root = Path::new(CGROUPS);
-    let hierarchies = fs::read_dir(root).into_iter().flatten().flatten().map(|entry| entry.path());
-    let all = hierarchies.chain([root.to_owned()]).map(|hierarchy| hierarchy.join(CGROUP).join(id));
-    all.filter(|cgroup| cgroup.is_dir()).collect()
-}
-
 /// Removes what runc and the shim note in containerd's `/run`.
 async fn forget(socket: &Path, id: &str) {
     let Ok(stream) = UnixStream::connect(socket).await else { return };
@@ -101,8 +86,7 @@ async fn forget(socket: &Path, id: &str) {
     let _ = fs::remove_dir_all(run.join("runc").join(NAMESPACE).join(id));
     // As containerd names the socket of a shim.
     let name = digest(&SHA256, socket.join(NAMESPACE).join(id).as_os_str().as_encoded_bytes());
-    let name: String = name.as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
-    let _ = fs::remove_file(run.join("s").join(name));
+    let _ = fs::remove_file(run.join("s").join(hex(name.as_ref())));
 }
 
 #[cfg(test)]

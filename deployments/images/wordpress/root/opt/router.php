@@ -1,4 +1,12 @@
 <?php
+// Whether PHP, WordPress' settings and the database work, for a fraction of what a page costs.
+if ($_SERVER['REQUEST_URI'] === '/.ready') {
+    define('SHORTINIT', true);
+    require '/usr/share/wordpress/wp-load.php';
+    echo $wpdb->get_var("SELECT post_title FROM $wpdb->posts WHERE ID = 1");
+    return;
+}
+
 // For each request: the file that its path names, or else WordPress, as a web server's rules have it.
 $path = rawurldecode(parse_url('http://localhost' . $_SERVER['REQUEST_URI'], PHP_URL_PATH) ?: '/');
 $file = realpath($_SERVER['DOCUMENT_ROOT'] . $path);

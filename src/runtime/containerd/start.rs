@@ -1,0 +1,184 @@
+//! An instance is started, or restored.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use rustix::process::{Resource, getrlimit};
+use serde_json::Value;
+use tokio::time::Instant;
+
+use super::super::host::Doing;
+use super::super::{Order, RuntimeError, StartMethod, Started};
+use super::container::{self, Draft};
+use super::disk::{self, Disk};
+use super::golden::Key;
+use super::images::Unpacked;
+use super::instances::Running;
+use super::layer::Layer;
+use super::spec::{self, Place};
+use super::{Parts, Step, cgroups, folder, orphans, snapshots};
+use crate::instance::Endpoint;
+
+impl Parts {
+    /// Starts it, restored where there is a checkpoint and it works.
+    pub(super) async fn start(&self, order: &Order, instance: &Running) -> Result<Started, RuntimeError> {
+        let image = self.image(&order.app).await?;
+        let key = self.ingredients(order.revision, &image).map(|ingredients| ingredients.key());
+        if let Some(key) = key.filter(|key| self.checkpoints.has(key)) {
+            // Before it stands on it: who replaces the checkpoint meanwhile leaves the rest to the last that does.
+            *instance.from.lock() = Some(key.clone());
+            match self.launch(order, instance, &image, Some(&key)).await {
+                Ok(endpoint) => {
+                    self.checkpoints.worked(&key);
+                    return Ok(Started { endpoint, how: StartMethod::Restored });
+                }
+                Err(error) => {
+                    tracing::warn!(id = %order.id, %error, "a restore failed; starting cold instead");
+                    self.take_back(&order.id, instance).await?;
+                    orphans::end(&self.address, order.id.as_str()).await?;
+                    if self.checkpoints.failed(&key) {
+                        tracing::error!(
+                            template = order.id.template(),
+                            "the checkpoint is given up and made anew"
+                        );
+                        self.forget(&key).await;
+                    }
+                }
+            }
+        }
+        let endpoint = self.launch(order, instance, &image, None).await?;
+        Ok(Started { endpoint, how: StartMethod::Cold })
+    }
+
+    async fn launch(
+        &self,
+        order: &Order,
+        instance: &Running,
+        image: &Unpacked,
+        checkpoint: Option<&Key>,
+    ) -> Result<Endpoint, RuntimeError> {
+        let id = order.id.as_str();
+        let doing = |what: &'static str| move || format!("{what} for {id}");
+        let begun = Instant::now();
+        cgroups::prepare_for_a_change();
+        let namespace = self.network(order, instance).await?;
+        instance.namespace.store(namespace, Ordering::Release);
+        self.watcher.done(Step::Network)?;
+        let network = self.namespaces.path(namespace);
+        let network = network.ok_or(RuntimeError::Exhausted("network namespaces"))?;
+        let namespace_took = begun.elapsed();
+        let parent = checkpoint.map_or_else(|| image.snapshot.clone(), |key| self.snapshot_name(key));
+        let mut mounts = snapshots::prepare(&self.client, self.node.as_str(), id, &parent).await?;
+        self.watcher.done(Step::Snapshot)?;
+        let snapshot_took = begun.elapsed() - namespace_took;
+        let output = self.folder.make(&order.id).doing(doing("make a pipe for the output"))?;
+        instance.keep_output(output);
+        self.watcher.done(Step::Folder)?;
+        let record =
+            instance.outlet.lock().as_ref().map(|outlet| self.outlets.record(outlet, &order.app.egress));
+        if let Some(record) = record {
+            self.folder.note_outlet(&order.id, &record).doing(doing("note the way out"))?;
+        }
+        let disk = Disk::make(order.app.limits.container_disk()).map(Arc::new).doing(doing("make a disk"))?;
+        *instance.disk.lock() = Some(disk.clone());
+        let layer = Layer::open(&disk.files(), &mounts).doing(doing("look at the layers"))?;
+        let resolvers = (!order.app.egress.is_sealed()).then(|| self.outlets.resolv_conf());
+        first_files(&layer, order, checkpoint.is_none(), resolvers).doing(doing("write the first files"))?;
+        self.watcher.done(Step::FirstFiles)?;
+        let at = self.folder.disk(&order.id);
+        disk.attach(&self.address, &at).await.doing(doing("attach a disk"))?;
+        disk::redirect(&mut mounts, &at);
+        self.watcher.done(Step::Disk)?;
+        let spec = self.spec(order, image, &network, checkpoint.is_some())?;
+        let work = self.folder.of(&order.id);
+        let prepared = begun.elapsed();
+        let shim = self.shim.get(&self.client).await;
+        let started = container::start(
+            &self.client,
+            Draft {
+                id,
+                node: self.node.as_str(),
+                image: &image.name,
+                namespace,
+                shim,
+                spec: &spec,
+                mounts,
+                input: &self.folder.input(&order.id),
+                output: &self.folder.output(&order.id),
+                work: &work,
+                checkpoint: checkpoint.map(|key| (key, self.checkpoints.images(key))),
+                watcher: &self.watcher,
+            },
+        )
+        .await;
+        // Whatever it was, the next one need not fail for want of the shim.
+        let times = started.inspect_err(|_| self.shim.doubt())?;
+        // The overlay keeps it.
+        disk::detach(&at).doing(doing("detach a disk"))?;
+        let micros = |took: Duration| took.as_micros() as u64;
+        // Measured by the case `restore` of perf/, which reads these names.
+        tracing::debug!(
+            id,
+            restored = checkpoint.is_some(),
+            namespace_micros = micros(namespace_took),
+            snapshot_micros = micros(snapshot_took),
+            files_micros = micros(prepared - snapshot_took - namespace_took),
+            container_micros = micros(times.container),
+            task_micros = micros(times.task),
+            start_micros = micros(times.start),
+            "launched"
+        );
+        Ok(Endpoint::Sealed { namespace, port: order.app.port })
+    }
+
+    /// The number of a network namespace for it: one that leads nowhere, or as far as its template wants.
+    async fn network(&self, order: &Order, instance: &Running) -> Result<u32, RuntimeError> {
+        if order.app.egress.is_sealed() {
+            return self
+                .namespaces
+                .make()
+                .await
+                .doing(|| format!("make a network namespace for {}", order.id));
+        }
+        let outlet = self.outlets.take(&order.app.egress).await?;
+        let number = self.namespaces.hold(outlet.namespace());
+        *instance.outlet.lock() = Some(outlet);
+        Ok(number)
+    }
+
+    fn spec(
+        &self,
+        order: &Order,
+        image: &Unpacked,
+        network: &Path,
+        restores: bool,
+    ) -> Result<Value, RuntimeError> {
+        let place = Place {
+            network,
+            devices: &self.folder.devices(),
+            criu: &self.folder.criu_config(restores),
+            most_open_files: most_open_files(),
+            cgroup: &cgroups::path(order.id.as_str()),
+        };
+        spec::write(order, &image.config, &place)
+    }
+}
+
+/// Gives a layer the files that make it this instance's own. A checkpoint's snapshot is furnished already.
+fn first_files(layer: &Layer, order: &Order, is_new: bool, resolvers: Option<String>) -> std::io::Result<()> {
+    if is_new {
+        layer.make_folder(folder::SHARED_MEMORY, 0o1777)?;
+    }
+    let furniture = folder::furniture();
+    let furniture = furniture.iter().filter(|_| is_new);
+    let resolvers = resolvers.map(folder::name_resolvers);
+    let own = folder::introduction(order)?;
+    furniture.chain(&own).chain(&resolvers).chain(&order.files).try_for_each(|file| layer.write(file))
+}
+
+/// Open files that this host lets a process have.
+pub(super) fn most_open_files() -> u64 {
+    getrlimit(Resource::Nofile).maximum.unwrap_or(u64::MAX)
+}
