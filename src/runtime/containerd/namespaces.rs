@@ -34,6 +34,8 @@ pub(super) struct Namespaces {
     home: File,
     /// Made ahead, for instances to come: making one takes longer than everything else that is ours in a restore.
     spare: Mutex<Vec<File>>,
+    /// Whose turn it is to make some: two at once would make too many.
+    filling: tokio::sync::Mutex<()>,
     held: Mutex<HashMap<u32, Arc<File>>>,
     last: AtomicU32,
 }
@@ -41,7 +43,8 @@ pub(super) struct Namespaces {
 impl Namespaces {
     pub(super) fn new() -> io::Result<Self> {
         let home = File::open("/proc/thread-self/ns/net")?;
-        Ok(Self { home, spare: Mutex::default(), held: Mutex::default(), last: AtomicU32::new(0) })
+        let (spare, filling, held) = (Mutex::default(), tokio::sync::Mutex::default(), Mutex::default());
+        Ok(Self { home, spare, filling, held, last: AtomicU32::new(0) })
     }
 
     /// Gives one that nobody was in before, made ahead or now. Needs the right to (`CAP_SYS_ADMIN`).
@@ -57,6 +60,7 @@ impl Namespaces {
 
     /// Makes spare ones up to [`SPARE`].
     async fn fill_up(&self) {
+        let _turn = self.filling.lock().await;
         while self.spare.lock().len() < SPARE {
             match Self::make_one().await {
                 Ok(file) => self.spare.lock().push(file),

@@ -85,7 +85,8 @@ impl Place {
         // Whichever of them sees it: containerd has mounts of its own.
         let processes = fs::read_dir("/proc").unwrap().flatten();
         let mounts = processes.filter_map(|entry| fs::read_to_string(entry.path().join("mountinfo")).ok());
-        let ours = |mounts: String| mounts.lines().find(|line| line.contains(name)).map(str::to_owned);
+        let of_it = format!("/{name}/");
+        let ours = |mounts: String| mounts.lines().find(|line| line.contains(&of_it)).map(str::to_owned);
         found.extend(mounts.filter_map(ours).map(|line| format!("mount: {line}")));
         found.extend(folder.exists().then(|| folder.display().to_string()));
         found

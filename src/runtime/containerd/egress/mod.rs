@@ -67,6 +67,8 @@ pub(super) struct Outlets {
     slots: Mutex<Slots>,
     /// Made ahead.
     spare: Mutex<Vec<Outlet>>,
+    /// Whose turn it is to make some: two at once would make too many.
+    filling: tokio::sync::Mutex<()>,
     /// Used before and at rest since then.
     idle: Mutex<VecDeque<(Instant, Outlet)>>,
     /// What those with an instance may reach, by link.
@@ -115,6 +117,7 @@ impl Outlets {
             slots: Mutex::new(Slots::new(&outside.range, chance)),
             outside,
             spare: Mutex::default(),
+            filling: tokio::sync::Mutex::default(),
             idle: Mutex::default(),
             in_use: Mutex::default(),
             mtu: tokio::sync::Mutex::default(),
@@ -249,6 +252,7 @@ impl Outlets {
     }
 
     async fn fill_up(&self, mtu: u32) {
+        let _turn = self.filling.lock().await;
         while self.spare.lock().len() < SPARE {
             let outlet = match self.rested() {
                 Some(outlet) => outlet,

@@ -29,6 +29,9 @@ pub(super) const BAKING: [Step; 5] =
 /// From one that runs to nothing.
 pub(super) const ENDING: [Step; 4] = [Step::NoTask, Step::NoRecord, Step::NoSnapshot, Step::NoFolder];
 
+/// Network namespaces that are held with nothing running: the server's own, and those made ahead.
+const NETWORKS: usize = 1 + 8;
+
 /// Has steps fail on demand.
 #[derive(Clone, Default)]
 struct Faults(Arc<Mutex<Vec<Step>>>);
@@ -66,8 +69,6 @@ struct Stage {
     runtime: ContainerdRuntime,
     /// All instances that were tried to be made.
     ids: Mutex<Vec<String>>,
-    /// Network namespaces that are held with nothing running.
-    networks: Mutex<usize>,
 }
 
 impl Stage {
@@ -75,7 +76,7 @@ impl Stage {
         let place = Place::new()?;
         let faults = Faults::default();
         let runtime = place.open_watched(faults.watcher()).await;
-        Some(Self { place, faults, runtime, ids: Mutex::default(), networks: Mutex::new(0) })
+        Some(Self { place, faults, runtime, ids: Mutex::default() })
     }
 
     /// One attempt; `None` when it failed.
@@ -94,13 +95,8 @@ impl Stage {
 
     /// Takes the present state as the one with nothing running.
     async fn begin(&self) -> std::collections::BTreeSet<String> {
-        // Spare ones are made in the background, up to a number.
-        let steady = until("spare networks are made", async || {
-            let before = networks(std::process::id());
-            tokio::time::sleep(std::time::Duration::from_millis(50)).await;
-            (networks(std::process::id()) == before).then_some(before)
-        });
-        *self.networks.lock() = steady.await;
+        let at_rest = async || (networks(std::process::id()) == NETWORKS).then_some(());
+        until("spare networks are made", at_rest).await;
         self.place.traces(&[])
     }
 
@@ -109,11 +105,8 @@ impl Stage {
         assert_eq!(within(self.runtime.list()).await.unwrap(), [], "{case}");
         let ids = self.ids.lock().clone();
         assert_eq!(self.place.traces(&ids), *before, "{case}");
-        let networks_before = *self.networks.lock();
-        until("its network is let go", async || {
-            (networks(std::process::id()) <= networks_before).then_some(())
-        })
-        .await;
+        let at_rest = async || (networks(std::process::id()) == NETWORKS).then_some(());
+        until("its network is let go, and spare ones are made", at_rest).await;
     }
 }
 
