@@ -191,7 +191,8 @@ async fn instances_live_on_while_containerd_is_away_and_are_looked_after_again()
     assert!(cleaned.status.success(), "{}", String::from_utf8_lossy(&cleaned.stderr));
     host.nothing_left().await;
     let node = host.folder.join("nodes").join(&host.nodes()[0]);
-    assert_eq!(crate::traces::files(&node), [node.join("lock").display().to_string()]);
+    let kept = ["lock", "secret"].map(|name| node.join(name).display().to_string());
+    assert_eq!(crate::traces::files(&node), kept);
     let snapshots = containerd.ctr(&["-n", "try-it-now", "snapshots", "list"]);
     assert!(!snapshots.contains("golden-"), "{snapshots}");
 }

@@ -29,8 +29,9 @@ pub(super) const BAKING: [Step; 5] =
 /// From one that runs to nothing.
 pub(super) const ENDING: [Step; 4] = [Step::NoTask, Step::NoRecord, Step::NoSnapshot, Step::NoFolder];
 
-/// Network namespaces that are held with nothing running: the server's own, and those made ahead.
-const NETWORKS: usize = 1 + 8;
+/// Network namespaces that are held with nothing running: the server's own, by two who enter others, and those made
+/// ahead.
+const NETWORKS: usize = 2 + 8;
 
 /// Has steps fail on demand.
 #[derive(Clone, Default)]
