@@ -24,6 +24,7 @@ const MAY_KNOW: &[(&str, &str)] = &[
     // What they stand on.
     ("store", "instance clock"),
     ("store::memory", "store instance clock"),
+    ("store::valkey", "store instance clock"),
     ("runtime", "instance config::Secret"),
     ("runtime::process", "runtime instance clock task"),
     ("runtime::containerd", "runtime instance hex task"),
@@ -43,7 +44,8 @@ const MAY_KNOW: &[(&str, &str)] = &[
 
 /// The composition root may know every backend.
 const COMPOSITION_ROOT: &str = "server/app.rs";
-const BACKENDS: [&str; 4] = ["store::memory", "runtime::process", "runtime::containerd", "runtime::none"];
+const BACKENDS: [&str; 5] =
+    ["store::memory", "store::valkey", "runtime::process", "runtime::containerd", "runtime::none"];
 
 /// Most lines of a file, its tests not counted.
 const LONGEST: usize = 400;

@@ -27,6 +27,11 @@ pub enum ExtendRefused {
 }
 
 impl Lease {
+    /// A lease as a store recorded it.
+    pub(crate) fn recorded(token: ClaimToken, assigned_at: Millis, deadline: Millis) -> Self {
+        Self { token, assigned_at, deadline }
+    }
+
     /// A lease that begins now and lasts for `ttl`.
     pub fn new(token: ClaimToken, now: Millis, ttl: Duration) -> Self {
         Self { token, assigned_at: now, deadline: now + ttl }

@@ -68,6 +68,12 @@ impl Limits {
 }
 
 impl Usage {
+    /// A usage as a store recorded it: when each window opened and how many were had in it.
+    pub(crate) fn recorded(hour: Option<(Millis, u32)>, day: Option<(Millis, u32)>) -> Self {
+        let window = |window: Option<(Millis, u32)>| window.map(|(opened, used)| Window { opened, used });
+        Self { hour: window(hour), day: window(day) }
+    }
+
     /// The usage after one more instance, or how long to wait for it.
     pub fn charged(self, limits: Limits, now: Millis) -> Result<Self, RateLimited> {
         let waits = [wait(self.hour, limits.hourly, HOUR, now), wait(self.day, limits.daily, DAY, now)];

@@ -94,6 +94,18 @@ impl Ending {
 }
 
 impl Instance {
+    /// An instance as a store recorded it. Only for what was written down of one that came about by steps.
+    pub(crate) fn recorded(
+        id: InstanceId,
+        node: NodeId,
+        revision: u64,
+        generation: u64,
+        created_at: Millis,
+        life: Life,
+    ) -> Self {
+        Self { id, node, revision, generation, created_at, life }
+    }
+
     /// A new instance that begins to warm now.
     pub fn warming(id: InstanceId, node: NodeId, revision: u64, now: Millis) -> Self {
         Self { id, node, revision, generation: 1, created_at: now, life: Life::Warming }

@@ -4,6 +4,7 @@
 //! passes the same conformance suite (`tests/conformance/store.rs`).
 
 pub mod memory;
+pub mod valkey;
 
 use std::time::Duration;
 

@@ -43,6 +43,22 @@ impl Stack {
     }
 }
 
+/// Where a program of the stack is, as in `PATH`. `None`, with a line that says so, where it is missing, and then what
+/// needs it cannot be tried; an error where nothing may be skipped.
+#[expect(clippy::print_stdout, reason = "it tells who runs the tests")]
+pub(crate) fn programs(needed: &str) -> Option<OsString> {
+    let of_checkout = [target().join("stack/usr/bin"), target().join("stack/usr/sbin")];
+    let of_environment = env::var_os("PATH").unwrap_or_default();
+    let all: Vec<PathBuf> = of_checkout.into_iter().chain(env::split_paths(&of_environment)).collect();
+    if all.iter().any(|folder| folder.join(needed).is_file()) {
+        return Some(env::join_paths(all).unwrap());
+    }
+    let why = format!("skipped: there is no {needed} (run `make stack`)");
+    assert!(env::var_os("TRY_IT_NOW_NO_SKIPS").is_none_or(|value| value != "1"), "{why}");
+    println!("{why}");
+    None
+}
+
 /// The archive of an image.
 pub(crate) fn image(name: &str) -> PathBuf {
     target().join("images").join(name).with_extension("tar")

@@ -14,6 +14,7 @@ mod races;
 mod routes;
 mod stage;
 mod storm;
+mod valkey;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -39,4 +40,5 @@ pub(crate) trait Backend: Send + Sync + 'static {
     fn stream_capacity(&self) -> usize;
 }
 
-store_conformance!(memory, || async { crate::store::embedded::backend() });
+store_conformance!(memory, || async { Some(crate::store::embedded::backend()) }, 300);
+store_conformance!(valkey_single, || async { crate::store::valkey::backend() }, 40);

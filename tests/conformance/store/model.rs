@@ -221,15 +221,16 @@ impl Both {
     }
 }
 
-pub(crate) fn random_steps_do_what_a_plain_model_does<F>(new: impl Fn() -> F)
+pub(crate) fn random_steps_do_what_a_plain_model_does<F>(new: impl Fn() -> F, lives: u32)
 where
-    F: Future<Output = Arc<dyn Backend>>,
+    F: Future<Output = Option<Arc<dyn Backend>>>,
 {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    let config = ProptestConfig { cases: 300, failure_persistence: None, ..ProptestConfig::default() };
+    let config = ProptestConfig { cases: lives, failure_persistence: None, ..ProptestConfig::default() };
     proptest!(config, |(steps in vec(step(), 1..80))| {
         runtime.block_on(async {
-            let stage = Stage::new(new().await);
+            let Some(backend) = new().await else { return };
+            let stage = Stage::new(backend);
             let plain = Plain::new(stage.now().await);
             let (ids, claims, table) = (Vec::new(), Vec::new(), HashMap::new());
             let mut both = Both { stage, plain, ids, claims, table, cursor: Cursor(0) };

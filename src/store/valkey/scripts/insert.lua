@@ -1,0 +1,13 @@
+-- ARGV: now, capacity, id, record.
+local id, text = ARGV[3], ARGV[4]
+if redis.call('EXISTS', P .. ':record:' .. id) == 1 then
+  return {'exists'}
+end
+local r = unpack_record(id, text)
+if r.state ~= 'warming' then
+  return {'refused', r.state, 'be inserted'}
+end
+redis.call('SET', P .. ':record:' .. id, text)
+redis.call('SADD', P .. ':node:' .. r.node, id)
+enlist(r)
+return {'ok'}

@@ -1,0 +1,138 @@
+-- What all scripts share. KEYS[1] is the prefix of all keys; ARGV[1] is the present, or empty for the server's own time.
+--
+-- <prefix>:record:<id>                      a record, see `pack`
+-- <prefix>:node:<node>                      set: the ids of a node's records
+-- <prefix>:ready:<template>                 sorted set by turn: the ids that are ready
+-- <prefix>:ready:<template>:<node>          the same of one node
+-- <prefix>:turn                             the last turn given
+-- <prefix>:due                              sorted set by time: the assigned by their deadline, the expired by the end of
+--                                           their retention
+-- <prefix>:counts                           hash: <state>:<template> to how many
+-- <prefix>:token:<template>:<token>         what a claim got: an id, or "over:<until when that is known>"
+-- <prefix>:usage:<template>:<visitor>       hash: what a visitor had
+-- <prefix>:routes                           stream: what proxies must know, the n-th event under the id n-0
+-- <prefix>:events                           how many events there were
+
+local P = KEYS[1]
+local RETENTION = 600000
+
+local now = tonumber(ARGV[1])
+if not now then
+  local time = redis.call('TIME')
+  now = tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
+end
+
+local function whole(number)
+  return string.format('%.0f', number)
+end
+
+local function template_of(id)
+  return string.match(id, '^(.*)%-[^-]*$')
+end
+
+-- Fields that are only passed on stay text: a revision has more digits than a number here can hold.
+local FIELDS = '^([^|]*)|([^|]*)|([^|]*)|([^|]*)|([^|]*)|([^|]*)|([^|]*)|([^|]*)|([^|]*)|([^|]*)|([^|]*)$'
+
+local function unpack_record(id, text)
+  local generation, state, node, revision, created, endpoint, token, assigned, deadline, ended, ending =
+    string.match(text, FIELDS)
+  return {
+    id = id, generation = tonumber(generation), state = state, node = node, revision = revision, created = created,
+    endpoint = endpoint, token = token, assigned = tonumber(assigned), deadline = tonumber(deadline),
+    ended = tonumber(ended), ending = ending, text = text,
+  }
+end
+
+local function time_text(time)
+  return time and whole(time) or ''
+end
+
+local function pack(r)
+  return table.concat({
+    whole(r.generation), r.state, r.node, r.revision, r.created, r.endpoint, r.token, time_text(r.assigned),
+    time_text(r.deadline), time_text(r.ended), r.ending,
+  }, '|')
+end
+
+local function load(id)
+  local text = redis.call('GET', P .. ':record:' .. id)
+  return text and unpack_record(id, text)
+end
+
+-- Puts a record into the queues, the deadlines and the counts.
+local function enlist(r)
+  local template = template_of(r.id)
+  if r.state == 'ready' then
+    local turn = redis.call('INCR', P .. ':turn')
+    redis.call('ZADD', P .. ':ready:' .. template, turn, r.id)
+    redis.call('ZADD', P .. ':ready:' .. template .. ':' .. r.node, turn, r.id)
+  elseif r.state == 'assigned' then
+    redis.call('ZADD', P .. ':due', r.deadline, r.id)
+  elseif r.state == 'expired' then
+    redis.call('ZADD', P .. ':due', r.ended + RETENTION, r.id)
+  end
+  if r.state ~= 'expired' then
+    redis.call('HINCRBY', P .. ':counts', r.state .. ':' .. template, 1)
+  end
+end
+
+-- Takes it out of them, before it changes.
+local function unlist(r)
+  local template = template_of(r.id)
+  if r.state == 'ready' then
+    redis.call('ZREM', P .. ':ready:' .. template, r.id)
+    redis.call('ZREM', P .. ':ready:' .. template .. ':' .. r.node, r.id)
+  elseif r.state ~= 'warming' then
+    redis.call('ZREM', P .. ':due', r.id)
+  end
+  if r.state ~= 'expired' then
+    redis.call('HINCRBY', P .. ':counts', r.state .. ':' .. template, -1)
+  end
+end
+
+-- ARGV[2] is how many events are kept. Returns which event it is.
+local function tell(id, text)
+  local event = redis.call('INCR', P .. ':events')
+  redis.call('XADD', P .. ':routes', 'MAXLEN', '~', ARGV[2], whole(event) .. '-0', 'id', id, 'record', text)
+  return event
+end
+
+-- Stores a step: the state and what belongs to it are set already.
+local function replace(r, before)
+  unlist(before)
+  r.generation = before.generation + 1
+  r.text = pack(r)
+  redis.call('SET', P .. ':record:' .. r.id, r.text)
+  enlist(r)
+  if r.state == 'assigned' or r.state == 'expired' then
+    tell(r.id, r.text)
+  end
+end
+
+-- Removes a record. Returns which event tells of it, where proxies knew it.
+local function remove(r)
+  unlist(r)
+  redis.call('DEL', P .. ':record:' .. r.id)
+  redis.call('SREM', P .. ':node:' .. r.node, r.id)
+  if r.state == 'assigned' or r.state == 'expired' then
+    return tell(r.id, '')
+  end
+end
+
+local function copy(r)
+  return unpack_record(r.id, r.text)
+end
+
+-- Its lease has ended, whether that was swept or not.
+local function over(r)
+  return r.state == 'assigned' and r.deadline <= now
+end
+
+-- The state as readers see it.
+local function seen(r)
+  return over(r) and 'expired' or r.state
+end
+
+local function token_key(r)
+  return P .. ':token:' .. template_of(r.id) .. ':' .. r.token
+end

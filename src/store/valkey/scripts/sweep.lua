@@ -1,0 +1,22 @@
+-- ARGV: now, capacity, limit. How many were done something with, then the id and the record of each that became expired.
+local done = {'0'}
+local count = 0
+while count < tonumber(ARGV[3]) do
+  local first = redis.call('ZRANGE', P .. ':due', 0, 0, 'WITHSCORES')
+  if not first[1] or tonumber(first[2]) > now then
+    break
+  end
+  local before = load(first[1])
+  if before.state == 'assigned' then
+    local r = copy(before)
+    r.state, r.ended, r.ending = 'expired', before.deadline, 'expired'
+    replace(r, before)
+    done[#done + 1], done[#done + 2] = r.id, r.text
+  else
+    remove(before)
+    redis.call('DEL', token_key(before))
+  end
+  count = count + 1
+end
+done[1] = whole(count)
+return done
