@@ -6,6 +6,8 @@ mkdir -p "$stack"
 stack=$(cd "$stack" && pwd -P)
 socket=$stack/containerd/containerd.sock
 pid_file=$stack/containerd/pid
+# Valkey's folder: its process id, its port, its log and what it keeps.
+valkey=$stack/valkey
 # What tests and servers read to use the stack.
 env_file=$stack/env
 
@@ -31,6 +33,14 @@ running() {
     local pid
     pid=$(cat "$pid_file" 2>/dev/null) && [ -n "$pid" ] || return 1
     [ "$(readlink "/proc/$pid/exe" 2>/dev/null)" = "$stack/usr/bin/containerd" ] || return 1
+    printf '%s\n' "$pid"
+}
+
+# The same for our Valkey.
+valkey_running() {
+    local pid
+    pid=$(cat "$valkey/pid" 2>/dev/null) && [ -n "$pid" ] || return 1
+    [ "$(readlink "/proc/$pid/exe" 2>/dev/null)" = "$(readlink -f "$stack/usr/bin/valkey-server")" ] || return 1
     printf '%s\n' "$pid"
 }
 

@@ -1,13 +1,11 @@
-//! The variables of parts that this build lacks: the stores and queues other than the embedded ones, databases
-//! for instances. Their values are checked all the same, so that a mistake in them shows today.
+//! The variables of parts that this build lacks: queues other than the embedded one, databases for
+//! instances. Their values are checked all the same, so that a mistake in them shows today.
 
 use super::env::Variables;
 
 /// What the original service was told and this build has no use for yet.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Later {
-    /// The database number in Valkey.
-    pub valkey_db: u32,
     /// The stream of provisioning tasks in NATS.
     pub nats_stream_name: String,
     /// How many tasks of that stream one server works on at a time.
@@ -18,11 +16,9 @@ pub struct Later {
 
 impl Later {
     pub(super) fn read(env: &mut Variables<'_>, warnings: &mut Vec<String>) -> Self {
-        for (name, what) in [("VALKEY_ADDR", "store"), ("NATS_URL", "queue")] {
-            // Not shown: such an address may hold a password.
-            if env.text(name).is_some() {
-                env.wrong(name, format!("this build has only the embedded {what} yet"), "unset it");
-            }
+        // Not shown: such an address may hold a password.
+        if env.text("NATS_URL").is_some() {
+            env.wrong("NATS_URL", "this build has only the embedded queue yet", "unset it");
         }
         if env.text("CADDY_ADMIN_URL").is_some() {
             warnings.push("CADDY_ADMIN_URL is ignored: the proxy is part of the server".to_owned());
@@ -33,7 +29,6 @@ impl Later {
             warnings.push(format!("{} ignored: databases for instances are not built yet", set.join(", ")));
         }
         Self {
-            valkey_db: env.number("VALKEY_DB", 0, 65_535).map_or(0, |n| n as u32),
             nats_stream_name: env
                 .get("NATS_STREAM_NAME", stream_name)
                 .unwrap_or_else(|| "PROVISIONING".to_owned()),

@@ -16,6 +16,7 @@ mod runtime;
 mod secret;
 mod section;
 mod server;
+mod store;
 mod template;
 mod template_app;
 mod template_file;
@@ -39,6 +40,7 @@ pub use read::{read, read_host};
 pub use runtime::{Outside, Runtime, RuntimeMode};
 pub use secret::Secret;
 pub use server::{Server, TlsFiles};
+pub use store::{Valkey, ValkeyAddress, ValkeyMode};
 pub use template::{PoolSizes, ReadyCheck, Template, revision};
 pub use templates::Templates;
 pub use trusted::{IpNet, MalformedIpNet, TrustedProxies};
@@ -60,6 +62,8 @@ pub struct Config {
     pub api_key: Option<Secret>,
     /// Longest time for an acquire to wait for an instance that is being made.
     pub acquire_timeout: Duration,
+    /// The store that all servers share; `None` is the embedded one.
+    pub store: Option<Valkey>,
     /// Settings of parts that this build lacks.
     pub later: Later,
     /// What the operator should know although nothing is wrong, one line each.
@@ -126,6 +130,7 @@ impl Config {
         let runtime = Runtime::read(&mut env);
         let containers = runtime::containers(&env);
         let image = runtime::image(&mut env, containers, file.is_some(), &mut warnings);
+        let store = store::read(&mut env);
         let later = Later::read(&mut env, &mut warnings);
         let api_key = env.text("API_KEY").and_then(|key| api_key(&mut env, key));
         let acquire_timeout =
@@ -161,7 +166,18 @@ impl Config {
             unreachable!("a file without mistakes has templates, each of another name");
         };
         warnings.extend(few_ports(&templates, &runtime));
-        Ok(Self { server, log, runtime, templates, state_dir, api_key, acquire_timeout, later, warnings })
+        Ok(Self {
+            server,
+            log,
+            runtime,
+            templates,
+            state_dir,
+            api_key,
+            acquire_timeout,
+            store,
+            later,
+            warnings,
+        })
     }
 }
 

@@ -49,12 +49,7 @@ fn without_any_variable_everything_has_its_documented_default() {
     assert!(config.runtime.criu_enabled);
     assert_eq!(config.acquire_timeout, seconds(2));
     assert_eq!(config.state_dir, Path::new("/home/someone/.local/state/try-it-now"));
-    let later = Later {
-        valkey_db: 0,
-        nats_stream_name: "PROVISIONING".to_owned(),
-        nats_worker_count: 3,
-        ps_db_port: 3306,
-    };
+    let later = Later { nats_stream_name: "PROVISIONING".to_owned(), nats_worker_count: 3, ps_db_port: 3306 };
     assert_eq!(config.later, later);
     assert!(config.warnings.is_empty());
 
@@ -212,7 +207,7 @@ fn every_mistake_is_told_at_once() {
         ("LOG_FORMAT", "xml"),
         ("CONTAINER_PORT_RANGE_START", "2000"),
         ("CONTAINER_PORT_RANGE_END", "1000"),
-        ("VALKEY_ADDR", "valkey:6379"),
+        ("VALKEY_ADDR", "valkey"),
         ("NATS_URL", "nats://nats:4222"),
         ("CONTAINERD_ADDRESS", "tcp://10.0.0.1:10000"),
         ("CRIU_ENABLED", "perhaps"),

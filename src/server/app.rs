@@ -29,7 +29,9 @@ use crate::routes::{self, RouteTable};
 use crate::runtime::containerd::{self, ContainerdRuntime};
 use crate::runtime::process::{self, ProcessRuntime};
 use crate::runtime::{Runtime, RuntimeError};
+use crate::store::Store;
 use crate::store::memory::MemoryStore;
+use crate::store::valkey::{self, ValkeyStore};
 use crate::telemetry::Metrics;
 
 /// Why the server did not start. Nothing of it is left.
@@ -69,8 +71,16 @@ const CLEANING_PORTS: RangeInclusive<u16> = 1..=1;
 pub async fn serve(config: Config, file: Option<PathBuf>, own_program: PathBuf) -> Result<(), StartError> {
     let signals = Signals::listen().map_err(StartError::Signals)?;
     checkup::begin(&config);
-    let Config { server, runtime: runtime_config, templates, state_dir, api_key, acquire_timeout, .. } =
-        config;
+    let Config {
+        server,
+        runtime: runtime_config,
+        templates,
+        state_dir,
+        api_key,
+        acquire_timeout,
+        store: store_config,
+        ..
+    } = config;
     let tls = server.tls.map(Tls::load).transpose()?.map(Arc::new);
     let address = server.listen;
     let listener =
@@ -83,7 +93,7 @@ pub async fn serve(config: Config, file: Option<PathBuf>, own_program: PathBuf) 
     let node = NodeFolder::take(&state_dir).map_err(state)?;
     let runtime = start_runtime(&node, &runtime_config, &own_program).await?;
     let clock = Clock::System;
-    let store = Arc::new(open_store(&node, &*runtime, clock.clone()).map_err(state)?);
+    let store = choose_store(store_config, &node, &*runtime, &clock).map_err(state)?;
     let routes = Arc::new(RouteTable::default());
     let metrics = Arc::new(Metrics::new());
     metrics.can_restore(runtime.restores());
@@ -207,6 +217,34 @@ fn open_store(node: &NodeFolder, runtime: &dyn Runtime, clock: Clock) -> io::Res
     } else {
         Ok(MemoryStore::new(clock))
     }
+}
+
+/// The Valkey that the configuration names, or the embedded store.
+fn choose_store(
+    config: Option<config::Valkey>,
+    node: &NodeFolder,
+    runtime: &dyn Runtime,
+    clock: &Clock,
+) -> io::Result<Arc<dyn Store>> {
+    let Some(config) = config else { return Ok(Arc::new(open_store(node, runtime, clock.clone())?)) };
+    let address = |address| match address {
+        config::ValkeyAddress::Tcp(host, port) => valkey::Address::Tcp(host, port),
+        config::ValkeyAddress::Unix(path) => valkey::Address::Unix(path),
+    };
+    let mode = match config.mode {
+        config::ValkeyMode::Single => valkey::Mode::Single,
+        config::ValkeyMode::Sentinel(service) => valkey::Mode::Sentinel { service },
+        config::ValkeyMode::Cluster => valkey::Mode::Cluster,
+    };
+    Ok(Arc::new(ValkeyStore::new(valkey::Settings {
+        addresses: config.addresses.into_iter().map(address).collect(),
+        mode,
+        username: config.username,
+        password: config.password.map(|password| password.reveal().to_owned()),
+        db: config.db.into(),
+        tls: config.tls,
+        ..valkey::Settings::default()
+    })))
 }
 
 async fn start_runtime(

@@ -107,11 +107,11 @@ impl fmt::Debug for Settings {
     }
 }
 
-impl Settings {
-    /// One server without a password, and our usual keys.
-    pub fn single(address: Address) -> Self {
+/// One server of this host at the usual port, without a password, and our usual keys.
+impl Default for Settings {
+    fn default() -> Self {
         Self {
-            addresses: vec![address],
+            addresses: vec![Address::Tcp("127.0.0.1".to_owned(), 6379)],
             mode: Mode::Single,
             username: None,
             password: None,

@@ -91,7 +91,8 @@ pub(crate) fn backend() -> Option<Arc<dyn Backend>> {
         prefix: format!("{{{}}}", NodeId::random()),
         clock: Some(clock.clone()),
         route_events: ROUTE_EVENTS,
-        ..Settings::single(Address::Unix(server.socket()))
+        addresses: vec![Address::Unix(server.socket())],
+        ..Settings::default()
     };
     Some(Arc::new(Valkey { store: Arc::new(ValkeyStore::new(settings)), clock, _server: server }))
 }
