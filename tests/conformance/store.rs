@@ -42,3 +42,4 @@ pub(crate) trait Backend: Send + Sync + 'static {
 
 store_conformance!(memory, || async { Some(crate::store::embedded::backend()) }, 300);
 store_conformance!(valkey_single, || async { crate::store::valkey::backend() }, 40);
+store_conformance!(in groups valkey_cluster, || async { crate::store::valkey::cluster_backend() }, 10);

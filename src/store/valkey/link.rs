@@ -9,8 +9,9 @@ use redis::cluster::ClusterClientBuilder;
 use redis::cluster_async::ClusterConnection;
 use redis::sentinel::{SentinelClientBuilder, SentinelServerType};
 use redis::{
-    AsyncConnectionConfig, Client, Cmd, ConnectionAddr, FromRedisValue, IntoConnectionInfo, Pipeline,
-    RedisConnectionInfo, RedisError, RedisFuture, RedisResult, ScriptInvocation, TlsMode, Value,
+    AsyncConnectionConfig, Client, Cmd, ConnectionAddr, ErrorKind, FromRedisValue, IntoConnectionInfo,
+    Pipeline, RedisConnectionInfo, RedisError, RedisFuture, RedisResult, ScriptInvocation, ServerErrorKind,
+    TlsMode, Value,
 };
 use tokio::sync::Mutex;
 use tokio::time::{Instant, timeout_at};
@@ -20,6 +21,14 @@ use crate::store::StoreError;
 
 /// Longest time of one call, a new connection included.
 pub(super) const DEADLINE: Duration = Duration::from_secs(1);
+
+/// With less time left nobody begins to connect.
+const TOO_LATE: Duration = Duration::from_millis(20);
+
+/// How often the keys are looked for on a cluster that is being changed, with waits of milliseconds up to this many: so
+/// that there is an answer within [`DEADLINE`].
+const CLUSTER_RETRIES: u32 = 8;
+const CLUSTER_RETRY_WAIT: u64 = 100;
 
 /// A connection, whatever is at its other end.
 #[derive(Clone)]
@@ -59,29 +68,28 @@ impl Link {
         Self { settings, current: ArcSwapOption::empty(), connecting: Mutex::default() }
     }
 
-    /// Makes a call on the shared connection within [`DEADLINE`]. What may be `repeated` is tried once more, on a new
-    /// connection, when the first breaks.
-    pub(super) async fn call<T: FromRedisValue>(
-        &self,
-        call: &Call<'_>,
-        repeated: bool,
-    ) -> Result<T, StoreError> {
+    /// Makes a call on the shared connection within [`DEADLINE`], and once more, on a new connection, when the first one
+    /// breaks: the old one may have been broken for long, which only using it tells. Calls can stand that, see the
+    /// prelude of the scripts.
+    pub(super) async fn call<T: FromRedisValue>(&self, call: &Call<'_>) -> Result<T, StoreError> {
         let deadline = Instant::now() + DEADLINE;
-        let mut again = repeated;
+        let mut again = true;
         loop {
-            let wire = match timeout_at(deadline, self.wire()).await {
+            let wire = match timeout_at(deadline, self.wire(deadline)).await {
                 Ok(wire) => wire.map_err(unavailable)?,
                 Err(_) => return Err(StoreError::Unavailable("it cannot be reached in time".to_owned())),
             };
             match timeout_at(deadline, call.on(&mut (*wire).clone())).await {
                 Ok(Ok(done)) => return Ok(done),
-                Ok(Err(error)) if error.is_unrecoverable_error() || error.is_io_error() => {
-                    self.give_up(&wire);
-                    if !std::mem::take(&mut again) {
-                        return Err(unavailable(error));
+                Ok(Err(error)) => {
+                    if broken(&error) {
+                        self.give_up(&wire);
+                        if std::mem::take(&mut again) {
+                            continue;
+                        }
                     }
+                    return Err(unavailable(error));
                 }
-                Ok(Err(error)) => return Err(unavailable(error)),
                 Err(_) => {
                     // What is silent now may be half open; the next call does not wait behind this one.
                     self.give_up(&wire);
@@ -91,13 +99,17 @@ impl Link {
         }
     }
 
-    async fn wire(&self) -> RedisResult<Arc<Wire>> {
+    async fn wire(&self, deadline: Instant) -> RedisResult<Arc<Wire>> {
         if let Some(wire) = self.current.load_full() {
             return Ok(wire);
         }
         let _one_connects = self.connecting.lock().await;
         if let Some(wire) = self.current.load_full() {
             return Ok(wire);
+        }
+        // All who waited for one that was never made give up at about the same time; each would else begin another.
+        if Instant::now() + TOO_LATE >= deadline {
+            return Err(RedisError::from(std::io::Error::from(std::io::ErrorKind::TimedOut)));
         }
         let wire = Arc::new(self.connect(DEADLINE).await?);
         self.current.store(Some(wire.clone()));
@@ -150,6 +162,8 @@ impl Link {
             }
             Mode::Cluster => {
                 let mut builder = ClusterClientBuilder::new(addresses)
+                    .retries(CLUSTER_RETRIES)
+                    .max_retry_wait(CLUSTER_RETRY_WAIT)
                     .connection_timeout(DEADLINE)
                     .response_timeout(longest);
                 if let Some(username) = username {
@@ -165,6 +179,14 @@ impl Link {
             }
         }
     }
+}
+
+/// Whether another connection might do better: this one ended, or leads to a server that no longer has the say.
+fn broken(error: &RedisError) -> bool {
+    use ServerErrorKind::{MasterDown, ReadOnly};
+    error.is_unrecoverable_error()
+        || error.is_io_error()
+        || matches!(error.kind(), ErrorKind::Server(ReadOnly | MasterDown))
 }
 
 fn at(address: &Address, tls: bool) -> ConnectionAddr {

@@ -28,7 +28,7 @@ use self::reply::{Reply, broken};
 use self::scripts::Scripts;
 use super::{Claim, Claimed, Counts, Cursor, RouteChange, RouteEvents, Store, StoreError};
 use crate::clock::{Clock, Millis};
-use crate::instance::{Endpoint, Instance, InstanceId, NodeId, TemplateName};
+use crate::instance::{ClaimToken, Endpoint, Instance, InstanceId, NodeId, TemplateName};
 
 /// Route events kept for followers that lag behind, unless [`Settings`] say otherwise.
 pub const ROUTE_EVENTS: usize = 65_536;
@@ -135,12 +135,20 @@ impl ValkeyStore {
         format!("{}:{name}", self.settings.prefix)
     }
 
-    /// Calls a script. `repeated` as with [`Link::call`].
-    async fn run(&self, script: &Script, arguments: &[&str], repeated: bool) -> Result<Reply, StoreError> {
+    /// Calls a script.
+    async fn run(&self, script: &Script, arguments: &[&str]) -> Result<Reply, StoreError> {
         let now = self.settings.clock.as_ref().map(|clock| clock.now().0.to_string()).unwrap_or_default();
         let mut call = script.key(&self.settings.prefix);
         call.arg(now).arg(self.settings.route_events).arg(arguments);
-        self.link.call(&Call::Script(call), repeated).await.map(Reply::new)
+        self.link.call(&Call::Script(call)).await.map(Reply::new)
+    }
+
+    /// Calls a script that changes something, under a name of its own: made again because its answer was lost, it answers
+    /// the same, and does nothing.
+    async fn once(&self, script: &Script, arguments: &[&str]) -> Result<Reply, StoreError> {
+        let call = record::token(ClaimToken::random());
+        let arguments: Vec<&str> = std::iter::once(call.as_str()).chain(arguments.iter().copied()).collect();
+        self.run(script, &arguments).await
     }
 
     /// A step on a record. Its answer is the record.
@@ -151,7 +159,7 @@ impl ValkeyStore {
         arguments: &[&str],
     ) -> Result<(Instance, Reply), StoreError> {
         let arguments: Vec<&str> = std::iter::once(id.as_str()).chain(arguments.iter().copied()).collect();
-        let mut reply = self.run(script, &arguments, false).await?;
+        let mut reply = self.once(script, &arguments).await?;
         reply.outcome()?;
         let instance = reply.record(id.as_str())?;
         Ok((instance, reply))
@@ -168,7 +176,7 @@ impl ValkeyStore {
         let (mut found, mut first, mut place) = (HashMap::new(), None, "0".to_owned());
         loop {
             let arguments: Vec<&str> = of.into_iter().chain([place.as_str()]).collect();
-            let mut page = self.run(script, &arguments, true).await?;
+            let mut page = self.run(script, &arguments).await?;
             place = page.text()?;
             let now = page.millis()?;
             first.get_or_insert(now);
@@ -186,7 +194,7 @@ impl ValkeyStore {
     /// The events after `cursor` that are there; `None` is a gap.
     async fn news(&self, cursor: Cursor) -> Result<Option<Vec<(Cursor, RouteChange)>>, StoreError> {
         let (cursor, most) = (cursor.0.to_string(), BATCH.to_string());
-        let mut reply = self.run(&self.scripts.events, &[&cursor, &most], true).await?;
+        let mut reply = self.run(&self.scripts.events, &[&cursor, &most]).await?;
         if reply.text()? == "gap" {
             return Ok(None);
         }
@@ -235,7 +243,7 @@ fn millis(time: Duration) -> String {
 impl Store for ValkeyStore {
     async fn insert(&self, instance: Instance) -> Result<(), StoreError> {
         let arguments = [instance.id().as_str(), &record::write(&instance)];
-        self.run(&self.scripts.insert, &arguments, false).await?.outcome()
+        self.once(&self.scripts.insert, &arguments).await?.outcome()
     }
 
     async fn offer(&self, id: &InstanceId, endpoint: Endpoint) -> Result<Instance, StoreError> {
@@ -248,11 +256,11 @@ impl Store for ValkeyStore {
         let (hourly, daily) = (limits.hourly.to_string(), limits.daily.to_string());
         let (token, ttl) = (record::token(*token), millis(*ttl));
         let arguments = [template.as_str(), node.as_str(), &token, &visitor.0, &hourly, &daily, &ttl];
-        self.run(&self.scripts.claim, &arguments, true).await?.claimed(*limits)
+        self.run(&self.scripts.claim, &arguments).await?.claimed(*limits)
     }
 
     async fn get(&self, id: &InstanceId) -> Result<Option<Instance>, StoreError> {
-        let mut reply = self.run(&self.scripts.read, &[id.as_str()], true).await?;
+        let mut reply = self.run(&self.scripts.read, &[id.as_str()]).await?;
         let now = reply.millis()?;
         match reply.text()?.as_str() {
             "" => Ok(None),
@@ -262,7 +270,7 @@ impl Store for ValkeyStore {
 
     async fn extend(&self, id: &InstanceId, by: Duration, max_ttl: Duration) -> Result<Instance, StoreError> {
         let arguments = [id.as_str(), &millis(by), &millis(max_ttl)];
-        let mut reply = self.run(&self.scripts.extend, &arguments, false).await?;
+        let mut reply = self.once(&self.scripts.extend, &arguments).await?;
         reply.extended(max_ttl)?;
         reply.record(id.as_str())
     }
@@ -284,7 +292,7 @@ impl Store for ValkeyStore {
         let (mut expired, mut left) = (Vec::new(), limit);
         while left > 0 {
             let wanted = left.min(PIECE);
-            let mut reply = self.run(&self.scripts.sweep, &[&wanted.to_string()], false).await?;
+            let mut reply = self.once(&self.scripts.sweep, &[&wanted.to_string()]).await?;
             let done = usize::try_from(reply.number()?).map_err(|_| broken())?;
             reply.records(|record| expired.push(record))?;
             left = left.saturating_sub(done);
@@ -297,7 +305,7 @@ impl Store for ValkeyStore {
 
     async fn next_deadline(&self) -> Result<Option<Millis>, StoreError> {
         let first = Call::Command(Cmd::zrange_withscores(self.key("due"), 0, 0));
-        let first: Vec<(String, f64)> = self.link.call(&first, true).await?;
+        let first: Vec<(String, f64)> = self.link.call(&first).await?;
         Ok(first.first().map(|(_, at)| Millis(*at as u64)))
     }
 
@@ -309,7 +317,7 @@ impl Store for ValkeyStore {
     async fn counts(&self, template: &TemplateName) -> Result<Counts, StoreError> {
         let fields = ["warming", "ready", "assigned"].map(|state| format!("{state}:{template}"));
         let counts = Call::Command(Cmd::hmget(self.key("counts"), &fields));
-        let counts: Vec<Option<usize>> = self.link.call(&counts, true).await?;
+        let counts: Vec<Option<usize>> = self.link.call(&counts).await?;
         match counts.as_slice() {
             [warming, ready, assigned] => Ok(Counts {
                 warming: warming.unwrap_or(0),
@@ -360,6 +368,6 @@ impl Store for ValkeyStore {
     }
 
     async fn ping(&self) -> Result<(), StoreError> {
-        self.link.call(&Call::Command(redis::cmd("PING")), true).await
+        self.link.call(&Call::Command(redis::cmd("PING"))).await
     }
 }

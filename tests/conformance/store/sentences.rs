@@ -4,7 +4,14 @@
 /// says that this cannot be tried here; last, how many random lives it is led through.
 macro_rules! store_conformance {
     ($backend:ident, $new:expr, $lives:literal) => {
-        store_conformance! { @tests $backend, $new, $lives,
+        store_conformance! { of tests $backend, $new, $lives }
+    };
+    // A test for each group of them only, for a backend that takes seconds to begin.
+    (in groups $backend:ident, $new:expr, $lives:literal) => {
+        store_conformance! { of groups $backend, $new, $lives }
+    };
+    (of $how:ident $backend:ident, $new:expr, $lives:literal) => {
+        store_conformance! { @ $how $backend, $new, $lives,
             life {
                 a_new_record_is_read_back_as_it_was_given
                 an_id_is_taken_once
@@ -94,7 +101,29 @@ macro_rules! store_conformance {
             }
         }
     };
-    (@tests $backend:ident, $new:expr, $lives:literal, $($group:ident { $($sentence:ident)+ })+) => {
+    (@ groups $backend:ident, $new:expr, $lives:literal, $($group:ident { $($sentence:ident)+ })+) => {
+        mod $backend {
+            $(#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+            async fn $group() {
+                // Kept until the end, and with it what all of them share.
+                let Some(_first) = ($new)().await else { return };
+                $({
+                    let Some(backend) = ($new)().await else { return };
+                    eprintln!(stringify!($sentence));
+                    let stage = crate::store::stage::Stage::new(backend);
+                    crate::store::$group::$sentence(&stage).await;
+                    stage.sound().await;
+                })+
+            })+
+
+            #[test]
+            fn model() {
+                let _first = futures_util::FutureExt::now_or_never(($new)());
+                crate::store::model::random_steps_do_what_a_plain_model_does($new, $lives);
+            }
+        }
+    };
+    (@ tests $backend:ident, $new:expr, $lives:literal, $($group:ident { $($sentence:ident)+ })+) => {
         mod $backend {
             $(mod $group {
                 $(#[tokio::test(flavor = "multi_thread", worker_threads = 4)]

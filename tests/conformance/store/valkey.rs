@@ -1,100 +1,86 @@
-//! The shared store on a real Valkey, with a clock that is moved by hand.
+//! The shared store on real Valkeys, with a clock that is moved by hand, and what only it promises.
 
-use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
+mod crashes;
+mod failover;
+mod faults;
+mod history;
+mod proxy;
+pub(crate) mod servers;
+
 use std::sync::{Arc, Weak};
-use std::time::{Duration, Instant};
-use std::{env, fs, thread};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use parking_lot::Mutex;
 use try_it_now::clock::{Clock, Millis};
 use try_it_now::instance::NodeId;
 use try_it_now::store::Store;
-use try_it_now::store::valkey::{Address, Settings, ValkeyStore};
+use try_it_now::store::valkey::{Address, Mode, Settings, ValkeyStore};
 
+use self::servers::{Cluster, Keeps, Server};
 use super::Backend;
-use crate::stack;
-
-/// Longest time to start; met only by a failure.
-const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Fewer than it keeps by itself: the sentence that overruns it makes one call for each.
 const ROUTE_EVENTS: usize = 4_096;
 
-/// A server of this test's own, which listens on a socket in a folder of its own, and forgets all when it ends.
-struct Server {
-    child: Child,
-    folder: PathBuf,
-}
-
-/// The one of this process, shared by all its tests, and ended with the last that uses it.
+/// Those of this process, shared by all its tests, and ended with the last that uses them.
 static SERVER: Mutex<Weak<Server>> = Mutex::new(Weak::new());
+static CLUSTER: Mutex<Weak<Cluster>> = Mutex::new(Weak::new());
 
-impl Server {
-    /// `None` where there is no Valkey.
-    fn shared() -> Option<Arc<Self>> {
-        let mut shared = SERVER.lock();
-        if let Some(server) = shared.upgrade() {
-            return Some(server);
-        }
-        let server = Arc::new(Self::start()?);
-        *shared = Arc::downgrade(&server);
-        Some(server)
+fn shared<T>(all: &Mutex<Weak<T>>, start: impl FnOnce() -> Option<T>) -> Option<Arc<T>> {
+    let mut shared = all.lock();
+    if let Some(running) = shared.upgrade() {
+        return Some(running);
     }
-
-    fn start() -> Option<Self> {
-        let path = stack::programs("valkey-server")?;
-        let folder = env::temp_dir().join(format!("try-it-now-valkey-{}", NodeId::random()));
-        fs::create_dir_all(&folder).unwrap();
-        let child = Command::new("valkey-server")
-            .env("PATH", path)
-            .args(["--port", "0", "--unixsocket", "socket", "--save", "", "--appendonly", "no", "--dir"])
-            .arg(&folder)
-            .current_dir(&folder)
-            .stdout(Stdio::null())
-            .spawn()
-            .unwrap();
-        let server = Self { child, folder };
-        let begun = Instant::now();
-        while std::os::unix::net::UnixStream::connect(server.socket()).is_err() {
-            assert!(begun.elapsed() < PATIENCE, "Valkey does not start");
-            thread::sleep(Duration::from_millis(2));
-        }
-        Some(server)
-    }
-
-    fn socket(&self) -> PathBuf {
-        self.folder.join("socket")
-    }
+    let started = Arc::new(start()?);
+    *shared = Arc::downgrade(&started);
+    Some(started)
 }
 
-impl Drop for Server {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-        let _ = fs::remove_dir_all(&self.folder);
-    }
+/// A server that forgets all when it ends, shared by all tests of this process.
+fn server() -> Option<Arc<Server>> {
+    shared(&SERVER, || Server::start(Keeps::Nothing, &[]))
+}
+
+/// Keys that nobody else has: others work on the same server.
+fn own_prefix() -> String {
+    format!("{{{}}}", NodeId::random())
+}
+
+fn tcp((host, port): (String, u16)) -> Address {
+    Address::Tcp(host, port)
 }
 
 struct Valkey {
     store: Arc<ValkeyStore>,
     clock: Clock,
-    _server: Arc<Server>,
+    settings: Settings,
+    _running: Arc<dyn Send + Sync>,
+}
+
+impl Valkey {
+    fn new(running: Arc<dyn Send + Sync>, settings: Settings) -> Self {
+        let clock = Clock::manual(Millis(1_700_000_000_000));
+        let settings = Settings {
+            prefix: own_prefix(),
+            clock: Some(clock.clone()),
+            route_events: ROUTE_EVENTS,
+            ..settings
+        };
+        Self { store: Arc::new(ValkeyStore::new(settings.clone())), clock, settings, _running: running }
+    }
 }
 
 pub(crate) fn backend() -> Option<Arc<dyn Backend>> {
-    let server = Server::shared()?;
-    let clock = Clock::manual(Millis(1_700_000_000_000));
-    let settings = Settings {
-        // Others work on the same server.
-        prefix: format!("{{{}}}", NodeId::random()),
-        clock: Some(clock.clone()),
-        route_events: ROUTE_EVENTS,
-        addresses: vec![Address::Unix(server.socket())],
-        ..Settings::default()
-    };
-    Some(Arc::new(Valkey { store: Arc::new(ValkeyStore::new(settings)), clock, _server: server }))
+    let server = server()?;
+    let addresses = vec![Address::Unix(server.socket())];
+    Some(Arc::new(Valkey::new(server, Settings { addresses, ..Settings::default() })))
+}
+
+pub(crate) fn cluster_backend() -> Option<Arc<dyn Backend>> {
+    let cluster = shared(&CLUSTER, Cluster::start)?;
+    let addresses = cluster.addresses().into_iter().map(tcp).collect();
+    Some(Arc::new(Valkey::new(cluster, Settings { addresses, mode: Mode::Cluster, ..Settings::default() })))
 }
 
 #[async_trait]

@@ -1,12 +1,16 @@
--- ARGV: now, capacity, id, by, longest.
-local before = load(ARGV[3])
+-- ARGV: now, capacity, call, id, by, longest.
+local known = answered()
+if known then
+  return known
+end
+local before = load(ARGV[4])
 if not before or before.state ~= 'assigned' or over(before) then
   return {'unknown'}
 end
 local r = copy(before)
-r.deadline = before.deadline + tonumber(ARGV[4])
-if r.deadline > before.assigned + tonumber(ARGV[5]) then
+r.deadline = before.deadline + tonumber(ARGV[5])
+if r.deadline > before.assigned + tonumber(ARGV[6]) then
   return {'beyond'}
 end
 replace(r, before)
-return {'ok', r.text}
+return remember({'ok', r.text})

@@ -1,5 +1,9 @@
--- ARGV: now, capacity, id.
-local before = load(ARGV[3])
+-- ARGV: now, capacity, call, id.
+local known = answered()
+if known then
+  return known
+end
+local before = load(ARGV[4])
 if not before or before.state == 'expired' or over(before) then
   return {'unknown'}
 end
@@ -10,4 +14,4 @@ if before.state == 'assigned' then
 else
   remove(before)
 end
-return {'ok', before.text}
+return remember({'ok', before.text})

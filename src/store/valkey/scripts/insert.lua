@@ -1,5 +1,9 @@
--- ARGV: now, capacity, id, record.
-local id, text = ARGV[3], ARGV[4]
+-- ARGV: now, capacity, call, id, record.
+local known = answered()
+if known then
+  return known
+end
+local id, text = ARGV[4], ARGV[5]
 if redis.call('EXISTS', P .. ':record:' .. id) == 1 then
   return {'exists'}
 end
@@ -10,4 +14,4 @@ end
 redis.call('SET', P .. ':record:' .. id, text)
 redis.call('SADD', P .. ':node:' .. r.node, id)
 enlist(r)
-return {'ok'}
+return remember({'ok'})

@@ -1,5 +1,9 @@
--- ARGV: now, capacity, id, endpoint.
-local before = load(ARGV[3])
+-- ARGV: now, capacity, call, id, endpoint.
+local known = answered()
+if known then
+  return known
+end
+local before = load(ARGV[4])
 if not before then
   return {'unknown'}
 end
@@ -7,6 +11,6 @@ if before.state ~= 'warming' then
   return {'refused', seen(before), 'be offered'}
 end
 local r = copy(before)
-r.state, r.endpoint = 'ready', ARGV[4]
+r.state, r.endpoint = 'ready', ARGV[5]
 replace(r, before)
-return {'ok', r.text}
+return remember({'ok', r.text})

@@ -10,11 +10,13 @@
 -- <prefix>:counts                           hash: <state>:<template> to how many
 -- <prefix>:token:<template>:<token>         what a claim got: an id, or "over:<until when that is known>"
 -- <prefix>:usage:<template>:<visitor>       hash: what a visitor had
+-- <prefix>:call:<call>                      what a step answered, in case that is asked again
 -- <prefix>:routes                           stream: what proxies must know, the n-th event under the id n-0
 -- <prefix>:events                           how many events there were
 
 local P = KEYS[1]
 local RETENTION = 600000
+local PATIENCE = 10000
 
 local now = tonumber(ARGV[1])
 if not now then
@@ -131,6 +133,18 @@ end
 -- The state as readers see it.
 local function seen(r)
   return over(r) and 'expired' or r.state
+end
+
+-- A step's ARGV[3] names the call. Whoever lost the answer asks again by the same name, and gets that answer: nothing is
+-- done twice. Only what changed something is worth remembering, and only as long as a caller is patient.
+local function answered()
+  local answer = redis.call('GET', P .. ':call:' .. ARGV[3])
+  return answer and cjson.decode(answer)
+end
+
+local function remember(answer)
+  redis.call('SET', P .. ':call:' .. ARGV[3], cjson.encode(answer), 'PX', PATIENCE)
+  return answer
 end
 
 local function token_key(r)

@@ -1,7 +1,11 @@
--- ARGV: now, capacity, limit. How many were done something with, then the id and the record of each that became expired.
+-- ARGV: now, capacity, call, limit. How many were done something with, then the id and the record of each that became expired.
+local known = answered()
+if known then
+  return known
+end
 local done = {'0'}
 local count = 0
-while count < tonumber(ARGV[3]) do
+while count < tonumber(ARGV[4]) do
   local first = redis.call('ZRANGE', P .. ':due', 0, 0, 'WITHSCORES')
   if not first[1] or tonumber(first[2]) > now then
     break
@@ -19,4 +23,7 @@ while count < tonumber(ARGV[3]) do
   count = count + 1
 end
 done[1] = whole(count)
-return done
+if count == 0 then
+  return done
+end
+return remember(done)
