@@ -19,14 +19,11 @@ use tokio::time::{Instant, timeout_at};
 use super::{Address, Mode, Settings};
 use crate::store::StoreError;
 
-/// Longest time of one call, a new connection included.
-pub(super) const DEADLINE: Duration = Duration::from_secs(1);
-
 /// With less time left nobody begins to connect.
 const TOO_LATE: Duration = Duration::from_millis(20);
 
 /// How often the keys are looked for on a cluster that is being changed, with waits of milliseconds up to this many: so
-/// that there is an answer within [`DEADLINE`].
+/// that there is an answer within the deadline.
 const CLUSTER_RETRIES: u32 = 8;
 const CLUSTER_RETRY_WAIT: u64 = 100;
 
@@ -68,11 +65,11 @@ impl Link {
         Self { settings, current: ArcSwapOption::empty(), connecting: Mutex::default() }
     }
 
-    /// Makes a call on the shared connection within [`DEADLINE`], and once more, on a new connection, when the first one
+    /// Makes a call on the shared connection within the deadline, and once more, on a new connection, when the first one
     /// breaks: the old one may have been broken for long, which only using it tells. Calls can stand that, see the
     /// prelude of the scripts.
     pub(super) async fn call<T: FromRedisValue>(&self, call: &Call<'_>) -> Result<T, StoreError> {
-        let deadline = Instant::now() + DEADLINE;
+        let deadline = Instant::now() + self.settings.deadline;
         let mut again = true;
         loop {
             let wire = match timeout_at(deadline, self.wire(deadline)).await {
@@ -111,7 +108,7 @@ impl Link {
         if Instant::now() + TOO_LATE >= deadline {
             return Err(RedisError::from(std::io::Error::from(std::io::ErrorKind::TimedOut)));
         }
-        let wire = Arc::new(self.connect(DEADLINE).await?);
+        let wire = Arc::new(self.connect(self.settings.deadline).await?);
         self.current.store(Some(wire.clone()));
         Ok(wire)
     }
@@ -123,7 +120,7 @@ impl Link {
 
     /// A new connection. `longest` is the time of one answer on it.
     pub(super) async fn connect(&self, longest: Duration) -> RedisResult<Wire> {
-        let Settings { addresses, mode, username, password, db, tls, .. } = &self.settings;
+        let Settings { addresses, mode, username, password, db, tls, deadline, .. } = &self.settings;
         let mut login = RedisConnectionInfo::default();
         if let Some(username) = username {
             login = login.set_username(username);
@@ -133,7 +130,7 @@ impl Link {
         }
         let addresses = addresses.iter().map(|address| at(address, *tls));
         let config = AsyncConnectionConfig::new()
-            .set_connection_timeout(Some(DEADLINE))
+            .set_connection_timeout(Some(*deadline))
             .set_response_timeout(Some(longest));
         match mode {
             Mode::Single => {
@@ -164,7 +161,7 @@ impl Link {
                 let mut builder = ClusterClientBuilder::new(addresses)
                     .retries(CLUSTER_RETRIES)
                     .max_retry_wait(CLUSTER_RETRY_WAIT)
-                    .connection_timeout(DEADLINE)
+                    .connection_timeout(*deadline)
                     .response_timeout(longest);
                 if let Some(username) = username {
                     builder = builder.username(username);

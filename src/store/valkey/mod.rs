@@ -30,6 +30,9 @@ use super::{Claim, Claimed, Counts, Cursor, RouteChange, RouteEvents, Store, Sto
 use crate::clock::{Clock, Millis};
 use crate::instance::{ClaimToken, Endpoint, Instance, InstanceId, NodeId, TemplateName};
 
+/// Longest time of one call, unless [`Settings`] say otherwise.
+pub const DEADLINE: Duration = Duration::from_secs(1);
+
 /// Route events kept for followers that lag behind, unless [`Settings`] say otherwise.
 pub const ROUTE_EVENTS: usize = 65_536;
 
@@ -62,6 +65,8 @@ pub struct Settings {
     pub tls: bool,
     /// What all keys begin with: a hash tag, so that they lie together.
     pub prefix: String,
+    /// Longest time of one call, a new connection included.
+    pub deadline: Duration,
     /// Whose time it is: `None` is Valkey's own. Only tests have another.
     pub clock: Option<Clock>,
     /// Route events kept for followers that lag behind.
@@ -118,6 +123,7 @@ impl Default for Settings {
             db: 0,
             tls: false,
             prefix: "{try-it-now}".to_owned(),
+            deadline: DEADLINE,
             clock: None,
             route_events: ROUTE_EVENTS,
         }
@@ -208,8 +214,10 @@ impl ValkeyStore {
         let mut wire = match idle {
             Some(wire) => wire,
             None => {
-                let connected =
-                    tokio::time::timeout(link::DEADLINE, self.link.connect(longest + link::DEADLINE));
+                let connected = tokio::time::timeout(
+                    self.settings.deadline,
+                    self.link.connect(longest + self.settings.deadline),
+                );
                 match connected.await {
                     Ok(wire) => wire.map_err(unavailable)?,
                     Err(_) => return Err(StoreError::Unavailable("it cannot be reached in time".to_owned())),
@@ -221,7 +229,7 @@ impl ValkeyStore {
         let (stream, after) = ([self.key("routes")], [format!("{}-0", cursor.0)]);
         let reading = wire.xread_options(&stream, &after, &options);
         let read: RedisResult<Option<StreamReadReply>> =
-            match tokio::time::timeout(longest + link::DEADLINE, reading).await {
+            match tokio::time::timeout(longest + self.settings.deadline, reading).await {
                 Ok(read) => read,
                 Err(_) => return Err(StoreError::Unavailable("it does not answer in time".to_owned())),
             };

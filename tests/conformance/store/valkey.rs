@@ -17,7 +17,7 @@ use try_it_now::instance::NodeId;
 use try_it_now::store::Store;
 use try_it_now::store::valkey::{Address, Mode, Settings, ValkeyStore};
 
-use self::servers::{Cluster, Keeps, Server};
+use self::servers::{Cluster, Keeps, PATIENCE, Server};
 use super::Backend;
 
 /// Fewer than it keeps by itself: the sentence that overruns it makes one call for each.
@@ -63,6 +63,8 @@ impl Valkey {
         let clock = Clock::manual(Millis(1_700_000_000_000));
         let settings = Settings {
             prefix: own_prefix(),
+            // Nothing here is about time, and a machine with other work may stand still for a second.
+            deadline: PATIENCE,
             clock: Some(clock.clone()),
             route_events: ROUTE_EVENTS,
             ..settings

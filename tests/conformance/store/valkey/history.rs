@@ -17,6 +17,7 @@ use try_it_now::store::valkey::{Settings, ValkeyStore};
 use try_it_now::store::{Claim, Claimed, Store, StoreError};
 use try_it_now::task::spawn;
 
+use super::servers::PATIENCE;
 use super::{own_prefix, server, tcp};
 use crate::store::stage::{node, template, wish};
 
@@ -181,7 +182,12 @@ async fn what_64_clients_of_two_servers_are_told_has_one_order() {
     let prefix = own_prefix();
     let stores = [(); 2].map(|()| {
         let addresses = vec![tcp(server.address())];
-        Arc::new(ValkeyStore::new(Settings { addresses, prefix: prefix.clone(), ..Settings::default() }))
+        Arc::new(ValkeyStore::new(Settings {
+            addresses,
+            prefix: prefix.clone(),
+            deadline: PATIENCE,
+            ..Settings::default()
+        }))
     });
     let (history, others) = (Arc::new(History::default()), Arc::new(Mutex::new(Vec::new())));
     let clients = (0..CLIENTS).map(|number| {

@@ -1,0 +1,127 @@
+//! A server whose store is a Valkey: what it does while that is there, while it is away, and after a crash.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::harness::{PATIENCE, Server, eventually, get};
+use crate::valkeys::{Keeps, Server as Valkey};
+
+/// Longest time of an answer without a store: its deadline of a second, and what a busy machine adds.
+const SOON: Duration = Duration::from_millis(2_500);
+
+fn address(valkey: &Valkey) -> String {
+    let (host, port) = valkey.address();
+    format!("{host}:{port}")
+}
+
+async fn acquire_is_unavailable(server: &Server) {
+    let begun = Instant::now();
+    let refused = server.call("POST", "/api/v1/demo/acquire", "").await;
+    let took = begun.elapsed();
+    assert_eq!((refused.status, refused.json()["code"].as_str()), (503, Some("STORE_UNAVAILABLE")));
+    assert!(refused.header("retry-after").parse::<u64>().unwrap() >= 1);
+    assert!(took < SOON, "{took:?}");
+}
+
+#[tokio::test]
+async fn instances_are_handed_out_visited_and_given_back_by_way_of_valkey() {
+    let Some(valkey) = Valkey::start(Keeps::Nothing, &[]) else { return };
+    let server = Server::start(&[("VALKEY_ADDR", &address(&valkey))]).await;
+    let demo = server.acquire().await;
+    assert_eq!(get(server.port, &demo.host, "/").await.status, 200);
+    assert_eq!(server.call("GET", &format!("/api/v1/demo/{}", demo.id), "").await.status, 200);
+    let events: u64 = valkey.ask(&["GET", "{try-it-now}:events"]).unwrap();
+    assert_eq!(events, 1, "Valkey knows of it");
+    assert_eq!(server.call("DELETE", &format!("/api/v1/demo/{}", demo.id), "").await.status, 200);
+    assert_ne!(get(server.port, &demo.host, "/").await.status, 200);
+}
+
+#[tokio::test]
+async fn an_acquire_is_one_command_to_valkey() {
+    let Some(valkey) = Valkey::start(Keeps::Nothing, &[]) else { return };
+    // No place is free for the pool to fill while they are handed out.
+    let settings = [("VALKEY_ADDR", &*address(&valkey)), ("POOL_TARGET_SIZE", "9"), ("POOL_MAX_SIZE", "9")];
+    let server = Server::start(&settings).await;
+    // The first one tells Valkey the script.
+    server.acquire().await;
+    valkey.ask::<()>(&["CONFIG", "SET", "slowlog-log-slower-than", "0", "slowlog-max-len", "10000"]).unwrap();
+    for _ in 0..8 {
+        server.acquire().await;
+    }
+    let logged: Vec<Vec<redis::Value>> = valkey.ask(&["SLOWLOG", "GET", "-1"]).unwrap();
+    // A script is known by its number of arguments.
+    let mut commands: HashMap<(String, usize), usize> = HashMap::new();
+    for entry in logged {
+        let words: Vec<String> = redis::from_redis_value(entry[3].clone()).unwrap();
+        *commands.entry((words[0].to_uppercase(), words.len())).or_default() += 1;
+    }
+    let (claim, news, wait) = (("EVALSHA".to_owned(), 13), ("EVALSHA".to_owned(), 8), "XREAD");
+    assert_eq!(commands.remove(&claim), Some(8), "{commands:?}");
+    // The routes are followed aside. What else there is has a clock of its own.
+    commands.remove(&news);
+    commands.retain(|(name, _), _| name != wait);
+    assert!(commands.values().all(|count| *count < 8), "{commands:?}");
+}
+
+#[tokio::test]
+async fn while_valkey_is_away_visitors_keep_what_they_have_and_afterwards_all_goes_on() {
+    let Some(mut valkey) = Valkey::start(Keeps::Changes, &[]) else { return };
+    let server = Server::start(&[("VALKEY_ADDR", &address(&valkey))]).await;
+    let demo = server.acquire().await;
+    valkey.kill();
+    for _ in 0..3 {
+        acquire_is_unavailable(&server).await;
+        assert_eq!(get(server.port, &demo.host, "/").await.status, 200);
+    }
+    valkey.start_again();
+    let other = eventually("the server recovers by itself", async || {
+        let answer = server.call("POST", "/api/v1/demo/acquire", "").await;
+        (answer.status == 200).then(|| answer.json()["id"].as_str().unwrap().to_owned())
+    })
+    .await;
+    assert_ne!(other, demo.id);
+    let server = server.full().await;
+    assert_eq!(get(server.port, &demo.host, "/").await.status, 200);
+    assert_eq!(server.call("DELETE", &format!("/api/v1/demo/{}", demo.id), "").await.status, 200);
+    assert_eq!(server.stats().await["assigned"], 1);
+}
+
+#[tokio::test]
+async fn a_server_starts_without_its_valkey_and_works_when_that_comes() {
+    let Some(mut valkey) = Valkey::start(Keeps::Changes, &[]) else { return };
+    valkey.kill();
+    let server = Server::start_with(&[("VALKEY_ADDR", &address(&valkey))], &[]).await;
+    acquire_is_unavailable(&server).await;
+    valkey.start_again();
+    let server = server.full().await;
+    let demo = server.acquire().await;
+    assert_eq!(get(server.port, &demo.host, "/").await.status, 200);
+}
+
+#[tokio::test]
+async fn after_a_crash_of_the_server_what_it_had_is_over_and_the_pool_is_full_again() {
+    let Some(valkey) = Valkey::start(Keeps::Nothing, &[]) else { return };
+    let folder = std::env::temp_dir().join(format!("try-it-now-serve-{}", uuid::Uuid::now_v7()));
+    let settings = [("VALKEY_ADDR", &*address(&valkey))];
+    let mut first = Server::start_in(folder.clone(), &settings, &[]).await.full().await;
+    let demo = first.acquire().await;
+    first.signal("KILL");
+    first.ended().await;
+    let second = Server::start_in(folder, &settings, &[]).await.full().await;
+    let host = demo.host.replace(&first.port.to_string(), &second.port.to_string());
+    eventually("what it had is over", async || {
+        let seen = get(second.port, &host, "/").await.status;
+        matches!(seen, 404 | 410).then_some(())
+    })
+    .await;
+    let fresh = second.acquire().await;
+    assert_ne!(fresh.id, demo.id);
+    assert_eq!(get(second.port, &fresh.host, "/").await.status, 200);
+    let assigned = eventually("only one is assigned", async || {
+        let stats = second.stats().await;
+        (stats["assigned"] == 1).then_some(stats)
+    });
+    assert!(tokio::time::timeout(PATIENCE, assigned).await.is_ok());
+}
