@@ -58,13 +58,13 @@ perf: needs ## Measure the whole under load, as ratios to this machine's own fig
 	cargo build --release $(LOCKED) --package perf --package try-it-now --features try-it-now/runtime-none
 	"$${CARGO_TARGET_DIR:-target}/release/perf" $(ARGS)
 
-stack: ## Put containerd, runc and CRIU from Debian's packages into target/stack
+stack: ## Put containerd, runc, CRIU and Valkey from Debian's packages into target/stack
 	@deployments/stack/install
 
-stack-up: ## Start that containerd, as root, and write target/stack/env
+stack-up: ## Start that containerd and that Valkey, as root, and write target/stack/env
 	@deployments/stack/up
 
-stack-down: ## End it, and all that runs in it
+stack-down: ## End both, and all that runs in them
 	@deployments/stack/down
 
 images: needs ## Build the images of the ready templates into target/images
