@@ -36,11 +36,12 @@ running() {
     printf '%s\n' "$pid"
 }
 
-# The same for our Valkey.
+# The same for our Valkey, whose program may have been installed anew since it began.
 valkey_running() {
-    local pid
+    local pid exe
     pid=$(cat "$valkey/pid" 2>/dev/null) && [ -n "$pid" ] || return 1
-    [ "$(readlink "/proc/$pid/exe" 2>/dev/null)" = "$(readlink -f "$stack/usr/bin/valkey-server")" ] || return 1
+    exe=$(readlink "/proc/$pid/exe" 2>/dev/null) || return 1
+    case ${exe% (deleted)} in "$stack"/usr/bin/valkey-*) ;; *) return 1 ;; esac
     printf '%s\n' "$pid"
 }
 

@@ -7,7 +7,7 @@ use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout};
 
-use crate::harness::{PATIENCE, Server, eventually, get};
+use crate::harness::{Demo, PATIENCE, Server, eventually, get};
 use crate::valkeys::{Keeps, Server as Valkey};
 
 /// Longest time of an answer without a store: its deadline of a second, and what a busy machine adds.
@@ -100,6 +100,27 @@ async fn while_valkey_is_away_visitors_keep_what_they_have_and_afterwards_all_go
     assert_eq!(get(server.port, &demo.host, "/").await.status, 200);
     assert_eq!(server.call("DELETE", &format!("/api/v1/demo/{}", demo.id), "").await.status, 200);
     assert_eq!(server.stats().await["assigned"], 1);
+}
+
+/// What visitors had is over then, which is a pity; that somebody got it a second time would be worse.
+#[tokio::test]
+async fn a_valkey_that_comes_back_empty_gets_a_new_pool_and_nothing_is_handed_out_twice() {
+    let Some(mut valkey) = Valkey::start(Keeps::Changes, &[]) else { return };
+    let server = Server::start(&[("VALKEY_ADDR", &address(&valkey))]).await;
+    let mut had = vec![server.acquire().await.id, server.acquire().await.id];
+    valkey.forget();
+    acquire_is_unavailable(&server).await;
+    valkey.start_again();
+    for _ in 0..6 {
+        let demo = eventually("there are new ones", async || {
+            let answer = server.call("POST", "/api/v1/demo/acquire", "").await;
+            (answer.status == 200).then(|| Demo::from_json(&answer.json()))
+        })
+        .await;
+        assert_eq!(get(server.port, &demo.host, "/").await.status, 200);
+        assert!(!had.contains(&demo.id), "handed out twice");
+        had.push(demo.id);
+    }
 }
 
 #[tokio::test]
