@@ -39,10 +39,7 @@ mod uploads;
 mod upstreams;
 mod valkey;
 
-// Where a Valkey is to be had, and how one is started, as for the conformance of the store.
-#[allow(dead_code, reason = "containers are tried elsewhere")]
-#[path = "../conformance/stack.rs"]
-mod stack;
+// How a Valkey is started, as for the conformance of the store.
 #[allow(dead_code, reason = "clusters and Sentinels are tried elsewhere")]
 #[path = "../conformance/store/valkey/servers.rs"]
 mod valkeys;

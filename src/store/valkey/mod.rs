@@ -375,6 +375,11 @@ impl Store for ValkeyStore {
         Ok(news.map_or(RouteEvents::Gap, RouteEvents::Changes))
     }
 
+    /// Whatever becomes of this server, Valkey stays.
+    fn outlives_the_server(&self) -> bool {
+        true
+    }
+
     async fn ping(&self) -> Result<(), StoreError> {
         self.link.call(&Call::Command(redis::cmd("PING"))).await
     }
