@@ -31,6 +31,8 @@ impl Stack {
         let env: Vec<(String, String)> = env
             .lines()
             .filter_map(|line| line.split_once('='))
+            // The store is the server's own, as in the other cases.
+            .filter(|(name, _)| *name != "VALKEY_ADDR")
             .map(|(name, value)| (name.to_owned(), value.to_owned()))
             .collect();
         let socket = env.iter().find(|(name, _)| name == "CONTAINERD_ADDRESS");

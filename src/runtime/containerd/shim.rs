@@ -19,6 +19,7 @@ use containerd_client::services::v1::container::Runtime as Shim;
 use containerd_client::services::v1::sandbox::{StoreCreateRequest, StoreDeleteRequest};
 use containerd_client::services::v1::{Container, CreateContainerRequest, CreateTaskRequest};
 use containerd_client::tonic::Code;
+use containerd_client::types::v1::Status;
 use containerd_client::types::{Sandbox, sandbox};
 use prost_types::Any;
 use serde_json::{Value, json};
@@ -43,6 +44,9 @@ const PROGRAM: &str = "never-run";
 /// Longest time that another server may take to make it.
 const PATIENCE: Duration = Duration::from_secs(2);
 
+/// Pause after it could not be made.
+const PAUSE: Duration = Duration::from_secs(10);
+
 /// The shim that instances share.
 #[derive(Debug)]
 pub(super) struct SharedShim {
@@ -54,8 +58,8 @@ pub(super) struct SharedShim {
     cgroup: String,
     /// Whether it was there when somebody looked, and nothing told otherwise since.
     there: AtomicBool,
-    /// Whose turn it is to make it.
-    turn: tokio::sync::Mutex<()>,
+    /// Whose turn it is to make it, and when that failed the last time.
+    turn: tokio::sync::Mutex<Option<Instant>>,
 }
 
 impl SharedShim {
@@ -71,10 +75,15 @@ impl SharedShim {
         if self.there.load(Ordering::Acquire) {
             return Some(KEEPER);
         }
-        let _turn = self.turn.lock().await;
+        let mut failed = self.turn.lock().await;
         if !self.there.load(Ordering::Acquire) {
+            // To try takes longer than what is to be saved.
+            if failed.is_some_and(|at| at.elapsed() < PAUSE) {
+                return None;
+            }
             if let Err(error) = self.ensure(client).await {
                 tracing::warn!(%error, "instances get a shim each, which makes them slower to start");
+                *failed = Some(Instant::now());
                 return None;
             }
             self.there.store(true, Ordering::Release);
@@ -92,8 +101,13 @@ impl SharedShim {
         self.record(client).await?;
         let deadline = Instant::now() + PATIENCE;
         loop {
-            if matches!(container::process(client, KEEPER).await, Ok(Some(process)) if process.pid != 0) {
-                return Ok(());
+            match container::process(client, KEEPER).await {
+                Ok(Some(process)) if process.status() == Status::Created => return Ok(()),
+                // Somebody killed what only waits: its shim may be gone any moment.
+                Ok(Some(process)) if process.status() == Status::Stopped => {
+                    container::remove(client, KEEPER, &Watcher::default()).await?;
+                }
+                _ => {}
             }
             if self.make(client).await? {
                 return Ok(());
