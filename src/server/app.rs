@@ -243,6 +243,9 @@ fn choose_store(
         password: config.password.map(|password| password.reveal().to_owned()),
         db: config.db.into(),
         tls: config.tls,
+        // Nobody passes requests on to another server yet, so each has keys of its own: on shared ones a visitor would get
+        // an instance that only its own server can reach, or a stranger's that has the same number here.
+        prefix: format!("{{try-it-now:{}}}", node.id()),
         ..valkey::Settings::default()
     })))
 }
