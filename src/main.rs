@@ -90,7 +90,7 @@ fn examine(file: Option<PathBuf>, json: bool) -> ExitCode {
         Ok(runtime) => runtime,
         Err(error) => return fail(1, &format!("cannot start: {error}")),
     };
-    let findings = runtime.block_on(doctor::examine(&config));
+    let findings = runtime.block_on(doctor::examine(&config, server::app::shared_store(&config)));
     // A name that is still being looked up must not hold up the end.
     runtime.shutdown_background();
     let told = if json { doctor::json(&findings) } else { doctor::text(&findings) };

@@ -10,15 +10,23 @@ mod kernel;
 mod network;
 mod room;
 
+use std::sync::Arc;
+
 use crate::config::{Config, RuntimeMode};
+use crate::store::{Store, StoreError};
 
 pub use finding::{Finding, Verdict, json, text};
 
 /// Examines the host for what `config` asks of it, which changes nothing. What only another mode would need is a
-/// warning at most. Takes seconds at worst: every command and connection has a deadline.
-pub async fn examine(config: &Config) -> Vec<Finding> {
+/// warning at most. Takes seconds at worst: every command and connection has a deadline. `store` is the one that servers
+/// share, if that is configured.
+pub async fn examine(config: &Config, store: Option<Arc<dyn Store>>) -> Vec<Finding> {
     let contained = config.runtime.mode == RuntimeMode::Containerd;
-    let mut findings = vec![embedded("store"), embedded("queue")];
+    let store = match store {
+        None => embedded("store"),
+        Some(store) => judge_store(store.ping().await),
+    };
+    let mut findings = vec![store, embedded("queue")];
     findings.extend(room::examine(&config.state_dir));
     findings.push(network::wildcard(&config.server.public.base_domain).await);
     let kernel = kernel::release();
@@ -42,6 +50,18 @@ pub async fn examine(config: &Config) -> Vec<Finding> {
 /// Whether the configured mode works, by what was found.
 pub fn works(findings: &[Finding]) -> bool {
     findings.iter().all(|finding| finding.verdict != Verdict::Failed)
+}
+
+fn judge_store(answer: Result<(), StoreError>) -> Finding {
+    match answer {
+        Ok(()) => Finding::ok("store", "Valkey answers"),
+        Err(error) => Finding::missing(
+            "store",
+            true,
+            error.to_string(),
+            "start Valkey, or set VALKEY_ADDR to where it listens",
+        ),
+    }
 }
 
 fn embedded(check: &'static str) -> Finding {

@@ -70,7 +70,7 @@ const CLEANING_PORTS: RangeInclusive<u16> = 1..=1;
 /// Runs the server until it is told to stop and has stopped. `file` is the file of templates, read again on SIGHUP.
 pub async fn serve(config: Config, file: Option<PathBuf>, own_program: PathBuf) -> Result<(), StartError> {
     let signals = Signals::listen().map_err(StartError::Signals)?;
-    checkup::begin(&config);
+    checkup::begin(&config, shared_store(&config));
     let Config {
         server,
         runtime: runtime_config,
@@ -220,6 +220,12 @@ fn open_store(node: &NodeFolder, runtime: &dyn Runtime, clock: Clock) -> io::Res
 }
 
 /// The Valkey that the configuration names, or the embedded store.
+/// The store that servers share, as the doctor asks it whether it is there; `None` where it is embedded.
+pub fn shared_store(config: &Config) -> Option<Arc<dyn Store>> {
+    let store = valkey_store(config.store.clone()?, valkey::Settings::default().prefix);
+    Some(Arc::new(store))
+}
+
 fn choose_store(
     config: Option<config::Valkey>,
     node: &NodeFolder,
@@ -227,6 +233,12 @@ fn choose_store(
     clock: &Clock,
 ) -> io::Result<Arc<dyn Store>> {
     let Some(config) = config else { return Ok(Arc::new(open_store(node, runtime, clock.clone())?)) };
+    // Nobody passes requests on to another server yet, so each has keys of its own: on shared ones a visitor would get an
+    // instance that only its own server can reach, or a stranger's that has the same number here.
+    Ok(Arc::new(valkey_store(config, format!("{{try-it-now:{}}}", node.id()))))
+}
+
+fn valkey_store(config: config::Valkey, prefix: String) -> ValkeyStore {
     let address = |address| match address {
         config::ValkeyAddress::Tcp(host, port) => valkey::Address::Tcp(host, port),
         config::ValkeyAddress::Unix(path) => valkey::Address::Unix(path),
@@ -236,18 +248,16 @@ fn choose_store(
         config::ValkeyMode::Sentinel(service) => valkey::Mode::Sentinel { service },
         config::ValkeyMode::Cluster => valkey::Mode::Cluster,
     };
-    Ok(Arc::new(ValkeyStore::new(valkey::Settings {
+    ValkeyStore::new(valkey::Settings {
         addresses: config.addresses.into_iter().map(address).collect(),
         mode,
         username: config.username,
         password: config.password.map(|password| password.reveal().to_owned()),
         db: config.db.into(),
         tls: config.tls,
-        // Nobody passes requests on to another server yet, so each has keys of its own: on shared ones a visitor would get
-        // an instance that only its own server can reach, or a stranger's that has the same number here.
-        prefix: format!("{{try-it-now:{}}}", node.id()),
+        prefix,
         ..valkey::Settings::default()
-    })))
+    })
 }
 
 async fn start_runtime(

@@ -1,17 +1,20 @@
 //! What the doctor says of this host, told in the log when a server starts.
 
+use std::sync::Arc;
+
 use crate::config::{Config, RuntimeMode};
 use crate::doctor::{self, Verdict};
+use crate::store::Store;
 
 /// Has the host examined in the background where instances are containers, which need much of it. What is amiss is
 /// logged with its remedy; the server starts all the same, and does what it can.
-pub(super) fn begin(config: &Config) {
+pub(super) fn begin(config: &Config, store: Option<Arc<dyn Store>>) {
     if config.runtime.mode != RuntimeMode::Containerd {
         return;
     }
     let config = config.clone();
     crate::task::spawn("checkup", async move {
-        for finding in doctor::examine(&config).await {
+        for finding in doctor::examine(&config, store).await {
             let (check, found) = (finding.check, finding.found);
             let remedy = finding.remedy.unwrap_or_default();
             match finding.verdict {

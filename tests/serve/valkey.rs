@@ -42,6 +42,23 @@ async fn instances_are_handed_out_visited_and_given_back_by_way_of_valkey() {
 }
 
 #[tokio::test]
+async fn the_doctor_says_whether_valkey_answers() {
+    let Some(valkey) = Valkey::start(Keeps::Nothing, &[]) else { return };
+    let address = address(&valkey);
+    let examine = || {
+        let mut doctor = std::process::Command::new(env!("CARGO_BIN_EXE_try-it-now"));
+        doctor.arg("doctor").env_clear().env("STATE_DIR", std::env::temp_dir()).env("VALKEY_ADDR", &address);
+        let output = doctor.output().unwrap();
+        (output.status.code(), String::from_utf8(output.stdout).unwrap())
+    };
+    let (code, told) = examine();
+    assert!(code == Some(0) && told.contains("Valkey answers"), "{told}");
+    drop(valkey);
+    let (code, told) = examine();
+    assert!(code == Some(1) && told.lines().any(|line| line.starts_with("failed   store ")), "{told}");
+}
+
+#[tokio::test]
 async fn two_servers_of_one_valkey_do_not_hand_out_each_others_instances() {
     let Some(valkey) = Valkey::start(Keeps::Nothing, &[]) else { return };
     let address = address(&valkey);
