@@ -38,7 +38,7 @@ async fn listen(parts: &Arc<Parts>) -> Result<(), RuntimeError> {
         let Some(parts) = parts.upgrade() else { return Ok(()) };
         let event = envelope.event.unwrap_or_default();
         let Ok(exit) = TaskExit::decode(event.value.as_slice()) else { continue };
-        if exit.container_id == shim::KEEPER {
+        if shim::is_keeper(&exit.container_id) {
             parts.shim.doubt();
             for id in parts.instances.ids() {
                 clear_up(&parts, id.as_str(), "its shim ended".to_owned());

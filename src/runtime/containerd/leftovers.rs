@@ -124,7 +124,7 @@ impl Parts {
     }
 }
 
-async fn containers(client: &Client, node: Option<&str>) -> Result<Vec<Container>, RuntimeError> {
+pub(super) async fn containers(client: &Client, node: Option<&str>) -> Result<Vec<Container>, RuntimeError> {
     let message = ListContainersRequest { filters: vec![client::of_node(node)] };
     let answer = client.containers().list(request(message)).await;
     Ok(answer.doing(|| "list the containers".to_owned())?.containers)
@@ -139,13 +139,13 @@ pub async fn clean(address: &Path) -> Result<(usize, usize), RuntimeError> {
     let client = Client::connect(address).await?;
     let mut found = containers(&client, None).await?;
     // The shim that all share ends with its last container, if that is the one that keeps it.
-    found.sort_by_key(|container| container.id == shim::KEEPER);
+    found.sort_by_key(|container| shim::is_keeper(&container.id));
     for container in &found {
-        container::remove(&client, &container.id, &Watcher::default()).await?;
+        match shim::is_keeper(&container.id) {
+            true => shim::remove(&client, &container.id).await?,
+            false => container::remove(&client, &container.id, &Watcher::default()).await?,
+        }
         orphans::end(address, &container.id).await?;
-    }
-    if found.last().is_some_and(|last| last.id == shim::KEEPER) {
-        shim::forget(&client).await?;
     }
     let layers = snapshots::list(&client, None).await?;
     for snapshot in &layers {

@@ -166,7 +166,7 @@ impl ContainerdRuntime {
         }
         let outlets = Outlets::new(settings.node.as_str(), settings.outside, settings.path)
             .doing(doing("find this server's network namespace"))?;
-        let shim = SharedShim::new(&settings.node, folder.shim(), folder.devices());
+        let shim = SharedShim::new(&settings.node, settings.address.clone(), folder.shim(), folder.devices());
         let parts = Arc::new(Parts {
             client,
             address: settings.address,

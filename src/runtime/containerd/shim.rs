@@ -12,15 +12,15 @@ use std::collections::HashMap;
 use std::fs;
 use std::io;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::Arc;
 use std::time::Duration;
 
 use containerd_client::services::v1::container::Runtime as Shim;
 use containerd_client::services::v1::sandbox::{StoreCreateRequest, StoreDeleteRequest};
 use containerd_client::services::v1::{Container, CreateContainerRequest, CreateTaskRequest};
-use containerd_client::tonic::Code;
 use containerd_client::types::v1::Status;
 use containerd_client::types::{Sandbox, sandbox};
+use parking_lot::Mutex;
 use prost_types::Any;
 use serde_json::{Value, json};
 use tokio::time::Instant;
@@ -28,21 +28,34 @@ use tokio::time::Instant;
 use super::super::RuntimeError;
 use super::super::host::Doing;
 use super::Watcher;
+use super::cgroups;
 use super::client::{Answer, Client, request};
 use super::container::{self, RUNC, SPEC};
+use super::leftovers::containers;
+use super::orphans;
+use crate::hex::hex;
 use crate::instance::NodeId;
 
-/// The container that keeps the shim alive. No instance has such a name, since theirs end with random letters.
-pub(super) const KEEPER: &str = "shared-shim";
+/// What the name begins with of a container that keeps the shim alive; no instance's has that form. Each has another name:
+/// of one whose maker was killed, containerd and runc keep remains under its own.
+const KEEPER: &str = "shared-shim-";
+
+/// Random bytes in its name.
+const RANDOM: usize = 6;
+
+/// Whether a container of that name keeps a shim alive.
+pub(super) fn is_keeper(id: &str) -> bool {
+    id.strip_prefix(KEEPER).is_some_and(|random| random.len() == 2 * RANDOM)
+}
 
 /// What its label says where those of instances name their node.
 const NOBODY: &str = "all";
 
+/// The label that says which node made it.
+const MAKER_LABEL: &str = "try-it-now/maker";
+
 /// What it would run if it were started.
 const PROGRAM: &str = "never-run";
-
-/// Longest time that another server may take to make it.
-const PATIENCE: Duration = Duration::from_secs(2);
 
 /// Pause after it could not be made.
 const PAUSE: Duration = Duration::from_secs(10);
@@ -50,120 +63,127 @@ const PAUSE: Duration = Duration::from_secs(10);
 /// The shim that instances share.
 #[derive(Debug)]
 pub(super) struct SharedShim {
+    /// Who makes it here.
+    node: NodeId,
+    /// containerd's socket.
+    socket: PathBuf,
     /// The keeper's root.
     root: PathBuf,
     /// What all containers have as their `/dev`: without it runc would make one in the root.
     devices: PathBuf,
-    /// Its cgroup, with the name of the node that may make it: another containerd of this host has one too.
-    cgroup: String,
-    /// Whether it was there when somebody looked, and nothing told otherwise since.
-    there: AtomicBool,
+    /// The name of the container that kept it alive when somebody looked, if nothing told otherwise since.
+    keeper: Mutex<Option<Arc<str>>>,
     /// Whose turn it is to make it, and when that failed the last time.
     turn: tokio::sync::Mutex<Option<Instant>>,
 }
 
 impl SharedShim {
     /// One whose keeper has these as its root and its `/dev`.
-    pub(super) fn new(node: &NodeId, root: PathBuf, devices: PathBuf) -> Self {
-        let cgroup = format!("/try-it-now/{KEEPER}-{node}");
-        Self { root, devices, cgroup, there: AtomicBool::new(false), turn: tokio::sync::Mutex::default() }
+    pub(super) fn new(node: &NodeId, socket: PathBuf, root: PathBuf, devices: PathBuf) -> Self {
+        let (keeper, turn) = (Mutex::default(), tokio::sync::Mutex::default());
+        Self { node: node.clone(), socket, root, devices, keeper, turn }
     }
 
     /// The name under which a container is made in it; `None` where it cannot be had, and the container gets a shim of
     /// its own.
-    pub(super) async fn get(&self, client: &Client) -> Option<&'static str> {
-        if self.there.load(Ordering::Acquire) {
-            return Some(KEEPER);
+    pub(super) async fn get(&self, client: &Client) -> Option<Arc<str>> {
+        if let Some(keeper) = self.known() {
+            return Some(keeper);
         }
         let mut failed = self.turn.lock().await;
-        if !self.there.load(Ordering::Acquire) {
-            // To try takes longer than what is to be saved.
-            if failed.is_some_and(|at| at.elapsed() < PAUSE) {
-                return None;
+        if let Some(keeper) = self.known() {
+            return Some(keeper);
+        }
+        // To try takes longer than what is to be saved.
+        if failed.is_some_and(|at| at.elapsed() < PAUSE) {
+            return None;
+        }
+        match self.find_or_make(client).await {
+            Ok(keeper) => {
+                *self.keeper.lock() = Some(keeper.clone());
+                Some(keeper)
             }
-            if let Err(error) = self.ensure(client).await {
+            Err(error) => {
                 tracing::warn!(%error, "instances get a shim each, which makes them slower to start");
                 *failed = Some(Instant::now());
-                return None;
+                None
             }
-            self.there.store(true, Ordering::Release);
         }
-        Some(KEEPER)
+    }
+
+    fn known(&self) -> Option<Arc<str>> {
+        self.keeper.lock().clone()
     }
 
     /// It may be gone.
     pub(super) fn doubt(&self) {
-        self.there.store(false, Ordering::Release);
+        *self.keeper.lock() = None;
     }
 
-    async fn ensure(&self, client: &Client) -> Result<(), RuntimeError> {
-        // First, since containers of a sandbox that is not on record get shims that nobody ends.
-        self.record(client).await?;
-        let deadline = Instant::now() + PATIENCE;
-        loop {
-            match container::process(client, KEEPER).await {
-                Ok(Some(process)) if process.status() == Status::Created => return Ok(()),
+    /// That of another server of this host, or a new one. Of two servers that look at the same time each makes one, which
+    /// does no harm.
+    async fn find_or_make(&self, client: &Client) -> Result<Arc<str>, RuntimeError> {
+        for container in containers(client, Some(NOBODY)).await? {
+            match container::process(client, &container.id).await {
+                Ok(Some(process)) if process.status() == Status::Created => return Ok(container.id.into()),
                 // Somebody killed what only waits: its shim may be gone any moment.
                 Ok(Some(process)) if process.status() == Status::Stopped => {
-                    container::remove(client, KEEPER, &Watcher::default()).await?;
+                    remove(client, &container.id).await?;
                 }
+                // This server crashed while it made it.
+                _ if container.labels.get(MAKER_LABEL).is_some_and(|maker| maker == self.node.as_str()) => {
+                    remove(client, &container.id).await?;
+                    orphans::end(&self.socket, &container.id).await?;
+                }
+                // Another server makes it, or will find that it crashed.
                 _ => {}
             }
-            if self.make(client).await? {
-                return Ok(());
-            }
-            if Instant::now() >= deadline {
-                // Whoever began to make it has crashed, or its shim has.
-                container::remove(client, KEEPER, &Watcher::default()).await?;
-                self.make(client).await?;
-                return Ok(());
-            }
-            // Another server is making it.
-            tokio::time::sleep(Duration::from_millis(20)).await;
         }
+        let mut random = [0; RANDOM];
+        getrandom::fill(&mut random).map_err(io::Error::other).doing(|| "name the shared shim".to_owned())?;
+        let keeper = format!("{KEEPER}{}", hex(&random));
+        let made = self.make(client, &keeper).await;
+        if made.is_err() {
+            remove(client, &keeper).await?;
+        }
+        made.map(|()| keeper.into())
     }
 
-    async fn record(&self, client: &Client) -> Result<(), RuntimeError> {
+    async fn make(&self, client: &Client, keeper: &str) -> Result<(), RuntimeError> {
+        self.furnish().doing(|| "make the shim's folder".to_owned())?;
         let sandbox = Sandbox {
-            sandbox_id: KEEPER.to_owned(),
+            sandbox_id: keeper.to_owned(),
             runtime: Some(sandbox::Runtime { name: RUNC.to_owned(), options: None }),
             ..Default::default()
         };
+        // First, since containers of a sandbox that is not on record get shims that nobody ends.
         let message = StoreCreateRequest { sandbox: Some(sandbox) };
-        match client.sandboxes().create(request(message)).await {
-            Err(status) if status.code() == Code::AlreadyExists => Ok(()),
-            made => made.doing(|| "put the shared shim on record".to_owned()).map(drop),
-        }
-    }
-
-    /// Whether it was made now, and not by another server before.
-    async fn make(&self, client: &Client) -> Result<bool, RuntimeError> {
-        self.furnish().doing(|| "make the shim's folder".to_owned())?;
+        client
+            .sandboxes()
+            .create(request(message))
+            .await
+            .doing(|| "put the shared shim on record".to_owned())?;
         let record = Container {
-            id: KEEPER.to_owned(),
-            labels: HashMap::from([(super::NODE_LABEL.to_owned(), NOBODY.to_owned())]),
+            id: keeper.to_owned(),
+            labels: HashMap::from([
+                (super::NODE_LABEL.to_owned(), NOBODY.to_owned()),
+                (MAKER_LABEL.to_owned(), self.node.as_str().to_owned()),
+            ]),
             runtime: Some(Shim { name: RUNC.to_owned(), options: None }),
             spec: Some(Any {
                 type_url: SPEC.to_owned(),
-                value: serde_json::to_vec(&self.specification()).expect("a value is JSON"),
+                value: serde_json::to_vec(&self.specification(keeper)).expect("a value is JSON"),
             }),
             ..Default::default()
         };
         let message = CreateContainerRequest { container: Some(record) };
-        match client.containers().create(request(message)).await {
-            Err(status) if status.code() == Code::AlreadyExists => return Ok(false),
-            made => made.doing(|| "make the shared shim".to_owned())?,
-        };
-        let message = CreateTaskRequest { container_id: KEEPER.to_owned(), ..Default::default() };
-        let started =
-            client.tasks().create(request(message)).await.doing(|| "start the shared shim".to_owned());
-        if started.is_err() {
-            container::remove_record(client, KEEPER).await?;
-        }
-        started.map(|_| true)
+        client.containers().create(request(message)).await.doing(|| "make the shared shim".to_owned())?;
+        let message = CreateTaskRequest { container_id: keeper.to_owned(), ..Default::default() };
+        let started = client.tasks().create(request(message)).await;
+        started.doing(|| "start the shared shim".to_owned()).map(drop)
     }
 
-    fn specification(&self) -> Value {
+    fn specification(&self, keeper: &str) -> Value {
         let own = ["pid", "ipc", "uts", "mount", "network"].map(|kind| json!({ "type": kind }));
         json!({
             "ociVersion": "1.1.0",
@@ -178,7 +198,7 @@ impl SharedShim {
                 { "destination": "/proc", "type": "proc", "source": "proc" },
                 { "destination": "/dev", "type": "bind", "source": self.devices, "options": ["bind", "ro"] },
             ],
-            "linux": { "namespaces": own, "cgroupsPath": self.cgroup },
+            "linux": { "namespaces": own, "cgroupsPath": cgroups::path(keeper) },
         })
     }
 
@@ -191,9 +211,10 @@ impl SharedShim {
     }
 }
 
-/// Forgets it, when its container and those of all instances are gone.
-pub(super) async fn forget(client: &Client) -> Result<(), RuntimeError> {
-    let message = StoreDeleteRequest { sandbox_id: KEEPER.to_owned() };
+/// Removes a keeper. Those of all instances that it was the shim of must be gone, or they are as good as dead.
+pub(super) async fn remove(client: &Client, keeper: &str) -> Result<(), RuntimeError> {
+    container::remove(client, keeper, &Watcher::default()).await?;
+    let message = StoreDeleteRequest { sandbox_id: keeper.to_owned() };
     let deleted = client.sandboxes().delete(request(message)).await;
     deleted.if_known(|| "forget the shared shim".to_owned()).map(drop)
 }

@@ -102,7 +102,7 @@ impl Parts {
                 node: self.node.as_str(),
                 image: &image.name,
                 namespace,
-                shim,
+                shim: shim.as_deref(),
                 spec: &spec,
                 mounts,
                 input: &self.folder.input(&order.id),
