@@ -2,6 +2,8 @@
 
 use std::io;
 
+use tokio::sync::oneshot;
+
 use super::RuntimeError;
 
 /// Runs what waits for the host on a thread made for waiting.
@@ -14,6 +16,16 @@ pub(super) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send 
             Err(_) => std::future::pending().await,
         },
     }
+}
+
+/// Does what changes the thread that does it, such as its namespaces, on one of its own, which ends with that.
+pub(super) async fn apart<T: Send + 'static>(
+    name: &'static str,
+    work: impl FnOnce() -> io::Result<T> + Send + 'static,
+) -> io::Result<T> {
+    let (reply, done) = oneshot::channel();
+    std::thread::Builder::new().name(name.to_owned()).spawn(move || reply.send(work()))?;
+    done.await.unwrap_or_else(|_| Err(io::Error::other(format!("the thread for `{name}` panicked"))))
 }
 
 /// Says what was being done when the system refused.

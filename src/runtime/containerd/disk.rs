@@ -26,7 +26,7 @@ use rustix::net::sockopt::socket_peercred;
 use tokio::process::Command;
 
 use super::super::RuntimeError;
-use super::super::host::{Doing, blocking};
+use super::super::host::{Doing, apart};
 
 /// What the instance writes, and what overlayfs needs beside it.
 const UPPER: &str = "upper";
@@ -73,20 +73,13 @@ impl Disk {
     /// Mounts it at `at`, an empty folder, where containerd sees it, whichever mounts this server sees.
     pub(super) async fn attach(self: &Arc<Self>, containerd: &Path, at: &Path) -> io::Result<()> {
         let (disk, containerd, at) = (self.clone(), containerd.to_owned(), at.to_owned());
-        let attaching = move || {
+        apart("attach a disk", move || {
             let mounts = mounts_of(&containerd)?;
-            // A thread of its own, which ends with its strange mounts.
-            std::thread::Builder::new()
-                .name("attach a disk".to_owned())
-                .spawn(move || {
-                    unshare(CloneFlags::CLONE_FS)?;
-                    setns(mounts, CloneFlags::CLONE_NEWNS)?;
-                    Ok(move_mount(&disk.0, "", CWD, at, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)?)
-                })?
-                .join()
-                .unwrap_or_else(|_| Err(io::Error::other("the thread that attaches disks panicked")))
-        };
-        blocking(attaching).await
+            unshare(CloneFlags::CLONE_FS)?;
+            setns(mounts, CloneFlags::CLONE_NEWNS)?;
+            Ok(move_mount(&disk.0, "", CWD, at, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)?)
+        })
+        .await
     }
 
     /// Copies its files to an empty folder, with all that the file system knows about them.

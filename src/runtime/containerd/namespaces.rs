@@ -17,8 +17,8 @@ use nix::sched::{CloneFlags, setns, unshare};
 use parking_lot::Mutex;
 use rtnetlink::LinkUnspec;
 use tokio::net::{TcpSocket, TcpStream};
-use tokio::sync::oneshot;
 
+use super::super::host::apart;
 use crate::task;
 
 /// The loopback's number: it is the first link of every namespace.
@@ -70,10 +70,7 @@ impl Namespaces {
     }
 
     async fn make_one() -> io::Result<File> {
-        let (reply, made) = oneshot::channel();
-        // A thread of its own, which ends with its strange namespace.
-        std::thread::Builder::new().name("new namespace".to_owned()).spawn(|| reply.send(new_namespace()))?;
-        made.await.unwrap_or_else(|_| Err(io::Error::other("the thread that makes namespaces panicked")))
+        apart("new namespace", new_namespace).await
     }
 
     /// Holds the one that a process is in, under the number that a server before this one gave it.

@@ -14,7 +14,7 @@ use rtnetlink::packet_route::route::RouteScope;
 use rtnetlink::{Error, Handle, LinkMessageBuilder, LinkUnspec, LinkVeth, RouteMessageBuilder};
 use tokio::time::timeout;
 
-use crate::runtime::host::blocking;
+use crate::runtime::host::apart;
 
 /// The instance's end.
 const INNER: &str = "eth0";
@@ -49,15 +49,7 @@ pub(super) struct Plan {
 /// `AlreadyExists` when another node has this name or address. Nothing is left.
 pub(super) async fn make(home: &Arc<File>, plan: Plan) -> io::Result<File> {
     let (theirs, own) = (plan.clone(), home.clone());
-    let namespace = blocking(move || {
-        // A thread of its own, which ends with its strange namespace.
-        std::thread::Builder::new()
-            .name("new namespace".to_owned())
-            .spawn(move || inner_end(&own, &theirs))?
-            .join()
-            .unwrap_or_else(|_| Err(io::Error::other("the thread that makes namespaces panicked")))
-    })
-    .await?;
+    let namespace = apart("new namespace", move || inner_end(&own, &theirs)).await?;
     match outer_end(&plan).await {
         Ok(()) => Ok(namespace),
         Err(error) => {
