@@ -9,7 +9,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use crate::config::Secret;
-use crate::hex::hex;
+use crate::hex;
 use crate::instance::NodeId;
 
 /// Hexadecimal digits: 256 bits.
@@ -95,9 +95,7 @@ impl NodeFolder {
             // One that was interrupted was never used.
             _ => {}
         }
-        let mut random = [0; SECRET_LENGTH / 2];
-        getrandom::fill(&mut random).map_err(io::Error::other)?;
-        let secret = hex(&random);
+        let secret = hex::random::<{ SECRET_LENGTH / 2 }>()?;
         let draft = self.path.join("secret.draft");
         let mut file = File::options().create(true).write(true).truncate(true).mode(0o600).open(&draft)?;
         file.write_all(secret.as_bytes())?;

@@ -1,7 +1,6 @@
 //! A command beside the app, in its container.
 
 use std::convert::Infallible;
-use std::io;
 use std::time::Duration;
 
 use containerd_client::services::v1::{
@@ -17,7 +16,7 @@ use super::client::{Answer, Client, lasting, request};
 use super::container::{SIGKILL, blame_the_app};
 use super::start::most_open_files;
 use super::{Parts, spec};
-use crate::hex::hex;
+use crate::hex;
 
 /// Output that is kept of a command, in bytes: its end says what went wrong.
 const LOG_LIMIT: usize = 16 * 1024;
@@ -31,9 +30,8 @@ const GRACE: Duration = Duration::from_secs(5);
 impl Parts {
     /// Runs a command to its end, or to its deadline. Nothing of it is left then but what it has started.
     pub(super) async fn exec(&self, order: &Order, command: Command) -> Result<Ran, RuntimeError> {
-        let mut random = [0; 8];
-        getrandom::fill(&mut random).map_err(io::Error::other).doing(|| "name a command".to_owned())?;
-        let name = format!("exec-{}", hex(&random));
+        let random = hex::random::<8>().doing(|| "name a command".to_owned())?;
+        let name = format!("exec-{random}");
         let image = self.image(&order.app).await?;
         let process = spec::command(order, &image.config, &command, most_open_files())?;
         let on_host = || format!("make a pipe for a command in {}", order.id);

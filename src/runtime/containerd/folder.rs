@@ -11,7 +11,7 @@ use tokio::net::unix::pipe::{OpenOptions, Receiver};
 use super::super::{Order, OwnFile};
 use super::disk;
 use super::egress::Record;
-use crate::hex::hex;
+use crate::hex;
 use crate::instance::InstanceId;
 
 /// The node's folder for containers.
@@ -194,9 +194,7 @@ pub(super) fn name_resolvers(resolv_conf: String) -> OwnFile {
 /// its own from which an app can derive its salts and keys. A restored process knows from its environment only what the
 /// one knew that was frozen.
 pub(super) fn introduction(order: &Order) -> io::Result<[OwnFile; 4]> {
-    let mut random = [0; 32];
-    getrandom::fill(&mut random).map_err(io::Error::other)?;
-    let seed = hex(&random);
+    let seed = hex::random::<32>()?;
     let files = [("id", order.id.as_str()), ("url", &order.url), ("host", &order.host), ("seed", &seed)];
     Ok(files.map(|(name, text)| OwnFile::new(format!("/etc/try-it-now/{name}"), text)))
 }

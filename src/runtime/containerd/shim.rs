@@ -33,7 +33,7 @@ use super::client::{Answer, Client, request};
 use super::container::{self, RUNC, SPEC};
 use super::leftovers::containers;
 use super::orphans;
-use crate::hex::hex;
+use crate::hex;
 use crate::instance::NodeId;
 
 /// What the name begins with of a container that keeps the shim alive; no instance's has that form. Each has another name:
@@ -139,9 +139,8 @@ impl SharedShim {
                 _ => {}
             }
         }
-        let mut random = [0; RANDOM];
-        getrandom::fill(&mut random).map_err(io::Error::other).doing(|| "name the shared shim".to_owned())?;
-        let keeper = format!("{KEEPER}{}", hex(&random));
+        let random = hex::random::<RANDOM>().doing(|| "name the shared shim".to_owned())?;
+        let keeper = format!("{KEEPER}{random}");
         let made = self.make(client, &keeper).await;
         if made.is_err() {
             remove(client, &keeper).await?;
