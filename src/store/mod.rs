@@ -6,6 +6,7 @@
 pub mod memory;
 pub mod valkey;
 
+use std::collections::HashMap;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -199,6 +200,16 @@ pub trait Store: Send + Sync + 'static {
 
     /// Whether the store answers.
     async fn ping(&self) -> Result<(), StoreError>;
+}
+
+impl RouteChange {
+    /// Brings a table of what proxies must know up to date.
+    pub fn apply(self, table: &mut HashMap<InstanceId, Instance>) {
+        match self {
+            RouteChange::Set(record) => drop(table.insert(record.id().clone(), record)),
+            RouteChange::Gone(id) => drop(table.remove(&id)),
+        }
+    }
 }
 
 impl Claimed {

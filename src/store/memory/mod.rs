@@ -34,7 +34,7 @@ use parking_lot::Mutex;
 use self::journal::Journal;
 use self::route_log::{BATCH, RouteLog};
 use self::shelf::Shelf;
-use super::{Claim, Claimed, Counts, Cursor, RouteChange, RouteEvents, Store, StoreError};
+use super::{Claim, Claimed, Counts, Cursor, RouteEvents, Store, StoreError};
 use crate::clock::{Clock, Millis};
 use crate::instance::{Endpoint, Instance, InstanceId, Life, NodeId, TemplateName};
 
@@ -148,10 +148,7 @@ impl MemoryStore {
             let at_the_end = news.len() < BATCH;
             for (at, change) in news {
                 cursor = at;
-                match change {
-                    RouteChange::Set(record) => table.insert(record.id().clone(), record),
-                    RouteChange::Gone(id) => table.remove(&id),
-                };
+                change.apply(&mut table);
             }
             if at_the_end {
                 return Some((table, cursor));

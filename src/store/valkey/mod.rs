@@ -354,10 +354,7 @@ impl Store for ValkeyStore {
                 let at_the_end = news.len() < BATCH;
                 for (at, change) in news {
                     cursor = at;
-                    match change {
-                        RouteChange::Set(record) => table.insert(record.id().clone(), record),
-                        RouteChange::Gone(id) => table.remove(&id),
-                    };
+                    change.apply(&mut table);
                 }
                 if at_the_end {
                     return Ok((table.into_values().map(|record| record.seen_at(now)).collect(), cursor));
