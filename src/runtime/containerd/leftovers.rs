@@ -90,33 +90,33 @@ async fn adopt(parts: &Parts, container: &Container) -> Result<bool, RuntimeErro
         return Ok(false);
     };
     let from = container.labels.get(CHECKPOINT_LABEL).map(|name| Key::of(name));
-    let picked_up = parts.adopt(&id, &Found { namespace, pid, from });
+    let picked_up = parts.adopt(&id, namespace, pid, from);
     if let Err(error) = &picked_up {
         tracing::warn!(%id, %error, "an instance that still runs is given up");
     }
     Ok(picked_up.is_ok())
 }
 
-/// What is known of an instance that a server before this one started.
-struct Found {
-    namespace: u32,
-    pid: u32,
-    from: Option<Key>,
-}
-
 impl Parts {
-    /// Takes over an instance that a server before this one started.
-    fn adopt(&self, id: &InstanceId, found: &Found) -> Result<(), RuntimeError> {
+    /// Takes over an instance that a server before this one started: its network's number, its first process, and what it
+    /// was restored from.
+    fn adopt(
+        &self,
+        id: &InstanceId,
+        namespace: u32,
+        pid: u32,
+        from: Option<Key>,
+    ) -> Result<(), RuntimeError> {
         self.watcher.done(Step::Adoption)?;
         let doing = || format!("pick up {id}");
         let record = self.folder.outlet(id).doing(doing)?;
         let output = self.folder.open_output(id).doing(doing)?;
-        self.namespaces.adopt(found.namespace, found.pid).doing(doing)?;
+        self.namespaces.adopt(namespace, pid).doing(doing)?;
         // Last of what may fail: what was adopted there counts as in use.
-        let outlet = record.map(|record| self.outlets.adopt(record, found.pid)).transpose().doing(doing)?;
+        let outlet = record.map(|record| self.outlets.adopt(record, pid)).transpose().doing(doing)?;
         if let Some(instance) = self.instances.enter(id, super::LOG_LIMIT) {
-            instance.namespace.store(found.namespace, Ordering::Release);
-            *instance.from.lock() = found.from.clone();
+            instance.namespace.store(namespace, Ordering::Release);
+            *instance.from.lock() = from;
             *instance.outlet.lock() = outlet;
             instance.keep_output(output);
         }
