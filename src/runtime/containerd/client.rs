@@ -2,6 +2,7 @@
 
 use std::io;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use containerd_client::services::v1::containers_client::ContainersClient;
@@ -15,6 +16,7 @@ use containerd_client::services::v1::tasks_client::TasksClient;
 use containerd_client::services::v1::transfer_client::TransferClient;
 use containerd_client::tonic::transport::Channel;
 use containerd_client::tonic::{Code, Request, Response, Status, Streaming};
+use tokio::sync::{Semaphore, SemaphorePermit};
 
 use super::super::RuntimeError;
 use super::NODE_LABEL;
@@ -25,9 +27,17 @@ pub(super) const NAMESPACE: &str = "try-it-now";
 /// Longest time of a call that does not move images.
 pub(super) const DEADLINE: Duration = Duration::from_secs(30);
 
+/// Most containers that are ended at the same time. A shim that all share queues 32 ends of processes. While it ends a
+/// container it takes none from the queue that it must lock the same container for, and waits for one at the end of the
+/// queue: that of its own `runc kill`. Full, the queue moves once a second (containerd issue 13814).
+const MOST_ENDINGS: usize = 8;
+
 /// Connections to containerd. Cheap to clone; it connects anew by itself after containerd was restarted.
 #[derive(Debug, Clone)]
-pub(super) struct Client(Channel);
+pub(super) struct Client {
+    channel: Channel,
+    endings: Arc<Semaphore>,
+}
 
 impl Client {
     pub(super) async fn connect(socket: &Path) -> Result<Self, RuntimeError> {
@@ -45,44 +55,49 @@ impl Client {
                 return Err(RuntimeError::Start(format!("containerd at {} is silent", socket.display())));
             }
         };
-        Ok(Self(channel))
+        Ok(Self { channel, endings: Arc::new(Semaphore::new(MOST_ENDINGS)) })
+    }
+
+    /// The leave to end one container, until it is dropped.
+    pub(super) async fn turn_to_end(&self) -> SemaphorePermit<'_> {
+        self.endings.acquire().await.expect("nobody closes it")
     }
 
     pub(super) fn containers(&self) -> ContainersClient<Channel> {
-        ContainersClient::new(self.0.clone())
+        ContainersClient::new(self.channel.clone())
     }
 
     pub(super) fn content(&self) -> ContentClient<Channel> {
-        ContentClient::new(self.0.clone())
+        ContentClient::new(self.channel.clone())
     }
 
     pub(super) fn events(&self) -> EventsClient<Channel> {
-        EventsClient::new(self.0.clone())
+        EventsClient::new(self.channel.clone())
     }
 
     pub(super) fn images(&self) -> ImagesClient<Channel> {
-        ImagesClient::new(self.0.clone())
+        ImagesClient::new(self.channel.clone())
     }
 
     /// The records of sandboxes.
     pub(super) fn sandboxes(&self) -> StoreClient<Channel> {
-        StoreClient::new(self.0.clone())
+        StoreClient::new(self.channel.clone())
     }
 
     pub(super) fn snapshots(&self) -> SnapshotsClient<Channel> {
-        SnapshotsClient::new(self.0.clone())
+        SnapshotsClient::new(self.channel.clone())
     }
 
     pub(super) fn streaming(&self) -> StreamingClient<Channel> {
-        StreamingClient::new(self.0.clone())
+        StreamingClient::new(self.channel.clone())
     }
 
     pub(super) fn tasks(&self) -> TasksClient<Channel> {
-        TasksClient::new(self.0.clone())
+        TasksClient::new(self.channel.clone())
     }
 
     pub(super) fn transfer(&self) -> TransferClient<Channel> {
-        TransferClient::new(self.0.clone())
+        TransferClient::new(self.channel.clone())
     }
 }
 

@@ -184,6 +184,7 @@ pub(super) async fn process(client: &Client, id: &str) -> Result<Option<Process>
 
 /// Ends its processes, if it has any.
 pub(super) async fn remove_task(client: &Client, id: &str) -> Result<(), RuntimeError> {
+    let _turn = client.turn_to_end().await;
     let kill = KillRequest { container_id: id.to_owned(), signal: SIGKILL, all: true, ..Default::default() };
     // One that has ended by itself cannot be killed, and that is as well.
     let _ = client.tasks().kill(request(kill)).await;
