@@ -1,0 +1,132 @@
+//! What is read a page at a time: a node's records, the table of routes, and the events that follow it.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use redis::streams::{StreamReadOptions, StreamReadReply};
+use redis::{AsyncCommands, RedisResult, Script};
+
+use super::ValkeyStore;
+use super::link::unavailable;
+use super::reply::{Reply, broken};
+use crate::clock::Millis;
+use crate::instance::{Instance, InstanceId};
+use crate::store::{Cursor, RouteChange, RouteEvents, StoreError};
+
+/// Most events of one answer.
+const BATCH: usize = 256;
+
+/// Most idle connections kept for those who wait for events.
+const IDLE: usize = 4;
+
+impl ValkeyStore {
+    /// Reads all pages of a script that has pages. Returns the records, the first page's present, and what `front` took
+    /// from the front of each page after that.
+    pub(super) async fn pages(
+        &self,
+        script: &Script,
+        of: Option<&str>,
+        mut front: impl FnMut(&mut Reply) -> Result<(), StoreError> + Send,
+    ) -> Result<(HashMap<InstanceId, Instance>, Millis), StoreError> {
+        let (mut found, mut first, mut place) = (HashMap::new(), None, "0".to_owned());
+        loop {
+            let arguments: Vec<&str> = of.into_iter().chain([place.as_str()]).collect();
+            let mut page = self.run(script, &arguments).await?;
+            place = page.text()?;
+            let now = page.millis()?;
+            first.get_or_insert(now);
+            front(&mut page)?;
+            // One that came twice is newer the second time.
+            page.records(|record| {
+                found.insert(record.id().clone(), record);
+            })?;
+            if place == "0" {
+                return Ok((found, first.unwrap_or(now)));
+            }
+        }
+    }
+
+    /// The events after `cursor` that are there; `None` is a gap.
+    async fn news(&self, cursor: Cursor) -> Result<Option<Vec<(Cursor, RouteChange)>>, StoreError> {
+        let (cursor, most) = (cursor.0.to_string(), BATCH.to_string());
+        let mut reply = self.run(&self.scripts.events, &[&cursor, &most]).await?;
+        if reply.text()? == "gap" {
+            return Ok(None);
+        }
+        reply.events().map(Some)
+    }
+
+    /// Waits until there may be something after `cursor`.
+    async fn wait(&self, cursor: Cursor, longest: Duration) -> Result<(), StoreError> {
+        let idle = self.waiting.lock().pop();
+        // Taken out while it is in use: one whose caller gave up is still waiting, and is dropped.
+        let mut wire = match idle {
+            Some(wire) => wire,
+            None => {
+                let connected = tokio::time::timeout(
+                    self.settings.deadline,
+                    self.link.connect(longest + self.settings.deadline),
+                );
+                match connected.await {
+                    Ok(wire) => wire.map_err(unavailable)?,
+                    Err(_) => return Err(StoreError::Unavailable("it cannot be reached in time".to_owned())),
+                }
+            }
+        };
+        let millis = usize::try_from(longest.as_millis()).unwrap_or(usize::MAX).max(1);
+        let options = StreamReadOptions::default().block(millis).count(1);
+        let (stream, after) = ([self.key("routes")], [format!("{}-0", cursor.0)]);
+        let reading = wire.xread_options(&stream, &after, &options);
+        let read: RedisResult<Option<StreamReadReply>> =
+            match tokio::time::timeout(longest + self.settings.deadline, reading).await {
+                Ok(read) => read,
+                Err(_) => return Err(StoreError::Unavailable("it does not answer in time".to_owned())),
+            };
+        read.map_err(unavailable)?;
+        let mut waiting = self.waiting.lock();
+        if waiting.len() < IDLE {
+            waiting.push(wire);
+        }
+        Ok(())
+    }
+
+    /// As the embedded store does it: pages of the table, each of its own moment, and over them every event since the
+    /// first page, in order, up to the cursor that is returned.
+    pub(super) async fn read_routes(&self) -> Result<(Vec<Instance>, Cursor), StoreError> {
+        loop {
+            let mut cursor = None;
+            let (mut table, now) = self
+                .pages(&self.scripts.routes, None, |page| {
+                    let events = page.number()?;
+                    cursor.get_or_insert(Cursor(events));
+                    Ok(())
+                })
+                .await?;
+            let mut cursor = cursor.ok_or_else(broken)?;
+            // A gap: the stream overtook the reading.
+            while let Some(news) = self.news(cursor).await? {
+                let at_the_end = news.len() < BATCH;
+                for (at, change) in news {
+                    cursor = at;
+                    change.apply(&mut table);
+                }
+                if at_the_end {
+                    return Ok((table.into_values().map(|record| record.seen_at(now)).collect(), cursor));
+                }
+            }
+        }
+    }
+
+    pub(super) async fn read_route_events(
+        &self,
+        cursor: Cursor,
+        wait: Duration,
+    ) -> Result<RouteEvents, StoreError> {
+        let mut news = self.news(cursor).await?;
+        if news.as_ref().is_some_and(Vec::is_empty) && !wait.is_zero() {
+            self.wait(cursor, wait).await?;
+            news = self.news(cursor).await?;
+        }
+        Ok(news.map_or(RouteEvents::Gap, RouteEvents::Changes))
+    }
+}
