@@ -25,6 +25,9 @@ pub mod proxy;
 /// Which host leads where: the table that the proxy reads without a lock.
 pub mod routes;
 
+/// The servers that share a store: where each is, and what makes a request one of theirs.
+pub mod nodes;
+
 /// What people see of us in HTML.
 pub mod pages;
 

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use http::HeaderMap;
 
+use super::way::{MARGIN, Way};
 use super::{Proxy, wants_events};
 use crate::api::ApiError;
 use crate::instance::{Ending, InstanceId, Life};
@@ -47,10 +48,15 @@ impl Proxy {
     }
 
     /// How long the app of a route may be silent; `None` for ever.
-    pub(super) fn silence(&self, route: &Route, headers: &HeaderMap) -> Option<Duration> {
+    pub(super) fn silence(&self, route: &Route, way: &Way, headers: &HeaderMap) -> Option<Duration> {
         if wants_events(headers) {
             return None;
         }
-        self.0.pool.template_of(route.id()).map(|template| template.silence)
+        let silence = self.0.pool.template_of(route.id()).map(|template| template.silence)?;
+        Some(match way {
+            Way::Here => silence,
+            // Its own server tells of it first.
+            Way::Node { .. } => silence + MARGIN,
+        })
     }
 }

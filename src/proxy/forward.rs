@@ -7,7 +7,9 @@ use pingora_core::Result;
 use pingora_http::{RequestHeader, ResponseHeader};
 
 use super::Proxy;
+use super::way::Way;
 use crate::config::Scheme;
+use crate::nodes::{Arrival, HOP};
 use crate::request::{RequestId, authority, forwarded_for};
 use crate::routes::Route;
 
@@ -23,21 +25,27 @@ const API_KEY: HeaderName = HeaderName::from_static("x-api-key");
 const HOP_BY_HOP: [&str; 6] =
     ["keep-alive", "proxy-connection", "proxy-authenticate", "proxy-authorization", "te", "http2-settings"];
 
-/// What we tell the app of a request.
+/// What we tell the app of a request, or the server that runs it.
 pub(super) struct Lines(Vec<(HeaderName, HeaderValue)>);
 
+/// Who sent a request, as its connection and the servers on its way know it.
+#[derive(Clone, Copy)]
+pub(super) struct Sender<'a> {
+    /// The other end of the connection.
+    pub peer: IpAddr,
+    /// Whether the connection is encrypted.
+    pub secure: bool,
+    /// Whether another server passed the request on.
+    pub arrival: &'a Arrival,
+}
+
 impl Proxy {
-    /// The fields that replace whatever a visitor claimed in their place.
-    pub(super) fn forwarded(
-        &self,
-        head: &http::request::Parts,
-        peer: IpAddr,
-        secure: bool,
-        route: &Route,
-        id: &RequestId,
-    ) -> Lines {
+    /// The fields that replace whatever a visitor claimed in their place. An app sees the same of a visitor whichever
+    /// server he came to: a server that passes a request on is no proxy on his way.
+    pub(super) fn forwarded(&self, head: &http::request::Parts, sender: Sender<'_>, id: &RequestId) -> Lines {
+        let Sender { peer, secure, arrival } = sender;
         let headers = &head.headers;
-        let trusted = self.0.trusted.contains(peer.to_canonical());
+        let trusted = arrival.is_believed() || self.0.trusted.contains(peer.to_canonical());
         let given = |name: &HeaderName| headers.get(name).filter(|_| trusted).cloned();
         let scheme = HeaderValue::from_static(if secure { Scheme::Https } else { Scheme::Http }.as_str());
         let host = authority(&head.uri, headers).and_then(|host| HeaderValue::from_str(host).ok());
@@ -45,16 +53,30 @@ impl Proxy {
             (FORWARDED_PROTO, given(&FORWARDED_PROTO).unwrap_or(scheme)),
             (RequestId::HEADER, id.value()),
         ];
-        if let Ok(value) = HeaderValue::from_str(&forwarded_for(peer, headers, &self.0.trusted)) {
+        let told = headers.get(FORWARDED_FOR).filter(|_| arrival.is_believed()).cloned();
+        let chain = || HeaderValue::from_str(&forwarded_for(peer, headers, &self.0.trusted)).ok();
+        if let Some(value) = told.or_else(chain) {
             lines.push((FORWARDED_FOR, value));
         }
         if let Some(host) = given(&FORWARDED_HOST).or(host) {
             lines.push((FORWARDED_HOST, host));
         }
-        if let Ok(value) = HeaderValue::from_str(&route.deadline().rfc3339()) {
-            lines.push((EXPIRES_AT, value));
-        }
         Lines(lines)
+    }
+}
+
+impl Lines {
+    /// With what only its receiver is told: an app until when it is the visitor's, a server that it is one who asks.
+    pub(super) fn to(mut self, route: &Route, way: &Way) -> Self {
+        match way {
+            Way::Here => {
+                if let Ok(value) = HeaderValue::from_str(&route.deadline().rfc3339()) {
+                    self.0.push((EXPIRES_AT, value));
+                }
+            }
+            Way::Node { hop, .. } => self.0.push((HOP, hop.clone())),
+        }
+        self
     }
 }
 
@@ -66,6 +88,7 @@ fn is_ours(name: &HeaderName) -> bool {
         || *name == header::FORWARDED
         || *name == API_KEY
         || *name == EXPIRES_AT
+        || *name == HOP
 }
 
 /// Makes a visitor's request head into the app's, for Pingora, which has taken away `Connection` and what it names.

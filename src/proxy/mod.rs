@@ -1,6 +1,6 @@
 //! An instance's traffic: Pingora's phases in the order in which a request passes through them.
 //!
-//! `early` nothing; `request_filter` finds the route, or answers by itself; `upstream_peer` names the connection;
+//! `early` nothing; `request_filter` finds the route and the way to it, or answers by itself; `upstream_peer` names the connection;
 //! `upstream_request_filter` writes the head that the app sees; `request_body_filter` mends an empty last piece;
 //! `response_filter` cleans the head that the visitor sees; `fail_to_proxy` answers when the app did not;
 //! `logging` counts. WebSockets do not pass here: see [`Proxy::tunnel`].
@@ -11,6 +11,7 @@ mod find;
 mod forward;
 mod tunnel;
 mod upstream;
+mod way;
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -30,10 +31,13 @@ pub use tunnel::TunnelBody;
 
 use crate::api::{Api, ApiError};
 use crate::config::TrustedProxies;
+use crate::nodes::{Arrival, Directory, HOP};
 use crate::pool::Pool;
 use crate::request::{Hosts, Passage, RequestId, Side, UnderWay};
 use crate::routes::{Route, RouteTable};
 use crate::telemetry::{HostKind, Metrics, RequestLine};
+use forward::Sender;
+use way::Way;
 
 /// Most header fields of a request. The guard counts them on HTTP/1; on HTTP/2 we do.
 const MAX_FIELDS: usize = 100;
@@ -48,6 +52,8 @@ pub struct Parts {
     pub routes: Arc<RouteTable>,
     /// Asked for hosts that the table does not know.
     pub pool: Arc<Pool>,
+    /// The way to the servers that run other instances than ours.
+    pub directory: Arc<Directory>,
     /// Where numbers go.
     pub metrics: Arc<Metrics>,
     /// Whose forwarded headers are believed.
@@ -70,7 +76,8 @@ pub struct Context {
     start: Instant,
     id: Option<RequestId>,
     host: HostKind,
-    route: Option<Arc<Route>>,
+    arrival: Arrival,
+    target: Option<(Arc<Route>, Way)>,
     /// The API counts its requests itself.
     counted: bool,
     passage: Passage,
@@ -102,7 +109,8 @@ impl ProxyHttp for Proxy {
             start: Instant::now(),
             id: None,
             host: HostKind::Unknown,
-            route: None,
+            arrival: Arrival::FromOutside,
+            target: None,
             counted: false,
             passage: self.0.under_way.begin(),
         }
@@ -114,6 +122,9 @@ impl ProxyHttp for Proxy {
     async fn request_filter(&self, session: &mut Session, ctx: &mut Context) -> Result<bool> {
         session.set_read_timeout(Some(self.0.read_timeout));
         session.set_write_timeout(Some(self.0.write_timeout));
+        let head = session.req_header_mut();
+        ctx.arrival = self.arrival(&head.uri, &head.headers);
+        head.remove_header(&HOP);
         let head = session.req_header();
         let id = RequestId::of(&head.headers);
         ctx.id = Some(id.clone());
@@ -125,9 +136,9 @@ impl ProxyHttp for Proxy {
             }
             Side::Instance(label) => {
                 ctx.host = HostKind::Instance;
-                match self.find(&label).await {
-                    Ok(route) => {
-                        ctx.route = Some(route);
+                match self.target(&label, &ctx.arrival).await {
+                    Ok(target) => {
+                        ctx.target = Some(target);
                         return Ok(false);
                     }
                     Err(error) => error,
@@ -141,9 +152,12 @@ impl ProxyHttp for Proxy {
     }
 
     async fn upstream_peer(&self, session: &mut Session, ctx: &mut Context) -> Result<Box<HttpPeer>> {
-        let route = ctx.route.as_ref().ok_or_else(|| Error::new(ErrorType::InternalError))?;
-        let silence = self.silence(route, &session.req_header().headers);
-        Ok(Box::new(upstream::peer(&self.0.pool, route, silence, self.0.write_timeout)))
+        let (route, way) = ctx.target.as_ref().ok_or_else(|| Error::new(ErrorType::InternalError))?;
+        let silence = self.silence(route, way, &session.req_header().headers);
+        Ok(Box::new(match way {
+            Way::Here => upstream::peer(&self.0.pool, route, silence, self.0.write_timeout),
+            Way::Node { address, .. } => upstream::node(*address, route, silence, self.0.write_timeout),
+        }))
     }
 
     async fn upstream_request_filter(
@@ -152,9 +166,10 @@ impl ProxyHttp for Proxy {
         upstream: &mut RequestHeader,
         ctx: &mut Context,
     ) -> Result<()> {
-        let (Some(route), Some(id)) = (&ctx.route, &ctx.id) else { return Ok(()) };
+        let (Some((route, way)), Some(id)) = (&ctx.target, &ctx.id) else { return Ok(()) };
         let (peer, secure) = client_of(session);
-        let lines = self.forwarded(session.req_header(), peer, secure, route, id);
+        let sender = Sender { peer, secure, arrival: &ctx.arrival };
+        let lines = self.forwarded(session.req_header(), sender, id).to(route, way);
         forward::rewrite_request(upstream, &lines)?;
         if let Some(target) = upstream.uri.path_and_query().cloned() {
             // The app gets the short form of the target, whatever form the visitor sent.
@@ -204,7 +219,10 @@ impl ProxyHttp for Proxy {
 
     async fn fail_to_proxy(&self, session: &mut Session, error: &Error, ctx: &mut Context) -> FailToProxy {
         use ErrorType::{ConnectTimedout, ReadTimedout, WriteTimedout};
+        let is_here = ctx.target.as_ref().is_none_or(|(_, way)| matches!(way, Way::Here));
         let failure = match (error.esource(), error.etype()) {
+            // To a server that cannot be reached there is no connection, as to an app that has ended.
+            (ErrorSource::Upstream, ConnectTimedout) if !is_here => ApiError::Unreachable,
             (ErrorSource::Upstream, ConnectTimedout | ReadTimedout | WriteTimedout) => ApiError::Silent,
             (ErrorSource::Upstream, _) => ApiError::Unreachable,
             (ErrorSource::Downstream, ReadTimedout) => ApiError::Timeout,

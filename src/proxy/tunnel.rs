@@ -17,13 +17,16 @@ use hyper::body::{Frame, Incoming, SizeHint};
 use hyper::client::conn::http1;
 use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper_util::rt::TokioIo;
+use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 
-use super::forward::{host_only_cookies, named_by_connection, rewrite_handshake};
-use super::upstream::CONNECT_TIMEOUT;
+use super::forward::{Sender, host_only_cookies, named_by_connection, rewrite_handshake};
+use super::upstream::{CONNECT_TIMEOUT, keep_alive};
+use super::way::{self, Way};
 use super::{INSTANCE_PATH, Proxy};
 use crate::api::{ApiError, Body};
+use crate::nodes::HOP;
 use crate::pool::Pool;
 use crate::request::{RequestId, Side};
 use crate::routes::Route;
@@ -51,8 +54,11 @@ impl Proxy {
         let start = Instant::now();
         let id = RequestId::of(request.headers());
         let client = hyper::upgrade::on(&mut request);
-        let (head, _) = request.into_parts();
-        let mut answer = match self.open(&head, &id, client, peer, secure, stop).await {
+        let (mut head, _) = request.into_parts();
+        let arrival = self.arrival(&head.uri, &head.headers);
+        head.headers.remove(HOP);
+        let sender = Sender { peer, secure, arrival: &arrival };
+        let mut answer = match self.open(&head, &id, client, sender, stop).await {
             Ok(answer) => answer,
             Err(error) => self.failure(&error, &head, &id).map(TunnelBody::Own),
         };
@@ -76,24 +82,24 @@ impl Proxy {
         head: &http::request::Parts,
         id: &RequestId,
         client: OnUpgrade,
-        peer: IpAddr,
-        secure: bool,
+        sender: Sender<'_>,
         stop: CancellationToken,
     ) -> Result<Response<TunnelBody>, ApiError> {
         let Side::Instance(label) = self.0.hosts.side(&head.uri, &head.headers) else {
             return Err(ApiError::MalformedHead);
         };
-        let route = self.find(&label).await?;
+        let (route, way) = self.target(&label, sender.arrival).await?;
         let target = head.uri.path_and_query().map_or("/", |target| target.as_str());
         let mut handshake = Request::new(Empty::<Bytes>::new());
         *handshake.uri_mut() = target.parse().map_err(|_| ApiError::MalformedHead)?;
         *handshake.version_mut() = Version::HTTP_11;
         *handshake.headers_mut() = head.headers.clone();
-        let lines = self.forwarded(head, peer, secure, &route, id);
+        let lines = self.forwarded(head, sender, id).to(&route, &way);
         rewrite_handshake(handshake.headers_mut(), &lines);
 
-        let patience = self.silence(&route, &head.headers).unwrap_or(CONNECT_TIMEOUT);
-        let mut answer = shake_hands(&self.0.pool, &route, handshake, patience).await?;
+        let patience = self.silence(&route, &way, &head.headers).unwrap_or(CONNECT_TIMEOUT);
+        let stream = connect(&self.0.pool, &route, &way).await?;
+        let mut answer = shake_hands(stream, &route, handshake, patience).await?;
         let cookies = host_only_cookies(answer.headers());
         for name in named_by_connection(answer.headers()) {
             answer.headers_mut().remove(name);
@@ -119,19 +125,34 @@ impl Proxy {
     }
 }
 
+/// A new connection to the app, or to the server that runs it.
+async fn connect(pool: &Pool, route: &Route, way: &Way) -> Result<TcpStream, ApiError> {
+    let stream = match way {
+        Way::Here => timeout(CONNECT_TIMEOUT, pool.connect(route.endpoint()))
+            .await
+            .map_err(|_| ApiError::Silent)?
+            .map_err(|_| ApiError::Unreachable)?,
+        Way::Node { address, .. } => {
+            let stream = timeout(way::CONNECT_TIMEOUT, TcpStream::connect(address))
+                .await
+                .map_err(|_| ApiError::Unreachable)?
+                .map_err(|_| ApiError::Unreachable)?;
+            keep_alive(&stream);
+            stream
+        }
+    };
+    // Small frames must not wait for each other; a failure costs speed only.
+    let _ = stream.set_nodelay(true);
+    Ok(stream)
+}
+
 /// Sends the handshake on a connection of its own and returns the app's answer.
 async fn shake_hands(
-    pool: &Pool,
+    stream: TcpStream,
     route: &Arc<Route>,
     handshake: Request<Empty<Bytes>>,
     patience: Duration,
 ) -> Result<Response<Incoming>, ApiError> {
-    let stream = timeout(CONNECT_TIMEOUT, pool.connect(route.endpoint()))
-        .await
-        .map_err(|_| ApiError::Silent)?
-        .map_err(|_| ApiError::Unreachable)?;
-    // Small frames must not wait for each other; a failure costs speed only.
-    let _ = stream.set_nodelay(true);
     let (mut send, connection) =
         http1::handshake(TokioIo::new(stream)).await.map_err(|_| ApiError::Unreachable)?;
     let ended = route.clone();

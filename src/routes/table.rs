@@ -9,7 +9,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::clock::Millis;
-use crate::instance::{Ending, Endpoint, Instance, InstanceId, Life};
+use crate::instance::{Ending, Endpoint, Instance, InstanceId, Life, NodeId};
 use crate::store::RouteChange;
 
 /// How long a host that is gone, or that the store did not know, is remembered as such. It only has to be longer
@@ -24,6 +24,7 @@ const MAX_ABSENT: usize = 65_536;
 #[derive(Debug)]
 pub struct Route {
     id: InstanceId,
+    node: NodeId,
     incarnation: u64,
     endpoint: Endpoint,
     generation: AtomicU64,
@@ -37,7 +38,12 @@ impl Route {
         &self.id
     }
 
-    /// Where its app listens.
+    /// The server that runs it, and the only one that can reach its endpoint.
+    pub fn node(&self) -> &NodeId {
+        &self.node
+    }
+
+    /// Where its app listens, as its own server knows it.
     pub fn endpoint(&self) -> Endpoint {
         self.endpoint
     }
@@ -153,6 +159,7 @@ impl RouteTable {
             (known, Life::Assigned { endpoint, lease }) => {
                 let route = Route {
                     id: instance.id().clone(),
+                    node: instance.node().clone(),
                     incarnation: self.incarnations.fetch_add(1, Ordering::Relaxed) + 1,
                     endpoint: *endpoint,
                     generation: AtomicU64::new(instance.generation()),
@@ -233,7 +240,7 @@ impl RouteTable {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::instance::{ClaimToken, NodeId, TemplateName};
+    use crate::instance::{ClaimToken, TemplateName};
 
     const HOUR: Duration = Duration::from_secs(3600);
 

@@ -22,6 +22,7 @@ use super::tls::{Tls, TlsError};
 use crate::api::Api;
 use crate::clock::Clock;
 use crate::config::{self, Config, Host};
+use crate::nodes::Directory;
 use crate::pool::{self, Pool};
 use crate::proxy::{self, Proxy};
 use crate::request::{Hosts, UnderWay};
@@ -118,11 +119,13 @@ pub async fn serve(config: Config, file: Option<PathBuf>, own_program: PathBuf) 
     let trusted = server.trusted_proxies;
     let api = Arc::new(Api::new(pool.clone(), metrics.clone(), api_key, trusted.clone(), cut.clone()));
     let under_way = UnderWay::default();
+    let directory = Arc::new(Directory::alone(node.id().clone()));
     let proxy = Proxy::new(proxy::Parts {
         hosts,
         api: api.clone(),
         routes: routes.clone(),
         pool: pool.clone(),
+        directory,
         metrics: metrics.clone(),
         trusted,
         read_timeout: server.read_timeout,

@@ -20,6 +20,7 @@ use super::downstream::{Downstream, Turn};
 use super::head::MAX_HEAD;
 use super::pipe::Pipe;
 use crate::api::{ApiError, Body, MAX_BODY};
+use crate::nodes::HOP;
 use crate::proxy::TunnelBody;
 use crate::request::{RequestId, Side};
 
@@ -96,7 +97,8 @@ impl Connection {
 
     async fn api(&self, request: Request<Incoming>) -> Response<Body> {
         let _under_way = self.dispatch.proxy.under_way().begin();
-        let (parts, body) = request.into_parts();
+        let (mut parts, body) = request.into_parts();
+        parts.headers.remove(HOP);
         let body = if body.is_end_stream() { Ok(Bytes::new()) } else { self.read(body).await };
         let refused = body.is_err();
         let mut answer = self.dispatch.api.handle(&parts, body, self.peer, self.secure).await;

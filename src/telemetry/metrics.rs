@@ -116,6 +116,7 @@ pub struct Metrics {
     provisions: Family<ProvisionLabels, Counter>,
     bakes: Family<BakeLabels, Counter>,
     rate_limit_hits: Counter,
+    passed_on: Counter,
     health_checks: Family<OutcomeLabel, Counter>,
     route_operations: Family<RouteLabels, Counter>,
     acquisition_duration: Histogram,
@@ -163,6 +164,11 @@ impl Metrics {
         let bakes = register!("bakes", "Attempts to make a golden checkpoint", Family::default());
         let rate_limit_hits =
             register!("rate_limit_hits", "Acquires refused by a rate limit", Counter::default());
+        let passed_on = register!(
+            "requests_passed_on",
+            "Requests for another server's instances that went on to that server",
+            Counter::default()
+        );
         let health_checks = register!("health_checks", "Ready checks by result", Family::default());
         let route_operations = register!("route_operations", "Changes of the route table", Family::default());
         let acquisition_duration =
@@ -201,6 +207,7 @@ impl Metrics {
             provisions,
             bakes,
             rate_limit_hits,
+            passed_on,
             health_checks,
             route_operations,
             acquisition_duration,
@@ -291,6 +298,11 @@ impl Metrics {
             RouteOperation::Remove => self.route_remove_duration.observe(took.as_secs_f64()),
             RouteOperation::Update | RouteOperation::Resync => {}
         }
+    }
+
+    /// One request for another server's instance that goes on to that server.
+    pub fn passed_on(&self) {
+        self.passed_on.inc();
     }
 
     /// One request: its metric and its log line.

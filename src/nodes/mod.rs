@@ -1,0 +1,10 @@
+//! The servers that share a store: who they are, where each is reached, and how one passes a request on to another.
+//!
+//! A request is passed on once at most. Whoever passes it on signs that in a field of its own ([`hop`]), which is taken
+//! off before anything else sees the request, whether it is genuine or not.
+
+mod directory;
+mod hop;
+
+pub use directory::{Directory, Unreachable};
+pub use hop::{Arrival, HOP};

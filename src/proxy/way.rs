@@ -1,0 +1,71 @@
+//! From a live route to where its traffic goes: to the app itself, or to the server that runs it.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::{HeaderMap, HeaderValue, Uri};
+
+use super::Proxy;
+use crate::api::ApiError;
+use crate::nodes::{Arrival, HOP};
+use crate::request::Side;
+use crate::routes::Route;
+
+/// Longest time until a connection to another server stands. It is near, and what takes longer is a server that is gone.
+pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
+/// How much longer than the app another server may be silent.
+pub(super) const MARGIN: Duration = Duration::from_secs(5);
+
+/// Where the traffic of a route goes.
+#[derive(Debug)]
+pub(super) enum Way {
+    /// To the app, which this server runs.
+    Here,
+    /// To the server that runs the app.
+    Node {
+        /// Where that is.
+        address: SocketAddr,
+        /// What makes it believe us: the value of [`HOP`].
+        hop: HeaderValue,
+    },
+}
+
+impl Proxy {
+    /// How a request came to this server. Whoever parsed it takes [`HOP`] off it then, whatever it is worth.
+    pub fn arrival(&self, uri: &Uri, headers: &HeaderMap) -> Arrival {
+        if !headers.contains_key(HOP) {
+            return Arrival::FromOutside;
+        }
+        let side = self.0.hosts.side(uri, headers);
+        let label = if let Side::Instance(label) = &side { label } else { "" };
+        self.0.directory.arrival(headers, label, self.0.pool.clock().now())
+    }
+
+    /// The live route of a label and the way to it, for a request that came here as it did.
+    pub(super) async fn target(
+        &self,
+        label: &str,
+        arrival: &Arrival,
+    ) -> Result<(Arc<Route>, Way), ApiError> {
+        let route = self.find(label).await?;
+        let directory = &self.0.directory;
+        if route.node() == directory.own() {
+            return Ok((route, Way::Here));
+        }
+        if !arrival.may_be_passed_on() {
+            tracing::warn!(node = %route.node(), ?arrival, "a request was passed on to the wrong server");
+            return Err(ApiError::Unreachable);
+        }
+        match directory.way_to(route.node(), label, self.0.pool.clock().now()).await {
+            Ok((address, hop)) => {
+                self.0.metrics.passed_on();
+                Ok((route, Way::Node { address, hop }))
+            }
+            Err(error) => {
+                tracing::warn!(%error, "a request cannot be passed on");
+                Err(ApiError::Unreachable)
+            }
+        }
+    }
+}
