@@ -23,9 +23,9 @@ const MAY_KNOW: &[(&str, &str)] = &[
     ("pool", "routes store runtime instance config clock task telemetry"),
     ("routes", "store instance clock telemetry"),
     // What they stand on.
-    ("store", "instance clock"),
-    ("store::memory", "store instance clock"),
-    ("store::valkey", "store instance clock"),
+    ("store", "instance config::Secret clock"),
+    ("store::memory", "store instance config::Secret clock"),
+    ("store::valkey", "store instance config::Secret clock"),
     ("runtime", "instance config::Secret"),
     ("runtime::process", "runtime instance clock task"),
     ("runtime::containerd", "runtime instance hex task"),

@@ -74,7 +74,7 @@ async fn fill(pool: &Arc<Pool>, keeper: &Arc<Keeper>, interval: bool) -> Result<
     let name = keeper.template().name.clone();
     // Read before the store is asked: an attempt that ends in between is counted once too often, never too seldom.
     let making = keeper.making.load(Ordering::Acquire);
-    let mut counts = pool.ask(pool.store.counts(&name)).await?;
+    let mut counts = pool.ask(pool.store.counts(&name, Some(&pool.node))).await?;
     // An attempt that has just begun is not on record yet.
     counts.warming = counts.warming.max(making);
     // Read after: it may have changed, or gone, while the store was asked.

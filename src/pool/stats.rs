@@ -51,7 +51,8 @@ impl Pool {
         let templates = self.templates();
         let mut all = Vec::new();
         for template in templates.iter() {
-            let Counts { warming, ready, assigned } = self.ask(self.store.counts(&template.name)).await?;
+            let Counts { warming, ready, assigned } =
+                self.ask(self.store.counts(&template.name, None)).await?;
             let stats = PoolStats {
                 ready,
                 assigned,
@@ -67,7 +68,12 @@ impl Pool {
         // What is left of a template that was removed shrinks to nothing; its gauges must not stay as they were.
         for keeper in self.keepers.all().into_iter().filter(|keeper| !keeper.is_kept()) {
             let name = &keeper.template().name;
-            self.metrics.pool(name.as_str(), self.ask(self.store.counts(name)).await?, 0, 0);
+            self.metrics.pool(
+                name.as_str(),
+                self.ask(self.store.counts(name, Some(&self.node))).await?,
+                0,
+                0,
+            );
         }
         Ok(all)
     }

@@ -4,6 +4,7 @@
 //! passes the same conformance suite (`tests/conformance/store.rs`).
 
 pub mod memory;
+mod nodes;
 pub mod valkey;
 
 use std::collections::HashMap;
@@ -11,6 +12,8 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
+
+pub use nodes::{Member, NodeCard, PULSE, PoolCard, Roster, UNHEARD};
 
 use crate::clock::Millis;
 use crate::instance::{
@@ -67,8 +70,8 @@ pub enum Claimed {
     Empty,
 }
 
-/// How many instances of a template there are in each living state, over all nodes. One whose deadline has passed
-/// counts as assigned until it is swept: what it uses is still in use.
+/// How many instances of a template there are in each living state, on one node or over all. One whose deadline has
+/// passed counts as assigned until it is swept: what it uses is still in use.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Counts {
     /// Being made.
@@ -137,8 +140,9 @@ pub trait Store: Send + Sync + 'static {
     /// Warming to ready: last in the queue. `Unknown`, or `Refused` when it is not warming.
     async fn offer(&self, id: &InstanceId, endpoint: Endpoint) -> Result<Instance, StoreError>;
 
-    /// Gives one ready instance to one visitor: the longest-ready of `claim.node`, else the longest-ready of all.
-    /// First the token is looked at, then the visitor's limits (`RateLimited` even when nothing is ready), then
+    /// Gives one ready instance to one visitor: the longest-ready of `claim.node`, else the longest-ready of all,
+    /// leaving out nodes that are draining and those that have been silent for longer than [`UNHEARD`]; a node that
+    /// never beat is not silent. Behind 64 that are left out, others may be overlooked. First the token is looked at, then the visitor's limits (`RateLimited` even when nothing is ready), then
     /// the queue. The visitor is charged in the same step, and only if the answer is a new instance; where there
     /// are no limits, nothing is counted.
     ///
@@ -181,8 +185,24 @@ pub trait Store: Send + Sync + 'static {
     /// its return is in it once; one that changes meanwhile is in it as before or as after.
     async fn list(&self, node: &NodeId) -> Result<Vec<Instance>, StoreError>;
 
-    /// Living instances of a template. Constant time.
-    async fn counts(&self, template: &TemplateName) -> Result<Counts, StoreError>;
+    /// Living instances of a template, on one node or over all. Constant time.
+    async fn counts(&self, template: &TemplateName, node: Option<&NodeId>) -> Result<Counts, StoreError>;
+
+    /// A server says that it is there, and learns who else is. To be called about once a second.
+    async fn beat(&self, card: &NodeCard) -> Result<Roster, StoreError>;
+
+    /// All nodes on record, in the order of their names.
+    async fn roster(&self) -> Result<Vec<Member>, StoreError>;
+
+    /// From now on, nothing of this node is given out; or the end of that. Nothing else happens to its instances.
+    /// `Unknown` when it is not on record.
+    async fn drain(&self, node: &NodeId, on: bool) -> Result<(), StoreError>;
+
+    /// Ends all that a node has, if it has been silent for at least `silence`: what is warming or ready is gone, what
+    /// visitors have is expired with [`Ending::Failed`](crate::instance::Ending::Failed), and last the node is no longer
+    /// on record. Returns those that *became* expired, as they became: each is returned by one call only. `[]` when it is
+    /// not silent, or not on record. A node that stops for good does it to itself, with no silence at all.
+    async fn bury(&self, node: &NodeId, silence: Duration) -> Result<Vec<Instance>, StoreError>;
 
     /// Every record that a proxy must know (assigned and expired), exactly as it was at the cursor, from which
     /// changes follow: what happened up to the cursor is in the table, what happens later is in the stream.

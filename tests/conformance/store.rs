@@ -9,6 +9,7 @@ mod embedded;
 mod life;
 mod limits;
 mod model;
+mod nodes;
 mod plain;
 mod races;
 mod routes;

@@ -11,7 +11,9 @@ use tokio::sync::Notify;
 use crate::clock::{Clock, Millis};
 use crate::instance::{Endpoint, Instance, InstanceId, NodeId, TemplateName};
 use crate::store::memory::MemoryStore;
-use crate::store::{Claim, Claimed, Counts, Cursor, RouteEvents, Store, StoreError};
+use crate::store::{
+    Claim, Claimed, Counts, Cursor, Member, NodeCard, Roster, RouteEvents, Store, StoreError,
+};
 
 /// What becomes of one question.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -112,8 +114,20 @@ impl Store for TestStore {
     async fn list(&self, node: &NodeId) -> Result<Vec<Instance>, StoreError> {
         self.line("list", self.inner.list(node)).await
     }
-    async fn counts(&self, template: &TemplateName) -> Result<Counts, StoreError> {
-        self.line("counts", self.inner.counts(template)).await
+    async fn counts(&self, template: &TemplateName, node: Option<&NodeId>) -> Result<Counts, StoreError> {
+        self.line("counts", self.inner.counts(template, node)).await
+    }
+    async fn beat(&self, card: &NodeCard) -> Result<Roster, StoreError> {
+        self.line("beat", self.inner.beat(card)).await
+    }
+    async fn roster(&self) -> Result<Vec<Member>, StoreError> {
+        self.line("roster", self.inner.roster()).await
+    }
+    async fn drain(&self, node: &NodeId, on: bool) -> Result<(), StoreError> {
+        self.line("drain", self.inner.drain(node, on)).await
+    }
+    async fn bury(&self, node: &NodeId, silence: Duration) -> Result<Vec<Instance>, StoreError> {
+        self.line("bury", self.inner.bury(node, silence)).await
     }
     async fn routes(&self) -> Result<(Vec<Instance>, Cursor), StoreError> {
         self.line("routes", self.inner.routes()).await

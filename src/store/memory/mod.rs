@@ -13,6 +13,7 @@
 
 mod claims;
 mod journal;
+mod members;
 mod queue;
 mod records;
 mod route_log;
@@ -29,12 +30,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use parking_lot::Mutex;
+use parking_lot::{Mutex, RwLock};
 
 use self::journal::Journal;
+use self::members::Members;
 use self::route_log::{BATCH, RouteLog};
 use self::shelf::Shelf;
-use super::{Claim, Claimed, Counts, Cursor, RouteEvents, Store, StoreError};
+use super::{Claim, Claimed, Counts, Cursor, Member, NodeCard, Roster, RouteEvents, Store, StoreError};
 use crate::clock::{Clock, Millis};
 use crate::instance::{Endpoint, Instance, InstanceId, Life, NodeId, TemplateName};
 
@@ -50,12 +52,14 @@ pub struct MemoryStore {
     /// One for each template that ever had an instance; the operator's file bounds them.
     shelves: papaya::HashMap<TemplateName, Arc<Mutex<Shelf>>>,
     log: RouteLog,
+    /// Behind the lock of a template, where both are held.
+    members: RwLock<Members>,
 }
 
 impl MemoryStore {
     /// An empty store that takes its time from `clock`.
     pub fn new(clock: Clock) -> Self {
-        Self { clock, shelves: papaya::HashMap::new(), log: RouteLog::new(ROUTE_EVENTS, None) }
+        Self::with(clock, None)
     }
 
     /// A store that keeps what visitors have in a file, and begins with what the file says: for instances that outlive
@@ -65,12 +69,16 @@ impl MemoryStore {
     /// The file cannot be read or written.
     pub fn open(clock: Clock, file: PathBuf) -> io::Result<Self> {
         let (journal, living) = Journal::open(file)?;
-        let store =
-            Self { clock, shelves: papaya::HashMap::new(), log: RouteLog::new(ROUTE_EVENTS, Some(journal)) };
+        let store = Self::with(clock, Some(journal));
         for instance in living {
             store.shelf_of(&instance).lock().restore(instance);
         }
         Ok(store)
+    }
+
+    fn with(clock: Clock, journal: Option<Journal>) -> Self {
+        let log = RouteLog::new(ROUTE_EVENTS, journal);
+        Self { clock, shelves: papaya::HashMap::new(), log, members: RwLock::new(Members::new()) }
     }
 
     /// The shelf that an instance belongs to, made if it is the first.
@@ -168,7 +176,8 @@ impl Store for MemoryStore {
     }
 
     async fn claim(&self, claim: &Claim) -> Result<Claimed, StoreError> {
-        let claimed = self.on(claim.template.as_str(), |shelf, now| shelf.claim(claim, now, &self.log));
+        let claimed =
+            self.on(claim.template.as_str(), |shelf, now| shelf.claim(claim, now, &self.log, &self.members));
         Ok(claimed.unwrap_or(Claimed::Empty))
     }
 
@@ -235,9 +244,41 @@ impl Store for MemoryStore {
         Ok(records)
     }
 
-    async fn counts(&self, template: &TemplateName) -> Result<Counts, StoreError> {
+    async fn counts(&self, template: &TemplateName, node: Option<&NodeId>) -> Result<Counts, StoreError> {
         let shelves = self.shelves.pin();
-        Ok(shelves.get(template).map(|shelf| shelf.lock().counts()).unwrap_or_default())
+        Ok(shelves.get(template).map(|shelf| shelf.lock().counts(node)).unwrap_or_default())
+    }
+
+    async fn beat(&self, card: &NodeCard) -> Result<Roster, StoreError> {
+        Ok(self.members.write().beat(card, self.clock.now()))
+    }
+
+    async fn roster(&self) -> Result<Vec<Member>, StoreError> {
+        Ok(self.members.read().all(self.clock.now()))
+    }
+
+    async fn drain(&self, node: &NodeId, on: bool) -> Result<(), StoreError> {
+        if self.members.write().drain(node, on) { Ok(()) } else { Err(StoreError::Unknown) }
+    }
+
+    async fn bury(&self, node: &NodeId, silence: Duration) -> Result<Vec<Instance>, StoreError> {
+        let is_silent = |now| self.members.read().silence(node, now).is_some_and(|silent| silent >= silence);
+        let mut expired = Vec::new();
+        for shelf in self.all_shelves() {
+            for from in (0..).step_by(PIECE) {
+                let mut shelf = shelf.lock();
+                let now = self.clock.now();
+                if !is_silent(now) || !shelf.bury(node, (from, PIECE), now, &self.log, &mut expired) {
+                    break;
+                }
+            }
+            self.log.wake();
+        }
+        let mut members = self.members.write();
+        if members.silence(node, self.clock.now()).is_some_and(|silent| silent >= silence) {
+            members.forget(node);
+        }
+        Ok(expired)
     }
 
     async fn routes(&self) -> Result<(Vec<Instance>, Cursor), StoreError> {

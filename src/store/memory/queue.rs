@@ -34,12 +34,15 @@ impl ReadyQueue {
         }
     }
 
-    /// The longest-ready of `node`, else of all.
-    pub(super) fn next(&self, node: &NodeId) -> Option<Slot> {
-        let own = self.by_node.get(node).and_then(BTreeMap::first_key_value);
-        let next = own.or_else(|| {
-            self.by_node.values().filter_map(BTreeMap::first_key_value).min_by_key(|(turn, _)| **turn)
-        });
-        next.map(|(_, slot)| *slot)
+    /// The longest-ready of `node`.
+    pub(super) fn next_of(&self, node: &NodeId) -> Option<Slot> {
+        self.by_node.get(node).and_then(BTreeMap::first_key_value).map(|(_, slot)| *slot)
+    }
+
+    /// The longest-ready of all nodes that are fit.
+    pub(super) fn next_of_any(&self, is_fit: impl Fn(&NodeId) -> bool) -> Option<Slot> {
+        let fit = self.by_node.iter().filter(|(node, _)| is_fit(node));
+        let first = fit.filter_map(|(_, turns)| turns.first_key_value()).min_by_key(|(turn, _)| **turn);
+        first.map(|(_, slot)| *slot)
     }
 }

@@ -1,15 +1,20 @@
 //! All that the store knows of one template. Plain data behind one lock; `now` is an argument.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::time::Duration;
 
 use super::claims::{Claims, Fate};
+use super::members::Members;
 use super::queue::ReadyQueue;
 use super::records::{Records, Slot};
 use super::route_log::RouteLog;
 use super::usages::Usages;
+use parking_lot::RwLock;
+
 use crate::clock::Millis;
-use crate::instance::{Endpoint, ExtendRefused, Instance, InstanceId, Life, RETENTION, Refused, check_step};
+use crate::instance::{
+    Endpoint, ExtendRefused, Instance, InstanceId, Life, NodeId, RETENTION, Refused, check_step,
+};
 use crate::store::{Claim, Claimed, Counts, Cursor, RouteChange, StoreError};
 
 /// Each claim makes at most one usage and one token; it drops up to this many stale ones, so memory is bounded
@@ -23,6 +28,8 @@ pub(super) struct Shelf {
     /// When a sweep has something to do with which record. Each assigned and each expired one is in it once.
     due: BTreeSet<(Millis, Slot)>,
     counts: Counts,
+    /// Those of nodes that have any.
+    counts_by_node: HashMap<NodeId, Counts>,
     claims: Claims,
     usages: Usages,
 }
@@ -37,8 +44,27 @@ fn due(instance: &Instance) -> Option<Millis> {
 }
 
 impl Shelf {
-    pub(super) fn counts(&self) -> Counts {
-        self.counts
+    pub(super) fn counts(&self, node: Option<&NodeId>) -> Counts {
+        match node {
+            None => self.counts,
+            Some(node) => self.counts_by_node.get(node).copied().unwrap_or_default(),
+        }
+    }
+
+    fn count(&mut self, node: &NodeId, life: &Life, change: impl Fn(&mut usize)) {
+        let apply = |counts: &mut Counts| match life {
+            Life::Warming => change(&mut counts.warming),
+            Life::Ready { .. } => change(&mut counts.ready),
+            Life::Assigned { .. } => change(&mut counts.assigned),
+            Life::Expired { .. } => {}
+        };
+        apply(&mut self.counts);
+        let own = self.counts_by_node.entry(node.clone()).or_default();
+        apply(own);
+        // Nodes come and go.
+        if *own == Counts::default() {
+            self.counts_by_node.remove(node);
+        }
     }
 
     pub(super) fn next_due(&self) -> Option<Millis> {
@@ -65,8 +91,8 @@ impl Shelf {
         if !matches!(instance.life(), Life::Warming) {
             return Err(Refused { from: instance.life().name(), step: "be inserted" }.into());
         }
-        self.records.insert(instance);
-        self.counts.warming += 1;
+        let slot = self.records.insert(instance);
+        self.enlist(slot);
         Ok(())
     }
 
@@ -87,8 +113,14 @@ impl Shelf {
         Ok(offered)
     }
 
-    pub(super) fn claim(&mut self, claim: &Claim, now: Millis, log: &RouteLog) -> Claimed {
-        let Claim { token, visitor, limits, .. } = claim;
+    pub(super) fn claim(
+        &mut self,
+        claim: &Claim,
+        now: Millis,
+        log: &RouteLog,
+        members: &RwLock<Members>,
+    ) -> Claimed {
+        let Claim { node, token, visitor, limits, .. } = claim;
         let instance = match self.claims.fate(*token, now) {
             Some(Fate::Holds(slot)) => {
                 let held = &self.records.at(slot).instance;
@@ -103,7 +135,11 @@ impl Shelf {
                     Ok(charged) => charged,
                     Err(limited) => return Claimed::RateLimited(limited),
                 };
-                let Some(slot) = self.ready.next(&claim.node) else { return Claimed::Empty };
+                let members = members.read();
+                let own = self.ready.next_of(node).filter(|_| !members.is_draining(node));
+                let any = || self.ready.next_of_any(|node| members.is_fit(node, now));
+                let Some(slot) = own.or_else(any) else { return Claimed::Empty };
+                drop(members);
                 let ready = &self.records.at(slot).instance;
                 let assigned =
                     ready.assigned(*token, now, claim.ttl).expect("the queue holds ready instances only");
@@ -164,6 +200,30 @@ impl Shelf {
         }
     }
 
+    /// Ends what the node has among the records in `count` places from `from` on, and appends those that became expired.
+    /// False past the end.
+    pub(super) fn bury(
+        &mut self,
+        node: &NodeId,
+        (from, count): (usize, usize),
+        now: Millis,
+        log: &RouteLog,
+        expired: &mut Vec<Instance>,
+    ) -> bool {
+        let Some(piece) = self.records.piece(from, count) else { return false };
+        let ids: Vec<_> =
+            piece.filter(|record| record.node() == node).map(|record| record.id().clone()).collect();
+        for id in ids {
+            // What is over already, or is for the sweep to end, is no failure.
+            if self.fail(&id, now, log).is_ok()
+                && let Some(over) = self.get(&id)
+            {
+                expired.push(over.clone());
+            }
+        }
+        true
+    }
+
     /// Does what is due with at most `limit` records, the longest due first, and appends those that became
     /// expired. Returns with how many records it did something.
     pub(super) fn sweep(
@@ -220,35 +280,27 @@ impl Shelf {
     /// Takes a record out of the queue, the deadlines and the counts, before it changes.
     fn unlist(&mut self, slot: Slot) {
         let record = self.records.at(slot);
-        match record.instance.life() {
-            Life::Warming => self.counts.warming -= 1,
-            Life::Ready { .. } => {
-                self.counts.ready -= 1;
-                self.ready.remove(record.instance.node(), record.turn);
-            }
-            Life::Assigned { .. } => self.counts.assigned -= 1,
-            Life::Expired { .. } => {}
+        let (life, node) = (*record.instance.life(), record.instance.node().clone());
+        if let Life::Ready { .. } = life {
+            self.ready.remove(&node, record.turn);
         }
         if let Some(at) = due(&record.instance) {
             self.due.remove(&(at, slot));
         }
+        self.count(&node, &life, |count| *count -= 1);
     }
 
     /// Puts a record that changed into the queue, the deadlines and the counts.
     fn enlist(&mut self, slot: Slot) {
         let record = self.records.at_mut(slot);
-        match record.instance.life() {
-            Life::Warming => self.counts.warming += 1,
-            Life::Ready { .. } => {
-                self.counts.ready += 1;
-                record.turn = self.ready.push(record.instance.node(), slot);
-            }
-            Life::Assigned { .. } => self.counts.assigned += 1,
-            Life::Expired { .. } => {}
+        let (life, node) = (*record.instance.life(), record.instance.node().clone());
+        if let Life::Ready { .. } = life {
+            record.turn = self.ready.push(&node, slot);
         }
         if let Some(at) = due(&record.instance) {
             self.due.insert((at, slot));
         }
+        self.count(&node, &life, |count| *count += 1);
     }
 
     #[cfg(test)]

@@ -9,6 +9,7 @@
 //! of claims a second; a second one would not make any of them faster.
 
 mod link;
+mod nodes;
 mod pages;
 mod record;
 mod reply;
@@ -25,8 +26,10 @@ use self::link::{Call, Link, Wire};
 use self::reply::{Reply, broken};
 use self::scripts::Scripts;
 pub use self::settings::{Address, DEADLINE, Mode, ROUTE_EVENTS, Settings};
-use super::{Claim, Claimed, Counts, Cursor, RouteEvents, Store, StoreError};
+use super::nodes::fresh_secret;
+use super::{Claim, Claimed, Counts, Cursor, Member, NodeCard, Roster, RouteEvents, Store, StoreError};
 use crate::clock::Millis;
+use crate::config::Secret;
 use crate::instance::{ClaimToken, Endpoint, Instance, InstanceId, NodeId, TemplateName};
 
 /// Most records done something with in one call: Valkey serves nobody else meanwhile.
@@ -42,13 +45,15 @@ pub struct ValkeyStore {
     scripts: Scripts,
     /// For those who wait: on the shared connection all others would wait behind them.
     waiting: Mutex<Vec<Wire>>,
+    /// The nodes' secret, if they have none yet.
+    candidate: Secret,
 }
 
 impl ValkeyStore {
     /// A store that connects when it is first asked, and again whenever the connection breaks.
     pub fn new(settings: Settings) -> Self {
         let (link, scripts) = (Link::new(settings.clone()), Scripts::new());
-        Self { settings, link, scripts, waiting: Mutex::default() }
+        Self { settings, link, scripts, waiting: Mutex::default(), candidate: fresh_secret() }
     }
 
     fn key(&self, name: &str) -> String {
@@ -166,8 +171,9 @@ impl Store for ValkeyStore {
         Ok(found.into_values().map(|record| record.seen_at(now)).collect())
     }
 
-    async fn counts(&self, template: &TemplateName) -> Result<Counts, StoreError> {
-        let fields = ["warming", "ready", "assigned"].map(|state| format!("{state}:{template}"));
+    async fn counts(&self, template: &TemplateName, node: Option<&NodeId>) -> Result<Counts, StoreError> {
+        let of = node.map_or_else(|| template.to_string(), |node| format!("{template}:{node}"));
+        let fields = ["warming", "ready", "assigned"].map(|state| format!("{state}:{of}"));
         let counts = Call::Command(Cmd::hmget(self.key("counts"), &fields));
         let counts: Vec<Option<usize>> = self.link.call(&counts).await?;
         match counts.as_slice() {
@@ -178,6 +184,22 @@ impl Store for ValkeyStore {
             }),
             _ => Err(broken()),
         }
+    }
+
+    async fn beat(&self, card: &NodeCard) -> Result<Roster, StoreError> {
+        self.register(card).await
+    }
+
+    async fn roster(&self) -> Result<Vec<Member>, StoreError> {
+        self.read_roster().await
+    }
+
+    async fn drain(&self, node: &NodeId, on: bool) -> Result<(), StoreError> {
+        self.set_draining(node, on).await
+    }
+
+    async fn bury(&self, node: &NodeId, silence: Duration) -> Result<Vec<Instance>, StoreError> {
+        self.bury_in_pages(node, silence).await
     }
 
     async fn routes(&self) -> Result<(Vec<Instance>, Cursor), StoreError> {

@@ -6,7 +6,7 @@ use std::vec::IntoIter;
 use super::record;
 use crate::clock::Millis;
 use crate::instance::{ExtendRefused, Instance, InstanceId, Limits, Refused, Usage};
-use crate::store::{Claimed, Cursor, Quota, RouteChange, StoreError};
+use crate::store::{Claimed, Cursor, Member, NodeCard, Quota, RouteChange, StoreError};
 
 /// The words of an answer that are not read yet.
 pub(super) struct Reply(IntoIter<String>);
@@ -59,6 +59,18 @@ impl Reply {
             events.push((cursor, change));
         }
         Ok(events)
+    }
+
+    /// All that is left: nodes.
+    pub(super) fn members(mut self) -> Result<Vec<Member>, StoreError> {
+        let mut members = Vec::new();
+        while let Some(card) = self.0.next() {
+            let card: NodeCard = serde_json::from_str(&card).map_err(|_| broken())?;
+            let silent = Duration::from_millis(self.number()?);
+            members.push(Member { card, silent, draining: self.text()? == "1" });
+        }
+        members.sort_by(|a, b| a.card.id.cmp(&b.card.id));
+        Ok(members)
     }
 
     /// How a step ended.

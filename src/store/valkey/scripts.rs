@@ -17,6 +17,10 @@ pub(super) struct Scripts {
     pub(super) node: Script,
     pub(super) routes: Script,
     pub(super) events: Script,
+    pub(super) beat: Script,
+    pub(super) roster: Script,
+    pub(super) drain: Script,
+    pub(super) bury: Script,
 }
 
 macro_rules! script {
@@ -43,6 +47,10 @@ impl Scripts {
             node: script!("node"),
             routes: script!("routes"),
             events: script!("events"),
+            beat: script!("beat"),
+            roster: script!("roster"),
+            drain: script!("drain"),
+            bury: script!("bury"),
         }
     }
 }

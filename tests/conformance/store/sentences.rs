@@ -85,6 +85,20 @@ macro_rules! store_conformance {
                 a_snapshot_followed_is_as_good_as_a_new_one
                 snapshots_taken_in_the_midst_of_changes_lose_nothing
             }
+            nodes {
+                a_node_that_beats_is_on_record_with_what_it_told_last
+                the_first_beat_is_told_from_the_others_and_all_share_a_secret
+                a_nodes_silence_grows_while_others_are_heard
+                while_the_store_was_away_nobody_was_silent
+                a_draining_node_gives_nothing_out
+                only_a_node_on_record_is_drained
+                what_a_silent_node_has_is_given_to_nobody
+                counts_are_told_of_each_node_too
+                all_that_a_dead_node_had_ends_and_visitors_are_told
+                a_node_that_is_heard_in_time_loses_nothing
+                a_node_that_stops_ends_what_it_has_at_once
+                of_two_burials_each_end_is_told_to_one
+            }
             races {
                 of_many_claims_exactly_as_many_as_are_ready_are_granted
                 one_claim_sent_many_times_at_once_gets_one_instance_and_one_charge

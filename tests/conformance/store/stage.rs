@@ -145,7 +145,7 @@ impl Stage {
     }
 
     pub(crate) async fn counts(&self, of: &str) -> (usize, usize, usize) {
-        let Counts { warming, ready, assigned } = self.store.counts(&template(of)).await.unwrap();
+        let Counts { warming, ready, assigned } = self.store.counts(&template(of), None).await.unwrap();
         (warming, ready, assigned)
     }
 
@@ -212,6 +212,14 @@ impl Stage {
             }
             let counts = self.counts(name).await;
             assert_eq!((counts.0, counts.1), (warming, ready));
+            let mut of_nodes = (0, 0, 0);
+            for on in NODES {
+                let counts = self.store.counts(&template(name), Some(&node(on))).await.unwrap();
+                of_nodes.0 += counts.warming;
+                of_nodes.1 += counts.ready;
+                of_nodes.2 += counts.assigned;
+            }
+            assert_eq!(of_nodes, counts, "the counts of the nodes are the counts of all");
             // One that is overdue counts as assigned until it is swept.
             assert!((assigned..=assigned + expired).contains(&counts.2), "{counts:?}, {assigned} assigned");
         }

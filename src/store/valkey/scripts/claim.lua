@@ -1,7 +1,7 @@
 -- ARGV: now, capacity, template, node, token, visitor, hourly, daily, ttl.
 local template, node, token = ARGV[3], ARGV[4], ARGV[5]
 local hourly, daily, ttl = tonumber(ARGV[7]), tonumber(ARGV[8]), tonumber(ARGV[9])
-local HOUR, DAY = 3600000, 86400000
+local HOUR, DAY, UNHEARD = 3600000, 86400000, 3000
 local key = P .. ':token:' .. template .. ':' .. token
 local usage_key = P .. ':usage:' .. template .. ':' .. ARGV[6]
 local limited = hourly > 0 or daily > 0
@@ -50,7 +50,26 @@ if limited then
 end
 
 local all = P .. ':ready:' .. template
-local first = redis.call('ZRANGE', all .. ':' .. node, 0, 0)[1] or redis.call('ZRANGE', all, 0, 0)[1]
+
+-- The longest-ready of all whose node is fit to have visitors.
+local function of_any()
+  local fit = {}
+  -- The first of all is nearly always the one.
+  for _, places in ipairs({{0, 0}, {1, 63}}) do
+    for _, id in ipairs(redis.call('ZRANGE', all, places[1], places[2])) do
+      local owner = load(id).node
+      if fit[owner] == nil then
+        fit[owner] = not draining(owner) and (silence(owner) or 0) <= UNHEARD
+      end
+      if fit[owner] then
+        return id
+      end
+    end
+  end
+end
+
+local own = redis.call('ZRANGE', all .. ':' .. node, 0, 0)[1]
+local first = own and not draining(node) and own or of_any()
 if not first then
   return {'empty'}
 end

@@ -7,16 +7,22 @@
 -- <prefix>:turn                             the last turn given
 -- <prefix>:due                              sorted set by time: the assigned by their deadline, the expired by the end of
 --                                           their retention
--- <prefix>:counts                           hash: <state>:<template> to how many
+-- <prefix>:counts                           hash: <state>:<template> and <state>:<template>:<node> to how many, if any
 -- <prefix>:token:<template>:<token>         what a claim got: an id, or "over:<until when that is known>"
 -- <prefix>:usage:<template>:<visitor>       hash: what a visitor had
 -- <prefix>:call:<call>                      what a step answered, in case that is asked again
 -- <prefix>:routes                           stream: what proxies must know, the n-th event under the id n-0
 -- <prefix>:events                           how many events there were
+-- <prefix>:nodes                            hash: a node's name to what it tells of itself
+-- <prefix>:beats                            sorted set by time: when a node was last heard
+-- <prefix>:since                            from when on there was always somebody heard
+-- <prefix>:draining                         set: the nodes of which nothing is given out
+-- <prefix>:secret                           what all nodes know, and nobody else
 
 local P = KEYS[1]
 local RETENTION = 600000
 local PATIENCE = 10000
+local PULSE = 2000
 
 local now = tonumber(ARGV[1])
 if not now then
@@ -61,6 +67,15 @@ local function load(id)
   return text and unpack_record(id, text)
 end
 
+local function count(r, by)
+  local field = r.state .. ':' .. template_of(r.id)
+  for _, name in ipairs({field, field .. ':' .. r.node}) do
+    if redis.call('HINCRBY', P .. ':counts', name, by) == 0 then
+      redis.call('HDEL', P .. ':counts', name)
+    end
+  end
+end
+
 -- Puts a record into the queues, the deadlines and the counts.
 local function enlist(r)
   local template = template_of(r.id)
@@ -74,7 +89,7 @@ local function enlist(r)
     redis.call('ZADD', P .. ':due', r.ended + RETENTION, r.id)
   end
   if r.state ~= 'expired' then
-    redis.call('HINCRBY', P .. ':counts', r.state .. ':' .. template, 1)
+    count(r, 1)
   end
 end
 
@@ -88,7 +103,7 @@ local function unlist(r)
     redis.call('ZREM', P .. ':due', r.id)
   end
   if r.state ~= 'expired' then
-    redis.call('HINCRBY', P .. ':counts', r.state .. ':' .. template, -1)
+    count(r, -1)
   end
 end
 
@@ -149,4 +164,37 @@ end
 
 local function token_key(r)
   return P .. ':token:' .. template_of(r.id) .. ':' .. r.token
+end
+
+-- When any node was last heard.
+local function latest()
+  return tonumber(redis.call('ZRANGE', P .. ':beats', -1, -1, 'WITHSCORES')[2])
+end
+
+-- For how long a node has not been heard while others were; nil when it never was.
+local function silence(node)
+  local beat = tonumber(redis.call('ZSCORE', P .. ':beats', node))
+  if not beat then
+    return nil
+  end
+  if now - latest() > PULSE then
+    return 0
+  end
+  local since = tonumber(redis.call('GET', P .. ':since')) or 0
+  return math.max(0, now - math.max(beat, since))
+end
+
+local function draining(node)
+  return redis.call('SISMEMBER', P .. ':draining', node) == 1
+end
+
+-- Appends what each node told, for how long it has been silent, and whether it is draining.
+local function members(found)
+  local cards = redis.call('HGETALL', P .. ':nodes')
+  for n = 1, #cards, 2 do
+    found[#found + 1] = cards[n + 1]
+    found[#found + 1] = whole(silence(cards[n]) or 0)
+    found[#found + 1] = draining(cards[n]) and '1' or '0'
+  end
+  return found
 end

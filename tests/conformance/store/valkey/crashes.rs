@@ -106,7 +106,7 @@ async fn a_kill_of_valkey_loses_and_doubles_nothing_that_it_has_written() {
         };
         assert_eq!(by_id.get(record.id()).copied(), token, "{record:?}");
     }
-    let counts = store.counts(&template("shop")).await.unwrap();
+    let counts = store.counts(&template("shop"), None).await.unwrap();
     assert_eq!((counts.ready, counts.assigned), (READY - granted.len(), granted.len()));
 }
 

@@ -12,6 +12,7 @@ use try_it_now::store::{Claim, Claimed, Cursor, Store, StoreError};
 use super::proxy::{Fault, Proxy};
 use super::servers::PATIENCE;
 use super::{Valkey, server, tcp};
+use crate::store::nodes::card;
 use crate::store::stage::{MINUTE, Stage, TTL, node, template, wish};
 
 /// The deadline of a call, and what a busy machine adds.
@@ -28,9 +29,10 @@ enum Step {
     Retire,
     Fail,
     Sweep,
+    Bury,
 }
 
-const STEPS: [Step; 8] = [
+const STEPS: [Step; 9] = [
     Step::Insert,
     Step::Offer,
     Step::Claim,
@@ -39,6 +41,7 @@ const STEPS: [Step; 8] = [
     Step::Retire,
     Step::Fail,
     Step::Sweep,
+    Step::Bury,
 ];
 
 /// A store behind a link, and an eye on the same keys that the link's faults do not reach.
@@ -71,8 +74,11 @@ impl Rig {
             Step::Insert => InstanceId::random(&wish().template),
             Step::Offer => stage.warming("shop", "a").await,
             Step::Claim | Step::Retire => stage.ready("shop", "a").await,
-            Step::Extend | Step::Release | Step::Fail | Step::Sweep => stage.assigned().await.id().clone(),
+            Step::Extend | Step::Release | Step::Fail | Step::Sweep | Step::Bury => {
+                stage.assigned().await.id().clone()
+            }
         };
+        stage.store.beat(&card("a")).await.unwrap();
         known_scripts(&stage).await;
         if step == Step::Sweep {
             stage.advance(TTL).await;
@@ -90,6 +96,7 @@ impl Rig {
     async fn act(&self) -> Result<Vec<InstanceId>, StoreError> {
         let (store, id) = (&self.store, &self.id);
         let one = |record: Instance| vec![record.id().clone()];
+        let many = |all: Vec<Instance>| all.iter().map(|it| it.id().clone()).collect();
         let begun = Instant::now();
         let answer = match self.step {
             Step::Insert => store.insert(self.new.clone()).await.map(|()| vec![id.clone()]),
@@ -102,7 +109,8 @@ impl Rig {
             Step::Release => store.release(id).await.map(|(record, _)| one(record)),
             Step::Retire => store.retire(id).await.map(one),
             Step::Fail => store.fail(id).await.map(one),
-            Step::Sweep => store.sweep(10).await.map(|all| all.iter().map(|it| it.id().clone()).collect()),
+            Step::Sweep => store.sweep(10).await.map(many),
+            Step::Bury => store.bury(&node("a"), Duration::ZERO).await.map(many),
         };
         assert!(begun.elapsed() < SOON, "{:?} took {:?}", self.step, begun.elapsed());
         answer
@@ -135,7 +143,7 @@ impl Rig {
             }
             Step::Release => ("assigned", "gone", 1),
             Step::Retire => ("ready", "gone", 0),
-            Step::Fail => ("assigned", "expired", 1),
+            Step::Fail | Step::Bury => ("assigned", "expired", 1),
             Step::Sweep => ("expired", "expired", 1),
         };
         let done = if tells > 0 { told == 1 } else { state == after };
@@ -161,7 +169,7 @@ impl Rig {
             }
             (Step::Insert, true) => assert_eq!(again, Err(StoreError::Exists)),
             (Step::Offer, true) => assert!(matches!(again, Err(StoreError::Refused(_))), "{again:?}"),
-            (Step::Sweep, true) => assert_eq!(again, Ok(Vec::new())),
+            (Step::Sweep | Step::Bury, true) => assert_eq!(again, Ok(Vec::new())),
             (Step::Release | Step::Retire | Step::Fail, true) => assert_eq!(again, Err(StoreError::Unknown)),
         }
         assert!(self.done().await, "{:?}", self.step);
@@ -177,6 +185,7 @@ async fn known_scripts(stage: &Stage) {
     assert_eq!(store.retire(&nobody).await, Err(StoreError::Unknown));
     assert_eq!(store.fail(&nobody).await, Err(StoreError::Unknown));
     assert_eq!(store.sweep(1).await, Ok(Vec::new()));
+    assert_eq!(store.bury(&node("none"), Duration::ZERO).await, Ok(Vec::new()));
     let none = Claim { template: template("none"), ..wish() };
     assert_eq!(store.claim(&none).await, Ok(Claimed::Empty));
 }

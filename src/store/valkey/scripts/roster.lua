@@ -1,0 +1,2 @@
+-- ARGV: now, capacity. All members.
+return members({})
