@@ -13,11 +13,14 @@ use std::path::{Path, PathBuf};
 const MAY_KNOW: &[(&str, &str)] = &[
     ("main", "config doctor runtime sample_app server telemetry"),
     // A request, in order.
-    ("server", "proxy api pool routes nodes store runtime request instance config doctor clock hex task telemetry"),
+    (
+        "server",
+        "proxy api pool routes nodes store runtime request instance config doctor clock hex task telemetry",
+    ),
     ("proxy", "api pool routes nodes store pages request instance config clock task telemetry"),
     ("api", "pool store pages request instance config clock task telemetry"),
     ("request", "config clock"),
-    ("nodes", "instance config::Secret clock hex"),
+    ("nodes", "pool store instance config::Secret clock hex task"),
     ("pages", "instance html"),
     // An instance, in order.
     ("pool", "routes store runtime instance config clock task telemetry"),

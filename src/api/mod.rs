@@ -13,6 +13,7 @@ mod health;
 mod key;
 mod logs;
 mod metrics;
+mod nodes;
 mod path;
 mod pool_stats;
 mod ready;
@@ -122,6 +123,9 @@ impl Api {
             (&Method::GET, Path::Status(id)) => self.status(&instance(id)?).await,
             (&Method::GET, Path::Logs(id)) => self.logs(&instance(id)?).await,
             (&Method::GET, Path::Stats) => self.pool_stats(asked).await,
+            (&Method::GET, Path::Nodes) => self.nodes().await,
+            (&Method::POST, Path::Drain(id)) => self.drain(id, true).await,
+            (&Method::DELETE, Path::Drain(id)) => self.drain(id, false).await,
             (&Method::GET, Path::Health) => self.health().await,
             (&Method::GET, Path::Metrics) => self.metrics(asked).await,
             (&Method::GET, Path::Front) => self.front(asked).await,

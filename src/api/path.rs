@@ -19,6 +19,8 @@ pub(super) enum Path<'a> {
     Status(&'a str),
     Logs(&'a str),
     Stats,
+    Nodes,
+    Drain(&'a str),
     Refused(&'a str),
     None,
 }
@@ -43,6 +45,8 @@ impl<'a> Path<'a> {
             [Some("api"), Some("v1"), Some("demo"), Some(id), Some("status"), None] => Path::Status(id),
             [Some("api"), Some("v1"), Some("demo"), Some(id), Some("logs"), None] => Path::Logs(id),
             [Some("api"), Some("v1"), Some("pool"), Some("stats"), None, _] => Path::Stats,
+            [Some("api"), Some("v1"), Some("nodes"), None, ..] => Path::Nodes,
+            [Some("api"), Some("v1"), Some("nodes"), Some(id), Some("drain"), None] => Path::Drain(id),
             _ => Path::None,
         }
     }
@@ -62,6 +66,8 @@ impl<'a> Path<'a> {
             Path::Status(_) => "/api/v1/demo/{id}/status",
             Path::Logs(_) => "/api/v1/demo/{id}/logs",
             Path::Stats => "/api/v1/pool/stats",
+            Path::Nodes => "/api/v1/nodes",
+            Path::Drain(_) => "/api/v1/nodes/{id}/drain",
             Path::Refused(_) => "/.refused/{status}",
             Path::None => "none",
         }
@@ -72,6 +78,7 @@ impl<'a> Path<'a> {
         match self {
             Path::Acquire | Path::Extend(_) | Path::Try(_) | Path::End(_) => "POST",
             Path::Demo(_) => "GET, HEAD, DELETE",
+            Path::Drain(_) => "POST, DELETE",
             _ => "GET, HEAD",
         }
     }

@@ -9,6 +9,7 @@ pub mod hooks;
 mod later;
 mod mistakes;
 mod nearest;
+mod nodes;
 mod public;
 mod quantity;
 mod read;
@@ -34,6 +35,7 @@ pub use env::Environment;
 pub use hooks::Hooks;
 pub use later::Later;
 pub use mistakes::{Mistake, Mistakes};
+pub use nodes::Node;
 pub use public::{PublicAddress, Scheme};
 pub use quantity::{parse_duration, parse_size, show_duration};
 pub use read::{read, read_host};
@@ -64,6 +66,8 @@ pub struct Config {
     pub acquire_timeout: Duration,
     /// The store that all servers share; `None` is the embedded one.
     pub store: Option<Valkey>,
+    /// This server among those that share it.
+    pub node: Node,
     /// Settings of parts that this build lacks.
     pub later: Later,
     /// What the operator should know although nothing is wrong, one line each.
@@ -131,6 +135,7 @@ impl Config {
         let containers = runtime::containers(&env);
         let image = runtime::image(&mut env, containers, file.is_some(), &mut warnings);
         let store = store::read(&mut env);
+        let node = nodes::read(&mut env);
         let later = Later::read(&mut env, &mut warnings);
         let api_key = env.text("API_KEY").and_then(|key| api_key(&mut env, key));
         let acquire_timeout =
@@ -175,6 +180,7 @@ impl Config {
             api_key,
             acquire_timeout,
             store,
+            node,
             later,
             warnings,
         })

@@ -94,7 +94,8 @@ impl Directory {
         let unreachable = |why: &str| Unreachable { node: node.clone(), why: why.to_owned() };
         // A guard of its own would be held over the wait below.
         let known = self.known.load_full();
-        let (_, key) = known.secret.as_ref().ok_or_else(|| unreachable("the servers' secret is not known yet"))?;
+        let (_, key) =
+            known.secret.as_ref().ok_or_else(|| unreachable("the servers' secret is not known yet"))?;
         let place = known.places.get(node).ok_or_else(|| unreachable("no such server is there"))?;
         let address = place.address().await.map_err(|why| unreachable(&why))?;
         Ok((address, key.sign(&self.own, node, label, now)))

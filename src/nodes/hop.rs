@@ -127,7 +127,8 @@ mod tests {
     fn a_hop_is_good_for_two_minutes_of_the_clocks_difference_and_no_more() {
         let (key, a, b) = (Key::new("secret"), node("a"), node("b"));
         let hop = key.sign(&a, &b, "shop-x", NOW);
-        for (minutes, good) in [(-3, false), (-2, true), (0, true), (2, true), (3, false), (1_000_000, false)] {
+        for (minutes, good) in [(-3, false), (-2, true), (0, true), (2, true), (3, false), (1_000_000, false)]
+        {
             let signer = key.signer(hop.as_bytes(), &b, "shop-x", later(minutes));
             assert_eq!(signer.is_some(), good, "{minutes} minutes later");
         }

@@ -3,8 +3,12 @@
 //! A request is passed on once at most. Whoever passes it on signs that in a field of its own ([`hop`]), which is taken
 //! off before anything else sees the request, whether it is genuine or not.
 
+mod address;
+mod beat;
 mod directory;
 mod hop;
 
+pub use address::reached_at;
+pub use beat::{BEAT, Beats};
 pub use directory::{Directory, Unreachable};
 pub use hop::{Arrival, HOP};

@@ -114,7 +114,7 @@ impl Pool {
         let rounds = u32::try_from(ahead / sizes.concurrency.max(1)).unwrap_or(u32::MAX).saturating_add(1);
         // Before the first has been made nobody knows how long it takes; the wait is bounded anyway.
         let slow = keeper.median().is_some_and(|m| m.saturating_mul(rounds) > self.acquire_timeout);
-        if full || slow || keeper.pause().is_some() || self.stopping.is_cancelled() {
+        if full || slow || self.is_draining() || keeper.pause().is_some() || self.stopping.is_cancelled() {
             return Err(AcquireError::Exhausted { retry_after: retry_after(keeper) });
         }
         Ok(())

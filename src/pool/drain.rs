@@ -4,7 +4,8 @@ use std::collections::HashSet;
 use std::time::Duration;
 
 use super::Pool;
-use crate::instance::{InstanceId, Life};
+use crate::instance::{Instance, InstanceId, Life};
+use crate::store::StoreError;
 use crate::telemetry::ReleaseReason;
 
 /// Longest time that one instance may take to stop.
@@ -20,6 +21,10 @@ impl Pool {
             tracing::warn!("some instances were still being made or taken down");
         }
         let kept = self.visitors_own().await;
+        if self.store.outlives_the_server() {
+            // First of all, so that nobody is given what ends now.
+            if kept.is_empty() { self.leave().await } else { self.retire_unused().await }
+        }
         let running: Vec<InstanceId> = match self.runtime.list().await {
             Ok(running) => running.into_iter().filter(|id| !kept.contains(id)).collect(),
             Err(error) => {
@@ -36,6 +41,22 @@ impl Pool {
         });
         futures_util::future::join_all(stops).await;
         tracing::info!(instances = running.len(), kept = kept.len(), "all instances stopped that nobody has");
+    }
+
+    /// Takes back what nobody has.
+    async fn retire_unused(&self) {
+        let unused = |record: &Instance| matches!(record.life(), Life::Warming | Life::Ready { .. });
+        let records = match self.ask(self.store.list(&self.node)).await {
+            Ok(records) => records,
+            Err(error) => return tracing::error!(%error, "the store does not say what this server has"),
+        };
+        for record in records.into_iter().filter(unused) {
+            match self.ask(self.store.retire(record.id())).await {
+                // A visitor who was faster lost it all the same; the next server of this name finds that out.
+                Ok(_) | Err(StoreError::Refused(_) | StoreError::Unknown) => {}
+                Err(error) => return tracing::error!(%error, "what this server had ready is still on record"),
+            }
+        }
     }
 
     /// What goes on without this server: nothing, unless it and the record of it outlive it.

@@ -12,6 +12,7 @@ mod hands;
 mod hooks;
 mod keeper;
 mod line;
+mod others;
 mod plan;
 mod provision;
 mod ready;
@@ -33,6 +34,7 @@ use tokio_util::task::TaskTracker;
 
 pub use acquire::{AcquireError, Acquired};
 pub use bake::{BakeError, Baked};
+pub use others::{NodePool, NodeStatus};
 pub use stats::{PoolStats, TemplateStats};
 
 use crate::clock::Clock;
@@ -44,6 +46,7 @@ use crate::store::{Store, StoreError};
 use crate::telemetry::Metrics;
 use hands::Hands;
 use keeper::Keepers;
+use others::Others;
 
 /// Longest time that one question to the store may take before its asker is told that the store is away.
 const STORE_DEADLINE: Duration = Duration::from_secs(1);
@@ -93,6 +96,8 @@ pub struct Pool {
     wake: Notify,
     /// Whether [`reconcile`] should compare what runs with what is on record before its time.
     repair: AtomicBool,
+    /// The other servers, and what this one is to them.
+    others: Others,
     stopping: CancellationToken,
     /// Every task that makes or takes down an instance.
     tasks: TaskTracker,
@@ -118,6 +123,7 @@ impl Pool {
             randomness: hooks::Randomness::new(&parts.secret),
             wake: Notify::new(),
             repair: AtomicBool::new(false),
+            others: Others::default(),
             stopping: CancellationToken::new(),
             tasks: TaskTracker::new(),
         })

@@ -82,6 +82,10 @@ async fn fill(pool: &Arc<Pool>, keeper: &Arc<Keeper>, interval: bool) -> Result<
     if !keeper.is_kept() {
         return Ok(());
     }
+    if pool.is_draining() {
+        keeper.refilling.store(false, Ordering::Release);
+        return Ok(());
+    }
     let view = View {
         counts,
         making,

@@ -13,8 +13,11 @@ impl Pool {
         let (instance, _) = self.ask(self.store.release(id)).await?;
         self.publish(RouteChange::Gone(id.clone()));
         self.metrics.released(id.template(), ReleaseReason::Released);
-        self.take_down(id.clone());
-        self.wake.notify_one();
+        // Its own server takes it down when it hears of it.
+        if instance.node() == &self.node {
+            self.take_down(id.clone());
+            self.wake.notify_one();
+        }
         Ok(instance)
     }
 

@@ -153,7 +153,8 @@ async fn unwanted<'a>(pool: &Pool, on_record: &'a [Instance]) -> Vec<&'a Instanc
                 let (sizes, assigned) = (keeper.template().pool, assigned.get(name).copied().unwrap_or(0));
                 let count = kept.entry(name).or_default();
                 *count += 1;
-                *count > (sizes.target + keeper.line.len()).min(sizes.max.saturating_sub(assigned))
+                pool.is_draining()
+                    || *count > (sizes.target + keeper.line.len()).min(sizes.max.saturating_sub(assigned))
             }
         }
     };

@@ -1,8 +1,11 @@
 //! How the pools are doing.
 
+use std::collections::BTreeSet;
+
 use serde::Serialize;
 
 use super::Pool;
+use crate::instance::TemplateName;
 use crate::store::{Counts, StoreError};
 
 /// One pool, or several summed.
@@ -46,35 +49,49 @@ impl std::iter::Sum for PoolStats {
 }
 
 impl Pool {
-    /// Every configured template's pool, in the order of the configuration. Sets the pool gauges on the way.
+    /// Every template's pools over all servers, those of our own configuration first and in its order. `problem` is this
+    /// server's. Sets the pool gauges on the way, which are this server's alone, to be summed by whoever reads all.
     pub async fn stats(&self) -> Result<Vec<TemplateStats>, StoreError> {
         let templates = self.templates();
         let mut all = Vec::new();
         for template in templates.iter() {
-            let Counts { warming, ready, assigned } =
-                self.ask(self.store.counts(&template.name, None)).await?;
-            let stats = PoolStats {
-                ready,
-                assigned,
-                warming,
-                target: template.pool.target,
-                capacity: template.pool.max,
-            };
-            let name = template.name.as_str();
-            self.metrics.pool(name, Counts { warming, ready, assigned }, stats.target, stats.capacity);
+            let (name, sizes) = (template.name.as_str(), &template.pool);
+            let target = if self.is_draining() { 0 } else { sizes.target };
+            let own = self.ask(self.store.counts(&template.name, Some(&self.node))).await?;
+            self.metrics.pool(name, own, target, sizes.max);
             let problem = self.keepers.get(name).and_then(|keeper| keeper.problem());
-            all.push(TemplateStats { template: name.to_owned(), stats, problem });
+            all.push(self.summed(&template.name, target, sizes.max, problem).await?);
+        }
+        let cards = self.living_others().into_iter().flat_map(|other| other.card.pools);
+        let foreign: BTreeSet<_> = cards.map(|pool| pool.template).collect();
+        for name in foreign.into_iter().filter(|name| templates.get(name.as_str()).is_none()) {
+            all.push(self.summed(&name, 0, 0, None).await?);
         }
         // What is left of a template that was removed shrinks to nothing; its gauges must not stay as they were.
         for keeper in self.keepers.all().into_iter().filter(|keeper| !keeper.is_kept()) {
             let name = &keeper.template().name;
-            self.metrics.pool(
-                name.as_str(),
-                self.ask(self.store.counts(name, Some(&self.node))).await?,
-                0,
-                0,
-            );
+            let own = self.ask(self.store.counts(name, Some(&self.node))).await?;
+            self.metrics.pool(name.as_str(), own, 0, 0);
         }
         Ok(all)
+    }
+
+    /// A template's pools over all servers, of which ours wants `target` and `capacity`.
+    async fn summed(
+        &self,
+        name: &TemplateName,
+        target: usize,
+        capacity: usize,
+        problem: Option<String>,
+    ) -> Result<TemplateStats, StoreError> {
+        let Counts { warming, ready, assigned } = self.ask(self.store.counts(name, None)).await?;
+        let mut stats = PoolStats { ready, assigned, warming, target, capacity };
+        for pool in self.living_others().iter().flat_map(|other| &other.card.pools) {
+            if pool.template == *name {
+                stats.target += pool.target;
+                stats.capacity += pool.capacity;
+            }
+        }
+        Ok(TemplateStats { template: name.to_string(), stats, problem })
     }
 }

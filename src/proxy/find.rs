@@ -36,7 +36,7 @@ impl Proxy {
         let found = self.0.pool.get(&id).await.map_err(|e| ApiError::from_store(e, "PROXY_ERROR"))?;
         match found {
             Some(instance) if matches!(instance.life(), Life::Assigned { .. } | Life::Expired { .. }) => {
-                self.0.routes.apply_measured(&RouteChange::Set(instance), &self.0.metrics);
+                self.0.pool.learn(&RouteChange::Set(instance));
             }
             // One that is not handed out yet is nobody's business, but it may be handed out any moment.
             Some(_) => return Ok(Found::Absent),

@@ -64,12 +64,8 @@ pub(super) fn node(
     common(&mut peer, route, silence, write_timeout);
     peer.options.connection_timeout = Some(way::CONNECT_TIMEOUT);
     peer.options.total_connection_timeout = Some(way::CONNECT_TIMEOUT);
-    peer.options.tcp_keepalive = Some(TcpKeepalive {
-        idle: KEEPALIVE,
-        interval: KEEPALIVE,
-        count: 3,
-        user_timeout: 4 * KEEPALIVE,
-    });
+    peer.options.tcp_keepalive =
+        Some(TcpKeepalive { idle: KEEPALIVE, interval: KEEPALIVE, count: 3, user_timeout: 4 * KEEPALIVE });
     peer
 }
 

@@ -43,11 +43,7 @@ impl Proxy {
     }
 
     /// The live route of a label and the way to it, for a request that came here as it did.
-    pub(super) async fn target(
-        &self,
-        label: &str,
-        arrival: &Arrival,
-    ) -> Result<(Arc<Route>, Way), ApiError> {
+    pub(super) async fn target(&self, label: &str, arrival: &Arrival) -> Result<(Arc<Route>, Way), ApiError> {
         let route = self.find(label).await?;
         let directory = &self.0.directory;
         if route.node() == directory.own() {

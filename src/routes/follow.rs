@@ -15,14 +15,31 @@ const WAIT: Duration = Duration::from_secs(5);
 /// Pause after the store failed.
 const PAUSE: Duration = Duration::from_millis(200);
 
-/// Follows the store for ever: a snapshot, then every change in order; a new snapshot after a gap. While the
-/// store is away the table stays as it is.
-pub async fn follow(table: Arc<RouteTable>, store: Arc<dyn Store>, metrics: Arc<Metrics>) {
+/// What whoever follows is told.
+#[derive(Debug)]
+pub enum Told<'a> {
+    /// A change, to be applied to the table.
+    Change(&'a RouteChange),
+    /// The table is as the store has it, but how it came to be so is not known.
+    Missed,
+}
+
+/// Follows the store for ever: a snapshot, then every change in order, which it tells; a new snapshot after a gap.
+/// While the store is away the table stays as it is.
+pub async fn follow(
+    table: Arc<RouteTable>,
+    store: Arc<dyn Store>,
+    metrics: Arc<Metrics>,
+    tell: impl Fn(Told<'_>) + Send,
+) {
     let mut cursor = None;
     loop {
         let step = match cursor {
-            None => resync(&table, &*store, &metrics).await.map(Some),
-            Some(after) => changes(&table, &*store, &metrics, after).await,
+            None => resync(&table, &*store, &metrics).await.map(|cursor| {
+                tell(Told::Missed);
+                Some(cursor)
+            }),
+            Some(after) => changes(&*store, after, &tell).await,
         };
         match step {
             Ok(next) => cursor = next,
@@ -48,10 +65,9 @@ async fn resync(table: &RouteTable, store: &dyn Store, metrics: &Metrics) -> Res
 
 /// The cursor to go on from, `None` after a gap.
 async fn changes(
-    table: &RouteTable,
     store: &dyn Store,
-    metrics: &Metrics,
     after: Cursor,
+    tell: &(impl Fn(Told<'_>) + Send),
 ) -> Result<Option<Cursor>, StoreError> {
     // Once for all changes of this turn of the scheduler: our own are in the table already.
     tokio::task::yield_now().await;
@@ -60,7 +76,7 @@ async fn changes(
         RouteEvents::Changes(changes) => {
             let mut last = after;
             for (cursor, change) in changes {
-                table.apply_measured(&change, metrics);
+                tell(Told::Change(&change));
                 last = cursor;
             }
             Ok(Some(last))
@@ -70,14 +86,16 @@ async fn changes(
 
 impl RouteTable {
     /// [`RouteTable::apply`], counted. A change that the table knew already is not counted again.
-    pub fn apply_measured(&self, change: &RouteChange, metrics: &Metrics) {
+    pub fn apply_measured(&self, change: &RouteChange, metrics: &Metrics) -> Applied {
         let start = Instant::now();
-        let operation = match self.apply(change) {
+        let applied = self.apply(change);
+        let operation = match applied {
             Applied::Added => RouteOperation::Add,
             Applied::Updated => RouteOperation::Update,
             Applied::Removed => RouteOperation::Remove,
-            Applied::Nothing => return,
+            Applied::Nothing => return applied,
         };
         metrics.route_changed(operation, Outcome::Success, start.elapsed());
+        applied
     }
 }

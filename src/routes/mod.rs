@@ -7,5 +7,5 @@
 mod follow;
 mod table;
 
-pub use follow::follow;
-pub use table::{Found, Route, RouteTable};
+pub use follow::{Told, follow};
+pub use table::{Applied, Found, Route, RouteTable};

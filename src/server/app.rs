@@ -22,11 +22,11 @@ use super::tls::{Tls, TlsError};
 use crate::api::Api;
 use crate::clock::Clock;
 use crate::config::{self, Config, Host};
-use crate::nodes::Directory;
+use crate::nodes::{self, Beats, Directory};
 use crate::pool::{self, Pool};
 use crate::proxy::{self, Proxy};
 use crate::request::{Hosts, UnderWay};
-use crate::routes::{self, RouteTable};
+use crate::routes::{self, RouteTable, Told};
 use crate::runtime::containerd::{self, ContainerdRuntime};
 use crate::runtime::process::{self, ProcessRuntime};
 use crate::runtime::{Runtime, RuntimeError};
@@ -80,13 +80,15 @@ pub async fn serve(config: Config, file: Option<PathBuf>, own_program: PathBuf) 
         api_key,
         acquire_timeout,
         store: store_config,
+        node: node_config,
         ..
     } = config;
     let tls = server.tls.map(Tls::load).transpose()?.map(Arc::new);
     let address = server.listen;
     let listener =
         TcpListener::bind(address).await.map_err(|source| StartError::Listen { address, source })?;
-    let port = listener.local_addr().map_err(|source| StartError::Listen { address, source })?.port();
+    let bound = listener.local_addr().map_err(|source| StartError::Listen { address, source })?;
+    let port = bound.port();
     let mut public = server.public;
     public.bound(port);
 
@@ -125,7 +127,7 @@ pub async fn serve(config: Config, file: Option<PathBuf>, own_program: PathBuf) 
         api: api.clone(),
         routes: routes.clone(),
         pool: pool.clone(),
-        directory,
+        directory: directory.clone(),
         metrics: metrics.clone(),
         trusted,
         read_timeout: server.read_timeout,
@@ -135,7 +137,16 @@ pub async fn serve(config: Config, file: Option<PathBuf>, own_program: PathBuf) 
     let limits = Limits { write: server.write_timeout, ..Limits::default() };
     let dispatch = Dispatch::new(api, proxy, limits, server.read_timeout, stop.clone());
 
-    crate::task::spawn("routes follow", routes::follow(routes, store, metrics));
+    let beats = Beats {
+        pool: pool.clone(),
+        directory,
+        address: node_config.address.unwrap_or_else(|| nodes::reached_at(bound).to_string()),
+        secret: node_config.secret,
+        timeout: node_config.timeout,
+    };
+    // Before anything is on record: what a server has that nobody ever heard ends with nobody.
+    beats.run().await;
+    crate::task::spawn("routes follow", follow(routes, store, metrics, pool.clone()));
     if let Some(tls) = &tls {
         crate::task::spawn("tls reload", tls.clone().reload());
     }
@@ -222,26 +233,34 @@ fn open_store(node: &NodeFolder, runtime: &dyn Runtime, clock: Clock) -> io::Res
     }
 }
 
-/// The Valkey that the configuration names, or the embedded store.
 /// The store that servers share, as the doctor asks it whether it is there; `None` where it is embedded.
 pub fn shared_store(config: &Config) -> Option<Arc<dyn Store>> {
-    let store = valkey_store(config.store.clone()?, valkey::Settings::default().prefix);
-    Some(Arc::new(store))
+    Some(Arc::new(valkey_store(config.store.clone()?)))
 }
 
+/// The Valkey that the configuration names, or the embedded store.
 fn choose_store(
     config: Option<config::Valkey>,
     node: &NodeFolder,
     runtime: &dyn Runtime,
     clock: &Clock,
 ) -> io::Result<Arc<dyn Store>> {
-    let Some(config) = config else { return Ok(Arc::new(open_store(node, runtime, clock.clone())?)) };
-    // Nobody passes requests on to another server yet, so each has keys of its own: on shared ones a visitor would get an
-    // instance that only its own server can reach, or a stranger's that has the same number here.
-    Ok(Arc::new(valkey_store(config, format!("{{try-it-now:{}}}", node.id()))))
+    Ok(match config {
+        Some(config) => Arc::new(valkey_store(config)),
+        None => Arc::new(open_store(node, runtime, clock.clone())?),
+    })
 }
 
-fn valkey_store(config: config::Valkey, prefix: String) -> ValkeyStore {
+/// Keeps the table in step with the store, and the pool in step with what others do.
+async fn follow(routes: Arc<RouteTable>, store: Arc<dyn Store>, metrics: Arc<Metrics>, pool: Arc<Pool>) {
+    let tell = |told: Told<'_>| match told {
+        Told::Change(change) => pool.learn(change),
+        Told::Missed => pool.missed(),
+    };
+    routes::follow(routes, store, metrics, tell).await;
+}
+
+fn valkey_store(config: config::Valkey) -> ValkeyStore {
     let address = |address| match address {
         config::ValkeyAddress::Tcp(host, port) => valkey::Address::Tcp(host, port),
         config::ValkeyAddress::Unix(path) => valkey::Address::Unix(path),
@@ -258,7 +277,6 @@ fn valkey_store(config: config::Valkey, prefix: String) -> ValkeyStore {
         password: config.password.map(|password| password.reveal().to_owned()),
         db: config.db.into(),
         tls: config.tls,
-        prefix,
         ..valkey::Settings::default()
     })
 }

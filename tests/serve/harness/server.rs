@@ -184,12 +184,17 @@ impl Server {
         .await
     }
 
+    /// Its name among those that share a store.
+    pub fn node(&self) -> &str {
+        &self.node
+    }
+
     /// The server's process.
     pub fn pid(&self) -> u32 {
         self.child.id().expect("it was not waited for")
     }
 
-    /// Sends a signal by name: `TERM`, `INT`, `KILL`, `HUP`, `STOP`.
+    /// Sends a signal by name: `TERM`, `INT`, `KILL`, `HUP`, `STOP`, `CONT`.
     pub fn signal(&self, name: &str) {
         let pid = rustix::process::Pid::from_raw(self.pid() as i32).unwrap();
         let signal = match name {
@@ -197,6 +202,7 @@ impl Server {
             "KILL" => rustix::process::Signal::KILL,
             "HUP" => rustix::process::Signal::HUP,
             "INT" => rustix::process::Signal::INT,
+            "CONT" => rustix::process::Signal::CONT,
             "STOP" => rustix::process::Signal::STOP,
             other => panic!("no signal {other}"),
         };
