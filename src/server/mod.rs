@@ -12,5 +12,7 @@ pub mod head;
 pub mod http1;
 pub mod node;
 pub mod once;
+#[cfg(test)]
+mod passing_tests;
 mod pipe;
 pub mod tls;

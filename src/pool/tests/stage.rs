@@ -19,7 +19,7 @@ use crate::runtime::{App, Runtime as _};
 use crate::store::Store as _;
 use crate::telemetry::Metrics;
 
-pub(super) const START: Millis = Millis(1_700_000_000_000);
+pub(crate) const START: Millis = Millis(1_700_000_000_000);
 /// A wait that only a hang makes so long.
 pub(super) const LONG: Duration = Duration::from_secs(20);
 /// The path of the ready check, and that of the one warm-up request.
