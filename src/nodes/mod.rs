@@ -7,8 +7,10 @@ mod address;
 mod beat;
 mod directory;
 mod hop;
+mod secure;
 
 pub use address::reached_at;
 pub use beat::{BEAT, Beats};
 pub use directory::{Directory, Unreachable};
 pub use hop::{Arrival, HOP};
+pub use secure::{OwnCertificate, Secure};

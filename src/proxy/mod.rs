@@ -9,6 +9,7 @@ mod bridge;
 mod fail;
 mod find;
 mod forward;
+mod node;
 mod tunnel;
 mod upstream;
 mod way;
@@ -31,7 +32,7 @@ pub use tunnel::TunnelBody;
 
 use crate::api::{Api, ApiError};
 use crate::config::TrustedProxies;
-use crate::nodes::{Arrival, Directory, HOP};
+use crate::nodes::{Arrival, Directory, HOP, Secure};
 use crate::pool::Pool;
 use crate::request::{Hosts, Passage, RequestId, Side, UnderWay};
 use crate::routes::{Route, RouteTable};
@@ -54,6 +55,8 @@ pub struct Parts {
     pub pool: Arc<Pool>,
     /// The way to the servers that run other instances than ours.
     pub directory: Arc<Directory>,
+    /// With TLS on the port of the servers, what speaks it to them.
+    pub secure: Option<Secure>,
     /// Where numbers go.
     pub metrics: Arc<Metrics>,
     /// Whose forwarded headers are believed.
@@ -156,7 +159,10 @@ impl ProxyHttp for Proxy {
         let silence = self.silence(route, way, &session.req_header().headers);
         Ok(Box::new(match way {
             Way::Here => upstream::peer(&self.0.pool, route, silence, self.0.write_timeout),
-            Way::Node { address, .. } => upstream::node(*address, route, silence, self.0.write_timeout),
+            Way::Node { address, .. } => {
+                let door = self.0.secure.clone().map(|secure| node::Door::new(secure, session.req_header()));
+                node::peer(*address, door, route, silence, self.0.write_timeout)
+            }
         }))
     }
 

@@ -17,18 +17,17 @@ use hyper::body::{Frame, Incoming, SizeHint};
 use hyper::client::conn::http1;
 use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper_util::rt::TokioIo;
-use tokio::net::TcpStream;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::forward::{Sender, host_only_cookies, named_by_connection, rewrite_handshake};
-use super::upstream::{CONNECT_TIMEOUT, keep_alive};
-use super::way::{self, Way};
-use super::{INSTANCE_PATH, Proxy};
+use super::upstream::CONNECT_TIMEOUT;
+use super::way::Way;
+use super::{INSTANCE_PATH, Proxy, node};
 use crate::api::{ApiError, Body};
 use crate::nodes::HOP;
-use crate::pool::Pool;
-use crate::request::{RequestId, Side};
+use crate::request::{RequestId, Side, authority};
 use crate::routes::Route;
 use crate::telemetry::{HostKind, RequestLine};
 
@@ -98,7 +97,7 @@ impl Proxy {
         rewrite_handshake(handshake.headers_mut(), &lines);
 
         let patience = self.silence(&route, &way, &head.headers).unwrap_or(CONNECT_TIMEOUT);
-        let stream = connect(&self.0.pool, &route, &way).await?;
+        let stream = self.connect(head, &route, &way).await?;
         let mut answer = shake_hands(stream, &route, handshake, patience).await?;
         let cookies = host_only_cookies(answer.headers());
         for name in named_by_connection(answer.headers()) {
@@ -123,32 +122,37 @@ impl Proxy {
         }
         Ok(answer.map(TunnelBody::App))
     }
+
+    /// A new connection to the app, or to the server that runs it.
+    async fn connect(
+        &self,
+        head: &http::request::Parts,
+        route: &Route,
+        way: &Way,
+    ) -> Result<Box<dyn Io>, ApiError> {
+        let Way::Node { address, .. } = way else {
+            let stream = timeout(CONNECT_TIMEOUT, self.0.pool.connect(route.endpoint()))
+                .await
+                .map_err(|_| ApiError::Silent)?
+                .map_err(|_| ApiError::Unreachable)?;
+            // Small frames must not wait for each other; a failure costs speed only.
+            let _ = stream.set_nodelay(true);
+            return Ok(Box::new(stream));
+        };
+        let stream = node::connect(*address).await.map_err(|_| ApiError::Unreachable)?;
+        let Some(secure) = &self.0.secure else { return Ok(Box::new(stream)) };
+        let host = authority(&head.uri, &head.headers).ok_or(ApiError::MalformedHead)?;
+        Ok(Box::new(secure.handshake(stream, host).await.map_err(|_| ApiError::Unreachable)?))
+    }
 }
 
-/// A new connection to the app, or to the server that runs it.
-async fn connect(pool: &Pool, route: &Route, way: &Way) -> Result<TcpStream, ApiError> {
-    let stream = match way {
-        Way::Here => timeout(CONNECT_TIMEOUT, pool.connect(route.endpoint()))
-            .await
-            .map_err(|_| ApiError::Silent)?
-            .map_err(|_| ApiError::Unreachable)?,
-        Way::Node { address, .. } => {
-            let stream = timeout(way::CONNECT_TIMEOUT, TcpStream::connect(address))
-                .await
-                .map_err(|_| ApiError::Unreachable)?
-                .map_err(|_| ApiError::Unreachable)?;
-            keep_alive(&stream);
-            stream
-        }
-    };
-    // Small frames must not wait for each other; a failure costs speed only.
-    let _ = stream.set_nodelay(true);
-    Ok(stream)
-}
+/// What a tunnel leads through.
+trait Io: AsyncRead + AsyncWrite + Unpin + Send {}
+impl<T: AsyncRead + AsyncWrite + Unpin + Send> Io for T {}
 
 /// Sends the handshake on a connection of its own and returns the app's answer.
 async fn shake_hands(
-    stream: TcpStream,
+    stream: Box<dyn Io>,
     route: &Arc<Route>,
     handshake: Request<Empty<Bytes>>,
     patience: Duration,

@@ -7,14 +7,11 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use pingora_core::connectors::l4::Connect;
-use pingora_core::protocols::TcpKeepalive;
 use pingora_core::protocols::l4::socket::SocketAddr as PeerAddress;
 use pingora_core::protocols::l4::stream::Stream;
 use pingora_core::upstreams::peer::{H1UpgradePolicy, HttpPeer};
 use pingora_core::{Error, ErrorType, Result};
-use tokio::net::TcpStream;
 
-use super::way;
 use crate::instance::Endpoint;
 use crate::pool::Pool;
 use crate::routes::Route;
@@ -25,9 +22,6 @@ pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long an idle connection is kept. Shorter than what app servers keep theirs (Node.js: 5 s), since a request
 /// sent while the app closes is lost.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(4);
-/// How often the system asks another server on a silent connection whether it is still there. One whose machine is gone
-/// says nothing, and a stream of events may be silent for as long as it likes.
-const KEEPALIVE: Duration = Duration::from_secs(5);
 
 /// How Pingora reaches the app of a route.
 pub(super) fn peer(
@@ -52,35 +46,8 @@ pub(super) fn peer(
     peer
 }
 
-/// How Pingora reaches the server that runs the app of a route. Each instance has connections of its own there too, so
-/// that no byte on one can ever belong to the visitor of another.
-pub(super) fn node(
-    address: SocketAddr,
-    route: &Route,
-    silence: Option<Duration>,
-    write_timeout: Duration,
-) -> HttpPeer {
-    let mut peer = HttpPeer::new(address, false, String::new());
-    common(&mut peer, route, silence, write_timeout);
-    peer.options.connection_timeout = Some(way::CONNECT_TIMEOUT);
-    peer.options.total_connection_timeout = Some(way::CONNECT_TIMEOUT);
-    peer.options.tcp_keepalive =
-        Some(TcpKeepalive { idle: KEEPALIVE, interval: KEEPALIVE, count: 3, user_timeout: 4 * KEEPALIVE });
-    peer
-}
-
-/// Has the system find out by itself when the machine at the other end of a connection is gone, as Pingora's have it.
-pub(super) fn keep_alive(stream: &TcpStream) {
-    use rustix::net::sockopt;
-    // What fails leaves the connection as it is, which only makes a dead one last longer.
-    let _ = sockopt::set_tcp_keepidle(stream, KEEPALIVE);
-    let _ = sockopt::set_tcp_keepintvl(stream, KEEPALIVE);
-    let _ = sockopt::set_tcp_keepcnt(stream, 3);
-    let _ = sockopt::set_tcp_user_timeout(stream, KEEPALIVE.as_millis() as u32 * 4);
-    let _ = sockopt::set_socket_keepalive(stream, true);
-}
-
-fn common(peer: &mut HttpPeer, route: &Route, silence: Option<Duration>, write_timeout: Duration) {
+/// What both have: an app, and the server that runs one.
+pub(super) fn common(peer: &mut HttpPeer, route: &Route, silence: Option<Duration>, write_timeout: Duration) {
     // Part of the key under which connections are kept: one made for this instance never serves another that later
     // gets the same address.
     peer.group_key = route.incarnation();

@@ -12,8 +12,6 @@ use crate::nodes::{Arrival, HOP};
 use crate::request::Side;
 use crate::routes::Route;
 
-/// Longest time until a connection to another server stands. It is near, and what takes longer is a server that is gone.
-pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 /// How much longer than the app another server may be silent.
 pub(super) const MARGIN: Duration = Duration::from_secs(5);
 

@@ -22,7 +22,7 @@ use super::tls::{Tls, TlsError};
 use crate::api::Api;
 use crate::clock::Clock;
 use crate::config::{self, Config, Host};
-use crate::nodes::{self, Beats, Directory};
+use crate::nodes::{self, Beats, Directory, Secure};
 use crate::pool::{self, Pool};
 use crate::proxy::{self, Proxy};
 use crate::request::{Hosts, UnderWay};
@@ -121,6 +121,7 @@ pub async fn serve(config: Config, file: Option<PathBuf>, own_program: PathBuf) 
     let trusted = server.trusted_proxies;
     let api = Arc::new(Api::new(pool.clone(), metrics.clone(), api_key, trusted.clone(), cut.clone()));
     let under_way = UnderWay::default();
+    let secure = tls.as_ref().map(|tls| Secure::new(tls.own())).transpose().map_err(TlsError::from)?;
     let directory = Arc::new(Directory::alone(node.id().clone()));
     let proxy = Proxy::new(proxy::Parts {
         hosts,
@@ -128,6 +129,7 @@ pub async fn serve(config: Config, file: Option<PathBuf>, own_program: PathBuf) 
         routes: routes.clone(),
         pool: pool.clone(),
         directory: directory.clone(),
+        secure,
         metrics: metrics.clone(),
         trusted,
         read_timeout: server.read_timeout,

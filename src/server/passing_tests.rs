@@ -19,11 +19,12 @@ use tokio_util::task::TaskTracker;
 use super::accept::{self, Front};
 use super::dispatch::{Dispatch, Stop};
 use super::downstream::Limits;
+use super::tls::Tls;
 use crate::api::Api;
 use crate::clock::Millis;
-use crate::config::{Secret, TrustedProxies};
+use crate::config::{Secret, TlsFiles, TrustedProxies};
 use crate::instance::{ClaimToken, Endpoint, Instance, InstanceId, NodeId, TemplateName};
-use crate::nodes::{Directory, HOP};
+use crate::nodes::{Directory, HOP, Secure};
 use crate::pool::tests::stage::sealed_pool;
 use crate::proxy::{self, Proxy};
 use crate::request::{Hosts, UnderWay};
@@ -48,8 +49,9 @@ struct Server {
 }
 
 impl Server {
-    /// On a port of the system's choice. All of its instances are the app at this address.
-    async fn start(name: &str, app: SocketAddr) -> Self {
+    /// On a port of the system's choice, with TLS there, and with TLS on the way to others. All of its instances are the
+    /// app at this address.
+    async fn start(name: &str, app: SocketAddr, tls: Option<Arc<Tls>>, secure: Option<Secure>) -> Self {
         let node = NodeId::parse(name).unwrap();
         let (routes, metrics) = (Arc::new(RouteTable::default()), Arc::new(Metrics::new()));
         let directory = Arc::new(Directory::alone(node.clone()));
@@ -66,6 +68,7 @@ impl Server {
             routes: routes.clone(),
             pool,
             directory: directory.clone(),
+            secure,
             metrics: metrics.clone(),
             trusted,
             read_timeout: PATIENCE,
@@ -75,7 +78,7 @@ impl Server {
         let dispatch = Dispatch::new(api, proxy, Limits::default(), PATIENCE, stop.clone());
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let front = Front { dispatch, tls: None, max_connections: 100, connections: TaskTracker::new() };
+        let front = Front { dispatch, tls, max_connections: 100, connections: TaskTracker::new() };
         crate::task::spawn("accept", accept::run(front, listener, stop));
         Self { node, address, routes, directory, metrics, _begin_stop: begin_stop }
     }
@@ -215,14 +218,19 @@ fn instance_of(node: &NodeId) -> Instance {
 
 impl World {
     async fn new() -> Self {
+        Self::with(None, None).await
+    }
+
+    /// The same where `b` has TLS on its port, and `a` speaks it to other servers.
+    async fn with(tls: Option<Arc<Tls>>, secure: Option<Secure>) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let app = listener.local_addr().unwrap();
         let settings = sample_app::Settings::from_variables(|name| (name == "PORT").then(|| "0".to_owned()));
         let file = std::env::temp_dir().join(format!("try-it-now-passing-{}.json", NodeId::random()));
         let settings = sample_app::Settings { data_file: file, ..settings.unwrap() };
         crate::task::spawn("app", sample_app::serve(listener, settings));
-        // What is said of a sealed endpoint's other end would keep its connections from being used again, no more.
-        let (a, b) = (Server::start("a", app).await, Server::start("b", app).await);
+        let a = Server::start("a", app, None, secure).await;
+        let b = Server::start("b", app, tls, None).await;
         for server in [&a, &b] {
             server.knows(&[(&a.node, a.address), (&b.node, b.address)]);
         }
@@ -372,4 +380,37 @@ async fn a_server_that_cannot_be_reached_is_told_of_at_once() {
     world.assert_unreachable("it says nothing").await;
     world.a.knows(&[(&world.b.node, world.b.address)]);
     world.a.get_after(None, &world.host, "/whoami", HeaderMap::new()).await.seen();
+}
+
+/// A certificate for the hosts of instances, signed by nobody but itself.
+fn certificate() -> Arc<Tls> {
+    let folder = std::env::temp_dir().join(format!("try-it-now-passing-{}", NodeId::random()));
+    std::fs::create_dir_all(&folder).unwrap();
+    let made = rcgen::generate_simple_self_signed(vec!["*.demo.test".to_owned()]).unwrap();
+    let files = TlsFiles { cert: folder.join("cert.pem"), key: folder.join("key.pem") };
+    std::fs::write(&files.cert, made.cert.pem()).unwrap();
+    std::fs::write(&files.key, made.signing_key.serialize_pem()).unwrap();
+    let tls = Tls::load(files).unwrap();
+    std::fs::remove_dir_all(folder).unwrap();
+    Arc::new(tls)
+}
+
+#[tokio::test]
+async fn servers_that_speak_tls_do_so_among_themselves() {
+    let tls = certificate();
+    let world = World::with(Some(tls.clone()), Some(Secure::new(tls.own()).unwrap())).await;
+    for (way, answer) in world.a.get_all_ways(&world.host, "/whoami", &HeaderMap::new()).await {
+        let seen = answer.seen();
+        assert_eq!(seen["x-forwarded-for"], json!(["127.0.0.1"]), "{way}");
+        // The visitor came in the clear.
+        assert_eq!(seen["x-forwarded-proto"], json!(["http"]), "{way}");
+    }
+    let opened = world.a.open_socket(&world.host, "/live", &HeaderMap::new()).await;
+    assert_eq!(opened, StatusCode::SWITCHING_PROTOCOLS);
+}
+
+#[tokio::test]
+async fn a_server_that_shows_a_strangers_certificate_gets_nothing() {
+    let world = World::with(Some(certificate()), Some(Secure::new(certificate().own()).unwrap())).await;
+    world.assert_unreachable("another certificate").await;
 }

@@ -23,6 +23,7 @@ use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tokio_rustls::server::TlsStream;
 
 use crate::config::TlsFiles;
+use crate::nodes::OwnCertificate;
 
 /// How often the files are looked at.
 const LOOK: Duration = Duration::from_secs(5);
@@ -49,6 +50,7 @@ pub enum TlsError {
 pub struct Tls {
     files: TlsFiles,
     acceptor: ArcSwap<Acceptor>,
+    own: OwnCertificate,
 }
 
 /// Swapped as one; a handshake under way keeps the one that it began with.
@@ -57,8 +59,14 @@ struct Acceptor(TlsAcceptor);
 impl Tls {
     /// Reads the files.
     pub fn load(files: TlsFiles) -> Result<Self, TlsError> {
-        let acceptor = ArcSwap::from_pointee(Acceptor(read(&files)?));
-        Ok(Self { files, acceptor })
+        let (acceptor, own) = read(&files)?;
+        let (acceptor, own) = (ArcSwap::from_pointee(Acceptor(acceptor)), Arc::new(ArcSwap::from_pointee(own)));
+        Ok(Self { files, acceptor, own })
+    }
+
+    /// The certificate that is shown, always the one in use.
+    pub fn own(&self) -> OwnCertificate {
+        self.own.clone()
     }
 
     /// Answers a handshake: HTTP/2 where the client can, else HTTP/1.1. `None` when it fails or takes too long.
@@ -79,8 +87,9 @@ impl Tls {
             }
             seen = now;
             match read(&self.files) {
-                Ok(acceptor) => {
+                Ok((acceptor, own)) => {
                     self.acceptor.store(Arc::new(Acceptor(acceptor)));
+                    self.own.store(Arc::new(own));
                     tracing::info!("the certificate was renewed");
                 }
                 Err(error) => {
@@ -101,20 +110,19 @@ fn stamps(files: &TlsFiles) -> [Stamp; 2] {
     })
 }
 
-fn read(files: &TlsFiles) -> Result<TlsAcceptor, TlsError> {
+fn read(files: &TlsFiles) -> Result<(TlsAcceptor, CertificateDer<'static>), TlsError> {
     let wrong = |file: &Path, what: String| TlsError::File { file: file.display().to_string(), what };
     let open = |file: &Path| File::open(file).map(BufReader::new).map_err(|e| wrong(file, e.to_string()));
     let chain: Vec<CertificateDer<'static>> = CertificateDer::pem_reader_iter(open(&files.cert)?)
         .collect::<Result<_, _>>()
         .map_err(|e| wrong(&files.cert, e.to_string()))?;
-    if chain.is_empty() {
-        return Err(wrong(&files.cert, "it holds no certificate".to_owned()));
-    }
+    let own = chain.first().cloned();
+    let own = own.ok_or_else(|| wrong(&files.cert, "it holds no certificate".to_owned()))?;
     let key = PrivateKeyDer::from_pem_reader(open(&files.key)?)
         .map_err(|e| wrong(&files.key, format!("it holds no private key: {e}")))?;
     let mut config = ServerConfig::builder().with_no_client_auth().with_single_cert(chain, key)?;
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-    Ok(TlsAcceptor::from(Arc::new(config)))
+    Ok((TlsAcceptor::from(Arc::new(config)), own))
 }
 
 /// An encrypted connection as Pingora knows connections.
