@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 use http::{HeaderMap, HeaderValue};
+use tokio::sync::watch;
 use tokio::time::{Instant, timeout};
 
 use super::hop::{self, Arrival, Key};
@@ -19,6 +20,9 @@ use crate::instance::NodeId;
 const RESOLVED_FOR: Duration = Duration::from_secs(10);
 /// Longest time to find out the address of a host's name.
 const RESOLVE_TIMEOUT: Duration = Duration::from_secs(1);
+/// Longest time to wait for word of a server that is not known yet. What it made may be handed out before the next update
+/// tells of it, which comes each second.
+const NEWS_TIMEOUT: Duration = Duration::from_millis(1_500);
 
 /// A server that nothing can be sent to.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -35,6 +39,8 @@ pub struct Unreachable {
 pub struct Directory {
     own: NodeId,
     known: ArcSwap<Known>,
+    /// Told of each update.
+    news: watch::Sender<()>,
 }
 
 #[derive(Debug, Default)]
@@ -56,7 +62,7 @@ struct Place {
 impl Directory {
     /// The directory of a server that knows of no other, as with the embedded store, and until the first update.
     pub fn alone(own: NodeId) -> Self {
-        Self { own, known: ArcSwap::default() }
+        Self { own, known: ArcSwap::default(), news: watch::Sender::new(()) }
     }
 
     /// This server.
@@ -78,10 +84,11 @@ impl Directory {
         let same = before.secret.as_ref().filter(|(known, _)| known == secret).cloned();
         let secret = same.unwrap_or_else(|| (secret.clone(), Key::new(secret.reveal())));
         self.known.store(Arc::new(Known { places, secret: Some(secret) }));
+        self.news.send_replace(());
     }
 
     /// Where another server is reached, and the value of [`hop::HOP`] for a request to the host `label` that goes there
-    /// at `now`.
+    /// at `now`. Waits for a moment for word of a server that is new.
     ///
     /// # Errors
     /// It is not known where it is.
@@ -92,13 +99,35 @@ impl Directory {
         now: Millis,
     ) -> Result<(SocketAddr, HeaderValue), Unreachable> {
         let unreachable = |why: &str| Unreachable { node: node.clone(), why: why.to_owned() };
-        // A guard of its own would be held over the wait below.
-        let known = self.known.load_full();
-        let (_, key) =
-            known.secret.as_ref().ok_or_else(|| unreachable("the servers' secret is not known yet"))?;
-        let place = known.places.get(node).ok_or_else(|| unreachable("no such server is there"))?;
+        let (place, key) = match self.place(node) {
+            Some(found) => found,
+            None => timeout(NEWS_TIMEOUT, self.news_of(node))
+                .await
+                .map_err(|_| unreachable("no such server is there"))?,
+        };
         let address = place.address().await.map_err(|why| unreachable(&why))?;
         Ok((address, key.sign(&self.own, node, label, now)))
+    }
+
+    fn place(&self, node: &NodeId) -> Option<(Arc<Place>, Key)> {
+        let known = self.known.load();
+        let (_, key) = known.secret.as_ref()?;
+        Some((known.places.get(node)?.clone(), key.clone()))
+    }
+
+    async fn news_of(&self, node: &NodeId) -> (Arc<Place>, Key) {
+        let mut news = self.news.subscribe();
+        loop {
+            // Looked at only after it was subscribed to, and seen as old from here on.
+            news.borrow_and_update();
+            if let Some(found) = self.place(node) {
+                return found;
+            }
+            if news.changed().await.is_err() {
+                // The sender is this directory's own.
+                std::future::pending::<()>().await;
+            }
+        }
     }
 
     /// How a request to the host `label` came here. The field has to be taken off it then, whatever it is worth.
@@ -189,7 +218,24 @@ mod tests {
         assert_eq!(a.arrival(&forged, "shop-x", NOW), Arrival::Unproved);
     }
 
-    #[tokio::test]
+    #[tokio::test(start_paused = true)]
+    async fn a_request_for_a_new_server_waits_for_word_of_it() {
+        let a = Directory::alone(node("a"));
+        let asked = async { a.way_to(&node("b"), "shop-x", NOW).await.map(|(address, _)| address) };
+        let told = async {
+            for members in [vec![], vec![(node("b"), "127.0.0.1:2".to_owned())]] {
+                tokio::time::sleep(NEWS_TIMEOUT / 3).await;
+                a.update(members, &Secret::new("s"));
+            }
+        };
+        let (found, ()) = tokio::join!(asked, told);
+        assert_eq!(found.unwrap(), SocketAddr::from(([127, 0, 0, 1], 2)));
+        let begun = Instant::now();
+        assert!(a.way_to(&node("c"), "shop-x", NOW).await.is_err());
+        assert!(begun.elapsed() >= NEWS_TIMEOUT && begun.elapsed() < NEWS_TIMEOUT * 2, "and no longer");
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn a_server_alone_passes_nothing_on_and_believes_no_hop() {
         let (a, _) = two();
         let (_, hop) = a.way_to(&node("b"), "shop-x", NOW).await.unwrap();
@@ -198,7 +244,7 @@ mod tests {
         assert_eq!(alone.arrival(&with(hop), "shop-x", NOW), Arrival::Unproved);
     }
 
-    #[tokio::test]
+    #[tokio::test(start_paused = true)]
     async fn who_is_not_named_any_more_is_not_there_and_a_new_secret_replaces_the_old() {
         let (a, b) = two();
         a.update([(node("b"), "localhost:3".to_owned())], &Secret::new("t"));

@@ -115,7 +115,11 @@ impl Server {
                 answer.into_body().collect().await.unwrap();
             }
             let (head, body) = send.send_request(request(host, path, fields)).await.unwrap().into_parts();
-            Answer { status: head.status, headers: head.headers, body: body.collect().await.unwrap().to_bytes() }
+            Answer {
+                status: head.status,
+                headers: head.headers,
+                body: body.collect().await.unwrap().to_bytes(),
+            }
         };
         timeout(PATIENCE, asking).await.expect("an answer")
     }

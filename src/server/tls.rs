@@ -60,7 +60,8 @@ impl Tls {
     /// Reads the files.
     pub fn load(files: TlsFiles) -> Result<Self, TlsError> {
         let (acceptor, own) = read(&files)?;
-        let (acceptor, own) = (ArcSwap::from_pointee(Acceptor(acceptor)), Arc::new(ArcSwap::from_pointee(own)));
+        let (acceptor, own) =
+            (ArcSwap::from_pointee(Acceptor(acceptor)), Arc::new(ArcSwap::from_pointee(own)));
         Ok(Self { files, acceptor, own })
     }
 
