@@ -9,7 +9,7 @@ const HOME_BUTTON: &str = r#"<a class="button" href="{{home}}" target="_top">See
 const HOME_LINK: &str = r#"<a class="quiet" href="{{home}}" target="_top">See all apps</a>"#;
 const RELOAD: &str = r#"<a class="button" href="">Reload</a>"#;
 const FRESH: &str = r#"<form method="post" action="{{home}}try/{{template}}" data-once>
-<button type="submit" data-busy="Getting your copy…">Start a fresh one</button></form>"#;
+<button type="submit" data-busy="Getting your copy…">{{words}}</button></form>"#;
 const ONCE_SCRIPT: &str = include_str!("once.js");
 
 /// No instance has this host: 404.
@@ -23,16 +23,18 @@ pub fn no_instance(home: &str, request_id: &str) -> Page {
 
 /// The instance of this host is over: 410. `template` is the name of its template, empty when it is not known.
 pub fn ended(ending: Ending, template: &str, home: &str, request_id: &str) -> Page {
-    let (sign, heading, sentence) = match ending {
+    let (sign, heading, sentence, words) = match ending {
         Ending::Expired => (
             Sign::Clock,
             "Your time with this copy is over",
             "Thank you for trying it! What you did in it is gone with it; a fresh one starts from the beginning.",
+            "Start a fresh one",
         ),
         Ending::Failed => (
             Sign::Broken,
             "This copy stopped working",
             "That was nothing you did: the app ended before its time. A fresh one starts from the beginning.",
+            "Start again",
         ),
     };
     let notice = Notice { sentence: Html::markup(sentence), ..there(sign, heading, home, request_id) };
@@ -40,7 +42,10 @@ pub fn ended(ending: Ending, template: &str, home: &str, request_id: &str) -> Pa
         return notice.page();
     }
     let actions = Html::concat([
-        Html::fill(FRESH, &[("home", slashed(home)), ("template", Html::text(template))]),
+        Html::fill(
+            FRESH,
+            &[("home", slashed(home)), ("template", Html::text(template)), ("words", Html::markup(words))],
+        ),
         Html::fill(HOME_LINK, &[("home", slashed(home))]),
     ]);
     Notice { actions, script: ONCE_SCRIPT, forms: true, ..notice }.page()

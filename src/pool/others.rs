@@ -92,10 +92,11 @@ impl Pool {
             pools: self.cards(),
         };
         let roster = self.ask(self.store.beat(&card)).await?;
-        self.others.members.store(Arc::new(roster.members.clone()));
+        let before = self.others.members.swap(Arc::new(roster.members.clone()));
         let own = roster.members.iter().find(|member| member.card.id == self.node);
         self.set_draining(own.is_some_and(|own| own.draining));
-        if roster.returned {
+        // The first time, what runs is compared anyway.
+        if roster.returned && !before.is_empty() {
             // Declared dead while it was alive, it runs what is nobody's any more.
             self.repair_soon();
         }

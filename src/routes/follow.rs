@@ -32,11 +32,14 @@ pub async fn follow(
     metrics: Arc<Metrics>,
     tell: impl Fn(Told<'_>) + Send,
 ) {
-    let mut cursor = None;
+    let (mut cursor, mut first) = (None, true);
     loop {
         let step = match cursor {
             None => resync(&table, &*store, &metrics).await.map(|cursor| {
-                tell(Told::Missed);
+                // Before the first there was nothing to miss.
+                if !std::mem::take(&mut first) {
+                    tell(Told::Missed);
+                }
                 Some(cursor)
             }),
             Some(after) => changes(&*store, after, &tell).await,

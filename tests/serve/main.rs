@@ -24,6 +24,7 @@ mod lifecycle_reload;
 mod lifecycle_stop;
 mod limits;
 mod mixing;
+mod nodes;
 mod on_containers;
 mod once;
 mod proxying;

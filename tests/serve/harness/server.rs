@@ -184,6 +184,11 @@ impl Server {
         .await
     }
 
+    /// Leaves the state folder to a server that starts again where this one ends.
+    pub fn keep_folder(&mut self) -> PathBuf {
+        std::mem::take(&mut self.folder)
+    }
+
     /// Its name among those that share a store.
     pub fn node(&self) -> &str {
         &self.node
