@@ -96,8 +96,9 @@ impl Pool {
     async fn claim(&self, claim: &Claim) -> Result<Option<Acquired>, AcquireError> {
         match self.ask(self.store.claim(claim)).await? {
             Claimed::Granted { instance, quota } => {
-                self.publish(RouteChange::Set(instance.clone()));
-                self.wake.notify_one();
+                if self.publish(RouteChange::Set(instance.clone())) {
+                    self.wake.notify_one();
+                }
                 Ok(Some(Acquired { instance, quota }))
             }
             Claimed::RateLimited(limited) => Err(limited.into()),

@@ -40,7 +40,7 @@ pub use stats::{PoolStats, TemplateStats};
 use crate::clock::Clock;
 use crate::config::{PublicAddress, Secret, Template, Templates};
 use crate::instance::{Endpoint, Instance, InstanceId, NodeId};
-use crate::routes::RouteTable;
+use crate::routes::{Applied, RouteTable};
 use crate::runtime::Runtime;
 use crate::store::{Store, StoreError};
 use crate::telemetry::Metrics;
@@ -230,9 +230,10 @@ impl Pool {
         self.runtime.connect(endpoint).await
     }
 
-    /// Tells the proxy's table at once, ahead of the store's stream.
-    fn publish(&self, change: crate::store::RouteChange) {
-        self.routes.apply_measured(&change, &self.metrics);
+    /// Tells the proxy's table at once, ahead of the store's stream. False when that was faster, and so what follows from
+    /// it is done.
+    fn publish(&self, change: crate::store::RouteChange) -> bool {
+        self.routes.apply_measured(&change, &self.metrics) != Applied::Nothing
     }
 
     /// Bounds a question to the store.

@@ -15,6 +15,7 @@ mod contract_time;
 mod doctor;
 mod harness;
 mod heavy_containers;
+mod heavy_nodes;
 mod heavy_streams;
 mod heavy_tunnels;
 mod lifecycle_config;

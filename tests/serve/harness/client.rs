@@ -54,20 +54,32 @@ pub async fn request(
     headers: &[(&str, &str)],
     body: &str,
 ) -> Answer {
+    attempt(port, method, host, path, headers, body).await.expect("the server answers")
+}
+
+/// The same; `None` when the server is not there or ends before it has answered.
+pub async fn attempt(
+    port: u16,
+    method: &str,
+    host: &str,
+    path: &str,
+    headers: &[(&str, &str)],
+    body: &str,
+) -> Option<Answer> {
     let exchange = async {
-        let stream = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
+        let stream = TcpStream::connect(("127.0.0.1", port)).await.ok()?;
         let (mut send, connection) =
-            hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.unwrap();
+            hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.ok()?;
         try_it_now::task::spawn("test", connection);
         let mut request = Request::builder().method(method).uri(path).header("host", host);
         for (name, value) in headers {
             request = request.header(*name, *value);
         }
         let answer =
-            send.send_request(request.body(Full::<Bytes>::from(body.to_owned())).unwrap()).await.unwrap();
+            send.send_request(request.body(Full::<Bytes>::from(body.to_owned())).unwrap()).await.ok()?;
         let (head, body) = answer.into_parts();
-        let body = body.collect().await.unwrap().to_bytes();
-        Answer { status: head.status.as_u16(), headers: head.headers, body }
+        let body = body.collect().await.ok()?.to_bytes();
+        Some(Answer { status: head.status.as_u16(), headers: head.headers, body })
     };
     tokio::time::timeout(PATIENCE, exchange).await.expect("an answer")
 }

@@ -10,7 +10,7 @@ mod tls;
 pub mod websocket;
 mod wire;
 
-pub use client::{Answer, get, raw, request};
+pub use client::{Answer, attempt, get, raw, request};
 pub use events::Events;
 pub use h2::{h2_ask, h2_get, h2_over, h2_whole, h2c};
 pub use processes::{instance_folders, kill_app, processes_of};
