@@ -45,15 +45,15 @@ pub struct ValkeyStore {
     scripts: Scripts,
     /// For those who wait: on the shared connection all others would wait behind them.
     waiting: Mutex<Vec<Wire>>,
-    /// The nodes' secret, if they have none yet.
-    candidate: Secret,
+    /// The nodes' secret as last heard, for a Valkey that comes back without it; before that, one for the first of all.
+    candidate: Mutex<Secret>,
 }
 
 impl ValkeyStore {
     /// A store that connects when it is first asked, and again whenever the connection breaks.
     pub fn new(settings: Settings) -> Self {
         let (link, scripts) = (Link::new(settings.clone()), Scripts::new());
-        Self { settings, link, scripts, waiting: Mutex::default(), candidate: fresh_secret() }
+        Self { settings, link, scripts, waiting: Mutex::default(), candidate: Mutex::new(fresh_secret()) }
     }
 
     fn key(&self, name: &str) -> String {

@@ -11,10 +11,12 @@ use crate::store::{Member, NodeCard, Roster, StoreError};
 impl ValkeyStore {
     pub(super) async fn register(&self, card: &NodeCard) -> Result<Roster, StoreError> {
         let text = serde_json::to_string(card).map_err(|_| broken())?;
-        let arguments = [card.id.as_str(), &text, self.candidate.reveal()];
+        let candidate = self.candidate.lock().clone();
+        let arguments = [card.id.as_str(), &text, candidate.reveal()];
         let mut reply = self.once(&self.scripts.beat, &arguments).await?;
-        let (new, secret) = (reply.number()?, reply.text()?);
-        Ok(Roster { members: reply.members()?, secret: Secret::new(secret), returned: new == 1 })
+        let (new, secret) = (reply.number()?, Secret::new(reply.text()?));
+        *self.candidate.lock() = secret.clone();
+        Ok(Roster { members: reply.members()?, secret, returned: new == 1 })
     }
 
     pub(super) async fn read_roster(&self) -> Result<Vec<Member>, StoreError> {
