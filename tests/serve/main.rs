@@ -28,6 +28,7 @@ mod mixing;
 mod nodes;
 mod on_containers;
 mod once;
+mod passing_on;
 mod proxying;
 mod smuggling;
 #[path = "../conformance/stack.rs"]
