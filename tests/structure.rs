@@ -18,7 +18,7 @@ const MAY_KNOW: &[(&str, &str)] = &[
         "proxy api pool routes nodes store runtime request instance config doctor clock hex task telemetry",
     ),
     ("proxy", "api pool routes nodes store pages request instance config clock task telemetry"),
-    ("api", "pool store pages request instance config clock task telemetry"),
+    ("api", "pool nodes store pages request instance config clock task telemetry"),
     ("request", "config clock"),
     ("nodes", "pool store instance config::Secret clock hex task"),
     ("pages", "instance html"),

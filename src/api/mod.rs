@@ -36,6 +36,7 @@ pub use path::REFUSED_PATH;
 
 use crate::config::{Secret, TrustedProxies};
 use crate::instance::InstanceId;
+use crate::nodes::{Arrival, Asker};
 use crate::pool::Pool;
 use crate::request::{Client, RequestId};
 use crate::telemetry::{HostKind, Metrics, RequestLine};
@@ -50,6 +51,8 @@ pub struct Api {
     metrics: Arc<Metrics>,
     key: Option<Secret>,
     trusted: TrustedProxies,
+    /// Where there are other servers, who asks them.
+    others: Option<Asker>,
     /// Ends streams of events when the server stops.
     stop: CancellationToken,
 }
@@ -71,11 +74,17 @@ impl Api {
         trusted: TrustedProxies,
         stop: CancellationToken,
     ) -> Self {
-        Self { pool, metrics, key, trusted, stop }
+        Self { pool, metrics, key, trusted, others: None, stop }
+    }
+
+    /// The same with somebody who asks other servers for what only they know.
+    pub fn with_others(self, others: Asker) -> Self {
+        Self { others: Some(others), ..self }
     }
 
     /// Answers one request. `body` is its whole body, or the reason why there is none; `peer` and `secure` tell of
-    /// its connection. Counts it and writes its log line.
+    /// its connection. Among the extensions of `parts` is its [`Arrival`] when it did not come from outside. Counts it
+    /// and writes its log line.
     pub async fn handle(
         &self,
         parts: &Parts,
@@ -121,7 +130,7 @@ impl Api {
             (&Method::DELETE, Path::Demo(id)) => self.release(&instance(id)?).await,
             (&Method::POST, Path::Extend(id)) => self.extend(&instance(id)?, asked).await,
             (&Method::GET, Path::Status(id)) => self.status(&instance(id)?).await,
-            (&Method::GET, Path::Logs(id)) => self.logs(&instance(id)?).await,
+            (&Method::GET, Path::Logs(id)) => self.logs(&instance(id)?, asked).await,
             (&Method::GET, Path::Stats) => self.pool_stats(asked).await,
             (&Method::GET, Path::Nodes) => self.nodes().await,
             (&Method::POST, Path::Drain(id)) => self.drain(id, true).await,
@@ -140,6 +149,13 @@ impl Api {
             (_, Path::None) => Err(ApiError::NotFound("path")),
             (_, path) => Err(ApiError::MethodNotAllowed(path.allow())),
         }
+    }
+}
+
+impl Asked<'_> {
+    /// Whether another server may be asked for the answer: one asks for its own callers only, never for a server.
+    fn may_be_passed_on(&self) -> bool {
+        self.parts.extensions.get::<Arrival>().is_none_or(Arrival::may_be_passed_on)
     }
 }
 

@@ -4,13 +4,17 @@
 //! off before anything else sees the request, whether it is genuine or not.
 
 mod address;
+mod ask;
 mod beat;
+mod connect;
 mod directory;
 mod hop;
 mod secure;
 
 pub use address::reached_at;
+pub use ask::{Asker, Untold};
 pub use beat::{BEAT, Beats};
+pub use connect::{CONNECT_TIMEOUT, KEEPALIVE, KNOCKS, connect};
 pub use directory::{Directory, Unreachable};
 pub use hop::{Arrival, HOP};
 pub use secure::{OwnCertificate, Secure};

@@ -12,18 +12,27 @@ use tokio::time::{Instant, timeout_at};
 
 use super::{Proxy, client_of};
 use crate::api::{ApiError, Body, MAX_BODY};
+use crate::nodes::Arrival;
 
 impl Proxy {
     /// Runs the API's handler, the same that hyper runs.
-    pub(super) async fn answer_api(&self, session: &mut Session) -> Result<()> {
+    pub(super) async fn answer_api(&self, session: &mut Session, arrival: &Arrival) -> Result<()> {
         let (peer, secure) = client_of(session);
-        let parts: http::request::Parts = (**session.req_header()).clone();
+        let mut parts: http::request::Parts = (**session.req_header()).clone();
+        tell(&mut parts, arrival);
         let body = read_body(session, self.0.read_timeout).await;
         if body.is_err() {
             session.set_keepalive(None);
         }
         let answer = self.0.api.handle(&parts, body, peer, secure).await;
         send(session, answer).await
+    }
+}
+
+/// Tells the API how a request came here, if not from outside.
+pub(super) fn tell(parts: &mut http::request::Parts, arrival: &Arrival) {
+    if *arrival != Arrival::FromOutside {
+        parts.extensions.insert(arrival.clone());
     }
 }
 

@@ -135,7 +135,7 @@ impl ProxyHttp for Proxy {
             _ if head.headers.len() > MAX_FIELDS => ApiError::HeadersTooLarge,
             Side::Api => {
                 ctx.counted = true;
-                return self.answer_api(session).await.map(|()| true);
+                return self.answer_api(session, &ctx.arrival).await.map(|()| true);
             }
             Side::Instance(label) => {
                 ctx.host = HostKind::Instance;

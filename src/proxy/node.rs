@@ -18,24 +18,15 @@ use pingora_core::upstreams::peer::HttpPeer;
 use pingora_core::{Error, ErrorType, Result};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
-use tokio::time::timeout;
 use tokio_rustls::client::TlsStream;
 
 use super::upstream;
-use crate::nodes::Secure;
+use crate::nodes::{CONNECT_TIMEOUT, KEEPALIVE, KNOCKS, Secure, connect};
 use crate::request::authority;
 use crate::routes::Route;
 
-/// Longest time until a connection stands. The server is near, and what takes longer is one that is gone.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
-/// The same with the handshake of TLS.
+/// Longest time until a connection stands, with the handshake of TLS.
 const SECURE_TIMEOUT: Duration = Duration::from_secs(3);
-/// How often the system asks on a silent connection whether the other end is still there. A machine that is gone says
-/// nothing, and a stream of events may be silent for as long as it likes.
-const KEEPALIVE: Duration = Duration::from_secs(5);
-/// How often it asks before it gives up.
-const KNOCKS: u32 = 3;
-
 /// How Pingora reaches the server that runs the app of a route. Each instance has connections of its own there too, so
 /// that no byte on one can ever belong to the visitor of another.
 pub(super) fn peer(
@@ -60,23 +51,6 @@ pub(super) fn peer(
         peer.options.custom_l4 = Some(Arc::new(door));
     }
     peer
-}
-
-/// A connection in the clear, outside of Pingora.
-///
-/// # Errors
-/// Nobody answers, or not in time.
-pub(super) async fn connect(address: SocketAddr) -> io::Result<TcpStream> {
-    use rustix::net::sockopt;
-    let stream = timeout(CONNECT_TIMEOUT, TcpStream::connect(address)).await??;
-    // What fails here costs speed, or makes a dead connection last longer.
-    let _ = stream.set_nodelay(true);
-    let _ = sockopt::set_tcp_keepidle(&stream, KEEPALIVE);
-    let _ = sockopt::set_tcp_keepintvl(&stream, KEEPALIVE);
-    let _ = sockopt::set_tcp_keepcnt(&stream, KNOCKS);
-    let _ = sockopt::set_tcp_user_timeout(&stream, KEEPALIVE.as_millis() as u32 * (KNOCKS + 1));
-    let _ = sockopt::set_socket_keepalive(&stream, true);
-    Ok(stream)
 }
 
 /// The way through TLS, which Pingora is built without. It keeps none of these connections, since it knows a kept one by

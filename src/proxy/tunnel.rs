@@ -24,9 +24,9 @@ use tokio_util::sync::CancellationToken;
 use super::forward::{Sender, host_only_cookies, named_by_connection, rewrite_handshake};
 use super::upstream::CONNECT_TIMEOUT;
 use super::way::Way;
-use super::{INSTANCE_PATH, Proxy, node};
+use super::{INSTANCE_PATH, Proxy};
 use crate::api::{ApiError, Body};
-use crate::nodes::HOP;
+use crate::nodes::{self, HOP};
 use crate::request::{RequestId, Side, authority};
 use crate::routes::Route;
 use crate::telemetry::{HostKind, RequestLine};
@@ -139,7 +139,7 @@ impl Proxy {
             let _ = stream.set_nodelay(true);
             return Ok(Box::new(stream));
         };
-        let stream = node::connect(*address).await.map_err(|_| ApiError::Unreachable)?;
+        let stream = nodes::connect(*address).await.map_err(|_| ApiError::Unreachable)?;
         let Some(secure) = &self.0.secure else { return Ok(Box::new(stream)) };
         let host = authority(&head.uri, &head.headers).ok_or(ApiError::MalformedHead)?;
         Ok(Box::new(secure.handshake(stream, host).await.map_err(|_| ApiError::Unreachable)?))

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use http::{HeaderMap, HeaderValue, Uri};
 
-use super::Proxy;
+use super::{Proxy, bridge};
 use crate::api::ApiError;
 use crate::nodes::{Arrival, HOP};
 use crate::request::Side;
@@ -31,13 +31,20 @@ pub(super) enum Way {
 
 impl Proxy {
     /// How a request came to this server. Whoever parsed it takes [`HOP`] off it then, whatever it is worth.
-    pub fn arrival(&self, uri: &Uri, headers: &HeaderMap) -> Arrival {
+    pub(super) fn arrival(&self, uri: &Uri, headers: &HeaderMap) -> Arrival {
         if !headers.contains_key(HOP) {
             return Arrival::FromOutside;
         }
         let side = self.0.hosts.side(uri, headers);
         let label = if let Side::Instance(label) = &side { label } else { "" };
         self.0.directory.arrival(headers, label, self.0.pool.clock().now())
+    }
+
+    /// Takes the field off a request for the API, which is told how the request came here.
+    pub fn judge_api(&self, parts: &mut http::request::Parts) {
+        let arrival = self.arrival(&parts.uri, &parts.headers);
+        parts.headers.remove(HOP);
+        bridge::tell(parts, &arrival);
     }
 
     /// The live route of a label and the way to it, for a request that came here as it did.

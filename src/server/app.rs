@@ -22,7 +22,7 @@ use super::tls::{Tls, TlsError};
 use crate::api::Api;
 use crate::clock::Clock;
 use crate::config::{self, Config, Host};
-use crate::nodes::{self, Beats, Directory, Secure};
+use crate::nodes::{self, Asker, Beats, Directory, Secure};
 use crate::pool::{self, Pool};
 use crate::proxy::{self, Proxy};
 use crate::request::{Hosts, UnderWay};
@@ -96,6 +96,7 @@ pub async fn serve(config: Config, file: Option<PathBuf>, own_program: PathBuf) 
     let node = NodeFolder::take(&state_dir).map_err(state)?;
     let runtime = start_runtime(&node, &runtime_config, &own_program).await?;
     let clock = Clock::System;
+    let is_shared = store_config.is_some();
     let store = choose_store(store_config, &node, &*runtime, &clock).map_err(state)?;
     let routes = Arc::new(RouteTable::default());
     let metrics = Arc::new(Metrics::new());
@@ -119,10 +120,13 @@ pub async fn serve(config: Config, file: Option<PathBuf>, own_program: PathBuf) 
     let cut = CancellationToken::new();
     let stop = Stop::new(stopping, cut.clone());
     let trusted = server.trusted_proxies;
-    let api = Arc::new(Api::new(pool.clone(), metrics.clone(), api_key, trusted.clone(), cut.clone()));
-    let under_way = UnderWay::default();
-    let secure = tls.as_ref().map(|tls| Secure::new(tls.own())).transpose().map_err(TlsError::from)?;
     let directory = Arc::new(Directory::alone(node.id().clone()));
+    let secure = tls.as_ref().filter(|_| is_shared).map(|tls| Secure::new(tls.own()));
+    let secure = secure.transpose().map_err(TlsError::from)?;
+    let asker = Asker { directory: directory.clone(), secure: secure.clone(), key: api_key.clone() };
+    let api = Api::new(pool.clone(), metrics.clone(), api_key, trusted.clone(), cut.clone());
+    let api = Arc::new(if is_shared { api.with_others(asker) } else { api });
+    let under_way = UnderWay::default();
     let proxy = Proxy::new(proxy::Parts {
         hosts,
         api: api.clone(),

@@ -20,7 +20,6 @@ use super::downstream::{Downstream, Turn};
 use super::head::MAX_HEAD;
 use super::pipe::Pipe;
 use crate::api::{ApiError, Body, MAX_BODY};
-use crate::nodes::HOP;
 use crate::proxy::TunnelBody;
 use crate::request::{RequestId, Side};
 
@@ -98,7 +97,7 @@ impl Connection {
     async fn api(&self, request: Request<Incoming>) -> Response<Body> {
         let _under_way = self.dispatch.proxy.under_way().begin();
         let (mut parts, body) = request.into_parts();
-        parts.headers.remove(HOP);
+        self.dispatch.proxy.judge_api(&mut parts);
         let body = if body.is_end_stream() { Ok(Bytes::new()) } else { self.read(body).await };
         let refused = body.is_err();
         let mut answer = self.dispatch.api.handle(&parts, body, self.peer, self.secure).await;

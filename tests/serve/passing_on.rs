@@ -11,7 +11,8 @@ use tokio::time::{Instant, timeout};
 use tokio_tungstenite::tungstenite::Message;
 
 use crate::harness::{
-    Answer, Events, PATIENCE, Server, Wire, eventually, get, h2_get, h2_whole, h2c, request, websocket,
+    Answer, Demo, Events, PATIENCE, Server, Wire, eventually, get, h2_ask, h2_get, h2_whole, h2c, request,
+    websocket,
 };
 use crate::valkeys::{Keeps, Server as Valkey};
 
@@ -256,4 +257,57 @@ async fn visitors_of_a_server_that_was_killed_are_told_quickly() {
         (get(other.port, &demo.host, "/").await.status == 410).then_some(())
     })
     .await;
+}
+
+#[tokio::test]
+async fn what_an_app_wrote_is_told_by_either_server() {
+    let Some(valkey) = Valkey::start(Keeps::Nothing, &[]) else { return };
+    let settings = [("VALKEY_ADDR", &*address(&valkey)), ("API_KEY", "k")];
+    let program = env!("CARGO_BIN_EXE_try-it-now");
+    let talks = format!(
+        "[templates.default]\ncommand = [\"sh\", \"-c\", \"echo I am $INSTANCE_ID; exec {program} sample-app\"]"
+    );
+    let mut servers = Vec::new();
+    for _ in 0..2 {
+        servers.push(Server::with_file(&settings, &talks).await);
+    }
+    let (owner, other) = (&servers[0], &servers[1]);
+    let key = [("x-api-key", "k")];
+    let demo = eventually("something is ready there", async || {
+        let answer = owner.ask("POST", "/api/v1/demo/acquire", &key, "").await;
+        (answer.status == 200).then(|| Demo::from_json(&answer.json()))
+    })
+    .await;
+    let path = format!("/api/v1/demo/{}/logs", demo.id);
+    let told = owner.ask("GET", &path, &key, "").await;
+    assert_eq!((told.status, told.text().trim()), (200, &*format!("I am {}", demo.id)));
+    for server in [owner, other] {
+        let here = server.ask("GET", &path, &key, "").await;
+        assert_eq!((here.status, here.header("content-type")), (200, told.header("content-type")));
+        assert_eq!(here.body, told.body);
+        server.ask("GET", &path, &[], "").await.refused(401, "UNAUTHORIZED");
+        let nobody = "/api/v1/demo/default-aaaaaaaaaaaaaaaa/logs";
+        server.ask("GET", nobody, &key, "").await.refused(404, "NOT_FOUND");
+    }
+    // What says that it comes from a server is answered from what the asked one knows: that is the owner only. Over
+    // HTTP/2 it is Pingora that has the API run.
+    let (mut by_http1, mut by_h2) = (Vec::new(), Vec::new());
+    for server in [owner, other] {
+        let hop = [("x-api-key", "k"), ("x-try-it-now-hop", "1")];
+        by_http1.push(server.ask("GET", &path, &hop, "").await.status);
+        let send = h2c(server.port).await;
+        for (hop, statuses) in [(None, &mut Vec::new()), (Some("1"), &mut by_h2)] {
+            let mut request = Request::get(format!("http://localhost{path}")).header("x-api-key", "k");
+            if let Some(hop) = hop {
+                request = request.header("x-try-it-now-hop", hop);
+            }
+            let answer = h2_ask(&send, request.body(()).unwrap()).await.unwrap();
+            assert!(hop.is_some() || answer.body == told.body);
+            statuses.push(answer.status);
+        }
+    }
+    for mut statuses in [by_http1, by_h2] {
+        statuses.sort_unstable();
+        assert_eq!(statuses, [200, 404]);
+    }
 }

@@ -1,0 +1,101 @@
+//! What one server asks another for a caller of its own.
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{Request, StatusCode};
+use http_body_util::{BodyExt, Empty, Limited};
+use hyper::client::conn::http1;
+use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::time::timeout;
+
+use super::{Directory, HOP, Secure, connect};
+use crate::clock::Millis;
+use crate::config::Secret;
+use crate::instance::{InstanceId, NodeId};
+
+/// Longest time for an answer.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// Most bytes of one.
+const MOST: usize = 1 << 20;
+
+/// Asks other servers.
+pub struct Asker {
+    /// Where they are.
+    pub directory: Arc<Directory>,
+    /// With TLS on their port.
+    pub secure: Option<Secure>,
+    /// The key to their API, the same as to ours.
+    pub key: Option<Secret>,
+}
+
+/// Why there is no answer.
+#[derive(Debug, thiserror::Error)]
+#[error("{node} does not tell: {why}")]
+pub struct Untold {
+    node: NodeId,
+    why: String,
+}
+
+impl Asker {
+    /// The last output of an instance that `node` runs; `None` when it knows none. `host` is the instance's own.
+    ///
+    /// # Errors
+    /// The server cannot be reached, or does not answer as it should.
+    pub async fn logs(
+        &self,
+        node: &NodeId,
+        id: &InstanceId,
+        host: &str,
+        now: Millis,
+    ) -> Result<Option<Bytes>, Untold> {
+        let untold = |why: String| Untold { node: node.clone(), why };
+        // To the API of that server: no instance's label.
+        let way = self.directory.way_to(node, "", now).await.map_err(|error| untold(error.to_string()))?;
+        let mut request = Request::get(format!("/api/v1/demo/{id}/logs"))
+            // A name of every server's API, whatever else it answers to.
+            .header("host", "localhost")
+            .header(HOP, way.1);
+        if let Some(key) = &self.key {
+            request = request.header("x-api-key", key.reveal());
+        }
+        let request = request.body(Empty::new()).map_err(|error| untold(error.to_string()))?;
+        let asking = async {
+            let stream = connect(way.0).await?;
+            match &self.secure {
+                None => exchange(stream, request).await,
+                Some(secure) => exchange(secure.handshake(stream, host).await?, request).await,
+            }
+        };
+        match timeout(PATIENCE, asking).await {
+            Err(_) => Err(untold(format!("no answer within {PATIENCE:?}"))),
+            Ok(Err(error)) => Err(untold(error.to_string())),
+            Ok(Ok((StatusCode::OK, body))) => Ok(Some(body)),
+            Ok(Ok((StatusCode::NOT_FOUND, _))) => Ok(None),
+            Ok(Ok((status, _))) => Err(untold(format!("it answered {status}"))),
+        }
+    }
+}
+
+/// One request on a connection of its own, which ends with this.
+async fn exchange(
+    stream: impl AsyncRead + AsyncWrite + Unpin,
+    request: Request<Empty<Bytes>>,
+) -> io::Result<(StatusCode, Bytes)> {
+    let (mut send, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(io::Error::other)?;
+    let asking = async {
+        let answer = send.send_request(request).await.map_err(io::Error::other)?;
+        let status = answer.status();
+        let body = Limited::new(answer.into_body(), MOST).collect().await.map_err(io::Error::other)?;
+        Ok((status, body.to_bytes()))
+    };
+    tokio::pin!(asking, connection);
+    tokio::select! {
+        answer = &mut asking => answer,
+        // It may have ended with the last byte of the answer.
+        _ = &mut connection => asking.await,
+    }
+}
