@@ -11,8 +11,8 @@ use tokio::time::{Instant, timeout};
 use tokio_tungstenite::tungstenite::Message;
 
 use crate::harness::{
-    Answer, Demo, Events, PATIENCE, Server, Wire, eventually, get, h2_ask, h2_get, h2_whole, h2c, request,
-    websocket,
+    Answer, Certificate, Demo, Events, PATIENCE, Server, Wire, eventually, get, h2_ask, h2_get, h2_over,
+    h2_whole, h2c, raw, request, websocket,
 };
 use crate::valkeys::{Keeps, Server as Valkey};
 
@@ -310,4 +310,106 @@ async fn what_an_app_wrote_is_told_by_either_server() {
         statuses.sort_unstable();
         assert_eq!(statuses, [200, 404]);
     }
+}
+
+/// An answer as it is on the wire, up to the end of the connection, without what differs from one request to the next:
+/// its first line, its fields in the order of the alphabet, and all that follows.
+async fn on_the_wire(port: u16, host: &str, first_line: &str) -> (String, Vec<String>, String) {
+    let asked =
+        format!("{first_line}\r\nHost: {host}\r\nAccept: application/json\r\nConnection: close\r\n\r\n");
+    let answer = raw(port, asked.as_bytes()).await;
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap_or_else(|| panic!("{first_line}: {answer}"));
+    let mut lines = head.split("\r\n");
+    let status = lines.next().unwrap().to_owned();
+    let mut fields: Vec<_> = lines.map(|line| line.split_once(": ").unwrap()).collect();
+    fields.sort_by_key(|(name, _)| name.to_ascii_lowercase());
+    let id = fields.iter().find(|(name, _)| name.eq_ignore_ascii_case("x-request-id")).unwrap().1;
+    let is_own = |name: &str| ["x-request-id", "date"].iter().any(|own| name.eq_ignore_ascii_case(own));
+    let fields =
+        fields.iter().filter(|(name, _)| !is_own(name)).map(|(name, value)| format!("{name}: {value}"));
+    (status, fields.collect(), body.replace(id, "ID"))
+}
+
+#[tokio::test]
+async fn whatever_an_app_answers_is_the_same_through_another_server() {
+    let Some(valkey) = Valkey::start(Keeps::Nothing, &[]) else { return };
+    let settings = [("VALKEY_ADDR", &*address(&valkey))];
+    let (owner, other) = (Server::with_stand_in(&settings).await, Server::with_stand_in(&settings).await);
+    let (odd, book) = (owner.acquire().await, owner.acquire_of("book").await);
+    for path in [
+        "/",
+        "/no-content",
+        "/not-modified",
+        "/trailers",
+        "/hop",
+        "/cookies",
+        "/early",
+        "/until-closed",
+        "/reset",
+        "/junk",
+        "/cut",
+        "/cut-chunked",
+        "/silent",
+        "/silent-midway",
+    ] {
+        for method in ["GET", "HEAD", "POST"] {
+            if method == "HEAD" && path != "/no-content" {
+                // The stand-in answers it with a body, which is no HTTP.
+                continue;
+            }
+            let first_line = format!("{method} {path} HTTP/1.1");
+            let here = on_the_wire(owner.port, &odd.host, &first_line).await;
+            assert_eq!(on_the_wire(other.port, &odd.host, &first_line).await, here, "{first_line}");
+        }
+    }
+    for first_line in [
+        "GET /download?bytes=100000&chunked=1 HTTP/1.0".to_owned(),
+        "GET /download?bytes=100000 HTTP/1.0".to_owned(),
+        "HEAD /health HTTP/1.1".to_owned(),
+        format!("GET http://{}/health HTTP/1.1", book.host),
+        "GET /whoami?/a%2Fb//../%00?x=%0d%0a&y HTTP/1.1".to_owned(),
+        "DELETE /whoami HTTP/1.1".to_owned(),
+    ] {
+        let here = on_the_wire(owner.port, &book.host, &first_line).await;
+        assert_eq!(on_the_wire(other.port, &book.host, &first_line).await, here, "{first_line}");
+    }
+}
+
+#[tokio::test]
+async fn servers_with_tls_pass_visitors_on_over_tls() {
+    let Some(valkey) = Valkey::start(Keeps::Nothing, &[]) else { return };
+    let certificate = Certificate::new();
+    let folder = std::env::temp_dir().join(format!("try-it-now-serve-{}", uuid::Uuid::now_v7()));
+    std::fs::create_dir_all(&folder).unwrap();
+    let (cert, key) = (folder.join("cert.pem"), folder.join("key.pem"));
+    certificate.write(&cert, &key);
+    let valkey_address = address(&valkey);
+    let settings = [
+        ("VALKEY_ADDR", &*valkey_address),
+        ("TLS_CERT", cert.to_str().unwrap()),
+        ("TLS_KEY", key.to_str().unwrap()),
+    ];
+    let (one, other) = (Server::start_with(&settings, &[]).await, Server::start_with(&settings, &[]).await);
+    let demo = certificate.acquire(one.port).await;
+    let mut told = Vec::new();
+    for server in [&one, &other] {
+        let mut wire = Wire::over(certificate.connect(server.port, &["http/1.1"]).await.unwrap());
+        for path in ["/whoami", "/whoami?again"] {
+            let seen = wire.get(&demo.host, path).await;
+            assert_eq!((seen.status, &seen.json()["id"]), (200, &json!(demo.id)), "{}", seen.text());
+            assert_eq!(seen.json()["headers"]["x-forwarded-proto"], json!(["https"]));
+        }
+        let send = h2_over(certificate.connect(server.port, &["h2"]).await.unwrap()).await;
+        assert_eq!(h2_get(&send, &demo.host, "/download?bytes=1000000").await.body.len(), 1_000_000);
+        let wire = Wire::over(certificate.connect(server.port, &["http/1.1"]).await.unwrap());
+        let mut socket = websocket::open(wire, &demo).await;
+        websocket::echo(&mut socket, &"x".repeat(10_000)).await;
+        let mut wire = Wire::over(certificate.connect(server.port, &[]).await.unwrap());
+        told.push(wire.get("localhost", &format!("/api/v1/demo/{}/logs", demo.id)).await.status);
+        let page = wire.get("localhost", "/metrics").await.text();
+        told.push(if page.contains("\ndemo_requests_passed_on_total 4\n") { 1 } else { 0 });
+    }
+    told.sort_unstable();
+    assert_eq!(told, [0, 1, 200, 200], "one of them passed on all that came to it");
+    std::fs::remove_dir_all(folder).unwrap();
 }
