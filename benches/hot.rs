@@ -267,7 +267,7 @@ fn acquire(c: &mut Criterion) {
             metrics: metrics.clone(),
             clock: Clock::System,
             node: node(),
-            secret: Secret::new("secret"),
+            secret: Some(Secret::new("secret")),
             address: PublicAddress {
                 scheme: Scheme::Http,
                 port: 8080,

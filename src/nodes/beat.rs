@@ -70,7 +70,9 @@ impl Beats {
             Ok(Some(roster)) => {
                 let places =
                     roster.members.iter().map(|member| (member.card.id.clone(), member.card.address.clone()));
-                self.directory.update(places, self.secret.as_ref().unwrap_or(&roster.secret));
+                let secret = self.secret.as_ref().unwrap_or(&roster.secret);
+                self.directory.update(places, secret);
+                self.pool.share(secret);
                 if std::mem::take(lost) {
                     self.pool.missed();
                 }

@@ -23,8 +23,8 @@ mod stats;
 #[cfg(test)]
 pub(crate) mod tests;
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -66,8 +66,8 @@ pub struct Parts {
     /// This server.
     pub node: NodeId,
     /// What the random texts in its instances' hooks come from: no visitor may know it, and an instance's are the same
-    /// as long as it is.
-    pub secret: Secret,
+    /// as long as it is. `None` is the secret that all servers of the store share, before which nothing is made.
+    pub secret: Option<Secret>,
     /// How visitors reach this server.
     pub address: PublicAddress,
     /// What to keep.
@@ -91,7 +91,9 @@ pub struct Pool {
     /// Instances that a task of ours is making or taking down right now.
     hands: Hands,
     /// Where the random texts of the instances come from.
-    randomness: hooks::Randomness,
+    randomness: OnceLock<hooks::Randomness>,
+    /// Whether those of the other servers' instances come from there, too.
+    shares_randomness: bool,
     /// Wakes [`reconcile`].
     wake: Notify,
     /// Whether [`reconcile`] should compare what runs with what is on record before its time.
@@ -120,7 +122,8 @@ impl Pool {
             templates: ArcSwap::from_pointee(parts.templates),
             keepers,
             hands: Hands::default(),
-            randomness: hooks::Randomness::new(&parts.secret),
+            shares_randomness: parts.secret.is_none(),
+            randomness: parts.secret.map(|secret| hooks::Randomness::new(&secret).into()).unwrap_or_default(),
             wake: Notify::new(),
             repair: AtomicBool::new(false),
             others: Others::default(),
@@ -174,13 +177,14 @@ impl Pool {
     }
 
     /// What its visitor logs in with, where its template says so. `None` too when the template has changed since the
-    /// instance was made, or another server made it.
+    /// instance was made, or a server made it that has secrets of its own.
     pub fn credentials(&self, instance: &Instance) -> Option<Secret> {
         let (id, template) = (instance.id(), self.template_of(instance.id())?);
-        let is_ours = instance.node() == &self.node && instance.revision() == template.revision;
-        let words = template.hooks.credentials.as_ref().filter(|_| is_ours)?;
+        let is_known = self.shares_randomness || instance.node() == &self.node;
+        let is_known = is_known && instance.revision() == template.revision;
+        let words = template.hooks.credentials.as_ref().filter(|_| is_known)?;
         let (url, host) = (self.address.instance_url(id), self.address.instance_host(id));
-        let values = hooks::Values::new(&self.randomness, &template.hooks, id, &url, &host);
+        let values = hooks::Values::new(self.randomness.get()?, &template.hooks, id, &url, &host);
         Some(Secret::new(values.fill(words)))
     }
 

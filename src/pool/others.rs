@@ -6,7 +6,9 @@ use std::time::Duration;
 
 use serde::Serialize;
 
+use super::hooks::Randomness;
 use super::{Pool, PoolStats};
+use crate::config::Secret;
 use crate::instance::{Instance, Life, NodeId};
 use crate::routes::{Applied, Found};
 use crate::store::{Counts, Member, NodeCard, PoolCard, Roster, RouteChange, StoreError, UNHEARD};
@@ -101,6 +103,18 @@ impl Pool {
             self.repair_soon();
         }
         Ok(Some(roster))
+    }
+
+    /// Takes over the secret that all servers of the store share, where the random texts are to come from that. The first
+    /// counts: what is made of it must be the same later.
+    pub fn share(&self, secret: &Secret) {
+        if self.shares_randomness && self.randomness.set(Randomness::new(secret)).is_ok() {
+            self.wake.notify_one();
+        }
+    }
+
+    pub(super) fn knows_its_secret(&self) -> bool {
+        self.randomness.get().is_some()
     }
 
     fn cards(&self) -> Vec<PoolCard> {

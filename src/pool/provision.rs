@@ -91,7 +91,8 @@ impl<'p> Draft<'p> {
         id: InstanceId,
     ) -> Self {
         let (url, host) = (pool.address.instance_url(&id), pool.address.instance_host(&id));
-        let values = Values::new(&pool.randomness, &template.hooks, &id, &url, &host);
+        let randomness = pool.randomness.get().expect("nothing is made before the secret is known");
+        let values = Values::new(randomness, &template.hooks, &id, &url, &host);
         let files = values.files(&template.hooks);
         let (app, revision) = (template.app.clone(), template.revision);
         let order = Order { id: id.clone(), url, host, app, revision, files };

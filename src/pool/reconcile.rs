@@ -82,8 +82,7 @@ async fn fill(pool: &Arc<Pool>, keeper: &Arc<Keeper>, interval: bool) -> Result<
     if !keeper.is_kept() {
         return Ok(());
     }
-    if pool.is_draining() {
-        keeper.refilling.store(false, Ordering::Release);
+    if pool.is_draining() || !pool.knows_its_secret() {
         return Ok(());
     }
     let view = View {

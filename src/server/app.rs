@@ -97,6 +97,8 @@ pub async fn serve(config: Config, file: Option<PathBuf>, own_program: PathBuf) 
     let runtime = start_runtime(&node, &runtime_config, &own_program).await?;
     let clock = Clock::System;
     let is_shared = store_config.is_some();
+    // What hooks made on one server is told by another.
+    let secret = if is_shared { None } else { Some(node.secret().map_err(state)?) };
     let store = choose_store(store_config, &node, &*runtime, &clock).map_err(state)?;
     let routes = Arc::new(RouteTable::default());
     let metrics = Arc::new(Metrics::new());
@@ -110,7 +112,7 @@ pub async fn serve(config: Config, file: Option<PathBuf>, own_program: PathBuf) 
         metrics: metrics.clone(),
         clock,
         node: node.id().clone(),
-        secret: node.secret().map_err(state)?,
+        secret,
         address: public,
         templates,
         acquire_timeout,
@@ -222,7 +224,7 @@ pub async fn bake(
         metrics: Arc::new(Metrics::new()),
         clock,
         node: node.id().clone(),
-        secret,
+        secret: Some(secret),
         address: config.server.public,
         templates: config.templates,
         acquire_timeout: config.acquire_timeout,

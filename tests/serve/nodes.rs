@@ -291,3 +291,25 @@ async fn an_outage_of_the_store_ends_nobodys_instances() {
     }
     assert_eq!(one.stats().await["assigned"], 2);
 }
+
+#[tokio::test]
+async fn what_a_visitor_logs_in_with_is_told_by_whichever_server_is_asked() {
+    let Some(valkey) = Valkey::start(Keeps::Nothing, &[]) else { return };
+    let program = env!("CARGO_BIN_EXE_try-it-now");
+    let file = format!(
+        "[templates.shop]\ncommand = [\"{program}\", \"sample-app\"]\n[templates.shop.hooks]\nrandom = {{ KEY = 16 }}\n\
+         credentials = \"Log in with {{KEY}}\"\n"
+    );
+    let address = address(&valkey);
+    let with = async |target| {
+        let settings = [("VALKEY_ADDR", &*address), ("POOL_TARGET_SIZE", target), ("POOL_MIN_SIZE", "0")];
+        Server::with_file(&settings, &file).await
+    };
+    let (here, there) = (with("0").await, with("1").await);
+    has_ready(&here, &there, 1).await;
+    let handed = here.call("POST", "/api/v1/demo/acquire", "").await.json();
+    let credentials = handed["credentials"].as_str().unwrap();
+    assert_eq!(credentials.len(), "Log in with ".len() + 16, "{credentials}");
+    let path = format!("/api/v1/demo/{}", handed["id"].as_str().unwrap());
+    assert_eq!(there.call("GET", &path, "").await.json()["credentials"], credentials);
+}

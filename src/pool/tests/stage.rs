@@ -102,7 +102,7 @@ pub(super) fn pool(
         metrics: Arc::new(Metrics::new()),
         clock: clock.clone(),
         node: node.clone(),
-        secret: Secret::new("secret"),
+        secret: Some(Secret::new("secret")),
         address: PublicAddress {
             scheme: Scheme::Http,
             port: 80,
