@@ -25,7 +25,7 @@ pub mod proxy;
 /// Which host leads where: the table that the proxy reads without a lock.
 pub mod routes;
 
-/// The servers that share a store: where each is, and what makes a request one of theirs.
+/// The servers that share a store: who is there and where, and what makes a request one of theirs.
 pub mod nodes;
 
 /// What people see of us in HTML.

@@ -9,7 +9,7 @@ const KEY: &str = "s3cret & key/=%+";
 const KEY_IN_QUERY: &str = "s3cret%20%26%20key%2F%3D%25%2B";
 
 /// Everything that the key protects, known paths and others.
-const PROTECTED: [(&str, &str); 9] = [
+const PROTECTED: [(&str, &str); 12] = [
     ("POST", "/api/v1/demo/acquire"),
     ("GET", "/api/v1/demo/default-aaaaaaaaaaaaaaaa"),
     ("DELETE", "/api/v1/demo/default-aaaaaaaaaaaaaaaa"),
@@ -17,6 +17,9 @@ const PROTECTED: [(&str, &str); 9] = [
     ("GET", "/api/v1/demo/default-aaaaaaaaaaaaaaaa/status"),
     ("GET", "/api/v1/demo/default-aaaaaaaaaaaaaaaa/logs"),
     ("GET", "/api/v1/pool/stats"),
+    ("GET", "/api/v1/nodes"),
+    ("POST", "/api/v1/nodes/node-aaaaaaaaaaaa/drain"),
+    ("DELETE", "/api/v1/nodes/node-aaaaaaaaaaaa/drain"),
     ("GET", "/metrics"),
     ("GET", "/api/v1/nothing"),
 ];

@@ -18,6 +18,8 @@ async fn a_method_that_a_path_does_not_have_is_refused_with_those_that_it_has() 
         ("/ready".to_owned(), "GET, HEAD"),
         ("/metrics".to_owned(), "GET, HEAD"),
         ("/api/v1/pool/stats".to_owned(), "GET, HEAD"),
+        ("/api/v1/nodes".to_owned(), "GET, HEAD"),
+        (format!("/api/v1/nodes/{}/drain", server.node()), "POST, DELETE"),
         ("/api/v1/demo/acquire".to_owned(), "POST"),
         (format!("/api/v1/demo/{id}"), "GET, HEAD, DELETE"),
         (format!("/api/v1/demo/{id}/extend"), "POST"),

@@ -16,6 +16,7 @@ use try_it_now::task::spawn;
 
 use super::servers::{Keeps, PATIENCE, Server};
 use super::tcp;
+use crate::store::nodes::card;
 use crate::store::stage::{node, template, wish};
 
 const READY: usize = 600;
@@ -130,4 +131,18 @@ async fn a_valkey_that_comes_back_empty_is_a_gap_and_works() {
     assert_eq!(store.route_events(cursor, Duration::ZERO).await, Ok(RouteEvents::Gap));
     assert_eq!(store.routes().await, Ok((Vec::new(), Cursor(0))));
     store.insert(new).await.unwrap();
+}
+
+/// Servers that are alive must not lose trust in each other for a Valkey's loss.
+#[tokio::test]
+async fn a_valkey_that_forgot_all_is_told_the_nodes_secret_again() {
+    let Some(server) = Server::start(Keeps::Nothing, &[]) else { return };
+    let new = || ValkeyStore::new(Settings { addresses: vec![tcp(server.address())], ..Settings::default() });
+    let (one, other) = (new(), new());
+    let secret = one.beat(&card("a")).await.unwrap().secret;
+    assert_eq!(other.beat(&card("b")).await.unwrap().secret, secret);
+    server.ask::<()>(&["FLUSHALL"]).unwrap();
+    let again = other.beat(&card("b")).await.unwrap();
+    assert!(again.secret == secret && again.returned);
+    assert_eq!(one.beat(&card("a")).await.unwrap().secret, secret);
 }
