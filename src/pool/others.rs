@@ -24,7 +24,7 @@ pub(super) struct Others {
     members: arc_swap::ArcSwap<Vec<Member>>,
     /// Whether an operator wants this server to make nothing.
     draining: std::sync::atomic::AtomicBool,
-    /// Held while we beat: whether this server has left for good, so that no beat comes after that.
+    /// Held while we beat: whether this server has left for good, after which no beat may come.
     left: tokio::sync::Mutex<bool>,
 }
 
@@ -196,6 +196,8 @@ impl Pool {
 
     /// Has a server make nothing more and let what it has finish, or ends that. `Unknown` when it is not on record.
     pub async fn drain_node(&self, node: &NodeId, on: bool) -> Result<(), StoreError> {
+        // No beat that asked before tells afterwards how it was.
+        let _no_beat = self.others.left.lock().await;
         self.ask(self.store.drain(node, on)).await?;
         if *node == self.node {
             // Another learns it with its next beat.

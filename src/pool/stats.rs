@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use futures_util::try_join;
 use serde::Serialize;
 
 use super::Pool;
@@ -57,10 +58,12 @@ impl Pool {
         for template in templates.iter() {
             let (name, sizes) = (template.name.as_str(), &template.pool);
             let target = if self.is_draining() { 0 } else { sizes.target };
-            let own = self.ask(self.store.counts(&template.name, Some(&self.node))).await?;
-            self.metrics.pool(name, own, target, sizes.max);
+            let own = self.ask(self.store.counts(&template.name, Some(&self.node)));
             let problem = self.keepers.get(name).and_then(|keeper| keeper.problem());
-            all.push(self.summed(&template.name, target, sizes.max, problem).await?);
+            let sum = self.summed(&template.name, target, sizes.max, problem);
+            let (own, sum) = try_join!(own, sum)?;
+            self.metrics.pool(name, own, target, sizes.max);
+            all.push(sum);
         }
         let cards = self.living_others().into_iter().flat_map(|other| other.card.pools);
         let foreign: BTreeSet<_> = cards.map(|pool| pool.template).collect();

@@ -46,3 +46,8 @@ mod valkey;
 #[allow(dead_code, reason = "clusters and Sentinels are tried elsewhere")]
 #[path = "../conformance/store/valkey/servers.rs"]
 mod valkeys;
+
+// A link to it that breaks in every way.
+#[allow(dead_code, reason = "what else can break is tried elsewhere")]
+#[path = "../conformance/store/valkey/proxy.rs"]
+mod links;

@@ -7,6 +7,7 @@ use serde_json::Value;
 use tokio::time::Instant;
 
 use crate::harness::{Answer, Demo, Server, eventually, get, instance_folders, processes_of, request};
+use crate::links::{Fault, Proxy};
 use crate::valkeys::{Keeps, Server as Valkey};
 
 /// What a busy machine may take longer than the time that was promised.
@@ -290,6 +291,45 @@ async fn an_outage_of_the_store_ends_nobodys_instances() {
         }
     }
     assert_eq!(one.stats().await["assigned"], 2);
+}
+
+/// Its visitors go on there while it is cut off; nobody gets what the others have declared dead.
+#[tokio::test]
+async fn a_server_that_was_cut_off_from_the_store_ends_what_is_nobodys_any_more() {
+    let Some(valkey) = Valkey::start(Keeps::Nothing, &[]) else { return };
+    let link = Proxy::to(valkey.address()).await;
+    let through = link.address.to_string();
+    let quick = [("NODE_TIMEOUT", "2s"), ("POOL_REPLENISH_THRESHOLD", "1")];
+    let here = full(&valkey, 2, &quick).await;
+    let there = full(&valkey, 2, &[&quick[..], &[("VALKEY_ADDR", &through)]].concat()).await;
+    for fault in [Fault::Silent, Fault::Refused] {
+        let (safe, lost) = (here.acquire().await, there.acquire().await);
+        has_ready(&here, &there, 2).await;
+        assert_eq!(visit(&here, &lost).await.status, 200);
+        let before = instance_folders(&there.folder);
+        link.set(fault);
+        link.cut();
+        eventually("it is missed", async || {
+            assert_eq!(visit(&there, &lost).await.status, 200, "it serves what it knows of");
+            assert_eq!(visit(&here, &safe).await.status, 200);
+            node(&here, &there).await.is_null().then_some(())
+        })
+        .await;
+        assert_eq!(visit(&here, &lost).await.status, 410);
+        there.call("POST", "/api/v1/demo/acquire", "").await.refused(503, "STORE_UNAVAILABLE");
+        link.set(Fault::Whole);
+        link.cut();
+        has_ready(&here, &there, 2).await;
+        eventually("what it had is over there, too", async || {
+            let left = instance_folders(&there.folder);
+            (before.iter().all(|old| !left.contains(old)) && visit(&there, &lost).await.status == 410)
+                .then_some(())
+        })
+        .await;
+        assert_eq!(visit(&there, &safe).await.status, 200);
+        assert_eq!(there.call("DELETE", &format!("/api/v1/demo/{}", safe.id), "").await.status, 200);
+        has_ready(&here, &here, 2).await;
+    }
 }
 
 #[tokio::test]
