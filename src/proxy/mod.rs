@@ -127,7 +127,9 @@ impl ProxyHttp for Proxy {
         session.set_write_timeout(Some(self.0.write_timeout));
         let head = session.req_header_mut();
         ctx.arrival = self.arrival(&head.uri, &head.headers);
-        head.remove_header(&HOP);
+        if ctx.arrival != Arrival::FromOutside {
+            head.remove_header(&HOP);
+        }
         let head = session.req_header();
         let id = RequestId::of(&head.headers);
         ctx.id = Some(id.clone());

@@ -37,7 +37,12 @@ impl Proxy {
         }
         let side = self.0.hosts.side(uri, headers);
         let label = if let Side::Instance(label) = &side { label } else { "" };
-        self.0.directory.arrival(headers, label, self.0.pool.clock().now())
+        let arrival = self.0.directory.arrival(headers, label, self.0.pool.clock().now());
+        if arrival == Arrival::Unproved {
+            // Not louder, for anybody can write such a field.
+            tracing::debug!("a hop is not proved: forged, or clocks or secrets of the servers differ");
+        }
+        arrival
     }
 
     /// Takes the field off a request for the API, which is told how the request came here.
