@@ -102,6 +102,23 @@ pub fn check_step(before: &Instance, after: Option<&Instance>, now: Millis) -> R
     }
 }
 
+/// The same where the answer that handed it out may never have begun: then it was ready again in between, and may even
+/// be another visitor's.
+pub fn check_step_or_taken_back(
+    before: &Instance,
+    after: Option<&Instance>,
+    now: Millis,
+) -> Result<(), Violation> {
+    let at_once = check_step(before, after, now);
+    match (before.lease(), at_once.is_err()) {
+        (Some(lease), true) => match before.taken_back(lease.assigned_at()) {
+            Ok(ready) => check_step(&ready, after, now),
+            Err(_) => at_once,
+        },
+        _ => at_once,
+    }
+}
+
 fn rank(instance: &Instance) -> u64 {
     match instance.life() {
         Life::Warming => 0,
@@ -189,5 +206,21 @@ mod tests {
         assert_eq!(name(check_step(&ended, None, Millis(111))), "an expired instance is known for a while");
         assert_eq!(check_step(&before, None, Millis(50)), Ok(()));
         assert_eq!(check_step(&before, Some(&ended), Millis(110)), Ok(()));
+    }
+
+    #[test]
+    fn only_where_that_is_allowed_may_an_instance_be_ready_again_or_anothers() {
+        let before = assigned();
+        let ready = before.taken_back(Millis(20)).unwrap();
+        let anothers = ready.assigned(ClaimToken(2), Millis(30), Duration::from_millis(9)).unwrap();
+        for after in [&ready, &anothers] {
+            assert!(check_step(&before, Some(after), Millis(30)).is_err());
+            assert_eq!(check_step_or_taken_back(&before, Some(after), Millis(30)), Ok(()));
+        }
+        let too_fast = forged(&anothers, |v| v["generation"] = json!(4));
+        let found = check_step_or_taken_back(&before, Some(&too_fast), Millis(30));
+        assert_eq!(name(found), "each step raises the generation");
+        let ended = before.expired(Millis(110)).unwrap();
+        assert!(check_step_or_taken_back(&ended, Some(&ready), Millis(110)).is_err());
     }
 }

@@ -15,7 +15,7 @@ mod state;
 
 pub use endpoint::Endpoint;
 pub use id::{ClaimToken, InstanceId, MAX_TEMPLATE_NAME, MalformedName, NodeId, TemplateName};
-pub use invariants::{Violation, check, check_step};
+pub use invariants::{Violation, check, check_step, check_step_or_taken_back};
 pub use lease::{ExtendRefused, Lease};
 pub use rate_limit::{Limits, RateLimited, Usage, Window};
 pub use state::{Ending, Instance, Life, RETENTION, Refused};

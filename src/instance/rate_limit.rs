@@ -60,6 +60,16 @@ fn counted(window: Option<Window>, length: Duration, now: Millis) -> Option<Wind
     Some(Window { used: window.used.saturating_add(1), ..window })
 }
 
+fn refunded(window: Option<Window>, charged_at: Millis) -> Option<Window> {
+    match window {
+        Some(window) if window.opened <= charged_at => {
+            Some(Window { used: window.used.saturating_sub(1), ..window }).filter(|window| window.used > 0)
+        }
+        // It opened after that charge, which was in the one before it.
+        later => later,
+    }
+}
+
 impl Limits {
     /// Whether a visitor may have as many as there are.
     pub fn are_none(self) -> bool {
@@ -81,6 +91,12 @@ impl Usage {
             Some(retry_after) => Err(RateLimited { limits, retry_after }),
             None => Ok(Self { hour: counted(self.hour, HOUR, now), day: counted(self.day, DAY, now) }),
         }
+    }
+
+    /// The usage without one of the instances in it, which was charged at that time. A window that counts no other
+    /// instance was never opened.
+    pub fn refunded(self, charged_at: Millis) -> Self {
+        Self { hour: refunded(self.hour, charged_at), day: refunded(self.day, charged_at) }
     }
 
     /// Instances still allowed in the tighter window, that window's limit, and time until it ends. Of two equally
@@ -127,6 +143,19 @@ mod tests {
         }
         assert_eq!(usage.charged(LIMITS, Millis(0) + HOUR * 3).unwrap_err().retry_after, HOUR * 21);
         assert!(usage.is_stale(Millis(0) + DAY));
+    }
+
+    #[test]
+    fn a_refund_undoes_a_charge_and_no_charge_of_another_window() {
+        let one = Usage::default().charged(LIMITS, Millis(10)).unwrap();
+        let two = one.charged(LIMITS, Millis(20)).unwrap();
+        assert_eq!(two.refunded(Millis(20)), one);
+        assert_eq!(one.refunded(Millis(10)), Usage::default());
+        let later = Millis(10) + HOUR;
+        let next_hour = one.charged(LIMITS, later).unwrap();
+        let back = next_hour.refunded(Millis(10));
+        assert_eq!(back.remaining(Limits { hourly: 2, daily: 0 }, later), Some((1, 2, HOUR)), "this hour's");
+        assert_eq!(back.remaining(Limits { hourly: 0, daily: 3 }, later), Some((2, 3, DAY - HOUR)));
     }
 
     #[test]

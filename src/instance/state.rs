@@ -180,6 +180,16 @@ impl Instance {
         }
     }
 
+    /// Assigned to ready again: the answer that gave it to a visitor never began, so nobody knows of it. The store must
+    /// know that much; here only the lease has to run.
+    pub fn taken_back(&self, now: Millis) -> Result<Self, Refused> {
+        match self.life {
+            Life::Assigned { endpoint, lease } if !lease.is_over(now) => Ok(self.step(Life::Ready { endpoint })),
+            Life::Assigned { .. } => Err(self.too_late("be taken back")),
+            _ => Err(self.refuse("be taken back")),
+        }
+    }
+
     /// Assigned, with a later deadline. `None` when no visitor has it (any more).
     pub fn extended(
         &self,
@@ -281,6 +291,15 @@ mod tests {
     #[test]
     fn nothing_is_assigned_twice() {
         assert!(assigned().assigned(ClaimToken(2), Millis(30), Duration::from_secs(1)).is_err());
+    }
+
+    #[test]
+    fn what_nobody_was_told_of_is_taken_back_while_its_lease_runs_and_can_be_assigned_again() {
+        let back = assigned().taken_back(Millis(1_019)).unwrap();
+        assert_eq!((back.life(), back.generation()), (&Life::Ready { endpoint: endpoint() }, 4));
+        assert!(back.assigned(ClaimToken(2), Millis(30), Duration::from_secs(1)).is_ok());
+        assert_eq!(assigned().taken_back(Millis(1_020)).unwrap_err().from, "expired");
+        assert!(back.taken_back(Millis(30)).is_err());
     }
 
     #[test]

@@ -21,6 +21,9 @@ use crate::instance::{
     TemplateName,
 };
 
+/// How long a claim may stay unconfirmed before a sweep ends its instance.
+pub const UNCONFIRMED_FOR: Duration = Duration::from_secs(60);
+
 /// A visitor as rate limits count them: an IPv4 address, or an IPv6 /64, in text.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Visitor(pub String);
@@ -91,7 +94,8 @@ pub struct Cursor(pub u64);
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum RouteChange {
-    /// The instance became assigned, its deadline moved, or it expired: its record as it is now.
+    /// The instance became assigned, its deadline moved, it expired, or it was taken back and is ready: its record as it
+    /// is now.
     Set(Instance),
     /// The instance is gone.
     Gone(InstanceId),
@@ -152,6 +156,17 @@ pub trait Store: Send + Sync + 'static {
     /// after the end of its instance, and after that it is as if new. A token is for one template only.
     async fn claim(&self, claim: &Claim) -> Result<Claimed, StoreError>;
 
+    /// These were delivered: the answers to their claims arrived whole. Until then a claim is unconfirmed: it may be
+    /// taken back, and a sweep ends it after [`UNCONFIRMED_FOR`]. To extend an instance confirms it too, for whoever does
+    /// so knows of it. What is not assigned, or confirmed already, is passed over.
+    async fn confirm(&self, ids: &[InstanceId]) -> Result<(), StoreError>;
+
+    /// Undoes a claim whose answer nobody got a byte of. Its instance is ready again, before all others, and the
+    /// visitor's charge is undone. Returns it as it is then. `Unknown` when the token has no assigned, unconfirmed
+    /// instance whose deadline lies ahead. Either way, a token that has none gets none from then on: a claim that is
+    /// still under way comes to nothing.
+    async fn take_back(&self, claim: &Claim) -> Result<Instance, StoreError>;
+
     /// The record, `None` when there is none (any more).
     async fn get(&self, id: &InstanceId) -> Result<Option<Instance>, StoreError>;
 
@@ -172,9 +187,9 @@ pub trait Store: Send + Sync + 'static {
     /// expired one, which one whose deadline has passed is too; the sweep will return that one.
     async fn fail(&self, id: &InstanceId) -> Result<Instance, StoreError>;
 
-    /// Turns assigned instances whose deadline has come into expired ones, and forgets expired ones after their
-    /// retention; at most `limit` such changes, those longest due first as far as one template goes. Returns those
-    /// that *became* expired, as they became: each is returned by one sweep only. More is left to do while
+    /// Turns assigned instances whose deadline has come into expired ones, those whose claim was unconfirmed for
+    /// [`UNCONFIRMED_FOR`] into failed ones, for they are nobody's, and forgets both after their retention; at most
+    /// `limit` such changes, those longest due first as far as one template goes. Returns those that *became* expired, as they became: each is returned by one sweep only. More is left to do while
     /// `next_deadline` is not in the future.
     async fn sweep(&self, limit: usize) -> Result<Vec<Instance>, StoreError>;
 
@@ -226,6 +241,7 @@ impl RouteChange {
     /// Brings a table of what proxies must know up to date.
     pub fn apply(self, table: &mut HashMap<InstanceId, Instance>) {
         match self {
+            RouteChange::Set(record) if record.lease().is_none() => drop(table.remove(record.id())),
             RouteChange::Set(record) => drop(table.insert(record.id().clone(), record)),
             RouteChange::Gone(id) => drop(table.remove(&id)),
         }

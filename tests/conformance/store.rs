@@ -5,6 +5,7 @@ mod sentences;
 
 mod claims;
 mod deadlines;
+mod delivery;
 mod embedded;
 mod life;
 mod limits;

@@ -90,6 +90,12 @@ impl Store for TestStore {
     async fn claim(&self, claim: &Claim) -> Result<Claimed, StoreError> {
         self.line("claim", self.inner.claim(claim)).await
     }
+    async fn confirm(&self, ids: &[InstanceId]) -> Result<(), StoreError> {
+        self.line("confirm", self.inner.confirm(ids)).await
+    }
+    async fn take_back(&self, claim: &Claim) -> Result<Instance, StoreError> {
+        self.line("take_back", self.inner.take_back(claim)).await
+    }
     async fn get(&self, id: &InstanceId) -> Result<Option<Instance>, StoreError> {
         self.line("get", self.inner.get(id)).await
     }

@@ -37,8 +37,8 @@ impl Claims {
         self.fates.insert(token, Fate::Holds(slot));
     }
 
-    /// Its instance was released; there is no record of it any more.
-    pub(super) fn released(&mut self, token: ClaimToken, now: Millis) {
+    /// It has no instance any more, or never will.
+    pub(super) fn over(&mut self, token: ClaimToken, now: Millis) {
         let until = now + RETENTION;
         self.fates.insert(token, Fate::Over { until });
         self.over.push_back((until, token));

@@ -40,10 +40,16 @@ impl Journal {
 
     /// Writes a change down. What the disk refuses is told, and tried again with the next.
     pub(super) fn note(&mut self, change: &RouteChange) {
-        match change {
-            RouteChange::Set(instance) => self.table.insert(instance.id().clone(), instance.clone()),
-            RouteChange::Gone(id) => self.table.remove(id),
+        // What was taken back is nobody's; the next server has no use for it.
+        let gone;
+        let change = match change {
+            RouteChange::Set(instance) if instance.lease().is_none() => {
+                gone = RouteChange::Gone(instance.id().clone());
+                &gone
+            }
+            change => change,
         };
+        change.clone().apply(&mut self.table);
         let crowded = self.lines > 2 * (self.table.len() + SPARE_LINES);
         let written = if self.torn || crowded { self.renew() } else { self.append(change) };
         if let Err(error) = written {
@@ -85,13 +91,8 @@ fn read(path: &Path) -> io::Result<HashMap<InstanceId, Instance>> {
         file => file?,
     };
     for (number, line) in BufReader::new(file).split(b'\n').enumerate() {
-        match serde_json::from_slice(&line?) {
-            Ok(RouteChange::Set(instance)) => {
-                table.insert(instance.id().clone(), instance);
-            }
-            Ok(RouteChange::Gone(id)) => {
-                table.remove(&id);
-            }
+        match serde_json::from_slice::<RouteChange>(&line?) {
+            Ok(change) => change.apply(&mut table),
             // Half a line is where the disk was full; what follows was written after it was not.
             Err(error) => {
                 tracing::warn!(file = %path.display(), line = number + 1, %error, "a line of the journal is left out");

@@ -181,6 +181,19 @@ impl Store for MemoryStore {
         Ok(claimed.unwrap_or(Claimed::Empty))
     }
 
+    async fn confirm(&self, ids: &[InstanceId]) -> Result<(), StoreError> {
+        // One template's come one after the other in most batches, and a lock is for not more than a piece.
+        for same in ids.chunk_by(|a, b| a.template() == b.template()).flat_map(|same| same.chunks(PIECE)) {
+            self.on(same[0].template(), |shelf, _| shelf.confirm(same));
+        }
+        Ok(())
+    }
+
+    async fn take_back(&self, claim: &Claim) -> Result<Instance, StoreError> {
+        let step = |shelf: &mut Shelf, now| shelf.take_back(claim, now, &self.log);
+        self.on(claim.template.as_str(), step).unwrap_or(Err(StoreError::Unknown))
+    }
+
     async fn get(&self, id: &InstanceId) -> Result<Option<Instance>, StoreError> {
         let shelves = self.shelves.pin();
         let Some(shelf) = shelves.get(id.template()) else { return Ok(None) };

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use super::claims::{Claims, Fate};
 use super::members::Members;
-use super::queue::ReadyQueue;
-use super::records::{Records, Slot};
+use super::queue::{End, ReadyQueue};
+use super::records::{Record, Records, Slot};
 use super::route_log::RouteLog;
 use super::usages::Usages;
 use parking_lot::RwLock;
@@ -14,8 +14,9 @@ use parking_lot::RwLock;
 use crate::clock::Millis;
 use crate::instance::{
     Endpoint, ExtendRefused, Instance, InstanceId, Life, NodeId, RETENTION, Refused, check_step,
+    check_step_or_taken_back,
 };
-use crate::store::{Claim, Claimed, Counts, Cursor, RouteChange, StoreError};
+use crate::store::{Claim, Claimed, Counts, Cursor, RouteChange, StoreError, UNCONFIRMED_FOR};
 
 /// Each claim makes at most one usage and one token; it drops up to this many stale ones, so memory is bounded
 /// even when nobody sweeps.
@@ -34,10 +35,23 @@ pub(super) struct Shelf {
     usages: Usages,
 }
 
+/// What a step means besides what it makes of a record.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    /// Nobody knows whether the visitor was told.
+    Claim,
+    /// The visitor was not, and the proxies were.
+    TakingBack,
+    Step,
+}
+
 /// When a sweep has something to do with it.
-fn due(instance: &Instance) -> Option<Millis> {
-    match instance.life() {
+fn due(record: &Record) -> Option<Millis> {
+    match record.instance.life() {
         Life::Warming | Life::Ready { .. } => None,
+        Life::Assigned { lease, .. } if record.unconfirmed => {
+            Some(lease.deadline().min(lease.assigned_at() + UNCONFIRMED_FOR))
+        }
         Life::Assigned { lease, .. } => Some(lease.deadline()),
         Life::Expired { at, .. } => Some(*at + RETENTION),
     }
@@ -103,13 +117,13 @@ impl Shelf {
         if let Some(token) = token {
             self.claims.granted(token, slot);
         }
-        self.enlist(slot);
+        self.enlist(slot, End::Back);
     }
 
     pub(super) fn offer(&mut self, id: &InstanceId, at: Endpoint, now: Millis, log: &RouteLog) -> Stepped {
         let (slot, it) = self.known(id)?;
         let offered = it.clone().seen_at(now).offered(at)?;
-        self.replace(slot, offered.clone(), now, log);
+        self.replace(slot, offered.clone(), Kind::Step, now, log);
         Ok(offered)
     }
 
@@ -145,12 +159,50 @@ impl Shelf {
                     ready.assigned(*token, now, claim.ttl).expect("the queue holds ready instances only");
                 self.usages.keep(visitor, charged, *limits, now);
                 self.claims.granted(*token, slot);
-                self.replace(slot, assigned.clone(), now, log);
+                self.replace(slot, assigned.clone(), Kind::Claim, now, log);
                 self.tidy(now, TIDIED_BY_A_CLAIM);
                 assigned
             }
         };
         Claimed::Granted { instance, quota: self.usages.quota(visitor, *limits, now) }
+    }
+
+    /// These were delivered.
+    pub(super) fn confirm<'a>(&mut self, ids: impl IntoIterator<Item = &'a InstanceId>) {
+        for id in ids {
+            let Some(slot) = self.records.slot(id).filter(|slot| self.records.at(*slot).unconfirmed) else {
+                continue;
+            };
+            let record = self.records.at_mut(slot);
+            let before = due(record);
+            record.unconfirmed = false;
+            if let (Some(before), Some(after)) = (before, due(record)) {
+                self.due.remove(&(before, slot));
+                self.due.insert((after, slot));
+            }
+        }
+    }
+
+    pub(super) fn take_back(&mut self, claim: &Claim, now: Millis, log: &RouteLog) -> Stepped {
+        let Claim { token, visitor, limits, .. } = claim;
+        let slot = match self.claims.fate(*token, now) {
+            Some(Fate::Holds(slot)) => slot,
+            Some(Fate::Over { .. }) => return Err(StoreError::Unknown),
+            None => {
+                self.claims.over(*token, now);
+                return Err(StoreError::Unknown);
+            }
+        };
+        let Record { instance, unconfirmed: true, .. } = self.records.at(slot) else {
+            return Err(StoreError::Unknown);
+        };
+        let back = instance.taken_back(now).map_err(|_| StoreError::Unknown)?;
+        if let Some(lease) = instance.lease().filter(|_| !limits.are_none()) {
+            self.usages.refund(visitor, lease.assigned_at());
+        }
+        self.replace(slot, back.clone(), Kind::TakingBack, now, log);
+        self.claims.over(*token, now);
+        Ok(back)
     }
 
     pub(super) fn extend(
@@ -167,7 +219,7 @@ impl Shelf {
             None | Some(Err(ExtendRefused::Over)) => return Err(StoreError::Unknown),
             Some(extended) => extended?,
         };
-        self.replace(slot, extended.clone(), now, log);
+        self.replace(slot, extended.clone(), Kind::Step, now, log);
         Ok(extended)
     }
 
@@ -181,7 +233,7 @@ impl Shelf {
         it.may_be_released(now).map_err(|_| StoreError::Unknown)?;
         let (released, cursor) = self.remove(slot, now, log);
         if let Some(lease) = released.lease() {
-            self.claims.released(lease.token(), now);
+            self.claims.over(lease.token(), now);
         }
         Ok((released, cursor.expect("an assigned instance has a route")))
     }
@@ -195,7 +247,7 @@ impl Shelf {
     pub(super) fn fail(&mut self, id: &InstanceId, now: Millis, log: &RouteLog) -> Stepped {
         let (slot, it) = self.known(id)?;
         match it.failed(now).map_err(|_| StoreError::Unknown)? {
-            Some(expired) => Ok(self.replace(slot, expired, now, log)),
+            Some(expired) => Ok(self.replace(slot, expired, Kind::Step, now, log)),
             None => Ok(self.remove(slot, now, log).0),
         }
     }
@@ -236,9 +288,11 @@ impl Shelf {
         for done in 0..limit {
             let Some((_, slot)) = self.due.first().copied().filter(|(at, _)| *at <= now) else { return done };
             let it = &self.records.at(slot).instance;
-            if let Ok(over) = it.expired(now) {
+            // Due before its deadline is only what nobody confirmed.
+            let over = it.expired(now).ok().or_else(|| it.failed(now).ok().flatten());
+            if let Some(over) = over {
                 expired.push(over.clone());
-                self.replace(slot, over, now, log);
+                self.replace(slot, over, Kind::Step, now, log);
             } else {
                 let (gone, _) = self.remove(slot, now, log);
                 if let Some(lease) = gone.lease() {
@@ -256,14 +310,19 @@ impl Shelf {
     }
 
     /// Stores a step and tells the proxies. Returns the record as it was.
-    fn replace(&mut self, slot: Slot, after: Instance, now: Millis, log: &RouteLog) -> Instance {
+    fn replace(&mut self, slot: Slot, after: Instance, kind: Kind, now: Millis, log: &RouteLog) -> Instance {
         self.unlist(slot);
-        if let Life::Assigned { .. } | Life::Expired { .. } = after.life() {
+        let routed = matches!(after.life(), Life::Assigned { .. } | Life::Expired { .. });
+        if routed || kind == Kind::TakingBack {
             log.push(RouteChange::Set(after.clone()));
         }
-        let before = std::mem::replace(&mut self.records.at_mut(slot).instance, after);
-        self.enlist(slot);
-        debug_assert_eq!(check_step(&before, self.get(before.id()), now), Ok(()));
+        let record = self.records.at_mut(slot);
+        record.unconfirmed = kind == Kind::Claim;
+        let before = std::mem::replace(&mut record.instance, after);
+        let taken_back = kind == Kind::TakingBack;
+        self.enlist(slot, if taken_back { End::Front } else { End::Back });
+        let check = if taken_back { check_step_or_taken_back } else { check_step };
+        debug_assert_eq!(check(&before, self.get(before.id()), now), Ok(()));
         before
     }
 
@@ -284,20 +343,20 @@ impl Shelf {
         if let Life::Ready { .. } = life {
             self.ready.remove(&node, record.turn);
         }
-        if let Some(at) = due(&record.instance) {
+        if let Some(at) = due(record) {
             self.due.remove(&(at, slot));
         }
         self.count(&node, &life, |count| *count -= 1);
     }
 
     /// Puts a record that changed into the queue, the deadlines and the counts.
-    fn enlist(&mut self, slot: Slot) {
+    fn enlist(&mut self, slot: Slot, end: End) {
         let record = self.records.at_mut(slot);
         let (life, node) = (*record.instance.life(), record.instance.node().clone());
         if let Life::Ready { .. } = life {
-            record.turn = self.ready.push(&node, slot);
+            record.turn = self.ready.push(&node, slot, end);
         }
-        if let Some(at) = due(&record.instance) {
+        if let Some(at) = due(record) {
             self.due.insert((at, slot));
         }
         self.count(&node, &life, |count| *count += 1);

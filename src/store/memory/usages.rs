@@ -43,6 +43,13 @@ impl Usages {
         }
     }
 
+    /// Undoes a charge that was made at that time.
+    pub(super) fn refund(&mut self, visitor: &Visitor, charged_at: Millis) {
+        if let Some(usage) = self.of.get_mut(visitor) {
+            *usage = usage.refunded(charged_at);
+        }
+    }
+
     /// What is left to the visitor.
     pub(super) fn quota(&self, visitor: &Visitor, limits: Limits, now: Millis) -> Option<Quota> {
         let usage = self.of.get(visitor).copied().unwrap_or_default();

@@ -116,6 +116,24 @@ impl Store for ValkeyStore {
         self.run(&self.scripts.claim, &arguments).await?.claimed(*limits)
     }
 
+    async fn confirm(&self, ids: &[InstanceId]) -> Result<(), StoreError> {
+        for piece in ids.chunks(PIECE) {
+            let ids: Vec<&str> = piece.iter().map(InstanceId::as_str).collect();
+            self.once(&self.scripts.confirm, &ids).await?.outcome()?;
+        }
+        Ok(())
+    }
+
+    async fn take_back(&self, claim: &Claim) -> Result<Instance, StoreError> {
+        let Claim { template, token, visitor, limits, .. } = claim;
+        let limited = if limits.are_none() { "0" } else { "1" };
+        let arguments = [template.as_str(), &record::token(*token), &visitor.0, limited];
+        let mut reply = self.once(&self.scripts.take_back, &arguments).await?;
+        reply.outcome()?;
+        let id = reply.text()?;
+        reply.record(&id)
+    }
+
     async fn get(&self, id: &InstanceId) -> Result<Option<Instance>, StoreError> {
         let mut reply = self.run(&self.scripts.read, &[id.as_str()]).await?;
         let now = reply.millis()?;

@@ -13,15 +13,18 @@ use try_it_now::store::{Claim, Claimed, Cursor, StoreError, Visitor};
 
 use super::Backend;
 use super::plain::{Granted, Plain, State, View, view};
-use super::stage::{NO_LIMITS, NODES, Stage, TEMPLATES, node, template, wish};
+use super::stage::{MINUTE, NO_LIMITS, NODES, Stage, TEMPLATES, TTL, node, template, wish};
 
 #[derive(Debug, Clone)]
 enum Step {
     Insert(usize, usize),
     InsertAgain(Index),
     Offer(Index),
-    /// Template, node, visitor, with limits or without.
-    Claim(usize, usize, usize, bool),
+    /// Template, node, visitor, with limits or without, for longer than a claim may be unconfirmed or not.
+    Claim(usize, usize, usize, bool, bool),
+    Confirm(Vec<Index>),
+    /// An earlier claim, or one that never comes.
+    TakeBack(Option<Index>),
     /// An earlier claim once more: its answer was lost.
     Repeat(Index),
     Extend(Index, u64, u64),
@@ -40,7 +43,10 @@ fn step() -> impl Strategy<Value = Step> {
         5 => (of.clone(), on.clone()).prop_map(|(of, on)| Step::Insert(of, on)),
         1 => which().prop_map(Step::InsertAgain),
         8 => which().prop_map(Step::Offer),
-        8 => (of, on, 0..2_usize, any::<bool>()).prop_map(|(of, on, by, all)| Step::Claim(of, on, by, all)),
+        8 => (of, on, 0..2_usize, any::<bool>(), any::<bool>())
+            .prop_map(|(of, on, by, all, long)| Step::Claim(of, on, by, all, long)),
+        2 => vec(which(), 0..4).prop_map(Step::Confirm),
+        3 => proptest::option::weighted(0.9, which()).prop_map(Step::TakeBack),
         3 => which().prop_map(Step::Repeat),
         4 => (which(), 0..90_000_u64, 0..240_000_u64).prop_map(|(it, by, max)| Step::Extend(it, by, max)),
         3 => which().prop_map(Step::Release),
@@ -105,11 +111,25 @@ impl Both {
                 let (id, at) = (self.which(it), self.stage.endpoint());
                 assert_eq!(told(store.offer(&id, at).await), self.plain.offer(&id, at));
             }
-            Step::Claim(of, on, by, all) => {
+            Step::Confirm(some) => {
+                let ids: Vec<_> = some.iter().map(|it| self.which(it)).collect();
+                self.stage.confirm(&ids).await;
+                self.plain.confirm(&ids);
+            }
+            Step::TakeBack(it) => {
+                let claim = match it {
+                    Some(it) if !self.claims.is_empty() => it.get(&self.claims).clone(),
+                    _ => wish(),
+                };
+                assert_eq!(told(self.stage.take_back(&claim).await), self.plain.take_back(&claim));
+                self.claims.push(claim);
+            }
+            Step::Claim(of, on, by, all, long) => {
                 let limits = if *all { NO_LIMITS } else { Limits { hourly: 2, daily: 3 } };
                 let (template, node) = (template(TEMPLATES[*of]), node(NODES[*on]));
-                self.claim(Claim { template, node, limits, visitor: Visitor(by.to_string()), ..wish() })
-                    .await;
+                let ttl = if *long { MINUTE * 3 } else { TTL };
+                let visitor = Visitor(by.to_string());
+                self.claim(Claim { template, node, limits, visitor, ttl, ..wish() }).await;
             }
             Step::Repeat(it) => {
                 if !self.claims.is_empty() {
@@ -150,26 +170,37 @@ impl Both {
         let left: HashSet<_> = self.stage.all().await.iter().map(|record| record.id().clone()).collect();
         assert_eq!(expired.len(), swept.len());
         for record in &swept {
-            assert_eq!(self.plain.find(record.id()).as_ref(), Ok(&view(record)));
+            let expected = match self.plain.find(record.id()).unwrap() {
+                // Nobody confirmed it.
+                mut it @ View { state: State::Assigned { token, from, until, .. }, .. } => {
+                    it.state = State::Expired { token, from, until, ended: now, failed: true };
+                    it.generation += 1;
+                    it
+                }
+                overdue => overdue,
+            };
+            assert_eq!(view(record), expected);
         }
         let (mut done, mut undone) = (Vec::new(), Vec::new());
         for record in before {
-            let (overdue, ended) = match record.state {
-                State::Assigned { until, .. } => (until <= now, until),
-                State::Expired { ended, .. } => (false, ended),
+            let (overdue, due, ended) = match record.state {
+                State::Assigned { until, .. } => {
+                    let due = self.plain.due(&record).unwrap();
+                    (due <= now, due, until.min(now))
+                }
+                State::Expired { ended, .. } => (false, ended, ended),
                 State::Warming | State::Ready(_) => continue,
             };
             let id = &record.id;
             assert!(overdue || !expired.contains(id), "{id} was not overdue");
             assert!(ended + RETENTION <= now || left.contains(id), "{id} was forgotten too early");
             let steps =
-                [(ended, overdue, expired.contains(id)), (ended + RETENTION, true, !left.contains(id))];
+                [(due, overdue, expired.contains(id)), (ended + RETENTION, true, !left.contains(id))];
             for (at, _, is_done) in steps.into_iter().filter(|(at, due, _)| *due && *at <= now) {
                 if is_done { &mut done } else { &mut undone }.push((id.template().to_owned(), at));
             }
-            if expired.contains(id) {
-                let after = self.plain.find(id).unwrap().state;
-                self.plain.put(id, Some(after));
+            if let Some(after) = swept.iter().find(|after| after.id() == id) {
+                self.plain.put(id, Some(view(after).state));
             }
             if !left.contains(id) {
                 self.plain.put(id, None);
@@ -193,11 +224,7 @@ impl Both {
         all.sort_by(|a, b| a.id.cmp(&b.id));
         assert_eq!(all, expected);
 
-        let next = self.plain.records.iter().filter_map(|record| match record.state {
-            State::Assigned { until, .. } => Some(until),
-            State::Expired { ended, .. } => Some(ended + RETENTION),
-            State::Warming | State::Ready(_) => None,
-        });
+        let next = self.plain.records.iter().filter_map(|record| self.plain.due(record));
         assert_eq!(self.stage.store.next_deadline().await.unwrap(), next.min());
 
         for name in TEMPLATES {

@@ -1,5 +1,6 @@
 //! The rules of a store once more, as plainly as they can be written: lists, searched from end to end.
 
+use std::collections::HashSet;
 use std::time::Duration;
 
 use try_it_now::clock::Millis;
@@ -8,6 +9,7 @@ use try_it_now::instance::{
 };
 use try_it_now::store::{Claim, Claimed, Quota, StoreError, Visitor};
 
+const MINUTE: Duration = Duration::from_secs(60);
 const TEN_MINUTES: Duration = Duration::from_secs(600);
 const HOUR: Duration = Duration::from_secs(3600);
 const DAY: Duration = Duration::from_secs(24 * 3600);
@@ -41,7 +43,17 @@ pub(crate) struct Plain {
     pub(crate) records: Vec<View>,
     /// Each grant: of which token, which instance, and when that was released.
     tokens: Vec<(ClaimToken, InstanceId, Option<Millis>)>,
-    charges: Vec<(String, Visitor, Millis)>,
+    /// The charges, and those undone again, in order.
+    charges: Vec<(String, Visitor, Charge)>,
+    /// Those of which nobody has said that their visitors were told.
+    pub(crate) unconfirmed: HashSet<InstanceId>,
+}
+
+#[derive(Clone, Copy)]
+enum Charge {
+    At(Millis),
+    /// Of the one at that time.
+    Undone(Millis),
 }
 
 pub(crate) fn view(of: &Instance) -> View {
@@ -80,7 +92,7 @@ fn name(state: &State) -> &'static str {
 
 impl Plain {
     pub(crate) fn new(now: Millis) -> Self {
-        Self { now, records: Vec::new(), tokens: Vec::new(), charges: Vec::new() }
+        Self { now, records: Vec::new(), tokens: Vec::new(), charges: Vec::new(), unconfirmed: HashSet::new() }
     }
 
     /// As readers see it.
@@ -95,6 +107,18 @@ impl Plain {
         }
     }
 
+    /// When a sweep has something to do with it.
+    pub(crate) fn due(&self, of: &View) -> Option<Millis> {
+        match of.state {
+            State::Assigned { from, until, .. } if self.unconfirmed.contains(&of.id) => {
+                Some(until.min(from + MINUTE))
+            }
+            State::Assigned { until, .. } => Some(until),
+            State::Expired { ended, .. } => Some(ended + TEN_MINUTES),
+            State::Warming | State::Ready(_) => None,
+        }
+    }
+
     pub(crate) fn find(&self, id: &InstanceId) -> Result<View, StoreError> {
         self.records.iter().find(|r| r.id == *id).map(|r| self.seen(r)).ok_or(StoreError::Unknown)
     }
@@ -102,6 +126,7 @@ impl Plain {
     pub(crate) fn put(&mut self, id: &InstanceId, state: Option<State>) -> View {
         let n = self.records.iter().position(|r| r.id == *id).unwrap();
         let mut record = self.records.remove(n);
+        self.unconfirmed.remove(id);
         if let Some(state) = state {
             record.state = state;
             record.generation += 1;
@@ -151,6 +176,44 @@ impl Plain {
             .filter(|(t, i, _)| *t == token && i == id)
             .for_each(|grant| grant.2 = Some(now));
         Ok(before)
+    }
+
+    pub(crate) fn confirm(&mut self, ids: &[InstanceId]) {
+        self.unconfirmed.retain(|id| !ids.contains(id));
+    }
+
+    pub(crate) fn take_back(&mut self, claim: &Claim) -> Result<View, StoreError> {
+        let now = self.now;
+        let granted = match self.tokens.iter().rfind(|(token, ..)| *token == claim.token).cloned() {
+            Some((_, id, None)) if self.holds(&id, claim.token) => id,
+            Some((_, _, Some(over))) if now < over + TEN_MINUTES => return Err(StoreError::Unknown),
+            _ => {
+                self.tokens.push((claim.token, InstanceId::random(&claim.template), Some(now)));
+                return Err(StoreError::Unknown);
+            }
+        };
+        let State::Assigned { at, from, .. } = self.find(&granted)?.state else {
+            return Err(StoreError::Unknown);
+        };
+        if !self.unconfirmed.contains(&granted) {
+            return Err(StoreError::Unknown);
+        }
+        self.put(&granted, Some(State::Ready(at)));
+        let back = self.records.pop().unwrap();
+        self.records.insert(0, back.clone());
+        if claim.limits.hourly + claim.limits.daily > 0 {
+            let charge = (claim.template.to_string(), claim.visitor.clone(), Charge::Undone(from));
+            self.charges.push(charge);
+        }
+        self.tokens.iter_mut().filter(|grant| grant.0 == claim.token).for_each(|grant| grant.2 = Some(now));
+        Ok(back)
+    }
+
+    /// Whether a record, whatever became of it, is that of the token's lease.
+    fn holds(&self, id: &InstanceId, of: ClaimToken) -> bool {
+        self.find(id).is_ok_and(|it| {
+            matches!(it.state, State::Assigned { token, .. } | State::Expired { token, .. } if token == of)
+        })
     }
 
     pub(crate) fn retire(&mut self, id: &InstanceId) -> Result<View, StoreError> {
@@ -214,19 +277,25 @@ impl Plain {
         let state = State::Assigned { at, token: claim.token, from, until: from + claim.ttl };
         self.tokens.push((claim.token, next.id.clone(), None));
         if hourly + daily > 0 {
-            self.charges.push((claim.template.to_string(), claim.visitor.clone(), from));
+            self.charges.push((claim.template.to_string(), claim.visitor.clone(), Charge::At(from)));
         }
-        Granted::Instance(self.put(&next.id, Some(state)), self.quota(claim))
+        let granted = self.put(&next.id, Some(state));
+        self.unconfirmed.insert(next.id);
+        Granted::Instance(granted, self.quota(claim))
     }
 
     /// When the visitor's present window ends, and the charges in it: all charges ever, counted again.
     fn window(&self, claim: &Claim, length: Duration) -> Option<(Millis, u32)> {
-        let mut window = None;
-        for (template, visitor, at) in &self.charges {
+        let mut window: Option<(Millis, u32)> = None;
+        for (template, visitor, charge) in &self.charges {
             if (template.as_str(), visitor) == (claim.template.as_str(), &claim.visitor) {
-                window = match window {
-                    Some((ends, used)) if *at < ends => Some((ends, used + 1)),
-                    _ => Some((*at + length, 1)),
+                window = match (*charge, window) {
+                    (Charge::At(at), Some((ends, used))) if at < ends => Some((ends, used + 1)),
+                    (Charge::At(at), _) => Some((at + length, 1)),
+                    (Charge::Undone(at), Some((ends, used))) if ends <= at + length => {
+                        (used > 1).then_some((ends, used - 1))
+                    }
+                    (Charge::Undone(_), window) => window,
                 };
             }
         }

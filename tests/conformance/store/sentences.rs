@@ -58,6 +58,20 @@ macro_rules! store_conformance {
                 a_claim_repeated_after_a_failure_gets_nothing
                 a_token_is_forgotten_some_time_after_its_instance
             }
+            delivery {
+                a_claim_taken_back_leaves_all_as_it_was
+                what_is_taken_back_is_the_next_to_be_given
+                a_claim_taken_back_is_not_charged
+                a_token_whose_claim_was_taken_back_gets_nothing
+                a_claim_that_is_taken_back_before_it_arrives_gets_nothing
+                what_is_confirmed_is_not_taken_back
+                what_is_extended_is_confirmed
+                what_has_ended_is_neither_confirmed_nor_taken_back
+                an_unconfirmed_claim_ends_after_a_minute
+                a_confirmed_claim_lasts_as_long_as_its_lease
+                many_are_confirmed_at_once
+                of_a_taking_back_and_a_confirmation_one_wins
+            }
             limits {
                 a_visitor_gets_what_the_limit_allows_and_then_a_wait
                 the_quota_is_of_the_tighter_window

@@ -117,6 +117,18 @@ impl Stage {
         claimed.instance().unwrap_or_else(|| panic!("not granted: {claimed:?}")).clone()
     }
 
+    /// Takes a claim back. Only this step leads back, so only after it is what was seen before forgotten.
+    pub(crate) async fn take_back(&self, claim: &Claim) -> Result<Instance, StoreError> {
+        let back = self.store.take_back(claim).await?;
+        self.seen.lock().insert(back.id().clone(), back.clone());
+        Ok(back)
+    }
+
+    /// The claims of these were delivered.
+    pub(crate) async fn confirm(&self, ids: &[InstanceId]) {
+        self.store.confirm(ids).await.unwrap();
+    }
+
     /// A new instance of `shop` in the hands of a visitor for [`TTL`].
     pub(crate) async fn assigned(&self) -> Instance {
         self.ready("shop", "a").await;
@@ -167,10 +179,7 @@ impl Stage {
             for (at, change) in changes {
                 assert!(at > *cursor, "cursors rise: {at:?} after {cursor:?}");
                 *cursor = at;
-                match change {
-                    RouteChange::Set(record) => table.insert(record.id().clone(), record),
-                    RouteChange::Gone(id) => table.remove(&id),
-                };
+                change.apply(table);
             }
         }
     }

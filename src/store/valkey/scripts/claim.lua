@@ -76,6 +76,7 @@ end
 local before = load(first)
 local r = copy(before)
 r.state, r.token, r.assigned, r.deadline = 'assigned', token, now, now + ttl
+r.unconfirmed = true
 replace(r, before)
 redis.call('SET', key, r.id)
 if limited then

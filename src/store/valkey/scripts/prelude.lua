@@ -5,8 +5,11 @@
 -- <prefix>:ready:<template>                 sorted set by turn: the ids that are ready
 -- <prefix>:ready:<template>:<node>          the same of one node
 -- <prefix>:turn                             the last turn given
--- <prefix>:due                              sorted set by time: the assigned by their deadline, the expired by the end of
---                                           their retention
+-- <prefix>:front                            the last turn given before all others; these count downwards from 0
+-- <prefix>:due                              sorted set by time: the assigned by their deadline, or the end of the wait to
+--                                           be confirmed, the expired by the end of their retention
+-- <prefix>:unconfirmed                      sorted set by the time of their claims: the assigned whose visitors are not
+--                                           known to have been told
 -- <prefix>:counts                           hash: <state>:<template> and <state>:<template>:<node> to how many, if any
 -- <prefix>:token:<template>:<token>         what a claim got: an id, or "over:<until when that is known>"
 -- <prefix>:usage:<template>:<visitor>       hash: what a visitor had
@@ -23,6 +26,7 @@ local P = KEYS[1]
 local RETENTION = 600000
 local PATIENCE = 10000
 local PULSE = 2000
+local UNCONFIRMED_FOR = 60000
 
 local now = tonumber(ARGV[1])
 if not now then
@@ -76,13 +80,17 @@ local function count(r, by)
   end
 end
 
--- Puts a record into the queues, the deadlines and the counts.
+-- Puts a record into the queues, the deadlines and the counts. A ready one that is at the front, and an assigned one that
+-- is unconfirmed, has a field that says so.
 local function enlist(r)
   local template = template_of(r.id)
   if r.state == 'ready' then
-    local turn = redis.call('INCR', P .. ':turn')
+    local turn = r.front and redis.call('DECR', P .. ':front') or redis.call('INCR', P .. ':turn')
     redis.call('ZADD', P .. ':ready:' .. template, turn, r.id)
     redis.call('ZADD', P .. ':ready:' .. template .. ':' .. r.node, turn, r.id)
+  elseif r.state == 'assigned' and r.unconfirmed then
+    redis.call('ZADD', P .. ':unconfirmed', r.assigned, r.id)
+    redis.call('ZADD', P .. ':due', math.min(r.deadline, r.assigned + UNCONFIRMED_FOR), r.id)
   elseif r.state == 'assigned' then
     redis.call('ZADD', P .. ':due', r.deadline, r.id)
   elseif r.state == 'expired' then
@@ -101,6 +109,10 @@ local function unlist(r)
     redis.call('ZREM', P .. ':ready:' .. template .. ':' .. r.node, r.id)
   elseif r.state ~= 'warming' then
     redis.call('ZREM', P .. ':due', r.id)
+  end
+  -- Whatever is done with it is done by somebody who knows of it, or ends it.
+  if r.state == 'assigned' then
+    redis.call('ZREM', P .. ':unconfirmed', r.id)
   end
   if r.state ~= 'expired' then
     count(r, -1)
@@ -121,7 +133,8 @@ local function replace(r, before)
   r.text = pack(r)
   redis.call('SET', P .. ':record:' .. r.id, r.text)
   enlist(r)
-  if r.state == 'assigned' or r.state == 'expired' then
+  -- Of one that was ready before nobody was told.
+  if r.state == 'assigned' or r.state == 'expired' or before.state == 'assigned' then
     tell(r.id, r.text)
   end
 end

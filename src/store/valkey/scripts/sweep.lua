@@ -5,15 +5,25 @@ if known then
 end
 local done = {'0'}
 local count = 0
+-- Of a time when no server could reach this one, nothing can be said.
+local since = tonumber(redis.call('GET', P .. ':since') or '0') or 0
 while count < tonumber(ARGV[4]) do
   local first = redis.call('ZRANGE', P .. ':due', 0, 0, 'WITHSCORES')
   if not first[1] or tonumber(first[2]) > now then
     break
   end
   local before = load(first[1])
-  if before.state == 'assigned' then
+  local waits = before.state == 'assigned' and not over(before) and since + UNCONFIRMED_FOR > now
+  if waits then
+    redis.call('ZADD', P .. ':due', math.min(before.deadline, since + UNCONFIRMED_FOR), before.id)
+  elseif before.state == 'assigned' then
     local r = copy(before)
-    r.state, r.ended, r.ending = 'expired', before.deadline, 'expired'
+    if over(before) then
+      r.state, r.ended, r.ending = 'expired', before.deadline, 'expired'
+    else
+      -- Nobody confirmed it.
+      r.state, r.ended, r.ending = 'expired', now, 'failed'
+    end
     replace(r, before)
     done[#done + 1], done[#done + 2] = r.id, r.text
   else
