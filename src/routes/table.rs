@@ -9,7 +9,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::clock::Millis;
-use crate::instance::{Ending, Endpoint, Instance, InstanceId, Life, NodeId};
+use crate::instance::{ClaimToken, Ending, Endpoint, Instance, InstanceId, Life, NodeId};
 use crate::store::RouteChange;
 
 /// How long a host that is gone, or that the store did not know, is remembered as such. It only has to be longer
@@ -26,6 +26,8 @@ pub struct Route {
     id: InstanceId,
     node: NodeId,
     incarnation: u64,
+    /// Of the claim that it belongs to: one that was taken back may be followed by another of the same instance.
+    token: ClaimToken,
     endpoint: Endpoint,
     generation: AtomicU64,
     deadline: AtomicU64,
@@ -82,8 +84,18 @@ pub enum Found {
 enum Entry {
     Live(Arc<Route>),
     Ended(Ending),
-    Absent(Instant),
+    Absent(Absence),
 }
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Absence {
+    until: Instant,
+    /// Nothing older is believed meanwhile. What is gone for good has no later generation.
+    generation: u64,
+}
+
+/// Older than this is all that there ever was of an instance.
+const FOR_GOOD: u64 = u64::MAX;
 
 /// See the module. Reads take no lock.
 #[derive(Debug, Default)]
@@ -117,7 +129,7 @@ impl RouteTable {
         match self.entries.pin().get(label) {
             Some(Entry::Live(route)) => Found::Live(route.clone()),
             Some(Entry::Ended(ending)) => Found::Ended(*ending),
-            Some(Entry::Absent(until)) if Instant::now() < *until => Found::Absent,
+            Some(Entry::Absent(absence)) if Instant::now() < absence.until => Found::Absent,
             Some(Entry::Absent(_)) | None => Found::Unknown,
         }
     }
@@ -144,29 +156,44 @@ impl RouteTable {
         let _one_writer = self.absent.lock();
         let entries = self.entries.pin();
         let known = entries.get(instance.id().as_str());
+        let generation = instance.generation();
         match (known, instance.life()) {
-            (Some(Entry::Absent(until)), _) if Instant::now() < *until => Applied::Nothing,
-            (Some(Entry::Live(route)), Life::Assigned { lease, .. }) => {
-                if route.generation.fetch_max(instance.generation(), Ordering::AcqRel) < instance.generation()
-                {
-                    route.deadline.store(lease.deadline().0, Ordering::Release);
-                    Applied::Updated
-                } else {
-                    Applied::Nothing
-                }
+            (Some(Entry::Absent(absence)), _)
+                if generation <= absence.generation && Instant::now() < absence.until =>
+            {
+                Applied::Nothing
+            }
+            (Some(Entry::Live(route)), Life::Assigned { .. } | Life::Ready { .. })
+                if generation <= route.generation.load(Ordering::Acquire) =>
+            {
+                Applied::Nothing
+            }
+            (Some(Entry::Live(route)), Life::Assigned { lease, .. }) if route.token == lease.token() => {
+                route.generation.store(generation, Ordering::Release);
+                route.deadline.store(lease.deadline().0, Ordering::Release);
+                Applied::Updated
+            }
+            // It was taken back: nobody was told of it, and the next who gets it is nobody's successor.
+            (Some(Entry::Live(route)), Life::Ready { .. }) => {
+                route.ended.cancel();
+                entries.remove(instance.id().as_str());
+                Applied::Removed
             }
             (Some(Entry::Ended(_)), _) => Applied::Nothing,
             (known, Life::Assigned { endpoint, lease }) => {
+                if let Some(Entry::Live(before)) = known {
+                    before.ended.cancel();
+                }
                 let route = Route {
                     id: instance.id().clone(),
                     node: instance.node().clone(),
+                    token: lease.token(),
                     incarnation: self.incarnations.fetch_add(1, Ordering::Relaxed) + 1,
                     endpoint: *endpoint,
-                    generation: AtomicU64::new(instance.generation()),
+                    generation: AtomicU64::new(generation),
                     deadline: AtomicU64::new(lease.deadline().0),
                     ended: CancellationToken::new(),
                 };
-                debug_assert!(!matches!(known, Some(Entry::Live(_))));
                 entries.insert(instance.id().shared(), Entry::Live(Arc::new(route)));
                 Applied::Added
             }
@@ -183,19 +210,23 @@ impl RouteTable {
 
     /// Remembers for a short while that there is no such instance.
     pub fn mark_absent(&self, label: &str) -> Applied {
+        self.mark_absent_since(label, FOR_GOOD)
+    }
+
+    fn mark_absent_since(&self, label: &str, generation: u64) -> Applied {
         let now = Instant::now();
         let mut absent = self.absent.lock();
         let entries = self.entries.pin();
         while absent.front().is_some_and(|(until, _)| *until <= now) || absent.len() >= MAX_ABSENT {
             let Some((until, key)) = absent.pop_front() else { break };
             // Only what this very mark left: the host may have been marked again since.
-            if matches!(entries.get(&key), Some(Entry::Absent(u)) if *u == until) {
+            if matches!(entries.get(&key), Some(Entry::Absent(absence)) if absence.until == until) {
                 entries.remove(&key);
             }
         }
         let (key, until): (Arc<str>, _) = (label.into(), now + ABSENT_FOR);
         absent.push_back((until, key.clone()));
-        match entries.insert(key, Entry::Absent(until)) {
+        match entries.insert(key, Entry::Absent(Absence { until, generation })) {
             Some(Entry::Live(route)) => {
                 route.ended.cancel();
                 Applied::Removed
@@ -214,22 +245,22 @@ impl RouteTable {
     /// snapshot lacks is gone. A host that came later may simply be younger than the snapshot, and stays.
     pub fn replace(&self, snapshot: &[Instance], before: Mark) {
         let known: std::collections::HashSet<&str> = snapshot.iter().map(|i| i.id().as_str()).collect();
-        let gone: Vec<Arc<str>> = self
+        let gone: Vec<(Arc<str>, u64)> = self
             .entries
             .pin()
             .iter()
-            .filter(|(label, entry)| {
-                let old = match entry {
-                    Entry::Live(route) => route.incarnation <= before.0,
-                    Entry::Ended(_) => true,
-                    Entry::Absent(_) => false,
-                };
-                old && !known.contains(&***label)
+            .filter(|(label, _)| !known.contains(&***label))
+            .filter_map(|(label, entry)| match entry {
+                // It may have been taken back, and be claimed again.
+                Entry::Live(route) if route.incarnation <= before.0 => {
+                    Some((label.clone(), route.generation.load(Ordering::Acquire)))
+                }
+                Entry::Ended(_) => Some((label.clone(), FOR_GOOD)),
+                Entry::Live(_) | Entry::Absent(_) => None,
             })
-            .map(|(label, _)| label.clone())
             .collect();
-        for label in gone {
-            self.mark_absent(&label);
+        for (label, generation) in gone {
+            self.mark_absent_since(&label, generation);
         }
         for instance in snapshot {
             self.set(instance);
@@ -285,6 +316,40 @@ mod tests {
         assert!(matches!(table.find(instance.id().as_str()), Found::Absent));
         tokio::time::advance(ABSENT_FOR).await;
         assert!(matches!(table.find(instance.id().as_str()), Found::Unknown));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_that_was_taken_back_leads_nowhere_until_it_is_anothers() {
+        let (table, first) = (RouteTable::default(), assigned());
+        set(&table, &first);
+        let held = live(&table, &first);
+        let back = first.taken_back(Millis(1)).unwrap();
+        assert_eq!(set(&table, &back), Applied::Removed);
+        held.ended().await;
+        assert!(matches!(table.find(first.id().as_str()), Found::Unknown));
+        let second = back.assigned(ClaimToken::random(), Millis(2), HOUR).unwrap();
+        assert_eq!(set(&table, &second), Applied::Added);
+        assert_eq!(set(&table, &back), Applied::Nothing, "late news");
+        assert_eq!(set(&table, &first), Applied::Nothing, "later news");
+        assert_ne!(live(&table, &second).incarnation(), held.incarnation());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_claim_after_one_that_was_taken_back_is_believed_though_nobody_told_of_that() {
+        let (table, first) = (RouteTable::default(), assigned());
+        let back = first.taken_back(Millis(1)).unwrap();
+        let second = back.assigned(ClaimToken::random(), Millis(2), HOUR).unwrap();
+        set(&table, &first);
+        let held = live(&table, &first);
+        assert_eq!(set(&table, &second), Applied::Added);
+        held.ended().await;
+
+        let (table, mark) = (RouteTable::default(), RouteTable::default().mark());
+        table.replace(&[], mark);
+        set(&table, &first);
+        table.replace(&[], table.mark());
+        assert_eq!(set(&table, &first), Applied::Nothing);
+        assert_eq!(set(&table, &second), Applied::Added);
     }
 
     #[tokio::test(start_paused = true)]

@@ -190,6 +190,8 @@ impl Store for MemoryStore {
     }
 
     async fn take_back(&self, claim: &Claim) -> Result<Instance, StoreError> {
+        // Also where nothing is yet: that the token gets none must be known when its claim arrives.
+        self.shelves.pin().get_or_insert_with(claim.template.clone(), Arc::default);
         let step = |shelf: &mut Shelf, now| shelf.take_back(claim, now, &self.log);
         self.on(claim.template.as_str(), step).unwrap_or(Err(StoreError::Unknown))
     }
