@@ -35,7 +35,7 @@ impl Api {
             None => self.pool.templates().default_name().clone(),
         };
         let visitor = Visitor(asked.client.rate_limit_key());
-        let Acquired { instance, quota } = self.pool.acquire(template.as_str(), visitor).await?;
+        let Acquired { instance, quota, delivery } = self.pool.acquire(template.as_str(), visitor).await?;
         let lease = instance.lease().ok_or(ApiError::Internal("ACQUIRE_ERROR"))?;
         let (url, admin_url) = self.urls(&instance);
         let credentials = self.pool.credentials(&instance);
@@ -47,7 +47,7 @@ impl Api {
             ttl_seconds: lease.deadline().since(lease.assigned_at()).as_secs(),
             credentials: credentials.as_ref().map(Secret::reveal),
         };
-        let mut answer = answer::json(StatusCode::OK, &handed);
+        let mut answer = answer::json(StatusCode::OK, &handed).map(|body| body.handing(delivery));
         if let Some(quota) = quota {
             answer::quota(answer.headers_mut(), quota.limit, quota.remaining, quota.reset.as_secs());
         }

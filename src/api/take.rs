@@ -9,20 +9,22 @@ use super::front::{clear_cookie, set_cookie};
 use super::{Api, ApiError, Asked, Body, answer};
 use crate::instance::InstanceId;
 use crate::pages;
+use crate::pool::Acquired;
 use crate::store::{StoreError, Visitor};
 
 impl Api {
     /// Gives the visitor an instance and sends the browser there.
     pub(super) async fn take(&self, template: &str, asked: Asked<'_>) -> Result<Response<Body>, ApiError> {
         let visitor = Visitor(asked.client.rate_limit_key());
-        let instance = match self.pool.acquire(template, visitor).await {
-            Ok(acquired) => acquired.instance,
+        let Acquired { instance, delivery, .. } = match self.pool.acquire(template, visitor).await {
+            Ok(acquired) => acquired,
             Err(error) => return Ok(problem(&error.into(), template, &asked)),
         };
         // A template that was taken out a moment ago extends nothing any more.
         let granted = instance.lease().map_or(Duration::ZERO, |l| l.deadline().since(l.assigned_at()));
         let longest = self.pool.templates().get(template).map_or(granted, |template| template.max_ttl);
         let mut answer = answer::see_other(&self.pool.address().instance_url(instance.id()));
+        answer = answer.map(|body| body.handing(delivery));
         add_cookie(&mut answer, &set_cookie(instance.id(), longest, asked.client.secure));
         Ok(answer)
     }

@@ -5,6 +5,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::Pool;
+use super::delivery::Delivery;
 use super::keeper::Keeper;
 use crate::instance::{ClaimToken, Instance, RateLimited};
 use crate::store::{Claim, Claimed, Quota, RouteChange, StoreError, Visitor};
@@ -17,6 +18,8 @@ pub struct Acquired {
     pub instance: Instance,
     /// What is left to the visitor; `None` without limits.
     pub quota: Option<Quota>,
+    /// For whoever carries the answer to the visitor.
+    pub delivery: Delivery,
 }
 
 /// Why a visitor got none. Nothing was charged.
@@ -41,7 +44,8 @@ pub enum AcquireError {
 
 impl Pool {
     /// Gives `visitor` a ready instance of the template called `template`. When none is ready it waits, behind
-    /// those who came before, for one that can be made within the acquire timeout.
+    /// those who came before, for one that can be made within the acquire timeout. Dropped before it is done, it leaves
+    /// the visitor without an instance.
     pub async fn acquire(&self, template: &str, visitor: Visitor) -> Result<Acquired, AcquireError> {
         let start = Instant::now();
         let keeper =
@@ -72,10 +76,11 @@ impl Pool {
             limits: template.rate_limit,
             ttl: template.ttl,
         };
+        let mut delivery = Delivery::of(claim, self.ledger.clone());
         if keeper.line.len() == 0
-            && let Some(acquired) = self.claim(&claim).await?
+            && let Some((instance, quota)) = self.claim(&mut delivery).await?
         {
-            return Ok(acquired);
+            return Ok(Acquired { instance, quota, delivery });
         }
         self.check_patience(keeper).await?;
         let deadline = start + self.acquire_timeout;
@@ -84,25 +89,33 @@ impl Pool {
         let exhausted = |_| AcquireError::Exhausted { retry_after: retry_after(keeper) };
         let first = tokio::time::timeout_at(deadline, place.first()).await.map_err(exhausted)?;
         loop {
-            // Not under the deadline: a claim that is broken off could leave an instance with nobody.
-            if let Some(acquired) = self.claim(&claim).await? {
-                return Ok(acquired);
+            // Not under the deadline: a claim that is broken off has to be undone.
+            if let Some((instance, quota)) = self.claim(&mut delivery).await? {
+                return Ok(Acquired { instance, quota, delivery });
             }
             tokio::time::timeout_at(deadline, first.called()).await.map_err(exhausted)?;
         }
     }
 
     /// One claim: an instance, or `None` when nothing is ready.
-    async fn claim(&self, claim: &Claim) -> Result<Option<Acquired>, AcquireError> {
-        match self.ask(self.store.claim(claim)).await? {
+    async fn claim(&self, delivery: &mut Delivery) -> Result<Option<(Instance, Option<Quota>)>, AcquireError> {
+        let claimed = self.ask(self.store.claim(delivery.claiming())).await?;
+        match claimed {
             Claimed::Granted { instance, quota } => {
+                delivery.granted(instance.id().clone());
                 if self.publish(RouteChange::Set(instance.clone())) {
                     self.wake.notify_one();
                 }
-                Ok(Some(Acquired { instance, quota }))
+                Ok(Some((instance, quota)))
             }
-            Claimed::RateLimited(limited) => Err(limited.into()),
-            Claimed::Empty => Ok(None),
+            Claimed::RateLimited(limited) => {
+                delivery.came_to_nothing();
+                Err(limited.into())
+            }
+            Claimed::Empty => {
+                delivery.came_to_nothing();
+                Ok(None)
+            }
         }
     }
 

@@ -1,9 +1,10 @@
 //! The server stops.
 
 use std::collections::HashSet;
+use std::sync::Arc;
 use std::time::Duration;
 
-use super::Pool;
+use super::{Pool, settle};
 use crate::instance::{Instance, InstanceId, Life};
 use crate::store::StoreError;
 use crate::telemetry::ReleaseReason;
@@ -14,8 +15,10 @@ const STOP_DEADLINE: Duration = Duration::from_secs(10);
 impl Pool {
     /// Stops making instances, and ends every one that this server runs; but for those of visitors where both they and
     /// the record of them outlive the server: the next one serves them.
-    pub async fn drain(&self) {
+    pub async fn drain(self: &Arc<Self>) {
         self.stopping.cancel();
+        // Every answer has arrived by now, or never will.
+        settle::settle(self, true).await;
         self.tasks.close();
         if tokio::time::timeout(STOP_DEADLINE, self.tasks.wait()).await.is_err() {
             tracing::warn!("some instances were still being made or taken down");

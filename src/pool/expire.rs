@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::Pool;
-use crate::instance::{Instance, Life};
+use crate::instance::{Ending, Instance, Life};
 use crate::store::RouteChange;
 use crate::telemetry::ReleaseReason;
 
@@ -53,7 +53,12 @@ async fn sweep(pool: &Arc<Pool>) -> Result<Duration, crate::store::StoreError> {
 fn end(pool: &Arc<Pool>, instance: &Instance) {
     debug_assert!(matches!(instance.life(), Life::Expired { .. }));
     pool.publish(RouteChange::Set(instance.clone()));
-    pool.metrics.released(instance.id().template(), ReleaseReason::Expired);
+    let reason = match instance.life() {
+        // Nobody confirmed that its visitor had been told.
+        Life::Expired { ending: Ending::Failed, .. } => ReleaseReason::Released,
+        _ => ReleaseReason::Expired,
+    };
+    pool.metrics.released(instance.id().template(), reason);
     if instance.node() == &pool.node {
         pool.take_down(instance.id().clone());
     }

@@ -6,6 +6,7 @@
 mod acquire;
 mod backoff;
 mod bake;
+mod delivery;
 mod drain;
 mod expire;
 mod hands;
@@ -19,6 +20,7 @@ mod ready;
 mod reconcile;
 mod release;
 mod repair;
+mod settle;
 mod stats;
 #[cfg(test)]
 pub(crate) mod tests;
@@ -34,6 +36,9 @@ use tokio_util::task::TaskTracker;
 
 pub use acquire::{AcquireError, Acquired};
 pub use bake::{BakeError, Baked};
+#[cfg(test)]
+pub(crate) use delivery::probe as delivery_tests;
+pub use delivery::{Delivered, Delivery};
 pub use others::{NodePool, NodeStatus};
 pub use stats::{PoolStats, TemplateStats};
 
@@ -88,6 +93,8 @@ pub struct Pool {
     acquire_timeout: Duration,
     templates: ArcSwap<Templates>,
     keepers: Keepers,
+    /// What became of the answers that handed instances out.
+    ledger: Arc<delivery::Ledger>,
     /// Instances that a task of ours is making or taking down right now.
     hands: Hands,
     /// Where the random texts of the instances come from.
@@ -121,6 +128,7 @@ impl Pool {
             acquire_timeout: parts.acquire_timeout,
             templates: ArcSwap::from_pointee(parts.templates),
             keepers,
+            ledger: Arc::default(),
             hands: Hands::default(),
             shares_randomness: parts.secret.is_none(),
             randomness: parts.secret.map(|secret| hooks::Randomness::new(&secret).into()).unwrap_or_default(),
@@ -140,6 +148,7 @@ impl Pool {
         crate::task::spawn("pool reconcile", reconcile::run(self.clone()));
         crate::task::spawn("pool exits", reconcile::watch_exits(self.clone(), exits));
         crate::task::spawn("pool expire", expire::run(self.clone()));
+        crate::task::spawn("pool settle", settle::run(self.clone()));
     }
 
     /// The templates as they are now.

@@ -61,7 +61,8 @@ async fn read_body(session: &mut Session, within: Duration) -> Result<Bytes, Api
 }
 
 /// Sends an answer of ours.
-pub(super) async fn send(session: &mut Session, answer: Response<Body>) -> Result<()> {
+pub(super) async fn send(session: &mut Session, mut answer: Response<Body>) -> Result<()> {
+    let delivery = answer.body_mut().take_delivery();
     let (head, body) = answer.into_parts();
     let version = session.req_header().version;
     let has_chunks = version == Version::HTTP_11;
@@ -74,14 +75,21 @@ pub(super) async fn send(session: &mut Session, answer: Response<Body>) -> Resul
     head.remove_header(&header::CONNECTION);
     let downstream = session.as_downstream_mut();
     match body {
-        Body::Full(bytes) => {
+        Body::Full(bytes) | Body::Handing(bytes, _) => {
             let bytes = bytes.unwrap_or_default();
             // An answer to HEAD says the length of the body that it does not have.
             if !head.headers.contains_key(header::CONTENT_LENGTH) {
                 head.set_content_length(bytes.len())?;
             }
+            // Over HTTP/2, an error if the client has cancelled its request.
             downstream.write_response_header(Box::new(head)).await?;
-            downstream.write_response_body(bytes, true).await
+            let Some(mut delivery) = delivery else {
+                return downstream.write_response_body(bytes, true).await;
+            };
+            delivery.begun();
+            downstream.write_response_body(bytes, true).await?;
+            delivery.done();
+            Ok(())
         }
         Body::Stream(mut pieces) => {
             if has_chunks {

@@ -187,7 +187,8 @@ fn peer_of(stream: &Downstream) -> IpAddr {
 pub(super) fn on_the_wire(answer: http::Response<Body>) -> Vec<u8> {
     let (head, body) = answer.into_parts();
     let body = match body {
-        Body::Full(bytes) => bytes.unwrap_or_default(),
+        // No answer that is sent so hands out an instance.
+        Body::Full(bytes) | Body::Handing(bytes, _) => bytes.unwrap_or_default(),
         Body::Stream(_) => Bytes::new(),
     };
     let mut bytes = format!("HTTP/1.1 {}\r\n", head.status).into_bytes();

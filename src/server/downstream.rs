@@ -7,6 +7,7 @@
 mod delegate;
 #[cfg(test)]
 mod engine_tests;
+mod handover;
 mod read;
 mod reader;
 #[cfg(test)]
@@ -23,6 +24,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::timeout;
 
 use super::head::{Head, Refusal};
+use handover::End;
 use read::{Arrived, State, Wait, after_head};
 use reader::{Alarm, Reader};
 pub use turn::Turn;
@@ -80,6 +82,8 @@ pub struct HeadInfo {
 
 /// A client's connection whose read half passes on one checked message at a time.
 pub struct Downstream {
+    /// Before `inner`, and so dropped before it.
+    end: End,
     inner: Stream,
     reader: Reader,
     state: State,
@@ -94,7 +98,9 @@ pub struct Downstream {
 impl Downstream {
     /// Guards a connection of which nothing was read. `inner` may be a TLS stream already.
     pub fn new(inner: Stream, limits: Limits) -> Self {
+        let turn = Turn::default();
         Downstream {
+            end: End { turn: turn.clone(), socket: inner.get_socket_digest() },
             inner,
             reader: Reader::default(),
             state: State::Between(Wait::default()),
@@ -102,7 +108,7 @@ impl Downstream {
             limits,
             alarm: Alarm::default(),
             writer: Writer::default(),
-            turn: Turn::default(),
+            turn,
         }
     }
 

@@ -1,6 +1,7 @@
 //! Signals, and how the server stops.
 
 use std::io;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -71,7 +72,7 @@ pub(super) struct Stopping {
 
 impl Stopping {
     /// Stops the server; then the pool stops what it runs.
-    pub(super) async fn run(self, pool: &Pool) {
+    pub(super) async fn run(self, pool: &Arc<Pool>) {
         self.begin.send_replace(true);
         self.cut.cancel();
         self.connections.close();

@@ -101,6 +101,9 @@ impl Connection {
         let body = if body.is_end_stream() { Ok(Bytes::new()) } else { self.read(body).await };
         let refused = body.is_err();
         let mut answer = self.dispatch.api.handle(&parts, body, self.peer, self.secure).await;
+        if let Some(delivery) = answer.body_mut().take_delivery() {
+            self.turn.hands_out(delivery);
+        }
         if refused {
             answer.headers_mut().insert(header::CONNECTION, http::HeaderValue::from_static("close"));
         }
@@ -153,6 +156,9 @@ struct Outgoing {
 
 impl Drop for Outgoing {
     fn drop(&mut self) {
+        if self.is_end_stream() {
+            self.turn.taken();
+        }
         self.turn.next();
     }
 }

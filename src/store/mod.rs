@@ -29,7 +29,7 @@ pub const UNCONFIRMED_FOR: Duration = Duration::from_secs(60);
 pub struct Visitor(pub String);
 
 /// A wish for one ready instance.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Claim {
     /// Of which template.
     pub template: TemplateName,

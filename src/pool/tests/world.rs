@@ -14,7 +14,9 @@ use super::test_runtime::TestRuntime;
 use super::test_store::TestStore;
 use crate::clock::{Clock, Millis};
 use crate::config::Templates;
-use crate::instance::{Ending, Instance, InstanceId, Life, NodeId, RETENTION, check, check_step};
+use crate::instance::{
+    Ending, Instance, InstanceId, Life, NodeId, RETENTION, check, check_step, check_step_or_taken_back,
+};
 use crate::pool::{Acquired, Pool};
 use crate::routes::Found;
 use crate::store::{Store as _, StoreError, Visitor};
@@ -89,6 +91,8 @@ pub(super) struct World {
     given_up: usize,
     /// The records at the last look.
     seen: HashMap<InstanceId, Instance>,
+    /// What had been handed out by then.
+    told: HashSet<InstanceId>,
 }
 
 fn configured(kept: &HashMap<&'static str, Kept>) -> Templates {
@@ -123,8 +127,9 @@ impl Desk {
     }
 
     /// A visitor is served at this very moment.
-    fn served(&mut self, name: &'static str, number: Option<u64>, acquired: &Acquired, now: Millis) {
-        let instance = &acquired.instance;
+    fn served(&mut self, name: &'static str, number: Option<u64>, acquired: Acquired, now: Millis) {
+        let Acquired { instance, delivery, .. } = acquired;
+        delivery.done();
         let id = instance.id().clone();
         let Some(lease) = instance.lease() else { return self.broken.push(format!("{id} has no lease")) };
         let (since, until) = (lease.assigned_at(), lease.deadline());
@@ -174,6 +179,7 @@ impl World {
             visitors: 0,
             given_up: 0,
             seen: HashMap::new(),
+            told: HashSet::new(),
         };
         world.pause();
         world
@@ -228,7 +234,7 @@ impl World {
         let visit = async move {
             let answer = pool.acquire(name, Visitor(number.to_string())).await;
             let mut desk = desk.lock();
-            if let Ok(acquired) = &answer {
+            if let Ok(acquired) = answer {
                 desk.served(name, Some(number), acquired, clock.now());
             }
             desk.leaves(name, number);
@@ -268,7 +274,7 @@ impl World {
         });
         match told {
             None => self.given_up += 1,
-            Some(Ok(acquired)) => self.desk.lock().served(name, None, &acquired, self.clock.now()),
+            Some(Ok(acquired)) => self.desk.lock().served(name, None, acquired, self.clock.now()),
             Some(Err(_)) => {}
         }
     }
@@ -380,11 +386,15 @@ impl World {
         // The routes go by the runtime's clock.
         let _context = self.server.tokio.enter();
         assert_eq!(self.desk.lock().broken, Vec::<String>::new());
-        for (id, before) in &self.seen {
-            assert_eq!(check_step(before, records.get(id), now), Ok(()));
-        }
         let mut unknown_to_all = 0;
         let desk = self.desk.lock();
+        for (id, before) in &self.seen {
+            // Only what nobody was told of is taken back.
+            let told = desk.handed.contains_key(id) && before.lease().is_some() && self.told.contains(id);
+            let check = if told { check_step } else { check_step_or_taken_back };
+            assert_eq!(check(before, records.get(id), now), Ok(()));
+        }
+        self.told = desk.handed.keys().cloned().collect();
         for (id, record) in &records {
             if let Life::Assigned { .. } = record.life() {
                 unknown_to_all += usize::from(!desk.handed.contains_key(id));
@@ -456,6 +466,11 @@ impl World {
         assert!(self.visits.is_empty(), "every acquire ends");
         assert!(self.server.pool.hands.held().is_empty());
         let records = self.records();
+        for (id, record) in &records {
+            if let Life::Assigned { .. } = record.life() {
+                assert!(self.desk.lock().handed.contains_key(id), "{id} is nobody's");
+            }
+        }
         let living = records.values().filter(|record| !matches!(record.life(), Life::Expired { .. }));
         let mut ids: Vec<_> = living.map(|record| record.id().clone()).collect();
         ids.sort();

@@ -85,6 +85,9 @@ impl Downstream {
                         Ok(head) => {
                             // A signal that came before this message is none about it.
                             self.turn.clear();
+                            if self.turn.handover().is_busy() {
+                                self.turn.handover().answered();
+                            }
                             self.fresh = false;
                             self.state = State::Head { left: head.len, head };
                             Arrived::Head

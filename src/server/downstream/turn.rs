@@ -6,6 +6,9 @@ use std::task::{Context, Poll};
 
 use futures_util::task::AtomicWaker;
 
+use super::handover::Handover;
+use crate::pool::Delivery;
+
 /// A handle on the guard of one connection, for whoever finishes its exchanges. Cheap to clone.
 #[derive(Debug, Clone, Default)]
 pub struct Turn(Arc<Shared>);
@@ -14,6 +17,7 @@ pub struct Turn(Arc<Shared>);
 struct Shared {
     signal: AtomicU8,
     reader: AtomicWaker,
+    handover: Handover,
 }
 
 /// What the engine said about the exchange in progress.
@@ -43,6 +47,22 @@ impl Turn {
     pub fn tunnel(&self) {
         self.0.signal.store(TUNNEL, SeqCst);
         self.0.reader.wake();
+    }
+
+    /// The answer that is made now hands out an instance. To be said before it is given to the engine.
+    pub fn hands_out(&self, delivery: Delivery) {
+        self.0.handover.begin(delivery);
+    }
+
+    /// The engine has taken all of the present answer.
+    pub fn taken(&self) {
+        if self.0.handover.is_busy() {
+            self.0.handover.taken();
+        }
+    }
+
+    pub(super) fn handover(&self) -> &Handover {
+        &self.0.handover
     }
 
     /// Takes the signal, or leaves the reader's waker to be called by the next one.

@@ -3,12 +3,17 @@
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Instant;
 
+use super::handover::Receipt;
 use super::reader::Alarm;
 use super::{Downstream, LINGER, State};
+
+/// How often the kernel is asked whether the client took its answer.
+const LOOK: Duration = Duration::from_millis(5);
 
 /// The deadlines of the write half.
 #[derive(Default)]
@@ -17,6 +22,8 @@ pub(super) struct Writer {
     stalled: Option<Instant>,
     /// Until when a refused client may go on sending.
     linger: Option<Instant>,
+    /// When to ask again whether the client took its answer.
+    look: Option<Instant>,
     alarm: Alarm,
 }
 
@@ -30,6 +37,31 @@ impl Downstream {
         let since = *self.writer.stalled.get_or_insert_with(Instant::now);
         ready!(self.writer.alarm.poll_until(cx, since + self.limits.write));
         Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "the client does not read its answer")))
+    }
+
+    /// Notes that bytes of an answer went that hands out an instance.
+    fn noted(&self, step: &Poll<io::Result<usize>>) {
+        if matches!(step, Poll::Ready(Ok(1..))) && self.turn.handover().is_busy() {
+            self.turn.handover().written();
+        }
+    }
+
+    /// Waits until the client's kernel has said whether it took the last answer; a moment, unless the client is gone.
+    fn poll_receipt(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let until = *self.writer.linger.get_or_insert_with(|| Instant::now() + LINGER);
+        loop {
+            let receipt = match self.end.receipt() {
+                Receipt::Open if Instant::now() >= until => Receipt::Refused,
+                receipt => receipt,
+            };
+            if receipt != Receipt::Open {
+                self.turn.handover().end(receipt);
+                return Poll::Ready(());
+            }
+            let look = *self.writer.look.get_or_insert_with(|| Instant::now() + LOOK);
+            ready!(self.writer.alarm.poll_until(cx, look));
+            self.writer.look = None;
+        }
     }
 
     /// Swallows what a client still sends that was refused: closed with bytes unread, a connection is reset, and
@@ -51,6 +83,7 @@ impl Downstream {
 impl AsyncWrite for Downstream {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let step = Pin::new(&mut self.inner).poll_write(cx, bytes);
+        self.noted(&step);
         self.in_time(cx, step)
     }
 
@@ -60,6 +93,7 @@ impl AsyncWrite for Downstream {
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let step = Pin::new(&mut self.inner).poll_write_vectored(cx, slices);
+        self.noted(&step);
         self.in_time(cx, step)
     }
 
@@ -69,12 +103,20 @@ impl AsyncWrite for Downstream {
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let step = Pin::new(&mut self.inner).poll_flush(cx);
+        if let Poll::Ready(Ok(())) = step
+            && self.turn.handover().is_busy()
+        {
+            self.turn.handover().flushed();
+        }
         self.in_time(cx, step)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let step = Pin::new(&mut self.inner).poll_shutdown(cx);
         ready!(self.in_time(cx, step))?;
+        if self.turn.handover().is_sent() {
+            ready!(self.poll_receipt(cx));
+        }
         if let State::Refused(_) | State::Answered { .. } = self.state {
             ready!(self.poll_linger(cx));
         }

@@ -1,0 +1,212 @@
+//! The answer on this connection that hands out an instance: how much of it the client got.
+//!
+//! It cannot be seen from the answer's body, which the engine takes long before it writes: so the engine says when it has
+//! taken all of it, and the write half sees the bytes go. What was written to a client that had left is told apart by the
+//! kernel, which gets a reset for it instead of an acknowledgement.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use parking_lot::Mutex;
+use pingora_core::protocols::SocketDigest;
+
+use crate::pool::{Delivered, Delivery};
+
+/// One at a time, as answers are. Whether there is one is known without the lock.
+#[derive(Debug, Default)]
+pub(super) struct Handover {
+    busy: AtomicBool,
+    slot: Mutex<Slot>,
+}
+
+#[derive(Debug, Default)]
+enum Slot {
+    /// No answer, or one that hands out nothing.
+    #[default]
+    Empty,
+    /// `whole` is whether the engine has taken all of the answer.
+    OnItsWay { delivery: Delivery, whole: bool },
+    /// Every byte was handed to the kernel; the client was not heard of since.
+    Sent(Delivered),
+}
+
+/// What the kernel knows of the bytes that it was given.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Receipt {
+    /// The client's kernel has them all; or nothing can be said about that here.
+    Acknowledged,
+    /// It refused some.
+    Refused,
+    /// It has not said yet.
+    Open,
+}
+
+/// `TCP_CLOSE`: after a reset.
+const CLOSED: u8 = 7;
+
+impl Receipt {
+    /// What the kernel says now.
+    pub(super) fn of(socket: &SocketDigest) -> Self {
+        match socket.tcp_info() {
+            Some(info) => {
+                let sent = info.tcpi_bytes_sent.saturating_sub(info.tcpi_bytes_retrans);
+                Self::read(info.tcpi_state, sent, info.tcpi_bytes_acked, info.tcpi_notsent_bytes)
+            }
+            None => Receipt::Acknowledged,
+        }
+    }
+
+    fn read(state: u8, sent: u64, acknowledged: u64, unsent: u32) -> Self {
+        match acknowledged >= sent && unsent == 0 {
+            true => Receipt::Acknowledged,
+            false if state == CLOSED => Receipt::Refused,
+            false => Receipt::Open,
+        }
+    }
+}
+
+impl Handover {
+    /// Whether there is anything to be told.
+    pub(super) fn is_busy(&self) -> bool {
+        self.busy.load(Ordering::Acquire)
+    }
+
+    /// The answer that is made now hands out an instance.
+    pub(super) fn begin(&self, delivery: Delivery) {
+        *self.slot.lock() = Slot::OnItsWay { delivery, whole: false };
+        self.busy.store(true, Ordering::Release);
+    }
+
+    /// The engine has taken all of the answer, and will write it before it flushes.
+    pub(super) fn taken(&self) {
+        if let Slot::OnItsWay { whole, .. } = &mut *self.slot.lock() {
+            *whole = true;
+        }
+    }
+
+    /// Some bytes were written.
+    pub(super) fn written(&self) {
+        if let Slot::OnItsWay { delivery, .. } = &mut *self.slot.lock() {
+            delivery.begun();
+        }
+    }
+
+    /// Everything that the engine took was written.
+    pub(super) fn flushed(&self) {
+        let mut slot = self.slot.lock();
+        if let Slot::OnItsWay { whole: true, .. } = *slot
+            && let Slot::OnItsWay { delivery, .. } = std::mem::take(&mut *slot)
+            && let Some(delivered) = delivery.done()
+        {
+            *slot = Slot::Sent(delivered);
+        }
+    }
+
+    /// The client sent something after it: it got it.
+    pub(super) fn answered(&self) {
+        *self.slot.lock() = Slot::Empty;
+        self.busy.store(false, Ordering::Release);
+    }
+
+    /// Whether all of it was sent, and that is all that is known.
+    pub(super) fn is_sent(&self) -> bool {
+        self.is_busy() && matches!(*self.slot.lock(), Slot::Sent(_))
+    }
+
+    /// The connection has ended, and nothing more will be heard.
+    pub(super) fn end(&self, receipt: Receipt) {
+        let slot = std::mem::take(&mut *self.slot.lock());
+        self.busy.store(false, Ordering::Release);
+        if let (Slot::Sent(delivered), Receipt::Refused) = (slot, receipt) {
+            delivered.lost();
+        }
+    }
+}
+
+/// Sees to it that nothing is left open when the connection is dropped. Of its parts the first to be, while the kernel
+/// can still be asked.
+#[derive(Debug)]
+pub(super) struct End {
+    pub(super) turn: super::Turn,
+    pub(super) socket: Option<Arc<SocketDigest>>,
+}
+
+impl End {
+    /// What the kernel knows of what was sent.
+    pub(super) fn receipt(&self) -> Receipt {
+        self.socket.as_ref().map_or(Receipt::Acknowledged, |socket| Receipt::of(socket))
+    }
+}
+
+impl Drop for End {
+    fn drop(&mut self) {
+        let handover = self.turn.handover();
+        if handover.is_busy() {
+            handover.end(self.receipt());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::pool::delivery_tests::{Told, granted};
+
+    fn told(course: impl FnOnce(&Handover)) -> Told {
+        let (delivery, told) = granted();
+        let handover = Handover::default();
+        assert!(!handover.is_busy());
+        handover.begin(delivery);
+        assert!(handover.is_busy());
+        course(&handover);
+        drop(handover);
+        told()
+    }
+
+    #[test]
+    fn what_becomes_of_an_instance_depends_on_how_much_of_the_answer_went() {
+        assert_eq!(told(|_| ()), Told::TAKEN_BACK);
+        assert_eq!(told(Handover::taken), Told::TAKEN_BACK, "taken by the engine and not written");
+        assert_eq!(told(Handover::flushed), Told::TAKEN_BACK, "an earlier answer was flushed");
+        let half = |it: &Handover| {
+            it.written();
+            it.flushed();
+        };
+        assert_eq!(told(half), Told::RELEASED, "the rest was still to come");
+        let whole = |it: &Handover| {
+            it.taken();
+            it.written();
+            it.flushed();
+        };
+        assert_eq!(told(whole), Told::CONFIRMED);
+        for (receipt, expected) in [
+            (Receipt::Acknowledged, Told::CONFIRMED),
+            (Receipt::Open, Told::CONFIRMED),
+            (Receipt::Refused, Told::RELEASED_AFTER_ALL),
+        ] {
+            let ended = |it: &Handover| {
+                whole(it);
+                assert!(it.is_sent());
+                it.end(receipt);
+                assert!(!it.is_busy());
+            };
+            assert_eq!(told(ended), expected, "{receipt:?}");
+        }
+        let answered = |it: &Handover| {
+            whole(it);
+            it.answered();
+            it.end(Receipt::Refused);
+        };
+        assert_eq!(told(answered), Told::CONFIRMED, "what was refused is of a later answer");
+    }
+
+    #[test]
+    fn the_kernel_tells_what_was_refused_from_what_was_read() {
+        const ESTABLISHED: u8 = 1;
+        assert_eq!(Receipt::read(ESTABLISHED, 700, 700, 0), Receipt::Acknowledged);
+        assert_eq!(Receipt::read(ESTABLISHED, 700, 200, 0), Receipt::Open);
+        assert_eq!(Receipt::read(ESTABLISHED, 700, 700, 9), Receipt::Open);
+        assert_eq!(Receipt::read(CLOSED, 700, 701, 0), Receipt::Acknowledged);
+        assert_eq!(Receipt::read(CLOSED, 700, 200, 0), Receipt::Refused);
+    }
+}
