@@ -6,6 +6,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::time::Duration;
 
 use parking_lot::Mutex;
 use tokio::sync::Notify;
@@ -106,6 +107,11 @@ impl Delivered {
     pub fn lost(self) {
         self.ledger.undo(Undo::Release(self.id));
     }
+
+    /// The visitor may have left without reading it. Unless somebody comes to use the instance, it is nobody's.
+    pub fn doubted(self) {
+        self.ledger.doubt(self.id);
+    }
 }
 
 /// What is to be done about deliveries that have ended.
@@ -121,6 +127,8 @@ struct Open {
     delivered: Vec<InstanceId>,
     /// Each with the time when it was noted.
     undone: VecDeque<(Undo, Instant)>,
+    /// Perhaps nobody's, each with the time when that was noted.
+    doubted: VecDeque<(InstanceId, Instant)>,
 }
 
 /// What is to be undone.
@@ -151,6 +159,18 @@ impl Ledger {
         }
         drop(open);
         self.news.notify_one();
+    }
+
+    /// Notes what may be nobody's.
+    fn doubt(&self, id: InstanceId) {
+        self.open.lock().doubted.push_back((id, Instant::now()));
+    }
+
+    /// Takes what has been in doubt for so long.
+    pub(super) fn take_doubted(&self, longest: Duration) -> Vec<InstanceId> {
+        let mut open = self.open.lock();
+        let ripe = open.doubted.iter().take_while(|(_, since)| since.elapsed() >= longest).count();
+        open.doubted.drain(..ripe).map(|(id, _)| id).collect()
     }
 
     /// Takes what is to be confirmed, if there is enough of it or it has waited long enough.
@@ -193,13 +213,16 @@ pub(crate) mod probe {
         confirmed: usize,
         taken_back: usize,
         released: usize,
+        doubted: usize,
     }
 
     impl Told {
-        pub(crate) const TAKEN_BACK: Self = Self { confirmed: 0, taken_back: 1, released: 0 };
-        pub(crate) const RELEASED: Self = Self { confirmed: 0, taken_back: 0, released: 1 };
-        pub(crate) const CONFIRMED: Self = Self { confirmed: 1, taken_back: 0, released: 0 };
-        pub(crate) const RELEASED_AFTER_ALL: Self = Self { confirmed: 1, taken_back: 0, released: 1 };
+        const NOTHING: Self = Self { confirmed: 0, taken_back: 0, released: 0, doubted: 0 };
+        pub(crate) const TAKEN_BACK: Self = Self { taken_back: 1, ..Self::NOTHING };
+        pub(crate) const RELEASED: Self = Self { released: 1, ..Self::NOTHING };
+        pub(crate) const CONFIRMED: Self = Self { confirmed: 1, ..Self::NOTHING };
+        pub(crate) const RELEASED_AFTER_ALL: Self = Self { released: 1, ..Self::CONFIRMED };
+        pub(crate) const DOUBTED: Self = Self { doubted: 1, ..Self::CONFIRMED };
     }
 
     /// A delivery of an instance, and an eye on what it leaves.
@@ -212,7 +235,8 @@ pub(crate) mod probe {
             let undone = ledger.take_undone(9);
             let released = undone.iter().filter(|(undo, _)| matches!(undo, Undo::Release(_))).count();
             let confirmed = ledger.take_delivered(true).len();
-            Told { confirmed, taken_back: undone.len() - released, released }
+            let doubted = ledger.take_doubted(Duration::ZERO).len();
+            Told { confirmed, taken_back: undone.len() - released, released, doubted }
         };
         (delivery, told)
     }
@@ -220,8 +244,6 @@ pub(crate) mod probe {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
     use crate::instance::{ClaimToken, Limits, NodeId, TemplateName};
     use crate::store::Visitor;

@@ -45,7 +45,7 @@ pub use stats::{PoolStats, TemplateStats};
 use crate::clock::Clock;
 use crate::config::{PublicAddress, Secret, Template, Templates};
 use crate::instance::{Endpoint, Instance, InstanceId, NodeId};
-use crate::routes::{Applied, RouteTable};
+use crate::routes::{Applied, Found, RouteTable};
 use crate::runtime::Runtime;
 use crate::store::{Store, StoreError};
 use crate::telemetry::Metrics;
@@ -217,8 +217,11 @@ impl Pool {
         self.ask(self.store.ping()).await
     }
 
-    /// An instance as the store has it.
+    /// An instance as the store has it, for somebody who knows its name.
     pub async fn get(&self, id: &InstanceId) -> Result<Option<Instance>, StoreError> {
+        if let Found::Live(route) = self.routes.find(id.as_str()) {
+            route.uses();
+        }
         self.ask(self.store.get(id)).await
     }
 
@@ -226,6 +229,9 @@ impl Pool {
     pub async fn extend(&self, id: &InstanceId, by: Duration) -> Result<Instance, StoreError> {
         let template = self.template_of(id).ok_or(StoreError::Unknown)?;
         let instance = self.ask(self.store.extend(id, by, template.max_ttl)).await?;
+        if let Found::Live(route) = self.routes.find(id.as_str()) {
+            route.uses();
+        }
         self.publish(crate::store::RouteChange::Set(instance.clone()));
         Ok(instance)
     }

@@ -9,6 +9,7 @@ use tokio::time::MissedTickBehavior;
 use super::Pool;
 use super::delivery::Undo;
 use crate::instance::Instance;
+use crate::routes::Found;
 use crate::store::{Claim, RouteChange, StoreError, UNCONFIRMED_FOR};
 use crate::telemetry::ReleaseReason;
 
@@ -34,6 +35,9 @@ pub(super) async fn run(pool: Arc<Pool>) {
 /// Does what there is to do; `in_time` also what may wait for more.
 pub(super) async fn settle(pool: &Arc<Pool>, in_time: bool) {
     undo(pool).await;
+    if in_time {
+        doubt(pool).await;
+    }
     let delivered = pool.ledger.take_delivered(in_time);
     if delivered.is_empty() {
         return;
@@ -57,6 +61,24 @@ async fn undo(pool: &Arc<Pool>) {
         left.retain(|(_, since)| answers.next().is_some_and(|it| it.is_err()) && since.elapsed() < UNCONFIRMED_FOR);
         if !left.is_empty() {
             return pool.ledger.put_undone_back(left);
+        }
+    }
+}
+
+/// Ends those in doubt that nobody came to use. Of those that another server runs, only that one knows.
+async fn doubt(pool: &Arc<Pool>) {
+    for id in pool.ledger.take_doubted(UNCONFIRMED_FOR) {
+        let unused = match pool.routes.find(id.as_str()) {
+            Found::Live(route) => !route.is_used(),
+            _ => false,
+        };
+        let is_ours = || async {
+            let found = pool.ask(pool.store.get(&id)).await;
+            found.is_ok_and(|found| found.is_some_and(|instance| instance.node() == &pool.node))
+        };
+        if unused && is_ours().await {
+            // What fails here costs the rest of a lease.
+            let _ = pool.release(&id).await;
         }
     }
 }

@@ -13,6 +13,12 @@ use tokio::time::{Instant, timeout_at};
 use super::{Proxy, client_of};
 use crate::api::{ApiError, Body, MAX_BODY};
 use crate::nodes::Arrival;
+use crate::pool::Delivered;
+use crate::request::Receipt;
+
+/// How often the kernel is asked whether a client took its answer, and for how long.
+const LOOK: Duration = Duration::from_millis(5);
+const LONGEST_LOOK: Duration = Duration::from_secs(2);
 
 impl Proxy {
     /// Runs the API's handler, the same that hyper runs.
@@ -60,6 +66,28 @@ async fn read_body(session: &mut Session, within: Duration) -> Result<Bytes, Api
     }
 }
 
+/// Waits until the client's kernel has said whether it took all that was written; a moment, unless the client is gone.
+async fn see_it_taken(session: &Session, delivered: Delivered) {
+    let Some(socket) = session.digest().and_then(|digest| digest.socket_digest.clone()) else { return };
+    // Over HTTP/2 the connection is not ours, and may end any moment; then its number may be another's.
+    let Ok(cookie) = socket.socket_cookie() else { return };
+    // Over HTTP/2 another task writes.
+    tokio::task::yield_now().await;
+    let until = Instant::now() + LONGEST_LOOK;
+    loop {
+        let receipt = Receipt::of(&socket);
+        if socket.socket_cookie().ok() != Some(cookie) {
+            return;
+        }
+        match receipt {
+            Receipt::Open if Instant::now() < until => tokio::time::sleep(LOOK).await,
+            Receipt::Refused => return delivered.lost(),
+            Receipt::Open | Receipt::Dropped => return delivered.doubted(),
+            Receipt::Taken => return,
+        }
+    }
+}
+
 /// Sends an answer of ours.
 pub(super) async fn send(session: &mut Session, mut answer: Response<Body>) -> Result<()> {
     let delivery = answer.body_mut().take_delivery();
@@ -88,7 +116,9 @@ pub(super) async fn send(session: &mut Session, mut answer: Response<Body>) -> R
             };
             delivery.begun();
             downstream.write_response_body(bytes, true).await?;
-            delivery.done();
+            if let Some(delivered) = delivery.done() {
+                see_it_taken(session, delivered).await;
+            }
             Ok(())
         }
         Body::Stream(mut pieces) => {

@@ -25,7 +25,10 @@ impl Proxy {
             Found::Live(route) if self.0.pool.clock().now() >= route.deadline() => {
                 Err(ApiError::Ended(Ending::Expired))
             }
-            Found::Live(route) => Ok(route),
+            Found::Live(route) => {
+                route.uses();
+                Ok(route)
+            }
             Found::Ended(ending) => Err(ApiError::Ended(ending)),
             Found::Absent | Found::Unknown => Err(ApiError::NotFound("instance")),
         }

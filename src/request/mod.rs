@@ -4,9 +4,11 @@
 mod client;
 mod host;
 mod id;
+mod receipt;
 mod under_way;
 
 pub use client::{Client, forwarded_for};
 pub use host::{Hosts, Side, authority, canonical_host};
 pub use id::RequestId;
+pub use receipt::Receipt;
 pub use under_way::{Passage, UnderWay};

@@ -1,7 +1,7 @@
 //! The table.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -31,6 +31,7 @@ pub struct Route {
     endpoint: Endpoint,
     generation: AtomicU64,
     deadline: AtomicU64,
+    used: AtomicBool,
     ended: CancellationToken,
 }
 
@@ -59,6 +60,19 @@ impl Route {
     /// When the visitor's time is over; it may move while the route is held.
     pub fn deadline(&self) -> Millis {
         Millis(self.deadline.load(Ordering::Acquire))
+    }
+
+    /// Whether anybody has come by this route, or asked for the instance by its name.
+    pub fn is_used(&self) -> bool {
+        self.used.load(Ordering::Relaxed)
+    }
+
+    /// Somebody does.
+    pub fn uses(&self) {
+        // Looked at first: to write what is written already would take the line from the other processors.
+        if !self.is_used() {
+            self.used.store(true, Ordering::Relaxed);
+        }
     }
 
     /// Done when the instance is no longer the visitor's, for whatever reason.
@@ -192,6 +206,7 @@ impl RouteTable {
                     endpoint: *endpoint,
                     generation: AtomicU64::new(generation),
                     deadline: AtomicU64::new(lease.deadline().0),
+                    used: AtomicBool::new(false),
                     ended: CancellationToken::new(),
                 };
                 entries.insert(instance.id().shared(), Entry::Live(Arc::new(route)));

@@ -41,7 +41,8 @@ impl Stage {
     }
 
     async fn acquire(&self) -> Result<(), crate::pool::AcquireError> {
-        self.pool.acquire("t", Visitor("192.0.2.1".to_owned())).await.map(drop)
+        let acquired = self.pool.acquire("t", Visitor("192.0.2.1".to_owned())).await;
+        acquired.map(|acquired| drop(acquired.delivery.done()))
     }
 }
 

@@ -1,6 +1,7 @@
 //! The pool on a stage: every fault at every step, and random lives against a model.
 
 mod bakes;
+mod deliveries;
 mod faults;
 mod model;
 pub(crate) mod stage;

@@ -2,15 +2,18 @@
 //!
 //! It cannot be seen from the answer's body, which the engine takes long before it writes: so the engine says when it has
 //! taken all of it, and the write half sees the bytes go. What was written to a client that had left is told apart by the
-//! kernel, which gets a reset for it instead of an acknowledgement.
+//! kernel, see [`Receipt`].
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use parking_lot::Mutex;
 use pingora_core::protocols::SocketDigest;
+use tokio::time::Instant;
 
 use crate::pool::{Delivered, Delivery};
+use crate::request::Receipt;
 
 /// One at a time, as answers are. Whether there is one is known without the lock.
 #[derive(Debug, Default)]
@@ -26,44 +29,12 @@ enum Slot {
     Empty,
     /// `whole` is whether the engine has taken all of the answer.
     OnItsWay { delivery: Delivery, whole: bool },
-    /// Every byte was handed to the kernel; the client was not heard of since.
-    Sent(Delivered),
+    /// Every byte was handed to the kernel at this time; the client was not heard of since.
+    Sent(Delivered, Instant),
 }
 
-/// What the kernel knows of the bytes that it was given.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Receipt {
-    /// The client's kernel has them all; or nothing can be said about that here.
-    Acknowledged,
-    /// It refused some.
-    Refused,
-    /// It has not said yet.
-    Open,
-}
-
-/// `TCP_CLOSE`: after a reset.
-const CLOSED: u8 = 7;
-
-impl Receipt {
-    /// What the kernel says now.
-    pub(super) fn of(socket: &SocketDigest) -> Self {
-        match socket.tcp_info() {
-            Some(info) => {
-                let sent = info.tcpi_bytes_sent.saturating_sub(info.tcpi_bytes_retrans);
-                Self::read(info.tcpi_state, sent, info.tcpi_bytes_acked, info.tcpi_notsent_bytes)
-            }
-            None => Receipt::Acknowledged,
-        }
-    }
-
-    fn read(state: u8, sent: u64, acknowledged: u64, unsent: u32) -> Self {
-        match acknowledged >= sent && unsent == 0 {
-            true => Receipt::Acknowledged,
-            false if state == CLOSED => Receipt::Refused,
-            false => Receipt::Open,
-        }
-    }
-}
+/// A reset later than this has nothing to do with the answer any more: clients end connections that way, too.
+const SOON: Duration = Duration::from_secs(1);
 
 impl Handover {
     /// Whether there is anything to be told.
@@ -98,7 +69,7 @@ impl Handover {
             && let Slot::OnItsWay { delivery, .. } = std::mem::take(&mut *slot)
             && let Some(delivered) = delivery.done()
         {
-            *slot = Slot::Sent(delivered);
+            *slot = Slot::Sent(delivered, Instant::now());
         }
     }
 
@@ -110,15 +81,18 @@ impl Handover {
 
     /// Whether all of it was sent, and that is all that is known.
     pub(super) fn is_sent(&self) -> bool {
-        self.is_busy() && matches!(*self.slot.lock(), Slot::Sent(_))
+        self.is_busy() && matches!(*self.slot.lock(), Slot::Sent(..))
     }
 
     /// The connection has ended, and nothing more will be heard.
     pub(super) fn end(&self, receipt: Receipt) {
         let slot = std::mem::take(&mut *self.slot.lock());
         self.busy.store(false, Ordering::Release);
-        if let (Slot::Sent(delivered), Receipt::Refused) = (slot, receipt) {
-            delivered.lost();
+        match (slot, receipt) {
+            (Slot::Sent(delivered, _), Receipt::Refused) => delivered.lost(),
+            (Slot::Sent(delivered, at), Receipt::Dropped) if at.elapsed() < SOON => delivered.doubted(),
+            (Slot::Sent(delivered, _), Receipt::Open) => delivered.doubted(),
+            _ => {}
         }
     }
 }
@@ -134,7 +108,7 @@ pub(super) struct End {
 impl End {
     /// What the kernel knows of what was sent.
     pub(super) fn receipt(&self) -> Receipt {
-        self.socket.as_ref().map_or(Receipt::Acknowledged, |socket| Receipt::of(socket))
+        self.socket.as_ref().map_or(Receipt::Taken, |socket| Receipt::of(socket))
     }
 }
 
@@ -163,6 +137,18 @@ mod tests {
         told()
     }
 
+    #[tokio::test(start_paused = true)]
+    async fn a_reset_long_after_the_answer_says_nothing_about_it() {
+        let (delivery, told) = granted();
+        let handover = Handover::default();
+        handover.begin(delivery);
+        handover.taken();
+        handover.flushed();
+        tokio::time::advance(SOON).await;
+        handover.end(Receipt::Dropped);
+        assert_eq!(told(), Told::CONFIRMED);
+    }
+
     #[test]
     fn what_becomes_of_an_instance_depends_on_how_much_of_the_answer_went() {
         assert_eq!(told(|_| ()), Told::TAKEN_BACK);
@@ -180,9 +166,10 @@ mod tests {
         };
         assert_eq!(told(whole), Told::CONFIRMED);
         for (receipt, expected) in [
-            (Receipt::Acknowledged, Told::CONFIRMED),
-            (Receipt::Open, Told::CONFIRMED),
+            (Receipt::Taken, Told::CONFIRMED),
+            (Receipt::Open, Told::DOUBTED),
             (Receipt::Refused, Told::RELEASED_AFTER_ALL),
+            (Receipt::Dropped, Told::DOUBTED),
         ] {
             let ended = |it: &Handover| {
                 whole(it);
@@ -198,15 +185,5 @@ mod tests {
             it.end(Receipt::Refused);
         };
         assert_eq!(told(answered), Told::CONFIRMED, "what was refused is of a later answer");
-    }
-
-    #[test]
-    fn the_kernel_tells_what_was_refused_from_what_was_read() {
-        const ESTABLISHED: u8 = 1;
-        assert_eq!(Receipt::read(ESTABLISHED, 700, 700, 0), Receipt::Acknowledged);
-        assert_eq!(Receipt::read(ESTABLISHED, 700, 200, 0), Receipt::Open);
-        assert_eq!(Receipt::read(ESTABLISHED, 700, 700, 9), Receipt::Open);
-        assert_eq!(Receipt::read(CLOSED, 700, 701, 0), Receipt::Acknowledged);
-        assert_eq!(Receipt::read(CLOSED, 700, 200, 0), Receipt::Refused);
     }
 }

@@ -8,9 +8,9 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Instant;
 
-use super::handover::Receipt;
 use super::reader::Alarm;
 use super::{Downstream, LINGER, State};
+use crate::request::Receipt;
 
 /// How often the kernel is asked whether the client took its answer.
 const LOOK: Duration = Duration::from_millis(5);
@@ -50,11 +50,8 @@ impl Downstream {
     fn poll_receipt(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let until = *self.writer.linger.get_or_insert_with(|| Instant::now() + LINGER);
         loop {
-            let receipt = match self.end.receipt() {
-                Receipt::Open if Instant::now() >= until => Receipt::Refused,
-                receipt => receipt,
-            };
-            if receipt != Receipt::Open {
+            let receipt = self.end.receipt();
+            if receipt != Receipt::Open || Instant::now() >= until {
                 self.turn.handover().end(receipt);
                 return Poll::Ready(());
             }

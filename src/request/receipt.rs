@@ -1,0 +1,98 @@
+//! Whether a client took what was written to it.
+//!
+//! A write only hands bytes to the kernel. For a client that has left, its own kernel answers them with a reset; only a
+//! client that is there has them acknowledged.
+
+use pingora_core::protocols::SocketDigest;
+
+/// `TCP_CLOSE`: after a reset.
+const CLOSED: u8 = 7;
+
+/// What the kernel knows of the bytes that it was given.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Receipt {
+    /// The client's kernel has them all; or nothing can be said about that here.
+    Taken,
+    /// The same, and then the client reset the connection: it may have left without reading them.
+    Dropped,
+    /// The client's kernel refused some.
+    Refused,
+    /// It has not said yet.
+    Open,
+}
+
+impl Receipt {
+    /// What the kernel says now of all that was ever written.
+    pub fn of(socket: &SocketDigest) -> Self {
+        match socket.tcp_info() {
+            Some(info) => {
+                let sent = info.tcpi_bytes_sent.saturating_sub(info.tcpi_bytes_retrans);
+                Self::read(info.tcpi_state, sent, info.tcpi_bytes_acked, info.tcpi_notsent_bytes)
+            }
+            None => Receipt::Taken,
+        }
+    }
+
+    fn read(state: u8, sent: u64, acknowledged: u64, unsent: u32) -> Self {
+        match (acknowledged >= sent && unsent == 0, state == CLOSED) {
+            (true, false) => Receipt::Taken,
+            (true, true) => Receipt::Dropped,
+            (false, true) => Receipt::Refused,
+            (false, false) => Receipt::Open,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read, Write};
+    use std::net::{TcpListener, TcpStream};
+    use std::os::fd::AsRawFd;
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn what_was_refused_is_told_from_what_was_taken() {
+        const ESTABLISHED: u8 = 1;
+        assert_eq!(Receipt::read(ESTABLISHED, 700, 700, 0), Receipt::Taken);
+        assert_eq!(Receipt::read(ESTABLISHED, 700, 200, 0), Receipt::Open);
+        assert_eq!(Receipt::read(ESTABLISHED, 700, 700, 9), Receipt::Open);
+        assert_eq!(Receipt::read(CLOSED, 700, 701, 0), Receipt::Dropped);
+        assert_eq!(Receipt::read(CLOSED, 700, 200, 0), Receipt::Refused);
+    }
+
+    /// What the kernel says in the end of an answer to a client that does this.
+    fn receipt_of(client: impl FnOnce(TcpStream), answer_first: bool) -> Receipt {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let there = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (mut here, _) = listener.accept().unwrap();
+        let socket = SocketDigest::from_raw_fd(here.as_raw_fd());
+        if answer_first {
+            here.write_all(b"answer").unwrap();
+            client(there);
+        } else {
+            client(there);
+            here.write_all(b"answer").unwrap();
+        }
+        here.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+        // Until the client's end of it is known here, for better or worse.
+        let _ = here.read(&mut [0; 9]);
+        for _ in 0..400 {
+            let receipt = Receipt::of(&socket);
+            if receipt != Receipt::Open {
+                return receipt;
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        Receipt::Open
+    }
+
+    #[test]
+    fn the_kernel_tells_what_became_of_an_answer() {
+        let reads = |mut it: TcpStream| it.read_exact(&mut [0; 6]).unwrap();
+        assert_eq!(receipt_of(reads, true), Receipt::Taken);
+        assert_eq!(receipt_of(drop, false), Receipt::Refused, "it was gone before");
+        assert_eq!(receipt_of(drop, true), Receipt::Dropped, "it went without reading");
+    }
+}
