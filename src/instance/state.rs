@@ -184,7 +184,9 @@ impl Instance {
     /// know that much; here only the lease has to run.
     pub fn taken_back(&self, now: Millis) -> Result<Self, Refused> {
         match self.life {
-            Life::Assigned { endpoint, lease } if !lease.is_over(now) => Ok(self.step(Life::Ready { endpoint })),
+            Life::Assigned { endpoint, lease } if !lease.is_over(now) => {
+                Ok(self.step(Life::Ready { endpoint }))
+            }
             Life::Assigned { .. } => Err(self.too_late("be taken back")),
             _ => Err(self.refuse("be taken back")),
         }

@@ -98,7 +98,10 @@ impl Pool {
     }
 
     /// One claim: an instance, or `None` when nothing is ready.
-    async fn claim(&self, delivery: &mut Delivery) -> Result<Option<(Instance, Option<Quota>)>, AcquireError> {
+    async fn claim(
+        &self,
+        delivery: &mut Delivery,
+    ) -> Result<Option<(Instance, Option<Quota>)>, AcquireError> {
         let claimed = self.ask(self.store.claim(delivery.claiming())).await?;
         match claimed {
             Claimed::Granted { instance, quota } => {

@@ -96,7 +96,9 @@ impl Drop for Delivery {
         let undo = match (self.progress, self.id.take()) {
             (Progress::Idle | Progress::Done, _) => return,
             (Progress::Begun, Some(id)) => Undo::Release(id),
-            (Progress::Claiming | Progress::Granted | Progress::Begun, _) => Undo::TakeBack(self.claim.clone()),
+            (Progress::Claiming | Progress::Granted | Progress::Begun, _) => {
+                Undo::TakeBack(self.claim.clone())
+            }
         };
         self.ledger.undo(undo);
     }

@@ -58,7 +58,9 @@ async fn undo(pool: &Arc<Pool>) {
         let answers = join_all(some.iter().map(|(undo, _)| undo_one(pool, undo))).await;
         let mut left = some;
         let mut answers = answers.into_iter();
-        left.retain(|(_, since)| answers.next().is_some_and(|it| it.is_err()) && since.elapsed() < UNCONFIRMED_FOR);
+        left.retain(|(_, since)| {
+            answers.next().is_some_and(|it| it.is_err()) && since.elapsed() < UNCONFIRMED_FOR
+        });
         if !left.is_empty() {
             return pool.ledger.put_undone_back(left);
         }

@@ -73,7 +73,10 @@ pub(crate) async fn a_claim_taken_back_is_not_charged(s: &Stage) {
     let free = Claim { limits: NO_LIMITS, ..wish() };
     s.claim(&free).await;
     s.take_back(&free).await.unwrap();
-    assert!(matches!(s.claim(&limited()).await, Claimed::RateLimited(_)), "what was not charged is not given");
+    assert!(
+        matches!(s.claim(&limited()).await, Claimed::RateLimited(_)),
+        "what was not charged is not given"
+    );
 }
 
 pub(crate) async fn a_token_whose_claim_was_taken_back_gets_nothing(s: &Stage) {

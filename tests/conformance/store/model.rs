@@ -194,8 +194,7 @@ impl Both {
             let id = &record.id;
             assert!(overdue || !expired.contains(id), "{id} was not overdue");
             assert!(ended + RETENTION <= now || left.contains(id), "{id} was forgotten too early");
-            let steps =
-                [(due, overdue, expired.contains(id)), (ended + RETENTION, true, !left.contains(id))];
+            let steps = [(due, overdue, expired.contains(id)), (ended + RETENTION, true, !left.contains(id))];
             for (at, _, is_done) in steps.into_iter().filter(|(at, due, _)| *due && *at <= now) {
                 if is_done { &mut done } else { &mut undone }.push((id.template().to_owned(), at));
             }

@@ -92,7 +92,13 @@ fn name(state: &State) -> &'static str {
 
 impl Plain {
     pub(crate) fn new(now: Millis) -> Self {
-        Self { now, records: Vec::new(), tokens: Vec::new(), charges: Vec::new(), unconfirmed: HashSet::new() }
+        Self {
+            now,
+            records: Vec::new(),
+            tokens: Vec::new(),
+            charges: Vec::new(),
+            unconfirmed: HashSet::new(),
+        }
     }
 
     /// As readers see it.
