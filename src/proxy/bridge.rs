@@ -14,7 +14,7 @@ use super::{Proxy, client_of};
 use crate::api::{ApiError, Body, MAX_BODY};
 use crate::nodes::Arrival;
 use crate::pool::Delivered;
-use crate::request::Receipt;
+use crate::request::{Receipt, Written};
 
 /// How often the kernel is asked whether a client took its answer, and for how long.
 const LOOK: Duration = Duration::from_millis(5);
@@ -73,9 +73,10 @@ async fn see_it_taken(session: &Session, delivered: Delivered) {
     let Ok(cookie) = socket.socket_cookie() else { return };
     // Over HTTP/2 another task writes.
     tokio::task::yield_now().await;
+    let written = Written::so_far(&socket);
     let until = Instant::now() + LONGEST_LOOK;
     loop {
-        let receipt = Receipt::of(&socket);
+        let receipt = Receipt::of(&socket, written);
         if socket.socket_cookie().ok() != Some(cookie) {
             return;
         }

@@ -10,5 +10,5 @@ mod under_way;
 pub use client::{Client, forwarded_for};
 pub use host::{Hosts, Side, authority, canonical_host};
 pub use id::RequestId;
-pub use receipt::Receipt;
+pub use receipt::{Receipt, Written};
 pub use under_way::{Passage, UnderWay};

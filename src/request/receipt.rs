@@ -21,20 +21,32 @@ pub enum Receipt {
     Open,
 }
 
+/// How many bytes were written on a connection up to a moment. What is written later is none of an answer's: to a client
+/// that took its answer and left, the end of TLS or HTTP/2 is still said, and refused.
+#[derive(Debug, Clone, Copy)]
+pub struct Written(u64);
+
+impl Written {
+    /// All until now.
+    pub fn so_far(socket: &SocketDigest) -> Self {
+        let bytes = socket.tcp_info().map_or(0, |info| {
+            info.tcpi_bytes_sent.saturating_sub(info.tcpi_bytes_retrans) + u64::from(info.tcpi_notsent_bytes)
+        });
+        Self(bytes)
+    }
+}
+
 impl Receipt {
-    /// What the kernel says now of all that was ever written.
-    pub fn of(socket: &SocketDigest) -> Self {
+    /// What the kernel says now of what was written by then.
+    pub fn of(socket: &SocketDigest, written: Written) -> Self {
         match socket.tcp_info() {
-            Some(info) => {
-                let sent = info.tcpi_bytes_sent.saturating_sub(info.tcpi_bytes_retrans);
-                Self::read(info.tcpi_state, sent, info.tcpi_bytes_acked, info.tcpi_notsent_bytes)
-            }
+            Some(info) => Self::read(info.tcpi_state, written, info.tcpi_bytes_acked),
             None => Receipt::Taken,
         }
     }
 
-    fn read(state: u8, sent: u64, acknowledged: u64, unsent: u32) -> Self {
-        match (acknowledged >= sent && unsent == 0, state == CLOSED) {
+    fn read(state: u8, written: Written, acknowledged: u64) -> Self {
+        match (acknowledged >= written.0, state == CLOSED) {
             (true, false) => Receipt::Taken,
             (true, true) => Receipt::Dropped,
             (false, true) => Receipt::Refused,
@@ -55,11 +67,10 @@ mod tests {
     #[test]
     fn what_was_refused_is_told_from_what_was_taken() {
         const ESTABLISHED: u8 = 1;
-        assert_eq!(Receipt::read(ESTABLISHED, 700, 700, 0), Receipt::Taken);
-        assert_eq!(Receipt::read(ESTABLISHED, 700, 200, 0), Receipt::Open);
-        assert_eq!(Receipt::read(ESTABLISHED, 700, 700, 9), Receipt::Open);
-        assert_eq!(Receipt::read(CLOSED, 700, 701, 0), Receipt::Dropped);
-        assert_eq!(Receipt::read(CLOSED, 700, 200, 0), Receipt::Refused);
+        assert_eq!(Receipt::read(ESTABLISHED, Written(700), 700), Receipt::Taken);
+        assert_eq!(Receipt::read(ESTABLISHED, Written(700), 200), Receipt::Open);
+        assert_eq!(Receipt::read(CLOSED, Written(700), 701), Receipt::Dropped);
+        assert_eq!(Receipt::read(CLOSED, Written(700), 200), Receipt::Refused);
     }
 
     /// What the kernel says in the end of an answer to a client that does this.
@@ -75,11 +86,14 @@ mod tests {
             client(there);
             here.write_all(b"answer").unwrap();
         }
+        let written = Written::so_far(&socket);
         here.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
         // Until the client's end of it is known here, for better or worse.
         let _ = here.read(&mut [0; 9]);
+        // What is said after it is refused by all.
+        let _ = here.write_all(b"goodbye");
         for _ in 0..400 {
-            let receipt = Receipt::of(&socket);
+            let receipt = Receipt::of(&socket, written);
             if receipt != Receipt::Open {
                 return receipt;
             }
@@ -90,8 +104,14 @@ mod tests {
 
     #[test]
     fn the_kernel_tells_what_became_of_an_answer() {
-        let reads = |mut it: TcpStream| it.read_exact(&mut [0; 6]).unwrap();
+        let (keep, kept) = std::sync::mpsc::channel();
+        let reads = move |mut it: TcpStream| {
+            it.read_exact(&mut [0; 6]).unwrap();
+            it.shutdown(std::net::Shutdown::Write).unwrap();
+            keep.send(it).unwrap();
+        };
         assert_eq!(receipt_of(reads, true), Receipt::Taken);
+        drop(kept);
         assert_eq!(receipt_of(drop, false), Receipt::Refused, "it was gone before");
         assert_eq!(receipt_of(drop, true), Receipt::Dropped, "it went without reading");
     }

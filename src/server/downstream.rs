@@ -100,7 +100,7 @@ impl Downstream {
     pub fn new(inner: Stream, limits: Limits) -> Self {
         let turn = Turn::default();
         Downstream {
-            end: End { turn: turn.clone(), socket: inner.get_socket_digest() },
+            end: End { turn: turn.clone(), socket: inner.get_socket_digest(), written: None },
             inner,
             reader: Reader::default(),
             state: State::Between(Wait::default()),

@@ -13,7 +13,7 @@ use pingora_core::protocols::SocketDigest;
 use tokio::time::Instant;
 
 use crate::pool::{Delivered, Delivery};
-use crate::request::Receipt;
+use crate::request::{Receipt, Written};
 
 /// One at a time, as answers are. Whether there is one is known without the lock.
 #[derive(Debug, Default)]
@@ -103,20 +103,24 @@ impl Handover {
 pub(super) struct End {
     pub(super) turn: super::Turn,
     pub(super) socket: Option<Arc<SocketDigest>>,
+    /// What was written when the engine was done with the connection.
+    pub(super) written: Option<Written>,
 }
 
 impl End {
     /// What the kernel knows of what was sent.
-    pub(super) fn receipt(&self) -> Receipt {
-        self.socket.as_ref().map_or(Receipt::Taken, |socket| Receipt::of(socket))
+    pub(super) fn receipt(&mut self) -> Receipt {
+        let Some(socket) = &self.socket else { return Receipt::Taken };
+        let written = *self.written.get_or_insert_with(|| Written::so_far(socket));
+        Receipt::of(socket, written)
     }
 }
 
 impl Drop for End {
     fn drop(&mut self) {
-        let handover = self.turn.handover();
-        if handover.is_busy() {
-            handover.end(self.receipt());
+        if self.turn.handover().is_busy() {
+            let receipt = self.receipt();
+            self.turn.handover().end(receipt);
         }
     }
 }

@@ -109,6 +109,10 @@ impl AsyncWrite for Downstream {
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        // Before TLS says its goodbye.
+        if self.turn.handover().is_sent() && self.end.receipt() == Receipt::Taken {
+            self.turn.handover().end(Receipt::Taken);
+        }
         let step = Pin::new(&mut self.inner).poll_shutdown(cx);
         ready!(self.in_time(cx, step))?;
         if self.turn.handover().is_sent() {

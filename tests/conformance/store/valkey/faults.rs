@@ -13,7 +13,7 @@ use super::proxy::{Fault, Proxy};
 use super::servers::PATIENCE;
 use super::{Valkey, server, tcp};
 use crate::store::nodes::card;
-use crate::store::stage::{MINUTE, Stage, TTL, node, template, wish};
+use crate::store::stage::{HOUR, MINUTE, Stage, TTL, node, template, wish};
 
 /// The deadline of a call, and what a busy machine adds.
 const SOON: Duration = Duration::from_millis(2_500);
@@ -24,6 +24,8 @@ enum Step {
     Insert,
     Offer,
     Claim,
+    Confirm,
+    TakeBack,
     Extend,
     Release,
     Retire,
@@ -32,10 +34,12 @@ enum Step {
     Bury,
 }
 
-const STEPS: [Step; 9] = [
+const STEPS: [Step; 11] = [
     Step::Insert,
     Step::Offer,
     Step::Claim,
+    Step::Confirm,
+    Step::TakeBack,
     Step::Extend,
     Step::Release,
     Step::Retire,
@@ -70,7 +74,12 @@ impl Rig {
         };
         let store = ValkeyStore::new(settings);
         let stage = Stage::new(Arc::new(direct));
+        let claim = Claim { ttl: HOUR, ..wish() };
         let id = match step {
+            Step::Confirm | Step::TakeBack => {
+                stage.ready("shop", "a").await;
+                stage.granted(&claim).await.id().clone()
+            }
             Step::Insert => InstanceId::random(&wish().template),
             Step::Offer => stage.warming("shop", "a").await,
             Step::Claim | Step::Retire => stage.ready("shop", "a").await,
@@ -89,7 +98,7 @@ impl Rig {
         let events = stage.events(Cursor(0)).await.len();
         // The link is up.
         store.ping().await.unwrap();
-        Some(Self { stage, link, store, step, id, new, claim: wish(), events })
+        Some(Self { stage, link, store, step, id, new, claim, events })
     }
 
     /// What it was done to, as the answer names it.
@@ -105,6 +114,8 @@ impl Rig {
                 Claimed::Granted { instance, .. } => one(instance),
                 other => panic!("{other:?}"),
             }),
+            Step::Confirm => store.confirm(std::slice::from_ref(id)).await.map(|()| vec![id.clone()]),
+            Step::TakeBack => store.take_back(&self.claim).await.map(one),
             Step::Extend => store.extend(id, MINUTE, MINUTE * 60).await.map(one),
             Step::Release => store.release(id).await.map(|(record, _)| one(record)),
             Step::Retire => store.retire(id).await.map(one),
@@ -120,10 +131,17 @@ impl Rig {
     async fn shows(&self) -> bool {
         let told = self.stage.events(Cursor(0)).await.len() > self.events;
         let state = self.stage.state(&self.id).await;
-        told || matches!(
-            (self.step, state),
-            (Step::Insert, "warming") | (Step::Offer, "ready") | (Step::Retire, "gone")
-        )
+        told || self.is_confirmed().await
+            || matches!(
+                (self.step, state),
+                (Step::Insert, "warming") | (Step::Offer, "ready") | (Step::Retire, "gone")
+            )
+    }
+
+    /// Whether it is known that the visitor was told: then the lease is all that ends it.
+    async fn is_confirmed(&self) -> bool {
+        let deadline = self.stage.get(&self.id).await.and_then(|it| Some(it.lease()?.deadline()));
+        self.step == Step::Confirm && self.stage.store.next_deadline().await.unwrap() == deadline
     }
 
     /// Whether it was done; panics if it was done twice or in part.
@@ -135,6 +153,8 @@ impl Rig {
             Step::Insert => ("gone", "warming", 0),
             Step::Offer => ("warming", "ready", 0),
             Step::Claim => ("ready", "assigned", 1),
+            Step::Confirm => ("assigned", "assigned", 0),
+            Step::TakeBack => ("assigned", "ready", 1),
             Step::Extend => {
                 let lease = *record.as_ref().unwrap().lease().unwrap();
                 let by = lease.deadline().since(lease.assigned_at()) - TTL;
@@ -146,12 +166,17 @@ impl Rig {
             Step::Fail | Step::Bury => ("assigned", "expired", 1),
             Step::Sweep => ("expired", "expired", 1),
         };
-        let done = if tells > 0 { told == 1 } else { state == after };
+        let done = match self.step {
+            Step::Confirm => self.is_confirmed().await,
+            _ if tells > 0 => told == 1,
+            _ => state == after,
+        };
         assert!(told <= tells, "{:?}: {told} events", self.step);
         assert_eq!(state, if done { after } else { before }, "{:?}", self.step);
         let others = if self.step == Step::Offer || self.step == Step::Claim { None } else { Some(1) };
         if let Some(ready) = others {
-            let ready = ready + usize::from(self.step == Step::Retire && !done);
+            let more = (self.step == Step::Retire && !done) || (self.step == Step::TakeBack && done);
+            let ready = ready + usize::from(more);
             assert_eq!(self.stage.counts("shop").await.1, ready, "{:?}", self.step);
         }
         done
@@ -164,13 +189,15 @@ impl Rig {
         match (self.step, done) {
             // Its limit is all that holds.
             (Step::Extend, true) => return assert!(again.is_ok()),
-            (_, false) | (Step::Claim, true) => {
+            (_, false) | (Step::Claim | Step::Confirm, true) => {
                 assert_eq!(again, Ok(vec![self.id.clone()]), "{:?}", self.step)
             }
             (Step::Insert, true) => assert_eq!(again, Err(StoreError::Exists)),
             (Step::Offer, true) => assert!(matches!(again, Err(StoreError::Refused(_))), "{again:?}"),
             (Step::Sweep | Step::Bury, true) => assert_eq!(again, Ok(Vec::new())),
-            (Step::Release | Step::Retire | Step::Fail, true) => assert_eq!(again, Err(StoreError::Unknown)),
+            (Step::TakeBack | Step::Release | Step::Retire | Step::Fail, true) => {
+                assert_eq!(again, Err(StoreError::Unknown))
+            }
         }
         assert!(self.done().await, "{:?}", self.step);
     }
@@ -186,6 +213,8 @@ async fn known_scripts(stage: &Stage) {
     assert_eq!(store.fail(&nobody).await, Err(StoreError::Unknown));
     assert_eq!(store.sweep(1).await, Ok(Vec::new()));
     assert_eq!(store.bury(&node("none"), Duration::ZERO).await, Ok(Vec::new()));
+    assert_eq!(store.confirm(&[nobody]).await, Ok(()));
+    assert_eq!(store.take_back(&wish()).await, Err(StoreError::Unknown));
     let none = Claim { template: template("none"), ..wish() };
     assert_eq!(store.claim(&none).await, Ok(Claimed::Empty));
 }
