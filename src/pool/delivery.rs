@@ -144,7 +144,7 @@ pub(super) enum Undo {
 
 impl Ledger {
     /// Notes one that is to be confirmed.
-    fn delivered(&self, id: InstanceId) {
+    pub(super) fn delivered(&self, id: InstanceId) {
         let mut open = self.open.lock();
         open.delivered.push(id);
         if open.delivered.len() == FULL {

@@ -45,7 +45,7 @@ pub use stats::{PoolStats, TemplateStats};
 use crate::clock::Clock;
 use crate::config::{PublicAddress, Secret, Template, Templates};
 use crate::instance::{Endpoint, Instance, InstanceId, NodeId};
-use crate::routes::{Applied, Found, RouteTable};
+use crate::routes::{Applied, Found, Route, RouteTable};
 use crate::runtime::Runtime;
 use crate::store::{Store, StoreError};
 use crate::telemetry::Metrics;
@@ -220,7 +220,7 @@ impl Pool {
     /// An instance as the store has it, for somebody who knows its name.
     pub async fn get(&self, id: &InstanceId) -> Result<Option<Instance>, StoreError> {
         if let Found::Live(route) = self.routes.find(id.as_str()) {
-            route.uses();
+            self.used(&route);
         }
         self.ask(self.store.get(id)).await
     }
@@ -230,7 +230,7 @@ impl Pool {
         let template = self.template_of(id).ok_or(StoreError::Unknown)?;
         let instance = self.ask(self.store.extend(id, by, template.max_ttl)).await?;
         if let Found::Live(route) = self.routes.find(id.as_str()) {
-            route.uses();
+            self.used(&route);
         }
         self.publish(crate::store::RouteChange::Set(instance.clone()));
         Ok(instance)
@@ -253,6 +253,13 @@ impl Pool {
     /// it is done.
     fn publish(&self, change: crate::store::RouteChange) -> bool {
         self.routes.apply_measured(&change, &self.metrics) != Applied::Nothing
+    }
+
+    /// Somebody knows of an instance, so its visitor was told, whatever became of the server that did.
+    pub fn used(&self, route: &Route) {
+        if route.uses() {
+            self.ledger.delivered(route.id().clone());
+        }
     }
 
     /// Bounds a question to the store.

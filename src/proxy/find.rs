@@ -26,7 +26,7 @@ impl Proxy {
                 Err(ApiError::Ended(Ending::Expired))
             }
             Found::Live(route) => {
-                route.uses();
+                self.0.pool.used(&route);
                 Ok(route)
             }
             Found::Ended(ending) => Err(ApiError::Ended(ending)),

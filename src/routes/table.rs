@@ -67,12 +67,10 @@ impl Route {
         self.used.load(Ordering::Relaxed)
     }
 
-    /// Somebody does.
-    pub fn uses(&self) {
+    /// Somebody does. True for the first.
+    pub fn uses(&self) -> bool {
         // Looked at first: to write what is written already would take the line from the other processors.
-        if !self.is_used() {
-            self.used.store(true, Ordering::Relaxed);
-        }
+        !self.is_used() && !self.used.swap(true, Ordering::Relaxed)
     }
 
     /// Done when the instance is no longer the visitor's, for whatever reason.

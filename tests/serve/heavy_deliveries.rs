@@ -41,7 +41,7 @@ async fn aborted_acquires_leave_nothing(server: &Server) {
         give_back(server, &got).await;
         let visits = (0..AT_ONCE).map(|n| {
             let n = round * AT_ONCE + n;
-            visit(server.port, if n % 3 == 0 { BUTTON } else { ASK }, manner(n))
+            visit(server.port, if n.is_multiple_of(3) { BUTTON } else { ASK }, manner(n))
         });
         got = join_all(visits).await.into_iter().flatten().collect();
         for id in &got {

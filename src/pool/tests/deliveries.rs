@@ -86,6 +86,21 @@ async fn a_delivery_is_confirmed_in_time_and_what_is_not_confirmed_ends() {
 }
 
 #[tokio::test]
+async fn a_first_visit_confirms_what_the_server_that_claimed_did_not_live_to_confirm() {
+    let (stage, id) = stage().await;
+    let acquired = acquire(&stage).await.unwrap();
+    let Found::Live(route) = stage.pool.routes.find(id.as_str()) else { panic!("it has no route") };
+    for _ in 0..3 {
+        stage.pool.used(&route);
+    }
+    settle(&stage.pool, true).await;
+    assert_eq!(sweep_after(&stage, UNCONFIRMED_FOR).await, []);
+    drop(acquired);
+    settle(&stage.pool, true).await;
+    assert_eq!(states(&stage).await, ["assigned"], "and nobody takes back what is in use");
+}
+
+#[tokio::test]
 async fn a_confirmation_that_the_store_does_not_hear_is_made_again() {
     let (stage, _) = stage().await;
     acquire(&stage).await.unwrap().delivery.done();

@@ -70,8 +70,9 @@ impl MemoryStore {
     pub fn open(clock: Clock, file: PathBuf) -> io::Result<Self> {
         let (journal, living) = Journal::open(file)?;
         let store = Self::with(clock, Some(journal));
-        for instance in living {
-            store.shelf_of(&instance).lock().restore(instance);
+        let now = store.clock.now();
+        for (instance, unconfirmed) in living {
+            store.shelf_of(&instance).lock().restore(instance, unconfirmed.then_some(now));
         }
         Ok(store)
     }
@@ -184,7 +185,7 @@ impl Store for MemoryStore {
     async fn confirm(&self, ids: &[InstanceId]) -> Result<(), StoreError> {
         // One template's come one after the other in most batches, and a lock is for not more than a piece.
         for same in ids.chunk_by(|a, b| a.template() == b.template()).flat_map(|same| same.chunks(PIECE)) {
-            self.on(same[0].template(), |shelf, _| shelf.confirm(same));
+            self.on(same[0].template(), |shelf, _| shelf.confirm(same, &self.log));
         }
         Ok(())
     }

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 
 use super::queue::Turn;
+use crate::clock::Millis;
 use crate::instance::{Instance, InstanceId};
 
 /// A record's place; reused after the record is gone.
@@ -13,8 +14,8 @@ pub(super) struct Record {
     pub(super) instance: Instance,
     /// Meaningful while it is ready.
     pub(super) turn: Turn,
-    /// Whether its visitor is not known to have been told. Meaningful while it is assigned.
-    pub(super) unconfirmed: bool,
+    /// Since when its visitor is not known to have been told. Meaningful while it is assigned.
+    pub(super) unconfirmed: Option<Millis>,
 }
 
 /// Slots and not just a map by id, so that the ordered sets hold small numbers instead of ids, and so that all
@@ -51,7 +52,7 @@ impl Records {
             Slot::try_from(self.slots.len() - 1).expect("memory ends before 2^32 records")
         });
         self.by_id.insert(instance.id().clone(), slot);
-        self.slots[slot as usize] = Some(Record { instance, turn: 0, unconfirmed: false });
+        self.slots[slot as usize] = Some(Record { instance, turn: 0, unconfirmed: None });
         slot
     }
 

@@ -6,6 +6,7 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 
 use super::journal::Journal;
+use crate::instance::InstanceId;
 use crate::store::{Cursor, RouteChange};
 
 /// Most events copied under one lock, so that a far-behind reader does not hold up claims.
@@ -40,16 +41,24 @@ impl RouteLog {
     }
 
     /// Appends an event. Readers learn of it with [`RouteLog::wake`], which is for after the locks.
-    pub(super) fn push(&self, change: RouteChange) -> Cursor {
+    /// `claimed` says that it is a claim, which is to be confirmed.
+    pub(super) fn push(&self, change: RouteChange, claimed: bool) -> Cursor {
         let mut ring = self.ring.lock();
         // Dropped after the lock.
         let _oldest = if ring.events.len() == self.capacity { ring.events.pop_front() } else { None };
         if let Some(journal) = &self.journal {
-            journal.lock().note(&change);
+            journal.lock().note(&change, claimed);
         }
         ring.events.push_back(change);
         ring.last += 1;
         Cursor(ring.last)
+    }
+
+    /// The claims of these were confirmed, which only the next server has to know.
+    pub(super) fn confirmed(&self, ids: &[InstanceId]) {
+        if let Some(journal) = &self.journal {
+            journal.lock().confirmed(ids);
+        }
     }
 
     /// Wakes all who wait.

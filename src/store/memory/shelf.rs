@@ -49,10 +49,10 @@ enum Kind {
 fn due(record: &Record) -> Option<Millis> {
     match record.instance.life() {
         Life::Warming | Life::Ready { .. } => None,
-        Life::Assigned { lease, .. } if record.unconfirmed => {
-            Some(lease.deadline().min(lease.assigned_at() + UNCONFIRMED_FOR))
+        Life::Assigned { lease, .. } => {
+            let unconfirmed = record.unconfirmed.map(|since| since + UNCONFIRMED_FOR);
+            Some(unconfirmed.map_or(lease.deadline(), |until| until.min(lease.deadline())))
         }
-        Life::Assigned { lease, .. } => Some(lease.deadline()),
         Life::Expired { at, .. } => Some(*at + RETENTION),
     }
 }
@@ -110,10 +110,12 @@ impl Shelf {
         Ok(())
     }
 
-    /// Takes a record back that a store before this one had, assigned or expired.
-    pub(super) fn restore(&mut self, instance: Instance) {
+    /// Takes a record back that a store before this one had, assigned or expired; since now it is unconfirmed again, if it
+    /// was.
+    pub(super) fn restore(&mut self, instance: Instance, unconfirmed: Option<Millis>) {
         let token = instance.lease().map(|lease| lease.token());
         let slot = self.records.insert(instance);
+        self.records.at_mut(slot).unconfirmed = unconfirmed;
         if let Some(token) = token {
             self.claims.granted(token, slot);
         }
@@ -168,14 +170,17 @@ impl Shelf {
     }
 
     /// These were delivered.
-    pub(super) fn confirm<'a>(&mut self, ids: impl IntoIterator<Item = &'a InstanceId>) {
+    pub(super) fn confirm(&mut self, ids: &[InstanceId], log: &RouteLog) {
+        log.confirmed(ids);
         for id in ids {
-            let Some(slot) = self.records.slot(id).filter(|slot| self.records.at(*slot).unconfirmed) else {
+            let Some(slot) =
+                self.records.slot(id).filter(|slot| self.records.at(*slot).unconfirmed.is_some())
+            else {
                 continue;
             };
             let record = self.records.at_mut(slot);
             let before = due(record);
-            record.unconfirmed = false;
+            record.unconfirmed = None;
             if let (Some(before), Some(after)) = (before, due(record)) {
                 self.due.remove(&(before, slot));
                 self.due.insert((after, slot));
@@ -193,7 +198,7 @@ impl Shelf {
                 return Err(StoreError::Unknown);
             }
         };
-        let Record { instance, unconfirmed: true, .. } = self.records.at(slot) else {
+        let Record { instance, unconfirmed: Some(_), .. } = self.records.at(slot) else {
             return Err(StoreError::Unknown);
         };
         let back = instance.taken_back(now).map_err(|_| StoreError::Unknown)?;
@@ -314,10 +319,10 @@ impl Shelf {
         self.unlist(slot);
         let routed = matches!(after.life(), Life::Assigned { .. } | Life::Expired { .. });
         if routed || kind == Kind::TakingBack {
-            log.push(RouteChange::Set(after.clone()));
+            log.push(RouteChange::Set(after.clone()), kind == Kind::Claim);
         }
         let record = self.records.at_mut(slot);
-        record.unconfirmed = kind == Kind::Claim;
+        record.unconfirmed = (kind == Kind::Claim).then_some(now);
         let before = std::mem::replace(&mut record.instance, after);
         let taken_back = kind == Kind::TakingBack;
         self.enlist(slot, if taken_back { End::Front } else { End::Back });
@@ -331,7 +336,7 @@ impl Shelf {
         self.unlist(slot);
         let gone = self.records.remove(slot).instance;
         let known = matches!(gone.life(), Life::Assigned { .. } | Life::Expired { .. });
-        let cursor = known.then(|| log.push(RouteChange::Gone(gone.id().clone())));
+        let cursor = known.then(|| log.push(RouteChange::Gone(gone.id().clone()), false));
         debug_assert_eq!(check_step(&gone, None, now), Ok(()));
         (gone, cursor)
     }

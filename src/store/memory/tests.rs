@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::instance::{ClaimToken, Limits};
-use crate::store::Visitor;
+use crate::store::{UNCONFIRMED_FOR, Visitor};
 
 const NO_LIMITS: Limits = Limits { hourly: 0, daily: 0 };
 
@@ -102,4 +102,35 @@ async fn a_batch_of_events_is_bounded_and_the_next_one_goes_on_where_it_ended() 
         assert_eq!(changes[0].0, Cursor(cursor.0 + 1));
         cursor = changes[changes.len() - 1].0;
     }
+}
+
+#[tokio::test]
+async fn what_nobody_confirmed_before_a_restart_has_a_minute_from_there_on() {
+    let file = std::env::temp_dir().join(format!("try-it-now-store-{}", NodeId::random()));
+    let mut bench = Bench::new();
+    let open = |clock: &Clock| MemoryStore::open(clock.clone(), file.clone()).unwrap();
+    bench.store = open(&bench.clock);
+    let claim = || Claim {
+        template: bench.template.clone(),
+        token: ClaimToken::random(),
+        node: bench.node.clone(),
+        visitor: Visitor("v".to_owned()),
+        limits: NO_LIMITS,
+        ttl: Duration::from_secs(3600),
+    };
+    let mut ids = Vec::new();
+    for _ in 0..2 {
+        bench.ready().await;
+        let claimed = bench.store.claim(&claim()).await.unwrap();
+        ids.push(claimed.instance().unwrap().id().clone());
+    }
+    bench.store.confirm(&ids[..1]).await.unwrap();
+    bench.clock.advance(Duration::from_secs(50));
+    let store = open(&bench.clock);
+    bench.clock.advance(UNCONFIRMED_FOR - Duration::from_millis(1));
+    assert_eq!(store.sweep(9).await.unwrap(), []);
+    bench.clock.advance(Duration::from_millis(1));
+    let swept = store.sweep(9).await.unwrap();
+    assert_eq!(swept.iter().map(Instance::id).collect::<Vec<_>>(), [&ids[1]]);
+    std::fs::remove_file(file).unwrap();
 }
