@@ -236,7 +236,7 @@ mod tests {
         let longer = b.extended(Duration::from_secs(1), Duration::from_secs(99), Millis(3)).unwrap().unwrap();
         journal.note(&RouteChange::Set(longer), false);
         assert_eq!(unconfirmed(), std::slice::from_ref(&c));
-        assert_eq!(unconfirmed(), [c.clone()], "reading it changes nothing");
+        assert_eq!(unconfirmed(), std::slice::from_ref(&c), "reading it changes nothing");
         let mut journal = Journal::open(path.clone()).unwrap().0;
         journal.note(&RouteChange::Set(c.taken_back(Millis(4)).unwrap()), false);
         assert_eq!(reopened(&path).len(), 2, "what was taken back is nobody's");
