@@ -114,11 +114,7 @@ impl Drop for Running {
 
 /// A child inherits the core of the thread that starts it, which is this one, so that it also ends with this one.
 fn spawn(command: &mut Command, core: usize) -> io::Result<Child> {
-    let own = rustix::thread::sched_getaffinity(None)?;
-    cores::bind_to(core)?;
-    let child = command.spawn();
-    rustix::thread::sched_setaffinity(None, &own)?;
-    child
+    cores::on(core, || command.spawn())
 }
 
 /// A command that ends with this program, however this program ends: this program itself is started first, to say so

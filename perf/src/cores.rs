@@ -34,3 +34,12 @@ pub(crate) fn bind_to(core: usize) -> io::Result<()> {
     set.set(core);
     Ok(sched_setaffinity(None, &set)?)
 }
+
+/// Does something on another core. Processes that it starts stay there.
+pub(crate) fn on<T>(core: usize, act: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
+    let own = sched_getaffinity(None)?;
+    bind_to(core)?;
+    let done = act();
+    sched_setaffinity(None, &own)?;
+    done
+}

@@ -17,6 +17,7 @@ mod server;
 mod site;
 mod stats;
 mod traffic;
+mod valkey;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -40,7 +41,7 @@ type Failure = Box<dyn std::error::Error + Send + Sync>;
 /// Measures a server under load, as ratios to this machine's own figures.
 #[derive(Parser)]
 struct Cli {
-    /// Measure only this (may be given again); by default everything, but with --quick not `restore`
+    /// Measure only this (may be given again); by default everything, but with --quick neither `restore` nor `valkey`
     #[arg(long = "case", value_enum)]
     cases: Vec<Case>,
     /// Take a few seconds, to see that it works; the figures mean little
@@ -123,7 +124,7 @@ fn measure(cli: &Cli) -> Result<(), Failure> {
 fn cases(cli: &Cli) -> Vec<Case> {
     if cli.cases.is_empty() {
         let all = Case::value_variants().iter().copied();
-        return all.filter(|case| !(cli.quick && *case == Case::Restore)).collect();
+        return all.filter(|case| !(cli.quick && matches!(case, Case::Restore | Case::Valkey))).collect();
     }
     cli.cases.clone()
 }

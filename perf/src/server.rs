@@ -16,6 +16,9 @@ use crate::traffic::request;
 /// Longest time to fill a pool; a million records take about half of it.
 const FILL: Duration = Duration::from_secs(120);
 
+/// How far an instance can be extended: further than a load does.
+const LONGEST: &str = "9000h";
+
 /// What runs the instances.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub(crate) enum RuntimeKind {
@@ -43,6 +46,8 @@ pub(crate) struct Wanted {
     pub(crate) refilled: bool,
     /// Where instances that are records only are said to listen.
     pub(crate) app: SocketAddr,
+    /// The Valkey that it shares; `None` has a store of its own.
+    pub(crate) valkey: Option<SocketAddr>,
 }
 
 impl Programs {
@@ -60,10 +65,14 @@ impl Programs {
             .env("LOG_LEVEL", "error")
             // Memory that it has had stays its own: see `Bench::touch`.
             .env("MIMALLOC_PURGE_DELAY", "-1")
+            .env("POOL_MAX_TTL", LONGEST)
             .env("RATE_LIMIT_HOURLY", "0")
             .env("RATE_LIMIT_DAILY", "0");
         if self.runtime == RuntimeKind::None {
             command.env("CONTAINER_MODE", "none").env("CONTAINER_NONE_ENDPOINT", wanted.app.to_string());
+        }
+        if let Some(valkey) = wanted.valkey {
+            command.env("VALKEY_ADDR", valkey.to_string());
         }
         let server = Running::listening("the server", command, "SERVER_PORT", folder, core)?;
         let begin = now();

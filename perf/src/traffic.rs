@@ -13,6 +13,24 @@ impl Same {
     pub(crate) fn get(path: &str, hosts: &[String]) -> Self {
         Self(hosts.iter().map(|host| request("GET", path, host)).collect())
     }
+
+    /// What is known of each of the instances.
+    pub(crate) fn look(ids: &[String]) -> Self {
+        Self(ids.iter().map(|id| request("GET", &format!("/api/v1/demo/{id}"), "localhost")).collect())
+    }
+
+    /// A minute more for each of the instances.
+    pub(crate) fn extend(ids: &[String]) -> Self {
+        const BODY: &str = r#"{"minutes":1}"#;
+        let one = |id: &String| {
+            format!(
+                "POST /api/v1/demo/{id}/extend HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n\
+                 content-length: {}\r\n\r\n{BODY}",
+                BODY.len(),
+            )
+        };
+        Self(ids.iter().map(|id| one(id).into_bytes()).collect())
+    }
 }
 
 impl Traffic for Same {

@@ -68,7 +68,7 @@ pub(super) fn measure(bench: &Bench) -> Result<Vec<Row>, Failure> {
 /// Acquire, release and make a new one, without end: what a busy day costs.
 fn turnover(bench: &Bench) -> Result<Row, Failure> {
     let ready = if bench.programs.runtime == RuntimeKind::None { 5000 } else { bench.scale.pool };
-    let wanted = Wanted { ready, refilled: true, app: bench.plain.address };
+    let wanted = Wanted { ready, refilled: true, app: bench.plain.address, valkey: None };
     let server = bench.programs.server(wanted, bench.cores.server)?;
     let hosts = ["localhost".to_owned()];
     let bursts = in_turn(

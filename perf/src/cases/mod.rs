@@ -5,6 +5,7 @@ mod many;
 mod proxied;
 mod restore;
 mod units;
+mod valkey;
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -30,6 +31,8 @@ pub(crate) enum Case {
     Many,
     /// Containers: how long a restore, a cold start, a refill and a release take; skipped where nothing runs containers
     Restore,
+    /// Acquires and routes with Valkey as the store; skipped where there is no Valkey
+    Valkey,
 }
 
 /// How much is measured.
@@ -118,13 +121,14 @@ impl Bench {
             Case::ProxiedThroughput => proxied::throughput(self),
             Case::Many => many::measure(self),
             Case::Restore => restore::measure(self),
+            Case::Valkey => valkey::measure(self),
         }
     }
 
     /// A server with a full pool, on the core of what is measured.
     fn server(&self, ready: usize, app: SocketAddr) -> Result<Running, Failure> {
         let refilled = self.programs.runtime == RuntimeKind::Process;
-        self.programs.server(Wanted { ready, refilled, app }, self.cores.server)
+        self.programs.server(Wanted { ready, refilled, app, valkey: None }, self.cores.server)
     }
 
     /// Puts `count` instances into visitors' hands and gives the hosts of some of them, spread over all.
