@@ -17,7 +17,7 @@ use crate::traffic::request;
 const FILL: Duration = Duration::from_secs(120);
 
 /// How far an instance can be extended: further than a load does.
-const LONGEST: &str = "9000h";
+const LONGEST: &str = "365d";
 
 /// What runs the instances.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]

@@ -48,7 +48,8 @@ pub(crate) fn plan(view: View, sizes: &PoolSizes) -> Plan {
     Plan {
         start,
         surplus: if view.waiting == 0 { ready.saturating_sub(sizes.target) } else { 0 },
-        refilling: missing.min(room) > start,
+        // While some are coming their number is a guess: one may have become ready since it was counted as coming.
+        refilling: begin && (missing.min(room) > start || (ready < wanted && warming > 0)),
         low: ready < sizes.min,
     }
 }
@@ -85,6 +86,8 @@ mod tests {
         assert_eq!(plan(view(0, 0, 0), &sizes()), Plan { start: 4, surplus: 0, refilling: true, low: true });
         assert_eq!(plan(view(4, 0, 0), &sizes()).start, 0);
         assert_eq!(plan(View { refilling: true, ..view(3, 6, 0) }, &sizes()).start, 1);
+        assert!(plan(View { refilling: true, ..view(1, 9, 0) }, &sizes()).refilling);
+        assert!(!plan(View { refilling: true, ..view(0, 10, 0) }, &sizes()).refilling);
     }
 
     #[test]
