@@ -107,7 +107,7 @@ fn templates(folder: &Path, runtime: RuntimeKind, wanted: Wanted) -> Result<Path
     let text = format!(
         "[templates.default]\ncommand = {command}\n[templates.default.pool]\ntarget = {ready}\nmin = 0\nmax = {max}\n\
          concurrency = {concurrency}\nreplenish_threshold = {threshold}\nreplenish_interval = \"{interval}\"\n",
-        max = 2 * ready,
+        max = (2 * ready).max(1),
     );
     std::fs::write(&file, text)?;
     Ok(file)
