@@ -3,7 +3,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help dev test lint bench perf needs stack stack-up stack-down images
+.PHONY: help dev test lint bench perf needs stack stack-up stack-down infra-up infra-down images
 
 # A machine that nobody watches must not change Cargo.lock, nor pass over a tool that it lacks.
 LOCKED := $(if $(CI),--locked)
@@ -66,6 +66,13 @@ stack-up: ## Start that containerd and that Valkey, as root, and write target/st
 
 stack-down: ## End both, and all that runs in them
 	@deployments/stack/down
+
+infra-up: ## With Docker: build and start Valkey and two servers behind http://localhost:8080/
+	docker compose --file deployments/compose.yaml up --build --detach --wait $(ARGS)
+	@echo "Open http://localhost:$${PORT:-8080}/ (make infra-down ends it)"
+
+infra-down: ## End them; what they keep stays, ARGS=--volumes removes that too
+	docker compose --file deployments/compose.yaml down $(ARGS)
 
 images: needs ## Build the images of the ready templates into target/images
 	cargo build $(LOCKED) $(PROGRAM)
