@@ -67,7 +67,8 @@ impl Pool {
         }
         match change {
             // A ready one was taken back: its visitor was never told of it.
-            RouteChange::Set(instance) if matches!(instance.life(), Life::Assigned { .. } | Life::Ready { .. }) => {}
+            RouteChange::Set(instance)
+                if matches!(instance.life(), Life::Assigned { .. } | Life::Ready { .. }) => {}
             RouteChange::Set(instance) => self.take_down(instance.id().clone()),
             RouteChange::Gone(id) => self.take_down(id.clone()),
         }

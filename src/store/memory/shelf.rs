@@ -106,7 +106,7 @@ impl Shelf {
             return Err(Refused { from: instance.life().name(), step: "be inserted" }.into());
         }
         let slot = self.records.insert(instance);
-        self.enlist(slot);
+        self.enlist(slot, End::Back);
         Ok(())
     }
 
