@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 use tokio::time::MissedTickBehavior;
 
@@ -44,9 +45,14 @@ impl Beats {
     async fn go_on(self, mut lost: bool) {
         let mut ticks = tokio::time::interval(BEAT);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let buried = Arc::new(Notify::new());
         let mut burials: HashMap<NodeId, JoinHandle<()>> = HashMap::new();
         loop {
-            ticks.tick().await;
+            tokio::select! {
+                _ = ticks.tick() => {}
+                // Whoever is gone is no longer where it was, and may come back elsewhere.
+                () = buried.notified() => {}
+            }
             let Some(roster) = self.once(&mut lost).await else { return };
             burials.retain(|_, burial| !burial.is_finished());
             let silent =
@@ -54,9 +60,11 @@ impl Beats {
             for gone in roster.into_iter().flat_map(silent) {
                 // Aside, for it may take longer than to the next beat.
                 burials.entry(gone.card.id.clone()).or_insert_with(|| {
-                    let (pool, timeout) = (self.pool.clone(), self.timeout);
+                    let (pool, buried, timeout) = (self.pool.clone(), buried.clone(), self.timeout);
                     crate::task::spawn("nodes bury", async move {
-                        pool.bury(&gone.card.id, timeout).await;
+                        if pool.bury(&gone.card.id, timeout).await {
+                            buried.notify_one();
+                        }
                     })
                 });
             }

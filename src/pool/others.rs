@@ -152,14 +152,19 @@ impl Pool {
         members.iter().filter(living).cloned().collect()
     }
 
-    /// Ends what a server had that has been silent for at least `silence`. Its visitors are told.
-    pub async fn bury(self: &Arc<Self>, node: &NodeId, silence: Duration) {
+    /// Ends what a server had that has been silent for at least `silence`. Its visitors are told. False when the store did
+    /// not do it.
+    pub async fn bury(&self, node: &NodeId, silence: Duration) -> bool {
         match self.ask_within(BURY_DEADLINE, self.store.bury(node, silence)).await {
             Ok(ended) => {
                 tracing::warn!(%node, ended = ended.len(), "a server is gone, and with it what its visitors had");
                 self.failed(&ended);
+                true
             }
-            Err(error) => tracing::warn!(%node, %error, "what a server had that is gone is still on record"),
+            Err(error) => {
+                tracing::warn!(%node, %error, "what a server had that is gone is still on record");
+                false
+            }
         }
     }
 

@@ -4,6 +4,7 @@ mod bakes;
 mod crashes;
 pub(crate) mod daemon;
 mod life;
+mod shared;
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
