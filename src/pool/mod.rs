@@ -99,8 +99,8 @@ pub struct Pool {
     hands: Hands,
     /// Where the random texts of the instances come from.
     randomness: OnceLock<hooks::Randomness>,
-    /// Whether those of the other servers' instances come from there, too.
-    shares_randomness: bool,
+    /// Whether the store is that of other servers, too, and so the random texts come from what all share.
+    is_shared: bool,
     /// Wakes [`reconcile`].
     wake: Notify,
     /// Whether [`reconcile`] should compare what runs with what is on record before its time.
@@ -130,7 +130,7 @@ impl Pool {
             keepers,
             ledger: Arc::default(),
             hands: Hands::default(),
-            shares_randomness: parts.secret.is_none(),
+            is_shared: parts.secret.is_none(),
             randomness: parts.secret.map(|secret| hooks::Randomness::new(&secret).into()).unwrap_or_default(),
             wake: Notify::new(),
             repair: AtomicBool::new(false),
@@ -189,7 +189,7 @@ impl Pool {
     /// instance was made, or a server made it that has secrets of its own.
     pub fn credentials(&self, instance: &Instance) -> Option<Secret> {
         let (id, template) = (instance.id(), self.template_of(instance.id())?);
-        let is_known = self.shares_randomness || instance.node() == &self.node;
+        let is_known = self.is_shared || instance.node() == &self.node;
         let is_known = is_known && instance.revision() == template.revision;
         let words = template.hooks.credentials.as_ref().filter(|_| is_known)?;
         let (url, host) = (self.address.instance_url(id), self.address.instance_host(id));

@@ -1,12 +1,13 @@
 //! The other servers of the same store: what they do with our instances, and what becomes of those of one that is gone.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use serde::Serialize;
 
 use super::hooks::Randomness;
+use super::repair;
 use super::{Pool, PoolStats};
 use crate::config::Secret;
 use crate::instance::{Instance, Life, NodeId};
@@ -17,13 +18,18 @@ use crate::telemetry::ReleaseReason;
 /// Longest time to end all that a node had. There may be a hundred thousand, a page at a time.
 const BURY_DEADLINE: Duration = Duration::from_secs(30);
 
+/// Longest time that a stop waits until nothing more is given out.
+const CLOSE_DEADLINE: Duration = Duration::from_secs(2);
+
 /// What a server knows of itself and the others.
 #[derive(Debug, Default)]
 pub(super) struct Others {
     /// All that were on record at our last beat.
     members: arc_swap::ArcSwap<Vec<Member>>,
     /// Whether an operator wants this server to make nothing.
-    draining: std::sync::atomic::AtomicBool,
+    draining: AtomicBool,
+    /// Whether it is about to stop, which comes to the same.
+    closing: AtomicBool,
     /// Held while we beat: whether this server has left for good, after which no beat may come.
     left: tokio::sync::Mutex<bool>,
 }
@@ -110,7 +116,7 @@ impl Pool {
     /// Takes over the secret that all servers of the store share, where the random texts are to come from that. The first
     /// counts: what is made of it must be the same later.
     pub fn share(&self, secret: &Secret) {
-        if self.shares_randomness && self.randomness.set(Randomness::new(secret)).is_ok() {
+        if self.is_shared && self.randomness.set(Randomness::new(secret)).is_ok() {
             self.wake.notify_one();
         }
     }
@@ -131,7 +137,7 @@ impl Pool {
 
     /// Whether this server is to make nothing and to let what it has finish.
     pub(super) fn is_draining(&self) -> bool {
-        self.others.draining.load(Ordering::Acquire)
+        self.others.draining.load(Ordering::Acquire) || self.others.closing.load(Ordering::Acquire)
     }
 
     fn set_draining(&self, on: bool) {
@@ -172,6 +178,20 @@ impl Pool {
         for instance in ended {
             self.publish(RouteChange::Set(instance.clone()));
             self.metrics.released(instance.id().template(), ReleaseReason::Failed);
+        }
+    }
+
+    /// This server is about to stop: nothing more of it is given out by the others, who could not reach it any more, while
+    /// it goes on with what it was asked.
+    pub async fn close(self: &Arc<Self>) {
+        if !self.is_shared {
+            return;
+        }
+        self.others.closing.store(true, Ordering::Release);
+        match tokio::time::timeout(CLOSE_DEADLINE, repair::retire_unwanted(self)).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::warn!(%error, "what this server has ready may still be given out"),
+            Err(_) => tracing::warn!("what this server has ready may still be given out: the store is slow"),
         }
     }
 

@@ -182,6 +182,11 @@ impl Draft<'_> {
 
     async fn offer(&mut self) -> Result<(), ProvisionError> {
         match self.pool.ask(self.pool.store.offer(&self.id, self.started().endpoint)).await {
+            // Whoever retires what is ready has done that by now, and this has just become ready.
+            Ok(_) if self.pool.is_draining() => match self.pool.ask(self.pool.store.retire(&self.id)).await {
+                Err(StoreError::Refused(_)) => Ok(()),
+                _ => Err(ProvisionError::Stopping),
+            },
             Ok(_) => Ok(()),
             // Perhaps only the answer was lost. Then a visitor may have the instance by now, and keeps it.
             Err(lost @ StoreError::Unavailable(_)) => {

@@ -73,6 +73,7 @@ pub(super) struct Stopping {
 impl Stopping {
     /// Stops the server; then the pool stops what it runs.
     pub(super) async fn run(self, pool: &Arc<Pool>) {
+        pool.close().await;
         self.begin.send_replace(true);
         self.cut.cancel();
         self.connections.close();

@@ -4,6 +4,8 @@
 use std::time::Duration;
 
 use serde_json::Value;
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpStream;
 use tokio::time::Instant;
 
 use crate::harness::{Answer, Demo, Server, eventually, get, instance_folders, processes_of, request};
@@ -227,6 +229,28 @@ async fn a_server_that_stops_tells_the_others_at_once() {
     assert_eq!(other.stats().await["ready"], 0);
     assert_eq!(processes_of(&stops.folder), []);
     other.call("POST", "/api/v1/demo/acquire", "").await;
+}
+
+#[tokio::test]
+async fn while_a_server_stops_the_others_give_out_nothing_of_it() {
+    let Some(valkey) = Valkey::start(Keeps::Nothing, &[]) else { return };
+    let other = full(&valkey, 0, &[]).await;
+    let mut stops = full(&valkey, 2, &[("SHUTDOWN_GRACE", "3s")]).await;
+    let mut in_flight = TcpStream::connect(("127.0.0.1", stops.port)).await.unwrap();
+    let half = "POST /api/v1/demo/acquire HTTP/1.1\r\nHost: localhost\r\nContent-Length: 2\r\n\r\n{";
+    in_flight.write_all(half.as_bytes()).await.unwrap();
+    // Another request on another connection, answered: by now the first one has been read.
+    stops.stats().await;
+    stops.signal("TERM");
+    eventually("it takes nobody", async || {
+        TcpStream::connect(("127.0.0.1", stops.port)).await.is_err().then_some(())
+    })
+    .await;
+    let demo = other.acquire().await;
+    assert!(!node(&other, &stops).await.is_null(), "it has not stopped yet");
+    assert_eq!(visit(&other, &demo).await.status, 200);
+    assert_eq!(instance_folders(&other.folder), [demo.id]);
+    assert_eq!(stops.ended().await, Some(0));
 }
 
 #[tokio::test]
