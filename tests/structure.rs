@@ -28,7 +28,7 @@ const MAY_KNOW: &[(&str, &str)] = &[
     // What they stand on.
     ("store", "instance config::Secret clock"),
     ("store::memory", "store instance config::Secret clock"),
-    ("store::valkey", "store instance config::Secret clock"),
+    ("store::valkey", "store instance config::Secret clock task"),
     ("runtime", "instance config::Secret"),
     ("runtime::process", "runtime instance clock task"),
     ("runtime::containerd", "runtime instance hex task"),

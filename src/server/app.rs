@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::net::TcpListener;
 use tokio::sync::watch;
@@ -99,7 +100,7 @@ pub async fn serve(config: Config, file: Option<PathBuf>, own_program: PathBuf) 
     let is_shared = store_config.is_some();
     // What hooks made on one server is told by another.
     let secret = if is_shared { None } else { Some(node.secret().map_err(state)?) };
-    let store = choose_store(store_config, &node, &*runtime, &clock).map_err(state)?;
+    let store = choose_store(store_config, node_config.timeout, &node, &*runtime, &clock).map_err(state)?;
     let routes = Arc::new(RouteTable::default());
     let metrics = Arc::new(Metrics::new());
     metrics.can_restore(runtime.restores());
@@ -243,18 +244,23 @@ fn open_store(node: &NodeFolder, runtime: &dyn Runtime, clock: Clock) -> io::Res
 
 /// The store that servers share, as the doctor asks it whether it is there; `None` where it is embedded.
 pub fn shared_store(config: &Config) -> Option<Arc<dyn Store>> {
-    Some(Arc::new(valkey_store(config.store.clone()?)))
+    Some(Arc::new(ValkeyStore::new(valkey_settings(config.store.clone()?))))
 }
 
 /// The Valkey that the configuration names, or the embedded store.
 fn choose_store(
     config: Option<config::Valkey>,
+    node_timeout: Duration,
     node: &NodeFolder,
     runtime: &dyn Runtime,
     clock: &Clock,
 ) -> io::Result<Arc<dyn Store>> {
     Ok(match config {
-        Some(config) => Arc::new(valkey_store(config)),
+        Some(config) => {
+            let (own, patience) = (node.id().clone(), node_timeout);
+            let settings = valkey::Settings { node: own, patience, ..valkey_settings(config) };
+            Arc::new(ValkeyStore::open(settings, &node.claims())?)
+        }
         None => Arc::new(open_store(node, runtime, clock.clone())?),
     })
 }
@@ -268,7 +274,7 @@ async fn follow(routes: Arc<RouteTable>, store: Arc<dyn Store>, metrics: Arc<Met
     routes::follow(routes, store, metrics, tell).await;
 }
 
-fn valkey_store(config: config::Valkey) -> ValkeyStore {
+fn valkey_settings(config: config::Valkey) -> valkey::Settings {
     let address = |address| match address {
         config::ValkeyAddress::Tcp(host, port) => valkey::Address::Tcp(host, port),
         config::ValkeyAddress::Unix(path) => valkey::Address::Unix(path),
@@ -278,7 +284,7 @@ fn valkey_store(config: config::Valkey) -> ValkeyStore {
         config::ValkeyMode::Sentinel(service) => valkey::Mode::Sentinel { service },
         config::ValkeyMode::Cluster => valkey::Mode::Cluster,
     };
-    ValkeyStore::new(valkey::Settings {
+    valkey::Settings {
         addresses: config.addresses.into_iter().map(address).collect(),
         mode,
         username: config.username,
@@ -286,7 +292,7 @@ fn valkey_store(config: config::Valkey) -> ValkeyStore {
         db: config.db.into(),
         tls: config.tls,
         ..valkey::Settings::default()
-    })
+    }
 }
 
 async fn start_runtime(

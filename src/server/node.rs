@@ -114,6 +114,12 @@ impl NodeFolder {
         self.path.join("journal")
     }
 
+    /// The file in which it notes what it handed out by way of a store that servers share; it may not exist yet. Beside it
+    /// stands one that ends in `.tenure`.
+    pub fn claims(&self) -> PathBuf {
+        self.path.join("claims")
+    }
+
     /// The folder for its containers and their checkpoints; it may not exist yet.
     pub fn containers(&self) -> PathBuf {
         self.path.join("containers")

@@ -81,7 +81,8 @@ pub struct Cleaned {
 pub(super) fn remove_all(nodes: &[NodeFolder]) -> Result<Vec<PathBuf>, OnceError> {
     let mut removed = Vec::new();
     for node in nodes {
-        for path in [node.containers(), node.instances(), node.journal()] {
+        let (claims, tenure) = (node.claims(), node.claims().with_extension("tenure"));
+        for path in [node.containers(), node.instances(), node.journal(), claims, tenure] {
             let gone = if path.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
             match gone {
                 Ok(()) => removed.push(path),

@@ -3,6 +3,7 @@
 //! The trait speaks the domain. Each method is atomic: either all of it happened or none. Every implementation
 //! passes the same conformance suite (`tests/conformance/store.rs`).
 
+mod journal;
 pub mod memory;
 mod nodes;
 pub mod valkey;

@@ -1,13 +1,19 @@
 //! A server whose store is a Valkey: what it does while that is there, while it is away, and after a crash.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
 use std::time::Duration;
+
+use parking_lot::Mutex;
 
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout};
 
-use crate::harness::{Demo, PATIENCE, Server, eventually, get};
+use try_it_now::task::spawn;
+
+use crate::harness::{Demo, PATIENCE, Server, attempt, eventually, get};
 use crate::valkeys::{Keeps, Server as Valkey};
 
 /// Longest time of an answer without a store: its deadline of a second, and what a busy machine adds.
@@ -121,24 +127,114 @@ async fn while_valkey_is_away_visitors_keep_what_they_have_and_afterwards_all_go
     assert_eq!(server.stats().await["assigned"], 1);
 }
 
-/// What visitors had is over then, which is a pity; that somebody got it a second time would be worse.
+/// The server knows what it handed out, and what is nobody's.
 #[tokio::test]
-async fn a_valkey_that_comes_back_empty_gets_a_new_pool_and_nothing_is_handed_out_twice() {
+async fn a_valkey_that_comes_back_empty_is_told_what_visitors_have_and_nothing_is_handed_out_twice() {
     let Some(mut valkey) = Valkey::start(Keeps::Changes, &[]) else { return };
     let server = Server::start(&[("VALKEY_ADDR", &address(&valkey))]).await;
-    let mut had = vec![server.acquire().await.id, server.acquire().await.id];
+    let mut had = vec![server.acquire().await, server.acquire().await];
     valkey.forget();
     acquire_is_unavailable(&server).await;
     valkey.start_again();
     for _ in 0..6 {
-        let demo = eventually("there are new ones", async || {
+        let demo = eventually("there are others", async || {
             let answer = server.call("POST", "/api/v1/demo/acquire", "").await;
             (answer.status == 200).then(|| Demo::from_json(&answer.json()))
         })
         .await;
+        assert!(had.iter().all(|other| other.id != demo.id), "handed out twice");
+        had.push(demo);
+    }
+    for demo in &had {
         assert_eq!(get(server.port, &demo.host, "/").await.status, 200);
-        assert!(!had.contains(&demo.id), "handed out twice");
-        had.push(demo.id);
+        assert_eq!(
+            server.call("GET", &format!("/api/v1/demo/{}", demo.id), "").await.json()["state"],
+            "assigned"
+        );
+    }
+    for demo in &had {
+        assert_eq!(server.call("DELETE", &format!("/api/v1/demo/{}", demo.id), "").await.status, 200);
+    }
+}
+
+/// Visitors of two servers, who come while Valkey is killed and started again.
+#[derive(Default)]
+struct Desk {
+    handed: Mutex<HashSet<String>>,
+    held: Mutex<Vec<String>>,
+    /// Asked to be given back without an answer.
+    unsure: AtomicUsize,
+    visits: AtomicUsize,
+    closed: AtomicBool,
+}
+
+impl Desk {
+    async fn visit(self: Arc<Self>, ports: [u16; 2]) {
+        for turn in 0_usize.. {
+            if self.closed.load(SeqCst) {
+                return;
+            }
+            let call = async |method: &str, path: &str| {
+                attempt(ports[turn % 2], method, "localhost", path, &[], "").await
+            };
+            let answer = call("POST", "/api/v1/demo/acquire").await;
+            let Some(answer) = answer.filter(|answer| answer.status == 200) else {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+                continue;
+            };
+            let id = answer.json()["id"].as_str().unwrap().to_owned();
+            assert!(self.handed.lock().insert(id.clone()), "{id} was handed out twice");
+            self.visits.fetch_add(1, SeqCst);
+            let keeps = turn % 8 == 7 && self.held.lock().len() < 12;
+            if keeps {
+                self.held.lock().push(id);
+            } else if call("DELETE", &format!("/api/v1/demo/{id}")).await.is_none_or(|it| it.status != 200) {
+                self.unsure.fetch_add(1, SeqCst);
+            }
+        }
+    }
+
+    async fn until_visited(&self, times: usize) {
+        let until = self.visits.load(SeqCst) + times;
+        eventually("visitors come", async || (self.visits.load(SeqCst) >= until).then_some(())).await;
+    }
+}
+
+#[tokio::test]
+async fn two_servers_whose_valkey_falls_back_again_and_again_keep_every_promise() {
+    let Some(mut valkey) = Valkey::start(Keeps::Changes, &[]) else { return };
+    let address = address(&valkey);
+    let settings = [("VALKEY_ADDR", &*address), ("POOL_TARGET_SIZE", "4"), ("POOL_MAX_SIZE", "30")];
+    let servers = [Server::start(&settings).await, Server::start(&settings).await];
+    let ports = servers.each_ref().map(|server| server.port);
+    let desk = Arc::new(Desk::default());
+    let visitors: Vec<_> = (0..3).map(|_| spawn("visitor", desk.clone().visit(ports))).collect();
+    for round in 0..4 {
+        desk.until_visited(10).await;
+        if round % 2 == 0 {
+            valkey.keep_copy();
+            desk.until_visited(20).await;
+            valkey.fall_back();
+        } else {
+            valkey.forget();
+        }
+        valkey.start_again();
+        desk.until_visited(6).await;
+    }
+    desk.closed.store(true, SeqCst);
+    for visitor in visitors {
+        timeout(PATIENCE, visitor).await.unwrap().unwrap();
+    }
+    let held = desk.held.lock().clone();
+    assert!(held.len() >= 6, "{}", held.len());
+    for (server, id) in servers.iter().flat_map(|server| held.iter().map(move |id| (server, id))) {
+        let seen = get(server.port, &format!("{id}.localhost:{}", server.port), "/").await.status;
+        assert_eq!(seen, 200, "{id} is lost");
+    }
+    let assigned = servers[0].stats().await["assigned"].as_u64().unwrap() as usize;
+    assert!((held.len()..=held.len() + desk.unsure.load(SeqCst) + 12).contains(&assigned), "{assigned}");
+    for id in &held {
+        assert_eq!(servers[1].call("DELETE", &format!("/api/v1/demo/{id}"), "").await.status, 200);
     }
 }
 

@@ -12,7 +12,6 @@
 //! cursor, exactly.
 
 mod claims;
-mod journal;
 mod members;
 mod queue;
 mod records;
@@ -32,10 +31,10 @@ use std::time::Duration;
 use async_trait::async_trait;
 use parking_lot::{Mutex, RwLock};
 
-use self::journal::Journal;
 use self::members::Members;
 use self::route_log::{BATCH, RouteLog};
 use self::shelf::Shelf;
+use super::journal::Journal;
 use super::{Claim, Claimed, Counts, Cursor, Member, NodeCard, Roster, RouteEvents, Store, StoreError};
 use crate::clock::{Clock, Millis};
 use crate::instance::{Endpoint, Instance, InstanceId, Life, NodeId, TemplateName};

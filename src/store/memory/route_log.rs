@@ -5,8 +5,8 @@ use std::collections::VecDeque;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
-use super::journal::Journal;
 use crate::instance::InstanceId;
+use crate::store::journal::Journal;
 use crate::store::{Cursor, RouteChange};
 
 /// Most events copied under one lock, so that a far-behind reader does not hold up claims.

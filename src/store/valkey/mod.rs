@@ -7,28 +7,42 @@
 //! All keys share one hash tag. On a cluster they lie on one server, and in return the route events of all templates
 //! have one order, a sweep looks at all templates at once, and a snapshot is exact. One Valkey runs tens of thousands
 //! of claims a second; a second one would not make any of them faster.
+//!
+//! A Valkey that ends may come back with an older past, or empty: [`recovery`] says what is done about that.
 
+mod gate;
+mod known;
 mod link;
 mod nodes;
+mod notebook;
 mod pages;
 mod record;
+mod recovery;
 mod reply;
 mod scripts;
 mod settings;
 
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use parking_lot::Mutex;
-use redis::{Cmd, Script};
+use redis::Cmd;
+use tokio::time::Instant;
+use tokio_util::sync::DropGuard;
 
-use self::link::{Call, Link, Wire};
+use self::gate::{Gate, Open};
+use self::known::Known;
+use self::link::{Call, Wire};
+use self::notebook::Notebook;
 use self::reply::{Reply, broken};
-use self::scripts::Scripts;
-pub use self::settings::{Address, DEADLINE, Mode, ROUTE_EVENTS, Settings};
+use self::scripts::Step;
+pub use self::settings::{Address, DEADLINE, Mode, PATIENCE, ROUTE_EVENTS, Settings};
 use super::nodes::fresh_secret;
 use super::{Claim, Claimed, Counts, Cursor, Member, NodeCard, Roster, RouteEvents, Store, StoreError};
-use crate::clock::Millis;
+use crate::clock::{Clock, Millis};
 use crate::config::Secret;
 use crate::instance::{ClaimToken, Endpoint, Instance, InstanceId, NodeId, TemplateName};
 
@@ -40,54 +54,75 @@ const LONGEST: u128 = 1 << 50;
 
 /// See the module.
 pub struct ValkeyStore {
-    settings: Settings,
-    link: Link,
-    scripts: Scripts,
+    gate: Arc<Gate>,
     /// For those who wait: on the shared connection all others would wait behind them.
     waiting: Mutex<Vec<Wire>>,
-    /// The nodes' secret as last heard, for a Valkey that comes back without it; before that, one for the first of all.
-    candidate: Mutex<Secret>,
+    /// The nodes' secret, if they have none yet.
+    candidate: Secret,
+    _keeper: DropGuard,
 }
 
 impl ValkeyStore {
-    /// A store that connects when it is first asked, and again whenever the connection breaks.
+    /// A store that connects when it is first asked, and again whenever the connection breaks. What it hands out it knows as
+    /// long as this process lives.
     pub fn new(settings: Settings) -> Self {
-        let (link, scripts) = (Link::new(settings.clone()), Scripts::new());
-        Self { settings, link, scripts, waiting: Mutex::default(), candidate: Mutex::new(fresh_secret()) }
+        let notebook = Notebook::new(settings.node.clone());
+        Self::with(settings, notebook)
+    }
+
+    /// One that writes what it hands out into a file, before anybody hears of it, and begins with what the file says.
+    ///
+    /// # Errors
+    /// The file cannot be read or written.
+    pub fn open(settings: Settings, journal: &Path) -> io::Result<Self> {
+        let now = settings.clock.clone().unwrap_or(Clock::System).now();
+        let notebook = Notebook::open(settings.node.clone(), journal, now)?;
+        Ok(Self::with(settings, notebook))
+    }
+
+    fn with(settings: Settings, notebook: Notebook) -> Self {
+        let gate = Arc::new(Gate::new(settings, notebook));
+        let keeper = gate.stop.clone().drop_guard();
+        Self { gate, waiting: Mutex::default(), candidate: fresh_secret(), _keeper: keeper }
     }
 
     fn key(&self, name: &str) -> String {
-        format!("{}:{name}", self.settings.prefix)
+        format!("{}:{name}", self.gate.settings.prefix)
     }
 
-    /// Calls a script.
-    async fn run(&self, script: &Script, arguments: &[&str]) -> Result<Reply, StoreError> {
-        let now = self.settings.clock.as_ref().map(|clock| clock.now().0.to_string()).unwrap_or_default();
-        let mut call = script.key(&self.settings.prefix);
-        call.arg(now).arg(self.settings.route_events).arg(arguments);
-        self.link.call(&Call::Script(call)).await.map(Reply::new)
+    /// Has a step done that only reads.
+    async fn run(&self, step: &Step, arguments: &[&str]) -> Result<Reply, StoreError> {
+        Ok(self.gate.run(step, arguments).await?.0)
     }
 
-    /// Calls a script that changes something, under a name of its own: made again because its answer was lost, it answers
+    /// Has a step done that changes something, under a name of its own: made again because its answer was lost, it answers
     /// the same, and does nothing.
-    async fn once(&self, script: &Script, arguments: &[&str]) -> Result<Reply, StoreError> {
+    async fn once(&self, step: &Step, arguments: &[&str]) -> Result<(Reply, Arc<Open>), StoreError> {
         let call = record::token(ClaimToken::random());
         let arguments: Vec<&str> = std::iter::once(call.as_str()).chain(arguments.iter().copied()).collect();
-        self.run(script, &arguments).await
+        self.gate.run(step, &arguments).await
     }
 
     /// A step on a record. Its answer is the record.
     async fn step(
         &self,
-        script: &Script,
+        step: &Step,
         id: &InstanceId,
         arguments: &[&str],
-    ) -> Result<(Instance, Reply), StoreError> {
+    ) -> Result<(Instance, Reply, Arc<Open>), StoreError> {
         let arguments: Vec<&str> = std::iter::once(id.as_str()).chain(arguments.iter().copied()).collect();
-        let mut reply = self.once(script, &arguments).await?;
+        let (mut reply, open) = self.once(step, &arguments).await?;
         reply.outcome()?;
         let instance = reply.record(id.as_str())?;
-        Ok((instance, reply))
+        Ok((instance, reply, open))
+    }
+
+    /// Writes down what an answer says, before anybody hears of it.
+    ///
+    /// # Errors
+    /// It came too late to be believed.
+    fn learn(&self, open: &Open, learn: impl FnOnce(&mut Known)) -> Result<(), StoreError> {
+        self.gate.notebook.lock().note_in(open.era, learn)
     }
 }
 
@@ -100,11 +135,15 @@ fn millis(time: Duration) -> String {
 impl Store for ValkeyStore {
     async fn insert(&self, instance: Instance) -> Result<(), StoreError> {
         let arguments = [instance.id().as_str(), &record::write(&instance)];
-        self.once(&self.scripts.insert, &arguments).await?.outcome()
+        let (mut reply, open) = self.once(&self.gate.scripts.insert, &arguments).await?;
+        reply.outcome()?;
+        self.learn(&open, |known| known.learn(&instance, false))
     }
 
     async fn offer(&self, id: &InstanceId, endpoint: Endpoint) -> Result<Instance, StoreError> {
-        let (offered, _) = self.step(&self.scripts.offer, id, &[&record::endpoint(endpoint)]).await?;
+        let at = record::endpoint(endpoint);
+        let (offered, _, open) = self.step(&self.gate.scripts.offer, id, &[&at]).await?;
+        self.learn(&open, |known| known.learn(&offered, false))?;
         Ok(offered)
     }
 
@@ -113,13 +152,20 @@ impl Store for ValkeyStore {
         let (hourly, daily) = (limits.hourly.to_string(), limits.daily.to_string());
         let (token, ttl) = (record::token(*token), millis(*ttl));
         let arguments = [template.as_str(), node.as_str(), &token, &visitor.0, &hourly, &daily, &ttl];
-        self.run(&self.scripts.claim, &arguments).await?.claimed(*limits)
+        let (reply, open) = self.gate.run(&self.gate.scripts.claim, &arguments).await?;
+        let claimed = reply.claimed(*limits)?;
+        if let Some(granted) = claimed.instance() {
+            self.learn(&open, |known| known.learn(granted, true))?;
+        }
+        Ok(claimed)
     }
 
     async fn confirm(&self, ids: &[InstanceId]) -> Result<(), StoreError> {
         for piece in ids.chunks(PIECE) {
             let ids: Vec<&str> = piece.iter().map(InstanceId::as_str).collect();
-            self.once(&self.scripts.confirm, &ids).await?.outcome()?;
+            let (mut reply, open) = self.once(&self.gate.scripts.confirm, &ids).await?;
+            reply.outcome()?;
+            self.gate.notebook.lock().confirmed(open.era, piece)?;
         }
         Ok(())
     }
@@ -128,14 +174,16 @@ impl Store for ValkeyStore {
         let Claim { template, token, visitor, limits, .. } = claim;
         let limited = if limits.are_none() { "0" } else { "1" };
         let arguments = [template.as_str(), &record::token(*token), &visitor.0, limited];
-        let mut reply = self.once(&self.scripts.take_back, &arguments).await?;
+        let (mut reply, open) = self.once(&self.gate.scripts.take_back, &arguments).await?;
         reply.outcome()?;
         let id = reply.text()?;
-        reply.record(&id)
+        let ready = reply.record(&id)?;
+        self.learn(&open, |known| known.heed(&ready))?;
+        Ok(ready)
     }
 
     async fn get(&self, id: &InstanceId) -> Result<Option<Instance>, StoreError> {
-        let mut reply = self.run(&self.scripts.read, &[id.as_str()]).await?;
+        let mut reply = self.run(&self.gate.scripts.read, &[id.as_str()]).await?;
         let now = reply.millis()?;
         match reply.text()?.as_str() {
             "" => Ok(None),
@@ -145,31 +193,54 @@ impl Store for ValkeyStore {
 
     async fn extend(&self, id: &InstanceId, by: Duration, max_ttl: Duration) -> Result<Instance, StoreError> {
         let arguments = [id.as_str(), &millis(by), &millis(max_ttl)];
-        let mut reply = self.once(&self.scripts.extend, &arguments).await?;
+        let (mut reply, open) = self.once(&self.gate.scripts.extend, &arguments).await?;
         reply.extended(max_ttl)?;
-        reply.record(id.as_str())
+        let extended = reply.record(id.as_str())?;
+        self.learn(&open, |known| known.learn(&extended, false))?;
+        Ok(extended)
     }
 
     async fn release(&self, id: &InstanceId) -> Result<(Instance, Cursor), StoreError> {
-        let (released, mut reply) = self.step(&self.scripts.release, id, &[]).await?;
-        Ok((released, Cursor(reply.number()?)))
+        let (released, mut reply, open) = self.step(&self.gate.scripts.release, id, &[]).await?;
+        let cursor = Cursor(reply.number()?);
+        self.learn(&open, |known| {
+            known.saw(cursor);
+            known.end(&released, Instant::now());
+        })?;
+        Ok((released, cursor))
     }
 
     async fn retire(&self, id: &InstanceId) -> Result<Instance, StoreError> {
-        Ok(self.step(&self.scripts.retire, id, &[]).await?.0)
+        // Whatever comes of it, nobody is to get it.
+        self.gate.notebook.lock().known.doubt(id);
+        let (retired, _, open) = self.step(&self.gate.scripts.retire, id, &[]).await?;
+        self.learn(&open, |known| known.end(&retired, Instant::now()))?;
+        Ok(retired)
     }
 
     async fn fail(&self, id: &InstanceId) -> Result<Instance, StoreError> {
-        Ok(self.step(&self.scripts.fail, id, &[]).await?.0)
+        self.gate.notebook.lock().known.doubt(id);
+        let (before, mut reply, open) = self.step(&self.gate.scripts.fail, id, &[]).await?;
+        let after = match reply.text()?.as_str() {
+            "" => None,
+            text => Some(record::read(id.as_str(), text).ok_or_else(broken)?),
+        };
+        self.learn(&open, |known| match &after {
+            Some(ended) => known.heed(ended),
+            None => known.end(&before, Instant::now()),
+        })?;
+        Ok(before)
     }
 
     async fn sweep(&self, limit: usize) -> Result<Vec<Instance>, StoreError> {
         let (mut expired, mut left) = (Vec::new(), limit);
         while left > 0 {
             let wanted = left.min(PIECE);
-            let mut reply = self.once(&self.scripts.sweep, &[&wanted.to_string()]).await?;
+            let (mut reply, open) = self.once(&self.gate.scripts.sweep, &[&wanted.to_string()]).await?;
             let done = usize::try_from(reply.number()?).map_err(|_| broken())?;
+            let before = expired.len();
             reply.records(|record| expired.push(record))?;
+            self.learn(&open, |known| expired[before..].iter().for_each(|record| known.heed(record)))?;
             left = left.saturating_sub(done);
             if done < wanted {
                 break;
@@ -179,21 +250,21 @@ impl Store for ValkeyStore {
     }
 
     async fn next_deadline(&self) -> Result<Option<Millis>, StoreError> {
-        let first = Call::Command(Cmd::zrange_withscores(self.key("due"), 0, 0));
-        let first: Vec<(String, f64)> = self.link.call(&first).await?;
+        let first = Cmd::zrange_withscores(self.key("due"), 0, 0);
+        let first: Vec<(String, f64)> = self.gate.read(first).await?;
         Ok(first.first().map(|(_, at)| Millis(*at as u64)))
     }
 
     async fn list(&self, node: &NodeId) -> Result<Vec<Instance>, StoreError> {
-        let (found, now) = self.pages(&self.scripts.node, Some(node.as_str()), |_| Ok(())).await?;
+        let (found, now, _) = self.pages(&self.gate.scripts.node, Some(node.as_str()), |_| Ok(())).await?;
         Ok(found.into_values().map(|record| record.seen_at(now)).collect())
     }
 
     async fn counts(&self, template: &TemplateName, node: Option<&NodeId>) -> Result<Counts, StoreError> {
         let of = node.map_or_else(|| template.to_string(), |node| format!("{template}:{node}"));
         let fields = ["warming", "ready", "assigned"].map(|state| format!("{state}:{of}"));
-        let counts = Call::Command(Cmd::hmget(self.key("counts"), &fields));
-        let counts: Vec<Option<usize>> = self.link.call(&counts).await?;
+        let counts = Cmd::hmget(self.key("counts"), &fields);
+        let counts: Vec<Option<usize>> = self.gate.read(counts).await?;
         match counts.as_slice() {
             [warming, ready, assigned] => Ok(Counts {
                 warming: warming.unwrap_or(0),
@@ -234,6 +305,6 @@ impl Store for ValkeyStore {
     }
 
     async fn ping(&self) -> Result<(), StoreError> {
-        self.link.call(&Call::Command(redis::cmd("PING"))).await
+        self.gate.link.call(&Call::Command(redis::cmd("PING"))).await
     }
 }

@@ -1,14 +1,18 @@
 //! What is read a page at a time: a node's records, the table of routes, and the events that follow it.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use redis::streams::{StreamReadOptions, StreamReadReply};
-use redis::{AsyncCommands, RedisResult, Script};
+use redis::{AsyncCommands, RedisResult};
 
 use super::ValkeyStore;
+use super::gate::Open;
 use super::link::unavailable;
+use super::notebook::too_late;
 use super::reply::{Reply, broken};
+use super::scripts::Step;
 use crate::clock::Millis;
 use crate::instance::{Instance, InstanceId};
 use crate::store::{Cursor, RouteChange, RouteEvents, StoreError};
@@ -20,18 +24,23 @@ const BATCH: usize = 256;
 const IDLE: usize = 4;
 
 impl ValkeyStore {
-    /// Reads all pages of a script that has pages. Returns the records, the first page's present, and what `front` took
-    /// from the front of each page after that.
+    /// Reads all pages of a step that has pages, `front` what stands at the front of each. Returns the records, the first
+    /// page's present, and under what it was.
     pub(super) async fn pages(
         &self,
-        script: &Script,
+        step: &Step,
         of: Option<&str>,
         mut front: impl FnMut(&mut Reply) -> Result<(), StoreError> + Send,
-    ) -> Result<(HashMap<InstanceId, Instance>, Millis), StoreError> {
+    ) -> Result<(HashMap<InstanceId, Instance>, Millis, Arc<Open>), StoreError> {
         let (mut found, mut first, mut place) = (HashMap::new(), None, "0".to_owned());
+        let mut under: Option<Arc<Open>> = None;
         loop {
             let arguments: Vec<&str> = of.into_iter().chain([place.as_str()]).collect();
-            let mut page = self.run(script, &arguments).await?;
+            let (mut page, open) = self.gate.run(step, &arguments).await?;
+            // Of two tenures the pages do not fit together.
+            if under.get_or_insert_with(|| open.clone()).tenure != open.tenure {
+                return Err(too_late());
+            }
             place = page.text()?;
             let now = page.millis()?;
             first.get_or_insert(now);
@@ -41,7 +50,7 @@ impl ValkeyStore {
                 found.insert(record.id().clone(), record);
             })?;
             if place == "0" {
-                return Ok((found, first.unwrap_or(now)));
+                return Ok((found, first.unwrap_or(now), open));
             }
         }
     }
@@ -49,11 +58,20 @@ impl ValkeyStore {
     /// The events after `cursor` that are there; `None` is a gap.
     async fn news(&self, cursor: Cursor) -> Result<Option<Vec<(Cursor, RouteChange)>>, StoreError> {
         let (cursor, most) = (cursor.0.to_string(), BATCH.to_string());
-        let mut reply = self.run(&self.scripts.events, &[&cursor, &most]).await?;
+        let (mut reply, open) = self.gate.run(&self.gate.scripts.events, &[&cursor, &most]).await?;
         if reply.text()? == "gap" {
             return Ok(None);
         }
-        reply.events().map(Some)
+        let events = reply.events()?;
+        let mut notebook = self.gate.notebook.lock();
+        if notebook.era() != open.era {
+            return Err(too_late());
+        }
+        if let Some((last, _)) = events.last() {
+            notebook.known.saw(*last);
+        }
+        notebook.follow(events.iter().map(|(_, change)| change));
+        Ok(Some(events))
     }
 
     /// Waits until there may be something after `cursor`.
@@ -64,8 +82,8 @@ impl ValkeyStore {
             Some(wire) => wire,
             None => {
                 let connected = tokio::time::timeout(
-                    self.settings.deadline,
-                    self.link.connect(longest + self.settings.deadline),
+                    self.gate.settings.deadline,
+                    self.gate.link.connect(longest + self.gate.settings.deadline),
                 );
                 match connected.await {
                     Ok(wire) => wire.map_err(unavailable)?,
@@ -78,7 +96,7 @@ impl ValkeyStore {
         let (stream, after) = ([self.key("routes")], [format!("{}-0", cursor.0)]);
         let reading = wire.xread_options(&stream, &after, &options);
         let read: RedisResult<Option<StreamReadReply>> =
-            match tokio::time::timeout(longest + self.settings.deadline, reading).await {
+            match tokio::time::timeout(longest + self.gate.settings.deadline, reading).await {
                 Ok(read) => read,
                 Err(_) => return Err(StoreError::Unavailable("it does not answer in time".to_owned())),
             };
@@ -95,8 +113,9 @@ impl ValkeyStore {
     pub(super) async fn read_routes(&self) -> Result<(Vec<Instance>, Cursor), StoreError> {
         loop {
             let mut cursor = None;
-            let (mut table, now) = self
-                .pages(&self.scripts.routes, None, |page| {
+            let mark = self.gate.notebook.lock().known.mark();
+            let (mut table, now, open) = self
+                .pages(&self.gate.scripts.routes, None, |page| {
                     let events = page.number()?;
                     cursor.get_or_insert(Cursor(events));
                     Ok(())
@@ -111,7 +130,14 @@ impl ValkeyStore {
                     change.apply(&mut table);
                 }
                 if at_the_end {
-                    return Ok((table.into_values().map(|record| record.seen_at(now)).collect(), cursor));
+                    let table: Vec<Instance> = table.into_values().collect();
+                    let mut notebook = self.gate.notebook.lock();
+                    if notebook.era() != open.era {
+                        return Err(too_late());
+                    }
+                    notebook.known.saw(cursor);
+                    notebook.resync(&table, mark);
+                    return Ok((table.into_iter().map(|record| record.seen_at(now)).collect(), cursor));
                 }
             }
         }

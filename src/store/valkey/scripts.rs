@@ -1,60 +1,85 @@
 //! The scripts: each transition is one call of one of them, so all of it happens or none.
+//!
+//! A *step* reads or changes instances. Its text begins with the tenure of the store, and it is known to Valkey by the hash
+//! of its text: so only a process that was told it under that tenure does it. See [`super::recovery`].
 
-use redis::Script;
+use redis::{RedisResult, Script, cmd};
 
-/// All of them, each made once: a script is known to Valkey by the hash of its text.
+use super::link::Wire;
+
+/// A script that reads or changes instances.
 #[derive(Debug)]
-pub(super) struct Scripts {
-    pub(super) insert: Script,
-    pub(super) offer: Script,
-    pub(super) claim: Script,
-    pub(super) confirm: Script,
-    pub(super) take_back: Script,
-    pub(super) read: Script,
-    pub(super) extend: Script,
-    pub(super) release: Script,
-    pub(super) retire: Script,
-    pub(super) fail: Script,
-    pub(super) sweep: Script,
-    pub(super) node: Script,
-    pub(super) routes: Script,
-    pub(super) events: Script,
-    pub(super) beat: Script,
-    pub(super) roster: Script,
-    pub(super) drain: Script,
-    pub(super) bury: Script,
+pub(super) struct Step {
+    /// Its place among all steps.
+    index: usize,
+    text: &'static str,
 }
 
-macro_rules! script {
-    ($name:literal) => {
-        Script::new(concat!(
-            include_str!("scripts/prelude.lua"),
-            include_str!(concat!("scripts/", $name, ".lua"))
-        ))
+/// All steps, each with its hash, in the words of one tenure.
+#[derive(Debug)]
+pub(super) struct Told(Vec<(String, String)>);
+
+impl Told {
+    pub(super) fn hash(&self, step: &Step) -> &str {
+        &self.0[step.index].1
+    }
+
+    /// Tells them to the server at the other end.
+    pub(super) async fn load(&self, wire: &mut Wire) -> RedisResult<()> {
+        let mut all = redis::pipe();
+        for (text, _) in &self.0 {
+            all.add_command(cmd("SCRIPT").arg("LOAD").arg(text).clone()).ignore();
+        }
+        all.query_async(wire).await
+    }
+}
+
+macro_rules! text {
+    ($name:expr) => {
+        concat!(include_str!("scripts/prelude.lua"), include_str!(concat!("scripts/", $name, ".lua")))
     };
 }
 
-impl Scripts {
-    pub(super) fn new() -> Self {
-        Self {
-            insert: script!("insert"),
-            offer: script!("offer"),
-            claim: script!("claim"),
-            confirm: script!("confirm"),
-            take_back: script!("take_back"),
-            read: script!("read"),
-            extend: script!("extend"),
-            release: script!("release"),
-            retire: script!("retire"),
-            fail: script!("fail"),
-            sweep: script!("sweep"),
-            node: script!("node"),
-            routes: script!("routes"),
-            events: script!("events"),
-            beat: script!("beat"),
-            roster: script!("roster"),
-            drain: script!("drain"),
-            bury: script!("bury"),
+macro_rules! scripts {
+    (steps: $($step:ident)*; others: $($other:ident)*;) => {
+        /// All of them, each made once.
+        #[derive(Debug)]
+        pub(super) struct Scripts {
+            $(pub(super) $step: Step,)*
+            $(pub(super) $other: Script,)*
         }
+
+        impl Scripts {
+            pub(super) fn new() -> Self {
+                let mut indices = 0..;
+                let mut step = |text| Step { index: indices.next().expect("there is no end of them"), text };
+                Self {
+                    $($step: step(text!(stringify!($step))),)*
+                    $($other: Script::new(text!(stringify!($other))),)*
+                }
+            }
+
+            fn steps(&self) -> Vec<&Step> {
+                vec![$(&self.$step),*]
+            }
+        }
+    };
+}
+
+scripts! {
+    steps: insert offer claim confirm take_back read extend release retire fail sweep node routes events roster drain bury;
+    others: beat inform recover_begin recover_roster recover_report recover_settle;
+}
+
+impl Scripts {
+    /// The steps in the words of a tenure, which is text without quotes.
+    pub(super) fn told_under(&self, tenure: &str) -> Told {
+        let steps = self.steps().into_iter().map(|step| {
+            let text =
+                format!("local TENURE = '{tenure}'\n{}{}", include_str!("scripts/gate.lua"), step.text);
+            let hash = Script::new(&text).get_hash().to_owned();
+            (text, hash)
+        });
+        Told(steps.collect())
     }
 }

@@ -5,12 +5,16 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::clock::Clock;
+use crate::instance::NodeId;
 
 /// Longest time of one call, unless [`Settings`] say otherwise.
 pub const DEADLINE: Duration = Duration::from_secs(1);
 
 /// Route events kept for followers that lag behind, unless [`Settings`] say otherwise.
 pub const ROUTE_EVENTS: usize = 65_536;
+
+/// How long a store that came back waits for nodes that were there, unless [`Settings`] say otherwise.
+pub const PATIENCE: Duration = Duration::from_secs(5);
 
 /// How to find a Valkey, and what is ours in it.
 #[derive(Clone)]
@@ -35,6 +39,10 @@ pub struct Settings {
     pub clock: Option<Clock>,
     /// Route events kept for followers that lag behind.
     pub route_events: usize,
+    /// Whose store it is. No two servers have the same.
+    pub node: NodeId,
+    /// How long a store that came back waits for nodes that were there before it went away.
+    pub patience: Duration,
 }
 
 /// Where a server listens.
@@ -67,7 +75,7 @@ impl fmt::Debug for Settings {
     }
 }
 
-/// One server of this host at the usual port, without a password, and our usual keys.
+/// One server of this host at the usual port, without a password, our usual keys, and a node that nobody knows.
 impl Default for Settings {
     fn default() -> Self {
         Self {
@@ -81,6 +89,8 @@ impl Default for Settings {
             deadline: DEADLINE,
             clock: None,
             route_events: ROUTE_EVENTS,
+            node: NodeId::random(),
+            patience: PATIENCE,
         }
     }
 }

@@ -5,6 +5,7 @@ mod failover;
 mod faults;
 mod history;
 mod proxy;
+mod recovery;
 pub(crate) mod servers;
 
 use std::sync::{Arc, Weak};

@@ -25,6 +25,9 @@ for _, id in ipairs(page[2]) do
 end
 if page[1] == '0' then
   redis.call('HDEL', P .. ':nodes', node)
+  redis.call('HDEL', P .. ':informed', node)
+  -- Until it beats again nobody counts on it.
+  redis.call('HSET', P .. ':joined', node, '9007199254740992')
   redis.call('ZREM', P .. ':beats', node)
   redis.call('SREM', P .. ':draining', node)
 end

@@ -51,6 +51,14 @@ end
 
 local all = P .. ':ready:' .. template
 
+-- Whether the owner surely knows that there is this node: else it might vouch for what this node handed out, if both the
+-- store and this node were lost in this moment.
+local function knows(owner, node)
+  local joined = owner ~= node and tonumber(redis.call('HGET', P .. ':joined', node))
+  local informed = joined and tonumber(redis.call('HGET', P .. ':informed', owner))
+  return not informed or informed >= joined
+end
+
 -- The longest-ready of all whose node is fit to have visitors.
 local function of_any()
   local fit = {}
@@ -59,7 +67,7 @@ local function of_any()
     for _, id in ipairs(redis.call('ZRANGE', all, places[1], places[2])) do
       local owner = load(id).node
       if fit[owner] == nil then
-        fit[owner] = not draining(owner) and (silence(owner) or 0) <= UNHEARD
+        fit[owner] = not draining(owner) and (silence(owner) or 0) <= UNHEARD and knows(owner, node)
       end
       if fit[owner] then
         return id

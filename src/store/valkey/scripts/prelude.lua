@@ -21,17 +21,35 @@
 -- <prefix>:since                            from when on there was always somebody heard
 -- <prefix>:draining                         set: the nodes of which nothing is given out
 -- <prefix>:secret                           what all nodes know, and nobody else
+-- <prefix>:beat                             how many beats there were
+-- <prefix>:joined                           hash: a node to the number of its first beat
+-- <prefix>:newest                           the greatest of those
+-- <prefix>:informed                         hash: a node to the number of the last answer with all members that it surely has
+-- <prefix>:tenure                           "<epoch>.<random>.<process>": what was vouched for, and in which process; none
+--                                           while that is not known. The following are those of a recovery, see recover_*
+-- <prefix>:recovering                       hash: which process, round, epoch, cursor; how much was told, and when last
+-- <prefix>:expected  <prefix>:reported      sets: the nodes that were there, and those that have told all
+-- <prefix>:asserted:<node>                  set: what the node says is nobody's
+-- <prefix>:ended                            hash: what is gone to its generation
+-- <prefix>:settled                          the last round that came to its end
 
 local P = KEYS[1]
 local RETENTION = 600000
 local PATIENCE = 10000
 local PULSE = 2000
 local UNCONFIRMED_FOR = 60000
+-- Far more than anything could have been counted by one server and not by another.
+local JUMP = 1048576
 
 local now = tonumber(ARGV[1])
-if not now then
+
+local function real_time()
   local time = redis.call('TIME')
-  now = tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
+  return tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
+end
+
+if not now then
+  now = real_time()
 end
 
 local function whole(number)

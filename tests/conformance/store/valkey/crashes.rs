@@ -43,7 +43,8 @@ async fn patiently(store: &ValkeyStore, claim: &Claim) -> (Claimed, usize) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn a_kill_of_valkey_loses_and_doubles_nothing_that_it_has_written() {
     let Some(mut server) = Server::start(Keeps::Changes, &[]) else { return };
-    let settings = Settings { addresses: vec![tcp(server.address())], ..Settings::default() };
+    let settings =
+        Settings { addresses: vec![tcp(server.address())], node: node("a"), ..Settings::default() };
     let store = Arc::new(ValkeyStore::new(settings));
     let now = Clock::System.now();
     for n in 0..READY as u32 {
@@ -111,38 +112,54 @@ async fn a_kill_of_valkey_loses_and_doubles_nothing_that_it_has_written() {
     assert_eq!((counts.ready, counts.assigned), (READY - granted.len(), granted.len()));
 }
 
+/// What was handed out is there again, and what is ready too, for this server is all there was.
 #[tokio::test]
-async fn a_valkey_that_comes_back_empty_is_a_gap_and_works() {
+async fn a_valkey_that_comes_back_empty_is_told_what_it_lost_and_followers_see_a_gap() {
     let Some(mut server) = Server::start(Keeps::Changes, &[]) else { return };
-    let settings = Settings { addresses: vec![tcp(server.address())], ..Settings::default() };
+    let settings =
+        Settings { addresses: vec![tcp(server.address())], node: node("a"), ..Settings::default() };
     let store = ValkeyStore::new(settings);
-    let id = InstanceId::random(&template("shop"));
-    let new = Instance::warming(id.clone(), node("a"), 1, Clock::System.now());
-    store.insert(new.clone()).await.unwrap();
-    store.offer(&id, ([10, 0, 0, 1], 4000).into()).await.unwrap();
-    let claimed = store.claim(&wish()).await.unwrap();
-    assert!(claimed.instance().is_some());
+    let ready = async |n: u8| {
+        let id = InstanceId::random(&template("shop"));
+        let new = Instance::warming(id.clone(), node("a"), 1, Clock::System.now());
+        store.insert(new).await.unwrap();
+        store.offer(&id, ([10, 0, 0, n], 4000).into()).await.unwrap();
+        id
+    };
+    ready(1).await;
+    let claim = Claim { ttl: Duration::from_secs(600), ..wish() };
+    let claimed = store.claim(&claim).await.unwrap();
+    let had = claimed.instance().unwrap().clone();
+    let waits = ready(2).await;
     let (_, cursor) = store.routes().await.unwrap();
     assert!(cursor > Cursor(0));
     server.forget();
     server.start_again();
-    // The scripts are gone as well.
-    assert_eq!(store.claim(&wish()).await, Ok(Claimed::Empty));
+    assert_eq!(store.claim(&claim).await, Ok(claimed));
     assert_eq!(store.route_events(cursor, Duration::ZERO).await, Ok(RouteEvents::Gap));
-    assert_eq!(store.routes().await, Ok((Vec::new(), Cursor(0))));
-    store.insert(new).await.unwrap();
+    let (routes, after) = store.routes().await.unwrap();
+    assert!(routes == [had.clone()] && after > cursor, "{after:?}");
+    assert_eq!(store.list(&node("a")).await.unwrap().len(), 2);
+    assert_eq!(store.claim(&wish()).await.unwrap().instance().unwrap().id(), &waits);
+    assert_eq!(store.claim(&wish()).await, Ok(Claimed::Empty));
+    assert_eq!(store.release(had.id()).await.unwrap().0, had);
 }
 
 /// Servers that are alive must not lose trust in each other for a Valkey's loss.
 #[tokio::test]
 async fn a_valkey_that_forgot_all_is_told_the_nodes_secret_again() {
     let Some(server) = Server::start(Keeps::Nothing, &[]) else { return };
-    let new = || ValkeyStore::new(Settings { addresses: vec![tcp(server.address())], ..Settings::default() });
-    let (one, other) = (new(), new());
+    let new = |name| {
+        let settings =
+            Settings { addresses: vec![tcp(server.address())], node: node(name), ..Settings::default() };
+        ValkeyStore::new(settings)
+    };
+    let (one, other) = (new("a"), new("b"));
     let secret = one.beat(&card("a")).await.unwrap().secret;
     assert_eq!(other.beat(&card("b")).await.unwrap().secret, secret);
     server.ask::<()>(&["FLUSHALL"]).unwrap();
-    let again = other.beat(&card("b")).await.unwrap();
-    assert!(again.secret == secret && again.returned);
+    assert_eq!(other.beat(&card("b")).await.unwrap().secret, secret);
     assert_eq!(one.beat(&card("a")).await.unwrap().secret, secret);
+    assert_eq!(one.routes().await.unwrap().0, []);
+    assert_eq!(new("c").beat(&card("c")).await.unwrap().secret, secret);
 }

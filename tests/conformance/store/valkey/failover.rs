@@ -8,12 +8,13 @@ use try_it_now::store::{Claim, Claimed, Store, StoreError};
 
 use super::servers::{PATIENCE, SERVICE, Watched};
 use super::tcp;
-use crate::store::stage::{NO_LIMITS, template, wish};
+use crate::store::stage::{NO_LIMITS, node, template, wish};
 
 fn store(watched: &Watched) -> ValkeyStore {
     ValkeyStore::new(Settings {
         addresses: vec![tcp(watched.address())],
         mode: Mode::Sentinel { service: SERVICE.to_owned() },
+        node: node("a"),
         ..Settings::default()
     })
 }
@@ -22,8 +23,7 @@ fn store(watched: &Watched) -> ValkeyStore {
 async fn claimed(watched: &Watched, store: &ValkeyStore) -> (Claim, Claimed) {
     let id = try_it_now::instance::InstanceId::random(&template("shop"));
     let now = try_it_now::clock::Clock::System.now();
-    let node = crate::store::stage::node("a");
-    store.insert(try_it_now::instance::Instance::warming(id.clone(), node, 1, now)).await.unwrap();
+    store.insert(try_it_now::instance::Instance::warming(id.clone(), node("a"), 1, now)).await.unwrap();
     store.offer(&id, ([10, 0, 0, 1], 4000).into()).await.unwrap();
     let claim = Claim { ttl: Duration::from_secs(600), limits: NO_LIMITS, ..wish() };
     let claimed = store.claim(&claim).await.unwrap();
@@ -83,4 +83,25 @@ async fn the_store_follows_when_the_server_dies() {
     assert!(matches!(store.ping().await, Err(StoreError::Unavailable(_))), "nobody has taken over yet");
     assert_eq!(granted_again(&store, &claim).await, first);
     watched.swapped();
+}
+
+/// It has not heard of the last claims, and says that those are ready.
+#[tokio::test]
+async fn what_a_replica_missed_that_takes_over_is_not_handed_out_again() {
+    let Some(mut watched) = Watched::start() else { return };
+    let store = store(&watched);
+    let (first, granted) = claimed(&watched, &store).await;
+    let id = try_it_now::instance::InstanceId::random(&template("shop"));
+    let now = try_it_now::clock::Clock::System.now();
+    store.insert(try_it_now::instance::Instance::warming(id.clone(), node("a"), 1, now)).await.unwrap();
+    store.offer(&id, ([10, 0, 0, 2], 4000).into()).await.unwrap();
+    servers_agree(&watched);
+    watched.replica.ask::<()>(&["REPLICAOF", "NO", "ONE"]).unwrap();
+    let missed = Claim { ttl: Duration::from_secs(600), limits: NO_LIMITS, ..wish() };
+    let had = store.claim(&missed).await.unwrap();
+    assert_eq!(had.instance().unwrap().id(), &id);
+    watched.master.kill();
+    assert_eq!(granted_again(&store, &missed).await, had);
+    assert_eq!(granted_again(&store, &first).await, granted);
+    assert_eq!(store.claim(&wish()).await, Ok(Claimed::Empty));
 }

@@ -96,8 +96,8 @@ impl Rig {
         stage.ready("shop", "b").await;
         let new = Instance::warming(id.clone(), node("a"), 1, stage.now().await);
         let events = stage.events(Cursor(0)).await.len();
-        // The link is up.
-        store.ping().await.unwrap();
+        // The link is up, and the store has been vouched for on it.
+        store.get(&id).await.unwrap();
         Some(Self { stage, link, store, step, id, new, claim, events })
     }
 

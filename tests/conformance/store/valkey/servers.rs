@@ -94,6 +94,22 @@ impl Server {
         let _ = fs::remove_dir_all(self.folder.join("appendonlydir"));
     }
 
+    /// Keeps a copy of what it has written so far.
+    pub(crate) fn keep_copy(&self) {
+        let copy = self.folder.join("copy");
+        fs::create_dir_all(&copy).unwrap();
+        for entry in fs::read_dir(self.folder.join("appendonlydir")).unwrap() {
+            let entry = entry.unwrap();
+            fs::copy(entry.path(), copy.join(entry.file_name())).unwrap();
+        }
+    }
+
+    /// Loses all that it wrote since that copy was made.
+    pub(crate) fn fall_back(&mut self) {
+        self.forget();
+        fs::rename(self.folder.join("copy"), self.folder.join("appendonlydir")).unwrap();
+    }
+
     /// Where it listens.
     pub(crate) fn address(&self) -> (String, u16) {
         (self.ip.to_string(), PORT)
@@ -174,6 +190,13 @@ impl Cluster {
 
     pub(crate) fn addresses(&self) -> Vec<(String, u16)> {
         self.0.iter().map(Server::address).collect()
+    }
+
+    /// The server that has a key.
+    pub(crate) fn owner(&mut self, key: &str) -> &mut Server {
+        let slot: usize = self.0[0].ask(&["CLUSTER", "KEYSLOT", key]).unwrap();
+        let n = (0..3).find(|n| slot < (n + 1) * 16_384 / 3).unwrap();
+        &mut self.0[n]
     }
 }
 
