@@ -15,6 +15,10 @@ const WAIT: Duration = Duration::from_secs(5);
 /// Pause after the store failed.
 const PAUSE: Duration = Duration::from_millis(200);
 
+/// From one answer with changes to the next question. At a thousand acquires a second each would else come alone, and cost
+/// the store two questions. Who asks for a host that is not known yet does not wait for it: the store is asked.
+const GATHER: Duration = Duration::from_millis(5);
+
 /// What whoever follows is told.
 #[derive(Debug)]
 pub enum Told<'a> {
@@ -72,19 +76,12 @@ async fn changes(
     after: Cursor,
     tell: &(impl Fn(Told<'_>) + Send),
 ) -> Result<Option<Cursor>, StoreError> {
-    // Once for all changes of this turn of the scheduler: our own are in the table already.
-    tokio::task::yield_now().await;
-    match store.route_events(after, WAIT).await? {
-        RouteEvents::Gap => Ok(None),
-        RouteEvents::Changes(changes) => {
-            let mut last = after;
-            for (cursor, change) in changes {
-                tell(Told::Change(&change));
-                last = cursor;
-            }
-            Ok(Some(last))
-        }
-    }
+    let RouteEvents::Changes(changes) = store.route_events(after, WAIT).await? else { return Ok(None) };
+    let Some((last, _)) = changes.last() else { return Ok(Some(after)) };
+    let last = *last;
+    changes.iter().for_each(|(_, change)| tell(Told::Change(change)));
+    tokio::time::sleep(GATHER).await;
+    Ok(Some(last))
 }
 
 impl RouteTable {
