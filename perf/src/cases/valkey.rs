@@ -23,6 +23,8 @@ use crate::valkey::{Programs, Valkey, with_random_token};
 
 /// Claims of the measuring tool in one go.
 const CLAIMS: u64 = 5000;
+/// Acquires a second that a server is to do, or half of what the measuring tool does, if that is less.
+const WANTED: f64 = 8000.0;
 /// Steps a second where it is asked how long one takes.
 const RATE: f64 = 1000.0;
 /// Acquires and releases a second of another server, each of which changes a route.
@@ -69,17 +71,21 @@ fn alone(bench: &Bench, programs: &Programs) -> Result<Vec<Row>, Failure> {
     let tool: Vec<f64> = bursts.iter().map(|(rate, _)| *rate).collect();
     let ratios: Vec<f64> = bursts.iter().map(|(rate, (ours, _))| ours.rate / rate).collect();
     let rate = median(&rates).value;
+    // Where the machine cannot do as much, half of what it can.
+    let wanted: Vec<f64> =
+        bursts.iter().map(|(tool, (ours, _))| ours.rate / (tool / 2.0).min(WANTED)).collect();
     let throughput = Row {
         what: "Valkey: acquire throughput",
         measured: rate,
         unit: "/s",
-        ratio: median(&ratios),
-        to: "valkey-benchmark",
-        bound: Bound::AtLeast(0.5),
+        ratio: median(&wanted),
+        to: "wanted",
+        bound: Bound::AtLeast(1.0),
         pairs: ratios.len(),
         note: format!(
-            "{LINKS} clients; the same script by valkey-benchmark {:.0} /s; wanted 8000 /s",
-            median(&tool).value
+            "{LINKS} clients; {:.2} of {:.0} /s, which valkey-benchmark has of the same script",
+            median(&ratios).value,
+            median(&tool).value,
         ),
     };
 
