@@ -15,6 +15,7 @@ mod contract_time;
 mod deliveries;
 mod doctor;
 mod harness;
+mod heavy_apart;
 mod heavy_containers;
 mod heavy_deliveries;
 mod heavy_nodes;
