@@ -7,6 +7,7 @@ use arc_swap::ArcSwapOption;
 use redis::aio::{ConnectionLike, MultiplexedConnection};
 use redis::cluster::ClusterClientBuilder;
 use redis::cluster_async::ClusterConnection;
+use redis::io::tcp::TcpSettings;
 use redis::sentinel::{SentinelClientBuilder, SentinelServerType};
 use redis::{
     AsyncConnectionConfig, Client, Cmd, ConnectionAddr, ErrorKind, FromRedisValue, IntoConnectionInfo,
@@ -216,7 +217,8 @@ impl Link {
     }
 
     async fn single(&self, address: &Address, longest: Duration) -> RedisResult<Wire> {
-        let info = at(address, self.settings.tls).into_connection_info()?.set_redis_settings(self.login());
+        let info = at(address, self.settings.tls).into_connection_info()?;
+        let info = info.set_redis_settings(self.login()).set_tcp_settings(at_once());
         let client = Client::open(info)?;
         Ok(Wire::Single(client.get_multiplexed_async_connection_with_config(&self.config(longest)).await?))
     }
@@ -230,6 +232,7 @@ impl Link {
             Mode::Single => self.single(first, longest).await,
             Mode::Sentinel { service } => {
                 let mut builder = SentinelClientBuilder::new(addresses, service, SentinelServerType::Master)?
+                    .set_client_to_redis_tcp_settings(at_once())
                     .set_client_to_redis_db(*db);
                 if *tls {
                     builder = builder
@@ -249,6 +252,7 @@ impl Link {
                 let mut builder = ClusterClientBuilder::new(addresses)
                     .retries(CLUSTER_RETRIES)
                     .max_retry_wait(CLUSTER_RETRY_WAIT)
+                    .tcp_settings(at_once())
                     .connection_timeout(*deadline)
                     .response_timeout(longest);
                 if let Some(username) = username {
@@ -290,6 +294,11 @@ pub(super) async fn process(wire: &mut Wire) -> RedisResult<String> {
 
 fn too_far() -> StoreError {
     StoreError::Unavailable("it cannot be reached in time".to_owned())
+}
+
+/// A call does not wait until the one before it is answered, as Nagle's algorithm would have it.
+fn at_once() -> TcpSettings {
+    TcpSettings::default().set_nodelay(true)
 }
 
 fn at(address: &Address, tls: bool) -> ConnectionAddr {
