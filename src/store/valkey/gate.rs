@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
 use parking_lot::Mutex;
-use redis::{Cmd, FromRedisValue, cmd};
+use redis::{Cmd, FromRedisValue, Script, ScriptInvocation, cmd};
 use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
@@ -98,6 +98,13 @@ impl Gate {
     pub(super) fn step(&self, open: &Open, step: &Step, arguments: &[&str]) -> Cmd {
         let mut call = cmd("EVALSHA");
         call.arg(open.told.hash(step)).arg(1).arg(&self.settings.prefix);
+        call.arg(self.now()).arg(self.settings.route_events).arg(arguments);
+        call
+    }
+
+    /// A call of a script that is no step.
+    pub(super) fn other<'a>(&self, script: &'a Script, arguments: &[&str]) -> ScriptInvocation<'a> {
+        let mut call = script.key(&self.settings.prefix);
         call.arg(self.now()).arg(self.settings.route_events).arg(arguments);
         call
     }

@@ -15,7 +15,7 @@ use redis::{
     TlsMode, Value, cmd,
 };
 use tokio::sync::Mutex;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, timeout, timeout_at};
 
 use super::{Address, Mode, Settings};
 use crate::store::StoreError;
@@ -160,6 +160,17 @@ impl Link {
         let line = Arc::new(Line { wire, process });
         self.current.store(Some(line.clone()));
         Ok(line)
+    }
+
+    /// A connection within the deadline.
+    pub(super) async fn in_time(
+        &self,
+        connecting: impl Future<Output = RedisResult<Wire>>,
+    ) -> Result<Wire, StoreError> {
+        match timeout(self.settings.deadline, connecting).await {
+            Ok(wire) => wire.map_err(unavailable),
+            Err(_) => Err(too_far()),
+        }
     }
 
     /// Forgets a connection, unless that was done and there is a newer one.

@@ -124,6 +124,18 @@ impl ValkeyStore {
     fn learn(&self, open: &Open, learn: impl FnOnce(&mut Known)) -> Result<(), StoreError> {
         self.gate.notebook.lock().note_in(open.era, learn)
     }
+
+    /// Takes the records of an answer that became expired.
+    fn learn_expired(
+        &self,
+        reply: Reply,
+        open: &Open,
+        expired: &mut Vec<Instance>,
+    ) -> Result<(), StoreError> {
+        let before = expired.len();
+        reply.records(|record| expired.push(record))?;
+        self.learn(open, |known| expired[before..].iter().for_each(|record| known.heed(record)))
+    }
 }
 
 /// As text for a script, in milliseconds.
@@ -238,9 +250,7 @@ impl Store for ValkeyStore {
             let wanted = left.min(PIECE);
             let (mut reply, open) = self.once(&self.gate.scripts.sweep, &[&wanted.to_string()]).await?;
             let done = usize::try_from(reply.number()?).map_err(|_| broken())?;
-            let before = expired.len();
-            reply.records(|record| expired.push(record))?;
-            self.learn(&open, |known| expired[before..].iter().for_each(|record| known.heed(record)))?;
+            self.learn_expired(reply, &open, &mut expired)?;
             left = left.saturating_sub(done);
             if done < wanted {
                 break;

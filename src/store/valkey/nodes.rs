@@ -31,9 +31,8 @@ impl ValkeyStore {
         let number = acknowledged.to_string();
         let call = record::token(ClaimToken::random());
         let arguments = [&call, card.id.as_str(), &text, secret.reveal(), &number];
-        let mut beat = gate.scripts.beat.key(&gate.settings.prefix);
-        beat.arg(gate.now()).arg(gate.settings.route_events).arg(&arguments);
-        let mut reply = Reply::new(gate.link.call(&Call::Script(beat)).await?);
+        let beat = Call::Script(gate.other(&gate.scripts.beat, &arguments));
+        let mut reply = Reply::new(gate.link.call(&beat).await?);
         let (tenure, number, new, secret) = (reply.text()?, reply.number()?, reply.number()?, reply.text()?);
         let told = Roster { members: reply.members()?, secret: Secret::new(secret), returned: new == 1 };
         let mut heard = gate.heard.lock();
@@ -75,9 +74,7 @@ impl ValkeyStore {
             let arguments = [node.as_str(), &silence, &place];
             let (mut page, open) = self.once(&self.gate.scripts.bury, &arguments).await?;
             place = page.text()?;
-            let before = expired.len();
-            page.records(|record| expired.push(record))?;
-            self.learn(&open, |known| expired[before..].iter().for_each(|record| known.heed(record)))?;
+            self.learn_expired(page, &open, &mut expired)?;
             if place == "0" {
                 return Ok(expired);
             }

@@ -7,13 +7,11 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use tokio::time::Instant;
-
-use super::known::{Known, Mark};
+use super::known::Known;
 use crate::clock::Millis;
 use crate::instance::{Instance, InstanceId, Life, NodeId, RETENTION};
+use crate::store::StoreError;
 use crate::store::journal::Journal;
-use crate::store::{RouteChange, StoreError};
 
 /// Which report of what is known came last. An answer to a question from before it came too late to be part of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -122,17 +120,6 @@ impl Notebook {
             tracing::warn!(file = %file.display(), %error, "the tenure of the store cannot be written down");
         }
     }
-
-    /// Records of whatever node, all that proxies must know, as they were at some time after `before`.
-    pub(super) fn resync(&mut self, all: &[Instance], before: Mark) {
-        self.note(|known| known.resync(all, before, Instant::now()));
-    }
-
-    /// What the store tells of others.
-    pub(super) fn follow<'a>(&mut self, changes: impl Iterator<Item = &'a RouteChange>) {
-        let now = Instant::now();
-        self.note(|known| changes.for_each(|change| known.follow(change, now)));
-    }
 }
 
 fn write(file: &Path, tenure: &str) -> io::Result<()> {
@@ -145,6 +132,8 @@ fn write(file: &Path, tenure: &str) -> io::Result<()> {
 mod tests {
     use std::path::PathBuf;
     use std::time::Duration;
+
+    use tokio::time::Instant;
 
     use super::*;
     use crate::instance::{ClaimToken, TemplateName};

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use redis::streams::{StreamReadOptions, StreamReadReply};
 use redis::{AsyncCommands, RedisResult};
+use tokio::time::Instant;
 
 use super::ValkeyStore;
 use super::gate::Open;
@@ -62,15 +63,13 @@ impl ValkeyStore {
         if reply.text()? == "gap" {
             return Ok(None);
         }
-        let events = reply.events()?;
-        let mut notebook = self.gate.notebook.lock();
-        if notebook.era() != open.era {
-            return Err(too_late());
-        }
-        if let Some((last, _)) = events.last() {
-            notebook.known.saw(*last);
-        }
-        notebook.follow(events.iter().map(|(_, change)| change));
+        let (events, now) = (reply.events()?, Instant::now());
+        self.learn(&open, |known| {
+            for (cursor, change) in &events {
+                known.saw(*cursor);
+                known.follow(change, now);
+            }
+        })?;
         Ok(Some(events))
     }
 
@@ -81,14 +80,8 @@ impl ValkeyStore {
         let mut wire = match idle {
             Some(wire) => wire,
             None => {
-                let connected = tokio::time::timeout(
-                    self.gate.settings.deadline,
-                    self.gate.link.connect(longest + self.gate.settings.deadline),
-                );
-                match connected.await {
-                    Ok(wire) => wire.map_err(unavailable)?,
-                    Err(_) => return Err(StoreError::Unavailable("it cannot be reached in time".to_owned())),
-                }
+                let link = &self.gate.link;
+                link.in_time(link.connect(longest + self.gate.settings.deadline)).await?
             }
         };
         let millis = usize::try_from(longest.as_millis()).unwrap_or(usize::MAX).max(1);
@@ -131,12 +124,10 @@ impl ValkeyStore {
                 }
                 if at_the_end {
                     let table: Vec<Instance> = table.into_values().collect();
-                    let mut notebook = self.gate.notebook.lock();
-                    if notebook.era() != open.era {
-                        return Err(too_late());
-                    }
-                    notebook.known.saw(cursor);
-                    notebook.resync(&table, mark);
+                    self.learn(&open, |known| {
+                        known.saw(cursor);
+                        known.resync(&table, mark, Instant::now());
+                    })?;
                     return Ok((table.into_iter().map(|record| record.seen_at(now)).collect(), cursor));
                 }
             }

@@ -119,11 +119,7 @@ impl Keeper {
     async fn attend(&mut self) -> Result<(), StoreError> {
         let mut wire = match self.wire.take() {
             Some(wire) => wire,
-            None => {
-                let connecting = timeout(self.gate.settings.deadline, self.gate.link.direct()).await;
-                let late = || StoreError::Unavailable("it cannot be reached in time".to_owned());
-                connecting.map_err(|_| late())?.map_err(unavailable)?
-            }
+            None => self.gate.link.in_time(self.gate.link.direct()).await?,
         };
         let process = link::process(&mut wire).await.map_err(unavailable)?;
         let mut talk = Talk { gate: self.gate.clone(), wire, process };
@@ -175,8 +171,7 @@ struct Talk {
 
 impl Talk {
     async fn ask(&mut self, script: &Script, arguments: &[&str]) -> Result<Reply, StoreError> {
-        let mut call = script.key(&self.gate.settings.prefix);
-        call.arg(self.gate.now()).arg(self.gate.settings.route_events).arg(arguments);
+        let call = self.gate.other(script, arguments);
         let words: Result<Vec<String>, RedisError> = call.invoke_async(&mut self.wire).await;
         words.map(Reply::new).map_err(unavailable)
     }
