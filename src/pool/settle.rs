@@ -70,15 +70,11 @@ async fn undo(pool: &Arc<Pool>) {
 /// Ends those in doubt that nobody came to use. Of those that another server runs, only that one knows.
 async fn doubt(pool: &Arc<Pool>) {
     for id in pool.ledger.take_doubted(UNCONFIRMED_FOR) {
-        let unused = match pool.routes.find(id.as_str()) {
-            Found::Live(route) => !route.is_used(),
+        let is_unused = match pool.routes.find(id.as_str()) {
+            Found::Live(route) => route.node() == &pool.node && !route.is_used(),
             _ => false,
         };
-        let is_ours = || async {
-            let found = pool.ask(pool.store.get(&id)).await;
-            found.is_ok_and(|found| found.is_some_and(|instance| instance.node() == &pool.node))
-        };
-        if unused && is_ours().await {
+        if is_unused {
             // What fails here costs the rest of a lease.
             let _ = pool.release(&id).await;
         }

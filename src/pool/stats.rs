@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use super::Pool;
 use crate::instance::TemplateName;
-use crate::store::{Counts, StoreError};
+use crate::store::{Counts, Member, StoreError};
 
 /// One pool, or several summed.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
@@ -53,22 +53,22 @@ impl Pool {
     /// Every template's pools over all servers, those of our own configuration first and in its order. `problem` is this
     /// server's. Sets the pool gauges on the way, which are this server's alone, to be summed by whoever reads all.
     pub async fn stats(&self) -> Result<Vec<TemplateStats>, StoreError> {
-        let templates = self.templates();
+        let (templates, others) = (self.templates(), self.living_others());
         let mut all = Vec::new();
         for template in templates.iter() {
             let (name, sizes) = (template.name.as_str(), &template.pool);
             let target = if self.is_draining() { 0 } else { sizes.target };
             let own = self.ask(self.store.counts(&template.name, Some(&self.node)));
             let problem = self.keepers.get(name).and_then(|keeper| keeper.problem());
-            let sum = self.summed(&template.name, target, sizes.max, problem);
+            let sum = self.summed(&template.name, target, sizes.max, problem, &others);
             let (own, sum) = try_join!(own, sum)?;
             self.metrics.pool(name, own, target, sizes.max);
             all.push(sum);
         }
-        let cards = self.living_others().into_iter().flat_map(|other| other.card.pools);
-        let foreign: BTreeSet<_> = cards.map(|pool| pool.template).collect();
+        let cards = others.iter().flat_map(|other| &other.card.pools);
+        let foreign: BTreeSet<_> = cards.map(|pool| &pool.template).collect();
         for name in foreign.into_iter().filter(|name| templates.get(name.as_str()).is_none()) {
-            all.push(self.summed(&name, 0, 0, None).await?);
+            all.push(self.summed(name, 0, 0, None, &others).await?);
         }
         // What is left of a template that was removed shrinks to nothing; its gauges must not stay as they were.
         for keeper in self.keepers.all().into_iter().filter(|keeper| !keeper.is_kept()) {
@@ -86,10 +86,11 @@ impl Pool {
         target: usize,
         capacity: usize,
         problem: Option<String>,
+        others: &[Member],
     ) -> Result<TemplateStats, StoreError> {
         let Counts { warming, ready, assigned } = self.ask(self.store.counts(name, None)).await?;
         let mut stats = PoolStats { ready, assigned, warming, target, capacity };
-        for pool in self.living_others().iter().flat_map(|other| &other.card.pools) {
+        for pool in others.iter().flat_map(|other| &other.card.pools) {
             if pool.template == *name {
                 stats.target += pool.target;
                 stats.capacity += pool.capacity;
