@@ -70,5 +70,8 @@ mod html;
 /// Bytes as text.
 mod hex;
 
+/// One request on a connection of its own.
+mod exchange;
+
 /// The app that is built in, to demo and to test with.
 pub mod sample_app;

@@ -20,10 +20,10 @@ const MAY_KNOW: &[(&str, &str)] = &[
     ("proxy", "api pool routes nodes store pages request instance config clock task telemetry"),
     ("api", "pool nodes store pages request instance config clock task telemetry"),
     ("request", "config clock"),
-    ("nodes", "pool store instance config::Secret clock hex task"),
+    ("nodes", "pool store instance config::Secret clock exchange hex task"),
     ("pages", "instance html"),
     // An instance, in order.
-    ("pool", "routes store runtime instance config clock task telemetry"),
+    ("pool", "routes store runtime instance config clock exchange task telemetry"),
     ("routes", "store instance clock telemetry"),
     // What they stand on.
     ("store", "instance config::Secret clock"),
@@ -40,6 +40,7 @@ const MAY_KNOW: &[(&str, &str)] = &[
     ("config", "runtime instance"),
     ("html", ""),
     ("hex", ""),
+    ("exchange", ""),
     ("task", ""),
     ("clock", ""),
     // An app of its own, that happens to be in the same binary.

@@ -1,26 +1,21 @@
 //! What one server asks another for a caller of its own.
 
-use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use http::{Request, StatusCode};
-use http_body_util::{BodyExt, Empty, Limited};
-use hyper::client::conn::http1;
-use hyper_util::rt::TokioIo;
-use tokio::io::{AsyncRead, AsyncWrite};
+use http_body_util::Full;
 use tokio::time::timeout;
 
 use super::{Directory, HOP, Secure, connect};
 use crate::clock::Millis;
 use crate::config::Secret;
+use crate::exchange::exchange;
 use crate::instance::{InstanceId, NodeId};
 
 /// Longest time for an answer.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// Most bytes of one.
-const MOST: usize = 1 << 20;
 
 /// Asks other servers.
 pub struct Asker {
@@ -62,7 +57,7 @@ impl Asker {
         if let Some(key) = &self.key {
             request = request.header("x-api-key", key.reveal());
         }
-        let request = request.body(Empty::new()).map_err(|error| untold(error.to_string()))?;
+        let request = request.body(Full::default()).map_err(|error| untold(error.to_string()))?;
         let asking = async {
             let stream = connect(way.0).await?;
             match &self.secure {
@@ -77,25 +72,5 @@ impl Asker {
             Ok(Ok((StatusCode::NOT_FOUND, _))) => Ok(None),
             Ok(Ok((status, _))) => Err(untold(format!("it answered {status}"))),
         }
-    }
-}
-
-/// One request on a connection of its own, which ends with this.
-async fn exchange(
-    stream: impl AsyncRead + AsyncWrite + Unpin,
-    request: Request<Empty<Bytes>>,
-) -> io::Result<(StatusCode, Bytes)> {
-    let (mut send, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(io::Error::other)?;
-    let asking = async {
-        let answer = send.send_request(request).await.map_err(io::Error::other)?;
-        let status = answer.status();
-        let body = Limited::new(answer.into_body(), MOST).collect().await.map_err(io::Error::other)?;
-        Ok((status, body.to_bytes()))
-    };
-    tokio::pin!(asking, connection);
-    tokio::select! {
-        answer = &mut asking => answer,
-        // It may have ended with the last byte of the answer.
-        _ = &mut connection => asking.await,
     }
 }

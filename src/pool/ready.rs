@@ -4,11 +4,11 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderValue, Request, StatusCode, header};
-use http_body_util::{BodyExt, Full, Limited};
-use hyper_util::rt::TokioIo;
+use http_body_util::Full;
 use tokio::time::Instant;
 
 use crate::config::ReadyCheck;
+use crate::exchange::{Failure, exchange};
 use crate::instance::Endpoint;
 use crate::runtime::Runtime;
 use crate::telemetry::{Metrics, Outcome};
@@ -19,8 +19,6 @@ const ATTEMPT: Duration = Duration::from_secs(5);
 /// milliseconds or many.
 const FIRST_PAUSE: Duration = Duration::from_millis(2);
 const USER_AGENT: &str = concat!("try-it-now/", env!("CARGO_PKG_VERSION"));
-/// Most of a body that is looked at.
-const MAX_BODY: usize = 1 << 20;
 
 /// An app did not answer as its template says.
 #[derive(Debug, thiserror::Error)]
@@ -89,8 +87,6 @@ fn judge(check: &ReadyCheck, status: StatusCode, body: &[u8]) -> Result<(), Stri
     }
 }
 
-pub(super) type Failure = Box<dyn std::error::Error + Send + Sync>;
-
 async fn get(target: Target<'_>, path: &str) -> Result<(StatusCode, Bytes), Failure> {
     ask(target, Request::get(path).body(Full::default())?).await
 }
@@ -101,25 +97,11 @@ pub(super) async fn ask(
     mut request: Request<Full<Bytes>>,
 ) -> Result<(StatusCode, Bytes), Failure> {
     let stream = target.runtime.connect(target.endpoint).await?;
-    let (mut send, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
     let headers = request.headers_mut();
     headers.insert(header::HOST, HeaderValue::from_str(target.host)?);
     headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
     headers.entry(header::USER_AGENT).or_insert(HeaderValue::from_static(USER_AGENT));
-    let exchange = async {
-        let answer = send.send_request(request).await?;
-        let status = answer.status();
-        let body = Limited::new(answer.into_body(), MAX_BODY).collect().await?.to_bytes();
-        Ok((status, body))
-    };
-    // Both halves in one task, so that dropping this future ends the connection too.
-    let mut connection = std::pin::pin!(connection);
-    let mut exchange = std::pin::pin!(exchange);
-    tokio::select! {
-        outcome = &mut exchange => outcome,
-        // The connection may end first when the answer says `close`; what it brought is already on its way.
-        _ = &mut connection => exchange.await,
-    }
+    exchange(stream, request).await
 }
 
 #[cfg(test)]
