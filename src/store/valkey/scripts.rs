@@ -35,17 +35,29 @@ impl Told {
 }
 
 macro_rules! text {
+    (once $name:expr) => {
+        concat!(
+            include_str!("scripts/prelude.lua"),
+            include_str!("scripts/once.lua"),
+            include_str!(concat!("scripts/", $name, ".lua"))
+        )
+    };
     ($name:expr) => {
         concat!(include_str!("scripts/prelude.lua"), include_str!(concat!("scripts/", $name, ".lua")))
     };
 }
 
 macro_rules! scripts {
-    (steps: $($step:ident)*; others: $($other:ident)*;) => {
-        /// All of them, each made once.
+    (
+        steps done once: $($change:ident)*; steps: $($step:ident)*;
+        others done once: $($named:ident)*; others: $($other:ident)*;
+    ) => {
+        /// All of them, each made once. What is done once has a name for each call, see `once.lua`.
         #[derive(Debug)]
         pub(super) struct Scripts {
+            $(pub(super) $change: Step,)*
             $(pub(super) $step: Step,)*
+            $(pub(super) $named: Script,)*
             $(pub(super) $other: Script,)*
         }
 
@@ -54,21 +66,25 @@ macro_rules! scripts {
                 let mut indices = 0..;
                 let mut step = |text| Step { index: indices.next().expect("there is no end of them"), text };
                 Self {
+                    $($change: step(text!(once stringify!($change))),)*
                     $($step: step(text!(stringify!($step))),)*
+                    $($named: Script::new(text!(once stringify!($named))),)*
                     $($other: Script::new(text!(stringify!($other))),)*
                 }
             }
 
             fn steps(&self) -> Vec<&Step> {
-                vec![$(&self.$step),*]
+                vec![$(&self.$change,)* $(&self.$step),*]
             }
         }
     };
 }
 
 scripts! {
-    steps: insert offer claim confirm take_back read extend release retire fail sweep node routes events roster drain bury;
-    others: beat inform recover_begin recover_roster recover_report recover_settle;
+    steps done once: insert offer confirm take_back extend release retire fail sweep drain bury;
+    steps: claim read node routes events roster;
+    others done once: beat;
+    others: inform recover_begin recover_roster recover_report recover_settle;
 }
 
 impl Scripts {

@@ -2,10 +2,6 @@
 -- the number of this answer, whether the node was not on record, the secret, then all members.
 --
 -- Not a step: a node is heard while the store is being recovered, too.
-local known = answered()
-if known then
-  return known
-end
 local before = latest()
 if not before or now - before > PULSE then
   redis.call('SET', P .. ':since', whole(now))

@@ -1,9 +1,5 @@
 -- ARGV: now, capacity, call, node, silence, place. Does a page of a node's records, from a place that the page before
 -- named: the next place ("0" at the end, or when the node was heard), then id and record of each that became expired.
-local known = answered()
-if known then
-  return known
-end
 local node = ARGV[4]
 local silent = silence(node)
 if not silent or silent < tonumber(ARGV[5]) then

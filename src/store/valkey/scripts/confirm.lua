@@ -1,8 +1,4 @@
 -- ARGV: now, capacity, call, ids.
-local known = answered()
-if known then
-  return known
-end
 for n = 4, #ARGV do
   if redis.call('ZREM', P .. ':unconfirmed', ARGV[n]) == 1 then
     redis.call('ZADD', P .. ':due', load(ARGV[n]).deadline, ARGV[n])

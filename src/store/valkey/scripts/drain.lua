@@ -1,8 +1,4 @@
 -- ARGV: now, capacity, call, node, '1' for on.
-local known = answered()
-if known then
-  return known
-end
 if redis.call('HEXISTS', P .. ':nodes', ARGV[4]) == 0 then
   return {'unknown'}
 end

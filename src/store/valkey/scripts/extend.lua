@@ -1,8 +1,4 @@
 -- ARGV: now, capacity, call, id, by, longest.
-local known = answered()
-if known then
-  return known
-end
 local before = load(ARGV[4])
 if not before or before.state ~= 'assigned' or over(before) then
   return {'unknown'}

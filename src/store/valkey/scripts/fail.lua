@@ -1,8 +1,4 @@
 -- ARGV: now, capacity, call, id. The record as it was, and as it is now if there still is one.
-local known = answered()
-if known then
-  return known
-end
 local before = load(ARGV[4])
 if not before or before.state == 'expired' or over(before) then
   return {'unknown'}

@@ -1,8 +1,4 @@
 -- ARGV: now, capacity, call, id, record.
-local known = answered()
-if known then
-  return known
-end
 local id, text = ARGV[4], ARGV[5]
 if redis.call('EXISTS', P .. ':record:' .. id) == 1 then
   return {'exists'}

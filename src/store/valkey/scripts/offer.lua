@@ -1,8 +1,4 @@
 -- ARGV: now, capacity, call, id, endpoint.
-local known = answered()
-if known then
-  return known
-end
 local before = load(ARGV[4])
 if not before then
   return {'unknown'}

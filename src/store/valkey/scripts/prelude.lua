@@ -181,13 +181,9 @@ local function seen(r)
   return over(r) and 'expired' or r.state
 end
 
--- A step's ARGV[3] names the call. Whoever lost the answer asks again by the same name, and gets that answer: nothing is
--- done twice. Only what changed something is worth remembering, and only as long as a caller is patient.
-local function answered()
-  local answer = redis.call('GET', P .. ':call:' .. ARGV[3])
-  return answer and cjson.decode(answer)
-end
-
+-- The ARGV[3] of what changes something names the call. Whoever lost the answer asks again by the same name, and gets that
+-- answer (`once.lua`): nothing is done twice. Only what changed something is worth remembering, and only as long as a caller
+-- is patient.
 local function remember(answer)
   redis.call('SET', P .. ':call:' .. ARGV[3], cjson.encode(answer), 'PX', PATIENCE)
   return answer

@@ -1,8 +1,4 @@
 -- ARGV: now, capacity, call, id.
-local known = answered()
-if known then
-  return known
-end
 local r = load(ARGV[4])
 if not r then
   return {'unknown'}

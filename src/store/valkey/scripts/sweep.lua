@@ -1,8 +1,4 @@
 -- ARGV: now, capacity, call, limit. How many were done something with, then the id and the record of each that became expired.
-local known = answered()
-if known then
-  return known
-end
 local done = {'0'}
 local count = 0
 -- Of a time when no server could reach this one, nothing can be said.

@@ -1,8 +1,4 @@
 -- ARGV: now, capacity, call, template, token, visitor, whether there are limits.
-local known = answered()
-if known then
-  return known
-end
 local key = P .. ':token:' .. ARGV[4] .. ':' .. ARGV[5]
 local got = redis.call('GET', key)
 local function give_none()
