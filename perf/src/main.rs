@@ -18,6 +18,7 @@ mod site;
 mod stats;
 mod traffic;
 mod valkey;
+mod visitor;
 
 use std::ffi::OsString;
 use std::path::PathBuf;

@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde::Serialize;
 
-use crate::stats::Median;
+use crate::stats::{Median, median};
 
 /// What a figure has to keep to.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
@@ -40,6 +40,21 @@ pub(crate) struct Row {
 }
 
 impl Row {
+    /// A figure out of pairs: each what was measured, and what it is a ratio to, in the same unit.
+    pub(crate) fn of(
+        what: &'static str,
+        unit: &'static str,
+        pairs: &[(f64, f64)],
+        to: &'static str,
+        bound: Bound,
+        note: String,
+    ) -> Self {
+        let measured: Vec<f64> = pairs.iter().map(|(measured, _)| *measured).collect();
+        let ratios: Vec<f64> = pairs.iter().map(|(measured, yardstick)| measured / yardstick).collect();
+        let (measured, ratio) = (median(&measured).value, median(&ratios));
+        Self { what, measured, unit, ratio, to, bound, pairs: pairs.len(), note }
+    }
+
     /// Whether the median keeps to the bound; `None` without one.
     pub(crate) fn kept(&self) -> Option<bool> {
         match self.bound {

@@ -1,23 +1,25 @@
 //! The server that is measured: the real program, a process of its own.
 
-use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde_json::Value;
 
 use crate::Failure;
-use crate::answer;
 use crate::child::{self, Running};
 use crate::clock::now;
 use crate::traffic::request;
+use crate::visitor::Visitor;
 
 /// Longest time to fill a pool; a million records take about half of it.
 const FILL: Duration = Duration::from_secs(120);
 
 /// How far an instance can be extended: further than a load does.
 const LONGEST: &str = "365d";
+
+/// Longest time of an answer.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// What runs the instances.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -115,21 +117,8 @@ fn templates(folder: &Path, runtime: RuntimeKind, wanted: Wanted) -> Result<Path
 
 /// How many instances wait for a visitor.
 fn ready(server: SocketAddr) -> Result<u64, Failure> {
-    let mut socket = TcpStream::connect(server)?;
-    socket.set_read_timeout(Some(Duration::from_secs(10)))?;
-    socket.write_all(&request("GET", "/api/v1/pool/stats", "localhost"))?;
-    let mut bytes = Vec::new();
-    let mut piece = [0; 4096];
-    loop {
-        if let Some(answer) = answer::read(&bytes)? {
-            let stats: Value = serde_json::from_slice(answer.body)?;
-            return stats["ready"]
-                .as_u64()
-                .ok_or_else(|| format!("no number of ready ones in {stats}").into());
-        }
-        match socket.read(&mut piece)? {
-            0 => return Err("the server closed the connection".into()),
-            read => bytes.extend_from_slice(&piece[..read]),
-        }
-    }
+    let (_, body) =
+        Visitor::connect(server, PATIENCE)?.ask(&request("GET", "/api/v1/pool/stats", "localhost"))?;
+    let stats: Value = serde_json::from_slice(&body)?;
+    stats["ready"].as_u64().ok_or_else(|| format!("no number of ready ones in {stats}").into())
 }

@@ -20,44 +20,26 @@ pub(super) fn measure(bench: &Bench) -> Result<Vec<Row>, Failure> {
         || bench.burst(&bench.plain, &mut Same::get("/", &hosts)),
         || bench.burst(&server, &mut Acquires::new(0)),
     )?;
-    let rates: Vec<f64> = bursts.iter().map(|(_, (ours, _))| ours.rate).collect();
-    let ratios: Vec<f64> = bursts.iter().map(|((plain, _), (ours, _))| ours.rate / plain.rate).collect();
-    let rate = median(&rates).value;
+    let rates: Vec<_> = bursts.iter().map(|((plain, _), (ours, _))| (ours.rate, plain.rate)).collect();
     let [plain_each, each] = [
         bursts.iter().map(|((_, each), _)| each.as_secs_f64() * 1e6).collect::<Vec<_>>(),
         bursts.iter().map(|(_, (_, each))| each.as_secs_f64() * 1e6).collect(),
     ]
     .map(|values| median(&values).value);
-    let throughput = Row {
-        what: "acquire throughput",
-        measured: rate,
-        unit: "/s",
-        ratio: median(&ratios),
-        to: "plain",
-        bound: Bound::AtLeast(0.6),
-        pairs: ratios.len(),
-        note: format!("processor {each:.1} us each; plain {plain_each:.1} us"),
-    };
+    let note = format!("processor {each:.1} us each; plain {plain_each:.1} us");
+    let throughput = Row::of("acquire throughput", "/s", &rates, "plain", Bound::AtLeast(0.6), note);
+    let rate = throughput.measured;
 
     let windows = in_turn(
         bench.scale.pairs,
         || bench.rtt(),
         || bench.window(server.address, rate / 2.0, &mut Acquires::new(0)),
     )?;
+    let rtts: Vec<f64> = windows.iter().map(|(rtt, _)| *rtt).collect();
+    let note = format!("at {:.0} /s; rtt {:.1} us", rate / 2.0, median(&rtts).value);
     let row = |what, quantile, bound| {
-        let times: Vec<f64> = windows.iter().map(|(_, outcome)| micros(outcome, quantile)).collect();
-        let ratios: Vec<f64> = times.iter().zip(&windows).map(|(time, (rtt, _))| time / rtt).collect();
-        let rtts: Vec<f64> = windows.iter().map(|(rtt, _)| *rtt).collect();
-        Row {
-            what,
-            measured: median(&times).value,
-            unit: "us",
-            ratio: median(&ratios),
-            to: "rtt",
-            bound,
-            pairs: ratios.len(),
-            note: format!("at {:.0} /s; rtt {:.1} us", rate / 2.0, median(&rtts).value),
-        }
+        let times: Vec<_> = windows.iter().map(|(rtt, outcome)| (micros(outcome, quantile), *rtt)).collect();
+        Row::of(what, "us", &times, "rtt", bound, note.clone())
     };
     let p50 = row("acquire p50 at half load", 0.5, Bound::AtMost(5.0));
     let p99 = row("acquire p99 at half load", 0.99, Bound::AtMost(40.0));
@@ -76,16 +58,7 @@ fn turnover(bench: &Bench) -> Result<Row, Failure> {
         || bench.burst(&bench.plain, &mut Same::get("/", &hosts)),
         || bench.burst(&server, &mut Turnover::new(LINKS)),
     )?;
-    let rates: Vec<f64> = bursts.iter().map(|(_, (ours, _))| ours.rate).collect();
-    let ratios: Vec<f64> = bursts.iter().map(|((plain, _), (ours, _))| ours.rate / plain.rate).collect();
-    Ok(Row {
-        what: "acquire, release, make anew",
-        measured: median(&rates).value,
-        unit: "/s",
-        ratio: median(&ratios),
-        to: "plain",
-        bound: Bound::None,
-        pairs: ratios.len(),
-        note: "two requests and one instance each".to_owned(),
-    })
+    let rates: Vec<_> = bursts.iter().map(|((plain, _), (ours, _))| (ours.rate, plain.rate)).collect();
+    let note = "two requests and one instance each".to_owned();
+    Ok(Row::of("acquire, release, make anew", "/s", &rates, "plain", Bound::None, note))
 }

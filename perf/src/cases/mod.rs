@@ -131,12 +131,12 @@ impl Bench {
         self.programs.server(Wanted { ready, refilled, app, valkey: None }, self.cores.server)
     }
 
-    /// Puts `count` instances into visitors' hands and gives the hosts of some of them, spread over all.
+    /// Puts `count` instances into visitors' hands and gives the ids of some of them, spread over all.
     fn acquire(&self, server: &Running, count: usize) -> Result<Vec<String>, Failure> {
         let mut traffic = Acquires::new((count / self.scale.hosts).max(1));
         load::closed(server.address, Until::Answered(count as u64), &mut traffic)?;
-        let ids = traffic.ids.iter().take(self.scale.hosts);
-        Ok(ids.map(|id| format!("{id}.localhost")).collect())
+        traffic.ids.truncate(self.scale.hosts);
+        Ok(traffic.ids)
     }
 
     /// Has the server use the memory that instances in visitors' hands take, and let go of it again. Memory that a
@@ -163,6 +163,11 @@ impl Bench {
     fn window(&self, target: SocketAddr, rate: f64, traffic: &mut impl Traffic) -> Result<Outcome, Failure> {
         load::open(target, rate.min(self.scale.most_rate), self.scale.window, traffic)
     }
+}
+
+/// Where those instances are.
+fn hosts(ids: &[String]) -> Vec<String> {
+    ids.iter().map(|id| format!("{id}.localhost")).collect()
 }
 
 /// The nanoseconds that `quantile` of the requests took at most, as microseconds.

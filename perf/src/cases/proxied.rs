@@ -1,6 +1,6 @@
 //! Requests to an instance, through us and without us.
 
-use super::{Bench, in_turn, micros};
+use super::{Bench, hosts, in_turn, micros};
 use crate::Failure;
 use crate::child::Running;
 use crate::report::{Bound, Row};
@@ -15,7 +15,7 @@ const PAGE: &str = "/";
 pub(super) fn time(bench: &Bench) -> Result<Vec<Row>, Failure> {
     let app = bench.programs.sample_app(bench.cores.load)?;
     let server = bench.server(bench.scale.hosts, app.address)?;
-    let hosts = bench.acquire(&server, bench.scale.hosts)?;
+    let hosts = hosts(&bench.acquire(&server, bench.scale.hosts)?);
     let ask = || Same::get(PAGE, &hosts);
     let (most, _) = bench.burst(&server, &mut ask())?;
     let rate = most.rate / 2.0;
@@ -56,7 +56,7 @@ pub(super) fn time(bench: &Bench) -> Result<Vec<Row>, Failure> {
 pub(super) fn throughput(bench: &Bench) -> Result<Vec<Row>, Failure> {
     let app = Running::role(Role::Plain, bench.cores.load)?;
     let server = bench.server(bench.scale.hosts, app.address)?;
-    let hosts = bench.acquire(&server, bench.scale.hosts)?;
+    let hosts = hosts(&bench.acquire(&server, bench.scale.hosts)?);
     let ask = || Same::get("/", &hosts);
     let bursts = in_turn(
         bench.scale.pairs,

@@ -3,14 +3,12 @@
 //! Valkey is on the core of the load, as whatever the server asks is. Its own measuring tool takes the server's place
 //! where both are compared.
 
-use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use super::{Bench, in_turn, micros};
+use super::{Bench, hosts, in_turn, micros};
 use crate::Failure;
-use crate::answer;
 use crate::child::Running;
 use crate::clock::now;
 use crate::load::{self, LINKS, histogram, nanos};
@@ -20,6 +18,7 @@ use crate::server::{RuntimeKind, Wanted};
 use crate::stats::{Median, median};
 use crate::traffic::{Acquires, Same, Turnover, request};
 use crate::valkey::{Programs, Valkey, with_random_token};
+use crate::visitor::Visitor;
 
 /// Claims of the measuring tool in one go.
 const CLAIMS: u64 = 5000;
@@ -29,6 +28,8 @@ const WANTED: f64 = 8000.0;
 const RATE: f64 = 1000.0;
 /// Acquires and releases a second of another server, each of which changes a route.
 const UPDATES: f64 = 1000.0;
+/// In microseconds.
+const MILLISECOND: f64 = 1000.0;
 /// The changes go on for a multiple of this.
 const SLICE: Duration = Duration::from_millis(250);
 /// Instances that are acquired here and visited there.
@@ -56,10 +57,10 @@ pub(super) fn measure(bench: &Bench) -> Result<Vec<Row>, Failure> {
 fn alone(bench: &Bench, programs: &Programs) -> Result<Vec<Row>, Failure> {
     let valkey = programs.start(bench.cores.load)?;
     let server = serve(bench, &valkey, bench.scale.pool / 3, bench.plain.address, bench.cores.server)?;
-    let ids = acquire(&server, bench.scale.hosts)?;
+    let ids = bench.acquire(&server, bench.scale.hosts)?;
     let claim = with_random_token(&valkey.overhear(
         |words| words.len() > 10 && words.get(6).is_some_and(|template| template == "default"),
-        || acquire(&server, 1).map(drop),
+        || bench.acquire(&server, 1).map(drop),
     )?);
 
     let bursts = in_turn(
@@ -67,27 +68,18 @@ fn alone(bench: &Bench, programs: &Programs) -> Result<Vec<Row>, Failure> {
         || valkey.rate(&claim, LINKS, CLAIMS, bench.cores.server),
         || bench.burst(&server, &mut Acquires::new(0)),
     )?;
-    let rates: Vec<f64> = bursts.iter().map(|(_, (ours, _))| ours.rate).collect();
-    let tool: Vec<f64> = bursts.iter().map(|(rate, _)| *rate).collect();
-    let ratios: Vec<f64> = bursts.iter().map(|(rate, (ours, _))| ours.rate / rate).collect();
-    let rate = median(&rates).value;
     // Where the machine cannot do as much, half of what it can.
-    let wanted: Vec<f64> =
-        bursts.iter().map(|(tool, (ours, _))| ours.rate / (tool / 2.0).min(WANTED)).collect();
-    let throughput = Row {
-        what: "Valkey: acquire throughput",
-        measured: rate,
-        unit: "/s",
-        ratio: median(&wanted),
-        to: "wanted",
-        bound: Bound::AtLeast(1.0),
-        pairs: ratios.len(),
-        note: format!(
-            "{LINKS} clients; {:.2} of {:.0} /s, which valkey-benchmark has of the same script",
-            median(&ratios).value,
-            median(&tool).value,
-        ),
-    };
+    let wanted: Vec<_> =
+        bursts.iter().map(|(tool, (ours, _))| (ours.rate, (tool / 2.0).min(WANTED))).collect();
+    let middle = |values: Vec<f64>| median(&values).value;
+    let note = format!(
+        "{LINKS} clients; {:.2} of {:.0} /s, which valkey-benchmark has of the same script",
+        middle(bursts.iter().map(|(tool, (ours, _))| ours.rate / tool).collect()),
+        middle(bursts.iter().map(|(tool, _)| *tool).collect()),
+    );
+    let throughput =
+        Row::of("Valkey: acquire throughput", "/s", &wanted, "wanted", Bound::AtLeast(1.0), note);
+    let rate = throughput.measured;
 
     let before = valkey.calls("evalsha")?;
     let windows = in_turn(
@@ -98,40 +90,20 @@ fn alone(bench: &Bench, programs: &Programs) -> Result<Vec<Row>, Failure> {
     let acquired = windows.iter().map(|(_, outcome)| outcome.answered).sum::<u64>();
     let commands = (valkey.calls("evalsha")? - before) as f64 / acquired.max(1) as f64;
     let note = format!("at {:.0} /s", rate / 2.0);
-    let p50: Vec<f64> = windows.iter().map(|(_, outcome)| micros(outcome, 0.5)).collect();
-    let p99: Vec<f64> = windows.iter().map(|(_, outcome)| micros(outcome, 0.99)).collect();
-    let to_rtt: Vec<f64> = p50.iter().zip(&windows).map(|(time, (rtt, _))| time / rtt).collect();
-    let in_ms: Vec<f64> = p99.iter().map(|time| time / 1000.0).collect();
-    let half = Row {
-        what: "Valkey: acquire p50 at half load",
-        measured: median(&p50).value,
-        unit: "us",
-        ratio: median(&to_rtt),
-        to: "rtt",
-        bound: Bound::AtMost(10.0),
-        pairs: to_rtt.len(),
-        note: note.clone(),
-    };
-    let tail = Row {
-        what: "Valkey: acquire p99 at half load",
-        measured: median(&p99).value,
-        unit: "us",
-        ratio: median(&in_ms),
-        to: "ms",
-        bound: Bound::AtMost(1.0),
-        pairs: in_ms.len(),
-        note: note.clone(),
-    };
-    let calls = Row {
-        what: "Valkey: script calls of an acquire",
-        measured: commands,
-        unit: "calls",
-        ratio: median(&[commands]),
-        to: "acquires",
-        bound: Bound::AtMost(1.1),
-        pairs: 1,
-        note: format!("{note}, with all that the server asks beside it"),
-    };
+    let p50: Vec<_> = windows.iter().map(|(rtt, outcome)| (micros(outcome, 0.5), *rtt)).collect();
+    let p99: Vec<_> = windows.iter().map(|(_, outcome)| (micros(outcome, 0.99), MILLISECOND)).collect();
+    let half =
+        Row::of("Valkey: acquire p50 at half load", "us", &p50, "rtt", Bound::AtMost(10.0), note.clone());
+    let tail =
+        Row::of("Valkey: acquire p99 at half load", "us", &p99, "ms", Bound::AtMost(1.0), note.clone());
+    let calls = Row::of(
+        "Valkey: script calls of an acquire",
+        "calls",
+        &[(commands, 1.0)],
+        "acquires",
+        Bound::AtMost(1.1),
+        format!("{note}, with all that the server asks beside it"),
+    );
     let look = step(bench, &valkey, &server, "Valkey: GET of an instance, p50", &mut Same::look(&ids))?;
     let extend = step(bench, &valkey, &server, "Valkey: extend, p50", &mut Same::extend(&ids))?;
     Ok(vec![half, tail, throughput, calls, look, extend])
@@ -155,19 +127,10 @@ fn step(
         },
         || bench.window(server.address, RATE, traffic),
     )?;
-    let times: Vec<f64> = pairs.iter().map(|(_, outcome)| micros(outcome, 0.5)).collect();
+    let times: Vec<_> = pairs.iter().map(|(least, outcome)| (micros(outcome, 0.5), *least)).collect();
     let least: Vec<f64> = pairs.iter().map(|(least, _)| *least).collect();
-    let ratios: Vec<f64> = times.iter().zip(&least).map(|(time, least)| time / least).collect();
-    Ok(Row {
-        what,
-        measured: median(&times).value,
-        unit: "us",
-        ratio: median(&ratios),
-        to: "PING + plain",
-        bound: Bound::AtMost(1.2),
-        pairs: ratios.len(),
-        note: format!("at {RATE:.0} /s; PING and plain {:.0} us", median(&least).value),
-    })
+    let note = format!("at {RATE:.0} /s; PING and plain {:.0} us", median(&least).value);
+    Ok(Row::of(what, "us", &times, "PING + plain", Bound::AtMost(1.2), note))
 }
 
 /// Few instances against many, and two servers that share them.
@@ -177,66 +140,55 @@ fn together(bench: &Bench, programs: &Programs) -> Result<Vec<Row>, Failure> {
     let spare = scale.pool / 20;
     let few_valkey = programs.start(bench.cores.load)?;
     let few = serve(bench, &few_valkey, scale.hosts + spare, app.address, bench.cores.server)?;
-    acquire(&few, scale.hosts)?;
+    bench.acquire(&few, scale.hosts)?;
     let many_valkey = programs.start(bench.cores.load)?;
     let many = serve(bench, &many_valkey, scale.many + spare, app.address, bench.cores.server)?;
-    let ids = acquire(&many, scale.many)?;
+    let hosts = hosts(&bench.acquire(&many, scale.many)?);
 
     let windows = in_turn(
         scale.pairs,
         || bench.window(few.address, RATE, &mut Turnover::new(LINKS)),
         || bench.window(many.address, RATE, &mut Turnover::new(LINKS)),
     )?;
-    let ratios: Vec<f64> = windows.iter().map(|(few, many)| micros(many, 0.5) / micros(few, 0.5)).collect();
-    let times: Vec<f64> = windows.iter().map(|(_, many)| micros(many, 0.5)).collect();
-    let live = Row {
-        what: "Valkey: acquire p50, many instances",
-        measured: median(&times).value,
-        unit: "us",
-        ratio: median(&ratios),
-        to: "few",
-        bound: Bound::AtMost(1.1),
-        pairs: ratios.len(),
-        note: format!("{} against {} in visitors' hands, at {RATE:.0} /s", scale.many, scale.hosts),
-    };
+    let times: Vec<_> = windows.iter().map(|(few, many)| (micros(many, 0.5), micros(few, 0.5))).collect();
+    let note = format!("{} against {} in visitors' hands, at {RATE:.0} /s", scale.many, scale.hosts);
+    let live = Row::of("Valkey: acquire p50, many instances", "us", &times, "few", Bound::AtMost(1.1), note);
     drop(few);
 
     // On the load's core: what is measured is the first.
     let other = serve(bench, &many_valkey, 0, app.address, bench.cores.load)?;
     let visible = visible(&many, &other)?;
-    let hosts: Vec<String> = ids.iter().map(|id| format!("{id}.localhost")).collect();
     let bursts = in_turn(
         scale.tight_pairs,
         || bench.burst(&many, &mut Same::get("/", &hosts)),
         || while_others_change(&other, || bench.burst(&many, &mut Same::get("/", &hosts))),
     )?;
-    let ratios: Vec<f64> = bursts.iter().map(|((calm, _), (busy, _))| busy.rate / calm.rate).collect();
-    let rates: Vec<f64> = bursts.iter().map(|(_, (busy, _))| busy.rate).collect();
+    let rates: Vec<_> = bursts.iter().map(|((calm, _), (busy, _))| (busy.rate, calm.rate)).collect();
     let [calm, busy] = [
         bursts.iter().map(|((_, each), _)| each.as_secs_f64() * 1e6).collect::<Vec<_>>(),
         bursts.iter().map(|(_, (_, each))| each.as_secs_f64() * 1e6).collect(),
     ]
     .map(|each| median(&each).value);
-    let updates = Row {
-        what: "Valkey: proxied throughput while routes change",
-        measured: median(&rates).value,
-        unit: "/s",
-        ratio: median(&ratios),
-        to: "calm",
-        bound: Bound::AtLeast(0.97),
-        pairs: ratios.len(),
-        note: format!(
-            "{UPDATES:.0} changes /s among {} routes; processor {busy:.1} us each, calm {calm:.1} us",
-            scale.many,
-        ),
-    };
+    let note = format!(
+        "{UPDATES:.0} changes /s among {} routes; processor {busy:.1} us each, calm {calm:.1} us",
+        scale.many,
+    );
+    let updates = Row::of(
+        "Valkey: proxied throughput while routes change",
+        "/s",
+        &rates,
+        "calm",
+        Bound::AtLeast(0.97),
+        note,
+    );
     Ok(vec![live, visible, updates])
 }
 
 /// From the answer to an acquire on one server to the first good answer of that instance through another. Any other
 /// answer on the way counts as a failure.
 fn visible(here: &Running, there: &Running) -> Result<Row, Failure> {
-    let (mut here, mut there) = (Visitor::connect(here.address)?, Visitor::connect(there.address)?);
+    let (mut here, mut there) =
+        (Visitor::connect(here.address, PATIENCE)?, Visitor::connect(there.address, PATIENCE)?);
     let mut times = histogram();
     let mut failed = 0;
     for _ in 0..VISITS {
@@ -266,33 +218,6 @@ fn visible(here: &Running, there: &Running) -> Result<Row, Failure> {
         pairs: VISITS,
         note: format!("interval: p50 to longest; {failed} failed requests in between"),
     })
-}
-
-/// A client with a connection of its own.
-struct Visitor(TcpStream);
-
-impl Visitor {
-    fn connect(address: SocketAddr) -> Result<Self, Failure> {
-        let socket = TcpStream::connect(address)?;
-        socket.set_nodelay(true)?;
-        socket.set_read_timeout(Some(PATIENCE))?;
-        Ok(Self(socket))
-    }
-
-    fn ask(&mut self, request: &[u8]) -> Result<(u16, Vec<u8>), Failure> {
-        self.0.write_all(request)?;
-        let mut bytes = Vec::new();
-        let mut piece = [0; 4096];
-        loop {
-            if let Some(answer) = answer::read(&bytes)? {
-                return Ok((answer.status, answer.body.to_vec()));
-            }
-            match self.0.read(&mut piece)? {
-                0 => return Err("the server closed the connection".into()),
-                read => bytes.extend_from_slice(&piece[..read]),
-            }
-        }
-    }
 }
 
 /// Does something while instances of the same Valkey are acquired and released through another server.
@@ -326,11 +251,4 @@ fn serve(
 ) -> Result<Running, Failure> {
     let wanted = Wanted { ready, refilled: false, app, valkey: Some(valkey.address()) };
     bench.programs.server(wanted, core)
-}
-
-/// The ids of up to ten of as many instances as are put into visitors' hands.
-fn acquire(server: &Running, count: usize) -> Result<Vec<String>, Failure> {
-    let mut acquires = Acquires::new((count / 10).max(1));
-    load::closed(server.address, load::Until::Answered(count as u64), &mut acquires)?;
-    Ok(acquires.ids)
 }
