@@ -85,15 +85,19 @@ impl Pool {
         self.check_patience(keeper).await?;
         let deadline = start + self.acquire_timeout;
         let place = keeper.line.enter();
+        // Those who make instances are woken when the visitor is counted, each time.
+        let first = place.first();
         self.wake.notify_one();
         let exhausted = |_| AcquireError::Exhausted { retry_after: retry_after(keeper) };
-        let first = tokio::time::timeout_at(deadline, place.first()).await.map_err(exhausted)?;
+        let first = tokio::time::timeout_at(deadline, first).await.map_err(exhausted)?;
         loop {
             // Not under the deadline: a claim that is broken off has to be undone.
             if let Some((instance, quota)) = self.claim(&mut delivery).await? {
                 return Ok(Acquired { instance, quota, delivery });
             }
-            tokio::time::timeout_at(deadline, first.called()).await.map_err(exhausted)?;
+            let called = first.called();
+            self.wake.notify_one();
+            tokio::time::timeout_at(deadline, called).await.map_err(exhausted)?;
         }
     }
 

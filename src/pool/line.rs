@@ -9,15 +9,21 @@ use tokio::sync::{Mutex, MutexGuard, Notify};
 /// a visitor whose claim came to nothing keeps its place.
 #[derive(Debug)]
 pub(crate) struct Line {
+    /// All who stand in it.
+    length: AtomicUsize,
+    /// Those of them who wait, and do not claim at this moment.
     waiting: AtomicUsize,
     /// Held by the first in line. tokio's mutex is fair: it goes from hand to hand in the order of asking.
     first: Mutex<()>,
     ready: Notify,
 }
 
-/// A place in the line. Leaving it in any way takes the visitor out of the count.
+/// A place in the line.
 #[derive(Debug)]
-pub(crate) struct Place<'a>(&'a Line);
+pub(crate) struct Place<'a> {
+    line: &'a Line,
+    _counted: Counted<'a>,
+}
 
 /// The first place. Dropped, it goes to the next in line.
 #[derive(Debug)]
@@ -29,18 +35,24 @@ pub(crate) struct First<'a> {
 impl Line {
     /// An empty line.
     pub(crate) fn new() -> Self {
-        Self { waiting: AtomicUsize::new(0), first: Mutex::new(()), ready: Notify::new() }
+        let (length, waiting) = (AtomicUsize::new(0), AtomicUsize::new(0));
+        Self { length, waiting, first: Mutex::new(()), ready: Notify::new() }
     }
 
-    /// How many wait.
+    /// How many stand in it.
     pub(crate) fn len(&self) -> usize {
+        self.length.load(Ordering::Acquire)
+    }
+
+    /// For how many an instance has to be made, provided that this is read after what is ready and what is being made.
+    /// Who claims is not among them: the store may have handed out what it had ready, and the visitor not know it yet.
+    pub(crate) fn waiting(&self) -> usize {
         self.waiting.load(Ordering::Acquire)
     }
 
     /// Takes the last place.
     pub(crate) fn enter(&self) -> Place<'_> {
-        self.waiting.fetch_add(1, Ordering::AcqRel);
-        Place(self)
+        Place { line: self, _counted: Counted::new(&self.length) }
     }
 
     /// An instance became ready: tells the first in line, or whoever will be.
@@ -50,22 +62,43 @@ impl Line {
 }
 
 impl<'a> Place<'a> {
-    /// Waits to be the first in line, who should claim at once.
-    pub(crate) async fn first(&self) -> First<'a> {
-        First { line: self.0, _held: self.0.first.lock().await }
+    /// Waits to be the first in line, who should claim at once. Counted as waiting from the call on.
+    pub(crate) fn first(&self) -> impl Future<Output = First<'a>> + use<'a> {
+        let line = self.line;
+        let waiting = Counted::new(&line.waiting);
+        async move {
+            let held = line.first.lock().await;
+            drop(waiting);
+            First { line, _held: held }
+        }
     }
 }
 
 impl First<'_> {
-    /// Waits until it is worth claiming again.
-    pub(crate) async fn called(&self) {
-        self.line.ready.notified().await;
+    /// Waits until it is worth claiming again. Counted as waiting from the call on.
+    pub(crate) fn called(&self) -> impl Future<Output = ()> {
+        let waiting = Counted::new(&self.line.waiting);
+        async move {
+            self.line.ready.notified().await;
+            drop(waiting);
+        }
     }
 }
 
-impl Drop for Place<'_> {
+/// One more in a count, for as long as it lives.
+#[derive(Debug)]
+struct Counted<'a>(&'a AtomicUsize);
+
+impl<'a> Counted<'a> {
+    fn new(count: &'a AtomicUsize) -> Self {
+        count.fetch_add(1, Ordering::AcqRel);
+        Self(count)
+    }
+}
+
+impl Drop for Counted<'_> {
     fn drop(&mut self) {
-        self.0.waiting.fetch_sub(1, Ordering::AcqRel);
+        self.0.fetch_sub(1, Ordering::AcqRel);
     }
 }
 
@@ -98,6 +131,23 @@ mod tests {
         assert_eq!(line.len(), 2);
         drop(first);
         assert!((&mut third).now_or_never().is_some());
+    }
+
+    #[tokio::test]
+    async fn who_claims_does_not_wait() {
+        let line = Line::new();
+        let (a, b) = (line.enter(), line.enter());
+        let (first, second) = (a.first(), b.first());
+        assert_eq!(line.waiting(), 2);
+        let first = first.await;
+        assert_eq!(line.waiting(), 1);
+        let called = first.called();
+        assert_eq!((line.waiting(), line.len()), (2, 2));
+        line.call();
+        called.await;
+        assert_eq!(line.waiting(), 1);
+        drop((first, second, a));
+        assert_eq!((line.waiting(), line.len()), (0, 1));
     }
 
     #[tokio::test]

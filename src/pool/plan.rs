@@ -25,8 +25,6 @@ pub(crate) struct View {
 pub(crate) struct Plan {
     /// Attempts to begin now.
     pub start: usize,
-    /// Ready instances too many.
-    pub surplus: usize,
     /// Whether more must follow when these are done.
     pub refilling: bool,
     /// Whether fewer are ready than the operator's minimum.
@@ -47,7 +45,6 @@ pub(crate) fn plan(view: View, sizes: &PoolSizes) -> Plan {
     let start = if view.pausing { 0 } else { missing.min(room).min(at_once) };
     Plan {
         start,
-        surplus: if view.waiting == 0 { ready.saturating_sub(sizes.target) } else { 0 },
         // While some are coming their number is a guess: one may have become ready since it was counted as coming.
         refilling: begin && (missing.min(room) > start || (ready < wanted && warming > 0)),
         low: ready < sizes.min,
@@ -83,7 +80,7 @@ mod tests {
 
     #[test]
     fn an_empty_pool_is_filled_a_bounded_number_at_a_time() {
-        assert_eq!(plan(view(0, 0, 0), &sizes()), Plan { start: 4, surplus: 0, refilling: true, low: true });
+        assert_eq!(plan(view(0, 0, 0), &sizes()), Plan { start: 4, refilling: true, low: true });
         assert_eq!(plan(view(4, 0, 0), &sizes()).start, 0);
         assert_eq!(plan(View { refilling: true, ..view(3, 6, 0) }, &sizes()).start, 1);
         assert!(plan(View { refilling: true, ..view(1, 9, 0) }, &sizes()).refilling);
@@ -100,21 +97,13 @@ mod tests {
     #[test]
     fn the_capacity_counts_all_states() {
         assert_eq!(plan(view(0, 0, 18), &sizes()).start, 2);
-        assert_eq!(
-            plan(view(0, 0, 20), &sizes()),
-            Plan { start: 0, surplus: 0, refilling: false, low: true }
-        );
+        assert_eq!(plan(view(0, 0, 20), &sizes()), Plan { start: 0, refilling: false, low: true });
     }
 
     #[test]
     fn a_waiting_visitor_is_served_beyond_the_target() {
         let busy = View { waiting: 2, ..view(0, 10, 5) };
         assert_eq!(plan(busy, &sizes()).start, 2);
-    }
-
-    #[test]
-    fn a_smaller_target_leaves_a_surplus() {
-        assert_eq!(plan(view(0, 14, 0), &sizes()).surplus, 4);
     }
 
     #[test]
@@ -136,7 +125,6 @@ mod tests {
             let p = plan(v, &sizes());
             prop_assert!(p.start == 0 || warming + ready + assigned + p.start <= sizes().max);
             prop_assert!(p.start == 0 || making + p.start <= sizes().concurrency);
-            prop_assert!(p.start == 0 || p.surplus == 0);
         }
     }
 }

@@ -70,7 +70,7 @@ pub(super) async fn run(pool: Arc<Pool>) {
     }
 }
 
-async fn fill(pool: &Arc<Pool>, keeper: &Arc<Keeper>, interval: bool) -> Result<(), StoreError> {
+pub(super) async fn fill(pool: &Arc<Pool>, keeper: &Arc<Keeper>, interval: bool) -> Result<(), StoreError> {
     let name = keeper.template().name.clone();
     // Read before the store is asked: an attempt that ends in between is counted once too often, never too seldom.
     let making = keeper.making.load(Ordering::Acquire);
@@ -88,7 +88,7 @@ async fn fill(pool: &Arc<Pool>, keeper: &Arc<Keeper>, interval: bool) -> Result<
     let view = View {
         counts,
         making,
-        waiting: keeper.line.len(),
+        waiting: keeper.line.waiting(),
         refilling: keeper.refilling.load(Ordering::Acquire),
         interval,
         pausing: keeper.pause().is_some(),

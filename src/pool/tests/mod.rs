@@ -8,4 +8,5 @@ pub(crate) mod stage;
 mod test_app;
 pub(super) mod test_runtime;
 mod test_store;
+mod waiting;
 mod world;
