@@ -36,10 +36,10 @@ pub(crate) fn bind_to(core: usize) -> io::Result<()> {
 }
 
 /// Does something on another core. Processes that it starts stay there.
-pub(crate) fn on<T>(core: usize, act: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
-    let own = sched_getaffinity(None)?;
+pub(crate) fn on<T, E: From<io::Error>>(core: usize, act: impl FnOnce() -> Result<T, E>) -> Result<T, E> {
+    let own = sched_getaffinity(None).map_err(io::Error::from)?;
     bind_to(core)?;
     let done = act();
-    sched_setaffinity(None, &own)?;
+    sched_setaffinity(None, &own).map_err(io::Error::from)?;
     done
 }

@@ -11,6 +11,7 @@ use super::{Bench, hosts, in_turn, micros};
 use crate::Failure;
 use crate::child::Running;
 use crate::clock::now;
+use crate::cores;
 use crate::load::{self, LINKS, histogram, nanos};
 use crate::report::{Bound, Row};
 use crate::roles::Role;
@@ -121,7 +122,8 @@ fn step(
     let pairs = in_turn(
         bench.scale.pairs,
         || {
-            let round_trip = valkey.round_trip(bench.scale.window / 4)?;
+            // As far from Valkey as the server is: on one core with it, nobody would have to be woken.
+            let round_trip = cores::on(bench.cores.server, || valkey.round_trip(bench.scale.window / 4))?;
             let plain = bench.window(bench.plain.address, RATE, &mut Same::get("/", &plain))?;
             Ok(round_trip + micros(&plain, 0.5))
         },
