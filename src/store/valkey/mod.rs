@@ -48,6 +48,8 @@ use crate::instance::{ClaimToken, Endpoint, Instance, InstanceId, NodeId, Templa
 
 /// Most records done something with in one call: Valkey serves nobody else meanwhile.
 const PIECE: usize = 128;
+/// Most claims confirmed in one call: as many as take well under a millisecond, for claims wait meanwhile.
+const CONFIRMED: usize = 32;
 
 /// Longest time in milliseconds that means anything; beyond it a script's numbers are not exact.
 const LONGEST: u128 = 1 << 50;
@@ -173,7 +175,7 @@ impl Store for ValkeyStore {
     }
 
     async fn confirm(&self, ids: &[InstanceId]) -> Result<(), StoreError> {
-        for piece in ids.chunks(PIECE) {
+        for piece in ids.chunks(CONFIRMED) {
             let ids: Vec<&str> = piece.iter().map(InstanceId::as_str).collect();
             let (mut reply, open) = self.once(&self.gate.scripts.confirm, &ids).await?;
             reply.outcome()?;
@@ -262,7 +264,8 @@ impl Store for ValkeyStore {
     async fn next_deadline(&self) -> Result<Option<Millis>, StoreError> {
         let first = Cmd::zrange_withscores(self.key("due"), 0, 0);
         let first: Vec<(String, f64)> = self.gate.read(first).await?;
-        Ok(first.first().map(|(_, at)| Millis(*at as u64)))
+        // Half a millisecond less than a whole one says that it is unconfirmed, see the prelude.
+        Ok(first.first().map(|(_, at)| Millis(at.ceil() as u64)))
     }
 
     async fn list(&self, node: &NodeId) -> Result<Vec<Instance>, StoreError> {
@@ -271,18 +274,27 @@ impl Store for ValkeyStore {
     }
 
     async fn counts(&self, template: &TemplateName, node: Option<&NodeId>) -> Result<Counts, StoreError> {
-        let of = node.map_or_else(|| template.to_string(), |node| format!("{template}:{node}"));
-        let fields = ["warming", "ready", "assigned"].map(|state| format!("{state}:{of}"));
-        let counts = Cmd::hmget(self.key("counts"), &fields);
-        let counts: Vec<Option<usize>> = self.gate.read(counts).await?;
-        match counts.as_slice() {
-            [warming, ready, assigned] => Ok(Counts {
-                warming: warming.unwrap_or(0),
-                ready: ready.unwrap_or(0),
-                assigned: assigned.unwrap_or(0),
-            }),
-            _ => Err(broken()),
-        }
+        let states = ["warming", "ready", "assigned"];
+        let [warming, ready, assigned] = match node {
+            Some(node) => {
+                let fields = states.map(|state| format!("{state}:{template}:{node}"));
+                let counts: Vec<Option<usize>> =
+                    self.gate.read(Cmd::hmget(self.key("counts"), &fields)).await?;
+                <[_; 3]>::try_from(counts).map_err(|_| broken())?.map(Option::unwrap_or_default)
+            }
+            None => {
+                let counts: Vec<(String, usize)> = self.gate.read(Cmd::hgetall(self.key("counts"))).await?;
+                states.map(|state| {
+                    let of_all = format!("{state}:{template}:");
+                    counts
+                        .iter()
+                        .filter(|(field, _)| field.starts_with(&of_all))
+                        .map(|(_, count)| count)
+                        .sum()
+                })
+            }
+        };
+        Ok(Counts { warming, ready, assigned })
     }
 
     async fn beat(&self, card: &NodeCard) -> Result<Roster, StoreError> {

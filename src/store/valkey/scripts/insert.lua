@@ -9,5 +9,5 @@ if r.state ~= 'warming' then
 end
 redis.call('SET', P .. ':record:' .. id, text)
 redis.call('SADD', P .. ':node:' .. r.node, id)
-enlist(r)
+move(nil, r)
 return remember({'ok'})

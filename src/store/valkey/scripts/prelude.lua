@@ -7,13 +7,13 @@
 -- <prefix>:turn                             the last turn given
 -- <prefix>:front                            the last turn given before all others; these count downwards from 0
 -- <prefix>:due                              sorted set by time: the assigned by their deadline, or the end of the wait to
---                                           be confirmed, the expired by the end of their retention
--- <prefix>:unconfirmed                      sorted set by the time of their claims: the assigned whose visitors are not
---                                           known to have been told
--- <prefix>:counts                           hash: <state>:<template> and <state>:<template>:<node> to how many, if any
+--                                           be confirmed, the expired by the end of their retention. Half a millisecond
+--                                           less says of an assigned one that its visitor is not known to have been told
+-- <prefix>:counts                           hash: <state>:<template>:<node> to how many, if any
 -- <prefix>:token:<template>:<token>         what a claim got: an id, or "over:<until when that is known>"
 -- <prefix>:usage:<template>:<visitor>       hash: what a visitor had
--- <prefix>:call:<call>                      what a step answered, in case that is asked again
+-- <prefix>:calls:<span>                     hash: a call to what a step answered in that span of time, in case it is asked
+--                                           again
 -- <prefix>:routes                           stream: what proxies must know, the n-th event under the id n-0
 -- <prefix>:events                           how many events there were
 -- <prefix>:nodes                            hash: a node's name to what it tells of itself
@@ -41,16 +41,13 @@ local UNCONFIRMED_FOR = 60000
 -- Far more than anything could have been counted by one server and not by another.
 local JUMP = 1048576
 
-local now = tonumber(ARGV[1])
-
 local function real_time()
   local time = redis.call('TIME')
   return tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
 end
 
-if not now then
-  now = real_time()
-end
+local real = real_time()
+local now = tonumber(ARGV[1]) or real
 
 local function whole(number)
   return string.format('%.0f', number)
@@ -89,51 +86,60 @@ local function load(id)
   return text and unpack_record(id, text)
 end
 
-local function count(r, by)
-  local field = r.state .. ':' .. template_of(r.id)
-  for _, name in ipairs({field, field .. ':' .. r.node}) do
-    if redis.call('HINCRBY', P .. ':counts', name, by) == 0 then
-      redis.call('HDEL', P .. ':counts', name)
+local function count(field, by)
+  if redis.call('HINCRBY', P .. ':counts', field, by) == 0 then
+    redis.call('HDEL', P .. ':counts', field)
+  end
+end
+
+-- As what it counts.
+local function counted(r)
+  return r and r.state ~= 'expired' and r.state .. ':' .. template_of(r.id) .. ':' .. r.node
+end
+
+local function is_timed(r)
+  return r and (r.state == 'assigned' or r.state == 'expired')
+end
+
+local function wait_until_confirmed(id, deadline, since)
+  redis.call('ZADD', P .. ':due', math.min(deadline, since + UNCONFIRMED_FOR) - 0.5, id)
+end
+
+local function is_unconfirmed(id)
+  local due = tonumber(redis.call('ZSCORE', P .. ':due', id) or 0)
+  return due ~= math.floor(due)
+end
+
+-- Moves what was `before`, if there was anything, to where it belongs as it is `after`, if it still is: in the queues, the
+-- deadlines and the counts. A ready one that is at the front, and an assigned one that is unconfirmed, has a field that says
+-- so.
+local function move(before, after)
+  if before and before.state == 'ready' then
+    local template = template_of(before.id)
+    redis.call('ZREM', P .. ':ready:' .. template, before.id)
+    redis.call('ZREM', P .. ':ready:' .. template .. ':' .. before.node, before.id)
+  elseif is_timed(before) and not is_timed(after) then
+    redis.call('ZREM', P .. ':due', before.id)
+  end
+  if after and after.state == 'ready' then
+    local template = template_of(after.id)
+    local turn = after.front and redis.call('DECR', P .. ':front') or redis.call('INCR', P .. ':turn')
+    redis.call('ZADD', P .. ':ready:' .. template, turn, after.id)
+    redis.call('ZADD', P .. ':ready:' .. template .. ':' .. after.node, turn, after.id)
+  elseif after and after.state == 'assigned' and after.unconfirmed then
+    wait_until_confirmed(after.id, after.deadline, after.assigned)
+  elseif is_timed(after) then
+    -- Whatever else is done with an assigned one is done by somebody who knows of it.
+    redis.call('ZADD', P .. ':due', after.state == 'assigned' and after.deadline or after.ended + RETENTION, after.id)
+  end
+  local was, is = counted(before), counted(after)
+  if was ~= is then
+    if was then
+      count(was, -1)
     end
-  end
-end
-
--- Puts a record into the queues, the deadlines and the counts. A ready one that is at the front, and an assigned one that
--- is unconfirmed, has a field that says so.
-local function enlist(r)
-  local template = template_of(r.id)
-  if r.state == 'ready' then
-    local turn = r.front and redis.call('DECR', P .. ':front') or redis.call('INCR', P .. ':turn')
-    redis.call('ZADD', P .. ':ready:' .. template, turn, r.id)
-    redis.call('ZADD', P .. ':ready:' .. template .. ':' .. r.node, turn, r.id)
-  elseif r.state == 'assigned' and r.unconfirmed then
-    redis.call('ZADD', P .. ':unconfirmed', r.assigned, r.id)
-    redis.call('ZADD', P .. ':due', math.min(r.deadline, r.assigned + UNCONFIRMED_FOR), r.id)
-  elseif r.state == 'assigned' then
-    redis.call('ZADD', P .. ':due', r.deadline, r.id)
-  elseif r.state == 'expired' then
-    redis.call('ZADD', P .. ':due', r.ended + RETENTION, r.id)
-  end
-  if r.state ~= 'expired' then
-    count(r, 1)
-  end
-end
-
--- Takes it out of them, before it changes.
-local function unlist(r)
-  local template = template_of(r.id)
-  if r.state == 'ready' then
-    redis.call('ZREM', P .. ':ready:' .. template, r.id)
-    redis.call('ZREM', P .. ':ready:' .. template .. ':' .. r.node, r.id)
-  elseif r.state ~= 'warming' then
-    redis.call('ZREM', P .. ':due', r.id)
-  end
-  -- Whatever is done with it is done by somebody who knows of it, or ends it.
-  if r.state == 'assigned' then
-    redis.call('ZREM', P .. ':unconfirmed', r.id)
-  end
-  if r.state ~= 'expired' then
-    count(r, -1)
+    if is then
+      count(is, 1)
+    end
   end
 end
 
@@ -146,11 +152,10 @@ end
 
 -- Stores a step: the state and what belongs to it are set already.
 local function replace(r, before)
-  unlist(before)
   r.generation = before.generation + 1
   r.text = pack(r)
   redis.call('SET', P .. ':record:' .. r.id, r.text)
-  enlist(r)
+  move(before, r)
   -- Of one that was ready before nobody was told.
   if r.state == 'assigned' or r.state == 'expired' or before.state == 'assigned' then
     tell(r.id, r.text)
@@ -159,7 +164,7 @@ end
 
 -- Removes a record. Returns which event tells of it, where proxies knew it.
 local function remove(r)
-  unlist(r)
+  move(r, nil)
   redis.call('DEL', P .. ':record:' .. r.id)
   redis.call('SREM', P .. ':node:' .. r.node, r.id)
   if r.state == 'assigned' or r.state == 'expired' then
@@ -183,9 +188,20 @@ end
 
 -- The ARGV[3] of what changes something names the call. Whoever lost the answer asks again by the same name, and gets that
 -- answer (`once.lua`): nothing is done twice. Only what changed something is worth remembering, and only as long as a caller
--- is patient.
+-- is patient. A span's answers go together: were each a key with an end of its own, Valkey would stand still for tens of
+-- milliseconds, again and again, to look for those whose end has come.
+local SPAN = math.floor(real / PATIENCE)
+
+local function calls(span)
+  return P .. ':calls:' .. whole(span)
+end
+
 local function remember(answer)
-  redis.call('SET', P .. ':call:' .. ARGV[3], cjson.encode(answer), 'PX', PATIENCE)
+  local calls = calls(SPAN)
+  redis.call('HSET', calls, ARGV[3], cjson.encode(answer))
+  if redis.call('HLEN', calls) == 1 then
+    redis.call('PEXPIRE', calls, 3 * PATIENCE)
+  end
   return answer
 end
 

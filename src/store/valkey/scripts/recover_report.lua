@@ -65,12 +65,9 @@ local function put(r)
   end
   local mine = load(r.id)
   if not mine or further(r, mine) then
-    if mine then
-      unlist(mine)
-    end
     redis.call('SET', P .. ':record:' .. r.id, r.text)
     redis.call('SADD', P .. ':node:' .. r.node, r.id)
-    enlist(r)
+    move(mine, r)
     if held then
       redis.call('SET', token_key(r), r.id)
       if late then
@@ -85,9 +82,8 @@ end
 
 -- Its visitor was told, which this store may have lost.
 local function confirm(id)
-  local r = redis.call('ZREM', P .. ':unconfirmed', id) == 1 and load(id)
-  if r and r.state == 'assigned' then
-    redis.call('ZADD', P .. ':due', r.deadline, id)
+  if is_unconfirmed(id) then
+    redis.call('ZADD', P .. ':due', load(id).deadline, id)
   end
 end
 

@@ -25,9 +25,13 @@ local template, place = '', 0
 if ARGV[7] == state then
   template, place = ARGV[8], tonumber(ARGV[9])
 end
-local templates = {}
+local templates, seen_before = {}, {}
 for _, field in ipairs(redis.call('HKEYS', P .. ':counts')) do
-  templates[#templates + 1] = string.match(field, '^ready:([^:]+)$')
+  local name = string.match(field, '^ready:([^:]+):')
+  if name and not seen_before[name] then
+    seen_before[name] = true
+    templates[#templates + 1] = name
+  end
 end
 table.sort(templates)
 local looked = 0

@@ -11,7 +11,7 @@ while count < tonumber(ARGV[4]) do
   local before = load(first[1])
   local waits = before.state == 'assigned' and not over(before) and since + UNCONFIRMED_FOR > now
   if waits then
-    redis.call('ZADD', P .. ':due', math.min(before.deadline, since + UNCONFIRMED_FOR), before.id)
+    wait_until_confirmed(before.id, before.deadline, since)
   elseif before.state == 'assigned' then
     local r = copy(before)
     if over(before) then

@@ -11,7 +11,7 @@ if not got or (until_when and until_when <= now) then
 end
 local before = load(got)
 if not before or before.state ~= 'assigned' or over(before)
-    or not redis.call('ZSCORE', P .. ':unconfirmed', before.id) then
+    or not is_unconfirmed(before.id) then
   return {'unknown'}
 end
 local r = copy(before)
