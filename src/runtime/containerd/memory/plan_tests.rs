@@ -1,0 +1,216 @@
+use proptest::prelude::*;
+
+use super::*;
+
+const K: u64 = 1024;
+const M: u64 = K * K;
+
+/// A mapping: its pages' numbers, protection, flags, status and advice.
+type Mapping = (Range<u64>, u64, u64, u64, u64);
+
+const HEAP: (u64, u64, u64, u64) = (3, 0x22, 0x221, 0);
+
+fn mapping(pages: Range<u64>, (protection, flags, status, advice): (u64, u64, u64, u64)) -> Mapping {
+    (pages, protection, flags, status, advice)
+}
+
+fn image(records: Vec<Message>) -> Image {
+    let mut image = Image::read(&[0x19, 0x43, 0x56, 0x54, 0, 0, 0, 0]).unwrap();
+    image.records = records;
+    image
+}
+
+fn message(numbers: &[(u32, u64)]) -> Message {
+    let mut message = Message::default();
+    numbers.iter().for_each(|(number, value)| message.set_number(*number, *value));
+    message
+}
+
+fn mm(mappings: &[Mapping]) -> Image {
+    let mut process = message(&[(1, 5), (12, 2)]);
+    for (pages, protection, flags, status, advice) in mappings {
+        let (start, end) = (pages.start * PAGE, pages.end * PAGE);
+        let fields =
+            [(1, start), (2, end), (3, 0), (4, 0), (5, *protection), (6, *flags), (7, *status), (8, 1)];
+        let mut mapping = message(&fields);
+        if *advice != 0 {
+            mapping.set_number(9, *advice);
+        }
+        process.push_bytes(14, &mapping.write());
+    }
+    image(vec![process])
+}
+
+fn pagemap(runs: &[(u64, u64, u64)]) -> Image {
+    let head = message(&[(1, 7)]);
+    let entry = |(page, count, flags): &(u64, u64, u64)| {
+        message(&[(1, page * PAGE), (2, 0), (4, *flags), (5, *count)])
+    };
+    image(std::iter::once(head).chain(runs.iter().map(entry)).collect())
+}
+
+/// What is left in a pagemap: first page and count.
+fn left(pagemap: &Image) -> Vec<(u64, u64)> {
+    let entries = pagemap.records.iter().skip(1);
+    entries.map(|entry| (entry.need(1).unwrap() / PAGE, entry.need(5).unwrap())).collect()
+}
+
+/// Offset, file, flags and status of each mapping.
+fn mapped(mm: &Image) -> Vec<[u64; 4]> {
+    let mappings = mm.records[0].all_bytes(14).map(|bytes| Message::read(bytes).unwrap());
+    mappings.map(|mapping| [3, 4, 6, 7].map(|field| mapping.need(field).unwrap())).collect()
+}
+
+#[test]
+fn a_heap_goes_to_the_file_and_what_is_beside_it_stays() {
+    let library = mapping(10..20, (3, 2, 65, 0));
+    let (mut mm, mut pagemap) = (
+        mm(&[library, mapping(20..24, HEAP), mapping(30..40, HEAP)]),
+        // One run over the border of two mappings, one that is zeros, one of the second heap.
+        pagemap(&[(18, 4, 4), (22, 1, 0), (31, 2, 6)]),
+    );
+    let plan = share(&mut mm, &mut pagemap, 6 * PAGE, 9).unwrap().unwrap();
+    let second = 4 * PAGE + GAP;
+    assert_eq!(mapped(&mm), [[0, 0, 2, 65], [0, 9, 2, 65], [second, 9, 2, 65]]);
+    assert_eq!(left(&pagemap), [(18, 2)]);
+    let expected = Plan {
+        kept: vec![0..2 * PAGE],
+        moved: vec![(2 * PAGE..4 * PAGE, 0), (4 * PAGE..6 * PAGE, second + PAGE)],
+        length: second + 10 * PAGE + GAP,
+        room: 14 * PAGE,
+    };
+    assert_eq!(plan, expected);
+}
+
+#[test]
+fn mappings_that_a_file_cannot_stand_for_stay() {
+    for (what, kind) in [
+        ("nothing may be read", (0, 0x22, 0x201, 0)),
+        ("shared", (3, 1, 0x101, 0)),
+        ("of a file", (3, 2, 0x41, 0)),
+        ("the stack, which grows downwards", (3, 0x122, 0x201, 0)),
+        ("the vdso", (5, 0x22, 0x209, 0)),
+        ("vvar", (1, 0x22, 0x1201, 0)),
+        ("asynchronous I/O", (3, 0x22, 0x2201, 0)),
+        ("a shadow stack", (3, 0x22, 0x8201, 0)),
+        ("huge pages", (3, 0x4_0022, 0x201, 0)),
+        ("locked", (3, 0x2022, 0x201, 0)),
+        ("zero in a child", (3, 0x22, 0x201, 1 << 18)),
+        ("what nobody knows yet", (3, 0x22, 0x201 | 1 << 20, 0)),
+    ] {
+        let (mut mm, mut pagemap) = (mm(&[mapping(1..5, kind)]), pagemap(&[(1, 4, 4)]));
+        let before = (mm.clone(), pagemap.clone());
+        assert_eq!(share(&mut mm, &mut pagemap, 4 * PAGE, 9), Ok(None), "{what}");
+        assert!((mm, pagemap) == before, "{what}");
+    }
+}
+
+#[test]
+fn a_mapping_with_guards_in_it_stays_and_so_does_one_that_nobody_touched() {
+    let guard = mapping(3..4, (0, 0x22, 1 << 16, 0));
+    let (mut mm, mut pagemap) =
+        (mm(&[mapping(1..5, HEAP), mapping(6..9, HEAP), guard]), pagemap(&[(1, 2, 4)]));
+    assert_eq!(share(&mut mm, &mut pagemap, 2 * PAGE, 9), Ok(None));
+}
+
+#[test]
+fn what_lies_elsewhere_or_contradicts_itself_is_refused() {
+    let heap = || mm(&[mapping(1..5, HEAP)]);
+    let refused = |mut mm: Image, mut pagemap: Image, pages: u64| {
+        share(&mut mm, &mut pagemap, pages * PAGE, 9).unwrap_err()
+    };
+    assert_eq!(refused(heap(), pagemap(&[(1, 1, 5)]), 1), Refused::Elsewhere);
+    assert_eq!(refused(heap(), pagemap(&[(1, 1, 2)]), 1), Refused::Elsewhere);
+    let mut parent = pagemap(&[(1, 1, 4)]);
+    parent.records[1].set_number(3, 1);
+    assert_eq!(refused(heap(), parent, 1), Refused::Elsewhere);
+    // More pages than there are, fewer, not in order, beyond all addresses, mappings over each other.
+    assert_eq!(refused(heap(), pagemap(&[(1, 3, 4)]), 2), Refused::Contradiction);
+    assert_eq!(refused(heap(), pagemap(&[(1, 1, 4)]), 2), Refused::Contradiction);
+    assert_eq!(refused(heap(), pagemap(&[(2, 1, 4), (1, 1, 4)]), 2), Refused::Contradiction);
+    assert_eq!(refused(heap(), pagemap(&[(1, u64::MAX / PAGE, 4)]), 2), Refused::Contradiction);
+    assert_eq!(refused(heap(), pagemap(&[(1, u64::MAX, 4)]), 2), Refused::Contradiction);
+    let twice = mm(&[mapping(1..5, HEAP), mapping(2..6, HEAP)]);
+    assert_eq!(refused(twice, pagemap(&[(1, 4, 4)]), 4), Refused::Contradiction);
+    let endless = mm(&[mapping(1..1 << 51, HEAP), mapping(1 << 51..(1 << 52) - 1, HEAP)]);
+    assert_eq!(refused(endless, pagemap(&[(1, 1, 4), (1 << 51, 1, 4)]), 2), Refused::Contradiction);
+    assert!(matches!(refused(image(Vec::new()), pagemap(&[]), 0), Refused::Malformed { .. }));
+    let nothing = image(vec![message(&[(1, 1)]), message(&[])]);
+    assert!(matches!(refused(heap(), nothing, 0), Refused::Malformed { .. }));
+}
+
+#[test]
+fn pages_are_counted_where_older_versions_of_criu_did() {
+    let old = image(vec![message(&[(1, 7)]), message(&[(1, 0), (2, 3)])]);
+    let (mut mm, mut pagemap) = (mm(&[mapping(1..2, HEAP)]), old);
+    let plan = share(&mut mm, &mut pagemap, 3 * PAGE, 9).unwrap().unwrap();
+    assert_eq!(plan.kept, [0..PAGE, 2 * PAGE..3 * PAGE]);
+    let counts: Vec<_> =
+        pagemap.records[1..].iter().map(|entry| (entry.need(1).unwrap(), entry.need(2).unwrap())).collect();
+    assert_eq!(counts, [(0, 1), (2 * PAGE, 1)]);
+}
+
+proptest! {
+    /// Every page is found where it was: among those that stayed, at its place in the file, or it is none.
+    #[test]
+    fn no_page_is_lost_and_none_is_there_twice(
+        mappings in prop::collection::vec((0_u64..4, 1_u64..9, any::<bool>()), 0..12),
+        runs in prop::collection::vec((0_u64..3, 1_u64..9, any::<bool>()), 0..12),
+    ) {
+        let mut page = 1;
+        let mut all = Vec::new();
+        for (gap, length, shared) in mappings {
+            let start = page + gap;
+            page = start + length;
+            all.push(mapping(start..page, if shared { HEAP } else { (3, 2, 65, 0) }));
+        }
+        let (mut page, mut listed, mut present) = (0, Vec::new(), Vec::new());
+        for (gap, length, is_present) in runs {
+            let start = page + gap;
+            page = start + length;
+            listed.push((start, length, if is_present { 4 } else { 0 }));
+            present.extend((start..page).filter(|_| is_present));
+        }
+        let (mut mm, mut pagemap) = (mm(&all), pagemap(&listed));
+        let Some(plan) = share(&mut mm, &mut pagemap, present.len() as u64 * PAGE, 9).unwrap() else { return Ok(()) };
+
+        let mut found = Vec::new();
+        let kept: Vec<u64> = plan.kept.iter().flat_map(|kept| kept.clone().step_by(PAGE as usize)).collect();
+        let mut kept = kept.into_iter();
+        for entry in &pagemap.records[1..] {
+            let (first, count) = (entry.need(1).unwrap() / PAGE, entry.need(5).unwrap());
+            if entry.need(4).unwrap() & 4 != 0 {
+                found.extend((first..first + count).map(|page| (kept.next().unwrap(), page)));
+            }
+        }
+        prop_assert_eq!(kept.next(), None);
+        for (from, to) in &plan.moved {
+            for step in (0..from.end - from.start).step_by(PAGE as usize) {
+                let offset = to + step;
+                let place = mm.records[0].all_bytes(14).map(|bytes| Message::read(bytes).unwrap()).find_map(|mapping| {
+                    let [start, end, at, file] = [1, 2, 3, 4].map(|field| mapping.need(field).unwrap());
+                    (file == 9 && (at..at + (end - start)).contains(&offset)).then(|| start + (offset - at))
+                });
+                found.push((from.start + step, place.unwrap() / PAGE));
+                prop_assert!(offset + PAGE + GAP <= plan.length);
+            }
+        }
+        found.sort_unstable();
+        let expected: Vec<_> = present.iter().enumerate().map(|(at, page)| (at as u64 * PAGE, *page)).collect();
+        prop_assert_eq!(found, expected);
+        prop_assert!(plan.room <= 200 * M);
+    }
+
+    #[test]
+    fn nothing_that_an_image_may_say_panics(
+        mappings in prop::collection::vec(prop::collection::vec((1_u32..11, any::<u64>()), 0..11), 0..6),
+        runs in prop::collection::vec(prop::collection::vec((1_u32..6, any::<u64>()), 0..6), 0..6),
+        pages in any::<u64>(),
+    ) {
+        let mut process = Message::default();
+        mappings.iter().for_each(|fields| process.push_bytes(14, &message(fields).write()));
+        let mut mm = image(vec![process]);
+        let mut pagemap = image(runs.iter().map(|fields| message(fields)).collect());
+        let _ = share(&mut mm, &mut pagemap, pages, 9);
+    }
+}
