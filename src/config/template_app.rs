@@ -6,7 +6,7 @@ use super::section::Section;
 use super::template_file::Context;
 use super::templates::{IMAGE_PORT, utf8};
 use crate::runtime::egress::{Destination, MOST_DESTINATIONS};
-use crate::runtime::{App, Egress, Image, ResourceLimits};
+use crate::runtime::{App, Egress, Image, ResourceLimits, ShareMemory};
 
 /// As the first word of a command on this host: this very program.
 const OWN_PROGRAM: &str = "try-it-now";
@@ -65,12 +65,13 @@ pub(super) fn app(section: &mut Section<'_>, context: &Context<'_>) -> Option<Ap
     }
     let limits = limits(section, contained);
     let egress = egress(section, contained);
+    let share_memory = share_memory(section, contained);
     if utf8(folder).is_none() {
         section.wrong("", "the path of the file is no UTF-8 text", "move it");
         return None;
     }
     let port = if contained { port.unwrap_or(IMAGE_PORT) } else { 0 };
-    Some(App { image, command: command?, port, env, files: files.map(tidy), limits, egress })
+    Some(App { image, command: command?, port, env, files: files.map(tidy), limits, egress, share_memory })
 }
 
 /// The command; empty when an image is to run its own.
@@ -135,6 +136,19 @@ fn egress(section: &mut Section<'_>, contained: bool) -> Egress {
     read.sort_unstable();
     read.dedup();
     Egress::Only(read)
+}
+
+fn share_memory(section: &mut Section<'_>, contained: bool) -> ShareMemory {
+    if section.has("share_memory") && !contained {
+        section.wrong("share_memory", "only containers are copied", "leave it out, or write an image");
+    }
+    let rule = "write \"auto\" or \"off\"";
+    let read = section.text("share_memory", rule, |word| match word {
+        "auto" => Some(ShareMemory::Auto),
+        "off" => Some(ShareMemory::Off),
+        _ => None,
+    });
+    read.unwrap_or_default()
 }
 
 fn limits(section: &mut Section<'_>, contained: bool) -> ResourceLimits {

@@ -159,6 +159,14 @@ impl Pool {
     }
 }
 
+impl Pool {
+    /// What an operator may want to know of a template's golden checkpoint; `None` where there is none.
+    pub async fn about_golden(&self, name: &str) -> Option<String> {
+        let template = self.keepers.get(name)?.template();
+        self.runtime.about_golden(template.revision, &template.app).await
+    }
+}
+
 /// A bake that is under way until it ends, in whatever way.
 struct Baking {
     pool: Arc<Pool>,

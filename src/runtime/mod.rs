@@ -52,6 +52,25 @@ pub struct App {
     /// What its instances may reach. Sealed without an image, which here means that nobody takes care of it.
     #[serde(skip_serializing_if = "Egress::is_sealed")]
     pub egress: Egress,
+    /// Whether copies of its checkpoint share their memory. Only where instances are containers.
+    #[serde(skip_serializing_if = "ShareMemory::is_auto")]
+    pub share_memory: ShareMemory,
+}
+
+/// Whether the copies of a checkpoint share the memory that they do not change.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub enum ShareMemory {
+    /// Where nothing in the app speaks against it.
+    #[default]
+    Auto,
+    /// Never.
+    Off,
+}
+
+impl ShareMemory {
+    fn is_auto(&self) -> bool {
+        *self == Self::Auto
+    }
 }
 
 /// What one instance may use. `None` means as much as the host gives, and for a container as much as its runtime
@@ -263,6 +282,12 @@ pub trait Runtime: Send + Sync + 'static {
     /// was fetched, `Missing` may mean that this is not known yet.
     async fn golden(&self, _revision: u64, _app: &App) -> Golden {
         Golden::Never
+    }
+
+    /// What is to be known of the golden checkpoint of this revision of an app, in words for its operator: whether copies
+    /// share their memory. `None` where there is nothing to tell.
+    async fn about_golden(&self, _revision: u64, _app: &App) -> Option<String> {
+        None
     }
 
     /// Makes a running instance into the golden checkpoint of this revision of its app. The caller has warmed it up.

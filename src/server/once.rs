@@ -156,6 +156,9 @@ pub(super) async fn bake(
                 Ok(Baked::Now) => tell(&format!("{name}: baked in {}", seconds(begun.elapsed()))),
                 Err(source) => return Err(OnceError::Bake { template: name, source }),
             }
+            if let Some(about) = pool.about_golden(&name).await {
+                tell(&format!("{name}: {about}"));
+            }
         }
         Ok(())
     };

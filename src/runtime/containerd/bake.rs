@@ -2,10 +2,11 @@
 
 use std::sync::Arc;
 
-use super::super::host::Doing;
-use super::super::{App, RuntimeError};
-use super::golden::Key;
+use super::super::host::{Doing, blocking};
+use super::super::{App, RuntimeError, ShareMemory};
+use super::golden::{Key, Sharing};
 use super::instances::Running;
+use super::memory::{self, NotShared};
 use super::{Parts, Step, container, snapshots};
 use crate::instance::InstanceId;
 
@@ -23,10 +24,20 @@ impl Parts {
         let ingredients =
             ingredients.ok_or_else(|| RuntimeError::Start("nothing is restored here".to_owned()))?;
         let key = ingredients.key();
+        let from = instance.from.lock().clone();
+        match from {
+            // Another has made it since this one was wanted. A copy has its memory in files of the checkpoint that it is
+            // of, and what is frozen may refer to nothing outside.
+            Some(from) if from == key && self.checkpoints.has(&key) => {
+                return self.take_away(id, instance).await;
+            }
+            Some(_) => return Err(RuntimeError::Start("a copy of a checkpoint cannot be frozen".to_owned())),
+            None => {}
+        }
         let frozen = async {
-            self.freeze(id, instance, &key).await?;
+            let sharing = self.freeze(id, instance, &key, app).await?;
             self.checkpoints
-                .finish(id.template(), ingredients)
+                .finish(id.template(), ingredients, sharing)
                 .await
                 .doing(|| "record the checkpoint".to_owned())?;
             self.watcher.done(Step::Manifest)
@@ -45,10 +56,17 @@ impl Parts {
         Ok(())
     }
 
-    async fn freeze(&self, id: &InstanceId, instance: &Running, key: &Key) -> Result<(), RuntimeError> {
+    async fn freeze(
+        &self,
+        id: &InstanceId,
+        instance: &Running,
+        key: &Key,
+        app: &App,
+    ) -> Result<Sharing, RuntimeError> {
         let images = self.checkpoints.begin(key).doing(|| "make a checkpoint".to_owned())?;
         self.watcher.done(Step::BakeFolder)?;
         instance.leave();
+        let objection = self.objection(id, app).await?;
         let work = self.folder.of(id);
         if let Err(error) = container::freeze(&self.client, id.as_str(), &images, &work).await {
             let log = tokio::fs::read_to_string(work.join("dump.log")).await.unwrap_or_default();
@@ -58,6 +76,8 @@ impl Parts {
         self.watcher.done(Step::Freeze)?;
         container::remove_task(&self.client, id.as_str()).await?;
         self.watcher.done(Step::NoTask)?;
+        let sharing = self.share(id, key, app, objection).await?;
+        self.watcher.done(Step::Share)?;
         let name = self.snapshot_name(key);
         snapshots::remove(&self.client, &name).await?;
         let disk = instance.disk.lock().clone();
@@ -67,7 +87,46 @@ impl Parts {
         let layer = layer.ok_or_else(|| RuntimeError::Start("its snapshot is no overlay".to_owned()))?;
         disk.copy_to(&layer).await?;
         snapshots::commit(&self.client, self.node.as_str(), id.as_str(), &name).await?;
-        self.watcher.done(Step::Commit)
+        self.watcher.done(Step::Commit)?;
+        Ok(sharing)
+    }
+
+    /// Why copies of what runs must not share their memory.
+    async fn objection(&self, id: &InstanceId, app: &App) -> Result<Option<String>, RuntimeError> {
+        if app.share_memory == ShareMemory::Off {
+            return Ok(Some("its template says so".to_owned()));
+        }
+        let processes = container::processes(&self.client, id.as_str()).await?;
+        Ok(blocking(move || memory::objection(&processes)).await)
+    }
+
+    async fn share(
+        &self,
+        id: &InstanceId,
+        key: &Key,
+        app: &App,
+        objection: Option<String>,
+    ) -> Result<Sharing, RuntimeError> {
+        let template = id.template();
+        let why = match objection {
+            Some(why) => why,
+            None => match self.checkpoints.share(key, app.limits.container_memory()).await {
+                Ok(shared) => {
+                    tracing::info!(template, mebibytes = shared.bytes() >> 20, "copies share their memory");
+                    return Ok(Sharing::Shared(shared));
+                }
+                Err(NotShared::Unchanged(why)) => why,
+                Err(error @ NotShared::Spoilt(_)) => return Err(RuntimeError::Start(error.to_string())),
+            },
+        };
+        if app.share_memory != ShareMemory::Off {
+            tracing::warn!(
+                template,
+                why,
+                "each copy has memory of its own, which takes more of it and more time"
+            );
+        }
+        Ok(Sharing::Not(why))
     }
 
     /// Removes a checkpoint. Its snapshot may still be stood on; then it goes with the last that does.

@@ -8,7 +8,7 @@ use std::time::Duration;
 use containerd_client::services::v1::container::Runtime as Shim;
 use containerd_client::services::v1::{
     CheckpointTaskRequest, Container, CreateContainerRequest, CreateTaskRequest, DeleteContainerRequest,
-    DeleteTaskRequest, GetRequest, KillRequest, StartRequest, WaitRequest,
+    DeleteTaskRequest, GetRequest, KillRequest, ListPidsRequest, StartRequest, WaitRequest,
 };
 use containerd_client::types::Mount;
 use containerd_client::types::v1::{Process, Status};
@@ -180,6 +180,13 @@ pub(super) async fn process(client: &Client, id: &str) -> Result<Option<Process>
     let message = GetRequest { container_id: id.to_owned(), exec_id: String::new() };
     let task = client.tasks().get(request(message)).await.if_known(|| format!("look at the task of {id}"))?;
     Ok(task.and_then(|answer| answer.process))
+}
+
+/// The numbers of all its processes.
+pub(super) async fn processes(client: &Client, id: &str) -> Result<Vec<u32>, RuntimeError> {
+    let message = ListPidsRequest { container_id: id.to_owned() };
+    let answer = client.tasks().list_pids(request(message)).await.doing(|| format!("look at {id}"))?;
+    Ok(answer.processes.into_iter().map(|process| process.pid).collect())
 }
 
 /// Ends its processes, if it has any.

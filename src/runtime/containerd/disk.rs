@@ -5,28 +5,19 @@
 //! root on it, which keeps it from then on. So it is gone with the instance, and one whose instance never began is gone
 //! with the server, however that ends.
 
-use std::fs::{self, File, Permissions};
+use std::fs::{self, Permissions};
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt;
-use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use containerd_client::types::Mount;
-use nix::sched::{CloneFlags, setns, unshare};
-use rustix::fs::CWD;
-use rustix::io::Errno;
-use rustix::mount::{
-    FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, UnmountFlags, fsconfig_create,
-    fsconfig_set_string, fsmount, fsopen, move_mount, unmount,
-};
-use rustix::net::sockopt::socket_peercred;
 use tokio::process::Command;
 
 use super::super::RuntimeError;
-use super::super::host::{Doing, apart};
+use super::super::host::Doing;
+use super::tmpfs::Tmpfs;
 
 /// What the instance writes, and what overlayfs needs beside it.
 const UPPER: &str = "upper";
@@ -40,46 +31,29 @@ const PATIENCE: Duration = Duration::from_secs(10 * 60);
 
 /// See the module.
 #[derive(Debug)]
-pub(super) struct Disk(OwnedFd);
+pub(super) struct Disk(Arc<Tmpfs>);
 
 impl Disk {
     /// An empty one for that many bytes.
     pub(super) fn make(bytes: u64) -> io::Result<Self> {
-        let draft = fsopen("tmpfs", FsOpenFlags::FSOPEN_CLOEXEC)?;
-        fsconfig_set_string(&draft, "source", "try-it-now")?;
-        fsconfig_set_string(&draft, "size", bytes.to_string())?;
-        fsconfig_set_string(&draft, "nr_inodes", (bytes / BYTES_A_FILE).max(64).to_string())?;
-        fsconfig_create(&draft)?;
-        let disk = Self(fsmount(&draft, FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty())?);
+        let disk = Tmpfs::make("try-it-now", bytes, (bytes / BYTES_A_FILE).max(64))?;
         for folder in [UPPER, WORK] {
             let path = disk.path().join(folder);
             fs::create_dir(&path)?;
             // Whatever the server's own mask is: it is the root folder of apps that need not run as root.
             fs::set_permissions(path, Permissions::from_mode(0o755))?;
         }
-        Ok(disk)
-    }
-
-    fn path(&self) -> PathBuf {
-        // Not `self`: it is told to other processes, too.
-        format!("/proc/{}/fd/{}", std::process::id(), self.0.as_raw_fd()).into()
+        Ok(Self(Arc::new(disk)))
     }
 
     /// The folder with what the instance writes, for this server to write to first.
     pub(super) fn files(&self) -> PathBuf {
-        self.path().join(UPPER)
+        self.0.path().join(UPPER)
     }
 
-    /// Mounts it at `at`, an empty folder, where containerd sees it, whichever mounts this server sees.
-    pub(super) async fn attach(self: &Arc<Self>, containerd: &Path, at: &Path) -> io::Result<()> {
-        let (disk, containerd, at) = (self.clone(), containerd.to_owned(), at.to_owned());
-        apart("attach a disk", move || {
-            let mounts = mounts_of(&containerd)?;
-            unshare(CloneFlags::CLONE_FS)?;
-            setns(mounts, CloneFlags::CLONE_NEWNS)?;
-            Ok(move_mount(&disk.0, "", CWD, at, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)?)
-        })
-        .await
+    /// Mounts it at `at`, an empty folder, where containerd sees it.
+    pub(super) async fn attach(&self, containerd: &Path, at: &Path) -> io::Result<()> {
+        self.0.attach(containerd, at).await
     }
 
     /// Copies its files to an empty folder, with all that the file system knows about them.
@@ -98,19 +72,6 @@ impl Disk {
     }
 }
 
-/// Unmounts a disk, if one is there, and removes the folder that it was attached to.
-pub(super) fn detach(at: &Path) -> io::Result<()> {
-    match unmount(at, UnmountFlags::DETACH) {
-        // Either it is not mounted, or where only containerd sees it; then it goes with the folder.
-        Ok(()) | Err(Errno::INVAL | Errno::NOENT) => {}
-        Err(error) => return Err(error.into()),
-    }
-    match fs::remove_dir(at) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-        _ => Ok(()),
-    }
-}
-
 /// Has the overlay keep what is written on the disk attached at `at`.
 pub(super) fn redirect(mounts: &mut [Mount], at: &Path) {
     for mount in mounts.iter_mut().filter(|mount| mount.r#type == "overlay") {
@@ -124,14 +85,9 @@ pub(super) fn redirect(mounts: &mut [Mount], at: &Path) {
     }
 }
 
-/// The mounts that whoever listens at a socket sees.
-fn mounts_of(socket: &Path) -> io::Result<File> {
-    let listener = socket_peercred(UnixStream::connect(socket)?)?.pid;
-    File::open(format!("/proc/{}/ns/mnt", listener.as_raw_nonzero()))
-}
-
 #[cfg(test)]
 mod tests {
+    use super::super::tmpfs::detach;
     use super::*;
 
     #[test]
@@ -181,10 +137,5 @@ mod tests {
         disk.copy_to(&copy).await.unwrap();
         assert_eq!(fs::read(copy.join("word")).unwrap(), b"kept");
         fs::remove_dir_all(folder).unwrap();
-    }
-
-    #[test]
-    fn what_is_not_attached_is_detached_already() {
-        detach(Path::new("/nowhere/at/all")).unwrap();
     }
 }

@@ -9,8 +9,8 @@ use rustix::fs::{CWD, FileType, Mode, makedev, mknodat};
 use tokio::net::unix::pipe::{OpenOptions, Receiver};
 
 use super::super::{Order, OwnFile};
-use super::disk;
 use super::egress::Record;
+use super::tmpfs;
 use crate::hex;
 use crate::instance::InstanceId;
 
@@ -50,7 +50,9 @@ impl Folder {
         fs::write(root.join("criu-freeze.conf"), CRIU)?;
         fs::write(root.join("criu-restore.conf"), format!("{CRIU}{NO_LOG}"))?;
         let folder = Self { root };
-        folder.make_devices()?;
+        fs::create_dir_all(folder.devices())?;
+        make_devices(&folder.devices())?;
+        fs::create_dir_all(folder.memory())?;
         Ok(folder)
     }
 
@@ -70,6 +72,11 @@ impl Folder {
 
     pub(super) fn checkpoints(&self) -> PathBuf {
         self.root.join("golden")
+    }
+
+    /// Where the memory is attached that clones share.
+    pub(super) fn memory(&self) -> PathBuf {
+        self.root.join("memory")
     }
 
     /// The folder of an instance, which CRIU works in too.
@@ -137,7 +144,7 @@ impl Folder {
     pub(super) fn remove(&self, id: &str) -> io::Result<()> {
         let folder = self.root.join("instances").join(id);
         // A server may have crashed while it was attached, and its files are the instance's.
-        disk::detach(&folder.join(DISK))?;
+        tmpfs::detach(&folder.join(DISK))?;
         if_there(fs::remove_dir_all(folder))
     }
 
@@ -147,36 +154,30 @@ impl Folder {
             .map(|entry| entry.map(|entry| entry.file_name().to_string_lossy().into_owned()))
             .collect()
     }
+}
 
-    fn make_devices(&self) -> io::Result<()> {
-        let devices = self.devices();
-        fs::create_dir_all(&devices)?;
-        for (name, major, minor) in [
-            ("null", 1, 3),
-            ("zero", 1, 5),
-            ("full", 1, 7),
-            ("random", 1, 8),
-            ("urandom", 1, 9),
-            ("tty", 5, 0),
-        ] {
-            let path = devices.join(name);
-            if_new(
-                mknodat(CWD, &path, FileType::CharacterDevice, Mode::empty(), makedev(major, minor))
-                    .map_err(io::Error::from),
-            )?;
-            fs::set_permissions(&path, Permissions::from_mode(0o666))?;
-        }
-        for (name, target) in [
-            ("fd", "/proc/self/fd"),
-            ("shm", SHARED_MEMORY),
-            ("stdin", "/proc/self/fd/0"),
-            ("stdout", "/proc/self/fd/1"),
-            ("stderr", "/proc/self/fd/2"),
-        ] {
-            if_new(symlink(target, devices.join(name)))?;
-        }
-        Ok(())
+/// Makes what a container has in its `/dev`.
+pub(super) fn make_devices(devices: &Path) -> io::Result<()> {
+    for (name, major, minor) in
+        [("null", 1, 3), ("zero", 1, 5), ("full", 1, 7), ("random", 1, 8), ("urandom", 1, 9), ("tty", 5, 0)]
+    {
+        let path = devices.join(name);
+        if_new(
+            mknodat(CWD, &path, FileType::CharacterDevice, Mode::empty(), makedev(major, minor))
+                .map_err(io::Error::from),
+        )?;
+        fs::set_permissions(&path, Permissions::from_mode(0o666))?;
     }
+    for (name, target) in [
+        ("fd", "/proc/self/fd"),
+        ("shm", SHARED_MEMORY),
+        ("stdin", "/proc/self/fd/0"),
+        ("stdout", "/proc/self/fd/1"),
+        ("stderr", "/proc/self/fd/2"),
+    ] {
+        if_new(symlink(target, devices.join(name)))?;
+    }
+    Ok(())
 }
 
 /// What engines put into every container.

@@ -14,10 +14,11 @@ use ring::digest::{Context, SHA256};
 use serde::{Deserialize, Serialize};
 
 use super::super::host::blocking;
+use super::memory::{Memory, NotShared, Shared};
 use crate::hex::hex;
 
 /// Raised when a checkpoint of an older version of this program must not be restored by this one.
-const FORMAT: u32 = 2;
+const FORMAT: u32 = 3;
 
 /// Restores that may fail one after another before a checkpoint counts as bad.
 const TOO_MANY: u32 = 3;
@@ -48,22 +49,41 @@ struct Manifest {
     template: String,
     ingredients: Ingredients,
     files: Vec<Frozen>,
+    sharing: Sharing,
 }
 
 /// A file as it was frozen.
-#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
-struct Frozen {
-    name: String,
-    bytes: u64,
-    sha256: String,
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Frozen {
+    pub(super) name: String,
+    pub(super) bytes: u64,
+    pub(super) sha256: String,
+}
+
+/// Whether a checkpoint's copies share their memory.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(super) enum Sharing {
+    /// They do.
+    Shared(Shared),
+    /// Each has its own, and why.
+    Not(String),
+}
+
+/// What is known of a checkpoint that is whole.
+#[derive(Debug)]
+struct Present {
+    template: String,
+    sharing: Sharing,
 }
 
 /// The golden checkpoints of this node.
 #[derive(Debug)]
 pub(super) struct Checkpoints {
     folder: PathBuf,
-    /// What is whole, and of which template.
-    present: Mutex<HashMap<Key, String>>,
+    /// What its copies share.
+    memory: Memory,
+    /// What is whole.
+    present: Mutex<HashMap<Key, Present>>,
     /// What was found and is not whole.
     broken: Mutex<Vec<PathBuf>>,
     /// Restores that failed, one after another.
@@ -93,18 +113,22 @@ impl Key {
 impl Checkpoints {
     /// Takes over a folder: what is whole is present, all else is for [`Checkpoints::clean`]. Reads every file of every
     /// checkpoint, to compare its checksum.
-    pub(super) async fn open(folder: PathBuf) -> io::Result<Self> {
-        blocking(move || Self::take_over(folder)).await
-    }
-
-    fn take_over(folder: PathBuf) -> io::Result<Self> {
+    pub(super) async fn open(folder: PathBuf, memory: Memory) -> io::Result<Self> {
         fs::create_dir_all(&folder)?;
         let (mut present, mut broken) = (HashMap::new(), Vec::new());
         for entry in fs::read_dir(&folder)? {
             let path = entry?.path();
-            match read(&path) {
-                Ok((key, template)) => {
-                    present.insert(key, template);
+            let from = path.clone();
+            let found = match blocking(move || read(&from)).await {
+                Ok((key, found)) => match &found.sharing {
+                    Sharing::Shared(shared) => memory.find(&key, shared).await.map(|()| (key, found)),
+                    Sharing::Not(_) => Ok((key, found)),
+                },
+                Err(error) => Err(error),
+            };
+            match found {
+                Ok((key, found)) => {
+                    present.insert(key, found);
                 }
                 Err(error) => {
                     tracing::info!(checkpoint = %path.display(), %error, "removing a checkpoint that is not whole");
@@ -113,7 +137,7 @@ impl Checkpoints {
             }
         }
         let (present, broken) = (Mutex::new(present), Mutex::new(broken));
-        Ok(Self { folder, present, broken, failures: Mutex::default() })
+        Ok(Self { folder, memory, present, broken, failures: Mutex::default() })
     }
 
     /// Removes what was found and is not whole. For when nobody writes to it any more.
@@ -125,7 +149,27 @@ impl Checkpoints {
                 _ => broken.pop(),
             };
         }
-        Ok(())
+        self.memory.sweep()
+    }
+
+    /// What the copies of a checkpoint have as their `/dev` if they share their memory.
+    pub(super) fn devices(&self, key: &Key) -> Option<PathBuf> {
+        let present = self.present.lock();
+        let shared = matches!(present.get(key)?.sharing, Sharing::Shared(_));
+        shared.then(|| self.memory.devices(key))
+    }
+
+    /// Whether the copies of a checkpoint share their memory, in words; `None` where there is no such checkpoint.
+    pub(super) fn sharing(&self, key: &Key) -> Option<String> {
+        self.present.lock().get(key).map(|found| match &found.sharing {
+            Sharing::Shared(shared) => format!("copies share {} MiB of memory", shared.bytes() >> 20),
+            Sharing::Not(why) => format!("each copy has memory of its own: {why}"),
+        })
+    }
+
+    /// Moves the memory of what was frozen to where copies share it.
+    pub(super) async fn share(&self, key: &Key, most: u64) -> Result<Shared, NotShared> {
+        self.memory.share(key, self.images(key), most).await
     }
 
     pub(super) fn has(&self, key: &Key) -> bool {
@@ -172,17 +216,24 @@ impl Checkpoints {
     }
 
     /// Declares what was written whole.
-    pub(super) async fn finish(&self, template: &str, ingredients: Ingredients) -> io::Result<()> {
+    pub(super) async fn finish(
+        &self,
+        template: &str,
+        ingredients: Ingredients,
+        sharing: Sharing,
+    ) -> io::Result<()> {
         let key = ingredients.key();
+        let found = Present { template: template.to_owned(), sharing: sharing.clone() };
         let (folder, of) = (self.path(&key), template.to_owned());
-        blocking(move || declare(&folder, of, ingredients)).await?;
-        self.present.lock().insert(key, template.to_owned());
+        blocking(move || declare(&folder, of, ingredients, sharing)).await?;
+        self.present.lock().insert(key, found);
         Ok(())
     }
 
     /// Removes one, whole or not.
     pub(super) fn remove(&self, key: &Key) -> io::Result<()> {
         self.present.lock().remove(key);
+        self.memory.remove(key)?;
         match fs::remove_dir_all(self.path(key)) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
             _ => Ok(()),
@@ -192,7 +243,7 @@ impl Checkpoints {
     /// The other checkpoints of a template, which its newest replaces.
     pub(super) fn older(&self, template: &str, newest: &Key) -> Vec<Key> {
         let present = self.present.lock();
-        let older = present.iter().filter(|(key, of)| of.as_str() == template && *key != newest);
+        let older = present.iter().filter(|(key, of)| of.template == template && *key != newest);
         older.map(|(key, _)| key.clone()).collect()
     }
 
@@ -200,7 +251,7 @@ impl Checkpoints {
     pub(super) fn outdated(&self) -> Vec<Key> {
         let mut newest: HashMap<String, (SystemTime, Key)> = HashMap::new();
         let mut outdated = Vec::new();
-        for (key, template) in self.present.lock().iter() {
+        for (key, Present { template, .. }) in self.present.lock().iter() {
             let manifest = self.path(key).join(MANIFEST).metadata();
             let made = manifest.and_then(|manifest| manifest.modified()).unwrap_or(SystemTime::UNIX_EPOCH);
             let one = (made, key.clone());
@@ -215,14 +266,14 @@ impl Checkpoints {
 }
 
 /// Writes the manifest of a checkpoint whose images are all there.
-fn declare(folder: &Path, template: String, ingredients: Ingredients) -> io::Result<()> {
+fn declare(folder: &Path, template: String, ingredients: Ingredients, sharing: Sharing) -> io::Result<()> {
     let images = folder.join(IMAGES);
     let mut names = fs::read_dir(&images)?
         .map(|entry| entry.map(|entry| entry.file_name().to_string_lossy().into_owned()))
         .collect::<io::Result<Vec<String>>>()?;
     names.sort_unstable();
     let files = names.into_iter().map(|name| frozen(&images, name)).collect::<io::Result<_>>()?;
-    let manifest = Manifest { format: FORMAT, template, ingredients, files };
+    let manifest = Manifest { format: FORMAT, template, ingredients, files, sharing };
     let draft = folder.join("manifest.draft");
     let mut file = File::create(&draft)?;
     file.write_all(&serde_json::to_vec_pretty(&manifest)?)?;
@@ -230,7 +281,7 @@ fn declare(folder: &Path, template: String, ingredients: Ingredients) -> io::Res
     fs::rename(draft, folder.join(MANIFEST))
 }
 
-fn read(path: &Path) -> io::Result<(Key, String)> {
+fn read(path: &Path) -> io::Result<(Key, Present)> {
     let manifest: Manifest = serde_json::from_slice(&fs::read(path.join(MANIFEST))?)?;
     let key = manifest.ingredients.key();
     if manifest.format != FORMAT || path.file_name().is_none_or(|name| name != key.as_str()) {
@@ -241,7 +292,7 @@ fn read(path: &Path) -> io::Result<(Key, String)> {
             return Err(io::Error::other(format!("{} is not as it was written", file.name)));
         }
     }
-    Ok((key, manifest.template))
+    Ok((key, Present { template: manifest.template, sharing: manifest.sharing }))
 }
 
 fn frozen(images: &Path, name: String) -> io::Result<Frozen> {
@@ -272,55 +323,64 @@ mod tests {
         std::env::temp_dir().join(format!("try-it-now-golden-{}", NodeId::random()))
     }
 
+    async fn open(folder: &Path) -> io::Result<Checkpoints> {
+        let root = folder.with_extension("memory");
+        fs::create_dir_all(&root)?;
+        Checkpoints::open(folder.to_owned(), Memory::new(root, PathBuf::new(), 0)).await
+    }
+
     async fn bake(checkpoints: &Checkpoints, revision: u64) -> Key {
         let ingredients = ingredients(revision);
         let key = ingredients.key();
         let images = checkpoints.begin(&key).unwrap();
         fs::write(images.join("pages-1.img"), b"memory").unwrap();
-        checkpoints.finish("shop", ingredients).await.unwrap();
+        checkpoints.finish("shop", ingredients, Sharing::Not(String::new())).await.unwrap();
         key
     }
 
     #[tokio::test]
     async fn a_checkpoint_is_found_again_and_replaces_older_ones_of_its_template() {
         let folder = folder();
-        let checkpoints = Checkpoints::open(folder.clone()).await.unwrap();
+        let checkpoints = open(&folder).await.unwrap();
         let (old, new) = (bake(&checkpoints, 1).await, bake(&checkpoints, 2).await);
         assert_eq!(checkpoints.older("shop", &new), std::slice::from_ref(&old));
         assert!(checkpoints.older("blog", &new).is_empty());
         checkpoints.remove(&old).unwrap();
-        let again = Checkpoints::open(folder.clone()).await.unwrap();
+        let again = open(&folder).await.unwrap();
         assert!(again.has(&new) && !again.has(&old));
         assert!(again.outdated().is_empty());
+        fs::remove_dir_all(folder.with_extension("memory")).unwrap();
         fs::remove_dir_all(folder).unwrap();
     }
 
     #[tokio::test]
     async fn one_that_outlived_its_successor_is_known() {
         let folder = folder();
-        let checkpoints = Checkpoints::open(folder.clone()).await.unwrap();
+        let checkpoints = open(&folder).await.unwrap();
         let (old, new) = (bake(&checkpoints, 1).await, bake(&checkpoints, 2).await);
         let long_ago = SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(1);
         let manifest = File::options().write(true).open(checkpoints.path(&old).join(MANIFEST)).unwrap();
         manifest.set_modified(long_ago).unwrap();
-        let again = Checkpoints::open(folder.clone()).await.unwrap();
+        let again = open(&folder).await.unwrap();
         assert_eq!(again.outdated(), [old]);
         assert!(again.has(&new));
+        fs::remove_dir_all(folder.with_extension("memory")).unwrap();
         fs::remove_dir_all(folder).unwrap();
     }
 
     #[tokio::test]
     async fn what_was_interrupted_or_spoilt_is_removed() {
         let folder = folder();
-        let checkpoints = Checkpoints::open(folder.clone()).await.unwrap();
+        let checkpoints = open(&folder).await.unwrap();
         let spoilt = bake(&checkpoints, 1).await;
         fs::write(checkpoints.images(&spoilt).join("pages-1.img"), b"mem0ry").unwrap();
         let interrupted = ingredients(2).key();
         checkpoints.begin(&interrupted).unwrap();
-        let again = Checkpoints::open(folder.clone()).await.unwrap();
+        let again = open(&folder).await.unwrap();
         again.clean().unwrap();
         assert!(!again.has(&spoilt) && !again.has(&interrupted));
         assert_eq!(fs::read_dir(&folder).unwrap().count(), 0);
+        fs::remove_dir_all(folder.with_extension("memory")).unwrap();
         fs::remove_dir_all(folder).unwrap();
     }
 

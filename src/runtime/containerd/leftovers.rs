@@ -13,7 +13,7 @@ use super::super::host::Doing;
 use super::client::{self, Answer, Client, request};
 use super::container::{self, CHECKPOINT_LABEL, NAMESPACE_LABEL};
 use super::golden::{Checkpoints, Key};
-use super::{Parts, Step, Watcher, orphans, shim, snapshots};
+use super::{Parts, Step, Watcher, memory, orphans, shim, snapshots};
 use crate::instance::InstanceId;
 
 /// CRIU needs a moment to see that what it freezes is gone.
@@ -151,5 +151,6 @@ pub async fn clean(address: &Path) -> Result<(usize, usize), RuntimeError> {
     for snapshot in &layers {
         snapshots::remove(&client, snapshot).await?;
     }
+    memory::clean(address).await.doing(|| "let go of the memory of checkpoints".to_owned())?;
     Ok((found.len(), layers.len()))
 }

@@ -9,7 +9,8 @@
 //! | `namespaces` | networks that lead nowhere, and the way in |
 //! | `egress` | links and a firewall for those that may reach the internet |
 //! | `snapshots`, `layer`, `container` | making, freezing and removing one |
-//! | `disk` | where one writes, and how much |
+//! | `disk`, `tmpfs` | where one writes, and how much |
+//! | `memory` | what clones have in common |
 //! | `exec` | a command beside the app |
 //! | `golden` | checkpoints on disk |
 //! | `folder` | this node's files |
@@ -39,6 +40,7 @@ mod images;
 mod instances;
 mod layer;
 mod leftovers;
+mod memory;
 mod namespaces;
 mod options;
 mod orphans;
@@ -49,6 +51,7 @@ mod snapshots;
 mod spec;
 mod start;
 mod steps;
+mod tmpfs;
 mod transfer;
 
 use std::ffi::OsString;
@@ -67,6 +70,7 @@ use self::folder::Folder;
 use self::golden::{Checkpoints, Ingredients};
 use self::images::{Images, Unpacked};
 use self::instances::Instances;
+use self::memory::Memory;
 use self::namespaces::Namespaces;
 use self::shim::SharedShim;
 use super::egress::Outside;
@@ -98,6 +102,8 @@ pub struct Settings {
     pub logins: Option<LoginFile>,
     /// Whether instances may be restored from checkpoints. Where the host cannot do that, all starts are cold.
     pub criu: bool,
+    /// Most bytes of memory that all copies of checkpoints share, whoever uses it; 0 has each copy have its own.
+    pub shared_memory: u64,
     /// Where `nft` is looked for, as in `PATH`; `None` means this process's own.
     pub path: Option<OsString>,
     /// How instances are let out whose template wants it.
@@ -115,11 +121,18 @@ impl Settings {
             node,
             logins: None,
             criu: true,
+            shared_memory: a_quarter_of_the_memory(),
             path: None,
             outside: Outside::default(),
             watcher: Watcher::default(),
         }
     }
+}
+
+/// Bytes: what copies may share where nobody said.
+pub fn a_quarter_of_the_memory() -> u64 {
+    let host = rustix::system::sysinfo();
+    (u64::from(host.totalram)).saturating_mul(u64::from(host.mem_unit)) / 4
 }
 
 /// Runs instances as containers. See the module.
@@ -156,7 +169,8 @@ impl ContainerdRuntime {
         let client = Client::connect(&settings.address).await?;
         let doing = |what: &'static str| move || what.to_owned();
         let folder = Folder::open(settings.folder).doing(doing("use the folder for containers"))?;
-        let checkpoints = Checkpoints::open(folder.checkpoints()).await;
+        let memory = Memory::new(folder.memory(), settings.address.clone(), settings.shared_memory);
+        let checkpoints = Checkpoints::open(folder.checkpoints(), memory).await;
         let checkpoints = checkpoints.doing(doing("use the folder for checkpoints"))?;
         let criu = if settings.criu { criu::version(&settings.address).await } else { None };
         if settings.criu && criu.is_none() {
@@ -296,6 +310,11 @@ impl Runtime for ContainerdRuntime {
         } else {
             Golden::Missing
         }
+    }
+
+    async fn about_golden(&self, revision: u64, app: &App) -> Option<String> {
+        let image = self.parts.images.at_hand(app.image.as_ref()?)?;
+        self.parts.checkpoints.sharing(&self.parts.ingredients(revision, &image)?.key())
     }
 
     async fn bake(&self, id: &InstanceId, revision: u64, app: &App) -> Result<(), RuntimeError> {

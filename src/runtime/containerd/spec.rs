@@ -37,7 +37,7 @@ const CPU_PERIOD: u64 = 100_000;
 pub(super) struct Place<'a> {
     /// The instance's network namespace.
     pub(super) network: &'a Path,
-    /// The folder that each container has as its `/dev`.
+    /// The folder that the container has as its `/dev`.
     pub(super) devices: &'a Path,
     /// The file of settings for CRIU.
     pub(super) criu: &'a Path,
@@ -60,7 +60,9 @@ pub(super) fn write(order: &Order, image: &ImageConfig, place: &Place<'_>) -> Re
         // tar unpack it, empty or not.
         "mounts": [
             mount("/proc", "proc", "proc", &["nosuid", "noexec", "nodev"]),
-            mount("/dev", "bind", &place.devices.display().to_string(), &["bind", "ro", "nosuid", "noexec"]),
+            // Programs may be run from it, since else memory of a copy that is mapped from a file there could not hold
+            // code. There are none in it.
+            mount("/dev", "bind", &place.devices.display().to_string(), &["bind", "ro", "nosuid"]),
         ],
         "annotations": { "org.criu.config": place.criu },
         "linux": {

@@ -18,7 +18,7 @@ use super::images::Unpacked;
 use super::instances::Running;
 use super::layer::Layer;
 use super::spec::{self, Place};
-use super::{Parts, Step, cgroups, folder, orphans, snapshots};
+use super::{Parts, Step, cgroups, folder, orphans, snapshots, tmpfs};
 use crate::instance::Endpoint;
 
 impl Parts {
@@ -38,11 +38,16 @@ impl Parts {
                     tracing::warn!(id = %order.id, %error, "a restore failed; starting cold instead");
                     self.take_back(&order.id, instance).await?;
                     orphans::end(&self.address, order.id.as_str()).await?;
-                    if self.checkpoints.failed(&key) {
+                    instance.from.lock().take();
+                    let given_up = self.checkpoints.failed(&key);
+                    if given_up {
                         tracing::error!(
                             template = order.id.template(),
                             "the checkpoint is given up and made anew"
                         );
+                    }
+                    // One that was replaced meanwhile goes with the last that stands on it.
+                    if given_up || !self.checkpoints.has(&key) {
                         self.forget(&key).await;
                     }
                 }
@@ -91,7 +96,7 @@ impl Parts {
         disk.attach(&self.address, &at).await.doing(doing("attach a disk"))?;
         disk::redirect(&mut mounts, &at);
         self.watcher.done(Step::Disk)?;
-        let spec = self.spec(order, image, &network, checkpoint.is_some())?;
+        let spec = self.spec(order, image, &network, checkpoint)?;
         let work = self.folder.of(&order.id);
         let prepared = begun.elapsed();
         let shim = self.shim.get(&self.client).await;
@@ -116,7 +121,7 @@ impl Parts {
         // Whatever it was, the next one need not fail for want of the shim.
         let times = started.inspect_err(|_| self.shim.doubt())?;
         // The overlay keeps it.
-        disk::detach(&at).doing(doing("detach a disk"))?;
+        tmpfs::detach(&at).doing(doing("detach a disk"))?;
         let micros = |took: Duration| took.as_micros() as u64;
         // Measured by the case `restore` of perf/, which reads these names.
         tracing::debug!(
@@ -153,12 +158,13 @@ impl Parts {
         order: &Order,
         image: &Unpacked,
         network: &Path,
-        restores: bool,
+        checkpoint: Option<&Key>,
     ) -> Result<Value, RuntimeError> {
+        let shared = checkpoint.and_then(|key| self.checkpoints.devices(key));
         let place = Place {
             network,
-            devices: &self.folder.devices(),
-            criu: &self.folder.criu_config(restores),
+            devices: &shared.unwrap_or_else(|| self.folder.devices()),
+            criu: &self.folder.criu_config(checkpoint.is_some()),
             most_open_files: most_open_files(),
             cgroup: &cgroups::path(order.id.as_str()),
         };

@@ -10,6 +10,7 @@ mod kills;
 mod limits;
 mod pulls;
 mod registry;
+mod sharing;
 mod takeover;
 mod walls;
 

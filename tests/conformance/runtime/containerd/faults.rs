@@ -23,8 +23,8 @@ pub(super) const MAKING: [Step; 8] = [
 ];
 
 /// From one that runs to a checkpoint.
-pub(super) const BAKING: [Step; 5] =
-    [Step::BakeFolder, Step::Freeze, Step::NoTask, Step::Commit, Step::Manifest];
+pub(super) const BAKING: [Step; 6] =
+    [Step::BakeFolder, Step::Freeze, Step::NoTask, Step::Share, Step::Commit, Step::Manifest];
 
 /// From one that runs to nothing.
 pub(super) const ENDING: [Step; 4] = [Step::NoTask, Step::NoRecord, Step::NoSnapshot, Step::NoFolder];

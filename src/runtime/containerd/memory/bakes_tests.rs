@@ -1,0 +1,126 @@
+//! What CRIU really writes.
+
+use std::env;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::image::Image;
+use super::rewrite::Draft;
+use super::*;
+use crate::instance::{Endpoint, InstanceId, NodeId, TemplateName};
+use crate::runtime::containerd::{ContainerdRuntime, Settings};
+use crate::runtime::{App, Image as AppImage, Order, Runtime, ShareMemory};
+
+/// Those that are, or end in, plain bytes.
+const PLAIN: [&str; 3] = ["pages-", "ghost-file-", "pipes-data"];
+
+/// containerd's socket, and the archive of an image. `None` where there is none.
+fn stack(image: &str) -> Option<(PathBuf, PathBuf)> {
+    let target = Path::new(env!("CARGO_MANIFEST_DIR")).join("target");
+    let of_checkout = || {
+        let lines = fs::read_to_string(target.join("stack/env")).ok()?;
+        lines.lines().find_map(|line| line.strip_prefix("CONTAINERD_ADDRESS=")).map(PathBuf::from)
+    };
+    let address = env::var_os("CONTAINERD_ADDRESS").map(PathBuf::from).or_else(of_checkout);
+    let image = target.join("images").join(image).with_extension("tar");
+    let found = address.filter(|address| address.exists() && image.is_file()).map(|address| (address, image));
+    if found.is_none() {
+        assert!(env::var_os("TRY_IT_NOW_NO_SKIPS").is_none_or(|value| value != "1"));
+        println!("skipped: there is no containerd, or no image (run `make stack-up images`)");
+    }
+    found
+}
+
+async fn answers(runtime: &ContainerdRuntime, endpoint: Endpoint) {
+    let connected = async {
+        while runtime.connect(endpoint).await.is_err() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(30), connected).await.unwrap();
+}
+
+async fn every_image_of_a_bake_is_read_and_written_again(name: &str, port: u16) {
+    let Some((address, image)) = stack(name) else { return };
+    let folder = env::temp_dir().join(format!("try-it-now-images-{}", NodeId::random()));
+    let settings = Settings::new(address, folder.clone(), NodeId::random());
+    let runtime = ContainerdRuntime::open(settings.clone()).await.unwrap();
+    let share_memory = ShareMemory::Off;
+    let app = Arc::new(App { image: Some(AppImage::Tar(image)), port, share_memory, ..App::default() });
+    let id = InstanceId::random(&TemplateName::new(name).unwrap());
+    let (url, host) = ("http://localhost/".to_owned(), "localhost".to_owned());
+    let order = Order { url, host, id, app: app.clone(), revision: 1, files: Vec::new() };
+    let started = runtime.start(&order).await.unwrap();
+    answers(&runtime, started.endpoint).await;
+    runtime.bake(&order.id, 1, &app).await.unwrap();
+
+    let golden = fs::read_dir(folder.join("golden")).unwrap().next().unwrap().unwrap().path();
+    let images = golden.join("images");
+    let mut read = 0;
+    for entry in fs::read_dir(&images).unwrap() {
+        let name = entry.unwrap().file_name().into_string().unwrap();
+        if !name.ends_with(".img") || PLAIN.iter().any(|plain| name.starts_with(plain)) {
+            continue;
+        }
+        let bytes = fs::read(images.join(&name)).unwrap();
+        let image = Image::read(&bytes).unwrap_or_else(|error| panic!("{name}: {error}"));
+        assert!(image.write() == bytes, "{name}");
+        // However much of it there is, it is read or refused.
+        for cut in 0..bytes.len() {
+            if let Ok(less) = Image::read(&bytes[..cut]) {
+                assert!(less.write() == bytes[..cut], "{name} up to {cut}");
+            }
+        }
+        read += 1;
+    }
+    assert!(read > 10, "{read}");
+
+    // All bytes are somewhere: in a file of memory, or still among the pages.
+    let draft = Draft::read(&images).unwrap();
+    let devices = folder.join("rewritten");
+    fs::create_dir(&devices).unwrap();
+    let before = content(&images, "pages-");
+    draft.write(&devices).unwrap();
+    draft.swap().unwrap();
+    let after = content(&images, "pages-") + content(&devices.join(FOLDER), "");
+    assert_eq!(before, after);
+    assert!(content(&devices.join(FOLDER), "") > 0);
+
+    fs::remove_dir_all(folder.join("golden")).unwrap();
+    drop(runtime);
+    // Without its checkpoints' files a node gives up their snapshots when it is opened.
+    drop(ContainerdRuntime::open(settings).await.unwrap());
+    fs::remove_dir_all(folder).unwrap();
+}
+
+/// Pages that are not zero, in the files of a folder whose names begin so.
+fn content(folder: &Path, begins: &str) -> usize {
+    let mut count = 0;
+    for entry in fs::read_dir(folder).unwrap() {
+        let name = entry.unwrap().file_name().into_string().unwrap();
+        if !name.starts_with(begins) {
+            continue;
+        }
+        let (file, mut at) = (File::open(folder.join(&name)).unwrap(), 0);
+        while let Ok(data) = seek(&file, SeekFrom::Data(at)) {
+            let hole = seek(&file, SeekFrom::Hole(data)).unwrap();
+            let mut page = [0; PAGE as usize];
+            for offset in (data..hole).step_by(PAGE as usize) {
+                file.read_exact_at(&mut page, offset).unwrap();
+                count += usize::from(page != [0; PAGE as usize]);
+            }
+            at = hole;
+        }
+    }
+    count
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_image_of_a_bake_of_the_sample_is_read_and_written_again() {
+    every_image_of_a_bake_is_read_and_written_again("sample", 80).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_image_of_a_bake_of_php_is_read_and_written_again() {
+    every_image_of_a_bake_is_read_and_written_again("php", 80).await;
+}

@@ -1,0 +1,220 @@
+//! A checkpoint's folder is rewritten: first all is read and planned, then the memory is written to its files, and only
+//! then do new images take the place of the old. What fails before that leaves the checkpoint as it was.
+
+use std::collections::HashSet;
+use std::fs::{self, File, Permissions};
+use std::io;
+use std::os::unix::fs::{FileExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use super::image::Image;
+use super::message::Message;
+use super::plan::{self, PAGE, Plan, Refused};
+
+/// Where a container sees the files, and on which mount. No other mount is needed for them, and each costs time.
+pub(super) const FOLDER: &str = ".mem";
+const MOUNT: &str = "/dev";
+
+/// Regular, and for root alone to read.
+const MODE: u32 = 0o100_400;
+
+/// Pages that are copied at a time.
+const AT_ONCE: usize = 256;
+
+/// A process whose memory is to be shared.
+struct Task {
+    /// The file's name in [`FOLDER`].
+    name: String,
+    /// The image of its pages.
+    pages: PathBuf,
+    plan: Plan,
+}
+
+/// All that is to be written.
+pub(in super::super) struct Draft {
+    images: PathBuf,
+    tasks: Vec<Task>,
+    /// New images, by their names.
+    changed: Vec<(String, Vec<u8>)>,
+}
+
+impl Draft {
+    /// Reads the images of a checkpoint, and changes nothing.
+    pub(in super::super) fn read(images: &Path) -> Result<Self, Refused> {
+        let names = names(images)?;
+        let mut files = read(images, "files.img")?;
+        let mount = mount(images, &names)?;
+        let mut id = next_id(&files)?;
+        let (mut tasks, mut changed) = (Vec::new(), Vec::new());
+        let mut taken = HashSet::new();
+        for pid in names.iter().filter_map(|name| name.strip_prefix("mm-")?.strip_suffix(".img")) {
+            let (mm_name, pagemap_name) = (format!("mm-{pid}.img"), format!("pagemap-{pid}.img"));
+            let (mut mm, mut pagemap) = (read(images, &mm_name)?, read(images, &pagemap_name)?);
+            let head = pagemap.records.first().ok_or(Refused::Contradiction)?;
+            let pages = head.need(1).map_err(|why| malformed(&pagemap_name, why))?;
+            // One image of pages belongs to one process.
+            if !taken.insert(pages) {
+                return Err(Refused::Contradiction);
+            }
+            let pages = images.join(format!("pages-{pages}.img"));
+            let length = pages.metadata().map_err(|why| unreadable("pages", &why))?.len();
+            let Some(plan) = plan::share(&mut mm, &mut pagemap, length, id)? else { continue };
+            let name = format!("{pid}.bin");
+            files.records.push(file_entry(id, &name, plan.length, mount));
+            id = id.checked_add(1).ok_or(Refused::Contradiction)?;
+            changed.extend([(mm_name, mm.write()), (pagemap_name, pagemap.write())]);
+            tasks.push(Task { name, pages, plan });
+        }
+        if tasks.is_empty() {
+            return Err(Refused::Nothing);
+        }
+        changed.push(("files.img".to_owned(), files.write()));
+        Ok(Self { images: images.to_owned(), tasks, changed })
+    }
+
+    /// Bytes that the files can come to hold by what their mappings touch without growing.
+    pub(in super::super) fn room(&self) -> u64 {
+        self.tasks.iter().map(|task| task.plan.room).sum()
+    }
+
+    /// How many files there will be.
+    pub(in super::super) fn files(&self) -> u64 {
+        self.tasks.len() as u64
+    }
+
+    /// Writes the memory to files in `folder`, and what is left to drafts beside the images.
+    pub(in super::super) fn write(&self, folder: &Path) -> io::Result<()> {
+        let folder = folder.join(FOLDER);
+        fs::create_dir(&folder)?;
+        fs::set_permissions(&folder, Permissions::from_mode(0o700))?;
+        for task in &self.tasks {
+            let pages = File::open(&task.pages)?;
+            let path = folder.join(&task.name);
+            let memory = File::create_new(&path)?;
+            memory.set_len(task.plan.length)?;
+            for (from, to) in &task.plan.moved {
+                copy(&pages, from.start, from.end - from.start, &memory, *to)?;
+            }
+            memory.set_permissions(Permissions::from_mode(MODE & 0o777))?;
+            let rest = File::create(draft(&task.pages))?;
+            let mut at = 0;
+            for kept in &task.plan.kept {
+                let length = kept.end - kept.start;
+                copy(&pages, kept.start, length, &rest, at)?;
+                at += length;
+            }
+            rest.set_len(at)?;
+        }
+        self.changed.iter().try_for_each(|(name, bytes)| fs::write(draft(&self.images.join(name)), bytes))
+    }
+
+    /// Puts the drafts in the place of the images.
+    pub(in super::super) fn swap(self) -> io::Result<()> {
+        let images = self.changed.iter().map(|(name, _)| self.images.join(name));
+        let pages = self.tasks.iter().map(|task| task.pages.clone());
+        images.chain(pages).try_for_each(|path| fs::rename(draft(&path), path))
+    }
+
+    /// Removes the drafts, as far as there are any.
+    pub(in super::super) fn discard(self) {
+        let images = self.changed.iter().map(|(name, _)| self.images.join(name));
+        let pages = self.tasks.iter().map(|task| task.pages.clone());
+        for path in images.chain(pages) {
+            let _ = fs::remove_file(draft(&path));
+        }
+    }
+}
+
+fn draft(image: &Path) -> PathBuf {
+    image.with_extension("draft")
+}
+
+/// Copies whole pages; those that are zero stay holes.
+fn copy(from: &File, mut at: u64, length: u64, into: &File, mut to: u64) -> io::Result<()> {
+    let mut buffer = vec![0; AT_ONCE * PAGE as usize];
+    let end = at + length;
+    while at < end {
+        let part = (end - at).min(buffer.len() as u64) as usize;
+        from.read_exact_at(&mut buffer[..part], at)?;
+        let mut written = 0;
+        // As many at a time as are not zero one after another.
+        let zero = |page: &[u8; PAGE as usize]| *page == [0; PAGE as usize];
+        for stretch in buffer[..part].as_chunks().0.chunk_by(|one, next| zero(one) == zero(next)) {
+            if !zero(&stretch[0]) {
+                into.write_all_at(stretch.as_flattened(), to + written)?;
+            }
+            written += stretch.as_flattened().len() as u64;
+        }
+        at += part as u64;
+        to += part as u64;
+    }
+    Ok(())
+}
+
+fn names(images: &Path) -> Result<Vec<String>, Refused> {
+    let listed = fs::read_dir(images).and_then(|entries| {
+        entries
+            .map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned()))
+            .collect::<io::Result<Vec<_>>>()
+    });
+    let mut names = listed.map_err(|why| unreadable("the folder", &why))?;
+    names.sort_unstable();
+    Ok(names)
+}
+
+fn read(images: &Path, name: &str) -> Result<Image, Refused> {
+    let bytes = fs::read(images.join(name)).map_err(|why| unreadable(name, &why))?;
+    Image::read(&bytes).map_err(|why| malformed(name, why))
+}
+
+fn unreadable(file: &str, why: &io::Error) -> Refused {
+    Refused::Unreadable { file: file.to_owned(), why: why.to_string() }
+}
+
+fn malformed(file: &str, why: super::image::Malformed) -> Refused {
+    Refused::Malformed { file: file.to_owned(), why: why.to_string() }
+}
+
+/// CRIU's number of the mount that the files are seen on.
+fn mount(images: &Path, names: &[String]) -> Result<u32, Refused> {
+    let mut all = names.iter().filter(|name| name.starts_with("mountpoints-"));
+    // With several mount namespaces it would have to be known which process is in which.
+    let (Some(name), None) = (all.next(), all.next()) else {
+        return Err(Refused::Lacks("one list of mounts"));
+    };
+    let mounts = read(images, name)?;
+    let found = mounts.records.iter().find(|mount| mount.bytes(7) == Some(MOUNT.as_bytes()));
+    found.ok_or(Refused::Lacks("mount for the files"))?.need_u32(2).map_err(|why| malformed(name, why))
+}
+
+/// A number that no file of the checkpoint has.
+fn next_id(files: &Image) -> Result<u32, Refused> {
+    let mut highest = 0;
+    for file in &files.records {
+        highest = highest.max(file.need_u32(2).map_err(|why| malformed("files.img", why))?);
+    }
+    highest.checked_add(1).ok_or(Refused::Contradiction)
+}
+
+/// What CRIU is told of the file: a `file_entry` with a `reg_file_entry`.
+fn file_entry(id: u32, name: &str, size: u64, mount: u32) -> Message {
+    const REGULAR: u64 = 1;
+    let mut owner = Message::default();
+    (1..=5).for_each(|field| owner.set_number(field, 0));
+    let mut file = Message::default();
+    file.set_number(1, u64::from(id));
+    // Opened for reading only, at its beginning.
+    file.set_number(2, 0);
+    file.set_number(3, 0);
+    file.push_bytes(5, &owner.write());
+    file.push_bytes(6, format!("{MOUNT}/{FOLDER}/{name}").as_bytes());
+    // A signed number, as protobuf folds those.
+    file.set_number(7, u64::from(mount) << 1);
+    file.set_number(8, size);
+    file.set_number(10, u64::from(MODE));
+    let mut entry = Message::default();
+    entry.set_number(1, REGULAR);
+    entry.set_number(2, u64::from(id));
+    entry.push_bytes(3, &file.write());
+    entry
+}

@@ -1,0 +1,283 @@
+//! Copies of a checkpoint that share the memory that they do not change.
+
+use std::path::Path;
+
+use try_it_now::runtime::containerd::Settings;
+use try_it_now::runtime::{App, Golden, Order, Runtime, ShareMemory, StartMethod};
+
+use super::{Place, REVISION, fs, order, php, start, tell, until, within};
+use crate::traces;
+
+/// Bytes that the app of these tests has in memory.
+const BULK: u64 = 24 << 20;
+
+/// Holds a text that is far longer than all else of PHP, and says where what each visitor asks for is in it.
+const HOLDER: &str = r#"
+$all = "";
+for ($i = 0; $i < 3 << 19; $i++) $all .= sprintf("%016d", $i);
+$more = [];
+$listener = stream_socket_server("tcp://127.0.0.1:" . getenv("PORT"));
+while (true) {
+    $visitor = @stream_socket_accept($listener, 3600);
+    if (!$visitor) continue; // woken by a restore
+    $words = explode(" ", trim(fgets($visitor)));
+    switch ($words[0]) {
+        case "write": for ($i = 0; $i < strlen($words[2]); $i++) $all[$words[1] + $i] = $words[2][$i]; break;
+        case "read": fwrite($visitor, substr($all, $words[1], 16)); break;
+        case "sum": fwrite($visitor, md5($all)); break;
+        case "grow": for ($i = 0; $i < $words[1]; $i++) $more[] = str_repeat(chr(65 + $i % 26), 1 << 16); break;
+        case "drop": $more = []; gc_mem_caches(); break;
+        case "right":
+            $wrong = 0;
+            foreach ($more as $i => $text) if ($text !== str_repeat(chr(65 + $i % 26), 1 << 16)) $wrong++;
+            fwrite($visitor, count($more) . " with $wrong wrong");
+            break;
+    }
+    fclose($visitor);
+}
+"#;
+
+async fn bake_holder(runtime: &dyn Runtime, share_memory: ShareMemory) -> App {
+    let holder = App { share_memory, ..php(HOLDER) };
+    let (id, started) = start(runtime, &holder).await;
+    assert_eq!(started.how, StartMethod::Cold);
+    assert_eq!(tell(runtime, started.endpoint, "read 16").await, "0000000000000001");
+    within(runtime.bake(&id, REVISION, &holder)).await.unwrap();
+    holder
+}
+
+/// Bytes of memory of the processes whose root holds this id: what is theirs alone, and their share of all.
+fn memory(id: &str) -> (u64, u64) {
+    let (mut private, mut proportional) = (0, 0);
+    for entry in fs::read_dir("/proc").unwrap().flatten() {
+        let path = entry.path();
+        if fs::read_to_string(path.join("root/etc/try-it-now/id")).is_ok_and(|own| own == id) {
+            let rollup = fs::read_to_string(path.join("smaps_rollup")).unwrap();
+            let sum = |name: &str| -> u64 {
+                let lines =
+                    rollup.lines().filter_map(|line| line.strip_prefix(name)?.split_whitespace().next());
+                lines.map(|kilobytes| kilobytes.parse::<u64>().unwrap() << 10).sum()
+            };
+            private += sum("Private_Clean:") + sum("Private_Dirty:");
+            proportional += sum("Pss:");
+        }
+    }
+    (private, proportional)
+}
+
+/// What of a node's memory containerd sees, and so do its containers.
+fn attached(place: &Place) -> Vec<String> {
+    let folder = place.settings.folder.join("memory");
+    let folder = folder.to_str().unwrap();
+    let mounts = fs::read_dir("/proc").unwrap().flatten().filter_map(|entry| {
+        let mounts = fs::read_to_string(entry.path().join("mountinfo")).ok()?;
+        mounts.lines().find(|line| line.contains(folder)).map(str::to_owned)
+    });
+    mounts.collect()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn copies_share_what_they_do_not_change_and_see_nothing_of_each_other() {
+    let Some(place) = Place::new() else { return };
+    let runtime = place.open().await;
+    let holder = bake_holder(&runtime, ShareMemory::Auto).await;
+    let about = runtime.about_golden(REVISION, &holder).await.unwrap();
+    assert!(about.starts_with("copies share "), "{about}");
+
+    let (a_id, a) = start(&runtime, &holder).await;
+    let (b_id, b) = start(&runtime, &holder).await;
+    assert_eq!((a.how, b.how), (StartMethod::Restored, StartMethod::Restored));
+    let sum = tell(&runtime, a.endpoint, "sum").await;
+    assert_eq!(tell(&runtime, b.endpoint, "sum").await, sum);
+    for id in [&a_id, &b_id] {
+        let (private, proportional) = memory(id.as_str());
+        assert!(private > 0 && private < BULK / 4, "{private} bytes of its own");
+        assert!(proportional < BULK, "{proportional} bytes");
+    }
+    tell(&runtime, a.endpoint, "write 1600 visitor-of-a").await;
+    tell(&runtime, b.endpoint, "write 1603 b").await;
+    assert_eq!(tell(&runtime, a.endpoint, "read 1600").await, "visitor-of-a0100");
+    assert_eq!(tell(&runtime, b.endpoint, "read 1600").await, "000b000000000100");
+    let (c_id, c) = start(&runtime, &holder).await;
+    assert_eq!(tell(&runtime, c.endpoint, "sum").await, sum);
+    for id in [a_id, b_id, c_id] {
+        within(runtime.stop(&id)).await.unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_template_may_want_memory_of_its_own_for_each_copy() {
+    let Some(place) = Place::new() else { return };
+    let runtime = place.open().await;
+    let holder = bake_holder(&runtime, ShareMemory::Off).await;
+    let about = runtime.about_golden(REVISION, &holder).await.unwrap();
+    assert_eq!(about, "each copy has memory of its own: its template says so");
+    let (id, started) = start(&runtime, &holder).await;
+    assert_eq!(started.how, StartMethod::Restored);
+    assert_eq!(tell(&runtime, started.endpoint, "read 16").await, "0000000000000001");
+    let (private, _) = memory(id.as_str());
+    assert!(private >= BULK, "{private} bytes of its own");
+    assert_eq!(attached(&place), [""; 0]);
+    within(runtime.stop(&id)).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn twenty_copies_grow_and_shrink_and_stay_right() {
+    let Some(place) = Place::new() else { return };
+    let runtime = place.open().await;
+    let holder = bake_holder(&runtime, ShareMemory::Auto).await;
+    let mut copies = Vec::new();
+    for _ in 0..20 {
+        copies.push(start(&runtime, &holder).await);
+    }
+    for (number, (id, copy)) in copies.iter().enumerate() {
+        assert_eq!(copy.how, StartMethod::Restored, "{id}");
+        tell(&runtime, copy.endpoint, &format!("write 0 {number:016}")).await;
+        tell(&runtime, copy.endpoint, "grow 40").await;
+    }
+    for (number, (_, copy)) in copies.iter().enumerate() {
+        assert_eq!(tell(&runtime, copy.endpoint, "right").await, "40 with 0 wrong");
+        tell(&runtime, copy.endpoint, "drop").await;
+        tell(&runtime, copy.endpoint, "grow 20").await;
+        assert_eq!(tell(&runtime, copy.endpoint, "right").await, "20 with 0 wrong");
+        assert_eq!(tell(&runtime, copy.endpoint, "read 0").await, format!("{number:016}"));
+        assert_eq!(tell(&runtime, copy.endpoint, "read 16").await, "0000000000000001");
+    }
+    let all: u64 = copies.iter().map(|(id, _)| memory(id.as_str()).1).sum();
+    assert!(all < 20 * BULK / 2, "{all} bytes in all");
+    for (id, _) in copies {
+        within(runtime.stop(&id)).await.unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn shared_memory_outlives_the_server_and_goes_with_the_last_copy() {
+    let Some(place) = Place::new() else { return };
+    let first = place.open().await;
+    let holder = bake_holder(&first, ShareMemory::Auto).await;
+    let (id, started) = start(&first, &holder).await;
+    tell(&first, started.endpoint, "write 0 changed").await;
+    drop(first);
+
+    let runtime = place.open().await;
+    within(runtime.fetch(&holder)).await.unwrap();
+    assert_eq!(runtime.golden(REVISION, &holder).await, Golden::Present);
+    let (_, other) = start(&runtime, &holder).await;
+    assert_eq!(other.how, StartMethod::Restored);
+    assert_eq!(tell(&runtime, other.endpoint, "read 0").await, "0000000000000000");
+    assert_eq!(tell(&runtime, started.endpoint, "read 0").await, "changed000000000");
+
+    // Replaced by another: the new one's is there, and the old one's only as long as somebody uses it.
+    assert!(!attached(&place).is_empty());
+    for entry in fs::read_dir(place.checkpoints()).unwrap() {
+        fs::remove_file(entry.unwrap().path().join("manifest.json")).unwrap();
+    }
+    drop(runtime);
+    let runtime = place.open().await;
+    assert_eq!(traces::files(&place.settings.folder.join("memory")), [""; 0]);
+    assert_eq!(tell(&runtime, started.endpoint, "read 16").await, "0000000000000001");
+    within(runtime.stop(&id)).await.unwrap();
+    assert_eq!(tell(&runtime, other.endpoint, "read 16").await, "0000000000000001");
+    for id in runtime.list().await.unwrap() {
+        within(runtime.stop(&id)).await.unwrap();
+    }
+    until("nothing of it is mounted", async || attached(&place).is_empty().then_some(())).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_checkpoint_whose_memory_is_gone_or_spoilt_is_made_anew() {
+    let Some(place) = Place::new() else { return };
+    for spoil in [false, true] {
+        let runtime = place.open().await;
+        let holder = bake_holder(&runtime, ShareMemory::Auto).await;
+        drop(runtime);
+        let key = fs::read_dir(place.checkpoints()).unwrap().next().unwrap().unwrap().file_name();
+        let memory = place.settings.folder.join("memory").join(key);
+        // As after a start of the host, or a bit that fell over.
+        if spoil {
+            spoil_memory(&place, &memory);
+        } else {
+            fs::remove_dir(&memory).or_else(|_| unmount(&memory)).unwrap();
+        }
+        let runtime = place.open().await;
+        within(runtime.fetch(&holder)).await.unwrap();
+        assert_eq!(runtime.golden(REVISION, &holder).await, Golden::Missing);
+        let (id, started) = start(&runtime, &holder).await;
+        assert_eq!(started.how, StartMethod::Cold);
+        within(runtime.stop(&id)).await.unwrap();
+    }
+}
+
+/// Where the tests see what containerd does.
+fn unmount(at: &Path) -> std::io::Result<()> {
+    rustix::mount::unmount(at, rustix::mount::UnmountFlags::DETACH)?;
+    fs::remove_dir(at)
+}
+
+/// Writes into the memory through the mounts of containerd.
+fn spoil_memory(place: &Place, memory: &Path) {
+    use std::os::unix::fs::FileExt;
+    use std::os::unix::net::UnixStream;
+
+    let stream = UnixStream::connect(&place.settings.address).unwrap();
+    let containerd = rustix::net::sockopt::socket_peercred(&stream).unwrap().pid;
+    let root = format!("/proc/{}/root", containerd.as_raw_nonzero());
+    let folder = Path::new(&root).join(memory.strip_prefix("/").unwrap()).join(".mem");
+    let file = fs::read_dir(folder).unwrap().next().unwrap().unwrap().path();
+    let file = fs::File::options().read(true).write(true).open(file).unwrap();
+    let at = rustix::fs::seek(&file, rustix::fs::SeekFrom::Data(0)).unwrap();
+    let mut byte = [0];
+    file.read_exact_at(&mut byte, at).unwrap();
+    file.write_all_at(&[!byte[0]], at).unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_does_not_fit_is_restored_as_it_was() {
+    let Some(mut place) = Place::new() else { return };
+    place.settings = Settings { shared_memory: 1 << 20, ..place.settings.clone() };
+    let runtime = place.open().await;
+    let holder = bake_holder(&runtime, ShareMemory::Auto).await;
+    let about = runtime.about_golden(REVISION, &holder).await.unwrap();
+    assert!(about.contains("does not fit beside 0 MiB into the 1 MiB there are"), "{about}");
+    let (id, started) = start(&runtime, &holder).await;
+    assert_eq!(started.how, StartMethod::Restored);
+    assert_eq!(tell(&runtime, started.endpoint, "read 16").await, "0000000000000001");
+    assert_eq!(attached(&place), [""; 0]);
+    within(runtime.stop(&id)).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_new_checkpoint_takes_the_place_of_the_memory_of_the_old() {
+    let Some(place) = Place::new() else { return };
+    let runtime = place.open().await;
+    let holder = bake_holder(&runtime, ShareMemory::Auto).await;
+    let (old, copy) = start(&runtime, &holder).await;
+    assert_eq!(copy.how, StartMethod::Restored);
+    let next = Order { revision: REVISION + 1, ..order(&holder) };
+    let started = within(runtime.start(&next)).await.unwrap();
+    assert_eq!(started.how, StartMethod::Cold);
+    assert_eq!(tell(&runtime, started.endpoint, "read 16").await, "0000000000000001");
+    within(runtime.bake(&next.id, REVISION + 1, &holder)).await.unwrap();
+    assert_eq!(fs::read_dir(place.settings.folder.join("memory")).unwrap().count(), 1);
+    assert_eq!(runtime.golden(REVISION, &holder).await, Golden::Missing);
+    assert_eq!(runtime.golden(REVISION + 1, &holder).await, Golden::Present);
+    assert_eq!(tell(&runtime, copy.endpoint, "read 32").await, "0000000000000002");
+    within(runtime.stop(&old)).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_copy_is_no_checkpoint_and_the_one_that_it_is_of_stays() {
+    let Some(place) = Place::new() else { return };
+    let runtime = place.open().await;
+    let holder = bake_holder(&runtime, ShareMemory::Auto).await;
+    let (id, copy) = start(&runtime, &holder).await;
+    let error = within(runtime.bake(&id, REVISION + 1, &holder)).await.unwrap_err();
+    assert!(error.to_string().contains("a copy of a checkpoint cannot be frozen"), "{error}");
+    assert_eq!(tell(&runtime, copy.endpoint, "read 16").await, "0000000000000001");
+    within(runtime.bake(&id, REVISION, &holder)).await.unwrap();
+    assert_eq!(place.all_of(id.as_str()), [""; 0]);
+    let (id, copy) = start(&runtime, &holder).await;
+    assert_eq!(copy.how, StartMethod::Restored);
+    assert_eq!(tell(&runtime, copy.endpoint, "read 16").await, "0000000000000001");
+    within(runtime.stop(&id)).await.unwrap();
+}
