@@ -22,6 +22,17 @@ pub(crate) struct Stack {
     env: Vec<(String, String)>,
 }
 
+/// How a server makes instances.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum How {
+    /// As copies of a checkpoint that share its memory where they can.
+    Shared,
+    /// As copies that each have memory of their own.
+    Stock,
+    /// From nothing.
+    Cold,
+}
+
 impl Stack {
     /// The stack of this repository; the missing part's name where it is not up.
     pub(crate) fn find() -> Result<Self, String> {
@@ -54,11 +65,15 @@ impl Stack {
         program: &Path,
         template: &str,
         target: usize,
-        restores: bool,
+        how: How,
         core: usize,
     ) -> Result<Site, Failure> {
-        let how = if restores { "restored" } else { "cold" };
-        let state = self.root.join(format!("target/perf/{template}-{how}"));
+        let name = match how {
+            How::Shared => "restored",
+            How::Stock => "stock",
+            How::Cold => "cold",
+        };
+        let state = self.root.join(format!("target/perf/{template}-{name}"));
         std::fs::create_dir_all(&state)?;
         let mut command = child::leashed(program)?;
         command
@@ -68,7 +83,8 @@ impl Stack {
             .envs(self.env.iter().map(|(name, value)| (name, value)))
             .env("STATE_DIR", &state)
             .env("CONTAINER_MODE", "containerd")
-            .env("CRIU_ENABLED", restores.to_string())
+            .env("CRIU_ENABLED", (how != How::Cold).to_string())
+            .env("SHARED_MEMORY_MAX", if how == How::Shared { "" } else { "0" })
             .env("POOL_TARGET_SIZE", target.to_string())
             .env("POOL_MIN_SIZE", "0")
             .env("POOL_MAX_SIZE", (4 * target + 4).to_string())

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::env::Variables;
+use super::quantity::{SIZE_RULE, parse_size};
 use crate::runtime::egress::Network;
 pub use crate::runtime::egress::Outside;
 use crate::runtime::{Image, LoginFile};
@@ -28,6 +29,8 @@ pub struct Runtime {
     pub logins: Option<LoginFile>,
     /// Whether containers are restored from checkpoints where the host can do it.
     pub criu_enabled: bool,
+    /// Most bytes of memory that copies of checkpoints share (`SHARED_MEMORY_MAX`); `None` leaves it to the runtime.
+    pub shared_memory: Option<u64>,
     /// How templates with `egress` are let out.
     pub outside: Outside,
     /// Where instances that are records only are all said to listen (`CONTAINER_NONE_ENDPOINT`); `None` gives
@@ -67,6 +70,9 @@ impl Runtime {
             containerd_address: containerd_address(env),
             logins: logins(env),
             criu_enabled: env.word("CRIU_ENABLED", &yes_or_no).unwrap_or(true),
+            shared_memory: env.get("SHARED_MEMORY_MAX", |text| {
+                parse_size(text).ok_or_else(|| format!("{SIZE_RULE}, or 0"))
+            }),
             outside: Outside {
                 range: env.get("EGRESS_RANGE", range).unwrap_or(Outside::default().range),
                 resolvers: env.list("EGRESS_DNS", resolver).filter(|resolvers| !resolvers.is_empty()),

@@ -142,10 +142,11 @@ fn share_memory(section: &mut Section<'_>, contained: bool) -> ShareMemory {
     if section.has("share_memory") && !contained {
         section.wrong("share_memory", "only containers are copied", "leave it out, or write an image");
     }
-    let rule = "write \"auto\" or \"off\"";
+    let rule = "write \"auto\", \"off\" or \"with-shm\"";
     let read = section.text("share_memory", rule, |word| match word {
         "auto" => Some(ShareMemory::Auto),
         "off" => Some(ShareMemory::Off),
+        "with-shm" => Some(ShareMemory::WithShm),
         _ => None,
     });
     read.unwrap_or_default()

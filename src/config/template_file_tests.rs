@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use proptest::prelude::*;
 
 use crate::config::{Config, Environment, Mistakes};
-use crate::runtime::{Egress, Image, ResourceLimits};
+use crate::runtime::{Egress, Image, ResourceLimits, ShareMemory};
 use std::path::Path;
 use std::time::Duration;
 
@@ -464,4 +464,47 @@ fn the_way_out_is_set_by_the_environment() {
     for resolvers in ["127.0.0.53", "::1", "0.0.0.0", "dns.example"] {
         assert!(load(&[("EGRESS_DNS", resolvers)], text).is_err(), "{resolvers}");
     }
+}
+
+#[test]
+fn memory_is_shared_where_nothing_else_is_said() {
+    let text = r#"
+[templates.a]
+image = "a:1"
+[templates.b]
+image = "a:1"
+share_memory = "auto"
+[templates.c]
+image = "a:1"
+share_memory = "off"
+[templates.d]
+image = "a:1"
+share_memory = "with-shm"
+"#;
+    let set = [CONTAINERS, ("SHARED_MEMORY_MAX", "2G")];
+    let config = load(&set, text).unwrap_or_else(|mistakes| panic!("{mistakes}"));
+    let [a, b, c, d] = ["a", "b", "c", "d"].map(|name| config.templates.get(name).unwrap());
+    let all = [a, b, c, d].map(|template| template.app.share_memory);
+    assert_eq!(all, [ShareMemory::Auto, ShareMemory::Auto, ShareMemory::Off, ShareMemory::WithShm]);
+    // What is shared is a part of what instances are made from.
+    assert_eq!(a.revision, b.revision);
+    assert!(a.revision != c.revision && c.revision != d.revision);
+    assert_eq!(config.runtime.shared_memory, Some(2 << 30));
+
+    let set = [CONTAINERS, ("SHARED_MEMORY_MAX", "much")];
+    let mistakes = load(&set, "[templates.a]\nimage = \"a:1\"\nshare_memory = true\n").unwrap_err();
+    let lines: Vec<_> = mistakes.iter().map(ToString::to_string).collect();
+    let right = "write \"auto\", \"off\" or \"with-shm\"";
+    assert!(
+        lines.iter().any(|line| line.starts_with("SHARED_MEMORY_MAX: \"much\" cannot be used")),
+        "{lines:?}"
+    );
+    let expected = format!("/etc/tin/demo.toml:3: templates.a.share_memory: true cannot be used; {right}");
+    assert!(lines.contains(&expected), "{lines:?}");
+
+    let mistakes = load(&[], "[templates.a]\ncommand = [\"a\"]\nshare_memory = \"off\"\n").unwrap_err();
+    assert!(
+        mistakes.to_string().contains("templates.a.share_memory: only containers are copied"),
+        "{mistakes}"
+    );
 }

@@ -65,6 +65,9 @@ pub enum ShareMemory {
     Auto,
     /// Never.
     Off,
+    /// Like `Auto`, and each process of a copy has for itself, from then on, what it had in common with others without a
+    /// name: right for a cache, wrong for what processes tell each other that way.
+    WithShm,
 }
 
 impl ShareMemory {

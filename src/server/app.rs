@@ -311,7 +311,7 @@ async fn start_runtime(
                 node: node.id().clone(),
                 logins: config.logins.clone(),
                 criu: config.criu_enabled,
-                shared_memory: containerd::a_quarter_of_the_memory(),
+                shared_memory: config.shared_memory.unwrap_or_else(containerd::a_quarter_of_the_memory),
                 path: None,
                 outside: config.outside.clone(),
                 watcher: containerd::Watcher::default(),

@@ -9,7 +9,7 @@ use super::Bench;
 use crate::Failure;
 use crate::clock::now;
 use crate::report::{Bound, Row};
-use crate::site::{Site, Stack};
+use crate::site::{How, Site, Stack};
 use crate::stats::{Median, median};
 
 /// An image, and what is expected of it.
@@ -25,14 +25,15 @@ struct Image {
     ratio: Bound,
     /// Least instances a second.
     refill: Bound,
-    /// The rows: restore, on demand, cold start, refill, its impact, release, teardown.
-    rows: [&'static str; 7],
+    /// The rows: restore, the same with nothing shared, on demand, cold start, refill, its impact, release, teardown.
+    rows: [&'static str; 8],
 }
 
 macro_rules! rows {
     ($image:literal) => {
         [
             concat!($image, ": restore p50"),
+            concat!($image, ": restore, nothing shared"),
             concat!($image, ": on demand, p50 to URL"),
             concat!($image, ": cold start"),
             concat!($image, ": refill"),
@@ -134,21 +135,27 @@ impl Image {
         let (program, core): (&Path, usize) = (&bench.programs.server, bench.cores.server);
         let (restores, colds) = if bench.scale.pairs > 1 { self.samples } else { (self.samples.0 / 10, 1) };
 
-        let site = stack.serve(program, template, 0, true, core)?;
-        let cold_site = stack.serve(program, template, 0, false, core)?;
+        let site = stack.serve(program, template, 0, How::Shared, core)?;
+        let cold_site = stack.serve(program, template, 0, How::Cold, core)?;
+        let stock_site = stack.serve(program, template, 0, How::Stock, core)?;
         // The first brings the image here, and makes the checkpoint where there is none.
         Visits::default().make(&site, text, 1)?;
-        let (mut restored, mut cold, mut ratios) = (Visits::default(), Visits::default(), Vec::new());
+        Visits::default().make(&stock_site, text, 1)?;
+        let [mut restored, mut stock, mut cold] = [Visits::default(), Visits::default(), Visits::default()];
+        let (mut ratios, mut stock_ratios) = (Vec::new(), Vec::new());
         // In turn, so that what else the machine does hits both.
         for _ in 0..colds {
             let before = restored.total.len();
             restored.make(&site, text, restores / colds)?;
+            stock.make(&stock_site, text, restores / colds)?;
             cold.make(&cold_site, text, 1)?;
+            stock_ratios.push(median(&stock.total[before..]).value / median(&restored.total[before..]).value);
             ratios.push(cold.total[cold.total.len() - 1] / median(&restored.total[before..]).value);
         }
+        let stock_breakdown = breakdown(&stock_site, &stock)?;
         let breakdown = breakdown(&site, &restored)?;
-        drop((site, cold_site));
-        let site = stack.serve(program, template, POOL, true, core)?;
+        drop((site, stock_site, cold_site));
+        let site = stack.serve(program, template, POOL, How::Shared, core)?;
         let waves = if bench.scale.pairs > 1 { 5 } else { 1 };
         let (refills, beside): (Vec<f64>, Vec<f64>) = (0..waves)
             .map(|_| Ok((refill(&site, false)?, refill(&site, true)?)))
@@ -156,13 +163,23 @@ impl Image {
         let impact = Impact::measure(&site, text, if bench.scale.pairs > 1 { 300 } else { 20 })?;
         drop(site);
 
-        let [restore_row, demand_row, cold_row, refill_row, impact_row, release_row, teardown_row] =
+        let [restore_row, stock_row, demand_row, cold_row, refill_row, impact_row, release_row, teardown_row] =
             self.rows;
         let total = median(&restored.total);
         let above: Vec<f64> = restored.acquire.iter().map(|acquire| acquire - total.value).collect();
         let longest = restored.teardown.iter().copied().fold(0.0, f64::max);
         Ok(vec![
             own(restore_row, "ms", total, Bound::AtMost(self.restore), restores, breakdown),
+            Row {
+                what: stock_row,
+                measured: median(&stock.total).value,
+                unit: "ms",
+                ratio: median(&stock_ratios),
+                to: "restore",
+                bound: Bound::None,
+                pairs: colds,
+                note: stock_breakdown,
+            },
             Row {
                 what: demand_row,
                 measured: median(&restored.acquire).value,

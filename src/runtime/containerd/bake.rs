@@ -108,9 +108,10 @@ impl Parts {
         objection: Option<String>,
     ) -> Result<Sharing, RuntimeError> {
         let template = id.template();
+        let parts = app.share_memory == ShareMemory::WithShm;
         let why = match objection {
             Some(why) => why,
-            None => match self.checkpoints.share(key, app.limits.container_memory()).await {
+            None => match self.checkpoints.share(key, app.limits.container_memory(), parts).await {
                 Ok(shared) => {
                     tracing::info!(template, mebibytes = shared.bytes() >> 20, "copies share their memory");
                     return Ok(Sharing::Shared(shared));

@@ -168,8 +168,8 @@ impl Checkpoints {
     }
 
     /// Moves the memory of what was frozen to where copies share it.
-    pub(super) async fn share(&self, key: &Key, most: u64) -> Result<Shared, NotShared> {
-        self.memory.share(key, self.images(key), most).await
+    pub(super) async fn share(&self, key: &Key, most: u64, parts: bool) -> Result<Shared, NotShared> {
+        self.memory.share(key, self.images(key), most, parts).await
     }
 
     pub(super) fn has(&self, key: &Key) -> bool {

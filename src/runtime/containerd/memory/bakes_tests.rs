@@ -76,7 +76,7 @@ async fn every_image_of_a_bake_is_read_and_written_again(name: &str, port: u16) 
     assert!(read > 10, "{read}");
 
     // All bytes are somewhere: in a file of memory, or still among the pages.
-    let draft = Draft::read(&images).unwrap();
+    let draft = Draft::read(&images, false).unwrap();
     let devices = folder.join("rewritten");
     fs::create_dir(&devices).unwrap();
     let before = content(&images, "pages-");

@@ -97,9 +97,16 @@ impl Memory {
         self.root.join(key.as_str())
     }
 
-    /// Rewrites a checkpoint. `most` is what one of its clones may use.
-    pub(super) async fn share(&self, key: &Key, images: PathBuf, most: u64) -> Result<Shared, NotShared> {
-        let draft = blocking(move || Draft::read(&images)).await;
+    /// Rewrites a checkpoint. `most` is what one of its clones may use; with `parts`, processes have for themselves what
+    /// they had in common.
+    pub(super) async fn share(
+        &self,
+        key: &Key,
+        images: PathBuf,
+        most: u64,
+        parts: bool,
+    ) -> Result<Shared, NotShared> {
+        let draft = blocking(move || Draft::read(&images, parts)).await;
         let draft = draft.map_err(|why| NotShared::Unchanged(why.to_string()))?;
         let room = draft.room();
         let _ = self.remove(key);

@@ -4,6 +4,7 @@
 //! the pages one after another. A mapping that is shared from now on names a file; its pages leave the list and lie in
 //! the file, where what is zero need not be.
 
+use std::collections::HashMap;
 use std::ops::Range;
 
 use super::image::{Image, Malformed};
@@ -66,10 +67,15 @@ mod vma {
     pub(super) const REGULAR: u64 = 1;
     pub(super) const HEAP: u64 = 1 << 5;
     pub(super) const FILE_PRIVATE: u64 = 1 << 6;
+    const FILE_SHARED: u64 = 1 << 7;
     pub(super) const ANON_PRIVATE: u64 = 1 << 9;
+    const MEMFD: u64 = 1 << 14;
     pub(super) const GUARD: u64 = 1 << 16;
+    /// Memory that processes share, as CRIU has it on newer kernels.
+    pub(super) const SHARED: u64 = REGULAR | FILE_SHARED | MEMFD;
 
     // `flags`, as of mmap
+    pub(super) const SHARED_FLAG: u64 = 0x1;
     pub(super) const PRIVATE: u64 = 0x2;
     const FIXED: u64 = 0x10;
     pub(super) const ANONYMOUS: u64 = 0x20;
@@ -130,7 +136,13 @@ pub(super) struct Plan {
     pub(super) length: u64,
     /// Bytes that it can come to hold by what its mappings touch without growing.
     pub(super) room: u64,
+    /// Whether a mapping of memory that processes had in common was changed, too.
+    pub(super) parted: bool,
 }
+
+/// Files for memory that processes had in common and that each has for itself from now on: by CRIU's number of what is
+/// mapped, that of the file.
+pub(super) type Parted = HashMap<u64, u32>;
 
 /// Changes the images of a process so that what can be shared is mapped from the file with this id. `pages` is the length
 /// of its pages. `None`, and nothing is changed, where there is nothing to share.
@@ -139,19 +151,36 @@ pub(super) fn share(
     pagemap: &mut Image,
     pages: u64,
     file: u32,
+    parted: &Parted,
 ) -> Result<Option<Plan>, Refused> {
     let [process] = mm.records.as_mut_slice() else { return Err(malformed("mm")(Malformed::Short)) };
     let runs = runs(pagemap, pages)?;
     let mut changed = process.clone();
-    let regions = map(&mut changed, &runs, file)?;
-    let Some(last) = regions.last() else { return Ok(None) };
+    let (regions, parted) = map(&mut changed, &runs, file, parted)?;
+    if regions.is_empty() && !parted {
+        return Ok(None);
+    }
     let room = regions.iter().map(|region| region.end - region.start).sum();
-    let length = last.offset + (last.end - last.start) + GAP;
-    let mut plan = Plan { length, room, ..Plan::default() };
+    let length = regions.last().map_or(0, |last| last.offset + (last.end - last.start) + GAP);
+    let mut plan = Plan { length, room, parted, ..Plan::default() };
     let rest = runs.iter().flat_map(|run| divide(run, &regions, &mut plan)).collect::<Vec<_>>();
     *process = changed;
     pagemap.records.splice(1.., rest);
     Ok(Some(plan))
+}
+
+/// Where the pages of memory that processes had in common go: to a file of its own, at their places.
+pub(super) fn part(pagemap: &Image, pages: u64, size: u64) -> Result<Plan, Refused> {
+    let mut plan = Plan { room: size, ..Plan::default() };
+    plan.length =
+        size.checked_add(GAP).filter(|length| *length <= i64::MAX as u64).ok_or(Refused::Contradiction)?;
+    for run in runs(pagemap, pages)? {
+        if run.end > size {
+            return Err(Refused::Contradiction);
+        }
+        plan.moved.extend(run.at.map(|at| (at..at + (run.end - run.start), run.start)));
+    }
+    Ok(plan)
 }
 
 fn malformed(file: &str) -> impl Fn(Malformed) -> Refused {
@@ -203,8 +232,13 @@ fn runs(pagemap: &Image, pages: u64) -> Result<Vec<Run>, Refused> {
     Ok(runs)
 }
 
-/// Makes each mapping that can be shared one of the file.
-fn map(process: &mut Message, runs: &[Run], file: u32) -> Result<Vec<Region>, Refused> {
+/// Makes each mapping that can be shared one of the file, and each of what is parted one of that. Whether there was such.
+fn map(
+    process: &mut Message,
+    runs: &[Run],
+    file: u32,
+    parted: &Parted,
+) -> Result<(Vec<Region>, bool), Refused> {
     let wrong = malformed("mm");
     let mut guards = Vec::new();
     for bytes in process.all_bytes(MAPPINGS) {
@@ -213,11 +247,18 @@ fn map(process: &mut Message, runs: &[Run], file: u32) -> Result<Vec<Region>, Re
             guards.push((mapping.need(vma::START).map_err(&wrong)?, mapping.need(vma::END).map_err(&wrong)?));
         }
     }
-    let mut regions: Vec<Region> = Vec::new();
-    let changed = process.change_each(MAPPINGS, |mut mapping| {
+    let (mut regions, mut has_parted): (Vec<Region>, bool) = (Vec::new(), false);
+    let changed = process.change_each(MAPPINGS, |mapping| {
         let (start, end) = (mapping.need(vma::START)?, mapping.need(vma::END)?);
         if start >= end || start % PAGE != 0 || end % PAGE != 0 {
             return Err(Stop::Contradiction);
+        }
+        if let Some(file) = parted.get(&mapping.need(vma::FILE)?)
+            && mapping.need(vma::STATUS)? == vma::SHARED
+        {
+            let offset = mapping.need(vma::OFFSET)?;
+            has_parted = true;
+            return to_file(mapping, *file, offset).map(Some);
         }
         let dumped = {
             let from = runs.partition_point(|run| run.end <= start);
@@ -240,19 +281,24 @@ fn map(process: &mut Message, runs: &[Run], file: u32) -> Result<Vec<Region>, Re
             return Err(Stop::Contradiction);
         }
         regions.push(Region { start, end, offset });
-        let flags = mapping.need(vma::FLAGS)?;
-        mapping.set_number(vma::OFFSET, offset);
-        mapping.set_number(vma::FILE, u64::from(file));
-        mapping.set_number(vma::FLAGS, flags & !vma::ANONYMOUS | vma::PRIVATE);
-        mapping.set_number(vma::STATUS, vma::REGULAR | vma::FILE_PRIVATE);
-        mapping.set_number(vma::FILE_FLAGS, 0);
-        Ok(Some(mapping))
+        to_file(mapping, file, offset).map(Some)
     });
     match changed {
-        Ok(()) => Ok(regions),
+        Ok(()) => Ok((regions, has_parted)),
         Err(Stop::Contradiction) => Err(Refused::Contradiction),
         Err(Stop::Malformed(why)) => Err(wrong(why)),
     }
+}
+
+/// The same addresses, but a private mapping of a file.
+fn to_file(mut mapping: Message, file: u32, offset: u64) -> Result<Message, Stop> {
+    let flags = mapping.need(vma::FLAGS)?;
+    mapping.set_number(vma::OFFSET, offset);
+    mapping.set_number(vma::FILE, u64::from(file));
+    mapping.set_number(vma::FLAGS, flags & !(vma::ANONYMOUS | vma::SHARED_FLAG) | vma::PRIVATE);
+    mapping.set_number(vma::STATUS, vma::REGULAR | vma::FILE_PRIVATE);
+    mapping.set_number(vma::FILE_FLAGS, 0);
+    Ok(mapping)
 }
 
 /// Private, of no file, used, and with nothing about it that a mapping of a file would not have too.

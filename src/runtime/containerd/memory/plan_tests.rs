@@ -69,7 +69,7 @@ fn a_heap_goes_to_the_file_and_what_is_beside_it_stays() {
         // One run over the border of two mappings, one that is zeros, one of the second heap.
         pagemap(&[(18, 4, 4), (22, 1, 0), (31, 2, 6)]),
     );
-    let plan = share(&mut mm, &mut pagemap, 6 * PAGE, 9).unwrap().unwrap();
+    let plan = share(&mut mm, &mut pagemap, 6 * PAGE, 9, &Parted::new()).unwrap().unwrap();
     let second = 4 * PAGE + GAP;
     assert_eq!(mapped(&mm), [[0, 0, 2, 65], [0, 9, 2, 65], [second, 9, 2, 65]]);
     assert_eq!(left(&pagemap), [(18, 2)]);
@@ -78,6 +78,7 @@ fn a_heap_goes_to_the_file_and_what_is_beside_it_stays() {
         moved: vec![(2 * PAGE..4 * PAGE, 0), (4 * PAGE..6 * PAGE, second + PAGE)],
         length: second + 10 * PAGE + GAP,
         room: 14 * PAGE,
+        parted: false,
     };
     assert_eq!(plan, expected);
 }
@@ -100,7 +101,7 @@ fn mappings_that_a_file_cannot_stand_for_stay() {
     ] {
         let (mut mm, mut pagemap) = (mm(&[mapping(1..5, kind)]), pagemap(&[(1, 4, 4)]));
         let before = (mm.clone(), pagemap.clone());
-        assert_eq!(share(&mut mm, &mut pagemap, 4 * PAGE, 9), Ok(None), "{what}");
+        assert_eq!(share(&mut mm, &mut pagemap, 4 * PAGE, 9, &Parted::new()), Ok(None), "{what}");
         assert!((mm, pagemap) == before, "{what}");
     }
 }
@@ -110,14 +111,14 @@ fn a_mapping_with_guards_in_it_stays_and_so_does_one_that_nobody_touched() {
     let guard = mapping(3..4, (0, 0x22, 1 << 16, 0));
     let (mut mm, mut pagemap) =
         (mm(&[mapping(1..5, HEAP), mapping(6..9, HEAP), guard]), pagemap(&[(1, 2, 4)]));
-    assert_eq!(share(&mut mm, &mut pagemap, 2 * PAGE, 9), Ok(None));
+    assert_eq!(share(&mut mm, &mut pagemap, 2 * PAGE, 9, &Parted::new()), Ok(None));
 }
 
 #[test]
 fn what_lies_elsewhere_or_contradicts_itself_is_refused() {
     let heap = || mm(&[mapping(1..5, HEAP)]);
     let refused = |mut mm: Image, mut pagemap: Image, pages: u64| {
-        share(&mut mm, &mut pagemap, pages * PAGE, 9).unwrap_err()
+        share(&mut mm, &mut pagemap, pages * PAGE, 9, &Parted::new()).unwrap_err()
     };
     assert_eq!(refused(heap(), pagemap(&[(1, 1, 5)]), 1), Refused::Elsewhere);
     assert_eq!(refused(heap(), pagemap(&[(1, 1, 2)]), 1), Refused::Elsewhere);
@@ -143,11 +144,38 @@ fn what_lies_elsewhere_or_contradicts_itself_is_refused() {
 fn pages_are_counted_where_older_versions_of_criu_did() {
     let old = image(vec![message(&[(1, 7)]), message(&[(1, 0), (2, 3)])]);
     let (mut mm, mut pagemap) = (mm(&[mapping(1..2, HEAP)]), old);
-    let plan = share(&mut mm, &mut pagemap, 3 * PAGE, 9).unwrap().unwrap();
+    let plan = share(&mut mm, &mut pagemap, 3 * PAGE, 9, &Parted::new()).unwrap().unwrap();
     assert_eq!(plan.kept, [0..PAGE, 2 * PAGE..3 * PAGE]);
     let counts: Vec<_> =
         pagemap.records[1..].iter().map(|entry| (entry.need(1).unwrap(), entry.need(2).unwrap())).collect();
     assert_eq!(counts, [(0, 1), (2 * PAGE, 1)]);
+}
+
+#[test]
+fn memory_in_common_becomes_each_ones_own_where_that_is_wanted() {
+    let mut mm = mm(&[mapping(1..5, (3, 1, 0x4081, 0)), mapping(6..8, (3, 1, 0x81, 0))]);
+    mm.records[0]
+        .change_each(14, |mut mapping| {
+            mapping.set_number(3, PAGE);
+            mapping.set_number(4, 3);
+            Ok::<_, Malformed>(Some(mapping))
+        })
+        .unwrap();
+    let none = share(&mut mm, &mut pagemap(&[]), 0, 9, &Parted::from([(4, 10)]));
+    assert_eq!(none, Ok(None));
+    let plan = share(&mut mm, &mut pagemap(&[]), 0, 9, &Parted::from([(3, 10)])).unwrap().unwrap();
+    assert_eq!(plan, Plan { parted: true, ..Plan::default() });
+    // A file that is mapped for all to see is none of it.
+    assert_eq!(mapped(&mm), [[PAGE, 10, 2, 65], [PAGE, 3, 1, 0x81]]);
+}
+
+#[test]
+fn pages_in_common_go_to_their_places() {
+    let moved = vec![(0..PAGE, 0), (PAGE..3 * PAGE, 4 * PAGE)];
+    let expected = Plan { moved, length: 8 * PAGE + GAP, room: 8 * PAGE, ..Plan::default() };
+    assert_eq!(part(&pagemap(&[(0, 1, 4), (4, 2, 4)]), 3 * PAGE, 8 * PAGE), Ok(expected));
+    assert_eq!(part(&pagemap(&[(7, 2, 4)]), 2 * PAGE, 8 * PAGE), Err(Refused::Contradiction));
+    assert_eq!(part(&pagemap(&[]), 0, u64::MAX), Err(Refused::Contradiction));
 }
 
 proptest! {
@@ -172,7 +200,7 @@ proptest! {
             present.extend((start..page).filter(|_| is_present));
         }
         let (mut mm, mut pagemap) = (mm(&all), pagemap(&listed));
-        let Some(plan) = share(&mut mm, &mut pagemap, present.len() as u64 * PAGE, 9).unwrap() else { return Ok(()) };
+        let Some(plan) = share(&mut mm, &mut pagemap, present.len() as u64 * PAGE, 9, &Parted::new()).unwrap() else { return Ok(()) };
 
         let mut found = Vec::new();
         let kept: Vec<u64> = plan.kept.iter().flat_map(|kept| kept.clone().step_by(PAGE as usize)).collect();
@@ -211,6 +239,6 @@ proptest! {
         mappings.iter().for_each(|fields| process.push_bytes(14, &message(fields).write()));
         let mut mm = image(vec![process]);
         let mut pagemap = image(runs.iter().map(|fields| message(fields)).collect());
-        let _ = share(&mut mm, &mut pagemap, pages, 9);
+        let _ = share(&mut mm, &mut pagemap, pages, 9, &Parted::new());
     }
 }

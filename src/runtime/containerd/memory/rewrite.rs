@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use super::image::Image;
 use super::message::Message;
-use super::plan::{self, PAGE, Plan, Refused};
+use super::plan::{self, PAGE, Parted, Plan, Refused};
 
 /// Where a container sees the files, and on which mount. No other mount is needed for them, and each costs time.
 pub(super) const FOLDER: &str = ".mem";
@@ -21,13 +21,15 @@ const MODE: u32 = 0o100_400;
 /// Pages that are copied at a time.
 const AT_ONCE: usize = 256;
 
-/// A process whose memory is to be shared.
+/// A file of memory, of one process, or of several that had it in common.
 struct Task {
     /// The file's name in [`FOLDER`].
     name: String,
     /// The image of its pages.
     pages: PathBuf,
     plan: Plan,
+    /// Whether those that stay are written anew. Nobody asks for what several had in common.
+    shrinks: bool,
 }
 
 /// All that is to be written.
@@ -39,31 +41,42 @@ pub(in super::super) struct Draft {
 }
 
 impl Draft {
-    /// Reads the images of a checkpoint, and changes nothing.
-    pub(in super::super) fn read(images: &Path) -> Result<Self, Refused> {
+    /// Reads the images of a checkpoint, and changes nothing. With `parts`, each process has from now on for itself what
+    /// several had in common without a name, such as PHP its compiled scripts.
+    pub(in super::super) fn read(images: &Path, parts: bool) -> Result<Self, Refused> {
         let names = names(images)?;
         let mut files = read(images, "files.img")?;
         let mount = mount(images, &names)?;
         let mut id = next_id(&files)?;
         let (mut tasks, mut changed) = (Vec::new(), Vec::new());
+        let mut parted = Parted::new();
+        let in_common = if parts { in_common(images, &names, &files)? } else { Vec::new() };
+        for (number, InCommon { name, pages, plan }) in in_common {
+            files.records.push(file_entry(id, &name, plan.length, mount));
+            parted.insert(number, id);
+            id = id.checked_add(1).ok_or(Refused::Contradiction)?;
+            tasks.push(Task { name, pages, plan, shrinks: false });
+        }
         let mut taken = HashSet::new();
         for pid in names.iter().filter_map(|name| name.strip_prefix("mm-")?.strip_suffix(".img")) {
             let (mm_name, pagemap_name) = (format!("mm-{pid}.img"), format!("pagemap-{pid}.img"));
             let (mut mm, mut pagemap) = (read(images, &mm_name)?, read(images, &pagemap_name)?);
-            let head = pagemap.records.first().ok_or(Refused::Contradiction)?;
-            let pages = head.need(1).map_err(|why| malformed(&pagemap_name, why))?;
+            let (pages, length) = pages_of(images, &pagemap_name, &pagemap)?;
             // One image of pages belongs to one process.
-            if !taken.insert(pages) {
+            if !taken.insert(pages.clone()) {
                 return Err(Refused::Contradiction);
             }
-            let pages = images.join(format!("pages-{pages}.img"));
-            let length = pages.metadata().map_err(|why| unreadable("pages", &why))?.len();
-            let Some(plan) = plan::share(&mut mm, &mut pagemap, length, id)? else { continue };
+            let plan = plan::share(&mut mm, &mut pagemap, length, id, &parted)?;
+            let Some(plan) = plan else { continue };
+            changed.push((mm_name, mm.write()));
+            if plan.moved.is_empty() {
+                continue;
+            }
+            changed.push((pagemap_name, pagemap.write()));
             let name = format!("{pid}.bin");
             files.records.push(file_entry(id, &name, plan.length, mount));
             id = id.checked_add(1).ok_or(Refused::Contradiction)?;
-            changed.extend([(mm_name, mm.write()), (pagemap_name, pagemap.write())]);
-            tasks.push(Task { name, pages, plan });
+            tasks.push(Task { name, pages, plan, shrinks: true });
         }
         if tasks.is_empty() {
             return Err(Refused::Nothing);
@@ -96,6 +109,9 @@ impl Draft {
                 copy(&pages, from.start, from.end - from.start, &memory, *to)?;
             }
             memory.set_permissions(Permissions::from_mode(MODE & 0o777))?;
+            if !task.shrinks {
+                continue;
+            }
             let rest = File::create(draft(&task.pages))?;
             let mut at = 0;
             for kept in &task.plan.kept {
@@ -110,19 +126,65 @@ impl Draft {
 
     /// Puts the drafts in the place of the images.
     pub(in super::super) fn swap(self) -> io::Result<()> {
-        let images = self.changed.iter().map(|(name, _)| self.images.join(name));
-        let pages = self.tasks.iter().map(|task| task.pages.clone());
-        images.chain(pages).try_for_each(|path| fs::rename(draft(&path), path))
+        self.replaced().try_for_each(|path| fs::rename(draft(&path), path))
     }
 
     /// Removes the drafts, as far as there are any.
     pub(in super::super) fn discard(self) {
-        let images = self.changed.iter().map(|(name, _)| self.images.join(name));
-        let pages = self.tasks.iter().map(|task| task.pages.clone());
-        for path in images.chain(pages) {
+        for path in self.replaced() {
             let _ = fs::remove_file(draft(&path));
         }
     }
+
+    /// The images that others take the place of.
+    fn replaced(&self) -> impl Iterator<Item = PathBuf> {
+        let images = self.changed.iter().map(|(name, _)| self.images.join(name));
+        images.chain(self.tasks.iter().filter(|task| task.shrinks).map(|task| task.pages.clone()))
+    }
+}
+
+/// Memory that several processes had in common.
+struct InCommon {
+    name: String,
+    pages: PathBuf,
+    plan: Plan,
+}
+
+/// Memory in common that no process can ask for by a name or a descriptor, by the number of the file that CRIU has for it.
+fn in_common(images: &Path, names: &[String], files: &Image) -> Result<Vec<(u64, InCommon)>, Refused> {
+    const MEMFD: u64 = 18;
+    const NAMELESS: &[u8] = b"/dev/zero";
+    let mut found = Vec::new();
+    if !names.iter().any(|name| name == "memfd.img") {
+        return Ok(found);
+    }
+    let wrong = |why| malformed("memfd.img", why);
+    let memories = read(images, "memfd.img")?;
+    for file in files.records.iter().filter(|file| file.number(1) == Some(MEMFD)) {
+        let file = Message::read(file.bytes(20).ok_or(Refused::Contradiction)?).map_err(wrong)?;
+        let (number, of) = (file.need(1).map_err(wrong)?, file.need(5).map_err(wrong)?);
+        let memory = memories.records.iter().find(|memory| memory.number(7) == Some(of));
+        let Some(memory) = memory.filter(|memory| memory.bytes(1) == Some(NAMELESS)) else { continue };
+        let (size, id) = (memory.need(4).map_err(wrong)?, memory.need(5).map_err(wrong)?);
+        let name = format!("pagemap-shmem-{id}.img");
+        if !names.contains(&name) {
+            continue;
+        }
+        let pagemap = read(images, &name)?;
+        let (pages, length) = pages_of(images, &name, &pagemap)?;
+        let plan = plan::part(&pagemap, length, size)?;
+        found.push((number, InCommon { name: format!("shm-{id}.bin"), pages, plan }));
+    }
+    Ok(found)
+}
+
+/// The image of the pages that a pagemap lists, and its length.
+fn pages_of(images: &Path, name: &str, pagemap: &Image) -> Result<(PathBuf, u64), Refused> {
+    let head = pagemap.records.first().ok_or(Refused::Contradiction)?;
+    let number = head.need(1).map_err(|why| malformed(name, why))?;
+    let pages = images.join(format!("pages-{number}.img"));
+    let length = pages.metadata().map_err(|why| unreadable("pages", &why))?.len();
+    Ok((pages, length))
 }
 
 fn draft(image: &Path) -> PathBuf {

@@ -2,6 +2,8 @@
 
 use std::path::Path;
 
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use try_it_now::instance::Endpoint;
 use try_it_now::runtime::containerd::Settings;
 use try_it_now::runtime::{App, Golden, Order, Runtime, ShareMemory, StartMethod};
 
@@ -280,4 +282,42 @@ async fn a_copy_is_no_checkpoint_and_the_one_that_it_is_of_stays() {
     assert_eq!(copy.how, StartMethod::Restored);
     assert_eq!(tell(&runtime, copy.endpoint, "read 16").await, "0000000000000001");
     within(runtime.stop(&id)).await.unwrap();
+}
+
+/// The first page of the image's own app.
+async fn page(runtime: &dyn Runtime, endpoint: Endpoint) -> Option<String> {
+    let mut stream = runtime.connect(endpoint).await.ok()?;
+    stream.write_all(b"GET / HTTP/1.0\r\n\r\n").await.ok()?;
+    let mut text = String::new();
+    stream.read_to_string(&mut text).await.ok()?;
+    text.lines().next()?.contains(" 200 ").then_some(text)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_processes_have_in_common_is_shared_where_the_template_says_so() {
+    let Some(place) = Place::new() else { return };
+    let runtime = place.open().await;
+    for (share_memory, expected) in [(ShareMemory::Auto, false), (ShareMemory::WithShm, true)] {
+        let own = App { share_memory, port: 80, command: Vec::new(), ..php("") };
+        let revision = REVISION + u64::from(expected);
+        let order = Order { revision, ..order(&own) };
+        let started = within(runtime.start(&order)).await.unwrap();
+        until("its page is there", async || page(&runtime, started.endpoint).await).await;
+        within(runtime.bake(&order.id, revision, &own)).await.unwrap();
+        let manifests = fs::read_dir(place.checkpoints()).unwrap().flatten();
+        let manifests: Vec<_> =
+            manifests.map(|entry| fs::read_to_string(entry.path().join("manifest.json")).unwrap()).collect();
+        assert_eq!(manifests.len(), 1);
+        assert_eq!(manifests[0].contains("\"shm-"), expected);
+        for _ in 0..2 {
+            let order = Order { revision, ..super::order(&own) };
+            let started = within(runtime.start(&order)).await.unwrap();
+            assert_eq!(started.how, StartMethod::Restored);
+            let first = until("its page is there", async || page(&runtime, started.endpoint).await).await;
+            let second = page(&runtime, started.endpoint).await.unwrap();
+            // It counts its visits.
+            assert!(first.contains("id=\"visits\">2<") && second.contains("id=\"visits\">3<"), "{first}");
+            within(runtime.stop(&order.id)).await.unwrap();
+        }
+    }
 }
