@@ -132,7 +132,7 @@ impl Settings {
 /// Bytes: what copies may share where nobody said.
 pub fn a_quarter_of_the_memory() -> u64 {
     let host = rustix::system::sysinfo();
-    (u64::from(host.totalram)).saturating_mul(u64::from(host.mem_unit)) / 4
+    host.totalram.saturating_mul(u64::from(host.mem_unit)) / 4
 }
 
 /// Runs instances as containers. See the module.

@@ -73,8 +73,9 @@ fn a_heap_goes_to_the_file_and_what_is_beside_it_stays() {
     let second = 4 * PAGE + GAP;
     assert_eq!(mapped(&mm), [[0, 0, 2, 65], [0, 9, 2, 65], [second, 9, 2, 65]]);
     assert_eq!(left(&pagemap), [(18, 2)]);
+    let kept = 0..2 * PAGE;
     let expected = Plan {
-        kept: vec![0..2 * PAGE],
+        kept: vec![kept],
         moved: vec![(2 * PAGE..4 * PAGE, 0), (4 * PAGE..6 * PAGE, second + PAGE)],
         length: second + 10 * PAGE + GAP,
         room: 14 * PAGE,
