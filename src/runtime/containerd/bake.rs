@@ -63,10 +63,14 @@ impl Parts {
         key: &Key,
         app: &App,
     ) -> Result<Sharing, RuntimeError> {
+        let objection = self.objection(id, app).await?;
+        // That may have taken a while, and whoever stops it waits for its turn.
+        if instance.leaves() {
+            return Err(RuntimeError::Start(format!("{id} was stopped before it was frozen")));
+        }
         let images = self.checkpoints.begin(key).doing(|| "make a checkpoint".to_owned())?;
         self.watcher.done(Step::BakeFolder)?;
         instance.leave();
-        let objection = self.objection(id, app).await?;
         let work = self.folder.of(id);
         if let Err(error) = container::freeze(&self.client, id.as_str(), &images, &work).await {
             let log = tokio::fs::read_to_string(work.join("dump.log")).await.unwrap_or_default();
