@@ -1,6 +1,7 @@
 //! What the containerd runtime promises beyond the suite. Its apps are made of the PHP image, whose programs are PHP and
 //! a shell.
 
+mod archive;
 mod bakes;
 mod egress;
 mod faults;
@@ -8,6 +9,7 @@ mod heavy_neighbours;
 mod hooks;
 mod kills;
 mod limits;
+mod programs;
 mod pulls;
 mod registry;
 mod sharing;

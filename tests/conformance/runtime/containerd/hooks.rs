@@ -1,12 +1,11 @@
 //! What makes each copy one of its own: files before its first moment, and commands beside its app.
 
-use std::io::Cursor;
 use std::os::unix::fs::MetadataExt;
 use std::time::Duration;
 
 use try_it_now::runtime::{App, Command, Order, OwnFile, Ran, Runtime, RuntimeError, StartMethod};
 
-use super::{Image, KEEPER, Place, REVISION, bake, fs, order, php, shell, start, tell, within};
+use super::{Image, KEEPER, Place, REVISION, archive, bake, fs, order, php, shell, start, tell, within};
 
 fn command(words: &[&str]) -> Command {
     let words = words.iter().map(|&word| word.to_owned()).collect();
@@ -190,44 +189,11 @@ fn image_with_links(place: &Place, victim: &std::path::Path) -> std::path::PathB
     layer.append_link(&mut header, "last", victim.join("stolen")).unwrap();
     let layer = layer.into_inner().unwrap();
 
-    let digest = |bytes: &[u8]| {
-        let sum = ring::digest::digest(&ring::digest::SHA256, bytes);
-        sum.as_ref().iter().map(|byte| format!("{byte:02x}")).collect::<String>()
-    };
-    let arch = if cfg!(target_arch = "aarch64") { "arm64" } else { "amd64" };
-    let config = format!(
-        r#"{{"architecture":"{arch}","os":"linux","config":{{}},"rootfs":{{"type":"layers","diff_ids":["sha256:{}"]}}}}"#,
-        digest(&layer)
-    );
-    let part = |kind: &str, bytes: &[u8]| {
-        format!(
-            r#"{{"mediaType":"application/vnd.oci.image.{kind}","digest":"sha256:{}","size":{}}}"#,
-            digest(bytes),
-            bytes.len()
-        )
-    };
-    let manifest = format!(
-        r#"{{"schemaVersion":2,"mediaType":"application/vnd.oci.image.manifest.v1+json","config":{},"layers":[{}]}}"#,
-        part("config.v1+json", config.as_bytes()),
-        part("layer.v1.tar", &layer)
-    );
-    let index =
-        format!(r#"{{"schemaVersion":2,"manifests":[{}]}}"#, part("manifest.v1+json", manifest.as_bytes()));
     fs::create_dir_all(&place.settings.folder).unwrap();
-    let archive = place.settings.folder.join("links.tar");
-    let mut tar = tar::Builder::new(fs::File::create(&archive).unwrap());
-    let layout = br#"{"imageLayoutVersion":"1.0.0"}"#.as_slice();
-    let blobs = [&layer[..], config.as_bytes(), manifest.as_bytes()];
-    let blobs = blobs.map(|bytes| (format!("blobs/sha256/{}", digest(bytes)), bytes));
-    let rest = [("oci-layout".to_owned(), layout), ("index.json".to_owned(), index.as_bytes())];
-    for (name, bytes) in rest.into_iter().chain(blobs) {
-        let mut header = tar::Header::new_gnu();
-        header.set_size(bytes.len() as u64);
-        header.set_mode(0o644);
-        tar.append_data(&mut header, name, Cursor::new(bytes)).unwrap();
-    }
-    tar.finish().unwrap();
-    archive
+    let path = place.settings.folder.join("links.tar");
+    let manifest = archive::write(&path, &layer, place.settings.node.as_str());
+    place.images.lock().unwrap().push(format!("try-it-now.local/archive@{manifest}"));
+    path
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

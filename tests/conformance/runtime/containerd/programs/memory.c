@@ -1,0 +1,356 @@
+// An app that knows what its memory must hold: `memory KIND` keeps memory in one way, and does with it what that kind is
+// about each time that it is asked, before its bake and after. It answers each request with "right" or with what is wrong.
+#define _GNU_SOURCE
+#include <arpa/inet.h>
+#include <errno.h>
+#include <pthread.h>
+#include <stdarg.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/socket.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#define PAGE 4096ul
+#define MIB (1ul << 20)
+
+static char verdict[256];
+// What programs hold that have a certain library in them.
+__attribute__((used)) static const char words[] = WORDS;
+
+// Keeps the first thing that is wrong.
+static int wrong(const char *format, ...) {
+    va_list arguments;
+    va_start(arguments, format);
+    if (!verdict[0]) vsnprintf(verdict, sizeof verdict, format, arguments);
+    va_end(arguments);
+    return -1;
+}
+
+static void fill(void *at, size_t length, uint64_t seed) {
+    uint64_t *words = at;
+    for (size_t i = 0; i < length / 8; i++) words[i] = (seed + i) * 0x9E3779B97F4A7C15ul + 1;
+}
+
+static int holds(const char *what, const void *at, size_t length, uint64_t seed) {
+    const uint64_t *words = at;
+    for (size_t i = 0; i < length / 8; i++)
+        if (words[i] != (seed + i) * 0x9E3779B97F4A7C15ul + 1)
+            return wrong("%s: byte %zu of %zu is not as it was", what, i * 8, length);
+    return 0;
+}
+
+static int zero(const char *what, const void *at, size_t length) {
+    const uint64_t *words = at;
+    for (size_t i = 0; i < length / 8; i++)
+        if (words[i]) return wrong("%s: byte %zu of %zu is not zero", what, i * 8, length);
+    return 0;
+}
+
+static void *map(size_t length, int flags) {
+    void *at = mmap(NULL, length, PROT_READ | PROT_WRITE, MAP_ANONYMOUS | flags, -1, 0);
+    if (at == MAP_FAILED) {
+        perror("mmap");
+        exit(1);
+    }
+    return at;
+}
+
+// What every kind has: memory of all sorts that is filled and never given up.
+static uint64_t data[64 * 512] = {1}, bss[64 * 512];
+static char *bulk, *heap;
+#define BULK (8 * MIB)
+
+static void hold_bulk(void) {
+    bulk = map(BULK, MAP_PRIVATE);
+    heap = malloc(MIB / 16);
+    fill(bulk, BULK, 1), fill(heap, MIB / 16, 2), fill(data, sizeof data, 3), fill(bss, sizeof bss, 4);
+}
+
+static void check_bulk(void) {
+    holds("a mapping", bulk, BULK, 1), holds("the heap", heap, MIB / 16, 2);
+    holds("data", data, sizeof data, 3), holds("bss", bss, sizeof bss, 4);
+}
+
+static char *pool;
+static size_t size;
+static unsigned round_;
+
+// Counts on zeros where memory was given up.
+static void begin_dontneed(void) { fill(pool = map(2 * MIB, MAP_PRIVATE), 2 * MIB, 5); }
+
+static void check_dontneed(void) {
+    holds("what is given up next", pool, 2 * MIB, 5);
+    if (madvise(pool + MIB, MIB, MADV_DONTNEED)) wrong("MADV_DONTNEED: %s", strerror(errno));
+    holds("what is beside it", pool, MIB, 5);
+    zero("what was given up", pool + MIB, MIB);
+    fill(pool, 2 * MIB, 5);
+}
+
+// Counts on being allowed to.
+static void check_free(void) {
+    holds("what may be freed next", pool, 2 * MIB, 5);
+    if (madvise(pool, MIB, MADV_FREE)) wrong("MADV_FREE: %s", strerror(errno));
+    fill(pool, MIB / 2, 5);
+    holds("what was used again", pool, MIB / 2, 5), holds("what is beside it", pool + MIB, MIB, 5 + MIB / 8);
+    uint64_t first = *(uint64_t *)(pool + MIB / 2);
+    if (first) holds("what was freed", pool + MIB / 2, PAGE, 5 + MIB / 16);
+    fill(pool, 2 * MIB, 5);
+}
+
+// Grows, here or elsewhere, up to a bound, then is small again; what is new is zero, whatever was there before.
+static void resize(const char *what, size_t to) {
+    size_t from = size;
+    char *moved = mremap(pool, from, to, MREMAP_MAYMOVE);
+    if (moved == MAP_FAILED) {
+        wrong("mremap: %s", strerror(errno));
+        return;
+    }
+    pool = moved, size = to;
+    holds(what, pool, from < to ? from : to, 5);
+    if (to > from) zero("what is new", pool + from, to - from);
+    fill(pool, size, 5);
+}
+
+static void begin_grow(void) { fill(pool = map(MIB, MAP_PRIVATE), size = MIB, 5); }
+static void check_grow(void) { resize("what grew", size + MIB); }
+
+static void check_shrink(void) {
+    resize("what shrank", MIB / 2);
+    resize("what grew again", MIB);
+}
+
+// Leaves an empty mapping behind.
+static void check_dontunmap(void) {
+    char *moved = mremap(pool, size, size, MREMAP_MAYMOVE | MREMAP_DONTUNMAP, NULL);
+    if (moved == MAP_FAILED) {
+        wrong("MREMAP_DONTUNMAP: %s", strerror(errno));
+        return;
+    }
+    holds("what moved", moved, size, 5), zero("what it left", pool, size);
+    memcpy(pool, moved, size), munmap(moved, size);
+}
+
+// The heap's end goes and comes back.
+static void begin_brk(void) {
+    pool = sbrk(0);
+    pool = sbrk((intptr_t)(-(uintptr_t)pool % PAGE + MIB)) + (-(uintptr_t)pool % PAGE);
+    fill(pool, MIB, 5);
+}
+
+static void check_brk(void) {
+    holds("what is at the end", pool, MIB, 5);
+    if (sbrk(-(intptr_t)(MIB / 2)) == (void *)-1 || sbrk(MIB / 2) == (void *)-1) wrong("sbrk: %s", strerror(errno));
+    holds("what stayed", pool, MIB / 2, 5), zero("what came back", pool + MIB / 2, MIB / 2);
+    fill(pool, MIB, 5);
+}
+
+// Two children and their parent: private memory is each one's own, and what is shared is all three's.
+struct task { uint64_t number, answer; char said[128]; };
+static int to[3][2], back[3][2];
+static uint64_t *common;
+
+static void child(int number) {
+    struct task task;
+    // Else it would never see the end of what it reads.
+    close(to[number][1]), close(back[number][0]);
+    // Half of what is inherited is its own from the first moment on.
+    fill(pool + MIB, MIB, 100 + (uint64_t)number);
+    while (read(to[number][0], &task, sizeof task) == sizeof task) {
+        verdict[0] = 0;
+        check_bulk();
+        holds("what a child inherited", pool, MIB, 5);
+        holds("what a child changed", pool + MIB, MIB, 100 + (uint64_t)number);
+        fill(pool + MIB, MIB, 100 + (uint64_t)number);
+        fill(bulk + (size_t)number * PAGE, PAGE, 1 + (size_t)number * PAGE / 8);
+        common[number] += task.number;
+        task.answer = common[0];
+        memcpy(task.said, verdict, sizeof task.said);
+        if (write(back[number][1], &task, sizeof task) != sizeof task) break;
+    }
+    _exit(0);
+}
+
+static pid_t bear(int number) {
+    if (pipe(to[number]) || pipe(back[number])) exit(1);
+    pid_t pid = fork();
+    if (pid < 0) exit(1);
+    if (!pid) child(number);
+    close(to[number][0]), close(back[number][1]);
+    return pid;
+}
+
+static void ask(int number) {
+    uint64_t before = common[number];
+    struct task task = {.number = 7};
+    common[0]++;
+    if (write(to[number][1], &task, sizeof task) != sizeof task || read(back[number][0], &task, sizeof task) != sizeof task) {
+        wrong("child %d is gone", number);
+        return;
+    }
+    if (task.said[0]) wrong("child %d: %s", number, task.said);
+    if (task.answer != common[0]) wrong("child %d does not see what its parent wrote", number);
+    if (common[number] != before + 7) wrong("the parent does not see what child %d wrote", number);
+}
+
+static void begin_fork(void) {
+    fill(pool = map(2 * MIB, MAP_PRIVATE), 2 * MIB, 5);
+    common = map(PAGE, MAP_SHARED);
+    bear(1), bear(2);
+}
+
+static void check_fork(void) {
+    ask(1), ask(2);
+    holds("what a parent has", pool, 2 * MIB, 5);
+    // The parent's changes are its own, too.
+    fill(pool, 2 * MIB, 6), ask(1), ask(2);
+    holds("what a parent changed", pool, 2 * MIB, 6), fill(pool, 2 * MIB, 5);
+    // And one more child, who is born now.
+    int keep[2][2] = {{to[1][0], to[1][1]}, {back[1][0], back[1][1]}};
+    pid_t last = bear(1);
+    ask(1);
+    close(to[1][1]), close(back[1][0]), waitpid(last, NULL, 0);
+    memcpy(to[1], keep[0], sizeof to[1]), memcpy(back[1], keep[1], sizeof back[1]);
+}
+
+// Threads with stacks, storage and allocations of their own; each time some of them end and others come.
+#define THREADS 8
+static pthread_barrier_t barrier;
+static _Thread_local uint64_t own[512];
+static volatile int leave[THREADS];
+static pthread_t threads[THREADS];
+
+static void *thread(void *argument) {
+    size_t number = (size_t)argument;
+    uint64_t stack[8192];
+    char *kept = malloc(MIB / 16);
+    fill(stack, sizeof stack, 10 + number), fill(own, sizeof own, 20 + number), fill(kept, MIB / 16, 30 + number);
+    for (;;) {
+        pthread_barrier_wait(&barrier);
+        holds("a thread's stack", stack, sizeof stack, 10 + number);
+        holds("a thread's storage", own, sizeof own, 20 + number);
+        holds("a thread's allocation", kept, MIB / 16, 30 + number);
+        char *some[64];
+        for (int i = 0; i < 64; i++) {
+            some[i] = calloc(1, 12345 + (size_t)i);
+            zero("a new allocation", some[i], 12344);
+            fill(some[i], 12344, 40);
+        }
+        for (int i = 0; i < 64; i++) free(some[i]);
+        pthread_barrier_wait(&barrier);
+        if (leave[number]) break;
+    }
+    free(kept);
+    return NULL;
+}
+
+static void begin_threads(void) {
+    pthread_barrier_init(&barrier, NULL, THREADS + 1);
+    for (size_t i = 0; i < THREADS; i++) pthread_create(&threads[i], NULL, thread, (void *)i);
+}
+
+static void check_threads(void) {
+    size_t next = round_ % THREADS;
+    leave[next] = 1;
+    pthread_barrier_wait(&barrier), pthread_barrier_wait(&barrier);
+    pthread_join(threads[next], NULL);
+    leave[next] = 0;
+    pthread_create(&threads[next], NULL, thread, (void *)next);
+}
+
+// Huge pages, transparent or not.
+static void begin_huge(void) {
+    size = 6 * MIB;
+    char *at = map(size + 2 * MIB, MAP_PRIVATE);
+    pool = (char *)(((uintptr_t)at + 2 * MIB - 1) & ~(2 * MIB - 1));
+    // What is beside them would be one mapping with others.
+    if (pool > at) munmap(at, (size_t)(pool - at));
+    munmap(pool + size, (size_t)(at + 2 * MIB - pool));
+    if (madvise(pool, size, MADV_HUGEPAGE)) perror("MADV_HUGEPAGE");
+    fill(pool, size, 5);
+}
+
+static void begin_hugetlb(void) { fill(pool = map(4 * MIB, MAP_PRIVATE | MAP_HUGETLB), size = 4 * MIB, 5); }
+
+static void check_pool(void) {
+    holds("huge pages", pool, size, 5);
+    fill(pool + size / 2, size / 4, 6);
+    holds("what was changed", pool + size / 2, size / 4, 6), holds("what is beside it", pool, size / 2, 5);
+    fill(pool, size, 5);
+}
+
+// A file in memory: seen by two processes, and mapped privately by one.
+static uint64_t *view;
+static int file;
+
+static void begin_memfd(void) {
+    file = memfd_create("memory", 0);
+    if (file < 0 || ftruncate(file, 3 * (off_t)MIB)) exit(1);
+    char *whole = mmap(NULL, 3 * MIB, PROT_READ | PROT_WRITE, MAP_SHARED, file, 0);
+    fill(whole, 3 * MIB, 8);
+    common = view = (uint64_t *)(whole + 2 * MIB);
+    memset(view, 0, PAGE);
+    pool = mmap(NULL, 2 * MIB, PROT_READ | PROT_WRITE, MAP_PRIVATE, file, 0);
+    if (whole == MAP_FAILED || pool == MAP_FAILED) exit(1);
+    fill(pool, 2 * MIB, 5);
+    bear(1);
+}
+
+static void check_memfd(void) {
+    holds("what is mapped privately", pool, 2 * MIB, 5);
+    holds("what all see", (char *)view - 2 * MIB, 2 * MIB, 8);
+    uint64_t word = ++view[0], seen = 0;
+    if (pread(file, &seen, sizeof seen, 2 * (off_t)MIB) != sizeof seen || seen != word) wrong("the file is not what is mapped");
+    ask(1);
+    fill(pool, 2 * MIB, 5);
+}
+
+static void nothing(void) {}
+
+static const struct kind {
+    const char *name;
+    void (*begin)(void), (*check)(void);
+} kinds[] = {
+    {"plain", nothing, nothing},
+    {"dontneed", begin_dontneed, check_dontneed},
+    {"free", begin_dontneed, check_free},
+    {"grow", begin_grow, check_grow},
+    {"shrink", begin_grow, check_shrink},
+    {"dontunmap", begin_grow, check_dontunmap},
+    {"brk", begin_brk, check_brk},
+    {"fork", begin_fork, check_fork},
+    {"threads", begin_threads, check_threads},
+    {"huge", begin_huge, check_pool},
+    {"hugetlb", begin_hugetlb, check_pool},
+    {"memfd", begin_memfd, check_memfd},
+};
+
+int main(int count, char **arguments) {
+    const struct kind *kind = NULL;
+    for (size_t i = 0; count == 2 && i < sizeof kinds / sizeof *kinds; i++)
+        if (!strcmp(kinds[i].name, arguments[1])) kind = &kinds[i];
+    if (!kind) return 64;
+    hold_bulk();
+    kind->begin();
+    int listener = socket(AF_INET, SOCK_STREAM, 0), yes = 1;
+    struct sockaddr_in address = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    address.sin_port = htons((uint16_t)atoi(getenv("PORT")));
+    setsockopt(listener, SOL_SOCKET, SO_REUSEADDR, &yes, sizeof yes);
+    if (bind(listener, (struct sockaddr *)&address, sizeof address) || listen(listener, 64)) return 1;
+    for (;;) {
+        int visitor = accept(listener, NULL, NULL);
+        if (visitor < 0) continue; // woken by a restore
+        char request[1024], answer[512];
+        if (read(visitor, request, sizeof request) > 0) {
+            verdict[0] = 0;
+            check_bulk(), kind->check(), check_bulk();
+            round_++;
+            int length = snprintf(answer, sizeof answer, "HTTP/1.0 200 OK\r\n\r\n%s\n", verdict[0] ? verdict : "right");
+            if (write(visitor, answer, (size_t)length) < 0) perror("write");
+        }
+        close(visitor);
+    }
+}
