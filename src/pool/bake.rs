@@ -145,7 +145,7 @@ impl Pool {
         let mut exits = self.runtime.exits();
         let id = InstanceId::random(&template.name);
         let hold = self.hands.take(&id).expect("an id that was just drawn is in nobody's hands");
-        let mut draft = Draft::new(self, &keeper, template.clone(), id);
+        let mut draft = Draft::new(self, &keeper, template.clone(), id).for_a_freeze();
         let mut making = std::pin::pin!(run_steps(&STEPS, &mut draft, &hold));
         let outcome = loop {
             tokio::select! {
@@ -192,7 +192,7 @@ impl Baking {
         let Some(hold) = pool.hands.take(&id) else { return };
         let start = Instant::now();
         tracing::info!(template = name, %id, "baking: an instance is made to be copied");
-        let mut draft = Draft::new(pool, keeper, template.clone(), id);
+        let mut draft = Draft::new(pool, keeper, template.clone(), id).for_a_freeze();
         let outcome = run_steps(&STEPS, &mut draft, &hold).await;
         // Its end is what it was made for, or was undone.
         hold.let_go();

@@ -95,8 +95,14 @@ impl<'p> Draft<'p> {
         let values = Values::new(randomness, &template.hooks, &id, &url, &host);
         let files = values.files(&template.hooks);
         let (app, revision) = (template.app.clone(), template.revision);
-        let order = Order { id: id.clone(), url, host, app, revision, files };
+        let order = Order { id: id.clone(), url, host, app, revision, files, to_be_frozen: false };
         Self { pool, keeper, template, id, values, order, started: None }
+    }
+
+    /// The same, to be frozen when its steps are done.
+    pub(super) fn for_a_freeze(mut self) -> Self {
+        self.order.to_be_frozen = true;
+        self
     }
 }
 

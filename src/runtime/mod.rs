@@ -123,6 +123,8 @@ pub struct Order {
     pub revision: u64,
     /// What it has of its own from its first moment on, restored or not. Only where instances are containers.
     pub files: Vec<OwnFile>,
+    /// Whether [`Runtime::bake`] will be called, if nothing fails: what it does until then is watched.
+    pub to_be_frozen: bool,
 }
 
 /// A file of one instance, which takes the place of one in its image. Its `Debug` does not show what is in it.

@@ -94,7 +94,15 @@ mod tests {
     fn order() -> Order {
         let id = InstanceId::random(&TemplateName::new("t").unwrap());
         let app = Arc::new(App::default());
-        Order { id, url: String::new(), host: String::new(), app, revision: 1, files: Vec::new() }
+        Order {
+            id,
+            url: String::new(),
+            host: String::new(),
+            app,
+            revision: 1,
+            files: Vec::new(),
+            to_be_frozen: false,
+        }
     }
 
     #[tokio::test]

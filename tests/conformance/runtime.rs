@@ -96,7 +96,7 @@ fn order(app: &App) -> Order {
     let id = InstanceId::random(&TemplateName::new("sample").unwrap());
     let host = format!("{id}.localhost");
     let (url, app) = (format!("http://{host}:8080/"), Arc::new(app.clone()));
-    Order { url, host, id, app, revision: 1, files: Vec::new() }
+    Order { url, host, id, app, revision: 1, files: Vec::new(), to_be_frozen: true }
 }
 
 async fn within<F: Future>(future: F) -> F::Output {

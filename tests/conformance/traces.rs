@@ -18,6 +18,8 @@ impl Stack {
         found.extend(entries(&cgroups(), words));
         found.extend(mounts(words, self.daemon()));
         found.extend(entries(&self.notes(), words));
+        // What the kernel notes about them.
+        found.extend(entries(&["/sys/kernel/tracing/instances".into()], words));
         found
     }
 

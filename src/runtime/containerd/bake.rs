@@ -6,7 +6,7 @@ use super::super::host::{Doing, blocking};
 use super::super::{App, RuntimeError, ShareMemory};
 use super::golden::{Key, Sharing};
 use super::instances::Running;
-use super::memory::{self, NotShared};
+use super::memory::{self, GivenUp, NotShared};
 use super::{Parts, Step, container, snapshots};
 use crate::instance::InstanceId;
 
@@ -77,10 +77,11 @@ impl Parts {
             let why: Vec<&str> = log.lines().filter(|line| line.contains("Error")).collect();
             return Err(RuntimeError::Start(format!("{error}; CRIU says: {}", why.join("; "))));
         }
+        let given_up = seen(instance).await;
         self.watcher.done(Step::Freeze)?;
         container::remove_task(&self.client, id.as_str()).await?;
         self.watcher.done(Step::NoTask)?;
-        let sharing = self.share(id, key, app, objection).await?;
+        let sharing = self.share(id, key, app, objection, given_up).await?;
         self.watcher.done(Step::Share)?;
         let name = self.snapshot_name(key);
         snapshots::remove(&self.client, &name).await?;
@@ -110,12 +111,13 @@ impl Parts {
         key: &Key,
         app: &App,
         objection: Option<String>,
+        given_up: Result<GivenUp, String>,
     ) -> Result<Sharing, RuntimeError> {
         let template = id.template();
-        let parts = app.share_memory == ShareMemory::WithShm;
-        let why = match objection {
-            Some(why) => why,
-            None => match self.checkpoints.share(key, app.limits.container_memory(), parts).await {
+        let (most, parts) = (app.limits.container_memory(), app.share_memory == ShareMemory::WithShm);
+        let why = match objection.map_or(given_up, Err) {
+            Err(why) => why,
+            Ok(given_up) => match self.checkpoints.share(key, most, parts, given_up).await {
                 Ok(shared) => {
                     tracing::info!(template, mebibytes = shared.bytes() >> 20, "copies share their memory");
                     return Ok(Sharing::Shared(shared));
@@ -148,4 +150,21 @@ impl Parts {
     pub(super) fn snapshot_name(&self, key: &Key) -> String {
         format!("golden-{}-{}", self.node, key.as_str())
     }
+}
+
+/// What was seen of what an app gave up, or why that is not known.
+async fn seen(instance: &Running) -> Result<GivenUp, String> {
+    let watch = instance.watch.lock().take();
+    let look = move || {
+        let seen = match &watch {
+            Some(Ok(watch)) => watch.seen().map_err(|error| error.to_string()),
+            Some(Err(error)) => Err(error.to_string()),
+            None => Err("nobody did".to_owned()),
+        };
+        (seen, watch)
+    };
+    let (seen, watch) = blocking(look).await;
+    // It ends with the instance.
+    *instance.watch.lock() = watch;
+    seen.map_err(|why| format!("what it did with its memory could not be watched: {why}"))
 }

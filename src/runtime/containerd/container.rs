@@ -2,6 +2,7 @@
 //! once [`remove`] was called with the same id.
 
 use std::collections::HashMap;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -12,6 +13,7 @@ use containerd_client::services::v1::{
 };
 use containerd_client::types::Mount;
 use containerd_client::types::v1::{Process, Status};
+use parking_lot::Mutex;
 use prost_types::Any;
 use serde_json::Value;
 use tokio::time::Instant;
@@ -19,6 +21,7 @@ use tokio::time::Instant;
 use super::super::RuntimeError;
 use super::client::{Answer, Client, request};
 use super::golden::Key;
+use super::memory::Watch;
 use super::options::{CheckpointOptions, RuncOptions};
 use super::orphans;
 use super::snapshots::{self, SNAPSHOTTER};
@@ -60,6 +63,8 @@ pub(super) struct Draft<'a> {
     pub(super) work: &'a Path,
     /// What to restore, and CRIU's images of it; `None` starts the command.
     pub(super) checkpoint: Option<(&'a Key, PathBuf)>,
+    /// Where to keep who watches what it does with its memory; `None` where nobody is to.
+    pub(super) watch: Option<&'a Mutex<Option<io::Result<Watch>>>>,
     pub(super) watcher: &'a Watcher,
 }
 
@@ -110,7 +115,12 @@ pub(super) async fn start(client: &Client, draft: Draft<'_>) -> Result<Times, Ru
         ..Default::default()
     };
     let made = client.tasks().create(request(message)).await.doing(|| format!("make the task of {id}"));
-    made.map_err(blame_the_app)?;
+    let made = made.map_err(blame_the_app)?;
+    if let Some(watch) = draft.watch {
+        // Its first process is there, and waits for its start.
+        let begun = Watch::begin(draft.node, id, made.pid).await;
+        *watch.lock() = Some(begun);
+    }
     draft.watcher.done(Step::Task)?;
     let task = begun.elapsed() - container;
 

@@ -54,6 +54,10 @@ impl Parts {
             self.outlets.give_back(outlet).await?;
         }
         instance.disk.lock().take();
+        let watch = instance.watch.lock().take();
+        if let Some(Ok(watch)) = watch {
+            watch.end().await;
+        }
         self.folder.remove(id.as_str()).doing(|| format!("remove the folder of {id}"))?;
         self.watcher.done(Step::NoFolder)
     }

@@ -14,11 +14,11 @@ use ring::digest::{Context, SHA256};
 use serde::{Deserialize, Serialize};
 
 use super::super::host::blocking;
-use super::memory::{Memory, NotShared, Shared};
+use super::memory::{GivenUp, Memory, NotShared, Shared};
 use crate::hex::hex;
 
 /// Raised when a checkpoint of an older version of this program must not be restored by this one.
-const FORMAT: u32 = 3;
+const FORMAT: u32 = 4;
 
 /// Restores that may fail one after another before a checkpoint counts as bad.
 const TOO_MANY: u32 = 3;
@@ -168,8 +168,14 @@ impl Checkpoints {
     }
 
     /// Moves the memory of what was frozen to where copies share it.
-    pub(super) async fn share(&self, key: &Key, most: u64, parts: bool) -> Result<Shared, NotShared> {
-        self.memory.share(key, self.images(key), most, parts).await
+    pub(super) async fn share(
+        &self,
+        key: &Key,
+        most: u64,
+        parts: bool,
+        given_up: GivenUp,
+    ) -> Result<Shared, NotShared> {
+        self.memory.share(key, self.images(key), most, parts, given_up).await
     }
 
     pub(super) fn has(&self, key: &Key) -> bool {

@@ -1,6 +1,7 @@
 //! What runs.
 
 use std::collections::HashMap;
+use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
@@ -14,6 +15,7 @@ use super::super::log::Log;
 use super::disk::Disk;
 use super::egress::Outlet;
 use super::golden::Key;
+use super::memory::Watch;
 use crate::instance::InstanceId;
 use crate::task;
 
@@ -34,6 +36,8 @@ pub(super) struct Running {
     pub(super) from: Mutex<Option<Key>>,
     /// What it writes to; `None` before it has one, or when a server before this one started it.
     pub(super) disk: Mutex<Option<Arc<Disk>>>,
+    /// Who watches what it does with its memory, or why nobody can; `None` where it is not to be frozen.
+    pub(super) watch: Mutex<Option<io::Result<Watch>>>,
 }
 
 impl Running {
@@ -82,6 +86,7 @@ impl Instances {
             gone: CancellationToken::new(),
             from: Mutex::default(),
             disk: Mutex::default(),
+            watch: Mutex::default(),
         });
         running.insert(id.clone(), instance.clone());
         Some(instance)

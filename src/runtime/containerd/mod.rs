@@ -198,6 +198,7 @@ impl ContainerdRuntime {
             watcher: settings.watcher,
             shim,
         });
+        memory::end_watches(parts.node.as_str()).await.doing(doing("end what was watched"))?;
         leftovers::take_over(&parts).await?;
         task::spawn("containerd exits", exits::follow(Arc::downgrade(&parts)));
         Ok(Self { parts })

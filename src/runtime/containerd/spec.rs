@@ -224,8 +224,15 @@ mod tests {
     fn specification(limits: ResourceLimits) -> Value {
         let id = InstanceId::random(&TemplateName::new("shop").unwrap());
         let app = Arc::new(App { command: vec!["app".to_owned()], limits, ..App::default() });
-        let order =
-            Order { url: String::new(), host: String::new(), id, app, revision: 1, files: Vec::new() };
+        let order = Order {
+            url: String::new(),
+            host: String::new(),
+            id,
+            app,
+            revision: 1,
+            files: Vec::new(),
+            to_be_frozen: false,
+        };
         let place = Place {
             network: Path::new("/proc/1/fd/3"),
             devices: Path::new("/dev"),

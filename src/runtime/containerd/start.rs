@@ -10,7 +10,7 @@ use serde_json::Value;
 use tokio::time::Instant;
 
 use super::super::host::Doing;
-use super::super::{Order, RuntimeError, StartMethod, Started};
+use super::super::{Order, RuntimeError, ShareMemory, StartMethod, Started};
 use super::container::{self, Draft};
 use super::disk::{self, Disk};
 use super::golden::Key;
@@ -100,6 +100,10 @@ impl Parts {
         let work = self.folder.of(&order.id);
         let prepared = begun.elapsed();
         let shim = self.shim.get(&self.client).await;
+        let is_watched = order.to_be_frozen
+            && checkpoint.is_none()
+            && self.criu.is_some()
+            && order.app.share_memory != ShareMemory::Off;
         let started = container::start(
             &self.client,
             Draft {
@@ -114,6 +118,7 @@ impl Parts {
                 output: &self.folder.output(&order.id),
                 work: &work,
                 checkpoint: checkpoint.map(|key| (key, self.checkpoints.images(key))),
+                watch: is_watched.then_some(&instance.watch),
                 watcher: &self.watcher,
             },
         )

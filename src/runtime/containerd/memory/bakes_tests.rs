@@ -49,7 +49,8 @@ async fn every_image_of_a_bake_is_read_and_written_again(name: &str, port: u16) 
     let app = Arc::new(App { image: Some(AppImage::Tar(image)), port, share_memory, ..App::default() });
     let id = InstanceId::random(&TemplateName::new(name).unwrap());
     let (url, host) = ("http://localhost/".to_owned(), "localhost".to_owned());
-    let order = Order { url, host, id, app: app.clone(), revision: 1, files: Vec::new() };
+    let order =
+        Order { url, host, id, app: app.clone(), revision: 1, files: Vec::new(), to_be_frozen: false };
     let started = runtime.start(&order).await.unwrap();
     answers(&runtime, started.endpoint).await;
     runtime.bake(&order.id, 1, &app).await.unwrap();
@@ -76,7 +77,7 @@ async fn every_image_of_a_bake_is_read_and_written_again(name: &str, port: u16) 
     assert!(read > 10, "{read}");
 
     // All bytes are somewhere: in a file of memory, or still among the pages.
-    let draft = Draft::read(&images, false).unwrap();
+    let draft = Draft::read(&images, false, &GivenUp::default()).unwrap();
     let devices = folder.join("rewritten");
     fs::create_dir(&devices).unwrap();
     let before = content(&images, "pages-");

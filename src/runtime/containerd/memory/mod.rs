@@ -6,16 +6,19 @@
 //! | `image`, `message` | CRIU's image files |
 //! | `plan` | which memory is shared, and where its pages go |
 //! | `rewrite` | a checkpoint's folder |
-//! | `verdict` | whether an app bears it |
+//! | `verdict` | whether an app bears it, by what it is made of |
+//! | `watch`, `given_up` | which of its memory does not, by what it does |
 //!
 //! The files lie in a tmpfs of the checkpoint's own, in the folder that its clones have as their `/dev`, which is read
 //! only. It is attached where containerd sees it; every clone's mount holds it too, so it is gone with the last of them.
 
+mod given_up;
 mod image;
 mod message;
 mod plan;
 mod rewrite;
 mod verdict;
+mod watch;
 
 use std::collections::HashMap;
 use std::fs::{self, File};
@@ -38,7 +41,9 @@ use super::golden::{Frozen, Key};
 use super::tmpfs::{self, Tmpfs};
 use crate::hex::hex;
 
+pub(super) use self::given_up::GivenUp;
 pub(super) use self::verdict::objection;
+pub(super) use self::watch::Watch;
 
 /// What the list of mounts calls the file systems.
 const NAME: &str = "try-it-now-memory";
@@ -98,15 +103,16 @@ impl Memory {
     }
 
     /// Rewrites a checkpoint. `most` is what one of its clones may use; with `parts`, processes have for themselves what
-    /// they had in common.
+    /// they had in common. What was given up stays as it is.
     pub(super) async fn share(
         &self,
         key: &Key,
         images: PathBuf,
         most: u64,
         parts: bool,
+        given_up: GivenUp,
     ) -> Result<Shared, NotShared> {
-        let draft = blocking(move || Draft::read(&images, parts)).await;
+        let draft = blocking(move || Draft::read(&images, parts, &given_up)).await;
         let draft = draft.map_err(|why| NotShared::Unchanged(why.to_string()))?;
         let room = draft.room();
         let _ = self.remove(key);
@@ -196,8 +202,15 @@ impl Memory {
     }
 }
 
-/// Lets go of the memory of all nodes. Returns how many checkpoints that was of.
+/// Ends all that a server of this node was watching when it ended.
+pub(super) async fn end_watches(node: &str) -> io::Result<()> {
+    let node = node.to_owned();
+    blocking(move || watch::end_all(Some(&node))).await
+}
+
+/// Lets go of the memory of all nodes, and of what they watch. Returns how many checkpoints that was of.
 pub(super) async fn clean(containerd: &Path) -> io::Result<usize> {
+    blocking(|| watch::end_all(None)).await?;
     Ok(tmpfs::detach_all(containerd, NAME).await?.len())
 }
 

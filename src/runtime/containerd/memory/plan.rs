@@ -7,6 +7,7 @@
 use std::collections::HashMap;
 use std::ops::Range;
 
+use super::given_up::GivenUp;
 use super::image::{Image, Malformed};
 use super::message::Message;
 
@@ -144,6 +145,14 @@ pub(super) struct Plan {
 /// mapped, that of the file.
 pub(super) type Parted = HashMap<u64, u32>;
 
+/// What is known of an app beyond its images.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Rules<'a> {
+    pub(super) parted: &'a Parted,
+    /// What is not shared.
+    pub(super) given_up: &'a GivenUp,
+}
+
 /// Changes the images of a process so that what can be shared is mapped from the file with this id. `pages` is the length
 /// of its pages. `None`, and nothing is changed, where there is nothing to share.
 pub(super) fn share(
@@ -151,12 +160,12 @@ pub(super) fn share(
     pagemap: &mut Image,
     pages: u64,
     file: u32,
-    parted: &Parted,
+    rules: &Rules<'_>,
 ) -> Result<Option<Plan>, Refused> {
     let [process] = mm.records.as_mut_slice() else { return Err(malformed("mm")(Malformed::Short)) };
     let runs = runs(pagemap, pages)?;
     let mut changed = process.clone();
-    let (regions, parted) = map(&mut changed, &runs, file, parted)?;
+    let (regions, parted) = map(&mut changed, &runs, file, rules)?;
     if regions.is_empty() && !parted {
         return Ok(None);
     }
@@ -237,7 +246,7 @@ fn map(
     process: &mut Message,
     runs: &[Run],
     file: u32,
-    parted: &Parted,
+    rules: &Rules<'_>,
 ) -> Result<(Vec<Region>, bool), Refused> {
     let wrong = malformed("mm");
     let mut guards = Vec::new();
@@ -253,7 +262,10 @@ fn map(
         if start >= end || start % PAGE != 0 || end % PAGE != 0 {
             return Err(Stop::Contradiction);
         }
-        if let Some(file) = parted.get(&mapping.need(vma::FILE)?)
+        if rules.given_up.touches(&(start..end)) {
+            return Ok(None);
+        }
+        if let Some(file) = rules.parted.get(&mapping.need(vma::FILE)?)
             && mapping.need(vma::STATUS)? == vma::SHARED
         {
             let offset = mapping.need(vma::OFFSET)?;

@@ -1,3 +1,5 @@
+use std::sync::LazyLock;
+
 use proptest::prelude::*;
 
 use super::*;
@@ -9,6 +11,14 @@ const M: u64 = K * K;
 type Mapping = (Range<u64>, u64, u64, u64, u64);
 
 const HEAP: (u64, u64, u64, u64) = (3, 0x22, 0x221, 0);
+
+static NONE: LazyLock<(Parted, GivenUp)> = LazyLock::new(Default::default);
+/// For a process of which nothing more is known.
+static NOTHING: LazyLock<Rules<'static>> = LazyLock::new(|| Rules { parted: &NONE.0, given_up: &NONE.1 });
+
+fn parting(parted: &Parted) -> Rules<'_> {
+    Rules { parted, ..*NOTHING }
+}
 
 fn mapping(pages: Range<u64>, (protection, flags, status, advice): (u64, u64, u64, u64)) -> Mapping {
     (pages, protection, flags, status, advice)
@@ -69,7 +79,7 @@ fn a_heap_goes_to_the_file_and_what_is_beside_it_stays() {
         // One run over the border of two mappings, one that is zeros, one of the second heap.
         pagemap(&[(18, 4, 4), (22, 1, 0), (31, 2, 6)]),
     );
-    let plan = share(&mut mm, &mut pagemap, 6 * PAGE, 9, &Parted::new()).unwrap().unwrap();
+    let plan = share(&mut mm, &mut pagemap, 6 * PAGE, 9, &NOTHING).unwrap().unwrap();
     let second = 4 * PAGE + GAP;
     assert_eq!(mapped(&mm), [[0, 0, 2, 65], [0, 9, 2, 65], [second, 9, 2, 65]]);
     assert_eq!(left(&pagemap), [(18, 2)]);
@@ -102,9 +112,23 @@ fn mappings_that_a_file_cannot_stand_for_stay() {
     ] {
         let (mut mm, mut pagemap) = (mm(&[mapping(1..5, kind)]), pagemap(&[(1, 4, 4)]));
         let before = (mm.clone(), pagemap.clone());
-        assert_eq!(share(&mut mm, &mut pagemap, 4 * PAGE, 9, &Parted::new()), Ok(None), "{what}");
+        assert_eq!(share(&mut mm, &mut pagemap, 4 * PAGE, 9, &NOTHING), Ok(None), "{what}");
         assert!((mm, pagemap) == before, "{what}");
     }
+}
+
+#[test]
+fn what_was_given_up_stays_as_it_is() {
+    let notes =
+        format!("x-7 [000] ..... 0.9: sys_madvise(start: {:#x}, len_in: 0x1000, behavior: 4)", 7 * PAGE);
+    let given_up = GivenUp::read(&notes).unwrap();
+    let rules = Rules { parted: &Parted::from([(0, 10)]), given_up: &given_up };
+    let common = mapping(7..9, (3, 1, 0x4081, 0));
+    let (mut mm, mut pagemap) =
+        (mm(&[mapping(1..4, HEAP), mapping(5..8, HEAP), common]), pagemap(&[(1, 7, 4)]));
+    share(&mut mm, &mut pagemap, 7 * PAGE, 9, &rules).unwrap().unwrap();
+    assert_eq!(mapped(&mm), [[0, 9, 2, 0x41], [0, 0, 0x22, 0x221], [0, 0, 1, 0x4081]]);
+    assert_eq!(left(&pagemap), [(4, 4)]);
 }
 
 #[test]
@@ -112,14 +136,14 @@ fn a_mapping_with_guards_in_it_stays_and_so_does_one_that_nobody_touched() {
     let guard = mapping(3..4, (0, 0x22, 1 << 16, 0));
     let (mut mm, mut pagemap) =
         (mm(&[mapping(1..5, HEAP), mapping(6..9, HEAP), guard]), pagemap(&[(1, 2, 4)]));
-    assert_eq!(share(&mut mm, &mut pagemap, 2 * PAGE, 9, &Parted::new()), Ok(None));
+    assert_eq!(share(&mut mm, &mut pagemap, 2 * PAGE, 9, &NOTHING), Ok(None));
 }
 
 #[test]
 fn what_lies_elsewhere_or_contradicts_itself_is_refused() {
     let heap = || mm(&[mapping(1..5, HEAP)]);
     let refused = |mut mm: Image, mut pagemap: Image, pages: u64| {
-        share(&mut mm, &mut pagemap, pages * PAGE, 9, &Parted::new()).unwrap_err()
+        share(&mut mm, &mut pagemap, pages * PAGE, 9, &NOTHING).unwrap_err()
     };
     assert_eq!(refused(heap(), pagemap(&[(1, 1, 5)]), 1), Refused::Elsewhere);
     assert_eq!(refused(heap(), pagemap(&[(1, 1, 2)]), 1), Refused::Elsewhere);
@@ -145,7 +169,7 @@ fn what_lies_elsewhere_or_contradicts_itself_is_refused() {
 fn pages_are_counted_where_older_versions_of_criu_did() {
     let old = image(vec![message(&[(1, 7)]), message(&[(1, 0), (2, 3)])]);
     let (mut mm, mut pagemap) = (mm(&[mapping(1..2, HEAP)]), old);
-    let plan = share(&mut mm, &mut pagemap, 3 * PAGE, 9, &Parted::new()).unwrap().unwrap();
+    let plan = share(&mut mm, &mut pagemap, 3 * PAGE, 9, &NOTHING).unwrap().unwrap();
     assert_eq!(plan.kept, [0..PAGE, 2 * PAGE..3 * PAGE]);
     let counts: Vec<_> =
         pagemap.records[1..].iter().map(|entry| (entry.need(1).unwrap(), entry.need(2).unwrap())).collect();
@@ -162,9 +186,9 @@ fn memory_in_common_becomes_each_ones_own_where_that_is_wanted() {
             Ok::<_, Malformed>(Some(mapping))
         })
         .unwrap();
-    let none = share(&mut mm, &mut pagemap(&[]), 0, 9, &Parted::from([(4, 10)]));
+    let none = share(&mut mm, &mut pagemap(&[]), 0, 9, &parting(&Parted::from([(4, 10)])));
     assert_eq!(none, Ok(None));
-    let plan = share(&mut mm, &mut pagemap(&[]), 0, 9, &Parted::from([(3, 10)])).unwrap().unwrap();
+    let plan = share(&mut mm, &mut pagemap(&[]), 0, 9, &parting(&Parted::from([(3, 10)]))).unwrap().unwrap();
     assert_eq!(plan, Plan { parted: true, ..Plan::default() });
     // A file that is mapped for all to see is none of it.
     assert_eq!(mapped(&mm), [[PAGE, 10, 2, 65], [PAGE, 3, 1, 0x81]]);
@@ -201,7 +225,7 @@ proptest! {
             present.extend((start..page).filter(|_| is_present));
         }
         let (mut mm, mut pagemap) = (mm(&all), pagemap(&listed));
-        let Some(plan) = share(&mut mm, &mut pagemap, present.len() as u64 * PAGE, 9, &Parted::new()).unwrap() else { return Ok(()) };
+        let Some(plan) = share(&mut mm, &mut pagemap, present.len() as u64 * PAGE, 9, &NOTHING).unwrap() else { return Ok(()) };
 
         let mut found = Vec::new();
         let kept: Vec<u64> = plan.kept.iter().flat_map(|kept| kept.clone().step_by(PAGE as usize)).collect();
@@ -240,6 +264,6 @@ proptest! {
         mappings.iter().for_each(|fields| process.push_bytes(14, &message(fields).write()));
         let mut mm = image(vec![process]);
         let mut pagemap = image(runs.iter().map(|fields| message(fields)).collect());
-        let _ = share(&mut mm, &mut pagemap, pages, 9, &Parted::new());
+        let _ = share(&mut mm, &mut pagemap, pages, 9, &NOTHING);
     }
 }

@@ -7,9 +7,10 @@ use std::io;
 use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
+use super::given_up::GivenUp;
 use super::image::Image;
 use super::message::Message;
-use super::plan::{self, PAGE, Parted, Plan, Refused};
+use super::plan::{self, PAGE, Parted, Plan, Refused, Rules};
 
 /// Where a container sees the files, and on which mount. No other mount is needed for them, and each costs time.
 pub(super) const FOLDER: &str = ".mem";
@@ -42,8 +43,8 @@ pub(in super::super) struct Draft {
 
 impl Draft {
     /// Reads the images of a checkpoint, and changes nothing. With `parts`, each process has from now on for itself what
-    /// several had in common without a name, such as PHP its compiled scripts.
-    pub(in super::super) fn read(images: &Path, parts: bool) -> Result<Self, Refused> {
+    /// several had in common without a name, such as PHP its compiled scripts. What was given up is left as it is.
+    pub(in super::super) fn read(images: &Path, parts: bool, given_up: &GivenUp) -> Result<Self, Refused> {
         let names = names(images)?;
         let mut files = read(images, "files.img")?;
         let mount = mount(images, &names)?;
@@ -66,7 +67,7 @@ impl Draft {
             if !taken.insert(pages.clone()) {
                 return Err(Refused::Contradiction);
             }
-            let plan = plan::share(&mut mm, &mut pagemap, length, id, &parted)?;
+            let plan = plan::share(&mut mm, &mut pagemap, length, id, &Rules { parted: &parted, given_up })?;
             let Some(plan) = plan else { continue };
             changed.push((mm_name, mm.write()));
             if plan.moved.is_empty() {

@@ -153,6 +153,26 @@ async fn a_program_with_a_file_in_memory_is_right_after_a_restore() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_program_that_gives_memory_up_and_counts_on_zeros_is_right_after_a_restore() {
+    try_out("dontneed", shared(BULK)).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_program_that_lets_memory_be_freed_is_right_after_a_restore() {
+    try_out("free", shared(BULK)).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_program_that_shrinks_a_mapping_and_counts_on_zeros_is_right_after_a_restore() {
+    try_out("shrink", shared(BULK)).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_program_that_leaves_an_empty_mapping_behind_is_right_after_a_restore() {
+    try_out("dontunmap", shared(BULK)).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_program_with_an_allocator_that_counts_on_zeros_has_memory_of_its_own() {
     let own = Fate::Own("<jemalloc>: ", "/memory has jemalloc, which may count on zeros");
     try_out("dontneed", own).await;
@@ -165,6 +185,7 @@ impl HugePages {
     const SETTING: &str = "/proc/sys/vm/nr_overcommit_hugepages";
 
     /// `None`, with a line that says so, where there are none; an error where nothing may be skipped.
+    #[expect(clippy::print_stdout, reason = "it tells who runs the tests")]
     fn allow(count: u32) -> Option<Self> {
         let before = fs::read_to_string(Self::SETTING);
         if before.is_err() || fs::write(Self::SETTING, count.to_string()).is_err() {

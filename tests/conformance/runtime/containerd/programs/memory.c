@@ -65,7 +65,10 @@ static char *bulk, *heap;
 #define BULK (8 * MIB)
 
 static void hold_bulk(void) {
-    bulk = map(BULK, MAP_PRIVATE);
+    // With what nobody may touch on both sides, or it would be one mapping with others.
+    char *around = map(BULK + 2 * PAGE, MAP_PRIVATE);
+    mprotect(around, PAGE, PROT_NONE), mprotect(around + PAGE + BULK, PAGE, PROT_NONE);
+    bulk = around + PAGE;
     heap = malloc(MIB / 16);
     fill(bulk, BULK, 1), fill(heap, MIB / 16, 2), fill(data, sizeof data, 3), fill(bss, sizeof bss, 4);
 }
