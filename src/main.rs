@@ -90,7 +90,11 @@ fn examine(file: Option<PathBuf>, json: bool) -> ExitCode {
         Ok(runtime) => runtime,
         Err(error) => return fail(1, &format!("cannot start: {error}")),
     };
-    let findings = runtime.block_on(doctor::examine(&config, server::app::shared_store(&config)));
+    let findings = runtime.block_on(doctor::examine(
+        &config,
+        server::app::shared_store(&config),
+        &server::app::baked(&config),
+    ));
     // A name that is still being looked up must not hold up the end.
     runtime.shutdown_background();
     let told = if json { doctor::json(&findings) } else { doctor::text(&findings) };

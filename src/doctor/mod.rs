@@ -7,20 +7,22 @@ mod containerd;
 mod criu;
 mod finding;
 mod kernel;
+mod memory;
 mod network;
 mod room;
 
 use std::sync::Arc;
 
 use crate::config::{Config, RuntimeMode};
+use crate::runtime::Baked;
 use crate::store::{Store, StoreError};
 
 pub use finding::{Finding, Verdict, json, text};
 
 /// Examines the host for what `config` asks of it, which changes nothing. What only another mode would need is a
 /// warning at most. Takes seconds at worst: every command and connection has a deadline. `store` is the one that servers
-/// share, if that is configured.
-pub async fn examine(config: &Config, store: Option<Arc<dyn Store>>) -> Vec<Finding> {
+/// share, if that is configured, and `baked` what there is of checkpoints.
+pub async fn examine(config: &Config, store: Option<Arc<dyn Store>>, baked: &[Baked]) -> Vec<Finding> {
     let contained = config.runtime.mode == RuntimeMode::Containerd;
     let store = match store {
         None => embedded("store"),
@@ -37,6 +39,10 @@ pub async fn examine(config: &Config, store: Option<Arc<dyn Store>>) -> Vec<Find
     findings.extend(found);
     if config.runtime.criu_enabled {
         findings.extend(criu::examine(&daemon, &kernel).await);
+        if contained {
+            findings.push(memory::judge_watching(memory::tracing()));
+            findings.extend(config.templates.iter().flat_map(|template| memory::judge(template, baked)));
+        }
     }
     let wanted = network::Wanted {
         containers: contained,

@@ -71,6 +71,11 @@ pub enum ShareMemory {
 }
 
 impl ShareMemory {
+    /// Whether copies are never to share.
+    pub fn is_off(&self) -> bool {
+        *self == Self::Off
+    }
+
     fn is_auto(&self) -> bool {
         *self == Self::Auto
     }
@@ -206,6 +211,17 @@ pub enum Golden {
     Missing,
     /// One that fits; starts restore it.
     Present,
+}
+
+/// A golden checkpoint that lies on this host.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Baked {
+    /// Of which template.
+    pub template: String,
+    /// Of which revision of it.
+    pub revision: u64,
+    /// Bytes of memory that its copies share, or why each has its own.
+    pub shares: Result<u64, String>,
 }
 
 /// An instance ended without having been stopped.

@@ -30,7 +30,7 @@ use crate::request::{Hosts, UnderWay};
 use crate::routes::{self, RouteTable, Told};
 use crate::runtime::containerd::{self, ContainerdRuntime};
 use crate::runtime::process::{self, ProcessRuntime};
-use crate::runtime::{Runtime, RuntimeError};
+use crate::runtime::{Baked, Runtime, RuntimeError};
 use crate::store::Store;
 use crate::store::memory::MemoryStore;
 use crate::store::valkey::{self, ValkeyStore};
@@ -72,7 +72,7 @@ const CLEANING_PORTS: RangeInclusive<u16> = 1..=1;
 /// Runs the server until it is told to stop and has stopped. `file` is the file of templates, read again on SIGHUP.
 pub async fn serve(config: Config, file: Option<PathBuf>, own_program: PathBuf) -> Result<(), StartError> {
     let signals = Signals::listen().map_err(StartError::Signals)?;
-    checkup::begin(&config, shared_store(&config));
+    checkup::begin(&config, shared_store(&config), baked(&config));
     let Config {
         server,
         runtime: runtime_config,
@@ -245,6 +245,12 @@ fn open_store(node: &NodeFolder, runtime: &dyn Runtime, clock: Clock) -> io::Res
 /// The store that servers share, as the doctor asks it whether it is there; `None` where it is embedded.
 pub fn shared_store(config: &Config) -> Option<Arc<dyn Store>> {
     Some(Arc::new(ValkeyStore::new(valkey_settings(config.store.clone()?))))
+}
+
+/// What is baked on this host, as the doctor is told of it.
+pub fn baked(config: &Config) -> Vec<Baked> {
+    let nodes = NodeFolder::all_containers(&config.state_dir);
+    nodes.iter().filter_map(|containers| containerd::baked(containers).ok()).flatten().collect()
 }
 
 /// The Valkey that the configuration names, or the embedded store.

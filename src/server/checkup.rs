@@ -4,17 +4,18 @@ use std::sync::Arc;
 
 use crate::config::{Config, RuntimeMode};
 use crate::doctor::{self, Verdict};
+use crate::runtime::Baked;
 use crate::store::Store;
 
 /// Has the host examined in the background where instances are containers, which need much of it. What is amiss is
 /// logged with its remedy; the server starts all the same, and does what it can.
-pub(super) fn begin(config: &Config, store: Option<Arc<dyn Store>>) {
+pub(super) fn begin(config: &Config, store: Option<Arc<dyn Store>>, baked: Vec<Baked>) {
     if config.runtime.mode != RuntimeMode::Containerd {
         return;
     }
     let config = config.clone();
     crate::task::spawn("checkup", async move {
-        for finding in doctor::examine(&config, store).await {
+        for finding in doctor::examine(&config, store, &baked).await {
             let (check, found) = (finding.check, finding.found);
             let remedy = finding.remedy.unwrap_or_default();
             match finding.verdict {

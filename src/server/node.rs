@@ -15,6 +15,9 @@ use crate::instance::NodeId;
 /// Hexadecimal digits: 256 bits.
 const SECRET_LENGTH: usize = 64;
 
+/// The folder for containers in a node's.
+const CONTAINERS: &str = "containers";
+
 /// A folder that is ours for as long as this lives.
 #[derive(Debug)]
 pub struct NodeFolder {
@@ -67,6 +70,14 @@ impl NodeFolder {
             }
         }
         Ok(Ok(taken))
+    }
+
+    /// The folders for containers of all nodes there are below `state_dir`, whether a server has them or not.
+    pub fn all_containers(state_dir: &Path) -> Vec<PathBuf> {
+        let nodes = fs::read_dir(state_dir.join("nodes")).into_iter().flatten().flatten();
+        let known =
+            nodes.filter(|node| node.file_name().to_str().is_some_and(|name| NodeId::parse(name).is_ok()));
+        known.map(|node| node.path().join(CONTAINERS)).collect()
     }
 
     /// `None` when another server has it.
@@ -122,7 +133,7 @@ impl NodeFolder {
 
     /// The folder for its containers and their checkpoints; it may not exist yet.
     pub fn containers(&self) -> PathBuf {
-        self.path.join("containers")
+        self.path.join(CONTAINERS)
     }
 }
 

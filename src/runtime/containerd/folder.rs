@@ -42,6 +42,11 @@ const CRIU: &str = "network-lock skip\ntcp-close\nfile-locks\nghost-limit 671088
 /// Restores are many, and each line of their log costs time.
 const NO_LOG: &str = "log-file /dev/null\n";
 
+/// Where the checkpoints lie in a node's folder for containers.
+pub(super) fn checkpoints(root: &Path) -> PathBuf {
+    root.join("golden")
+}
+
 impl Folder {
     /// Takes it over, and makes what all containers share.
     pub(super) fn open(root: PathBuf) -> io::Result<Self> {
@@ -71,7 +76,7 @@ impl Folder {
     }
 
     pub(super) fn checkpoints(&self) -> PathBuf {
-        self.root.join("golden")
+        checkpoints(&self.root)
     }
 
     /// Where the memory is attached that clones share.

@@ -13,7 +13,9 @@ use parking_lot::Mutex;
 use ring::digest::{Context, SHA256};
 use serde::{Deserialize, Serialize};
 
+use super::super::Baked;
 use super::super::host::blocking;
+use super::folder;
 use super::memory::{GivenUp, Memory, NotShared, Shared};
 use crate::hex::hex;
 
@@ -287,12 +289,40 @@ fn declare(folder: &Path, template: String, ingredients: Ingredients, sharing: S
     fs::rename(draft, folder.join(MANIFEST))
 }
 
-fn read(path: &Path) -> io::Result<(Key, Present)> {
+/// The golden checkpoints in a node's folder for containers that this kernel can restore, as their manifests tell, whether
+/// a server has the node or not. What is not whole is none.
+///
+/// # Errors
+/// The folder is there and cannot be read.
+pub fn baked(containers: &Path) -> io::Result<Vec<Baked>> {
+    let kernel = super::kernel();
+    let entries = match fs::read_dir(folder::checkpoints(containers)) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        entries => entries?,
+    };
+    let manifests = entries.filter_map(|entry| manifest(&entry.ok()?.path()).ok());
+    let of_this_kernel = manifests.filter(|(_, manifest)| manifest.ingredients.kernel == kernel);
+    let told = of_this_kernel.map(|(_, Manifest { template, ingredients, sharing, .. })| {
+        let shares = match sharing {
+            Sharing::Shared(shared) => Ok(shared.bytes()),
+            Sharing::Not(why) => Err(why),
+        };
+        Baked { template, revision: ingredients.revision, shares }
+    });
+    Ok(told.collect())
+}
+
+fn manifest(path: &Path) -> io::Result<(Key, Manifest)> {
     let manifest: Manifest = serde_json::from_slice(&fs::read(path.join(MANIFEST))?)?;
     let key = manifest.ingredients.key();
     if manifest.format != FORMAT || path.file_name().is_none_or(|name| name != key.as_str()) {
         return Err(io::Error::other("it was made by another version"));
     }
+    Ok((key, manifest))
+}
+
+fn read(path: &Path) -> io::Result<(Key, Present)> {
+    let (key, manifest) = manifest(path)?;
     for file in manifest.files {
         if frozen(&path.join(IMAGES), file.name.clone())? != file {
             return Err(io::Error::other(format!("{} is not as it was written", file.name)));

@@ -80,6 +80,7 @@ use crate::instance::{Endpoint, InstanceId, NodeId};
 use crate::task;
 
 pub use self::egress::clean as clean_network;
+pub use self::golden::baked;
 pub use self::leftovers::clean;
 pub use self::steps::{Step, Watcher};
 
@@ -193,7 +194,7 @@ impl ContainerdRuntime {
                 .doing(doing("find this server's network namespace"))?,
             checkpoints,
             criu,
-            kernel: rustix::system::uname().release().to_string_lossy().into_owned(),
+            kernel: kernel(),
             instances: Instances::default(),
             watcher: settings.watcher,
             shim,
@@ -203,6 +204,11 @@ impl ContainerdRuntime {
         task::spawn("containerd exits", exits::follow(Arc::downgrade(&parts)));
         Ok(Self { parts })
     }
+}
+
+/// The running kernel's release.
+fn kernel() -> String {
+    rustix::system::uname().release().to_string_lossy().into_owned()
 }
 
 impl Parts {

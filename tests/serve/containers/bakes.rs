@@ -80,3 +80,40 @@ async fn a_bake_leaves_alone_what_visitors_have_of_a_server_that_stopped() {
     super::stop(&mut second).await;
     host.nothing_left().await;
 }
+
+/// What the doctor says of shared memory.
+fn shared_memory(host: &Host) -> Vec<serde_json::Value> {
+    let file = host.folder.join("templates.toml");
+    let told = command(host, &["doctor", "--json", "--config", file.to_str().unwrap()]).output().unwrap();
+    let findings: Vec<serde_json::Value> = serde_json::from_slice(&told.stdout).unwrap();
+    findings.into_iter().filter(|finding| finding["check"] == "shared memory").collect()
+}
+
+#[tokio::test]
+async fn the_doctor_says_whether_copies_share_memory_and_why_not() {
+    let Some(host) = Host::php() else { return };
+    let said = |what: &str| {
+        let found = shared_memory(&host);
+        assert_eq!(found.len(), 1, "{found:?}");
+        assert!(found[0]["found"].as_str().unwrap().contains(what), "{found:?}");
+        found[0]["verdict"].as_str().unwrap().to_owned()
+    };
+    assert_eq!(said(": not baked as it is now"), "ok");
+    let done = tokio::time::timeout(FULL, bake(&host).output()).await.unwrap().unwrap();
+    assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+    assert_eq!(said(": copies share "), "ok");
+    // Another revision of the template, and no room.
+    let file = host.folder.join("templates.toml");
+    let before = std::fs::read_to_string(&file).unwrap();
+    let more = before.replacen("warm_up = [", "warm_up = [\"/\", ", 1);
+    assert_ne!(more, before);
+    std::fs::write(&file, more).unwrap();
+    assert_eq!(said(": not baked as it is now"), "ok");
+    let done = tokio::time::timeout(FULL, bake(&host).env("SHARED_MEMORY_MAX", "1M").output())
+        .await
+        .unwrap()
+        .unwrap();
+    assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+    assert_eq!(said(": each copy has memory of its own: its memory of "), "warning");
+    host.nothing_left().await;
+}

@@ -64,6 +64,9 @@ mod vma {
     pub(super) const ADVICE: u32 = 9;
     pub(super) const FILE_FLAGS: u32 = 10;
 
+    // `protection`
+    pub(super) const EXECUTE: u64 = 4;
+
     // `status`
     pub(super) const REGULAR: u64 = 1;
     pub(super) const HEAP: u64 = 1 << 5;
@@ -272,12 +275,9 @@ fn map(
             has_parted = true;
             return to_file(mapping, *file, offset).map(Some);
         }
-        let dumped = {
-            let from = runs.partition_point(|run| run.end <= start);
-            runs[from..].iter().take_while(|run| run.start < end).any(|run| run.at.is_some())
-        };
+        let dumped = dumped(runs, start, end);
         let guarded = guards.iter().any(|(from, to)| *from < end && start < *to);
-        if !dumped || guarded || !can_be_shared(&mapping)? {
+        if dumped == 0 || guarded || !can_be_shared(&mapping, dumped == end - start)? {
             return Ok(None);
         }
         if regions.last().is_some_and(|last| start < last.end) || regions.len() == MOST_REGIONS {
@@ -313,14 +313,24 @@ fn to_file(mut mapping: Message, file: u32, offset: u64) -> Result<Message, Stop
     Ok(mapping)
 }
 
-/// Private, of no file, used, and with nothing about it that a mapping of a file would not have too.
-fn can_be_shared(mapping: &Message) -> Result<bool, Malformed> {
+/// Bytes of a mapping that are among the pages.
+fn dumped(runs: &[Run], start: u64, end: u64) -> u64 {
+    let from = runs.partition_point(|run| run.end <= start);
+    let of_it = runs[from..].iter().take_while(|run| run.start < end).filter(|run| run.at.is_some());
+    of_it.map(|run| run.end.min(end) - run.start.max(start)).sum()
+}
+
+/// Private, used, and with nothing about it that a mapping of our file would not have too. If it is of a file already, such
+/// as the data of a library, then no page of it is still that file's: `wholly` says whether all of it was dumped.
+fn can_be_shared(mapping: &Message, wholly: bool) -> Result<bool, Malformed> {
     let status = mapping.need(vma::STATUS)?;
     let flags = mapping.need(vma::FLAGS)?;
-    Ok(status & !vma::HEAP == vma::REGULAR | vma::ANON_PRIVATE
+    let protection = mapping.need(vma::PROTECTION)?;
+    let anonymous = status & !vma::HEAP == vma::REGULAR | vma::ANON_PRIVATE && protection != 0;
+    let data = status == vma::REGULAR | vma::FILE_PRIVATE && wholly && protection & vma::EXECUTE == 0;
+    Ok((anonymous || data)
         && flags & !vma::HARMLESS == 0
-        && mapping.number(vma::ADVICE).unwrap_or(0) & !vma::ADVICE_TAKEN == 0
-        && mapping.need(vma::PROTECTION)? != 0)
+        && mapping.number(vma::ADVICE).unwrap_or(0) & !vma::ADVICE_TAKEN == 0)
 }
 
 /// Sends the parts of a run that lie in a region to the file, and gives the messages of the rest.

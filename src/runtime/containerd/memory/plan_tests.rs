@@ -95,11 +95,28 @@ fn a_heap_goes_to_the_file_and_what_is_beside_it_stays() {
 }
 
 #[test]
+fn data_of_a_library_goes_to_the_file_where_nothing_of_it_is_the_librarys_any_more() {
+    const DATA: (u64, u64, u64, u64) = (3, 2, 0x41, 0);
+    let all = [
+        mapping(1..3, DATA),
+        mapping(3..5, (1, 2, 0x41, 0)),
+        mapping(5..7, DATA),
+        mapping(7..8, (5, 2, 0x41, 0)),
+    ];
+    let (mut mm, mut pagemap) = (mm(&all), pagemap(&[(1, 3, 4), (4, 2, 4), (7, 1, 4)]));
+    let plan = share(&mut mm, &mut pagemap, 6 * PAGE, 9, &NOTHING).unwrap().unwrap();
+    assert_eq!(mapped(&mm).iter().map(|mapping| mapping[1]).collect::<Vec<_>>(), [9, 9, 0, 0]);
+    assert_eq!(left(&pagemap), [(5, 1), (7, 1)]);
+    assert_eq!(plan.moved.len(), 3);
+}
+
+#[test]
 fn mappings_that_a_file_cannot_stand_for_stay() {
     for (what, kind) in [
         ("nothing may be read", (0, 0x22, 0x201, 0)),
         ("shared", (3, 1, 0x101, 0)),
-        ("of a file", (3, 2, 0x41, 0)),
+        ("code", (7, 2, 0x41, 0)),
+        ("of a file in memory", (3, 2, 0x4041, 0)),
         ("the stack, which grows downwards", (3, 0x122, 0x201, 0)),
         ("the vdso", (5, 0x22, 0x209, 0)),
         ("vvar", (1, 0x22, 0x1201, 0)),

@@ -131,8 +131,8 @@ async fn a_program_whose_heap_shrinks_and_grows_is_right_after_a_restore() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn processes_that_were_forked_are_right_after_a_restore() {
-    // Three of them.
-    try_out("fork", shared(3 * (BULK + 2))).await;
+    // Three of them, each with data of its own besides.
+    try_out("fork", Fate::Shared(3 * (BULK + 2)..=3 * (BULK + 3))).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -148,8 +148,8 @@ async fn a_program_with_transparent_huge_pages_is_right_after_a_restore() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_program_with_a_file_in_memory_is_right_after_a_restore() {
-    try_out("memfd", shared(2 * BULK)).await;
-    try_out_with("memfd", ShareMemory::WithShm, shared(2 * BULK)).await;
+    try_out("memfd", Fate::Shared(2 * BULK..=2 * (BULK + 1))).await;
+    try_out_with("memfd", ShareMemory::WithShm, Fate::Shared(2 * BULK..=2 * (BULK + 1))).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
