@@ -6,12 +6,6 @@ use super::finding::Finding;
 use crate::config::Template;
 use crate::runtime::Baked;
 
-/// Whether the kernel's tracing can be had. It need not be mounted anywhere.
-pub(super) fn tracing() -> io::Result<()> {
-    use rustix::mount::{FsOpenFlags, fsconfig_create, fsopen};
-    Ok(fsconfig_create(fsopen("tracefs", FsOpenFlags::FSOPEN_CLOEXEC)?)?)
-}
-
 pub(super) fn judge_watching(tried: io::Result<()>) -> Finding {
     const CHECK: &str = "tracing";
     match tried {
@@ -19,7 +13,7 @@ pub(super) fn judge_watching(tried: io::Result<()>) -> Finding {
         Err(error) => Finding::warning(
             CHECK,
             format!("what an app does with its memory cannot be watched, so no copies share any: {error}"),
-            "run the server as root, on a kernel with CONFIG_FTRACE_SYSCALLS that is not locked down",
+            "run the server as root and not in a container, on a kernel with CONFIG_FTRACE_SYSCALLS that is not locked down",
         ),
     }
 }

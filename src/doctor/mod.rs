@@ -15,6 +15,7 @@ use std::sync::Arc;
 
 use crate::config::{Config, RuntimeMode};
 use crate::runtime::Baked;
+use crate::runtime::tracefs::Tracefs;
 use crate::store::{Store, StoreError};
 
 pub use finding::{Finding, Verdict, json, text};
@@ -40,7 +41,7 @@ pub async fn examine(config: &Config, store: Option<Arc<dyn Store>>, baked: &[Ba
     if config.runtime.criu_enabled {
         findings.extend(criu::examine(&daemon, &kernel).await);
         if contained {
-            findings.push(memory::judge_watching(memory::tracing()));
+            findings.push(memory::judge_watching(Tracefs::open().map(drop)));
             findings.extend(config.templates.iter().flat_map(|template| memory::judge(template, baked)));
         }
     }

@@ -12,6 +12,7 @@ mod logins;
 #[cfg(feature = "runtime-none")]
 pub mod none;
 pub mod process;
+pub mod tracefs;
 
 use std::collections::BTreeMap;
 use std::fmt;

@@ -1,12 +1,13 @@
 //! An instance becomes a checkpoint, and a checkpoint goes.
 
+use std::io;
 use std::sync::Arc;
 
 use super::super::host::{Doing, blocking};
 use super::super::{App, RuntimeError, ShareMemory};
 use super::golden::{Key, Sharing};
 use super::instances::Running;
-use super::memory::{self, GivenUp, NotShared};
+use super::memory::{self, GivenUp, NotShared, Watch};
 use super::{Parts, Step, container, snapshots};
 use crate::instance::InstanceId;
 
@@ -63,7 +64,7 @@ impl Parts {
         key: &Key,
         app: &App,
     ) -> Result<Sharing, RuntimeError> {
-        let objection = self.objection(id, app).await?;
+        let objection = self.objection(id, instance, app).await?;
         // That may have taken a while, and whoever stops it waits for its turn.
         if instance.leaves() {
             return Err(RuntimeError::Start(format!("{id} was stopped before it was frozen")));
@@ -77,7 +78,7 @@ impl Parts {
             let why: Vec<&str> = log.lines().filter(|line| line.contains("Error")).collect();
             return Err(RuntimeError::Start(format!("{error}; CRIU says: {}", why.join("; "))));
         }
-        let given_up = seen(instance).await;
+        let given_up = ask(instance, Watch::seen).await;
         self.watcher.done(Step::Freeze)?;
         container::remove_task(&self.client, id.as_str()).await?;
         self.watcher.done(Step::NoTask)?;
@@ -97,12 +98,24 @@ impl Parts {
     }
 
     /// Why copies of what runs must not share their memory.
-    async fn objection(&self, id: &InstanceId, app: &App) -> Result<Option<String>, RuntimeError> {
+    async fn objection(
+        &self,
+        id: &InstanceId,
+        instance: &Running,
+        app: &App,
+    ) -> Result<Option<String>, RuntimeError> {
         if app.share_memory == ShareMemory::Off {
             return Ok(Some("its template says so".to_owned()));
         }
         let processes = container::processes(&self.client, id.as_str()).await?;
-        Ok(blocking(move || memory::objection(&processes)).await)
+        let same = processes.clone();
+        if let Some(objection) = blocking(move || memory::objection(&same)).await {
+            return Ok(Some(objection));
+        }
+        Ok(match ask(instance, move |watch| watch.misses(&processes)).await {
+            Ok(missed) => missed.map(|pid| format!("process {pid} was started by a command beside the app")),
+            Err(why) => Some(why),
+        })
     }
 
     async fn share(
@@ -152,19 +165,22 @@ impl Parts {
     }
 }
 
-/// What was seen of what an app gave up, or why that is not known.
-async fn seen(instance: &Running) -> Result<GivenUp, String> {
+/// Asks whoever watches an instance, or says why nobody can be asked.
+async fn ask<T: Send + 'static>(
+    instance: &Running,
+    question: impl FnOnce(&Watch) -> io::Result<T> + Send + 'static,
+) -> Result<T, String> {
     let watch = instance.watch.lock().take();
-    let look = move || {
-        let seen = match &watch {
-            Some(Ok(watch)) => watch.seen().map_err(|error| error.to_string()),
+    let asking = move || {
+        let answer = match &watch {
+            Some(Ok(watch)) => question(watch).map_err(|error| error.to_string()),
             Some(Err(error)) => Err(error.to_string()),
             None => Err("nobody did".to_owned()),
         };
-        (seen, watch)
+        (answer, watch)
     };
-    let (seen, watch) = blocking(look).await;
+    let (answer, watch) = blocking(asking).await;
     // It ends with the instance.
     *instance.watch.lock() = watch;
-    seen.map_err(|why| format!("what it did with its memory could not be watched: {why}"))
+    answer.map_err(|why| format!("what it did with its memory could not be watched: {why}"))
 }

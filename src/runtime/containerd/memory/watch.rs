@@ -1,49 +1,32 @@
 //! An app is watched while it is started and warmed up: the kernel's tracing notes the calls by which its processes give
 //! memory up. The app is not touched by that, and where nothing is baked nothing is noted.
 
+use std::collections::HashSet;
 use std::fs;
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::num::NonZero;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::rmdir;
 use rustix::io::Errno;
-use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, fsmount, fsopen};
 
 use super::super::super::host::blocking;
+use super::super::super::tracefs::Tracefs;
 use super::given_up::{EVENTS, GivenUp};
 
 /// What begins the names of ours in the kernel's tracing.
 const OURS: &str = "try-it-now-";
 
-/// KiB of notes for each processor: some thousand of them.
-const ROOM: &str = "512";
-
-/// The first namespace of process numbers. Only there the kernel's numbers are ours.
-const FIRST_PROCESSES: &str = "pid:[4026531836]";
+/// KiB of notes in all, and of each processor at least and at most. One takes less than a tenth of a KiB.
+const ROOM: usize = 16 << 10;
+const ROOM_EACH: (usize, usize) = (512, 2048);
 
 /// The notes of one app. Dropped, they end.
 #[derive(Debug)]
 pub(in super::super) struct Watch {
     folder: PathBuf,
     /// Keeps the folder in reach.
-    _tracing: Tracing,
-}
-
-/// The kernel's tracing, mounted for us alone, since a host need not have it mounted.
-#[derive(Debug)]
-struct Tracing(OwnedFd);
-
-impl Tracing {
-    fn open() -> io::Result<Self> {
-        let draft = fsopen("tracefs", FsOpenFlags::FSOPEN_CLOEXEC)?;
-        fsconfig_create(&draft)?;
-        Ok(Self(fsmount(&draft, FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty())?))
-    }
-
-    fn instances(&self) -> PathBuf {
-        format!("/proc/self/fd/{}/instances", self.0.as_raw_fd()).into()
-    }
+    _tracing: Tracefs,
 }
 
 impl Watch {
@@ -54,14 +37,13 @@ impl Watch {
     }
 
     fn begin_now(name: &str, pid: u32) -> io::Result<Self> {
-        if fs::read_link("/proc/self/ns/pid")? != Path::new(FIRST_PROCESSES) {
-            return Err(io::Error::other("this server has process numbers of its own, as in a container"));
-        }
-        let tracing = Tracing::open()?;
-        let folder = tracing.instances().join(name);
+        let tracing = Tracefs::open()?;
+        let folder = instances(&tracing).join(name);
         fs::create_dir(&folder)?;
         let watch = Self { folder, _tracing: tracing };
-        watch.set("buffer_size_kb", ROOM)?;
+        let processors = std::thread::available_parallelism().map_or(1, NonZero::get);
+        let room = (ROOM / processors).clamp(ROOM_EACH.0, ROOM_EACH.1);
+        watch.set("buffer_size_kb", &room.to_string())?;
         // What there is no room for is counted, and what was noted stays.
         watch.set("options/overwrite", "0")?;
         watch.set("options/event-fork", "1")?;
@@ -86,6 +68,14 @@ impl Watch {
     /// Ends it, which takes the kernel a tenth of a second.
     pub(in super::super) async fn end(self) {
         blocking(move || drop(self)).await;
+    }
+
+    /// One of these processes that is not watched, since somebody else than the app has started it.
+    pub(in super::super) fn misses(&self, processes: &[u32]) -> io::Result<Option<u32>> {
+        let watched = fs::read_to_string(self.folder.join("set_event_pid"))?;
+        let watched: HashSet<u32> = watched.lines().filter_map(|line| line.trim().parse().ok()).collect();
+        let lives = |pid: &&u32| Path::new("/proc").join(pid.to_string()).exists();
+        Ok(processes.iter().filter(|pid| !watched.contains(pid)).find(lives).copied())
     }
 
     /// What was seen. From then on nothing is.
@@ -126,6 +116,11 @@ fn remove(folder: &Path) -> io::Result<()> {
     }
 }
 
+/// Where what is noted for several is apart.
+fn instances(tracing: &Tracefs) -> PathBuf {
+    tracing.path().join("instances")
+}
+
 fn lost_by(line: &str) -> Option<u64> {
     let (what, count) = line.split_once(": ")?;
     matches!(what, "overrun" | "commit overrun" | "dropped events").then(|| count.trim().parse().ok())?
@@ -134,12 +129,12 @@ fn lost_by(line: &str) -> Option<u64> {
 /// Ends what a server of this node left, or of any.
 pub(in super::super) fn end_all(node: Option<&str>) -> io::Result<()> {
     // Where nobody can watch, nobody has.
-    let Ok(tracing) = Tracing::open() else { return Ok(()) };
+    let Ok(tracing) = Tracefs::open() else { return Ok(()) };
     let begins = node.map_or_else(|| OURS.to_owned(), |node| format!("{OURS}{node}-"));
-    for entry in fs::read_dir(tracing.instances())? {
+    for entry in fs::read_dir(instances(&tracing))? {
         let name = entry?.file_name();
         if name.to_string_lossy().starts_with(&begins) {
-            remove(&tracing.instances().join(name))?;
+            remove(&instances(&tracing).join(name))?;
         }
     }
     Ok(())

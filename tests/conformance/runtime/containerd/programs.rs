@@ -178,6 +178,11 @@ async fn a_program_with_an_allocator_that_counts_on_zeros_has_memory_of_its_own(
     try_out("dontneed", own).await;
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_program_that_does_more_than_can_be_watched_has_memory_of_its_own() {
+    try_out("churn", Fate::Own("", "what it did with its memory could not be watched: ")).await;
+}
+
 /// How many huge pages the kernel may make of ordinary ones, and how many it could before, which it can again at the end.
 struct HugePages(String);
 

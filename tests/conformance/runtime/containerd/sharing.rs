@@ -1,11 +1,12 @@
 //! Copies of a checkpoint that share the memory that they do not change.
 
 use std::path::Path;
+use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use try_it_now::instance::Endpoint;
 use try_it_now::runtime::containerd::Settings;
-use try_it_now::runtime::{App, Golden, Order, Runtime, ShareMemory, StartMethod};
+use try_it_now::runtime::{App, Command, Golden, Order, Runtime, ShareMemory, StartMethod};
 
 use super::{Place, REVISION, fs, order, php, start, tell, until, within};
 use crate::traces;
@@ -320,4 +321,24 @@ async fn what_processes_have_in_common_is_shared_where_the_template_says_so() {
             within(runtime.stop(&order.id)).await.unwrap();
         }
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_command_beside_the_app_left_there_was_not_watched() {
+    let Some(place) = Place::new() else { return };
+    let runtime = place.open().await;
+    let holder = php(HOLDER);
+    let golden = order(&holder);
+    let started = within(runtime.start(&golden)).await.unwrap();
+    assert_eq!(tell(&runtime, started.endpoint, "read 16").await, "0000000000000001");
+    let words = ["sh", "-c", "sleep 600 </dev/null >/dev/null 2>&1 &"].map(str::to_owned).into();
+    let command = Command { words, env: [].into(), timeout: Duration::from_secs(10) };
+    assert_eq!(within(runtime.exec(&golden, command)).await.unwrap().status, Some(0));
+    within(runtime.bake(&golden.id, REVISION, &holder)).await.unwrap();
+    let about = runtime.about_golden(REVISION, &holder).await.unwrap();
+    assert!(about.starts_with("each copy has memory of its own: process "), "{about}");
+    assert!(about.ends_with(" was started by a command beside the app"), "{about}");
+    let (_, copy) = start(&runtime, &holder).await;
+    assert_eq!(copy.how, StartMethod::Restored);
+    assert_eq!(tell(&runtime, copy.endpoint, "read 16").await, "0000000000000001");
 }

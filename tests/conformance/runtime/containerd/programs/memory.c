@@ -126,6 +126,12 @@ static void check_shrink(void) {
     resize("what grew again", MIB);
 }
 
+// More than anybody can watch.
+static void begin_churn(void) {
+    begin_grow();
+    for (int i = 0; i < 200000; i++) pool = mremap(pool, size, size + PAGE, MREMAP_MAYMOVE), pool = mremap(pool, size + PAGE, size, 0);
+}
+
 // Leaves an empty mapping behind.
 static void check_dontunmap(void) {
     char *moved = mremap(pool, size, size, MREMAP_MAYMOVE | MREMAP_DONTUNMAP, NULL);
@@ -322,6 +328,7 @@ static const struct kind {
     {"free", begin_dontneed, check_free},
     {"grow", begin_grow, check_grow},
     {"shrink", begin_grow, check_shrink},
+    {"churn", begin_churn, check_shrink},
     {"dontunmap", begin_grow, check_dontunmap},
     {"brk", begin_brk, check_brk},
     {"fork", begin_fork, check_fork},
