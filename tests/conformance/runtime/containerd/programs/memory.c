@@ -239,6 +239,7 @@ static void *thread(void *argument) {
     fill(stack, sizeof stack, 10 + number), fill(own, sizeof own, 20 + number), fill(kept, MIB / 16, 30 + number);
     for (;;) {
         pthread_barrier_wait(&barrier);
+        int last = leave[number];
         holds("a thread's stack", stack, sizeof stack, 10 + number);
         holds("a thread's storage", own, sizeof own, 20 + number);
         holds("a thread's allocation", kept, MIB / 16, 30 + number);
@@ -250,7 +251,7 @@ static void *thread(void *argument) {
         }
         for (int i = 0; i < 64; i++) free(some[i]);
         pthread_barrier_wait(&barrier);
-        if (leave[number]) break;
+        if (last) break;
     }
     free(kept);
     return NULL;
