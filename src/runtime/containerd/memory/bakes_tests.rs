@@ -4,6 +4,8 @@ use std::env;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
 use super::image::Image;
 use super::rewrite::Draft;
 use super::*;
@@ -31,13 +33,20 @@ fn stack(image: &str) -> Option<(PathBuf, PathBuf)> {
     found
 }
 
+/// Waits for a page, to its end: what an app has not taken from its line yet cannot be frozen.
 async fn answers(runtime: &ContainerdRuntime, endpoint: Endpoint) {
-    let connected = async {
-        while runtime.connect(endpoint).await.is_err() {
+    let page = async || {
+        let mut stream = runtime.connect(endpoint).await?;
+        stream.write_all(b"GET / HTTP/1.0\r\n\r\n").await?;
+        let mut page = Vec::new();
+        stream.read_to_end(&mut page).await.map(|_| !page.is_empty())
+    };
+    let answered = async {
+        while !page().await.unwrap_or(false) {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     };
-    tokio::time::timeout(Duration::from_secs(30), connected).await.unwrap();
+    tokio::time::timeout(Duration::from_secs(30), answered).await.unwrap();
 }
 
 async fn every_image_of_a_bake_is_read_and_written_again(name: &str, port: u16) {
