@@ -79,6 +79,12 @@ impl Parts {
             return Err(RuntimeError::Start(format!("{error}; CRIU says: {}", why.join("; "))));
         }
         let given_up = ask(instance, Watch::seen).await;
+        // So that whoever tries the program on another app hears of images that it does not understand.
+        if cfg!(debug_assertions) {
+            let read = blocking(move || memory::read_and_write_again(&images)).await;
+            let count = read.map_err(|why| RuntimeError::Start(format!("CRIU's images: {why}")))?;
+            tracing::debug!(id = id.as_str(), count, "all images are understood");
+        }
         self.watcher.done(Step::Freeze)?;
         container::remove_task(&self.client, id.as_str()).await?;
         self.watcher.done(Step::NoTask)?;

@@ -6,15 +6,17 @@ use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
+use proptest::prelude::*;
+use proptest::sample::Index;
+use proptest::test_runner::TestRunner;
+
+use super::hostile_tests::{Folder, is_rewritten_or_stays, spoilt};
 use super::image::Image;
 use super::rewrite::Draft;
 use super::*;
 use crate::instance::{Endpoint, InstanceId, NodeId, TemplateName};
 use crate::runtime::containerd::{ContainerdRuntime, Settings};
 use crate::runtime::{App, Image as AppImage, Order, Runtime, ShareMemory};
-
-/// Those that are, or end in, plain bytes.
-const PLAIN: [&str; 3] = ["pages-", "ghost-file-", "pipes-data"];
 
 /// containerd's socket, and the archive of an image. `None` where there is none.
 fn stack(image: &str) -> Option<(PathBuf, PathBuf)> {
@@ -66,24 +68,9 @@ async fn every_image_of_a_bake_is_read_and_written_again(name: &str, port: u16) 
 
     let golden = fs::read_dir(folder.join("golden")).unwrap().next().unwrap().unwrap().path();
     let images = golden.join("images");
-    let mut read = 0;
-    for entry in fs::read_dir(&images).unwrap() {
-        let name = entry.unwrap().file_name().into_string().unwrap();
-        if !name.ends_with(".img") || PLAIN.iter().any(|plain| name.starts_with(plain)) {
-            continue;
-        }
-        let bytes = fs::read(images.join(&name)).unwrap();
-        let image = Image::read(&bytes).unwrap_or_else(|error| panic!("{name}: {error}"));
-        assert!(image.write() == bytes, "{name}");
-        // However much of it there is, it is read or refused.
-        for cut in 0..bytes.len() {
-            if let Ok(less) = Image::read(&bytes[..cut]) {
-                assert!(less.write() == bytes[..cut], "{name} up to {cut}");
-            }
-        }
-        read += 1;
-    }
-    assert!(read > 10, "{read}");
+    let count = read_and_write_again(&images).unwrap();
+    assert!(count > 10, "{count}");
+    spoil(&images);
 
     // All bytes are somewhere: in a file of memory, or still among the pages.
     let draft = Draft::read(&images, false, &GivenUp::default()).unwrap();
@@ -101,6 +88,42 @@ async fn every_image_of_a_bake_is_read_and_written_again(name: &str, port: u16) 
     // Without its checkpoints' files a node gives up their snapshots when it is opened.
     drop(ContainerdRuntime::open(settings).await.unwrap());
     fs::remove_dir_all(folder).unwrap();
+}
+
+/// Whatever is done to what CRIU wrote, it is rewritten or stays as it was.
+fn spoil(images: &Path) {
+    let of_messages = ["mm-", "pagemap-", "files.img", "memfd.img", "mountpoints-"];
+    let names = fs::read_dir(images).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    let (spoilt_ones, others): (Vec<_>, Vec<_>) =
+        names.partition(|name| of_messages.iter().any(|begins| name.starts_with(begins)));
+    for name in &spoilt_ones {
+        let bytes = fs::read(images.join(name)).unwrap();
+        for cut in 0..bytes.len() {
+            if let Ok(less) = Image::read(&bytes[..cut]) {
+                assert!(less.write() == bytes[..cut], "{name} up to {cut}");
+            }
+        }
+    }
+    let config = ProptestConfig { cases: 60, failure_persistence: None, ..ProptestConfig::default() };
+    let changes = prop::collection::vec((any::<Index>(), spoilt()), 1..4);
+    let outcome = TestRunner::new(config).run(&(changes, any::<bool>()), |(changes, parts)| {
+        let folder = Folder::new();
+        for name in &others {
+            fs::hard_link(images.join(name), folder.path().join(name)).unwrap();
+        }
+        for name in &spoilt_ones {
+            fs::copy(images.join(name), folder.path().join(name)).unwrap();
+        }
+        for (image, change) in changes {
+            let path = folder.path().join(&spoilt_ones[image.index(spoilt_ones.len())]);
+            let mut bytes = fs::read(&path).unwrap();
+            change.spoil(&mut bytes);
+            fs::write(path, bytes).unwrap();
+        }
+        is_rewritten_or_stays(&folder, parts);
+        Ok(())
+    });
+    outcome.unwrap();
 }
 
 /// Pages that are not zero, in the files of a folder whose names begin so.

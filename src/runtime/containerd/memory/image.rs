@@ -17,6 +17,9 @@ pub(super) enum Malformed {
     /// A number that is no number, or a field of a kind that there is not.
     #[error("it is no protobuf message")]
     Nonsense,
+    /// A message of 4 GiB or more.
+    #[error("a message is too long")]
+    Long,
     /// A field that every message of its kind has.
     #[error("a message lacks field {0}")]
     Lacks(u32),

@@ -1,95 +1,108 @@
-//! A protobuf message whose schema is known only as far as it is needed: each field is kept as the bytes that it was,
-//! and only those that are set are written anew.
+//! A protobuf message whose schema is known only as far as it is needed: it is kept as the bytes that it was, and only
+//! fields that are set are written anew.
+
+use std::ops::Range;
 
 use prost::encoding::{WireType, decode_key, decode_varint, encode_key, encode_varint};
 
 use super::image::Malformed;
 
-/// One field.
+/// One field. Small, for a hostile message has one in every two bytes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Field {
     number: u32,
-    value: Value,
-    /// As it stood in the message, its number and kind included.
-    raw: Vec<u8>,
+    kind: Kind,
+    /// Where it begins in the message, with its number and its kind.
+    start: u32,
+    /// Where its value begins.
+    value: u32,
+    end: u32,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq)]
-enum Value {
-    Number(u64),
-    Bytes(Vec<u8>),
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Number,
+    Bytes,
     /// Of a fixed width, which nothing here needs.
     Other,
 }
 
-/// See the module.
+/// See the module. No longer than 4 GiB.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(super) struct Message(Vec<Field>);
+pub(super) struct Message {
+    bytes: Vec<u8>,
+    fields: Vec<Field>,
+}
 
 impl Field {
-    fn number(number: u32, value: u64) -> Self {
-        let mut raw = Vec::new();
-        encode_key(number, WireType::Varint, &mut raw);
-        encode_varint(value, &mut raw);
-        Self { number, value: Value::Number(value), raw }
-    }
-
-    fn bytes(number: u32, bytes: &[u8]) -> Self {
-        let mut raw = Vec::new();
-        encode_key(number, WireType::LengthDelimited, &mut raw);
-        encode_varint(bytes.len() as u64, &mut raw);
-        raw.extend(bytes);
-        Self { number, value: Value::Bytes(bytes.to_vec()), raw }
-    }
-
-    /// The first field of `bytes`, which are those after it then.
-    fn read(bytes: &mut &[u8]) -> Result<Self, Malformed> {
-        let whole = *bytes;
-        let (number, kind) = decode_key(bytes).map_err(|_| Malformed::Nonsense)?;
-        let value = match kind {
-            WireType::Varint => Value::Number(varint(bytes)?),
+    /// The field that begins at `start` of a message.
+    fn read(message: &[u8], start: usize) -> Result<Self, Malformed> {
+        let mut rest = &message[start..];
+        let (number, kind) = decode_key(&mut rest).map_err(|_| Malformed::Nonsense)?;
+        let mut value = message.len() - rest.len();
+        let kind = match kind {
+            WireType::Varint => varint(&mut rest).map(|_| Kind::Number)?,
             WireType::LengthDelimited => {
-                let length = usize::try_from(varint(bytes)?).map_err(|_| Malformed::Short)?;
-                Value::Bytes(take(bytes, length)?.to_vec())
+                let length = usize::try_from(varint(&mut rest)?).map_err(|_| Malformed::Short)?;
+                value = message.len() - rest.len();
+                skip(&mut rest, length).map(|()| Kind::Bytes)?
             }
-            WireType::ThirtyTwoBit => take(bytes, 4).map(|_| Value::Other)?,
-            WireType::SixtyFourBit => take(bytes, 8).map(|_| Value::Other)?,
+            WireType::ThirtyTwoBit => skip(&mut rest, 4).map(|()| Kind::Other)?,
+            WireType::SixtyFourBit => skip(&mut rest, 8).map(|()| Kind::Other)?,
             WireType::StartGroup | WireType::EndGroup => return Err(Malformed::Nonsense),
         };
-        let raw = whole[..whole.len() - bytes.len()].to_vec();
-        Ok(Self { number, value, raw })
+        let end = message.len() - rest.len();
+        let [start, value, end] = [start, value, end].map(place);
+        Ok(Self { number, kind, start, value, end })
     }
+
+    fn whole(&self) -> Range<usize> {
+        self.start as usize..self.end as usize
+    }
+
+    fn value(&self) -> Range<usize> {
+        self.value as usize..self.end as usize
+    }
+}
+
+fn place(at: usize) -> u32 {
+    u32::try_from(at).expect("a message is read behind a length of 32 bits, and grows by little")
 }
 
 fn varint(bytes: &mut &[u8]) -> Result<u64, Malformed> {
     decode_varint(bytes).map_err(|_| Malformed::Nonsense)
 }
 
-fn take<'a>(bytes: &mut &'a [u8], length: usize) -> Result<&'a [u8], Malformed> {
-    let (taken, rest) = bytes.split_at_checked(length).ok_or(Malformed::Short)?;
-    *bytes = rest;
-    Ok(taken)
+fn skip(bytes: &mut &[u8], length: usize) -> Result<(), Malformed> {
+    *bytes = bytes.split_at_checked(length).ok_or(Malformed::Short)?.1;
+    Ok(())
 }
 
 impl Message {
-    pub(super) fn read(mut bytes: &[u8]) -> Result<Self, Malformed> {
-        let mut fields = Vec::new();
-        while !bytes.is_empty() {
-            fields.push(Field::read(&mut bytes)?);
+    pub(super) fn read(bytes: &[u8]) -> Result<Self, Malformed> {
+        if u32::try_from(bytes.len()).is_err() {
+            return Err(Malformed::Long);
         }
-        Ok(Self(fields))
+        let (mut fields, mut at) = (Vec::new(), 0);
+        while at < bytes.len() {
+            let field = Field::read(bytes, at)?;
+            at = field.end as usize;
+            fields.push(field);
+        }
+        Ok(Self { bytes: bytes.to_vec(), fields })
     }
 
     pub(super) fn write(&self) -> Vec<u8> {
-        self.0.iter().flat_map(|field| field.raw.iter().copied()).collect()
+        self.bytes.clone()
     }
 
     /// A number that it may have. Where it has several, the last counts, as protobuf has it.
     pub(super) fn number(&self, number: u32) -> Option<u64> {
-        self.0.iter().rev().find(|field| field.number == number).and_then(|field| match field.value {
-            Value::Number(value) => Some(value),
-            Value::Bytes(_) | Value::Other => None,
-        })
+        let field = self.fields.iter().rev().find(|field| field.number == number)?;
+        match field.kind {
+            Kind::Number => varint(&mut &self.bytes[field.value()]).ok(),
+            Kind::Bytes | Kind::Other => None,
+        }
     }
 
     /// A number that it must have.
@@ -104,10 +117,9 @@ impl Message {
 
     /// All texts, or messages, of a field.
     pub(super) fn all_bytes(&self, number: u32) -> impl Iterator<Item = &[u8]> {
-        self.0.iter().filter(move |field| field.number == number).filter_map(|field| match &field.value {
-            Value::Bytes(bytes) => Some(bytes.as_slice()),
-            Value::Number(_) | Value::Other => None,
-        })
+        let texts =
+            self.fields.iter().filter(move |field| field.number == number && field.kind == Kind::Bytes);
+        texts.map(|field| &self.bytes[field.value()])
     }
 
     /// The text, or the message, of a field.
@@ -117,16 +129,27 @@ impl Message {
 
     /// Sets a number, in the place of the one that is there.
     pub(super) fn set_number(&mut self, number: u32, value: u64) {
-        let field = Field::number(number, value);
-        match self.0.iter_mut().rev().find(|field| field.number == number) {
-            Some(there) => *there = field,
-            None => self.0.push(field),
+        let mut raw = Vec::new();
+        encode_key(number, WireType::Varint, &mut raw);
+        encode_varint(value, &mut raw);
+        match self.fields.iter().rfind(|field| field.number == number).map(Field::whole) {
+            Some(there) => {
+                self.bytes.splice(there, raw);
+                *self = Self::read(&self.bytes).expect("one field of a message gave way to another");
+            }
+            None => self.push(&raw),
         }
     }
 
     /// Adds a text, or a message.
     pub(super) fn push_bytes(&mut self, number: u32, bytes: &[u8]) {
-        self.0.push(Field::bytes(number, bytes));
+        self.push(&delimited(number, bytes));
+    }
+
+    fn push(&mut self, field: &[u8]) {
+        let start = self.bytes.len();
+        self.bytes.extend(field);
+        self.fields.push(Field::read(&self.bytes, start).expect("it was just written"));
     }
 
     /// Has `change` make each message of a field into another, or leave it with `None`.
@@ -135,14 +158,31 @@ impl Message {
         number: u32,
         mut change: impl FnMut(Message) -> Result<Option<Message>, E>,
     ) -> Result<(), E> {
-        for field in self.0.iter_mut().filter(|field| field.number == number) {
-            let Value::Bytes(bytes) = &field.value else { return Err(Malformed::Bounds(number).into()) };
-            if let Some(changed) = change(Message::read(bytes)?)? {
-                *field = Field::bytes(number, &changed.write());
+        let mut bytes = Vec::with_capacity(self.bytes.len());
+        for field in &self.fields {
+            if field.number == number {
+                if field.kind != Kind::Bytes {
+                    return Err(Malformed::Bounds(number).into());
+                }
+                if let Some(changed) = change(Message::read(&self.bytes[field.value()])?)? {
+                    bytes.extend(delimited(number, &changed.bytes));
+                    continue;
+                }
             }
+            bytes.extend(&self.bytes[field.whole()]);
         }
+        *self = Self::read(&bytes)?;
         Ok(())
     }
+}
+
+/// A field with a text, or a message.
+fn delimited(number: u32, bytes: &[u8]) -> Vec<u8> {
+    let mut raw = Vec::with_capacity(bytes.len() + 10);
+    encode_key(number, WireType::LengthDelimited, &mut raw);
+    encode_varint(bytes.len() as u64, &mut raw);
+    raw.extend(bytes);
+    raw
 }
 
 #[cfg(test)]

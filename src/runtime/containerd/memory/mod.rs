@@ -3,7 +3,7 @@
 //!
 //! | a file | what it knows |
 //! |---|---|
-//! | `image`, `message` | CRIU's image files |
+//! | `image`, `message`, `source` | CRIU's image files |
 //! | `plan` | which memory is shared, and where its pages go |
 //! | `rewrite` | a checkpoint's folder |
 //! | `verdict` | whether an app bears it, by what it is made of |
@@ -17,6 +17,7 @@ mod image;
 mod message;
 mod plan;
 mod rewrite;
+mod source;
 mod verdict;
 mod watch;
 
@@ -42,6 +43,7 @@ use super::tmpfs::{self, Tmpfs};
 use crate::hex::hex;
 
 pub(super) use self::given_up::GivenUp;
+pub(super) use self::source::read_and_write_again;
 pub(super) use self::verdict::objection;
 pub(super) use self::watch::Watch;
 
@@ -127,7 +129,7 @@ impl Memory {
     /// Counts it, if there is room for it.
     fn reserve(&self, key: &Key, room: u64) -> Result<(), NotShared> {
         let mut rooms = self.rooms.lock();
-        let used: u64 = rooms.values().sum();
+        let used = rooms.values().fold(0_u64, |sum, room| sum.saturating_add(*room));
         if used.saturating_add(room) > self.limit {
             let [room, used, limit] = [room, used, self.limit].map(|bytes| bytes >> 20);
             let why = format!(
@@ -249,5 +251,6 @@ fn sum(folder: &Path, name: String) -> io::Result<Frozen> {
 }
 
 #[cfg(test)]
-#[path = "bakes_tests.rs"]
-mod tests;
+mod bakes_tests;
+#[cfg(test)]
+mod hostile_tests;

@@ -11,6 +11,7 @@ use super::given_up::GivenUp;
 use super::image::Image;
 use super::message::Message;
 use super::plan::{self, PAGE, Parted, Plan, Refused, Rules};
+use super::source::{Source, malformed};
 
 /// Where a container sees the files, and on which mount. No other mount is needed for them, and each costs time.
 pub(super) const FOLDER: &str = ".mem";
@@ -39,19 +40,21 @@ pub(in super::super) struct Draft {
     tasks: Vec<Task>,
     /// New images, by their names.
     changed: Vec<(String, Vec<u8>)>,
+    /// Bytes that the files can come to hold by what their mappings touch without growing.
+    room: u64,
 }
 
 impl Draft {
     /// Reads the images of a checkpoint, and changes nothing. With `parts`, each process has from now on for itself what
     /// several had in common without a name, such as PHP its compiled scripts. What was given up is left as it is.
     pub(in super::super) fn read(images: &Path, parts: bool, given_up: &GivenUp) -> Result<Self, Refused> {
-        let names = names(images)?;
-        let mut files = read(images, "files.img")?;
-        let mount = mount(images, &names)?;
+        let source = Source::open(images)?;
+        let mut files = source.read("files.img")?;
+        let mount = mount(&source)?;
         let mut id = next_id(&files)?;
         let (mut tasks, mut changed) = (Vec::new(), Vec::new());
         let mut parted = Parted::new();
-        let in_common = if parts { in_common(images, &names, &files)? } else { Vec::new() };
+        let in_common = if parts { in_common(&source, &files)? } else { Vec::new() };
         for (number, InCommon { name, pages, plan }) in in_common {
             files.records.push(file_entry(id, &name, plan.length, mount));
             parted.insert(number, id);
@@ -59,10 +62,11 @@ impl Draft {
             tasks.push(Task { name, pages, plan, shrinks: false });
         }
         let mut taken = HashSet::new();
-        for pid in names.iter().filter_map(|name| name.strip_prefix("mm-")?.strip_suffix(".img")) {
+        let processes = source.names().iter();
+        for pid in processes.filter_map(|name| name.strip_prefix("mm-")?.strip_suffix(".img")) {
             let (mm_name, pagemap_name) = (format!("mm-{pid}.img"), format!("pagemap-{pid}.img"));
-            let (mut mm, mut pagemap) = (read(images, &mm_name)?, read(images, &pagemap_name)?);
-            let (pages, length) = pages_of(images, &pagemap_name, &pagemap)?;
+            let (mut mm, mut pagemap) = (source.read(&mm_name)?, source.read(&pagemap_name)?);
+            let (pages, length) = source.pages_of(&pagemap_name, &pagemap)?;
             // One image of pages belongs to one process.
             if !taken.insert(pages.clone()) {
                 return Err(Refused::Contradiction);
@@ -82,13 +86,17 @@ impl Draft {
         if tasks.is_empty() {
             return Err(Refused::Nothing);
         }
+        let mut room = 0_u64;
+        for task in &tasks {
+            room = room.checked_add(task.plan.room).ok_or(Refused::Contradiction)?;
+        }
         changed.push(("files.img".to_owned(), files.write()));
-        Ok(Self { images: images.to_owned(), tasks, changed })
+        Ok(Self { images: images.to_owned(), tasks, changed, room })
     }
 
     /// Bytes that the files can come to hold by what their mappings touch without growing.
     pub(in super::super) fn room(&self) -> u64 {
-        self.tasks.iter().map(|task| task.plan.room).sum()
+        self.room
     }
 
     /// How many files there will be.
@@ -152,15 +160,16 @@ struct InCommon {
 }
 
 /// Memory in common that no process can ask for by a name or a descriptor, by the number of the file that CRIU has for it.
-fn in_common(images: &Path, names: &[String], files: &Image) -> Result<Vec<(u64, InCommon)>, Refused> {
+fn in_common(source: &Source<'_>, files: &Image) -> Result<Vec<(u64, InCommon)>, Refused> {
     const MEMFD: u64 = 18;
     const NAMELESS: &[u8] = b"/dev/zero";
     let mut found = Vec::new();
-    if !names.iter().any(|name| name == "memfd.img") {
+    let has = |image: &str| source.names().iter().any(|name| name == image);
+    if !has("memfd.img") {
         return Ok(found);
     }
     let wrong = |why| malformed("memfd.img", why);
-    let memories = read(images, "memfd.img")?;
+    let memories = source.read("memfd.img")?;
     for file in files.records.iter().filter(|file| file.number(1) == Some(MEMFD)) {
         let file = Message::read(file.bytes(20).ok_or(Refused::Contradiction)?).map_err(wrong)?;
         let (number, of) = (file.need(1).map_err(wrong)?, file.need(5).map_err(wrong)?);
@@ -168,24 +177,15 @@ fn in_common(images: &Path, names: &[String], files: &Image) -> Result<Vec<(u64,
         let Some(memory) = memory.filter(|memory| memory.bytes(1) == Some(NAMELESS)) else { continue };
         let (size, id) = (memory.need(4).map_err(wrong)?, memory.need(5).map_err(wrong)?);
         let name = format!("pagemap-shmem-{id}.img");
-        if !names.contains(&name) {
+        if !has(&name) {
             continue;
         }
-        let pagemap = read(images, &name)?;
-        let (pages, length) = pages_of(images, &name, &pagemap)?;
+        let pagemap = source.read(&name)?;
+        let (pages, length) = source.pages_of(&name, &pagemap)?;
         let plan = plan::part(&pagemap, length, size)?;
         found.push((number, InCommon { name: format!("shm-{id}.bin"), pages, plan }));
     }
     Ok(found)
-}
-
-/// The image of the pages that a pagemap lists, and its length.
-fn pages_of(images: &Path, name: &str, pagemap: &Image) -> Result<(PathBuf, u64), Refused> {
-    let head = pagemap.records.first().ok_or(Refused::Contradiction)?;
-    let number = head.need(1).map_err(|why| malformed(name, why))?;
-    let pages = images.join(format!("pages-{number}.img"));
-    let length = pages.metadata().map_err(|why| unreadable("pages", &why))?.len();
-    Ok((pages, length))
 }
 
 fn draft(image: &Path) -> PathBuf {
@@ -214,38 +214,14 @@ fn copy(from: &File, mut at: u64, length: u64, into: &File, mut to: u64) -> io::
     Ok(())
 }
 
-fn names(images: &Path) -> Result<Vec<String>, Refused> {
-    let listed = fs::read_dir(images).and_then(|entries| {
-        entries
-            .map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned()))
-            .collect::<io::Result<Vec<_>>>()
-    });
-    let mut names = listed.map_err(|why| unreadable("the folder", &why))?;
-    names.sort_unstable();
-    Ok(names)
-}
-
-fn read(images: &Path, name: &str) -> Result<Image, Refused> {
-    let bytes = fs::read(images.join(name)).map_err(|why| unreadable(name, &why))?;
-    Image::read(&bytes).map_err(|why| malformed(name, why))
-}
-
-fn unreadable(file: &str, why: &io::Error) -> Refused {
-    Refused::Unreadable { file: file.to_owned(), why: why.to_string() }
-}
-
-fn malformed(file: &str, why: super::image::Malformed) -> Refused {
-    Refused::Malformed { file: file.to_owned(), why: why.to_string() }
-}
-
 /// CRIU's number of the mount that the files are seen on.
-fn mount(images: &Path, names: &[String]) -> Result<u32, Refused> {
-    let mut all = names.iter().filter(|name| name.starts_with("mountpoints-"));
+fn mount(source: &Source<'_>) -> Result<u32, Refused> {
+    let mut all = source.names().iter().filter(|name| name.starts_with("mountpoints-"));
     // With several mount namespaces it would have to be known which process is in which.
     let (Some(name), None) = (all.next(), all.next()) else {
         return Err(Refused::Lacks("one list of mounts"));
     };
-    let mounts = read(images, name)?;
+    let mounts = source.read(name)?;
     let found = mounts.records.iter().find(|mount| mount.bytes(7) == Some(MOUNT.as_bytes()));
     found.ok_or(Refused::Lacks("mount for the files"))?.need_u32(2).map_err(|why| malformed(name, why))
 }
