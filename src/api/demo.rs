@@ -6,6 +6,7 @@ use serde::Serialize;
 use super::{Api, ApiError, Body, answer};
 use crate::config::Secret;
 use crate::instance::{InstanceId, Life};
+use crate::pool::InstanceMemory;
 
 #[derive(Serialize)]
 struct Shown<'a> {
@@ -23,6 +24,9 @@ struct Shown<'a> {
     ttl_remaining_seconds: u64,
     #[serde(skip_serializing_if = "Option::is_none")]
     credentials: Option<&'a str>,
+    /// As it was read last.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    memory: Option<InstanceMemory>,
 }
 
 impl Api {
@@ -50,6 +54,7 @@ impl Api {
                 .filter(|_| running)
                 .map_or(0, |lease| lease.remaining(now).as_secs()),
             credentials: credentials.as_ref().map(Secret::reveal),
+            memory: self.pool.memory_of(id),
         };
         Ok(answer::json(StatusCode::OK, &shown))
     }

@@ -13,6 +13,7 @@ mod hands;
 mod hooks;
 mod keeper;
 mod line;
+mod memory;
 mod others;
 mod plan;
 mod provision;
@@ -39,6 +40,7 @@ pub use bake::{BakeError, Baked};
 #[cfg(test)]
 pub(crate) use delivery::probe as delivery_tests;
 pub use delivery::{Delivered, Delivery};
+pub use memory::InstanceMemory;
 pub use others::{NodePool, NodeStatus};
 pub use stats::{PoolStats, TemplateStats};
 
@@ -101,6 +103,8 @@ pub struct Pool {
     randomness: OnceLock<hooks::Randomness>,
     /// Whether the store is that of other servers, too, and so the random texts come from what all share.
     is_shared: bool,
+    /// What instances take of this host's memory.
+    seen: ArcSwap<memory::Seen>,
     /// Wakes [`reconcile`].
     wake: Notify,
     /// Whether [`reconcile`] should compare what runs with what is on record before its time.
@@ -132,6 +136,7 @@ impl Pool {
             hands: Hands::default(),
             is_shared: parts.secret.is_none(),
             randomness: parts.secret.map(|secret| hooks::Randomness::new(&secret).into()).unwrap_or_default(),
+            seen: ArcSwap::default(),
             wake: Notify::new(),
             repair: AtomicBool::new(false),
             others: Others::default(),
@@ -148,6 +153,7 @@ impl Pool {
         crate::task::spawn("pool reconcile", reconcile::run(self.clone()));
         crate::task::spawn("pool exits", reconcile::watch_exits(self.clone(), exits));
         crate::task::spawn("pool expire", expire::run(self.clone()));
+        crate::task::spawn("pool memory", memory::run(self.clone()));
         crate::task::spawn("pool settle", settle::run(self.clone()));
     }
 

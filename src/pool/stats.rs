@@ -8,6 +8,7 @@ use serde::Serialize;
 use super::Pool;
 use crate::instance::TemplateName;
 use crate::store::{Counts, Member, StoreError};
+use crate::telemetry::PoolMemory;
 
 /// One pool, or several summed.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
@@ -32,6 +33,9 @@ pub struct TemplateStats {
     /// Its numbers.
     #[serde(flatten)]
     pub stats: PoolStats,
+    /// What its instances on this server take of the host's memory; absent where that is not known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub memory: Option<PoolMemory>,
     /// Why its last attempt to make an instance failed, until one works.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub problem: Option<String>,
@@ -96,6 +100,7 @@ impl Pool {
                 stats.capacity += pool.capacity;
             }
         }
-        Ok(TemplateStats { template: name.to_string(), stats, problem })
+        let memory = self.memory_of_pool(name.as_str());
+        Ok(TemplateStats { template: name.to_string(), stats, memory, problem })
     }
 }

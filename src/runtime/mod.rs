@@ -13,6 +13,7 @@ mod logins;
 pub mod none;
 pub mod process;
 pub mod tracefs;
+mod usage;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -30,6 +31,7 @@ use tokio::sync::mpsc;
 pub use egress::Egress;
 pub use image::Image;
 pub use logins::{Login, LoginFile, Logins};
+pub use usage::{HostMemory, MemoryReport, MemoryUse};
 
 use crate::instance::{Endpoint, InstanceId};
 
@@ -345,6 +347,12 @@ pub trait Runtime: Send + Sync + 'static {
 
     /// The last output of an instance, oldest first, bounded; `None` when it does not run.
     async fn logs(&self, id: &InstanceId) -> Option<Bytes>;
+
+    /// What its instances take of this host's memory. It may take a while, and is asked now and then. `None` for a runtime
+    /// that does not know, and where the kernel does not tell.
+    async fn memory(&self) -> Option<MemoryReport> {
+        None
+    }
 
     /// The exits from now on. There is one listener: a second call takes over from the first.
     fn exits(&self) -> mpsc::UnboundedReceiver<Exit>;

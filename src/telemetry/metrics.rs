@@ -12,6 +12,7 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 
 use super::labels::{AcquireResult, HostKind, Outcome, ProvisionMethod, ReleaseReason, RouteOperation};
+use super::memory::{MemoryMetrics, PoolMemory};
 use super::text_format::from_openmetrics;
 
 /// Seconds; from 50 µs, since an acquire takes microseconds, to the minutes of a cold start.
@@ -21,8 +22,8 @@ const BUCKETS: [f64; 20] = [
 ];
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct TemplateLabel {
-    template: String,
+pub(super) struct TemplateLabel {
+    pub(super) template: String,
 }
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct AcquireLabels {
@@ -111,6 +112,7 @@ pub struct Metrics {
     warming: Family<TemplateLabel, Gauge>,
     target: Family<TemplateLabel, Gauge>,
     capacity: Family<TemplateLabel, Gauge>,
+    memory: MemoryMetrics,
     acquisitions: Family<AcquireLabels, Counter>,
     releases: Family<ReleaseLabels, Counter>,
     provisions: Family<ProvisionLabels, Counter>,
@@ -153,6 +155,7 @@ impl Metrics {
         let warming = register!("pool_warming_instances", "Instances being made", Family::default());
         let target = register!("pool_target_size", "Ready instances wanted", Family::default());
         let capacity = register!("pool_capacity", "Most instances in all states", Family::default());
+        let memory = MemoryMetrics::register(&mut registry);
         let criu_available =
             register!("criu_available", "1 when checkpoints can be restored", Gauge::default());
         let build_info =
@@ -202,6 +205,7 @@ impl Metrics {
             warming,
             target,
             capacity,
+            memory,
             acquisitions,
             releases,
             provisions,
@@ -235,6 +239,11 @@ impl Metrics {
         for (gauge, value) in gauges {
             gauge.get_or_create(&label).set(i64::try_from(value).unwrap_or(i64::MAX));
         }
+    }
+
+    /// What the instances of one template take of this host's memory.
+    pub fn memory(&self, template: &str, memory: PoolMemory) {
+        self.memory.set(template, memory);
     }
 
     /// One acquire. A refused one counts as a rate limit hit too.
@@ -359,6 +368,8 @@ mod tests {
         metrics.acquired("shop", AcquireResult::RateLimited, Duration::from_micros(60));
         metrics.pool("shop", crate::store::Counts { ready: 3, ..Default::default() }, 5, 20);
         metrics.provisioned("shop", ProvisionMethod::ColdStart, Outcome::Success, Duration::from_millis(20));
+        let memory = PoolMemory { instances: 2, private_bytes: 7, shared_bytes: 9, ..PoolMemory::default() };
+        metrics.memory("shop", memory);
         let text = metrics.page(Format::Text);
         for line in [
             "# TYPE demo_acquisitions_total counter",
@@ -366,6 +377,11 @@ mod tests {
             "demo_rate_limit_hits_total 1",
             "demo_pool_ready_instances{template=\"shop\"} 3",
             "demo_criu_available 0",
+            "demo_pool_memory_instances{template=\"shop\"} 2",
+            "demo_pool_memory_private_bytes{template=\"shop\"} 7",
+            "demo_pool_memory_proportional_bytes{template=\"shop\"} 0",
+            "demo_pool_memory_charged_bytes{template=\"shop\"} 0",
+            "demo_pool_memory_shared_bytes{template=\"shop\"} 9",
             "demo_provision_duration_seconds_count{method=\"cold_start\"} 1",
             "demo_acquisition_duration_seconds_bucket{le=\"0.0001\"} 1",
         ] {

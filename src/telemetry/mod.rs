@@ -2,9 +2,11 @@
 
 mod labels;
 mod log;
+mod memory;
 mod metrics;
 mod text_format;
 
 pub use labels::{AcquireResult, HostKind, Outcome, ProvisionMethod, ReleaseReason, RouteOperation};
 pub use log::init;
+pub use memory::PoolMemory;
 pub use metrics::{Format, Metrics, RequestLine};

@@ -49,9 +49,39 @@ pub(super) fn folders(id: &str) -> Vec<PathBuf> {
     all.filter(|group| group.is_dir()).collect()
 }
 
+/// Bytes that the kernel counts for that group, without files that it would give back. `None` where it does not tell.
+pub(super) fn charged(id: &str) -> Option<u64> {
+    const TOTALS: [&str; 2] = ["memory.current", "memory.usage_in_bytes"];
+    folders(id).into_iter().find_map(|group| {
+        let total = TOTALS.into_iter().find_map(|name| fs::read_to_string(group.join(name)).ok())?;
+        let stat = fs::read_to_string(group.join("memory.stat")).ok()?;
+        Some(total.trim().parse::<u64>().ok()?.saturating_sub(of_files(&stat)))
+    })
+}
+
+/// Bytes of files in memory, by a group's `memory.stat`. What lies on a tmpfs is none of it.
+fn of_files(stat: &str) -> u64 {
+    let lines = stat.lines().filter_map(|line| line.split_once(' '));
+    let files = lines.filter(|(name, _)| matches!(*name, "inactive_file" | "active_file"));
+    files.filter_map(|(_, bytes)| bytes.parse::<u64>().ok()).sum()
+}
+
 /// The numbers of the processes in that group, some more than once.
 pub(super) fn processes(id: &str) -> Vec<i32> {
     let lists =
         folders(id).into_iter().filter_map(|group| fs::read_to_string(group.join("cgroup.procs")).ok());
     lists.flat_map(|list| list.lines().filter_map(|line| line.parse().ok()).collect::<Vec<_>>()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn files_are_what_a_group_would_give_back() {
+        let stat =
+            "cache 900\nrss 5\ninactive_anon 7\ninactive_file 30\nactive_file 12\ntotal_active_file 12\n";
+        assert_eq!(of_files(stat), 42);
+        assert_eq!(of_files(""), 0);
+    }
 }

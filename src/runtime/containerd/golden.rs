@@ -169,6 +169,12 @@ impl Checkpoints {
         })
     }
 
+    /// By template, bytes that its copies have in common.
+    pub(super) fn shared(&self) -> Vec<(String, u64)> {
+        let present = self.present.lock();
+        present.iter().map(|(key, found)| (found.template.clone(), self.memory.held(key))).collect()
+    }
+
     /// Moves the memory of what was frozen to where copies share it.
     pub(super) async fn share(
         &self,

@@ -14,6 +14,7 @@
 //! | `exec` | a command beside the app |
 //! | `golden` | checkpoints on disk |
 //! | `folder` | this node's files |
+//! | `accounts` | what instances take of the host's memory |
 //! | `cgroups` | control groups, where runc does not see to them |
 //! | `shim` | the process of containerd's that all instances share |
 //! | `instances` | what runs |
@@ -24,6 +25,7 @@
 //!
 //! Whatever is ours in containerd carries the node's name as a label, and lies in a namespace of our own.
 
+mod accounts;
 mod bake;
 mod cgroups;
 mod client;
@@ -75,7 +77,9 @@ use self::namespaces::Namespaces;
 use self::shim::SharedShim;
 use super::egress::Outside;
 use super::host::Doing;
-use super::{App, Command, Exit, Golden, LoginFile, Order, Ran, Runtime, RuntimeError, Started};
+use super::{
+    App, Command, Exit, Golden, LoginFile, MemoryReport, Order, Ran, Runtime, RuntimeError, Started,
+};
 use crate::instance::{Endpoint, InstanceId, NodeId};
 use crate::task;
 
@@ -345,6 +349,10 @@ impl Runtime for ContainerdRuntime {
 
     async fn list(&self) -> Result<Vec<InstanceId>, RuntimeError> {
         Ok(self.parts.instances.ids())
+    }
+
+    async fn memory(&self) -> Option<MemoryReport> {
+        self.parts.memory().await
     }
 
     async fn logs(&self, id: &InstanceId) -> Option<Bytes> {

@@ -55,6 +55,13 @@ impl Tmpfs {
         .await
     }
 
+    /// Bytes that it holds.
+    pub(super) fn held(&self) -> io::Result<u64> {
+        let found = fstatfs(&self.0)?;
+        let blocks = found.f_blocks.saturating_sub(found.f_bfree);
+        Ok(blocks.saturating_mul(u64::try_from(found.f_bsize).unwrap_or(0)))
+    }
+
     pub(super) fn path(&self) -> PathBuf {
         // Not `self`: it is told to other processes, too.
         format!("/proc/{}/fd/{}", std::process::id(), self.0.as_raw_fd()).into()

@@ -9,6 +9,7 @@ mod heavy_neighbours;
 mod hooks;
 mod kills;
 mod limits;
+mod memory;
 mod programs;
 mod pulls;
 mod registry;

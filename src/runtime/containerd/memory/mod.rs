@@ -72,8 +72,17 @@ pub(super) struct Memory {
     containerd: PathBuf,
     /// Most bytes in all.
     limit: u64,
-    /// Bytes of each checkpoint.
-    rooms: Mutex<HashMap<Key, u64>>,
+    /// What there is of each checkpoint.
+    rooms: Mutex<HashMap<Key, Room>>,
+}
+
+/// What the memory of one checkpoint takes.
+#[derive(Debug)]
+struct Room {
+    /// Bytes that count towards the limit.
+    bytes: u64,
+    /// Where it lies, once it is written.
+    tmpfs: Option<Arc<Tmpfs>>,
 }
 
 /// Why a checkpoint's memory is not shared.
@@ -129,7 +138,7 @@ impl Memory {
     /// Counts it, if there is room for it.
     fn reserve(&self, key: &Key, room: u64) -> Result<(), NotShared> {
         let mut rooms = self.rooms.lock();
-        let used = rooms.values().fold(0_u64, |sum, room| sum.saturating_add(*room));
+        let used = rooms.values().fold(0_u64, |sum, room| sum.saturating_add(room.bytes));
         if used.saturating_add(room) > self.limit {
             let [room, used, limit] = [room, used, self.limit].map(|bytes| bytes >> 20);
             let why = format!(
@@ -137,7 +146,7 @@ impl Memory {
             );
             return Err(NotShared::Unchanged(why));
         }
-        rooms.insert(key.clone(), room);
+        rooms.insert(key.clone(), Room { bytes: room, tmpfs: None });
         Ok(())
     }
 
@@ -168,6 +177,7 @@ impl Memory {
             return Err(unchanged(error));
         }
         blocking(move || draft.swap()).await.map_err(NotShared::Spoilt)?;
+        self.rooms.lock().insert(key.clone(), Room { bytes: room, tmpfs: Some(tmpfs) });
         Ok(Shared { room, files })
     }
 
@@ -177,12 +187,20 @@ impl Memory {
     /// It is not there, or not as it was written: the host was started anew, for example.
     pub(super) async fn find(&self, key: &Key, shared: &Shared) -> io::Result<()> {
         let tmpfs = Tmpfs::find(&self.containerd, &self.devices(key)).await?;
-        let found = blocking(move || sums(&tmpfs.path())).await?;
+        let tmpfs = Arc::new(tmpfs);
+        let of = tmpfs.clone();
+        let found = blocking(move || sums(&of.path())).await?;
         if found != shared.files {
             return Err(io::Error::other("its memory is not as it was written"));
         }
-        self.rooms.lock().insert(key.clone(), shared.room);
+        self.rooms.lock().insert(key.clone(), Room { bytes: shared.room, tmpfs: Some(tmpfs) });
         Ok(())
+    }
+
+    /// Bytes that a checkpoint's copies have in common; 0 where they have nothing.
+    pub(super) fn held(&self, key: &Key) -> u64 {
+        let tmpfs = self.rooms.lock().get(key).and_then(|room| room.tmpfs.clone());
+        tmpfs.and_then(|tmpfs| tmpfs.held().ok()).unwrap_or(0)
     }
 
     /// Lets go of a checkpoint's memory. Clones that live keep it.

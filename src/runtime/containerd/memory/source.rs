@@ -9,11 +9,11 @@ use super::image::{Image, Malformed};
 use super::plan::Refused;
 
 /// Most bytes of one image of messages, which is read as a whole: enough for as many mappings as the kernel lets a
-/// process have, or for memory of 4 GiB of which every other page was touched.
-const LONGEST: u64 = 16 << 20;
+/// process have, or for memory of 2 GiB of which every other page was touched.
+const LONGEST: u64 = 8 << 20;
 
 /// Most bytes of all those of a checkpoint.
-const LONGEST_IN_ALL: u64 = 4 * LONGEST;
+const LONGEST_IN_ALL: u64 = 8 * LONGEST;
 
 /// Images that are plain bytes, or messages with plain bytes between them, by what their names begin with.
 const PLAIN: [&str; 20] = [

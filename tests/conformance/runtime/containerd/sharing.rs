@@ -12,7 +12,7 @@ use super::{Place, REVISION, fs, order, php, start, tell, until, within};
 use crate::traces;
 
 /// Bytes that the app of these tests has in memory.
-const BULK: u64 = 24 << 20;
+pub(super) const BULK: u64 = 24 << 20;
 
 /// Holds a text that is far longer than all else of PHP, and says where what each visitor asks for is in it.
 const HOLDER: &str = r#"
@@ -29,6 +29,7 @@ while (true) {
         case "read": fwrite($visitor, substr($all, $words[1], 16)); break;
         case "sum": fwrite($visitor, md5($all)); break;
         case "grow": for ($i = 0; $i < $words[1]; $i++) $more[] = str_repeat(chr(65 + $i % 26), 1 << 16); break;
+        case "fill": file_put_contents("/filled", str_repeat("x", $words[1] << 20)); break;
         case "drop": $more = []; gc_mem_caches(); break;
         case "right":
             $wrong = 0;
@@ -40,7 +41,7 @@ while (true) {
 }
 "#;
 
-async fn bake_holder(runtime: &dyn Runtime, share_memory: ShareMemory) -> App {
+pub(super) async fn bake_holder(runtime: &dyn Runtime, share_memory: ShareMemory) -> App {
     let holder = App { share_memory, ..php(HOLDER) };
     let (id, started) = start(runtime, &holder).await;
     assert_eq!(started.how, StartMethod::Cold);
@@ -50,7 +51,7 @@ async fn bake_holder(runtime: &dyn Runtime, share_memory: ShareMemory) -> App {
 }
 
 /// Bytes of memory of the processes whose root holds this id: what is theirs alone, and their share of all.
-fn memory(id: &str) -> (u64, u64) {
+pub(super) fn memory(id: &str) -> (u64, u64) {
     let (mut private, mut proportional) = (0, 0);
     for entry in fs::read_dir("/proc").unwrap().flatten() {
         let path = entry.path();

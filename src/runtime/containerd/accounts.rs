@@ -1,0 +1,89 @@
+//! What instances take of the host's memory, as the kernel counts it.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::io;
+
+use super::super::host::blocking;
+use super::super::usage::{HostMemory, MemoryReport, MemoryUse};
+use super::{Parts, cgroups};
+
+impl Parts {
+    /// Reads it all, a third of a millisecond for each process. `None` where the kernel does not tell.
+    pub(super) async fn memory(&self) -> Option<MemoryReport> {
+        let (ids, shared) = (self.instances.ids(), self.checkpoints.shared());
+        blocking(move || {
+            let host = host(&fs::read_to_string("/proc/meminfo").ok()?)?;
+            let uses = ids.into_iter().filter_map(|id| Some((of_instance(id.as_str())?, id)));
+            Some(MemoryReport { instances: uses.map(|(used, id)| (id, used)).collect(), shared, host })
+        })
+        .await
+    }
+}
+
+/// `None` for one that has no processes, or none any more.
+fn of_instance(id: &str) -> Option<MemoryUse> {
+    let processes: BTreeSet<i32> = cgroups::processes(id).into_iter().collect();
+    let read = |pid: &i32| fs::read_to_string(format!("/proc/{pid}/smaps_rollup"));
+    // One that has ended meanwhile has none.
+    let uses: Vec<_> =
+        processes.iter().map(read).filter_map(io::Result::ok).map(|text| of_process(&text)).collect();
+    if uses.is_empty() {
+        return None;
+    }
+    let sum: MemoryUse = uses.into_iter().sum();
+    Some(MemoryUse { charged: cgroups::charged(id).unwrap_or(sum.private), ..sum })
+}
+
+/// The sums that a process's `smaps_rollup` has.
+fn of_process(rollup: &str) -> MemoryUse {
+    let mut used = MemoryUse::default();
+    for (name, bytes) in rollup.lines().filter_map(kilobytes) {
+        match name {
+            "Private_Clean" | "Private_Dirty" | "Private_Hugetlb" => used.private += bytes,
+            "Pss" => used.proportional += bytes,
+            _ => {}
+        }
+    }
+    used
+}
+
+fn host(meminfo: &str) -> Option<HostMemory> {
+    let find = |wanted: &str| meminfo.lines().filter_map(kilobytes).find(|(name, _)| *name == wanted);
+    Some(HostMemory { total: find("MemTotal")?.1, available: find("MemAvailable")?.1 })
+}
+
+/// `Name:  12 kB`, in bytes.
+fn kilobytes(line: &str) -> Option<(&str, u64)> {
+    let (name, value) = line.split_once(':')?;
+    let count: u64 = value.trim().strip_suffix(" kB")?.parse().ok()?;
+    Some((name, count.checked_mul(1024)?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_kernel_counts_is_read() {
+        let rollup = "55a0-7ffe ---p 00000000 00:00 0    [rollup]\nRss:   9000 kB\nPss:   120 kB\nPss_Dirty: 7 kB\n\
+                      Shared_Clean:  8 kB\nPrivate_Clean:  4 kB\nPrivate_Dirty:  16 kB\nPrivate_Hugetlb:  0 kB\n";
+        let expected = MemoryUse { private: 20 << 10, proportional: 120 << 10, charged: 0 };
+        assert_eq!(of_process(rollup), expected);
+        // Of one that ends.
+        assert_eq!(of_process(""), MemoryUse::default());
+        let meminfo = "MemTotal:  1000 kB\nMemFree:  5 kB\nMemAvailable:  400 kB\nHugePages_Total:  0\n";
+        assert_eq!(host(meminfo), Some(HostMemory { total: 1_024_000, available: 409_600 }));
+        assert_eq!(host("MemTotal: 1 kB\n"), None);
+        assert_eq!(kilobytes("MemTotal:  99999999999999999999 kB"), None);
+    }
+
+    #[test]
+    fn this_very_process_has_memory_of_its_own() {
+        let own = of_process(&fs::read_to_string("/proc/self/smaps_rollup").unwrap());
+        assert!(own.private > 100 << 10 && own.proportional >= own.private, "{own:?}");
+        let host = host(&fs::read_to_string("/proc/meminfo").unwrap()).unwrap();
+        assert!(host.total > host.available && host.available > own.private, "{host:?}");
+        assert_eq!(of_instance("no-such-instance"), None);
+    }
+}
