@@ -3,7 +3,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help dev test lint bench perf needs stack stack-up stack-down infra-up infra-down images
+.PHONY: help dev test soak lint bench perf needs stack stack-up stack-down infra-up infra-down images
 
 # A machine that nobody watches must not change Cargo.lock, nor pass over a tool that it lacks.
 LOCKED := $(if $(CI),--locked)
@@ -32,6 +32,14 @@ test: needs ## Run all tests (one whose backend is missing says so and is skippe
 	  cargo nextest run --workspace $(LOCKED) $(ARGS); \
 	else \
 	  cargo test --workspace --no-fail-fast $(LOCKED) $(ARGS); \
+	fi
+
+soak: needs ## Write to fifty copies of WordPress for ten minutes (SOAK_SECONDS, SOAK_COPIES)
+	@$(WITH_STACK); export SOAK_SECONDS=$${SOAK_SECONDS:-600}; \
+	if cargo nextest --version >/dev/null 2>&1; then \
+	  cargo nextest run $(LOCKED) --test serve --success-output final soak:: $(ARGS); \
+	else \
+	  cargo test $(LOCKED) --test serve soak:: -- --nocapture $(ARGS); \
 	fi
 
 lint: needs ## Check formatting, lints, and the licences and sources of all dependencies

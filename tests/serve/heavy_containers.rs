@@ -5,7 +5,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::time::Duration;
 
-use crate::containers::{FULL, Host, note, page, release, stop};
+use crate::containers::{FULL, Host, inside, note, page, release, stop};
 use crate::harness::{Demo, Server, eventually_within, get, request};
 
 /// What a server holds.
@@ -100,13 +100,6 @@ async fn two_hundred_visits_leave_nothing_behind() {
     assert!(bounded.is_ok(), "{before:?} {:?}", after.lock().unwrap());
     stop(&mut server).await;
     host.nothing_left().await;
-}
-
-/// What a command says that is run in an instance.
-fn inside(host: &Host, demo: &Demo, words: &[&str]) -> String {
-    let pipes = host.folder.join("pipes");
-    let exec = ["tasks", "exec", "--fifo-dir", pipes.to_str().unwrap(), "--exec-id", "look", &demo.id];
-    host.stack.ctr(&[&exec[..], words].concat())
 }
 
 /// Logs in, and returns the name and the value of the cookie that says so.

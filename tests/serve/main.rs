@@ -34,6 +34,7 @@ mod once;
 mod passing_on;
 mod proxying;
 mod smuggling;
+mod soak;
 #[path = "../conformance/stack.rs"]
 mod stack;
 mod streams;

@@ -43,6 +43,18 @@ impl Host {
         Self::new(Stack::find()?, "wordpress", "warm_up = [\"/\", \"/wp-login.php\"]", ready)
     }
 
+    /// With the template of WordPress that is ready for use, whose copies have passwords of their own.
+    pub(crate) fn ready_wordpress() -> Option<Self> {
+        let host = Self::wordpress()?;
+        let path = format!("{}/deployments/templates/wordpress.toml", env!("CARGO_MANIFEST_DIR"));
+        let text = std::fs::read_to_string(path).unwrap();
+        let text = text.replace("templates.wordpress", &format!("templates.{}", host.template));
+        let image = stack::image("wordpress");
+        let text = text.replace("../../target/images/wordpress.tar", image.to_str().unwrap());
+        std::fs::write(host.folder.join("templates.toml"), text).unwrap();
+        Some(host)
+    }
+
     /// On this containerd.
     pub(crate) fn new(stack: Stack, image: &str, more: &str, ready: &str) -> Option<Self> {
         let template = format!("t{}", &NodeId::random().as_str()[..10]);
@@ -137,6 +149,13 @@ impl Drop for Host {
         // A thread that is inside one reactor cannot wait for another.
         let _ = std::thread::spawn(sweep).join();
     }
+}
+
+/// What a command says that is run in an instance.
+pub(crate) fn inside(host: &Host, demo: &Demo, words: &[&str]) -> String {
+    let pipes = host.folder.join("pipes");
+    let exec = ["tasks", "exec", "--fifo-dir", pipes.to_str().unwrap(), "--exec-id", "look", &demo.id];
+    host.stack.ctr(&[&exec[..], words].concat())
 }
 
 /// Leaves a note in an instance of PHP.
