@@ -229,6 +229,7 @@ fn kept(rate_limit: Limits) -> Templates {
         target: 10,
         min: 0,
         max: 100_000,
+        by_memory: false,
         replenish_threshold: 0.5,
         replenish_interval: HOUR,
         concurrency: 4,

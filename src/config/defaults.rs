@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::env::Variables;
+use super::runtime::containers;
 use super::template::PoolSizes;
 use crate::instance::Limits;
 
@@ -33,6 +34,7 @@ pub(super) const BUILT_IN: Defaults = Defaults {
         target: 10,
         min: 3,
         max: 20,
+        by_memory: false,
         replenish_threshold: 0.5,
         replenish_interval: Duration::from_secs(10),
         concurrency: 4,
@@ -47,10 +49,42 @@ pub(super) const BUILT_IN: Defaults = Defaults {
 pub(super) struct OwnPool {
     pub(super) target: Option<usize>,
     pub(super) min: Option<usize>,
-    pub(super) max: Option<usize>,
+    pub(super) max: Option<Most>,
     pub(super) replenish_threshold: Option<f64>,
     pub(super) replenish_interval: Option<Duration>,
     pub(super) concurrency: Option<usize>,
+}
+
+/// Most instances, as somebody wants it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Most {
+    /// So many.
+    Number(usize),
+    /// As many as the host's memory has room for.
+    Auto,
+}
+
+/// What stands for [`Most::Auto`].
+const AUTO: &str = "auto";
+/// What is wrong with it where no instance's memory is known, and what would be right.
+pub(super) const AUTO_NEEDS: [&str; 2] =
+    ["auto needs containers, for only of those it is known what they take", "write a number"];
+
+impl Most {
+    /// Reads a number, or the word.
+    pub(super) fn read(text: &str) -> Option<Self> {
+        if text == AUTO {
+            return Some(Self::Auto);
+        }
+        let digits = text.bytes().all(|b| b.is_ascii_digit());
+        let number = text.parse().ok().filter(|n| digits && (1..=MOST_INSTANCES).contains(n));
+        number.map(|n| Self::Number(n as usize))
+    }
+
+    /// What is right, for mistakes; with the word as it is written there.
+    pub(super) fn rule(auto: &str) -> String {
+        format!("write a whole number from 1 to {MOST_INSTANCES}, or {auto}")
+    }
 }
 
 /// Two values that do not go together: `key`'s value, which was set, is greater than `limit_key`'s.
@@ -64,13 +98,18 @@ pub(super) struct Conflict<T> {
 
 impl OwnPool {
     pub(super) fn over(&self, base: PoolSizes) -> (PoolSizes, Vec<Conflict<usize>>) {
-        let max = self.max.unwrap_or(base.max);
+        let (max, by_memory) = match self.max {
+            Some(Most::Number(max)) => (max, false),
+            Some(Most::Auto) => (MOST_INSTANCES as usize, true),
+            None => (base.max, base.by_memory),
+        };
         let target = self.target.unwrap_or(base.target.min(max));
         let min = self.min.unwrap_or(base.min.min(target));
         let pool = PoolSizes {
             target,
             min,
             max,
+            by_memory,
             replenish_threshold: self.replenish_threshold.unwrap_or(base.replenish_threshold),
             replenish_interval: self.replenish_interval.unwrap_or(base.replenish_interval),
             concurrency: self.concurrency.unwrap_or(base.concurrency),
@@ -106,7 +145,7 @@ impl Defaults {
         let own = OwnPool {
             target: size("POOL_TARGET_SIZE", 0),
             min: size("POOL_MIN_SIZE", 0),
-            max: size("POOL_MAX_SIZE", 1),
+            max: env.get("POOL_MAX_SIZE", |text| Most::read(text).ok_or_else(|| Most::rule(AUTO))),
             replenish_threshold: env.get("POOL_REPLENISH_THRESHOLD", |text| {
                 let number = text.parse().ok().filter(|n| (0.0..=1.0).contains(n));
                 number.ok_or("write a number from 0 to 1, such as 0.5")
@@ -114,6 +153,10 @@ impl Defaults {
             replenish_interval: env.duration("POOL_REPLENISH_INTERVAL", LEAST_REPLENISH_INTERVAL),
             concurrency: None,
         };
+        if own.max == Some(Most::Auto) && containers(env) == Some(false) {
+            let [wrong, right] = AUTO_NEEDS;
+            env.wrong("POOL_MAX_SIZE", wrong, format!("set CONTAINER_MODE=containerd, or {right}"));
+        }
         let (pool, conflicts) = own.over(BUILT_IN.pool);
         let variable = |key| match key {
             "target" => "POOL_TARGET_SIZE",
@@ -156,7 +199,7 @@ mod tests {
         min: Option<usize>,
         max: Option<usize>,
     ) -> Result<[usize; 3], Vec<&'static str>> {
-        let own = OwnPool { target, min, max, ..OwnPool::default() };
+        let own = OwnPool { target, min, max: max.map(Most::Number), ..OwnPool::default() };
         let (pool, conflicts) = own.over(BUILT_IN.pool);
         if conflicts.is_empty() {
             Ok([pool.min, pool.target, pool.max])
@@ -174,6 +217,21 @@ mod tests {
         assert_eq!(sizes(Some(30), None, None), Err(vec!["target"]));
         assert_eq!(sizes(None, Some(15), None), Err(vec!["min"]));
         assert_eq!(sizes(Some(30), Some(40), Some(20)), Err(vec!["target", "min"]));
+    }
+
+    #[test]
+    fn the_most_may_be_left_to_the_memory() {
+        assert_eq!(Most::read("auto"), Some(Most::Auto));
+        assert_eq!(Most::read("20"), Some(Most::Number(20)));
+        for text in ["0", "", "Auto", "automatic", "-1", "+3", "1.5", "100000000000"] {
+            assert_eq!(Most::read(text), None, "{text}");
+        }
+        let auto = OwnPool { max: Some(Most::Auto), target: Some(300), ..OwnPool::default() };
+        let (pool, conflicts) = auto.over(BUILT_IN.pool);
+        assert!(pool.by_memory && pool.max >= 100_000 && pool.target == 300 && conflicts.is_empty());
+        // A template that names a number means it, and one that names none has what the environment says.
+        assert!(!OwnPool { max: Some(Most::Number(400)), ..OwnPool::default() }.over(pool).0.by_memory);
+        assert_eq!(OwnPool::default().over(pool).0, pool);
     }
 
     #[test]

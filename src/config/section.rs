@@ -147,6 +147,20 @@ impl<'t> Section<'t> {
         self.read(key, right, |value| whole(value).filter(|n| (least..=most).contains(n)))
     }
 
+    /// A number, or a text, as `read` takes either of them.
+    pub(super) fn number_or_word<T>(
+        &mut self,
+        key: &'static str,
+        right: &str,
+        read: impl FnOnce(&str) -> Option<T>,
+    ) -> Option<T> {
+        self.read(key, right, |value| match value.as_str() {
+            Some(word) if word.starts_with(|c: char| c.is_ascii_digit()) => None,
+            Some(word) => read(word),
+            None => read(&whole(value)?.to_string()),
+        })
+    }
+
     /// A number in a range, with or without a fraction.
     pub(super) fn decimal(&mut self, key: &'static str, least: f64, most: f64) -> Option<f64> {
         self.read(key, format!("write a number from {least} to {most}"), |value| {

@@ -69,6 +69,8 @@ pub struct PoolSizes {
     pub min: usize,
     /// Most instances in all living states.
     pub max: usize,
+    /// Whether there may be fewer than that where the host's memory has no room for them. Containers only.
+    pub by_memory: bool,
     /// Fewer ready than `target` times this starts a refill at once.
     pub replenish_threshold: f64,
     /// Otherwise a refill starts this often.

@@ -6,7 +6,9 @@ use std::time::Duration;
 
 use toml::de::DeTable;
 
-use super::defaults::{Defaults, LEAST_REPLENISH_INTERVAL, LEAST_TTL, MOST_INSTANCES, OwnPool};
+use super::defaults::{
+    AUTO_NEEDS, Defaults, LEAST_REPLENISH_INTERVAL, LEAST_TTL, MOST_INSTANCES, Most, OwnPool,
+};
 use super::mistakes::Mistakes;
 use super::quantity::show_duration;
 use super::section::{Notes, Section};
@@ -81,7 +83,7 @@ fn template(name: &str, section: &mut Section<'_>, context: &Context<'_>) -> Opt
         section.wrong(conflict.key, wrong, "shorten it or raise max_ttl");
     }
     let silence = section.duration("silence", SECOND).unwrap_or(SILENCE);
-    let pool = pool(section, context.defaults.pool);
+    let pool = pool(section, context);
     let rate_limit = rate_limit(section, context.defaults.rate_limit);
     let (name, app) = (name?, app?);
     let own_admin_path = || if name.as_str() == DEFAULT { context.admin_path } else { "/" }.to_owned();
@@ -124,17 +126,22 @@ fn ready(section: &mut Section<'_>) -> ReadyCheck {
     ready
 }
 
-fn pool(section: &mut Section<'_>, base: PoolSizes) -> PoolSizes {
+fn pool(section: &mut Section<'_>, context: &Context<'_>) -> PoolSizes {
+    let base = context.defaults.pool;
     let own = section.section("pool").map(|mut section| {
         let mut size = |key, least| section.number(key, least, MOST_INSTANCES).map(|n| n as usize);
         let own = OwnPool {
             target: size("target", 0),
             min: size("min", 0),
-            max: size("max", 1),
             concurrency: size("concurrency", 1),
+            max: section.number_or_word("max", &Most::rule("\"auto\""), Most::read),
             replenish_threshold: section.decimal("replenish_threshold", 0.0, 1.0),
             replenish_interval: section.duration("replenish_interval", LEAST_REPLENISH_INTERVAL),
         };
+        if own.max == Some(Most::Auto) && context.containers == Some(false) {
+            let [wrong, right] = AUTO_NEEDS;
+            section.wrong("max", wrong, format!("{right}, or serve with CONTAINER_MODE=containerd"));
+        }
         let (pool, conflicts) = own.over(base);
         for c in conflicts {
             let wrong = format!("{} is more than {}, which is {}", c.value, c.limit_key, c.limit);

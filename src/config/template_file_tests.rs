@@ -508,3 +508,48 @@ share_memory = "with-shm"
         "{mistakes}"
     );
 }
+
+#[test]
+fn the_size_of_a_pool_may_be_left_to_the_memory_of_the_host_where_instances_are_containers() {
+    let containers = [("CONTAINER_MODE", "containerd")];
+    let text = "[templates.a]\nimage = 'a:1'\npool = { max = \"auto\", target = 300 }\n\
+                [templates.b]\nimage = 'b:1'\npool.max = 40\n[templates.c]\nimage = 'c:1'\n";
+    let sizes = |variables: &[(&str, &str)], text: &str| {
+        let config = load(variables, text).unwrap();
+        config
+            .templates
+            .iter()
+            .map(|template| template.pool)
+            .map(|pool| (pool.target, pool.by_memory))
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(sizes(&containers, text), [(300, true), (10, false), (10, false)]);
+    let all = [&containers[..], &[("POOL_MAX_SIZE", "auto")]].concat();
+    assert_eq!(sizes(&all, text), [(300, true), (10, false), (10, true)]);
+
+    for value in ["\"automatic\"", "\"20\"", "0", "-1", "true", "\"\""] {
+        let text = format!("[templates.a]\nimage = 'a:1'\n[templates.a.pool]\nmax = {value}\n");
+        let mistakes = load(&containers, &text).unwrap_err().to_string();
+        let right = "cannot be used; write a whole number from 1 to 100000, or \"auto\"";
+        let expected = format!("/etc/tin/demo.toml:4: templates.a.pool.max: {value} {right}");
+        assert!(cfg!(feature = "runtime-none") || mistakes == expected, "{mistakes}");
+    }
+    let mistakes =
+        load(&[], "[templates.a]\ncommand = ['a']\n[templates.a.pool]\nmax = \"auto\"\n").unwrap_err();
+    assert_eq!(
+        mistakes.to_string(),
+        "/etc/tin/demo.toml:4: templates.a.pool.max: auto needs containers, for only of those it is known what they \
+         take; write a number, or serve with CONTAINER_MODE=containerd"
+    );
+    for (value, right) in [
+        ("automatic", "\"automatic\" cannot be used; write a whole number from 1 to"),
+        ("0", "\"0\" cannot be used; write a whole number from 1 to"),
+        (
+            "auto",
+            "auto needs containers, for only of those it is known what they take; set CONTAINER_MODE=containerd",
+        ),
+    ] {
+        let mistakes = load(&[("POOL_MAX_SIZE", value)], "[templates.a]\ncommand = ['a']\n").unwrap_err();
+        assert!(mistakes.to_string().starts_with(&format!("POOL_MAX_SIZE: {right}")), "{mistakes}");
+    }
+}

@@ -64,6 +64,7 @@ fn without_any_variable_everything_has_its_documented_default() {
         target: 10,
         min: 3,
         max: 20,
+        by_memory: false,
         replenish_threshold: 0.5,
         replenish_interval: seconds(10),
         concurrency: 4,

@@ -128,7 +128,7 @@ impl Pool {
 
     /// Whether waiting makes sense: something can be made, and in time for everybody who waits already.
     async fn check_patience(&self, keeper: &Keeper) -> Result<(), AcquireError> {
-        let sizes = keeper.template().pool;
+        let sizes = keeper.sizes();
         let counts = self.ask(self.store.counts(&keeper.template().name, Some(&self.node))).await?;
         let ahead = keeper.line.len();
         let full = counts.assigned + ahead >= sizes.max;

@@ -12,8 +12,9 @@ use tokio::time::Instant;
 
 use super::backoff::Backoff;
 use super::bake::Bakery;
+use super::capacity::Observed;
 use super::line::Line;
-use crate::config::{Template, Templates};
+use crate::config::{PoolSizes, Template, Templates};
 use crate::runtime::StartMethod;
 
 /// How many recent provisioning times the median is taken of.
@@ -34,6 +35,10 @@ pub(crate) struct Keeper {
     /// Visitors who wait.
     pub(crate) line: Line,
     backoff: Mutex<Backoff>,
+    /// Most instances for which the host's memory has room, as it was found last.
+    room: AtomicUsize,
+    /// What its instances take of it.
+    pub(super) observed: Mutex<Observed>,
     /// Its golden checkpoints.
     pub(crate) bakery: Bakery,
     times: Mutex<Times>,
@@ -59,6 +64,9 @@ impl Keeper {
             refilling: AtomicBool::new(true),
             line: Line::new(),
             backoff: Mutex::default(),
+            // Before anything is known of the memory, none.
+            room: AtomicUsize::new(0),
+            observed: Mutex::default(),
             bakery: Bakery::default(),
             times: Mutex::new(Times { method: StartMethod::Cold, recent: VecDeque::new() }),
             // A pool that was never full is being filled, and that is no news.
@@ -69,6 +77,18 @@ impl Keeper {
     /// The template as it was last configured.
     pub(crate) fn template(&self) -> Arc<Template> {
         self.template.load_full()
+    }
+
+    /// How many instances to keep: as the template says, and no more than the memory has room for where that counts.
+    pub(crate) fn sizes(&self) -> PoolSizes {
+        let sizes = self.template().pool;
+        let room = if sizes.by_memory { self.room.load(Ordering::Acquire) } else { usize::MAX };
+        PoolSizes { max: sizes.max.min(room), ..sizes }
+    }
+
+    /// From now on the memory has room for so many. Returns for how many it had before.
+    pub(super) fn has_room(&self, room: usize) -> usize {
+        self.room.swap(room, Ordering::AcqRel)
     }
 
     /// Whether the template is (still) in the configuration.
@@ -161,6 +181,8 @@ impl Keepers {
                         keeper.backoff.lock().succeeded();
                         keeper.bakery.forget_failures();
                         keeper.times.lock().recent.clear();
+                        // Others may take more or less.
+                        *keeper.observed.lock() = Observed::default();
                     }
                 }
                 None => {

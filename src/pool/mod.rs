@@ -6,6 +6,7 @@
 mod acquire;
 mod backoff;
 mod bake;
+mod capacity;
 mod delivery;
 mod drain;
 mod expire;
@@ -40,7 +41,7 @@ pub use bake::{BakeError, Baked};
 #[cfg(test)]
 pub(crate) use delivery::probe as delivery_tests;
 pub use delivery::{Delivered, Delivery};
-pub use memory::InstanceMemory;
+pub use memory::{ByMemory, InstanceMemory};
 pub use others::{NodePool, NodeStatus};
 pub use stats::{PoolStats, TemplateStats};
 
@@ -105,6 +106,8 @@ pub struct Pool {
     is_shared: bool,
     /// What instances take of this host's memory.
     seen: ArcSwap<memory::Seen>,
+    /// Has the memory read before its time.
+    resized: Notify,
     /// Wakes [`reconcile`].
     wake: Notify,
     /// Whether [`reconcile`] should compare what runs with what is on record before its time.
@@ -137,6 +140,7 @@ impl Pool {
             is_shared: parts.secret.is_none(),
             randomness: parts.secret.map(|secret| hooks::Randomness::new(&secret).into()).unwrap_or_default(),
             seen: ArcSwap::default(),
+            resized: Notify::new(),
             wake: Notify::new(),
             repair: AtomicBool::new(false),
             others: Others::default(),
@@ -149,6 +153,7 @@ impl Pool {
     /// what runs, so that nothing dead is handed out.
     pub async fn run(self: &Arc<Self>) {
         let exits = self.runtime.exits();
+        memory::first(self).await;
         let _tried_again_soon = repair::repair(self).await;
         crate::task::spawn("pool reconcile", reconcile::run(self.clone()));
         crate::task::spawn("pool exits", reconcile::watch_exits(self.clone(), exits));
@@ -169,6 +174,7 @@ impl Pool {
         self.keepers.adopt(&templates);
         self.templates.store(Arc::new(templates));
         self.keepers.refill_all();
+        self.resized.notify_one();
         self.wake.notify_one();
         let pool = self.clone();
         async move {

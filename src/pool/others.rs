@@ -130,7 +130,7 @@ impl Pool {
         let card = |template: &Arc<crate::config::Template>| PoolCard {
             template: template.name.clone(),
             target: if draining { 0 } else { template.pool.target },
-            capacity: template.pool.max,
+            capacity: self.keepers.get(template.name.as_str()).map_or(0, |keeper| keeper.sizes().max),
         };
         self.templates().iter().map(card).collect()
     }

@@ -62,6 +62,7 @@ mod tests {
             target: 10,
             min: 3,
             max: 20,
+            by_memory: false,
             replenish_threshold: 0.5,
             replenish_interval: Duration::from_secs(10),
             concurrency: 4,

@@ -93,7 +93,7 @@ pub(super) async fn fill(pool: &Arc<Pool>, keeper: &Arc<Keeper>, interval: bool)
         interval,
         pausing: keeper.pause().is_some(),
     };
-    let mut plan = plan(view, &template.pool);
+    let mut plan = plan(view, &keeper.sizes());
     if (plan.start > 0 || !keeper.bakery.is_settled(template.revision))
         && !bake::prepare(pool, keeper, &template).await
     {

@@ -150,7 +150,7 @@ async fn unwanted<'a>(pool: &Pool, on_record: &'a [Instance]) -> Vec<&'a Instanc
             (Life::Warming | Life::Ready { .. }, None) => true,
             (Life::Warming, Some(_)) => false,
             (Life::Ready { .. }, Some(keeper)) => {
-                let (sizes, assigned) = (keeper.template().pool, assigned.get(name).copied().unwrap_or(0));
+                let (sizes, assigned) = (keeper.sizes(), assigned.get(name).copied().unwrap_or(0));
                 let count = kept.entry(name).or_default();
                 *count += 1;
                 pool.is_draining()

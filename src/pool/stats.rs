@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use futures_util::try_join;
 use serde::Serialize;
 
-use super::Pool;
+use super::{ByMemory, Pool};
 use crate::instance::TemplateName;
 use crate::store::{Counts, Member, StoreError};
 use crate::telemetry::PoolMemory;
@@ -36,6 +36,9 @@ pub struct TemplateStats {
     /// What its instances on this server take of the host's memory; absent where that is not known.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub memory: Option<PoolMemory>,
+    /// What the capacity on this server goes by; absent where its template names it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub by_memory: Option<ByMemory>,
     /// Why its last attempt to make an instance failed, until one works.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub problem: Option<String>,
@@ -60,10 +63,12 @@ impl Pool {
         let (templates, others) = (self.templates(), self.living_others());
         let mut all = Vec::new();
         for template in templates.iter() {
-            let (name, sizes) = (template.name.as_str(), &template.pool);
+            let name = template.name.as_str();
+            let keeper = self.keepers.get(name);
+            let sizes = keeper.as_ref().map_or(template.pool, |keeper| keeper.sizes());
             let target = if self.is_draining() { 0 } else { sizes.target };
             let own = self.ask(self.store.counts(&template.name, Some(&self.node)));
-            let problem = self.keepers.get(name).and_then(|keeper| keeper.problem());
+            let problem = keeper.and_then(|keeper| keeper.problem());
             let sum = self.summed(&template.name, target, sizes.max, problem, &others);
             let (own, sum) = try_join!(own, sum)?;
             self.metrics.pool(name, own, target, sizes.max);
@@ -101,6 +106,7 @@ impl Pool {
             }
         }
         let memory = self.memory_of_pool(name.as_str());
-        Ok(TemplateStats { template: name.to_string(), stats, memory, problem })
+        let by_memory = self.by_memory(name.as_str());
+        Ok(TemplateStats { template: name.to_string(), stats, memory, by_memory, problem })
     }
 }

@@ -143,7 +143,6 @@ fn available() -> u64 {
     line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() << 10
 }
 
-#[expect(clippy::print_stdout, reason = "figures for whoever lets it run for long")]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn fifty_copies_of_wordpress_are_written_to_and_each_has_its_own_rows() {
     let (time, count) =

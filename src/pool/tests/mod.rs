@@ -3,6 +3,7 @@
 mod bakes;
 mod deliveries;
 mod faults;
+mod memory;
 mod model;
 pub(crate) mod stage;
 mod test_app;

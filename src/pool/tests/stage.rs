@@ -50,6 +50,7 @@ pub(super) fn template(name: &str, revision: u64, target: usize, max: usize) -> 
             target,
             min: 0,
             max,
+            by_memory: false,
             replenish_threshold: 0.5,
             replenish_interval: Duration::from_secs(1),
             concurrency: 2,

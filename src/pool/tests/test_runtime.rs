@@ -12,7 +12,10 @@ use tokio::sync::{Notify, mpsc};
 use tokio::net::TcpStream;
 
 use crate::instance::{Endpoint, InstanceId};
-use crate::runtime::{App, Command, Exit, Golden, Order, Ran, Runtime, RuntimeError, StartMethod, Started};
+use crate::runtime::{
+    App, Command, Exit, Golden, HostMemory, MemoryReport, MemoryUse, Order, Ran, Runtime, RuntimeError,
+    StartMethod, Started,
+};
 
 /// What becomes of one start.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -58,9 +61,21 @@ pub(in crate::pool) struct TestRuntime {
     pub(super) exec_hangs: AtomicBool,
     /// The commands that were run, and in what.
     pub(super) ran: Mutex<Vec<(InstanceId, Vec<String>)>>,
+    /// The memory that its instances take; `None` where it cannot be known.
+    pub(super) host: Mutex<Option<TestHost>>,
     /// Rung when a start hangs.
     pub(super) hanging: Notify,
     addresses: AtomicU32,
+}
+
+/// A host, in bytes.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct TestHost {
+    pub(super) total: u64,
+    /// What others use.
+    pub(super) others: u64,
+    /// What each instance takes.
+    pub(super) each: u64,
 }
 
 fn one_less(count: &AtomicUsize) -> bool {
@@ -98,6 +113,17 @@ impl TestRuntime {
 impl Runtime for TestRuntime {
     fn name(&self) -> &'static str {
         "test"
+    }
+
+    async fn memory(&self) -> Option<MemoryReport> {
+        let (host, running) = ((*self.host.lock())?, self.running());
+        let all = running.len() as u64 * host.each;
+        let used = MemoryUse { private: host.each, proportional: host.each, charged: host.each };
+        Some(MemoryReport {
+            instances: running.into_iter().map(|id| (id, used)).collect(),
+            shared: Vec::new(),
+            host: HostMemory { total: host.total, available: host.total.saturating_sub(host.others + all) },
+        })
     }
 
     fn runs_apps(&self) -> bool {

@@ -4,6 +4,7 @@ mod bakes;
 mod crashes;
 pub(crate) mod daemon;
 mod life;
+mod memory;
 mod shared;
 
 use std::collections::BTreeSet;
