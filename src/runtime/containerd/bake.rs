@@ -136,7 +136,7 @@ impl Parts {
         let (most, parts) = (app.limits.container_memory(), app.share_memory == ShareMemory::WithShm);
         let why = match objection.map_or(given_up, Err) {
             Err(why) => why,
-            Ok(given_up) => match self.checkpoints.share(key, most, parts, given_up).await {
+            Ok(given_up) => match self.checkpoints.share(key, most, parts, given_up, &self.watcher).await {
                 Ok(shared) => {
                     tracing::info!(template, mebibytes = shared.bytes() >> 20, "copies share their memory");
                     return Ok(Sharing::Shared(shared));

@@ -15,8 +15,8 @@ use serde::{Deserialize, Serialize};
 
 use super::super::Baked;
 use super::super::host::blocking;
-use super::folder;
 use super::memory::{GivenUp, Memory, NotShared, Shared};
+use super::{Watcher, folder};
 use crate::hex::hex;
 
 /// Raised when a checkpoint of an older version of this program must not be restored by this one.
@@ -182,8 +182,9 @@ impl Checkpoints {
         most: u64,
         parts: bool,
         given_up: GivenUp,
+        watcher: &Watcher,
     ) -> Result<Shared, NotShared> {
-        self.memory.share(key, self.images(key), most, parts, given_up).await
+        self.memory.share(key, self.images(key), most, parts, given_up, watcher).await
     }
 
     pub(super) fn has(&self, key: &Key) -> bool {

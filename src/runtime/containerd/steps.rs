@@ -32,6 +32,8 @@ pub enum Step {
     BakeFolder,
     /// Its memory is in there, and its processes are gone.
     Freeze,
+    /// That memory lies where copies would share it, and the images are still those that share nothing.
+    Memory,
     /// That memory lies where copies share it, as far as they do.
     Share,
     /// Its layer is one to stand on.

@@ -72,6 +72,15 @@ async fn every_image_of_a_bake_is_read_and_written_again(name: &str, port: u16) 
     assert!(count > 10, "{count}");
     spoil(&images);
 
+    // On a file system without room for it nothing changes.
+    let tiny = Tmpfs::make("try-it-now-tiny", 1 << 20, 64).unwrap();
+    let draft = Draft::read(&images, false, &GivenUp::default()).unwrap();
+    let before = sizes(&images);
+    assert_eq!(draft.write(&tiny.path()).unwrap_err().kind(), io::ErrorKind::StorageFull);
+    draft.discard();
+    assert_eq!(sizes(&images), before);
+    drop(tiny);
+
     // All bytes are somewhere: in a file of memory, or still among the pages.
     let draft = Draft::read(&images, false, &GivenUp::default()).unwrap();
     let devices = folder.join("rewritten");
@@ -88,6 +97,12 @@ async fn every_image_of_a_bake_is_read_and_written_again(name: &str, port: u16) 
     // Without its checkpoints' files a node gives up their snapshots when it is opened.
     drop(ContainerdRuntime::open(settings).await.unwrap());
     fs::remove_dir_all(folder).unwrap();
+}
+
+/// Files by their names.
+fn sizes(folder: &Path) -> std::collections::BTreeMap<std::ffi::OsString, u64> {
+    let entries = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap());
+    entries.map(|entry| (entry.file_name(), entry.metadata().unwrap().len())).collect()
 }
 
 /// Whatever is done to what CRIU wrote, it is rewritten or stays as it was.

@@ -40,6 +40,7 @@ use super::super::host::blocking;
 use super::folder;
 use super::golden::{Frozen, Key};
 use super::tmpfs::{self, Tmpfs};
+use super::{Step, Watcher};
 use crate::hex::hex;
 
 pub(super) use self::given_up::GivenUp;
@@ -122,13 +123,14 @@ impl Memory {
         most: u64,
         parts: bool,
         given_up: GivenUp,
+        watcher: &Watcher,
     ) -> Result<Shared, NotShared> {
         let draft = blocking(move || Draft::read(&images, parts, &given_up)).await;
         let draft = draft.map_err(|why| NotShared::Unchanged(why.to_string()))?;
         let room = draft.room();
         let _ = self.remove(key);
         self.reserve(key, room)?;
-        let outcome = self.fill(key, draft, room, most).await;
+        let outcome = self.fill(key, draft, room, most, watcher).await;
         if outcome.is_err() {
             let _ = self.remove(key);
         }
@@ -150,7 +152,14 @@ impl Memory {
         Ok(())
     }
 
-    async fn fill(&self, key: &Key, draft: Draft, room: u64, most: u64) -> Result<Shared, NotShared> {
+    async fn fill(
+        &self,
+        key: &Key,
+        draft: Draft,
+        room: u64,
+        most: u64,
+        watcher: &Watcher,
+    ) -> Result<Shared, NotShared> {
         let unchanged =
             |error: io::Error| NotShared::Unchanged(format!("its memory could not be written: {error}"));
         // A mapping that grows finds zeros in the file, and they need room when they are touched.
@@ -170,7 +179,8 @@ impl Memory {
         let at = self.devices(key);
         let attached = async {
             fs::create_dir_all(&at)?;
-            tmpfs.attach(&self.containerd, &at).await
+            tmpfs.attach(&self.containerd, &at).await?;
+            watcher.done(Step::Memory).map_err(io::Error::other)
         };
         if let Err(error) = attached.await {
             draft.discard();

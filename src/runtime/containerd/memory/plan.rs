@@ -53,11 +53,11 @@ pub(in super::super) enum Refused {
 }
 
 /// The fields of `vma_entry`.
-mod vma {
-    pub(super) const START: u32 = 1;
-    pub(super) const END: u32 = 2;
-    pub(super) const OFFSET: u32 = 3;
-    pub(super) const FILE: u32 = 4;
+pub(super) mod vma {
+    pub(in super::super) const START: u32 = 1;
+    pub(in super::super) const END: u32 = 2;
+    pub(in super::super) const OFFSET: u32 = 3;
+    pub(in super::super) const FILE: u32 = 4;
     pub(super) const PROTECTION: u32 = 5;
     pub(super) const FLAGS: u32 = 6;
     pub(super) const STATUS: u32 = 7;
@@ -94,7 +94,7 @@ mod vma {
 }
 
 /// The field of `mm_entry` with the mappings.
-const MAPPINGS: u32 = 14;
+pub(super) const MAPPINGS: u32 = 14;
 
 /// The fields of `pagemap_entry`.
 mod run {

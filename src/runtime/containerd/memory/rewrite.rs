@@ -4,8 +4,11 @@
 use std::collections::HashSet;
 use std::fs::{self, File, Permissions};
 use std::io;
+use std::ops::Range;
 use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+
+use rustix::fs::{FallocateFlags, fallocate};
 
 use super::given_up::GivenUp;
 use super::image::Image;
@@ -30,6 +33,8 @@ struct Task {
     /// The image of its pages.
     pages: PathBuf,
     plan: Plan,
+    /// All that mappings have of the file.
+    mapped: Vec<Range<u64>>,
     /// Whether those that stay are written anew. Nobody asks for what several had in common.
     shrinks: bool,
 }
@@ -59,7 +64,8 @@ impl Draft {
             files.records.push(file_entry(id, &name, plan.length, mount));
             parted.insert(number, id);
             id = id.checked_add(1).ok_or(Refused::Contradiction)?;
-            tasks.push(Task { name, pages, plan, shrinks: false });
+            let mapped = std::iter::once(0..plan.room).collect();
+            tasks.push(Task { name, pages, plan, mapped, shrinks: false });
         }
         let mut taken = HashSet::new();
         let processes = source.names().iter();
@@ -80,8 +86,10 @@ impl Draft {
             changed.push((pagemap_name, pagemap.write()));
             let name = format!("{pid}.bin");
             files.records.push(file_entry(id, &name, plan.length, mount));
+            let task_file = id;
             id = id.checked_add(1).ok_or(Refused::Contradiction)?;
-            tasks.push(Task { name, pages, plan, shrinks: true });
+            let mapped = mapped(&mm, task_file)?;
+            tasks.push(Task { name, pages, plan, mapped, shrinks: true });
         }
         if tasks.is_empty() {
             return Err(Refused::Nothing);
@@ -114,6 +122,11 @@ impl Draft {
             let path = folder.join(&task.name);
             let memory = File::create_new(&path)?;
             memory.set_len(task.plan.length)?;
+            // Else a copy would die of the first use of memory that it had and never touched, once others have filled the
+            // file system.
+            for part in task.mapped.iter().filter(|part| !part.is_empty()) {
+                fallocate(&memory, FallocateFlags::empty(), part.start, part.end - part.start)?;
+            }
             for (from, to) in &task.plan.moved {
                 copy(&pages, from.start, from.end - from.start, &memory, *to)?;
             }
@@ -150,6 +163,23 @@ impl Draft {
         let images = self.changed.iter().map(|(name, _)| self.images.join(name));
         images.chain(self.tasks.iter().filter(|task| task.shrinks).map(|task| task.pages.clone()))
     }
+}
+
+/// What a process maps of a file.
+fn mapped(mm: &Image, file: u32) -> Result<Vec<Range<u64>>, Refused> {
+    let wrong = |why| malformed("mm", why);
+    let mut found = Vec::new();
+    for mapping in mm.records.iter().flat_map(|process| process.all_bytes(plan::MAPPINGS)) {
+        let mapping = Message::read(mapping).map_err(wrong)?;
+        let [start, end, offset, of] = [plan::vma::START, plan::vma::END, plan::vma::OFFSET, plan::vma::FILE]
+            .map(|field| mapping.need(field));
+        if of.map_err(wrong)? == u64::from(file) {
+            let (start, end, offset) = (start.map_err(wrong)?, end.map_err(wrong)?, offset.map_err(wrong)?);
+            let length = end.checked_sub(start).ok_or(Refused::Contradiction)?;
+            found.push(offset..offset.checked_add(length).ok_or(Refused::Contradiction)?);
+        }
+    }
+    Ok(found)
 }
 
 /// Memory that several processes had in common.

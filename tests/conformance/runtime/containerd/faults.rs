@@ -87,6 +87,14 @@ impl Stage {
         within(self.runtime.start(&order)).await.ok().map(|started| (order.id, started.how))
     }
 
+    /// One that answers: CRIU cannot freeze what is only about to become the app.
+    async fn answering(&self, app: &App) -> try_it_now::instance::InstanceId {
+        let (id, started) = start(&self.runtime, app).await;
+        self.ids.lock().push(id.as_str().to_owned());
+        tell(&self.runtime, started.endpoint, "look").await;
+        id
+    }
+
     /// One attempt that works, and its end.
     async fn works(&self, app: &App, how: StartMethod, case: &str) {
         let (id, made) = self.attempt(app).await.unwrap_or_else(|| panic!("{case}: the next one works"));
@@ -158,9 +166,10 @@ async fn a_bake_that_fails_at_any_step_leaves_nothing_and_the_next_works() {
     for step in BAKING {
         let case = format!("{step:?}");
         for _ in 0..2 {
-            let (id, _) = stage.attempt(&app).await.unwrap();
+            let id = stage.answering(&app).await;
             stage.faults.arrange(step, 1);
-            within(stage.runtime.bake(&id, REVISION, &app)).await.unwrap_err();
+            let error = within(stage.runtime.bake(&id, REVISION, &app)).await.unwrap_err();
+            assert!(error.to_string().contains(&case), "{case}: {error}");
             assert_eq!(stage.runtime.golden(REVISION, &app).await, Golden::Missing, "{case}");
             within(stage.runtime.stop(&id)).await.unwrap();
             stage.nothing_left(&before, &case).await;
@@ -190,6 +199,22 @@ async fn a_bake_that_fails_at_any_step_leaves_nothing_and_the_next_works() {
         }
         stage.nothing_left(&before, &case).await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_bake_whose_memory_cannot_be_moved_shares_nothing_and_works() {
+    let Some(stage) = Stage::new().await else { return };
+    let app = php(KEEPER);
+    let id = stage.answering(&app).await;
+    stage.faults.arrange(Step::Memory, 1);
+    within(stage.runtime.bake(&id, REVISION, &app)).await.unwrap();
+    assert!(stage.faults.are_spent());
+    let about = stage.runtime.about_golden(REVISION, &app).await.unwrap();
+    assert!(about.starts_with("each copy has memory of its own: its memory could not be written"), "{about}");
+    assert_eq!(crate::traces::files(&stage.place.settings.folder.join("memory")), [""; 0]);
+    let files = crate::traces::files(&stage.place.checkpoints());
+    assert!(!files.iter().any(|file| file.ends_with(".draft")), "{files:?}");
+    stage.works(&app, StartMethod::Restored, "afterwards").await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -54,7 +54,7 @@ async fn play_the_server() -> bool {
     let value = |name: &str| std::env::var(name).unwrap();
     let doing = DOINGS.into_iter().find(|one| format!("{one:?}") == doing).unwrap();
     let after = value("KILL_AFTER");
-    let all = MAKING.into_iter().chain(BAKING).chain(ENDING).chain([Step::Adoption]);
+    let all = MAKING.into_iter().chain(BAKING).chain(ENDING).chain([Step::Adoption, Step::Memory]);
     let after = all.into_iter().find(|step| format!("{step:?}") == after).unwrap();
     let pause = Duration::from_millis(value("KILL_MILLIS").parse().unwrap());
     let armed = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(doing == Doing::TakeOver));
@@ -231,6 +231,9 @@ async fn a_server_killed_at_any_step_of_a_bake_leaves_a_whole_checkpoint_or_none
     let Some(place) = Place::new() else { return };
     let unfinished = BAKING.into_iter().filter(|step| *step != Step::Manifest);
     let mut moments: Vec<_> = unfinished.map(|step| at(Doing::Bake, step)).collect();
+    // While its memory is being moved to where copies share it.
+    moments.extend([at(Doing::Bake, Step::Memory), later(Doing::Bake, Step::Memory, 1)]);
+    moments.extend([1, 3].map(|millis| later(Doing::Bake, Step::NoTask, millis)));
     moments.extend([3, 10, 20, 40, 80].map(|millis| later(Doing::Bake, Step::BakeFolder, millis)));
     place.survives(NAME, &moments).await;
 

@@ -1,6 +1,6 @@
 //! Copies of a checkpoint that share the memory that they do not change.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -8,7 +8,7 @@ use try_it_now::instance::Endpoint;
 use try_it_now::runtime::containerd::Settings;
 use try_it_now::runtime::{App, Command, Golden, Order, Runtime, ShareMemory, StartMethod};
 
-use super::{Place, REVISION, fs, order, php, start, tell, until, within};
+use super::{Place, REVISION, app, fs, order, php, start, tell, until, within};
 use crate::traces;
 
 /// Bytes that the app of these tests has in memory.
@@ -218,15 +218,74 @@ fn unmount(at: &Path) -> std::io::Result<()> {
     fs::remove_dir(at)
 }
 
+/// A folder with the mounts of containerd.
+fn as_containerd_sees(place: &Place, folder: &Path) -> PathBuf {
+    let stream = std::os::unix::net::UnixStream::connect(&place.settings.address).unwrap();
+    let containerd = rustix::net::sockopt::socket_peercred(&stream).unwrap().pid;
+    let root = format!("/proc/{}/root", containerd.as_raw_nonzero());
+    Path::new(&root).join(folder.strip_prefix("/").unwrap())
+}
+
+/// Has memory of which it has used the first page only, until a visitor says which to fill.
+const HOLLOW: &str = r#"
+$libc = FFI::cdef("unsigned char *malloc(size_t); void *memset(void *, int, size_t);");
+$bytes = $libc->malloc(1 << 25);
+$bytes[0] = 7;
+$listener = stream_socket_server("tcp://127.0.0.1:" . getenv("PORT"));
+while (true) {
+    $visitor = @stream_socket_accept($listener, 3600);
+    if (!$visitor) continue; // woken by a restore
+    $words = explode(" ", trim(fgets($visitor)));
+    if ($words[0] === "fill") $libc->memset($bytes + (int) $words[1], (int) $words[2], (int) $words[3]);
+    fwrite($visitor, $bytes[(int) $words[1]]);
+    fclose($visitor);
+}
+"#;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn copies_stay_right_when_the_file_system_of_their_memory_is_full() {
+    let Some(place) = Place::new() else { return };
+    let runtime = place.open().await;
+    let hollow = app(&["php", "-d", "extension=ffi.so", "-d", "ffi.enable=true", "-r", HOLLOW]);
+    let (id, started) = start(&runtime, &hollow).await;
+    assert_eq!(tell(&runtime, started.endpoint, "look 0").await, "7");
+    within(runtime.bake(&id, REVISION, &hollow)).await.unwrap();
+    let (a_id, a) = start(&runtime, &hollow).await;
+    tell(&runtime, a.endpoint, "look 0").await;
+
+    // As by a copy that lets what it maps grow as far as it may. Only who has all rights here can write there.
+    let key = fs::read_dir(place.checkpoints()).unwrap().next().unwrap().unwrap().file_name();
+    let memory = as_containerd_sees(&place, &place.settings.folder.join("memory").join(key));
+    let mut filler = fs::File::create_new(memory.join("filler")).unwrap();
+    let page = vec![7; 1 << 12];
+    let error = loop {
+        if let Err(error) = std::io::Write::write_all(&mut filler, &page) {
+            break error;
+        }
+    };
+    assert_eq!(error.kind(), std::io::ErrorKind::StorageFull);
+
+    // What was there before and what comes now use memory that was theirs and that nobody had touched.
+    let (b_id, b) = start(&runtime, &hollow).await;
+    assert_eq!(b.how, StartMethod::Restored);
+    for (copy, value) in [(&a, 1), (&b, 2)] {
+        assert_eq!(tell(&runtime, copy.endpoint, "look 20000000").await, "0");
+        let fill = format!("fill 10000 {value} 30000000");
+        assert_eq!(tell(&runtime, copy.endpoint, &fill).await, value.to_string());
+    }
+    for (copy, value) in [(&a, "1"), (&b, "2")] {
+        assert_eq!(tell(&runtime, copy.endpoint, "look 20000000").await, value);
+    }
+    for id in [a_id, b_id] {
+        within(runtime.stop(&id)).await.unwrap();
+    }
+}
+
 /// Writes into the memory through the mounts of containerd.
 fn spoil_memory(place: &Place, memory: &Path) {
     use std::os::unix::fs::FileExt;
-    use std::os::unix::net::UnixStream;
 
-    let stream = UnixStream::connect(&place.settings.address).unwrap();
-    let containerd = rustix::net::sockopt::socket_peercred(&stream).unwrap().pid;
-    let root = format!("/proc/{}/root", containerd.as_raw_nonzero());
-    let folder = Path::new(&root).join(memory.strip_prefix("/").unwrap()).join(".mem");
+    let folder = as_containerd_sees(place, memory).join(".mem");
     let file = fs::read_dir(folder).unwrap().next().unwrap().unwrap().path();
     let file = fs::File::options().read(true).write(true).open(file).unwrap();
     let at = rustix::fs::seek(&file, rustix::fs::SeekFrom::Data(0)).unwrap();
