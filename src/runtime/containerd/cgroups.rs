@@ -3,6 +3,8 @@
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::mpsc;
+use std::time::Duration;
 
 use super::super::host::blocking;
 use crate::task;
@@ -13,14 +15,40 @@ const ROOT: &str = "/sys/fs/cgroup";
 /// The group that has those of all our instances in it.
 const OURS: &str = "try-it-now";
 
-/// Has the kernel prepare for a process that changes its group. The first such change waits for all processors to pass
-/// a quiet point, 10 ms and more; those that come soon after do not. So this server "moves" to where it is, while other
-/// things are done for an instance, and runc need not wait when it puts the instance's first process in its group.
-pub(super) fn prepare_for_a_change() {
-    task::spawn("prepare cgroups", async {
+/// How often the kernel is reminded; several times in the shortest time after which it forgets.
+const REMINDER: Duration = Duration::from_millis(2);
+
+/// Longest time that one is reminded for.
+const LONGEST: Duration = Duration::from_secs(2);
+
+/// Processes may change their groups without a wait as long as it is held.
+#[derive(Debug)]
+pub(super) struct Prepared {
+    /// Closed when it is dropped.
+    _held: mpsc::Sender<()>,
+}
+
+/// Has the kernel prepare for processes that change their groups. The first such change waits for all processors to pass
+/// a quiet point, 10 ms and more; those that come soon after one do not. So this server "moves" to where it is, again and
+/// again while an instance is made, and runc need not wait when it puts the instance's first process in its group.
+pub(super) fn prepare_for_changes() -> Prepared {
+    let (held, dropped) = mpsc::channel();
+    task::spawn("prepare cgroups", async move {
         // Without the right to, it takes as long as ever.
-        let _ = blocking(|| fs::write(own_group()?.join("cgroup.procs"), "0")).await;
+        let _ = blocking(move || remind(&dropped)).await;
     });
+    Prepared { _held: held }
+}
+
+fn remind(dropped: &mpsc::Receiver<()>) -> io::Result<()> {
+    let procs = own_group()?.join("cgroup.procs");
+    for _ in 0..LONGEST.as_micros() / REMINDER.as_micros() {
+        fs::write(&procs, "0")?;
+        if dropped.recv_timeout(REMINDER) == Err(mpsc::RecvTimeoutError::Disconnected) {
+            break;
+        }
+    }
+    Ok(())
 }
 
 /// The group of this process in one of the hierarchies; they share what is waited for.
@@ -83,5 +111,18 @@ mod tests {
             "cache 900\nrss 5\ninactive_anon 7\ninactive_file 30\nactive_file 12\ntotal_active_file 12\n";
         assert_eq!(of_files(stat), 42);
         assert_eq!(of_files(""), 0);
+    }
+
+    #[test]
+    fn the_kernel_is_reminded_until_nobody_waits_any_more() {
+        let (held, dropped) = mpsc::channel();
+        let reminding = std::thread::spawn(move || remind(&dropped));
+        drop(Prepared { _held: held });
+        match reminding.join().unwrap() {
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+                println!("skipped: only root may change a group");
+            }
+            outcome => outcome.unwrap(),
+        }
     }
 }

@@ -67,7 +67,7 @@ impl Parts {
         let id = order.id.as_str();
         let doing = |what: &'static str| move || format!("{what} for {id}");
         let begun = Instant::now();
-        cgroups::prepare_for_a_change();
+        let _prepared = cgroups::prepare_for_changes();
         let namespace = self.network(order, instance).await?;
         instance.namespace.store(namespace, Ordering::Release);
         self.watcher.done(Step::Network)?;
