@@ -11,6 +11,7 @@ mod child;
 mod clock;
 mod cores;
 mod load;
+mod processors;
 mod report;
 mod roles;
 mod server;

@@ -8,6 +8,7 @@ use std::time::Duration;
 use super::Bench;
 use crate::Failure;
 use crate::clock::now;
+use crate::processors;
 use crate::report::{Bound, Row};
 use crate::site::{How, Site, Stack};
 use crate::stats::{Median, median};
@@ -25,18 +26,21 @@ struct Image {
     ratio: Bound,
     /// Least instances a second.
     refill: Bound,
-    /// The rows: restore, the same with nothing shared, on demand, cold start, refill, its impact, release, teardown.
-    rows: [&'static str; 8],
+    /// The rows: restore, first page, the same with nothing shared, on demand, cold start, refill, the same against the
+    /// processors, its impact, release, teardown.
+    rows: [&'static str; 10],
 }
 
 macro_rules! rows {
     ($image:literal) => {
         [
             concat!($image, ": restore p50"),
+            concat!($image, ": first page"),
             concat!($image, ": restore, nothing shared"),
             concat!($image, ": on demand, p50 to URL"),
             concat!($image, ": cold start"),
             concat!($image, ": refill"),
+            concat!($image, ": refill of all cores"),
             concat!($image, ": page p99 in a refill"),
             concat!($image, ": release p50"),
             concat!($image, ": teardown, longest"),
@@ -77,6 +81,15 @@ const IMAGES: [Image; 3] = [
 /// Instances that a pool holds, and that are taken from it at once.
 const POOL: usize = 8;
 
+/// Pages after the first of an instance, whose median says how long one takes.
+const WARM_PAGES: usize = 8;
+
+/// Most of what the first page of a restored instance takes, against a later one.
+const FIRST_PAGE: Bound = Bound::AtMost(1.2);
+
+/// Least of what all processors could restore that a refill does.
+const BUSY: Bound = Bound::AtLeast(0.7);
+
 /// Measures every image that there is, and names those that there are not.
 pub(super) fn measure(bench: &Bench) -> Result<Vec<Row>, Failure> {
     let stack = match Stack::find() {
@@ -102,6 +115,10 @@ pub(super) fn measure(bench: &Bench) -> Result<Vec<Row>, Failure> {
 struct Visits {
     acquire: Vec<f64>,
     page: Vec<f64>,
+    /// The same page later, several times each visit: their median.
+    warm: Vec<f64>,
+    /// Milliseconds that all processors of this machine together were busy until there was an instance.
+    busy: Vec<f64>,
     total: Vec<f64>,
     release: Vec<f64>,
     teardown: Vec<f64>,
@@ -110,11 +127,15 @@ struct Visits {
 impl Visits {
     fn make(&mut self, site: &Site, text: &str, count: usize) -> Result<(), Failure> {
         for _ in 0..count {
-            let begin = now();
+            let (begin, busy_before) = (now(), processors::busy()?);
             let id = site.acquire()?;
             let acquired = begin.elapsed();
+            self.busy.push(processors::busy()? - busy_before);
+            let begin_page = now();
             site.first_page(&id, text)?;
-            let total = begin.elapsed();
+            let total = acquired + begin_page.elapsed();
+            let later = (0..WARM_PAGES).map(|_| page(site, &id, text)).collect::<Result<Vec<_>, _>>()?;
+            self.warm.push(median(&later).value);
             let begin = now();
             site.release(&id)?;
             let released = begin.elapsed();
@@ -126,6 +147,26 @@ impl Visits {
             self.teardown.push(millis(begin.elapsed()));
         }
         Ok(())
+    }
+}
+
+impl Visits {
+    /// The first page against the same page later, on the same instance.
+    fn first_page(&self, what: &'static str) -> Row {
+        let pairs: Vec<(f64, f64)> = self.page.iter().copied().zip(self.warm.iter().copied()).collect();
+        let note = format!("later {:.1} ms", median(&self.warm).value);
+        Row::of(what, "ms", &pairs, "a later one", FIRST_PAGE, note)
+    }
+
+    /// Refills a second against as many as the processors could do if they did nothing else, and never waited.
+    fn of_all_cores(&self, what: &'static str, refills: &[f64]) -> Result<Row, Failure> {
+        let count = processors::count()?;
+        // A clock of 100 ticks a second tells nothing of a single one.
+        let each = self.busy.iter().sum::<f64>() / self.busy.len() as f64;
+        let most = count as f64 * 1000.0 / each;
+        let pairs: Vec<(f64, f64)> = refills.iter().map(|rate| (*rate, most)).collect();
+        let note = format!("{each:.0} ms of processor time a restore, {count} processors");
+        Ok(Row::of(what, "/s", &pairs, "cores / CPU time", BUSY, note))
     }
 }
 
@@ -163,13 +204,24 @@ impl Image {
         let impact = Impact::measure(&site, text, if bench.scale.pairs > 1 { 300 } else { 20 })?;
         drop(site);
 
-        let [restore_row, stock_row, demand_row, cold_row, refill_row, impact_row, release_row, teardown_row] =
-            self.rows;
+        let [
+            restore_row,
+            page_row,
+            stock_row,
+            demand_row,
+            cold_row,
+            refill_row,
+            cores_row,
+            impact_row,
+            release_row,
+            teardown_row,
+        ] = self.rows;
         let total = median(&restored.total);
         let above: Vec<f64> = restored.acquire.iter().map(|acquire| acquire - total.value).collect();
         let longest = restored.teardown.iter().copied().fold(0.0, f64::max);
         Ok(vec![
             own(restore_row, "ms", total, Bound::AtMost(self.restore), restores, breakdown),
+            restored.first_page(page_row),
             Row {
                 what: stock_row,
                 measured: median(&stock.total).value,
@@ -208,6 +260,7 @@ impl Image {
                 waves,
                 format!("{POOL} taken at once; given back at once too: {:.1} /s", median(&beside).value),
             ),
+            restored.of_all_cores(cores_row, &refills)?,
             impact.row(impact_row),
             own(
                 release_row,
