@@ -57,6 +57,9 @@ fn main() -> ExitCode {
     if let Some(code) = runtime::process::internal_command(std::env::args_os()) {
         return code;
     }
+    if let Some(code) = runtime::containerd::internal_command(std::env::args_os()) {
+        return code;
+    }
     match Cli::parse().command.unwrap_or(Command::Serve { config: None }) {
         Command::Serve { config } => serve(config),
         Command::Doctor { config, json } => examine(config, json),

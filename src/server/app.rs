@@ -312,6 +312,7 @@ async fn start_runtime(
         }
         config::RuntimeMode::Containerd => Arc::new(
             ContainerdRuntime::open(containerd::Settings {
+                program: Some(own_program.to_owned()),
                 address: config.containerd_address.clone(),
                 folder: node.containers(),
                 node: node.id().clone(),

@@ -46,6 +46,11 @@ impl Stack {
         rustix::net::sockopt::socket_peercred(&stream).unwrap().pid.as_raw_nonzero().get()
     }
 
+    /// What runc notes of a task, as containerd sees the file system.
+    pub(crate) fn runc_notes(&self, id: &str) -> PathBuf {
+        PathBuf::from(format!("/proc/{}/root/run/containerd/runc/try-it-now", self.daemon())).join(id)
+    }
+
     /// Where containerd, its shims and runc note what they know of a task, as containerd sees the file system.
     fn notes(&self) -> Vec<PathBuf> {
         let run = PathBuf::from(format!("/proc/{}/root/run/containerd", self.daemon()));

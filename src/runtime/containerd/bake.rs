@@ -91,6 +91,7 @@ impl Parts {
         let sharing = self.share(id, key, app, objection, given_up).await?;
         self.watcher.done(Step::Share)?;
         let name = self.snapshot_name(key);
+        self.layers.forget(&name);
         snapshots::remove(&self.client, &name).await?;
         let disk = instance.disk.lock().clone();
         let disk = disk.ok_or_else(|| RuntimeError::Start("another server started it".to_owned()))?;
@@ -157,6 +158,7 @@ impl Parts {
 
     /// Removes a checkpoint. Its snapshot may still be stood on; then it goes with the last that does.
     pub(super) async fn forget(&self, key: &Key) {
+        self.layers.forget(&self.snapshot_name(key));
         if let Err(error) = self.checkpoints.remove(key) {
             tracing::warn!(checkpoint = key.as_str(), %error, "a checkpoint's files could not be removed");
         }

@@ -4,7 +4,6 @@
 use std::collections::HashMap;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use containerd_client::services::v1::container::Runtime as Shim;
 use containerd_client::services::v1::{
@@ -16,7 +15,6 @@ use containerd_client::types::v1::{Process, Status};
 use parking_lot::Mutex;
 use prost_types::Any;
 use serde_json::Value;
-use tokio::time::Instant;
 
 use super::super::RuntimeError;
 use super::client::{Answer, Client, request};
@@ -54,7 +52,6 @@ pub(super) struct Draft<'a> {
     /// The container whose shim makes it; `None` gives it a shim of its own.
     pub(super) shim: Option<&'a str>,
     pub(super) spec: &'a Value,
-    pub(super) mounts: Vec<Mount>,
     /// The pipe for its input.
     pub(super) input: &'a Path,
     /// The pipe for its output.
@@ -65,28 +62,18 @@ pub(super) struct Draft<'a> {
     pub(super) checkpoint: Option<(&'a Key, PathBuf)>,
     /// Where to keep who watches what it does with its memory; `None` where nobody is to.
     pub(super) watch: Option<&'a Mutex<Option<io::Result<Watch>>>>,
+    /// What the shim runs in place of runc.
+    pub(super) restorer: Option<&'a Path>,
     pub(super) watcher: &'a Watcher,
 }
 
-/// How long the steps of [`start`] took.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Times {
-    /// containerd's record of it.
-    pub(super) container: Duration,
-    /// Its shim, and where nothing is restored its first process.
-    pub(super) task: Duration,
-    /// Its command, or CRIU's restore.
-    pub(super) start: Duration,
-}
-
-/// Makes and starts it.
-pub(super) async fn start(client: &Client, draft: Draft<'_>) -> Result<Times, RuntimeError> {
+/// Makes containerd's record of it.
+pub(super) async fn record(client: &Client, draft: &Draft<'_>) -> Result<(), RuntimeError> {
     let id = draft.id;
-    let begun = Instant::now();
     let spec = serde_json::to_vec(draft.spec).expect("a value is JSON");
     let container = Container {
         id: id.to_owned(),
-        labels: labels(&draft),
+        labels: labels(draft),
         image: draft.image.to_owned(),
         runtime: Some(Shim { name: RUNC.to_owned(), options: None }),
         spec: Some(Any { type_url: SPEC.to_owned(), value: spec }),
@@ -97,17 +84,25 @@ pub(super) async fn start(client: &Client, draft: Draft<'_>) -> Result<Times, Ru
     };
     let message = CreateContainerRequest { container: Some(container) };
     client.containers().create(request(message)).await.doing(|| format!("make the container {id}"))?;
-    draft.watcher.done(Step::Record)?;
-    let container = begun.elapsed();
+    draft.watcher.done(Step::Record)
+}
 
+/// Makes its task of what is on record: its shim, its root, and where nothing is restored its first process.
+pub(super) async fn prepare(
+    client: &Client,
+    draft: &Draft<'_>,
+    mounts: Vec<Mount>,
+) -> Result<(), RuntimeError> {
+    let id = draft.id;
     let text = |path: &Path| path.display().to_string();
     let options = RuncOptions {
+        program: draft.restorer.map(text).unwrap_or_default(),
         criu_image_path: draft.checkpoint.as_ref().map(|(_, images)| text(images)).unwrap_or_default(),
         criu_work_path: text(draft.work),
     };
     let message = CreateTaskRequest {
         container_id: id.to_owned(),
-        rootfs: draft.mounts,
+        rootfs: mounts,
         stdin: text(draft.input),
         stdout: text(draft.output),
         stderr: text(draft.output),
@@ -121,14 +116,15 @@ pub(super) async fn start(client: &Client, draft: Draft<'_>) -> Result<Times, Ru
         let begun = Watch::begin(draft.node, id, made.pid).await;
         *watch.lock() = Some(begun);
     }
-    draft.watcher.done(Step::Task)?;
-    let task = begun.elapsed() - container;
+    draft.watcher.done(Step::Task)
+}
 
+/// Runs its command, or has CRIU restore it.
+pub(super) async fn start(client: &Client, id: &str, watcher: &Watcher) -> Result<(), RuntimeError> {
     let message = StartRequest { container_id: id.to_owned(), exec_id: String::new() };
     let started = client.tasks().start(request(message)).await.doing(|| format!("start {id}"));
     started.map_err(blame_the_app)?;
-    draft.watcher.done(Step::Start)?;
-    Ok(Times { container, task, start: begun.elapsed() - container - task })
+    watcher.done(Step::Start)
 }
 
 fn labels(draft: &Draft<'_>) -> HashMap<String, String> {

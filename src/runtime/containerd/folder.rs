@@ -61,6 +61,15 @@ impl Folder {
         Ok(folder)
     }
 
+    /// Makes a link of that name to a program, or renews it: containers that live longer than a server call it.
+    pub(super) fn link(&self, name: &str, program: &Path) -> io::Result<PathBuf> {
+        let (link, draft) = (self.root.join(name), self.root.join(format!("{name}.draft")));
+        if_there(fs::remove_file(&draft))?;
+        symlink(program, &draft)?;
+        fs::rename(draft, &link)?;
+        Ok(link)
+    }
+
     /// What every container has as its `/dev`.
     pub(super) fn devices(&self) -> PathBuf {
         self.root.join("dev")

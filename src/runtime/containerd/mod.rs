@@ -44,6 +44,7 @@ mod layer;
 mod leftovers;
 mod memory;
 mod namespaces;
+mod oci;
 mod options;
 mod orphans;
 mod registry;
@@ -59,6 +60,7 @@ mod transfer;
 use std::ffi::OsString;
 use std::io;
 use std::path::PathBuf;
+use std::process::ExitCode;
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -88,6 +90,12 @@ pub use self::golden::baked;
 pub use self::leftovers::clean;
 pub use self::steps::{Step, Watcher};
 
+/// Runs the role of this program that the shim calls, if these arguments, the program's own name first, ask for it. The
+/// program must ask this before it does anything else.
+pub fn internal_command(arguments: impl IntoIterator<Item = OsString>) -> Option<ExitCode> {
+    oci::command(arguments.into_iter())
+}
+
 /// The label of all that is ours in containerd; its value is the node's name.
 const NODE_LABEL: &str = "try-it-now/node";
 
@@ -111,6 +119,8 @@ pub struct Settings {
     pub shared_memory: u64,
     /// Where `nft` is looked for, as in `PATH`; `None` means this process's own.
     pub path: Option<OsString>,
+    /// The program of this server, which calls [`internal_command`] before all else; `None` has runc restore instances.
+    pub program: Option<PathBuf>,
     /// How instances are let out whose template wants it.
     pub outside: Outside,
     /// Who is told of each step. Nobody, unless faults are tried.
@@ -128,6 +138,7 @@ impl Settings {
             criu: true,
             shared_memory: a_quarter_of_the_memory(),
             path: None,
+            program: None,
             outside: Outside::default(),
             watcher: Watcher::default(),
         }
@@ -156,6 +167,10 @@ struct Parts {
     namespaces: Arc<Namespaces>,
     outlets: Arc<Outlets>,
     checkpoints: Checkpoints,
+    /// What instances stand on.
+    layers: snapshots::Known,
+    /// What restores in place of runc.
+    restorer: Option<PathBuf>,
     /// CRIU's version; `None` when nothing is to be restored.
     criu: Option<String>,
     kernel: String,
@@ -186,6 +201,8 @@ impl ContainerdRuntime {
         let outlets = Outlets::new(settings.node.as_str(), settings.outside, settings.path)
             .doing(doing("find this server's network namespace"))?;
         let shim = SharedShim::new(&settings.node, settings.address.clone(), folder.shim(), folder.devices());
+        let restorer = settings.program.map(|program| folder.link(oci::NAME, &program)).transpose();
+        let restorer = restorer.doing(doing("link this program"))?;
         let parts = Arc::new(Parts {
             client,
             address: settings.address,
@@ -197,6 +214,8 @@ impl ContainerdRuntime {
                 .map(Arc::new)
                 .doing(doing("find this server's network namespace"))?,
             checkpoints,
+            layers: snapshots::Known::default(),
+            restorer,
             criu,
             kernel: kernel(),
             instances: Instances::default(),

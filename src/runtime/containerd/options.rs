@@ -7,6 +7,9 @@ use prost_types::Any;
 /// How a task is created.
 #[derive(Clone, PartialEq, Message)]
 pub(super) struct RuncOptions {
+    /// What the shim runs; runc where it is empty.
+    #[prost(string, tag = "6")]
+    pub(super) program: String,
     /// The folder of CRIU's images to restore from; empty for a cold start.
     #[prost(string, tag = "10")]
     pub(super) criu_image_path: String,

@@ -8,6 +8,7 @@ use containerd_client::services::v1::snapshots::{
     RemoveSnapshotRequest, StatSnapshotRequest,
 };
 use containerd_client::types::Mount;
+use parking_lot::Mutex;
 
 use super::super::RuntimeError;
 use super::client::{self, Answer, Client, request};
@@ -42,6 +43,51 @@ pub(super) async fn prepare(
         mount.options.push("volatile".to_owned());
     }
     Ok(mounts)
+}
+
+/// How layers on a parent are mounted, but for the folders that each has for itself. Known from the first on, it need not
+/// be waited for: containerd keeps a snapshot on disk, which takes longer than all that is done for an instance meanwhile.
+#[derive(Debug, Default)]
+pub(super) struct Known(Mutex<HashMap<String, Vec<Mount>>>);
+
+impl Known {
+    /// How one on this parent will be mounted, if one was before.
+    pub(super) fn of(&self, parent: &str) -> Option<Vec<Mount>> {
+        self.0.lock().get(parent).cloned()
+    }
+
+    /// One on this parent is mounted so.
+    ///
+    /// # Errors
+    /// `expected` stands on other layers: the parent was replaced by another of its name.
+    pub(super) fn learn(
+        &self,
+        parent: &str,
+        mounts: &[Mount],
+        expected: Option<&[Mount]>,
+    ) -> Result<(), RuntimeError> {
+        match expected {
+            Some(expected) if below(expected) != below(mounts) => {
+                self.forget(parent);
+                Err(RuntimeError::Start(format!("the snapshot {parent} was replaced meanwhile")))
+            }
+            Some(_) => Ok(()),
+            None => {
+                self.0.lock().insert(parent.to_owned(), mounts.to_vec());
+                Ok(())
+            }
+        }
+    }
+
+    pub(super) fn forget(&self, parent: &str) {
+        self.0.lock().remove(parent);
+    }
+}
+
+/// The layers that these stand on.
+fn below(mounts: &[Mount]) -> Vec<&str> {
+    let options = mounts.iter().flat_map(|mount| &mount.options);
+    options.filter_map(|option| option.strip_prefix("lowerdir=")).collect()
 }
 
 /// How a writable layer is mounted.
@@ -93,4 +139,26 @@ pub(super) async fn list(client: &Client, node: Option<&str>) -> Result<Vec<Stri
     }
     found.sort_by_key(|info| std::cmp::Reverse(info.created_at.map(|at| (at.seconds, at.nanos))));
     Ok(found.into_iter().map(|info| info.name).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn overlay(below: &str, own: &str) -> Vec<Mount> {
+        let options = [format!("upperdir=/s/{own}/fs"), format!("lowerdir={below}")];
+        vec![Mount { r#type: "overlay".to_owned(), options: options.to_vec(), ..Mount::default() }]
+    }
+
+    #[test]
+    fn what_a_layer_stands_on_is_known_until_it_is_another() {
+        let known = Known::default();
+        assert_eq!(known.of("golden"), None);
+        known.learn("golden", &overlay("/s/1/fs", "2"), None).unwrap();
+        let expected = known.of("golden").unwrap();
+        known.learn("golden", &overlay("/s/1/fs", "3"), Some(&expected)).unwrap();
+        assert!(known.of("golden").is_some() && known.of("other").is_none());
+        known.learn("golden", &overlay("/s/4/fs", "5"), Some(&expected)).unwrap_err();
+        assert_eq!(known.of("golden"), None);
+    }
 }

@@ -5,11 +5,12 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use containerd_client::types::Mount;
 use rustix::process::{Resource, getrlimit};
 use serde_json::Value;
 use tokio::time::Instant;
 
-use super::super::host::Doing;
+use super::super::host::{Doing, blocking};
 use super::super::{Order, RuntimeError, ShareMemory, StartMethod, Started};
 use super::container::{self, Draft};
 use super::disk::{self, Disk};
@@ -20,6 +21,17 @@ use super::layer::Layer;
 use super::spec::{self, Place};
 use super::{Parts, Step, cgroups, folder, orphans, snapshots, tmpfs};
 use crate::instance::Endpoint;
+
+/// What was made of an instance before it starts, and how long that took.
+struct Made {
+    /// Its disk and its first files.
+    files: Duration,
+    /// containerd's record, beyond that.
+    record: Duration,
+    /// Its shim, and where nothing is restored its first process.
+    task: Duration,
+    done: Instant,
+}
 
 impl Parts {
     /// Starts it, restored where there is a checkpoint and it works.
@@ -74,10 +86,111 @@ impl Parts {
         let network = self.namespaces.path(namespace);
         let network = network.ok_or(RuntimeError::Exhausted("network namespaces"))?;
         let namespace_took = begun.elapsed();
+
         let parent = checkpoint.map_or_else(|| image.snapshot.clone(), |key| self.snapshot_name(key));
-        let mut mounts = snapshots::prepare(&self.client, self.node.as_str(), id, &parent).await?;
-        self.watcher.done(Step::Snapshot)?;
-        let snapshot_took = begun.elapsed() - namespace_took;
+        let snapshot = async {
+            let mounts = snapshots::prepare(&self.client, self.node.as_str(), id, &parent).await?;
+            self.watcher.done(Step::Snapshot)?;
+            Ok(mounts)
+        };
+        let make = |mounts| self.make(order, instance, image, checkpoint, &network, mounts);
+        let (made, snapshot_took) = match checkpoint.and_then(|_| self.layers.of(&parent)) {
+            // Each to its end: what containerd was asked for it may do later, too, and then nobody would remove it.
+            Some(known) => {
+                let both = async { (snapshot.await, Instant::now()) };
+                let ((mounts, there), made) = tokio::join!(both, make(known.clone()));
+                self.layers.learn(&parent, &mounts?, Some(&known))?;
+                let made = made?;
+                let alone = there.saturating_duration_since(made.done);
+                (made, alone)
+            }
+            None => {
+                let mounts = snapshot.await?;
+                let took = begun.elapsed() - namespace_took;
+                self.layers.learn(&parent, &mounts, None)?;
+                (make(mounts).await?, took)
+            }
+        };
+        let prepared = Instant::now();
+        let at = self.folder.disk(&order.id);
+        // The overlay keeps it.
+        let detach = blocking(move || tmpfs::detach(&at));
+        let (started, detached) = tokio::join!(container::start(&self.client, id, &self.watcher), detach);
+        // Whatever it was, the next one need not fail for want of the shim.
+        started.inspect_err(|_| self.shim.doubt())?;
+        detached.doing(doing("detach a disk"))?;
+        let micros = |took: Duration| took.as_micros() as u64;
+        // Measured by the case `restore` of perf/, which reads these names. What goes on beside something else counts as
+        // long as it alone is waited for.
+        tracing::debug!(
+            id,
+            restored = checkpoint.is_some(),
+            namespace_micros = micros(namespace_took),
+            snapshot_micros = micros(snapshot_took),
+            files_micros = micros(made.files),
+            container_micros = micros(made.record),
+            task_micros = micros(made.task),
+            start_micros = micros(prepared.elapsed()),
+            "launched"
+        );
+        Ok(Endpoint::Sealed { namespace, port: order.app.port })
+    }
+
+    /// Makes all of it but its network and its snapshot, to be started.
+    async fn make(
+        &self,
+        order: &Order,
+        instance: &Running,
+        image: &Unpacked,
+        checkpoint: Option<&Key>,
+        network: &Path,
+        mut mounts: Vec<Mount>,
+    ) -> Result<Made, RuntimeError> {
+        let id = order.id.as_str();
+        let begun = Instant::now();
+        let spec = self.spec(order, image, network, checkpoint)?;
+        let shim = self.shim.get(&self.client).await;
+        let is_watched = order.to_be_frozen
+            && checkpoint.is_none()
+            && self.criu.is_some()
+            && order.app.share_memory != ShareMemory::Off;
+        let draft = Draft {
+            id,
+            node: self.node.as_str(),
+            image: &image.name,
+            namespace: instance.namespace.load(Ordering::Acquire),
+            shim: shim.as_deref(),
+            spec: &spec,
+            input: &self.folder.input(&order.id),
+            output: &self.folder.output(&order.id),
+            work: &self.folder.of(&order.id),
+            checkpoint: checkpoint.map(|key| (key, self.checkpoints.images(key))),
+            watch: is_watched.then_some(&instance.watch),
+            restorer: checkpoint.and(self.restorer.as_deref()),
+            watcher: &self.watcher,
+        };
+        let files = async { (self.furnish(order, instance, checkpoint, &mounts).await, begun.elapsed()) };
+        // Each to its end, as above.
+        let (recorded, (furnished, files)) = tokio::join!(container::record(&self.client, &draft), files);
+        furnished?;
+        recorded?;
+        let record = begun.elapsed() - files;
+        disk::redirect(&mut mounts, &self.folder.disk(&order.id));
+        let task = container::prepare(&self.client, &draft, mounts).await;
+        task.inspect_err(|_| self.shim.doubt())?;
+        let done = Instant::now();
+        Ok(Made { files, record, task: done - begun - files - record, done })
+    }
+
+    /// Gives it its folder, its disk and its first files.
+    async fn furnish(
+        &self,
+        order: &Order,
+        instance: &Running,
+        checkpoint: Option<&Key>,
+        mounts: &[Mount],
+    ) -> Result<(), RuntimeError> {
+        let doing = |what: &'static str| move || format!("{what} for {}", order.id);
         let output = self.folder.make(&order.id).doing(doing("make a pipe for the output"))?;
         instance.keep_output(output);
         self.watcher.done(Step::Folder)?;
@@ -88,59 +201,13 @@ impl Parts {
         }
         let disk = Disk::make(order.app.limits.container_disk()).map(Arc::new).doing(doing("make a disk"))?;
         *instance.disk.lock() = Some(disk.clone());
-        let layer = Layer::open(&disk.files(), &mounts).doing(doing("look at the layers"))?;
+        let layer = Layer::open(&disk.files(), mounts).doing(doing("look at the layers"))?;
         let resolvers = (!order.app.egress.is_sealed()).then(|| self.outlets.resolv_conf());
         first_files(&layer, order, checkpoint.is_none(), resolvers).doing(doing("write the first files"))?;
         self.watcher.done(Step::FirstFiles)?;
         let at = self.folder.disk(&order.id);
         disk.attach(&self.address, &at).await.doing(doing("attach a disk"))?;
-        disk::redirect(&mut mounts, &at);
-        self.watcher.done(Step::Disk)?;
-        let spec = self.spec(order, image, &network, checkpoint)?;
-        let work = self.folder.of(&order.id);
-        let prepared = begun.elapsed();
-        let shim = self.shim.get(&self.client).await;
-        let is_watched = order.to_be_frozen
-            && checkpoint.is_none()
-            && self.criu.is_some()
-            && order.app.share_memory != ShareMemory::Off;
-        let started = container::start(
-            &self.client,
-            Draft {
-                id,
-                node: self.node.as_str(),
-                image: &image.name,
-                namespace,
-                shim: shim.as_deref(),
-                spec: &spec,
-                mounts,
-                input: &self.folder.input(&order.id),
-                output: &self.folder.output(&order.id),
-                work: &work,
-                checkpoint: checkpoint.map(|key| (key, self.checkpoints.images(key))),
-                watch: is_watched.then_some(&instance.watch),
-                watcher: &self.watcher,
-            },
-        )
-        .await;
-        // Whatever it was, the next one need not fail for want of the shim.
-        let times = started.inspect_err(|_| self.shim.doubt())?;
-        // The overlay keeps it.
-        tmpfs::detach(&at).doing(doing("detach a disk"))?;
-        let micros = |took: Duration| took.as_micros() as u64;
-        // Measured by the case `restore` of perf/, which reads these names.
-        tracing::debug!(
-            id,
-            restored = checkpoint.is_some(),
-            namespace_micros = micros(namespace_took),
-            snapshot_micros = micros(snapshot_took),
-            files_micros = micros(prepared - snapshot_took - namespace_took),
-            container_micros = micros(times.container),
-            task_micros = micros(times.task),
-            start_micros = micros(times.start),
-            "launched"
-        );
-        Ok(Endpoint::Sealed { namespace, port: order.app.port })
+        self.watcher.done(Step::Disk)
     }
 
     /// The number of a network namespace for it: one that leads nowhere, or as far as its template wants.

@@ -13,6 +13,7 @@ mod memory;
 mod programs;
 mod pulls;
 mod registry;
+mod restorer;
 mod sharing;
 mod takeover;
 mod walls;
@@ -61,7 +62,8 @@ impl Place {
         let node = NodeId::random();
         let folder = env::temp_dir().join(format!("try-it-now-containers-{node}"));
         let settings = Settings::new(stack.address.clone(), folder, node);
-        let settings = Settings { path: Some(stack.path.clone()), ..settings };
+        let program = Some(env!("CARGO_BIN_EXE_try-it-now").into());
+        let settings = Settings { path: Some(stack.path.clone()), program, ..settings };
         Some(Self { settings, stack, images: Mutex::default() })
     }
 
