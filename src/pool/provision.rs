@@ -155,13 +155,18 @@ impl Draft<'_> {
     }
 
     async fn warm_up(&mut self) -> Result<(), ProvisionError> {
-        // A copy of a golden checkpoint was warmed up before that was frozen.
-        if !self.pool.runtime.runs_apps() || self.started().how == StartMethod::Restored {
+        let runtime = &self.pool.runtime;
+        // A copy of a golden checkpoint was warmed up before that was frozen. Of the first it is seen what that changes.
+        let is_copy = self.started().how == StartMethod::Restored;
+        if !runtime.runs_apps() || is_copy && !runtime.is_to_be_observed(&self.id).await {
             return Ok(());
         }
         let host = self.pool.address.instance_authority(&self.id);
         for path in &self.template.warm_up {
             ready::visit(self.target(&host), path, self.template.ready.timeout).await?;
+        }
+        if is_copy && let Err(error) = runtime.observe(&self.id).await {
+            tracing::debug!(id = %self.id, %error, "what a copy does first is not known");
         }
         Ok(())
     }

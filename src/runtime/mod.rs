@@ -314,6 +314,20 @@ pub trait Runtime: Send + Sync + 'static {
         None
     }
 
+    /// Whether it is of use to observe what an instance does with its first requests: a copy of a checkpoint of which no
+    /// copy was observed yet.
+    async fn is_to_be_observed(&self, _id: &InstanceId) -> bool {
+        false
+    }
+
+    /// The instance has answered what most visitors ask for first. What it needed for that the next copies have sooner.
+    ///
+    /// # Errors
+    /// It could not be seen, which does no harm.
+    async fn observe(&self, _id: &InstanceId) -> Result<(), RuntimeError> {
+        Ok(())
+    }
+
     /// Makes a running instance into the golden checkpoint of this revision of its app. The caller has warmed it up.
     /// When this returns, the instance has ended as if by [`Runtime::stop`], with no [`Exit`], and nothing of it is
     /// left but the checkpoint. Two templates with the same app have the same revision, and may be baked at once.

@@ -41,14 +41,9 @@ impl Stack {
     }
 
     /// containerd's process.
-    fn daemon(&self) -> i32 {
+    pub(crate) fn daemon(&self) -> i32 {
         let stream = UnixStream::connect(&self.address).unwrap();
         rustix::net::sockopt::socket_peercred(&stream).unwrap().pid.as_raw_nonzero().get()
-    }
-
-    /// What runc notes of a task, as containerd sees the file system.
-    pub(crate) fn runc_notes(&self, id: &str) -> PathBuf {
-        PathBuf::from(format!("/proc/{}/root/run/containerd/runc/try-it-now", self.daemon())).join(id)
     }
 
     /// Where containerd, its shims and runc note what they know of a task, as containerd sees the file system.

@@ -60,7 +60,10 @@ impl Disk {
     pub(super) async fn copy_to(&self, folder: &Path) -> Result<(), RuntimeError> {
         let doing = || format!("copy what was written to {}", folder.display());
         let mut copy = Command::new("cp");
-        copy.arg("--archive").arg("--").arg(self.files().join(".")).arg(folder).kill_on_drop(true);
+        copy.args(["--archive", "--sparse=always", "--"])
+            .arg(self.files().join("."))
+            .arg(folder)
+            .kill_on_drop(true);
         let copied = tokio::time::timeout(PATIENCE, copy.output()).await;
         let output = copied.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())).doing(doing)?;
         match output.status.success() {

@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use super::super::Baked;
 use super::super::host::blocking;
-use super::memory::{GivenUp, Memory, NotShared, Shared};
+use super::memory::{GivenUp, Memory, NotShared, Shared, Touched};
 use super::{Watcher, folder};
 use crate::hex::hex;
 
@@ -216,6 +216,16 @@ impl Checkpoints {
     /// Where CRIU's images of a checkpoint lie.
     pub(super) fn images(&self, key: &Key) -> PathBuf {
         self.path(key).join(IMAGES)
+    }
+
+    /// Whether its copies share memory, and it is not known what they change of it at once.
+    pub(super) fn is_to_be_observed(&self, key: &Key) -> bool {
+        self.devices(key).is_some() && !Touched::is_known(&self.path(key))
+    }
+
+    /// Where what is known of a checkpoint lies.
+    pub(super) fn folder_of(&self, key: &Key) -> PathBuf {
+        self.path(key)
     }
 
     fn path(&self, key: &Key) -> PathBuf {

@@ -59,7 +59,7 @@ mod transfer;
 
 use std::ffi::OsString;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 
@@ -74,11 +74,11 @@ use self::folder::Folder;
 use self::golden::{Checkpoints, Ingredients};
 use self::images::{Images, Unpacked};
 use self::instances::Instances;
-use self::memory::Memory;
+use self::memory::{Memory, Touched};
 use self::namespaces::Namespaces;
 use self::shim::SharedShim;
 use super::egress::Outside;
-use super::host::Doing;
+use super::host::{Doing, blocking};
 use super::{
     App, Command, Exit, Golden, LoginFile, MemoryReport, Order, Ran, Runtime, RuntimeError, Started,
 };
@@ -253,6 +253,12 @@ impl Parts {
     }
 }
 
+fn observe(mut pids: Vec<i32>, checkpoint: &Path) -> io::Result<()> {
+    pids.sort_unstable();
+    pids.dedup();
+    Touched::observe(&pids)?.keep(checkpoint)
+}
+
 /// Does it in a task, so that a caller who loses patience leaves nothing half done.
 async fn to_the_end<T: Send + 'static>(
     name: &'static str,
@@ -356,6 +362,19 @@ impl Runtime for ContainerdRuntime {
             parts.bake(&id, &instance, revision, &app).await
         })
         .await
+    }
+
+    async fn is_to_be_observed(&self, id: &InstanceId) -> bool {
+        let of = self.parts.instances.get(id).and_then(|instance| instance.from.lock().clone());
+        of.is_some_and(|key| self.parts.restorer.is_some() && self.parts.checkpoints.is_to_be_observed(&key))
+    }
+
+    async fn observe(&self, id: &InstanceId) -> Result<(), RuntimeError> {
+        let of = self.parts.instances.get(id).and_then(|instance| instance.from.lock().clone());
+        let Some(key) = of else { return Ok(()) };
+        let (folder, pids) = (self.parts.checkpoints.folder_of(&key), cgroups::processes(id.as_str()));
+        let observed = blocking(move || observe(pids, &folder)).await;
+        observed.doing(|| format!("look at what {id} has changed"))
     }
 
     async fn exec(&self, order: &Order, command: Command) -> Result<Ran, RuntimeError> {

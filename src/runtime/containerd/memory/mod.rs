@@ -6,6 +6,7 @@
 //! | `image`, `message`, `source` | CRIU's image files |
 //! | `plan` | which memory is shared, and where its pages go |
 //! | `rewrite` | a checkpoint's folder |
+//! | `touched` | what copies change at once |
 //! | `verdict` | whether an app bears it, by what it is made of |
 //! | `watch`, `given_up` | which of its memory does not, by what it does |
 //!
@@ -18,6 +19,7 @@ mod message;
 mod plan;
 mod rewrite;
 mod source;
+mod touched;
 mod verdict;
 mod watch;
 
@@ -45,6 +47,7 @@ use crate::hex::hex;
 
 pub(super) use self::given_up::GivenUp;
 pub(super) use self::source::read_and_write_again;
+pub(super) use self::touched::Touched;
 pub(super) use self::verdict::objection;
 pub(super) use self::watch::Watch;
 

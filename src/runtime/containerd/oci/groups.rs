@@ -60,6 +60,12 @@ impl Groups {
         self.0.iter().try_for_each(|folder| fs::write(folder.join("cgroup.procs"), pid.to_string()))
     }
 
+    /// The numbers of all that is in them.
+    pub(super) fn processes(&self) -> Vec<i32> {
+        let list = self.0.first().and_then(|folder| fs::read_to_string(folder.join("cgroup.procs")).ok());
+        list.unwrap_or_default().lines().filter_map(|line| line.parse().ok()).collect()
+    }
+
     /// Removes them, if nobody is in them.
     pub(super) fn remove(&self) {
         self.0.iter().for_each(|folder| drop(fs::remove_dir(folder)));
