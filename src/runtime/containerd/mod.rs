@@ -256,7 +256,8 @@ impl Parts {
 fn observe(mut pids: Vec<i32>, checkpoint: &Path) -> io::Result<()> {
     pids.sort_unstable();
     pids.dedup();
-    Touched::observe(&pids)?.keep(checkpoint)
+    // Nothing is known then, and nobody tries again.
+    Touched::observe(&pids).unwrap_or_default().keep(checkpoint)
 }
 
 /// Does it in a task, so that a caller who loses patience leaves nothing half done.

@@ -101,7 +101,8 @@ impl Request {
 
 fn serve(request: &Request, arguments: &[OsString]) -> ExitCode {
     let Some(runc) = find(RUNC) else { return become_runc(arguments) };
-    let Some(model) = Model::find(&request.images, &runc) else { return learn(request, &runc, arguments) };
+    let model = Model::find(&request.images, &runc, &request.bundle, &request.id);
+    let Some(model) = model else { return learn(request, &runc, arguments) };
     let notes = request.notes();
     let prepared = restore::prepare(request, model, &notes).and_then(|mut draft| {
         draft.limit()?;
@@ -134,7 +135,7 @@ fn learn(request: &Request, runc: &Path, arguments: &[OsString]) -> ExitCode {
     };
     if status.success() {
         // Without it, the next one is runc's again.
-        let _ = Model::keep(&request.images, runc, &request.notes(), &request.id);
+        let _ = Model::keep(&request.images, runc, &request.bundle, &request.notes(), &request.id);
     }
     ExitCode::from(status.code().and_then(|code| u8::try_from(code).ok()).unwrap_or(1))
 }

@@ -23,6 +23,8 @@ pub(super) struct Model {
     runc: Program,
     /// The container's name.
     id: String,
+    /// What runc was given of it, but for what is each one's own.
+    spec: Value,
     state: Value,
 }
 
@@ -59,16 +61,17 @@ pub(super) struct Own<'a> {
 }
 
 impl Model {
-    /// That of a checkpoint, if it was made by this runc.
-    pub(super) fn find(images: &Path, runc: &Path) -> Option<Self> {
+    /// That of a checkpoint, if it was made by this runc of what is as this container is.
+    pub(super) fn find(images: &Path, runc: &Path, bundle: &Path, id: &str) -> Option<Self> {
         let model: Self = serde_json::from_slice(&fs::read(file(images)?).ok()?).ok()?;
-        (model.runc == Program::at(runc).ok()?).then_some(model)
+        let fits = model.runc == Program::at(runc).ok()? && model.spec == plain(bundle, id).ok()?;
+        fits.then_some(model)
     }
 
     /// Makes the notes that lie there the model.
-    pub(super) fn keep(images: &Path, runc: &Path, notes: &Path, id: &str) -> io::Result<()> {
+    pub(super) fn keep(images: &Path, runc: &Path, bundle: &Path, notes: &Path, id: &str) -> io::Result<()> {
         let state = serde_json::from_slice(&fs::read(notes.join(STATE))?)?;
-        let model = Self { runc: Program::at(runc)?, id: id.to_owned(), state };
+        let model = Self { runc: Program::at(runc)?, id: id.to_owned(), spec: plain(bundle, id)?, state };
         model.check()?;
         let file = file(images).ok_or(io::ErrorKind::InvalidInput)?;
         // Two may do it at the same time.
@@ -97,7 +100,7 @@ impl Model {
     /// The same of a container with this name: all that holds the model's name holds this one.
     pub(super) fn of(&self, id: &str) -> io::Result<Self> {
         let text = serde_json::to_string(&self.state)?.replace(&self.id, id);
-        Ok(Self { runc: self.runc.clone(), id: id.to_owned(), state: serde_json::from_str(&text)? })
+        Ok(Self { id: id.to_owned(), state: serde_json::from_str(&text)?, ..self.clone() })
     }
 
     /// What runc would note in these folders.
@@ -160,6 +163,21 @@ impl Model {
     }
 }
 
+/// The specification in a bundle without what is each container's own: its name, its network, its environment.
+fn plain(bundle: &Path, id: &str) -> io::Result<Value> {
+    let text = fs::read_to_string(bundle.join("config.json"))?.replace(id, "");
+    let mut spec: Value = serde_json::from_str(&text)?;
+    for namespace in spec["linux"]["namespaces"].as_array_mut().into_iter().flatten() {
+        if let Some(namespace) = namespace.as_object_mut() {
+            namespace.remove("path");
+        }
+    }
+    if let Some(process) = spec["process"].as_object_mut() {
+        process.remove("env");
+    }
+    Ok(spec)
+}
+
 fn file(images: &Path) -> Option<PathBuf> {
     Some(images.parent()?.join(FILE))
 }
@@ -190,6 +208,17 @@ mod tests {
         })
     }
 
+    fn spec(id: &str, network: u32, pids: u32) -> Value {
+        json!({
+            "process": { "env": [format!("INSTANCE_ID={id}"), format!("N={network}")], "args": ["app"] },
+            "linux": {
+                "namespaces": [{ "type": "network", "path": format!("/proc/9/fd/{network}") }],
+                "cgroupsPath": format!("/try-it-now/{id}"),
+                "resources": { "pids": { "limit": pids } },
+            },
+        })
+    }
+
     struct Folder(PathBuf);
 
     impl Drop for Folder {
@@ -205,6 +234,8 @@ mod tests {
         fs::create_dir_all(folder.join("key/images")).unwrap();
         fs::create_dir(folder.join("notes")).unwrap();
         fs::write(folder.join("notes/state.json"), state.to_string()).unwrap();
+        fs::create_dir(folder.join("bundle")).unwrap();
+        fs::write(folder.join("bundle/config.json"), spec("shop-1", 7, 512).to_string()).unwrap();
         fs::write(folder.join("runc"), "one").unwrap();
         Folder(folder)
     }
@@ -212,10 +243,12 @@ mod tests {
     #[test]
     fn what_runc_noted_of_one_is_noted_of_the_next_with_its_own_names() {
         let Folder(folder) = &folder(&state());
-        let (images, runc, notes) = (folder.join("key/images"), folder.join("runc"), folder.join("notes"));
-        assert!(Model::find(&images, &runc).is_none());
-        Model::keep(&images, &runc, &notes, "shop-1").unwrap();
-        let mut model = Model::find(&images, &runc).unwrap().of("shop-2").unwrap();
+        let [images, runc, bundle, notes] =
+            ["key/images", "runc", "bundle", "notes"].map(|part| folder.join(part));
+        assert!(Model::find(&images, &runc, &bundle, "shop-1").is_none());
+        Model::keep(&images, &runc, &bundle, &notes, "shop-1").unwrap();
+        fs::write(bundle.join("config.json"), spec("shop-2", 8, 512).to_string()).unwrap();
+        let mut model = Model::find(&images, &runc, &bundle, "shop-2").unwrap().of("shop-2").unwrap();
         assert_eq!(model.root().unwrap(), Path::new("/run/shop-2/rootfs"));
         assert_eq!(model.criu_config().unwrap(), "/criu.conf");
         assert_eq!(model.groups(), [("pids", Path::new("/sys/fs/cgroup/pids/try-it-now/shop-2"))]);
@@ -247,19 +280,24 @@ mod tests {
     #[test]
     fn a_model_of_another_runc_or_none_that_we_know_is_not_used() {
         let Folder(folder) = &folder(&state());
-        let (images, runc, notes) = (folder.join("key/images"), folder.join("runc"), folder.join("notes"));
-        Model::keep(&images, &runc, &notes, "shop-1").unwrap();
+        let [images, runc, bundle, notes] =
+            ["key/images", "runc", "bundle", "notes"].map(|part| folder.join(part));
+        Model::keep(&images, &runc, &bundle, &notes, "shop-1").unwrap();
+        fs::write(bundle.join("config.json"), spec("shop-1", 7, 511).to_string()).unwrap();
+        assert!(Model::find(&images, &runc, &bundle, "shop-1").is_none());
+        fs::write(bundle.join("config.json"), spec("shop-1", 7, 512).to_string()).unwrap();
+        assert!(Model::find(&images, &runc, &bundle, "shop-1").is_some());
         fs::write(&runc, "another").unwrap();
-        assert!(Model::find(&images, &runc).is_none());
+        assert!(Model::find(&images, &runc, &bundle, "shop-1").is_none());
         fs::write(folder.join("key/runc.json"), "{").unwrap();
-        assert!(Model::find(&images, &runc).is_none());
+        assert!(Model::find(&images, &runc, &bundle, "shop-1").is_none());
         for part in ["id", "init_process_pid", "created", "config", "cgroup_paths", "namespace_paths"] {
             let mut odd = state();
             odd[part] = json!([]);
             fs::write(notes.join("state.json"), odd.to_string()).unwrap();
-            Model::keep(&images, &runc, &notes, "shop-1").unwrap_err();
+            Model::keep(&images, &runc, &bundle, &notes, "shop-1").unwrap_err();
         }
         fs::write(notes.join("state.json"), "").unwrap();
-        Model::keep(&images, &runc, &notes, "shop-1").unwrap_err();
+        Model::keep(&images, &runc, &bundle, &notes, "shop-1").unwrap_err();
     }
 }
