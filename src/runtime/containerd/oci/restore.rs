@@ -42,6 +42,8 @@ pub(super) struct Draft<'a> {
     network: String,
     mounted: Mounted,
     groups: Groups,
+    /// What it will change at once, if that is known.
+    touched: Option<Touched>,
     /// Runc's folder of it, until it is a container.
     notes: Notes<'a>,
 }
@@ -95,7 +97,7 @@ pub(super) fn prepare<'a>(request: &'a Request, model: Model, notes: &'a Path) -
     fs::create_dir(&at)?;
     let mounted = Mounted(at);
     mount_bind_recursive(&root, &mounted.0)?;
-    Ok(Draft { request, model, network, mounted, groups: Groups::default(), notes: kept })
+    Ok(Draft { request, model, network, mounted, groups: Groups::default(), touched: None, notes: kept })
 }
 
 impl Draft<'_> {
@@ -130,6 +132,8 @@ impl Draft<'_> {
         self.groups.add(criu.0.id())?;
         let options = self.options(&images, &work, &network)?;
         tell(&ours, &rpc::Request { kind: kind::RESTORE, options: Some(options), notify_success: None })?;
+        // CRIU has enough to do meanwhile.
+        self.touched = self.request.images.parent().and_then(Touched::find);
         let pid = self.follow(&ours)?;
         drop(ours);
         let status = criu.0.wait()?;
@@ -207,7 +211,7 @@ impl Draft<'_> {
 
     /// Has it what it will change at once. Without that it is slower, and no less right.
     fn touch(&self) {
-        if let Some(touched) = self.request.images.parent().and_then(Touched::find) {
+        if let Some(touched) = &self.touched {
             let _ = touched.touch(&self.groups.processes());
         }
     }
