@@ -21,6 +21,8 @@
 //! | `start`, `bake`, `end` | what happens to one |
 //! | `leftovers` | what a crashed server left |
 //! | `orphans` | what runs although containerd does not know it |
+//! | `oci` | this program in place of runc, where it restores |
+//! | `settings` | what it is told at its start |
 //! | `steps` | where tests may break in |
 //!
 //! Whatever is ours in containerd carries the node's name as a label, and lies in a namespace of our own.
@@ -49,6 +51,7 @@ mod options;
 mod orphans;
 mod registry;
 mod seccomp;
+mod settings;
 mod shim;
 mod snapshots;
 mod spec;
@@ -77,17 +80,15 @@ use self::instances::Instances;
 use self::memory::{Memory, Touched};
 use self::namespaces::Namespaces;
 use self::shim::SharedShim;
-use super::egress::Outside;
 use super::host::{Doing, blocking};
-use super::{
-    App, Command, Exit, Golden, LoginFile, MemoryReport, Order, Ran, Runtime, RuntimeError, Started,
-};
+use super::{App, Command, Exit, Golden, MemoryReport, Order, Ran, Runtime, RuntimeError, Started};
 use crate::instance::{Endpoint, InstanceId, NodeId};
 use crate::task;
 
 pub use self::egress::clean as clean_network;
 pub use self::golden::baked;
 pub use self::leftovers::clean;
+pub use self::settings::{Settings, a_quarter_of_the_memory};
 pub use self::steps::{Step, Watcher};
 
 /// Runs the role of this program that the shim calls, if these arguments, the program's own name first, ask for it. The
@@ -101,55 +102,6 @@ const NODE_LABEL: &str = "try-it-now/node";
 
 /// Output that is kept of each instance, in bytes.
 const LOG_LIMIT: usize = 256 * 1024;
-
-/// What a containerd runtime needs to know.
-#[derive(Debug, Clone)]
-pub struct Settings {
-    /// containerd's socket.
-    pub address: PathBuf,
-    /// The node's folder for containers. Nobody else may use it, which the caller ensures by a lock.
-    pub folder: PathBuf,
-    /// Who we are.
-    pub node: NodeId,
-    /// The logins for registries, read at each pull; `None` pulls without.
-    pub logins: Option<LoginFile>,
-    /// Whether instances may be restored from checkpoints. Where the host cannot do that, all starts are cold.
-    pub criu: bool,
-    /// Most bytes of memory that all copies of checkpoints share, whoever uses it; 0 has each copy have its own.
-    pub shared_memory: u64,
-    /// Where `nft` is looked for, as in `PATH`; `None` means this process's own.
-    pub path: Option<OsString>,
-    /// The program of this server, which calls [`internal_command`] before all else; `None` has runc restore instances.
-    pub program: Option<PathBuf>,
-    /// How instances are let out whose template wants it.
-    pub outside: Outside,
-    /// Who is told of each step. Nobody, unless faults are tried.
-    pub watcher: Watcher,
-}
-
-impl Settings {
-    /// With everything else as usual.
-    pub fn new(address: PathBuf, folder: PathBuf, node: NodeId) -> Self {
-        Self {
-            address,
-            folder,
-            node,
-            logins: None,
-            criu: true,
-            shared_memory: a_quarter_of_the_memory(),
-            path: None,
-            program: None,
-            outside: Outside::default(),
-            watcher: Watcher::default(),
-        }
-    }
-}
-
-/// Bytes: what copies may share where nobody said.
-pub fn a_quarter_of_the_memory() -> u64 {
-    let host = rustix::system::sysinfo();
-    host.totalram.saturating_mul(u64::from(host.mem_unit)) / 4
-}
 
 /// Runs instances as containers. See the module.
 pub struct ContainerdRuntime {
