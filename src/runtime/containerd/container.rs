@@ -8,7 +8,8 @@ use std::path::{Path, PathBuf};
 use containerd_client::services::v1::container::Runtime as Shim;
 use containerd_client::services::v1::{
     CheckpointTaskRequest, Container, CreateContainerRequest, CreateTaskRequest, DeleteContainerRequest,
-    DeleteTaskRequest, GetRequest, KillRequest, ListPidsRequest, StartRequest, WaitRequest,
+    DeleteTaskRequest, GetContainerRequest, GetRequest, KillRequest, ListPidsRequest, StartRequest,
+    WaitRequest,
 };
 use containerd_client::types::Mount;
 use containerd_client::types::v1::{Process, Status};
@@ -20,6 +21,7 @@ use super::super::RuntimeError;
 use super::client::{Answer, Client, request};
 use super::golden::Key;
 use super::memory::Watch;
+use super::oci::Mended;
 use super::options::{CheckpointOptions, RuncOptions};
 use super::orphans;
 use super::snapshots::{self, SNAPSHOTTER};
@@ -36,6 +38,9 @@ pub(super) const NAMESPACE_LABEL: &str = "try-it-now/namespace";
 
 /// The label that says which of our checkpoints a container was restored from.
 pub(super) const CHECKPOINT_LABEL: &str = "try-it-now/checkpoint";
+
+/// The label that says what a container's shim calls in place of runc.
+const RESTORER_LABEL: &str = "try-it-now/restorer";
 
 /// What containerd writes before the words of runc, which it gives no code of its own.
 const RUNC_REFUSED: &str = "OCI runtime";
@@ -130,7 +135,8 @@ pub(super) async fn start(client: &Client, id: &str, watcher: &Watcher) -> Resul
 fn labels(draft: &Draft<'_>) -> HashMap<String, String> {
     let from = draft.checkpoint.as_ref().map(|(key, _)| (CHECKPOINT_LABEL, key.as_str().to_owned()));
     let always = [(super::NODE_LABEL, draft.node.to_owned()), (NAMESPACE_LABEL, draft.namespace.to_string())];
-    always.into_iter().chain(from).map(|(name, value)| (name.to_owned(), value)).collect()
+    let restorer = draft.restorer.map(|link| (RESTORER_LABEL, link.display().to_string()));
+    always.into_iter().chain(from).chain(restorer).map(|(name, value)| (name.to_owned(), value)).collect()
 }
 
 /// What runc refused is wrong with the app, such as a program that its image lacks; the rest, with this host.
@@ -199,8 +205,41 @@ pub(super) async fn processes(client: &Client, id: &str) -> Result<Vec<u32>, Run
 pub(super) async fn remove_task(client: &Client, id: &str) -> Result<(), RuntimeError> {
     let _turn = client.turn_to_end().await;
     let kill = KillRequest { container_id: id.to_owned(), signal: SIGKILL, all: true, ..Default::default() };
+    let killed = client.tasks().kill(request(kill.clone())).await;
     // One that has ended by itself cannot be killed, and that is as well.
-    let _ = client.tasks().kill(request(kill)).await;
+    let ended = match killed.if_known(|| format!("end {id}")) {
+        Ok(_) => end_task(client, id).await,
+        Err(error) => Err(error),
+    };
+    if ended.is_ok() {
+        return ended;
+    }
+    let mended = match called(client, id).await? {
+        Some(link) => {
+            let mended = Mended::at(&link).await;
+            mended.map_err(|source| RuntimeError::Io {
+                doing: format!("let the shim of {id} call runc"),
+                source,
+            })?
+        }
+        None => None,
+    };
+    if mended.is_some() {
+        let _ = client.tasks().kill(request(kill)).await;
+    }
+    end_task(client, id).await
+}
+
+/// What its shim calls, if that is not runc.
+async fn called(client: &Client, id: &str) -> Result<Option<PathBuf>, RuntimeError> {
+    let get = GetContainerRequest { id: id.to_owned() };
+    let found = client.containers().get(request(get)).await.if_known(|| format!("look at {id}"))?;
+    let found = found.and_then(|answer| answer.container);
+    Ok(found.and_then(|container| container.labels.get(RESTORER_LABEL).map(PathBuf::from)))
+}
+
+/// Waits for its end, and removes it.
+async fn end_task(client: &Client, id: &str) -> Result<(), RuntimeError> {
     match process(client, id).await {
         // A task whose restore failed never had a process, and whoever waits for its end waits without end.
         Ok(Some(process)) if process.status() != Status::Unknown && process.pid == 0 => {}

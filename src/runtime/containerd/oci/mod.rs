@@ -11,9 +11,11 @@
 //! | `model` | what runc notes, and of which runc that is |
 //! | `restore` | the steps of a restore, and their undoing |
 //! | `groups` | control groups of version 1 |
+//! | `link` | what is called when we are gone |
 //! | `rpc` | CRIU's messages |
 
 mod groups;
+mod link;
 mod model;
 mod restore;
 mod rpc;
@@ -27,6 +29,7 @@ use std::process::{Command, ExitCode};
 
 use serde_json::json;
 
+pub(super) use self::link::Mended;
 use self::model::Model;
 
 /// The name of a link to this program by which it takes this role.

@@ -9,6 +9,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use tokio::time::Instant;
 use try_it_now::instance::NodeId;
+use try_it_now::runtime::containerd::{ContainerdRuntime, Settings};
 use try_it_now::runtime::{Golden, Runtime, StartMethod};
 
 use super::{Place, REVISION, bake, env, fs, start, tell, within};
@@ -303,4 +304,39 @@ fn what_is_not_as_expected_is_done_by_runc() {
     assert_eq!(stage.calls().len(), 1);
     stage.leaves_nothing();
     assert!(!stage.remove_groups());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn copies_are_ended_soon_although_what_their_shim_calls_is_gone_with_its_folder() {
+    const SOON: Duration = Duration::from_secs(10);
+    let Some(place) = Place::new() else { return };
+    let runtime = place.open().await;
+    let app = bake(&runtime).await;
+    let mut ids = Vec::new();
+    for _ in 0..4 {
+        let (id, started) = start(&runtime, &app).await;
+        assert_eq!(started.how, StartMethod::Restored);
+        ids.push(id);
+    }
+    let link = place.settings.folder.join("try-it-now-runc");
+    fs::remove_file(&link).unwrap();
+    let begun = Instant::now();
+    within(runtime.stop(&ids[0])).await.unwrap();
+    assert_eq!(place.all_of(ids[0].as_str()), [""; 0]);
+    // Several at once, for a server that has another folder.
+    drop(runtime);
+    let elsewhere = place.settings.folder.with_extension("elsewhere");
+    let moved = fs::canonicalize(&place.settings.folder).unwrap().with_extension("moved");
+    fs::rename(&place.settings.folder, &moved).unwrap();
+    let settings = Settings { folder: elsewhere.clone(), ..place.settings.clone() };
+    let runtime = ContainerdRuntime::open(settings).await.unwrap();
+    assert!(runtime.list().await.unwrap().is_empty());
+    assert!(begun.elapsed() < SOON, "{:?}", begun.elapsed());
+    for id in &ids {
+        assert_eq!(place.all_of(id.as_str()), [""; 0]);
+    }
+    assert!(!place.settings.folder.exists(), "nothing is left where the link was");
+    drop(runtime);
+    fs::remove_dir_all(elsewhere).unwrap();
+    fs::rename(moved, &place.settings.folder).unwrap();
 }
