@@ -1,7 +1,8 @@
 //! Where the containerd is that containers are tried on: `make stack` sets one up in `target/stack`.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::{env, fs};
 
 /// A containerd that runs.
@@ -62,6 +63,14 @@ pub(crate) fn programs(needed: &str) -> Option<OsString> {
 /// The archive of an image.
 pub(crate) fn image(name: &str) -> PathBuf {
     target().join("images").join(name).with_extension("tar")
+}
+
+/// What a command that must succeed says, with its program looked for in `path`.
+pub(crate) fn run(path: &OsStr, line: &str) -> String {
+    let mut words = line.split(' ');
+    let output = Command::new(words.next().unwrap()).args(words).env("PATH", path).output().unwrap();
+    assert!(output.status.success(), "{line}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap()
 }
 
 fn target() -> PathBuf {

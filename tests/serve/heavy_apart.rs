@@ -2,7 +2,6 @@
 
 use std::ffi::OsString;
 use std::pin::Pin;
-use std::process::Command;
 use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
@@ -11,7 +10,7 @@ use nix::sched::{CloneFlags, unshare};
 use tokio::time::Instant;
 
 use crate::harness::{Answer, Demo, Server, eventually_within, get};
-use crate::stack;
+use crate::stack::{self, run};
 use crate::valkeys::{Keeps, Server as Valkey};
 
 /// After it a server that nobody hears of is given up.
@@ -104,12 +103,6 @@ impl<T> Drop for Host<T> {
         let ended = self.thread.take().map(thread::JoinHandle::join);
         assert!(thread::panicking() || ended.is_none_or(|ended| ended.is_ok()));
     }
-}
-
-fn run(path: &OsString, line: &str) {
-    let mut words = line.split(' ');
-    let output = Command::new(words.next().unwrap()).args(words).env("PATH", path).output().unwrap();
-    assert!(output.status.success(), "{line}: {}", String::from_utf8_lossy(&output.stderr));
 }
 
 impl Host<Server> {

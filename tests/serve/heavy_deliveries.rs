@@ -6,6 +6,7 @@ use futures_util::future::join_all;
 
 use crate::deliveries::{ASK, Manner, are_assigned, give_back, only_these_are_assigned, visit};
 use crate::harness::Server;
+use crate::valkey::address;
 use crate::valkeys::{Keeps, Server as Valkey};
 
 const BUTTON: &str = "POST /try/default HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\n\r\n";
@@ -63,8 +64,6 @@ async fn three_hundred_aborted_acquires_leave_nothing_assigned_to_nobody() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_same_holds_with_valkey() {
     let Some(valkey) = Valkey::start(Keeps::Nothing, &[]) else { return };
-    let (host, port) = valkey.address();
-    let address = format!("{host}:{port}");
-    let server = Server::start(&[&SIZES[..], &[("VALKEY_ADDR", &address)]].concat()).await;
+    let server = Server::start(&[&SIZES[..], &[("VALKEY_ADDR", &address(&valkey))]].concat()).await;
     aborted_acquires_leave_nothing(&server).await;
 }

@@ -10,6 +10,7 @@ use serde_json::Value;
 use tokio::time::Instant;
 
 use crate::harness::{Server, attempt, eventually, eventually_within, instance_folders, processes_of};
+use crate::valkey::address;
 use crate::valkeys::{Keeps, Server as Valkey};
 
 const KILLS: usize = 20;
@@ -136,8 +137,7 @@ async fn no_orphans(asked: &Server, of: &Server) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn one_of_two_servers_is_killed_twenty_times_under_load_and_nothing_is_lost_or_handed_out_twice() {
     let Some(valkey) = Valkey::start(Keeps::Nothing, &[]) else { return };
-    let (host, port) = valkey.address();
-    let (address, target) = (format!("{host}:{port}"), TARGET.to_string());
+    let (address, target) = (address(&valkey), TARGET.to_string());
     let settings = [
         ("VALKEY_ADDR", &*address),
         ("NODE_TIMEOUT", "2s"),

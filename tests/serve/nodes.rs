@@ -10,16 +10,12 @@ use tokio::time::Instant;
 
 use crate::harness::{Answer, Demo, Server, eventually, get, instance_folders, processes_of, request};
 use crate::links::{Fault, Proxy};
+use crate::valkey::address;
 use crate::valkeys::{Keeps, Server as Valkey};
 
 /// What a busy machine may take longer than the time that was promised.
 const SLACK: Duration = Duration::from_secs(2);
 const NODE_TIMEOUT: Duration = Duration::from_secs(5);
-
-fn address(valkey: &Valkey) -> String {
-    let (host, port) = valkey.address();
-    format!("{host}:{port}")
-}
 
 /// A server with this many ready instances, and room for a few more.
 async fn keeps(valkey: &Valkey, target: usize, more: &[(&str, &str)]) -> Server {

@@ -14,6 +14,7 @@ use crate::harness::{
     Answer, Certificate, Demo, Events, PATIENCE, Server, Wire, eventually, get, h2_ask, h2_get, h2_over,
     h2_whole, h2c, raw, request, websocket,
 };
+use crate::valkey::address;
 use crate::valkeys::{Keeps, Server as Valkey};
 
 /// Acquires, each visited through the other server before anything else happens.
@@ -21,11 +22,6 @@ const ACQUIRES: usize = 100;
 const MEGABYTES: usize = 10;
 /// Longest time until a visitor is told that a server is gone: the longest time to connect, and what a busy machine adds.
 const SOON: Duration = Duration::from_millis(2_500);
-
-fn address(valkey: &Valkey) -> String {
-    let (host, port) = valkey.address();
-    format!("{host}:{port}")
-}
 
 /// Two servers of one Valkey that trust nobody, not even this host.
 async fn two(valkey: &Valkey) -> (Server, Server) {

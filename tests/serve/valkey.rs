@@ -19,7 +19,8 @@ use crate::valkeys::{Keeps, Server as Valkey};
 /// Longest time of an answer without a store: its deadline of a second, and what a busy machine adds.
 const SOON: Duration = Duration::from_millis(2_500);
 
-fn address(valkey: &Valkey) -> String {
+/// As servers are told where it is.
+pub(crate) fn address(valkey: &Valkey) -> String {
     let (host, port) = valkey.address();
     format!("{host}:{port}")
 }

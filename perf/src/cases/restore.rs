@@ -158,6 +158,13 @@ impl Visits {
         Row::of(what, "ms", &pairs, "a later one", FIRST_PAGE, note)
     }
 
+    /// Instances that were made in another way, as ratios to restores of the same time.
+    fn beside_restores(&self, what: &'static str, ratios: &[f64], bound: Bound, note: String) -> Row {
+        let measured = median(&self.total).value;
+        let (ratio, pairs) = (median(ratios), ratios.len());
+        Row { what, measured, unit: "ms", ratio, to: "restore", bound, pairs, note }
+    }
+
     /// Refills a second against as many as the processors could do if they did nothing else, and never waited.
     fn of_all_cores(&self, what: &'static str, refills: &[f64]) -> Result<Row, Failure> {
         let count = processors::count()?;
@@ -222,16 +229,7 @@ impl Image {
         Ok(vec![
             own(restore_row, "ms", total, Bound::AtMost(self.restore), restores, breakdown),
             restored.first_page(page_row),
-            Row {
-                what: stock_row,
-                measured: median(&stock.total).value,
-                unit: "ms",
-                ratio: median(&stock_ratios),
-                to: "restore",
-                bound: Bound::None,
-                pairs: colds,
-                note: stock_breakdown,
-            },
+            stock.beside_restores(stock_row, &stock_ratios, Bound::None, stock_breakdown),
             Row {
                 what: demand_row,
                 measured: median(&restored.acquire).value,
@@ -242,16 +240,7 @@ impl Image {
                 pairs: restores,
                 note: "from an empty pool; a restore counts to the first page".to_owned(),
             },
-            Row {
-                what: cold_row,
-                measured: median(&cold.total).value,
-                unit: "ms",
-                ratio: median(&ratios),
-                to: "restore",
-                bound: self.ratio,
-                pairs: colds,
-                note: "with installation and warm-up".to_owned(),
-            },
+            cold.beside_restores(cold_row, &ratios, self.ratio, "with installation and warm-up".to_owned()),
             own(
                 refill_row,
                 "/s",

@@ -111,7 +111,7 @@ impl Parts {
         instance: &Running,
         app: &App,
     ) -> Result<Option<String>, RuntimeError> {
-        if app.share_memory == ShareMemory::Off {
+        if app.share_memory.is_off() {
             return Ok(Some("its template says so".to_owned()));
         }
         let processes = container::processes(&self.client, id.as_str()).await?;
@@ -146,7 +146,7 @@ impl Parts {
                 Err(error @ NotShared::Spoilt(_)) => return Err(RuntimeError::Start(error.to_string())),
             },
         };
-        if app.share_memory != ShareMemory::Off {
+        if !app.share_memory.is_off() {
             tracing::warn!(
                 template,
                 why,

@@ -96,6 +96,11 @@ impl Instances {
         self.running.lock().get(id).cloned()
     }
 
+    /// The checkpoint that an instance is a copy of.
+    pub(super) fn origin(&self, id: &InstanceId) -> Option<Key> {
+        self.get(id)?.from.lock().clone()
+    }
+
     pub(super) fn ids(&self) -> Vec<InstanceId> {
         self.running.lock().keys().cloned().collect()
     }

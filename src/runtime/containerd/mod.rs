@@ -318,12 +318,12 @@ impl Runtime for ContainerdRuntime {
     }
 
     async fn is_to_be_observed(&self, id: &InstanceId) -> bool {
-        let of = self.parts.instances.get(id).and_then(|instance| instance.from.lock().clone());
+        let of = self.parts.instances.origin(id);
         of.is_some_and(|key| self.parts.restorer.is_some() && self.parts.checkpoints.is_to_be_observed(&key))
     }
 
     async fn observe(&self, id: &InstanceId) -> Result<(), RuntimeError> {
-        let of = self.parts.instances.get(id).and_then(|instance| instance.from.lock().clone());
+        let of = self.parts.instances.origin(id);
         let Some(key) = of else { return Ok(()) };
         let (folder, pids) = (self.parts.checkpoints.folder_of(&key), cgroups::processes(id.as_str()));
         let observed = blocking(move || observe(pids, &folder)).await;

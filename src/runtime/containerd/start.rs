@@ -11,7 +11,7 @@ use serde_json::Value;
 use tokio::time::Instant;
 
 use super::super::host::{Doing, blocking};
-use super::super::{Order, RuntimeError, ShareMemory, StartMethod, Started};
+use super::super::{Order, RuntimeError, StartMethod, Started};
 use super::container::{self, Draft};
 use super::disk::{self, Disk};
 use super::golden::Key;
@@ -153,7 +153,7 @@ impl Parts {
         let is_watched = order.to_be_frozen
             && checkpoint.is_none()
             && self.criu.is_some()
-            && order.app.share_memory != ShareMemory::Off;
+            && !order.app.share_memory.is_off();
         let draft = Draft {
             id,
             node: self.node.as_str(),

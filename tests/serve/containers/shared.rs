@@ -2,12 +2,8 @@
 
 use super::{FULL, Host, note, page, release, stop};
 use crate::harness::{Demo, Server, eventually, get};
+use crate::valkey::address;
 use crate::valkeys::{Keeps, Server as Valkey};
-
-fn address(valkey: &Valkey) -> String {
-    let (host, port) = valkey.address();
-    format!("{host}:{port}")
-}
 
 /// The same instance, by way of another server.
 fn by(server: &Server, demo: &Demo) -> Demo {

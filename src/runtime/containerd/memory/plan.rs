@@ -138,10 +138,17 @@ pub(super) struct Plan {
     pub(super) moved: Vec<(Range<u64>, u64)>,
     /// The file's length.
     pub(super) length: u64,
-    /// Bytes that it can come to hold by what its mappings touch without growing.
-    pub(super) room: u64,
+    /// All that mappings have of the file.
+    pub(super) mapped: Vec<Range<u64>>,
     /// Whether a mapping of memory that processes had in common was changed, too.
     pub(super) parted: bool,
+}
+
+impl Plan {
+    /// Bytes that the file can come to hold by what its mappings touch without growing.
+    pub(super) fn room(&self) -> u64 {
+        self.mapped.iter().map(|part| part.end - part.start).sum()
+    }
 }
 
 /// Files for memory that processes had in common and that each has for itself from now on: by CRIU's number of what is
@@ -165,16 +172,17 @@ pub(super) fn share(
     file: u32,
     rules: &Rules<'_>,
 ) -> Result<Option<Plan>, Refused> {
-    let [process] = mm.records.as_mut_slice() else { return Err(malformed("mm")(Malformed::Short)) };
+    let [process] = mm.records.as_mut_slice() else { return Err(malformed("mm", Malformed::Short)) };
     let runs = runs(pagemap, pages)?;
     let mut changed = process.clone();
     let (regions, parted) = map(&mut changed, &runs, file, rules)?;
     if regions.is_empty() && !parted {
         return Ok(None);
     }
-    let room = regions.iter().map(|region| region.end - region.start).sum();
-    let length = regions.last().map_or(0, |last| last.offset + (last.end - last.start) + GAP);
-    let mut plan = Plan { length, room, parted, ..Plan::default() };
+    let mapped: Vec<_> =
+        regions.iter().map(|region| region.offset..region.offset + (region.end - region.start)).collect();
+    let length = mapped.last().map_or(0, |last| last.end + GAP);
+    let mut plan = Plan { length, mapped, parted, ..Plan::default() };
     let rest = runs.iter().flat_map(|run| divide(run, &regions, &mut plan)).collect::<Vec<_>>();
     *process = changed;
     pagemap.records.splice(1.., rest);
@@ -183,7 +191,7 @@ pub(super) fn share(
 
 /// Where the pages of memory that processes had in common go: to a file of its own, at their places.
 pub(super) fn part(pagemap: &Image, pages: u64, size: u64) -> Result<Plan, Refused> {
-    let mut plan = Plan { room: size, ..Plan::default() };
+    let mut plan = Plan { mapped: std::iter::once(0..size).collect(), ..Plan::default() };
     plan.length =
         size.checked_add(GAP).filter(|length| *length <= i64::MAX as u64).ok_or(Refused::Contradiction)?;
     for run in runs(pagemap, pages)? {
@@ -195,8 +203,8 @@ pub(super) fn part(pagemap: &Image, pages: u64, size: u64) -> Result<Plan, Refus
     Ok(plan)
 }
 
-fn malformed(file: &str) -> impl Fn(Malformed) -> Refused {
-    move |why| Refused::Malformed { file: file.to_owned(), why: why.to_string() }
+pub(super) fn malformed(file: &str, why: Malformed) -> Refused {
+    Refused::Malformed { file: file.to_owned(), why: why.to_string() }
 }
 
 /// For what goes through [`Message::change_each`].
@@ -213,7 +221,7 @@ impl From<Malformed> for Stop {
 
 /// All pages of a process, in order.
 fn runs(pagemap: &Image, pages: u64) -> Result<Vec<Run>, Refused> {
-    let wrong = malformed("pagemap");
+    let wrong = |why| malformed("pagemap", why);
     let (mut runs, mut at, mut last) = (Vec::new(), 0_u64, 0);
     for message in pagemap.records.iter().skip(1) {
         let start = message.need(run::ADDRESS).map_err(&wrong)?;
@@ -251,7 +259,7 @@ fn map(
     file: u32,
     rules: &Rules<'_>,
 ) -> Result<(Vec<Region>, bool), Refused> {
-    let wrong = malformed("mm");
+    let wrong = |why| malformed("mm", why);
     let mut guards = Vec::new();
     for bytes in process.all_bytes(MAPPINGS) {
         let mapping = Message::read(bytes).map_err(&wrong)?;

@@ -4,7 +4,6 @@
 use std::collections::HashSet;
 use std::fs::{self, File, Permissions};
 use std::io;
-use std::ops::Range;
 use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
@@ -13,8 +12,8 @@ use rustix::fs::{FallocateFlags, fallocate};
 use super::given_up::GivenUp;
 use super::image::Image;
 use super::message::Message;
-use super::plan::{self, PAGE, Parted, Plan, Refused, Rules};
-use super::source::{Source, malformed};
+use super::plan::{self, PAGE, Parted, Plan, Refused, Rules, malformed};
+use super::source::Source;
 
 /// Where a container sees the files, and on which mount. No other mount is needed for them, and each costs time.
 pub(super) const FOLDER: &str = ".mem";
@@ -33,8 +32,6 @@ struct Task {
     /// The image of its pages.
     pages: PathBuf,
     plan: Plan,
-    /// All that mappings have of the file.
-    mapped: Vec<Range<u64>>,
     /// Whether those that stay are written anew. Nobody asks for what several had in common.
     shrinks: bool,
 }
@@ -64,8 +61,7 @@ impl Draft {
             files.records.push(file_entry(id, &name, plan.length, mount));
             parted.insert(number, id);
             id = id.checked_add(1).ok_or(Refused::Contradiction)?;
-            let mapped = std::iter::once(0..plan.room).collect();
-            tasks.push(Task { name, pages, plan, mapped, shrinks: false });
+            tasks.push(Task { name, pages, plan, shrinks: false });
         }
         let mut taken = HashSet::new();
         let processes = source.names().iter();
@@ -86,17 +82,15 @@ impl Draft {
             changed.push((pagemap_name, pagemap.write()));
             let name = format!("{pid}.bin");
             files.records.push(file_entry(id, &name, plan.length, mount));
-            let task_file = id;
             id = id.checked_add(1).ok_or(Refused::Contradiction)?;
-            let mapped = mapped(&mm, task_file)?;
-            tasks.push(Task { name, pages, plan, mapped, shrinks: true });
+            tasks.push(Task { name, pages, plan, shrinks: true });
         }
         if tasks.is_empty() {
             return Err(Refused::Nothing);
         }
         let mut room = 0_u64;
         for task in &tasks {
-            room = room.checked_add(task.plan.room).ok_or(Refused::Contradiction)?;
+            room = room.checked_add(task.plan.room()).ok_or(Refused::Contradiction)?;
         }
         changed.push(("files.img".to_owned(), files.write()));
         Ok(Self { images: images.to_owned(), tasks, changed, room })
@@ -124,7 +118,7 @@ impl Draft {
             memory.set_len(task.plan.length)?;
             // Else a copy would die of the first use of memory that it had and never touched, once others have filled the
             // file system.
-            for part in task.mapped.iter().filter(|part| !part.is_empty()) {
+            for part in task.plan.mapped.iter().filter(|part| !part.is_empty()) {
                 fallocate(&memory, FallocateFlags::empty(), part.start, part.end - part.start)?;
             }
             for (from, to) in &task.plan.moved {
@@ -163,23 +157,6 @@ impl Draft {
         let images = self.changed.iter().map(|(name, _)| self.images.join(name));
         images.chain(self.tasks.iter().filter(|task| task.shrinks).map(|task| task.pages.clone()))
     }
-}
-
-/// What a process maps of a file.
-fn mapped(mm: &Image, file: u32) -> Result<Vec<Range<u64>>, Refused> {
-    let wrong = |why| malformed("mm", why);
-    let mut found = Vec::new();
-    for mapping in mm.records.iter().flat_map(|process| process.all_bytes(plan::MAPPINGS)) {
-        let mapping = Message::read(mapping).map_err(wrong)?;
-        let [start, end, offset, of] = [plan::vma::START, plan::vma::END, plan::vma::OFFSET, plan::vma::FILE]
-            .map(|field| mapping.need(field));
-        if of.map_err(wrong)? == u64::from(file) {
-            let (start, end, offset) = (start.map_err(wrong)?, end.map_err(wrong)?, offset.map_err(wrong)?);
-            let length = end.checked_sub(start).ok_or(Refused::Contradiction)?;
-            found.push(offset..offset.checked_add(length).ok_or(Refused::Contradiction)?);
-        }
-    }
-    Ok(found)
 }
 
 /// Memory that several processes had in common.

@@ -5,8 +5,8 @@ use std::fs::{self, File};
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
-use super::image::{Image, Malformed};
-use super::plan::Refused;
+use super::image::Image;
+use super::plan::{Refused, malformed};
 
 /// Most bytes of one image of messages, which is read as a whole: enough for as many mappings as the kernel lets a
 /// process have, or for memory of 2 GiB of which every other page was touched.
@@ -115,8 +115,4 @@ pub(in super::super) fn read_and_write_again(folder: &Path) -> Result<usize, Ref
 
 pub(super) fn unreadable(file: &str, why: &io::Error) -> Refused {
     Refused::Unreadable { file: file.to_owned(), why: why.to_string() }
-}
-
-pub(super) fn malformed(file: &str, why: Malformed) -> Refused {
-    Refused::Malformed { file: file.to_owned(), why: why.to_string() }
 }

@@ -31,6 +31,7 @@ use serde_json::json;
 
 pub(super) use self::link::Mended;
 use self::model::Model;
+use crate::runtime::daemon::{find, own_path};
 
 /// The name of a link to this program by which it takes this role.
 pub(super) const NAME: &str = "try-it-now-runc";
@@ -103,7 +104,7 @@ impl Request {
 }
 
 fn serve(request: &Request, arguments: &[OsString]) -> ExitCode {
-    let Some(runc) = find(RUNC) else { return become_runc(arguments) };
+    let Some(runc) = find(RUNC, &own_path()) else { return become_runc(arguments) };
     let model = Model::find(&request.images, &runc, &request.bundle, &request.id);
     let Some(model) = model else { return learn(request, &runc, arguments) };
     let notes = request.notes();
@@ -150,11 +151,6 @@ fn become_runc(arguments: &[OsString]) -> ExitCode {
 }
 
 /// A program in `PATH`.
-fn find(name: &str) -> Option<PathBuf> {
-    let path = std::env::var_os("PATH")?;
-    std::env::split_paths(&path).map(|folder| folder.join(name)).find(|program| program.is_file())
-}
-
 fn other(why: impl Into<String>) -> io::Error {
     io::Error::other(why.into())
 }

@@ -41,12 +41,8 @@ local UNCONFIRMED_FOR = 60000
 -- Far more than anything could have been counted by one server and not by another.
 local JUMP = 1048576
 
-local function real_time()
-  local time = redis.call('TIME')
-  return tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
-end
-
-local real = real_time()
+local time = redis.call('TIME')
+local real = tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
 local now = tonumber(ARGV[1]) or real
 
 local function whole(number)

@@ -16,7 +16,7 @@ if redis.call('HGET', R, 'process') ~= ARGV[3] then
     redis.call('UNLINK', P .. ':asserted:' .. node)
   end
   redis.call('UNLINK', R, P .. ':expected', P .. ':reported', P .. ':ended', P .. ':settled')
-  redis.call('HSET', R, 'process', ARGV[3], 'round', ARGV[5], 'heard', whole(real_time()))
+  redis.call('HSET', R, 'process', ARGV[3], 'round', ARGV[5], 'heard', whole(real))
 end
 redis.call('HSET', R, 'epoch', whole(math.max(epoch, tonumber(redis.call('HGET', R, 'epoch')) or 0)))
 return {'closed', redis.call('HGET', R, 'round')}

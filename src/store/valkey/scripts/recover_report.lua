@@ -103,6 +103,6 @@ for n = 6, #ARGV, 2 do
 end
 if not late then
   redis.call('HINCRBY', R, 'version', 1)
-  redis.call('HSET', R, 'heard', whole(real_time()))
+  redis.call('HSET', R, 'heard', whole(real))
 end
 return {'ok'}

@@ -31,5 +31,5 @@ for n = 8, #ARGV, 2 do
   end
 end
 redis.call('HINCRBY', R, 'version', 1)
-redis.call('HSET', R, 'heard', whole(real_time()))
+redis.call('HSET', R, 'heard', whole(real))
 return {'ok'}

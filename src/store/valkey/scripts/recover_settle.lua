@@ -15,7 +15,7 @@ if redis.call('HGET', R, 'round') ~= ARGV[3] then
 end
 redis.call('SADD', P .. ':reported', ARGV[4])
 local complete = #redis.call('SDIFF', P .. ':expected', P .. ':reported') == 0
-if not complete and real_time() < tonumber(redis.call('HGET', R, 'heard')) + tonumber(ARGV[5]) then
+if not complete and real < tonumber(redis.call('HGET', R, 'heard')) + tonumber(ARGV[5]) then
   return {'wait'}
 end
 

@@ -215,7 +215,7 @@ socket=$2
 }
 
 /// Groups of version 1, which alone we make.
-fn has_own_groups() -> bool {
+pub(super) fn has_own_groups() -> bool {
     !Path::new("/sys/fs/cgroup/cgroup.controllers").exists()
 }
 

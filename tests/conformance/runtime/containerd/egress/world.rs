@@ -5,7 +5,6 @@ use std::fs;
 use std::io::Write;
 use std::net::{Ipv4Addr, TcpListener, UdpSocket};
 use std::path::PathBuf;
-use std::process::Command;
 use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
@@ -16,6 +15,7 @@ use try_it_now::instance::InstanceId;
 use try_it_now::runtime::egress::Outside;
 
 use super::super::{ContainerdRuntime, Place};
+use crate::stack::run;
 
 /// The host's address in the internet.
 pub(super) const HOST: &str = "203.0.113.10";
@@ -179,13 +179,6 @@ impl World {
             tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
         reactor.block_on(async { life(self.place.open().await).await })
     }
-}
-
-fn run(path: &std::ffi::OsStr, line: &str) -> String {
-    let mut words = line.split(' ');
-    let output = Command::new(words.next().unwrap()).args(words).env("PATH", path).output().unwrap();
-    assert!(output.status.success(), "{line}: {}", String::from_utf8_lossy(&output.stderr));
-    String::from_utf8(output.stdout).unwrap()
 }
 
 /// All names lead to [`SITE`].
