@@ -84,7 +84,7 @@ infra-down: ## End them; what they keep stays, ARGS=--volumes removes that too
 
 images: needs ## Build the images of the ready templates into target/images
 	cargo build $(LOCKED) $(PROGRAM)
-	@deployments/images/build sample php wordpress
+	@deployments/images/build sample php node wordpress
 
 # What the build needs beside cargo: installed where that needs no password, else named in one line.
 needs:

@@ -7,7 +7,7 @@ use super::super::host::{Doing, blocking};
 use super::super::{App, RuntimeError, ShareMemory};
 use super::golden::{Key, Sharing};
 use super::instances::Running;
-use super::memory::{self, GivenUp, NotShared, Watch};
+use super::memory::{self, Evidence, Habits, NotShared, Watch};
 use super::{Parts, Step, container, snapshots};
 use crate::instance::InstanceId;
 
@@ -64,7 +64,7 @@ impl Parts {
         key: &Key,
         app: &App,
     ) -> Result<Sharing, RuntimeError> {
-        let objection = self.objection(id, instance, app).await?;
+        let habits = self.examine(id, instance, app).await?;
         // That may have taken a while, and whoever stops it waits for its turn.
         if instance.leaves() {
             return Err(RuntimeError::Start(format!("{id} was stopped before it was frozen")));
@@ -88,7 +88,8 @@ impl Parts {
         self.watcher.done(Step::Freeze)?;
         container::remove_task(&self.client, id.as_str()).await?;
         self.watcher.done(Step::NoTask)?;
-        let sharing = self.share(id, key, app, objection, given_up).await?;
+        let evidence = habits.and_then(|habits| Ok(Evidence { habits, given_up: given_up? }));
+        let sharing = self.share(id, key, app, evidence).await?;
         self.watcher.done(Step::Share)?;
         let name = self.snapshot_name(key);
         self.layers.forget(&name);
@@ -104,24 +105,26 @@ impl Parts {
         Ok(sharing)
     }
 
-    /// Why copies of what runs must not share their memory.
-    async fn objection(
+    /// What the processes of what runs are made of, or why its copies must not share their memory.
+    async fn examine(
         &self,
         id: &InstanceId,
         instance: &Running,
         app: &App,
-    ) -> Result<Option<String>, RuntimeError> {
+    ) -> Result<Result<Habits, String>, RuntimeError> {
         if app.share_memory.is_off() {
-            return Ok(Some("its template says so".to_owned()));
+            return Ok(Err("its template says so".to_owned()));
         }
         let processes = container::processes(&self.client, id.as_str()).await?;
         let same = processes.clone();
-        if let Some(objection) = blocking(move || memory::objection(&same)).await {
-            return Ok(Some(objection));
-        }
+        let habits = match blocking(move || memory::examine(&same)).await {
+            Ok(habits) => habits,
+            Err(objection) => return Ok(Err(objection)),
+        };
         Ok(match ask(instance, move |watch| watch.misses(&processes)).await {
-            Ok(missed) => missed.map(|pid| format!("process {pid} was started by a command beside the app")),
-            Err(why) => Some(why),
+            Ok(None) => Ok(habits),
+            Ok(Some(pid)) => Err(format!("process {pid} was started by a command beside the app")),
+            Err(why) => Err(why),
         })
     }
 
@@ -130,14 +133,13 @@ impl Parts {
         id: &InstanceId,
         key: &Key,
         app: &App,
-        objection: Option<String>,
-        given_up: Result<GivenUp, String>,
+        evidence: Result<Evidence, String>,
     ) -> Result<Sharing, RuntimeError> {
         let template = id.template();
         let (most, parts) = (app.limits.container_memory(), app.share_memory == ShareMemory::WithShm);
-        let why = match objection.map_or(given_up, Err) {
+        let why = match evidence {
             Err(why) => why,
-            Ok(given_up) => match self.checkpoints.share(key, most, parts, given_up, &self.watcher).await {
+            Ok(evidence) => match self.checkpoints.share(key, most, parts, evidence, &self.watcher).await {
                 Ok(shared) => {
                     tracing::info!(template, mebibytes = shared.bytes() >> 20, "copies share their memory");
                     return Ok(Sharing::Shared(shared));

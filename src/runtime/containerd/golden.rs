@@ -15,12 +15,12 @@ use serde::{Deserialize, Serialize};
 
 use super::super::Baked;
 use super::super::host::blocking;
-use super::memory::{GivenUp, Memory, NotShared, Shared, Touched};
+use super::memory::{Evidence, Memory, NotShared, Shared, Touched};
 use super::{Watcher, folder};
 use crate::hex::hex;
 
 /// Raised when a checkpoint of an older version of this program must not be restored by this one.
-const FORMAT: u32 = 4;
+const FORMAT: u32 = 5;
 
 /// Restores that may fail one after another before a checkpoint counts as bad.
 const TOO_MANY: u32 = 3;
@@ -181,10 +181,10 @@ impl Checkpoints {
         key: &Key,
         most: u64,
         parts: bool,
-        given_up: GivenUp,
+        evidence: Evidence,
         watcher: &Watcher,
     ) -> Result<Shared, NotShared> {
-        self.memory.share(key, self.images(key), most, parts, given_up, watcher).await
+        self.memory.share(key, self.images(key), most, parts, evidence, watcher).await
     }
 
     pub(super) fn has(&self, key: &Key) -> bool {

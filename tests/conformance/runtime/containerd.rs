@@ -10,6 +10,7 @@ mod hooks;
 mod kills;
 mod limits;
 mod memory;
+mod node;
 mod programs;
 mod pulls;
 mod registry;

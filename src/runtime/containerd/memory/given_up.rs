@@ -6,6 +6,8 @@
 use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
 
+use super::verdict::Habit;
+
 /// The events to note, and what makes one of interest.
 pub(super) const EVENTS: [(&str, &str); 3] = [
     // MADV_DONTNEED, MADV_FREE, MADV_REMOVE and MADV_DONTNEED_LOCKED.
@@ -23,7 +25,16 @@ const ERRORS: u64 = u64::MAX - 4095;
 
 /// Addresses, whichever process they are of: to be too careful about a few costs little.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(in super::super) struct GivenUp(BTreeMap<u64, u64>);
+pub(in super::super) struct GivenUp {
+    /// What the kernel was told of by `madvise`.
+    advised: Ranges,
+    /// What is empty where a mapping was moved or has shrunk, or may come to be.
+    moved: Ranges,
+}
+
+/// Addresses by where they begin, and where they end. None touch.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+struct Ranges(BTreeMap<u64, u64>);
 
 impl GivenUp {
     /// Reads the notes.
@@ -35,7 +46,7 @@ impl GivenUp {
         let mut begun = HashMap::new();
         for line in notes.lines().filter(|line| !line.starts_with('#') && !line.trim().is_empty()) {
             match Note::read(line).ok_or_else(|| line.trim().to_owned())? {
-                Note::Advised { start, length } => found.add(start, length),
+                Note::Advised { start, length } => found.advised.add(start, length),
                 Note::Moves { thread, call } => _ = begun.insert(thread, call),
                 Note::Moved { thread, to } => {
                     // One that began before it was watched was another program's.
@@ -43,10 +54,13 @@ impl GivenUp {
                     if to >= ERRORS {
                         continue;
                     }
-                    let was_given_up = found.touches(&(from..from.saturating_add(old)));
-                    if was_given_up || new < old || flags & DONTUNMAP != 0 {
-                        found.add(from, old);
-                        found.add(to, new);
+                    let was = from..from.saturating_add(old);
+                    let leaves = new < old || flags & DONTUNMAP != 0;
+                    for (ranges, also) in [(&mut found.advised, false), (&mut found.moved, leaves)] {
+                        if also || ranges.touch(&was) {
+                            ranges.add(from, old);
+                            ranges.add(to, new);
+                        }
                     }
                 }
             }
@@ -54,6 +68,13 @@ impl GivenUp {
         Ok(found)
     }
 
+    /// Whether any of it was, by a process of this habit.
+    pub(super) fn touches(&self, range: &Range<u64>, habit: Habit) -> bool {
+        self.moved.touch(range) || habit == Habit::Plain && self.advised.touch(range)
+    }
+}
+
+impl Ranges {
     fn add(&mut self, start: u64, length: u64) {
         let (mut start, mut end) = (start, start.saturating_add(length));
         while let Some((&other, &until)) =
@@ -67,8 +88,7 @@ impl GivenUp {
         }
     }
 
-    /// Whether any of it was.
-    pub(super) fn touches(&self, range: &Range<u64>) -> bool {
+    fn touch(&self, range: &Range<u64>) -> bool {
         self.0.range(..range.end).next_back().is_some_and(|(_, until)| *until > range.start)
     }
 }
@@ -127,7 +147,10 @@ mod tests {
     use super::*;
 
     fn ranges(notes: &str) -> Vec<(u64, u64)> {
-        GivenUp::read(notes).unwrap().0.into_iter().collect()
+        let found = GivenUp::read(notes).unwrap();
+        let mut all = found.advised;
+        found.moved.0.iter().for_each(|(start, end)| all.add(*start, end - start));
+        all.0.into_iter().collect()
     }
 
     #[test]
@@ -168,6 +191,16 @@ mod tests {
     }
 
     #[test]
+    fn whoever_gives_up_by_hints_has_what_it_told_the_kernel_of_but_not_what_it_moved() {
+        let advised = "x-7 [000] ..... 0.9: sys_madvise(start: 0x91000, len_in: 0x1000, behavior: 4)\n";
+        let found = GivenUp::read(&(advised.to_owned() + &moves(1, 0x8000, 0x3000, 0x10000))).unwrap();
+        for (range, plain, hints) in [(0x91000..0x92000, true, false), (0x10000..0x11000, true, true)] {
+            assert_eq!(found.touches(&range, Habit::Plain), plain, "{range:?}");
+            assert_eq!(found.touches(&range, Habit::Hints), hints, "{range:?}");
+        }
+    }
+
+    #[test]
     fn a_line_that_says_nothing_known_is_an_error() {
         for line in [
             "CPU:1 [LOST 12 EVENTS]",
@@ -186,11 +219,11 @@ mod tests {
             added in prop::collection::vec((0_u64..60, 0_u64..9), 0..12),
             asked in (0_u64..70, 1_u64..9),
         ) {
-            let mut all = GivenUp::default();
+            let mut all = Ranges::default();
             added.iter().for_each(|(start, length)| all.add(*start, *length));
             let asked = asked.0..asked.0 + asked.1;
             let expected = added.iter().any(|(start, length)| *start < asked.end && asked.start < start + length && *length > 0);
-            prop_assert_eq!(all.touches(&asked), expected);
+            prop_assert_eq!(all.touch(&asked), expected);
         }
 
         #[test]

@@ -8,11 +8,11 @@ use proptest::prelude::*;
 use proptest::sample::Index;
 use rustix::process::{Resource, Rlimit, setrlimit};
 
-use super::given_up::GivenUp;
 use super::image::Image;
 use super::message::Message;
 use super::plan::Refused;
 use super::rewrite::Draft;
+use super::verdict::Habit;
 use super::*;
 use crate::instance::NodeId;
 
@@ -105,7 +105,32 @@ fn pagemap(pages: u64, runs: &[(u64, u64, u64)]) -> Vec<u8> {
     image(std::iter::once(message(&[(1, pages)])).chain(runs).collect())
 }
 
-/// What CRIU would write of two processes that have memory in common.
+/// Processes of even numbers give memory up by hints.
+fn evidence() -> Evidence {
+    let habit = |pid| if pid % 2 == 0 { Habit::Hints } else { Habit::Plain };
+    Evidence { habits: Habits::from((1..9).map(|pid| (pid, habit(pid)))), ..Evidence::default() }
+}
+
+/// A thread that names a filter, or leaves that to the first of its process.
+fn core(filter: Option<u64>) -> Vec<u8> {
+    let mut core = message(&[(1, 1)]);
+    let named = filter.map(|filter| vec![(11, 2), (12, filter)]).unwrap_or_default();
+    core.push_bytes(5, &message(&[&[(1, 7), (2, 24)], &named[..]].concat()).write());
+    image(vec![core])
+}
+
+/// Two filters, the second above the first and for all threads of whoever has it.
+fn filters() -> Vec<u8> {
+    let mut list = Message::default();
+    for numbers in [&[(3, 0)][..], &[(2, 0), (3, 1)]] {
+        let mut filter = message(numbers);
+        filter.push_bytes(1, &[6, 0, 0, 0, 0, 0, 0xff, 0x7f]);
+        list.push_bytes(1, &filter.write());
+    }
+    image(vec![list])
+}
+
+/// What CRIU would write of two processes that have memory in common, the second with two threads.
 fn checkpoint() -> BTreeMap<String, Vec<u8>> {
     let mut common = message(&[(1, 18), (2, 2)]);
     common.push_bytes(20, &message(&[(1, 2), (5, 7)]).write());
@@ -115,7 +140,14 @@ fn checkpoint() -> BTreeMap<String, Vec<u8>> {
     devices.push_bytes(7, b"/dev");
     let page = |letter: u8| vec![letter; PAGE as usize];
     let pages = |text: &[u8]| text.iter().flat_map(|letter| page(*letter)).collect::<Vec<_>>();
+    // Fields 1, 2, and twice 5.
+    let two_threads = Message::read(&[8, 2, 16, 1, 40, 2, 40, 3]).unwrap();
     let images = [
+        ("core-1.img", core(Some(0))),
+        ("core-2.img", core(Some(1))),
+        ("core-3.img", core(None)),
+        ("pstree.img", image(vec![message(&[(1, 1), (2, 0), (5, 1)]), two_threads])),
+        ("seccomp.img", filters()),
         ("files.img", image(vec![message(&[(1, 1), (2, 1)]), common])),
         ("memfd.img", image(vec![memory])),
         ("mountpoints-12.img", image(vec![message(&[(1, 3), (2, 30)]), devices])),
@@ -239,7 +271,7 @@ impl Spoilt {
 
     /// Puts others in the place of a message inside of this one: a mapping, or what a file is.
     fn inner(record: &mut Message, at: Index, change: impl FnOnce(&mut Message) -> Vec<Message>) {
-        let Some(field) = [14, 20, 3].into_iter().find(|field| record.bytes(*field).is_some()) else {
+        let Some(field) = [14, 20, 3, 5, 1].into_iter().find(|field| record.bytes(*field).is_some()) else {
             return;
         };
         let all: Vec<_> = record.all_bytes(field).collect();
@@ -260,7 +292,7 @@ pub(super) fn is_rewritten_or_stays(folder: &Folder, parts: bool) {
     let before = folder.files();
     let pages: usize =
         before.iter().filter(|(name, _)| name.starts_with("pages-")).map(|(_, bytes)| bytes.len()).sum();
-    let draft = match Draft::read(folder.path(), parts, &GivenUp::default()) {
+    let draft = match Draft::read(folder.path(), parts, &evidence()) {
         Ok(draft) => draft,
         Err(refused) => {
             assert!(refused.to_string().len() > 5, "{refused:?}");
@@ -284,7 +316,7 @@ pub(super) fn is_rewritten_or_stays(folder: &Folder, parts: bool) {
     if written.is_ok() {
         draft.swap().unwrap();
         assert_eq!(
-            Draft::read(folder.path(), false, &GivenUp::default()).err(),
+            Draft::read(folder.path(), false, &evidence()).err(),
             Some(Refused::Nothing),
             "all that can be is shared"
         );
@@ -314,13 +346,64 @@ fn a_checkpoint_of_two_processes_is_rewritten() {
     for (parts, files) in [(false, 2), (true, 3)] {
         let folder = Folder::new();
         lay(&folder, &checkpoint());
-        let draft = Draft::read(folder.path(), parts, &GivenUp::default()).unwrap();
+        let draft = Draft::read(folder.path(), parts, &evidence()).unwrap();
         assert_eq!(draft.files(), files);
         draft.discard();
         is_rewritten_or_stays(&folder, parts);
         let pages = [1, 2].map(|number| folder.files()[&format!("pages-{number}.img")].len() as u64 / PAGE);
         assert_eq!(pages, [2, 2], "those of the library and the stack");
     }
+}
+
+#[test]
+fn a_filter_comes_on_top_of_those_of_a_process_that_hints() {
+    let folder = Folder::new();
+    lay(&folder, &checkpoint());
+    let draft = Draft::read(folder.path(), false, &evidence()).unwrap();
+    let devices = folder.path().join("devices");
+    fs::create_dir(&devices).unwrap();
+    draft.write(&devices).unwrap();
+    draft.swap().unwrap();
+    let (before, after) = (checkpoint(), folder.files());
+    // Of the other process, and of the thread for which the first one's counts.
+    for same in ["core-1.img", "core-3.img", "pstree.img"] {
+        assert!(before[same] == after[same], "{same}");
+    }
+    assert!(after["core-2.img"] == core(Some(2)));
+    let (theirs, all) = [&before, &after].map(|files| Image::read(&files["seccomp.img"]).unwrap()).into();
+    let (theirs, all) = (&theirs.records[0], &all.records[0]);
+    assert!(all.write().starts_with(&theirs.write()));
+    let added: Vec<_> = all.all_bytes(1).skip(2).map(|filter| Message::read(filter).unwrap()).collect();
+    let [added] = added.as_slice() else { panic!("{added:?}") };
+    assert_eq!((added.number(2), added.number(3)), (Some(1), Some(1)));
+    assert_eq!(added.bytes(1).unwrap().len() % 8, 0);
+}
+
+#[test]
+fn what_would_lack_a_filter_is_refused() {
+    let unfiltered = |filter, flags: u8| {
+        let folder = Folder::new();
+        let mut images = checkpoint();
+        images.insert("core-2.img".to_owned(), core(filter));
+        // The flags of the second filter.
+        let list = images.get_mut("seccomp.img").unwrap();
+        *list.iter_mut().rfind(|byte| **byte == 1).unwrap() = flags;
+        lay(&folder, &images);
+        Draft::read(folder.path(), false, &evidence()).err()
+    };
+    let lacks = Some(Refused::Lacks("filter of system calls"));
+    assert_eq!(unfiltered(Some(1), 1), None);
+    assert_eq!(unfiltered(None, 1), lacks);
+    assert_eq!(unfiltered(Some(1), 0), lacks, "its second thread has none");
+    assert_eq!(unfiltered(Some(2), 1), Some(Refused::Contradiction), "there is no such filter");
+}
+
+#[test]
+fn a_process_that_nobody_looked_at_is_refused() {
+    let folder = Folder::new();
+    lay(&folder, &checkpoint());
+    let evidence = Evidence { habits: Habits::from([(1, Habit::Plain)]), ..Evidence::default() };
+    assert_eq!(Draft::read(folder.path(), false, &evidence).err(), Some(Refused::Unseen(2)));
 }
 
 proptest! {
@@ -348,9 +431,9 @@ proptest! {
         let name = images.keys().nth(lacking.index(images.len())).unwrap().clone();
         images.remove(&name);
         lay(&folder, &images);
-        let refused = Draft::read(folder.path(), true, &GivenUp::default()).err();
-        // A process less, or none that has anything in common, is no contradiction.
-        let may_lack = ["mm-", "memfd", "pagemap-shmem"].iter().any(|begins| name.starts_with(begins));
+        let refused = Draft::read(folder.path(), true, &evidence()).err();
+        // A process less, or none that has anything in common, is no contradiction, and whose filters stay is not asked.
+        let may_lack = ["mm-", "memfd", "pagemap-shmem", "core-1"].iter().any(|begins| name.starts_with(begins));
         prop_assert_eq!(refused.is_none(), may_lack, "{} {:?}", name, refused);
     }
 }
@@ -402,7 +485,7 @@ fn the_largest_images_take_a_bounded_amount_of_memory_and_time() {
             let folder = Folder::new();
             lay(&folder, &checkpoint());
             fs::write(folder.path().join(name), &bytes).unwrap();
-            let refused = Draft::read(folder.path(), true, &GivenUp::default()).err();
+            let refused = Draft::read(folder.path(), true, &evidence()).err();
             let refused = refused.map(|why| why.to_string()).unwrap_or_default();
             // Others may make sense: there may be mappings that nobody used, for example.
             let too_long = refused.contains("it is longer than any that CRIU writes");

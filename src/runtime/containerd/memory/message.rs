@@ -105,6 +105,13 @@ impl Message {
         }
     }
 
+    /// All numbers of a field that are written one by one.
+    pub(super) fn all_numbers(&self, number: u32) -> impl Iterator<Item = u64> {
+        let fields =
+            self.fields.iter().filter(move |field| field.number == number && field.kind == Kind::Number);
+        fields.filter_map(|field| varint(&mut &self.bytes[field.value()]).ok())
+    }
+
     /// A number that it must have.
     pub(super) fn need(&self, number: u32) -> Result<u64, Malformed> {
         self.number(number).ok_or(Malformed::Lacks(number))
@@ -197,6 +204,7 @@ mod tests {
         assert_eq!(message.write(), bytes);
         assert_eq!((message.number(1), message.number(5), message.number(9)), (Some(2), None, None));
         assert_eq!(message.bytes(2), Some(b"hi".as_slice()));
+        assert_eq!(message.all_numbers(1).collect::<Vec<_>>(), [1, 2]);
         message.set_number(1, 300);
         message.set_number(9, 7);
         assert_eq!(

@@ -9,11 +9,13 @@
 //! | `touched` | what copies change at once |
 //! | `verdict` | whether an app bears it, by what it is made of |
 //! | `watch`, `given_up` | which of its memory does not, by what it does |
+//! | `hints` | that nothing comes of it when some give memory up |
 //!
 //! The files lie in a tmpfs of the checkpoint's own, in the folder that its clones have as their `/dev`, which is read
 //! only. It is attached where containerd sees it; every clone's mount holds it too, so it is gone with the last of them.
 
 mod given_up;
+mod hints;
 mod image;
 mod message;
 mod plan;
@@ -45,10 +47,9 @@ use super::tmpfs::{self, Tmpfs};
 use super::{Step, Watcher};
 use crate::hex::hex;
 
-pub(super) use self::given_up::GivenUp;
 pub(super) use self::source::read_and_write_again;
 pub(super) use self::touched::Touched;
-pub(super) use self::verdict::objection;
+pub(super) use self::verdict::{Evidence, Habits, examine};
 pub(super) use self::watch::Watch;
 
 /// What the list of mounts calls the file systems.
@@ -118,17 +119,17 @@ impl Memory {
     }
 
     /// Rewrites a checkpoint. `most` is what one of its clones may use; with `parts`, processes have for themselves what
-    /// they had in common. What was given up stays as it is.
+    /// they had in common.
     pub(super) async fn share(
         &self,
         key: &Key,
         images: PathBuf,
         most: u64,
         parts: bool,
-        given_up: GivenUp,
+        evidence: Evidence,
         watcher: &Watcher,
     ) -> Result<Shared, NotShared> {
-        let draft = blocking(move || Draft::read(&images, parts, &given_up)).await;
+        let draft = blocking(move || Draft::read(&images, parts, &evidence)).await;
         let draft = draft.map_err(|why| NotShared::Unchanged(why.to_string()))?;
         let room = draft.room();
         let _ = self.remove(key);

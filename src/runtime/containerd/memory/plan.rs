@@ -10,6 +10,7 @@ use std::ops::Range;
 use super::given_up::GivenUp;
 use super::image::{Image, Malformed};
 use super::message::Message;
+use super::verdict::Habit;
 
 pub(super) const PAGE: u64 = 4096;
 
@@ -39,6 +40,9 @@ pub(in super::super) enum Refused {
     /// Nothing of it can be shared.
     #[error("there is no memory that can be shared")]
     Nothing,
+    /// It came to be while the others were looked at.
+    #[error("nobody knows what process {0} is made of")]
+    Unseen(u32),
     /// CRIU's image lacks what all that we know have.
     #[error("there is no {0}")]
     Lacks(&'static str),
@@ -155,12 +159,13 @@ impl Plan {
 /// mapped, that of the file.
 pub(super) type Parted = HashMap<u64, u32>;
 
-/// What is known of an app beyond its images.
+/// What is known of a process beyond its images.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Rules<'a> {
     pub(super) parted: &'a Parted,
-    /// What is not shared.
+    /// What is not shared, as far as its habit is not another.
     pub(super) given_up: &'a GivenUp,
+    pub(super) habit: Habit,
 }
 
 /// Changes the images of a process so that what can be shared is mapped from the file with this id. `pages` is the length
@@ -273,7 +278,7 @@ fn map(
         if start >= end || start % PAGE != 0 || end % PAGE != 0 {
             return Err(Stop::Contradiction);
         }
-        if rules.given_up.touches(&(start..end)) {
+        if rules.given_up.touches(&(start..end), rules.habit) {
             return Ok(None);
         }
         if let Some(file) = rules.parted.get(&mapping.need(vma::FILE)?)

@@ -14,7 +14,8 @@ const HEAP: (u64, u64, u64, u64) = (3, 0x22, 0x221, 0);
 
 static NONE: LazyLock<(Parted, GivenUp)> = LazyLock::new(Default::default);
 /// For a process of which nothing more is known.
-static NOTHING: LazyLock<Rules<'static>> = LazyLock::new(|| Rules { parted: &NONE.0, given_up: &NONE.1 });
+static NOTHING: LazyLock<Rules<'static>> =
+    LazyLock::new(|| Rules { parted: &NONE.0, given_up: &NONE.1, habit: Habit::Plain });
 
 fn parting(parted: &Parted) -> Rules<'_> {
     Rules { parted, ..*NOTHING }
@@ -140,7 +141,7 @@ fn what_was_given_up_stays_as_it_is() {
     let notes =
         format!("x-7 [000] ..... 0.9: sys_madvise(start: {:#x}, len_in: 0x1000, behavior: 4)", 7 * PAGE);
     let given_up = GivenUp::read(&notes).unwrap();
-    let rules = Rules { parted: &Parted::from([(0, 10)]), given_up: &given_up };
+    let rules = Rules { parted: &Parted::from([(0, 10)]), given_up: &given_up, habit: Habit::Plain };
     let common = mapping(7..9, (3, 1, 0x4081, 0));
     let (mut mm, mut pagemap) =
         (mm(&[mapping(1..4, HEAP), mapping(5..8, HEAP), common]), pagemap(&[(1, 7, 4)]));

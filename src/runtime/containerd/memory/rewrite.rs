@@ -9,11 +9,12 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{FallocateFlags, fallocate};
 
-use super::given_up::GivenUp;
+use super::hints;
 use super::image::Image;
 use super::message::Message;
 use super::plan::{self, PAGE, Parted, Plan, Refused, Rules, malformed};
 use super::source::Source;
+use super::verdict::{Evidence, Habit};
 
 /// Where a container sees the files, and on which mount. No other mount is needed for them, and each costs time.
 pub(super) const FOLDER: &str = ".mem";
@@ -49,7 +50,7 @@ pub(in super::super) struct Draft {
 impl Draft {
     /// Reads the images of a checkpoint, and changes nothing. With `parts`, each process has from now on for itself what
     /// several had in common without a name, such as PHP its compiled scripts. What was given up is left as it is.
-    pub(in super::super) fn read(images: &Path, parts: bool, given_up: &GivenUp) -> Result<Self, Refused> {
+    pub(in super::super) fn read(images: &Path, parts: bool, evidence: &Evidence) -> Result<Self, Refused> {
         let source = Source::open(images)?;
         let mut files = source.read("files.img")?;
         let mount = mount(&source)?;
@@ -63,7 +64,7 @@ impl Draft {
             id = id.checked_add(1).ok_or(Refused::Contradiction)?;
             tasks.push(Task { name, pages, plan, shrinks: false });
         }
-        let mut taken = HashSet::new();
+        let (mut taken, mut hinting) = (HashSet::new(), Vec::new());
         let processes = source.names().iter();
         for pid in processes.filter_map(|name| name.strip_prefix("mm-")?.strip_suffix(".img")) {
             let (mm_name, pagemap_name) = (format!("mm-{pid}.img"), format!("pagemap-{pid}.img"));
@@ -73,8 +74,14 @@ impl Draft {
             if !taken.insert(pages.clone()) {
                 return Err(Refused::Contradiction);
             }
-            let plan = plan::share(&mut mm, &mut pagemap, length, id, &Rules { parted: &parted, given_up })?;
+            let number = pid.parse().map_err(|_| Refused::Contradiction)?;
+            let habit = evidence.habits.of(number).ok_or(Refused::Unseen(number))?;
+            let rules = Rules { parted: &parted, given_up: &evidence.given_up, habit };
+            let plan = plan::share(&mut mm, &mut pagemap, length, id, &rules)?;
             let Some(plan) = plan else { continue };
+            if habit == Habit::Hints {
+                hinting.push(number);
+            }
             changed.push((mm_name, mm.write()));
             if plan.moved.is_empty() {
                 continue;
@@ -88,6 +95,7 @@ impl Draft {
         if tasks.is_empty() {
             return Err(Refused::Nothing);
         }
+        changed.extend(hints::pass_over(&source, &hinting)?);
         let mut room = 0_u64;
         for task in &tasks {
             room = room.checked_add(task.plan.room()).ok_or(Refused::Contradiction)?;

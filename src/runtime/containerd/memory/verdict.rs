@@ -1,14 +1,22 @@
 //! Whether an app's processes may share their memory: what is mapped from a file does not turn to zeros when an allocator
 //! gives it up with `MADV_DONTNEED`, it turns to what the file holds. Most allocators do not mind, for they promise
 //! nothing about what they hand out, or clear it themselves. Those that count on zeros are known by their files' names,
-//! or by words that every program holds which they were linked into.
+//! or by words that every program holds which they were linked into. One of them has nothing against it if what it gives
+//! up stays as it was: V8.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::fs::{self, File};
 use std::io::{self, Read};
 use std::path::Path;
 
 use memchr::memmem::Finder;
+
+use super::given_up::GivenUp;
+use super::hints;
+
+/// Node's, Deno's and Chromium's. It takes it that what it gives up is zero or is left alone: `DiscardSystemPages` in its
+/// `include/v8-platform.h` is "a hint", and what has to be zero it maps anew.
+const V8: &str = "V8";
 
 /// Names of libraries, and whose they are.
 const LIBRARIES: [(&str, &str); 6] = [
@@ -17,57 +25,108 @@ const LIBRARIES: [(&str, &str); 6] = [
     ("libmimalloc", "mimalloc"),
     ("libcoreclr", ".NET"),
     ("libclrgc", ".NET"),
-    ("libnode", "node"),
+    ("libnode", V8),
 ];
 
-/// Words in programs and libraries, and whose they are. Names alone would be too little: MariaDB names all of them.
-const WORDS: [(&[u8], &str); 9] = [
-    (b"<jemalloc>: ", "jemalloc"),
-    (b"_rjem_malloc", "jemalloc"),
-    (b"TCMALLOC_MAX_TOTAL_THREAD_CACHE_BYTES", "tcmalloc"),
-    (b"tcmalloc: large alloc", "tcmalloc"),
-    (b"mimalloc: ", "mimalloc"),
-    (b"\xff Go buildinf:", "Go"),
-    (b"max-old-space-size", "V8"),
-    (b"max_old_space_size", "V8"),
-    (b"pas_page_malloc", "JavaScriptCore"),
+/// Words in programs and libraries, and whose they are. Names alone would be too little: MariaDB names all of them. They
+/// are written backwards, or this program, which is the sample app too, would hold every one.
+const SDROW: [(&[u8], &str); 9] = [
+    (b" :>collamej<", "jemalloc"),
+    (b"collam_mejr_", "jemalloc"),
+    (b"SETYB_EHCAC_DAERHT_LATOT_XAM_COLLAMCT", "tcmalloc"),
+    (b"colla egral :collamct", "tcmalloc"),
+    (b" :collamim", "mimalloc"),
+    (b":fnidliub oG \xff", "Go"),
+    (b"ezis-ecaps-dlo-xam", V8),
+    (b"ezis_ecaps_dlo_xam", V8),
+    (b"collam_egap_sap", "JavaScriptCore"),
 ];
 
 /// Bytes that are looked at together.
 const PART: usize = 1 << 20;
 
-/// Why these processes must not share their memory; `None` where nothing speaks against it. What cannot be looked at
-/// does.
-pub(in super::super) fn objection(processes: &[u32]) -> Option<String> {
-    let finders = WORDS.map(|(word, owner)| (Finder::new(word), owner));
-    let mut seen = HashSet::new();
+/// How a process gives memory up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Habit {
+    /// Whatever it does then was watched, or it does not mind what it finds there afterwards.
+    Plain,
+    /// As a hint, which may be passed over; in its copies it is (`hints`).
+    Hints,
+}
+
+/// What is known of an app beyond its images, for copies that share its memory.
+#[derive(Debug, Default)]
+pub(in super::super) struct Evidence {
+    pub(in super::super) habits: Habits,
+    pub(in super::super) given_up: GivenUp,
+}
+
+/// The habits of processes, by their numbers in their container.
+#[derive(Debug, Default)]
+pub(in super::super) struct Habits(HashMap<u32, Habit>);
+
+impl Habits {
+    /// That of a process; `None` if it was not looked at.
+    pub(super) fn of(&self, pid: u32) -> Option<Habit> {
+        self.0.get(&pid).copied()
+    }
+}
+
+impl<I: IntoIterator<Item = (u32, Habit)>> From<I> for Habits {
+    fn from(of: I) -> Self {
+        Self(of.into_iter().collect())
+    }
+}
+
+/// A word, and whose it is.
+type Word = (Finder<'static>, &'static str);
+
+fn finders() -> Vec<Word> {
+    let forwards = |word: &[u8]| word.iter().rev().copied().collect::<Vec<_>>();
+    SDROW.iter().map(|(word, owner)| (Finder::new(&forwards(word)).into_owned(), *owner)).collect()
+}
+
+/// Looks at what these processes are made of.
+///
+/// # Errors
+/// Why they must not share their memory. What cannot be looked at speaks against it.
+pub(in super::super) fn examine(processes: &[u32]) -> Result<Habits, String> {
+    let finders = finders();
+    let (mut habits, mut seen) = (HashMap::new(), HashMap::new());
     for pid in processes {
         let proc = Path::new("/proc").join(pid.to_string());
-        let maps = match fs::read_to_string(proc.join("maps")) {
-            Ok(maps) => maps,
+        let looked = fs::read_to_string(proc.join("status"))
+            .and_then(|status| Ok((status, fs::read_to_string(proc.join("maps"))?)));
+        let (status, maps) = match looked {
+            Ok(looked) => looked,
             // It has ended.
             Err(error) if error.kind() == io::ErrorKind::NotFound || error.raw_os_error() == Some(3) => {
                 continue;
             }
-            Err(error) => return Some(format!("process {pid} cannot be looked at: {error}")),
+            Err(error) => return Err(format!("process {pid} cannot be looked at: {error}")),
         };
+        let mut habit = Habit::Plain;
         for program in maps.lines().filter_map(Mapped::of) {
-            if !seen.insert((program.device.to_owned(), program.inode.to_owned())) {
-                continue;
-            }
-            if let Some(owner) = library(program.path) {
-                return Some(format!("{} is {owner}'s, which counts on zeros", program.path));
-            }
-            match program.open(&proc).and_then(|file| search(file, &finders)) {
-                Ok(None) => {}
-                Ok(Some(owner)) => {
-                    return Some(format!("{} has {owner}, which may count on zeros", program.path));
-                }
-                Err(error) => return Some(format!("{} cannot be looked at: {error}", program.path)),
+            let file = (program.device.to_owned(), program.inode.to_owned());
+            let is_hinting = match seen.get(&file) {
+                Some(known) => *known,
+                None => program.has_v8(&proc, &finders)?,
+            };
+            seen.insert(file, is_hinting);
+            if is_hinting {
+                habit = Habit::Hints;
             }
         }
+        let inside = inside(&status).ok_or_else(|| format!("process {pid} has no number"))?;
+        habits.insert(inside, habit);
     }
-    None
+    Ok(habits.into())
+}
+
+/// The number of a process in the innermost of its namespaces.
+fn inside(status: &str) -> Option<u32> {
+    let numbers = status.lines().find_map(|line| line.strip_prefix("NSpid:"))?;
+    numbers.split_whitespace().last()?.parse().ok()
 }
 
 /// Code that is mapped from a file.
@@ -88,6 +147,22 @@ impl<'a> Mapped<'a> {
         (rights.contains('x') && path.starts_with('/')).then_some(Self { range, device, inode, path })
     }
 
+    /// Whether V8 is in there.
+    ///
+    /// # Errors
+    /// Another is that counts on zeros, or nobody can tell.
+    fn has_v8(&self, proc: &Path, finders: &[Word]) -> Result<bool, String> {
+        let path = self.path;
+        let found = self.open(proc).and_then(|file| search(file, finders));
+        let mut owners = found.map_err(|error| format!("{path} cannot be looked at: {error}"))?;
+        owners.extend(library(path));
+        let has_v8 = hints::CAN_BE_PASSED_OVER && owners.remove(V8);
+        match owners.iter().min() {
+            Some(owner) => Err(format!("{path} has {owner}, which may count on zeros")),
+            None => Ok(has_v8),
+        }
+    }
+
     fn open(&self, proc: &Path) -> io::Result<File> {
         // It leads to what is mapped, whatever has that path by now.
         let file = File::open(proc.join("map_files").join(self.range));
@@ -102,24 +177,25 @@ fn library(path: &str) -> Option<&'static str> {
 }
 
 /// Whose words are in there.
-fn search(mut from: impl Read, finders: &[(Finder<'_>, &'static str)]) -> io::Result<Option<&'static str>> {
+fn search(mut from: impl Read, finders: &[Word]) -> io::Result<HashSet<&'static str>> {
     // What may be the beginning of a word at the end of a part is looked at again with the next.
-    let overlap = WORDS.iter().map(|(word, _)| word.len()).max().unwrap_or(0);
-    let mut buffer = Vec::with_capacity(PART + overlap);
+    let overlap = SDROW.iter().map(|(word, _)| word.len()).max().unwrap_or(0);
+    let (mut buffer, mut owners) = (Vec::with_capacity(PART + overlap), HashSet::new());
     loop {
         let read = (&mut from).take(PART as u64).read_to_end(&mut buffer)?;
         if read == 0 {
-            return Ok(None);
+            return Ok(owners);
         }
-        if let Some((_, owner)) = finders.iter().find(|(finder, _)| finder.find(&buffer).is_some()) {
-            return Ok(Some(owner));
-        }
+        owners
+            .extend(finders.iter().filter(|(word, _)| word.find(&buffer).is_some()).map(|(_, owner)| *owner));
         buffer.drain(..buffer.len().saturating_sub(overlap));
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::process::{Command, Stdio};
+
     use super::*;
 
     #[test]
@@ -145,18 +221,47 @@ mod tests {
 
     #[test]
     fn a_word_is_found_wherever_it_lies() {
-        let finders = WORDS.map(|(word, owner)| (Finder::new(word), owner));
+        let finders = finders();
         for at in [0, 5, PART - 6, PART - 1, PART, 2 * PART - 3] {
             let mut bytes = vec![b'.'; at];
             bytes.extend(b"<jemalloc>: ");
-            assert_eq!(search(bytes.as_slice(), &finders).unwrap(), Some("jemalloc"), "{at}");
+            bytes.extend(b" max-old-space-size");
+            assert_eq!(search(bytes.as_slice(), &finders).unwrap(), HashSet::from(["jemalloc", V8]), "{at}");
         }
         // What MariaDB holds, which runs without it.
-        assert_eq!(search(b"jemalloc tcmalloc %s.%d.%d".as_slice(), &finders).unwrap(), None);
+        assert!(search(b"jemalloc tcmalloc %s.%d.%d".as_slice(), &finders).unwrap().is_empty());
+    }
+
+    #[test]
+    fn a_process_is_known_by_its_number_in_its_container() {
+        assert_eq!(inside("Name:\tNSpid: 3\nNSpid:\t4711\t12\nNSsid:\t1\n"), Some(12));
+        assert_eq!(inside("Name:\tx\n"), None);
+    }
+
+    #[test]
+    fn this_program_holds_no_word() {
+        let program = File::open(std::env::current_exe().unwrap()).unwrap();
+        // The tests hold some.
+        let expected = HashSet::from(["jemalloc", V8]);
+        assert!(search(program, &finders()).unwrap().is_subset(&expected));
+    }
+
+    #[test]
+    fn a_shell_is_plain() {
+        let mut command = Command::new("sh");
+        command.args(["-c", "echo; read line"]).stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut shell = command.spawn().unwrap();
+        // Before it says something it may still be this program.
+        shell.stdout.as_mut().unwrap().read_exact(&mut [0]).unwrap();
+        let pid = shell.id();
+        let habits = examine(&[pid]);
+        drop(shell.stdin.take());
+        shell.wait().unwrap();
+        assert_eq!(habits.unwrap().of(pid), Some(Habit::Plain));
     }
 
     #[test]
     fn a_process_that_is_gone_says_nothing() {
-        assert_eq!(objection(&[u32::MAX >> 1]), None);
+        assert!(examine(&[u32::MAX >> 1]).unwrap().0.is_empty());
     }
 }

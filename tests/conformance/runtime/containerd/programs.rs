@@ -18,8 +18,8 @@ const BULK: u64 = 8;
 enum Fate {
     /// So many mebibytes are shared; the rest of what it has is each copy's own.
     Shared(RangeInclusive<u64>),
-    /// Each copy has memory of its own, since the program has these words in it; for a reason that begins so.
-    Own(&'static str, &'static str),
+    /// Each copy has memory of its own, for a reason that begins so.
+    Own(&'static str),
 }
 
 /// That many mebibytes, and little else.
@@ -70,12 +70,12 @@ async fn verdict(runtime: &dyn Runtime, endpoint: Endpoint, when: &str) -> Strin
 
 /// Starts the program, has it do twice what it is about, bakes it, and has copies do it on.
 async fn try_out(kind: &str, fate: Fate) {
-    try_out_with(kind, ShareMemory::Auto, fate).await;
+    try_out_with(kind, "", ShareMemory::Auto, fate).await;
 }
 
-async fn try_out_with(kind: &str, share_memory: ShareMemory, fate: Fate) {
+/// A program that has these words in it, as if something were a part of it.
+async fn try_out_with(kind: &str, words: &str, share_memory: ShareMemory, fate: Fate) {
     let Some(place) = Place::new() else { return };
-    let words = if let Fate::Own(words, _) = fate { words } else { "" };
     let image = Some(image(&place, words));
     let app = App { image, share_memory, port: 8080, ..super::super::app(&["/memory", kind]) };
     let runtime = place.open().await;
@@ -92,7 +92,7 @@ async fn try_out_with(kind: &str, share_memory: ShareMemory, fate: Fate) {
                 about.strip_prefix("copies share ").and_then(|rest| rest.split(' ').next()?.parse().ok());
             assert!(shared.is_some_and(|shared| expected.contains(&shared)), "{kind}: {about}");
         }
-        Fate::Own(_, why) => {
+        Fate::Own(why) => {
             assert!(about.starts_with(&format!("each copy has memory of its own: {why}")), "{kind}: {about}");
         }
     }
@@ -149,7 +149,7 @@ async fn a_program_with_transparent_huge_pages_is_right_after_a_restore() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_program_with_a_file_in_memory_is_right_after_a_restore() {
     try_out("memfd", Fate::Shared(2 * BULK..=2 * (BULK + 1))).await;
-    try_out_with("memfd", ShareMemory::WithShm, Fate::Shared(2 * BULK..=2 * (BULK + 1))).await;
+    try_out_with("memfd", "", ShareMemory::WithShm, Fate::Shared(2 * BULK..=2 * (BULK + 1))).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -174,13 +174,26 @@ async fn a_program_that_leaves_an_empty_mapping_behind_is_right_after_a_restore(
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_program_with_an_allocator_that_counts_on_zeros_has_memory_of_its_own() {
-    let own = Fate::Own("<jemalloc>: ", "/memory has jemalloc, which may count on zeros");
-    try_out("dontneed", own).await;
+    let own = Fate::Own("/memory has jemalloc, which may count on zeros");
+    try_out_with("dontneed", "<jemalloc>: ", ShareMemory::Auto, own).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_program_that_does_more_than_can_be_watched_has_memory_of_its_own() {
-    try_out("churn", Fate::Own("", "what it did with its memory could not be watched: ")).await;
+    try_out("churn", Fate::Own("what it did with its memory could not be watched: ")).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn hints_of_a_program_like_v8_are_passed_over_in_copies() {
+    // The stack of a thread that has ended is kept for the next.
+    let fate = Fate::Shared(BULK + 2..=BULK + 12);
+    try_out_with("hint", "max-old-space-size", ShareMemory::Auto, fate).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_program_that_has_v8_and_another_allocator_has_memory_of_its_own() {
+    let own = Fate::Own("/memory has jemalloc, which may count on zeros");
+    try_out_with("hint", "max-old-space-size <jemalloc>: ", ShareMemory::Auto, own).await;
 }
 
 /// How many huge pages the kernel may make of ordinary ones, and how many it could before, which it can again at the end.

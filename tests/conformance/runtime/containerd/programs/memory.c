@@ -104,6 +104,42 @@ static void check_free(void) {
     fill(pool, 2 * MIB, 5);
 }
 
+// Gives memory up as a hint: it is zero afterwards or is what it was last, and no third thing. Each time it was something
+// else, so what it was at the bake is a third thing after the first.
+static void hint(const char *who, int advice, uint64_t seed) {
+    fill(pool, 2 * MIB, seed);
+    if (madvise(pool, 2 * MIB, advice)) wrong("%s, advice %d: %s", who, advice, strerror(errno));
+    for (size_t at = 0; at < 2 * MIB; at += PAGE)
+        if (*(uint64_t *)(pool + at)) holds(who, pool + at, PAGE, seed + at / 8);
+        else zero(who, pool + at, PAGE);
+}
+
+static void hint_both(const char *who) {
+    hint(who, MADV_DONTNEED, 100 + round_), hint(who, MADV_FREE, 1000000 + round_);
+    fill(pool, 2 * MIB, round_);
+}
+
+static void *hint_apart(void *who) {
+    hint_both(who);
+    return NULL;
+}
+
+// By this thread, by another, and by a child.
+static void check_hint(void) {
+    if (round_) holds("what was last", pool, 2 * MIB, round_ - 1);
+    hint_both("a thread");
+    pthread_t other;
+    pthread_create(&other, NULL, hint_apart, "another thread"), pthread_join(other, NULL);
+    pid_t child = fork();
+    if (!child) {
+        hint_both("a child");
+        fputs(verdict, stderr), _exit(verdict[0] != 0);
+    }
+    int status;
+    if (waitpid(child, &status, 0) != child || status) wrong("a child's hint came to what it must not");
+    holds("what a child's parent has", pool, 2 * MIB, round_);
+}
+
 // Grows, here or elsewhere, up to a bound, then is small again; what is new is zero, whatever was there before.
 static void resize(const char *what, size_t to) {
     size_t from = size;
@@ -327,6 +363,7 @@ static const struct kind {
     {"plain", nothing, nothing},
     {"dontneed", begin_dontneed, check_dontneed},
     {"free", begin_dontneed, check_free},
+    {"hint", begin_dontneed, check_hint},
     {"grow", begin_grow, check_grow},
     {"shrink", begin_grow, check_shrink},
     {"churn", begin_churn, check_shrink},
