@@ -33,6 +33,14 @@ pub(crate) enum How {
     Cold,
 }
 
+/// A template to serve alone.
+#[derive(Debug)]
+pub(crate) struct Template {
+    /// What its servers keep their state under.
+    name: String,
+    config: PathBuf,
+}
+
 impl Stack {
     /// The stack of this repository; the missing part's name where it is not up.
     pub(crate) fn find() -> Result<Self, String> {
@@ -58,12 +66,37 @@ impl Stack {
         self.root.join(format!("target/images/{template}.tar")).exists()
     }
 
+    /// One of the ready templates.
+    pub(crate) fn template(&self, name: &str) -> Template {
+        let config = self.root.join(format!("deployments/templates/{name}.toml"));
+        Template { name: name.to_owned(), config }
+    }
+
+    /// The same with another text in one place, under a name of its own.
+    pub(crate) fn template_with(
+        &self,
+        name: &str,
+        own: &str,
+        from: &str,
+        to: &str,
+    ) -> Result<Template, Failure> {
+        let text = std::fs::read_to_string(self.template(name).config)?;
+        if text.matches(from).count() != 1 {
+            return Err(format!("the template {name} does not say `{from}` once").into());
+        }
+        // As far below the root as the one it comes from, for the sake of its paths.
+        let config = self.root.join("target/perf").join(format!("{own}.toml"));
+        std::fs::create_dir_all(self.root.join("target/perf"))?;
+        std::fs::write(&config, text.replace(from, to))?;
+        Ok(Template { name: own.to_owned(), config })
+    }
+
     /// A server of one template with a pool of `target`. Its state stays: what a broken run left is cleaned up by the
     /// next, and a checkpoint is made only once.
     pub(crate) fn serve(
         &self,
         program: &Path,
-        template: &str,
+        template: &Template,
         target: usize,
         how: How,
         core: usize,
@@ -73,12 +106,12 @@ impl Stack {
             How::Stock => "stock",
             How::Cold => "cold",
         };
-        let state = self.root.join(format!("target/perf/{template}-{name}"));
+        let state = self.root.join(format!("target/perf/{}-{name}", template.name));
         std::fs::create_dir_all(&state)?;
         let mut command = child::leashed(program)?;
         command
             .args(["serve", "--config"])
-            .arg(self.root.join(format!("deployments/templates/{template}.toml")))
+            .arg(&template.config)
             .env_clear()
             .envs(self.env.iter().map(|(name, value)| (name, value)))
             .env("STATE_DIR", &state)
@@ -139,6 +172,18 @@ impl Site {
             }
             std::thread::sleep(Duration::from_millis(1));
         }
+    }
+
+    /// Bytes of memory that an instance has for itself, once the server has measured that.
+    pub(crate) fn private_memory(&self, id: &str) -> Result<f64, Failure> {
+        let mut bytes = None;
+        wait_for("what an instance takes", || {
+            let body = self.ask("GET", &format!("/api/v1/demo/{id}"), "localhost")?.good()?;
+            let answer: Value = serde_json::from_slice(&body)?;
+            bytes = answer["memory"]["private_bytes"].as_f64();
+            Ok(bytes.is_some())
+        })?;
+        Ok(bytes.unwrap_or_default())
     }
 
     /// Gives an instance back.

@@ -7,7 +7,7 @@ use crate::instance::InstanceId;
 /// What one instance takes, or several in sum.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct MemoryUse {
-    /// Of its processes' memory, what nobody else has: what a copy of a checkpoint has changed since.
+    /// Of its processes' memory, what is no file's and nobody else's: what a copy of a checkpoint has changed since.
     pub private: u64,
     /// Of its processes' memory, their share: what several have counts for each in part, so that the sum over all
     /// processes of the host is what they have in all.

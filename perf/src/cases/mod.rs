@@ -2,6 +2,7 @@
 
 mod acquire;
 mod many;
+mod memory;
 mod proxied;
 mod restore;
 mod units;
@@ -31,6 +32,8 @@ pub(crate) enum Case {
     Many,
     /// Containers: how long a restore, a cold start, a refill and a release take; skipped where nothing runs containers
     Restore,
+    /// Containers: what memory a copy takes, and that its size costs no time; skipped where nothing runs containers
+    Memory,
     /// Acquires and routes with Valkey as the store; skipped where there is no Valkey
     Valkey,
 }
@@ -121,6 +124,7 @@ impl Bench {
             Case::ProxiedThroughput => proxied::throughput(self),
             Case::Many => many::measure(self),
             Case::Restore => restore::measure(self),
+            Case::Memory => memory::measure(self),
             Case::Valkey => valkey::measure(self),
         }
     }

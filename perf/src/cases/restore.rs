@@ -183,9 +183,10 @@ impl Image {
         let (program, core): (&Path, usize) = (&bench.programs.server, bench.cores.server);
         let (restores, colds) = if bench.scale.pairs > 1 { self.samples } else { (self.samples.0 / 10, 1) };
 
-        let site = stack.serve(program, template, 0, How::Shared, core)?;
-        let cold_site = stack.serve(program, template, 0, How::Cold, core)?;
-        let stock_site = stack.serve(program, template, 0, How::Stock, core)?;
+        let of = stack.template(template);
+        let site = stack.serve(program, &of, 0, How::Shared, core)?;
+        let cold_site = stack.serve(program, &of, 0, How::Cold, core)?;
+        let stock_site = stack.serve(program, &of, 0, How::Stock, core)?;
         // The first brings the image here, and makes the checkpoint where there is none.
         Visits::default().make(&site, text, 1)?;
         Visits::default().make(&stock_site, text, 1)?;
@@ -203,7 +204,7 @@ impl Image {
         let stock_breakdown = breakdown(&stock_site, &stock)?;
         let breakdown = breakdown(&site, &restored)?;
         drop((site, stock_site, cold_site));
-        let site = stack.serve(program, template, POOL, How::Shared, core)?;
+        let site = stack.serve(program, &of, POOL, How::Shared, core)?;
         let waves = if bench.scale.pairs > 1 { 5 } else { 1 };
         let (refills, beside): (Vec<f64>, Vec<f64>) = (0..waves)
             .map(|_| Ok((refill(&site, false)?, refill(&site, true)?)))

@@ -7,27 +7,34 @@ use std::io;
 use super::super::host::blocking;
 use super::super::usage::{HostMemory, MemoryReport, MemoryUse};
 use super::{Parts, cgroups};
+use crate::instance::InstanceId;
 
 impl Parts {
     /// Reads it all, a third of a millisecond for each process. `None` where the kernel does not tell.
     pub(super) async fn memory(&self) -> Option<MemoryReport> {
-        let (ids, shared) = (self.instances.ids(), self.checkpoints.shared());
+        let shares = |id: &InstanceId| {
+            let of = self.instances.origin(id);
+            of.is_some_and(|key| self.checkpoints.devices(&key).is_some())
+        };
+        let ids: Vec<_> = self.instances.ids().into_iter().map(|id| (shares(&id), id)).collect();
+        let shared = self.checkpoints.shared();
         blocking(move || {
             let host = host(&fs::read_to_string("/proc/meminfo").ok()?)?;
-            let uses = ids.into_iter().filter_map(|id| Some((of_instance(id.as_str())?, id)));
+            let uses =
+                ids.into_iter().filter_map(|(shares, id)| Some((of_instance(id.as_str(), shares)?, id)));
             Some(MemoryReport { instances: uses.map(|(used, id)| (id, used)).collect(), shared, host })
         })
         .await
     }
 }
 
-/// `None` for one that has no processes, or none any more.
-fn of_instance(id: &str) -> Option<MemoryUse> {
+/// `None` for one that has no processes, or none any more. One that shares has memory in files that are not its own.
+fn of_instance(id: &str, shares: bool) -> Option<MemoryUse> {
     let processes: BTreeSet<i32> = cgroups::processes(id).into_iter().collect();
     let read = |pid: &i32| fs::read_to_string(format!("/proc/{pid}/smaps_rollup"));
     // One that has ended meanwhile has none.
     let uses: Vec<_> =
-        processes.iter().map(read).filter_map(io::Result::ok).map(|text| of_process(&text)).collect();
+        processes.iter().map(read).filter_map(io::Result::ok).map(|text| of_process(&text, shares)).collect();
     if uses.is_empty() {
         return None;
     }
@@ -35,12 +42,15 @@ fn of_instance(id: &str) -> Option<MemoryUse> {
     Some(MemoryUse { charged: cgroups::charged(id).unwrap_or(sum.private), ..sum })
 }
 
-/// The sums that a process's `smaps_rollup` has.
-fn of_process(rollup: &str) -> MemoryUse {
+/// The sums that a process's `smaps_rollup` has. What processes of an instance have in common counts for each in part; no
+/// other instance has any of it. What the kernel calls private is something else: it counts what nobody else has mapped just
+/// now, and so all that copies share for the only one of them.
+fn of_process(rollup: &str, shares: bool) -> MemoryUse {
     let mut used = MemoryUse::default();
     for (name, bytes) in rollup.lines().filter_map(kilobytes) {
         match name {
-            "Private_Clean" | "Private_Dirty" | "Private_Hugetlb" => used.private += bytes,
+            "Pss_Anon" | "Private_Hugetlb" => used.private += bytes,
+            "Pss_Shmem" if !shares => used.private += bytes,
             "Pss" => used.proportional += bytes,
             _ => {}
         }
@@ -67,11 +77,12 @@ mod tests {
     #[test]
     fn what_the_kernel_counts_is_read() {
         let rollup = "55a0-7ffe ---p 00000000 00:00 0    [rollup]\nRss:   9000 kB\nPss:   120 kB\nPss_Dirty: 7 kB\n\
-                      Shared_Clean:  8 kB\nPrivate_Clean:  4 kB\nPrivate_Dirty:  16 kB\nPrivate_Hugetlb:  0 kB\n";
+                      Pss_Anon: 20 kB\nPss_File: 93 kB\nPss_Shmem: 7 kB\nPrivate_Dirty:  16 kB\nPrivate_Hugetlb:  0 kB\n";
         let expected = MemoryUse { private: 20 << 10, proportional: 120 << 10, charged: 0 };
-        assert_eq!(of_process(rollup), expected);
+        assert_eq!(of_process(rollup, true), expected);
+        assert_eq!(of_process(rollup, false), MemoryUse { private: 27 << 10, ..expected });
         // Of one that ends.
-        assert_eq!(of_process(""), MemoryUse::default());
+        assert_eq!(of_process("", true), MemoryUse::default());
         let meminfo = "MemTotal:  1000 kB\nMemFree:  5 kB\nMemAvailable:  400 kB\nHugePages_Total:  0\n";
         assert_eq!(host(meminfo), Some(HostMemory { total: 1_024_000, available: 409_600 }));
         assert_eq!(host("MemTotal: 1 kB\n"), None);
@@ -80,10 +91,10 @@ mod tests {
 
     #[test]
     fn this_very_process_has_memory_of_its_own() {
-        let own = of_process(&fs::read_to_string("/proc/self/smaps_rollup").unwrap());
+        let own = of_process(&fs::read_to_string("/proc/self/smaps_rollup").unwrap(), false);
         assert!(own.private > 100 << 10 && own.proportional >= own.private, "{own:?}");
         let host = host(&fs::read_to_string("/proc/meminfo").unwrap()).unwrap();
         assert!(host.total > host.available && host.available > own.private, "{host:?}");
-        assert_eq!(of_instance("no-such-instance"), None);
+        assert_eq!(of_instance("no-such-instance", false), None);
     }
 }

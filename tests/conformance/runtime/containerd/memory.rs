@@ -27,8 +27,11 @@ async fn a_copy_takes_what_it_changes_and_writes_and_what_copies_share_counts_on
     assert!(matches!(shared.as_slice(), [(name, bytes)] if name == "sample" && *bytes >= BULK), "{shared:?}");
 
     let (a_id, a) = start(&runtime, &holder).await;
+    tell(&runtime, a.endpoint, "sum").await;
+    // What copies share is not its own either while it is the only one that has looked at all of it.
+    let alone = of(&runtime, &a_id).await;
+    assert!(alone.private < BULK / 4 && alone.proportional > BULK, "{alone:?}");
     let (b_id, _) = start(&runtime, &holder).await;
-    tell(&runtime, a.endpoint, "read 0").await;
     for id in [&a_id, &b_id] {
         let used = of(&runtime, id).await;
         let (private, proportional) = memory(id.as_str());

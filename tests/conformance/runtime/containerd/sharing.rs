@@ -51,7 +51,7 @@ pub(super) async fn bake_holder(runtime: &dyn Runtime, share_memory: ShareMemory
     holder
 }
 
-/// Bytes of memory of the processes whose root holds this id: what is theirs alone, and their share of all.
+/// Bytes of memory of the processes whose root holds this id: what is theirs alone and no file's, and their share of all.
 pub(super) fn memory(id: &str) -> (u64, u64) {
     let (mut private, mut proportional) = (0, 0);
     for entry in fs::read_dir("/proc").unwrap().flatten() {
@@ -63,7 +63,7 @@ pub(super) fn memory(id: &str) -> (u64, u64) {
                     rollup.lines().filter_map(|line| line.strip_prefix(name)?.split_whitespace().next());
                 lines.map(|kilobytes| kilobytes.parse::<u64>().unwrap() << 10).sum()
             };
-            private += sum("Private_Clean:") + sum("Private_Dirty:");
+            private += sum("Pss_Anon:");
             proportional += sum("Pss:");
         }
     }
