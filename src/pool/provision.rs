@@ -156,13 +156,15 @@ impl Draft<'_> {
 
     async fn warm_up(&mut self) -> Result<(), ProvisionError> {
         let runtime = &self.pool.runtime;
-        // A copy of a golden checkpoint was warmed up before that was frozen. Of the first it is seen what that changes.
+        // A copy of a golden checkpoint was warmed up before that was frozen. Of the first it is seen what a visitor's first
+        // page changes: what more pages change, most copies would have for nothing.
         let is_copy = self.started().how == StartMethod::Restored;
         if !runtime.runs_apps() || is_copy && !runtime.is_to_be_observed(&self.id).await {
             return Ok(());
         }
         let host = self.pool.address.instance_authority(&self.id);
-        for path in &self.template.warm_up {
+        let pages = if is_copy { 1 } else { usize::MAX };
+        for path in self.template.warm_up.iter().take(pages) {
             ready::visit(self.target(&host), path, self.template.ready.timeout).await?;
         }
         if is_copy && let Err(error) = runtime.observe(&self.id).await {

@@ -3,10 +3,12 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
-use std::io;
+use std::io::{self, IoSlice, IoSliceMut};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
+use nix::sys::uio::{RemoteIoVec, process_vm_readv, process_vm_writev};
+use nix::unistd::Pid;
 use serde::{Deserialize, Serialize};
 
 use super::plan::PAGE;
@@ -17,6 +19,9 @@ const FILE: &str = "touched.json";
 
 /// Most bytes that a copy gets so: what it has for itself when nobody uses it stays a fraction of what it shares.
 const MOST: u64 = 16 << 20;
+
+/// Pages with one call to the kernel, which takes no more (`IOV_MAX`).
+const AT_ONCE: usize = 1024;
 
 /// An entry of a process's `pagemap`: eight bytes a page.
 const ENTRY: u64 = 8;
@@ -33,6 +38,14 @@ pub(in super::super) struct Touched(BTreeMap<i32, Vec<Run>>);
 struct Run {
     start: u64,
     end: u64,
+}
+
+impl Run {
+    /// The first byte of each page.
+    fn pages(&self) -> impl Iterator<Item = RemoteIoVec> {
+        let addresses = (self.start..self.end).step_by(PAGE as usize);
+        addresses.filter_map(|address| Some(RemoteIoVec { base: usize::try_from(address).ok()?, len: 1 }))
+    }
 }
 
 impl Touched {
@@ -72,19 +85,33 @@ impl Touched {
         serde_json::from_slice(&fs::read(checkpoint.join(FILE)).ok()?).ok()
     }
 
-    /// Has processes that do not run change the same pages, to what they are.
-    pub(in super::super) fn touch(&self, pids: &[i32]) -> io::Result<()> {
-        let mut buffer = Vec::new();
-        for pid in pids {
-            let Some(runs) = self.0.get(&inside(*pid)?) else { continue };
-            let memory = File::options().read(true).write(true).open(format!("/proc/{pid}/mem"))?;
-            for run in runs {
-                buffer.resize(usize::try_from(run.end.saturating_sub(run.start).min(MOST)).unwrap_or(0), 0);
-                memory.read_exact_at(&mut buffer, run.start)?;
-                memory.write_all_at(&buffer, run.start)?;
+    /// Has processes that do not run change the same pages, to what they are. All at once, for they wait for it.
+    pub(in super::super) fn touch(&self, pids: &[i32]) {
+        std::thread::scope(|scope| {
+            for pid in pids {
+                if let Some(runs) = inside(*pid).ok().and_then(|number| self.0.get(&number)) {
+                    scope.spawn(|| touch(Pid::from_raw(*pid), runs));
+                }
             }
+        });
+    }
+}
+
+/// Reads and writes a byte of each page, many with a call. What can no longer be written to stays as it is.
+fn touch(process: Pid, runs: &[Run]) {
+    let pages: Vec<RemoteIoVec> = runs.iter().flat_map(Run::pages).take((MOST / PAGE) as usize).collect();
+    let mut bytes = [0; AT_ONCE];
+    for pages in pages.chunks(AT_ONCE) {
+        let mut at = 0;
+        while at < pages.len() {
+            let (bytes, pages) = (&mut bytes[at..pages.len()], &pages[at..]);
+            let Ok(read @ 1..) = process_vm_readv(process, &mut [IoSliceMut::new(bytes)], pages) else {
+                break;
+            };
+            let written = process_vm_writev(process, &[IoSlice::new(&bytes[..read])], &pages[..read]);
+            // It ends before the first page that it cannot write to.
+            at += written.unwrap_or(0).max(1);
         }
-        Ok(())
     }
 }
 

@@ -212,7 +212,7 @@ impl Draft<'_> {
     /// Has it what it will change at once. Without that it is slower, and no less right.
     fn touch(&self) {
         if let Some(touched) = &self.touched {
-            let _ = touched.touch(&self.groups.processes());
+            touched.touch(&self.groups.processes());
         }
     }
 
