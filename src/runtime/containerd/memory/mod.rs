@@ -9,13 +9,13 @@
 //! | `touched` | what copies change at once |
 //! | `verdict` | whether an app bears it, by what it is made of |
 //! | `watch`, `given_up` | which of its memory does not, by what it does |
-//! | `hints` | that nothing comes of it when some give memory up |
+//! | `advice` | what some hear when they give memory up |
 //!
 //! The files lie in a tmpfs of the checkpoint's own, in the folder that its clones have as their `/dev`, which is read
 //! only. It is attached where containerd sees it; every clone's mount holds it too, so it is gone with the last of them.
 
+mod advice;
 mod given_up;
-mod hints;
 mod image;
 mod message;
 mod plan;

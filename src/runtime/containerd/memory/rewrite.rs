@@ -9,12 +9,12 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{FallocateFlags, fallocate};
 
-use super::hints;
+use super::advice;
 use super::image::Image;
 use super::message::Message;
 use super::plan::{self, PAGE, Parted, Plan, Refused, Rules, malformed};
 use super::source::Source;
-use super::verdict::{Evidence, Habit};
+use super::verdict::Evidence;
 
 /// Where a container sees the files, and on which mount. No other mount is needed for them, and each costs time.
 pub(super) const FOLDER: &str = ".mem";
@@ -64,7 +64,7 @@ impl Draft {
             id = id.checked_add(1).ok_or(Refused::Contradiction)?;
             tasks.push(Task { name, pages, plan, shrinks: false });
         }
-        let (mut taken, mut hinting) = (HashSet::new(), Vec::new());
+        let (mut taken, mut sharing) = (HashSet::new(), Vec::new());
         let processes = source.names().iter();
         for pid in processes.filter_map(|name| name.strip_prefix("mm-")?.strip_suffix(".img")) {
             let (mm_name, pagemap_name) = (format!("mm-{pid}.img"), format!("pagemap-{pid}.img"));
@@ -79,9 +79,7 @@ impl Draft {
             let rules = Rules { parted: &parted, given_up: &evidence.given_up, habit };
             let plan = plan::share(&mut mm, &mut pagemap, length, id, &rules)?;
             let Some(plan) = plan else { continue };
-            if habit == Habit::Hints {
-                hinting.push(number);
-            }
+            sharing.push((number, habit));
             changed.push((mm_name, mm.write()));
             if plan.moved.is_empty() {
                 continue;
@@ -95,7 +93,7 @@ impl Draft {
         if tasks.is_empty() {
             return Err(Refused::Nothing);
         }
-        changed.extend(hints::pass_over(&source, &hinting)?);
+        changed.extend(advice::answer_all(&source, &sharing)?);
         let mut room = 0_u64;
         for task in &tasks {
             room = room.checked_add(task.plan.room()).ok_or(Refused::Contradiction)?;

@@ -1,22 +1,19 @@
 //! Whether an app's processes may share their memory: what is mapped from a file does not turn to zeros when an allocator
 //! gives it up with `MADV_DONTNEED`, it turns to what the file holds. Most allocators do not mind, for they promise
 //! nothing about what they hand out, or clear it themselves. Those that count on zeros are known by their files' names,
-//! or by words that every program holds which they were linked into. One of them has nothing against it if what it gives
-//! up stays as it was: V8.
+//! or by words that every program holds which they were linked into. Some of those get along with memory that cannot be
+//! given up, and hear as much in copies (`advice`).
 
-use std::collections::{HashMap, HashSet};
+use std::collections::hash_map::Entry;
+use std::collections::{BTreeSet, HashMap};
 use std::fs::{self, File};
 use std::io::{self, Read};
 use std::path::Path;
 
 use memchr::memmem::Finder;
 
+use super::advice;
 use super::given_up::GivenUp;
-use super::hints;
-
-/// Node's, Deno's and Chromium's. It takes it that what it gives up is zero or is left alone: `DiscardSystemPages` in its
-/// `include/v8-platform.h` is "a hint", and what has to be zero it maps anew.
-const V8: &str = "V8";
 
 /// Names of libraries, and whose they are.
 const LIBRARIES: [(&str, &str); 6] = [
@@ -25,7 +22,7 @@ const LIBRARIES: [(&str, &str); 6] = [
     ("libmimalloc", "mimalloc"),
     ("libcoreclr", ".NET"),
     ("libclrgc", ".NET"),
-    ("libnode", V8),
+    ("libnode", "V8"),
 ];
 
 /// Words in programs and libraries, and whose they are. Names alone would be too little: MariaDB names all of them. They
@@ -37,8 +34,8 @@ const SDROW: [(&[u8], &str); 9] = [
     (b"colla egral :collamct", "tcmalloc"),
     (b" :collamim", "mimalloc"),
     (b":fnidliub oG \xff", "Go"),
-    (b"ezis-ecaps-dlo-xam", V8),
-    (b"ezis_ecaps_dlo_xam", V8),
+    (b"ezis-ecaps-dlo-xam", "V8"),
+    (b"ezis_ecaps_dlo_xam", "V8"),
     (b"collam_egap_sap", "JavaScriptCore"),
 ];
 
@@ -50,8 +47,26 @@ const PART: usize = 1 << 20;
 pub(super) enum Habit {
     /// Whatever it does then was watched, or it does not mind what it finds there afterwards.
     Plain,
-    /// As a hint, which may be passed over; in its copies it is (`hints`).
+    /// As a hint, of which nothing may come: then it finds what was there.
     Hints,
+    /// It asks whether that worked, and helps itself or counts on nothing where it did not.
+    Asks,
+}
+
+/// The habit of those who count on zeros and yet get along with memory that stays as it is; `None` for those of whom that
+/// is not known.
+fn habit(owner: &str) -> Option<Habit> {
+    match owner {
+        // `DiscardSystemPages` in its `include/v8-platform.h` is "a hint", a failure ends it, and what has to be zero it maps
+        // anew.
+        "V8" => Some(Habit::Hints),
+        // `sysUnusedOS` in its `src/runtime/mem_linux.go` maps anew what cannot be given up.
+        "Go" => Some(Habit::Asks),
+        // `pages_purge_forced` and `pages_purge_lazy` in its `src/pages.c` tell whether it worked, and what was not purged
+        // does not count as zero.
+        "jemalloc" => Some(Habit::Asks),
+        _ => None,
+    }
 }
 
 /// What is known of an app beyond its images, for copies that share its memory.
@@ -105,20 +120,30 @@ pub(in super::super) fn examine(processes: &[u32]) -> Result<Habits, String> {
             }
             Err(error) => return Err(format!("process {pid} cannot be looked at: {error}")),
         };
-        let mut habit = Habit::Plain;
+        let mut of_process: Option<(&str, Habit)> = None;
         for program in maps.lines().filter_map(Mapped::of) {
             let file = (program.device.to_owned(), program.inode.to_owned());
-            let is_hinting = match seen.get(&file) {
-                Some(known) => *known,
-                None => program.has_v8(&proc, &finders)?,
+            let owners = match seen.entry(file) {
+                Entry::Occupied(known) => known.into_mut(),
+                Entry::Vacant(unknown) => unknown.insert(program.owners(&proc, &finders)?),
             };
-            seen.insert(file, is_hinting);
-            if is_hinting {
-                habit = Habit::Hints;
+            for owner in owners.iter() {
+                let Some(habit) = habit(owner).filter(|_| advice::CAN_BE_ANSWERED) else {
+                    return Err(format!("{} has {owner}, which may count on zeros", program.path));
+                };
+                match of_process {
+                    Some((other, unlike)) if unlike != habit => {
+                        return Err(format!(
+                            "{} has {owner}, and {other} is in the same process",
+                            program.path
+                        ));
+                    }
+                    _ => of_process = Some((owner, habit)),
+                }
             }
         }
         let inside = inside(&status).ok_or_else(|| format!("process {pid} has no number"))?;
-        habits.insert(inside, habit);
+        habits.insert(inside, of_process.map_or(Habit::Plain, |(_, habit)| habit));
     }
     Ok(habits.into())
 }
@@ -147,20 +172,12 @@ impl<'a> Mapped<'a> {
         (rights.contains('x') && path.starts_with('/')).then_some(Self { range, device, inode, path })
     }
 
-    /// Whether V8 is in there.
-    ///
-    /// # Errors
-    /// Another is that counts on zeros, or nobody can tell.
-    fn has_v8(&self, proc: &Path, finders: &[Word]) -> Result<bool, String> {
-        let path = self.path;
+    /// Who of those that count on zeros is in there, in order.
+    fn owners(&self, proc: &Path, finders: &[Word]) -> Result<BTreeSet<&'static str>, String> {
         let found = self.open(proc).and_then(|file| search(file, finders));
-        let mut owners = found.map_err(|error| format!("{path} cannot be looked at: {error}"))?;
-        owners.extend(library(path));
-        let has_v8 = hints::CAN_BE_PASSED_OVER && owners.remove(V8);
-        match owners.iter().min() {
-            Some(owner) => Err(format!("{path} has {owner}, which may count on zeros")),
-            None => Ok(has_v8),
-        }
+        let mut owners = found.map_err(|error| format!("{} cannot be looked at: {error}", self.path))?;
+        owners.extend(library(self.path));
+        Ok(owners)
     }
 
     fn open(&self, proc: &Path) -> io::Result<File> {
@@ -177,10 +194,10 @@ fn library(path: &str) -> Option<&'static str> {
 }
 
 /// Whose words are in there.
-fn search(mut from: impl Read, finders: &[Word]) -> io::Result<HashSet<&'static str>> {
+fn search(mut from: impl Read, finders: &[Word]) -> io::Result<BTreeSet<&'static str>> {
     // What may be the beginning of a word at the end of a part is looked at again with the next.
     let overlap = SDROW.iter().map(|(word, _)| word.len()).max().unwrap_or(0);
-    let (mut buffer, mut owners) = (Vec::with_capacity(PART + overlap), HashSet::new());
+    let (mut buffer, mut owners) = (Vec::with_capacity(PART + overlap), BTreeSet::new());
     loop {
         let read = (&mut from).take(PART as u64).read_to_end(&mut buffer)?;
         if read == 0 {
@@ -226,7 +243,11 @@ mod tests {
             let mut bytes = vec![b'.'; at];
             bytes.extend(b"<jemalloc>: ");
             bytes.extend(b" max-old-space-size");
-            assert_eq!(search(bytes.as_slice(), &finders).unwrap(), HashSet::from(["jemalloc", V8]), "{at}");
+            assert_eq!(
+                search(bytes.as_slice(), &finders).unwrap(),
+                BTreeSet::from(["jemalloc", "V8"]),
+                "{at}"
+            );
         }
         // What MariaDB holds, which runs without it.
         assert!(search(b"jemalloc tcmalloc %s.%d.%d".as_slice(), &finders).unwrap().is_empty());
@@ -242,7 +263,7 @@ mod tests {
     fn this_program_holds_no_word() {
         let program = File::open(std::env::current_exe().unwrap()).unwrap();
         // The tests hold some.
-        let expected = HashSet::from(["jemalloc", V8]);
+        let expected = BTreeSet::from(["jemalloc", "V8"]);
         assert!(search(program, &finders()).unwrap().is_subset(&expected));
     }
 

@@ -174,8 +174,8 @@ async fn a_program_that_leaves_an_empty_mapping_behind_is_right_after_a_restore(
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_program_with_an_allocator_that_counts_on_zeros_has_memory_of_its_own() {
-    let own = Fate::Own("/memory has jemalloc, which may count on zeros");
-    try_out_with("dontneed", "<jemalloc>: ", ShareMemory::Auto, own).await;
+    let own = Fate::Own("/memory has tcmalloc, which may count on zeros");
+    try_out_with("dontneed", "tcmalloc: large alloc", ShareMemory::Auto, own).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -191,8 +191,15 @@ async fn hints_of_a_program_like_v8_are_passed_over_in_copies() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn programs_like_those_in_go_and_with_jemalloc_map_anew_what_copies_cannot_give_up() {
+    for words in [r"\377 Go buildinf:", "<jemalloc>: "] {
+        try_out_with("ask", words, ShareMemory::Auto, shared(BULK + 2)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_program_that_has_v8_and_another_allocator_has_memory_of_its_own() {
-    let own = Fate::Own("/memory has jemalloc, which may count on zeros");
+    let own = Fate::Own("/memory has jemalloc, and V8 is in the same process");
     try_out_with("hint", "max-old-space-size <jemalloc>: ", ShareMemory::Auto, own).await;
 }
 

@@ -140,6 +140,20 @@ static void check_hint(void) {
     holds("what a child's parent has", pool, 2 * MIB, round_);
 }
 
+// Gives memory up, or maps it anew where that does not work, and counts on zeros.
+static void check_ask(void) {
+    holds("what is given up next", pool, 2 * MIB, 5 + round_);
+    int advice = round_ % 2 ? MADV_DONTNEED : MADV_FREE;
+    if (advice == MADV_FREE) memset(pool + MIB, 0, MIB);
+    if (madvise(pool + MIB, MIB, advice)) {
+        if (errno != ENOSYS) wrong("advice %d: %s", advice, strerror(errno));
+        if (mmap(pool + MIB, MIB, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0) == MAP_FAILED)
+            wrong("mmap: %s", strerror(errno));
+    }
+    holds("what is beside it", pool, MIB, 5 + round_), zero("what was given up", pool + MIB, MIB);
+    fill(pool, 2 * MIB, 6 + round_);
+}
+
 // Grows, here or elsewhere, up to a bound, then is small again; what is new is zero, whatever was there before.
 static void resize(const char *what, size_t to) {
     size_t from = size;
@@ -364,6 +378,7 @@ static const struct kind {
     {"dontneed", begin_dontneed, check_dontneed},
     {"free", begin_dontneed, check_free},
     {"hint", begin_dontneed, check_hint},
+    {"ask", begin_dontneed, check_ask},
     {"grow", begin_grow, check_grow},
     {"shrink", begin_grow, check_shrink},
     {"churn", begin_churn, check_shrink},

@@ -1,7 +1,7 @@
-//! Some give memory up as a hint: whether it turns to zeros or stays as it is, they are right. In a mapping of a file it
-//! would turn to a third thing, what the file holds, so in copies of such a process the hint is passed over: a filter of
-//! system calls answers it, without error, and the memory stays. It comes on top of those that the process has, and goes on
-//! to its children.
+//! What a program hears when it gives memory up. In a mapping of a file that would turn to what the file holds, which is
+//! neither zero nor as it was. Some programs are right if nothing comes of it, some if they are told that it does not work;
+//! in copies of those a filter of system calls answers, and the memory stays as it is. It comes on top of the filters that
+//! a process has, and goes on to its children.
 //!
 //! CRIU's image of all filters is a list, each with the number of the one below it; a thread names its uppermost. Where
 //! all threads of a process have the same, only its first names it, and the filter's flags say that it is for all.
@@ -12,6 +12,7 @@ use super::image::Image;
 use super::message::Message;
 use super::plan::{Refused, malformed};
 use super::source::Source;
+use super::verdict::Habit;
 
 /// What the kernel calls this architecture (`AUDIT_ARCH_...`), and its number for `madvise`.
 const CALL: Option<(u32, u32)> = if cfg!(target_arch = "x86_64") {
@@ -23,10 +24,15 @@ const CALL: Option<(u32, u32)> = if cfg!(target_arch = "x86_64") {
 };
 
 /// Whether there is a filter for this architecture.
-pub(super) const CAN_BE_PASSED_OVER: bool = CALL.is_some();
+pub(super) const CAN_BE_ANSWERED: bool = CALL.is_some();
+
+/// What a filter does with a call: it is not made, and returns this error, or succeeds with 0 (`SECCOMP_RET_ERRNO`).
+const ANSWERED: u32 = 0x0005_0000;
+/// Linux can be built without `madvise`, and then that is its error, so programs are made to get along with it.
+const ENOSYS: u32 = 38;
 
 /// `MADV_DONTNEED`, `MADV_FREE` and `MADV_DONTNEED_LOCKED`. Not `MADV_REMOVE`, which no private mapping takes.
-const HINTS: [u32; 3] = [4, 8, 24];
+const GIVING_UP: [u32; 3] = [4, 8, 24];
 
 /// The list of processes and of their threads.
 const PROCESSES: &str = "pstree.img";
@@ -59,15 +65,29 @@ mod filter {
     pub(super) const ALL_THREADS: u64 = 1;
 }
 
-/// The images, by name, of a checkpoint in whose copies the hints of these processes are passed over.
-pub(super) fn pass_over(source: &Source<'_>, pids: &[u32]) -> Result<Vec<(String, Vec<u8>)>, Refused> {
-    if pids.is_empty() {
+/// What a process of this habit is to hear; `None` if the kernel may do as it is told.
+fn answer(habit: Habit) -> Option<u32> {
+    match habit {
+        Habit::Plain => None,
+        Habit::Hints => Some(ANSWERED),
+        Habit::Asks => Some(ANSWERED | ENOSYS),
+    }
+}
+
+/// The images, by name, of a checkpoint in whose copies these processes hear what suits them.
+pub(super) fn answer_all(
+    source: &Source<'_>,
+    processes: &[(u32, Habit)],
+) -> Result<Vec<(String, Vec<u8>)>, Refused> {
+    let answers = processes.iter().filter_map(|(pid, habit)| Some((u64::from(*pid), answer(*habit)?)));
+    let answers: Vec<(u64, u32)> = answers.collect();
+    if answers.is_empty() {
         return Ok(Vec::new());
     }
     let processes = source.read(PROCESSES)?;
     let mut filters = Filters::read(source)?;
     let mut changed = Vec::new();
-    for pid in pids.iter().copied().map(u64::from) {
+    for (pid, answer) in answers {
         let listed = processes.records.iter().find(|process| process.number(process::PID) == Some(pid));
         let threads: Vec<u64> = listed.ok_or(Refused::Contradiction)?.all_numbers(process::THREADS).collect();
         if !threads.contains(&pid) {
@@ -77,7 +97,7 @@ pub(super) fn pass_over(source: &Source<'_>, pids: &[u32]) -> Result<Vec<(String
         for thread in &threads {
             let name = format!("core-{thread}.img");
             let mut core = source.read(&name)?;
-            let Some(flags) = filters.put_on(&name, &mut core)? else { continue };
+            let Some(flags) = filters.put_on(&name, &mut core, answer)? else { continue };
             changed.push((name, core.write()));
             filtered += 1;
             for_all |= *thread == pid && flags & filter::ALL_THREADS != 0;
@@ -93,8 +113,8 @@ pub(super) fn pass_over(source: &Source<'_>, pids: &[u32]) -> Result<Vec<(String
 /// The list of filters, which becomes longer.
 struct Filters {
     image: Image,
-    /// By the number of a filter, that of ours above it.
-    ours: HashMap<u32, u32>,
+    /// By the number of a filter and our answer, that of ours above it.
+    ours: HashMap<(u32, u32), u32>,
 }
 
 impl Filters {
@@ -107,14 +127,14 @@ impl Filters {
     }
 
     /// Puts ours above those that a thread names, if it does; the flags of its own.
-    fn put_on(&mut self, name: &str, core: &mut Image) -> Result<Option<u64>, Refused> {
+    fn put_on(&mut self, name: &str, core: &mut Image, answer: u32) -> Result<Option<u64>, Refused> {
         let wrong = |why| malformed(name, why);
         let [core] = core.records.as_mut_slice() else { return Err(Refused::Contradiction) };
         let thread = Message::read(core.bytes(thread::CORE).ok_or(Refused::Contradiction)?).map_err(wrong)?;
         if thread.number(thread::MODE) != Some(thread::FILTERED) {
             return Ok(None);
         }
-        let (ours, flags) = self.above(thread.need_u32(thread::FILTER).map_err(wrong)?)?;
+        let (ours, flags) = self.above(thread.need_u32(thread::FILTER).map_err(wrong)?, answer)?;
         let named = core.change_each(thread::CORE, |mut thread| {
             thread.set_number(thread::FILTER, u64::from(ours));
             Ok(Some(thread))
@@ -124,28 +144,28 @@ impl Filters {
     }
 
     /// The number of ours above a filter, and the flags of that one, which ours has too.
-    fn above(&mut self, below: u32) -> Result<(u32, u64), Refused> {
+    fn above(&mut self, below: u32, answer: u32) -> Result<(u32, u64), Refused> {
         let [list] = self.image.records.as_mut_slice() else { return Err(Refused::Contradiction) };
         let theirs = list.all_bytes(filter::EACH).nth(below as usize).ok_or(Refused::Contradiction)?;
         let flags = Message::read(theirs).map_err(|why| malformed(FILTERS, why))?.number(filter::FLAGS);
         let flags = flags.unwrap_or(0);
-        if let Some(ours) = self.ours.get(&below) {
+        if let Some(ours) = self.ours.get(&(below, answer)) {
             return Ok((*ours, flags));
         }
         let number =
             u32::try_from(list.all_bytes(filter::EACH).count()).map_err(|_| Refused::Contradiction)?;
         let mut ours = Message::default();
-        ours.push_bytes(filter::PROGRAM, &program().ok_or(Refused::Contradiction)?);
+        ours.push_bytes(filter::PROGRAM, &program(answer).ok_or(Refused::Contradiction)?);
         ours.set_number(filter::BELOW, u64::from(below));
         ours.set_number(filter::FLAGS, flags);
         list.push_bytes(filter::EACH, &ours.write());
-        self.ours.insert(below, number);
+        self.ours.insert((below, answer), number);
         Ok((number, flags))
     }
 }
 
 /// The filter, as the kernel takes it: instructions of classic BPF about a `seccomp_data`.
-fn program() -> Option<Vec<u8>> {
+fn program(answer: u32) -> Option<Vec<u8>> {
     const LOAD: u16 = 0x20;
     const IS: u16 = 0x15;
     const ANSWER: u16 = 0x06;
@@ -154,11 +174,9 @@ fn program() -> Option<Vec<u8>> {
     const ARCHITECTURE: u32 = 4;
     const ADVICE: u32 = if cfg!(target_endian = "little") { 32 } else { 36 };
     const ALLOW: u32 = 0x7fff_0000;
-    /// `SECCOMP_RET_ERRNO` with no error: the call is not made, and has succeeded.
-    const DONE: u32 = 0x0005_0000;
 
     let (architecture, call) = CALL?;
-    let [one, two, three] = HINTS;
+    let [one, two, three] = GIVING_UP;
     // How many instructions to pass over if it is so, and if it is not.
     let instructions: [(u16, u8, u8, u32); 9] = [
         (LOAD, 0, 0, ARCHITECTURE),
@@ -171,8 +189,8 @@ fn program() -> Option<Vec<u8>> {
         (IS, 1, 0, three),
         (ANSWER, 0, 0, ALLOW),
     ];
-    let done = (ANSWER, 0, 0, DONE);
-    let bytes = instructions.into_iter().chain([done]).flat_map(|(what, yes, no, value)| {
+    let answered = (ANSWER, 0, 0, answer);
+    let bytes = instructions.into_iter().chain([answered]).flat_map(|(what, yes, no, value)| {
         let mut bytes = [0; 8];
         bytes[..2].copy_from_slice(&what.to_ne_bytes());
         bytes[2..4].copy_from_slice(&[yes, no]);
@@ -187,13 +205,13 @@ mod tests {
     use super::*;
 
     /// What the kernel makes of a call, by the rules of `bpf(4)` for the three kinds of instruction there are.
-    fn answer(architecture: u32, call: u32, advice: u64) -> u32 {
+    fn of_kernel(architecture: u32, call: u32, advice: u64) -> u32 {
         let mut data = [0; 64];
         data[..4].copy_from_slice(&call.to_ne_bytes());
         data[4..8].copy_from_slice(&architecture.to_ne_bytes());
         data[32..40].copy_from_slice(&advice.to_ne_bytes());
         let number = |bytes: &[u8], at: usize| u32::from_ne_bytes(bytes[at..at + 4].try_into().unwrap());
-        let program = program().unwrap();
+        let program = program(ANSWERED | ENOSYS).unwrap();
         let (mut at, mut loaded) = (0, 0);
         loop {
             let instruction = &program[8 * at..8 * at + 8];
@@ -212,13 +230,13 @@ mod tests {
     fn only_what_gives_memory_up_is_answered() {
         let (architecture, call) = CALL.unwrap();
         for advice in 0..64 {
-            let expected = if HINTS.contains(&advice) { 0x5_0000 } else { 0x7fff_0000 };
+            let expected = if GIVING_UP.contains(&advice) { 0x5_0026 } else { 0x7fff_0000 };
             // Of an `int` the upper half is anything.
             for above in [0, 0xffff_ffff_u64 << 32] {
-                assert_eq!(answer(architecture, call, above | u64::from(advice)), expected, "{advice}");
+                assert_eq!(of_kernel(architecture, call, above | u64::from(advice)), expected, "{advice}");
             }
-            assert_eq!(answer(architecture, call + 1, u64::from(advice)), 0x7fff_0000, "{advice}");
-            assert_eq!(answer(0x4000_0003, call, u64::from(advice)), 0x7fff_0000, "{advice}");
+            assert_eq!(of_kernel(architecture, call + 1, u64::from(advice)), 0x7fff_0000, "{advice}");
+            assert_eq!(of_kernel(0x4000_0003, call, u64::from(advice)), 0x7fff_0000, "{advice}");
         }
     }
 }
