@@ -20,10 +20,11 @@ impl Stack {
     #[expect(clippy::print_stdout, reason = "it tells who runs the tests")]
     pub(crate) fn find() -> Option<Self> {
         let found = Self::of_environment().or_else(Self::of_checkout);
-        if found.as_ref().is_some_and(|stack| stack.address.exists()) && image("php").is_file() {
+        let has_images = ["php", "node"].into_iter().all(|name| image(name).is_file());
+        if has_images && found.as_ref().is_some_and(|stack| stack.address.exists()) {
             return found;
         }
-        let why = "skipped: there is no containerd, or no image (run `make stack-up images`)";
+        let why = "skipped: there is no containerd, or an image is missing (run `make stack-up images`)";
         assert!(env::var_os("TRY_IT_NOW_NO_SKIPS").is_none_or(|value| value != "1"), "{why}");
         println!("{why}");
         None

@@ -85,7 +85,8 @@ fn large_heap(bench: &Bench, stack: &Stack, text: &str) -> Result<Row, Failure> 
         drop(guest);
         Ok::<_, Failure>(took)
     };
-    (restore(&large)?, restore(&empty)?);
+    restore(&large)?;
+    restore(&empty)?;
     let pairs = in_turn(bench.scale.tight_pairs, || restore(&large), || restore(&empty))?;
     let note = "a heap of 200 MiB, to the first page".to_owned();
     Ok(Row::of("node: restore p50", "ms", &pairs, "empty heap", LARGE_HEAP, note))

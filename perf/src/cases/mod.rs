@@ -4,6 +4,7 @@ mod acquire;
 mod many;
 mod memory;
 mod proxied;
+mod refill;
 mod restore;
 mod units;
 mod valkey;

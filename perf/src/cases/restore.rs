@@ -2,10 +2,10 @@
 //! how fast a pool refills, and how soon one is gone.
 
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use super::Bench;
+use super::refill::{Impact, POOL, refill};
+use super::{Bench, in_turn};
 use crate::Failure;
 use crate::clock::now;
 use crate::processors;
@@ -26,9 +26,9 @@ struct Image {
     ratio: Bound,
     /// Least instances a second.
     refill: Bound,
-    /// The rows: restore, first page, the same with nothing shared, on demand, cold start, refill, the same against the
-    /// processors, its impact, release, teardown.
-    rows: [&'static str; 10],
+    /// The rows: restore, first page, the same against a warm one's, with nothing shared, on demand, cold start, refill, the
+    /// same against the processors, its impact, release, teardown.
+    rows: [&'static str; 11],
 }
 
 macro_rules! rows {
@@ -36,6 +36,7 @@ macro_rules! rows {
         [
             concat!($image, ": restore p50"),
             concat!($image, ": first page"),
+            concat!($image, ": first page beside"),
             concat!($image, ": restore, nothing shared"),
             concat!($image, ": on demand, p50 to URL"),
             concat!($image, ": cold start"),
@@ -77,9 +78,6 @@ const IMAGES: [Image; 3] = [
         rows: rows!("wordpress"),
     },
 ];
-
-/// Instances that a pool holds, and that are taken from it at once.
-const POOL: usize = 8;
 
 /// Pages after the first of an instance, whose median says how long one takes.
 const WARM_PAGES: usize = 8;
@@ -203,6 +201,7 @@ impl Image {
         }
         let stock_breakdown = breakdown(&stock_site, &stock)?;
         let breakdown = breakdown(&site, &restored)?;
+        let beside_warm = beside_warm(&site, text, restores / 3)?;
         drop((site, stock_site, cold_site));
         let site = stack.serve(program, &of, POOL, How::Shared, core)?;
         let waves = if bench.scale.pairs > 1 { 5 } else { 1 };
@@ -215,6 +214,7 @@ impl Image {
         let [
             restore_row,
             page_row,
+            beside_row,
             stock_row,
             demand_row,
             cold_row,
@@ -230,6 +230,14 @@ impl Image {
         Ok(vec![
             own(restore_row, "ms", total, Bound::AtMost(self.restore), restores, breakdown),
             restored.first_page(page_row),
+            Row::of(
+                beside_row,
+                "ms",
+                &beside_warm,
+                "a warm one's",
+                FIRST_PAGE,
+                "both right after a restore".to_owned(),
+            ),
             stock.beside_restores(stock_row, &stock_ratios, Bound::None, stock_breakdown),
             Row {
                 what: demand_row,
@@ -284,85 +292,26 @@ fn own(
     Row { what, measured: value.value, unit, ratio: value, to: unit, bound, pairs, note }
 }
 
-/// Takes all of a full pool, and gives the rate at which it gets full again; with `beside`, while what was taken is
-/// given back and taken down.
-fn refill(site: &Site, beside: bool) -> Result<f64, Failure> {
-    site.wait_until_ready(POOL as u64)?;
-    let begin = now();
-    let ids = (0..POOL).map(|_| site.acquire()).collect::<Result<Vec<_>, _>>()?;
-    if beside {
-        ids.iter().try_for_each(|id| site.release(id))?;
-    }
-    site.wait_until_ready(POOL as u64)?;
-    let rate = POOL as f64 / begin.elapsed().as_secs_f64();
-    if !beside {
-        ids.iter().try_for_each(|id| site.release(id))?;
-    }
-    ids.iter().try_for_each(|id| site.wait_until_gone(id))?;
-    Ok(rate)
-}
-
-/// How long an instance's pages take, in milliseconds, when nothing else happens and while the pool refills.
-struct Impact {
-    alone: Vec<f64>,
-    beside: Vec<f64>,
-}
-
-impl Impact {
-    /// Takes at least that many pages each way.
-    fn measure(site: &Site, text: &str, pages: usize) -> Result<Self, Failure> {
-        let id = site.acquire()?;
-        site.wait_until_ready(POOL as u64)?;
-        let mut impact = Self { alone: Vec::new(), beside: Vec::new() };
-        // The first shows what a copy does only once.
-        site.first_page(&id, text)?;
-        while impact.alone.len() < pages {
-            impact.alone.push(page(site, &id, text)?);
-        }
-        while impact.beside.len() < pages {
-            let over = AtomicBool::new(false);
-            let times = std::thread::scope(|scope| {
-                let visitor = scope.spawn(|| {
-                    let mut times = Vec::new();
-                    while !over.load(Ordering::Acquire) {
-                        times.push(page(site, &id, text).map_err(|error| error.to_string())?);
-                    }
-                    Ok::<_, String>(times)
-                });
-                let refilled = refill(site, false);
-                over.store(true, Ordering::Release);
-                let times = visitor.join().map_err(|_| "the visitor's thread panicked".to_owned());
-                refilled.and_then(|_| Ok(times??))
-            })?;
-            impact.beside.extend(times);
-        }
-        site.release(&id)?;
-        site.wait_until_gone(&id)?;
-        Ok(impact)
-    }
-
-    fn row(&self, what: &'static str) -> Row {
-        let [alone, beside] = [&self.alone, &self.beside].map(|times| quantile(times, 0.99));
-        let ratio = beside / alone;
-        Row {
-            what,
-            measured: beside,
-            unit: "ms",
-            ratio: Median { value: ratio, low: ratio, high: ratio },
-            to: "without",
-            bound: Bound::AtMost(3.0),
-            pairs: self.beside.len(),
-            note: format!(
-                "p50 {:.1} ms, without {:.1}",
-                median(&self.beside).value,
-                median(&self.alone).value
-            ),
-        }
-    }
+/// The first page of a copy, and a page of a warm one at such a moment: right after a restore, when the processors have done
+/// something else for a while.
+fn beside_warm(site: &Site, text: &str, pairs: usize) -> Result<Vec<(f64, f64)>, Failure> {
+    let warm = site.acquire()?;
+    (0..=WARM_PAGES).try_for_each(|_| site.first_page(&warm, text))?;
+    let after_restore = |of_copy: bool| {
+        let copy = site.acquire()?;
+        let took = page(site, if of_copy { &copy } else { &warm }, text)?;
+        site.release(&copy)?;
+        site.wait_until_gone(&copy)?;
+        Ok(took)
+    };
+    let found = in_turn(pairs.max(1), || after_restore(true), || after_restore(false))?;
+    site.release(&warm)?;
+    site.wait_until_gone(&warm)?;
+    Ok(found)
 }
 
 /// Milliseconds to an instance's front page.
-fn page(site: &Site, id: &str, text: &str) -> Result<f64, Failure> {
+pub(super) fn page(site: &Site, id: &str, text: &str) -> Result<f64, Failure> {
     let begin = now();
     site.first_page(id, text)?;
     Ok(millis(begin.elapsed()))
@@ -395,7 +344,7 @@ fn millis(time: Duration) -> f64 {
 }
 
 /// The least value that `part` of all do not exceed.
-fn quantile(values: &[f64], part: f64) -> f64 {
+pub(super) fn quantile(values: &[f64], part: f64) -> f64 {
     let mut sorted = values.to_vec();
     sorted.sort_by(f64::total_cmp);
     sorted[((part * sorted.len() as f64).ceil() as usize).clamp(1, sorted.len()) - 1]
