@@ -20,6 +20,9 @@ use super::verdict::Evidence;
 pub(super) const FOLDER: &str = ".mem";
 const MOUNT: &str = "/dev";
 
+/// What begins the names of those with memory that processes had in common.
+pub(super) const IN_COMMON: &str = "shm-";
+
 /// Regular, and for root alone to read.
 const MODE: u32 = 0o100_400;
 
@@ -196,7 +199,7 @@ fn in_common(source: &Source<'_>, files: &Image) -> Result<Vec<(u64, InCommon)>,
         let pagemap = source.read(&name)?;
         let (pages, length) = source.pages_of(&name, &pagemap)?;
         let plan = plan::part(&pagemap, length, size)?;
-        found.push((number, InCommon { name: format!("shm-{id}.bin"), pages, plan }));
+        found.push((number, InCommon { name: format!("{IN_COMMON}{id}.bin"), pages, plan }));
     }
     Ok(found)
 }

@@ -1,5 +1,5 @@
-//! Which of the memory that copies share each has for itself soon: what the first pages of an app change. A fault each is
-//! what a visitor of a copy would wait for, so the next copies get these pages before they run.
+//! What the first page of an app needs of its memory: what it changes of that which copies share, and what it looks at in
+//! files. A fault each is what a visitor of a copy would wait for, so the next copies get it all before they run.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -12,7 +12,7 @@ use nix::unistd::Pid;
 use serde::{Deserialize, Serialize};
 
 use super::plan::PAGE;
-use super::rewrite::FOLDER;
+use super::rewrite::{FOLDER, IN_COMMON};
 
 /// Beside a checkpoint's images.
 const FILE: &str = "touched.json";
@@ -23,15 +23,28 @@ const MOST: u64 = 16 << 20;
 /// Pages with one call to the kernel, which takes no more (`IOV_MAX`).
 const AT_ONCE: usize = 1024;
 
+/// Bytes that the kernel has in reach together when one of them is looked at (its `fault_around_bytes`, unless it is told
+/// otherwise), so that one look at each is enough.
+const BLOCK: u64 = 64 << 10;
+
 /// An entry of a process's `pagemap`: eight bytes a page.
 const ENTRY: u64 = 8;
 const PRESENT: u64 = 1 << 63;
 /// The page is one of the file, not a copy of it.
 const OF_FILE: u64 = 1 << 61;
 
-/// Ranges of addresses, by the number that a process has inside.
+/// By the number that a process has inside.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub(in super::super) struct Touched(BTreeMap<i32, Vec<Run>>);
+pub(in super::super) struct Touched(BTreeMap<i32, Pages>);
+
+/// Those of one process.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+struct Pages {
+    /// What it changed.
+    changed: Vec<Run>,
+    /// Addresses in what it looked at, one for each [`BLOCK`].
+    seen: Vec<u64>,
+}
 
 /// Pages that follow each other.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -44,26 +57,28 @@ impl Run {
     /// The first byte of each page.
     fn pages(&self) -> impl Iterator<Item = RemoteIoVec> {
         let addresses = (self.start..self.end).step_by(PAGE as usize);
-        addresses.filter_map(|address| Some(RemoteIoVec { base: usize::try_from(address).ok()?, len: 1 }))
+        addresses.filter_map(byte)
     }
 }
 
 impl Touched {
-    /// What processes have changed so far, by their numbers outside.
+    /// What processes have changed and looked at so far, by their numbers outside.
     pub(in super::super) fn observe(pids: &[i32]) -> io::Result<Self> {
         let (mut all, mut room) = (BTreeMap::new(), MOST);
         for pid in pids {
             let maps = fs::read_to_string(format!("/proc/{pid}/maps"))?;
             let pagemap = File::open(format!("/proc/{pid}/pagemap"))?;
-            let mut runs = Vec::new();
-            for shared in maps.lines().filter_map(shared) {
-                let mut entries =
-                    vec![0; usize::try_from((shared.end - shared.start) / PAGE * ENTRY).unwrap_or(0)];
-                pagemap.read_exact_at(&mut entries, shared.start / PAGE * ENTRY)?;
-                add(&mut runs, shared.start, &entries, &mut room);
+            let mut pages = Pages::default();
+            for (of, is_shared) in maps.lines().filter_map(of_file) {
+                let mut entries = vec![0; usize::try_from((of.end - of.start) / PAGE * ENTRY).unwrap_or(0)];
+                pagemap.read_exact_at(&mut entries, of.start / PAGE * ENTRY)?;
+                if is_shared {
+                    add_changed(&mut pages.changed, of.start, &entries, &mut room);
+                }
+                add_seen(&mut pages.seen, of.start, &entries);
             }
-            if !runs.is_empty() {
-                all.insert(inside(*pid)?, runs);
+            if pages != Pages::default() {
+                all.insert(inside(*pid)?, pages);
             }
         }
         Ok(Self(all))
@@ -85,49 +100,66 @@ impl Touched {
         serde_json::from_slice(&fs::read(checkpoint.join(FILE)).ok()?).ok()
     }
 
-    /// Has processes that do not run change the same pages, to what they are. All at once, for they wait for it.
+    /// Has processes that do not run look at the same, and change the same pages, to what they are. All at once, for they
+    /// wait for it.
     pub(in super::super) fn touch(&self, pids: &[i32]) {
         std::thread::scope(|scope| {
             for pid in pids {
-                if let Some(runs) = inside(*pid).ok().and_then(|number| self.0.get(&number)) {
-                    scope.spawn(|| touch(Pid::from_raw(*pid), runs));
+                if let Some(pages) = inside(*pid).ok().and_then(|number| self.0.get(&number)) {
+                    scope.spawn(|| pages.touch(Pid::from_raw(*pid)));
                 }
             }
         });
     }
 }
 
-/// Reads and writes a byte of each page, many with a call. What can no longer be written to stays as it is.
-fn touch(process: Pid, runs: &[Run]) {
-    let pages: Vec<RemoteIoVec> = runs.iter().flat_map(Run::pages).take((MOST / PAGE) as usize).collect();
-    let mut bytes = [0; AT_ONCE];
-    for pages in pages.chunks(AT_ONCE) {
-        let mut at = 0;
-        while at < pages.len() {
-            let (bytes, pages) = (&mut bytes[at..pages.len()], &pages[at..]);
-            let Ok(read @ 1..) = process_vm_readv(process, &mut [IoSliceMut::new(bytes)], pages) else {
-                break;
-            };
-            let written = process_vm_writev(process, &[IoSlice::new(&bytes[..read])], &pages[..read]);
-            // It ends before the first page that it cannot write to.
-            at += written.unwrap_or(0).max(1);
-        }
+impl Pages {
+    fn touch(&self, process: Pid) {
+        let most = usize::try_from(MOST / PAGE).unwrap_or(usize::MAX);
+        let changed: Vec<RemoteIoVec> = self.changed.iter().flat_map(Run::pages).take(most).collect();
+        each_part(&changed, |bytes, pages| {
+            let read = process_vm_readv(process, &mut [IoSliceMut::new(bytes)], pages)?;
+            process_vm_writev(process, &[IoSlice::new(&bytes[..read])], &pages[..read])
+        });
+        let seen: Vec<RemoteIoVec> = self.seen.iter().filter_map(|address| byte(*address)).collect();
+        each_part(&seen, |bytes, pages| process_vm_readv(process, &mut [IoSliceMut::new(bytes)], pages));
     }
 }
 
-/// The addresses of a line of a process's `maps`, if that is memory that copies share.
-fn shared(line: &str) -> Option<Run> {
+/// Does it with a byte of each page, many with a call. It ends before the first page that it cannot be done with, which is
+/// passed over.
+fn each_part(pages: &[RemoteIoVec], mut act: impl FnMut(&mut [u8], &[RemoteIoVec]) -> nix::Result<usize>) {
+    let mut bytes = [0; AT_ONCE];
+    let mut at = 0;
+    while at < pages.len() {
+        let part = &pages[at..pages.len().min(at + AT_ONCE)];
+        let done = act(&mut bytes[..part.len()], part).unwrap_or(0);
+        at += if done < part.len() { done + 1 } else { done };
+    }
+}
+
+fn byte(address: u64) -> Option<RemoteIoVec> {
+    Some(RemoteIoVec { base: usize::try_from(address).ok()?, len: 1 })
+}
+
+/// The addresses of a line of a process's `maps`, if that is a private mapping of a file that can be read, and whether that
+/// is memory that copies share. What processes had in common does not count as that: a cache notes the use of each of its
+/// entries beside it, and so a first page changes some of every page of it.
+fn of_file(line: &str) -> Option<(Run, bool)> {
     let mut words = line.split_whitespace();
     let (start, end) = words.next()?.split_once('-')?;
-    let private = words.next()?.ends_with('p');
+    let rights = words.next()?;
     let file = words.nth(3)?;
     let number = |text| u64::from_str_radix(text, 16).ok();
     let run = Run { start: number(start)?, end: number(end)? };
-    (private && file.contains(&format!("/{FOLDER}/")) && run.start < run.end).then_some(run)
+    let is_private = rights.starts_with('r') && rights.ends_with('p');
+    let name = file.split_once(&format!("/{FOLDER}/")).map(|(_, name)| name);
+    let is_shared = name.is_some_and(|name| !name.starts_with(IN_COMMON));
+    (is_private && file.starts_with('/') && run.start < run.end).then_some((run, is_shared))
 }
 
 /// Adds the pages, from `start` on, that are changed copies, as far as there is room.
-fn add(runs: &mut Vec<Run>, start: u64, entries: &[u8], room: &mut u64) {
+fn add_changed(runs: &mut Vec<Run>, start: u64, entries: &[u8], room: &mut u64) {
     for (entry, at) in entries.chunks_exact(ENTRY as usize).zip((start..).step_by(PAGE as usize)) {
         let entry = u64::from_le_bytes(entry.try_into().expect("it is eight bytes long"));
         if entry & PRESENT == 0 || entry & OF_FILE != 0 || *room < PAGE {
@@ -137,6 +169,17 @@ fn add(runs: &mut Vec<Run>, start: u64, entries: &[u8], room: &mut u64) {
         match runs.last_mut() {
             Some(last) if last.end == at => last.end += PAGE,
             _ => runs.push(Run { start: at, end: at + PAGE }),
+        }
+    }
+}
+
+/// Adds an address of each block, from `start` on, of which a page is one of the file.
+fn add_seen(seen: &mut Vec<u64>, start: u64, entries: &[u8]) {
+    for (entry, at) in entries.chunks_exact(ENTRY as usize).zip((start..).step_by(PAGE as usize)) {
+        let entry = u64::from_le_bytes(entry.try_into().expect("it is eight bytes long"));
+        let of_file = PRESENT | OF_FILE;
+        if entry & of_file == of_file && seen.last().is_none_or(|last| last / BLOCK != at / BLOCK) {
+            seen.push(at);
         }
     }
 }
@@ -154,19 +197,47 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_private_mappings_of_shared_memory_are_looked_at() {
+    fn only_private_mappings_of_files_are_looked_at() {
         let run = Run { start: 0x1000, end: 0x3000 };
-        assert_eq!(shared("1000-3000 rw-p 00000000 00:46 3 /dev/.mem/1.bin"), Some(run));
+        assert_eq!(of_file("1000-3000 rw-p 00000000 00:46 3 /dev/.mem/1.bin"), Some((run, true)));
+        assert_eq!(of_file("1000-3000 r-xp 00000000 00:46 3 /usr/bin/php"), Some((run, false)));
+        assert_eq!(of_file("1000-3000 rw-p 00000000 00:46 3 /dev/.mem/shm-7.bin"), Some((run, false)));
         for other in [
             "1000-3000 rw-s 00000000 00:46 3 /dev/.mem/1.bin",
-            "1000-3000 rw-p 00000000 00:46 3 /usr/bin/php",
+            "1000-3000 ---p 00000000 00:46 3 /dev/.mem/1.bin",
             "1000-3000 rw-p 00000000 00:00 0 [heap]",
             "1000-3000 rw-p 00000000 00:00 0",
             "3000-1000 rw-p 00000000 00:46 3 /dev/.mem/1.bin",
             "",
         ] {
-            assert_eq!(shared(other), None, "{other}");
+            assert_eq!(of_file(other), None, "{other}");
         }
+    }
+
+    #[test]
+    fn one_page_stands_for_its_block() {
+        let file = PRESENT | OF_FILE;
+        let mut all = vec![0; 40];
+        [1, 2, 15, 16, 17, 39].into_iter().for_each(|page| all[page] = file);
+        // Not looked at, and a changed copy.
+        (all[3], all[20]) = (OF_FILE, PRESENT);
+        let entries: Vec<u8> = all.into_iter().flat_map(u64::to_le_bytes).collect();
+        let mut seen = Vec::new();
+        add_seen(&mut seen, 0x20000, &entries);
+        assert_eq!(seen, [0x21000, 0x30000, 0x47000]);
+    }
+
+    #[test]
+    fn what_cannot_be_done_with_a_page_is_done_with_the_others() {
+        let pages: Vec<_> = (0..2500).filter_map(byte).collect();
+        let mut done: Vec<usize> = Vec::new();
+        each_part(&pages, |bytes, part| {
+            assert_eq!(bytes.len(), part.len());
+            let good: Vec<_> = part.iter().map(|page| page.base).take_while(|base| base % 700 != 3).collect();
+            done.extend(&good);
+            if good.is_empty() { Err(nix::errno::Errno::EFAULT) } else { Ok(good.len()) }
+        });
+        assert_eq!(done, (0..2500).filter(|base| base % 700 != 3).collect::<Vec<_>>());
     }
 
     #[test]
@@ -176,7 +247,7 @@ mod tests {
             .flat_map(|entry| u64::to_le_bytes(*entry))
             .collect();
         let (mut runs, mut room) = (Vec::new(), 3 * PAGE + 1);
-        add(&mut runs, 0x10000, &entries, &mut room);
+        add_changed(&mut runs, 0x10000, &entries, &mut room);
         assert_eq!(runs, [Run { start: 0x10000, end: 0x12000 }, Run { start: 0x14000, end: 0x15000 }]);
         assert_eq!(room, 1);
     }
@@ -187,7 +258,10 @@ mod tests {
             std::env::temp_dir().join(format!("try-it-now-touched-{}", crate::instance::NodeId::random()));
         fs::create_dir(&folder).unwrap();
         assert!(!Touched::is_known(&folder) && Touched::find(&folder).is_none());
-        let touched = Touched(BTreeMap::from([(1, vec![Run { start: 0, end: PAGE }])]));
+        let touched = Touched(BTreeMap::from([(
+            1,
+            Pages { changed: vec![Run { start: 0, end: PAGE }], seen: vec![7] },
+        )]));
         touched.keep(&folder).unwrap();
         assert!(Touched::is_known(&folder));
         assert_eq!(Touched::find(&folder), Some(touched));
@@ -200,6 +274,7 @@ mod tests {
     fn a_process_has_its_own_number_where_it_is_not_apart() {
         let own = std::process::id() as i32;
         assert_eq!(inside(own).unwrap(), own);
-        assert_eq!(Touched::observe(&[own]).unwrap(), Touched::default());
+        let seen = Touched::observe(&[own]).unwrap();
+        assert!(seen.0[&own].changed.is_empty() && !seen.0[&own].seen.is_empty());
     }
 }
