@@ -126,7 +126,9 @@ fn measure(cli: &Cli) -> Result<(), Failure> {
 fn cases(cli: &Cli) -> Vec<Case> {
     if cli.cases.is_empty() {
         let all = Case::value_variants().iter().copied();
-        return all.filter(|case| !(cli.quick && matches!(case, Case::Restore | Case::Valkey))).collect();
+        return all
+            .filter(|case| !(cli.quick && matches!(case, Case::Restore | Case::Memory | Case::Valkey)))
+            .collect();
     }
     cli.cases.clone()
 }
