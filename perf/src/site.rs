@@ -43,7 +43,7 @@ pub(crate) struct Template {
 
 impl Stack {
     /// The stack of this repository; the missing part's name where it is not up.
-    pub(crate) fn find() -> Result<Self, String> {
+    fn find() -> Result<Self, String> {
         let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
         let env = std::fs::read_to_string(root.join("target/stack/env"))
             .map_err(|_| "target/stack/env (make stack-up)".to_owned())?;
@@ -61,9 +61,19 @@ impl Stack {
         Ok(Self { root, env })
     }
 
-    /// Whether the image of a template was built.
-    pub(crate) fn has_image(&self, template: &str) -> bool {
-        self.root.join(format!("target/images/{template}.tar")).exists()
+    /// The same; `None`, with a line that says so, where it is not up.
+    pub(crate) fn find_for(case: &str) -> Option<Self> {
+        let found = Self::find();
+        found.inspect_err(|missing| println!("skipped: {case}, {missing} is missing")).ok()
+    }
+
+    /// Whether the image of a template was built; a line says so if not.
+    pub(crate) fn has_image(&self, case: &str, template: &str) -> bool {
+        let has = self.root.join(format!("target/images/{template}.tar")).exists();
+        if !has {
+            println!("skipped: {case}, the image {template} is missing (make images)");
+        }
+        has
     }
 
     /// One of the ready templates.

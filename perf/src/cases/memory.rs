@@ -25,17 +25,10 @@ const MANY: usize = 100;
 
 /// Measures what there is an image of, and names what there is not.
 pub(super) fn measure(bench: &Bench) -> Result<Vec<Row>, Failure> {
-    let stack = match Stack::find() {
-        Ok(stack) => stack,
-        Err(missing) => {
-            println!("skipped: memory, {missing} is missing");
-            return Ok(Vec::new());
-        }
-    };
+    let Some(stack) = Stack::find_for("memory") else { return Ok(Vec::new()) };
     let mut rows = Vec::new();
     for (template, text, what) in APPS {
-        if !stack.has_image(template) {
-            println!("skipped: memory, the image {template} is missing (make images)");
+        if !stack.has_image("memory", template) {
             continue;
         }
         rows.push(private(bench, &stack, template, text, what)?);

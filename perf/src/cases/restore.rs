@@ -90,20 +90,10 @@ const BUSY: Bound = Bound::AtLeast(0.7);
 
 /// Measures every image that there is, and names those that there are not.
 pub(super) fn measure(bench: &Bench) -> Result<Vec<Row>, Failure> {
-    let stack = match Stack::find() {
-        Ok(stack) => stack,
-        Err(missing) => {
-            println!("skipped: restore, {missing} is missing");
-            return Ok(Vec::new());
-        }
-    };
+    let Some(stack) = Stack::find_for("restore") else { return Ok(Vec::new()) };
     let mut rows = Vec::new();
-    for image in &IMAGES {
-        if stack.has_image(image.template) {
-            rows.extend(image.measure(bench, &stack)?);
-        } else {
-            println!("skipped: restore, the image {} is missing (make images)", image.template);
-        }
+    for image in IMAGES.iter().filter(|image| stack.has_image("restore", image.template)) {
+        rows.extend(image.measure(bench, &stack)?);
     }
     Ok(rows)
 }

@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use super::plan::PAGE;
 use super::rewrite::{FOLDER, IN_COMMON};
+use super::verdict;
 
 /// Beside a checkpoint's images.
 const FILE: &str = "touched.json";
@@ -35,7 +36,7 @@ const OF_FILE: u64 = 1 << 61;
 
 /// By the number that a process has inside.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub(in super::super) struct Touched(BTreeMap<i32, Pages>);
+pub(in super::super) struct Touched(BTreeMap<u32, Pages>);
 
 /// Those of one process.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -160,8 +161,7 @@ fn of_file(line: &str) -> Option<(Run, bool)> {
 
 /// Adds the pages, from `start` on, that are changed copies, as far as there is room.
 fn add_changed(runs: &mut Vec<Run>, start: u64, entries: &[u8], room: &mut u64) {
-    for (entry, at) in entries.chunks_exact(ENTRY as usize).zip((start..).step_by(PAGE as usize)) {
-        let entry = u64::from_le_bytes(entry.try_into().expect("it is eight bytes long"));
+    for (at, entry) in pages_of(start, entries) {
         if entry & PRESENT == 0 || entry & OF_FILE != 0 || *room < PAGE {
             continue;
         }
@@ -175,8 +175,7 @@ fn add_changed(runs: &mut Vec<Run>, start: u64, entries: &[u8], room: &mut u64) 
 
 /// Adds an address of each block, from `start` on, of which a page is one of the file.
 fn add_seen(seen: &mut Vec<u64>, start: u64, entries: &[u8]) {
-    for (entry, at) in entries.chunks_exact(ENTRY as usize).zip((start..).step_by(PAGE as usize)) {
-        let entry = u64::from_le_bytes(entry.try_into().expect("it is eight bytes long"));
+    for (at, entry) in pages_of(start, entries) {
         let of_file = PRESENT | OF_FILE;
         if entry & of_file == of_file && seen.last().is_none_or(|last| last / BLOCK != at / BLOCK) {
             seen.push(at);
@@ -184,12 +183,16 @@ fn add_seen(seen: &mut Vec<u64>, start: u64, entries: &[u8]) {
     }
 }
 
+/// The pages that a process's `pagemap` has entries of, from `start` on.
+fn pages_of(start: u64, entries: &[u8]) -> impl Iterator<Item = (u64, u64)> {
+    let entries = entries.as_chunks::<{ ENTRY as usize }>().0.iter().map(|entry| u64::from_le_bytes(*entry));
+    (start..).step_by(PAGE as usize).zip(entries)
+}
+
 /// The number of a process in its own namespace.
-fn inside(pid: i32) -> io::Result<i32> {
+fn inside(pid: i32) -> io::Result<u32> {
     let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
-    let numbers = status.lines().find_map(|line| line.strip_prefix("NSpid:"));
-    let number = numbers.and_then(|numbers| numbers.split_whitespace().next_back()?.parse().ok());
-    number.ok_or_else(|| io::Error::other("a process has no number"))
+    verdict::inside(&status).ok_or_else(|| io::Error::other("a process has no number"))
 }
 
 #[cfg(test)]
@@ -272,9 +275,9 @@ mod tests {
 
     #[test]
     fn a_process_has_its_own_number_where_it_is_not_apart() {
-        let own = std::process::id() as i32;
-        assert_eq!(inside(own).unwrap(), own);
-        let seen = Touched::observe(&[own]).unwrap();
+        let own = std::process::id();
+        assert_eq!(inside(own as i32).unwrap(), own);
+        let seen = Touched::observe(&[own as i32]).unwrap();
         assert!(seen.0[&own].changed.is_empty() && !seen.0[&own].seen.is_empty());
     }
 }

@@ -149,7 +149,7 @@ pub(in super::super) fn examine(processes: &[u32]) -> Result<Habits, String> {
 }
 
 /// The number of a process in the innermost of its namespaces.
-fn inside(status: &str) -> Option<u32> {
+pub(super) fn inside(status: &str) -> Option<u32> {
     let numbers = status.lines().find_map(|line| line.strip_prefix("NSpid:"))?;
     numbers.split_whitespace().last()?.parse().ok()
 }
