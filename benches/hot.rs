@@ -21,18 +21,18 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use try_it_now::api::Api;
 use try_it_now::clock::{Clock, Millis};
-use try_it_now::config::{
-    Hooks, PoolSizes, PublicAddress, ReadyCheck, Scheme, Secret, Template, Templates, TrustedProxies,
-};
+use try_it_now::config::{PublicAddress, Scheme, TrustedProxies};
 use try_it_now::instance::{ClaimToken, Endpoint, Instance, InstanceId, Limits, NodeId, TemplateName};
 use try_it_now::pool::{self, Pool};
+use try_it_now::proxy::routes::{Found, RouteTable};
 use try_it_now::request::{Hosts, Side};
-use try_it_now::routes::{Found, RouteTable};
-use try_it_now::runtime::{App, Exit, Order, Runtime, RuntimeError, StartMethod, Started};
-use try_it_now::server::head;
+use try_it_now::runtime::{Exit, Order, Runtime, RuntimeError, StartMethod, Started};
+use try_it_now::server::http1_guard::head;
 use try_it_now::store::memory::MemoryStore;
 use try_it_now::store::{Claim, Claimed, RouteChange, Store, Visitor};
 use try_it_now::telemetry::Metrics;
+use try_it_now::template::App;
+use try_it_now::template::{Hooks, PoolSizes, ReadyCheck, Secret, Template, Templates};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;

@@ -1,77 +1,61 @@
-//! Try It Now: private, warm copies of an app behind one port.
+//! Try It Now: a server that keeps instances of an app running and assigns one to each visitor who asks.
 //!
 //! Two stories run through this crate, and its modules are listed in their order.
 //!
-//! **A request:** it is accepted, its head is checked, its host is found; then either the API answers, or the proxy
-//! forwards it to the instance that owns the host.
+//! **A request:** the server accepts a connection, checks the head of each request and finds its host. Then the API
+//! answers, or the proxy forwards the request to the instance that owns the host.
 //!
-//! **An instance:** `warming -> ready -> assigned -> expired -> gone`. The pool makes it from a template, hands it
-//! to one visitor once, and throws it away.
+//! **An instance:** `warming -> ready -> assigned -> expired -> gone`. The pool makes it from a template, assigns it to
+//! one visitor, and removes it. An instance is never used twice.
+//!
+//! `tests/structure.rs` holds the table of which module may use which.
+
+/// The commands of the program: serve, bake, clean, doctor, and the built-in sample app.
+pub mod cli;
 
 // A request, in order.
 
-/// The one port: accept, check heads, choose an engine; how the parts are put together and taken down.
+/// The one port: accepts connections, checks heads, chooses an engine; assembles the parts and shuts them down.
 pub mod server;
 
-/// Whose host a request names, who sent it, its id: rules that both engines share.
+/// Which host a request names, which client sent it, its id: rules that both engines share.
 pub mod request;
 
-/// The API, by hyper: one endpoint a file.
+/// The API and the pages, answered by hyper: one endpoint a file.
 pub mod api;
 
-/// An instance's traffic, by Pingora; WebSockets by ourselves.
+/// The traffic of instances, carried by Pingora; WebSockets are tunnelled without it.
 pub mod proxy;
 
-/// Which host leads where: the table that the proxy reads without a lock.
-pub mod routes;
-
-/// The servers that share a store: who is there and where, and what makes a request one of theirs.
-pub mod nodes;
-
-/// What people see of us in HTML.
-pub mod pages;
+/// The nodes that share a store: membership, heartbeat, and requests from one node to another.
+pub mod cluster;
 
 // An instance, in order.
 
-/// The rules of its life, without IO.
+/// What an app is, as the operator declares it. Pure.
+pub mod template;
+
+/// The rules of an instance's states. Pure.
 pub mod instance;
 
-/// The decisions: how many there are, who gets one, when it ends.
+/// The decisions: how many instances there are, which visitor gets one, when it ends.
 pub mod pool;
 
-// What they stand on: one trait a folder, an embedded implementation and (later) a real one.
+// What both stand on: one trait a folder, an embedded implementation and one for production.
 
-/// What all servers agree on.
+/// What all nodes agree on.
 pub mod store;
 
 /// What runs instances.
 pub mod runtime;
 
-// Known to all.
+// Used by all.
 
-/// What the operator wants.
+/// Reads the environment and the file of templates, and reports all errors in them at once.
 pub mod config;
 
-/// What this host can do for it.
-pub mod doctor;
-
-/// The present.
-pub mod clock;
-
-/// The one way to start a task.
-pub mod task;
-
-/// Log lines and metrics.
+/// Log lines, metrics and named tasks.
 pub mod telemetry;
 
-/// Text made safe for pages.
-mod html;
-
-/// Bytes as text.
-mod hex;
-
-/// One request on a connection of its own.
-mod exchange;
-
-/// The app that is built in, to demo and to test with.
-pub mod sample_app;
+/// The current time.
+pub mod clock;

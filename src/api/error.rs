@@ -5,8 +5,8 @@ use std::time::Duration;
 use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
 use serde::Serialize;
 
-use super::answer;
 use super::body::Body;
+use super::response;
 use crate::instance::{Ending, ExtendRefused, Limits, RateLimited};
 use crate::pool::AcquireError;
 use crate::request::RequestId;
@@ -161,7 +161,7 @@ impl ApiError {
         }
         match self {
             ApiError::RateLimited(limited) => {
-                answer::quota(headers, binding_limit(limited), 0, self.retry_after().unwrap_or(0));
+                response::quota(headers, binding_limit(limited), 0, self.retry_after().unwrap_or(0));
             }
             ApiError::MethodNotAllowed(allow) => {
                 headers.insert(header::ALLOW, HeaderValue::from_static(allow));
@@ -182,7 +182,7 @@ impl ApiError {
             details: self.details(),
             request_id: id.as_str(),
         };
-        let mut answer = answer::json(self.status(), &shape);
+        let mut answer = response::json(self.status(), &shape);
         self.decorate(answer.headers_mut());
         answer.headers_mut().insert(RequestId::HEADER, id.value());
         answer

@@ -2,24 +2,14 @@
 //!
 //! It knows no engine. Whoever parsed a request hands over its head and its whole body, and sends the answer.
 
-mod acquire;
-mod answer;
+mod api_key;
 mod body;
-mod demo;
+mod endpoints;
 mod error;
-mod extend;
-mod front;
-mod health;
-mod key;
-mod logs;
-mod metrics;
-mod nodes;
+/// What people see of us in HTML.
+pub mod pages;
 mod path;
-mod pool_stats;
-mod ready;
-mod release;
-mod status;
-mod take;
+mod response;
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -34,12 +24,13 @@ pub use body::Body;
 pub use error::ApiError;
 pub use path::REFUSED_PATH;
 
-use crate::config::{Secret, TrustedProxies};
+use crate::cluster::{Arrival, Asker};
+use crate::config::TrustedProxies;
 use crate::instance::InstanceId;
-use crate::nodes::{Arrival, Asker};
 use crate::pool::Pool;
 use crate::request::{Client, RequestId};
 use crate::telemetry::{HostKind, Metrics, RequestLine};
+use crate::template::Secret;
 use path::{Path, needs_key};
 
 /// Most bytes of a request's body; a longer one is refused with 413.
@@ -58,7 +49,7 @@ pub struct Api {
 }
 
 /// A request as an endpoint sees it.
-struct Asked<'a> {
+pub(crate) struct Asked<'a> {
     parts: &'a Parts,
     body: Bytes,
     client: Client,
@@ -142,8 +133,10 @@ impl Api {
             (&Method::POST, Path::Try(template)) => self.take(template, asked).await,
             (&Method::POST, Path::End(id)) => self.end(id, asked).await,
             // The address of a button, typed or opened again: nothing is spent, and a person is led to the buttons.
-            (&Method::GET, Path::Try(_) | Path::End(_)) if take::wants_page(&asked.parts.headers) => {
-                Ok(answer::see_other("/"))
+            (&Method::GET, Path::Try(_) | Path::End(_))
+                if endpoints::page_actions::wants_page(&asked.parts.headers) =>
+            {
+                Ok(response::see_other("/"))
             }
             (&Method::GET, Path::Refused(status)) => Err(refusal(status)),
             (_, Path::None) => Err(ApiError::NotFound("path")),

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use super::env::Variables;
 use super::runtime::containers;
-use super::template::PoolSizes;
 use crate::instance::Limits;
+use crate::template::PoolSizes;
 
 /// Most instances of one template on one server; more is a slip of the pen. Records alone are cheap.
 pub(super) const MOST_INSTANCES: u64 = if cfg!(feature = "runtime-none") { 10_000_000 } else { 100_000 };
@@ -174,7 +174,7 @@ impl Defaults {
             (env.duration("POOL_DEFAULT_TTL", LEAST_TTL), env.duration("POOL_MAX_TTL", LEAST_TTL));
         let (lifetime, conflict) = BUILT_IN.lifetime.with(ttl, max_ttl);
         if let Some(conflict) = conflict {
-            let show = super::quantity::show_duration;
+            let show = super::units::show_duration;
             let (name, limit) = (variable(conflict.key), variable(conflict.limit_key));
             let wrong =
                 format!("{} is longer than {limit}, which is {}", show(conflict.value), show(conflict.limit));

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::fmt::Display;
 use std::time::Duration;
 
-use super::mistakes::{Mistake, Mistakes};
-use super::quantity::{TIME_RULE, parse_duration};
+use super::errors::{Mistake, Mistakes};
+use super::units::{TIME_RULE, parse_duration};
 
 /// Variables by name, as the process was given them.
 pub type Environment = BTreeMap<String, String>;
@@ -65,7 +65,7 @@ impl<'e> Variables<'e> {
     pub(super) fn duration(&mut self, name: &str, least: Duration) -> Option<Duration> {
         self.get(name, |text| match parse_duration(text) {
             Some(time) if time >= least => Ok(time),
-            Some(_) => Err(format!("write a time of at least {}", super::quantity::show_duration(least))),
+            Some(_) => Err(format!("write a time of at least {}", super::units::show_duration(least))),
             None => Err(TIME_RULE.to_owned()),
         })
     }

@@ -3,49 +3,43 @@
 //! [`Config::load`] is a pure function of both texts, and tells all mistakes at once. [`read`] hands it those of
 //! this process.
 
+mod cluster;
 mod defaults;
 mod env;
-pub mod hooks;
+mod errors;
 mod later;
-mod mistakes;
 mod nearest;
-mod nodes;
-mod public;
-mod quantity;
+mod public_url;
 mod read;
 mod runtime;
-mod secret;
-mod section;
 mod server;
 mod store;
-mod template;
 mod template_app;
 mod template_file;
 mod template_hooks;
 mod templates;
-mod trusted;
+mod toml_table;
+mod trusted_proxies;
+mod units;
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use crate::template::{Secret, Templates};
 use defaults::Defaults;
 use env::Variables;
 
+pub use cluster::Node;
 pub use env::Environment;
-pub use hooks::Hooks;
+pub use errors::{Mistake, Mistakes};
 pub use later::Later;
-pub use mistakes::{Mistake, Mistakes};
-pub use nodes::Node;
-pub use public::{PublicAddress, Scheme};
-pub use quantity::{parse_duration, parse_size, show_duration};
+pub use public_url::{PublicAddress, Scheme};
 pub use read::{read, read_host};
 pub use runtime::{Outside, Runtime, RuntimeMode};
-pub use secret::Secret;
 pub use server::{Server, TlsFiles};
 pub use store::{Valkey, ValkeyAddress, ValkeyMode};
-pub use template::{PoolSizes, ReadyCheck, Template, revision};
-pub use templates::Templates;
-pub use trusted::{IpNet, MalformedIpNet, TrustedProxies};
+pub use trusted_proxies::{IpNet, MalformedIpNet, TrustedProxies};
+pub use units::{parse_duration, parse_size, show_duration};
 
 /// Everything that the operator can set, checked.
 #[derive(Debug, Clone, PartialEq)]
@@ -135,7 +129,7 @@ impl Config {
         let containers = runtime::containers(&env);
         let image = runtime::image(&mut env, containers, file.is_some(), &mut warnings);
         let store = store::read(&mut env);
-        let node = nodes::read(&mut env);
+        let node = cluster::read(&mut env);
         let later = Later::read(&mut env, &mut warnings);
         let api_key = env.text("API_KEY").and_then(|key| api_key(&mut env, key));
         let acquire_timeout =
@@ -264,9 +258,5 @@ fn state_dir(env: &mut Variables<'_>) -> PathBuf {
     })
 }
 
-#[cfg(test)]
-mod template_file_tests;
-#[cfg(test)]
-mod template_hooks_tests;
 #[cfg(test)]
 mod tests;

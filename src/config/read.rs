@@ -4,9 +4,9 @@ use std::io;
 use std::path::{Path, PathBuf, absolute};
 
 use super::env::Environment;
-use super::mistakes::{Mistake, Mistakes};
+use super::errors::{Mistake, Mistakes};
 use super::{Config, Host, Runtime, RuntimeMode, Server};
-use crate::runtime::Image;
+use crate::template::Image;
 
 /// Reads the configuration of this process, with a file of templates when one is named. `own_program` is the path
 /// of this program, found once: after an upgrade the system no longer knows it. Call again to read the file anew.

@@ -8,10 +8,11 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::env::Variables;
-use super::quantity::{SIZE_RULE, parse_size};
-use crate::runtime::egress::Network;
-pub use crate::runtime::egress::Outside;
-use crate::runtime::{Image, LoginFile};
+use super::units::{SIZE_RULE, parse_size};
+use crate::runtime::LoginFile;
+use crate::template::Image;
+use crate::template::egress::Network;
+pub use crate::template::egress::Outside;
 
 /// Most bytes that the address of a socket has room for.
 const LONGEST_SOCKET: usize = 107;

@@ -6,8 +6,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::env::Variables;
-use super::public::{Origin, PublicAddress, Scheme, api_host, base_domain};
-use super::trusted::{IpNet, TrustedProxies};
+use super::public_url::{Origin, PublicAddress, Scheme, api_host, base_domain};
+use super::trusted_proxies::{IpNet, TrustedProxies};
 
 const MILLISECOND: Duration = Duration::from_millis(1);
 

@@ -2,8 +2,8 @@
 
 use std::path::PathBuf;
 
-use super::Secret;
 use super::env::Variables;
+use crate::template::Secret;
 
 /// The name that Sentinels know a server by unless they were told another.
 const SERVICE: &str = "mymaster";

@@ -2,11 +2,11 @@
 
 use std::path::{Path, PathBuf};
 
-use super::section::Section;
 use super::template_file::Context;
 use super::templates::{IMAGE_PORT, utf8};
-use crate::runtime::egress::{Destination, MOST_DESTINATIONS};
-use crate::runtime::{App, Egress, Image, ResourceLimits, ShareMemory};
+use super::toml_table::Section;
+use crate::template::egress::{Destination, MOST_DESTINATIONS};
+use crate::template::{App, Egress, Image, ResourceLimits, ShareMemory};
 
 /// As the first word of a command on this host: this very program.
 const OWN_PROGRAM: &str = "try-it-now";

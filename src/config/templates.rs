@@ -1,53 +1,17 @@
 //! The templates of a server.
 
-use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::defaults::Defaults;
-use super::hooks::Hooks;
-use super::template::{ReadyCheck, Template, revision};
 use crate::instance::TemplateName;
-use crate::runtime::{App, Image};
-
-/// The name of the template that an acquire means when it names none.
-pub(super) const DEFAULT: &str = "default";
+use crate::template::hooks::Hooks;
+use crate::template::{App, Image};
+use crate::template::{DEFAULT_TEMPLATE, ReadyCheck, Template, revision};
 
 /// Where an app in a container listens unless its template says otherwise.
 pub(super) const IMAGE_PORT: u16 = 80;
-
-/// All templates, in the order of the file. There is at least one, and no two have the same name.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Templates {
-    list: Vec<Arc<Template>>,
-    places: HashMap<String, usize>,
-}
-
-impl Templates {
-    /// Takes a list; `None` when it is empty or a name repeats.
-    pub fn new(list: Vec<Template>) -> Option<Self> {
-        let places: HashMap<_, _> =
-            list.iter().enumerate().map(|(i, template)| (template.name.as_str().to_owned(), i)).collect();
-        let fine = !list.is_empty() && places.len() == list.len();
-        fine.then(|| Self { list: list.into_iter().map(Arc::new).collect(), places })
-    }
-
-    /// The template of that name.
-    pub fn get(&self, name: &str) -> Option<&Arc<Template>> {
-        self.places.get(name).map(|place| &self.list[*place])
-    }
-
-    /// All of them, in the order of the file.
-    pub fn iter(&self) -> impl ExactSizeIterator<Item = &Arc<Template>> {
-        self.list.iter()
-    }
-
-    /// The name of the one that is meant when none is named: `default`, else the first.
-    pub fn default_name(&self) -> &TemplateName {
-        &self.get(DEFAULT).unwrap_or(&self.list[0]).name
-    }
-}
 
 /// The one template of a server without a file: the app that is built in.
 pub(super) fn built_in(own_program: &str, defaults: &Defaults, admin_path: &str) -> Template {
@@ -74,8 +38,8 @@ pub(super) fn of_image(image: Image, defaults: &Defaults, admin_path: &str) -> T
 
 fn of_app(app: App, ready: ReadyCheck, defaults: &Defaults, admin_path: &str) -> Template {
     Template {
-        name: TemplateName::new(DEFAULT).expect("it is a DNS label"),
-        title: DEFAULT.to_owned(),
+        name: TemplateName::new(DEFAULT_TEMPLATE).expect("it is a DNS label"),
+        title: DEFAULT_TEMPLATE.to_owned(),
         description: String::new(),
         revision: revision(&app, &ready, &[], &Hooks::default()),
         app: Arc::new(app),

@@ -6,7 +6,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::instance::{InstanceId, Limits};
-use crate::runtime::Image;
+use crate::template::{Image, PoolSizes};
 
 fn environment(pairs: &[(&str, &str)]) -> Environment {
     let home = [("HOME", "/home/someone")];

@@ -7,8 +7,6 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use crate::hex::hex;
-
 /// Longest template name in bytes: a dash and 16 characters are added to make an instance's id, and that is a
 /// DNS label, at most 63.
 pub const MAX_TEMPLATE_NAME: usize = 46;
@@ -134,7 +132,7 @@ impl InstanceId {
 impl NodeId {
     /// A fresh name.
     pub fn random() -> Self {
-        let hex = hex(&random::<6>());
+        let hex = hex::encode(random::<6>());
         Self(format!("node-{hex}").into())
     }
 

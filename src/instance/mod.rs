@@ -4,6 +4,7 @@
 //! next is a method of [`Instance`] that checks the rule, and each step raises the generation, so that of two
 //! steps from the same generation exactly one can be stored.
 
+mod counts;
 mod endpoint;
 mod id;
 mod invariants;
@@ -13,6 +14,7 @@ mod properties;
 mod rate_limit;
 mod state;
 
+pub use counts::Counts;
 pub use endpoint::Endpoint;
 pub use id::{ClaimToken, InstanceId, MAX_TEMPLATE_NAME, MalformedName, NodeId, TemplateName};
 pub use invariants::{Violation, check, check_step, check_step_or_taken_back};

@@ -3,27 +3,13 @@
 //! Level-triggered: [`reconcile`] observes, plans (a pure function) and acts; everything else only wakes it. The
 //! same loop fills the pool, replaces dead members, and cleans up after a crash.
 
-mod acquire;
-mod backoff;
-mod bake;
-mod capacity;
-mod delivery;
-mod drain;
-mod expire;
-mod hands;
-mod hooks;
-mod keeper;
-mod line;
-mod memory;
-mod others;
-mod plan;
-mod provision;
-mod ready;
-mod reconcile;
-mod release;
-mod repair;
-mod settle;
+mod claim;
+mod end;
+mod in_flight;
+mod membership;
 mod stats;
+mod supply;
+mod template_pool;
 #[cfg(test)]
 pub(crate) mod tests;
 
@@ -36,25 +22,26 @@ use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-pub use acquire::{AcquireError, Acquired};
-pub use bake::{BakeError, Baked};
+pub use claim::acquire::{AcquireError, Acquired};
 #[cfg(test)]
-pub(crate) use delivery::probe as delivery_tests;
-pub use delivery::{Delivered, Delivery};
-pub use memory::{ByMemory, InstanceMemory};
-pub use others::{NodePool, NodeStatus};
+pub(crate) use claim::delivery::probe as delivery_tests;
+pub use claim::delivery::{Delivered, Delivery};
+pub use membership::{NodePool, NodeStatus};
 pub use stats::{PoolStats, TemplateStats};
+pub use supply::bake::{BakeError, Baked};
+pub use supply::memory_sampler::{ByMemory, InstanceMemory};
 
 use crate::clock::Clock;
-use crate::config::{PublicAddress, Secret, Template, Templates};
+use crate::config::PublicAddress;
 use crate::instance::{Endpoint, Instance, InstanceId, NodeId};
-use crate::routes::{Applied, Found, Route, RouteTable};
+use crate::proxy::routes::{Applied, Found, Route, RouteTable};
 use crate::runtime::Runtime;
 use crate::store::{Store, StoreError};
 use crate::telemetry::Metrics;
-use hands::Hands;
-use keeper::Keepers;
-use others::Others;
+use crate::template::{Secret, Template, Templates};
+use in_flight::Hands;
+use membership::Others;
+use template_pool::Keepers;
 
 /// Longest time that one question to the store may take before its asker is told that the store is away.
 const STORE_DEADLINE: Duration = Duration::from_secs(1);
@@ -97,15 +84,15 @@ pub struct Pool {
     templates: ArcSwap<Templates>,
     keepers: Keepers,
     /// What became of the answers that handed instances out.
-    ledger: Arc<delivery::Ledger>,
+    ledger: Arc<claim::delivery::Ledger>,
     /// Instances that a task of ours is making or taking down right now.
     hands: Hands,
     /// Where the random texts of the instances come from.
-    randomness: OnceLock<hooks::Randomness>,
+    randomness: OnceLock<supply::hooks::Randomness>,
     /// Whether the store is that of other servers, too, and so the random texts come from what all share.
     is_shared: bool,
     /// What instances take of this host's memory.
-    seen: ArcSwap<memory::Seen>,
+    seen: ArcSwap<supply::memory_sampler::Seen>,
     /// Has the memory read before its time.
     resized: Notify,
     /// Wakes [`reconcile`].
@@ -138,7 +125,10 @@ impl Pool {
             ledger: Arc::default(),
             hands: Hands::default(),
             is_shared: parts.secret.is_none(),
-            randomness: parts.secret.map(|secret| hooks::Randomness::new(&secret).into()).unwrap_or_default(),
+            randomness: parts
+                .secret
+                .map(|secret| supply::hooks::Randomness::new(&secret).into())
+                .unwrap_or_default(),
             seen: ArcSwap::default(),
             resized: Notify::new(),
             wake: Notify::new(),
@@ -153,13 +143,13 @@ impl Pool {
     /// what runs, so that nothing dead is handed out.
     pub async fn run(self: &Arc<Self>) {
         let exits = self.runtime.exits();
-        memory::first(self).await;
-        let _tried_again_soon = repair::repair(self).await;
-        crate::task::spawn("pool reconcile", reconcile::run(self.clone()));
-        crate::task::spawn("pool exits", reconcile::watch_exits(self.clone(), exits));
-        crate::task::spawn("pool expire", expire::run(self.clone()));
-        crate::task::spawn("pool memory", memory::run(self.clone()));
-        crate::task::spawn("pool settle", settle::run(self.clone()));
+        supply::memory_sampler::first(self).await;
+        let _tried_again_soon = end::gc::repair(self).await;
+        crate::telemetry::task::spawn("pool reconcile", supply::reconcile::run(self.clone()));
+        crate::telemetry::task::spawn("pool exits", supply::reconcile::watch_exits(self.clone(), exits));
+        crate::telemetry::task::spawn("pool expire", end::expire::run(self.clone()));
+        crate::telemetry::task::spawn("pool memory", supply::memory_sampler::run(self.clone()));
+        crate::telemetry::task::spawn("pool settle", claim::delivery_worker::run(self.clone()));
     }
 
     /// The templates as they are now.
@@ -178,7 +168,7 @@ impl Pool {
         self.wake.notify_one();
         let pool = self.clone();
         async move {
-            if let Err(error) = repair::retire_unwanted(&pool).await {
+            if let Err(error) = end::gc::retire_unwanted(&pool).await {
                 tracing::warn!(%error, "outdated instances cannot be retired while the store is away");
                 pool.repair_soon();
             }
@@ -205,7 +195,7 @@ impl Pool {
         let is_known = is_known && instance.revision() == template.revision;
         let words = template.hooks.credentials.as_ref().filter(|_| is_known)?;
         let (url, host) = (self.address.instance_url(id), self.address.instance_host(id));
-        let values = hooks::Values::new(self.randomness.get()?, &template.hooks, id, &url, &host);
+        let values = supply::hooks::Values::new(self.randomness.get()?, &template.hooks, id, &url, &host);
         Some(Secret::new(values.fill(words)))
     }
 

@@ -6,8 +6,9 @@ use futures_util::try_join;
 use serde::Serialize;
 
 use super::{ByMemory, Pool};
+use crate::instance::Counts;
 use crate::instance::TemplateName;
-use crate::store::{Counts, Member, StoreError};
+use crate::store::{Member, StoreError};
 use crate::telemetry::PoolMemory;
 
 /// One pool, or several summed.

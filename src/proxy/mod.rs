@@ -5,14 +5,16 @@
 //! `response_filter` cleans the head that the visitor sees; `fail_to_proxy` answers when the app did not;
 //! `logging` counts. WebSockets do not pass here: see [`Proxy::tunnel`].
 
-mod bridge;
-mod fail;
-mod find;
-mod forward;
-mod node;
-mod tunnel;
-mod upstream;
-mod way;
+mod api_bridge;
+mod app_peer;
+mod error_page;
+mod headers;
+mod node_peer;
+mod resolve_route;
+/// Which host leads where: the table that the proxy reads without a lock.
+pub mod routes;
+mod target;
+mod websocket;
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -28,17 +30,17 @@ use pingora_http::{RequestHeader, ResponseHeader};
 use pingora_proxy::{FailToProxy, ProxyHttp, Session};
 use tokio::time::Instant;
 
-pub use tunnel::TunnelBody;
+pub use websocket::TunnelBody;
 
 use crate::api::{Api, ApiError};
+use crate::cluster::{Arrival, Directory, HOP, Secure};
 use crate::config::TrustedProxies;
-use crate::nodes::{Arrival, Directory, HOP, Secure};
 use crate::pool::Pool;
 use crate::request::{Hosts, Passage, RequestId, Side, UnderWay};
-use crate::routes::{Route, RouteTable};
 use crate::telemetry::{HostKind, Metrics, RequestLine};
-use forward::Sender;
-use way::Way;
+use headers::Sender;
+use routes::{Route, RouteTable};
+use target::Way;
 
 /// Most header fields of a request. The guard counts them on HTTP/1; on HTTP/2 we do.
 const MAX_FIELDS: usize = 100;
@@ -153,17 +155,18 @@ impl ProxyHttp for Proxy {
             Side::Bad => ApiError::MalformedHead,
         };
         let answer = self.failure(&refusal, session.req_header(), &id);
-        bridge::send(session, answer).await.map(|()| true)
+        api_bridge::send(session, answer).await.map(|()| true)
     }
 
     async fn upstream_peer(&self, session: &mut Session, ctx: &mut Context) -> Result<Box<HttpPeer>> {
         let (route, way) = ctx.target.as_ref().ok_or_else(|| Error::new(ErrorType::InternalError))?;
         let silence = self.silence(route, way, &session.req_header().headers);
         Ok(Box::new(match way {
-            Way::Here => upstream::peer(&self.0.pool, route, silence, self.0.write_timeout),
+            Way::Here => app_peer::peer(&self.0.pool, route, silence, self.0.write_timeout),
             Way::Node { address, .. } => {
-                let door = self.0.secure.clone().map(|secure| node::Door::new(secure, session.req_header()));
-                node::peer(*address, door, route, silence, self.0.write_timeout)
+                let door =
+                    self.0.secure.clone().map(|secure| node_peer::Door::new(secure, session.req_header()));
+                node_peer::peer(*address, door, route, silence, self.0.write_timeout)
             }
         }))
     }
@@ -178,7 +181,7 @@ impl ProxyHttp for Proxy {
         let (peer, secure) = client_of(session);
         let sender = Sender { peer, secure, arrival: &ctx.arrival };
         let lines = self.forwarded(session.req_header(), sender, id).to(route, way);
-        forward::rewrite_request(upstream, &lines)?;
+        headers::rewrite_request(upstream, &lines)?;
         if let Some(target) = upstream.uri.path_and_query().cloned() {
             // The app gets the short form of the target, whatever form the visitor sent.
             upstream.set_uri(target.into());
@@ -207,7 +210,7 @@ impl ProxyHttp for Proxy {
         response: &mut ResponseHeader,
         ctx: &mut Context,
     ) -> Result<()> {
-        forward::clean_response(response)?;
+        headers::clean_response(response)?;
         if is_event_stream(&response.headers) {
             ctx.passage.becomes_stream();
         }
@@ -244,7 +247,7 @@ impl ProxyHttp for Proxy {
             let id = ctx.id.clone().unwrap_or_else(|| RequestId::of(&session.req_header().headers));
             let answer = self.failure(&failure, session.req_header(), &id);
             // A client that is gone cannot be told.
-            let _ = bridge::send(session, answer).await;
+            let _ = api_bridge::send(session, answer).await;
         }
         FailToProxy { error_code: status, can_reuse_downstream: false }
     }

@@ -1,14 +1,16 @@
 //! How a request's head is read: whose host it names, who sent it, and its id. Pure rules that both engines call
 //! on the head that they parsed themselves.
 
-mod client;
+mod client_addr;
 mod host;
-mod id;
-mod receipt;
-mod under_way;
+mod in_flight;
+/// One request on a connection of its own.
+pub mod one_shot;
+mod request_id;
+mod tcp_ack;
 
-pub use client::{Client, forwarded_for};
+pub use client_addr::{Client, forwarded_for};
 pub use host::{Hosts, Side, authority, canonical_host};
-pub use id::RequestId;
-pub use receipt::{Receipt, Written};
-pub use under_way::{Passage, UnderWay};
+pub use in_flight::{Passage, UnderWay};
+pub use request_id::RequestId;
+pub use tcp_ack::{Receipt, Written};

@@ -2,119 +2,33 @@
 //!
 //! Every implementation passes the same conformance suite (`tests/conformance/runtime.rs`).
 
+mod blocking;
 pub mod containerd;
-pub mod daemon;
-pub mod egress;
-mod host;
-mod image;
+pub mod containerd_process;
 mod log;
-mod logins;
+mod memory_report;
 #[cfg(feature = "runtime-none")]
-pub mod none;
+pub mod null;
 pub mod process;
+mod registry_auth;
 pub mod tracefs;
-mod usage;
 
 use std::collections::BTreeMap;
 use std::fmt;
 use std::io;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use serde::{Deserialize, Serialize};
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 
-pub use egress::Egress;
-pub use image::Image;
-pub use logins::{Login, LoginFile, Logins};
-pub use usage::{HostMemory, MemoryReport, MemoryUse};
+pub use memory_report::{HostMemory, MemoryReport, MemoryUse};
+pub use registry_auth::{Login, LoginFile, Logins};
 
 use crate::instance::{Endpoint, InstanceId};
-
-/// What to run: the part of a template that a runtime needs. Serialised to compare versions of it.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
-pub struct App {
-    /// The image that its containers are made from; `None` for an app that is a command on this host.
-    pub image: Option<Image>,
-    /// Program and arguments. A program without a slash is looked up in `PATH`; a relative one starts in the
-    /// instance's working directory. Empty only with an image, and then the image's own is meant; else it takes the
-    /// place of both the image's entrypoint and its arguments.
-    pub command: Vec<String>,
-    /// Where the app listens inside its container; 0 without an image, for then each instance is told its own.
-    pub port: u16,
-    /// Additional environment.
-    pub env: BTreeMap<String, String>,
-    /// A folder whose contents each instance gets a copy of, as its working directory. `None` with an image.
-    pub files: Option<PathBuf>,
-    /// What one instance may use.
-    pub limits: ResourceLimits,
-    /// What its instances may reach. Sealed without an image, which here means that nobody takes care of it.
-    #[serde(skip_serializing_if = "Egress::is_sealed")]
-    pub egress: Egress,
-    /// Whether copies of its checkpoint share their memory. Only where instances are containers.
-    #[serde(skip_serializing_if = "ShareMemory::is_auto")]
-    pub share_memory: ShareMemory,
-}
-
-/// Whether the copies of a checkpoint share the memory that they do not change.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
-pub enum ShareMemory {
-    /// Where nothing in the app speaks against it.
-    #[default]
-    Auto,
-    /// Never.
-    Off,
-    /// Like `Auto`, and each process of a copy has for itself, from then on, what it had in common with others without a
-    /// name: right for a cache, wrong for what processes tell each other that way.
-    WithShm,
-}
-
-impl ShareMemory {
-    /// Whether copies are never to share.
-    pub fn is_off(&self) -> bool {
-        *self == Self::Off
-    }
-
-    fn is_auto(&self) -> bool {
-        *self == Self::Auto
-    }
-}
-
-/// What one instance may use. `None` means as much as the host gives, and for a container as much as its runtime
-/// thinks fit.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ResourceLimits {
-    /// Processor time in seconds, over its whole life and per process. `None` with an image.
-    pub cpu_seconds: Option<u64>,
-    /// Bytes of memory: of a container in all, else of what is private and writable in each process.
-    pub memory: Option<u64>,
-    /// Open files per process.
-    pub open_files: Option<u64>,
-    /// Bytes of the largest file that it may write.
-    pub file_size: Option<u64>,
-    /// Processes and threads at a time. Containers only, like the rest.
-    pub pids: Option<u32>,
-    /// Bytes that it may write beside what its image holds. They are part of its memory.
-    pub disk: Option<u64>,
-    /// Thousandths of one processor, in all: 1500 are one and a half.
-    pub millicpus: Option<u32>,
-}
-
-impl ResourceLimits {
-    /// Bytes of memory of a container, what it writes included.
-    pub fn container_memory(&self) -> u64 {
-        self.memory.unwrap_or(1 << 30)
-    }
-
-    /// Bytes that a container may write; half of its memory unless it was said, so that its processes have the rest.
-    pub fn container_disk(&self) -> u64 {
-        self.disk.unwrap_or(self.container_memory() / 2)
-    }
-}
+use crate::template::App;
 
 /// An order to start one instance.
 #[derive(Debug, Clone)]

@@ -20,9 +20,9 @@ use tokio::io::AsyncWriteExt as _;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use super::downstream::{Downstream, HeadInfo, Limits, Next};
-use super::head::{MAX_HEAD, Refusal};
-use super::http1;
+use super::http1_guard::head::{MAX_HEAD, Refusal};
+use super::http1_guard::{Downstream, HeadInfo, Limits, Next};
+use super::hyper_connection;
 use crate::api::{Api, Body, REFUSED_PATH};
 use crate::proxy::Proxy;
 use crate::request::Side;
@@ -118,7 +118,7 @@ impl Dispatch {
 
     async fn hyper(self: &Arc<Self>, stream: Downstream) {
         let peer = peer_of(&stream);
-        http1::serve(self.clone(), stream, peer, self.stop.clone()).await;
+        hyper_connection::serve(self.clone(), stream, peer, self.stop.clone()).await;
     }
 
     /// One request after another. Between two of them the connection is ours: a WebSocket's handshake moves it to

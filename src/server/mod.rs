@@ -1,18 +1,15 @@
 //! The one port: accept a connection, check each head, let the right engine answer; and how the parts are put
 //! together.
 
-pub mod accept;
-pub mod app;
-mod checkup;
+pub mod backends;
+pub mod bootstrap;
 pub mod dispatch;
-pub mod downstream;
-pub mod drain;
-pub mod framing;
-pub mod head;
-pub mod http1;
-pub mod node;
-pub mod once;
+pub mod http1_guard;
+pub mod hyper_connection;
+pub mod listener;
 #[cfg(test)]
-mod passing_tests;
-mod pipe;
+mod node_forwarding_tests;
+mod pingora_pipe;
+pub mod shutdown;
+pub mod state_dir;
 pub mod tls;

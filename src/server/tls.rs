@@ -22,8 +22,8 @@ use tokio_rustls::rustls::pki_types::pem::PemObject;
 use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tokio_rustls::server::TlsStream;
 
+use crate::cluster::OwnCertificate;
 use crate::config::TlsFiles;
-use crate::nodes::OwnCertificate;
 
 /// How often the files are looked at.
 const LOOK: Duration = Duration::from_secs(5);

@@ -20,7 +20,7 @@ const SPARE_LINES: usize = 4096;
 
 /// See the module.
 #[derive(Debug)]
-pub(in crate::store) struct Journal {
+pub(super) struct Journal {
     path: PathBuf,
     file: File,
     /// What the lines lead to.
@@ -84,7 +84,7 @@ impl Table {
 impl Journal {
     /// Reads a journal, or begins one, and returns with it what the visitors had, and of each whether nobody knows that
     /// they were told.
-    pub(in crate::store) fn open(path: PathBuf) -> io::Result<(Self, Vec<(Instance, bool)>)> {
+    pub(super) fn open(path: PathBuf) -> io::Result<(Self, Vec<(Instance, bool)>)> {
         let table = read(&path)?;
         let file = write(&path, &table)?;
         let living = table.records.values();
@@ -93,7 +93,7 @@ impl Journal {
     }
 
     /// Writes a change down, or a claim. What the disk refuses is told, and tried again with the next.
-    pub(in crate::store) fn note(&mut self, change: &RouteChange, claimed: bool) {
+    pub(super) fn note(&mut self, change: &RouteChange, claimed: bool) {
         self.keep(match change {
             // What was taken back is nobody's; the next server has no use for it.
             RouteChange::Set(instance) if instance.lease().is_none() => Line::Gone(instance.id().clone()),
@@ -104,7 +104,7 @@ impl Journal {
     }
 
     /// Writes down that the claims of these were confirmed.
-    pub(in crate::store) fn confirmed(&mut self, ids: &[InstanceId]) {
+    pub(super) fn confirmed(&mut self, ids: &[InstanceId]) {
         let ids: Vec<_> = ids.iter().filter(|id| self.table.unconfirmed.contains(*id)).cloned().collect();
         if !ids.is_empty() {
             self.keep(Line::Confirmed(ids));

@@ -18,7 +18,7 @@ pub use nodes::{Member, NodeCard, PULSE, PoolCard, Roster, UNHEARD};
 
 use crate::clock::Millis;
 use crate::instance::{
-    ClaimToken, Endpoint, ExtendRefused, Instance, InstanceId, Limits, NodeId, RateLimited, Refused,
+    ClaimToken, Counts, Endpoint, ExtendRefused, Instance, InstanceId, Limits, NodeId, RateLimited, Refused,
     TemplateName,
 };
 
@@ -72,18 +72,6 @@ pub enum Claimed {
     RateLimited(RateLimited),
     /// Nothing is ready; or the token has had its instance, and that has ended.
     Empty,
-}
-
-/// How many instances of a template there are in each living state, on one node or over all. One whose deadline has
-/// passed counts as assigned until it is swept: what it uses is still in use.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Counts {
-    /// Being made.
-    pub warming: usize,
-    /// Waiting for a visitor.
-    pub ready: usize,
-    /// In a visitor's hands.
-    pub assigned: usize,
 }
 
 /// A place in the store's ordered stream of route events; later events have greater cursors. The first event has

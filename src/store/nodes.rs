@@ -5,8 +5,8 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::clock::Millis;
-use crate::config::Secret;
 use crate::instance::{NodeId, TemplateName};
+use crate::template::Secret;
 
 /// Longest time between two beats of whatever nodes. After a longer one it was the store that was away, and nobody's
 /// silence counts from before.

@@ -227,7 +227,7 @@ impl Metrics {
     }
 
     /// The state of one template's pool.
-    pub fn pool(&self, template: &str, counts: crate::store::Counts, target: usize, capacity: usize) {
+    pub fn pool(&self, template: &str, counts: crate::instance::Counts, target: usize, capacity: usize) {
         let label = TemplateLabel { template: template.to_owned() };
         let gauges = [
             (&self.ready, counts.ready),
@@ -366,7 +366,7 @@ mod tests {
     fn the_page_has_the_names_of_the_contract_in_both_formats() {
         let metrics = Metrics::new();
         metrics.acquired("shop", AcquireResult::RateLimited, Duration::from_micros(60));
-        metrics.pool("shop", crate::store::Counts { ready: 3, ..Default::default() }, 5, 20);
+        metrics.pool("shop", crate::instance::Counts { ready: 3, ..Default::default() }, 5, 20);
         metrics.provisioned("shop", ProvisionMethod::ColdStart, Outcome::Success, Duration::from_millis(20));
         let memory = PoolMemory { instances: 2, private_bytes: 7, shared_bytes: 9, ..PoolMemory::default() };
         metrics.memory("shop", memory);

@@ -4,6 +4,8 @@ mod labels;
 mod log;
 mod memory;
 mod metrics;
+/// The one way to start a task.
+pub mod task;
 mod text_format;
 
 pub use labels::{AcquireResult, HostKind, Outcome, ProvisionMethod, ReleaseReason, RouteOperation};

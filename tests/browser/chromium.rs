@@ -90,7 +90,9 @@ impl Browser {
             }
         };
         let driver_port = tokio::time::timeout(START, listening).await.expect("the driver listens");
-        try_it_now::task::spawn("test", async move { while let Ok(Some(_)) = lines.next_line().await {} });
+        try_it_now::telemetry::task::spawn("test", async move {
+            while let Ok(Some(_)) = lines.next_line().await {}
+        });
         let mut flags: Vec<String> = FLAGS.iter().map(|&flag| flag.to_owned()).collect();
         flags.push(format!("--user-data-dir={}", folder.join("profile").display()));
         let wishes = json!({

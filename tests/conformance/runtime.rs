@@ -14,7 +14,8 @@ use std::time::Duration;
 use tokio::io::AsyncReadExt;
 use tokio::time::timeout;
 use try_it_now::instance::{Endpoint, InstanceId, TemplateName};
-use try_it_now::runtime::{App, Order, Runtime, RuntimeError};
+use try_it_now::runtime::{Order, Runtime, RuntimeError};
+use try_it_now::template::App;
 
 /// Longest time that anything may take here; met only by a failure.
 const PATIENCE: Duration = Duration::from_secs(20);

@@ -160,7 +160,7 @@ async fn one_of_two_servers_is_killed_twenty_times_under_load_and_nothing_is_los
         let visitors: Vec<_> = (0..VISITORS)
             .map(|_| {
                 let visits = desk.clone().visit_both(stays.clone(), falls.clone());
-                try_it_now::task::spawn("visitor", visits)
+                try_it_now::telemetry::task::spawn("visitor", visits)
             })
             .collect();
         let visited = async |count| {

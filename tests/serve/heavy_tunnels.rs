@@ -26,7 +26,7 @@ async fn of_ten_thousand_upgrades_none_loses_the_first_words_of_its_app() {
     let start = Instant::now();
     let upgrades = (0..SAMPLE + STAND_IN).map(|n| {
         let (port, odd, book) = (server.port, odd.clone(), books[n % INSTANCES].clone());
-        try_it_now::task::spawn("upgrade", async move {
+        try_it_now::telemetry::task::spawn("upgrade", async move {
             // The sample app greets in a packet of its own; the other one in that of its 101, which is worse.
             if n < SAMPLE {
                 greeted_by_the_sample_app(port, &book).await

@@ -56,8 +56,9 @@ async fn a_server_killed_at_any_moment_under_load_takes_its_instances_with_it() 
     for visits in [0, 1, 3, 8, 20] {
         let mut server = Server::start_in(folder.clone(), &settings, &[]).await;
         let visited = Arc::new(AtomicUsize::new(0));
-        let visitors = [(); 3]
-            .map(|()| try_it_now::task::spawn("visitor", visit_for_ever(server.port, visited.clone())));
+        let visitors = [(); 3].map(|()| {
+            try_it_now::telemetry::task::spawn("visitor", visit_for_ever(server.port, visited.clone()))
+        });
         eventually("as many visits", async || (visited.load(SeqCst) >= visits).then_some(())).await;
         server.signal("KILL");
         assert_eq!(server.ended().await, None);

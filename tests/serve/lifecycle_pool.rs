@@ -183,7 +183,7 @@ async fn those_who_wait_are_served_in_the_order_in_which_they_came() {
     let mut waiting = Vec::new();
     for place in 1..=3 {
         let port = server.port;
-        waiting.push(try_it_now::task::spawn("visitor", async move {
+        waiting.push(try_it_now::telemetry::task::spawn("visitor", async move {
             crate::harness::request(port, "POST", "localhost", "/api/v1/demo/acquire", &[], "").await.status
         }));
         eventually("one more waits", async || (server.stats().await["warming"] == place).then_some(())).await;

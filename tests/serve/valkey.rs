@@ -11,7 +11,7 @@ use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout};
 
-use try_it_now::task::spawn;
+use try_it_now::telemetry::task::spawn;
 
 use crate::harness::{Demo, PATIENCE, Server, attempt, eventually, get};
 use crate::valkeys::{Keeps, Server as Valkey};

@@ -3,11 +3,11 @@
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use super::stage::{BAKE, LONG, OWN, READY, Stage, WARM, template, templates};
+use super::fixture::{BAKE, LONG, OWN, READY, Stage, WARM, template, templates};
 use super::test_app::Manner;
 use super::test_runtime::StartFault;
-use crate::pool::bake;
-use crate::pool::repair::repair;
+use crate::pool::end::gc::repair;
+use crate::pool::supply::bake;
 use crate::runtime::StartMethod::{self, Cold, Restored};
 use crate::store::Visitor;
 

@@ -3,15 +3,15 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::stage::{START, Stage, template, templates};
+use super::fixture::{START, Stage, template, templates};
 use super::test_app::TestApp;
 use super::test_store::Line;
-use crate::config::Template;
 use crate::instance::{Instance, InstanceId};
-use crate::pool::settle::settle;
+use crate::pool::claim::delivery_worker::settle;
 use crate::pool::{AcquireError, Acquired};
-use crate::routes::Found;
+use crate::proxy::routes::Found;
 use crate::store::{Store as _, StoreError, UNCONFIRMED_FOR, Visitor};
+use crate::template::Template;
 
 const HOUR: Duration = Duration::from_secs(3600);
 

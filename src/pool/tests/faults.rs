@@ -3,12 +3,12 @@
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use super::stage::{BAKE, LONG, OWN, READY, Stage, WARM, template, templates};
+use super::fixture::{BAKE, LONG, OWN, READY, Stage, WARM, template, templates};
 use super::test_app::Manner;
 use super::test_runtime::StartFault;
 use super::test_store::Line;
 use crate::instance::{ClaimToken, Ending, Life, Limits};
-use crate::pool::repair::repair;
+use crate::pool::end::gc::repair;
 use crate::store::{Claim, Claimed, Store as _, Visitor};
 
 /// The steps by their names in the table.
@@ -114,7 +114,7 @@ fn is_first_pause(pause: Option<Duration>) -> bool {
 
 #[test]
 fn every_step_has_its_faults() {
-    let names: Vec<_> = crate::pool::provision::STEPS.iter().map(|step| step.name).collect();
+    let names: Vec<_> = crate::pool::supply::provision::STEPS.iter().map(|step| step.name).collect();
     assert_eq!(names, STEPS);
     for step in STEPS {
         assert!(FAULTS.iter().any(|fault| step_of(*fault) == step), "{step}");

@@ -3,12 +3,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::stage::{Stage, template, templates};
+use super::fixture::{Stage, template, templates};
 use super::test_runtime::TestHost;
-use crate::config::Template;
-use crate::pool::capacity;
-use crate::runtime::{App, ResourceLimits};
+use crate::pool::supply::capacity;
 use crate::store::Visitor;
+use crate::template::Template;
+use crate::template::{App, ResourceLimits};
 
 const G: u64 = 1 << 30;
 const M: u64 = 1 << 20;

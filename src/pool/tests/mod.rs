@@ -3,11 +3,11 @@
 mod bakes;
 mod deliveries;
 mod faults;
+pub(crate) mod fixture;
 mod memory;
 mod model;
-pub(crate) mod stage;
+mod model_world;
 mod test_app;
 pub(super) mod test_runtime;
 mod test_store;
 mod waiting;
-mod world;

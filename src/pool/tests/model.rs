@@ -5,7 +5,7 @@ use std::time::Duration;
 use proptest::collection::vec;
 use proptest::prelude::*;
 
-use super::world::{Kept, NAMES, World};
+use super::model_world::{Kept, NAMES, World};
 
 #[derive(Debug, Clone)]
 enum Step {

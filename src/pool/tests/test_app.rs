@@ -43,9 +43,9 @@ impl TestApp {
             hanging: Arc::default(),
         };
         let serving = app.clone();
-        crate::task::spawn("test app", async move {
+        crate::telemetry::task::spawn("test app", async move {
             while let Ok((socket, _)) = listener.accept().await {
-                crate::task::spawn("test app connection", serving.clone().answer(socket));
+                crate::telemetry::task::spawn("test app connection", serving.clone().answer(socket));
             }
         });
         app

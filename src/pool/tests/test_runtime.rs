@@ -13,9 +13,10 @@ use tokio::net::TcpStream;
 
 use crate::instance::{Endpoint, InstanceId};
 use crate::runtime::{
-    App, Command, Exit, Golden, HostMemory, MemoryReport, MemoryUse, Order, Ran, Runtime, RuntimeError,
+    Command, Exit, Golden, HostMemory, MemoryReport, MemoryUse, Order, Ran, Runtime, RuntimeError,
     StartMethod, Started,
 };
+use crate::template::App;
 
 /// What becomes of one start.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,7 +30,7 @@ pub(super) enum StartFault {
 }
 
 #[derive(Default)]
-pub(in crate::pool) struct TestRuntime {
+pub(crate) struct TestRuntime {
     /// In the order of their starts.
     running: Mutex<Vec<InstanceId>>,
     listener: Mutex<Option<mpsc::UnboundedSender<Exit>>>,
@@ -84,7 +85,7 @@ fn one_less(count: &AtomicUsize) -> bool {
 
 impl TestRuntime {
     /// All of whose apps listen at `app`; without it there are none to ask.
-    pub(in crate::pool) fn new(app: Option<SocketAddr>, takes: Duration) -> Self {
+    pub(crate) fn new(app: Option<SocketAddr>, takes: Duration) -> Self {
         Self { app, takes, ..Self::default() }
     }
 

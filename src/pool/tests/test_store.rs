@@ -9,11 +9,10 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 
 use crate::clock::{Clock, Millis};
+use crate::instance::Counts;
 use crate::instance::{Endpoint, Instance, InstanceId, NodeId, TemplateName};
 use crate::store::memory::MemoryStore;
-use crate::store::{
-    Claim, Claimed, Counts, Cursor, Member, NodeCard, Roster, RouteEvents, Store, StoreError,
-};
+use crate::store::{Claim, Claimed, Cursor, Member, NodeCard, Roster, RouteEvents, Store, StoreError};
 
 /// What becomes of one question.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

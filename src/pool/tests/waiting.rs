@@ -2,10 +2,10 @@
 
 use futures_util::FutureExt;
 
-use super::stage::{LONG, Stage, template};
+use super::fixture::{LONG, Stage, template};
 use super::test_app::TestApp;
 use super::test_store::Line;
-use crate::pool::reconcile::fill;
+use crate::pool::supply::reconcile::fill;
 use crate::store::Visitor;
 
 #[tokio::test]

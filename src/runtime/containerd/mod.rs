@@ -27,38 +27,15 @@
 //!
 //! Whatever is ours in containerd carries the node's name as a label, and lies in a namespace of our own.
 
-mod accounts;
-mod bake;
-mod cgroups;
+mod checkpoint;
 mod client;
 mod container;
-mod criu;
-mod disk;
-mod egress;
-mod end;
-mod exec;
-mod exits;
-mod folder;
-mod golden;
-mod images;
-mod instances;
-mod layer;
-mod leftovers;
-mod memory;
-mod namespaces;
-mod oci;
-mod options;
-mod orphans;
-mod registry;
-mod seccomp;
+mod fault_points;
+mod host;
+mod image;
+mod network;
 mod settings;
-mod shim;
-mod snapshots;
-mod spec;
-mod start;
-mod steps;
-mod tmpfs;
-mod transfer;
+mod takeover;
 
 use std::ffi::OsString;
 use std::io;
@@ -72,29 +49,30 @@ use tokio::net::TcpStream;
 use tokio::sync::{mpsc, oneshot};
 
 use self::client::Client;
-use self::egress::Outlets;
-use self::folder::Folder;
-use self::golden::{Checkpoints, Ingredients};
-use self::images::{Images, Unpacked};
-use self::instances::Instances;
-use self::memory::{Memory, Touched};
-use self::namespaces::Namespaces;
-use self::shim::SharedShim;
-use super::host::{Doing, blocking};
-use super::{App, Command, Exit, Golden, MemoryReport, Order, Ran, Runtime, RuntimeError, Started};
+use super::blocking::{Doing, blocking};
+use super::{Command, Exit, Golden, MemoryReport, Order, Ran, Runtime, RuntimeError, Started};
 use crate::instance::{Endpoint, InstanceId, NodeId};
-use crate::task;
+use crate::telemetry::task;
+use crate::template::App;
+use checkpoint::catalog::{Checkpoints, Ingredients};
+use checkpoint::sharing::{Memory, Touched};
+use container::instances::Instances;
+use host::node_dir::Folder;
+use host::shared_shim::SharedShim;
+use image::{Images, Unpacked};
+use network::egress::Outlets;
+use network::namespaces::Namespaces;
 
-pub use self::egress::clean as clean_network;
-pub use self::golden::baked;
-pub use self::leftovers::clean;
 pub use self::settings::{Settings, a_quarter_of_the_memory};
-pub use self::steps::{Step, Watcher};
+pub use checkpoint::catalog::baked;
+pub use fault_points::{Step, Watcher};
+pub use network::egress::clean as clean_network;
+pub use takeover::clean;
 
 /// Runs the role of this program that the shim calls, if these arguments, the program's own name first, ask for it. The
 /// program must ask this before it does anything else.
 pub fn internal_command(arguments: impl IntoIterator<Item = OsString>) -> Option<ExitCode> {
-    oci::command(arguments.into_iter())
+    checkpoint::restore::command(arguments.into_iter())
 }
 
 /// The label of all that is ours in containerd; its value is the node's name.
@@ -120,7 +98,7 @@ struct Parts {
     outlets: Arc<Outlets>,
     checkpoints: Checkpoints,
     /// What instances stand on.
-    layers: snapshots::Known,
+    layers: image::snapshots::Known,
     /// What restores in place of runc.
     restorer: Option<PathBuf>,
     /// CRIU's version; `None` when nothing is to be restored.
@@ -144,7 +122,7 @@ impl ContainerdRuntime {
         let memory = Memory::new(folder.memory(), settings.address.clone(), settings.shared_memory);
         let checkpoints = Checkpoints::open(folder.checkpoints(), memory).await;
         let checkpoints = checkpoints.doing(doing("use the folder for checkpoints"))?;
-        let criu = if settings.criu { criu::version(&settings.address).await } else { None };
+        let criu = if settings.criu { checkpoint::criu::version(&settings.address).await } else { None };
         if settings.criu && criu.is_none() {
             tracing::error!(
                 "CRIU is missing or does not work: every instance starts cold (see: try-it-now doctor)"
@@ -153,7 +131,8 @@ impl ContainerdRuntime {
         let outlets = Outlets::new(settings.node.as_str(), settings.outside, settings.path)
             .doing(doing("find this server's network namespace"))?;
         let shim = SharedShim::new(&settings.node, settings.address.clone(), folder.shim(), folder.devices());
-        let restorer = settings.program.map(|program| folder.link(oci::NAME, &program)).transpose();
+        let restorer =
+            settings.program.map(|program| folder.link(checkpoint::restore::NAME, &program)).transpose();
         let restorer = restorer.doing(doing("link this program"))?;
         let parts = Arc::new(Parts {
             client,
@@ -166,7 +145,7 @@ impl ContainerdRuntime {
                 .map(Arc::new)
                 .doing(doing("find this server's network namespace"))?,
             checkpoints,
-            layers: snapshots::Known::default(),
+            layers: image::snapshots::Known::default(),
             restorer,
             criu,
             kernel: kernel(),
@@ -174,9 +153,9 @@ impl ContainerdRuntime {
             watcher: settings.watcher,
             shim,
         });
-        memory::end_watches(parts.node.as_str()).await.doing(doing("end what was watched"))?;
-        leftovers::take_over(&parts).await?;
-        task::spawn("containerd exits", exits::follow(Arc::downgrade(&parts)));
+        checkpoint::sharing::end_watches(parts.node.as_str()).await.doing(doing("end what was watched"))?;
+        takeover::take_over(&parts).await?;
+        task::spawn("containerd exits", client::exit_events::follow(Arc::downgrade(&parts)));
         Ok(Self { parts })
     }
 }
@@ -254,7 +233,7 @@ impl Runtime for ContainerdRuntime {
             let outcome = parts.start(&order, &instance).await;
             if outcome.is_err() {
                 parts.take_away(&order.id, &instance).await?;
-                orphans::end(&parts.address, order.id.as_str()).await?;
+                takeover::orphans::end(&parts.address, order.id.as_str()).await?;
             }
             drop(turn);
             outcome
@@ -325,7 +304,7 @@ impl Runtime for ContainerdRuntime {
     async fn observe(&self, id: &InstanceId) -> Result<(), RuntimeError> {
         let of = self.parts.instances.origin(id);
         let Some(key) = of else { return Ok(()) };
-        let (folder, pids) = (self.parts.checkpoints.folder_of(&key), cgroups::processes(id.as_str()));
+        let (folder, pids) = (self.parts.checkpoints.folder_of(&key), host::cgroups::processes(id.as_str()));
         let observed = blocking(move || observe(pids, &folder)).await;
         observed.doing(|| format!("look at what {id} has changed"))
     }

@@ -4,9 +4,9 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 
 use super::super::LoginFile;
-use super::super::egress::Outside;
 use super::Watcher;
 use crate::instance::NodeId;
+use crate::template::egress::Outside;
 
 /// What a containerd runtime needs to know.
 #[derive(Debug, Clone)]

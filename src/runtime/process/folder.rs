@@ -5,7 +5,7 @@ use std::io;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt, symlink};
 use std::path::{Component, Path};
 
-use super::wire::{temporary_directory, working_directory};
+use super::protocol::{temporary_directory, working_directory};
 
 /// Why there is no folder.
 #[derive(Debug, thiserror::Error)]

@@ -15,7 +15,7 @@ use rustix::process::{
 };
 
 use super::folder::{self, FolderError};
-use super::wire::{Lack, Launch, Report, line};
+use super::protocol::{Lack, Launch, Report, line};
 use super::{descendants, launcher};
 
 /// The internal subcommand.

@@ -18,7 +18,7 @@ use rustix::process::{
     Resource, Rlimit, Signal, getpid, getppid, getrlimit, set_parent_process_death_signal, setrlimit, setsid,
 };
 
-use super::wire::{Launch, line, working_directory};
+use super::protocol::{Launch, line, working_directory};
 
 /// The internal subcommand.
 pub(super) const NAME: &str = "internal-launcher";

@@ -21,12 +21,12 @@
 mod descendants;
 mod folder;
 mod guardian;
-mod keeper;
 mod launcher;
-mod leftovers;
 mod ports;
 mod processes;
-mod wire;
+mod protocol;
+mod supervisor;
+mod takeover;
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -42,13 +42,13 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 use tokio::sync::{mpsc, oneshot};
 
-use self::keeper::{Keeper, StopReply};
 use self::ports::Ports;
-use super::host::{Doing, blocking};
+use super::blocking::{Doing, blocking};
 use super::log::Log;
 use super::{Exit, Order, Runtime, RuntimeError, StartMethod, Started};
 use crate::instance::{InstanceId, NodeId};
-use crate::task;
+use crate::telemetry::task;
+use supervisor::{Keeper, StopReply};
 
 /// Output that is kept of each instance, in bytes, unless one wants otherwise.
 pub const LOG_LIMIT: usize = 256 * 1024;
@@ -111,7 +111,7 @@ impl ProcessRuntime {
         let doing = || format!("find {}", settings.guardian.display());
         settings.guardian = std::path::absolute(&settings.guardian).doing(doing)?;
         let (work, node) = (settings.work.clone(), settings.node.clone());
-        settings.work = blocking(move || leftovers::take_over(&work, &node)).await?;
+        settings.work = blocking(move || takeover::take_over(&work, &node)).await?;
         let shared = Shared {
             ports: Arc::new(Ports::new(settings.ports.clone())),
             settings,

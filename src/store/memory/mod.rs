@@ -12,12 +12,12 @@
 //! cursor, exactly.
 
 mod claims;
-mod members;
-mod queue;
+mod nodes;
+mod rate_limits;
+mod ready_queue;
 mod records;
 mod route_log;
-mod shelf;
-mod usages;
+mod template_table;
 
 #[cfg(test)]
 mod tests;
@@ -31,13 +31,14 @@ use std::time::Duration;
 use async_trait::async_trait;
 use parking_lot::{Mutex, RwLock};
 
-use self::members::Members;
 use self::route_log::{BATCH, RouteLog};
-use self::shelf::Shelf;
 use super::journal::Journal;
-use super::{Claim, Claimed, Counts, Cursor, Member, NodeCard, Roster, RouteEvents, Store, StoreError};
+use super::{Claim, Claimed, Cursor, Member, NodeCard, Roster, RouteEvents, Store, StoreError};
 use crate::clock::{Clock, Millis};
+use crate::instance::Counts;
 use crate::instance::{Endpoint, Instance, InstanceId, Life, NodeId, TemplateName};
+use nodes::Members;
+use template_table::Shelf;
 
 /// Route events kept for followers that lag behind.
 pub const ROUTE_EVENTS: usize = 65_536;

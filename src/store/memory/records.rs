@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use super::queue::Turn;
+use super::ready_queue::Turn;
 use crate::clock::Millis;
 use crate::instance::{Instance, InstanceId};
 

@@ -10,15 +10,13 @@
 //!
 //! A Valkey that ends may come back with an older past, or empty: [`recovery`] says what is done about that.
 
-mod gate;
-mod known;
-mod link;
+mod admission;
+mod connection;
 mod nodes;
-mod notebook;
-mod pages;
-mod record;
+mod record_codec;
 mod recovery;
-mod reply;
+mod scan;
+mod script_reply;
 mod scripts;
 mod settings;
 
@@ -33,18 +31,19 @@ use redis::Cmd;
 use tokio::time::Instant;
 use tokio_util::sync::DropGuard;
 
-use self::gate::{Gate, Open};
-use self::known::Known;
-use self::link::{Call, Wire};
-use self::notebook::Notebook;
-use self::reply::{Reply, broken};
 use self::scripts::Step;
 pub use self::settings::{Address, DEADLINE, Mode, PATIENCE, ROUTE_EVENTS, Settings};
 use super::nodes::fresh_secret;
-use super::{Claim, Claimed, Counts, Cursor, Member, NodeCard, Roster, RouteEvents, Store, StoreError};
+use super::{Claim, Claimed, Cursor, Member, NodeCard, Roster, RouteEvents, Store, StoreError};
 use crate::clock::{Clock, Millis};
-use crate::config::Secret;
+use crate::instance::Counts;
 use crate::instance::{ClaimToken, Endpoint, Instance, InstanceId, NodeId, TemplateName};
+use crate::template::Secret;
+use admission::{Gate, Open};
+use connection::{Call, Wire};
+use recovery::grant_log::Notebook;
+use recovery::local_view::Known;
+use script_reply::{Reply, broken};
 
 /// Most records done something with in one call: Valkey serves nobody else meanwhile.
 const PIECE: usize = 128;
@@ -100,7 +99,7 @@ impl ValkeyStore {
     /// Has a step done that changes something, under a name of its own: made again because its answer was lost, it answers
     /// the same, and does nothing.
     async fn once(&self, step: &Step, arguments: &[&str]) -> Result<(Reply, Arc<Open>), StoreError> {
-        let call = record::token(ClaimToken::random());
+        let call = record_codec::token(ClaimToken::random());
         let arguments: Vec<&str> = std::iter::once(call.as_str()).chain(arguments.iter().copied()).collect();
         self.gate.run(step, &arguments).await
     }
@@ -148,14 +147,14 @@ fn millis(time: Duration) -> String {
 #[async_trait]
 impl Store for ValkeyStore {
     async fn insert(&self, instance: Instance) -> Result<(), StoreError> {
-        let arguments = [instance.id().as_str(), &record::write(&instance)];
+        let arguments = [instance.id().as_str(), &record_codec::write(&instance)];
         let (mut reply, open) = self.once(&self.gate.scripts.insert, &arguments).await?;
         reply.outcome()?;
         self.learn(&open, |known| known.learn(&instance, false))
     }
 
     async fn offer(&self, id: &InstanceId, endpoint: Endpoint) -> Result<Instance, StoreError> {
-        let at = record::endpoint(endpoint);
+        let at = record_codec::endpoint(endpoint);
         let (offered, _, open) = self.step(&self.gate.scripts.offer, id, &[&at]).await?;
         self.learn(&open, |known| known.learn(&offered, false))?;
         Ok(offered)
@@ -164,7 +163,7 @@ impl Store for ValkeyStore {
     async fn claim(&self, claim: &Claim) -> Result<Claimed, StoreError> {
         let Claim { template, token, node, visitor, limits, ttl } = claim;
         let (hourly, daily) = (limits.hourly.to_string(), limits.daily.to_string());
-        let (token, ttl) = (record::token(*token), millis(*ttl));
+        let (token, ttl) = (record_codec::token(*token), millis(*ttl));
         let arguments = [template.as_str(), node.as_str(), &token, &visitor.0, &hourly, &daily, &ttl];
         let (reply, open) = self.gate.run(&self.gate.scripts.claim, &arguments).await?;
         let claimed = reply.claimed(*limits)?;
@@ -187,7 +186,7 @@ impl Store for ValkeyStore {
     async fn take_back(&self, claim: &Claim) -> Result<Instance, StoreError> {
         let Claim { template, token, visitor, limits, .. } = claim;
         let limited = if limits.are_none() { "0" } else { "1" };
-        let arguments = [template.as_str(), &record::token(*token), &visitor.0, limited];
+        let arguments = [template.as_str(), &record_codec::token(*token), &visitor.0, limited];
         let (mut reply, open) = self.once(&self.gate.scripts.take_back, &arguments).await?;
         reply.outcome()?;
         let id = reply.text()?;
@@ -201,7 +200,7 @@ impl Store for ValkeyStore {
         let now = reply.millis()?;
         match reply.text()?.as_str() {
             "" => Ok(None),
-            text => Ok(Some(record::read(id.as_str(), text).ok_or_else(broken)?.seen_at(now))),
+            text => Ok(Some(record_codec::read(id.as_str(), text).ok_or_else(broken)?.seen_at(now))),
         }
     }
 
@@ -237,7 +236,7 @@ impl Store for ValkeyStore {
         let (before, mut reply, open) = self.step(&self.gate.scripts.fail, id, &[]).await?;
         let after = match reply.text()?.as_str() {
             "" => None,
-            text => Some(record::read(id.as_str(), text).ok_or_else(broken)?),
+            text => Some(record_codec::read(id.as_str(), text).ok_or_else(broken)?),
         };
         self.learn(&open, |known| match &after {
             Some(ended) => known.heed(ended),

@@ -5,13 +5,13 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::gate::Heard;
-use super::link::Call;
-use super::reply::{Reply, broken};
-use super::{ValkeyStore, millis, record};
-use crate::config::Secret;
+use super::admission::Heard;
+use super::connection::Call;
+use super::script_reply::{Reply, broken};
+use super::{ValkeyStore, millis, record_codec};
 use crate::instance::{ClaimToken, Instance, NodeId};
 use crate::store::{Member, NodeCard, Roster, StoreError};
+use crate::template::Secret;
 
 impl ValkeyStore {
     /// While the store is being recovered it lacks nodes that have not come back to it yet: then the answer is what was heard
@@ -29,7 +29,7 @@ impl ValkeyStore {
             (secret.clone(), heard.number)
         };
         let number = acknowledged.to_string();
-        let call = record::token(ClaimToken::random());
+        let call = record_codec::token(ClaimToken::random());
         let arguments = [&call, card.id.as_str(), &text, secret.reveal(), &number];
         let beat = Call::Script(gate.other(&gate.scripts.beat, &arguments));
         let mut reply = Reply::new(gate.link.call(&beat).await?);

@@ -5,7 +5,7 @@
 
 use redis::{RedisResult, Script, cmd};
 
-use super::link::Wire;
+use super::connection::Wire;
 
 /// A script that reads or changes instances.
 #[derive(Debug)]

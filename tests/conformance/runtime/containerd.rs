@@ -27,7 +27,8 @@ use std::{env, fs};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use try_it_now::instance::{Endpoint, InstanceId, NodeId};
 use try_it_now::runtime::containerd::{ContainerdRuntime, Settings, Watcher};
-use try_it_now::runtime::{App, Image, ResourceLimits, Runtime, StartMethod, Started};
+use try_it_now::runtime::{Runtime, StartMethod, Started};
+use try_it_now::template::{App, Image, ResourceLimits};
 
 use super::{Apps, Subject, order, output, until, within};
 use crate::stack::{self, Stack};

@@ -16,7 +16,8 @@ use rustix::process::{Pid, Signal, kill_process};
 use tokio::io::{AsyncBufReadExt, BufReader};
 use try_it_now::instance::{Endpoint, InstanceId, NodeId};
 use try_it_now::runtime::process::{LOG_LIMIT, ProcessRuntime, Settings};
-use try_it_now::runtime::{App, ResourceLimits, Runtime, RuntimeError};
+use try_it_now::runtime::{Runtime, RuntimeError};
+use try_it_now::template::{App, ResourceLimits};
 
 use super::{Apps, PATIENCE, Subject, app, order, output, until, within};
 

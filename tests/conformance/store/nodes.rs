@@ -209,7 +209,7 @@ pub(crate) async fn of_two_burials_each_end_is_told_to_one(s: &Stage) {
     }
     let bury = || {
         let (store, node) = (s.store.clone(), node("a"));
-        try_it_now::task::spawn("test", async move { store.bury(&node, Duration::ZERO).await })
+        try_it_now::telemetry::task::spawn("test", async move { store.bury(&node, Duration::ZERO).await })
     };
     let (one, other) = (bury(), bury());
     let mut told = one.await.unwrap().unwrap();

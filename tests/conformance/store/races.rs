@@ -8,7 +8,7 @@ use std::time::Duration;
 use tokio::sync::Barrier;
 use try_it_now::instance::{ClaimToken, Ending, ExtendRefused, Life, Limits, Refused};
 use try_it_now::store::{Claim, Claimed, Store, StoreError};
-use try_it_now::task::spawn;
+use try_it_now::telemetry::task::spawn;
 
 use super::stage::{MINUTE, Stage, TTL, template, wish};
 

@@ -7,7 +7,7 @@ use tokio::sync::mpsc;
 use tokio::time::timeout;
 use try_it_now::instance::{Instance, RETENTION};
 use try_it_now::store::{Cursor, RouteChange, RouteEvents};
-use try_it_now::task::spawn;
+use try_it_now::telemetry::task::spawn;
 
 use super::stage::{HOUR, LONG, MINUTE, Stage, TTL, ids, wish};
 

@@ -6,12 +6,11 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use try_it_now::clock::Millis;
+use try_it_now::instance::Counts;
 use try_it_now::instance::{
     ClaimToken, Endpoint, Instance, InstanceId, Life, Limits, NodeId, TemplateName, check, check_step,
 };
-use try_it_now::store::{
-    Claim, Claimed, Counts, Cursor, RouteChange, RouteEvents, Store, StoreError, Visitor,
-};
+use try_it_now::store::{Claim, Claimed, Cursor, RouteChange, RouteEvents, Store, StoreError, Visitor};
 
 use super::Backend;
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::time::timeout;
 use try_it_now::instance::{ClaimToken, InstanceId, check_step};
 use try_it_now::store::{Claim, Claimed, Cursor, RouteChange, StoreError};
-use try_it_now::task::spawn;
+use try_it_now::telemetry::task::spawn;
 
 use super::stage::{HOUR, LONG, MINUTE, NODES, Stage, TEMPLATES, node, template, wish};
 

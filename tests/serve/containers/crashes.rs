@@ -25,8 +25,9 @@ async fn a_server_killed_at_any_moment_under_load_leaves_only_what_visitors_have
         note(server.port, &demo, &format!("note{}", kept.len())).await;
         kept.push(demo);
         let visited = Arc::new(AtomicUsize::new(0));
-        let visitors = [(); 3]
-            .map(|()| try_it_now::task::spawn("visitor", visit_for_ever(server.port, visited.clone())));
+        let visitors = [(); 3].map(|()| {
+            try_it_now::telemetry::task::spawn("visitor", visit_for_ever(server.port, visited.clone()))
+        });
         eventually_within(FULL, "as many visits", async || (visited.load(SeqCst) >= visits).then_some(()))
             .await;
         server.signal("KILL");

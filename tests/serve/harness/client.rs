@@ -70,7 +70,7 @@ pub async fn attempt(
         let stream = TcpStream::connect(("127.0.0.1", port)).await.ok()?;
         let (mut send, connection) =
             hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.ok()?;
-        try_it_now::task::spawn("test", connection);
+        try_it_now::telemetry::task::spawn("test", connection);
         let mut request = Request::builder().method(method).uri(path).header("host", host);
         for (name, value) in headers {
             request = request.header(*name, *value);

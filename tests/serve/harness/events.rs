@@ -25,7 +25,7 @@ impl Events {
             let stream = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
             let (mut send, connection) =
                 hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.unwrap();
-            try_it_now::task::spawn("test", connection);
+            try_it_now::telemetry::task::spawn("test", connection);
             let request = Request::get(path).header("host", host).header("accept", "text/event-stream");
             let answer = send.send_request(request.body(Full::<Bytes>::default()).unwrap()).await.unwrap();
             let (head, body) = answer.into_parts();

@@ -19,7 +19,7 @@ pub async fn h2c(port: u16) -> SendRequest<Bytes> {
 /// The same over something that is connected already.
 pub async fn h2_over(stream: impl Io + 'static) -> SendRequest<Bytes> {
     let (send, connection) = h2::client::handshake(stream).await.unwrap();
-    try_it_now::task::spawn("test", connection);
+    try_it_now::telemetry::task::spawn("test", connection);
     send.ready().await.unwrap()
 }
 

@@ -108,7 +108,7 @@ impl Server {
         };
         let (port, node) = tokio::time::timeout(PATIENCE, listening).await.expect("the server listens");
         let kept = log.clone();
-        try_it_now::task::spawn("test", async move {
+        try_it_now::telemetry::task::spawn("test", async move {
             while let Ok(Some(line)) = lines.next_line().await {
                 kept.lock().unwrap().push(line);
             }

@@ -56,7 +56,7 @@ async fn it_serves_when_it_is_run_as_an_app() {
         tokio::select! {
             accepted = listener.accept() => {
                 let (stream, _) = accepted.unwrap();
-                try_it_now::task::spawn("stand-in", connection(app.clone(), stream));
+                try_it_now::telemetry::task::spawn("stand-in", connection(app.clone(), stream));
             }
             _ = deaf.wait_for(|deaf| *deaf) => break,
         }

@@ -7,7 +7,8 @@ mod world;
 use std::net::Ipv4Addr;
 
 use try_it_now::instance::{Endpoint, InstanceId};
-use try_it_now::runtime::{App, Egress, Runtime, StartMethod};
+use try_it_now::runtime::{Runtime, StartMethod};
+use try_it_now::template::{App, Egress};
 
 use super::{php, start, tell, until, within};
 

@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 use try_it_now::runtime::containerd::{ContainerdRuntime, Step, Watcher};
-use try_it_now::runtime::{App, Golden, Runtime, StartMethod};
+use try_it_now::runtime::{Golden, Runtime, StartMethod};
+use try_it_now::template::App;
 
 use super::{KEEPER, Place, REVISION, bake, order, php, shell, start, tell, until, within};
 use crate::traces::networks;

@@ -5,7 +5,8 @@ use std::time::Duration;
 use rustix::process::{Signal, kill_process};
 use tokio::time::Instant;
 use try_it_now::instance::{Endpoint, InstanceId};
-use try_it_now::runtime::{ResourceLimits, Runtime};
+use try_it_now::runtime::Runtime;
+use try_it_now::template::ResourceLimits;
 
 use super::limits::pids_of;
 use super::{App, KEEPER, Place, output, php, start, tell, until, within};

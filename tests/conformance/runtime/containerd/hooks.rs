@@ -3,7 +3,8 @@
 use std::os::unix::fs::MetadataExt;
 use std::time::Duration;
 
-use try_it_now::runtime::{App, Command, Order, OwnFile, Ran, Runtime, RuntimeError, StartMethod};
+use try_it_now::runtime::{Command, Order, OwnFile, Ran, Runtime, RuntimeError, StartMethod};
+use try_it_now::template::App;
 
 use super::{Image, KEEPER, Place, REVISION, archive, bake, fs, order, php, shell, start, tell, within};
 

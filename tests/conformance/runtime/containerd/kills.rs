@@ -9,7 +9,8 @@ use rustix::process::{Signal, getpid, kill_process};
 use tokio::time::Instant;
 use try_it_now::instance::{InstanceId, NodeId, TemplateName};
 use try_it_now::runtime::containerd::{ContainerdRuntime, Settings, Step, Watcher};
-use try_it_now::runtime::{App, Golden, Order, Runtime, StartMethod};
+use try_it_now::runtime::{Golden, Order, Runtime, StartMethod};
+use try_it_now::template::App;
 
 use super::faults::{BAKING, ENDING, MAKING};
 use super::{KEEPER, Place, REVISION, bake, order, php, start, tell, until, within};

@@ -2,7 +2,8 @@
 
 use rustix::process::Pid;
 use try_it_now::instance::Endpoint;
-use try_it_now::runtime::{ResourceLimits, Runtime, StartMethod};
+use try_it_now::runtime::{Runtime, StartMethod};
+use try_it_now::template::ResourceLimits;
 
 use super::{App, KEEPER, Place, app, bake_limited, fs, output, php, shell, start, tell, until, within};
 

@@ -1,7 +1,8 @@
 //! What instances take of the host's memory, told as the kernel counts it.
 
 use try_it_now::instance::InstanceId;
-use try_it_now::runtime::{MemoryReport, MemoryUse, Runtime, ShareMemory};
+use try_it_now::runtime::{MemoryReport, MemoryUse, Runtime};
+use try_it_now::template::ShareMemory;
 
 use super::sharing::{BULK, bake_holder, memory};
 use super::{Place, start, tell, within};

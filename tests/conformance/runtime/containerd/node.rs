@@ -1,7 +1,8 @@
 //! Copies of an app in node, whose collector of garbage moves objects about and gives memory up all the time.
 
 use try_it_now::instance::Endpoint;
-use try_it_now::runtime::{App, Image, Runtime, StartMethod};
+use try_it_now::runtime::{Runtime, StartMethod};
+use try_it_now::template::{App, Image};
 
 use super::sharing::memory;
 use super::{Place, REVISION, start, tell, within};

@@ -7,7 +7,8 @@ use std::process::Command;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use try_it_now::instance::Endpoint;
-use try_it_now::runtime::{App, Image, Runtime, ShareMemory, StartMethod};
+use try_it_now::runtime::{Runtime, StartMethod};
+use try_it_now::template::{App, Image, ShareMemory};
 
 use super::{Place, REVISION, archive, env, fs, start, until, within};
 

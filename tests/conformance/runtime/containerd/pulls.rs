@@ -2,7 +2,8 @@
 
 use std::path::PathBuf;
 
-use try_it_now::runtime::{App, Image, LoginFile, Runtime};
+use try_it_now::runtime::{LoginFile, Runtime};
+use try_it_now::template::{App, Image};
 
 use super::registry::{PASSWORD, Registry};
 use super::{KEEPER, Place, order, php, start, tell, within};

@@ -6,7 +6,8 @@ use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use try_it_now::instance::Endpoint;
 use try_it_now::runtime::containerd::Settings;
-use try_it_now::runtime::{App, Command, Golden, Order, Runtime, ShareMemory, StartMethod};
+use try_it_now::runtime::{Command, Golden, Order, Runtime, StartMethod};
+use try_it_now::template::{App, ShareMemory};
 
 use super::restorer::has_own_groups;
 use super::{Place, REVISION, app, fs, order, php, start, tell, until, within};

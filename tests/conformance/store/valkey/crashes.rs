@@ -12,7 +12,7 @@ use try_it_now::clock::Clock;
 use try_it_now::instance::{ClaimToken, Instance, InstanceId, Life};
 use try_it_now::store::valkey::{Settings, ValkeyStore};
 use try_it_now::store::{Claim, Claimed, Cursor, RouteEvents, Store, StoreError};
-use try_it_now::task::spawn;
+use try_it_now::telemetry::task::spawn;
 
 use super::servers::{Keeps, PATIENCE, Server};
 use super::tcp;

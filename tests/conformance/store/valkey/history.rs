@@ -15,7 +15,7 @@ use try_it_now::clock::{Clock, Millis};
 use try_it_now::instance::{ClaimToken, Ending, Instance, InstanceId, Life, NodeId};
 use try_it_now::store::valkey::{Settings, ValkeyStore};
 use try_it_now::store::{Claim, Claimed, Store, StoreError};
-use try_it_now::task::spawn;
+use try_it_now::telemetry::task::spawn;
 
 use super::servers::PATIENCE;
 use super::{own_prefix, server, tcp};

@@ -10,7 +10,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
-use try_it_now::task::spawn;
+use try_it_now::telemetry::task::spawn;
 
 /// What is wrong with the link.
 #[derive(Debug, Clone, Copy, PartialEq)]

@@ -14,7 +14,7 @@ use try_it_now::clock::{Clock, Millis};
 use try_it_now::instance::{ClaimToken, Instance, InstanceId, Life, NodeId};
 use try_it_now::store::valkey::{Address, Mode, Settings, ValkeyStore};
 use try_it_now::store::{Claim, Claimed, Cursor, RouteEvents, Store, StoreError};
-use try_it_now::task::spawn;
+use try_it_now::telemetry::task::spawn;
 
 use super::proxy::{Fault, Proxy};
 use super::servers::{Cluster, Keeps, PATIENCE, Server};

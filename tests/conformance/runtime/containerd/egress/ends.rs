@@ -2,7 +2,7 @@
 
 use try_it_now::runtime::RuntimeError;
 use try_it_now::runtime::containerd::clean_network;
-use try_it_now::runtime::egress::Network;
+use try_it_now::template::egress::Network;
 
 use super::super::REVISION;
 use super::world::{PRIVATE, SITE, World};
@@ -79,7 +79,7 @@ fn two_servers_of_one_host_do_not_meet() {
         // So few that both want the same.
         let range = Network::around("10.213.0.0".parse().unwrap(), 27);
         other.settings.outside =
-            try_it_now::runtime::egress::Outside { range, ..world.place.settings.outside.clone() };
+            try_it_now::template::egress::Outside { range, ..world.place.settings.outside.clone() };
         let mut world = world;
         world.place.settings.outside.range = range;
         world.serve(async |one| {

@@ -12,7 +12,7 @@ use std::time::Duration;
 use nix::sched::{CloneFlags, unshare};
 use tokio::time::Instant;
 use try_it_now::instance::InstanceId;
-use try_it_now::runtime::egress::Outside;
+use try_it_now::template::egress::Outside;
 
 use super::super::{ContainerdRuntime, Place};
 use crate::stack::run;

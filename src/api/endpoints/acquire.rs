@@ -1,0 +1,66 @@
+//! `POST /api/v1/demo/acquire`.
+
+use http::{Response, StatusCode};
+use serde::{Deserialize, Serialize};
+
+use crate::api::{Api, ApiError, Asked, Body, read_json, response};
+use crate::instance::{Instance, TemplateName};
+use crate::pool::Acquired;
+use crate::store::Visitor;
+use crate::template::Secret;
+
+#[derive(Deserialize)]
+struct Wish {
+    template: Option<String>,
+}
+
+#[derive(Serialize)]
+struct Handed<'a> {
+    id: &'a str,
+    url: String,
+    admin_url: String,
+    expires_at: String,
+    ttl_seconds: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    credentials: Option<&'a str>,
+}
+
+impl Api {
+    pub(crate) async fn acquire(&self, asked: Asked<'_>) -> Result<Response<Body>, ApiError> {
+        let wish: Option<Wish> = read_json(&asked)?;
+        let template = match wish.and_then(|wish| wish.template) {
+            Some(name) => {
+                TemplateName::new(&name).map_err(|error| ApiError::InvalidRequest(error.to_string()))?
+            }
+            None => self.pool.templates().default_name().clone(),
+        };
+        let visitor = Visitor(asked.client.rate_limit_key());
+        let Acquired { instance, quota, delivery } = self.pool.acquire(template.as_str(), visitor).await?;
+        let lease = instance.lease().ok_or(ApiError::Internal("ACQUIRE_ERROR"))?;
+        let (url, admin_url) = self.urls(&instance);
+        let credentials = self.pool.credentials(&instance);
+        let handed = Handed {
+            id: instance.id().as_str(),
+            url,
+            admin_url,
+            expires_at: lease.deadline().rfc3339(),
+            ttl_seconds: lease.deadline().since(lease.assigned_at()).as_secs(),
+            credentials: credentials.as_ref().map(Secret::reveal),
+        };
+        let mut answer = response::json(StatusCode::OK, &handed).map(|body| body.handing(delivery));
+        if let Some(quota) = quota {
+            response::quota(answer.headers_mut(), quota.limit, quota.remaining, quota.reset.as_secs());
+        }
+        Ok(answer)
+    }
+
+    /// An instance's address and that of its administration.
+    pub(crate) fn urls(&self, instance: &Instance) -> (String, String) {
+        let url = self.pool.address().instance_url(instance.id());
+        let template = self.pool.template_of(instance.id());
+        // The address ends with a slash and the path begins with one.
+        let path = template.as_ref().map_or("", |template| &template.admin_path[1..]);
+        let admin_url = format!("{url}{path}");
+        (url, admin_url)
+    }
+}

@@ -1,0 +1,43 @@
+//! `POST /api/v1/demo/{id}/extend`.
+
+use std::time::Duration;
+
+use http::{Response, StatusCode};
+use serde::{Deserialize, Serialize};
+
+use crate::api::{Api, ApiError, Asked, Body, read_json, response};
+use crate::instance::InstanceId;
+
+#[derive(Deserialize)]
+struct Wish {
+    minutes: i64,
+}
+
+#[derive(Serialize)]
+struct Extended<'a> {
+    id: &'a str,
+    expires_at: String,
+    ttl_remaining: u64,
+}
+
+impl Api {
+    pub(crate) async fn extend(&self, id: &InstanceId, asked: Asked<'_>) -> Result<Response<Body>, ApiError> {
+        let wish: Option<Wish> = read_json(&asked)?;
+        let minutes = wish
+            .and_then(|wish| u64::try_from(wish.minutes).ok())
+            .filter(|minutes| (1..=60).contains(minutes))
+            .ok_or_else(|| ApiError::InvalidRequest("minutes must be an integer from 1 to 60".to_owned()))?;
+        let instance = self
+            .pool
+            .extend(id, Duration::from_secs(60 * minutes))
+            .await
+            .map_err(|e| ApiError::from_store(e, "EXTEND_ERROR"))?;
+        let lease = instance.lease().ok_or(ApiError::Internal("EXTEND_ERROR"))?;
+        let extended = Extended {
+            id: id.as_str(),
+            expires_at: lease.deadline().rfc3339(),
+            ttl_remaining: lease.remaining(self.pool.clock().now()).as_secs(),
+        };
+        Ok(response::json(StatusCode::OK, &extended))
+    }
+}

@@ -1,0 +1,61 @@
+//! `GET /api/v1/demo/{id}`.
+
+use http::{Response, StatusCode};
+use serde::Serialize;
+
+use crate::api::{Api, ApiError, Body, response};
+use crate::instance::{InstanceId, Life};
+use crate::pool::InstanceMemory;
+use crate::template::Secret;
+
+#[derive(Serialize)]
+struct Shown<'a> {
+    id: &'a str,
+    url: String,
+    admin_url: String,
+    state: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reason: Option<&'static str>,
+    created_at: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    assigned_at: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    expires_at: Option<String>,
+    ttl_remaining_seconds: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    credentials: Option<&'a str>,
+    /// As it was read last.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    memory: Option<InstanceMemory>,
+}
+
+impl Api {
+    pub(crate) async fn demo(&self, id: &InstanceId) -> Result<Response<Body>, ApiError> {
+        let found = self.pool.get(id).await.map_err(|e| ApiError::from_store(e, "GET_ERROR"))?;
+        let instance = found.ok_or(ApiError::NotFound("instance"))?;
+        let (url, admin_url) = self.urls(&instance);
+        let lease = instance.lease();
+        let running = matches!(instance.life(), Life::Assigned { .. });
+        let now = self.pool.clock().now();
+        let credentials = self.pool.credentials(&instance).filter(|_| running);
+        let shown = Shown {
+            id: id.as_str(),
+            url,
+            admin_url,
+            state: instance.life().name(),
+            reason: match instance.life() {
+                Life::Expired { ending, .. } => Some(ending.name()),
+                _ => None,
+            },
+            created_at: instance.created_at().rfc3339(),
+            assigned_at: lease.map(|lease| lease.assigned_at().rfc3339()),
+            expires_at: lease.map(|lease| lease.deadline().rfc3339()),
+            ttl_remaining_seconds: lease
+                .filter(|_| running)
+                .map_or(0, |lease| lease.remaining(now).as_secs()),
+            credentials: credentials.as_ref().map(Secret::reveal),
+            memory: self.pool.memory_of(id),
+        };
+        Ok(response::json(StatusCode::OK, &shown))
+    }
+}

@@ -1,0 +1,111 @@
+//! Room for instances: the disk that the state folder is on, and memory.
+
+use std::fs;
+use std::io;
+use std::path::Path;
+
+use rustix::fs::{Access, access, statvfs};
+
+use super::check_result::Finding;
+
+/// Bytes of disk below which nothing starts, and below which instances may soon fail.
+const LEAST_DISK: u64 = 64 << 20;
+const LITTLE_DISK: u64 = 2 << 30;
+/// Bytes of memory below which instances may soon fail.
+const LITTLE_MEMORY: u64 = 512 << 20;
+
+pub(super) fn examine(state_dir: &Path) -> Vec<Finding> {
+    let disk = free_disk(state_dir);
+    let memory = fs::read_to_string("/proc/meminfo").ok().and_then(|text| available_memory(&text));
+    vec![judge_disk(state_dir, &disk), judge_memory(memory)]
+}
+
+/// Bytes that this user may still write in a folder; the server makes those that are missing on the way to it.
+fn free_disk(folder: &Path) -> io::Result<u64> {
+    let there = folder.ancestors().find(|folder| folder.exists()).unwrap_or(Path::new("/"));
+    access(there, Access::WRITE_OK | Access::EXEC_OK)?;
+    let disk = statvfs(there)?;
+    Ok(disk.f_bavail.saturating_mul(disk.f_frsize))
+}
+
+fn judge_disk(folder: &Path, free: &io::Result<u64>) -> Finding {
+    const CHECK: &str = "disk";
+    let folder = folder.display();
+    match free {
+        Err(why) => Finding::missing(
+            CHECK,
+            true,
+            format!("STATE_DIR {folder} cannot be written: {why}"),
+            "set STATE_DIR to a folder that this user may write",
+        ),
+        Ok(free) => {
+            let found = format!("{} free at {folder}", show(*free));
+            match *free {
+                ..LEAST_DISK => Finding::missing(CHECK, true, found, "make room there, or move STATE_DIR"),
+                LEAST_DISK..LITTLE_DISK => {
+                    Finding::warning(CHECK, found, "make room there, or move STATE_DIR")
+                }
+                _ => Finding::ok(CHECK, found),
+            }
+        }
+    }
+}
+
+/// Bytes that can be had without swapping.
+fn available_memory(meminfo: &str) -> Option<u64> {
+    let line = meminfo.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
+    let kibibytes: u64 = line.trim().strip_suffix(" kB")?.trim().parse().ok()?;
+    kibibytes.checked_mul(1024)
+}
+
+fn judge_memory(available: Option<u64>) -> Finding {
+    const CHECK: &str = "memory";
+    match available {
+        Some(bytes @ ..LITTLE_MEMORY) => {
+            let found = format!("{} available", show(bytes));
+            Finding::warning(CHECK, found, "keep fewer instances (POOL_MAX_SIZE), or add memory")
+        }
+        Some(bytes) => Finding::ok(CHECK, format!("{} available", show(bytes))),
+        None => Finding::warning(CHECK, "/proc/meminfo cannot be read", "mount /proc"),
+    }
+}
+
+fn show(bytes: u64) -> String {
+    match bytes >> 20 {
+        mebibytes @ ..10_240 => format!("{mebibytes} MiB"),
+        mebibytes => format!("{} GiB", mebibytes >> 10),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::doctor::Verdict;
+
+    #[test]
+    fn little_room_is_warned_of_and_none_fails() {
+        let judged = |free| judge_disk(Path::new("/state"), &free).verdict;
+        assert_eq!(judged(Ok(100 << 30)), Verdict::Ok);
+        assert_eq!(judged(Ok(1 << 30)), Verdict::Warning);
+        assert_eq!(judged(Ok(0)), Verdict::Failed);
+        assert_eq!(judged(Err(io::ErrorKind::PermissionDenied.into())), Verdict::Failed);
+        assert_eq!(judge_disk(Path::new("/s"), &Ok(100 << 30)).found, "100 GiB free at /s");
+    }
+
+    #[test]
+    fn memory_is_what_is_available_and_not_what_is_unused() {
+        let text = "MemTotal:       16303376 kB\nMemFree:          204944 kB\nMemAvailable:   15204944 kB\n";
+        assert_eq!(available_memory(text), Some(15_204_944 << 10));
+        assert_eq!(available_memory("MemFree: 1 kB\n"), None);
+        assert_eq!(judge_memory(Some(8 << 30)).verdict, Verdict::Ok);
+        assert_eq!(judge_memory(Some(100 << 20)).verdict, Verdict::Warning);
+        assert_eq!(judge_memory(None).verdict, Verdict::Warning);
+    }
+
+    #[test]
+    fn a_folder_that_does_not_exist_yet_is_judged_by_the_one_that_it_will_be_in() {
+        let folder = std::env::temp_dir();
+        assert!(free_disk(&folder.join("not/there/yet")).unwrap() > 0);
+        assert!(free_disk(Path::new("/proc/self/status/x")).is_err());
+    }
+}

@@ -1,0 +1,174 @@
+//! Hooks in a file of templates.
+
+use std::path::Path;
+use std::time::Duration;
+
+use crate::config::{Config, Environment, Mistakes};
+use crate::template::hooks::{FileHook, Hooks, Words};
+
+fn load(mode: &str, text: &str) -> Result<Config, Mistakes> {
+    let env: Environment =
+        [("HOME", "/home/a"), ("CONTAINER_MODE", mode)].map(|(k, v)| (k.to_owned(), v.to_owned())).into();
+    Config::load(&env, Some((Path::new("/etc/tin/demo.toml"), text)), Path::new("/bin/try-it-now"))
+}
+
+fn hooks(text: &str) -> Hooks {
+    let config = load("containerd", text).unwrap_or_else(|mistakes| panic!("{mistakes}"));
+    config.templates.get("a").unwrap().hooks.clone()
+}
+
+fn lines(mode: &str, text: &str) -> Vec<String> {
+    load(mode, text).unwrap_err().iter().map(ToString::to_string).collect()
+}
+
+fn words(text: &str) -> Words {
+    Words::parse(text, |_| true).unwrap()
+}
+
+const FULL: &str = r#"
+[templates.a]
+image = "a"
+[templates.a.hooks]
+random = { ADMIN_PASSWORD = 12, SALT = 64 }
+credentials = "Log in as “admin” with {ADMIN_PASSWORD}"
+[templates.a.hooks.files]
+"/etc/app/url" = "{INSTANCE_URL}\n"
+"/etc/app/key" = { text = "{SALT}", mode = "0600", owner = "33:34" }
+[[templates.a.hooks.http]]
+method = "POST"
+path = "/setup?host={INSTANCE_HOST}"
+headers = { Content-Type = "application/json", X-Key = "{SALT}" }
+body = '{"url": "{INSTANCE_URL}"}'
+status = 302
+timeout = "3s"
+[[templates.a.hooks.http]]
+path = "/second"
+[[templates.a.hooks.exec]]
+command = ["/app/own", "{INSTANCE_ID}"]
+timeout = "5s"
+[[templates.a.hooks.bake.exec]]
+command = ["sync"]
+[[templates.a.hooks.bake.http]]
+path = "/flush"
+"#;
+
+#[test]
+fn every_hook_reaches_its_place() {
+    let hooks = hooks(FULL);
+    assert_eq!(hooks.random, [("ADMIN_PASSWORD".to_owned(), 12), ("SALT".to_owned(), 64)].into());
+    assert_eq!(hooks.credentials, Some(words("Log in as “admin” with {ADMIN_PASSWORD}")));
+    let url =
+        FileHook { path: "/etc/app/url".into(), text: words("{INSTANCE_URL}\n"), mode: 0o644, owner: (0, 0) };
+    let key = FileHook { path: "/etc/app/key".into(), text: words("{SALT}"), mode: 0o600, owner: (33, 34) };
+    assert_eq!(hooks.files, [url, key]);
+    let [first, second] = hooks.calls.http.as_slice() else { panic!() };
+    assert_eq!((first.method.as_str(), first.status, first.timeout.as_secs()), ("POST", Some(302), 3));
+    assert_eq!(first.path, words("/setup?host={INSTANCE_HOST}"));
+    assert_eq!(first.headers["X-Key"], words("{SALT}"));
+    assert_eq!(first.body, words("{\"url\": \"{INSTANCE_URL}\"}"));
+    assert_eq!((second.method.as_str(), second.status), ("GET", None));
+    assert_eq!(second.timeout, Duration::from_secs(10));
+    assert_eq!(hooks.calls.exec[0].command, [words("/app/own"), words("{INSTANCE_ID}")]);
+    assert_eq!(hooks.calls.exec[0].timeout, Duration::from_secs(5));
+    assert_eq!(hooks.bake.exec[0].command, [words("sync")]);
+    assert_eq!(hooks.bake.exec[0].timeout, Duration::from_secs(30));
+    assert_eq!(hooks.bake.http[0].path, words("/flush"));
+}
+
+#[test]
+fn a_changed_hook_is_another_revision() {
+    let revision = |text: &str| load("containerd", text).unwrap().templates.get("a").unwrap().revision;
+    let first = revision(FULL);
+    assert_eq!(revision(FULL), first);
+    for (from, to) in
+        [("= 64", "= 65"), ("{SALT}", "{SALT}."), ("\"0600\"", "\"0640\""), ("sync", "true"), ("302", "303")]
+    {
+        assert_ne!(revision(&FULL.replacen(from, to, 1)), first, "{from}");
+    }
+}
+
+#[test]
+fn all_mistakes_in_hooks_are_told_with_their_lines() {
+    let text = r#"
+[templates.a]
+image = "a"
+[templates.a.hooks]
+random = { KEY = 16, Key = 16, INSTANCE_ID = 16, PATH = 16, SHORT = 7 }
+file = {}
+[templates.a.hooks.files]
+"etc/app" = "relative"
+"/etc/../app" = "climbs"
+"/proc/app" = "covered"
+"/etc/app" = "file"
+"/etc/app/url" = "below a file"
+"/etc/unknown" = "{NOBODY}"
+"/etc/mode" = { text = "x", mode = "u+x" }
+"/etc/empty" = {}
+"/etc/list" = ["hunter2"]
+[[templates.a.hooks.http]]
+path = "setup"
+method = "post"
+headers = { Host = "x", "a b" = "x", X-Key = "{NOBODY}" }
+[[templates.a.hooks.http]]
+path = "/"
+status = 99
+[[templates.a.hooks.exec]]
+command = []
+[templates.a.hooks.bake]
+exec = ["sync"]
+files = {}
+"#;
+    let told = lines("containerd", text);
+    let expected = [
+        ":5: templates.a.hooks.random.Key: the name cannot be used",
+        ":5: templates.a.hooks.random.INSTANCE_ID: the name cannot be used",
+        ":5: templates.a.hooks.random.PATH: the name cannot be used",
+        ":5: templates.a.hooks.random.SHORT: it is no such length; write NAME = LENGTH, from 8",
+        ":8: templates.a.hooks.files.etc/app: the path cannot be used",
+        ":9: templates.a.hooks.files./etc/../app: the path cannot be used",
+        ":10: templates.a.hooks.files./proc/app: no file of the instance is seen there",
+        ":12: templates.a.hooks.files./etc/app/url: /etc/app cannot be both a file and a folder",
+        ":13: templates.a.hooks.files./etc/unknown: {NOBODY} stands for nothing; the names here are {INSTANCE_ID}, \
+         {INSTANCE_URL}, {INSTANCE_HOST}, {KEY}",
+        ":14: templates.a.hooks.files./etc/mode.mode: \"u+x\" cannot be used",
+        ":15: templates.a.hooks.files./etc/empty.text: it is missing",
+        ":16: templates.a.hooks.files./etc/list: it is no text",
+        ":19: templates.a.hooks.http.method: \"post\" cannot be used",
+        ":18: templates.a.hooks.http.path: it cannot be used",
+        ":20: templates.a.hooks.http.headers.Host: it is set by the server",
+        ":20: templates.a.hooks.http.headers.X-Key: it has a placeholder that stands for nothing",
+        ":20: templates.a.hooks.http.headers.a b: it is no name of a header",
+        ":23: templates.a.hooks.http.status: 99 cannot be used",
+        ":25: templates.a.hooks.exec.command: it names no program",
+        ":27: templates.a.hooks.bake.exec: \"sync\" cannot be used; write tables, [[templates.a.hooks.bake.exec]]",
+        ":28: templates.a.hooks.bake.files: there is no such key; the keys here are http, exec",
+        ":6: templates.a.hooks.file: there is no such key; did you mean files?",
+    ];
+    for (told, expected) in told.iter().zip(expected) {
+        assert!(told.starts_with(&format!("/etc/tin/demo.toml{expected}")), "{told}\nis not\n{expected}");
+    }
+    assert_eq!(told.len(), expected.len(), "{told:#?}");
+    assert!(!told.join("\n").contains("hunter2"));
+}
+
+#[test]
+fn an_app_on_this_host_can_be_asked_and_nothing_else() {
+    let ask = "[templates.a]\ncommand = ['x']\n[[templates.a.hooks.http]]\npath = '/own'\n";
+    load("process", ask).unwrap();
+    let text = "[templates.a]\ncommand = ['x']\n[templates.a.hooks]\nfiles = {}\nbake = {}\n\
+                exec = [{ command = ['x'] }]\n";
+    let told: Vec<_> = load("process", text).unwrap_err().into_iter().map(|m| m.at).collect();
+    assert_eq!(told, ["templates.a.hooks.exec", "templates.a.hooks.files", "templates.a.hooks.bake"]);
+}
+
+#[test]
+fn a_placeholder_needs_its_random_text() {
+    let text = "[templates.a]\nimage = 'a'\n[templates.a.hooks]\ncredentials = '{ADMIN_PASSWORD}'\n";
+    assert_eq!(
+        lines("containerd", text),
+        [
+            "/etc/tin/demo.toml:4: templates.a.hooks.credentials: {ADMIN_PASSWORD} stands for nothing; the names here \
+          are {INSTANCE_ID}, {INSTANCE_URL}, {INSTANCE_HOST}"
+        ]
+    );
+}
