@@ -21,12 +21,12 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use try_it_now::api::Api;
 use try_it_now::clock::{Clock, Millis};
-use try_it_now::config::{PublicAddress, Scheme, TrustedProxies};
+use try_it_now::config::{PublicUrl, Scheme, TrustedProxies};
 use try_it_now::instance::{ClaimToken, Endpoint, Instance, InstanceId, Limits, NodeId, TemplateName};
 use try_it_now::pool::{self, Pool};
 use try_it_now::proxy::routes::{Found, RouteTable};
-use try_it_now::request::{Hosts, Side};
-use try_it_now::runtime::{Exit, Order, Runtime, RuntimeError, StartMethod, Started};
+use try_it_now::request::{Destination, Hosts};
+use try_it_now::runtime::{Exit, Runtime, RuntimeError, StartMethod, StartRequest, Started};
 use try_it_now::server::http1_guard::head;
 use try_it_now::store::memory::MemoryStore;
 use try_it_now::store::{Claim, Claimed, RouteChange, Store, Visitor};
@@ -120,7 +120,7 @@ fn dispatch(c: &mut Criterion) {
             let end = head::find_end(bytes, 0).unwrap();
             let head = head::check(&bytes[..end]).unwrap();
             let side = hosts.side_of(head.host(bytes));
-            assert!(matches!(side, Side::Instance(_)));
+            assert!(matches!(side, Destination::Instance(_)));
             head
         });
     });
@@ -203,7 +203,7 @@ impl Runtime for Nothing {
     fn runs_apps(&self) -> bool {
         false
     }
-    async fn start(&self, order: &Order) -> Result<Started, RuntimeError> {
+    async fn start(&self, order: &StartRequest) -> Result<Started, RuntimeError> {
         self.0.lock().insert(order.id.clone());
         Ok(Started { endpoint: endpoint(1), how: StartMethod::Cold })
     }
@@ -261,7 +261,7 @@ fn acquire(c: &mut Criterion) {
         let store = Arc::new(MemoryStore::new(Clock::System));
         let (routes, metrics) = (Arc::new(RouteTable::default()), Arc::new(Metrics::new()));
         // Not running: nothing but the handler is measured, and the pool is refilled by hand.
-        let pool = Pool::new(pool::Parts {
+        let pool = Pool::new(pool::PoolParts {
             store: store.clone(),
             runtime: Arc::new(Nothing::default()),
             routes: routes.clone(),
@@ -269,7 +269,7 @@ fn acquire(c: &mut Criterion) {
             clock: Clock::System,
             node: node(),
             secret: Some(Secret::new("secret")),
-            address: PublicAddress {
+            address: PublicUrl {
                 scheme: Scheme::Http,
                 port: 8080,
                 home: "demo.example.com".to_owned(),

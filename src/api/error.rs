@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use super::body::Body;
 use super::response;
-use crate::instance::{Ending, ExtendRefused, Limits, RateLimited};
+use crate::instance::{EndReason, ExtendRefused, Limits, RateLimited};
 use crate::pool::AcquireError;
 use crate::request::RequestId;
 use crate::store::StoreError;
@@ -56,7 +56,7 @@ pub enum ApiError {
     PoolExhausted(Duration),
     /// The instance was somebody's until a short while ago.
     #[error("instance {}", .0.name())]
-    Ended(Ending),
+    Ended(EndReason),
     /// The instance's app refuses connections or breaks them off.
     #[error("the app does not answer")]
     Unreachable,

@@ -24,11 +24,11 @@ pub use body::Body;
 pub use error::ApiError;
 pub use path::REFUSED_PATH;
 
-use crate::cluster::{Arrival, Asker};
+use crate::cluster::{PeerClient, Provenance};
 use crate::config::TrustedProxies;
 use crate::instance::InstanceId;
 use crate::pool::Pool;
-use crate::request::{Client, RequestId};
+use crate::request::{ClientAddr, RequestId};
 use crate::telemetry::{HostKind, Metrics, RequestLine};
 use crate::template::Secret;
 use path::{Path, needs_key};
@@ -43,16 +43,16 @@ pub struct Api {
     key: Option<Secret>,
     trusted: TrustedProxies,
     /// Where there are other servers, who asks them.
-    others: Option<Asker>,
+    others: Option<PeerClient>,
     /// Ends streams of events when the server stops.
     stop: CancellationToken,
 }
 
 /// A request as an endpoint sees it.
-pub(crate) struct Asked<'a> {
+pub(crate) struct ApiRequest<'a> {
     parts: &'a Parts,
     body: Bytes,
-    client: Client,
+    client: ClientAddr,
     id: &'a RequestId,
 }
 
@@ -69,7 +69,7 @@ impl Api {
     }
 
     /// The same with somebody who asks other servers for what only they know.
-    pub fn with_others(self, others: Asker) -> Self {
+    pub fn with_others(self, others: PeerClient) -> Self {
         Self { others: Some(others), ..self }
     }
 
@@ -86,9 +86,9 @@ impl Api {
         let start = Instant::now();
         let id = RequestId::of(&parts.headers);
         let path = Path::read(parts.uri.path());
-        let client = Client::of(peer, secure, &parts.headers, &self.trusted);
+        let client = ClientAddr::of(peer, secure, &parts.headers, &self.trusted);
         let outcome = match body {
-            Ok(body) => self.route(path, Asked { parts, body, client, id: &id }).await,
+            Ok(body) => self.route(path, ApiRequest { parts, body, client, id: &id }).await,
             Err(error) => Err(error),
         };
         let mut answer = outcome.unwrap_or_else(|error| error.answer(&id));
@@ -107,7 +107,7 @@ impl Api {
         answer
     }
 
-    async fn route(&self, path: Path<'_>, asked: Asked<'_>) -> Result<Response<Body>, ApiError> {
+    async fn route(&self, path: Path<'_>, asked: ApiRequest<'_>) -> Result<Response<Body>, ApiError> {
         if needs_key(asked.parts.uri.path()) {
             self.check_key(asked.parts)?;
         }
@@ -145,10 +145,10 @@ impl Api {
     }
 }
 
-impl Asked<'_> {
+impl ApiRequest<'_> {
     /// Whether another server may be asked for the answer: one asks for its own callers only, never for a server.
     fn may_be_passed_on(&self) -> bool {
-        self.parts.extensions.get::<Arrival>().is_none_or(Arrival::may_be_passed_on)
+        self.parts.extensions.get::<Provenance>().is_none_or(Provenance::may_be_passed_on)
     }
 }
 
@@ -175,7 +175,7 @@ fn strip_body(answer: &mut Response<Body>) {
 
 /// Reads a JSON body; `None` when it is empty. A body without a declared type counts as JSON, since existing
 /// clients declare none.
-fn read_json<T: serde::de::DeserializeOwned>(asked: &Asked<'_>) -> Result<Option<T>, ApiError> {
+fn read_json<T: serde::de::DeserializeOwned>(asked: &ApiRequest<'_>) -> Result<Option<T>, ApiError> {
     if asked.body.is_empty() {
         return Ok(None);
     }

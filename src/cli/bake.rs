@@ -15,7 +15,7 @@ use crate::config::Config;
 use crate::pool::{self, Baked, Pool};
 use crate::proxy::routes::RouteTable;
 use crate::server::backends::{open_store, start_runtime};
-use crate::server::state_dir::NodeFolder;
+use crate::server::state_dir::NodeDir;
 use crate::telemetry::Metrics;
 use crate::template::Templates;
 
@@ -35,13 +35,13 @@ pub(super) async fn bake(
     drop(all_nodes(&config.state_dir)?);
     let folder = config.state_dir.clone();
     let unusable = |source| CommandError::Folder { folder: folder.clone(), source };
-    let node = NodeFolder::take(&folder).map_err(unusable)?;
+    let node = NodeDir::take(&folder).map_err(unusable)?;
     let secret = node.secret().map_err(unusable)?;
     let runtime = start_runtime(&node, &config.runtime, &own_program).await?;
     let clock = Clock::System;
     // What visitors have of a server that stopped goes on meanwhile.
     let store = open_store(&node, &*runtime, clock.clone()).map_err(unusable)?;
-    let pool = Pool::new(pool::Parts {
+    let pool = Pool::new(pool::PoolParts {
         store: Arc::new(store),
         runtime,
         routes: Arc::new(RouteTable::default()),

@@ -8,7 +8,7 @@ use super::error::CommandError;
 use super::state::all_nodes;
 use crate::config::Host;
 use crate::server::backends;
-use crate::server::state_dir::NodeFolder;
+use crate::server::state_dir::NodeDir;
 
 /// Where the system shows its cgroups.
 const CGROUPS: &str = "/sys/fs/cgroup";
@@ -48,7 +48,7 @@ pub(super) async fn clean(host: &Host, own_program: &Path) -> Result<Cleaned, Co
 }
 
 /// Removes what nodes without anything that runs have on disk, and the cgroup that ours were in. Returns what there was.
-fn remove_all(nodes: &[NodeFolder]) -> Result<Vec<PathBuf>, CommandError> {
+fn remove_all(nodes: &[NodeDir]) -> Result<Vec<PathBuf>, CommandError> {
     let mut removed = Vec::new();
     for node in nodes {
         let (claims, tenure) = (node.claims(), node.claims().with_extension("tenure"));

@@ -12,7 +12,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, timeout};
 
 use super::hop_header;
-use super::hop_header::{Arrival, Key};
+use super::hop_header::{HopKey, Provenance};
 use crate::clock::Millis;
 use crate::instance::NodeId;
 use crate::template::Secret;
@@ -39,17 +39,17 @@ pub struct Unreachable {
 #[derive(Debug)]
 pub struct Directory {
     own: NodeId,
-    known: ArcSwap<Known>,
+    known: ArcSwap<Snapshot>,
     /// Told of each update.
     news: watch::Sender<()>,
 }
 
 #[derive(Debug, Default)]
-struct Known {
+struct Snapshot {
     /// Of every server but this one.
     places: HashMap<NodeId, Arc<Place>>,
     /// `None` until it is told: then nothing is passed on, and no hop is believed.
-    secret: Option<(Secret, Key)>,
+    secret: Option<(Secret, HopKey)>,
 }
 
 /// Where a server is reached.
@@ -83,8 +83,8 @@ impl Directory {
             })
             .collect();
         let same = before.secret.as_ref().filter(|(known, _)| known == secret).cloned();
-        let secret = same.unwrap_or_else(|| (secret.clone(), Key::new(secret.reveal())));
-        self.known.store(Arc::new(Known { places, secret: Some(secret) }));
+        let secret = same.unwrap_or_else(|| (secret.clone(), HopKey::new(secret.reveal())));
+        self.known.store(Arc::new(Snapshot { places, secret: Some(secret) }));
         self.news.send_replace(());
     }
 
@@ -110,13 +110,13 @@ impl Directory {
         Ok((address, key.sign(&self.own, node, label, now)))
     }
 
-    fn place(&self, node: &NodeId) -> Option<(Arc<Place>, Key)> {
+    fn place(&self, node: &NodeId) -> Option<(Arc<Place>, HopKey)> {
         let known = self.known.load();
         let (_, key) = known.secret.as_ref()?;
         Some((known.places.get(node)?.clone(), key.clone()))
     }
 
-    async fn news_of(&self, node: &NodeId) -> (Arc<Place>, Key) {
+    async fn news_of(&self, node: &NodeId) -> (Arc<Place>, HopKey) {
         let mut news = self.news.subscribe();
         loop {
             // Looked at only after it was subscribed to, and seen as old from here on.
@@ -132,11 +132,11 @@ impl Directory {
     }
 
     /// How a request to the host `label` came here. The field has to be taken off it then, whatever it is worth.
-    pub fn arrival(&self, headers: &HeaderMap, label: &str, now: Millis) -> Arrival {
-        let Some(value) = hop_header::read(headers) else { return Arrival::FromOutside };
+    pub fn arrival(&self, headers: &HeaderMap, label: &str, now: Millis) -> Provenance {
+        let Some(value) = hop_header::read(headers) else { return Provenance::FromOutside };
         let known = self.known.load();
         let signer = known.secret.as_ref().and_then(|(_, key)| key.signer(value, &self.own, label, now));
-        signer.map_or(Arrival::Unproved, Arrival::FromNode)
+        signer.map_or(Provenance::Unproved, Provenance::FromNode)
     }
 }
 
@@ -203,7 +203,7 @@ mod tests {
         let (address, hop) = a.way_to(&node("b"), "shop-x", NOW).await.unwrap();
         assert_eq!(address, SocketAddr::from(([127, 0, 0, 1], 2)));
         let arrival = b.arrival(&with(hop.clone()), "shop-x", NOW);
-        assert_eq!(arrival, Arrival::FromNode(node("a")));
+        assert_eq!(arrival, Provenance::FromNode(node("a")));
         assert!(arrival.is_believed() && !arrival.may_be_passed_on());
         // It comes back to its sender when another's address leads there.
         let arrival = a.arrival(&with(hop), "shop-x", NOW);
@@ -214,9 +214,9 @@ mod tests {
     async fn without_the_field_a_request_is_from_outside_and_with_a_forged_one_it_is_worth_less() {
         let (a, _) = two();
         let outside = a.arrival(&HeaderMap::new(), "shop-x", NOW);
-        assert!(outside == Arrival::FromOutside && outside.may_be_passed_on() && !outside.is_believed());
+        assert!(outside == Provenance::FromOutside && outside.may_be_passed_on() && !outside.is_believed());
         let forged = with(HeaderValue::from_static("v1.b.28333333.00"));
-        assert_eq!(a.arrival(&forged, "shop-x", NOW), Arrival::Unproved);
+        assert_eq!(a.arrival(&forged, "shop-x", NOW), Provenance::Unproved);
     }
 
     #[tokio::test(start_paused = true)]
@@ -242,7 +242,7 @@ mod tests {
         let (_, hop) = a.way_to(&node("b"), "shop-x", NOW).await.unwrap();
         let alone = Directory::alone(node("b"));
         assert!(alone.way_to(&node("a"), "shop-x", NOW).await.is_err());
-        assert_eq!(alone.arrival(&with(hop), "shop-x", NOW), Arrival::Unproved);
+        assert_eq!(alone.arrival(&with(hop), "shop-x", NOW), Provenance::Unproved);
     }
 
     #[tokio::test(start_paused = true)]
@@ -251,7 +251,7 @@ mod tests {
         a.update([(node("b"), "localhost:3".to_owned())], &Secret::new("t"));
         let (address, hop) = a.way_to(&node("b"), "shop-x", NOW).await.unwrap();
         assert!(address.ip().is_loopback() && address.port() == 3, "a name leads to its address");
-        assert_eq!(b.arrival(&with(hop), "shop-x", NOW), Arrival::Unproved);
+        assert_eq!(b.arrival(&with(hop), "shop-x", NOW), Provenance::Unproved);
         a.update([], &Secret::new("t"));
         let lost = a.way_to(&node("b"), "shop-x", NOW).await.unwrap_err();
         assert_eq!(lost.to_string(), "the way to b is not known: no such server is there");

@@ -12,14 +12,14 @@ use tokio::time::MissedTickBehavior;
 use super::Directory;
 use crate::instance::NodeId;
 use crate::pool::Pool;
-use crate::store::Roster;
+use crate::store::Membership;
 use crate::template::Secret;
 
 /// From one beat to the next.
-pub const BEAT: Duration = Duration::from_secs(1);
+pub const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(1);
 
 /// See the module.
-pub struct Beats {
+pub struct Heartbeat {
     /// What this server has, and what is done to that of others.
     pub pool: Arc<Pool>,
     /// Where the others are.
@@ -32,7 +32,7 @@ pub struct Beats {
     pub timeout: Duration,
 }
 
-impl Beats {
+impl Heartbeat {
     /// Beats until the pool has left. The first beat is done, or has failed, when this returns; the others go on by
     /// themselves.
     pub async fn run(self) {
@@ -43,7 +43,7 @@ impl Beats {
     }
 
     async fn go_on(self, mut lost: bool) {
-        let mut ticks = tokio::time::interval(BEAT);
+        let mut ticks = tokio::time::interval(HEARTBEAT_INTERVAL);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let buried = Arc::new(Notify::new());
         let mut burials: HashMap<NodeId, JoinHandle<()>> = HashMap::new();
@@ -55,14 +55,15 @@ impl Beats {
             }
             let Some(roster) = self.once(&mut lost).await else { return };
             burials.retain(|_, burial| !burial.is_finished());
-            let silent =
-                |roster: Roster| roster.members.into_iter().filter(|member| member.silent >= self.timeout);
+            let silent = |roster: Membership| {
+                roster.members.into_iter().filter(|member| member.silent >= self.timeout)
+            };
             for gone in roster.into_iter().flat_map(silent) {
                 // Aside, for it may take longer than to the next beat.
                 burials.entry(gone.card.id.clone()).or_insert_with(|| {
                     let (pool, buried, timeout) = (self.pool.clone(), buried.clone(), self.timeout);
                     crate::telemetry::task::spawn("nodes bury", async move {
-                        if pool.bury(&gone.card.id, timeout).await {
+                        if pool.evict_node(&gone.card.id, timeout).await {
                             buried.notify_one();
                         }
                     })
@@ -72,17 +73,17 @@ impl Beats {
     }
 
     /// `None` when there is nobody to beat for any more. `lost` is whether the last beat was.
-    async fn once(&self, lost: &mut bool) -> Option<Option<Roster>> {
-        match self.pool.beat(&self.address).await {
+    async fn once(&self, lost: &mut bool) -> Option<Option<Membership>> {
+        match self.pool.heartbeat(&self.address).await {
             Ok(None) => None,
             Ok(Some(roster)) => {
                 let places =
                     roster.members.iter().map(|member| (member.card.id.clone(), member.card.address.clone()));
                 let secret = self.secret.as_ref().unwrap_or(&roster.secret);
                 self.directory.update(places, secret);
-                self.pool.share(secret);
+                self.pool.set_shared_secret(secret);
                 if std::mem::take(lost) {
-                    self.pool.missed();
+                    self.pool.resync();
                 }
                 Some(Some(roster))
             }

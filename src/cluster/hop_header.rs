@@ -25,7 +25,7 @@ const MINUTE: u64 = 60_000;
 
 /// How a request came to this server.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Arrival {
+pub enum Provenance {
     /// From a visitor, or from a proxy of the operator's.
     FromOutside,
     /// From this other server, which vouches for what the request says of its visitor.
@@ -35,24 +35,24 @@ pub enum Arrival {
     Unproved,
 }
 
-impl Arrival {
+impl Provenance {
     /// Whether a server has passed it on to us, and we believe what it says of the visitor.
     pub fn is_believed(&self) -> bool {
-        matches!(self, Arrival::FromNode(_))
+        matches!(self, Provenance::FromNode(_))
     }
 
     /// Whether it may be passed on to another server. One that came with the field never is: two servers that each
     /// think the other is the owner would send it to and fro.
     pub fn may_be_passed_on(&self) -> bool {
-        matches!(self, Arrival::FromOutside)
+        matches!(self, Provenance::FromOutside)
     }
 }
 
 /// What the servers share, made ready to sign with.
 #[derive(Debug, Clone)]
-pub(super) struct Key(hmac::Key);
+pub(super) struct HopKey(hmac::Key);
 
-impl Key {
+impl HopKey {
     pub(super) fn new(secret: &str) -> Self {
         Self(hmac::Key::new(hmac::HMAC_SHA256, secret.as_bytes()))
     }
@@ -113,19 +113,19 @@ mod tests {
 
     #[test]
     fn a_hop_names_its_signer_to_its_receiver_for_its_host_only() {
-        let (key, a, b) = (Key::new("secret"), node("a"), node("b"));
+        let (key, a, b) = (HopKey::new("secret"), node("a"), node("b"));
         let hop = key.sign(&a, &b, "shop-x", NOW);
-        let signer = |key: &Key, to: &NodeId, label: &str| key.signer(hop.as_bytes(), to, label, NOW);
+        let signer = |key: &HopKey, to: &NodeId, label: &str| key.signer(hop.as_bytes(), to, label, NOW);
         assert_eq!(signer(&key, &b, "shop-x"), Some(a.clone()));
         assert_eq!(signer(&key, &a, "shop-x"), None, "sent back to its signer");
         assert_eq!(signer(&key, &node("c"), "shop-x"), None, "for another server");
         assert_eq!(signer(&key, &b, "shop-y"), None, "for another host");
-        assert_eq!(signer(&Key::new("Secret"), &b, "shop-x"), None, "with another secret");
+        assert_eq!(signer(&HopKey::new("Secret"), &b, "shop-x"), None, "with another secret");
     }
 
     #[test]
     fn a_hop_is_good_for_two_minutes_of_the_clocks_difference_and_no_more() {
-        let (key, a, b) = (Key::new("secret"), node("a"), node("b"));
+        let (key, a, b) = (HopKey::new("secret"), node("a"), node("b"));
         let hop = key.sign(&a, &b, "shop-x", NOW);
         for (minutes, good) in [(-3, false), (-2, true), (0, true), (2, true), (3, false), (1_000_000, false)]
         {
@@ -136,7 +136,7 @@ mod tests {
 
     #[test]
     fn nobody_can_sign_for_another_by_moving_the_borders_between_the_parts() {
-        let key = Key::new("secret");
+        let key = HopKey::new("secret");
         let hop = key.sign(&node("a"), &node("b-c"), "d", NOW);
         assert_eq!(key.signer(hop.as_bytes(), &node("b"), "c-d", NOW), None);
         let text = hop.to_str().unwrap();
@@ -149,7 +149,7 @@ mod tests {
     fn of_several_fields_none_is_believed() {
         let mut headers = HeaderMap::new();
         assert_eq!(read(&headers), None);
-        let hop = Key::new("secret").sign(&node("a"), &node("b"), "shop-x", NOW);
+        let hop = HopKey::new("secret").sign(&node("a"), &node("b"), "shop-x", NOW);
         headers.insert(HOP, hop.clone());
         assert_eq!(read(&headers), Some(hop.as_bytes()));
         headers.append(HOP, hop);
@@ -162,7 +162,7 @@ mod tests {
             secret in "\\PC{0,40}", from in "[a-z0-9]{1,20}", to in "[a-z0-9]{1,20}", label in "[a-z0-9-]{1,63}",
             now in 0..u64::MAX / 2, off in 0..TOLERANCE * MINUTE,
         ) {
-            let (key, from, to) = (Key::new(&secret), node(&from), node(&to));
+            let (key, from, to) = (HopKey::new(&secret), node(&from), node(&to));
             let hop = key.sign(&from, &to, &label, Millis(now));
             prop_assert_eq!(key.signer(hop.as_bytes(), &to, &label, Millis(now + off)), Some(from.clone()));
             prop_assert_eq!(key.signer(hop.as_bytes(), &to, &label, Millis(now.saturating_sub(off))), Some(from));
@@ -170,7 +170,7 @@ mod tests {
 
         #[test]
         fn a_value_with_any_byte_changed_is_worth_nothing(at in 0..1000_usize, byte in 0x21..0x7f_u8) {
-            let (key, a, b) = (Key::new("secret"), node("a"), node("b"));
+            let (key, a, b) = (HopKey::new("secret"), node("a"), node("b"));
             let mut value = key.sign(&a, &b, "shop-x", NOW).as_bytes().to_vec();
             let at = at % value.len();
             prop_assume!(value[at] != byte);
@@ -180,7 +180,7 @@ mod tests {
 
         #[test]
         fn no_value_makes_it_panic(value in proptest::collection::vec(0..=255_u8, 0..120), text in "[v0-9a-f.]{0,90}") {
-            let (key, b) = (Key::new("secret"), node("b"));
+            let (key, b) = (HopKey::new("secret"), node("b"));
             prop_assert_eq!(key.signer(&value, &b, "shop-x", NOW), None);
             prop_assert_eq!(key.signer(text.as_bytes(), &b, "shop-x", NOW), None);
         }

@@ -12,9 +12,9 @@ mod peer_connection;
 mod peer_tls;
 
 pub use directory::{Directory, Unreachable};
-pub use heartbeat::{BEAT, Beats};
-pub use hop_header::{Arrival, HOP};
+pub use heartbeat::{HEARTBEAT_INTERVAL, Heartbeat};
+pub use hop_header::{HOP, Provenance};
 pub use own_address::reached_at;
-pub use peer_client::{Asker, Untold};
-pub use peer_connection::{CONNECT_TIMEOUT, KEEPALIVE, KNOCKS, connect};
-pub use peer_tls::{OwnCertificate, Secure};
+pub use peer_client::{PeerClient, PeerError};
+pub use peer_connection::{CONNECT_TIMEOUT, KEEPALIVE, KEEPALIVE_PROBES, connect};
+pub use peer_tls::{OwnCertificate, PeerTls};

@@ -8,7 +8,7 @@ use http::{Request, StatusCode};
 use http_body_util::Full;
 use tokio::time::timeout;
 
-use super::{Directory, HOP, Secure, connect};
+use super::{Directory, HOP, PeerTls, connect};
 use crate::clock::Millis;
 use crate::instance::{InstanceId, NodeId};
 use crate::request::one_shot::exchange;
@@ -18,11 +18,11 @@ use crate::template::Secret;
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Asks other servers.
-pub struct Asker {
+pub struct PeerClient {
     /// Where they are.
     pub directory: Arc<Directory>,
     /// With TLS on their port.
-    pub secure: Option<Secure>,
+    pub secure: Option<PeerTls>,
     /// The key to their API, the same as to ours.
     pub key: Option<Secret>,
 }
@@ -30,12 +30,12 @@ pub struct Asker {
 /// Why there is no answer.
 #[derive(Debug, thiserror::Error)]
 #[error("{node} does not tell: {why}")]
-pub struct Untold {
+pub struct PeerError {
     node: NodeId,
     why: String,
 }
 
-impl Asker {
+impl PeerClient {
     /// The last output of an instance that `node` runs; `None` when it knows none. `host` is the instance's own.
     ///
     /// # Errors
@@ -46,8 +46,8 @@ impl Asker {
         id: &InstanceId,
         host: &str,
         now: Millis,
-    ) -> Result<Option<Bytes>, Untold> {
-        let untold = |why: String| Untold { node: node.clone(), why };
+    ) -> Result<Option<Bytes>, PeerError> {
+        let untold = |why: String| PeerError { node: node.clone(), why };
         // To the API of that server: no instance's label.
         let way = self.directory.way_to(node, "", now).await.map_err(|error| untold(error.to_string()))?;
         let mut request = Request::get(format!("/api/v1/demo/{id}/logs"))

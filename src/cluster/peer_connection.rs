@@ -13,7 +13,7 @@ pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 /// nothing, and a stream of events may be silent for as long as it likes.
 pub const KEEPALIVE: Duration = Duration::from_secs(5);
 /// How often it asks before it gives up.
-pub const KNOCKS: u32 = 3;
+pub const KEEPALIVE_PROBES: u32 = 3;
 
 /// Connects to another server.
 ///
@@ -26,8 +26,8 @@ pub async fn connect(address: SocketAddr) -> io::Result<TcpStream> {
     let _ = stream.set_nodelay(true);
     let _ = sockopt::set_tcp_keepidle(&stream, KEEPALIVE);
     let _ = sockopt::set_tcp_keepintvl(&stream, KEEPALIVE);
-    let _ = sockopt::set_tcp_keepcnt(&stream, KNOCKS);
-    let _ = sockopt::set_tcp_user_timeout(&stream, KEEPALIVE.as_millis() as u32 * (KNOCKS + 1));
+    let _ = sockopt::set_tcp_keepcnt(&stream, KEEPALIVE_PROBES);
+    let _ = sockopt::set_tcp_user_timeout(&stream, KEEPALIVE.as_millis() as u32 * (KEEPALIVE_PROBES + 1));
     let _ = sockopt::set_socket_keepalive(&stream, true);
     Ok(stream)
 }

@@ -28,9 +28,9 @@ pub type OwnCertificate = Arc<ArcSwap<CertificateDer<'static>>>;
 
 /// Opens connections to other servers.
 #[derive(Clone)]
-pub struct Secure(TlsConnector);
+pub struct PeerTls(TlsConnector);
 
-impl Secure {
+impl PeerTls {
     /// Beside what the system trusts, `own` is believed.
     ///
     /// # Errors
@@ -155,7 +155,7 @@ mod tests {
         let mut roots = RootCertStore::empty();
         roots.add_parsable_certificates(root.map(|root| root.certificate.clone()));
         let own = Arc::new(ArcSwap::from_pointee(own.clone()));
-        let secure = Secure::with_roots(own, roots).unwrap();
+        let secure = PeerTls::with_roots(own, roots).unwrap();
         let acceptor = TlsAcceptor::from(Arc::new(config));
         let answering = async { acceptor.accept(listener.accept().await.unwrap().0).await };
         let (_, shaken) = tokio::join!(answering, secure.handshake(stream, host));

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt::Display;
 use std::time::Duration;
 
-use super::errors::{Mistake, Mistakes};
+use super::errors::{ConfigError, ConfigErrors};
 use super::units::{TIME_RULE, parse_duration};
 
 /// Variables by name, as the process was given them.
@@ -13,12 +13,12 @@ pub type Environment = BTreeMap<String, String>;
 /// Reads one variable after the other and collects what is wrong.
 pub(super) struct Variables<'e> {
     values: &'e Environment,
-    pub(super) mistakes: Mistakes,
+    pub(super) mistakes: ConfigErrors,
 }
 
 impl<'e> Variables<'e> {
     pub(super) fn new(values: &'e Environment) -> Self {
-        Self { values, mistakes: Mistakes::default() }
+        Self { values, mistakes: ConfigErrors::default() }
     }
 
     /// The value without spaces around it, `None` when nothing is left.
@@ -33,7 +33,7 @@ impl<'e> Variables<'e> {
     }
 
     pub(super) fn wrong(&mut self, name: &str, wrong: impl Into<String>, right: impl Into<String>) {
-        self.mistakes.push(Mistake::in_variable(name, wrong, right));
+        self.mistakes.push(ConfigError::in_variable(name, wrong, right));
     }
 
     /// The value as `read` takes it. What `read` gives as its error says what would be right.

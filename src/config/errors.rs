@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 /// One thing that is wrong. Its `Display` is one line: where, what is wrong, what would be right.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Mistake {
+pub struct ConfigError {
     /// The file that it is in, `None` for the environment.
     pub file: Option<PathBuf>,
     /// The line in that file, the first being 1, when it is known.
@@ -20,9 +20,9 @@ pub struct Mistake {
 
 /// All that is wrong with a configuration, in the order found. One that is handed out has at least one.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Mistakes(Vec<Mistake>);
+pub struct ConfigErrors(Vec<ConfigError>);
 
-impl Mistake {
+impl ConfigError {
     /// A mistake in a variable of the environment.
     pub fn in_variable(name: &str, wrong: impl Into<String>, right: impl Into<String>) -> Self {
         Self { file: None, line: None, at: name.to_owned(), wrong: wrong.into(), right: right.into() }
@@ -40,19 +40,19 @@ impl Mistake {
     }
 }
 
-impl Mistakes {
+impl ConfigErrors {
     /// Adds one.
-    pub fn push(&mut self, mistake: Mistake) {
+    pub fn push(&mut self, mistake: ConfigError) {
         self.0.push(mistake);
     }
 
     /// Adds a list.
-    pub fn extend(&mut self, more: impl IntoIterator<Item = Mistake>) {
+    pub fn extend(&mut self, more: impl IntoIterator<Item = ConfigError>) {
         self.0.extend(more);
     }
 
     /// Each of them.
-    pub fn iter(&self) -> impl Iterator<Item = &Mistake> {
+    pub fn iter(&self) -> impl Iterator<Item = &ConfigError> {
         self.0.iter()
     }
 
@@ -72,16 +72,16 @@ impl Mistakes {
     }
 }
 
-impl IntoIterator for Mistakes {
-    type Item = Mistake;
-    type IntoIter = std::vec::IntoIter<Mistake>;
+impl IntoIterator for ConfigErrors {
+    type Item = ConfigError;
+    type IntoIter = std::vec::IntoIter<ConfigError>;
 
     fn into_iter(self) -> Self::IntoIter {
         self.0.into_iter()
     }
 }
 
-impl fmt::Display for Mistake {
+impl fmt::Display for ConfigError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if let Some(file) = &self.file {
             write!(f, "{}:", file.display())?;
@@ -97,7 +97,7 @@ impl fmt::Display for Mistake {
     }
 }
 
-impl fmt::Display for Mistakes {
+impl fmt::Display for ConfigErrors {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (i, mistake) in self.0.iter().enumerate() {
             if i > 0 {
@@ -109,7 +109,7 @@ impl fmt::Display for Mistakes {
     }
 }
 
-impl std::error::Error for Mistakes {}
+impl std::error::Error for ConfigErrors {}
 
 #[cfg(test)]
 mod tests {
@@ -117,13 +117,13 @@ mod tests {
 
     #[test]
     fn a_mistake_is_one_line_that_says_where_what_and_how_to_mend_it() {
-        let variable = Mistake::in_variable("POOL_MAX_SIZE", "\"x\" is no number", "write one");
+        let variable = ConfigError::in_variable("POOL_MAX_SIZE", "\"x\" is no number", "write one");
         assert_eq!(variable.to_string(), "POOL_MAX_SIZE: \"x\" is no number; write one");
-        let file = Mistake::in_file(Path::new("a.toml"), Some(3), "templates.shop.ttl", "bad", "good");
+        let file = ConfigError::in_file(Path::new("a.toml"), Some(3), "templates.shop.ttl", "bad", "good");
         assert_eq!(file.to_string(), "a.toml:3: templates.shop.ttl: bad; good");
-        let whole = Mistake::in_file(Path::new("a.toml"), None, "", "unreadable", "check the path");
+        let whole = ConfigError::in_file(Path::new("a.toml"), None, "", "unreadable", "check the path");
         assert_eq!(whole.to_string(), "a.toml: unreadable; check the path");
-        let mut both = Mistakes::default();
+        let mut both = ConfigErrors::default();
         both.extend([variable, file]);
         assert_eq!(both.to_string().lines().count(), both.len());
     }

@@ -31,11 +31,11 @@ use env::Variables;
 
 pub use cluster::Node;
 pub use env::Environment;
-pub use errors::{Mistake, Mistakes};
+pub use errors::{ConfigError, ConfigErrors};
 pub use later::Later;
-pub use public_url::{PublicAddress, Scheme};
+pub use public_url::{PublicUrl, Scheme};
 pub use read::{read, read_host};
-pub use runtime::{Outside, Runtime, RuntimeMode};
+pub use runtime::{EgressSettings, Runtime, RuntimeMode};
 pub use server::{Server, TlsFiles};
 pub use store::{Valkey, ValkeyAddress, ValkeyMode};
 pub use trusted_proxies::{IpNet, MalformedIpNet, TrustedProxies};
@@ -82,7 +82,7 @@ impl Host {
     ///
     /// # Errors
     /// All mistakes, in the order found.
-    pub fn load(env: &Environment) -> Result<Self, Mistakes> {
+    pub fn load(env: &Environment) -> Result<Self, ConfigErrors> {
         let mut env = Variables::new(env);
         let host = Self {
             state_dir: state_dir(&mut env),
@@ -120,7 +120,7 @@ impl Config {
         env: &Environment,
         file: Option<(&Path, &str)>,
         own_program: &Path,
-    ) -> Result<Self, Mistakes> {
+    ) -> Result<Self, ConfigErrors> {
         let mut env = Variables::new(env);
         let mut warnings = unknown_names(&env);
         let server = Server::read(&mut env, &mut warnings);
@@ -149,7 +149,7 @@ impl Config {
                 None => templates::built_in(own_program, &defaults, &admin_path),
             }],
             Some((file, text)) => {
-                let context = template_file::Context {
+                let context = template_file::FileContext {
                     file,
                     own_program,
                     defaults: &defaults,

@@ -20,7 +20,7 @@ pub enum Scheme {
 
 /// Where visitors find the server: with what is in front of it, this need not be where it listens.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct PublicAddress {
+pub struct PublicUrl {
     /// How they ask.
     pub scheme: Scheme,
     /// The port that they ask; 0 until [`PublicAddress::bound`] when the server listens on a port of the system's
@@ -64,7 +64,7 @@ impl fmt::Display for Scheme {
     }
 }
 
-impl PublicAddress {
+impl PublicUrl {
     /// Takes the port that the server got when it asked for any. A public port that is known already stays.
     pub fn bound(&mut self, port: u16) {
         if self.port == 0 {
@@ -197,8 +197,8 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn at(scheme: Scheme, port: u16) -> PublicAddress {
-        PublicAddress {
+    fn at(scheme: Scheme, port: u16) -> PublicUrl {
+        PublicUrl {
             scheme,
             port,
             home: "try.example.com".to_owned(),

@@ -4,7 +4,7 @@ use std::io;
 use std::path::{Path, PathBuf, absolute};
 
 use super::env::Environment;
-use super::errors::{Mistake, Mistakes};
+use super::errors::{ConfigError, ConfigErrors};
 use super::{Config, Host, Runtime, RuntimeMode, Server};
 use crate::template::Image;
 
@@ -13,13 +13,13 @@ use crate::template::Image;
 ///
 /// # Errors
 /// All mistakes at once, files and folders that are not there among them.
-pub fn read(file: Option<&Path>, own_program: &Path) -> Result<Config, Mistakes> {
+pub fn read(file: Option<&Path>, own_program: &Path) -> Result<Config, ConfigErrors> {
     let environment = environment();
-    let mut mistakes = Mistakes::default();
+    let mut mistakes = ConfigErrors::default();
     let file = file.and_then(|path| match text_of(path) {
         Ok(file) => Some(file),
         Err(e) => {
-            mistakes.push(Mistake::in_file(
+            mistakes.push(ConfigError::in_file(
                 path,
                 None,
                 "",
@@ -47,7 +47,7 @@ pub fn read(file: Option<&Path>, own_program: &Path) -> Result<Config, Mistakes>
 ///
 /// # Errors
 /// All mistakes at once.
-pub fn read_host() -> Result<Host, Mistakes> {
+pub fn read_host() -> Result<Host, ConfigErrors> {
     let mut host = Host::load(&environment())?;
     settle(&mut host.state_dir);
     Ok(host)
@@ -72,7 +72,7 @@ fn text_of(path: &Path) -> io::Result<(PathBuf, String)> {
     Ok((absolute(path)?, std::fs::read_to_string(path)?))
 }
 
-fn missing(config: &Config, file: Option<&Path>) -> Vec<Mistake> {
+fn missing(config: &Config, file: Option<&Path>) -> Vec<ConfigError> {
     let mut missing = tls_files(&config.server);
     missing.extend(logins(&config.runtime));
     for template in config.templates.iter() {
@@ -82,7 +82,7 @@ fn missing(config: &Config, file: Option<&Path>) -> Vec<Mistake> {
             let key = format!("templates.{}.files", template.name);
             let wrong = format!("{}: {wrong}", folder.display());
             let right = "name a folder, relative to the file";
-            missing.extend(file.map(|file| Mistake::in_file(file, None, key, wrong, right)));
+            missing.extend(file.map(|file| ConfigError::in_file(file, None, key, wrong, right)));
         }
         if let Some(Image::Tar(archive)) = &template.app.image
             && let Err(wrong) = open_file(archive)
@@ -92,9 +92,9 @@ fn missing(config: &Config, file: Option<&Path>) -> Vec<Mistake> {
             missing.push(match file {
                 Some(file) => {
                     let key = format!("templates.{}.image", template.name);
-                    Mistake::in_file(file, None, key, wrong, right)
+                    ConfigError::in_file(file, None, key, wrong, right)
                 }
-                None => Mistake::in_variable("CONTAINER_IMAGE", wrong, right),
+                None => ConfigError::in_variable("CONTAINER_IMAGE", wrong, right),
             });
         }
     }
@@ -110,18 +110,18 @@ fn open_file(path: &Path) -> io::Result<()> {
 }
 
 /// What is wrong with the logins that were named.
-fn logins(runtime: &Runtime) -> Option<Mistake> {
+fn logins(runtime: &Runtime) -> Option<ConfigError> {
     let file =
         runtime.logins.as_ref().filter(|file| file.named && runtime.mode == RuntimeMode::Containerd)?;
     let right = "name a file such as `docker login` writes, that this user may read";
-    file.read().err().map(|wrong| Mistake::in_variable("REGISTRY_AUTH_FILE", wrong, right))
+    file.read().err().map(|wrong| ConfigError::in_variable("REGISTRY_AUTH_FILE", wrong, right))
 }
 
-fn tls_files(server: &Server) -> Vec<Mistake> {
+fn tls_files(server: &Server) -> Vec<ConfigError> {
     let Some(tls) = &server.tls else { return Vec::new() };
     let unreadable = |(name, path): (&str, &Path)| {
         let wrong = format!("{}: {}", path.display(), open_file(path).err()?);
-        Some(Mistake::in_variable(name, wrong, "name a PEM file that this user may read"))
+        Some(ConfigError::in_variable(name, wrong, "name a PEM file that this user may read"))
     };
     [("TLS_CERT", tls.cert.as_path()), ("TLS_KEY", tls.key.as_path())]
         .into_iter()
@@ -169,7 +169,7 @@ mod tests {
         let text = "[templates.a]\nimage = 'a'\n";
         let containers = ("CONTAINER_MODE", Path::new("containerd"));
         let config = load(&[containers, ("REGISTRY_AUTH_FILE", &manifest)], text);
-        let told: Vec<_> = missing(&config, None).iter().map(Mistake::to_string).collect();
+        let told: Vec<_> = missing(&config, None).iter().map(ConfigError::to_string).collect();
         assert_eq!(told.len(), 1);
         let expected = format!("REGISTRY_AUTH_FILE: {}:1: it is not as `docker login`", manifest.display());
         assert!(told[0].starts_with(&expected), "{told:?}");

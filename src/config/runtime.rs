@@ -11,8 +11,8 @@ use super::env::Variables;
 use super::units::{SIZE_RULE, parse_size};
 use crate::runtime::LoginFile;
 use crate::template::Image;
-use crate::template::egress::Network;
-pub use crate::template::egress::Outside;
+pub use crate::template::egress::EgressSettings;
+use crate::template::egress::Ipv4Network;
 
 /// Most bytes that the address of a socket has room for.
 const LONGEST_SOCKET: usize = 107;
@@ -33,7 +33,7 @@ pub struct Runtime {
     /// Most bytes of memory that copies of checkpoints share (`SHARED_MEMORY_MAX`); `None` leaves it to the runtime.
     pub shared_memory: Option<u64>,
     /// How templates with `egress` are let out.
-    pub outside: Outside,
+    pub outside: EgressSettings,
     /// Where instances that are records only are all said to listen (`CONTAINER_NONE_ENDPOINT`); `None` gives
     /// each an address of its own.
     #[cfg(feature = "runtime-none")]
@@ -74,12 +74,12 @@ impl Runtime {
             shared_memory: env.get("SHARED_MEMORY_MAX", |text| {
                 parse_size(text).ok_or_else(|| format!("{SIZE_RULE}, or 0"))
             }),
-            outside: Outside {
-                range: env.get("EGRESS_RANGE", range).unwrap_or(Outside::default().range),
+            outside: EgressSettings {
+                range: env.get("EGRESS_RANGE", range).unwrap_or(EgressSettings::default().range),
                 resolvers: env.list("EGRESS_DNS", resolver).filter(|resolvers| !resolvers.is_empty()),
                 refresh: env
                     .duration("EGRESS_REFRESH", Duration::from_secs(1))
-                    .unwrap_or(Outside::default().refresh),
+                    .unwrap_or(EgressSettings::default().refresh),
             },
             #[cfg(feature = "runtime-none")]
             none_endpoint: env.get("CONTAINER_NONE_ENDPOINT", |text| {
@@ -148,13 +148,13 @@ pub(super) fn image(
 /// Smallest and largest size of the range for instances, in bits of the network.
 const RANGE_BITS: RangeInclusive<u8> = 9..=28;
 
-fn range(text: &str) -> Result<Network, &'static str> {
+fn range(text: &str) -> Result<Ipv4Network, &'static str> {
     const RULE: &str = "write a private range of IPv4 that nothing else on this host uses, from /9 to /28, such as \
                         10.213.0.0/16";
     let (base, bits) = text.split_once('/').ok_or(RULE)?;
     let base: Ipv4Addr = base.parse().map_err(|_| RULE)?;
     let bits = bits.parse().ok().filter(|bits| RANGE_BITS.contains(bits)).ok_or(RULE)?;
-    let network = Network::around(base, bits);
+    let network = Ipv4Network::around(base, bits);
     let fine =
         base.is_private() && network.at(0) == base && network.at(network.size() as u32 - 1).is_private();
     fine.then_some(network).ok_or(RULE)

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::env::Variables;
-use super::public_url::{Origin, PublicAddress, Scheme, api_host, base_domain};
+use super::public_url::{Origin, PublicUrl, Scheme, api_host, base_domain};
 use super::trusted_proxies::{IpNet, TrustedProxies};
 
 const MILLISECOND: Duration = Duration::from_millis(1);
@@ -17,7 +17,7 @@ pub struct Server {
     /// Where to listen; port 0 is one of the system's choice.
     pub listen: SocketAddr,
     /// Where visitors find it.
-    pub public: PublicAddress,
+    pub public: PublicUrl,
     /// The host names and addresses, apart from the base domain, `localhost` and IP addresses, that the API
     /// answers: lower case, no port, IPv6 without brackets.
     pub api_hosts: BTreeSet<String>,
@@ -55,7 +55,7 @@ impl Server {
         let public = match env.get("PUBLIC_URL", str::parse::<Origin>) {
             None => {
                 let scheme = if tls.is_some() { Scheme::Https } else { Scheme::Http };
-                PublicAddress { scheme, port, home: base_domain.clone(), base_domain }
+                PublicUrl { scheme, port, home: base_domain.clone(), base_domain }
             }
             Some(Origin { scheme, host, port }) => {
                 if env.text("BASE_DOMAIN").is_none() && host != "localhost" {
@@ -66,7 +66,7 @@ impl Server {
                 }
                 // The address that we print has to lead to the front page.
                 api_hosts.extend(api_host(&host));
-                PublicAddress { scheme, port, home: host, base_domain }
+                PublicUrl { scheme, port, home: host, base_domain }
             }
         };
         let second = |n| Duration::from_secs(n);

@@ -2,9 +2,9 @@
 
 use std::path::{Path, PathBuf};
 
-use super::template_file::Context;
+use super::template_file::FileContext;
 use super::templates::{IMAGE_PORT, utf8};
-use super::toml_table::Section;
+use super::toml_table::TomlTable;
 use crate::template::egress::{Destination, MOST_DESTINATIONS};
 use crate::template::{App, Egress, Image, ResourceLimits, ShareMemory};
 
@@ -20,7 +20,7 @@ const LEAST_DISK: u64 = 1 << 20;
 /// Most processes that any host can number.
 const MOST_PIDS: u64 = 4_194_304;
 
-pub(super) fn app(section: &mut Section<'_>, context: &Context<'_>) -> Option<App> {
+pub(super) fn app(section: &mut TomlTable<'_>, context: &FileContext<'_>) -> Option<App> {
     let folder = context.file.parent().unwrap_or(Path::new(""));
     let has_image = section.has("image");
     match context.containers {
@@ -76,8 +76,8 @@ pub(super) fn app(section: &mut Section<'_>, context: &Context<'_>) -> Option<Ap
 
 /// The command; empty when an image is to run its own.
 fn command(
-    section: &mut Section<'_>,
-    context: &Context<'_>,
+    section: &mut TomlTable<'_>,
+    context: &FileContext<'_>,
     contained: bool,
     filled: impl Fn(&str) -> String,
 ) -> Option<Vec<String>> {
@@ -105,7 +105,7 @@ fn tidy(path: PathBuf) -> PathBuf {
     path.components().collect()
 }
 
-fn egress(section: &mut Section<'_>, contained: bool) -> Egress {
+fn egress(section: &mut TomlTable<'_>, contained: bool) -> Egress {
     const RULE: &str = "write \"internet\", or a list such as [\"api.example.com:443\"]";
     let Some(wanted) = section.word_or_texts("egress", RULE) else { return Egress::Sealed };
     if !contained {
@@ -138,7 +138,7 @@ fn egress(section: &mut Section<'_>, contained: bool) -> Egress {
     Egress::Only(read)
 }
 
-fn share_memory(section: &mut Section<'_>, contained: bool) -> ShareMemory {
+fn share_memory(section: &mut TomlTable<'_>, contained: bool) -> ShareMemory {
     if section.has("share_memory") && !contained {
         section.wrong("share_memory", "only containers are copied", "leave it out, or write an image");
     }
@@ -152,7 +152,7 @@ fn share_memory(section: &mut Section<'_>, contained: bool) -> ShareMemory {
     read.unwrap_or_default()
 }
 
-fn limits(section: &mut Section<'_>, contained: bool) -> ResourceLimits {
+fn limits(section: &mut TomlTable<'_>, contained: bool) -> ResourceLimits {
     let Some(mut section) = section.section("limits") else { return ResourceLimits::default() };
     let limits = ResourceLimits {
         cpu_seconds: section.number("cpu_seconds", 1, u64::from(u32::MAX)),

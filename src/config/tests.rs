@@ -13,7 +13,7 @@ fn environment(pairs: &[(&str, &str)]) -> Environment {
     home.iter().chain(pairs).map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect()
 }
 
-fn load(pairs: &[(&str, &str)]) -> Result<Config, Mistakes> {
+fn load(pairs: &[(&str, &str)]) -> Result<Config, ConfigErrors> {
     Config::load(&environment(pairs), None, Path::new("/bin/try-it-now"))
 }
 

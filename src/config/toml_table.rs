@@ -9,7 +9,7 @@ use std::time::Duration;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use super::errors::{Mistake, Mistakes};
+use super::errors::{ConfigError, ConfigErrors};
 use super::nearest::nearest;
 use super::units::{SIZE_RULE, TIME_RULE, parse_duration, parse_size, show_duration};
 
@@ -20,11 +20,11 @@ const SHOWN: usize = 40;
 pub(super) struct Notes<'t> {
     file: &'t Path,
     text: &'t str,
-    mistakes: RefCell<Mistakes>,
+    mistakes: RefCell<ConfigErrors>,
 }
 
 /// One table of the file. A key is known once it was asked for; [`Section::finish`] notes the unknown ones.
-pub(super) struct Section<'t> {
+pub(super) struct TomlTable<'t> {
     notes: &'t Notes<'t>,
     /// The keys that lead to it, with dots between.
     path: String,
@@ -38,7 +38,7 @@ pub(super) struct Section<'t> {
 pub(super) enum Entry<'t> {
     Text(&'t str),
     Number(u64),
-    Table(Section<'t>),
+    Table(TomlTable<'t>),
     Other,
 }
 
@@ -58,10 +58,10 @@ impl<'t> Notes<'t> {
             let before = &self.text.as_bytes()[..at.start.min(self.text.len())];
             before.iter().filter(|b| **b == b'\n').count() + 1
         });
-        self.mistakes.borrow_mut().push(Mistake::in_file(self.file, line, key, wrong, right));
+        self.mistakes.borrow_mut().push(ConfigError::in_file(self.file, line, key, wrong, right));
     }
 
-    pub(super) fn into_mistakes(self) -> Mistakes {
+    pub(super) fn into_mistakes(self) -> ConfigErrors {
         self.mistakes.into_inner()
     }
 
@@ -76,7 +76,7 @@ impl<'t> Notes<'t> {
     }
 }
 
-impl<'t> Section<'t> {
+impl<'t> TomlTable<'t> {
     pub(super) fn root(notes: &'t Notes<'t>, table: &'t Spanned<DeTable<'t>>) -> Self {
         Self { notes, path: String::new(), at: table.span(), table: table.get_ref(), known: Vec::new() }
     }
@@ -237,19 +237,19 @@ impl<'t> Section<'t> {
     }
 
     /// A table in this one.
-    pub(super) fn section(&mut self, key: &'static str) -> Option<Section<'t>> {
+    pub(super) fn section(&mut self, key: &'static str) -> Option<TomlTable<'t>> {
         let table =
             self.read(key, format!("write a table, [{}]", self.path_of(key)), |value| value.as_table())?;
         Some(self.inner(key, table))
     }
 
-    fn inner(&self, key: &str, table: &'t DeTable<'t>) -> Section<'t> {
+    fn inner(&self, key: &str, table: &'t DeTable<'t>) -> TomlTable<'t> {
         let (path, at) = (self.path_of(key), self.place_of(key));
-        Section { notes: self.notes, path, at, table, known: Vec::new() }
+        TomlTable { notes: self.notes, path, at, table, known: Vec::new() }
     }
 
     /// The tables in this one, by name, in the file's order; what is no table is noted.
-    pub(super) fn sections(&self) -> Vec<(&'t str, Section<'t>)> {
+    pub(super) fn sections(&self) -> Vec<(&'t str, TomlTable<'t>)> {
         let mut found = Vec::new();
         for (name, value) in self.table {
             let name = name.get_ref();
@@ -263,13 +263,13 @@ impl<'t> Section<'t> {
     }
 
     /// A list of tables in this one, `[[like.this]]`; what is no table is noted.
-    pub(super) fn list(&mut self, key: &'static str) -> Vec<Section<'t>> {
+    pub(super) fn list(&mut self, key: &'static str) -> Vec<TomlTable<'t>> {
         let right = format!("write tables, [[{}]]", self.path_of(key));
         let Some(items) = self.read(key, right.as_str(), |value| value.as_array()) else { return Vec::new() };
         let mut found = Vec::new();
         for item in items.iter() {
             match item.get_ref().as_table() {
-                Some(table) => found.push(Section { at: item.span(), ..self.inner(key, table) }),
+                Some(table) => found.push(TomlTable { at: item.span(), ..self.inner(key, table) }),
                 None => self.cannot(key, item, right.as_str()),
             }
         }

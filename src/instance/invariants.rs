@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 
-use super::{Ending, Endpoint, Instance, Life};
+use super::{EndReason, Endpoint, Instance, State};
 use crate::clock::Millis;
 
 /// A broken invariant.
@@ -37,16 +37,16 @@ pub fn check<'a>(records: impl IntoIterator<Item = &'a Instance>) -> Result<(), 
                 return broken("a lease ends after it began", record.id().to_string());
             }
         }
-        if let Life::Expired { lease, at, ending } = record.life() {
+        if let State::Expired { lease, at, ending } = record.life() {
             let as_told = match ending {
-                Ending::Expired => *at == lease.deadline(),
-                Ending::Failed => *at < lease.deadline(),
+                EndReason::Expired => *at == lease.deadline(),
+                EndReason::Failed => *at < lease.deadline(),
             };
             if !as_told {
                 return broken("an instance ends when its ending says", format!("{} at {at}", record.id()));
             }
         }
-        if let Life::Ready { endpoint } | Life::Assigned { endpoint, .. } = record.life()
+        if let State::Ready { endpoint } | State::Assigned { endpoint, .. } = record.life()
             && let Some(other) = endpoints.insert((record.node(), *endpoint), record.id())
         {
             return broken("one instance an endpoint", format!("{other} and {} at {endpoint}", record.id()));
@@ -61,7 +61,7 @@ pub fn check_step(before: &Instance, after: Option<&Instance>, now: Millis) -> R
     let id = before.id();
     let Some(after) = after else {
         return match before.life() {
-            Life::Expired { .. } if !before.may_be_forgotten(now) => {
+            State::Expired { .. } if !before.may_be_forgotten(now) => {
                 broken("an expired instance is known for a while", id.to_string())
             }
             _ => Ok(()),
@@ -84,7 +84,7 @@ pub fn check_step(before: &Instance, after: Option<&Instance>, now: Millis) -> R
     if after.generation() < before.generation().saturating_add(steps) {
         return broken("each step raises the generation", change());
     }
-    if let Life::Expired { .. } = before.life() {
+    if let State::Expired { .. } = before.life() {
         return broken("what has expired stays as it is", id.to_string());
     }
     match (before.lease(), after.lease()) {
@@ -121,17 +121,17 @@ pub fn check_step_or_taken_back(
 
 fn rank(instance: &Instance) -> u64 {
     match instance.life() {
-        Life::Warming => 0,
-        Life::Ready { .. } => 1,
-        Life::Assigned { .. } => 2,
-        Life::Expired { .. } => 3,
+        State::Warming => 0,
+        State::Ready { .. } => 1,
+        State::Assigned { .. } => 2,
+        State::Expired { .. } => 3,
     }
 }
 
 fn endpoint(instance: &Instance) -> Option<Endpoint> {
     match instance.life() {
-        Life::Ready { endpoint } | Life::Assigned { endpoint, .. } => Some(*endpoint),
-        Life::Warming | Life::Expired { .. } => None,
+        State::Ready { endpoint } | State::Assigned { endpoint, .. } => Some(*endpoint),
+        State::Warming | State::Expired { .. } => None,
     }
 }
 

@@ -20,4 +20,4 @@ pub use id::{ClaimToken, InstanceId, MAX_TEMPLATE_NAME, MalformedName, NodeId, T
 pub use invariants::{Violation, check, check_step, check_step_or_taken_back};
 pub use lease::{ExtendRefused, Lease};
 pub use rate_limit::{Limits, RateLimited, Usage, Window};
-pub use state::{Ending, Instance, Life, RETENTION, Refused};
+pub use state::{EndReason, Instance, RETENTION, Refused, State};

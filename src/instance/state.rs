@@ -19,13 +19,13 @@ pub struct Instance {
     revision: u64,
     generation: u64,
     created_at: Millis,
-    life: Life,
+    life: State,
 }
 
 /// Where an instance is in its life. Read it freely; it changes only through [`Instance`]'s steps.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Life {
+pub enum State {
     /// Being made; nobody may have it yet.
     Warming,
     /// Answers, and waits for a visitor.
@@ -47,14 +47,14 @@ pub enum Life {
         /// When it ended.
         at: Millis,
         /// Why it ended.
-        ending: Ending,
+        ending: EndReason,
     },
 }
 
 /// Why an instance that a visitor had has ended by itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Ending {
+pub enum EndReason {
     /// Its time ran out.
     Expired,
     /// It died before its time.
@@ -71,24 +71,24 @@ pub struct Refused {
     pub step: &'static str,
 }
 
-impl Life {
+impl State {
     /// The state's name in the API.
     pub fn name(&self) -> &'static str {
         match self {
-            Life::Warming => "warming",
-            Life::Ready { .. } => "ready",
-            Life::Assigned { .. } => "assigned",
-            Life::Expired { .. } => "expired",
+            State::Warming => "warming",
+            State::Ready { .. } => "ready",
+            State::Assigned { .. } => "assigned",
+            State::Expired { .. } => "expired",
         }
     }
 }
 
-impl Ending {
+impl EndReason {
     /// The name of the ending in the API and in metrics.
     pub fn name(self) -> &'static str {
         match self {
-            Ending::Expired => "expired",
-            Ending::Failed => "failed",
+            EndReason::Expired => "expired",
+            EndReason::Failed => "failed",
         }
     }
 }
@@ -101,14 +101,14 @@ impl Instance {
         revision: u64,
         generation: u64,
         created_at: Millis,
-        life: Life,
+        life: State,
     ) -> Self {
         Self { id, node, revision, generation, created_at, life }
     }
 
     /// A new instance that begins to warm now.
     pub fn warming(id: InstanceId, node: NodeId, revision: u64, now: Millis) -> Self {
-        Self { id, node, revision, generation: 1, created_at: now, life: Life::Warming }
+        Self { id, node, revision, generation: 1, created_at: now, life: State::Warming }
     }
 
     /// Its id and host label.
@@ -137,19 +137,19 @@ impl Instance {
     }
 
     /// Where it is in its life.
-    pub fn life(&self) -> &Life {
+    pub fn life(&self) -> &State {
         &self.life
     }
 
     /// The visitor's lease, running or ended.
     pub fn lease(&self) -> Option<&Lease> {
         match &self.life {
-            Life::Assigned { lease, .. } | Life::Expired { lease, .. } => Some(lease),
-            Life::Warming | Life::Ready { .. } => None,
+            State::Assigned { lease, .. } | State::Expired { lease, .. } => Some(lease),
+            State::Warming | State::Ready { .. } => None,
         }
     }
 
-    fn step(&self, life: Life) -> Self {
+    fn step(&self, life: State) -> Self {
         Self { generation: self.generation + 1, life, ..self.clone() }
     }
 
@@ -165,7 +165,7 @@ impl Instance {
     /// Warming to ready: its app answers at `endpoint`.
     pub fn offered(&self, endpoint: Endpoint) -> Result<Self, Refused> {
         match self.life {
-            Life::Warming => Ok(self.step(Life::Ready { endpoint })),
+            State::Warming => Ok(self.step(State::Ready { endpoint })),
             _ => Err(self.refuse("be offered")),
         }
     }
@@ -173,8 +173,8 @@ impl Instance {
     /// Ready to assigned: one visitor has it for `ttl` from now.
     pub fn assigned(&self, token: ClaimToken, now: Millis, ttl: Duration) -> Result<Self, Refused> {
         match self.life {
-            Life::Ready { endpoint } => {
-                Ok(self.step(Life::Assigned { endpoint, lease: Lease::new(token, now, ttl) }))
+            State::Ready { endpoint } => {
+                Ok(self.step(State::Assigned { endpoint, lease: Lease::new(token, now, ttl) }))
             }
             _ => Err(self.refuse("be assigned")),
         }
@@ -184,10 +184,10 @@ impl Instance {
     /// know that much; here only the lease has to run.
     pub fn taken_back(&self, now: Millis) -> Result<Self, Refused> {
         match self.life {
-            Life::Assigned { endpoint, lease } if !lease.is_over(now) => {
-                Ok(self.step(Life::Ready { endpoint }))
+            State::Assigned { endpoint, lease } if !lease.is_over(now) => {
+                Ok(self.step(State::Ready { endpoint }))
             }
-            Life::Assigned { .. } => Err(self.too_late("be taken back")),
+            State::Assigned { .. } => Err(self.too_late("be taken back")),
             _ => Err(self.refuse("be taken back")),
         }
     }
@@ -200,8 +200,8 @@ impl Instance {
         now: Millis,
     ) -> Option<Result<Self, ExtendRefused>> {
         match self.life {
-            Life::Assigned { endpoint, lease } => Some(
-                lease.extended(by, max_ttl, now).map(|lease| self.step(Life::Assigned { endpoint, lease })),
+            State::Assigned { endpoint, lease } => Some(
+                lease.extended(by, max_ttl, now).map(|lease| self.step(State::Assigned { endpoint, lease })),
             ),
             _ => None,
         }
@@ -210,8 +210,8 @@ impl Instance {
     /// Assigned to expired, once its deadline has come.
     pub fn expired(&self, now: Millis) -> Result<Self, Refused> {
         match self.life {
-            Life::Assigned { lease, .. } if lease.is_over(now) => {
-                Ok(self.step(Life::Expired { lease, at: lease.deadline(), ending: Ending::Expired }))
+            State::Assigned { lease, .. } if lease.is_over(now) => {
+                Ok(self.step(State::Expired { lease, at: lease.deadline(), ending: EndReason::Expired }))
             }
             _ => Err(self.refuse("expire")),
         }
@@ -222,19 +222,19 @@ impl Instance {
     /// not turn what readers saw as expired into failed.
     pub fn failed(&self, now: Millis) -> Result<Option<Self>, Refused> {
         match self.life {
-            Life::Warming | Life::Ready { .. } => Ok(None),
-            Life::Assigned { lease, .. } if !lease.is_over(now) => {
-                Ok(Some(self.step(Life::Expired { lease, at: now, ending: Ending::Failed })))
+            State::Warming | State::Ready { .. } => Ok(None),
+            State::Assigned { lease, .. } if !lease.is_over(now) => {
+                Ok(Some(self.step(State::Expired { lease, at: now, ending: EndReason::Failed })))
             }
-            Life::Assigned { .. } | Life::Expired { .. } => Err(self.too_late("fail")),
+            State::Assigned { .. } | State::Expired { .. } => Err(self.too_late("fail")),
         }
     }
 
     /// Whether its visitor may give it back now; it is gone afterwards.
     pub fn may_be_released(&self, now: Millis) -> Result<(), Refused> {
         match self.life {
-            Life::Assigned { lease, .. } if !lease.is_over(now) => Ok(()),
-            Life::Assigned { .. } => Err(self.too_late("be released")),
+            State::Assigned { lease, .. } if !lease.is_over(now) => Ok(()),
+            State::Assigned { .. } => Err(self.too_late("be released")),
             _ => Err(self.refuse("be released")),
         }
     }
@@ -242,14 +242,14 @@ impl Instance {
     /// Whether the pool may take it back unused, to shrink or to stop; it is gone afterwards.
     pub fn may_be_retired(&self) -> Result<(), Refused> {
         match self.life {
-            Life::Warming | Life::Ready { .. } => Ok(()),
+            State::Warming | State::Ready { .. } => Ok(()),
             _ => Err(self.refuse("be retired")),
         }
     }
 
     /// Whether the record of an expired instance has served its time.
     pub fn may_be_forgotten(&self, now: Millis) -> bool {
-        matches!(self.life, Life::Expired { at, .. } if now >= at + RETENTION)
+        matches!(self.life, State::Expired { at, .. } if now >= at + RETENTION)
     }
 
     /// The same record as a reader sees it at `now`: an assigned instance whose deadline has passed is expired,
@@ -298,7 +298,7 @@ mod tests {
     #[test]
     fn what_nobody_was_told_of_is_taken_back_while_its_lease_runs_and_can_be_assigned_again() {
         let back = assigned().taken_back(Millis(1_019)).unwrap();
-        assert_eq!((back.life(), back.generation()), (&Life::Ready { endpoint: endpoint() }, 4));
+        assert_eq!((back.life(), back.generation()), (&State::Ready { endpoint: endpoint() }, 4));
         assert!(back.assigned(ClaimToken(2), Millis(30), Duration::from_secs(1)).is_ok());
         assert_eq!(assigned().taken_back(Millis(1_020)).unwrap_err().from, "expired");
         assert!(back.taken_back(Millis(30)).is_err());
@@ -313,7 +313,7 @@ mod tests {
     fn only_an_assigned_instance_leaves_a_trace_when_it_dies() {
         assert_eq!(fresh().failed(Millis(1)).unwrap(), None);
         let kept = assigned().failed(Millis(30)).unwrap().unwrap();
-        assert!(matches!(kept.life(), Life::Expired { ending: Ending::Failed, at: Millis(30), .. }));
+        assert!(matches!(kept.life(), State::Expired { ending: EndReason::Failed, at: Millis(30), .. }));
         assert!(kept.failed(Millis(31)).is_err());
     }
 

@@ -10,26 +10,26 @@ use crate::instance::InstanceId;
 
 /// The instances in hand. One that dies there is left to whoever holds it.
 #[derive(Debug, Default, Clone)]
-pub(crate) struct Hands(Arc<Mutex<HashMap<InstanceId, CancellationToken>>>);
+pub(crate) struct InFlight(Arc<Mutex<HashMap<InstanceId, CancellationToken>>>);
 
 /// The hold on one instance; dropping it lets go.
 #[derive(Debug)]
-pub(crate) struct Hold {
-    hands: Hands,
+pub(crate) struct InstanceLock {
+    hands: InFlight,
     id: InstanceId,
     died: CancellationToken,
 }
 
-impl Hands {
+impl InFlight {
     /// Takes hold of an instance; `None` when somebody else has it.
-    pub(crate) fn take(&self, id: &InstanceId) -> Option<Hold> {
+    pub(crate) fn take(&self, id: &InstanceId) -> Option<InstanceLock> {
         let mut held = self.0.lock();
         if held.contains_key(id) {
             return None;
         }
         let died = CancellationToken::new();
         held.insert(id.clone(), died.clone());
-        Some(Hold { hands: self.clone(), id: id.clone(), died })
+        Some(InstanceLock { hands: self.clone(), id: id.clone(), died })
     }
 
     /// Tells the holder of an instance that it died. False when nobody holds it.
@@ -43,7 +43,7 @@ impl Hands {
     }
 }
 
-impl Hold {
+impl InstanceLock {
     /// Done when the instance died while held.
     pub(crate) async fn died(&self) {
         self.died.cancelled().await;
@@ -59,7 +59,7 @@ impl Hold {
     }
 }
 
-impl Drop for Hold {
+impl Drop for InstanceLock {
     fn drop(&mut self) {
         self.hands.0.lock().remove(&self.id);
     }

@@ -10,9 +10,9 @@ use super::end::gc;
 use super::supply::hooks::Randomness;
 use super::{Pool, PoolStats};
 use crate::instance::Counts;
-use crate::instance::{Instance, Life, NodeId};
+use crate::instance::{Instance, NodeId, State};
 use crate::proxy::routes::{Applied, Found};
-use crate::store::{Member, NodeCard, PoolCard, Roster, RouteChange, StoreError, UNHEARD};
+use crate::store::{Membership, NodeInfo, NodeStatus, PoolInfo, RouteChange, SUSPECT_AFTER, StoreError};
 use crate::telemetry::ReleaseReason;
 use crate::template::Secret;
 
@@ -24,9 +24,9 @@ const CLOSE_DEADLINE: Duration = Duration::from_secs(2);
 
 /// What a server knows of itself and the others.
 #[derive(Debug, Default)]
-pub(super) struct Others {
+pub(super) struct ClusterView {
     /// All that were on record at our last beat.
-    members: arc_swap::ArcSwap<Vec<Member>>,
+    members: arc_swap::ArcSwap<Vec<NodeStatus>>,
     /// Whether an operator wants this server to make nothing.
     draining: AtomicBool,
     /// Whether it is about to stop, which comes to the same.
@@ -37,9 +37,9 @@ pub(super) struct Others {
 
 /// A server, for the operator.
 #[derive(Debug, Clone)]
-pub struct NodeStatus {
+pub struct NodeSummary {
     /// What it tells of itself, and since when it is silent.
-    pub member: Member,
+    pub member: NodeStatus,
     /// Whether it has been heard lately.
     pub alive: bool,
     /// Whether it is this one.
@@ -60,7 +60,7 @@ pub struct NodePool {
 
 impl Pool {
     /// Takes over a change that somebody may have made elsewhere. What this server did itself is in the table already.
-    pub fn learn(self: &Arc<Self>, change: &RouteChange) {
+    pub fn apply_change(self: &Arc<Self>, change: &RouteChange) {
         let node = match change {
             RouteChange::Set(instance) => Some(instance.node().clone()),
             RouteChange::Gone(id) => match self.routes.find(id.as_str()) {
@@ -75,7 +75,7 @@ impl Pool {
         match change {
             // A ready one was taken back: its visitor was never told of it.
             RouteChange::Set(instance)
-                if matches!(instance.life(), Life::Assigned { .. } | Life::Ready { .. }) => {}
+                if matches!(instance.life(), State::Assigned { .. } | State::Ready { .. }) => {}
             RouteChange::Set(instance) => self.take_down(instance.id().clone()),
             RouteChange::Gone(id) => self.take_down(id.clone()),
         }
@@ -83,7 +83,7 @@ impl Pool {
     }
 
     /// Changes were missed, or the store was away: what runs is compared with what is on record.
-    pub fn missed(&self) {
+    pub fn resync(&self) {
         self.repair_soon();
     }
 
@@ -91,18 +91,18 @@ impl Pool {
     ///
     /// # Errors
     /// The store did not answer.
-    pub async fn beat(&self, address: &str) -> Result<Option<Roster>, StoreError> {
+    pub async fn heartbeat(&self, address: &str) -> Result<Option<Membership>, StoreError> {
         let left = self.others.left.lock().await;
         if *left {
             return Ok(None);
         }
-        let card = NodeCard {
+        let card = NodeInfo {
             id: self.node.clone(),
             address: address.to_owned(),
             mode: self.mode().to_owned(),
             pools: self.cards(),
         };
-        let roster = self.ask(self.store.beat(&card)).await?;
+        let roster = self.ask(self.store.heartbeat(&card)).await?;
         let before = self.others.members.swap(Arc::new(roster.members.clone()));
         let own = roster.members.iter().find(|member| member.card.id == self.node);
         self.set_draining(own.is_some_and(|own| own.draining));
@@ -116,7 +116,7 @@ impl Pool {
 
     /// Takes over the secret that all servers of the store share, where the random texts are to come from that. The first
     /// counts: what is made of it must be the same later.
-    pub fn share(&self, secret: &Secret) {
+    pub fn set_shared_secret(&self, secret: &Secret) {
         if self.is_shared && self.randomness.set(Randomness::new(secret)).is_ok() {
             self.wake.notify_one();
         }
@@ -126,9 +126,9 @@ impl Pool {
         self.randomness.get().is_some()
     }
 
-    fn cards(&self) -> Vec<PoolCard> {
+    fn cards(&self) -> Vec<PoolInfo> {
         let draining = self.is_draining();
-        let card = |template: &Arc<crate::template::Template>| PoolCard {
+        let card = |template: &Arc<crate::template::Template>| PoolInfo {
             template: template.name.clone(),
             target: if draining { 0 } else { template.pool.target },
             capacity: self.keepers.get(template.name.as_str()).map_or(0, |keeper| keeper.sizes().max),
@@ -153,16 +153,16 @@ impl Pool {
     }
 
     /// The other servers that have been heard lately.
-    pub(super) fn living_others(&self) -> Vec<Member> {
+    pub(super) fn living_others(&self) -> Vec<NodeStatus> {
         let members = self.others.members.load();
-        let living = |member: &&Member| member.card.id != self.node && member.silent <= UNHEARD;
+        let living = |member: &&NodeStatus| member.card.id != self.node && member.silent <= SUSPECT_AFTER;
         members.iter().filter(living).cloned().collect()
     }
 
     /// Ends what a server had that has been silent for at least `silence`. Its visitors are told. False when the store did
     /// not do it.
-    pub async fn bury(&self, node: &NodeId, silence: Duration) -> bool {
-        match self.ask_within(BURY_DEADLINE, self.store.bury(node, silence)).await {
+    pub async fn evict_node(&self, node: &NodeId, silence: Duration) -> bool {
+        match self.ask_within(BURY_DEADLINE, self.store.evict_node(node, silence)).await {
             Ok(ended) => {
                 tracing::warn!(%node, ended = ended.len(), "a server is gone, and with it what its visitors had");
                 self.failed(&ended);
@@ -199,25 +199,25 @@ impl Pool {
     /// This server stops for good, and nothing goes on without it: the others need not wait to find that out.
     pub(super) async fn leave(&self) {
         *self.others.left.lock().await = true;
-        match self.ask_within(BURY_DEADLINE, self.store.bury(&self.node, Duration::ZERO)).await {
+        match self.ask_within(BURY_DEADLINE, self.store.evict_node(&self.node, Duration::ZERO)).await {
             Ok(ended) => self.failed(&ended),
             Err(error) => tracing::warn!(%error, "the store does not know that this server stops"),
         }
     }
 
     /// All servers on record with their pools, in the order of their names.
-    pub async fn nodes(&self) -> Result<Vec<NodeStatus>, StoreError> {
+    pub async fn nodes(&self) -> Result<Vec<NodeSummary>, StoreError> {
         let mut nodes = Vec::new();
-        for member in self.ask(self.store.roster()).await? {
+        for member in self.ask(self.store.nodes()).await? {
             let mut pools = Vec::new();
-            for PoolCard { template, target, capacity } in &member.card.pools {
+            for PoolInfo { template, target, capacity } in &member.card.pools {
                 let counts = self.ask(self.store.counts(template, Some(&member.card.id))).await?;
                 let Counts { warming, ready, assigned } = counts;
                 let stats = PoolStats { ready, assigned, warming, target: *target, capacity: *capacity };
                 pools.push(NodePool { template: template.to_string(), stats });
             }
-            let (alive, is_self) = (member.silent <= UNHEARD, member.card.id == self.node);
-            nodes.push(NodeStatus { member, alive, is_self, pools });
+            let (alive, is_self) = (member.silent <= SUSPECT_AFTER, member.card.id == self.node);
+            nodes.push(NodeSummary { member, alive, is_self, pools });
         }
         Ok(nodes)
     }

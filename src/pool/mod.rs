@@ -26,28 +26,28 @@ pub use claim::acquire::{AcquireError, Acquired};
 #[cfg(test)]
 pub(crate) use claim::delivery::probe as delivery_tests;
 pub use claim::delivery::{Delivered, Delivery};
-pub use membership::{NodePool, NodeStatus};
+pub use membership::{NodePool, NodeSummary};
 pub use stats::{PoolStats, TemplateStats};
 pub use supply::bake::{BakeError, Baked};
 pub use supply::memory_sampler::{ByMemory, InstanceMemory};
 
 use crate::clock::Clock;
-use crate::config::PublicAddress;
+use crate::config::PublicUrl;
 use crate::instance::{Endpoint, Instance, InstanceId, NodeId};
 use crate::proxy::routes::{Applied, Found, Route, RouteTable};
 use crate::runtime::Runtime;
 use crate::store::{Store, StoreError};
 use crate::telemetry::Metrics;
 use crate::template::{Secret, Template, Templates};
-use in_flight::Hands;
-use membership::Others;
-use template_pool::Keepers;
+use in_flight::InFlight;
+use membership::ClusterView;
+use template_pool::TemplatePools;
 
 /// Longest time that one question to the store may take before its asker is told that the store is away.
 const STORE_DEADLINE: Duration = Duration::from_secs(1);
 
 /// What a pool stands on.
-pub struct Parts {
+pub struct PoolParts {
     /// What all servers agree on.
     pub store: Arc<dyn Store>,
     /// What runs instances.
@@ -64,7 +64,7 @@ pub struct Parts {
     /// as long as it is. `None` is the secret that all servers of the store share, before which nothing is made.
     pub secret: Option<Secret>,
     /// How visitors reach this server.
-    pub address: PublicAddress,
+    pub address: PublicUrl,
     /// What to keep.
     pub templates: Templates,
     /// How long an acquire may wait for an instance that is being made.
@@ -79,20 +79,20 @@ pub struct Pool {
     metrics: Arc<Metrics>,
     clock: Clock,
     node: NodeId,
-    address: PublicAddress,
+    address: PublicUrl,
     acquire_timeout: Duration,
     templates: ArcSwap<Templates>,
-    keepers: Keepers,
+    keepers: TemplatePools,
     /// What became of the answers that handed instances out.
     ledger: Arc<claim::delivery::Ledger>,
     /// Instances that a task of ours is making or taking down right now.
-    hands: Hands,
+    hands: InFlight,
     /// Where the random texts of the instances come from.
     randomness: OnceLock<supply::hooks::Randomness>,
     /// Whether the store is that of other servers, too, and so the random texts come from what all share.
     is_shared: bool,
     /// What instances take of this host's memory.
-    seen: ArcSwap<supply::memory_sampler::Seen>,
+    seen: ArcSwap<supply::memory_sampler::MemorySample>,
     /// Has the memory read before its time.
     resized: Notify,
     /// Wakes [`reconcile`].
@@ -100,7 +100,7 @@ pub struct Pool {
     /// Whether [`reconcile`] should compare what runs with what is on record before its time.
     repair: AtomicBool,
     /// The other servers, and what this one is to them.
-    others: Others,
+    others: ClusterView,
     stopping: CancellationToken,
     /// Every task that makes or takes down an instance.
     tasks: TaskTracker,
@@ -108,8 +108,8 @@ pub struct Pool {
 
 impl Pool {
     /// A pool that does nothing yet; [`Pool::run`] brings it to life.
-    pub fn new(parts: Parts) -> Arc<Self> {
-        let keepers = Keepers::default();
+    pub fn new(parts: PoolParts) -> Arc<Self> {
+        let keepers = TemplatePools::default();
         keepers.adopt(&parts.templates);
         Arc::new(Self {
             store: parts.store,
@@ -123,7 +123,7 @@ impl Pool {
             templates: ArcSwap::from_pointee(parts.templates),
             keepers,
             ledger: Arc::default(),
-            hands: Hands::default(),
+            hands: InFlight::default(),
             is_shared: parts.secret.is_none(),
             randomness: parts
                 .secret
@@ -133,7 +133,7 @@ impl Pool {
             resized: Notify::new(),
             wake: Notify::new(),
             repair: AtomicBool::new(false),
-            others: Others::default(),
+            others: ClusterView::default(),
             stopping: CancellationToken::new(),
             tasks: TaskTracker::new(),
         })
@@ -144,7 +144,7 @@ impl Pool {
     pub async fn run(self: &Arc<Self>) {
         let exits = self.runtime.exits();
         supply::memory_sampler::first(self).await;
-        let _tried_again_soon = end::gc::repair(self).await;
+        let _tried_again_soon = end::gc::collect(self).await;
         crate::telemetry::task::spawn("pool reconcile", supply::reconcile::run(self.clone()));
         crate::telemetry::task::spawn("pool exits", supply::reconcile::watch_exits(self.clone(), exits));
         crate::telemetry::task::spawn("pool expire", end::expire::run(self.clone()));
@@ -200,7 +200,7 @@ impl Pool {
     }
 
     /// How visitors reach this server.
-    pub fn address(&self) -> &PublicAddress {
+    pub fn address(&self) -> &PublicUrl {
         &self.address
     }
 

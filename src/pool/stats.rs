@@ -8,7 +8,7 @@ use serde::Serialize;
 use super::{ByMemory, Pool};
 use crate::instance::Counts;
 use crate::instance::TemplateName;
-use crate::store::{Member, StoreError};
+use crate::store::{NodeStatus, StoreError};
 use crate::telemetry::PoolMemory;
 
 /// One pool, or several summed.
@@ -96,7 +96,7 @@ impl Pool {
         target: usize,
         capacity: usize,
         problem: Option<String>,
-        others: &[Member],
+        others: &[NodeStatus],
     ) -> Result<TemplateStats, StoreError> {
         let Counts { warming, ready, assigned } = self.ask(self.store.counts(name, None)).await?;
         let mut stats = PoolStats { ready, assigned, warming, target, capacity };

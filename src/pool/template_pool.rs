@@ -10,9 +10,9 @@ use parking_lot::Mutex;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use super::claim::wait_queue::Line;
+use super::claim::wait_queue::WaitQueue;
 use super::supply::backoff::Backoff;
-use super::supply::bake::Bakery;
+use super::supply::bake::BakeState;
 use super::supply::capacity::Observed;
 use crate::runtime::StartMethod;
 use crate::template::{PoolSizes, Template, Templates};
@@ -22,7 +22,7 @@ const REMEMBERED: usize = 15;
 
 /// One template's memory.
 #[derive(Debug)]
-pub(crate) struct Keeper {
+pub(crate) struct TemplatePool {
     template: ArcSwap<Template>,
     /// Whether the template is (still) in the configuration.
     kept: AtomicBool,
@@ -33,14 +33,14 @@ pub(crate) struct Keeper {
     /// Whether a refill was begun and has not reached the target yet.
     pub(crate) refilling: AtomicBool,
     /// Visitors who wait.
-    pub(crate) line: Line,
+    pub(crate) line: WaitQueue,
     backoff: Mutex<Backoff>,
     /// Most instances for which the host's memory has room, as it was found last.
     room: AtomicUsize,
     /// What its instances take of it.
     pub(super) observed: Mutex<Observed>,
     /// Its golden checkpoints.
-    pub(crate) bakery: Bakery,
+    pub(crate) bakery: BakeState,
     times: Mutex<Times>,
     /// Whether the operator was told that fewer than the minimum are ready.
     pub(crate) low: AtomicBool,
@@ -54,7 +54,7 @@ struct Times {
     recent: VecDeque<Duration>,
 }
 
-impl Keeper {
+impl TemplatePool {
     fn new(template: Arc<Template>) -> Self {
         Self {
             template: ArcSwap::new(template),
@@ -62,12 +62,12 @@ impl Keeper {
             adopted: watch::Sender::new(()),
             making: AtomicUsize::new(0),
             refilling: AtomicBool::new(true),
-            line: Line::new(),
+            line: WaitQueue::new(),
             backoff: Mutex::default(),
             // Before anything is known of the memory, none.
             room: AtomicUsize::new(0),
             observed: Mutex::default(),
-            bakery: Bakery::default(),
+            bakery: BakeState::default(),
             times: Mutex::new(Times { method: StartMethod::Cold, recent: VecDeque::new() }),
             // A pool that was never full is being filled, and that is no news.
             low: AtomicBool::new(true),
@@ -161,9 +161,9 @@ impl Keeper {
 
 /// All templates ever configured since the start, by name.
 #[derive(Debug, Default)]
-pub(crate) struct Keepers(papaya::HashMap<Arc<str>, Arc<Keeper>>);
+pub(crate) struct TemplatePools(papaya::HashMap<Arc<str>, Arc<TemplatePool>>);
 
-impl Keepers {
+impl TemplatePools {
     /// Takes over the configured templates; the others are no longer kept.
     pub(crate) fn adopt(&self, templates: &Templates) {
         let keepers = self.0.pin();
@@ -186,7 +186,8 @@ impl Keepers {
                     }
                 }
                 None => {
-                    keepers.insert(template.name.as_str().into(), Arc::new(Keeper::new(template.clone())));
+                    keepers
+                        .insert(template.name.as_str().into(), Arc::new(TemplatePool::new(template.clone())));
                 }
             }
         }
@@ -195,11 +196,11 @@ impl Keepers {
         }
     }
 
-    pub(crate) fn get(&self, name: &str) -> Option<Arc<Keeper>> {
+    pub(crate) fn get(&self, name: &str) -> Option<Arc<TemplatePool>> {
         self.0.pin().get(name).cloned()
     }
 
-    pub(crate) fn all(&self) -> Vec<Arc<Keeper>> {
+    pub(crate) fn all(&self) -> Vec<Arc<TemplatePool>> {
         self.0.pin().values().cloned().collect()
     }
 

@@ -12,9 +12,9 @@ use tokio::time::{Instant, timeout_at};
 
 use super::{Proxy, client_of};
 use crate::api::{ApiError, Body, MAX_BODY};
-use crate::cluster::Arrival;
+use crate::cluster::Provenance;
 use crate::pool::Delivered;
-use crate::request::{Receipt, Written};
+use crate::request::{AckState, Written};
 
 /// How often the kernel is asked whether a client took its answer, and for how long.
 const LOOK: Duration = Duration::from_millis(5);
@@ -22,7 +22,7 @@ const LONGEST_LOOK: Duration = Duration::from_secs(2);
 
 impl Proxy {
     /// Runs the API's handler, the same that hyper runs.
-    pub(super) async fn answer_api(&self, session: &mut Session, arrival: &Arrival) -> Result<()> {
+    pub(super) async fn answer_api(&self, session: &mut Session, arrival: &Provenance) -> Result<()> {
         let (peer, secure) = client_of(session);
         let mut parts: http::request::Parts = (**session.req_header()).clone();
         tell(&mut parts, arrival);
@@ -36,8 +36,8 @@ impl Proxy {
 }
 
 /// Tells the API how a request came here, if not from outside.
-pub(super) fn tell(parts: &mut http::request::Parts, arrival: &Arrival) {
-    if *arrival != Arrival::FromOutside {
+pub(super) fn tell(parts: &mut http::request::Parts, arrival: &Provenance) {
+    if *arrival != Provenance::FromOutside {
         parts.extensions.insert(arrival.clone());
     }
 }
@@ -76,15 +76,15 @@ async fn see_it_taken(session: &Session, delivered: Delivered) {
     let written = Written::so_far(&socket);
     let until = Instant::now() + LONGEST_LOOK;
     loop {
-        let receipt = Receipt::of(&socket, written);
+        let receipt = AckState::of(&socket, written);
         if socket.socket_cookie().ok() != Some(cookie) {
             return;
         }
         match receipt {
-            Receipt::Open if Instant::now() < until => tokio::time::sleep(LOOK).await,
-            Receipt::Refused => return delivered.lost(),
-            Receipt::Open | Receipt::Dropped => return delivered.doubted(),
-            Receipt::Taken => return,
+            AckState::Open if Instant::now() < until => tokio::time::sleep(LOOK).await,
+            AckState::Refused => return delivered.lost(),
+            AckState::Open | AckState::Dropped => return delivered.doubted(),
+            AckState::Taken => return,
         }
     }
 }

@@ -38,7 +38,7 @@ pub(super) fn peer(
     };
     let mut peer = HttpPeer::new(address, false, String::new());
     if let Endpoint::Sealed { .. } = endpoint {
-        peer.options.custom_l4 = Some(Arc::new(Door { pool: pool.clone(), endpoint }));
+        peer.options.custom_l4 = Some(Arc::new(SealedConnector { pool: pool.clone(), endpoint }));
     }
     common(&mut peer, route, silence, write_timeout);
     peer.options.connection_timeout = Some(CONNECT_TIMEOUT);
@@ -59,19 +59,19 @@ pub(super) fn common(peer: &mut HttpPeer, route: &Route, silence: Option<Duratio
 }
 
 /// The way into a sealed instance.
-struct Door {
+struct SealedConnector {
     pool: Arc<Pool>,
     endpoint: Endpoint,
 }
 
-impl fmt::Debug for Door {
+impl fmt::Debug for SealedConnector {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_tuple("Door").field(&self.endpoint).finish()
     }
 }
 
 #[async_trait]
-impl Connect for Door {
+impl Connect for SealedConnector {
     /// The peer's whole timeout bounds it.
     async fn connect(&self, _: &PeerAddress) -> Result<Stream> {
         match self.pool.connect(self.endpoint).await {

@@ -8,8 +8,8 @@ use pingora_http::{RequestHeader, ResponseHeader};
 
 use super::Proxy;
 use super::routes::Route;
-use super::target::Way;
-use crate::cluster::{Arrival, HOP};
+use super::target::Target;
+use crate::cluster::{HOP, Provenance};
 use crate::config::Scheme;
 use crate::request::{RequestId, authority, forwarded_for};
 
@@ -36,7 +36,7 @@ pub(super) struct Sender<'a> {
     /// Whether the connection is encrypted.
     pub secure: bool,
     /// Whether another server passed the request on.
-    pub arrival: &'a Arrival,
+    pub arrival: &'a Provenance,
 }
 
 impl Proxy {
@@ -67,14 +67,14 @@ impl Proxy {
 
 impl Lines {
     /// With what only its receiver is told: an app until when it is the visitor's, a server that it is one who asks.
-    pub(super) fn to(mut self, route: &Route, way: &Way) -> Self {
+    pub(super) fn to(mut self, route: &Route, way: &Target) -> Self {
         match way {
-            Way::Here => {
+            Target::Here => {
                 if let Ok(value) = HeaderValue::from_str(&route.deadline().rfc3339()) {
                     self.0.push((EXPIRES_AT, value));
                 }
             }
-            Way::Node { hop, .. } => self.0.push((HOP, hop.clone())),
+            Target::Node { hop, .. } => self.0.push((HOP, hop.clone())),
         }
         self
     }

@@ -33,20 +33,20 @@ use tokio::time::Instant;
 pub use websocket::TunnelBody;
 
 use crate::api::{Api, ApiError};
-use crate::cluster::{Arrival, Directory, HOP, Secure};
+use crate::cluster::{Directory, HOP, PeerTls, Provenance};
 use crate::config::TrustedProxies;
 use crate::pool::Pool;
-use crate::request::{Hosts, Passage, RequestId, Side, UnderWay};
+use crate::request::{Destination, Hosts, InFlightGuard, InFlightRequests, RequestId};
 use crate::telemetry::{HostKind, Metrics, RequestLine};
 use headers::Sender;
 use routes::{Route, RouteTable};
-use target::Way;
+use target::Target;
 
 /// Most header fields of a request. The guard counts them on HTTP/1; on HTTP/2 we do.
 const MAX_FIELDS: usize = 100;
 
 /// What the proxy stands on.
-pub struct Parts {
+pub struct ProxyParts {
     /// Whose host a request names.
     pub hosts: Arc<Hosts>,
     /// Answers requests for the API that come on a connection that Pingora holds.
@@ -58,7 +58,7 @@ pub struct Parts {
     /// The way to the servers that run other instances than ours.
     pub directory: Arc<Directory>,
     /// With TLS on the port of the servers, what speaks it to them.
-    pub secure: Option<Secure>,
+    pub secure: Option<PeerTls>,
     /// Where numbers go.
     pub metrics: Arc<Metrics>,
     /// Whose forwarded headers are believed.
@@ -68,12 +68,12 @@ pub struct Parts {
     /// How long a client may leave an answer unread.
     pub write_timeout: Duration,
     /// What a stop has to wait for.
-    pub under_way: UnderWay,
+    pub under_way: InFlightRequests,
 }
 
 /// The proxy; all clones are one.
 #[derive(Clone)]
-pub struct Proxy(Arc<Parts>);
+pub struct Proxy(Arc<ProxyParts>);
 
 /// What is known of one request on its way.
 #[derive(Debug)]
@@ -81,16 +81,16 @@ pub struct Context {
     start: Instant,
     id: Option<RequestId>,
     host: HostKind,
-    arrival: Arrival,
-    target: Option<(Arc<Route>, Way)>,
+    arrival: Provenance,
+    target: Option<(Arc<Route>, Target)>,
     /// The API counts its requests itself.
     counted: bool,
-    passage: Passage,
+    passage: InFlightGuard,
 }
 
 impl Proxy {
     /// A proxy over its parts.
-    pub fn new(parts: Parts) -> Self {
+    pub fn new(parts: ProxyParts) -> Self {
         Self(Arc::new(parts))
     }
 
@@ -100,7 +100,7 @@ impl Proxy {
     }
 
     /// What a stop has to wait for.
-    pub fn under_way(&self) -> &UnderWay {
+    pub fn under_way(&self) -> &InFlightRequests {
         &self.0.under_way
     }
 }
@@ -114,7 +114,7 @@ impl ProxyHttp for Proxy {
             start: Instant::now(),
             id: None,
             host: HostKind::Unknown,
-            arrival: Arrival::FromOutside,
+            arrival: Provenance::FromOutside,
             target: None,
             counted: false,
             passage: self.0.under_way.begin(),
@@ -129,7 +129,7 @@ impl ProxyHttp for Proxy {
         session.set_write_timeout(Some(self.0.write_timeout));
         let head = session.req_header_mut();
         ctx.arrival = self.arrival(&head.uri, &head.headers);
-        if ctx.arrival != Arrival::FromOutside {
+        if ctx.arrival != Provenance::FromOutside {
             head.remove_header(&HOP);
         }
         let head = session.req_header();
@@ -137,11 +137,11 @@ impl ProxyHttp for Proxy {
         ctx.id = Some(id.clone());
         let refusal = match self.0.hosts.side(&head.uri, &head.headers) {
             _ if head.headers.len() > MAX_FIELDS => ApiError::HeadersTooLarge,
-            Side::Api => {
+            Destination::Api => {
                 ctx.counted = true;
                 return self.answer_api(session, &ctx.arrival).await.map(|()| true);
             }
-            Side::Instance(label) => {
+            Destination::Instance(label) => {
                 ctx.host = HostKind::Instance;
                 match self.target(&label, &ctx.arrival).await {
                     Ok(target) => {
@@ -151,8 +151,8 @@ impl ProxyHttp for Proxy {
                     Err(error) => error,
                 }
             }
-            Side::Unknown => ApiError::Misdirected,
-            Side::Bad => ApiError::MalformedHead,
+            Destination::Unknown => ApiError::Misdirected,
+            Destination::Bad => ApiError::MalformedHead,
         };
         let answer = self.failure(&refusal, session.req_header(), &id);
         api_bridge::send(session, answer).await.map(|()| true)
@@ -162,10 +162,13 @@ impl ProxyHttp for Proxy {
         let (route, way) = ctx.target.as_ref().ok_or_else(|| Error::new(ErrorType::InternalError))?;
         let silence = self.silence(route, way, &session.req_header().headers);
         Ok(Box::new(match way {
-            Way::Here => app_peer::peer(&self.0.pool, route, silence, self.0.write_timeout),
-            Way::Node { address, .. } => {
-                let door =
-                    self.0.secure.clone().map(|secure| node_peer::Door::new(secure, session.req_header()));
+            Target::Here => app_peer::peer(&self.0.pool, route, silence, self.0.write_timeout),
+            Target::Node { address, .. } => {
+                let door = self
+                    .0
+                    .secure
+                    .clone()
+                    .map(|secure| node_peer::TlsConnector::new(secure, session.req_header()));
                 node_peer::peer(*address, door, route, silence, self.0.write_timeout)
             }
         }))
@@ -230,7 +233,7 @@ impl ProxyHttp for Proxy {
 
     async fn fail_to_proxy(&self, session: &mut Session, error: &Error, ctx: &mut Context) -> FailToProxy {
         use ErrorType::{ConnectTimedout, ReadTimedout, WriteTimedout};
-        let is_here = ctx.target.as_ref().is_none_or(|(_, way)| matches!(way, Way::Here));
+        let is_here = ctx.target.as_ref().is_none_or(|(_, way)| matches!(way, Target::Here));
         let failure = match (error.esource(), error.etype()) {
             // To a server that cannot be reached there is no connection, as to an app that has ended.
             (ErrorSource::Upstream, ConnectTimedout) if !is_here => ApiError::Unreachable,

@@ -22,7 +22,7 @@ use tokio_rustls::client::TlsStream;
 
 use super::app_peer;
 use super::routes::Route;
-use crate::cluster::{CONNECT_TIMEOUT, KEEPALIVE, KNOCKS, Secure, connect};
+use crate::cluster::{CONNECT_TIMEOUT, KEEPALIVE, KEEPALIVE_PROBES, PeerTls, connect};
 use crate::request::authority;
 
 /// Longest time until a connection stands, with the handshake of TLS.
@@ -31,7 +31,7 @@ const SECURE_TIMEOUT: Duration = Duration::from_secs(3);
 /// that no byte on one can ever belong to the visitor of another.
 pub(super) fn peer(
     address: SocketAddr,
-    door: Option<Door>,
+    door: Option<TlsConnector>,
     route: &Route,
     silence: Option<Duration>,
     write_timeout: Duration,
@@ -44,8 +44,8 @@ pub(super) fn peer(
     peer.options.tcp_keepalive = Some(TcpKeepalive {
         idle: KEEPALIVE,
         interval: KEEPALIVE,
-        count: KNOCKS as usize,
-        user_timeout: KEEPALIVE * (KNOCKS + 1),
+        count: KEEPALIVE_PROBES as usize,
+        user_timeout: KEEPALIVE * (KEEPALIVE_PROBES + 1),
     });
     if let Some(door) = door {
         peer.options.custom_l4 = Some(Arc::new(door));
@@ -55,26 +55,26 @@ pub(super) fn peer(
 
 /// The way through TLS, which Pingora is built without. It keeps none of these connections, since it knows a kept one by
 /// its descriptor, and these have none: the price is a handshake a request, a resumed one.
-pub(super) struct Door {
-    secure: Secure,
+pub(super) struct TlsConnector {
+    secure: PeerTls,
     host: String,
 }
 
-impl Door {
+impl TlsConnector {
     /// For a request with this head.
-    pub(super) fn new(secure: Secure, head: &http::request::Parts) -> Self {
+    pub(super) fn new(secure: PeerTls, head: &http::request::Parts) -> Self {
         Self { secure, host: authority(&head.uri, &head.headers).unwrap_or_default().to_owned() }
     }
 }
 
-impl fmt::Debug for Door {
+impl fmt::Debug for TlsConnector {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_tuple("Door").field(&self.host).finish()
     }
 }
 
 #[async_trait]
-impl Connect for Door {
+impl Connect for TlsConnector {
     async fn connect(&self, address: &PeerAddress) -> Result<Stream> {
         let failed = |error| Error::because(ErrorType::ConnectError, "connect to a server", error).into_up();
         let address = *address.as_inet().ok_or_else(|| Error::new_up(ErrorType::ConnectError))?;

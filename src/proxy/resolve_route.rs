@@ -6,10 +6,10 @@ use std::time::Duration;
 use http::HeaderMap;
 
 use super::routes::{Found, Route};
-use super::target::{MARGIN, Way};
+use super::target::{MARGIN, Target};
 use super::{Proxy, wants_events};
 use crate::api::ApiError;
-use crate::instance::{Ending, InstanceId, Life};
+use crate::instance::{EndReason, InstanceId, State};
 use crate::store::RouteChange;
 
 impl Proxy {
@@ -23,7 +23,7 @@ impl Proxy {
         match found {
             // The sweep comes a moment after the deadline; the visitor's time is over at the deadline.
             Found::Live(route) if self.0.pool.clock().now() >= route.deadline() => {
-                Err(ApiError::Ended(Ending::Expired))
+                Err(ApiError::Ended(EndReason::Expired))
             }
             Found::Live(route) => {
                 self.0.pool.used(&route);
@@ -38,8 +38,8 @@ impl Proxy {
         let Ok(id) = InstanceId::parse(label) else { return Ok(Found::Absent) };
         let found = self.0.pool.get(&id).await.map_err(|e| ApiError::from_store(e, "PROXY_ERROR"))?;
         match found {
-            Some(instance) if matches!(instance.life(), Life::Assigned { .. } | Life::Expired { .. }) => {
-                self.0.pool.learn(&RouteChange::Set(instance));
+            Some(instance) if matches!(instance.life(), State::Assigned { .. } | State::Expired { .. }) => {
+                self.0.pool.apply_change(&RouteChange::Set(instance));
             }
             // One that is not handed out yet is nobody's business, but it may be handed out any moment.
             Some(_) => return Ok(Found::Absent),
@@ -51,15 +51,15 @@ impl Proxy {
     }
 
     /// How long the app of a route may be silent; `None` for ever.
-    pub(super) fn silence(&self, route: &Route, way: &Way, headers: &HeaderMap) -> Option<Duration> {
+    pub(super) fn silence(&self, route: &Route, way: &Target, headers: &HeaderMap) -> Option<Duration> {
         if wants_events(headers) {
             return None;
         }
         let silence = self.0.pool.template_of(route.id()).map(|template| template.silence)?;
         Some(match way {
-            Way::Here => silence,
+            Target::Here => silence,
             // Its own server tells of it first.
-            Way::Node { .. } => silence + MARGIN,
+            Target::Node { .. } => silence + MARGIN,
         })
     }
 }

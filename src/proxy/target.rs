@@ -9,15 +9,15 @@ use http::{HeaderMap, HeaderValue, Uri};
 use super::routes::Route;
 use super::{Proxy, api_bridge};
 use crate::api::ApiError;
-use crate::cluster::{Arrival, HOP};
-use crate::request::Side;
+use crate::cluster::{HOP, Provenance};
+use crate::request::Destination;
 
 /// How much longer than the app another server may be silent.
 pub(super) const MARGIN: Duration = Duration::from_secs(5);
 
 /// Where the traffic of a route goes.
 #[derive(Debug)]
-pub(super) enum Way {
+pub(super) enum Target {
     /// To the app, which this server runs.
     Here,
     /// To the server that runs the app.
@@ -31,14 +31,14 @@ pub(super) enum Way {
 
 impl Proxy {
     /// How a request came to this server. Whoever parsed it takes [`HOP`] off it then, whatever it is worth.
-    pub(super) fn arrival(&self, uri: &Uri, headers: &HeaderMap) -> Arrival {
+    pub(super) fn arrival(&self, uri: &Uri, headers: &HeaderMap) -> Provenance {
         if !headers.contains_key(HOP) {
-            return Arrival::FromOutside;
+            return Provenance::FromOutside;
         }
         let side = self.0.hosts.side(uri, headers);
-        let label = if let Side::Instance(label) = &side { label } else { "" };
+        let label = if let Destination::Instance(label) = &side { label } else { "" };
         let arrival = self.0.directory.arrival(headers, label, self.0.pool.clock().now());
-        if arrival == Arrival::Unproved {
+        if arrival == Provenance::Unproved {
             // Not louder, for anybody can write such a field.
             tracing::debug!("a hop is not proved: forged, or clocks or secrets of the servers differ");
         }
@@ -53,11 +53,15 @@ impl Proxy {
     }
 
     /// The live route of a label and the way to it, for a request that came here as it did.
-    pub(super) async fn target(&self, label: &str, arrival: &Arrival) -> Result<(Arc<Route>, Way), ApiError> {
+    pub(super) async fn target(
+        &self,
+        label: &str,
+        arrival: &Provenance,
+    ) -> Result<(Arc<Route>, Target), ApiError> {
         let route = self.find(label).await?;
         let directory = &self.0.directory;
         if route.node() == directory.own() {
-            return Ok((route, Way::Here));
+            return Ok((route, Target::Here));
         }
         if !arrival.may_be_passed_on() {
             tracing::warn!(node = %route.node(), ?arrival, "a request was passed on to the wrong server");
@@ -66,7 +70,7 @@ impl Proxy {
         match directory.way_to(route.node(), label, self.0.pool.clock().now()).await {
             Ok((address, hop)) => {
                 self.0.metrics.passed_on();
-                Ok((route, Way::Node { address, hop }))
+                Ok((route, Target::Node { address, hop }))
             }
             Err(error) => {
                 tracing::warn!(%error, "a request cannot be passed on");

@@ -24,12 +24,12 @@ use tokio_util::sync::CancellationToken;
 use super::app_peer::CONNECT_TIMEOUT;
 use super::headers::{Sender, host_only_cookies, named_by_connection, rewrite_handshake};
 use super::routes::Route;
-use super::target::Way;
+use super::target::Target;
 use super::{INSTANCE_PATH, Proxy};
 use crate::api::{ApiError, Body};
 use crate::cluster;
 use crate::cluster::HOP;
-use crate::request::{RequestId, Side, authority};
+use crate::request::{Destination, RequestId, authority};
 use crate::telemetry::{HostKind, RequestLine};
 
 /// The body of the answer to a handshake.
@@ -85,7 +85,7 @@ impl Proxy {
         sender: Sender<'_>,
         stop: CancellationToken,
     ) -> Result<Response<TunnelBody>, ApiError> {
-        let Side::Instance(label) = self.0.hosts.side(&head.uri, &head.headers) else {
+        let Destination::Instance(label) = self.0.hosts.side(&head.uri, &head.headers) else {
             return Err(ApiError::MalformedHead);
         };
         let (route, way) = self.target(&label, sender.arrival).await?;
@@ -129,9 +129,9 @@ impl Proxy {
         &self,
         head: &http::request::Parts,
         route: &Route,
-        way: &Way,
+        way: &Target,
     ) -> Result<Box<dyn Io>, ApiError> {
-        let Way::Node { address, .. } = way else {
+        let Target::Node { address, .. } = way else {
             let stream = timeout(CONNECT_TIMEOUT, self.0.pool.connect(route.endpoint()))
                 .await
                 .map_err(|_| ApiError::Silent)?

@@ -8,7 +8,7 @@ use crate::config::TrustedProxies;
 
 /// The sender of a request, as far as we believe it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Client {
+pub struct ClientAddr {
     /// The visitor's address.
     pub address: IpAddr,
     /// Whether the visitor came over TLS.
@@ -18,7 +18,7 @@ pub struct Client {
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 
-impl Client {
+impl ClientAddr {
     /// The visitor behind `peer`. The forwarded headers are believed only from trusted proxies, and the addresses
     /// are read from the right: the first that is no trusted proxy is the visitor.
     pub fn of(peer: IpAddr, secure: bool, headers: &HeaderMap, trusted: &TrustedProxies) -> Self {
@@ -110,7 +110,7 @@ mod tests {
         headers
     }
     fn client(peer: &str, lines: &[&str]) -> String {
-        Client::of(peer.parse().unwrap(), false, &headers(lines), &trusted()).address.to_string()
+        ClientAddr::of(peer.parse().unwrap(), false, &headers(lines), &trusted()).address.to_string()
     }
 
     #[test]
@@ -129,7 +129,7 @@ mod tests {
 
     #[test]
     fn an_ipv6_visitor_counts_by_its_network() {
-        let key = |a: &str| Client { address: a.parse().unwrap(), secure: false }.rate_limit_key();
+        let key = |a: &str| ClientAddr { address: a.parse().unwrap(), secure: false }.rate_limit_key();
         assert_eq!(key("2001:db8:1:2:3:4:5:6"), "2001:db8:1:2::/64");
         assert_eq!(key("2001:db8:1:2:ffff::1"), "2001:db8:1:2::/64");
         assert_eq!(key("192.0.2.7"), "192.0.2.7");

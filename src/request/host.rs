@@ -8,7 +8,7 @@ use http::{HeaderMap, Uri, header};
 
 /// Who answers a request.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Side<'a> {
+pub enum Destination<'a> {
     /// The API and the pages.
     Api,
     /// The instance that owns this label, lower-case; there may be no such instance.
@@ -38,28 +38,28 @@ impl Hosts {
     }
 
     /// The one routing decision. Every engine calls it on its own parse of a request's head.
-    pub fn side<'a>(&self, uri: &'a Uri, headers: &'a HeaderMap) -> Side<'a> {
-        authority(uri, headers).map_or(Side::Bad, |host| self.side_of(host))
+    pub fn side<'a>(&self, uri: &'a Uri, headers: &'a HeaderMap) -> Destination<'a> {
+        authority(uri, headers).map_or(Destination::Bad, |host| self.side_of(host))
     }
 
     /// The side of a host as written, with or without a port.
-    pub fn side_of<'a>(&self, host: &'a str) -> Side<'a> {
-        let Some(host) = canonical_host(host) else { return Side::Bad };
+    pub fn side_of<'a>(&self, host: &'a str) -> Destination<'a> {
+        let Some(host) = canonical_host(host) else { return Destination::Bad };
         if self.api.contains(&*host) {
-            return Side::Api;
+            return Destination::Api;
         }
         if host.ends_with(&*self.suffix) {
             let end = host.len() - self.suffix.len();
             return match host {
-                _ if host[..end].contains('.') => Side::Unknown,
-                Cow::Borrowed(host) => Side::Instance(host[..end].into()),
+                _ if host[..end].contains('.') => Destination::Unknown,
+                Cow::Borrowed(host) => Destination::Instance(host[..end].into()),
                 Cow::Owned(mut host) => {
                     host.truncate(end);
-                    Side::Instance(host.into())
+                    Destination::Instance(host.into())
                 }
             };
         }
-        if is_address(&host) { Side::Api } else { Side::Unknown }
+        if is_address(&host) { Destination::Api } else { Destination::Unknown }
     }
 }
 
@@ -141,29 +141,29 @@ mod tests {
     fn each_host_has_one_side() {
         let hosts = hosts();
         for (host, side) in [
-            ("demo.test", Side::Api),
-            ("DEMO.test.:8080", Side::Api),
-            ("localhost", Side::Api),
-            ("127.0.0.1:80", Side::Api),
-            ("[::1]:80", Side::Api),
-            ("api.example.org", Side::Api),
-            ("www.demo.test", Side::Api),
-            ("shop-abc.demo.test", Side::Instance("shop-abc".into())),
-            ("Shop-ABC.Demo.Test.:443", Side::Instance("shop-abc".into())),
-            ("a.b.demo.test", Side::Unknown),
-            ("evildemo.test", Side::Unknown),
-            ("demo.test.evil", Side::Unknown),
-            ("", Side::Bad),
-            (":80", Side::Bad),
-            ("a@demo.test", Side::Bad),
-            ("demo.test:80:80", Side::Bad),
-            ("demo.test:99999", Side::Bad),
-            ("demo.test:", Side::Bad),
-            ("shop%2eabc.demo.test", Side::Bad),
-            (".demo.test", Side::Bad),
-            ("[::1", Side::Bad),
-            ("[::1]x", Side::Bad),
-            ("demo.test/", Side::Bad),
+            ("demo.test", Destination::Api),
+            ("DEMO.test.:8080", Destination::Api),
+            ("localhost", Destination::Api),
+            ("127.0.0.1:80", Destination::Api),
+            ("[::1]:80", Destination::Api),
+            ("api.example.org", Destination::Api),
+            ("www.demo.test", Destination::Api),
+            ("shop-abc.demo.test", Destination::Instance("shop-abc".into())),
+            ("Shop-ABC.Demo.Test.:443", Destination::Instance("shop-abc".into())),
+            ("a.b.demo.test", Destination::Unknown),
+            ("evildemo.test", Destination::Unknown),
+            ("demo.test.evil", Destination::Unknown),
+            ("", Destination::Bad),
+            (":80", Destination::Bad),
+            ("a@demo.test", Destination::Bad),
+            ("demo.test:80:80", Destination::Bad),
+            ("demo.test:99999", Destination::Bad),
+            ("demo.test:", Destination::Bad),
+            ("shop%2eabc.demo.test", Destination::Bad),
+            (".demo.test", Destination::Bad),
+            ("[::1", Destination::Bad),
+            ("[::1]x", Destination::Bad),
+            ("demo.test/", Destination::Bad),
         ] {
             assert_eq!(hosts.side_of(host), side, "{host}");
         }
@@ -174,15 +174,15 @@ mod tests {
         let hosts = hosts();
         let mut headers = HeaderMap::new();
         let (path, full): (Uri, Uri) = ("/".parse().unwrap(), "http://demo.test/".parse().unwrap());
-        assert_eq!(hosts.side(&path, &headers), Side::Bad);
-        assert_eq!(hosts.side(&full, &headers), Side::Api);
+        assert_eq!(hosts.side(&path, &headers), Destination::Bad);
+        assert_eq!(hosts.side(&full, &headers), Destination::Api);
         headers.append(header::HOST, HeaderValue::from_static("demo.test:80"));
-        assert_eq!(hosts.side(&full, &headers), Side::Api);
+        assert_eq!(hosts.side(&full, &headers), Destination::Api);
         headers.append(header::HOST, HeaderValue::from_static("demo.test:80"));
-        assert_eq!(hosts.side(&path, &headers), Side::Bad);
+        assert_eq!(hosts.side(&path, &headers), Destination::Bad);
         headers.clear();
         headers.append(header::HOST, HeaderValue::from_static("shop-a.demo.test"));
-        assert_eq!(hosts.side(&full, &headers), Side::Bad);
+        assert_eq!(hosts.side(&full, &headers), Destination::Bad);
     }
 
     proptest! {
@@ -196,7 +196,7 @@ mod tests {
         #[test]
         fn a_label_is_read_with_any_port_and_case(label in "[a-z0-9][a-z0-9-]{0,61}", port in 1_u16..) {
             let host = format!("{}.demo.test:{port}", label.to_uppercase());
-            prop_assert_eq!(hosts().side_of(&host), if label == "www" { Side::Api } else { Side::Instance(label.into()) });
+            prop_assert_eq!(hosts().side_of(&host), if label == "www" { Destination::Api } else { Destination::Instance(label.into()) });
         }
     }
 }

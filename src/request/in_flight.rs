@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 /// Counts the requests under way: those that end by themselves, and streams of events, which may go on for ever.
 /// All clones are one.
 #[derive(Debug, Clone, Default)]
-pub struct UnderWay(Arc<Counts>);
+pub struct InFlightRequests(Arc<Counts>);
 
 #[derive(Debug, Default)]
 struct Counts {
@@ -16,16 +16,16 @@ struct Counts {
 
 /// One request under way, until it is dropped.
 #[derive(Debug)]
-pub struct Passage {
+pub struct InFlightGuard {
     counts: Arc<Counts>,
     is_stream: bool,
 }
 
-impl UnderWay {
+impl InFlightRequests {
     /// A request begins.
-    pub fn begin(&self) -> Passage {
+    pub fn begin(&self) -> InFlightGuard {
         self.0.requests.fetch_add(1, Ordering::AcqRel);
-        Passage { counts: self.0.clone(), is_stream: false }
+        InFlightGuard { counts: self.0.clone(), is_stream: false }
     }
 
     /// Requests that end by themselves.
@@ -39,7 +39,7 @@ impl UnderWay {
     }
 }
 
-impl Passage {
+impl InFlightGuard {
     /// The answer turns out to be a stream of events.
     pub fn becomes_stream(&mut self) {
         if !self.is_stream {
@@ -51,7 +51,7 @@ impl Passage {
     }
 }
 
-impl Drop for Passage {
+impl Drop for InFlightGuard {
     fn drop(&mut self) {
         let count = if self.is_stream { &self.counts.streams } else { &self.counts.requests };
         count.fetch_sub(1, Ordering::AcqRel);
@@ -64,7 +64,7 @@ mod tests {
 
     #[test]
     fn a_request_counts_until_it_is_dropped_and_as_a_stream_once_it_is_one() {
-        let under_way = UnderWay::default();
+        let under_way = InFlightRequests::default();
         let (a, mut b) = (under_way.begin(), under_way.begin());
         assert_eq!((under_way.requests(), under_way.streams()), (2, 0));
         b.becomes_stream();

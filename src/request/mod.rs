@@ -9,8 +9,8 @@ pub mod one_shot;
 mod request_id;
 mod tcp_ack;
 
-pub use client_addr::{Client, forwarded_for};
-pub use host::{Hosts, Side, authority, canonical_host};
-pub use in_flight::{Passage, UnderWay};
+pub use client_addr::{ClientAddr, forwarded_for};
+pub use host::{Destination, Hosts, authority, canonical_host};
+pub use in_flight::{InFlightGuard, InFlightRequests};
 pub use request_id::RequestId;
-pub use tcp_ack::{Receipt, Written};
+pub use tcp_ack::{AckState, Written};

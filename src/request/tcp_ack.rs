@@ -10,7 +10,7 @@ const CLOSED: u8 = 7;
 
 /// What the kernel knows of the bytes that it was given.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Receipt {
+pub enum AckState {
     /// The client's kernel has them all; or nothing can be said about that here.
     Taken,
     /// The same, and then the client reset the connection: it may have left without reading them.
@@ -36,21 +36,21 @@ impl Written {
     }
 }
 
-impl Receipt {
+impl AckState {
     /// What the kernel says now of what was written by then.
     pub fn of(socket: &SocketDigest, written: Written) -> Self {
         match socket.tcp_info() {
             Some(info) => Self::read(info.tcpi_state, written, info.tcpi_bytes_acked),
-            None => Receipt::Taken,
+            None => AckState::Taken,
         }
     }
 
     fn read(state: u8, written: Written, acknowledged: u64) -> Self {
         match (acknowledged >= written.0, state == CLOSED) {
-            (true, false) => Receipt::Taken,
-            (true, true) => Receipt::Dropped,
-            (false, true) => Receipt::Refused,
-            (false, false) => Receipt::Open,
+            (true, false) => AckState::Taken,
+            (true, true) => AckState::Dropped,
+            (false, true) => AckState::Refused,
+            (false, false) => AckState::Open,
         }
     }
 }
@@ -67,14 +67,14 @@ mod tests {
     #[test]
     fn what_was_refused_is_told_from_what_was_taken() {
         const ESTABLISHED: u8 = 1;
-        assert_eq!(Receipt::read(ESTABLISHED, Written(700), 700), Receipt::Taken);
-        assert_eq!(Receipt::read(ESTABLISHED, Written(700), 200), Receipt::Open);
-        assert_eq!(Receipt::read(CLOSED, Written(700), 701), Receipt::Dropped);
-        assert_eq!(Receipt::read(CLOSED, Written(700), 200), Receipt::Refused);
+        assert_eq!(AckState::read(ESTABLISHED, Written(700), 700), AckState::Taken);
+        assert_eq!(AckState::read(ESTABLISHED, Written(700), 200), AckState::Open);
+        assert_eq!(AckState::read(CLOSED, Written(700), 701), AckState::Dropped);
+        assert_eq!(AckState::read(CLOSED, Written(700), 200), AckState::Refused);
     }
 
     /// What the kernel says in the end of an answer to a client that does this.
-    fn receipt_of(client: impl FnOnce(TcpStream), answer_first: bool) -> Receipt {
+    fn receipt_of(client: impl FnOnce(TcpStream), answer_first: bool) -> AckState {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let there = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         let (mut here, _) = listener.accept().unwrap();
@@ -93,13 +93,13 @@ mod tests {
         // What is said after it is refused by all.
         let _ = here.write_all(b"goodbye");
         for _ in 0..400 {
-            let receipt = Receipt::of(&socket, written);
-            if receipt != Receipt::Open {
+            let receipt = AckState::of(&socket, written);
+            if receipt != AckState::Open {
                 return receipt;
             }
             std::thread::sleep(Duration::from_millis(5));
         }
-        Receipt::Open
+        AckState::Open
     }
 
     #[test]
@@ -110,9 +110,9 @@ mod tests {
             it.shutdown(std::net::Shutdown::Write).unwrap();
             keep.send(it).unwrap();
         };
-        assert_eq!(receipt_of(reads, true), Receipt::Taken);
+        assert_eq!(receipt_of(reads, true), AckState::Taken);
         drop(kept);
-        assert_eq!(receipt_of(drop, false), Receipt::Refused, "it was gone before");
-        assert_eq!(receipt_of(drop, true), Receipt::Dropped, "it went without reading");
+        assert_eq!(receipt_of(drop, false), AckState::Refused, "it was gone before");
+        assert_eq!(receipt_of(drop, true), AckState::Dropped, "it went without reading");
     }
 }

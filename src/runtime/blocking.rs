@@ -29,11 +29,11 @@ pub(super) async fn apart<T: Send + 'static>(
 }
 
 /// Says what was being done when the system refused.
-pub(super) trait Doing<T> {
+pub(super) trait IoContext<T> {
     fn doing(self, what: impl FnOnce() -> String) -> Result<T, RuntimeError>;
 }
 
-impl<T> Doing<T> for io::Result<T> {
+impl<T> IoContext<T> for io::Result<T> {
     fn doing(self, what: impl FnOnce() -> String) -> Result<T, RuntimeError> {
         self.map_err(|source| RuntimeError::Io { doing: what(), source })
     }

@@ -32,7 +32,7 @@ use crate::template::App;
 
 /// An order to start one instance.
 #[derive(Debug, Clone)]
-pub struct Order {
+pub struct StartRequest {
     /// Its id, `INSTANCE_ID` to the app.
     pub id: InstanceId,
     /// Its public address, `INSTANCE_URL` to the app.
@@ -94,7 +94,7 @@ impl fmt::Debug for Command {
 
 /// What became of a command.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Ran {
+pub struct ExecOutput {
     /// Its exit status; `None` when it was killed because it took too long.
     pub status: Option<u32>,
     /// The end of its output, bounded.
@@ -121,7 +121,7 @@ pub enum StartMethod {
 
 /// Whether a runtime has a golden checkpoint of an app, of which it makes instances faster than from nothing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Golden {
+pub enum CheckpointStatus {
     /// This runtime makes none, or cannot here and now: every start is cold.
     Never,
     /// None that fits: starts are cold until [`Runtime::bake`] has made one.
@@ -132,7 +132,7 @@ pub enum Golden {
 
 /// A golden checkpoint that lies on this host.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Baked {
+pub struct Checkpoint {
     /// Of which template.
     pub template: String,
     /// Of which revision of it.
@@ -193,7 +193,7 @@ pub trait Runtime: Send + Sync + 'static {
 
     /// Starts an instance and says where its app will listen. The app need not listen yet. Starting an id that
     /// runs is an error and leaves it alone.
-    async fn start(&self, order: &Order) -> Result<Started, RuntimeError>;
+    async fn start(&self, order: &StartRequest) -> Result<Started, RuntimeError>;
 
     /// A connection to an endpoint that [`Runtime::start`] of this very runtime named. It has no deadline of its own.
     ///
@@ -218,19 +218,19 @@ pub trait Runtime: Send + Sync + 'static {
 
     /// Whether there is a golden checkpoint for this revision of an app. Asked often; it must be quick. Before the app
     /// was fetched, `Missing` may mean that this is not known yet.
-    async fn golden(&self, _revision: u64, _app: &App) -> Golden {
-        Golden::Never
+    async fn checkpoint_status(&self, _revision: u64, _app: &App) -> CheckpointStatus {
+        CheckpointStatus::Never
     }
 
     /// What is to be known of the golden checkpoint of this revision of an app, in words for its operator: whether copies
     /// share their memory. `None` where there is nothing to tell.
-    async fn about_golden(&self, _revision: u64, _app: &App) -> Option<String> {
+    async fn describe_checkpoint(&self, _revision: u64, _app: &App) -> Option<String> {
         None
     }
 
     /// Whether it is of use to observe what an instance does with its first requests: a copy of a checkpoint of which no
     /// copy was observed yet.
-    async fn is_to_be_observed(&self, _id: &InstanceId) -> bool {
+    async fn wants_observation(&self, _id: &InstanceId) -> bool {
         false
     }
 
@@ -260,7 +260,7 @@ pub trait Runtime: Send + Sync + 'static {
     /// # Errors
     /// The instance does not run, or there is no such program, or this runtime cannot. A future that is dropped lets
     /// the command go on; [`Runtime::stop`] ends it.
-    async fn exec(&self, order: &Order, _command: Command) -> Result<Ran, RuntimeError> {
+    async fn exec(&self, order: &StartRequest, _command: Command) -> Result<ExecOutput, RuntimeError> {
         let source = io::Error::from(io::ErrorKind::Unsupported);
         let doing = format!("run a command in {} under the {} runtime", order.id, self.name());
         Err(RuntimeError::Io { doing, source })

@@ -13,7 +13,7 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 use tokio::sync::mpsc;
 
-use super::{Exit, Order, Runtime, RuntimeError, StartMethod, Started};
+use super::{Exit, Runtime, RuntimeError, StartMethod, StartRequest, Started};
 use crate::instance::InstanceId;
 
 /// Addresses in 127.0.0.0/8 without its first and its last.
@@ -23,7 +23,7 @@ const FIRST_PORT: u64 = 1024;
 
 /// Remembers which instances there are. See the module.
 #[derive(Debug, Default)]
-pub struct NoRuntime {
+pub struct NullRuntime {
     endpoint: Option<SocketAddr>,
     started: AtomicU64,
     running: Mutex<HashSet<InstanceId>>,
@@ -31,7 +31,7 @@ pub struct NoRuntime {
     listener: Mutex<Option<mpsc::UnboundedSender<Exit>>>,
 }
 
-impl NoRuntime {
+impl NullRuntime {
     /// One whose instances all seem to listen at `endpoint`; with `None`, each at an address of its own.
     pub fn new(endpoint: Option<SocketAddr>) -> Self {
         Self { endpoint, ..Self::default() }
@@ -46,7 +46,7 @@ impl NoRuntime {
 }
 
 #[async_trait]
-impl Runtime for NoRuntime {
+impl Runtime for NullRuntime {
     fn name(&self) -> &'static str {
         "none"
     }
@@ -55,7 +55,7 @@ impl Runtime for NoRuntime {
         false
     }
 
-    async fn start(&self, order: &Order) -> Result<Started, RuntimeError> {
+    async fn start(&self, order: &StartRequest) -> Result<Started, RuntimeError> {
         if !self.running.lock().insert(order.id.clone()) {
             return Err(RuntimeError::Start(format!("{} runs already", order.id)));
         }
@@ -91,10 +91,10 @@ mod tests {
     use crate::instance::{Endpoint, TemplateName};
     use crate::template::App;
 
-    fn order() -> Order {
+    fn order() -> StartRequest {
         let id = InstanceId::random(&TemplateName::new("t").unwrap());
         let app = Arc::new(App::default());
-        Order {
+        StartRequest {
             id,
             url: String::new(),
             host: String::new(),
@@ -107,27 +107,27 @@ mod tests {
 
     #[tokio::test]
     async fn each_instance_has_an_address_of_its_own_on_the_loopback() {
-        let runtime = NoRuntime::default();
+        let runtime = NullRuntime::default();
         let mut seen = HashSet::new();
         for _ in 0..1000 {
             let Endpoint::Direct(at) = runtime.start(&order()).await.unwrap().endpoint else { panic!() };
             assert!(at.ip().is_loopback() && seen.insert(at), "{at}");
         }
-        assert_eq!(NoRuntime::own(ADDRESSES - 1).to_string(), "127.255.255.254:1024");
-        assert_eq!(NoRuntime::own(ADDRESSES).to_string(), "127.0.0.1:1025");
+        assert_eq!(NullRuntime::own(ADDRESSES - 1).to_string(), "127.255.255.254:1024");
+        assert_eq!(NullRuntime::own(ADDRESSES).to_string(), "127.0.0.1:1025");
     }
 
     #[tokio::test]
     async fn all_share_the_upstream_that_is_named() {
         let upstream = SocketAddr::from(([127, 0, 0, 1], 9000));
-        let runtime = NoRuntime::new(Some(upstream));
+        let runtime = NullRuntime::new(Some(upstream));
         assert_eq!(runtime.start(&order()).await.unwrap().endpoint, upstream.into());
         assert_eq!(runtime.start(&order()).await.unwrap().endpoint, upstream.into());
     }
 
     #[tokio::test]
     async fn what_was_started_is_listed_until_it_is_stopped() {
-        let (runtime, order) = (NoRuntime::default(), order());
+        let (runtime, order) = (NullRuntime::default(), order());
         runtime.start(&order).await.unwrap();
         runtime.start(&order).await.unwrap_err();
         assert_eq!(runtime.list().await.unwrap(), std::slice::from_ref(&order.id));

@@ -6,12 +6,12 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::state_dir::NodeFolder;
+use super::state_dir::NodeDir;
 use crate::clock::Clock;
 use crate::config::{self, Config};
 use crate::runtime::containerd::{self, ContainerdRuntime};
 use crate::runtime::process::{self, ProcessRuntime};
-use crate::runtime::{Baked, Runtime, RuntimeError};
+use crate::runtime::{Checkpoint, Runtime, RuntimeError};
 use crate::store::Store;
 use crate::store::memory::MemoryStore;
 use crate::store::valkey::{self, ValkeyStore};
@@ -25,7 +25,7 @@ const CLEANING_PORTS: RangeInclusive<u16> = 1..=1;
 /// # Errors
 /// What a crashed server left cannot be removed, or the runtime's service does not answer.
 pub async fn start_runtime(
-    node: &NodeFolder,
+    node: &NodeDir,
     config: &config::Runtime,
     own_program: &Path,
 ) -> Result<Arc<dyn Runtime>, RuntimeError> {
@@ -49,12 +49,12 @@ pub async fn start_runtime(
             .await?,
         ),
         #[cfg(feature = "runtime-none")]
-        config::RuntimeMode::None => Arc::new(crate::runtime::null::NoRuntime::new(config.none_endpoint)),
+        config::RuntimeMode::None => Arc::new(crate::runtime::null::NullRuntime::new(config.none_endpoint)),
     })
 }
 
 /// The embedded store. It keeps what visitors have where that outlives the server.
-pub fn open_store(node: &NodeFolder, runtime: &dyn Runtime, clock: Clock) -> io::Result<MemoryStore> {
+pub fn open_store(node: &NodeDir, runtime: &dyn Runtime, clock: Clock) -> io::Result<MemoryStore> {
     if runtime.outlives_the_server() {
         MemoryStore::open(clock, node.journal())
     } else {
@@ -66,7 +66,7 @@ pub fn open_store(node: &NodeFolder, runtime: &dyn Runtime, clock: Clock) -> io:
 pub fn choose_store(
     config: Option<config::Valkey>,
     node_timeout: Duration,
-    node: &NodeFolder,
+    node: &NodeDir,
     runtime: &dyn Runtime,
     clock: &Clock,
 ) -> io::Result<Arc<dyn Store>> {
@@ -86,8 +86,8 @@ pub fn shared_store(config: &Config) -> Option<Arc<dyn Store>> {
 }
 
 /// What is baked on this host, as the doctor is told of it.
-pub fn baked(config: &Config) -> Vec<Baked> {
-    let nodes = NodeFolder::all_containers(&config.state_dir);
+pub fn baked(config: &Config) -> Vec<Checkpoint> {
+    let nodes = NodeDir::all_containers(&config.state_dir);
     nodes.iter().filter_map(|containers| containerd::baked(containers).ok()).flatten().collect()
 }
 
@@ -112,7 +112,7 @@ fn valkey_settings(config: config::Valkey) -> valkey::Settings {
     }
 }
 
-fn processes(node: &NodeFolder, own_program: &Path, ports: RangeInclusive<u16>) -> process::Settings {
+fn processes(node: &NodeDir, own_program: &Path, ports: RangeInclusive<u16>) -> process::Settings {
     process::Settings {
         guardian: own_program.to_owned(),
         work: node.instances(),
@@ -143,7 +143,7 @@ pub async fn clean_network() -> Result<usize, RuntimeError> {
 ///
 /// # Errors
 /// A process does not end, or its folder cannot be removed.
-pub async fn clean_processes(node: &NodeFolder, own_program: &Path) -> Result<(), RuntimeError> {
+pub async fn clean_processes(node: &NodeDir, own_program: &Path) -> Result<(), RuntimeError> {
     // Opening the runtime of a node ends the instances that a crash left.
     drop(ProcessRuntime::open(processes(node, own_program, CLEANING_PORTS)).await?);
     Ok(())

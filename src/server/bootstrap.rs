@@ -14,20 +14,20 @@ use super::backends::{choose_store, start_runtime};
 use super::dispatch::{Dispatch, Stop};
 use super::http1_guard::Limits;
 use super::listener;
-use super::listener::Front;
+use super::listener::ListenerContext;
 use super::shutdown::{Signals, Stopping};
-use super::state_dir::NodeFolder;
+use super::state_dir::NodeDir;
 use super::tls::{Tls, TlsError};
 use crate::api::Api;
 use crate::clock::Clock;
 use crate::cluster;
-use crate::cluster::{Asker, Beats, Directory, Secure};
+use crate::cluster::{Directory, Heartbeat, PeerClient, PeerTls};
 use crate::config::{self, Config};
 use crate::pool::{self, Pool};
 use crate::proxy::routes;
-use crate::proxy::routes::{RouteTable, Told};
+use crate::proxy::routes::{FollowEvent, RouteTable};
 use crate::proxy::{self, Proxy};
-use crate::request::{Hosts, UnderWay};
+use crate::request::{Hosts, InFlightRequests};
 use crate::runtime::RuntimeError;
 use crate::store::Store;
 use crate::telemetry::Metrics;
@@ -86,7 +86,7 @@ pub async fn serve(config: Config, file: Option<PathBuf>, own_program: PathBuf) 
     public.bound(port);
 
     let state = |source| StartError::State { folder: state_dir.clone(), source };
-    let node = NodeFolder::take(&state_dir).map_err(state)?;
+    let node = NodeDir::take(&state_dir).map_err(state)?;
     let runtime = start_runtime(&node, &runtime_config, &own_program).await?;
     let clock = Clock::System;
     let is_shared = store_config.is_some();
@@ -98,7 +98,7 @@ pub async fn serve(config: Config, file: Option<PathBuf>, own_program: PathBuf) 
     metrics.can_restore(runtime.restores());
     let hosts = Arc::new(Hosts::new(&public.base_domain, server.api_hosts));
     let home = public.home_url();
-    let pool = Pool::new(pool::Parts {
+    let pool = Pool::new(pool::PoolParts {
         store: store.clone(),
         runtime,
         routes: routes.clone(),
@@ -116,13 +116,13 @@ pub async fn serve(config: Config, file: Option<PathBuf>, own_program: PathBuf) 
     let stop = Stop::new(stopping, cut.clone());
     let trusted = server.trusted_proxies;
     let directory = Arc::new(Directory::alone(node.id().clone()));
-    let secure = tls.as_ref().filter(|_| is_shared).map(|tls| Secure::new(tls.own()));
+    let secure = tls.as_ref().filter(|_| is_shared).map(|tls| PeerTls::new(tls.own()));
     let secure = secure.transpose().map_err(TlsError::from)?;
-    let asker = Asker { directory: directory.clone(), secure: secure.clone(), key: api_key.clone() };
+    let asker = PeerClient { directory: directory.clone(), secure: secure.clone(), key: api_key.clone() };
     let api = Api::new(pool.clone(), metrics.clone(), api_key, trusted.clone(), cut.clone());
     let api = Arc::new(if is_shared { api.with_others(asker) } else { api });
-    let under_way = UnderWay::default();
-    let proxy = Proxy::new(proxy::Parts {
+    let under_way = InFlightRequests::default();
+    let proxy = Proxy::new(proxy::ProxyParts {
         hosts,
         api: api.clone(),
         routes: routes.clone(),
@@ -138,7 +138,7 @@ pub async fn serve(config: Config, file: Option<PathBuf>, own_program: PathBuf) 
     let limits = Limits { write: server.write_timeout, ..Limits::default() };
     let dispatch = Dispatch::new(api, proxy, limits, server.read_timeout, stop.clone());
 
-    let beats = Beats {
+    let beats = Heartbeat {
         pool: pool.clone(),
         directory,
         address: node_config.address.unwrap_or_else(|| cluster::reached_at(bound).to_string()),
@@ -153,8 +153,12 @@ pub async fn serve(config: Config, file: Option<PathBuf>, own_program: PathBuf) 
     }
     pool.run().await;
     let connections = TaskTracker::new();
-    let front =
-        Front { dispatch, tls, max_connections: server.max_connections, connections: connections.clone() };
+    let front = ListenerContext {
+        dispatch,
+        tls,
+        max_connections: server.max_connections,
+        connections: connections.clone(),
+    };
     crate::telemetry::task::spawn("accept", listener::run(front, listener, stop));
     tracing::info!(address = %home, port, node = %node.id(), "listening");
 
@@ -168,9 +172,9 @@ pub async fn serve(config: Config, file: Option<PathBuf>, own_program: PathBuf) 
 
 /// Keeps the table in step with the store, and the pool in step with what others do.
 async fn follow(routes: Arc<RouteTable>, store: Arc<dyn Store>, metrics: Arc<Metrics>, pool: Arc<Pool>) {
-    let tell = |told: Told<'_>| match told {
-        Told::Change(change) => pool.learn(change),
-        Told::Missed => pool.missed(),
+    let tell = |told: FollowEvent<'_>| match told {
+        FollowEvent::Change(change) => pool.apply_change(change),
+        FollowEvent::Missed => pool.resync(),
     };
     routes::follow(routes, store, metrics, tell).await;
 }

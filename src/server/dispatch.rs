@@ -21,11 +21,11 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::http1_guard::head::{MAX_HEAD, Refusal};
-use super::http1_guard::{Downstream, HeadInfo, Limits, Next};
+use super::http1_guard::{GuardedConnection, HeadInfo, Limits, Next};
 use super::hyper_connection;
 use crate::api::{Api, Body, REFUSED_PATH};
 use crate::proxy::Proxy;
-use crate::request::Side;
+use crate::request::Destination;
 
 /// Idle connections to apps that are kept, over all instances.
 const UPSTREAM_POOL: usize = 4096;
@@ -98,7 +98,7 @@ impl Dispatch {
             return;
         }
         let encrypted = stream.get_ssl_digest().is_some();
-        let mut stream = Downstream::new(stream, self.limits);
+        let mut stream = GuardedConnection::new(stream, self.limits);
         match self.next_head(&mut stream).await {
             Next::Head(head) if self.begins_with_hyper(&head) => self.hyper(stream).await,
             Next::Head(_) => self.pingora(stream).await,
@@ -113,23 +113,23 @@ impl Dispatch {
 
     /// A hint only: what the engines do does not depend on who begins.
     fn begins_with_hyper(&self, info: &HeadInfo) -> bool {
-        info.head.upgrade || self.proxy.hosts().side_of(&info.host) == Side::Api
+        info.head.upgrade || self.proxy.hosts().side_of(&info.host) == Destination::Api
     }
 
-    async fn hyper(self: &Arc<Self>, stream: Downstream) {
+    async fn hyper(self: &Arc<Self>, stream: GuardedConnection) {
         let peer = peer_of(&stream);
         hyper_connection::serve(self.clone(), stream, peer, self.stop.clone()).await;
     }
 
     /// One request after another. Between two of them the connection is ours: a WebSocket's handshake moves it to
     /// hyper for good, a refused head ends it.
-    async fn pingora(self: &Arc<Self>, mut stream: Downstream) {
+    async fn pingora(self: &Arc<Self>, mut stream: GuardedConnection) {
         loop {
             let mut session = ServerSession::new_http1(Box::new(stream));
             session.set_keepalive(Some(self.limits.idle.as_secs()));
             let reused = self.pingora.process_new_http(session, &self.stop.stopping).await;
             let Some((kept, _)) = reused.map(ReusedHttpStream::consume) else { return };
-            let Ok(guard) = kept.into_any().downcast::<Downstream>() else { return };
+            let Ok(guard) = kept.into_any().downcast::<GuardedConnection>() else { return };
             stream = *guard;
             match self.next_head(&mut stream).await {
                 Next::Head(info) if info.head.upgrade => return self.hyper(stream).await,
@@ -154,7 +154,7 @@ impl Dispatch {
     }
 
     /// The next head, or none when the server is to stop.
-    async fn next_head(&self, stream: &mut Downstream) -> Next {
+    async fn next_head(&self, stream: &mut GuardedConnection) -> Next {
         let mut stop = self.stop.clone();
         tokio::select! {
             biased;
@@ -164,7 +164,7 @@ impl Dispatch {
     }
 
     /// Answers a head that no engine may see, as the API's error handler words it.
-    async fn refuse(&self, mut stream: Downstream, refusal: &Refusal) {
+    async fn refuse(&self, mut stream: GuardedConnection, refusal: &Refusal) {
         let peer = peer_of(&stream);
         let target = format!("{REFUSED_PATH}{}", refusal.status());
         let Ok(request) = http::Request::get(target).body(()) else { return };
@@ -176,7 +176,7 @@ impl Dispatch {
     }
 }
 
-fn peer_of(stream: &Downstream) -> IpAddr {
+fn peer_of(stream: &GuardedConnection) -> IpAddr {
     stream
         .get_socket_digest()
         .and_then(|digest| digest.peer_addr().and_then(|address| address.as_inet().copied()))

@@ -17,24 +17,24 @@ use tokio::time::timeout;
 
 use super::dispatch::{Dispatch, Stop};
 use super::http1_guard::head::MAX_HEAD;
-use super::http1_guard::{Downstream, Turn};
+use super::http1_guard::{ExchangeSignal, GuardedConnection};
 use super::pingora_pipe::Pipe;
 use crate::api::{ApiError, Body, MAX_BODY};
 use crate::proxy::TunnelBody;
-use crate::request::{RequestId, Side};
+use crate::request::{Destination, RequestId};
 
 /// What a connection's requests share.
 struct Connection {
     dispatch: Arc<Dispatch>,
     peer: IpAddr,
     secure: bool,
-    turn: Turn,
+    turn: ExchangeSignal,
     pipe: Pipe,
     stop: Stop,
 }
 
 /// Serves a connection to its end.
-pub(super) async fn serve(dispatch: Arc<Dispatch>, stream: Downstream, peer: IpAddr, mut stop: Stop) {
+pub(super) async fn serve(dispatch: Arc<Dispatch>, stream: GuardedConnection, peer: IpAddr, mut stop: Stop) {
     use pingora_core::protocols::{GetSocketDigest, Ssl};
     let ssl = stream.get_ssl_digest();
     let connection = Arc::new(Connection {
@@ -70,8 +70,8 @@ impl Connection {
         let dispatch = &self.dispatch;
         let side = dispatch.proxy.hosts().side(request.uri(), request.headers());
         let answer = match side {
-            Side::Api => self.api(request).await.map(Kind::Own),
-            Side::Instance(_) if wants_websocket(&request) => {
+            Destination::Api => self.api(request).await.map(Kind::Own),
+            Destination::Instance(_) if wants_websocket(&request) => {
                 let answer = dispatch.proxy.tunnel(request, self.peer, self.secure, self.stop.cut()).await;
                 if answer.status() == StatusCode::SWITCHING_PROTOCOLS {
                     // Before hyper writes the 101: what the client sends after it is no HTTP any more.
@@ -83,7 +83,7 @@ impl Connection {
                 })
             }
             // Pingora answers for every other host, also for those that are nobody's.
-            Side::Instance(_) | Side::Unknown | Side::Bad => {
+            Destination::Instance(_) | Destination::Unknown | Destination::Bad => {
                 let id = RequestId::of(request.headers());
                 match self.pipe.send(request).await {
                     Ok(answer) => answer.map(Kind::App),
@@ -151,7 +151,7 @@ enum Kind {
 /// The body of an answer. When hyper lets go of it the exchange is over, and the guard may look for the next head.
 struct Outgoing {
     kind: Kind,
-    turn: Turn,
+    turn: ExchangeSignal,
 }
 
 impl Drop for Outgoing {

@@ -23,7 +23,7 @@ const PAUSE: Duration = Duration::from_millis(50);
 const TELL: Duration = Duration::from_secs(1);
 
 /// What a listener's connections share.
-pub struct Front {
+pub struct ListenerContext {
     /// Where they lead.
     pub dispatch: Arc<Dispatch>,
     /// With TLS, its certificate.
@@ -35,7 +35,7 @@ pub struct Front {
 }
 
 /// Accepts until the server is to stop.
-pub async fn run(front: Front, listener: TcpListener, mut stop: Stop) {
+pub async fn run(front: ListenerContext, listener: TcpListener, mut stop: Stop) {
     let places = Arc::new(Semaphore::new(front.max_connections));
     let front = Arc::new(front);
     loop {
@@ -69,7 +69,7 @@ pub async fn run(front: Front, listener: TcpListener, mut stop: Stop) {
     }
 }
 
-async fn serve(front: &Front, stream: TcpStream) -> io::Result<()> {
+async fn serve(front: &ListenerContext, stream: TcpStream) -> io::Result<()> {
     // Answers are written whole; holding back their last packet only costs time.
     stream.set_nodelay(true)?;
     let digest = SocketDigest::from_raw_fd(stream.as_raw_fd());

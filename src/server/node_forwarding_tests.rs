@@ -19,18 +19,18 @@ use tokio_util::task::TaskTracker;
 use super::dispatch::{Dispatch, Stop};
 use super::http1_guard::Limits;
 use super::listener;
-use super::listener::Front;
+use super::listener::ListenerContext;
 use super::tls::Tls;
 use crate::api::Api;
 use crate::cli::sample_app;
 use crate::clock::Millis;
-use crate::cluster::{Directory, HOP, Secure};
+use crate::cluster::{Directory, HOP, PeerTls};
 use crate::config::{TlsFiles, TrustedProxies};
 use crate::instance::{ClaimToken, Endpoint, Instance, InstanceId, NodeId, TemplateName};
 use crate::pool::tests::fixture::sealed_pool;
 use crate::proxy::routes::RouteTable;
 use crate::proxy::{self, Proxy};
-use crate::request::{Hosts, UnderWay};
+use crate::request::{Hosts, InFlightRequests};
 use crate::store::RouteChange;
 use crate::telemetry::{Format, Metrics};
 use crate::template::Secret;
@@ -53,7 +53,7 @@ struct Server {
 impl Server {
     /// On a port of the system's choice, with TLS there, and with TLS on the way to others. All of its instances are the
     /// app at this address.
-    async fn start(name: &str, app: SocketAddr, tls: Option<Arc<Tls>>, secure: Option<Secure>) -> Self {
+    async fn start(name: &str, app: SocketAddr, tls: Option<Arc<Tls>>, secure: Option<PeerTls>) -> Self {
         let node = NodeId::parse(name).unwrap();
         let (routes, metrics) = (Arc::new(RouteTable::default()), Arc::new(Metrics::new()));
         let directory = Arc::new(Directory::alone(node.clone()));
@@ -64,7 +64,7 @@ impl Server {
         // Nobody is trusted: not even this very host, where the other server is.
         let trusted = TrustedProxies::default();
         let api = Arc::new(Api::new(pool.clone(), metrics.clone(), None, trusted.clone(), cut));
-        let proxy = Proxy::new(proxy::Parts {
+        let proxy = Proxy::new(proxy::ProxyParts {
             hosts: Arc::new(Hosts::new("demo.test", [])),
             api: api.clone(),
             routes: routes.clone(),
@@ -75,12 +75,12 @@ impl Server {
             trusted,
             read_timeout: PATIENCE,
             write_timeout: PATIENCE,
-            under_way: UnderWay::default(),
+            under_way: InFlightRequests::default(),
         });
         let dispatch = Dispatch::new(api, proxy, Limits::default(), PATIENCE, stop.clone());
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let front = Front { dispatch, tls, max_connections: 100, connections: TaskTracker::new() };
+        let front = ListenerContext { dispatch, tls, max_connections: 100, connections: TaskTracker::new() };
         crate::telemetry::task::spawn("accept", listener::run(front, listener, stop));
         Self { node, address, routes, directory, metrics, _begin_stop: begin_stop }
     }
@@ -228,7 +228,7 @@ impl World {
     }
 
     /// The same where `b` has TLS on its port, and `a` speaks it to other servers.
-    async fn with(tls: Option<Arc<Tls>>, secure: Option<Secure>) -> Self {
+    async fn with(tls: Option<Arc<Tls>>, secure: Option<PeerTls>) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let app = listener.local_addr().unwrap();
         let settings = sample_app::Settings::from_variables(|name| (name == "PORT").then(|| "0".to_owned()));
@@ -404,7 +404,7 @@ fn certificate() -> Arc<Tls> {
 #[tokio::test]
 async fn servers_that_speak_tls_do_so_among_themselves() {
     let tls = certificate();
-    let world = World::with(Some(tls.clone()), Some(Secure::new(tls.own()).unwrap())).await;
+    let world = World::with(Some(tls.clone()), Some(PeerTls::new(tls.own()).unwrap())).await;
     for (way, answer) in world.a.get_all_ways(&world.host, "/whoami", &HeaderMap::new()).await {
         let seen = answer.seen();
         assert_eq!(seen["x-forwarded-for"], json!(["127.0.0.1"]), "{way}");
@@ -417,6 +417,6 @@ async fn servers_that_speak_tls_do_so_among_themselves() {
 
 #[tokio::test]
 async fn a_server_that_shows_a_strangers_certificate_gets_nothing() {
-    let world = World::with(Some(certificate()), Some(Secure::new(certificate().own()).unwrap())).await;
+    let world = World::with(Some(certificate()), Some(PeerTls::new(certificate().own()).unwrap())).await;
     world.assert_unreachable("another certificate").await;
 }

@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::pool::Pool;
-use crate::request::UnderWay;
+use crate::request::InFlightRequests;
 
 /// The exit status after a second signal.
 const AT_ONCE: i32 = 130;
@@ -65,7 +65,7 @@ pub(super) struct Stopping {
     /// Requests in flight on these connections.
     pub(super) connections: TaskTracker,
     /// Which of those requests are streams of an app's events: they end when the app does, and not before.
-    pub(super) under_way: UnderWay,
+    pub(super) under_way: InFlightRequests,
     /// The longest that the requests in flight are waited for.
     pub(super) grace: Duration,
 }

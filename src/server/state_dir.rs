@@ -20,14 +20,14 @@ const CONTAINERS: &str = "containers";
 
 /// A folder that is ours for as long as this lives.
 #[derive(Debug)]
-pub struct NodeFolder {
+pub struct NodeDir {
     id: NodeId,
     path: PathBuf,
     /// Its lock is the claim; the system takes it back when the process ends, however it ends.
     _lock: File,
 }
 
-impl NodeFolder {
+impl NodeDir {
     /// Takes a folder below `state_dir`.
     pub fn take(state_dir: &Path) -> io::Result<Self> {
         let nodes = state_dir.join("nodes");
@@ -149,16 +149,16 @@ mod tests {
     #[test]
     fn two_servers_have_two_folders_and_a_later_one_takes_over_a_free_one() {
         let dir = state_dir();
-        let a = NodeFolder::take(&dir).unwrap();
-        let b = NodeFolder::take(&dir).unwrap();
+        let a = NodeDir::take(&dir).unwrap();
+        let b = NodeDir::take(&dir).unwrap();
         assert_ne!(a.id(), b.id());
-        assert!(NodeFolder::take_all(&dir).unwrap().is_err(), "servers have them");
+        assert!(NodeDir::take_all(&dir).unwrap().is_err(), "servers have them");
         let freed = a.id().clone();
         drop(a);
-        assert_eq!(NodeFolder::take(&dir).unwrap().id(), &freed);
-        assert_eq!(NodeFolder::take_all(&dir).unwrap().unwrap_err(), *b.id());
+        assert_eq!(NodeDir::take(&dir).unwrap().id(), &freed);
+        assert_eq!(NodeDir::take_all(&dir).unwrap().unwrap_err(), *b.id());
         drop(b);
-        assert_eq!(NodeFolder::take_all(&dir).unwrap().unwrap().len(), 2);
+        assert_eq!(NodeDir::take_all(&dir).unwrap().unwrap().len(), 2);
         fs::remove_dir_all(dir).unwrap();
     }
 
@@ -166,11 +166,11 @@ mod tests {
     fn a_node_keeps_its_secret_and_nobody_else_may_read_it() {
         use std::os::unix::fs::PermissionsExt;
         let dir = state_dir();
-        let node = NodeFolder::take(&dir).unwrap();
+        let node = NodeDir::take(&dir).unwrap();
         let secret = node.secret().unwrap();
         assert_eq!((node.secret().unwrap(), secret.reveal().len()), (secret.clone(), SECRET_LENGTH));
         assert_eq!(fs::metadata(node.path.join("secret")).unwrap().permissions().mode() & 0o777, 0o600);
-        let other = NodeFolder::take(&dir).unwrap();
+        let other = NodeDir::take(&dir).unwrap();
         assert_ne!(other.secret().unwrap(), secret);
         fs::remove_dir_all(dir).unwrap();
     }

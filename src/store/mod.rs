@@ -14,7 +14,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
-pub use nodes::{Member, NodeCard, PULSE, PoolCard, Roster, UNHEARD};
+pub use nodes::{MAX_HEARTBEAT_GAP, Membership, NodeInfo, NodeStatus, PoolInfo, SUSPECT_AFTER};
 
 use crate::clock::Millis;
 use crate::instance::{
@@ -193,10 +193,10 @@ pub trait Store: Send + Sync + 'static {
     async fn counts(&self, template: &TemplateName, node: Option<&NodeId>) -> Result<Counts, StoreError>;
 
     /// A server says that it is there, and learns who else is. To be called about once a second.
-    async fn beat(&self, card: &NodeCard) -> Result<Roster, StoreError>;
+    async fn heartbeat(&self, card: &NodeInfo) -> Result<Membership, StoreError>;
 
     /// All nodes on record, in the order of their names.
-    async fn roster(&self) -> Result<Vec<Member>, StoreError>;
+    async fn nodes(&self) -> Result<Vec<NodeStatus>, StoreError>;
 
     /// From now on, nothing of this node is given out; or the end of that. Nothing else happens to its instances.
     /// `Unknown` when it is not on record.
@@ -206,7 +206,7 @@ pub trait Store: Send + Sync + 'static {
     /// visitors have is expired with [`Ending::Failed`](crate::instance::Ending::Failed), and last the node is no longer
     /// on record. Returns those that *became* expired, as they became: each is returned by one call only. `[]` when it is
     /// not silent, or not on record. A node that stops for good does it to itself, with no silence at all.
-    async fn bury(&self, node: &NodeId, silence: Duration) -> Result<Vec<Instance>, StoreError>;
+    async fn evict_node(&self, node: &NodeId, silence: Duration) -> Result<Vec<Instance>, StoreError>;
 
     /// Every record that a proxy must know (assigned and expired), exactly as it was at the cursor, from which
     /// changes follow: what happened up to the cursor is in the table, what happens later is in the stream.

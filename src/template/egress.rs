@@ -12,19 +12,19 @@ pub const MOST_DESTINATIONS: usize = 64;
 
 /// Where no instance ever gets to, whatever its template says: networks that mean something else to each host, among
 /// them those where clouds answer questions about their machines.
-pub const NEVER: [Network; 12] = [
-    Network::of(0, 0, 0, 0, 8),
-    Network::of(10, 0, 0, 0, 8),
-    Network::of(100, 64, 0, 0, 10),
-    Network::of(127, 0, 0, 0, 8),
-    Network::of(168, 63, 129, 16, 32),
-    Network::of(169, 254, 0, 0, 16),
-    Network::of(172, 16, 0, 0, 12),
-    Network::of(192, 0, 0, 0, 24),
-    Network::of(192, 88, 99, 0, 24),
-    Network::of(192, 168, 0, 0, 16),
-    Network::of(198, 18, 0, 0, 15),
-    Network::of(224, 0, 0, 0, 3),
+pub const BLOCKED_NETWORKS: [Ipv4Network; 12] = [
+    Ipv4Network::of(0, 0, 0, 0, 8),
+    Ipv4Network::of(10, 0, 0, 0, 8),
+    Ipv4Network::of(100, 64, 0, 0, 10),
+    Ipv4Network::of(127, 0, 0, 0, 8),
+    Ipv4Network::of(168, 63, 129, 16, 32),
+    Ipv4Network::of(169, 254, 0, 0, 16),
+    Ipv4Network::of(172, 16, 0, 0, 12),
+    Ipv4Network::of(192, 0, 0, 0, 24),
+    Ipv4Network::of(192, 88, 99, 0, 24),
+    Ipv4Network::of(192, 168, 0, 0, 16),
+    Ipv4Network::of(198, 18, 0, 0, 15),
+    Ipv4Network::of(224, 0, 0, 0, 3),
 ];
 
 /// Where mail is handed in, which nobody's instance does.
@@ -115,19 +115,19 @@ fn is_name(text: &str) -> bool {
 
 /// Whether an address means the same everywhere, so that an instance may be let to it.
 pub fn is_public(address: Ipv4Addr) -> bool {
-    !NEVER.iter().any(|network| network.has(address))
+    !BLOCKED_NETWORKS.iter().any(|network| network.has(address))
 }
 
 /// Addresses that share their first bits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Network {
+pub struct Ipv4Network {
     /// The first of them.
     base: Ipv4Addr,
     /// How many bits they share, at most 32.
     bits: u8,
 }
 
-impl Network {
+impl Ipv4Network {
     const fn of(a: u8, b: u8, c: u8, d: u8, bits: u8) -> Self {
         Self { base: Ipv4Addr::new(a, b, c, d), bits }
     }
@@ -164,7 +164,7 @@ fn mask(bits: u8) -> u32 {
     u32::MAX.checked_shl(32 - u32::from(bits)).unwrap_or(0)
 }
 
-impl fmt::Display for Network {
+impl fmt::Display for Ipv4Network {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}/{}", self.base, self.bits)
     }
@@ -172,32 +172,32 @@ impl fmt::Display for Network {
 
 /// How this host lets instances out.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Outside {
+pub struct EgressSettings {
     /// The addresses that instances and this host's ends of their links are given, two for each. Nobody outside of
     /// this host sees them.
-    pub range: Network,
+    pub range: Ipv4Network,
     /// Who instances ask for names; `None` means whom this host asks, as far as those are public.
     pub resolvers: Option<Vec<Ipv4Addr>>,
     /// How often the names of allow lists are looked up, and the firewall at.
     pub refresh: Duration,
 }
 
-impl Default for Outside {
+impl Default for EgressSettings {
     fn default() -> Self {
-        Self { range: Network::of(10, 213, 0, 0, 16), resolvers: None, refresh: Duration::from_secs(30) }
+        Self { range: Ipv4Network::of(10, 213, 0, 0, 16), resolvers: None, refresh: Duration::from_secs(30) }
     }
 }
 
-impl Outside {
+impl EgressSettings {
     /// The first of this host's routes, as `/proc/net/route` lists them, that leads into the range and is none of an
     /// instance's. The default route leads everywhere and does not count.
-    pub fn clash(&self, routes: &str) -> Option<(Network, String)> {
+    pub fn clash(&self, routes: &str) -> Option<(Ipv4Network, String)> {
         let number = |text: &str| u32::from_str_radix(text, 16).ok().map(|n| Ipv4Addr::from(n.to_ne_bytes()));
         routes.lines().skip(1).find_map(|line| {
             let fields: Vec<&str> = line.split_whitespace().collect();
             let (link, base, mask) = (*fields.first()?, number(fields.get(1)?)?, number(fields.get(7)?)?);
             let bits = mask.to_bits().leading_ones() as u8;
-            let network = Network::around(base, bits);
+            let network = Ipv4Network::around(base, bits);
             let clashes = bits > 0 && !link.starts_with(LINK_PREFIX) && network.meets(&self.range);
             clashes.then(|| (network, link.to_owned()))
         })
@@ -241,14 +241,16 @@ mod tests {
 
     #[test]
     fn networks_know_what_is_in_them() {
-        let network = Network::around("10.213.7.9".parse().unwrap(), 16);
+        let network = Ipv4Network::around("10.213.7.9".parse().unwrap(), 16);
         assert_eq!((network.to_string().as_str(), network.size()), ("10.213.0.0/16", 65_536));
         assert_eq!(network.at(258).to_string(), "10.213.1.2");
         assert!(
             network.has("10.213.255.255".parse().unwrap()) && !network.has("10.214.0.0".parse().unwrap())
         );
-        assert!(network.meets(&Network::of(10, 0, 0, 0, 8)) && Network::of(0, 0, 0, 0, 0).meets(&network));
-        assert!(!network.meets(&Network::of(10, 212, 0, 0, 16)));
+        assert!(
+            network.meets(&Ipv4Network::of(10, 0, 0, 0, 8)) && Ipv4Network::of(0, 0, 0, 0, 0).meets(&network)
+        );
+        assert!(!network.meets(&Ipv4Network::of(10, 212, 0, 0, 16)));
         assert!(is_public("9.9.9.9".parse().unwrap()) && !is_public("172.31.255.255".parse().unwrap()));
     }
 
@@ -263,7 +265,7 @@ mod tests {
             + &line("eth0", [0; 4], [0; 4])
             + &line("eth0", [192, 168, 1, 0], [255, 255, 255, 0])
             + &line("tinabcde1", [10, 213, 0, 3], [255; 4]);
-        let outside = Outside::default();
+        let outside = EgressSettings::default();
         assert_eq!(outside.clash(&fine), None);
         let (network, link) = outside.clash(&(fine + &line("vpn", [10, 0, 0, 0], [255, 0, 0, 0]))).unwrap();
         assert_eq!((network.to_string().as_str(), link.as_str()), ("10.0.0.0/8", "vpn"));

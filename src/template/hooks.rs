@@ -24,7 +24,7 @@ pub struct Hooks {
     /// those that are started cold.
     pub bake: Calls,
     /// What the visitor is told to log in with.
-    pub credentials: Option<Words>,
+    pub credentials: Option<TemplateText>,
 }
 
 /// Requests, then commands, each in its order.
@@ -42,7 +42,7 @@ pub struct FileHook {
     /// Absolute, with neither `.` nor `..` nor an empty part.
     pub path: String,
     /// What is in it.
-    pub text: Words,
+    pub text: TemplateText,
     /// Its permissions.
     pub mode: u32,
     /// Whose it is, by number: user and group.
@@ -55,11 +55,11 @@ pub struct HttpHook {
     /// A method that [`http::Method`] takes.
     pub method: String,
     /// Path and query; begins with a slash.
-    pub path: Words,
+    pub path: TemplateText,
     /// Names and values that [`http::HeaderMap`] takes.
-    pub headers: BTreeMap<String, Words>,
+    pub headers: BTreeMap<String, TemplateText>,
     /// Empty for none.
-    pub body: Words,
+    pub body: TemplateText,
     /// The answer's status; `None` for any from 200 to 299.
     pub status: Option<u16>,
     /// Time for the whole answer.
@@ -70,7 +70,7 @@ pub struct HttpHook {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct ExecHook {
     /// Program and arguments; never empty.
-    pub command: Vec<Words>,
+    pub command: Vec<TemplateText>,
     /// Time for it to end.
     pub timeout: Duration,
 }
@@ -81,15 +81,15 @@ pub struct ExecHook {
 /// Its `Debug` does not show it: an operator may have written a secret.
 #[derive(Clone, Default, PartialEq, Eq, Serialize)]
 #[serde(transparent)]
-pub struct Words(String);
+pub struct TemplateText(String);
 
-impl fmt::Debug for Words {
+impl fmt::Debug for TemplateText {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Words(..)")
     }
 }
 
-impl Words {
+impl TemplateText {
     /// Takes a text.
     ///
     /// # Errors
@@ -143,7 +143,7 @@ mod tests {
     use proptest::prelude::*;
 
     fn filled(text: &str) -> String {
-        let words = Words::parse(text, |name| name == "A" || name == "B_2").unwrap();
+        let words = TemplateText::parse(text, |name| name == "A" || name == "B_2").unwrap();
         words.fill(|name| Some(if name == "A" { "{B_2}" } else { "two" }))
     }
 
@@ -165,19 +165,19 @@ mod tests {
 
     #[test]
     fn an_unknown_name_is_told() {
-        assert_eq!(Words::parse("{A} {C}", |name| name == "A"), Err("C"));
+        assert_eq!(TemplateText::parse("{A} {C}", |name| name == "A"), Err("C"));
     }
 
     #[test]
     fn a_text_is_not_printed() {
-        let words = Words::parse("hunter2", |_| false).unwrap();
+        let words = TemplateText::parse("hunter2", |_| false).unwrap();
         assert_eq!(format!("{words:?}"), "Words(..)");
     }
 
     proptest! {
         #[test]
         fn no_text_makes_filling_panic(text in "[{}$A-Cé ]{0,20}") {
-            if let Ok(words) = Words::parse(&text, |name| name != "C") {
+            if let Ok(words) = TemplateText::parse(&text, |name| name != "C") {
                 let _ = words.fill(|name| (name == "A").then_some("x"));
             }
         }

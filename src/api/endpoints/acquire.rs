@@ -3,19 +3,19 @@
 use http::{Response, StatusCode};
 use serde::{Deserialize, Serialize};
 
-use crate::api::{Api, ApiError, Asked, Body, read_json, response};
+use crate::api::{Api, ApiError, ApiRequest, Body, read_json, response};
 use crate::instance::{Instance, TemplateName};
 use crate::pool::Acquired;
 use crate::store::Visitor;
 use crate::template::Secret;
 
 #[derive(Deserialize)]
-struct Wish {
+struct AcquireBody {
     template: Option<String>,
 }
 
 #[derive(Serialize)]
-struct Handed<'a> {
+struct AcquireResponse<'a> {
     id: &'a str,
     url: String,
     admin_url: String,
@@ -26,8 +26,8 @@ struct Handed<'a> {
 }
 
 impl Api {
-    pub(crate) async fn acquire(&self, asked: Asked<'_>) -> Result<Response<Body>, ApiError> {
-        let wish: Option<Wish> = read_json(&asked)?;
+    pub(crate) async fn acquire(&self, asked: ApiRequest<'_>) -> Result<Response<Body>, ApiError> {
+        let wish: Option<AcquireBody> = read_json(&asked)?;
         let template = match wish.and_then(|wish| wish.template) {
             Some(name) => {
                 TemplateName::new(&name).map_err(|error| ApiError::InvalidRequest(error.to_string()))?
@@ -39,7 +39,7 @@ impl Api {
         let lease = instance.lease().ok_or(ApiError::Internal("ACQUIRE_ERROR"))?;
         let (url, admin_url) = self.urls(&instance);
         let credentials = self.pool.credentials(&instance);
-        let handed = Handed {
+        let handed = AcquireResponse {
             id: instance.id().as_str(),
             url,
             admin_url,

@@ -5,7 +5,7 @@ use std::time::Duration;
 use http::{Response, StatusCode};
 use serde::{Deserialize, Serialize};
 
-use crate::api::{Api, ApiError, Asked, Body, read_json, response};
+use crate::api::{Api, ApiError, ApiRequest, Body, read_json, response};
 use crate::instance::InstanceId;
 
 #[derive(Deserialize)]
@@ -14,14 +14,18 @@ struct Wish {
 }
 
 #[derive(Serialize)]
-struct Extended<'a> {
+struct ExtendResponse<'a> {
     id: &'a str,
     expires_at: String,
     ttl_remaining: u64,
 }
 
 impl Api {
-    pub(crate) async fn extend(&self, id: &InstanceId, asked: Asked<'_>) -> Result<Response<Body>, ApiError> {
+    pub(crate) async fn extend(
+        &self,
+        id: &InstanceId,
+        asked: ApiRequest<'_>,
+    ) -> Result<Response<Body>, ApiError> {
         let wish: Option<Wish> = read_json(&asked)?;
         let minutes = wish
             .and_then(|wish| u64::try_from(wish.minutes).ok())
@@ -33,7 +37,7 @@ impl Api {
             .await
             .map_err(|e| ApiError::from_store(e, "EXTEND_ERROR"))?;
         let lease = instance.lease().ok_or(ApiError::Internal("EXTEND_ERROR"))?;
-        let extended = Extended {
+        let extended = ExtendResponse {
             id: id.as_str(),
             expires_at: lease.deadline().rfc3339(),
             ttl_remaining: lease.remaining(self.pool.clock().now()).as_secs(),

@@ -7,8 +7,8 @@ use http::{HeaderMap, Response, StatusCode, header};
 use super::page_actions::add_cookie;
 use crate::api::pages;
 use crate::api::pages::{Card, Running};
-use crate::api::{Api, ApiError, Asked, Body, response};
-use crate::instance::{Instance, InstanceId, Life};
+use crate::api::{Api, ApiError, ApiRequest, Body, response};
+use crate::instance::{Instance, InstanceId, State};
 
 /// Most cookies that the page asks the store about.
 const MOST_COOKIES: usize = 8;
@@ -16,7 +16,7 @@ const MOST_COOKIES: usize = 8;
 const COOKIE: &str = "instance-";
 
 impl Api {
-    pub(crate) async fn front(&self, asked: Asked<'_>) -> Result<Response<Body>, ApiError> {
+    pub(crate) async fn front(&self, asked: ApiRequest<'_>) -> Result<Response<Body>, ApiError> {
         // Without the store the page still shows what there is to try.
         let stats = self.pool.stats().await.unwrap_or_default();
         let (running, ended) = self.running(&asked.parts.headers).await;
@@ -51,7 +51,7 @@ impl Api {
             let Ok(found) = self.pool.get(&id).await else { continue };
             let credentials = found.as_ref().and_then(|instance| self.pool.credentials(instance));
             match found.as_ref().map(Instance::life) {
-                Some(Life::Assigned { lease, .. }) => running.push(Running {
+                Some(State::Assigned { lease, .. }) => running.push(Running {
                     template: id.template().to_owned(),
                     id: id.to_string(),
                     url: self.pool.address().instance_url(&id),

@@ -4,12 +4,12 @@ use http::{Response, StatusCode};
 use serde::Serialize;
 
 use crate::api::{Api, ApiError, Body, response};
-use crate::instance::{InstanceId, Life};
+use crate::instance::{InstanceId, State};
 use crate::pool::InstanceMemory;
 use crate::template::Secret;
 
 #[derive(Serialize)]
-struct Shown<'a> {
+struct GetResponse<'a> {
     id: &'a str,
     url: String,
     admin_url: String,
@@ -35,16 +35,16 @@ impl Api {
         let instance = found.ok_or(ApiError::NotFound("instance"))?;
         let (url, admin_url) = self.urls(&instance);
         let lease = instance.lease();
-        let running = matches!(instance.life(), Life::Assigned { .. });
+        let running = matches!(instance.life(), State::Assigned { .. });
         let now = self.pool.clock().now();
         let credentials = self.pool.credentials(&instance).filter(|_| running);
-        let shown = Shown {
+        let shown = GetResponse {
             id: id.as_str(),
             url,
             admin_url,
             state: instance.life().name(),
             reason: match instance.life() {
-                Life::Expired { ending, .. } => Some(ending.name()),
+                State::Expired { ending, .. } => Some(ending.name()),
                 _ => None,
             },
             created_at: instance.created_at().rfc3339(),

@@ -3,11 +3,15 @@
 use bytes::Bytes;
 use http::{Response, StatusCode};
 
-use crate::api::{Api, ApiError, Asked, Body, response};
+use crate::api::{Api, ApiError, ApiRequest, Body, response};
 use crate::instance::InstanceId;
 
 impl Api {
-    pub(crate) async fn logs(&self, id: &InstanceId, asked: Asked<'_>) -> Result<Response<Body>, ApiError> {
+    pub(crate) async fn logs(
+        &self,
+        id: &InstanceId,
+        asked: ApiRequest<'_>,
+    ) -> Result<Response<Body>, ApiError> {
         let log = match self.pool.logs(id).await {
             Some(log) => Some(log),
             None => self.logs_elsewhere(id, asked).await?,
@@ -17,7 +21,11 @@ impl Api {
         Ok(response::with(StatusCode::OK, "text/plain; charset=utf-8", log))
     }
 
-    async fn logs_elsewhere(&self, id: &InstanceId, asked: Asked<'_>) -> Result<Option<Bytes>, ApiError> {
+    async fn logs_elsewhere(
+        &self,
+        id: &InstanceId,
+        asked: ApiRequest<'_>,
+    ) -> Result<Option<Bytes>, ApiError> {
         let Some(others) = self.others.as_ref().filter(|_| asked.may_be_passed_on()) else { return Ok(None) };
         let known = self.pool.get(id).await.map_err(|e| ApiError::from_store(e, "GET_ERROR"))?;
         let Some(instance) = known.filter(|instance| instance.node() != others.directory.own()) else {

@@ -2,11 +2,11 @@
 
 use http::{Response, StatusCode, header};
 
-use crate::api::{Api, ApiError, Asked, Body, response};
+use crate::api::{Api, ApiError, ApiRequest, Body, response};
 use crate::telemetry::Format;
 
 impl Api {
-    pub(crate) async fn metrics(&self, asked: Asked<'_>) -> Result<Response<Body>, ApiError> {
+    pub(crate) async fn metrics(&self, asked: ApiRequest<'_>) -> Result<Response<Body>, ApiError> {
         // Sets the pool gauges; without the store they keep their last values.
         if let Err(error) = self.pool.stats().await {
             tracing::warn!(%error, "the pool gauges are out of date");

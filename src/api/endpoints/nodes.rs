@@ -5,16 +5,16 @@ use serde::Serialize;
 
 use crate::api::{Api, ApiError, Body, response};
 use crate::instance::NodeId;
-use crate::pool::{NodePool, NodeStatus};
+use crate::pool::{NodePool, NodeSummary};
 use crate::store::StoreError;
 
 #[derive(Serialize)]
-struct All<'a> {
-    nodes: Vec<Shown<'a>>,
+struct NodesResponse<'a> {
+    nodes: Vec<NodeResponse<'a>>,
 }
 
 #[derive(Serialize)]
-struct Shown<'a> {
+struct NodeResponse<'a> {
     id: &'a str,
     address: &'a str,
     mode: &'a str,
@@ -27,7 +27,7 @@ struct Shown<'a> {
 }
 
 #[derive(Serialize)]
-struct Drained<'a> {
+struct DrainResponse<'a> {
     id: &'a str,
     draining: bool,
 }
@@ -36,22 +36,22 @@ impl Api {
     pub(crate) async fn nodes(&self) -> Result<Response<Body>, ApiError> {
         let nodes = self.pool.nodes().await.map_err(|e| ApiError::from_store(e, "STATS_ERROR"))?;
         let nodes = nodes.iter().map(show).collect();
-        Ok(response::json(StatusCode::OK, &All { nodes }))
+        Ok(response::json(StatusCode::OK, &NodesResponse { nodes }))
     }
 
     pub(crate) async fn drain(&self, id: &str, on: bool) -> Result<Response<Body>, ApiError> {
         let node = NodeId::parse(id).map_err(|_| ApiError::NotFound("node"))?;
         match self.pool.drain_node(&node, on).await {
-            Ok(()) => Ok(response::json(StatusCode::OK, &Drained { id, draining: on })),
+            Ok(()) => Ok(response::json(StatusCode::OK, &DrainResponse { id, draining: on })),
             Err(StoreError::Unknown) => Err(ApiError::NotFound("node")),
             Err(error) => Err(ApiError::from_store(error, "STATS_ERROR")),
         }
     }
 }
 
-fn show(node: &NodeStatus) -> Shown<'_> {
-    let NodeStatus { member, alive, is_self, pools } = node;
-    Shown {
+fn show(node: &NodeSummary) -> NodeResponse<'_> {
+    let NodeSummary { member, alive, is_self, pools } = node;
+    NodeResponse {
         id: member.card.id.as_str(),
         address: &member.card.address,
         mode: &member.card.mode,

@@ -7,14 +7,18 @@ use http::{HeaderMap, HeaderValue, Response, header};
 
 use super::front_page::{clear_cookie, set_cookie};
 use crate::api::pages;
-use crate::api::{Api, ApiError, Asked, Body, response};
+use crate::api::{Api, ApiError, ApiRequest, Body, response};
 use crate::instance::InstanceId;
 use crate::pool::Acquired;
 use crate::store::{StoreError, Visitor};
 
 impl Api {
     /// Gives the visitor an instance and sends the browser there.
-    pub(crate) async fn take(&self, template: &str, asked: Asked<'_>) -> Result<Response<Body>, ApiError> {
+    pub(crate) async fn take(
+        &self,
+        template: &str,
+        asked: ApiRequest<'_>,
+    ) -> Result<Response<Body>, ApiError> {
         let visitor = Visitor(asked.client.rate_limit_key());
         let Acquired { instance, delivery, .. } = match self.pool.acquire(template, visitor).await {
             Ok(acquired) => acquired,
@@ -30,7 +34,7 @@ impl Api {
     }
 
     /// Gives an instance back. Whoever knows its id may.
-    pub(crate) async fn end(&self, id: &str, asked: Asked<'_>) -> Result<Response<Body>, ApiError> {
+    pub(crate) async fn end(&self, id: &str, asked: ApiRequest<'_>) -> Result<Response<Body>, ApiError> {
         let mut answer = response::see_other("/");
         let Ok(id) = InstanceId::parse(id) else { return Ok(answer) };
         match self.pool.release(&id).await {
@@ -61,7 +65,7 @@ pub(crate) fn add_cookie(answer: &mut Response<Body>, cookie: &str) {
 }
 
 /// An error as a page, for a person who pressed a button.
-fn problem(error: &ApiError, template: &str, asked: &Asked<'_>) -> Response<Body> {
+fn problem(error: &ApiError, template: &str, asked: &ApiRequest<'_>) -> Response<Body> {
     let request_id = asked.id.as_str();
     let page = match error {
         ApiError::RateLimited(limited) => pages::rate_limited(limited, request_id),

@@ -4,19 +4,19 @@ use http::{Response, StatusCode};
 use serde::Serialize;
 
 use crate::api::api_key::query_value;
-use crate::api::{Api, ApiError, Asked, Body, response};
+use crate::api::{Api, ApiError, ApiRequest, Body, response};
 use crate::instance::TemplateName;
 use crate::pool::{PoolStats, TemplateStats};
 
 #[derive(Serialize)]
-struct Shown {
+struct StatsResponse {
     #[serde(flatten)]
     sum: PoolStats,
     templates: Vec<TemplateStats>,
 }
 
 impl Api {
-    pub(crate) async fn pool_stats(&self, asked: Asked<'_>) -> Result<Response<Body>, ApiError> {
+    pub(crate) async fn pool_stats(&self, asked: ApiRequest<'_>) -> Result<Response<Body>, ApiError> {
         let wanted = match asked.parts.uri.query().and_then(|query| query_value(query, "template")) {
             Some(name) => {
                 let name = String::from_utf8_lossy(&name);
@@ -32,6 +32,6 @@ impl Api {
             }
         }
         let sum = templates.iter().map(|template| template.stats).sum();
-        Ok(response::json(StatusCode::OK, &Shown { sum, templates }))
+        Ok(response::json(StatusCode::OK, &StatsResponse { sum, templates }))
     }
 }

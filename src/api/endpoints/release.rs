@@ -7,7 +7,7 @@ use crate::api::{Api, ApiError, Body, response};
 use crate::instance::InstanceId;
 
 #[derive(Serialize)]
-struct Released<'a> {
+struct ReleaseResponse<'a> {
     id: &'a str,
     status: &'static str,
     message: &'static str,
@@ -16,8 +16,11 @@ struct Released<'a> {
 impl Api {
     pub(crate) async fn release(&self, id: &InstanceId) -> Result<Response<Body>, ApiError> {
         self.pool.release(id).await.map_err(|e| ApiError::from_store(e, "RELEASE_ERROR"))?;
-        let released =
-            Released { id: id.as_str(), status: "released", message: "Demo instance has been released" };
+        let released = ReleaseResponse {
+            id: id.as_str(),
+            status: "released",
+            message: "Demo instance has been released",
+        };
         Ok(response::json(StatusCode::OK, &released))
     }
 }

@@ -10,7 +10,7 @@ use serde_json::json;
 use tokio::time::Instant;
 
 use crate::api::{Api, ApiError, Body};
-use crate::instance::{Instance, InstanceId, Life};
+use crate::instance::{Instance, InstanceId, State};
 use crate::pool::Pool;
 
 /// Time between two events.
@@ -98,7 +98,7 @@ impl Watch {
             self.over = true;
             return event("gone", &json!({"id": id}));
         };
-        if let Life::Expired { .. } = instance.life() {
+        if let State::Expired { .. } = instance.life() {
             self.over = true;
             return event("expired", &json!({"id": id}));
         }

@@ -3,7 +3,7 @@
 use super::Page;
 use super::html::Html;
 use super::notice::{Notice, Sign};
-use crate::instance::Ending;
+use crate::instance::EndReason;
 
 const HOME_BUTTON: &str = r#"<a class="button" href="{{home}}" target="_top">See what you can try</a>"#;
 const HOME_LINK: &str = r#"<a class="quiet" href="{{home}}" target="_top">See all apps</a>"#;
@@ -22,15 +22,15 @@ pub fn no_instance(home: &str, request_id: &str) -> Page {
 }
 
 /// The instance of this host is over: 410. `template` is the name of its template, empty when it is not known.
-pub fn ended(ending: Ending, template: &str, home: &str, request_id: &str) -> Page {
+pub fn ended(ending: EndReason, template: &str, home: &str, request_id: &str) -> Page {
     let (sign, heading, sentence, words) = match ending {
-        Ending::Expired => (
+        EndReason::Expired => (
             Sign::Clock,
             "Your time with this copy is over",
             "Thank you for trying it! What you did in it is gone with it; a fresh one starts from the beginning.",
             "Start a fresh one",
         ),
-        Ending::Failed => (
+        EndReason::Failed => (
             Sign::Broken,
             "This copy stopped working",
             "That was nothing you did: the app ended before its time. A fresh one starts from the beginning.",

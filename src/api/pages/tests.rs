@@ -5,7 +5,7 @@ use std::time::Duration;
 use proptest::prelude::*;
 
 use super::*;
-use crate::instance::{Ending, Limits, RateLimited};
+use crate::instance::{EndReason, Limits, RateLimited};
 
 const HOME: &str = "https://try.example:8443/";
 const ID: &str = "0190-request";
@@ -60,9 +60,9 @@ fn own_errors(text: &str) -> Vec<Page> {
 fn instance_errors(home: &str, template: &str, id: &str) -> Vec<Page> {
     vec![
         no_instance(home, id),
-        ended(Ending::Expired, template, home, id),
-        ended(Ending::Failed, template, home, id),
-        ended(Ending::Failed, "", home, id),
+        ended(EndReason::Expired, template, home, id),
+        ended(EndReason::Failed, template, home, id),
+        ended(EndReason::Failed, "", home, id),
         unreachable(home, id),
         misdirected(home, id),
     ]
@@ -277,10 +277,10 @@ fn a_busy_page_offers_another_try_of_the_same_template() {
 
 #[test]
 fn an_ended_copy_offers_a_fresh_one_where_the_front_page_is() {
-    let expired = ended(Ending::Expired, "shop", HOME, ID);
+    let expired = ended(EndReason::Expired, "shop", HOME, ID);
     assert!(html(&expired).contains("<h1>Your time with this copy is over</h1>"));
     assert!(html(&expired).contains("method=\"post\" action=\"https://try.example:8443/try/shop\""));
-    let failed = ended(Ending::Failed, "", HOME, ID);
+    let failed = ended(EndReason::Failed, "", HOME, ID);
     assert!(html(&failed).contains("<h1>This copy stopped working</h1>"));
     assert!(!html(&failed).contains("<form"));
 }

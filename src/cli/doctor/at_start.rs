@@ -5,12 +5,12 @@ use std::sync::Arc;
 use super::Verdict;
 use crate::cli::doctor;
 use crate::config::{Config, RuntimeMode};
-use crate::runtime::Baked;
+use crate::runtime::Checkpoint;
 use crate::store::Store;
 
 /// Has the host examined in the background where instances are containers, which need much of it. What is amiss is
 /// logged with its remedy; the server starts all the same, and does what it can.
-pub(crate) fn begin(config: &Config, store: Option<Arc<dyn Store>>, baked: Vec<Baked>) {
+pub(crate) fn begin(config: &Config, store: Option<Arc<dyn Store>>, baked: Vec<Checkpoint>) {
     if config.runtime.mode != RuntimeMode::Containerd {
         return;
     }

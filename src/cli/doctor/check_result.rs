@@ -18,7 +18,7 @@ pub enum Verdict {
 
 /// What one check found. Its texts are one line each.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Finding {
+pub struct CheckResult {
     /// What was looked at: short, lower case, the same in each run.
     pub check: &'static str,
     /// How it ended.
@@ -29,7 +29,7 @@ pub struct Finding {
     pub remedy: Option<String>,
 }
 
-impl Finding {
+impl CheckResult {
     pub(super) fn ok(check: &'static str, found: impl Into<String>) -> Self {
         Self { check, verdict: Verdict::Ok, found: one_line(found.into()), remedy: None }
     }
@@ -58,10 +58,10 @@ fn one_line(text: String) -> String {
 }
 
 /// For people: a line a finding, and one with the remedy below it.
-pub fn text(findings: &[Finding]) -> String {
+pub fn text(findings: &[CheckResult]) -> String {
     let width = findings.iter().map(|finding| finding.check.len()).max().unwrap_or(0);
     let mut text = String::new();
-    for Finding { check, verdict, found, remedy } in findings {
+    for CheckResult { check, verdict, found, remedy } in findings {
         let verdict = match verdict {
             Verdict::Ok => "ok",
             Verdict::Warning => "warning",
@@ -78,7 +78,7 @@ pub fn text(findings: &[Finding]) -> String {
 
 /// For programs: an array of objects with `check`, `verdict` (`ok`, `warning`, `failed`), `found` and `remedy` (a
 /// text or null).
-pub fn json(findings: &[Finding]) -> String {
+pub fn json(findings: &[CheckResult]) -> String {
     serde_json::to_string_pretty(findings).expect("it is texts only") + "\n"
 }
 
@@ -89,8 +89,8 @@ mod tests {
     #[test]
     fn each_finding_is_a_line_and_each_remedy_one_below() {
         let findings = [
-            Finding::ok("store", "embedded"),
-            Finding::missing("criu", true, "two\nlines\x1b[1m", "install it"),
+            CheckResult::ok("store", "embedded"),
+            CheckResult::missing("criu", true, "two\nlines\x1b[1m", "install it"),
         ];
         let lines = text(&findings);
         let lines: Vec<_> = lines.lines().map(str::trim).collect();
@@ -102,8 +102,11 @@ mod tests {
 
     #[test]
     fn what_another_mode_would_need_is_a_warning() {
-        assert_eq!(Finding::missing("a", false, "", "").verdict, Verdict::Warning);
-        assert!(crate::cli::doctor::works(&[Finding::missing("a", false, "", "")]));
-        assert!(!crate::cli::doctor::works(&[Finding::ok("b", ""), Finding::missing("a", true, "", "")]));
+        assert_eq!(CheckResult::missing("a", false, "", "").verdict, Verdict::Warning);
+        assert!(crate::cli::doctor::works(&[CheckResult::missing("a", false, "", "")]));
+        assert!(!crate::cli::doctor::works(&[
+            CheckResult::ok("b", ""),
+            CheckResult::missing("a", true, "", "")
+        ]));
     }
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use tokio::net::UnixStream;
 use tokio::time::timeout;
 
-use super::check_result::Finding;
+use super::check_result::CheckResult;
 use super::command::{Ended, run, version};
 use crate::runtime::containerd_process::Daemon;
 
@@ -16,7 +16,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// The oldest that pulls images by itself (its transfer service).
 const OLDEST: (u32, u32) = (1, 7);
 
-pub(super) async fn examine(address: &Path, needed: bool) -> (Vec<Finding>, Daemon) {
+pub(super) async fn examine(address: &Path, needed: bool) -> (Vec<CheckResult>, Daemon) {
     let connected = match timeout(PATIENCE, UnixStream::connect(address)).await {
         Ok(connected) => connected,
         Err(_) => Err(io::ErrorKind::TimedOut.into()),
@@ -46,12 +46,12 @@ fn program(daemon: &Daemon) -> Option<PathBuf> {
     running.filter(named).or_else(|| daemon.find("containerd"))
 }
 
-fn judge_socket(address: &Path, reached: &Result<(), String>, needed: bool) -> Finding {
+fn judge_socket(address: &Path, reached: &Result<(), String>, needed: bool) -> CheckResult {
     const CHECK: &str = "containerd";
     let address = address.display();
     match reached {
-        Ok(()) => Finding::ok(CHECK, format!("reachable at {address}")),
-        Err(why) => Finding::missing(
+        Ok(()) => CheckResult::ok(CHECK, format!("reachable at {address}")),
+        Err(why) => CheckResult::missing(
             CHECK,
             needed,
             format!("not reachable at {address}: {why}"),
@@ -60,27 +60,31 @@ fn judge_socket(address: &Path, reached: &Result<(), String>, needed: bool) -> F
     }
 }
 
-fn judge_version(said: &Ended, needed: bool) -> Finding {
+fn judge_version(said: &Ended, needed: bool) -> CheckResult {
     const CHECK: &str = "containerd version";
     let remedy = format!("install containerd {}.{} or newer, best 2.x", OLDEST.0, OLDEST.1);
     match said {
         Ended::Well(said) => match version(said) {
-            Some(version) if version < OLDEST => Finding::missing(CHECK, needed, first_line(said), remedy),
-            Some((major, minor)) => Finding::ok(CHECK, format!("{major}.{minor}")),
-            None => Finding::warning(CHECK, format!("unknown: {}", first_line(said)), remedy),
+            Some(version) if version < OLDEST => {
+                CheckResult::missing(CHECK, needed, first_line(said), remedy)
+            }
+            Some((major, minor)) => CheckResult::ok(CHECK, format!("{major}.{minor}")),
+            None => CheckResult::warning(CHECK, format!("unknown: {}", first_line(said)), remedy),
         },
-        Ended::Badly(why) => Finding::warning(CHECK, format!("unknown: {why}"), remedy),
+        Ended::Badly(why) => CheckResult::warning(CHECK, format!("unknown: {why}"), remedy),
     }
 }
 
 /// A containerd that is reached may have a runc where we cannot look.
-fn judge_runc(said: Option<&Ended>, reached: bool, needed: bool) -> Finding {
+fn judge_runc(said: Option<&Ended>, reached: bool, needed: bool) -> CheckResult {
     const CHECK: &str = "runc";
     const REMEDY: &str = "install runc where containerd finds it (its PATH)";
     match said {
-        Some(Ended::Well(said)) => Finding::ok(CHECK, first_line(said)),
-        Some(Ended::Badly(why)) => Finding::missing(CHECK, needed, format!("does not run: {why}"), REMEDY),
-        None => Finding::missing(CHECK, needed && !reached, "not found in PATH", REMEDY),
+        Some(Ended::Well(said)) => CheckResult::ok(CHECK, first_line(said)),
+        Some(Ended::Badly(why)) => {
+            CheckResult::missing(CHECK, needed, format!("does not run: {why}"), REMEDY)
+        }
+        None => CheckResult::missing(CHECK, needed && !reached, "not found in PATH", REMEDY),
     }
 }
 

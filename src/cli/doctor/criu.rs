@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use super::check_result::Finding;
+use super::check_result::CheckResult;
 use super::command::{Ended, run, version};
 use super::kernel::{CHECKPOINT_RESTORE, Capabilities, SYS_ADMIN, SYS_RESOURCE, capabilities};
 use crate::runtime::containerd_process::Daemon;
@@ -13,7 +13,7 @@ const NEEDS: [((u32, u32), (u32, u32)); 2] = [((6, 16), (4, 2)), ((6, 13), (4, 1
 /// `f_type` of a tmpfs (`linux/magic.h`).
 const TMPFS: u64 = 0x0102_1994;
 
-pub(super) async fn examine(daemon: &Daemon, kernel: &str) -> Vec<Finding> {
+pub(super) async fn examine(daemon: &Daemon, kernel: &str) -> Vec<CheckResult> {
     let Some(criu) = daemon.find("criu") else { return vec![absent()] };
     let mut findings = vec![judge_version(&run(&criu, &["--version"]).await, version(kernel))];
     findings.push(judge_check(&run(&criu, &["check"]).await));
@@ -22,66 +22,66 @@ pub(super) async fn examine(daemon: &Daemon, kernel: &str) -> Vec<Finding> {
     findings
 }
 
-fn absent() -> Finding {
+fn absent() -> CheckResult {
     let found = "not found in PATH: containers start cold, every time";
-    Finding::warning(
+    CheckResult::warning(
         CHECK,
         found,
         "install criu where containerd finds it (its PATH), or set CRIU_ENABLED=false",
     )
 }
 
-fn judge_version(said: &Ended, kernel: Option<(u32, u32)>) -> Finding {
+fn judge_version(said: &Ended, kernel: Option<(u32, u32)>) -> CheckResult {
     let said = match said {
         Ended::Well(said) => said,
         Ended::Badly(why) => {
-            return Finding::warning(CHECK, format!("does not run: {why}"), "install a whole criu");
+            return CheckResult::warning(CHECK, format!("does not run: {why}"), "install a whole criu");
         }
     };
     let Some(own @ (major, minor)) = version(said) else {
-        return Finding::warning(CHECK, format!("unknown version: {said}"), "install criu 4.2 or newer");
+        return CheckResult::warning(CHECK, format!("unknown version: {said}"), "install criu 4.2 or newer");
     };
     let row = NEEDS.iter().find(|(from, _)| kernel.is_some_and(|kernel| kernel >= *from));
     match row {
-        Some(((k, l), least @ (m, n))) if own < *least => Finding::warning(
+        Some(((k, l), least @ (m, n))) if own < *least => CheckResult::warning(
             CHECK,
             format!(
                 "{major}.{minor} cannot make checkpoints on kernels from {k}.{l} on: containers start cold"
             ),
             format!("install criu {m}.{n} or newer"),
         ),
-        _ => Finding::ok(CHECK, format!("{major}.{minor}")),
+        _ => CheckResult::ok(CHECK, format!("{major}.{minor}")),
     }
 }
 
-fn judge_check(said: &Ended) -> Finding {
+fn judge_check(said: &Ended) -> CheckResult {
     match said {
-        Ended::Well(_) => Finding::ok("criu check", "looks good"),
+        Ended::Well(_) => CheckResult::ok("criu check", "looks good"),
         Ended::Badly(why) => {
             let remedy = "run it yourself (criu check): it names what the kernel or this user's rights lack";
-            Finding::warning("criu check", why.as_str(), remedy)
+            CheckResult::warning("criu check", why.as_str(), remedy)
         }
     }
 }
 
-fn judge_privilege(effective: Option<Capabilities>) -> Finding {
+fn judge_privilege(effective: Option<Capabilities>) -> CheckResult {
     const CHECK: &str = "criu rights";
     let Some(effective) = effective else {
-        return Finding::warning(CHECK, "containerd's capabilities cannot be read", "run this as root");
+        return CheckResult::warning(CHECK, "containerd's capabilities cannot be read", "run this as root");
     };
     if !effective.has(SYS_ADMIN) && !effective.has(CHECKPOINT_RESTORE) {
         let found = "containerd has neither CAP_CHECKPOINT_RESTORE nor CAP_SYS_ADMIN: containers start cold";
-        return Finding::warning(CHECK, found, "run containerd as root");
+        return CheckResult::warning(CHECK, found, "run containerd as root");
     }
     if !effective.has(SYS_RESOURCE) {
         let found = "without CAP_SYS_RESOURCE only images whose processes are all uid 0 can be restored";
-        return Finding::warning(
+        return CheckResult::warning(
             CHECK,
             found,
             "give containerd CAP_SYS_RESOURCE, or run such images as uid 0",
         );
     }
-    Finding::ok(CHECK, "CAP_SYS_RESOURCE: processes of an image may have any uid")
+    CheckResult::ok(CHECK, "CAP_SYS_RESOURCE: processes of an image may have any uid")
 }
 
 /// `/run` as containerd sees it.
@@ -95,16 +95,16 @@ fn on_tmpfs(folder: &Path) -> Option<bool> {
     u64::try_from(found.f_type).ok().map(|kind| kind == TMPFS)
 }
 
-fn judge_cache(tmpfs: Option<bool>) -> Finding {
+fn judge_cache(tmpfs: Option<bool>) -> CheckResult {
     const CHECK: &str = "criu cache";
     let remedy = "mount a tmpfs on /run before containerd starts";
     match tmpfs {
-        Some(true) => Finding::ok(CHECK, "/run is a tmpfs"),
+        Some(true) => CheckResult::ok(CHECK, "/run is a tmpfs"),
         Some(false) => {
             let found = "/run is no tmpfs: criu probes the kernel anew for each restore (25 to 30 ms)";
-            Finding::warning(CHECK, found, remedy)
+            CheckResult::warning(CHECK, found, remedy)
         }
-        None => Finding::warning(CHECK, "containerd's /run cannot be looked at", remedy),
+        None => CheckResult::warning(CHECK, "containerd's /run cannot be looked at", remedy),
     }
 }
 

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use rustix::fs::{Access, access, statvfs};
 
-use super::check_result::Finding;
+use super::check_result::CheckResult;
 
 /// Bytes of disk below which nothing starts, and below which instances may soon fail.
 const LEAST_DISK: u64 = 64 << 20;
@@ -14,7 +14,7 @@ const LITTLE_DISK: u64 = 2 << 30;
 /// Bytes of memory below which instances may soon fail.
 const LITTLE_MEMORY: u64 = 512 << 20;
 
-pub(super) fn examine(state_dir: &Path) -> Vec<Finding> {
+pub(super) fn examine(state_dir: &Path) -> Vec<CheckResult> {
     let disk = free_disk(state_dir);
     let memory = fs::read_to_string("/proc/meminfo").ok().and_then(|text| available_memory(&text));
     vec![judge_disk(state_dir, &disk), judge_memory(memory)]
@@ -28,11 +28,11 @@ fn free_disk(folder: &Path) -> io::Result<u64> {
     Ok(disk.f_bavail.saturating_mul(disk.f_frsize))
 }
 
-fn judge_disk(folder: &Path, free: &io::Result<u64>) -> Finding {
+fn judge_disk(folder: &Path, free: &io::Result<u64>) -> CheckResult {
     const CHECK: &str = "disk";
     let folder = folder.display();
     match free {
-        Err(why) => Finding::missing(
+        Err(why) => CheckResult::missing(
             CHECK,
             true,
             format!("STATE_DIR {folder} cannot be written: {why}"),
@@ -41,11 +41,13 @@ fn judge_disk(folder: &Path, free: &io::Result<u64>) -> Finding {
         Ok(free) => {
             let found = format!("{} free at {folder}", show(*free));
             match *free {
-                ..LEAST_DISK => Finding::missing(CHECK, true, found, "make room there, or move STATE_DIR"),
-                LEAST_DISK..LITTLE_DISK => {
-                    Finding::warning(CHECK, found, "make room there, or move STATE_DIR")
+                ..LEAST_DISK => {
+                    CheckResult::missing(CHECK, true, found, "make room there, or move STATE_DIR")
                 }
-                _ => Finding::ok(CHECK, found),
+                LEAST_DISK..LITTLE_DISK => {
+                    CheckResult::warning(CHECK, found, "make room there, or move STATE_DIR")
+                }
+                _ => CheckResult::ok(CHECK, found),
             }
         }
     }
@@ -58,15 +60,15 @@ fn available_memory(meminfo: &str) -> Option<u64> {
     kibibytes.checked_mul(1024)
 }
 
-fn judge_memory(available: Option<u64>) -> Finding {
+fn judge_memory(available: Option<u64>) -> CheckResult {
     const CHECK: &str = "memory";
     match available {
         Some(bytes @ ..LITTLE_MEMORY) => {
             let found = format!("{} available", show(bytes));
-            Finding::warning(CHECK, found, "keep fewer instances (POOL_MAX_SIZE), or add memory")
+            CheckResult::warning(CHECK, found, "keep fewer instances (POOL_MAX_SIZE), or add memory")
         }
-        Some(bytes) => Finding::ok(CHECK, format!("{} available", show(bytes))),
-        None => Finding::warning(CHECK, "/proc/meminfo cannot be read", "mount /proc"),
+        Some(bytes) => CheckResult::ok(CHECK, format!("{} available", show(bytes))),
+        None => CheckResult::warning(CHECK, "/proc/meminfo cannot be read", "mount /proc"),
     }
 }
 

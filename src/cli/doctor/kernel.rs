@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::Path;
 
-use super::check_result::Finding;
+use super::check_result::CheckResult;
 use super::command::version;
 
 /// Capabilities by their bit (`capability.h`).
@@ -48,12 +48,12 @@ pub(super) fn release() -> String {
     fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default().trim().to_owned()
 }
 
-pub(super) fn judge_release(release: &str) -> Finding {
+pub(super) fn judge_release(release: &str) -> CheckResult {
     let remedy = format!("use a kernel of at least {}.{}", OLDEST.0, OLDEST.1);
     match version(release) {
-        Some(version) if version < OLDEST => Finding::missing("kernel", true, release, remedy),
-        Some(_) => Finding::ok("kernel", release),
-        None => Finding::warning("kernel", "its version cannot be read", remedy),
+        Some(version) if version < OLDEST => CheckResult::missing("kernel", true, release, remedy),
+        Some(_) => CheckResult::ok("kernel", release),
+        None => CheckResult::warning("kernel", "its version cannot be read", remedy),
     }
 }
 
@@ -63,10 +63,10 @@ pub(super) fn capabilities(of: Option<i32>) -> Option<Capabilities> {
     Capabilities::parse(&fs::read_to_string(format!("/proc/{process}/status")).ok()?)
 }
 
-pub(super) fn judge_capabilities(effective: Option<Capabilities>, needed: bool) -> Finding {
+pub(super) fn judge_capabilities(effective: Option<Capabilities>, needed: bool) -> CheckResult {
     const CHECK: &str = "capabilities";
     let Some(effective) = effective else {
-        return Finding::warning(CHECK, "/proc/self/status cannot be read", "mount /proc");
+        return CheckResult::warning(CHECK, "/proc/self/status cannot be read", "mount /proc");
     };
     let lacking: Vec<_> = [(SYS_ADMIN, "CAP_SYS_ADMIN"), (NET_ADMIN, "CAP_NET_ADMIN")]
         .into_iter()
@@ -74,11 +74,11 @@ pub(super) fn judge_capabilities(effective: Option<Capabilities>, needed: bool) 
         .map(|(_, name)| name)
         .collect();
     if lacking.is_empty() {
-        return Finding::ok(CHECK, "CAP_SYS_ADMIN and CAP_NET_ADMIN");
+        return CheckResult::ok(CHECK, "CAP_SYS_ADMIN and CAP_NET_ADMIN");
     }
     let found = format!("the network of containers needs {}, which this user lacks", lacking.join(" and "));
     let remedy = "run the server as root, or give it these (AmbientCapabilities= of its systemd unit)";
-    Finding::missing(CHECK, needed, found, remedy)
+    CheckResult::missing(CHECK, needed, found, remedy)
 }
 
 pub(super) fn cgroups() -> Cgroups {
@@ -117,21 +117,21 @@ fn parse_cgroups(mounts: &str, unified: &str) -> Cgroups {
     Cgroups { version, controllers }
 }
 
-pub(super) fn judge_cgroups(cgroups: &Cgroups, needed: bool) -> Finding {
+pub(super) fn judge_cgroups(cgroups: &Cgroups, needed: bool) -> CheckResult {
     const CHECK: &str = "cgroups";
     const REMEDY: &str = "mount the cgroup hierarchy at /sys/fs/cgroup, as systemd does";
     if cgroups.version == 0 {
-        return Finding::missing(CHECK, needed, "none is mounted", REMEDY);
+        return CheckResult::missing(CHECK, needed, "none is mounted", REMEDY);
     }
     let there = |name: &&str| cgroups.controllers.iter().any(|controller| controller == name);
     let (have, lack): (Vec<&str>, Vec<&str>) = CONTROLLERS.into_iter().partition(there);
     let found = format!("version {} with {}", cgroups.version, have.join(", "));
     match lack.is_empty() {
-        true => Finding::ok(CHECK, found),
+        true => CheckResult::ok(CHECK, found),
         false => {
             let found =
                 format!("version {} without {}: such limits do not hold", cgroups.version, lack.join(", "));
-            Finding::warning(CHECK, found, "enable these controllers (kernel parameter cgroup_enable=)")
+            CheckResult::warning(CHECK, found, "enable these controllers (kernel parameter cgroup_enable=)")
         }
     }
 }

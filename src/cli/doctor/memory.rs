@@ -2,15 +2,15 @@
 
 use std::io;
 
-use super::check_result::Finding;
-use crate::runtime::Baked;
+use super::check_result::CheckResult;
+use crate::runtime::Checkpoint;
 use crate::template::Template;
 
-pub(super) fn judge_watching(tried: io::Result<()>) -> Finding {
+pub(super) fn judge_watching(tried: io::Result<()>) -> CheckResult {
     const CHECK: &str = "tracing";
     match tried {
-        Ok(()) => Finding::ok(CHECK, "what an app does with its memory can be watched while it is baked"),
-        Err(error) => Finding::warning(
+        Ok(()) => CheckResult::ok(CHECK, "what an app does with its memory can be watched while it is baked"),
+        Err(error) => CheckResult::warning(
             CHECK,
             format!("what an app does with its memory cannot be watched, so no copies share any: {error}"),
             "run the server as root and not in a container, on a kernel with CONFIG_FTRACE_SYSCALLS that is not locked down",
@@ -19,22 +19,22 @@ pub(super) fn judge_watching(tried: io::Result<()>) -> Finding {
 }
 
 /// One finding for each way in which a template is baked on this host; several servers may have several.
-pub(super) fn judge(template: &Template, baked: &[Baked]) -> Vec<Finding> {
+pub(super) fn judge(template: &Template, baked: &[Checkpoint]) -> Vec<CheckResult> {
     const CHECK: &str = "shared memory";
     let name = &template.name;
-    let its = |baked: &&Baked| baked.template == name.as_str() && baked.revision == template.revision;
+    let its = |baked: &&Checkpoint| baked.template == name.as_str() && baked.revision == template.revision;
     let mut found: Vec<_> = baked.iter().filter(its).map(|baked| &baked.shares).collect();
     found.sort_unstable();
     found.dedup();
     if found.is_empty() {
-        return vec![Finding::ok(CHECK, format!("{name}: not baked as it is now"))];
+        return vec![CheckResult::ok(CHECK, format!("{name}: not baked as it is now"))];
     }
     let judge = |shares: &Result<u64, String>| match shares {
-        Ok(bytes) => Finding::ok(CHECK, format!("{name}: copies share {} MiB of memory", bytes >> 20)),
+        Ok(bytes) => CheckResult::ok(CHECK, format!("{name}: copies share {} MiB of memory", bytes >> 20)),
         Err(_) if template.app.share_memory.is_off() => {
-            Finding::ok(CHECK, format!("{name}: each copy has memory of its own, as its template says"))
+            CheckResult::ok(CHECK, format!("{name}: each copy has memory of its own, as its template says"))
         }
-        Err(why) => Finding::warning(
+        Err(why) => CheckResult::warning(
             CHECK,
             format!("{name}: each copy has memory of its own: {why}"),
             "if that is no mistake, say share_memory = \"off\" in its template",
@@ -59,11 +59,12 @@ mod tests {
     #[test]
     fn each_template_is_told_of_by_what_was_baked_of_its_revision() {
         let template = template();
-        let of = |revision, shares| Baked { template: template.name.as_str().to_owned(), revision, shares };
-        let other = Baked { template: "other".to_owned(), ..of(template.revision, Ok(1 << 30)) };
+        let of =
+            |revision, shares| Checkpoint { template: template.name.as_str().to_owned(), revision, shares };
+        let other = Checkpoint { template: "other".to_owned(), ..of(template.revision, Ok(1 << 30)) };
         let old = of(template.revision + 1, Err("old".to_owned()));
         let name = &template.name;
-        let judged = |baked: &[Baked]| judge(&template, baked);
+        let judged = |baked: &[Checkpoint]| judge(&template, baked);
         let none = judged(&[other.clone(), old.clone()]);
         assert_eq!((none.len(), none[0].verdict), (1, Verdict::Ok));
         assert_eq!(none[0].found, format!("{name}: not baked as it is now"));

@@ -15,16 +15,20 @@ mod network;
 use std::sync::Arc;
 
 use crate::config::{Config, RuntimeMode};
-use crate::runtime::Baked;
+use crate::runtime::Checkpoint;
 use crate::runtime::tracefs::Tracefs;
 use crate::store::{Store, StoreError};
 
-pub use check_result::{Finding, Verdict, json, text};
+pub use check_result::{CheckResult, Verdict, json, text};
 
 /// Examines the host for what `config` asks of it, which changes nothing. What only another mode would need is a
 /// warning at most. Takes seconds at worst: every command and connection has a deadline. `store` is the one that servers
 /// share, if that is configured, and `baked` what there is of checkpoints.
-pub async fn examine(config: &Config, store: Option<Arc<dyn Store>>, baked: &[Baked]) -> Vec<Finding> {
+pub async fn examine(
+    config: &Config,
+    store: Option<Arc<dyn Store>>,
+    baked: &[Checkpoint],
+) -> Vec<CheckResult> {
     let contained = config.runtime.mode == RuntimeMode::Containerd;
     let store = match store {
         None => embedded("store"),
@@ -56,14 +60,14 @@ pub async fn examine(config: &Config, store: Option<Arc<dyn Store>>, baked: &[Ba
 }
 
 /// Whether the configured mode works, by what was found.
-pub fn works(findings: &[Finding]) -> bool {
+pub fn works(findings: &[CheckResult]) -> bool {
     findings.iter().all(|finding| finding.verdict != Verdict::Failed)
 }
 
-fn judge_store(answer: Result<(), StoreError>) -> Finding {
+fn judge_store(answer: Result<(), StoreError>) -> CheckResult {
     match answer {
-        Ok(()) => Finding::ok("store", "Valkey answers"),
-        Err(error) => Finding::missing(
+        Ok(()) => CheckResult::ok("store", "Valkey answers"),
+        Err(error) => CheckResult::missing(
             "store",
             true,
             error.to_string(),
@@ -72,6 +76,6 @@ fn judge_store(answer: Result<(), StoreError>) -> Finding {
     }
 }
 
-fn embedded(check: &'static str) -> Finding {
-    Finding::ok(check, "embedded in the server")
+fn embedded(check: &'static str) -> CheckResult {
+    CheckResult::ok(check, "embedded in the server")
 }

@@ -7,11 +7,11 @@ use std::time::Duration;
 use tokio::net::lookup_host;
 use tokio::time::timeout;
 
-use super::check_result::Finding;
+use super::check_result::CheckResult;
 use super::command::{Ended, run};
 use crate::instance::{InstanceId, TemplateName};
 use crate::runtime::containerd_process::{find, own_path};
-use crate::template::egress::Outside;
+use crate::template::egress::EgressSettings;
 
 const PATIENCE: Duration = Duration::from_secs(5);
 
@@ -58,10 +58,10 @@ pub(super) struct Wanted<'a> {
     /// Whether a template has `egress`.
     pub(super) egress: bool,
     /// How instances would be let out.
-    pub(super) outside: &'a Outside,
+    pub(super) outside: &'a EgressSettings,
 }
 
-pub(super) async fn examine(wanted: &Wanted<'_>) -> Vec<Finding> {
+pub(super) async fn examine(wanted: &Wanted<'_>) -> Vec<CheckResult> {
     let path = own_path();
     let unshare = find("unshare", &path);
     let tried = match &unshare {
@@ -99,28 +99,28 @@ fn forwarding() -> io::Result<Forwarding> {
     Ok(Forwarding { on, settable: std::fs::OpenOptions::new().write(true).open(SWITCH).is_ok() })
 }
 
-fn judge_forwarding(found: Result<&Forwarding, &io::Error>, needed: bool) -> Finding {
+fn judge_forwarding(found: Result<&Forwarding, &io::Error>, needed: bool) -> CheckResult {
     const CHECK: &str = "IP forwarding";
     let remedy = "for egress: sysctl -w net.ipv4.ip_forward=1, and keep it in /etc/sysctl.d";
     match found {
-        Ok(Forwarding { on: true, .. }) => Finding::ok(CHECK, "on (net.ipv4.ip_forward)"),
+        Ok(Forwarding { on: true, .. }) => CheckResult::ok(CHECK, "on (net.ipv4.ip_forward)"),
         Ok(Forwarding { settable: true, .. }) => {
             let found =
                 "off; a server whose template has egress turns it on when it starts the first instance";
-            Finding::ok(CHECK, found)
+            CheckResult::ok(CHECK, found)
         }
-        Ok(_) => Finding::missing(CHECK, needed, "off, and this process cannot turn it on", remedy),
-        Err(error) => Finding::missing(CHECK, needed, error.to_string(), remedy),
+        Ok(_) => CheckResult::missing(CHECK, needed, "off, and this process cannot turn it on", remedy),
+        Err(error) => CheckResult::missing(CHECK, needed, error.to_string(), remedy),
     }
 }
 
-fn judge_range(outside: &Outside, routes: &str, needed: bool) -> Finding {
+fn judge_range(outside: &EgressSettings, routes: &str, needed: bool) -> CheckResult {
     const CHECK: &str = "egress addresses";
     match outside.clash(routes) {
-        None => Finding::ok(CHECK, format!("{} is free", outside.range)),
+        None => CheckResult::ok(CHECK, format!("{} is free", outside.range)),
         Some((network, link)) => {
             let found = format!("{} is taken: {link} leads to {network}", outside.range);
-            Finding::missing(
+            CheckResult::missing(
                 CHECK,
                 needed,
                 found,
@@ -130,33 +130,33 @@ fn judge_range(outside: &Outside, routes: &str, needed: bool) -> Finding {
     }
 }
 
-fn judge_namespaces(tried: Option<&Ended>, needed: bool) -> Finding {
+fn judge_namespaces(tried: Option<&Ended>, needed: bool) -> CheckResult {
     const CHECK: &str = "network namespaces";
     match tried {
-        Some(Ended::Well(_)) => Finding::ok(CHECK, "can be made"),
+        Some(Ended::Well(_)) => CheckResult::ok(CHECK, "can be made"),
         Some(Ended::Badly(why)) => {
             let remedy = "run the server as root, on a kernel with CONFIG_NET_NS, and not in a container without rights";
-            Finding::missing(CHECK, needed, format!("cannot be made: {why}"), remedy)
+            CheckResult::missing(CHECK, needed, format!("cannot be made: {why}"), remedy)
         }
-        None => Finding::warning(CHECK, "not tried: unshare is not in PATH", "install util-linux"),
+        None => CheckResult::warning(CHECK, "not tried: unshare is not in PATH", "install util-linux"),
     }
 }
 
-fn judge_trial(trial: &Trial, tried: Option<&Ended>, needed: bool) -> Finding {
+fn judge_trial(trial: &Trial, tried: Option<&Ended>, needed: bool) -> CheckResult {
     match tried {
-        Some(Ended::Well(_)) => Finding::ok(trial.check, trial.works),
-        Some(Ended::Badly(why)) => Finding::missing(trial.check, needed, why.as_str(), trial.remedy),
+        Some(Ended::Well(_)) => CheckResult::ok(trial.check, trial.works),
+        Some(Ended::Badly(why)) => CheckResult::missing(trial.check, needed, why.as_str(), trial.remedy),
         None => {
             // The server makes its links by itself, and its tables by `nft`.
             let needed = needed && trial.tool == "nft";
             let found = format!("not tried: {} is not in PATH", trial.tool);
-            Finding::missing(trial.check, needed, found, trial.remedy)
+            CheckResult::missing(trial.check, needed, found, trial.remedy)
         }
     }
 }
 
 /// Whether the name of an instance that nobody made leads anywhere.
-pub(super) async fn wildcard(base_domain: &str) -> Finding {
+pub(super) async fn wildcard(base_domain: &str) -> CheckResult {
     if is_local(base_domain) {
         return judge_wildcard(base_domain, None);
     }
@@ -174,21 +174,23 @@ fn is_local(base_domain: &str) -> bool {
 }
 
 /// Names may lead elsewhere for visitors than for this host, so that nothing here fails.
-fn judge_wildcard(base_domain: &str, found: Option<io::Result<Vec<IpAddr>>>) -> Finding {
+fn judge_wildcard(base_domain: &str, found: Option<io::Result<Vec<IpAddr>>>) -> CheckResult {
     const CHECK: &str = "wildcard DNS";
     let remedy = format!("have *.{base_domain} lead to this server (a wildcard record)");
     match found {
-        None => Finding::ok(
+        None => CheckResult::ok(
             CHECK,
             format!("browsers lead names under {base_domain} to this machine by themselves"),
         ),
         Some(Ok(addresses)) if !addresses.is_empty() => {
             let mut addresses: Vec<_> = addresses.iter().map(ToString::to_string).collect();
             addresses.dedup();
-            Finding::ok(CHECK, format!("*.{base_domain} leads to {}", addresses.join(", ")))
+            CheckResult::ok(CHECK, format!("*.{base_domain} leads to {}", addresses.join(", ")))
         }
-        Some(Ok(_)) => Finding::warning(CHECK, format!("*.{base_domain} leads nowhere"), remedy),
-        Some(Err(why)) => Finding::warning(CHECK, format!("*.{base_domain} leads nowhere: {why}"), remedy),
+        Some(Ok(_)) => CheckResult::warning(CHECK, format!("*.{base_domain} leads nowhere"), remedy),
+        Some(Err(why)) => {
+            CheckResult::warning(CHECK, format!("*.{base_domain} leads nowhere: {why}"), remedy)
+        }
     }
 }
 
@@ -232,7 +234,7 @@ mod tests {
     fn the_addresses_for_egress_must_lead_nowhere_else() {
         let route =
             |base: u32| format!("head\nvpn\t{:08X}\t0\t1\t0\t0\t0\t000000FF\t0\t0\t0\n", base.to_be());
-        let outside = Outside::default();
+        let outside = EgressSettings::default();
         assert_eq!(judge_range(&outside, &route(0x0b00_0000), true).verdict, Verdict::Ok);
         let taken = judge_range(&outside, &route(0x0a00_0000), true);
         assert_eq!(taken.verdict, Verdict::Failed);

@@ -29,7 +29,7 @@ pub(super) enum SignError {
 
 /// The book and its file. Readers never wait for the disk.
 #[derive(Debug)]
-pub(super) struct Keeper {
+pub(super) struct EntryStore {
     file: PathBuf,
     book: RwLock<Arc<GuestBook>>,
     /// Whoever holds it may write; one holder, so files replace each other in the order of the entries.
@@ -37,9 +37,9 @@ pub(super) struct Keeper {
     news: broadcast::Sender<Entry>,
 }
 
-impl Keeper {
+impl EntryStore {
     /// Reads the book saved in `file`; a missing file is a new book, a damaged one an error that leaves it as it is.
-    pub(super) fn open(file: &Path) -> Result<Keeper, Error> {
+    pub(super) fn open(file: &Path) -> Result<EntryStore, Error> {
         let book = match std::fs::read(file) {
             Ok(saved) => {
                 GuestBook::from_json(&saved).map_err(|why| Error::Damaged { file: file.to_owned(), why })?
@@ -47,7 +47,7 @@ impl Keeper {
             Err(e) if e.kind() == io::ErrorKind::NotFound => GuestBook::default(),
             Err(source) => return Err(Error::Unreadable { file: file.to_owned(), source }),
         };
-        Ok(Keeper {
+        Ok(EntryStore {
             file: file.to_owned(),
             book: RwLock::new(Arc::new(book)),
             pen: Arc::default(),
@@ -111,11 +111,11 @@ mod tests {
     async fn entries_are_still_there_after_a_restart_and_no_other_file_is() {
         let folder = TempFolder::new();
         let file = folder.path().join("guestbook.json");
-        let keeper = Arc::new(Keeper::open(&file).unwrap());
+        let keeper = Arc::new(EntryStore::open(&file).unwrap());
         keeper.sign(draft("first"), Millis(1)).await.unwrap();
         keeper.sign(draft("second"), Millis(2)).await.unwrap();
 
-        let reopened = Keeper::open(&file).unwrap();
+        let reopened = EntryStore::open(&file).unwrap();
         let texts: Vec<String> = reopened.book().newest_first().map(|e| e.text.clone()).collect();
         assert_eq!(texts, ["second", "first"]);
         assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
@@ -125,7 +125,7 @@ mod tests {
     async fn entries_made_at_once_are_all_kept_and_announced_in_order() {
         let folder = TempFolder::new();
         let file = folder.path().join("guestbook.json");
-        let keeper = Arc::new(Keeper::open(&file).unwrap());
+        let keeper = Arc::new(EntryStore::open(&file).unwrap());
         let mut news = keeper.follow();
         let texts: Vec<String> = (0..20).map(|n| format!("entry {n}")).collect();
         let all = texts.iter().map(|text| keeper.sign(draft(text), Millis(1)));
@@ -134,13 +134,13 @@ mod tests {
         for id in 1..=20 {
             assert_eq!(news.recv().await.unwrap().id, id);
         }
-        assert_eq!(Keeper::open(&file).unwrap().book(), keeper.book());
+        assert_eq!(EntryStore::open(&file).unwrap().book(), keeper.book());
     }
 
     #[tokio::test]
     async fn an_entry_that_cannot_be_saved_changes_nothing() {
         let folder = TempFolder::new();
-        let keeper = Arc::new(Keeper::open(&folder.path().join("missing/guestbook.json")).unwrap());
+        let keeper = Arc::new(EntryStore::open(&folder.path().join("missing/guestbook.json")).unwrap());
         let mut news = keeper.follow();
         assert!(matches!(keeper.sign(draft("lost"), Millis(1)).await, Err(SignError::Io(_))));
         assert_eq!(keeper.book().newest_first().len(), 0);
@@ -152,7 +152,7 @@ mod tests {
         let folder = TempFolder::new();
         let file = folder.path().join("guestbook.json");
         std::fs::write(&file, "{oops").unwrap();
-        let error = Keeper::open(&file).unwrap_err().to_string();
+        let error = EntryStore::open(&file).unwrap_err().to_string();
         assert!(error.contains("guestbook.json"), "{error}");
         assert_eq!(std::fs::read(&file).unwrap(), b"{oops");
     }

@@ -39,7 +39,7 @@ use tokio::sync::watch;
 
 use crate::clock::Clock;
 use crate::telemetry::task;
-use keeper::Keeper;
+use keeper::EntryStore;
 pub use settings::{Settings, SettingsError};
 
 /// Time for a request's head, which for hyper includes the idle time before it. Longer than any proxy keeps an idle
@@ -87,14 +87,14 @@ pub enum Error {
 struct App {
     settings: Settings,
     clock: Clock,
-    keeper: Arc<Keeper>,
+    keeper: Arc<EntryStore>,
     /// How many live sockets are open.
     visitors: watch::Sender<u64>,
 }
 
 impl App {
     fn open(settings: Settings) -> Result<Arc<App>, Error> {
-        let keeper = Arc::new(Keeper::open(&settings.data_file)?);
+        let keeper = Arc::new(EntryStore::open(&settings.data_file)?);
         Ok(Arc::new(App { settings, clock: Clock::System, keeper, visitors: watch::Sender::new(0) }))
     }
 }

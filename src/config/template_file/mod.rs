@@ -11,11 +11,11 @@ use toml::de::DeTable;
 use super::defaults::{
     AUTO_NEEDS, Defaults, LEAST_REPLENISH_INTERVAL, LEAST_TTL, MOST_INSTANCES, Most, OwnPool,
 };
-use super::errors::Mistakes;
+use super::errors::ConfigErrors;
 use super::template_app::app;
 use super::template_hooks::hooks;
 use super::templates::{SILENCE, request_path};
-use super::toml_table::{Notes, Section};
+use super::toml_table::{Notes, TomlTable};
 use super::units::show_duration;
 use crate::instance::{Limits, TemplateName};
 use crate::template::DEFAULT_TEMPLATE;
@@ -27,7 +27,7 @@ const SECOND: Duration = Duration::from_secs(1);
 const MILLISECOND: Duration = Duration::from_millis(1);
 
 /// What a file's templates are read against.
-pub(super) struct Context<'a> {
+pub(super) struct FileContext<'a> {
     /// The file's path: for its mistakes, and for what its templates name relative to it.
     pub(super) file: &'a Path,
     /// This program, for commands that begin with its name.
@@ -40,7 +40,7 @@ pub(super) struct Context<'a> {
 }
 
 /// Reads all templates of a file, in its order, and all that is wrong with it.
-pub(super) fn read(text: &str, context: &Context<'_>) -> (Vec<Template>, Mistakes) {
+pub(super) fn read(text: &str, context: &FileContext<'_>) -> (Vec<Template>, ConfigErrors) {
     let notes = Notes::new(context.file, text);
     let (document, errors) = DeTable::parse_recoverable(text);
     if !errors.is_empty() {
@@ -50,7 +50,7 @@ pub(super) fn read(text: &str, context: &Context<'_>) -> (Vec<Template>, Mistake
         }
         return (Vec::new(), notes.into_mistakes());
     }
-    let mut root = Section::root(&notes, &document);
+    let mut root = TomlTable::root(&notes, &document);
     let mut found = Vec::new();
     let templates = root.section("templates").map(|section| section.sections()).unwrap_or_default();
     if templates.is_empty() {
@@ -64,7 +64,7 @@ pub(super) fn read(text: &str, context: &Context<'_>) -> (Vec<Template>, Mistake
     (found, notes.into_mistakes())
 }
 
-fn template(name: &str, section: &mut Section<'_>, context: &Context<'_>) -> Option<Template> {
+fn template(name: &str, section: &mut TomlTable<'_>, context: &FileContext<'_>) -> Option<Template> {
     let name =
         TemplateName::new(name).map_err(|e| section.wrong("", "the name cannot be used", e.to_string())).ok();
     let app = app(section, context);
@@ -114,7 +114,7 @@ fn plain_line(text: &str) -> Option<&str> {
     (!text.is_empty() && !text.contains(char::is_control)).then_some(text)
 }
 
-fn ready(section: &mut Section<'_>) -> ReadyCheck {
+fn ready(section: &mut TomlTable<'_>) -> ReadyCheck {
     let ReadyCheck { path, status, body, interval, timeout } = ReadyCheck::default();
     let Some(mut section) = section.section("ready") else {
         return ReadyCheck { path, status, body, interval, timeout };
@@ -130,7 +130,7 @@ fn ready(section: &mut Section<'_>) -> ReadyCheck {
     ready
 }
 
-fn pool(section: &mut Section<'_>, context: &Context<'_>) -> PoolSizes {
+fn pool(section: &mut TomlTable<'_>, context: &FileContext<'_>) -> PoolSizes {
     let base = context.defaults.pool;
     let own = section.section("pool").map(|mut section| {
         let mut size = |key, least| section.number(key, least, MOST_INSTANCES).map(|n| n as usize);
@@ -157,7 +157,7 @@ fn pool(section: &mut Section<'_>, context: &Context<'_>) -> PoolSizes {
     own.unwrap_or(base)
 }
 
-fn rate_limit(section: &mut Section<'_>, base: Limits) -> Limits {
+fn rate_limit(section: &mut TomlTable<'_>, base: Limits) -> Limits {
     let Some(mut section) = section.section("rate_limit") else { return base };
     let mut limit = |key, base| section.number(key, 0, u64::from(u32::MAX)).map_or(base, |n| n as u32);
     let limits = Limits { hourly: limit("hourly", base.hourly), daily: limit("daily", base.daily) };

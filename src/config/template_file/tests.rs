@@ -4,14 +4,14 @@ use std::collections::BTreeMap;
 
 use proptest::prelude::*;
 
-use crate::config::{Config, Environment, Mistakes};
+use crate::config::{Config, ConfigErrors, Environment};
 use crate::template::{Egress, Image, ResourceLimits, ShareMemory};
 use std::path::Path;
 use std::time::Duration;
 
 const SECOND: Duration = Duration::from_secs(1);
 
-fn load(env: &[(&str, &str)], text: &str) -> Result<Config, Mistakes> {
+fn load(env: &[(&str, &str)], text: &str) -> Result<Config, ConfigErrors> {
     let env: Environment =
         env.iter().chain(&[("HOME", "/home/a")]).map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
     Config::load(&env, Some((Path::new("/etc/tin/demo.toml"), text)), Path::new("/bin/try-it-now"))

@@ -8,8 +8,8 @@ use std::time::Duration;
 use http::{HeaderName, HeaderValue, Method};
 
 use super::templates::request_path;
-use super::toml_table::{Entry, Section};
-use crate::template::hooks::{Calls, ExecHook, FileHook, Hooks, HttpHook, OWN, Words, is_placeholder};
+use super::toml_table::{Entry, TomlTable};
+use crate::template::hooks::{Calls, ExecHook, FileHook, Hooks, HttpHook, OWN, TemplateText, is_placeholder};
 
 const PATH_RULE: &str = "write an absolute path without `.` and `..`, such as \"/etc/app/url\"";
 const FILE_RULE: &str = "write \"/path\" = \"text\", or \"/path\" = { text = \"...\", mode = \"0600\" }";
@@ -30,7 +30,7 @@ const EXEC_TIMEOUT: Duration = Duration::from_secs(30);
 const LEAST_TIMEOUT: Duration = Duration::from_millis(1);
 
 /// Reads the hooks. `contained`: the instances are containers.
-pub(super) fn hooks(template: &mut Section<'_>, contained: bool) -> Hooks {
+pub(super) fn hooks(template: &mut TomlTable<'_>, contained: bool) -> Hooks {
     let Some(mut section) = template.section("hooks") else { return Hooks::default() };
     let random = random(&mut section);
     let files = files(&mut section, &random);
@@ -54,15 +54,19 @@ pub(super) fn hooks(template: &mut Section<'_>, contained: bool) -> Hooks {
 }
 
 /// A text whose placeholders are known.
-fn words(section: &mut Section<'_>, key: &'static str, random: &BTreeMap<String, usize>) -> Option<Words> {
+fn words(
+    section: &mut TomlTable<'_>,
+    key: &'static str,
+    random: &BTreeMap<String, usize>,
+) -> Option<TemplateText> {
     let text = section.text(key, "write a text in quotes", Some)?;
     known(text, random).map_err(|(wrong, right)| section.wrong(key, wrong, right)).ok()
 }
 
 /// As its error: what is wrong, and what would be right.
-fn known(text: &str, random: &BTreeMap<String, usize>) -> Result<Words, (String, String)> {
+fn known(text: &str, random: &BTreeMap<String, usize>) -> Result<TemplateText, (String, String)> {
     let is_known = |name: &str| OWN.contains(&name) || random.contains_key(name);
-    Words::parse(text, is_known).map_err(|unknown| {
+    TemplateText::parse(text, is_known).map_err(|unknown| {
         let names = OWN.into_iter().chain(random.keys().map(String::as_str));
         let names: Vec<String> = names.map(|name| format!("{{{name}}}")).collect();
         (format!("{{{unknown}}} stands for nothing"), format!("the names here are {}", names.join(", ")))
@@ -70,11 +74,11 @@ fn known(text: &str, random: &BTreeMap<String, usize>) -> Result<Words, (String,
 }
 
 /// The text with every placeholder replaced by something that no value is harder to use than.
-fn sample(words: &Words) -> String {
+fn sample(words: &TemplateText) -> String {
     words.fill(|_| Some("x"))
 }
 
-fn random(section: &mut Section<'_>) -> BTreeMap<String, usize> {
+fn random(section: &mut TomlTable<'_>) -> BTreeMap<String, usize> {
     let mut random = BTreeMap::new();
     let Some(section) = section.section("random") else { return random };
     for (name, entry) in section.entries() {
@@ -96,7 +100,7 @@ fn random(section: &mut Section<'_>) -> BTreeMap<String, usize> {
     random
 }
 
-fn files(section: &mut Section<'_>, random: &BTreeMap<String, usize>) -> Vec<FileHook> {
+fn files(section: &mut TomlTable<'_>, random: &BTreeMap<String, usize>) -> Vec<FileHook> {
     let mut files: Vec<FileHook> = Vec::new();
     let Some(section) = section.section("files") else { return files };
     for (path, entry) in section.entries() {
@@ -115,7 +119,7 @@ fn files(section: &mut Section<'_>, random: &BTreeMap<String, usize>) -> Vec<Fil
             continue;
         }
         let mut file =
-            FileHook { path: path.to_owned(), text: Words::default(), mode: FILE_MODE, owner: (0, 0) };
+            FileHook { path: path.to_owned(), text: TemplateText::default(), mode: FILE_MODE, owner: (0, 0) };
         match entry {
             Entry::Text(text) => match known(text, random) {
                 Ok(text) => file.text = text,
@@ -162,7 +166,7 @@ fn owner(text: &str) -> Option<(u32, u32)> {
     Some((number(user)?, number(group)?))
 }
 
-fn calls(section: &mut Section<'_>, random: &BTreeMap<String, usize>, contained: bool) -> Calls {
+fn calls(section: &mut TomlTable<'_>, random: &BTreeMap<String, usize>, contained: bool) -> Calls {
     let http = section.list("http").into_iter().filter_map(|own| http(own, random)).collect();
     if section.has("exec") && !contained {
         section.wrong("exec", "a command runs in a container", "write an http hook, or an image");
@@ -171,7 +175,7 @@ fn calls(section: &mut Section<'_>, random: &BTreeMap<String, usize>, contained:
     Calls { http, exec }
 }
 
-fn http(mut section: Section<'_>, random: &BTreeMap<String, usize>) -> Option<HttpHook> {
+fn http(mut section: TomlTable<'_>, random: &BTreeMap<String, usize>) -> Option<HttpHook> {
     let rule = "write a method in capital letters, such as \"POST\"";
     let method = section.text("method", rule, |text| {
         let fine = text.bytes().all(|b| b.is_ascii_uppercase()) && text != "CONNECT";
@@ -212,12 +216,12 @@ fn http(mut section: Section<'_>, random: &BTreeMap<String, usize>) -> Option<Ht
     Some(HttpHook { method, path: path?, headers, body, status, timeout })
 }
 
-fn exec(mut section: Section<'_>, random: &BTreeMap<String, usize>) -> Option<ExecHook> {
+fn exec(mut section: TomlTable<'_>, random: &BTreeMap<String, usize>) -> Option<ExecHook> {
     let list = section.texts("command", COMMAND_RULE, |text| (!text.contains('\0')).then_some(text));
     let known = |text: &&str| {
         known(text, random).map_err(|(wrong, right)| section.wrong("command", wrong, right)).ok()
     };
-    let command: Vec<Words> = list.iter().flatten().map_while(known).collect();
+    let command: Vec<TemplateText> = list.iter().flatten().map_while(known).collect();
     if !section.has("command") {
         section.wrong("command", "it is missing", COMMAND_RULE);
     } else if list.is_some_and(|list| list.first().is_none_or(|program| program.is_empty())) {

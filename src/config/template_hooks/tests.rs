@@ -3,10 +3,10 @@
 use std::path::Path;
 use std::time::Duration;
 
-use crate::config::{Config, Environment, Mistakes};
-use crate::template::hooks::{FileHook, Hooks, Words};
+use crate::config::{Config, ConfigErrors, Environment};
+use crate::template::hooks::{FileHook, Hooks, TemplateText};
 
-fn load(mode: &str, text: &str) -> Result<Config, Mistakes> {
+fn load(mode: &str, text: &str) -> Result<Config, ConfigErrors> {
     let env: Environment =
         [("HOME", "/home/a"), ("CONTAINER_MODE", mode)].map(|(k, v)| (k.to_owned(), v.to_owned())).into();
     Config::load(&env, Some((Path::new("/etc/tin/demo.toml"), text)), Path::new("/bin/try-it-now"))
@@ -21,8 +21,8 @@ fn lines(mode: &str, text: &str) -> Vec<String> {
     load(mode, text).unwrap_err().iter().map(ToString::to_string).collect()
 }
 
-fn words(text: &str) -> Words {
-    Words::parse(text, |_| true).unwrap()
+fn words(text: &str) -> TemplateText {
+    TemplateText::parse(text, |_| true).unwrap()
 }
 
 const FULL: &str = r#"

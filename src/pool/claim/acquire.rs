@@ -7,7 +7,7 @@ use tokio::time::Instant;
 use super::delivery::Delivery;
 use crate::instance::{ClaimToken, Instance, RateLimited};
 use crate::pool::Pool;
-use crate::pool::template_pool::Keeper;
+use crate::pool::template_pool::TemplatePool;
 use crate::store::{Claim, Claimed, Quota, RouteChange, StoreError, Visitor};
 use crate::telemetry::AcquireResult;
 
@@ -63,7 +63,7 @@ impl Pool {
 
     async fn claim_or_wait(
         &self,
-        keeper: &Keeper,
+        keeper: &TemplatePool,
         visitor: Visitor,
         start: Instant,
     ) -> Result<Acquired, AcquireError> {
@@ -127,7 +127,7 @@ impl Pool {
     }
 
     /// Whether waiting makes sense: something can be made, and in time for everybody who waits already.
-    async fn check_patience(&self, keeper: &Keeper) -> Result<(), AcquireError> {
+    async fn check_patience(&self, keeper: &TemplatePool) -> Result<(), AcquireError> {
         let sizes = keeper.sizes();
         let counts = self.ask(self.store.counts(&keeper.template().name, Some(&self.node))).await?;
         let ahead = keeper.line.len();
@@ -143,7 +143,7 @@ impl Pool {
 }
 
 /// When an instance may be ready: after a broken template's pause, and the time one takes.
-fn retry_after(keeper: &Keeper) -> Duration {
+fn retry_after(keeper: &TemplatePool) -> Duration {
     let making = keeper.median().unwrap_or(Duration::from_secs(5));
     (keeper.pause().unwrap_or_default() + making).max(Duration::from_secs(1))
 }

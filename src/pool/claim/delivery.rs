@@ -211,14 +211,14 @@ pub(crate) mod probe {
 
     /// What a delivery left to do.
     #[derive(Debug, PartialEq, Eq)]
-    pub(crate) struct Told {
+    pub(crate) struct Outcome {
         confirmed: usize,
         taken_back: usize,
         released: usize,
         doubted: usize,
     }
 
-    impl Told {
+    impl Outcome {
         const NOTHING: Self = Self { confirmed: 0, taken_back: 0, released: 0, doubted: 0 };
         pub(crate) const TAKEN_BACK: Self = Self { taken_back: 1, ..Self::NOTHING };
         pub(crate) const RELEASED: Self = Self { released: 1, ..Self::NOTHING };
@@ -228,7 +228,7 @@ pub(crate) mod probe {
     }
 
     /// A delivery of an instance, and an eye on what it leaves.
-    pub(crate) fn granted() -> (Delivery, impl Fn() -> Told) {
+    pub(crate) fn granted() -> (Delivery, impl Fn() -> Outcome) {
         let ledger = Arc::new(Ledger::default());
         let mut delivery = Delivery::of(super::tests::claim(), ledger.clone());
         delivery.claiming();
@@ -238,7 +238,7 @@ pub(crate) mod probe {
             let released = undone.iter().filter(|(undo, _)| matches!(undo, Undo::Release(_))).count();
             let confirmed = ledger.take_delivered(true).len();
             let doubted = ledger.take_doubted(Duration::ZERO).len();
-            Told { confirmed, taken_back: undone.len() - released, released, doubted }
+            Outcome { confirmed, taken_back: undone.len() - released, released, doubted }
         };
         (delivery, told)
     }

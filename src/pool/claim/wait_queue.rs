@@ -8,7 +8,7 @@ use tokio::sync::{Mutex, MutexGuard, Notify};
 /// has become ready. So no instance that became ready just before somebody stepped into the line is overlooked, and
 /// a visitor whose claim came to nothing keeps its place.
 #[derive(Debug)]
-pub(crate) struct Line {
+pub(crate) struct WaitQueue {
     /// All who stand in it.
     length: AtomicUsize,
     /// Those of them who wait, and do not claim at this moment.
@@ -21,18 +21,18 @@ pub(crate) struct Line {
 /// A place in the line.
 #[derive(Debug)]
 pub(crate) struct Place<'a> {
-    line: &'a Line,
+    line: &'a WaitQueue,
     _counted: Counted<'a>,
 }
 
 /// The first place. Dropped, it goes to the next in line.
 #[derive(Debug)]
 pub(crate) struct First<'a> {
-    line: &'a Line,
+    line: &'a WaitQueue,
     _held: MutexGuard<'a, ()>,
 }
 
-impl Line {
+impl WaitQueue {
     /// An empty line.
     pub(crate) fn new() -> Self {
         let (length, waiting) = (AtomicUsize::new(0), AtomicUsize::new(0));
@@ -109,7 +109,7 @@ mod tests {
 
     #[tokio::test]
     async fn the_first_to_come_is_the_first_in_line() {
-        let line = Line::new();
+        let line = WaitQueue::new();
         let (a, b) = (line.enter(), line.enter());
         let mut second = Box::pin(b.first());
         let first = a.first().await;
@@ -120,7 +120,7 @@ mod tests {
 
     #[tokio::test]
     async fn who_leaves_makes_way_for_the_next() {
-        let line = Line::new();
+        let line = WaitQueue::new();
         let (a, b, c) = (line.enter(), line.enter(), line.enter());
         let first = a.first().await;
         let (mut second, mut third) = (Box::pin(b.first()), Box::pin(c.first()));
@@ -135,7 +135,7 @@ mod tests {
 
     #[tokio::test]
     async fn who_claims_does_not_wait() {
-        let line = Line::new();
+        let line = WaitQueue::new();
         let (a, b) = (line.enter(), line.enter());
         let (first, second) = (a.first(), b.first());
         assert_eq!(line.waiting(), 2);
@@ -152,7 +152,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_call_that_came_while_the_first_was_claiming_is_not_lost() {
-        let line = Line::new();
+        let line = WaitQueue::new();
         let place = line.enter();
         let first = place.first().await;
         line.call();

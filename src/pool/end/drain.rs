@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::instance::{Instance, InstanceId, Life};
+use crate::instance::{Instance, InstanceId, State};
 use crate::pool::Pool;
 use crate::pool::claim::delivery_worker;
 use crate::store::StoreError;
@@ -49,7 +49,7 @@ impl Pool {
 
     /// Takes back what nobody has.
     async fn retire_unused(&self) {
-        let unused = |record: &Instance| matches!(record.life(), Life::Warming | Life::Ready { .. });
+        let unused = |record: &Instance| matches!(record.life(), State::Warming | State::Ready { .. });
         let records = match self.ask(self.store.list(&self.node)).await {
             Ok(records) => records,
             Err(error) => return tracing::error!(%error, "the store does not say what this server has"),
@@ -71,7 +71,7 @@ impl Pool {
         match self.ask(self.store.list(&self.node)).await {
             Ok(records) => records
                 .into_iter()
-                .filter(|record| matches!(record.life(), Life::Assigned { .. }))
+                .filter(|record| matches!(record.life(), State::Assigned { .. }))
                 .map(|record| record.id().clone())
                 .collect(),
             Err(error) => {

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::instance::{Ending, Instance, Life};
+use crate::instance::{EndReason, Instance, State};
 use crate::pool::Pool;
 use crate::store::RouteChange;
 use crate::telemetry::ReleaseReason;
@@ -51,11 +51,11 @@ async fn sweep(pool: &Arc<Pool>) -> Result<Duration, crate::store::StoreError> {
 }
 
 fn end(pool: &Arc<Pool>, instance: &Instance) {
-    debug_assert!(matches!(instance.life(), Life::Expired { .. }));
+    debug_assert!(matches!(instance.life(), State::Expired { .. }));
     pool.publish(RouteChange::Set(instance.clone()));
     let reason = match instance.life() {
         // Nobody confirmed that its visitor had been told.
-        Life::Expired { ending: Ending::Failed, .. } => ReleaseReason::Released,
+        State::Expired { ending: EndReason::Failed, .. } => ReleaseReason::Released,
         _ => ReleaseReason::Expired,
     };
     pool.metrics.released(instance.id().template(), reason);

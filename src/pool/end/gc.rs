@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use tokio::task::consume_budget;
 
-use crate::instance::{Instance, InstanceId, Life};
+use crate::instance::{Instance, InstanceId, State};
 use crate::pool::Pool;
 use crate::runtime::RuntimeError;
 use crate::store::StoreError;
@@ -18,7 +18,7 @@ use crate::telemetry::ReleaseReason;
 const LIST_DEADLINE: Duration = Duration::from_secs(30);
 
 #[derive(Debug, thiserror::Error)]
-enum RepairError {
+enum GcError {
     #[error(transparent)]
     Store(#[from] StoreError),
     #[error(transparent)]
@@ -27,7 +27,7 @@ enum RepairError {
 
 /// Compares what runs here with what is on record here, and ends what is in only one of them; retires what nobody
 /// wants any more. What a task of ours has in hand is left alone. False when it could not be done.
-pub(crate) async fn repair(pool: &Arc<Pool>) -> bool {
+pub(crate) async fn collect(pool: &Arc<Pool>) -> bool {
     match compare(pool).await {
         Ok(()) => true,
         Err(error) => {
@@ -37,28 +37,28 @@ pub(crate) async fn repair(pool: &Arc<Pool>) -> bool {
     }
 }
 
-async fn compare(pool: &Arc<Pool>) -> Result<(), RepairError> {
+async fn compare(pool: &Arc<Pool>) -> Result<(), GcError> {
     let mut held = pool.hands.held();
     // In this order: what is ready on record was started before, and so it runs unless it is dead.
     let on_record = list(pool).await?;
     let list = pool.runtime.list().await?;
     let mut strays = HashSet::with_capacity(list.len());
     for id in list {
-        breathe().await;
+        yield_now().await;
         strays.insert(id);
     }
     // Held before or after: its state was in motion while we looked.
     held.extend(pool.hands.held());
 
     for instance in on_record.iter().filter(|instance| is_living(instance)) {
-        breathe().await;
+        yield_now().await;
         let id = instance.id();
         let runs = strays.remove(id);
         if held.contains(id) {
             continue;
         }
-        if let Life::Warming = instance.life() {
-            if is_still(pool, id, |found| matches!(found.map(Instance::life), Some(Life::Warming))).await? {
+        if let State::Warming = instance.life() {
+            if is_still(pool, id, |found| matches!(found.map(Instance::life), Some(State::Warming))).await? {
                 pool.fail(id, "nobody makes it any more").await;
             }
         } else if !runs {
@@ -73,7 +73,7 @@ async fn compare(pool: &Arc<Pool>) -> Result<(), RepairError> {
     }
     retire(pool, unwanted(pool, &on_record).await).await?;
     for instance in on_record {
-        breathe().await;
+        yield_now().await;
         drop(instance);
     }
     Ok(())
@@ -84,12 +84,12 @@ async fn list(pool: &Pool) -> Result<Vec<Instance>, StoreError> {
 }
 
 /// Lets others run now and then: visitors must not wait until a hundred thousand instances are compared.
-async fn breathe() {
+async fn yield_now() {
     consume_budget().await;
 }
 
 fn is_living(instance: &Instance) -> bool {
-    !matches!(instance.life(), Life::Expired { .. })
+    !matches!(instance.life(), State::Expired { .. })
 }
 
 /// Looks again at an instance that was made, or was about to be, while the lists were read: whether its record is
@@ -119,7 +119,7 @@ async fn retire(pool: &Arc<Pool>, unwanted: Vec<&Instance>) -> Result<(), StoreE
         let id = instance.id();
         match pool.ask(pool.store.retire(id)).await {
             Ok(before) => {
-                if let Life::Ready { .. } = before.life() {
+                if let State::Ready { .. } = before.life() {
                     pool.metrics.released(id.template(), ReleaseReason::Drained);
                 }
                 // Whoever is still making it undoes that.
@@ -138,18 +138,18 @@ async fn retire(pool: &Arc<Pool>, unwanted: Vec<&Instance>) -> Result<(), StoreE
 /// Unused instances of a template that is gone or has changed, and ready ones above the target or the capacity.
 async fn unwanted<'a>(pool: &Pool, on_record: &'a [Instance]) -> Vec<&'a Instance> {
     let mut assigned: HashMap<&str, usize> = HashMap::new();
-    for instance in on_record.iter().filter(|instance| matches!(instance.life(), Life::Assigned { .. })) {
-        breathe().await;
+    for instance in on_record.iter().filter(|instance| matches!(instance.life(), State::Assigned { .. })) {
+        yield_now().await;
         *assigned.entry(instance.id().template()).or_default() += 1;
     }
     let mut kept: HashMap<&str, usize> = HashMap::new();
     let mut is_unwanted = |instance: &Instance, name: &'a str| {
         let keeper = pool.keepers.get(name).filter(|keeper| keeper.wants(instance.revision()));
         match (instance.life(), keeper) {
-            (Life::Assigned { .. } | Life::Expired { .. }, _) => false,
-            (Life::Warming | Life::Ready { .. }, None) => true,
-            (Life::Warming, Some(_)) => false,
-            (Life::Ready { .. }, Some(keeper)) => {
+            (State::Assigned { .. } | State::Expired { .. }, _) => false,
+            (State::Warming | State::Ready { .. }, None) => true,
+            (State::Warming, Some(_)) => false,
+            (State::Ready { .. }, Some(keeper)) => {
                 let (sizes, assigned) = (keeper.sizes(), assigned.get(name).copied().unwrap_or(0));
                 let count = kept.entry(name).or_default();
                 *count += 1;
@@ -160,7 +160,7 @@ async fn unwanted<'a>(pool: &Pool, on_record: &'a [Instance]) -> Vec<&'a Instanc
     };
     let mut unwanted = Vec::new();
     for instance in on_record {
-        breathe().await;
+        yield_now().await;
         if is_unwanted(instance, instance.id().template()) {
             unwanted.push(instance);
         }

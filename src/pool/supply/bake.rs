@@ -14,11 +14,11 @@ use parking_lot::Mutex;
 use tokio::time::Instant;
 
 use super::backoff::Backoff;
-use super::provision::{Draft, ProvisionError, START_STEPS, Step, run_steps};
+use super::provision::{ProvisionDraft, ProvisionError, ProvisionStep, START_STEPS, run_steps};
 use crate::instance::InstanceId;
 use crate::pool::Pool;
-use crate::pool::template_pool::Keeper;
-use crate::runtime::{Golden, RuntimeError, StartMethod};
+use crate::pool::template_pool::TemplatePool;
+use crate::runtime::{CheckpointStatus, RuntimeError, StartMethod};
 use crate::telemetry::Outcome;
 use crate::template::Template;
 
@@ -28,27 +28,27 @@ const ASK_DEADLINE: Duration = Duration::from_secs(1);
 const FREEZE_DEADLINE: Duration = Duration::from_secs(300);
 
 /// An instance that is to be frozen is made as any other is, but for the record and for what makes it one of its own.
-const STEPS: [Step; 5] = {
+const STEPS: [ProvisionStep; 5] = {
     let [start, answer, warm_up, prepare] = START_STEPS;
     [
         start,
         answer,
         warm_up,
         prepare,
-        Step { name: "freeze", act: |d| freeze(d), undo: |_| Box::pin(async {}) },
+        ProvisionStep { name: "freeze", act: |d| freeze(d), undo: |_| Box::pin(async {}) },
     ]
 };
 
 /// What this server remembers of one template's golden checkpoints.
 #[derive(Debug, Default)]
-pub(crate) struct Bakery {
+pub(crate) struct BakeState {
     baking: AtomicBool,
     backoff: Mutex<Backoff>,
     /// The revision of which the runtime last said that there is nothing to bake.
     settled: Mutex<Option<u64>>,
 }
 
-impl Bakery {
+impl BakeState {
     /// Whether there was nothing to bake for this revision when the runtime was last asked.
     pub(crate) fn is_settled(&self, revision: u64) -> bool {
         *self.settled.lock() == Some(revision)
@@ -71,8 +71,8 @@ impl Bakery {
 
 /// Sees to it that there is a golden checkpoint of a template where the runtime makes any. Whether instances may be
 /// made now; if not, the pool is woken when they may.
-pub(crate) async fn prepare(pool: &Arc<Pool>, keeper: &Arc<Keeper>, template: &Template) -> bool {
-    let question = pool.runtime.golden(template.revision, &template.app);
+pub(crate) async fn prepare(pool: &Arc<Pool>, keeper: &Arc<TemplatePool>, template: &Template) -> bool {
+    let question = pool.runtime.checkpoint_status(template.revision, &template.app);
     let Ok(golden) = tokio::time::timeout(ASK_DEADLINE, question).await else {
         tracing::error!(template = %template.name, "the runtime does not say whether there is a checkpoint");
         return true;
@@ -82,9 +82,13 @@ pub(crate) async fn prepare(pool: &Arc<Pool>, keeper: &Arc<Keeper>, template: &T
         return false;
     }
     let bakery = &keeper.bakery;
-    *bakery.settled.lock() = (golden != Golden::Missing).then_some(template.revision);
-    keeper.expect(if golden == Golden::Present { StartMethod::Restored } else { StartMethod::Cold });
-    if golden != Golden::Missing {
+    *bakery.settled.lock() = (golden != CheckpointStatus::Missing).then_some(template.revision);
+    keeper.expect(if golden == CheckpointStatus::Present {
+        StartMethod::Restored
+    } else {
+        StartMethod::Cold
+    });
+    if golden != CheckpointStatus::Missing {
         return true;
     }
     let may_begin = bakery.pause().is_none() && !pool.stopping.is_cancelled();
@@ -135,20 +139,20 @@ impl Pool {
         let keeper = self.keepers.get(name).ok_or(BakeError::NoTemplate)?;
         let template = keeper.template();
         let failed = |step, why: &dyn std::fmt::Display| BakeError::Step { step, why: why.to_string() };
-        let golden = || self.runtime.golden(template.revision, &template.app);
-        if golden().await == Golden::Never {
+        let golden = || self.runtime.checkpoint_status(template.revision, &template.app);
+        if golden().await == CheckpointStatus::Never {
             return Err(BakeError::Never(self.runtime.name()));
         }
         self.runtime.fetch(&template.app).await.map_err(|error| failed("fetch", &error))?;
         match golden().await {
-            Golden::Never => return Err(BakeError::Never(self.runtime.name())),
-            Golden::Present => return Ok(Baked::Already),
-            Golden::Missing => {}
+            CheckpointStatus::Never => return Err(BakeError::Never(self.runtime.name())),
+            CheckpointStatus::Present => return Ok(Baked::Already),
+            CheckpointStatus::Missing => {}
         }
         let mut exits = self.runtime.exits();
         let id = InstanceId::random(&template.name);
         let hold = self.hands.take(&id).expect("an id that was just drawn is in nobody's hands");
-        let mut draft = Draft::new(self, &keeper, template.clone(), id).for_a_freeze();
+        let mut draft = ProvisionDraft::new(self, &keeper, template.clone(), id).for_a_freeze();
         let mut making = std::pin::pin!(run_steps(&STEPS, &mut draft, &hold));
         let outcome = loop {
             tokio::select! {
@@ -166,14 +170,14 @@ impl Pool {
     /// What an operator may want to know of a template's golden checkpoint; `None` where there is none.
     pub async fn about_golden(&self, name: &str) -> Option<String> {
         let template = self.keepers.get(name)?.template();
-        self.runtime.about_golden(template.revision, &template.app).await
+        self.runtime.describe_checkpoint(template.revision, &template.app).await
     }
 }
 
 /// A bake that is under way until it ends, in whatever way.
 struct Baking {
     pool: Arc<Pool>,
-    keeper: Arc<Keeper>,
+    keeper: Arc<TemplatePool>,
 }
 
 impl Drop for Baking {
@@ -195,7 +199,7 @@ impl Baking {
         let Some(hold) = pool.hands.take(&id) else { return };
         let start = Instant::now();
         tracing::info!(template = name, %id, "baking: an instance is made to be copied");
-        let mut draft = Draft::new(pool, keeper, template.clone(), id).for_a_freeze();
+        let mut draft = ProvisionDraft::new(pool, keeper, template.clone(), id).for_a_freeze();
         let outcome = run_steps(&STEPS, &mut draft, &hold).await;
         // Its end is what it was made for, or was undone.
         hold.let_go();
@@ -234,11 +238,11 @@ impl Baking {
             () = keeper.outdated(template.revision) => return true,
             fetched = pool.runtime.fetch(&template.app) => if fetched.is_err() { return false },
         }
-        pool.runtime.golden(template.revision, &template.app).await != Golden::Missing
+        pool.runtime.checkpoint_status(template.revision, &template.app).await != CheckpointStatus::Missing
     }
 }
 
-fn freeze<'a>(draft: &'a mut Draft<'_>) -> BoxFuture<'a, Result<(), ProvisionError>> {
+fn freeze<'a>(draft: &'a mut ProvisionDraft<'_>) -> BoxFuture<'a, Result<(), ProvisionError>> {
     Box::pin(async {
         let (revision, app) = (draft.template.revision, &draft.template.app);
         let runtime = &draft.pool.runtime;
@@ -248,9 +252,11 @@ fn freeze<'a>(draft: &'a mut Draft<'_>) -> BoxFuture<'a, Result<(), ProvisionErr
             Err(_) => return Err(failed(std::io::ErrorKind::TimedOut.into()).into()),
         }
         // Else it would be baked again at once, and for ever.
-        match runtime.golden(revision, app).await {
-            Golden::Missing => Err(failed(std::io::Error::other("the checkpoint is not there")).into()),
-            Golden::Present | Golden::Never => Ok(()),
+        match runtime.checkpoint_status(revision, app).await {
+            CheckpointStatus::Missing => {
+                Err(failed(std::io::Error::other("the checkpoint is not there")).into())
+            }
+            CheckpointStatus::Present | CheckpointStatus::Never => Ok(()),
         }
     })
 }

@@ -11,8 +11,8 @@ use ring::hmac;
 use super::readiness;
 use super::readiness::Target;
 use crate::instance::InstanceId;
-use crate::runtime::{Command, Order, OwnFile, Runtime};
-use crate::template::hooks::{Calls, ExecHook, HttpHook, Words};
+use crate::runtime::{Command, OwnFile, Runtime, StartRequest};
+use crate::template::hooks::{Calls, ExecHook, HttpHook, TemplateText};
 use crate::template::{Hooks, Secret};
 
 /// Letters and digits that nobody mistakes for each other; five bits each.
@@ -72,7 +72,7 @@ impl Values {
     }
 
     /// Each placeholder is known: the configuration has checked it.
-    pub(crate) fn fill(&self, words: &Words) -> String {
+    pub(crate) fn fill(&self, words: &TemplateText) -> String {
         words.fill(|name| {
             let own = self.own.iter().find(|(known, _)| *known == name).map(|(_, value)| value);
             own.or_else(|| self.random.get(name)).map(String::as_str)
@@ -103,7 +103,7 @@ pub(crate) async fn run(
     calls: &Calls,
     values: &Values,
     target: Target<'_>,
-    order: &Order,
+    order: &StartRequest,
 ) -> Result<(), HookError> {
     for hook in &calls.http {
         let failed = |what| HookError { hook: format!("{} {}", hook.method, hook.path.source()), what };
@@ -160,7 +160,7 @@ async fn execute(
     hook: &ExecHook,
     values: &Values,
     runtime: &dyn Runtime,
-    order: &Order,
+    order: &StartRequest,
 ) -> Result<(), String> {
     let words = hook.command.iter().map(|words| values.fill(words)).collect();
     let command = Command { words, env: values.random.clone(), timeout: hook.timeout };

@@ -10,7 +10,7 @@ use tokio::time::Instant;
 use super::capacity::{self, Taken};
 use crate::instance::InstanceId;
 use crate::pool::Pool;
-use crate::pool::template_pool::Keeper;
+use crate::pool::template_pool::TemplatePool;
 use crate::proxy::routes::Found;
 use crate::runtime::{HostMemory, MemoryReport, MemoryUse};
 use crate::telemetry::PoolMemory;
@@ -28,7 +28,7 @@ const FIRST: Duration = Duration::from_secs(5);
 
 /// What was read last.
 #[derive(Debug, Default)]
-pub(crate) struct Seen {
+pub(crate) struct MemorySample {
     instances: HashMap<InstanceId, MemoryUse>,
     pools: HashMap<String, PoolMemory>,
     /// Of templates whose size goes by the memory.
@@ -57,7 +57,7 @@ pub struct InstanceMemory {
     pub charged_bytes: u64,
 }
 
-impl Seen {
+impl MemorySample {
     fn of(report: MemoryReport) -> Self {
         let mut pools: HashMap<String, PoolMemory> = HashMap::new();
         for (id, used) in &report.instances {
@@ -112,7 +112,7 @@ async fn look(pool: &Pool) -> bool {
         }
     };
     let host = report.host;
-    let mut seen = Seen::of(report);
+    let mut seen = MemorySample::of(report);
     seen.planned = plan(pool, &seen.instances, host).await;
     for keeper in pool.keepers.all() {
         let template = keeper.template();
@@ -167,7 +167,7 @@ async fn plan(
     planned
 }
 
-async fn taken(pool: &Pool, keeper: &Keeper, uses: &HashMap<InstanceId, MemoryUse>) -> Taken {
+async fn taken(pool: &Pool, keeper: &TemplatePool, uses: &HashMap<InstanceId, MemoryUse>) -> Taken {
     let template = keeper.template();
     let own = uses.iter().filter(|(id, _)| id.template() == template.name.as_str());
     let now: Vec<_> = own
@@ -240,7 +240,7 @@ mod tests {
             shared: vec![("shop".to_owned(), 100), ("wiki".to_owned(), 9)],
             host: HostMemory { total: 0, available: 0 },
         };
-        let seen = Seen::of(report.clone());
+        let seen = MemorySample::of(report.clone());
         let shop = PoolMemory {
             instances: 2,
             private_bytes: 12,

@@ -14,9 +14,9 @@ use super::readiness;
 use super::readiness::{NotReady, Target};
 use crate::instance::{Instance, InstanceId};
 use crate::pool::Pool;
-use crate::pool::in_flight::Hold;
-use crate::pool::template_pool::Keeper;
-use crate::runtime::{Order, RuntimeError, StartMethod, Started};
+use crate::pool::in_flight::InstanceLock;
+use crate::pool::template_pool::TemplatePool;
+use crate::runtime::{RuntimeError, StartMethod, StartRequest, Started};
 use crate::store::StoreError;
 use crate::telemetry::{Outcome, ProvisionMethod};
 use crate::template::Template;
@@ -42,52 +42,60 @@ pub(crate) enum ProvisionError {
 }
 
 /// An instance in the making.
-pub(crate) struct Draft<'p> {
+pub(crate) struct ProvisionDraft<'p> {
     pub(crate) pool: &'p Arc<Pool>,
-    keeper: &'p Keeper,
+    keeper: &'p TemplatePool,
     pub(crate) template: Arc<Template>,
     pub(crate) id: InstanceId,
     /// What its hooks give it.
     values: Values,
-    order: Order,
+    order: StartRequest,
     started: Option<Started>,
 }
 
-pub(crate) type Act = for<'a> fn(&'a mut Draft<'_>) -> BoxFuture<'a, Result<(), ProvisionError>>;
-pub(crate) type Undo = for<'a> fn(&'a Draft<'_>) -> BoxFuture<'a, ()>;
+pub(crate) type Act = for<'a> fn(&'a mut ProvisionDraft<'_>) -> BoxFuture<'a, Result<(), ProvisionError>>;
+pub(crate) type Undo = for<'a> fn(&'a ProvisionDraft<'_>) -> BoxFuture<'a, ()>;
 
-pub(crate) struct Step {
+pub(crate) struct ProvisionStep {
     pub(crate) name: &'static str,
     pub(crate) act: Act,
     pub(crate) undo: Undo,
 }
 
 /// From nothing to an instance that answers, and that others could be copied from.
-pub(crate) const START_STEPS: [Step; 4] = [
-    Step { name: "start", act: |d| Box::pin(d.start()), undo: |d| Box::pin(d.stop()) },
-    Step { name: "answer", act: |d| Box::pin(d.answer()), undo: |_| Box::pin(async {}) },
-    Step { name: "warm up", act: |d| Box::pin(d.warm_up()), undo: |_| Box::pin(async {}) },
-    Step { name: "run the bake hooks", act: |d| Box::pin(d.prepare()), undo: |_| Box::pin(async {}) },
+pub(crate) const START_STEPS: [ProvisionStep; 4] = [
+    ProvisionStep { name: "start", act: |d| Box::pin(d.start()), undo: |d| Box::pin(d.stop()) },
+    ProvisionStep { name: "answer", act: |d| Box::pin(d.answer()), undo: |_| Box::pin(async {}) },
+    ProvisionStep { name: "warm up", act: |d| Box::pin(d.warm_up()), undo: |_| Box::pin(async {}) },
+    ProvisionStep {
+        name: "run the bake hooks",
+        act: |d| Box::pin(d.prepare()),
+        undo: |_| Box::pin(async {}),
+    },
 ];
 
-pub(crate) const STEPS: [Step; 7] = {
+pub(crate) const STEPS: [ProvisionStep; 7] = {
     let [start, answer, warm_up, prepare] = START_STEPS;
     [
-        Step { name: "record", act: |d| Box::pin(d.record()), undo: |d| Box::pin(d.unrecord()) },
+        ProvisionStep { name: "record", act: |d| Box::pin(d.record()), undo: |d| Box::pin(d.unrecord()) },
         start,
         answer,
         warm_up,
         prepare,
-        Step { name: "run the hooks", act: |d| Box::pin(d.make_its_own()), undo: |_| Box::pin(async {}) },
-        Step { name: "offer", act: |d| Box::pin(d.offer()), undo: |_| Box::pin(async {}) },
+        ProvisionStep {
+            name: "run the hooks",
+            act: |d| Box::pin(d.make_its_own()),
+            undo: |_| Box::pin(async {}),
+        },
+        ProvisionStep { name: "offer", act: |d| Box::pin(d.offer()), undo: |_| Box::pin(async {}) },
     ]
 };
 
-impl<'p> Draft<'p> {
+impl<'p> ProvisionDraft<'p> {
     /// Of which nothing is done yet.
     pub(crate) fn new(
         pool: &'p Arc<Pool>,
-        keeper: &'p Keeper,
+        keeper: &'p TemplatePool,
         template: Arc<Template>,
         id: InstanceId,
     ) -> Self {
@@ -96,7 +104,7 @@ impl<'p> Draft<'p> {
         let values = Values::new(randomness, &template.hooks, &id, &url, &host);
         let files = values.files(&template.hooks);
         let (app, revision) = (template.app.clone(), template.revision);
-        let order = Order { id: id.clone(), url, host, app, revision, files, to_be_frozen: false };
+        let order = StartRequest { id: id.clone(), url, host, app, revision, files, to_be_frozen: false };
         Self { pool, keeper, template, id, values, order, started: None }
     }
 
@@ -107,7 +115,7 @@ impl<'p> Draft<'p> {
     }
 }
 
-impl Draft<'_> {
+impl ProvisionDraft<'_> {
     async fn record(&mut self) -> Result<(), ProvisionError> {
         let pool = self.pool;
         let new =
@@ -160,7 +168,7 @@ impl Draft<'_> {
         // A copy of a golden checkpoint was warmed up before that was frozen. Of the first it is seen what a visitor's first
         // page changes: what more pages change, most copies would have for nothing.
         let is_copy = self.started().how == StartMethod::Restored;
-        if !runtime.runs_apps() || is_copy && !runtime.is_to_be_observed(&self.id).await {
+        if !runtime.runs_apps() || is_copy && !runtime.wants_observation(&self.id).await {
             return Ok(());
         }
         let host = self.pool.address.instance_authority(&self.id);
@@ -224,9 +232,9 @@ impl Draft<'_> {
 }
 
 /// Begins one attempt in the background.
-pub(crate) fn begin(pool: &Arc<Pool>, keeper: Arc<Keeper>) {
+pub(crate) fn begin(pool: &Arc<Pool>, keeper: Arc<TemplatePool>) {
     keeper.making.fetch_add(1, Ordering::AcqRel);
-    let making = Making { pool: pool.clone(), keeper };
+    let making = ProvisionTask { pool: pool.clone(), keeper };
     crate::telemetry::task::spawn(
         "pool provision",
         pool.tasks.track_future(async move { making.run().await }),
@@ -234,26 +242,26 @@ pub(crate) fn begin(pool: &Arc<Pool>, keeper: Arc<Keeper>) {
 }
 
 /// An attempt that is counted until it ends, in whatever way.
-struct Making {
+struct ProvisionTask {
     pool: Arc<Pool>,
-    keeper: Arc<Keeper>,
+    keeper: Arc<TemplatePool>,
 }
 
-impl Drop for Making {
+impl Drop for ProvisionTask {
     fn drop(&mut self) {
         self.keeper.making.fetch_sub(1, Ordering::AcqRel);
         self.pool.wake.notify_one();
     }
 }
 
-impl Making {
+impl ProvisionTask {
     async fn run(&self) {
         let (pool, keeper) = (&self.pool, &self.keeper);
         let template = keeper.template();
         let id = InstanceId::random(&template.name);
         let Some(hold) = pool.hands.take(&id) else { return };
         let start = Instant::now();
-        let mut draft = Draft::new(pool, keeper, template.clone(), id.clone());
+        let mut draft = ProvisionDraft::new(pool, keeper, template.clone(), id.clone());
         let outcome = run_steps(&STEPS, &mut draft, &hold).await;
         let died = hold.let_go();
         let name = template.name.as_str();
@@ -292,9 +300,9 @@ impl Making {
 
 /// Runs the steps in order. On failure undoes those that ran, the failed one too, in reverse, and names it.
 pub(crate) async fn run_steps(
-    steps: &[Step],
-    draft: &mut Draft<'_>,
-    hold: &Hold,
+    steps: &[ProvisionStep],
+    draft: &mut ProvisionDraft<'_>,
+    hold: &InstanceLock,
 ) -> Result<(), (&'static str, ProvisionError)> {
     for (index, step) in steps.iter().enumerate() {
         let pool = draft.pool.clone();

@@ -13,8 +13,8 @@ use super::plan::{View, plan};
 use super::provision;
 use crate::instance::InstanceId;
 use crate::pool::Pool;
-use crate::pool::end::gc::repair;
-use crate::pool::template_pool::Keeper;
+use crate::pool::end::gc::collect;
+use crate::pool::template_pool::TemplatePool;
 use crate::runtime::Exit;
 use crate::store::{RouteChange, StoreError};
 use crate::telemetry::ReleaseReason;
@@ -38,7 +38,7 @@ pub(crate) async fn run(pool: Arc<Pool>) {
             repair_at = repair_at.min(repaired_at + REPAIR_AGAIN);
         }
         if now >= repair_at {
-            let done = repair(&pool).await;
+            let done = collect(&pool).await;
             repaired_at = Instant::now();
             let pause = if done { REPAIR_INTERVAL } else { REPAIR_AGAIN };
             repair_at = repaired_at + pause.max((repaired_at - now) * REPAIR_SHARE);
@@ -70,7 +70,11 @@ pub(crate) async fn run(pool: Arc<Pool>) {
     }
 }
 
-pub(crate) async fn fill(pool: &Arc<Pool>, keeper: &Arc<Keeper>, interval: bool) -> Result<(), StoreError> {
+pub(crate) async fn fill(
+    pool: &Arc<Pool>,
+    keeper: &Arc<TemplatePool>,
+    interval: bool,
+) -> Result<(), StoreError> {
     let name = keeper.template().name.clone();
     // Read before the store is asked: an attempt that ends in between is counted once too often, never too seldom.
     let making = keeper.making.load(Ordering::Acquire);

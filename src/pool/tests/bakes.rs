@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::fixture::{BAKE, LONG, OWN, READY, Stage, WARM, template, templates};
 use super::test_app::Manner;
 use super::test_runtime::StartFault;
-use crate::pool::end::gc::repair;
+use crate::pool::end::gc::collect;
 use crate::pool::supply::bake;
 use crate::runtime::StartMethod::{self, Cold, Restored};
 use crate::store::Visitor;
@@ -209,7 +209,7 @@ async fn an_app_that_dies_or_a_server_that_stops_during_a_bake_leaves_nothing() 
         stage.runtime.bake_hangs.store(true, Ordering::SeqCst);
         stage.begin_bake().await;
         tokio::time::timeout(LONG, stage.runtime.hanging.notified()).await.expect("it is being frozen");
-        assert!(repair(&stage.pool).await);
+        assert!(collect(&stage.pool).await);
         assert_eq!(stage.runtime.running(), [stage.in_hand()], "it is no stray");
         if dies {
             assert!(stage.runtime.die(&stage.in_hand()));

@@ -7,8 +7,8 @@ use super::fixture::{BAKE, LONG, OWN, READY, Stage, WARM, template, templates};
 use super::test_app::Manner;
 use super::test_runtime::StartFault;
 use super::test_store::Line;
-use crate::instance::{ClaimToken, Ending, Life, Limits};
-use crate::pool::end::gc::repair;
+use crate::instance::{ClaimToken, EndReason, Limits, State};
+use crate::pool::end::gc::collect;
 use crate::store::{Claim, Claimed, Store as _, Visitor};
 
 /// The steps by their names in the table.
@@ -219,9 +219,9 @@ async fn what_an_undo_could_not_take_off_the_record_is_taken_off_later() {
         stage.settled().await;
         stage.assert_idle(step);
         assert_eq!(stage.records().await.len(), 1, "{step}: the store was away");
-        assert!(!repair(&stage.pool).await, "{step}: it still is");
+        assert!(!collect(&stage.pool).await, "{step}: it still is");
         stage.store.down.store(false, Ordering::SeqCst);
-        assert!(repair(&stage.pool).await);
+        assert!(collect(&stage.pool).await);
         stage.settled().await;
         stage.assert_nothing_left(step).await;
         stage.mend();
@@ -238,7 +238,7 @@ async fn what_an_undo_could_not_stop_is_stopped_later() {
         stage.attempt().await;
         assert_eq!(stage.runtime.running().len(), 1, "{case}: it resisted");
         assert_eq!(stage.records().await, [], "{case}");
-        assert!(repair(&stage.pool).await);
+        assert!(collect(&stage.pool).await);
         stage.settled().await;
         stage.assert_nothing_left(&case).await;
     }
@@ -254,7 +254,7 @@ async fn an_abandoned_attempt_is_ended_although_its_app_runs() {
     stage.settled().await;
     assert_eq!((stage.records().await.len(), stage.runtime.running().len()), (1, 1));
     stage.store.down.store(false, Ordering::SeqCst);
-    assert!(repair(&stage.pool).await);
+    assert!(collect(&stage.pool).await);
     stage.settled().await;
     stage.assert_nothing_left("abandoned").await;
 }
@@ -280,7 +280,7 @@ async fn a_visitor_is_told_when_an_app_dies_while_it_is_being_offered() {
     assert!(stage.runtime.die(claimed.instance().unwrap().id()));
     stage.settled().await;
     let records = stage.records().await;
-    assert!(matches!(records[0].life(), Life::Expired { ending: Ending::Failed, .. }), "{records:?}");
+    assert!(matches!(records[0].life(), State::Expired { ending: EndReason::Failed, .. }), "{records:?}");
     assert_eq!(stage.runtime.running(), []);
 }
 

@@ -9,17 +9,17 @@ use super::test_app::TestApp;
 use super::test_runtime::TestRuntime;
 use super::test_store::TestStore;
 use crate::clock::{Clock, Millis};
-use crate::config::{PublicAddress, Scheme};
+use crate::config::{PublicUrl, Scheme};
 use crate::instance::{Instance, InstanceId, Limits, NodeId, TemplateName};
 use crate::pool::supply::provision;
-use crate::pool::template_pool::Keeper;
-use crate::pool::{Parts, Pool};
+use crate::pool::template_pool::TemplatePool;
+use crate::pool::{Pool, PoolParts};
 use crate::proxy::routes::RouteTable;
 use crate::runtime::Runtime as _;
 use crate::store::Store as _;
 use crate::telemetry::Metrics;
 use crate::template::App;
-use crate::template::hooks::{Calls, ExecHook, HttpHook, Words};
+use crate::template::hooks::{Calls, ExecHook, HttpHook, TemplateText};
 use crate::template::{Hooks, PoolSizes, ReadyCheck, Secret, Template, Templates};
 
 pub(crate) const START: Millis = Millis(1_700_000_000_000);
@@ -67,12 +67,12 @@ pub(super) fn template(name: &str, revision: u64, target: usize, max: usize) -> 
 }
 
 fn hooks() -> Hooks {
-    let words = |text: &str| Words::parse(text, |name| name == "KEY").unwrap();
+    let words = |text: &str| TemplateText::parse(text, |name| name == "KEY").unwrap();
     let request = |path: &str| HttpHook {
         method: "POST".to_owned(),
         path: words(path),
         headers: [("x-key".to_owned(), words("{KEY}"))].into(),
-        body: Words::default(),
+        body: TemplateText::default(),
         status: None,
         timeout: Duration::from_millis(400),
     };
@@ -99,7 +99,7 @@ pub(super) fn pool(
     node: &NodeId,
     kept: Templates,
 ) -> Arc<Pool> {
-    Pool::new(Parts {
+    Pool::new(PoolParts {
         store: store.clone(),
         runtime: runtime.clone(),
         routes: Arc::new(RouteTable::default()),
@@ -107,7 +107,7 @@ pub(super) fn pool(
         clock: clock.clone(),
         node: node.clone(),
         secret: Some(Secret::new("secret")),
-        address: PublicAddress {
+        address: PublicUrl {
             scheme: Scheme::Http,
             port: 80,
             home: "demo.test".to_owned(),
@@ -163,7 +163,7 @@ impl Stage {
         self.app.as_ref().unwrap()
     }
 
-    pub(super) fn keeper(&self) -> Arc<Keeper> {
+    pub(super) fn keeper(&self) -> Arc<TemplatePool> {
         self.pool.keepers.get("t").unwrap()
     }
 

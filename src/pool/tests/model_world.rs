@@ -14,7 +14,7 @@ use super::test_runtime::TestRuntime;
 use super::test_store::TestStore;
 use crate::clock::{Clock, Millis};
 use crate::instance::{
-    Ending, Instance, InstanceId, Life, NodeId, RETENTION, check, check_step, check_step_or_taken_back,
+    EndReason, Instance, InstanceId, NodeId, RETENTION, State, check, check_step, check_step_or_taken_back,
 };
 use crate::pool::{Acquired, Pool};
 use crate::proxy::routes::Found;
@@ -44,7 +44,7 @@ pub(super) struct Kept {
 enum Knows {
     Has { since: Millis, until: Millis },
     GaveBack,
-    Ended { at: Millis, ending: Ending },
+    Ended { at: Millis, ending: EndReason },
 }
 
 /// What those who acquire agree on; their tasks look at it the moment they are served.
@@ -220,7 +220,7 @@ impl World {
             if let Knows::Has { until, .. } = *knows
                 && until <= now
             {
-                *knows = Knows::Ended { at: until, ending: Ending::Expired };
+                *knows = Knows::Ended { at: until, ending: EndReason::Expired };
             }
         }
     }
@@ -325,7 +325,7 @@ impl World {
         let now = self.clock.now();
         let mut desk = self.desk.lock();
         if let Some(knows @ Knows::Has { .. }) = desk.handed.get_mut(id) {
-            *knows = Knows::Ended { at: now, ending: Ending::Failed };
+            *knows = Knows::Ended { at: now, ending: EndReason::Failed };
         }
         drop(desk);
         // The news travels without the clock.
@@ -396,7 +396,7 @@ impl World {
         }
         self.told = desk.handed.keys().cloned().collect();
         for (id, record) in &records {
-            if let Life::Assigned { .. } = record.life() {
+            if let State::Assigned { .. } = record.life() {
                 unknown_to_all += usize::from(!desk.handed.contains_key(id));
             }
         }
@@ -404,7 +404,7 @@ impl World {
         for (id, knows) in &desk.handed {
             let found = records.get(id).map(|record| *record.life());
             match (*knows, found) {
-                (Knows::Has { since, until }, Some(Life::Assigned { lease, endpoint })) => {
+                (Knows::Has { since, until }, Some(State::Assigned { lease, endpoint })) => {
                     assert_eq!((lease.assigned_at(), lease.deadline()), (since, until));
                     match self.server.pool.routes.find(id.as_str()) {
                         Found::Live(route) => {
@@ -418,7 +418,7 @@ impl World {
                 (Knows::GaveBack, None) => {
                     assert!(!matches!(self.server.pool.routes.find(id.as_str()), Found::Live(_)), "{id}");
                 }
-                (Knows::Ended { at, ending }, Some(Life::Expired { at: ended, ending: told, .. })) => {
+                (Knows::Ended { at, ending }, Some(State::Expired { at: ended, ending: told, .. })) => {
                     assert_eq!((ended, told), (at, ending), "{id}");
                 }
                 (Knows::Ended { at, .. }, None) => {
@@ -433,8 +433,8 @@ impl World {
         for id in self.runtime.running() {
             let known = match records.get(&id).map(Instance::life) {
                 // Until the sweep, a moment later.
-                Some(Life::Expired { at, ending: Ending::Expired, .. }) => now.since(*at) < LATENESS,
-                Some(Life::Expired { .. }) | None => false,
+                Some(State::Expired { at, ending: EndReason::Expired, .. }) => now.since(*at) < LATENESS,
+                Some(State::Expired { .. }) | None => false,
                 Some(_) => true,
             };
             assert!(known || held.contains(&id), "{id} runs, and nobody knows");
@@ -446,7 +446,7 @@ impl World {
     fn check_capacity(&self, records: &HashMap<InstanceId, Instance>) {
         let living = |all: &HashMap<InstanceId, Instance>, name: &str| {
             let lives =
-                |r: &&Instance| !matches!(r.life(), Life::Expired { .. }) && r.id().template() == name;
+                |r: &&Instance| !matches!(r.life(), State::Expired { .. }) && r.id().template() == name;
             all.values().filter(lives).count()
         };
         for name in NAMES {
@@ -467,11 +467,11 @@ impl World {
         assert!(self.server.pool.hands.held().is_empty());
         let records = self.records();
         for (id, record) in &records {
-            if let Life::Assigned { .. } = record.life() {
+            if let State::Assigned { .. } = record.life() {
                 assert!(self.desk.lock().handed.contains_key(id), "{id} is nobody's");
             }
         }
-        let living = records.values().filter(|record| !matches!(record.life(), Life::Expired { .. }));
+        let living = records.values().filter(|record| !matches!(record.life(), State::Expired { .. }));
         let mut ids: Vec<_> = living.map(|record| record.id().clone()).collect();
         ids.sort();
         let mut running = self.runtime.running();

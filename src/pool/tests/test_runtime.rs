@@ -13,8 +13,8 @@ use tokio::net::TcpStream;
 
 use crate::instance::{Endpoint, InstanceId};
 use crate::runtime::{
-    Command, Exit, Golden, HostMemory, MemoryReport, MemoryUse, Order, Ran, Runtime, RuntimeError,
-    StartMethod, Started,
+    CheckpointStatus, Command, ExecOutput, Exit, HostMemory, MemoryReport, MemoryUse, Runtime, RuntimeError,
+    StartMethod, StartRequest, Started,
 };
 use crate::template::App;
 
@@ -131,7 +131,7 @@ impl Runtime for TestRuntime {
         self.app.is_some()
     }
 
-    async fn start(&self, order: &Order) -> Result<Started, RuntimeError> {
+    async fn start(&self, order: &StartRequest) -> Result<Started, RuntimeError> {
         self.starts.fetch_add(1, Ordering::SeqCst);
         if one_less(&self.bad_starts) {
             return Err(RuntimeError::Start("bad start".to_owned()));
@@ -155,9 +155,9 @@ impl Runtime for TestRuntime {
         if !self.takes.is_zero() {
             tokio::time::sleep(self.takes).await;
         }
-        let how = match self.golden(order.revision, &order.app).await {
-            Golden::Present => StartMethod::Restored,
-            Golden::Missing | Golden::Never => StartMethod::Cold,
+        let how = match self.checkpoint_status(order.revision, &order.app).await {
+            CheckpointStatus::Present => StartMethod::Restored,
+            CheckpointStatus::Missing | CheckpointStatus::Never => StartMethod::Cold,
         };
         let cold_takes = *self.cold_takes.lock();
         if how == StartMethod::Cold && !cold_takes.is_zero() {
@@ -175,11 +175,11 @@ impl Runtime for TestRuntime {
         }
     }
 
-    async fn golden(&self, revision: u64, _: &App) -> Golden {
+    async fn checkpoint_status(&self, revision: u64, _: &App) -> CheckpointStatus {
         match self.bakes.load(Ordering::SeqCst) {
-            false => Golden::Never,
-            true if self.baked.lock().contains(&revision) => Golden::Present,
-            true => Golden::Missing,
+            false => CheckpointStatus::Never,
+            true if self.baked.lock().contains(&revision) => CheckpointStatus::Present,
+            true => CheckpointStatus::Missing,
         }
     }
 
@@ -202,7 +202,7 @@ impl Runtime for TestRuntime {
         Ok(())
     }
 
-    async fn exec(&self, order: &Order, command: Command) -> Result<Ran, RuntimeError> {
+    async fn exec(&self, order: &StartRequest, command: Command) -> Result<ExecOutput, RuntimeError> {
         assert!(self.running.lock().contains(&order.id));
         assert_eq!(command.env.values().next(), command.words.last());
         if self.exec_hangs.swap(false, Ordering::SeqCst) {
@@ -212,7 +212,7 @@ impl Runtime for TestRuntime {
         let output = Bytes::from(format!("so {}", command.words.join(" ")));
         self.ran.lock().push((order.id.clone(), command.words));
         let status = self.exec_ends.lock().unwrap_or(Some(0));
-        Ok(Ran { status, output })
+        Ok(ExecOutput { status, output })
     }
 
     async fn stop(&self, id: &InstanceId) -> Result<(), RuntimeError> {

@@ -12,7 +12,9 @@ use crate::clock::{Clock, Millis};
 use crate::instance::Counts;
 use crate::instance::{Endpoint, Instance, InstanceId, NodeId, TemplateName};
 use crate::store::memory::MemoryStore;
-use crate::store::{Claim, Claimed, Cursor, Member, NodeCard, Roster, RouteEvents, Store, StoreError};
+use crate::store::{
+    Claim, Claimed, Cursor, Membership, NodeInfo, NodeStatus, RouteEvents, Store, StoreError,
+};
 
 /// What becomes of one question.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -122,17 +124,17 @@ impl Store for TestStore {
     async fn counts(&self, template: &TemplateName, node: Option<&NodeId>) -> Result<Counts, StoreError> {
         self.line("counts", self.inner.counts(template, node)).await
     }
-    async fn beat(&self, card: &NodeCard) -> Result<Roster, StoreError> {
-        self.line("beat", self.inner.beat(card)).await
+    async fn heartbeat(&self, card: &NodeInfo) -> Result<Membership, StoreError> {
+        self.line("beat", self.inner.heartbeat(card)).await
     }
-    async fn roster(&self) -> Result<Vec<Member>, StoreError> {
-        self.line("roster", self.inner.roster()).await
+    async fn nodes(&self) -> Result<Vec<NodeStatus>, StoreError> {
+        self.line("roster", self.inner.nodes()).await
     }
     async fn drain(&self, node: &NodeId, on: bool) -> Result<(), StoreError> {
         self.line("drain", self.inner.drain(node, on)).await
     }
-    async fn bury(&self, node: &NodeId, silence: Duration) -> Result<Vec<Instance>, StoreError> {
-        self.line("bury", self.inner.bury(node, silence)).await
+    async fn evict_node(&self, node: &NodeId, silence: Duration) -> Result<Vec<Instance>, StoreError> {
+        self.line("bury", self.inner.evict_node(node, silence)).await
     }
     async fn routes(&self) -> Result<(Vec<Instance>, Cursor), StoreError> {
         self.line("routes", self.inner.routes()).await

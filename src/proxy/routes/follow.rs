@@ -21,7 +21,7 @@ const GATHER: Duration = Duration::from_millis(5);
 
 /// What whoever follows is told.
 #[derive(Debug)]
-pub enum Told<'a> {
+pub enum FollowEvent<'a> {
     /// A change, to be applied to the table.
     Change(&'a RouteChange),
     /// The table is as the store has it, but how it came to be so is not known.
@@ -34,7 +34,7 @@ pub async fn follow(
     table: Arc<RouteTable>,
     store: Arc<dyn Store>,
     metrics: Arc<Metrics>,
-    tell: impl Fn(Told<'_>) + Send,
+    tell: impl Fn(FollowEvent<'_>) + Send,
 ) {
     let (mut cursor, mut first) = (None, true);
     loop {
@@ -42,7 +42,7 @@ pub async fn follow(
             None => resync(&table, &*store, &metrics).await.map(|cursor| {
                 // Before the first there was nothing to miss.
                 if !std::mem::take(&mut first) {
-                    tell(Told::Missed);
+                    tell(FollowEvent::Missed);
                 }
                 Some(cursor)
             }),
@@ -74,12 +74,12 @@ async fn resync(table: &RouteTable, store: &dyn Store, metrics: &Metrics) -> Res
 async fn changes(
     store: &dyn Store,
     after: Cursor,
-    tell: &(impl Fn(Told<'_>) + Send),
+    tell: &(impl Fn(FollowEvent<'_>) + Send),
 ) -> Result<Option<Cursor>, StoreError> {
     let RouteEvents::Changes(changes) = store.route_events(after, WAIT).await? else { return Ok(None) };
     let Some((last, _)) = changes.last() else { return Ok(Some(after)) };
     let last = *last;
-    changes.iter().for_each(|(_, change)| tell(Told::Change(change)));
+    changes.iter().for_each(|(_, change)| tell(FollowEvent::Change(change)));
     tokio::time::sleep(GATHER).await;
     Ok(Some(last))
 }

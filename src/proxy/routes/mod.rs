@@ -7,5 +7,5 @@
 mod follow;
 mod table;
 
-pub use follow::{Told, follow};
+pub use follow::{FollowEvent, follow};
 pub use table::{Applied, Found, Route, RouteTable};

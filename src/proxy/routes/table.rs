@@ -9,7 +9,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::clock::Millis;
-use crate::instance::{ClaimToken, Ending, Endpoint, Instance, InstanceId, Life, NodeId};
+use crate::instance::{ClaimToken, EndReason, Endpoint, Instance, InstanceId, NodeId, State};
 use crate::store::RouteChange;
 
 /// How long a host that is gone, or that the store did not know, is remembered as such. It only has to be longer
@@ -85,7 +85,7 @@ pub enum Found {
     /// An assigned instance.
     Live(Arc<Route>),
     /// An instance that was somebody's until a short while ago.
-    Ended(Ending),
+    Ended(EndReason),
     /// Surely no instance.
     Absent,
     /// The table cannot tell; the store can.
@@ -95,7 +95,7 @@ pub enum Found {
 #[derive(Debug, Clone)]
 enum Entry {
     Live(Arc<Route>),
-    Ended(Ending),
+    Ended(EndReason),
     Absent(Absence),
 }
 
@@ -175,24 +175,24 @@ impl RouteTable {
             {
                 Applied::Nothing
             }
-            (Some(Entry::Live(route)), Life::Assigned { .. } | Life::Ready { .. })
+            (Some(Entry::Live(route)), State::Assigned { .. } | State::Ready { .. })
                 if generation <= route.generation.load(Ordering::Acquire) =>
             {
                 Applied::Nothing
             }
-            (Some(Entry::Live(route)), Life::Assigned { lease, .. }) if route.token == lease.token() => {
+            (Some(Entry::Live(route)), State::Assigned { lease, .. }) if route.token == lease.token() => {
                 route.generation.store(generation, Ordering::Release);
                 route.deadline.store(lease.deadline().0, Ordering::Release);
                 Applied::Updated
             }
             // It was taken back: nobody was told of it, and the next who gets it is nobody's successor.
-            (Some(Entry::Live(route)), Life::Ready { .. }) => {
+            (Some(Entry::Live(route)), State::Ready { .. }) => {
                 route.ended.cancel();
                 entries.remove(instance.id().as_str());
                 Applied::Removed
             }
             (Some(Entry::Ended(_)), _) => Applied::Nothing,
-            (known, Life::Assigned { endpoint, lease }) => {
+            (known, State::Assigned { endpoint, lease }) => {
                 if let Some(Entry::Live(before)) = known {
                     before.ended.cancel();
                 }
@@ -210,14 +210,14 @@ impl RouteTable {
                 entries.insert(instance.id().shared(), Entry::Live(Arc::new(route)));
                 Applied::Added
             }
-            (known, Life::Expired { ending, .. }) => {
+            (known, State::Expired { ending, .. }) => {
                 if let Some(Entry::Live(route)) = known {
                     route.ended.cancel();
                 }
                 entries.insert(instance.id().shared(), Entry::Ended(*ending));
                 Applied::Updated
             }
-            (_, Life::Warming | Life::Ready { .. }) => Applied::Nothing,
+            (_, State::Warming | State::Ready { .. }) => Applied::Nothing,
         }
     }
 
@@ -372,7 +372,7 @@ mod tests {
         let held = live(&table, &instance);
         set(&table, &instance.expired(Millis(0) + HOUR).unwrap());
         held.ended().await;
-        assert!(matches!(table.find(instance.id().as_str()), Found::Ended(Ending::Expired)));
+        assert!(matches!(table.find(instance.id().as_str()), Found::Ended(EndReason::Expired)));
         assert_eq!(set(&table, &instance), Applied::Nothing);
     }
 

@@ -9,7 +9,7 @@ use crate::runtime::RuntimeError;
 
 /// What was just done, in the order of a life.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Step {
+pub enum FaultPoint {
     /// It has a network.
     Network,
     /// It has a writable layer.
@@ -54,15 +54,15 @@ pub enum Step {
 #[derive(Clone, Default)]
 pub struct Watcher(Option<Arc<Watch>>);
 
-type Watch = dyn Fn(Step) -> io::Result<()> + Send + Sync;
+type Watch = dyn Fn(FaultPoint) -> io::Result<()> + Send + Sync;
 
 impl Watcher {
     /// One that is told by a call.
-    pub fn new(watch: impl Fn(Step) -> io::Result<()> + Send + Sync + 'static) -> Self {
+    pub fn new(watch: impl Fn(FaultPoint) -> io::Result<()> + Send + Sync + 'static) -> Self {
         Self(Some(Arc::new(watch)))
     }
 
-    pub(super) fn done(&self, step: Step) -> Result<(), RuntimeError> {
+    pub(super) fn done(&self, step: FaultPoint) -> Result<(), RuntimeError> {
         let Some(watch) = &self.0 else { return Ok(()) };
         watch(step).map_err(|source| RuntimeError::Io { doing: format!("{step:?}"), source })
     }

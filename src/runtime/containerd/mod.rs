@@ -49,23 +49,25 @@ use tokio::net::TcpStream;
 use tokio::sync::{mpsc, oneshot};
 
 use self::client::Client;
-use super::blocking::{Doing, blocking};
-use super::{Command, Exit, Golden, MemoryReport, Order, Ran, Runtime, RuntimeError, Started};
+use super::blocking::{IoContext, blocking};
+use super::{
+    CheckpointStatus, Command, ExecOutput, Exit, MemoryReport, Runtime, RuntimeError, StartRequest, Started,
+};
 use crate::instance::{Endpoint, InstanceId, NodeId};
 use crate::telemetry::task;
 use crate::template::App;
-use checkpoint::catalog::{Checkpoints, Ingredients};
-use checkpoint::sharing::{Memory, Touched};
+use checkpoint::catalog::{Catalog, Ingredients};
+use checkpoint::sharing::{PrefaultList, SharedMemory};
 use container::instances::Instances;
-use host::node_dir::Folder;
+use host::node_dir::NodeDir;
 use host::shared_shim::SharedShim;
 use image::{Images, Unpacked};
-use network::egress::Outlets;
+use network::egress::EgressLinks;
 use network::namespaces::Namespaces;
 
 pub use self::settings::{Settings, a_quarter_of_the_memory};
 pub use checkpoint::catalog::baked;
-pub use fault_points::{Step, Watcher};
+pub use fault_points::{FaultPoint, Watcher};
 pub use network::egress::clean as clean_network;
 pub use takeover::clean;
 
@@ -83,22 +85,22 @@ const LOG_LIMIT: usize = 256 * 1024;
 
 /// Runs instances as containers. See the module.
 pub struct ContainerdRuntime {
-    parts: Arc<Parts>,
+    parts: Arc<Inner>,
 }
 
 /// What everything that is done to an instance needs.
-struct Parts {
+struct Inner {
     client: Client,
     /// Where containerd listens.
     address: PathBuf,
     node: NodeId,
-    folder: Folder,
+    folder: NodeDir,
     images: Images,
     namespaces: Arc<Namespaces>,
-    outlets: Arc<Outlets>,
-    checkpoints: Checkpoints,
+    outlets: Arc<EgressLinks>,
+    checkpoints: Catalog,
     /// What instances stand on.
-    layers: image::snapshots::Known,
+    layers: image::snapshots::KnownLayers,
     /// What restores in place of runc.
     restorer: Option<PathBuf>,
     /// CRIU's version; `None` when nothing is to be restored.
@@ -118,9 +120,9 @@ impl ContainerdRuntime {
     pub async fn open(settings: Settings) -> Result<Self, RuntimeError> {
         let client = Client::connect(&settings.address).await?;
         let doing = |what: &'static str| move || what.to_owned();
-        let folder = Folder::open(settings.folder).doing(doing("use the folder for containers"))?;
-        let memory = Memory::new(folder.memory(), settings.address.clone(), settings.shared_memory);
-        let checkpoints = Checkpoints::open(folder.checkpoints(), memory).await;
+        let folder = NodeDir::open(settings.folder).doing(doing("use the folder for containers"))?;
+        let memory = SharedMemory::new(folder.memory(), settings.address.clone(), settings.shared_memory);
+        let checkpoints = Catalog::open(folder.checkpoints(), memory).await;
         let checkpoints = checkpoints.doing(doing("use the folder for checkpoints"))?;
         let criu = if settings.criu { checkpoint::criu::version(&settings.address).await } else { None };
         if settings.criu && criu.is_none() {
@@ -128,13 +130,13 @@ impl ContainerdRuntime {
                 "CRIU is missing or does not work: every instance starts cold (see: try-it-now doctor)"
             );
         }
-        let outlets = Outlets::new(settings.node.as_str(), settings.outside, settings.path)
+        let outlets = EgressLinks::new(settings.node.as_str(), settings.outside, settings.path)
             .doing(doing("find this server's network namespace"))?;
         let shim = SharedShim::new(&settings.node, settings.address.clone(), folder.shim(), folder.devices());
         let restorer =
             settings.program.map(|program| folder.link(checkpoint::restore::NAME, &program)).transpose();
         let restorer = restorer.doing(doing("link this program"))?;
-        let parts = Arc::new(Parts {
+        let parts = Arc::new(Inner {
             client,
             address: settings.address,
             outlets,
@@ -145,7 +147,7 @@ impl ContainerdRuntime {
                 .map(Arc::new)
                 .doing(doing("find this server's network namespace"))?,
             checkpoints,
-            layers: image::snapshots::Known::default(),
+            layers: image::snapshots::KnownLayers::default(),
             restorer,
             criu,
             kernel: kernel(),
@@ -165,7 +167,7 @@ fn kernel() -> String {
     rustix::system::uname().release().to_string_lossy().into_owned()
 }
 
-impl Parts {
+impl Inner {
     /// The app's image, brought here if it is not.
     async fn image(&self, app: &App) -> Result<Arc<Unpacked>, RuntimeError> {
         let image = app.image.as_ref();
@@ -188,7 +190,7 @@ fn observe(mut pids: Vec<i32>, checkpoint: &Path) -> io::Result<()> {
     pids.sort_unstable();
     pids.dedup();
     // Nothing is known then, and nobody tries again.
-    Touched::observe(&pids).unwrap_or_default().keep(checkpoint)
+    PrefaultList::observe(&pids).unwrap_or_default().keep(checkpoint)
 }
 
 /// Does it in a task, so that a caller who loses patience leaves nothing half done.
@@ -217,7 +219,7 @@ impl Runtime for ContainerdRuntime {
         self.parts.criu.is_some()
     }
 
-    async fn start(&self, order: &Order) -> Result<Started, RuntimeError> {
+    async fn start(&self, order: &StartRequest) -> Result<Started, RuntimeError> {
         let instance = self
             .parts
             .instances
@@ -264,23 +266,23 @@ impl Runtime for ContainerdRuntime {
         to_the_end("fetch an image", async move { parts.image(&app).await.map(drop) }).await
     }
 
-    async fn golden(&self, revision: u64, app: &App) -> Golden {
+    async fn checkpoint_status(&self, revision: u64, app: &App) -> CheckpointStatus {
         let image = app.image.as_ref();
         if self.parts.criu.is_none() || image.is_none() {
-            return Golden::Never;
+            return CheckpointStatus::Never;
         }
         let key = image
             .and_then(|image| self.parts.images.at_hand(image))
             .and_then(|image| self.parts.ingredients(revision, &image))
             .map(|ingredients| ingredients.key());
         if key.is_some_and(|key| self.parts.checkpoints.has(&key)) {
-            Golden::Present
+            CheckpointStatus::Present
         } else {
-            Golden::Missing
+            CheckpointStatus::Missing
         }
     }
 
-    async fn about_golden(&self, revision: u64, app: &App) -> Option<String> {
+    async fn describe_checkpoint(&self, revision: u64, app: &App) -> Option<String> {
         let image = self.parts.images.at_hand(app.image.as_ref()?)?;
         self.parts.checkpoints.sharing(&self.parts.ingredients(revision, &image)?.key())
     }
@@ -296,7 +298,7 @@ impl Runtime for ContainerdRuntime {
         .await
     }
 
-    async fn is_to_be_observed(&self, id: &InstanceId) -> bool {
+    async fn wants_observation(&self, id: &InstanceId) -> bool {
         let of = self.parts.instances.origin(id);
         of.is_some_and(|key| self.parts.restorer.is_some() && self.parts.checkpoints.is_to_be_observed(&key))
     }
@@ -309,7 +311,7 @@ impl Runtime for ContainerdRuntime {
         observed.doing(|| format!("look at what {id} has changed"))
     }
 
-    async fn exec(&self, order: &Order, command: Command) -> Result<Ran, RuntimeError> {
+    async fn exec(&self, order: &StartRequest, command: Command) -> Result<ExecOutput, RuntimeError> {
         let instance = self.parts.instances.get(&order.id).filter(|instance| !instance.leaves());
         // It is not its turn that a command takes: a stop need not wait for it, and ends it.
         instance.ok_or_else(|| RuntimeError::Start(format!("{} does not run", order.id)))?;

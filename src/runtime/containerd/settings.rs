@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use super::super::LoginFile;
 use super::Watcher;
 use crate::instance::NodeId;
-use crate::template::egress::Outside;
+use crate::template::egress::EgressSettings;
 
 /// What a containerd runtime needs to know.
 #[derive(Debug, Clone)]
@@ -28,7 +28,7 @@ pub struct Settings {
     /// The program of this server, which calls [`internal_command`] before all else; `None` has runc restore instances.
     pub program: Option<PathBuf>,
     /// How instances are let out whose template wants it.
-    pub outside: Outside,
+    pub outside: EgressSettings,
     /// Who is told of each step. Nobody, unless faults are tried.
     pub watcher: Watcher,
 }
@@ -45,7 +45,7 @@ impl Settings {
             shared_memory: a_quarter_of_the_memory(),
             path: None,
             program: None,
-            outside: Outside::default(),
+            outside: EgressSettings::default(),
             watcher: Watcher::default(),
         }
     }

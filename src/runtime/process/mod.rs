@@ -43,12 +43,12 @@ use parking_lot::Mutex;
 use tokio::sync::{mpsc, oneshot};
 
 use self::ports::Ports;
-use super::blocking::{Doing, blocking};
+use super::blocking::{IoContext, blocking};
 use super::log::Log;
-use super::{Exit, Order, Runtime, RuntimeError, StartMethod, Started};
+use super::{Exit, Runtime, RuntimeError, StartMethod, StartRequest, Started};
 use crate::instance::{InstanceId, NodeId};
 use crate::telemetry::task;
-use supervisor::{Keeper, StopReply};
+use supervisor::{StopReply, Supervisor};
 
 /// Output that is kept of each instance, in bytes, unless one wants otherwise.
 pub const LOG_LIMIT: usize = 256 * 1024;
@@ -135,7 +135,7 @@ impl Runtime for ProcessRuntime {
         "process"
     }
 
-    async fn start(&self, order: &Order) -> Result<Started, RuntimeError> {
+    async fn start(&self, order: &StartRequest) -> Result<Started, RuntimeError> {
         if let Some(file) = order.files.first() {
             return Err(RuntimeError::Start(format!("{}: it would be a file of this host", file.path)));
         }
@@ -145,7 +145,7 @@ impl Runtime for ProcessRuntime {
             Entry::Occupied(_) => return Err(RuntimeError::Start(format!("{} runs already", order.id))),
             Entry::Vacant(place) => place.insert(Running { stops, log: Arc::clone(&log) }),
         };
-        let keeper = Keeper::new(Arc::clone(&self.shared), order.clone(), log, orders_to_stop);
+        let keeper = Supervisor::new(Arc::clone(&self.shared), order.clone(), log, orders_to_stop);
         let (reply, started) = oneshot::channel();
         // A task, so that a caller who loses patience leaves nothing half done.
         task::spawn("keep an instance", keeper.keep(reply));

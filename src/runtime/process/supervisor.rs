@@ -20,9 +20,9 @@ use super::protocol::{
     INSTANCE_LABEL, Lack, Launch, NODE_LABEL, Report, line, temporary_directory, working_directory,
 };
 use super::takeover::Traces;
-use super::{Doing, Shared, blocking, folder, guardian};
+use super::{IoContext, Shared, blocking, folder, guardian};
 use crate::runtime::log::Log;
-use crate::runtime::{Exit, Order, RuntimeError};
+use crate::runtime::{Exit, RuntimeError, StartRequest};
 use crate::telemetry::task;
 
 /// How a stop ended: the error is a sentence.
@@ -34,9 +34,9 @@ const START_DEADLINE: Duration = Duration::from_secs(120);
 const END_DEADLINE: Duration = Duration::from_secs(5);
 
 /// Keeps one instance.
-pub(super) struct Keeper {
+pub(super) struct Supervisor {
     shared: Arc<Shared>,
-    order: Order,
+    order: StartRequest,
     log: Arc<Log>,
     stops: mpsc::UnboundedReceiver<oneshot::Sender<StopReply>>,
     /// Whoever asked for a stop and waits for its end.
@@ -53,11 +53,11 @@ struct Guardian {
     log: JoinHandle<()>,
 }
 
-impl Keeper {
+impl Supervisor {
     /// The keeper of an instance that is in the list already.
     pub(super) fn new(
         shared: Arc<Shared>,
-        order: Order,
+        order: StartRequest,
         log: Arc<Log>,
         stops: mpsc::UnboundedReceiver<oneshot::Sender<StopReply>>,
     ) -> Self {

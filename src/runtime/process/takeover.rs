@@ -11,7 +11,7 @@ use rustix::process::{Pid, Signal, getpid, getuid};
 
 use super::processes::{self, proc_file};
 use super::protocol::{INSTANCE_LABEL, NODE_LABEL, variable};
-use super::{Doing, folder};
+use super::{IoContext, folder};
 use crate::instance::{InstanceId, NodeId};
 use crate::runtime::RuntimeError;
 

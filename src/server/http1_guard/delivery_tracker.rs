@@ -13,11 +13,11 @@ use pingora_core::protocols::SocketDigest;
 use tokio::time::Instant;
 
 use crate::pool::{Delivered, Delivery};
-use crate::request::{Receipt, Written};
+use crate::request::{AckState, Written};
 
 /// One at a time, as answers are. Whether there is one is known without the lock.
 #[derive(Debug, Default)]
-pub(super) struct Handover {
+pub(super) struct DeliveryTracker {
     busy: AtomicBool,
     slot: Mutex<Slot>,
 }
@@ -36,7 +36,7 @@ enum Slot {
 /// A reset later than this has nothing to do with the answer any more: clients end connections that way, too.
 const SOON: Duration = Duration::from_secs(1);
 
-impl Handover {
+impl DeliveryTracker {
     /// Whether there is anything to be told.
     pub(super) fn is_busy(&self) -> bool {
         self.busy.load(Ordering::Acquire)
@@ -85,13 +85,13 @@ impl Handover {
     }
 
     /// The connection has ended, and nothing more will be heard.
-    pub(super) fn end(&self, receipt: Receipt) {
+    pub(super) fn end(&self, receipt: AckState) {
         let slot = std::mem::take(&mut *self.slot.lock());
         self.busy.store(false, Ordering::Release);
         match (slot, receipt) {
-            (Slot::Sent(delivered, _), Receipt::Refused) => delivered.lost(),
-            (Slot::Sent(delivered, at), Receipt::Dropped) if at.elapsed() < SOON => delivered.doubted(),
-            (Slot::Sent(delivered, _), Receipt::Open) => delivered.doubted(),
+            (Slot::Sent(delivered, _), AckState::Refused) => delivered.lost(),
+            (Slot::Sent(delivered, at), AckState::Dropped) if at.elapsed() < SOON => delivered.doubted(),
+            (Slot::Sent(delivered, _), AckState::Open) => delivered.doubted(),
             _ => {}
         }
     }
@@ -101,7 +101,7 @@ impl Handover {
 /// can still be asked.
 #[derive(Debug)]
 pub(super) struct End {
-    pub(super) turn: super::Turn,
+    pub(super) turn: super::ExchangeSignal,
     pub(super) socket: Option<Arc<SocketDigest>>,
     /// What was written when the engine was done with the connection.
     pub(super) written: Option<Written>,
@@ -109,10 +109,10 @@ pub(super) struct End {
 
 impl End {
     /// What the kernel knows of what was sent.
-    pub(super) fn receipt(&mut self) -> Receipt {
-        let Some(socket) = &self.socket else { return Receipt::Taken };
+    pub(super) fn receipt(&mut self) -> AckState {
+        let Some(socket) = &self.socket else { return AckState::Taken };
         let written = *self.written.get_or_insert_with(|| Written::so_far(socket));
-        Receipt::of(socket, written)
+        AckState::of(socket, written)
     }
 }
 
@@ -128,11 +128,11 @@ impl Drop for End {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::pool::delivery_tests::{Told, granted};
+    use crate::pool::delivery_tests::{Outcome, granted};
 
-    fn told(course: impl FnOnce(&Handover)) -> Told {
+    fn told(course: impl FnOnce(&DeliveryTracker)) -> Outcome {
         let (delivery, told) = granted();
-        let handover = Handover::default();
+        let handover = DeliveryTracker::default();
         assert!(!handover.is_busy());
         handover.begin(delivery);
         assert!(handover.is_busy());
@@ -144,38 +144,38 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_reset_long_after_the_answer_says_nothing_about_it() {
         let (delivery, told) = granted();
-        let handover = Handover::default();
+        let handover = DeliveryTracker::default();
         handover.begin(delivery);
         handover.taken();
         handover.flushed();
         tokio::time::advance(SOON).await;
-        handover.end(Receipt::Dropped);
-        assert_eq!(told(), Told::CONFIRMED);
+        handover.end(AckState::Dropped);
+        assert_eq!(told(), Outcome::CONFIRMED);
     }
 
     #[test]
     fn what_becomes_of_an_instance_depends_on_how_much_of_the_answer_went() {
-        assert_eq!(told(|_| ()), Told::TAKEN_BACK);
-        assert_eq!(told(Handover::taken), Told::TAKEN_BACK, "taken by the engine and not written");
-        assert_eq!(told(Handover::flushed), Told::TAKEN_BACK, "an earlier answer was flushed");
-        let half = |it: &Handover| {
+        assert_eq!(told(|_| ()), Outcome::TAKEN_BACK);
+        assert_eq!(told(DeliveryTracker::taken), Outcome::TAKEN_BACK, "taken by the engine and not written");
+        assert_eq!(told(DeliveryTracker::flushed), Outcome::TAKEN_BACK, "an earlier answer was flushed");
+        let half = |it: &DeliveryTracker| {
             it.written();
             it.flushed();
         };
-        assert_eq!(told(half), Told::RELEASED, "the rest was still to come");
-        let whole = |it: &Handover| {
+        assert_eq!(told(half), Outcome::RELEASED, "the rest was still to come");
+        let whole = |it: &DeliveryTracker| {
             it.taken();
             it.written();
             it.flushed();
         };
-        assert_eq!(told(whole), Told::CONFIRMED);
+        assert_eq!(told(whole), Outcome::CONFIRMED);
         for (receipt, expected) in [
-            (Receipt::Taken, Told::CONFIRMED),
-            (Receipt::Open, Told::DOUBTED),
-            (Receipt::Refused, Told::RELEASED_AFTER_ALL),
-            (Receipt::Dropped, Told::DOUBTED),
+            (AckState::Taken, Outcome::CONFIRMED),
+            (AckState::Open, Outcome::DOUBTED),
+            (AckState::Refused, Outcome::RELEASED_AFTER_ALL),
+            (AckState::Dropped, Outcome::DOUBTED),
         ] {
-            let ended = |it: &Handover| {
+            let ended = |it: &DeliveryTracker| {
                 whole(it);
                 assert!(it.is_sent());
                 it.end(receipt);
@@ -183,11 +183,11 @@ mod tests {
             };
             assert_eq!(told(ended), expected, "{receipt:?}");
         }
-        let answered = |it: &Handover| {
+        let answered = |it: &DeliveryTracker| {
             whole(it);
             it.answered();
-            it.end(Receipt::Refused);
+            it.end(AckState::Refused);
         };
-        assert_eq!(told(answered), Told::CONFIRMED, "what was refused is of a later answer");
+        assert_eq!(told(answered), Outcome::CONFIRMED, "what was refused is of a later answer");
     }
 }

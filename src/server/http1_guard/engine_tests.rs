@@ -22,7 +22,7 @@ const DEADLINE: Duration = Duration::from_secs(20);
 /// A body that gives the turn on when hyper is done with it.
 struct Answer {
     text: Option<Bytes>,
-    turn: Turn,
+    turn: ExchangeSignal,
 }
 
 impl Body for Answer {
@@ -48,7 +48,7 @@ impl Drop for Answer {
 }
 
 /// Answers each request with its path and its body (unless the path is `/unread`), a little later.
-async fn echo(request: Request<Incoming>, turn: Turn) -> Result<Response<Answer>, Infallible> {
+async fn echo(request: Request<Incoming>, turn: ExchangeSignal) -> Result<Response<Answer>, Infallible> {
     let path = request.uri().path().to_owned();
     let body = match path.as_str() {
         "/unread" => Bytes::new(),
@@ -64,7 +64,7 @@ async fn echo(request: Request<Incoming>, turn: Turn) -> Result<Response<Answer>
 /// The bodies of all answers to these bytes, sent in pieces of `piece` bytes, until hyper ends the connection.
 async fn hyper_answers(bytes: &str, piece: usize) -> String {
     let (mut client, server) = tokio::io::duplex(piece);
-    let guard = Downstream::new(Box::new(server), Limits::default());
+    let guard = GuardedConnection::new(Box::new(server), Limits::default());
     let turn = guard.turn();
     let serve = http1::Builder::new()
         .serve_connection(TokioIo::new(guard), service_fn(move |request| echo(request, turn.clone())));
@@ -109,7 +109,7 @@ async fn hyper_goes_on_after_an_answer_that_did_not_wait_for_the_body() {
 }
 
 /// One exchange in pingora's session, which answers with the path and the body.
-async fn pingora_exchange(guard: Downstream) -> Option<Downstream> {
+async fn pingora_exchange(guard: GuardedConnection) -> Option<GuardedConnection> {
     let mut session = ServerSession::new_http1(Box::new(guard));
     session.set_keepalive(Some(60));
     assert!(session.read_request().await.unwrap());
@@ -123,7 +123,7 @@ async fn pingora_exchange(guard: Downstream) -> Option<Downstream> {
     session.write_response_header(Box::new(head)).await.unwrap();
     session.write_response_body(text.into(), true).await.unwrap();
     let stream = session.finish().await.unwrap()?.into_parts().0;
-    Some(*stream.into_any().downcast::<Downstream>().expect("it was ours"))
+    Some(*stream.into_any().downcast::<GuardedConnection>().expect("it was ours"))
 }
 
 async fn pingora_answers(mut client: DuplexStream, bytes: &str) -> String {
@@ -145,7 +145,7 @@ async fn pingora_hands_the_guard_back_after_each_of_several_pipelined_requests()
         GET /5 HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n";
     let (client, server) = tokio::io::duplex(64 * 1024);
     let serve = async {
-        let mut guard = Downstream::new(Box::new(server), Limits::default());
+        let mut guard = GuardedConnection::new(Box::new(server), Limits::default());
         for _ in 0..4 {
             assert!(matches!(guard.next_head().await, Next::Head(_)));
             guard = pingora_exchange(guard).await.expect("the connection is kept");

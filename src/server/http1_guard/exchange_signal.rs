@@ -6,18 +6,18 @@ use std::task::{Context, Poll};
 
 use futures_util::task::AtomicWaker;
 
-use super::delivery_tracker::Handover;
+use super::delivery_tracker::DeliveryTracker;
 use crate::pool::Delivery;
 
 /// A handle on the guard of one connection, for whoever finishes its exchanges. Cheap to clone.
 #[derive(Debug, Clone, Default)]
-pub struct Turn(Arc<Shared>);
+pub struct ExchangeSignal(Arc<Shared>);
 
 #[derive(Debug, Default)]
 struct Shared {
     signal: AtomicU8,
     reader: AtomicWaker,
-    handover: Handover,
+    handover: DeliveryTracker,
 }
 
 /// What the engine said about the exchange in progress.
@@ -31,7 +31,7 @@ const SILENT: u8 = 0;
 const NEXT: u8 = 1;
 const TUNNEL: u8 = 2;
 
-impl Turn {
+impl ExchangeSignal {
     /// The exchange in progress is finished: the next head may come. May be said while its body is still being
     /// read; it counts from the body's end. Saying it twice is the same as once, and it does not take back
     /// [`Turn::tunnel`].
@@ -61,7 +61,7 @@ impl Turn {
         }
     }
 
-    pub(super) fn handover(&self) -> &Handover {
+    pub(super) fn handover(&self) -> &DeliveryTracker {
         &self.0.handover
     }
 

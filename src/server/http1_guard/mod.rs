@@ -26,9 +26,9 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::timeout;
 
 use delivery_tracker::End;
-pub use exchange_signal::Turn;
+pub use exchange_signal::ExchangeSignal;
 use head::{Head, Refusal};
-use read::{Arrived, State, Wait, after_head};
+use read::{Arrived, ReadState, Wait, after_head};
 use read_buffer::{Alarm, Reader};
 use write::Writer;
 
@@ -83,29 +83,29 @@ pub struct HeadInfo {
 }
 
 /// A client's connection whose read half passes on one checked message at a time.
-pub struct Downstream {
+pub struct GuardedConnection {
     /// Before `inner`, and so dropped before it.
     end: End,
     inner: Stream,
     reader: Reader,
-    state: State,
+    state: ReadState,
     /// No byte was read yet, so this may still become HTTP/2.
     fresh: bool,
     limits: Limits,
     alarm: Alarm,
     writer: Writer,
-    turn: Turn,
+    turn: ExchangeSignal,
 }
 
-impl Downstream {
+impl GuardedConnection {
     /// Guards a connection of which nothing was read. `inner` may be a TLS stream already.
     pub fn new(inner: Stream, limits: Limits) -> Self {
-        let turn = Turn::default();
-        Downstream {
+        let turn = ExchangeSignal::default();
+        GuardedConnection {
             end: End { turn: turn.clone(), socket: inner.get_socket_digest(), written: None },
             inner,
             reader: Reader::default(),
-            state: State::Between(Wait::default()),
+            state: ReadState::Between(Wait::default()),
             fresh: true,
             limits,
             alarm: Alarm::default(),
@@ -115,41 +115,41 @@ impl Downstream {
     }
 
     /// The handle with which the engine says how an exchange ended. All handles of a connection are the same.
-    pub fn turn(&self) -> Turn {
+    pub fn turn(&self) -> ExchangeSignal {
         self.turn.clone()
     }
 
     /// Whether no message is begun, so that ending the connection now cuts nothing off.
     pub fn is_idle(&self) -> bool {
-        matches!(self.state, State::Between(_)) && self.reader.buf.is_empty()
+        matches!(self.state, ReadState::Between(_)) && self.reader.buf.is_empty()
     }
 
     /// Waits until a whole checked head is buffered, without delivering it. To ask is to say that the previous
     /// exchange is over. Cancel-safe: what arrived stays, and the deadlines go on from where they were.
     pub async fn next_head(&mut self) -> Next {
-        if let State::Done { .. } = self.state {
-            self.state = State::Between(Wait::default());
+        if let ReadState::Done { .. } = self.state {
+            self.state = ReadState::Between(Wait::default());
         }
-        if let State::Between(_) = self.state {
+        if let ReadState::Between(_) = self.state {
             let arrived = poll_fn(|cx| self.poll_head(cx, true)).await;
             match arrived {
                 Ok(Arrived::Head) => {}
                 Ok(Arrived::Http2) => {
-                    self.state = State::Tunnel;
+                    self.state = ReadState::Tunnel;
                     return Next::Http2;
                 }
                 Ok(Arrived::Refused(refusal)) => {
-                    self.state = State::Ended;
+                    self.state = ReadState::Ended;
                     return Next::Refused(refusal);
                 }
                 Ok(Arrived::Eof) | Err(_) => {
-                    self.state = State::Ended;
+                    self.state = ReadState::Ended;
                     return Next::Closed;
                 }
             }
         }
         match &self.state {
-            State::Head { head, left } if *left == head.len => {
+            ReadState::Head { head, left } if *left == head.len => {
                 Next::Head(HeadInfo { host: head.host(&self.reader.buf).to_owned(), head: head.clone() })
             }
             _ => Next::Closed,
@@ -160,7 +160,7 @@ impl Downstream {
     /// none waits whole.
     pub fn take_head(&mut self) -> Bytes {
         match &self.state {
-            State::Head { head, left } if *left == head.len => {
+            ReadState::Head { head, left } if *left == head.len => {
                 let bytes = Bytes::copy_from_slice(&self.reader.buf[..head.len]);
                 self.reader.buf.advance(head.len);
                 self.state = after_head(head);
@@ -187,6 +187,6 @@ impl Downstream {
         };
         // Too slow is the expected end of a client that never stops.
         let _ = timeout(LINGER, swallow).await;
-        self.state = State::Ended;
+        self.state = ReadState::Ended;
     }
 }

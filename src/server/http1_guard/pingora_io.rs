@@ -12,9 +12,9 @@ use pingora_core::protocols::{
     UniqueID, UniqueIDType,
 };
 
-use super::{Downstream, State};
+use super::{GuardedConnection, ReadState};
 
-impl fmt::Debug for Downstream {
+impl fmt::Debug for GuardedConnection {
     /// Without the buffered bytes: they hold secrets, and pingora prints its streams.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Downstream")
@@ -27,20 +27,20 @@ impl fmt::Debug for Downstream {
 }
 
 #[async_trait]
-impl Shutdown for Downstream {
+impl Shutdown for GuardedConnection {
     async fn shutdown(&mut self) {
         // Named in full: the method of the same name on AsyncWriteExt leaves out what the stream adds to it.
         Shutdown::shutdown(&mut *self.inner).await;
     }
 }
 
-impl UniqueID for Downstream {
+impl UniqueID for GuardedConnection {
     fn id(&self) -> UniqueIDType {
         self.inner.id()
     }
 }
 
-impl Ssl for Downstream {
+impl Ssl for GuardedConnection {
     fn get_ssl_digest(&self) -> Option<Arc<SslDigest>> {
         self.inner.get_ssl_digest()
     }
@@ -50,7 +50,7 @@ impl Ssl for Downstream {
     }
 }
 
-impl GetTimingDigest for Downstream {
+impl GetTimingDigest for GuardedConnection {
     fn get_timing_digest(&self) -> Vec<Option<TimingDigest>> {
         self.inner.get_timing_digest()
     }
@@ -64,7 +64,7 @@ impl GetTimingDigest for Downstream {
     }
 }
 
-impl GetProxyDigest for Downstream {
+impl GetProxyDigest for GuardedConnection {
     fn get_proxy_digest(&self) -> Option<Arc<ProxyDigest>> {
         self.inner.get_proxy_digest()
     }
@@ -74,7 +74,7 @@ impl GetProxyDigest for Downstream {
     }
 }
 
-impl GetSocketDigest for Downstream {
+impl GetSocketDigest for GuardedConnection {
     fn get_socket_digest(&self) -> Option<Arc<SocketDigest>> {
         self.inner.get_socket_digest()
     }
@@ -85,11 +85,11 @@ impl GetSocketDigest for Downstream {
 }
 
 #[async_trait]
-impl Peek for Downstream {
+impl Peek for GuardedConnection {
     /// Looks at the first unread bytes: on a passing connection as many as fit `out`, waiting for them. Guarded
     /// bytes are not shown: `out` is filled with zeros, which no preface is, so that HTTP/1 is concluded.
     async fn try_peek(&mut self, out: &mut [u8]) -> io::Result<bool> {
-        if !matches!(self.state, State::Tunnel) {
+        if !matches!(self.state, ReadState::Tunnel) {
             out.fill(0);
             return Ok(true);
         }

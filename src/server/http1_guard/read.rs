@@ -12,7 +12,7 @@ use super::exchange_signal::Signal;
 use super::framing::Body;
 use super::head;
 use super::head::{Framing, Head, MAX_HEAD, Refusal, RefusalKind};
-use super::{Downstream, HTTP2_PREFACE};
+use super::{GuardedConnection, HTTP2_PREFACE};
 
 /// Most bytes read from the client beyond the message that is being answered.
 pub(super) const MAX_AHEAD: usize = MAX_HEAD;
@@ -22,7 +22,7 @@ const CHUNKED_READ: usize = 16 * 1024;
 
 /// Where the read half stands. Each byte goes from the client to the engine in exactly one of these.
 #[derive(Debug)]
-pub(super) enum State {
+pub(super) enum ReadState {
     /// No message begun.
     Between(Wait),
     /// A checked head is at the front of the buffer; `left` of its bytes are not delivered.
@@ -62,10 +62,10 @@ pub(super) enum Arrived {
     Refused(Refusal),
 }
 
-impl Downstream {
+impl GuardedConnection {
     /// In [`State::Between`]: waits for a head, which then is the state. Other ends leave the state to the caller.
     pub(super) fn poll_head(&mut self, cx: &mut Context<'_>, http2: bool) -> Poll<io::Result<Arrived>> {
-        let State::Between(wait) = &mut self.state else { return Poll::Ready(Ok(Arrived::Eof)) };
+        let ReadState::Between(wait) = &mut self.state else { return Poll::Ready(Ok(Arrived::Eof)) };
         self.reader.shrink();
         loop {
             let buf = &mut self.reader.buf;
@@ -90,7 +90,7 @@ impl Downstream {
                                 self.turn.handover().answered();
                             }
                             self.fresh = false;
-                            self.state = State::Head { left: head.len, head };
+                            self.state = ReadState::Head { left: head.len, head };
                             Arrived::Head
                         }
                         Err(refusal) => Arrived::Refused(refusal),
@@ -126,10 +126,10 @@ impl Downstream {
 
     /// In [`State::Done`]: waits for the engine's signal, while it looks out for the end of the connection.
     /// Ready with a state to go on from, or with `None` for the end.
-    fn poll_done(&mut self, cx: &mut Context<'_>, upgrade: bool) -> Poll<io::Result<Option<State>>> {
+    fn poll_done(&mut self, cx: &mut Context<'_>, upgrade: bool) -> Poll<io::Result<Option<ReadState>>> {
         match self.turn.poll_signal(cx) {
-            Poll::Ready(Signal::Tunnel) if upgrade => return Poll::Ready(Ok(Some(State::Tunnel))),
-            Poll::Ready(_) => return Poll::Ready(Ok(Some(State::Between(Wait::default())))),
+            Poll::Ready(Signal::Tunnel) if upgrade => return Poll::Ready(Ok(Some(ReadState::Tunnel))),
+            Poll::Ready(_) => return Poll::Ready(Ok(Some(ReadState::Between(Wait::default())))),
             Poll::Pending => {}
         }
         while self.reader.buf.len() < MAX_AHEAD {
@@ -163,7 +163,7 @@ impl Downstream {
 
     /// Checks more of a chunked body: how many bytes at the front of the buffer may go on. Zero at its end.
     fn poll_chunked(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
-        let State::Chunked { body, .. } = &mut self.state else { return Poll::Ready(Ok(0)) };
+        let ReadState::Chunked { body, .. } = &mut self.state else { return Poll::Ready(Ok(0)) };
         if body.is_done() {
             return Poll::Ready(Ok(0));
         }
@@ -181,75 +181,78 @@ impl Downstream {
     fn poll_guarded(&mut self, cx: &mut Context<'_>, out: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         loop {
             match &mut self.state {
-                State::Between(_) => match ready!(self.poll_head(cx, false))? {
+                ReadState::Between(_) => match ready!(self.poll_head(cx, false))? {
                     Arrived::Head => {}
                     Arrived::Refused(refusal) => {
                         self.turn.clear();
-                        self.state = State::Refused(stand_in(refusal));
+                        self.state = ReadState::Refused(stand_in(refusal));
                     }
-                    Arrived::Http2 | Arrived::Eof => self.state = State::Ended,
+                    Arrived::Http2 | Arrived::Eof => self.state = ReadState::Ended,
                 },
-                State::Head { head, left } => {
+                ReadState::Head { head, left } => {
                     *left -= self.reader.deliver(out, *left);
                     if *left == 0 {
                         self.state = after_head(head);
                     }
                     return Poll::Ready(Ok(()));
                 }
-                State::Length { left } => {
+                ReadState::Length { left } => {
                     let left = *left;
                     let left = ready!(self.poll_length(cx, out, left))?;
-                    self.state =
-                        if left == 0 { State::Done { upgrade: false } } else { State::Length { left } };
+                    self.state = if left == 0 {
+                        ReadState::Done { upgrade: false }
+                    } else {
+                        ReadState::Length { left }
+                    };
                     return Poll::Ready(Ok(()));
                 }
-                State::Chunked { passed, body } if *passed > 0 => {
+                ReadState::Chunked { passed, body } if *passed > 0 => {
                     *passed -= self.reader.deliver(out, *passed);
                     if *passed == 0 && body.is_done() {
-                        self.state = State::Done { upgrade: false };
+                        self.state = ReadState::Done { upgrade: false };
                     }
                     return Poll::Ready(Ok(()));
                 }
-                State::Chunked { .. } => {
+                ReadState::Chunked { .. } => {
                     let more = ready!(self.poll_chunked(cx))?;
-                    if let State::Chunked { passed, .. } = &mut self.state {
+                    if let ReadState::Chunked { passed, .. } = &mut self.state {
                         *passed = more;
                     }
                 }
-                State::Done { upgrade } => {
+                ReadState::Done { upgrade } => {
                     let upgrade = *upgrade;
-                    self.state = ready!(self.poll_done(cx, upgrade))?.unwrap_or(State::Ended);
+                    self.state = ready!(self.poll_done(cx, upgrade))?.unwrap_or(ReadState::Ended);
                 }
-                State::Refused([]) => {
+                ReadState::Refused([]) => {
                     // No end here: an engine takes it for a client that went away, and drops the answer, even one
                     // that is made and not yet written out. The stand-in asks it to close by itself.
                     let _ = ready!(self.turn.poll_signal(cx));
-                    self.state = State::Answered { until: Instant::now() + self.limits.idle };
+                    self.state = ReadState::Answered { until: Instant::now() + self.limits.idle };
                 }
-                State::Answered { until } => {
+                ReadState::Answered { until } => {
                     let until = *until;
                     ready!(self.alarm.poll_until(cx, until));
-                    self.state = State::Ended;
+                    self.state = ReadState::Ended;
                 }
-                State::Refused(rest) => {
+                ReadState::Refused(rest) => {
                     let (now, later) = rest.split_at(rest.len().min(out.remaining()));
                     out.put_slice(now);
                     *rest = later;
                     return Poll::Ready(Ok(()));
                 }
-                State::Tunnel if !self.reader.buf.is_empty() => {
+                ReadState::Tunnel if !self.reader.buf.is_empty() => {
                     self.reader.deliver(out, usize::MAX);
                     return Poll::Ready(Ok(()));
                 }
-                State::Tunnel if self.reader.eof => return Poll::Ready(Ok(())),
-                State::Tunnel => return Pin::new(&mut self.inner).poll_read(cx, out),
-                State::Ended => return Poll::Ready(Ok(())),
+                ReadState::Tunnel if self.reader.eof => return Poll::Ready(Ok(())),
+                ReadState::Tunnel => return Pin::new(&mut self.inner).poll_read(cx, out),
+                ReadState::Ended => return Poll::Ready(Ok(())),
             }
         }
     }
 }
 
-impl AsyncRead for Downstream {
+impl AsyncRead for GuardedConnection {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, out: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         // A read without room says nothing: it must not look like the end.
@@ -258,18 +261,18 @@ impl AsyncRead for Downstream {
         }
         let read = ready!(this.poll_guarded(cx, out));
         if read.is_err() {
-            this.state = State::Ended;
+            this.state = ReadState::Ended;
         }
         Poll::Ready(read)
     }
 }
 
 /// Where the read half stands once a head is delivered.
-pub(super) fn after_head(head: &Head) -> State {
+pub(super) fn after_head(head: &Head) -> ReadState {
     match head.framing {
-        Framing::None | Framing::Length(0) => State::Done { upgrade: head.upgrade },
-        Framing::Length(left) => State::Length { left },
-        Framing::Chunked => State::Chunked { body: Body::new(head.framing), passed: 0 },
+        Framing::None | Framing::Length(0) => ReadState::Done { upgrade: head.upgrade },
+        Framing::Length(left) => ReadState::Length { left },
+        Framing::Chunked => ReadState::Chunked { body: Body::new(head.framing), passed: 0 },
     }
 }
 

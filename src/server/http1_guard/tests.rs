@@ -20,9 +20,9 @@ const POST: &str = "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\n";
 const CHUNKED: &str = "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n";
 const UPGRADE: &str = "GET / HTTP/1.1\r\nHost: a\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n";
 
-fn guarded() -> (DuplexStream, Downstream) {
+fn guarded() -> (DuplexStream, GuardedConnection) {
     let (client, server) = tokio::io::duplex(256 * 1024);
-    (client, Downstream::new(Box::new(server), Limits::default()))
+    (client, GuardedConnection::new(Box::new(server), Limits::default()))
 }
 
 async fn send(client: &mut DuplexStream, bytes: impl AsRef<[u8]>) {
@@ -30,7 +30,7 @@ async fn send(client: &mut DuplexStream, bytes: impl AsRef<[u8]>) {
 }
 
 /// Everything that can be read without waiting; the flag says whether it ended.
-fn read_now(guard: &mut Downstream) -> io::Result<(String, bool)> {
+fn read_now(guard: &mut GuardedConnection) -> io::Result<(String, bool)> {
     let mut all = Vec::new();
     let mut buf = [0; 7];
     loop {
@@ -371,7 +371,7 @@ async fn a_tunnel_of_our_own_takes_the_head_and_the_rest() {
     assert!(matches!(guard.next_head().await, Next::Head(_)));
     // As pingora hands it back.
     let stream: Stream = Box::new(guard);
-    let mut guard = *stream.into_any().downcast::<Downstream>().unwrap();
+    let mut guard = *stream.into_any().downcast::<GuardedConnection>().unwrap();
     assert_eq!(guard.take_head(), UPGRADE);
     assert!(guard.take_head().is_empty());
     let (rest, mut inner) = guard.into_parts();
@@ -505,7 +505,7 @@ proptest! {
                 loop {
                     let (text, _) = read_now(&mut guard).unwrap();
                     got.lock().unwrap().push_str(&text);
-                    if !matches!(guard.state, State::Done { .. }) {
+                    if !matches!(guard.state, ReadState::Done { .. }) {
                         break;
                     }
                     guard.turn().next();

@@ -9,8 +9,8 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Instant;
 
 use super::read_buffer::Alarm;
-use super::{Downstream, LINGER, State};
-use crate::request::Receipt;
+use super::{GuardedConnection, LINGER, ReadState};
+use crate::request::AckState;
 
 /// How often the kernel is asked whether the client took its answer.
 const LOOK: Duration = Duration::from_millis(5);
@@ -27,7 +27,7 @@ pub(super) struct Writer {
     alarm: Alarm,
 }
 
-impl Downstream {
+impl GuardedConnection {
     /// Passes a step of the write half on, unless it has been waiting for too long.
     fn in_time<T>(&mut self, cx: &mut Context<'_>, step: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
         if step.is_ready() {
@@ -51,7 +51,7 @@ impl Downstream {
         let until = *self.writer.linger.get_or_insert_with(|| Instant::now() + LINGER);
         loop {
             let receipt = self.end.receipt();
-            if receipt != Receipt::Open || Instant::now() >= until {
+            if receipt != AckState::Open || Instant::now() >= until {
                 self.turn.handover().end(receipt);
                 return Poll::Ready(());
             }
@@ -77,7 +77,7 @@ impl Downstream {
     }
 }
 
-impl AsyncWrite for Downstream {
+impl AsyncWrite for GuardedConnection {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let step = Pin::new(&mut self.inner).poll_write(cx, bytes);
         self.noted(&step);
@@ -110,15 +110,15 @@ impl AsyncWrite for Downstream {
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         // Before TLS says its goodbye.
-        if self.turn.handover().is_sent() && self.end.receipt() == Receipt::Taken {
-            self.turn.handover().end(Receipt::Taken);
+        if self.turn.handover().is_sent() && self.end.receipt() == AckState::Taken {
+            self.turn.handover().end(AckState::Taken);
         }
         let step = Pin::new(&mut self.inner).poll_shutdown(cx);
         ready!(self.in_time(cx, step))?;
         if self.turn.handover().is_sent() {
             ready!(self.poll_receipt(cx));
         }
-        if let State::Refused(_) | State::Answered { .. } = self.state {
+        if let ReadState::Refused(_) | ReadState::Answered { .. } = self.state {
             ready!(self.poll_linger(cx));
         }
         Poll::Ready(Ok(()))

@@ -33,12 +33,12 @@ use parking_lot::{Mutex, RwLock};
 
 use self::route_log::{BATCH, RouteLog};
 use super::journal::Journal;
-use super::{Claim, Claimed, Cursor, Member, NodeCard, Roster, RouteEvents, Store, StoreError};
+use super::{Claim, Claimed, Cursor, Membership, NodeInfo, NodeStatus, RouteEvents, Store, StoreError};
 use crate::clock::{Clock, Millis};
 use crate::instance::Counts;
-use crate::instance::{Endpoint, Instance, InstanceId, Life, NodeId, TemplateName};
-use nodes::Members;
-use template_table::Shelf;
+use crate::instance::{Endpoint, Instance, InstanceId, NodeId, State, TemplateName};
+use nodes::Nodes;
+use template_table::TemplateTable;
 
 /// Route events kept for followers that lag behind.
 pub const ROUTE_EVENTS: usize = 65_536;
@@ -50,10 +50,10 @@ const PIECE: usize = 128;
 pub struct MemoryStore {
     clock: Clock,
     /// One for each template that ever had an instance; the operator's file bounds them.
-    shelves: papaya::HashMap<TemplateName, Arc<Mutex<Shelf>>>,
+    shelves: papaya::HashMap<TemplateName, Arc<Mutex<TemplateTable>>>,
     log: RouteLog,
     /// Behind the lock of a template, where both are held.
-    members: RwLock<Members>,
+    members: RwLock<Nodes>,
 }
 
 impl MemoryStore {
@@ -79,11 +79,11 @@ impl MemoryStore {
 
     fn with(clock: Clock, journal: Option<Journal>) -> Self {
         let log = RouteLog::new(ROUTE_EVENTS, journal);
-        Self { clock, shelves: papaya::HashMap::new(), log, members: RwLock::new(Members::new()) }
+        Self { clock, shelves: papaya::HashMap::new(), log, members: RwLock::new(Nodes::new()) }
     }
 
     /// The shelf that an instance belongs to, made if it is the first.
-    fn shelf_of(&self, instance: &Instance) -> Arc<Mutex<Shelf>> {
+    fn shelf_of(&self, instance: &Instance) -> Arc<Mutex<TemplateTable>> {
         let template =
             TemplateName::new(instance.id().template()).expect("an id begins with a template's name");
         self.shelves.pin().get_or_insert_with(template, Arc::default).clone()
@@ -91,7 +91,7 @@ impl MemoryStore {
 
     /// Runs one step on the shelf of a template, if that template ever had an instance, and wakes the followers
     /// of the routes afterwards.
-    fn on<T>(&self, template: &str, step: impl FnOnce(&mut Shelf, Millis) -> T) -> Option<T> {
+    fn on<T>(&self, template: &str, step: impl FnOnce(&mut TemplateTable, Millis) -> T) -> Option<T> {
         let shelves = self.shelves.pin();
         let mut shelf = shelves.get(template)?.lock();
         let now = self.clock.now();
@@ -105,12 +105,12 @@ impl MemoryStore {
     fn at<T>(
         &self,
         id: &InstanceId,
-        step: impl FnOnce(&mut Shelf, Millis) -> Result<T, StoreError>,
+        step: impl FnOnce(&mut TemplateTable, Millis) -> Result<T, StoreError>,
     ) -> Result<T, StoreError> {
         self.on(id.template(), step).unwrap_or(Err(StoreError::Unknown))
     }
 
-    fn all_shelves(&self) -> Vec<Arc<Mutex<Shelf>>> {
+    fn all_shelves(&self) -> Vec<Arc<Mutex<TemplateTable>>> {
         self.shelves.pin().values().cloned().collect()
     }
 
@@ -127,7 +127,7 @@ impl MemoryStore {
 
     fn visit_piece(
         &self,
-        shelf: &Mutex<Shelf>,
+        shelf: &Mutex<TemplateTable>,
         from: usize,
         visit: &mut impl FnMut(&Instance, Millis),
     ) -> bool {
@@ -147,7 +147,7 @@ impl MemoryStore {
         let mut cursor = self.log.last();
         let mut table = HashMap::new();
         self.each_record(|record, _| {
-            if let Life::Assigned { .. } | Life::Expired { .. } = record.life() {
+            if let State::Assigned { .. } | State::Expired { .. } = record.life() {
                 table.insert(record.id().clone(), record.clone());
             }
         })
@@ -193,7 +193,7 @@ impl Store for MemoryStore {
     async fn take_back(&self, claim: &Claim) -> Result<Instance, StoreError> {
         // Also where nothing is yet: that the token gets none must be known when its claim arrives.
         self.shelves.pin().get_or_insert_with(claim.template.clone(), Arc::default);
-        let step = |shelf: &mut Shelf, now| shelf.take_back(claim, now, &self.log);
+        let step = |shelf: &mut TemplateTable, now| shelf.take_back(claim, now, &self.log);
         self.on(claim.template.as_str(), step).unwrap_or(Err(StoreError::Unknown))
     }
 
@@ -265,11 +265,11 @@ impl Store for MemoryStore {
         Ok(shelves.get(template).map(|shelf| shelf.lock().counts(node)).unwrap_or_default())
     }
 
-    async fn beat(&self, card: &NodeCard) -> Result<Roster, StoreError> {
+    async fn heartbeat(&self, card: &NodeInfo) -> Result<Membership, StoreError> {
         Ok(self.members.write().beat(card, self.clock.now()))
     }
 
-    async fn roster(&self) -> Result<Vec<Member>, StoreError> {
+    async fn nodes(&self) -> Result<Vec<NodeStatus>, StoreError> {
         Ok(self.members.read().all(self.clock.now()))
     }
 
@@ -277,7 +277,7 @@ impl Store for MemoryStore {
         if self.members.write().drain(node, on) { Ok(()) } else { Err(StoreError::Unknown) }
     }
 
-    async fn bury(&self, node: &NodeId, silence: Duration) -> Result<Vec<Instance>, StoreError> {
+    async fn evict_node(&self, node: &NodeId, silence: Duration) -> Result<Vec<Instance>, StoreError> {
         let is_silent = |now| self.members.read().silence(node, now).is_some_and(|silent| silent >= silence);
         let mut expired = Vec::new();
         for shelf in self.all_shelves() {

@@ -6,23 +6,23 @@ use std::time::Duration;
 use crate::clock::Millis;
 use crate::instance::NodeId;
 use crate::store::nodes::{fresh_secret, silence};
-use crate::store::{Member, NodeCard, PULSE, Roster, UNHEARD};
+use crate::store::{MAX_HEARTBEAT_GAP, Membership, NodeInfo, NodeStatus, SUSPECT_AFTER};
 use crate::template::Secret;
 
 struct Entry {
-    card: NodeCard,
+    card: NodeInfo,
     beat: Millis,
     draining: bool,
 }
 
-pub(super) struct Members {
+pub(super) struct Nodes {
     entries: BTreeMap<NodeId, Entry>,
     /// From when on there was always a beat within [`PULSE`].
     since: Millis,
     secret: Secret,
 }
 
-impl Members {
+impl Nodes {
     pub(super) fn new() -> Self {
         Self { entries: BTreeMap::new(), since: Millis(0), secret: fresh_secret() }
     }
@@ -31,18 +31,18 @@ impl Members {
         self.entries.values().map(|entry| entry.beat).max()
     }
 
-    pub(super) fn beat(&mut self, card: &NodeCard, now: Millis) -> Roster {
-        if self.latest().is_none_or(|latest| now.since(latest) > PULSE) {
+    pub(super) fn beat(&mut self, card: &NodeInfo, now: Millis) -> Membership {
+        if self.latest().is_none_or(|latest| now.since(latest) > MAX_HEARTBEAT_GAP) {
             self.since = now;
         }
         let draining = self.entries.get(&card.id).map(|entry| entry.draining);
         let entry = Entry { card: card.clone(), beat: now, draining: draining.unwrap_or(false) };
         self.entries.insert(card.id.clone(), entry);
-        Roster { members: self.all(now), secret: self.secret.clone(), returned: draining.is_none() }
+        Membership { members: self.all(now), secret: self.secret.clone(), returned: draining.is_none() }
     }
 
-    pub(super) fn all(&self, now: Millis) -> Vec<Member> {
-        let member = |entry: &Entry| Member {
+    pub(super) fn all(&self, now: Millis) -> Vec<NodeStatus> {
+        let member = |entry: &Entry| NodeStatus {
             card: entry.card.clone(),
             silent: self.silence_of(entry, now),
             draining: entry.draining,
@@ -70,7 +70,9 @@ impl Members {
 
     /// Whether visitors may be sent to what another node has ready.
     pub(super) fn is_fit(&self, node: &NodeId, now: Millis) -> bool {
-        self.entries.get(node).is_none_or(|entry| !entry.draining && self.silence_of(entry, now) <= UNHEARD)
+        self.entries
+            .get(node)
+            .is_none_or(|entry| !entry.draining && self.silence_of(entry, now) <= SUSPECT_AFTER)
     }
 
     pub(super) fn forget(&mut self, node: &NodeId) {

@@ -11,14 +11,14 @@ use crate::store::{Quota, Visitor};
 const LOOK_AGAIN: Duration = Duration::from_secs(24 * 3600);
 
 #[derive(Default)]
-pub(super) struct Usages {
+pub(super) struct RateLimits {
     of: HashMap<Visitor, Usage>,
     /// One entry a visitor: when to see whether its usage is stale. In order, since each is appended at its
     /// present plus the same time.
     looks: VecDeque<(Millis, Visitor)>,
 }
 
-impl Usages {
+impl RateLimits {
     /// The visitor's usage after one more instance; nothing is kept yet.
     pub(super) fn charged(
         &self,

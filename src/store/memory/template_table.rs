@@ -4,8 +4,8 @@ use std::collections::{BTreeSet, HashMap};
 use std::time::Duration;
 
 use super::claims::{Claims, Fate};
-use super::nodes::Members;
-use super::rate_limits::Usages;
+use super::nodes::Nodes;
+use super::rate_limits::RateLimits;
 use super::ready_queue::{End, ReadyQueue};
 use super::records::{Record, Records, Slot};
 use super::route_log::RouteLog;
@@ -14,7 +14,7 @@ use parking_lot::RwLock;
 use crate::clock::Millis;
 use crate::instance::Counts;
 use crate::instance::{
-    Endpoint, ExtendRefused, Instance, InstanceId, Life, NodeId, RETENTION, Refused, check_step,
+    Endpoint, ExtendRefused, Instance, InstanceId, NodeId, RETENTION, Refused, State, check_step,
     check_step_or_taken_back,
 };
 use crate::store::{Claim, Claimed, Cursor, RouteChange, StoreError, UNCONFIRMED_FOR};
@@ -24,7 +24,7 @@ use crate::store::{Claim, Claimed, Cursor, RouteChange, StoreError, UNCONFIRMED_
 const TIDIED_BY_A_CLAIM: usize = 2;
 
 #[derive(Default)]
-pub(super) struct Shelf {
+pub(super) struct TemplateTable {
     records: Records,
     ready: ReadyQueue,
     /// When a sweep has something to do with which record. Each assigned and each expired one is in it once.
@@ -33,7 +33,7 @@ pub(super) struct Shelf {
     /// Those of nodes that have any.
     counts_by_node: HashMap<NodeId, Counts>,
     claims: Claims,
-    usages: Usages,
+    usages: RateLimits,
 }
 
 /// What a step means besides what it makes of a record.
@@ -49,16 +49,16 @@ enum Kind {
 /// When a sweep has something to do with it.
 fn due(record: &Record) -> Option<Millis> {
     match record.instance.life() {
-        Life::Warming | Life::Ready { .. } => None,
-        Life::Assigned { lease, .. } => {
+        State::Warming | State::Ready { .. } => None,
+        State::Assigned { lease, .. } => {
             let unconfirmed = record.unconfirmed.map(|since| since + UNCONFIRMED_FOR);
             Some(unconfirmed.map_or(lease.deadline(), |until| until.min(lease.deadline())))
         }
-        Life::Expired { at, .. } => Some(*at + RETENTION),
+        State::Expired { at, .. } => Some(*at + RETENTION),
     }
 }
 
-impl Shelf {
+impl TemplateTable {
     pub(super) fn counts(&self, node: Option<&NodeId>) -> Counts {
         match node {
             None => self.counts,
@@ -66,12 +66,12 @@ impl Shelf {
         }
     }
 
-    fn count(&mut self, node: &NodeId, life: &Life, change: impl Fn(&mut usize)) {
+    fn count(&mut self, node: &NodeId, life: &State, change: impl Fn(&mut usize)) {
         let apply = |counts: &mut Counts| match life {
-            Life::Warming => change(&mut counts.warming),
-            Life::Ready { .. } => change(&mut counts.ready),
-            Life::Assigned { .. } => change(&mut counts.assigned),
-            Life::Expired { .. } => {}
+            State::Warming => change(&mut counts.warming),
+            State::Ready { .. } => change(&mut counts.ready),
+            State::Assigned { .. } => change(&mut counts.assigned),
+            State::Expired { .. } => {}
         };
         apply(&mut self.counts);
         let own = self.counts_by_node.entry(node.clone()).or_default();
@@ -103,7 +103,7 @@ impl Shelf {
         if self.records.slot(instance.id()).is_some() {
             return Err(StoreError::Exists);
         }
-        if !matches!(instance.life(), Life::Warming) {
+        if !matches!(instance.life(), State::Warming) {
             return Err(Refused { from: instance.life().name(), step: "be inserted" }.into());
         }
         let slot = self.records.insert(instance);
@@ -135,14 +135,14 @@ impl Shelf {
         claim: &Claim,
         now: Millis,
         log: &RouteLog,
-        members: &RwLock<Members>,
+        members: &RwLock<Nodes>,
     ) -> Claimed {
         let Claim { node, token, visitor, limits, .. } = claim;
         let instance = match self.claims.fate(*token, now) {
             Some(Fate::Holds(slot)) => {
                 let held = &self.records.at(slot).instance;
                 match held.life() {
-                    Life::Assigned { lease, .. } if !lease.is_over(now) => held.clone(),
+                    State::Assigned { lease, .. } if !lease.is_over(now) => held.clone(),
                     _ => return Claimed::Empty,
                 }
             }
@@ -318,7 +318,7 @@ impl Shelf {
     /// Stores a step and tells the proxies. Returns the record as it was.
     fn replace(&mut self, slot: Slot, after: Instance, kind: Kind, now: Millis, log: &RouteLog) -> Instance {
         self.unlist(slot);
-        let routed = matches!(after.life(), Life::Assigned { .. } | Life::Expired { .. });
+        let routed = matches!(after.life(), State::Assigned { .. } | State::Expired { .. });
         if routed || kind == Kind::TakingBack {
             log.push(RouteChange::Set(after.clone()), kind == Kind::Claim);
         }
@@ -336,7 +336,7 @@ impl Shelf {
     fn remove(&mut self, slot: Slot, now: Millis, log: &RouteLog) -> (Instance, Option<Cursor>) {
         self.unlist(slot);
         let gone = self.records.remove(slot).instance;
-        let known = matches!(gone.life(), Life::Assigned { .. } | Life::Expired { .. });
+        let known = matches!(gone.life(), State::Assigned { .. } | State::Expired { .. });
         let cursor = known.then(|| log.push(RouteChange::Gone(gone.id().clone()), false));
         debug_assert_eq!(check_step(&gone, None, now), Ok(()));
         (gone, cursor)
@@ -346,7 +346,7 @@ impl Shelf {
     fn unlist(&mut self, slot: Slot) {
         let record = self.records.at(slot);
         let (life, node) = (*record.instance.life(), record.instance.node().clone());
-        if let Life::Ready { .. } = life {
+        if let State::Ready { .. } = life {
             self.ready.remove(&node, record.turn);
         }
         if let Some(at) = due(record) {
@@ -359,7 +359,7 @@ impl Shelf {
     fn enlist(&mut self, slot: Slot, end: End) {
         let record = self.records.at_mut(slot);
         let (life, node) = (*record.instance.life(), record.instance.node().clone());
-        if let Life::Ready { .. } = life {
+        if let State::Ready { .. } = life {
             record.turn = self.ready.push(&node, slot, end);
         }
         if let Some(at) = due(record) {

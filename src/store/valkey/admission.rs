@@ -11,17 +11,17 @@ use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 
-use super::connection::{Call, Failure, Link};
+use super::connection::{Call, Connection, Failure};
 use super::recovery;
-use super::recovery::grant_log::{Era, Notebook, too_late};
+use super::recovery::grant_log::{GrantLog, ReportGeneration, too_late};
 use super::script_reply::Reply;
-use super::scripts::{Scripts, Step, Told};
+use super::scripts::{GatedScript, LoadedScripts, Scripts};
 use super::settings::Settings;
 use crate::instance::NodeId;
-use crate::store::{Roster, StoreError};
+use crate::store::{Membership, StoreError};
 
 /// Pause of a caller that found the gate closed.
-const BREATH: Duration = Duration::from_millis(1);
+const YIELD_INTERVAL: Duration = Duration::from_millis(1);
 
 /// A store that was vouched for.
 pub(super) struct Open {
@@ -29,8 +29,8 @@ pub(super) struct Open {
     pub(super) tenure: String,
     /// In which process.
     pub(super) process: String,
-    pub(super) told: Told,
-    pub(super) era: Era,
+    pub(super) told: LoadedScripts,
+    pub(super) era: ReportGeneration,
 }
 
 /// What became of the last attempt to open.
@@ -43,7 +43,7 @@ pub(super) struct Turn {
 /// What was last told under a tenure of who is there.
 #[derive(Default)]
 pub(super) struct Heard {
-    pub(super) roster: Option<Roster>,
+    pub(super) roster: Option<Membership>,
     /// The number of that answer.
     pub(super) number: u64,
     /// The number of the one before it, that the store knows to have arrived.
@@ -51,11 +51,11 @@ pub(super) struct Heard {
 }
 
 /// See the module.
-pub(super) struct Gate {
+pub(super) struct Admission {
     pub(super) settings: Settings,
-    pub(super) link: Link,
+    pub(super) link: Connection,
     pub(super) scripts: Scripts,
-    pub(super) notebook: Mutex<Notebook>,
+    pub(super) notebook: Mutex<GrantLog>,
     pub(super) heard: Mutex<Heard>,
     open: ArcSwapOption<Open>,
     turned: watch::Sender<Turn>,
@@ -67,10 +67,10 @@ pub(super) struct Gate {
     pub(super) stop: CancellationToken,
 }
 
-impl Gate {
-    pub(super) fn new(settings: Settings, notebook: Notebook) -> Self {
+impl Admission {
+    pub(super) fn new(settings: Settings, notebook: GrantLog) -> Self {
         Self {
-            link: Link::new(settings.clone()),
+            link: Connection::new(settings.clone()),
             settings,
             scripts: Scripts::new(),
             notebook: Mutex::new(notebook),
@@ -95,7 +95,7 @@ impl Gate {
     }
 
     /// A call of a step in the words of that tenure.
-    pub(super) fn step(&self, open: &Open, step: &Step, arguments: &[&str]) -> Cmd {
+    pub(super) fn step(&self, open: &Open, step: &GatedScript, arguments: &[&str]) -> Cmd {
         let mut call = cmd("EVALSHA");
         call.arg(open.told.hash(step)).arg(1).arg(&self.settings.prefix);
         call.arg(self.now()).arg(self.settings.route_events).arg(arguments);
@@ -112,7 +112,7 @@ impl Gate {
     /// Has a step done as soon as the gate is open. Returns in which era it was.
     pub(super) async fn run(
         self: &Arc<Self>,
-        step: &Step,
+        step: &GatedScript,
         arguments: &[&str],
     ) -> Result<(Reply, Arc<Open>), StoreError> {
         let deadline = Instant::now() + self.settings.deadline;
@@ -128,7 +128,7 @@ impl Gate {
             }
             // It was surely not done.
             self.close(&open);
-            tokio::time::sleep(BREATH).await;
+            tokio::time::sleep(YIELD_INTERVAL).await;
         }
     }
 

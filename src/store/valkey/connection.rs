@@ -30,7 +30,7 @@ const CLUSTER_RETRY_WAIT: u64 = 100;
 
 /// A connection, whatever is at its other end.
 #[derive(Clone)]
-pub(super) enum Wire {
+pub(super) enum Transport {
     /// One server.
     Single(MultiplexedConnection),
     /// A cluster: whichever of its servers has our keys.
@@ -56,12 +56,12 @@ pub(super) enum Failure {
 /// A connection, and which process with which past is at its other end: `None` on a cluster, where that changes without
 /// notice.
 struct Line {
-    wire: Wire,
+    wire: Transport,
     process: Option<String>,
 }
 
 impl Call<'_> {
-    async fn on<T: FromRedisValue>(&self, wire: &mut Wire) -> RedisResult<T> {
+    async fn on<T: FromRedisValue>(&self, wire: &mut Transport) -> RedisResult<T> {
         match self {
             Call::Command(command) => command.query_async(wire).await,
             Call::Script(script) => script.invoke_async(wire).await,
@@ -70,14 +70,14 @@ impl Call<'_> {
 }
 
 /// The shared connection.
-pub(super) struct Link {
+pub(super) struct Connection {
     settings: Settings,
     current: ArcSwapOption<Line>,
     /// Held by whoever makes a new one, so that a thousand callers do not make a thousand.
     connecting: Mutex<()>,
 }
 
-impl Link {
+impl Connection {
     pub(super) fn new(settings: Settings) -> Self {
         Self { settings, current: ArcSwapOption::empty(), connecting: Mutex::default() }
     }
@@ -165,8 +165,8 @@ impl Link {
     /// A connection within the deadline.
     pub(super) async fn in_time(
         &self,
-        connecting: impl Future<Output = RedisResult<Wire>>,
-    ) -> Result<Wire, StoreError> {
+        connecting: impl Future<Output = RedisResult<Transport>>,
+    ) -> Result<Transport, StoreError> {
         match timeout(self.settings.deadline, connecting).await {
             Ok(wire) => wire.map_err(unavailable),
             Err(_) => Err(too_far()),
@@ -179,9 +179,9 @@ impl Link {
     }
 
     /// A connection to the very server that has our keys, which ends with it: what is asked on it is asked of one process.
-    pub(super) async fn direct(&self) -> RedisResult<Wire> {
+    pub(super) async fn direct(&self) -> RedisResult<Transport> {
         let mut wire = self.connect(self.settings.deadline).await?;
-        if let Wire::Single(_) = wire {
+        if let Transport::Single(_) = wire {
             return Ok(wire);
         }
         let slot: i64 =
@@ -227,15 +227,17 @@ impl Link {
             .set_response_timeout(Some(longest))
     }
 
-    async fn single(&self, address: &Address, longest: Duration) -> RedisResult<Wire> {
+    async fn single(&self, address: &Address, longest: Duration) -> RedisResult<Transport> {
         let info = at(address, self.settings.tls).into_connection_info()?;
         let info = info.set_redis_settings(self.login()).set_tcp_settings(at_once());
         let client = Client::open(info)?;
-        Ok(Wire::Single(client.get_multiplexed_async_connection_with_config(&self.config(longest)).await?))
+        Ok(Transport::Single(
+            client.get_multiplexed_async_connection_with_config(&self.config(longest)).await?,
+        ))
     }
 
     /// A new connection. `longest` is the time of one answer on it.
-    pub(super) async fn connect(&self, longest: Duration) -> RedisResult<Wire> {
+    pub(super) async fn connect(&self, longest: Duration) -> RedisResult<Transport> {
         let Settings { addresses, mode, username, password, db, tls, deadline, .. } = &self.settings;
         let first = addresses.first().expect("the configuration names at least one");
         let addresses = addresses.iter().map(|address| at(address, *tls));
@@ -257,7 +259,7 @@ impl Link {
                     builder = builder.set_client_to_redis_password(password);
                 }
                 let mut client = builder.build()?;
-                Ok(Wire::Single(client.get_async_connection_with_config(&self.config(longest)).await?))
+                Ok(Transport::Single(client.get_async_connection_with_config(&self.config(longest)).await?))
             }
             Mode::Cluster => {
                 let mut builder = ClusterClientBuilder::new(addresses)
@@ -275,7 +277,7 @@ impl Link {
                 if *tls {
                     builder = builder.tls(TlsMode::Secure);
                 }
-                Ok(Wire::Cluster(builder.build()?.get_async_connection().await?))
+                Ok(Transport::Cluster(builder.build()?.get_async_connection().await?))
             }
         }
     }
@@ -291,7 +293,7 @@ fn broken(error: &RedisError) -> bool {
 
 /// Which process is at the other end, and with which past: a server that became another's replica and then master again is
 /// the same process, and may have lost something in between.
-pub(super) async fn process(wire: &mut Wire) -> RedisResult<String> {
+pub(super) async fn process(wire: &mut Transport) -> RedisResult<String> {
     let told: String = cmd("INFO").arg("server").arg("replication").query_async(wire).await?;
     let field =
         |name: &str| told.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':')).map(str::trim);
@@ -326,11 +328,11 @@ pub(super) fn unavailable(error: RedisError) -> StoreError {
     StoreError::Unavailable(error.to_string())
 }
 
-impl ConnectionLike for Wire {
+impl ConnectionLike for Transport {
     fn req_packed_command<'a>(&'a mut self, command: &'a Cmd) -> RedisFuture<'a, Value> {
         match self {
-            Wire::Single(wire) => wire.req_packed_command(command),
-            Wire::Cluster(wire) => wire.req_packed_command(command),
+            Transport::Single(wire) => wire.req_packed_command(command),
+            Transport::Cluster(wire) => wire.req_packed_command(command),
         }
     }
 
@@ -341,15 +343,15 @@ impl ConnectionLike for Wire {
         count: usize,
     ) -> RedisFuture<'a, Vec<Value>> {
         match self {
-            Wire::Single(wire) => wire.req_packed_commands(commands, offset, count),
-            Wire::Cluster(wire) => wire.req_packed_commands(commands, offset, count),
+            Transport::Single(wire) => wire.req_packed_commands(commands, offset, count),
+            Transport::Cluster(wire) => wire.req_packed_commands(commands, offset, count),
         }
     }
 
     fn get_db(&self) -> i64 {
         match self {
-            Wire::Single(wire) => wire.get_db(),
-            Wire::Cluster(wire) => wire.get_db(),
+            Transport::Single(wire) => wire.get_db(),
+            Transport::Cluster(wire) => wire.get_db(),
         }
     }
 }

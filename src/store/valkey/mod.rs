@@ -31,18 +31,18 @@ use redis::Cmd;
 use tokio::time::Instant;
 use tokio_util::sync::DropGuard;
 
-use self::scripts::Step;
+use self::scripts::GatedScript;
 pub use self::settings::{Address, DEADLINE, Mode, PATIENCE, ROUTE_EVENTS, Settings};
 use super::nodes::fresh_secret;
-use super::{Claim, Claimed, Cursor, Member, NodeCard, Roster, RouteEvents, Store, StoreError};
+use super::{Claim, Claimed, Cursor, Membership, NodeInfo, NodeStatus, RouteEvents, Store, StoreError};
 use crate::clock::{Clock, Millis};
 use crate::instance::Counts;
 use crate::instance::{ClaimToken, Endpoint, Instance, InstanceId, NodeId, TemplateName};
 use crate::template::Secret;
-use admission::{Gate, Open};
-use connection::{Call, Wire};
-use recovery::grant_log::Notebook;
-use recovery::local_view::Known;
+use admission::{Admission, Open};
+use connection::{Call, Transport};
+use recovery::grant_log::GrantLog;
+use recovery::local_view::LocalView;
 use script_reply::{Reply, broken};
 
 /// Most records done something with in one call: Valkey serves nobody else meanwhile.
@@ -55,9 +55,9 @@ const LONGEST: u128 = 1 << 50;
 
 /// See the module.
 pub struct ValkeyStore {
-    gate: Arc<Gate>,
+    gate: Arc<Admission>,
     /// For those who wait: on the shared connection all others would wait behind them.
-    waiting: Mutex<Vec<Wire>>,
+    waiting: Mutex<Vec<Transport>>,
     /// The nodes' secret, if they have none yet.
     candidate: Secret,
     _keeper: DropGuard,
@@ -67,7 +67,7 @@ impl ValkeyStore {
     /// A store that connects when it is first asked, and again whenever the connection breaks. What it hands out it knows as
     /// long as this process lives.
     pub fn new(settings: Settings) -> Self {
-        let notebook = Notebook::new(settings.node.clone());
+        let notebook = GrantLog::new(settings.node.clone());
         Self::with(settings, notebook)
     }
 
@@ -77,12 +77,12 @@ impl ValkeyStore {
     /// The file cannot be read or written.
     pub fn open(settings: Settings, journal: &Path) -> io::Result<Self> {
         let now = settings.clock.clone().unwrap_or(Clock::System).now();
-        let notebook = Notebook::open(settings.node.clone(), journal, now)?;
+        let notebook = GrantLog::open(settings.node.clone(), journal, now)?;
         Ok(Self::with(settings, notebook))
     }
 
-    fn with(settings: Settings, notebook: Notebook) -> Self {
-        let gate = Arc::new(Gate::new(settings, notebook));
+    fn with(settings: Settings, notebook: GrantLog) -> Self {
+        let gate = Arc::new(Admission::new(settings, notebook));
         let keeper = gate.stop.clone().drop_guard();
         Self { gate, waiting: Mutex::default(), candidate: fresh_secret(), _keeper: keeper }
     }
@@ -92,13 +92,13 @@ impl ValkeyStore {
     }
 
     /// Has a step done that only reads.
-    async fn run(&self, step: &Step, arguments: &[&str]) -> Result<Reply, StoreError> {
+    async fn run(&self, step: &GatedScript, arguments: &[&str]) -> Result<Reply, StoreError> {
         Ok(self.gate.run(step, arguments).await?.0)
     }
 
     /// Has a step done that changes something, under a name of its own: made again because its answer was lost, it answers
     /// the same, and does nothing.
-    async fn once(&self, step: &Step, arguments: &[&str]) -> Result<(Reply, Arc<Open>), StoreError> {
+    async fn once(&self, step: &GatedScript, arguments: &[&str]) -> Result<(Reply, Arc<Open>), StoreError> {
         let call = record_codec::token(ClaimToken::random());
         let arguments: Vec<&str> = std::iter::once(call.as_str()).chain(arguments.iter().copied()).collect();
         self.gate.run(step, &arguments).await
@@ -107,7 +107,7 @@ impl ValkeyStore {
     /// A step on a record. Its answer is the record.
     async fn step(
         &self,
-        step: &Step,
+        step: &GatedScript,
         id: &InstanceId,
         arguments: &[&str],
     ) -> Result<(Instance, Reply, Arc<Open>), StoreError> {
@@ -122,7 +122,7 @@ impl ValkeyStore {
     ///
     /// # Errors
     /// It came too late to be believed.
-    fn learn(&self, open: &Open, learn: impl FnOnce(&mut Known)) -> Result<(), StoreError> {
+    fn learn(&self, open: &Open, learn: impl FnOnce(&mut LocalView)) -> Result<(), StoreError> {
         self.gate.notebook.lock().note_in(open.era, learn)
     }
 
@@ -135,7 +135,7 @@ impl ValkeyStore {
     ) -> Result<(), StoreError> {
         let before = expired.len();
         reply.records(|record| expired.push(record))?;
-        self.learn(open, |known| expired[before..].iter().for_each(|record| known.heed(record)))
+        self.learn(open, |known| expired[before..].iter().for_each(|record| known.merge_if_known(record)))
     }
 }
 
@@ -191,7 +191,7 @@ impl Store for ValkeyStore {
         reply.outcome()?;
         let id = reply.text()?;
         let ready = reply.record(&id)?;
-        self.learn(&open, |known| known.heed(&ready))?;
+        self.learn(&open, |known| known.merge_if_known(&ready))?;
         Ok(ready)
     }
 
@@ -239,7 +239,7 @@ impl Store for ValkeyStore {
             text => Some(record_codec::read(id.as_str(), text).ok_or_else(broken)?),
         };
         self.learn(&open, |known| match &after {
-            Some(ended) => known.heed(ended),
+            Some(ended) => known.merge_if_known(ended),
             None => known.end(&before, Instant::now()),
         })?;
         Ok(before)
@@ -296,11 +296,11 @@ impl Store for ValkeyStore {
         Ok(Counts { warming, ready, assigned })
     }
 
-    async fn beat(&self, card: &NodeCard) -> Result<Roster, StoreError> {
+    async fn heartbeat(&self, card: &NodeInfo) -> Result<Membership, StoreError> {
         self.register(card).await
     }
 
-    async fn roster(&self) -> Result<Vec<Member>, StoreError> {
+    async fn nodes(&self) -> Result<Vec<NodeStatus>, StoreError> {
         self.read_roster().await
     }
 
@@ -308,7 +308,7 @@ impl Store for ValkeyStore {
         self.set_draining(node, on).await
     }
 
-    async fn bury(&self, node: &NodeId, silence: Duration) -> Result<Vec<Instance>, StoreError> {
+    async fn evict_node(&self, node: &NodeId, silence: Duration) -> Result<Vec<Instance>, StoreError> {
         self.bury_in_pages(node, silence).await
     }
 

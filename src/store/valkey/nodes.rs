@@ -10,13 +10,13 @@ use super::connection::Call;
 use super::script_reply::{Reply, broken};
 use super::{ValkeyStore, millis, record_codec};
 use crate::instance::{ClaimToken, Instance, NodeId};
-use crate::store::{Member, NodeCard, Roster, StoreError};
+use crate::store::{Membership, NodeInfo, NodeStatus, StoreError};
 use crate::template::Secret;
 
 impl ValkeyStore {
     /// While the store is being recovered it lacks nodes that have not come back to it yet: then the answer is what was heard
     /// last, if anything was. The node is heard all the same.
-    pub(super) async fn register(&self, card: &NodeCard) -> Result<Roster, StoreError> {
+    pub(super) async fn register(&self, card: &NodeInfo) -> Result<Membership, StoreError> {
         let gate = &self.gate;
         if gate.current().is_none() && gate.heard.lock().roster.is_none() {
             // The first beat comes before all else. What it is told counts only under a tenure.
@@ -34,12 +34,12 @@ impl ValkeyStore {
         let beat = Call::Script(gate.other(&gate.scripts.beat, &arguments));
         let mut reply = Reply::new(gate.link.call(&beat).await?);
         let (tenure, number, new, secret) = (reply.text()?, reply.number()?, reply.number()?, reply.text()?);
-        let told = Roster { members: reply.members()?, secret: Secret::new(secret), returned: new == 1 };
+        let told = Membership { members: reply.members()?, secret: Secret::new(secret), returned: new == 1 };
         let mut heard = gate.heard.lock();
         match &heard.roster {
             Some(before) if gate.current().is_none_or(|open| open.tenure != tenure) => {
                 gate.wake.notify_one();
-                Ok(Roster { returned: false, ..before.clone() })
+                Ok(Membership { returned: false, ..before.clone() })
             }
             _ if gate.current().is_some_and(|open| open.tenure == tenure) => {
                 *heard = Heard { roster: Some(told.clone()), number, acknowledged };
@@ -54,7 +54,7 @@ impl ValkeyStore {
         }
     }
 
-    pub(super) async fn read_roster(&self) -> Result<Vec<Member>, StoreError> {
+    pub(super) async fn read_roster(&self) -> Result<Vec<NodeStatus>, StoreError> {
         self.run(&self.gate.scripts.roster, &[]).await?.members()
     }
 

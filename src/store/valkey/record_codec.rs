@@ -4,7 +4,7 @@
 use std::net::SocketAddr;
 
 use crate::clock::Millis;
-use crate::instance::{ClaimToken, Ending, Endpoint, Instance, InstanceId, Lease, Life, NodeId};
+use crate::instance::{ClaimToken, EndReason, Endpoint, Instance, InstanceId, Lease, NodeId, State};
 
 /// What separates the fields. No field can hold it.
 const BAR: char = '|';
@@ -19,13 +19,13 @@ pub(super) fn write(instance: &Instance) -> String {
         deadline = lease.deadline().0.to_string();
     };
     match instance.life() {
-        Life::Warming => {}
-        Life::Ready { endpoint: here } => at = endpoint(*here),
-        Life::Assigned { endpoint: here, lease } => {
+        State::Warming => {}
+        State::Ready { endpoint: here } => at = endpoint(*here),
+        State::Assigned { endpoint: here, lease } => {
             at = endpoint(*here);
             lease_of(lease);
         }
-        Life::Expired { lease, at: end, ending: how } => {
+        State::Expired { lease, at: end, ending: how } => {
             lease_of(lease);
             ended = end.0.to_string();
             ending = how.name();
@@ -49,16 +49,16 @@ pub(super) fn read(id: &str, text: &str) -> Option<Instance> {
         Some(Lease::recorded(token, millis(assigned)?, millis(deadline)?))
     };
     let life = match state {
-        "warming" => Life::Warming,
-        "ready" => Life::Ready { endpoint: read_endpoint(at)? },
-        "assigned" => Life::Assigned { endpoint: read_endpoint(at)?, lease: lease()? },
+        "warming" => State::Warming,
+        "ready" => State::Ready { endpoint: read_endpoint(at)? },
+        "assigned" => State::Assigned { endpoint: read_endpoint(at)?, lease: lease()? },
         "expired" => {
             let ending = match ending {
-                "expired" => Ending::Expired,
-                "failed" => Ending::Failed,
+                "expired" => EndReason::Expired,
+                "failed" => EndReason::Failed,
                 _ => return None,
             };
-            Life::Expired { lease: lease()?, at: millis(ended)?, ending }
+            State::Expired { lease: lease()?, at: millis(ended)?, ending }
         }
         _ => return None,
     };

@@ -13,7 +13,7 @@ use super::admission::Open;
 use super::connection::unavailable;
 use super::recovery::grant_log::too_late;
 use super::script_reply::{Reply, broken};
-use super::scripts::Step;
+use super::scripts::GatedScript;
 use crate::clock::Millis;
 use crate::instance::{Instance, InstanceId};
 use crate::store::{Cursor, RouteChange, RouteEvents, StoreError};
@@ -29,7 +29,7 @@ impl ValkeyStore {
     /// page's present, and under what it was.
     pub(super) async fn pages(
         &self,
-        step: &Step,
+        step: &GatedScript,
         of: Option<&str>,
         mut front: impl FnMut(&mut Reply) -> Result<(), StoreError> + Send,
     ) -> Result<(HashMap<InstanceId, Instance>, Millis, Arc<Open>), StoreError> {

@@ -6,7 +6,7 @@ use std::vec::IntoIter;
 use super::record_codec;
 use crate::clock::Millis;
 use crate::instance::{ExtendRefused, Instance, InstanceId, Limits, Refused, Usage};
-use crate::store::{Claimed, Cursor, Member, NodeCard, Quota, RouteChange, StoreError};
+use crate::store::{Claimed, Cursor, NodeInfo, NodeStatus, Quota, RouteChange, StoreError};
 
 /// The words of an answer that are not read yet.
 pub(super) struct Reply(IntoIter<String>);
@@ -62,13 +62,13 @@ impl Reply {
     }
 
     /// All that is left: nodes.
-    pub(super) fn members(mut self) -> Result<Vec<Member>, StoreError> {
+    pub(super) fn members(mut self) -> Result<Vec<NodeStatus>, StoreError> {
         let mut members = Vec::new();
         while let Some(card) = self.0.next() {
             let (silent, draining) = (Duration::from_millis(self.number()?), self.text()? == "1");
             // One of another version of this program, which tells of itself in another way, is no reason to know nobody.
-            if let Ok(card) = serde_json::from_str::<NodeCard>(&card) {
-                members.push(Member { card, silent, draining });
+            if let Ok(card) = serde_json::from_str::<NodeInfo>(&card) {
+                members.push(NodeStatus { card, silent, draining });
             }
         }
         members.sort_by(|a, b| a.card.id.cmp(&b.card.id));

@@ -5,11 +5,11 @@
 
 use redis::{RedisResult, Script, cmd};
 
-use super::connection::Wire;
+use super::connection::Transport;
 
 /// A script that reads or changes instances.
 #[derive(Debug)]
-pub(super) struct Step {
+pub(super) struct GatedScript {
     /// Its place among all steps.
     index: usize,
     text: &'static str,
@@ -17,15 +17,15 @@ pub(super) struct Step {
 
 /// All steps, each with its hash, in the words of one tenure.
 #[derive(Debug)]
-pub(super) struct Told(Vec<(String, String)>);
+pub(super) struct LoadedScripts(Vec<(String, String)>);
 
-impl Told {
-    pub(super) fn hash(&self, step: &Step) -> &str {
+impl LoadedScripts {
+    pub(super) fn hash(&self, step: &GatedScript) -> &str {
         &self.0[step.index].1
     }
 
     /// Tells them to the server at the other end.
-    pub(super) async fn load(&self, wire: &mut Wire) -> RedisResult<()> {
+    pub(super) async fn load(&self, wire: &mut Transport) -> RedisResult<()> {
         let mut all = redis::pipe();
         for (text, _) in &self.0 {
             all.add_command(cmd("SCRIPT").arg("LOAD").arg(text).clone()).ignore();
@@ -55,8 +55,8 @@ macro_rules! scripts {
         /// All of them, each made once. What is done once has a name for each call, see `once.lua`.
         #[derive(Debug)]
         pub(super) struct Scripts {
-            $(pub(super) $change: Step,)*
-            $(pub(super) $step: Step,)*
+            $(pub(super) $change: GatedScript,)*
+            $(pub(super) $step: GatedScript,)*
             $(pub(super) $named: Script,)*
             $(pub(super) $other: Script,)*
         }
@@ -64,7 +64,7 @@ macro_rules! scripts {
         impl Scripts {
             pub(super) fn new() -> Self {
                 let mut indices = 0..;
-                let mut step = |text| Step { index: indices.next().expect("there is no end of them"), text };
+                let mut step = |text| GatedScript { index: indices.next().expect("there is no end of them"), text };
                 Self {
                     $($change: step(text!(once stringify!($change))),)*
                     $($step: step(text!(stringify!($step))),)*
@@ -73,7 +73,7 @@ macro_rules! scripts {
                 }
             }
 
-            fn steps(&self) -> Vec<&Step> {
+            fn steps(&self) -> Vec<&GatedScript> {
                 vec![$(&self.$change,)* $(&self.$step),*]
             }
         }
@@ -89,13 +89,13 @@ scripts! {
 
 impl Scripts {
     /// The steps in the words of a tenure, which is text without quotes.
-    pub(super) fn told_under(&self, tenure: &str) -> Told {
+    pub(super) fn told_under(&self, tenure: &str) -> LoadedScripts {
         let steps = self.steps().into_iter().map(|step| {
             let text =
                 format!("local TENURE = '{tenure}'\n{}{}", include_str!("scripts/gate.lua"), step.text);
             let hash = Script::new(&text).get_hash().to_owned();
             (text, hash)
         });
-        Told(steps.collect())
+        LoadedScripts(steps.collect())
     }
 }

@@ -5,16 +5,16 @@ use std::sync::Arc;
 
 use super::catalog::{Key, Sharing};
 use super::sharing;
-use super::sharing::{Evidence, Habits, NotShared, Watch};
+use super::sharing::{AllocatorReport, Evidence, NotShared, Watch};
 use crate::instance::InstanceId;
 use crate::runtime::RuntimeError;
-use crate::runtime::blocking::{Doing, blocking};
+use crate::runtime::blocking::{IoContext, blocking};
 use crate::runtime::containerd::container::instances::Running;
 use crate::runtime::containerd::image::snapshots;
-use crate::runtime::containerd::{Parts, Step, container};
+use crate::runtime::containerd::{FaultPoint, Inner, container};
 use crate::template::{App, ShareMemory};
 
-impl Parts {
+impl Inner {
     /// Freezes a warmed instance into the checkpoint for what it was made of, and removes it.
     pub(crate) async fn bake(
         &self,
@@ -44,7 +44,7 @@ impl Parts {
                 .finish(id.template(), ingredients, sharing)
                 .await
                 .doing(|| "record the checkpoint".to_owned())?;
-            self.watcher.done(Step::Manifest)
+            self.watcher.done(FaultPoint::Manifest)
         };
         if let Err(error) = frozen.await {
             self.forget(&key).await;
@@ -73,7 +73,7 @@ impl Parts {
             return Err(RuntimeError::Start(format!("{id} was stopped before it was frozen")));
         }
         let images = self.checkpoints.begin(key).doing(|| "make a checkpoint".to_owned())?;
-        self.watcher.done(Step::BakeFolder)?;
+        self.watcher.done(FaultPoint::BakeFolder)?;
         instance.leave();
         let work = self.folder.of(id);
         if let Err(error) = container::freeze(&self.client, id.as_str(), &images, &work).await {
@@ -88,12 +88,12 @@ impl Parts {
             let count = read.map_err(|why| RuntimeError::Start(format!("CRIU's images: {why}")))?;
             tracing::debug!(id = id.as_str(), count, "all images are understood");
         }
-        self.watcher.done(Step::Freeze)?;
+        self.watcher.done(FaultPoint::Freeze)?;
         container::remove_task(&self.client, id.as_str()).await?;
-        self.watcher.done(Step::NoTask)?;
+        self.watcher.done(FaultPoint::NoTask)?;
         let evidence = habits.and_then(|habits| Ok(Evidence { habits, given_up: given_up? }));
         let sharing = self.share(id, key, app, evidence).await?;
-        self.watcher.done(Step::Share)?;
+        self.watcher.done(FaultPoint::Share)?;
         let name = self.snapshot_name(key);
         self.layers.forget(&name);
         snapshots::remove(&self.client, &name).await?;
@@ -104,7 +104,7 @@ impl Parts {
         let layer = layer.ok_or_else(|| RuntimeError::Start("its snapshot is no overlay".to_owned()))?;
         disk.copy_to(&layer).await?;
         snapshots::commit(&self.client, self.node.as_str(), id.as_str(), &name).await?;
-        self.watcher.done(Step::Commit)?;
+        self.watcher.done(FaultPoint::Commit)?;
         Ok(sharing)
     }
 
@@ -114,7 +114,7 @@ impl Parts {
         id: &InstanceId,
         instance: &Running,
         app: &App,
-    ) -> Result<Result<Habits, String>, RuntimeError> {
+    ) -> Result<Result<AllocatorReport, String>, RuntimeError> {
         if app.share_memory.is_off() {
             return Ok(Err("its template says so".to_owned()));
         }

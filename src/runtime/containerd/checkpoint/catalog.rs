@@ -13,8 +13,8 @@ use parking_lot::Mutex;
 use ring::digest::{Context, SHA256};
 use serde::{Deserialize, Serialize};
 
-use super::sharing::{Evidence, Memory, NotShared, Shared, Touched};
-use crate::runtime::Baked;
+use super::sharing::{Evidence, NotShared, PrefaultList, Shared, SharedMemory};
+use crate::runtime::Checkpoint;
 use crate::runtime::blocking::blocking;
 use crate::runtime::containerd::Watcher;
 use crate::runtime::containerd::host::node_dir;
@@ -50,13 +50,13 @@ struct Manifest {
     format: u32,
     template: String,
     ingredients: Ingredients,
-    files: Vec<Frozen>,
+    files: Vec<FrozenFile>,
     sharing: Sharing,
 }
 
 /// A file as it was frozen.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Frozen {
+pub(crate) struct FrozenFile {
     pub(crate) name: String,
     pub(crate) bytes: u64,
     pub(crate) sha256: String,
@@ -80,10 +80,10 @@ struct Present {
 
 /// The golden checkpoints of this node.
 #[derive(Debug)]
-pub(crate) struct Checkpoints {
+pub(crate) struct Catalog {
     folder: PathBuf,
     /// What its copies share.
-    memory: Memory,
+    memory: SharedMemory,
     /// What is whole.
     present: Mutex<HashMap<Key, Present>>,
     /// What was found and is not whole.
@@ -112,10 +112,10 @@ impl Key {
     }
 }
 
-impl Checkpoints {
+impl Catalog {
     /// Takes over a folder: what is whole is present, all else is for [`Checkpoints::clean`]. Reads every file of every
     /// checkpoint, to compare its checksum.
-    pub(crate) async fn open(folder: PathBuf, memory: Memory) -> io::Result<Self> {
+    pub(crate) async fn open(folder: PathBuf, memory: SharedMemory) -> io::Result<Self> {
         fs::create_dir_all(&folder)?;
         let (mut present, mut broken) = (HashMap::new(), Vec::new());
         for entry in fs::read_dir(&folder)? {
@@ -220,7 +220,7 @@ impl Checkpoints {
 
     /// Whether its copies share memory, and it is not known what they change of it at once.
     pub(crate) fn is_to_be_observed(&self, key: &Key) -> bool {
-        self.devices(key).is_some() && !Touched::is_known(&self.path(key))
+        self.devices(key).is_some() && !PrefaultList::is_known(&self.path(key))
     }
 
     /// Where what is known of a checkpoint lies.
@@ -311,7 +311,7 @@ fn declare(folder: &Path, template: String, ingredients: Ingredients, sharing: S
 ///
 /// # Errors
 /// The folder is there and cannot be read.
-pub fn baked(containers: &Path) -> io::Result<Vec<Baked>> {
+pub fn baked(containers: &Path) -> io::Result<Vec<Checkpoint>> {
     let kernel = crate::runtime::containerd::kernel();
     let entries = match fs::read_dir(node_dir::checkpoints(containers)) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
@@ -324,7 +324,7 @@ pub fn baked(containers: &Path) -> io::Result<Vec<Baked>> {
             Sharing::Shared(shared) => Ok(shared.bytes()),
             Sharing::Not(why) => Err(why),
         };
-        Baked { template, revision: ingredients.revision, shares }
+        Checkpoint { template, revision: ingredients.revision, shares }
     });
     Ok(told.collect())
 }
@@ -348,14 +348,14 @@ fn read(path: &Path) -> io::Result<(Key, Present)> {
     Ok((key, Present { template: manifest.template, sharing: manifest.sharing }))
 }
 
-fn frozen(images: &Path, name: String) -> io::Result<Frozen> {
+fn frozen(images: &Path, name: String) -> io::Result<FrozenFile> {
     let mut file = File::open(images.join(&name))?;
     let (mut sum, mut bytes) = (Context::new(&SHA256), 0);
     let mut buffer = vec![0; 1 << 20];
     loop {
         let read = file.read(&mut buffer)?;
         if read == 0 {
-            return Ok(Frozen { name, bytes, sha256: hex::encode(sum.finish().as_ref()) });
+            return Ok(FrozenFile { name, bytes, sha256: hex::encode(sum.finish().as_ref()) });
         }
         sum.update(&buffer[..read]);
         bytes += read as u64;
@@ -376,13 +376,13 @@ mod tests {
         std::env::temp_dir().join(format!("try-it-now-golden-{}", NodeId::random()))
     }
 
-    async fn open(folder: &Path) -> io::Result<Checkpoints> {
+    async fn open(folder: &Path) -> io::Result<Catalog> {
         let root = folder.with_extension("memory");
         fs::create_dir_all(&root)?;
-        Checkpoints::open(folder.to_owned(), Memory::new(root, PathBuf::new(), 0)).await
+        Catalog::open(folder.to_owned(), SharedMemory::new(root, PathBuf::new(), 0)).await
     }
 
-    async fn bake(checkpoints: &Checkpoints, revision: u64) -> Key {
+    async fn bake(checkpoints: &Catalog, revision: u64) -> Key {
         let ingredients = ingredients(revision);
         let key = ingredients.key();
         let images = checkpoints.begin(&key).unwrap();

@@ -36,7 +36,7 @@ const OF_FILE: u64 = 1 << 61;
 
 /// By the number that a process has inside.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Touched(BTreeMap<u32, Pages>);
+pub(crate) struct PrefaultList(BTreeMap<u32, Pages>);
 
 /// Those of one process.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -62,7 +62,7 @@ impl Run {
     }
 }
 
-impl Touched {
+impl PrefaultList {
     /// What processes have changed and looked at so far, by their numbers outside.
     pub(crate) fn observe(pids: &[i32]) -> io::Result<Self> {
         let (mut all, mut room) = (BTreeMap::new(), MOST);
@@ -260,16 +260,16 @@ mod tests {
         let folder =
             std::env::temp_dir().join(format!("try-it-now-touched-{}", crate::instance::NodeId::random()));
         fs::create_dir(&folder).unwrap();
-        assert!(!Touched::is_known(&folder) && Touched::find(&folder).is_none());
-        let touched = Touched(BTreeMap::from([(
+        assert!(!PrefaultList::is_known(&folder) && PrefaultList::find(&folder).is_none());
+        let touched = PrefaultList(BTreeMap::from([(
             1,
             Pages { changed: vec![Run { start: 0, end: PAGE }], seen: vec![7] },
         )]));
         touched.keep(&folder).unwrap();
-        assert!(Touched::is_known(&folder));
-        assert_eq!(Touched::find(&folder), Some(touched));
+        assert!(PrefaultList::is_known(&folder));
+        assert_eq!(PrefaultList::find(&folder), Some(touched));
         fs::write(folder.join(FILE), "{").unwrap();
-        assert_eq!(Touched::find(&folder), None);
+        assert_eq!(PrefaultList::find(&folder), None);
         fs::remove_dir_all(folder).unwrap();
     }
 
@@ -277,7 +277,7 @@ mod tests {
     fn a_process_has_its_own_number_where_it_is_not_apart() {
         let own = std::process::id();
         assert_eq!(inside(own as i32).unwrap(), own);
-        let seen = Touched::observe(&[own as i32]).unwrap();
+        let seen = PrefaultList::observe(&[own as i32]).unwrap();
         assert!(seen.0[&own].changed.is_empty() && !seen.0[&own].seen.is_empty());
     }
 }

@@ -11,14 +11,14 @@ use prost::Message;
 use super::{Answer, NAMESPACE, lasting, request};
 use crate::runtime::containerd::client;
 use crate::runtime::containerd::host::shared_shim;
-use crate::runtime::containerd::{Parts, RuntimeError};
+use crate::runtime::containerd::{Inner, RuntimeError};
 use crate::telemetry::task;
 
 /// Pause before the events are subscribed to again, when containerd is not there.
 const PAUSE: Duration = Duration::from_millis(200);
 
 /// Passes the ends on for as long as the runtime lives.
-pub(crate) async fn follow(parts: Weak<Parts>) {
+pub(crate) async fn follow(parts: Weak<Inner>) {
     while let Some(parts) = parts.upgrade() {
         if let Err(error) = listen(&parts).await {
             tracing::warn!(%error, "containerd's events are listened to again");
@@ -28,7 +28,7 @@ pub(crate) async fn follow(parts: Weak<Parts>) {
     }
 }
 
-async fn listen(parts: &Arc<Parts>) -> Result<(), RuntimeError> {
+async fn listen(parts: &Arc<Inner>) -> Result<(), RuntimeError> {
     let doing = || "listen to containerd's events".to_owned();
     let filters = vec![format!("topic==\"/tasks/exit\",namespace=={NAMESPACE}")];
     let events = parts.client.events().subscribe(lasting(SubscribeRequest { filters })).await;
@@ -55,7 +55,7 @@ async fn listen(parts: &Arc<Parts>) -> Result<(), RuntimeError> {
 }
 
 /// In a task of its own: the next event need not wait for it.
-fn clear_up(parts: &Arc<Parts>, container: &str, how: String) {
+fn clear_up(parts: &Arc<Inner>, container: &str, how: String) {
     let Some((id, instance)) = parts.instances.find(container) else { return };
     let parts = parts.clone();
     task::spawn("clear up after a container", async move {
@@ -73,7 +73,7 @@ fn how(status: u32) -> String {
     }
 }
 
-async fn missed(parts: &Arc<Parts>) -> Result<(), RuntimeError> {
+async fn missed(parts: &Arc<Inner>) -> Result<(), RuntimeError> {
     let message = ListTasksRequest { filter: String::new() };
     let tasks =
         parts.client.tasks().list(request(message)).await.doing(|| "list the tasks".to_owned())?.tasks;

@@ -16,7 +16,7 @@ use containerd_client::types::Mount;
 use tokio::process::Command;
 
 use crate::runtime::RuntimeError;
-use crate::runtime::blocking::Doing;
+use crate::runtime::blocking::IoContext;
 use crate::runtime::containerd::host::tmpfs::Tmpfs;
 
 /// What the instance writes, and what overlayfs needs beside it.

@@ -4,7 +4,7 @@ use std::convert::Infallible;
 use std::time::Duration;
 
 use containerd_client::services::v1::{
-    DeleteProcessRequest, ExecProcessRequest, KillRequest, StartRequest, WaitRequest,
+    DeleteProcessRequest, ExecProcessRequest, KillRequest, StartRequest as StartTask, WaitRequest,
 };
 use prost_types::Any;
 use serde_json::Value;
@@ -12,11 +12,11 @@ use serde_json::Value;
 use super::spec;
 use super::start::most_open_files;
 use super::{SIGKILL, blame_the_app};
-use crate::runtime::blocking::Doing;
-use crate::runtime::containerd::Parts;
+use crate::runtime::blocking::IoContext;
+use crate::runtime::containerd::Inner;
 use crate::runtime::containerd::client::{Answer, Client, lasting, request};
 use crate::runtime::log::Log;
-use crate::runtime::{Command, Order, Ran, RuntimeError};
+use crate::runtime::{Command, ExecOutput, RuntimeError, StartRequest};
 use crate::template::random_hex;
 
 /// Output that is kept of a command, in bytes: its end says what went wrong.
@@ -28,9 +28,13 @@ const MOST_LEFT: usize = 1 << 20;
 /// Time that a command has to be gone after it was killed.
 const GRACE: Duration = Duration::from_secs(5);
 
-impl Parts {
+impl Inner {
     /// Runs a command to its end, or to its deadline. Nothing of it is left then but what it has started.
-    pub(crate) async fn exec(&self, order: &Order, command: Command) -> Result<Ran, RuntimeError> {
+    pub(crate) async fn exec(
+        &self,
+        order: &StartRequest,
+        command: Command,
+    ) -> Result<ExecOutput, RuntimeError> {
         let random = random_hex::<8>().doing(|| "name a command".to_owned())?;
         let name = format!("exec-{random}");
         let image = self.image(&order.app).await?;
@@ -52,7 +56,7 @@ impl Parts {
         self.folder.remove_pipe(&pipe).doing(on_host)?;
         let status = status?;
         removed?;
-        Ok(Ran { status, output: log.bytes() })
+        Ok(ExecOutput { status, output: log.bytes() })
     }
 }
 
@@ -84,7 +88,7 @@ impl Exec<'_> {
         };
         let doing = || format!("run a command in {}", self.container);
         self.client.tasks().exec(request(message)).await.doing(doing).map_err(blame_the_app)?;
-        let message = StartRequest { container_id: self.container.to_owned(), exec_id: self.name.to_owned() };
+        let message = StartTask { container_id: self.container.to_owned(), exec_id: self.name.to_owned() };
         self.client.tasks().start(request(message)).await.doing(doing).map_err(blame_the_app)?;
 
         let message = WaitRequest { container_id: self.container.to_owned(), exec_id: self.name.to_owned() };

@@ -15,7 +15,7 @@ use crate::instance::InstanceId;
 use crate::runtime::Exit;
 use crate::runtime::containerd::checkpoint::catalog::Key;
 use crate::runtime::containerd::checkpoint::sharing::Watch;
-use crate::runtime::containerd::network::egress::Outlet;
+use crate::runtime::containerd::network::egress::EgressLink;
 use crate::runtime::log::Log;
 use crate::telemetry::task;
 
@@ -27,7 +27,7 @@ pub(crate) struct Running {
     /// Its network namespace; 0 before it has one.
     pub(crate) namespace: AtomicU32,
     /// Its way out of there, if its template wants one.
-    pub(crate) outlet: Mutex<Option<Outlet>>,
+    pub(crate) outlet: Mutex<Option<EgressLink>>,
     /// Whether its end is our own doing.
     leaving: AtomicBool,
     /// Done when its output is of no more interest.

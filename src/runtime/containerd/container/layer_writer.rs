@@ -23,13 +23,13 @@ const FOLDER_MODE: u32 = 0o755;
 const OPAQUE: &str = "trusted.overlay.opaque";
 
 /// The folders of an overlay.
-pub(crate) struct Layer {
+pub(crate) struct LayerWriter {
     own: OwnedFd,
     /// Those below, the uppermost first.
     below: Vec<OwnedFd>,
 }
 
-impl Layer {
+impl LayerWriter {
     /// The layer whose own files lie in the folder `own`, on what lies below in these mounts.
     pub(crate) fn open(own: &Path, mounts: &[Mount]) -> io::Result<Self> {
         let option = |name: &str| {

@@ -27,11 +27,11 @@ use serde_json::Value;
 
 use super::super::RuntimeError;
 use super::checkpoint::catalog::Key;
-use super::checkpoint::restore::Mended;
+use super::checkpoint::restore::RestoredLink;
 use super::checkpoint::sharing::Watch;
 use super::client::runc_options::{CheckpointOptions, RuncOptions};
 use super::client::{Answer, Client, request};
-use super::fault_points::{Step, Watcher};
+use super::fault_points::{FaultPoint, Watcher};
 use super::image::snapshots;
 use super::image::snapshots::SNAPSHOTTER;
 use super::takeover::orphans;
@@ -57,7 +57,7 @@ const RUNC_REFUSED: &str = "OCI runtime";
 pub(super) const SIGKILL: u32 = 9;
 
 /// What to make.
-pub(super) struct Draft<'a> {
+pub(super) struct ContainerDraft<'a> {
     pub(super) id: &'a str,
     pub(super) node: &'a str,
     /// The image's name in containerd.
@@ -82,7 +82,7 @@ pub(super) struct Draft<'a> {
 }
 
 /// Makes containerd's record of it.
-pub(super) async fn record(client: &Client, draft: &Draft<'_>) -> Result<(), RuntimeError> {
+pub(super) async fn record(client: &Client, draft: &ContainerDraft<'_>) -> Result<(), RuntimeError> {
     let id = draft.id;
     let spec = serde_json::to_vec(draft.spec).expect("a value is JSON");
     let container = Container {
@@ -98,13 +98,13 @@ pub(super) async fn record(client: &Client, draft: &Draft<'_>) -> Result<(), Run
     };
     let message = CreateContainerRequest { container: Some(container) };
     client.containers().create(request(message)).await.doing(|| format!("make the container {id}"))?;
-    draft.watcher.done(Step::Record)
+    draft.watcher.done(FaultPoint::Record)
 }
 
 /// Makes its task of what is on record: its shim, its root, and where nothing is restored its first process.
 pub(super) async fn prepare(
     client: &Client,
-    draft: &Draft<'_>,
+    draft: &ContainerDraft<'_>,
     mounts: Vec<Mount>,
 ) -> Result<(), RuntimeError> {
     let id = draft.id;
@@ -130,7 +130,7 @@ pub(super) async fn prepare(
         let begun = Watch::begin(draft.node, id, made.pid).await;
         *watch.lock() = Some(begun);
     }
-    draft.watcher.done(Step::Task)
+    draft.watcher.done(FaultPoint::Task)
 }
 
 /// Runs its command, or has CRIU restore it.
@@ -138,10 +138,10 @@ pub(super) async fn start(client: &Client, id: &str, watcher: &Watcher) -> Resul
     let message = StartRequest { container_id: id.to_owned(), exec_id: String::new() };
     let started = client.tasks().start(request(message)).await.doing(|| format!("start {id}"));
     started.map_err(blame_the_app)?;
-    watcher.done(Step::Start)
+    watcher.done(FaultPoint::Start)
 }
 
-fn labels(draft: &Draft<'_>) -> HashMap<String, String> {
+fn labels(draft: &ContainerDraft<'_>) -> HashMap<String, String> {
     let from = draft.checkpoint.as_ref().map(|(key, _)| (CHECKPOINT_LABEL, key.as_str().to_owned()));
     let always = [(super::NODE_LABEL, draft.node.to_owned()), (NAMESPACE_LABEL, draft.namespace.to_string())];
     let restorer = draft.restorer.map(|link| (RESTORER_LABEL, link.display().to_string()));
@@ -183,11 +183,11 @@ pub(super) async fn freeze(
 /// Removes its task, itself and its snapshot, as far as they exist.
 pub(super) async fn remove(client: &Client, id: &str, watcher: &Watcher) -> Result<(), RuntimeError> {
     remove_task(client, id).await?;
-    watcher.done(Step::NoTask)?;
+    watcher.done(FaultPoint::NoTask)?;
     remove_record(client, id).await?;
-    watcher.done(Step::NoRecord)?;
+    watcher.done(FaultPoint::NoRecord)?;
     snapshots::remove(client, id).await?;
-    watcher.done(Step::NoSnapshot)
+    watcher.done(FaultPoint::NoSnapshot)
 }
 
 /// The number of its first process, if that lives.
@@ -225,7 +225,7 @@ pub(super) async fn remove_task(client: &Client, id: &str) -> Result<(), Runtime
     }
     let mended = match called(client, id).await? {
         Some(link) => {
-            let mended = Mended::at(&link).await;
+            let mended = RestoredLink::at(&link).await;
             mended.map_err(|source| RuntimeError::Io {
                 doing: format!("let the shim of {id} call runc"),
                 source,

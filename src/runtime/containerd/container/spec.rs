@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::seccomp;
 use crate::runtime::containerd::image::ImageConfig;
-use crate::runtime::{Command, Order, RuntimeError};
+use crate::runtime::{Command, RuntimeError, StartRequest};
 use crate::template::App;
 
 /// What an app may do beyond an ordinary user: handle files and users inside its own container.
@@ -49,7 +49,11 @@ pub(crate) struct Place<'a> {
 }
 
 /// Writes the specification.
-pub(crate) fn write(order: &Order, image: &ImageConfig, place: &Place<'_>) -> Result<Value, RuntimeError> {
+pub(crate) fn write(
+    order: &StartRequest,
+    image: &ImageConfig,
+    place: &Place<'_>,
+) -> Result<Value, RuntimeError> {
     let app = &*order.app;
     let memory = app.limits.container_memory();
     Ok(json!({
@@ -97,7 +101,7 @@ pub(crate) fn write(order: &Order, image: &ImageConfig, place: &Place<'_>) -> Re
 
 /// A command beside the app: it may do what that may, and knows more of the instance.
 pub(crate) fn command(
-    order: &Order,
+    order: &StartRequest,
     image: &ImageConfig,
     command: &Command,
     most_open_files: u64,
@@ -108,7 +112,7 @@ pub(crate) fn command(
 }
 
 fn process(
-    order: &Order,
+    order: &StartRequest,
     image: &ImageConfig,
     most_open_files: u64,
     arguments: &[String],
@@ -184,7 +188,7 @@ fn arguments(app: &App, image: &ImageConfig) -> Result<Vec<String>, RuntimeError
 }
 
 /// The image's, then the template's, then what is promised.
-fn environment(order: &Order, image: &ImageConfig) -> Vec<String> {
+fn environment(order: &StartRequest, image: &ImageConfig) -> Vec<String> {
     let mut variables = BTreeMap::from([
         ("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"),
         ("HOME", "/root"),
@@ -225,7 +229,7 @@ mod tests {
     fn specification(limits: ResourceLimits) -> Value {
         let id = InstanceId::random(&TemplateName::new("shop").unwrap());
         let app = Arc::new(App { command: vec!["app".to_owned()], limits, ..App::default() });
-        let order = Order {
+        let order = StartRequest {
             url: String::new(),
             host: String::new(),
             id,

@@ -10,21 +10,21 @@ use rustix::process::{Resource, getrlimit};
 use serde_json::Value;
 use tokio::time::Instant;
 
-use super::Draft;
+use super::ContainerDraft;
 use super::disk::{self, Disk};
 use super::instances::Running;
-use super::layer_writer::Layer;
+use super::layer_writer::LayerWriter;
 use super::spec::{self, Place};
 use crate::instance::Endpoint;
-use crate::runtime::blocking::{Doing, blocking};
+use crate::runtime::blocking::{IoContext, blocking};
 use crate::runtime::containerd::checkpoint::catalog::Key;
 use crate::runtime::containerd::container;
 use crate::runtime::containerd::host::{cgroups, node_dir, tmpfs};
 use crate::runtime::containerd::image::Unpacked;
 use crate::runtime::containerd::image::snapshots;
 use crate::runtime::containerd::takeover::orphans;
-use crate::runtime::containerd::{Parts, Step};
-use crate::runtime::{Order, RuntimeError, StartMethod, Started};
+use crate::runtime::containerd::{FaultPoint, Inner};
+use crate::runtime::{RuntimeError, StartMethod, StartRequest, Started};
 
 /// What was made of an instance before it starts, and how long that took.
 struct Made {
@@ -37,9 +37,13 @@ struct Made {
     done: Instant,
 }
 
-impl Parts {
+impl Inner {
     /// Starts it, restored where there is a checkpoint and it works.
-    pub(crate) async fn start(&self, order: &Order, instance: &Running) -> Result<Started, RuntimeError> {
+    pub(crate) async fn start(
+        &self,
+        order: &StartRequest,
+        instance: &Running,
+    ) -> Result<Started, RuntimeError> {
         let image = self.image(&order.app).await?;
         let key = self.ingredients(order.revision, &image).map(|ingredients| ingredients.key());
         if let Some(key) = key.filter(|key| self.checkpoints.has(key)) {
@@ -75,7 +79,7 @@ impl Parts {
 
     async fn launch(
         &self,
-        order: &Order,
+        order: &StartRequest,
         instance: &Running,
         image: &Unpacked,
         checkpoint: Option<&Key>,
@@ -86,7 +90,7 @@ impl Parts {
         let _prepared = cgroups::prepare_for_changes();
         let namespace = self.network(order, instance).await?;
         instance.namespace.store(namespace, Ordering::Release);
-        self.watcher.done(Step::Network)?;
+        self.watcher.done(FaultPoint::Network)?;
         let network = self.namespaces.path(namespace);
         let network = network.ok_or(RuntimeError::Exhausted("network namespaces"))?;
         let namespace_took = begun.elapsed();
@@ -94,7 +98,7 @@ impl Parts {
         let parent = checkpoint.map_or_else(|| image.snapshot.clone(), |key| self.snapshot_name(key));
         let snapshot = async {
             let mounts = snapshots::prepare(&self.client, self.node.as_str(), id, &parent).await?;
-            self.watcher.done(Step::Snapshot)?;
+            self.watcher.done(FaultPoint::Snapshot)?;
             Ok(mounts)
         };
         let make = |mounts| self.make(order, instance, image, checkpoint, &network, mounts);
@@ -143,7 +147,7 @@ impl Parts {
     /// Makes all of it but its network and its snapshot, to be started.
     async fn make(
         &self,
-        order: &Order,
+        order: &StartRequest,
         instance: &Running,
         image: &Unpacked,
         checkpoint: Option<&Key>,
@@ -158,7 +162,7 @@ impl Parts {
             && checkpoint.is_none()
             && self.criu.is_some()
             && !order.app.share_memory.is_off();
-        let draft = Draft {
+        let draft = ContainerDraft {
             id,
             node: self.node.as_str(),
             image: &image.name,
@@ -189,7 +193,7 @@ impl Parts {
     /// Gives it its folder, its disk and its first files.
     async fn furnish(
         &self,
-        order: &Order,
+        order: &StartRequest,
         instance: &Running,
         checkpoint: Option<&Key>,
         mounts: &[Mount],
@@ -197,7 +201,7 @@ impl Parts {
         let doing = |what: &'static str| move || format!("{what} for {}", order.id);
         let output = self.folder.make(&order.id).doing(doing("make a pipe for the output"))?;
         instance.keep_output(output);
-        self.watcher.done(Step::Folder)?;
+        self.watcher.done(FaultPoint::Folder)?;
         let record =
             instance.outlet.lock().as_ref().map(|outlet| self.outlets.record(outlet, &order.app.egress));
         if let Some(record) = record {
@@ -205,17 +209,17 @@ impl Parts {
         }
         let disk = Disk::make(order.app.limits.container_disk()).map(Arc::new).doing(doing("make a disk"))?;
         *instance.disk.lock() = Some(disk.clone());
-        let layer = Layer::open(&disk.files(), mounts).doing(doing("look at the layers"))?;
+        let layer = LayerWriter::open(&disk.files(), mounts).doing(doing("look at the layers"))?;
         let resolvers = (!order.app.egress.is_sealed()).then(|| self.outlets.resolv_conf());
         first_files(&layer, order, checkpoint.is_none(), resolvers).doing(doing("write the first files"))?;
-        self.watcher.done(Step::FirstFiles)?;
+        self.watcher.done(FaultPoint::FirstFiles)?;
         let at = self.folder.disk(&order.id);
         disk.attach(&self.address, &at).await.doing(doing("attach a disk"))?;
-        self.watcher.done(Step::Disk)
+        self.watcher.done(FaultPoint::Disk)
     }
 
     /// The number of a network namespace for it: one that leads nowhere, or as far as its template wants.
-    async fn network(&self, order: &Order, instance: &Running) -> Result<u32, RuntimeError> {
+    async fn network(&self, order: &StartRequest, instance: &Running) -> Result<u32, RuntimeError> {
         if order.app.egress.is_sealed() {
             return self
                 .namespaces
@@ -231,7 +235,7 @@ impl Parts {
 
     fn spec(
         &self,
-        order: &Order,
+        order: &StartRequest,
         image: &Unpacked,
         network: &Path,
         checkpoint: Option<&Key>,
@@ -249,7 +253,12 @@ impl Parts {
 }
 
 /// Gives a layer the files that make it this instance's own. A checkpoint's snapshot is furnished already.
-fn first_files(layer: &Layer, order: &Order, is_new: bool, resolvers: Option<String>) -> std::io::Result<()> {
+fn first_files(
+    layer: &LayerWriter,
+    order: &StartRequest,
+    is_new: bool,
+    resolvers: Option<String>,
+) -> std::io::Result<()> {
     if is_new {
         layer.make_folder(node_dir::SHARED_MEMORY, 0o1777)?;
     }

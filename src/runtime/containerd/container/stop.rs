@@ -6,10 +6,10 @@ use std::sync::atomic::Ordering;
 use super::instances::Running;
 use crate::instance::InstanceId;
 use crate::runtime::RuntimeError;
-use crate::runtime::blocking::Doing;
-use crate::runtime::containerd::{Parts, Step, container};
+use crate::runtime::blocking::IoContext;
+use crate::runtime::containerd::{FaultPoint, Inner, container};
 
-impl Parts {
+impl Inner {
     /// The container of an instance ended. Unless that was to be, tells whoever listens, and removes what is left.
     pub(crate) async fn ended(
         &self,
@@ -59,6 +59,6 @@ impl Parts {
             watch.end().await;
         }
         self.folder.remove(id.as_str()).doing(|| format!("remove the folder of {id}"))?;
-        self.watcher.done(Step::NoFolder)
+        self.watcher.done(FaultPoint::NoFolder)
     }
 }

@@ -7,10 +7,10 @@ use std::io;
 use super::cgroups;
 use crate::instance::InstanceId;
 use crate::runtime::blocking::blocking;
-use crate::runtime::containerd::Parts;
+use crate::runtime::containerd::Inner;
 use crate::runtime::memory_report::{HostMemory, MemoryReport, MemoryUse};
 
-impl Parts {
+impl Inner {
     /// Reads it all, a third of a millisecond for each process. `None` where the kernel does not tell.
     pub(crate) async fn memory(&self) -> Option<MemoryReport> {
         let shares = |id: &InstanceId| {

@@ -11,12 +11,12 @@ use tokio::net::unix::pipe::{OpenOptions, Receiver};
 use super::tmpfs;
 use crate::instance::InstanceId;
 use crate::runtime::containerd::network::egress::Record;
-use crate::runtime::{Order, OwnFile};
+use crate::runtime::{OwnFile, StartRequest};
 use crate::template::random_hex;
 
 /// The node's folder for containers.
 #[derive(Debug)]
-pub(crate) struct Folder {
+pub(crate) struct NodeDir {
     root: PathBuf,
 }
 
@@ -47,7 +47,7 @@ pub(crate) fn checkpoints(root: &Path) -> PathBuf {
     root.join("golden")
 }
 
-impl Folder {
+impl NodeDir {
     /// Takes it over, and makes what all containers share.
     pub(crate) fn open(root: PathBuf) -> io::Result<Self> {
         let root = std::path::absolute(root)?;
@@ -208,7 +208,7 @@ pub(crate) fn name_resolvers(resolv_conf: String) -> OwnFile {
 /// What tells an instance who it is, in files below `/etc/try-it-now`: `id`, `url`, `host`, and `seed`, random text of
 /// its own from which an app can derive its salts and keys. A restored process knows from its environment only what the
 /// one knew that was frozen.
-pub(crate) fn introduction(order: &Order) -> io::Result<[OwnFile; 4]> {
+pub(crate) fn introduction(order: &StartRequest) -> io::Result<[OwnFile; 4]> {
     let seed = random_hex::<32>()?;
     let files = [("id", order.id.as_str()), ("url", &order.url), ("host", &order.host), ("seed", &seed)];
     Ok(files.map(|(name, text)| OwnFile::new(format!("/etc/try-it-now/{name}"), text)))

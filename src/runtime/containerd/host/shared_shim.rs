@@ -28,7 +28,7 @@ use tokio::time::Instant;
 use super::cgroups;
 use crate::instance::NodeId;
 use crate::runtime::RuntimeError;
-use crate::runtime::blocking::Doing;
+use crate::runtime::blocking::IoContext;
 use crate::runtime::containerd::Watcher;
 use crate::runtime::containerd::client::{Answer, Client, request};
 use crate::runtime::containerd::container;

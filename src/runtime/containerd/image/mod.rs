@@ -17,7 +17,7 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
 use super::client::{self, Answer, Client, request};
-use crate::runtime::blocking::{Doing, blocking};
+use crate::runtime::blocking::{IoContext, blocking};
 use crate::runtime::{LoginFile, RuntimeError};
 use crate::template::Image;
 

@@ -52,9 +52,9 @@ pub(crate) async fn prepare(
 /// How layers on a parent are mounted, but for the folders that each has for itself. Known from the first on, it need not
 /// be waited for: containerd keeps a snapshot on disk, which takes longer than all that is done for an instance meanwhile.
 #[derive(Debug, Default)]
-pub(crate) struct Known(Mutex<HashMap<String, Vec<Mount>>>);
+pub(crate) struct KnownLayers(Mutex<HashMap<String, Vec<Mount>>>);
 
-impl Known {
+impl KnownLayers {
     /// How one on this parent will be mounted, if one was before.
     pub(crate) fn of(&self, parent: &str) -> Option<Vec<Mount>> {
         self.0.lock().get(parent).cloned()
@@ -156,7 +156,7 @@ mod tests {
 
     #[test]
     fn what_a_layer_stands_on_is_known_until_it_is_another() {
-        let known = Known::default();
+        let known = KnownLayers::default();
         assert_eq!(known.of("golden"), None);
         known.learn("golden", &overlay("/s/1/fs", "2"), None).unwrap();
         let expected = known.of("golden").unwrap();

@@ -18,7 +18,7 @@ use tokio::sync::mpsc;
 
 use super::snapshots::SNAPSHOTTER;
 use crate::runtime::RuntimeError;
-use crate::runtime::blocking::Doing;
+use crate::runtime::blocking::IoContext;
 use crate::runtime::containerd::client::{Answer, Client, DEADLINE, lasting, request_within};
 
 /// Longest time to get an image.

@@ -10,7 +10,7 @@ use parking_lot::Mutex;
 use tokio::net::lookup_host;
 use tokio::time::{Instant, timeout};
 
-use super::firewall_rules::Way;
+use super::firewall_rules::OutboundInterface;
 use crate::template::Egress;
 use crate::template::egress::{Destination, Host, is_public};
 
@@ -31,14 +31,14 @@ type Seen = BTreeMap<Ipv4Addr, Instant>;
 
 /// All that was ever looked up and is still in use.
 #[derive(Debug, Default)]
-pub(crate) struct Names {
+pub(crate) struct ResolvedNames {
     known: Mutex<HashMap<String, Seen>>,
 }
 
-impl Names {
+impl ResolvedNames {
     /// What a template's instances may reach now. Names that nobody has asked for yet are looked up, which takes
     /// seconds at most; one that leads nowhere is no error, it may later.
-    pub(crate) async fn way(&self, egress: &Egress) -> Way {
+    pub(crate) async fn way(&self, egress: &Egress) -> OutboundInterface {
         let new: BTreeSet<&str> = {
             let known = self.known.lock();
             names(egress).filter(|name| !known.contains_key(*name)).collect()
@@ -48,8 +48,8 @@ impl Names {
     }
 
     /// The same without a look-up.
-    pub(crate) fn known_way(&self, egress: &Egress) -> Way {
-        let Egress::Only(places) = egress else { return Way::Open };
+    pub(crate) fn known_way(&self, egress: &Egress) -> OutboundInterface {
+        let Egress::Only(places) = egress else { return OutboundInterface::Open };
         let known = self.known.lock();
         let addresses = |destination: &Destination| -> Vec<Ipv4Addr> {
             match &destination.host {
@@ -60,7 +60,7 @@ impl Names {
             }
         };
         let places = places.iter().flat_map(|to| addresses(to).into_iter().map(|address| (address, to.port)));
-        Way::Only { places: places.collect(), asks: names(egress).next().is_some() }
+        OutboundInterface::Only { places: places.collect(), asks: names(egress).next().is_some() }
     }
 
     /// Looks all names up that are in use, and forgets the others.
@@ -155,7 +155,7 @@ mod tests {
     #[tokio::test]
     async fn a_name_that_leads_home_opens_nothing() {
         let egress = Egress::Only(vec!["localhost:80".parse().unwrap(), "198.51.100.1:81".parse().unwrap()]);
-        let way = Names::default().way(&egress).await;
-        assert_eq!(way, Way::Only { places: BTreeSet::from([(address(1), 81)]), asks: true });
+        let way = ResolvedNames::default().way(&egress).await;
+        assert_eq!(way, OutboundInterface::Only { places: BTreeSet::from([(address(1), 81)]), asks: true });
     }
 }

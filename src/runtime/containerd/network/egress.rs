@@ -23,16 +23,16 @@ use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
-use super::addresses::{REST, Slot, Slots};
-use super::dns::Names;
+use super::addresses::{AddressPair, AddressPool, REST};
+use super::dns::ResolvedNames;
 use super::firewall::Firewall;
-use super::firewall_rules::{Fixed, Guest, Guests};
+use super::firewall_rules::{Fixed, Guests, InstanceRules};
 use super::links::Plan;
 use crate::runtime::RuntimeError;
-use crate::runtime::blocking::Doing;
+use crate::runtime::blocking::IoContext;
 use crate::telemetry::task;
 use crate::template::Egress;
-use crate::template::egress::{Outside, public_resolvers};
+use crate::template::egress::{EgressSettings, public_resolvers};
 
 /// Pairs made ahead once the first was asked for.
 const SPARE: usize = 4;
@@ -51,31 +51,31 @@ const RESOLVERS: [Ipv4Addr; 2] = [Ipv4Addr::new(9, 9, 9, 9), Ipv4Addr::new(1, 1,
 
 /// All ways out of this node.
 #[derive(Debug)]
-pub(crate) struct Outlets {
+pub(crate) struct EgressLinks {
     home: Arc<File>,
     node: String,
     /// What the names of this node's links begin with.
     links: String,
-    outside: Outside,
+    outside: EgressSettings,
     firewall: Firewall,
-    names: Names,
-    slots: Mutex<Slots>,
+    names: ResolvedNames,
+    slots: Mutex<AddressPool>,
     /// Made ahead.
-    spare: Mutex<Vec<Outlet>>,
+    spare: Mutex<Vec<EgressLink>>,
     /// Whose turn it is to make some: two at once would make too many.
     filling: tokio::sync::Mutex<()>,
     /// Used before and at rest since then.
-    idle: Mutex<VecDeque<(Instant, Outlet)>>,
+    idle: Mutex<VecDeque<(Instant, EgressLink)>>,
     /// What those with an instance may reach, by link.
-    in_use: Mutex<BTreeMap<String, (Slot, Egress)>>,
+    in_use: Mutex<BTreeMap<String, (AddressPair, Egress)>>,
     /// The largest packet; `None` before this host was made ready.
     mtu: tokio::sync::Mutex<Option<u32>>,
 }
 
 /// A namespace with a way out.
 #[derive(Debug)]
-pub(crate) struct Outlet {
-    slot: Slot,
+pub(crate) struct EgressLink {
+    slot: AddressPair,
     namespace: Arc<File>,
 }
 
@@ -87,14 +87,14 @@ pub(crate) struct Record {
     egress: Egress,
 }
 
-impl Outlet {
+impl EgressLink {
     pub(crate) fn namespace(&self) -> Arc<File> {
         self.namespace.clone()
     }
 }
 
-impl Outlets {
-    pub(crate) fn new(node: &str, outside: Outside, path: Option<OsString>) -> io::Result<Arc<Self>> {
+impl EgressLinks {
+    pub(crate) fn new(node: &str, outside: EgressSettings, path: Option<OsString>) -> io::Result<Arc<Self>> {
         let links = super::addresses::links_of(node);
         let resolvers = outside.resolvers.clone().unwrap_or_else(|| {
             let own = public_resolvers(&fs::read_to_string("/etc/resolv.conf").unwrap_or_default());
@@ -108,8 +108,8 @@ impl Outlets {
             node: node.to_owned(),
             links,
             firewall: Firewall::new(fixed, path),
-            names: Names::default(),
-            slots: Mutex::new(Slots::new(&outside.range, chance)),
+            names: ResolvedNames::default(),
+            slots: Mutex::new(AddressPool::new(&outside.range, chance)),
             outside,
             spare: Mutex::default(),
             filling: tokio::sync::Mutex::default(),
@@ -125,7 +125,7 @@ impl Outlets {
     }
 
     /// A namespace from which `egress` can be reached and nothing else.
-    pub(crate) async fn take(self: &Arc<Self>, egress: &Egress) -> Result<Outlet, RuntimeError> {
+    pub(crate) async fn take(self: &Arc<Self>, egress: &Egress) -> Result<EgressLink, RuntimeError> {
         let mtu = self.prepare().await?;
         let ready = self.spare.lock().pop().or_else(|| self.rested());
         let outlet = match ready {
@@ -136,7 +136,7 @@ impl Outlets {
         task::spawn("spare ways out", async move { outlets.fill_up(mtu).await });
         let way = self.names.way(egress).await;
         let link = outlet.slot.link(&self.links);
-        let guest = Guest { address: outlet.slot.of_instance(&self.outside.range), way };
+        let guest = InstanceRules { address: outlet.slot.of_instance(&self.outside.range), way };
         if let Err(source) = self.firewall.admit(&link, guest).await {
             self.discard(outlet).await;
             return Err(RuntimeError::Io { doing: "open the firewall for an instance".to_owned(), source });
@@ -149,7 +149,7 @@ impl Outlets {
     ///
     /// # Errors
     /// The firewall could not be told; the outlet is gone all the same.
-    pub(crate) async fn give_back(&self, outlet: Outlet) -> Result<(), RuntimeError> {
+    pub(crate) async fn give_back(&self, outlet: EgressLink) -> Result<(), RuntimeError> {
         let link = outlet.slot.link(&self.links);
         self.in_use.lock().remove(&link);
         if let Err(source) = self.firewall.dismiss(&link).await {
@@ -165,7 +165,7 @@ impl Outlets {
     }
 
     /// What the next server has to know of it.
-    pub(crate) fn record(&self, outlet: &Outlet, egress: &Egress) -> Record {
+    pub(crate) fn record(&self, outlet: &EgressLink, egress: &Egress) -> Record {
         let address = outlet.slot.of_instance(&self.outside.range);
         Record { slot: outlet.slot.0, address, egress: egress.clone() }
     }
@@ -175,13 +175,13 @@ impl Outlets {
     ///
     /// # Errors
     /// Nothing is in it any more, or its address is from another range than this server's.
-    pub(crate) fn adopt(&self, record: Record, pid: u32) -> io::Result<Outlet> {
-        let slot = Slot(record.slot);
+    pub(crate) fn adopt(&self, record: Record, pid: u32) -> io::Result<EgressLink> {
+        let slot = AddressPair(record.slot);
         let in_range = u64::from(slot.0) < self.outside.range.size() / 2;
         if !in_range || slot.of_instance(&self.outside.range) != record.address {
             return Err(io::Error::other("EGRESS_RANGE is another now"));
         }
-        let outlet = Outlet { slot, namespace: Arc::new(File::open(format!("/proc/{pid}/ns/net"))?) };
+        let outlet = EgressLink { slot, namespace: Arc::new(File::open(format!("/proc/{pid}/ns/net"))?) };
         self.slots.lock().keep(slot);
         self.in_use.lock().insert(slot.link(&self.links), (slot, record.egress));
         Ok(outlet)
@@ -209,8 +209,8 @@ impl Outlets {
         Ok(())
     }
 
-    fn guest(&self, slot: Slot, egress: &Egress) -> Guest {
-        Guest { address: slot.of_instance(&self.outside.range), way: self.names.known_way(egress) }
+    fn guest(&self, slot: AddressPair, egress: &Egress) -> InstanceRules {
+        InstanceRules { address: slot.of_instance(&self.outside.range), way: self.names.known_way(egress) }
     }
 
     /// Sees once that this host passes packets on, and starts to look after its table.
@@ -237,7 +237,7 @@ impl Outlets {
         Ok(*ready.insert(mtu.unwrap_or(MTU)))
     }
 
-    fn rested(&self) -> Option<Outlet> {
+    fn rested(&self) -> Option<EgressLink> {
         let mut idle = self.idle.lock();
         let (since, _) = idle.front()?;
         if since.elapsed() < REST {
@@ -260,7 +260,7 @@ impl Outlets {
         }
     }
 
-    async fn make(&self, mtu: u32) -> io::Result<Outlet> {
+    async fn make(&self, mtu: u32) -> io::Result<EgressLink> {
         for _ in 0..TRIES {
             let Some(slot) = self.slots.lock().take(Instant::now()) else { break };
             let plan = Plan {
@@ -271,7 +271,7 @@ impl Outlets {
                 mtu,
             };
             match super::links::make(&self.home, plan).await {
-                Ok(namespace) => return Ok(Outlet { slot, namespace: Arc::new(namespace) }),
+                Ok(namespace) => return Ok(EgressLink { slot, namespace: Arc::new(namespace) }),
                 Err(error) => {
                     self.slots.lock().give_back(slot, Instant::now());
                     // Another server of this host has it, whose addresses are from the same range.
@@ -284,7 +284,7 @@ impl Outlets {
         Err(io::Error::other(format!("no address of {} is free", self.outside.range)))
     }
 
-    async fn discard(&self, outlet: Outlet) {
+    async fn discard(&self, outlet: EgressLink) {
         let link = outlet.slot.link(&self.links);
         if let Err(error) = super::links::remove(&link).await {
             tracing::warn!(link, %error, "a link could not be removed");
@@ -306,7 +306,7 @@ impl Outlets {
 }
 
 /// As long as the server lives.
-async fn look_after(outlets: Weak<Outlets>) {
+async fn look_after(outlets: Weak<EgressLinks>) {
     while let Some(pause) = outlets.upgrade().map(|outlets| outlets.outside.refresh) {
         tokio::time::sleep(pause).await;
         let Some(outlets) = outlets.upgrade() else { return };

@@ -12,7 +12,7 @@ use tokio::sync::Mutex;
 use tokio::time::timeout;
 
 use super::firewall_rules;
-use super::firewall_rules::{Fixed, Guest, Guests, TABLE_PREFIX, Way};
+use super::firewall_rules::{Fixed, Guests, InstanceRules, OutboundInterface, TABLE_PREFIX};
 
 /// Longest time of one change.
 const DEADLINE: Duration = Duration::from_secs(10);
@@ -44,7 +44,7 @@ impl Firewall {
     }
 
     /// Lets an instance out. Until this returns nothing passes from its link.
-    pub(crate) async fn admit(&self, link: &str, guest: Guest) -> io::Result<()> {
+    pub(crate) async fn admit(&self, link: &str, guest: InstanceRules) -> io::Result<()> {
         let mut state = self.state.lock().await;
         let text = self.fixed.admit(link, &guest);
         state.guests.insert(link.to_owned(), guest);
@@ -79,12 +79,16 @@ impl Firewall {
     }
 
     /// What the names of allow lists lead to now; links that are not there are passed over.
-    pub(crate) async fn change(&self, ways: &BTreeMap<String, Way>) -> io::Result<()> {
+    pub(crate) async fn change(&self, ways: &BTreeMap<String, OutboundInterface>) -> io::Result<()> {
         let mut state = self.state.lock().await;
         let mut text = String::new();
         for (link, way) in ways {
             let Some(guest) = state.guests.get_mut(link) else { continue };
-            if let (Way::Only { places: old, .. }, Way::Only { places: new, .. }) = (&guest.way, way) {
+            if let (
+                OutboundInterface::Only { places: old, .. },
+                OutboundInterface::Only { places: new, .. },
+            ) = (&guest.way, way)
+            {
                 text += &self.fixed.change(link, old, new);
             }
             guest.way = way.clone();

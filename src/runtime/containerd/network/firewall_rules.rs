@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
 use std::net::Ipv4Addr;
 
-use crate::template::egress::{LINK_PREFIX, MAIL_PORTS, NEVER, Network};
+use crate::template::egress::{BLOCKED_NETWORKS, Ipv4Network, LINK_PREFIX, MAIL_PORTS};
 
 /// Connections that one instance may have at a time, that it does not use up what this host can keep track of.
 const CONNECTIONS: u32 = 1024;
@@ -24,23 +24,23 @@ pub(crate) struct Fixed {
     /// What the names of this node's links begin with.
     pub(crate) links: String,
     /// The addresses of instances.
-    pub(crate) range: Network,
+    pub(crate) range: Ipv4Network,
     /// Who may be asked for names.
     pub(crate) resolvers: Vec<Ipv4Addr>,
 }
 
 /// An instance with a way out.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Guest {
+pub(crate) struct InstanceRules {
     /// Its own address, the only one that it may send from.
     pub(crate) address: Ipv4Addr,
     /// What it may reach.
-    pub(crate) way: Way,
+    pub(crate) way: OutboundInterface,
 }
 
 /// What an instance may reach, names resolved.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Way {
+pub(crate) enum OutboundInterface {
     /// All public addresses.
     Open,
     /// These ports of these addresses.
@@ -52,14 +52,14 @@ pub(crate) enum Way {
 }
 
 /// All guests by the names of this host's ends of their links.
-pub(crate) type Guests = BTreeMap<String, Guest>;
+pub(crate) type Guests = BTreeMap<String, InstanceRules>;
 
 impl Fixed {
     /// The whole table, in place of the one that may stand.
     pub(crate) fn whole(&self, guests: &Guests) -> String {
         let Self { table, links, range, resolvers } = self;
         let links = format!("\"{links}*\"");
-        let never = braces(&NEVER);
+        let never = braces(&BLOCKED_NETWORKS);
         let mail = braces(&MAIL_PORTS);
         // Braces with nothing between are an error.
         let resolvers = match resolvers.as_slice() {
@@ -131,11 +131,11 @@ impl Fixed {
         gone(&self.table)
     }
 
-    pub(crate) fn admit(&self, link: &str, guest: &Guest) -> String {
+    pub(crate) fn admit(&self, link: &str, guest: &InstanceRules) -> String {
         self.elements("add", link, guest)
     }
 
-    pub(crate) fn dismiss(&self, link: &str, guest: &Guest) -> String {
+    pub(crate) fn dismiss(&self, link: &str, guest: &InstanceRules) -> String {
         self.elements("delete", link, guest)
     }
 
@@ -150,7 +150,7 @@ impl Fixed {
         self.places("delete", link, old.difference(new)) + &added
     }
 
-    fn elements(&self, verb: &str, link: &str, guest: &Guest) -> String {
+    fn elements(&self, verb: &str, link: &str, guest: &InstanceRules) -> String {
         let table = &self.table;
         let mut text =
             format!("{verb} element inet {table} instances {{ \"{link}\" . {} }}\n", guest.address);
@@ -159,11 +159,11 @@ impl Fixed {
             let _ = writeln!(text, "{verb} element inet {table} {set} {{ \"{link}\" }}");
         };
         match &guest.way {
-            Way::Open => {
+            OutboundInterface::Open => {
                 line("asking");
                 line("open");
             }
-            Way::Only { places, asks } => {
+            OutboundInterface::Only { places, asks } => {
                 if *asks {
                     line("asking");
                 }
@@ -206,13 +206,13 @@ mod tests {
         Fixed {
             table: "try-it-now-node-1".to_owned(),
             links: "tinabcde".to_owned(),
-            range: Network::around("10.213.0.0".parse().unwrap(), 16),
+            range: Ipv4Network::around("10.213.0.0".parse().unwrap(), 16),
             resolvers: vec!["9.9.9.9".parse().unwrap()],
         }
     }
 
-    fn guest(way: Way) -> Guest {
-        Guest { address: "10.213.0.3".parse().unwrap(), way }
+    fn guest(way: OutboundInterface) -> InstanceRules {
+        InstanceRules { address: "10.213.0.3".parse().unwrap(), way }
     }
 
     fn places(list: &[(&str, u16)]) -> BTreeSet<(Ipv4Addr, u16)> {
@@ -222,7 +222,7 @@ mod tests {
     #[test]
     fn the_rules_are_the_same_whoever_is_in() {
         let fixed = fixed();
-        let guests = Guests::from([("tinabcde1".to_owned(), guest(Way::Open))]);
+        let guests = Guests::from([("tinabcde1".to_owned(), guest(OutboundInterface::Open))]);
         let (empty, one) = (fixed.whole(&Guests::new()), fixed.whole(&guests));
         assert_eq!(one.strip_prefix(&empty).unwrap(), fixed.admit("tinabcde1", &guests["tinabcde1"]));
         assert!(empty.starts_with("add table inet try-it-now-node-1\ndelete table inet try-it-now-node-1\n"));
@@ -233,9 +233,12 @@ mod tests {
     fn a_guest_is_dismissed_by_what_admitted_it() {
         let fixed = fixed();
         for way in [
-            Way::Open,
-            Way::Only { places: places(&[("198.51.100.1", 443), ("198.51.100.2", 80)]), asks: true },
-            Way::Only { places: places(&[]), asks: false },
+            OutboundInterface::Open,
+            OutboundInterface::Only {
+                places: places(&[("198.51.100.1", 443), ("198.51.100.2", 80)]),
+                asks: true,
+            },
+            OutboundInterface::Only { places: places(&[]), asks: false },
         ] {
             let guest = guest(way);
             let admitted = fixed.admit("tinabcde1", &guest);

@@ -9,16 +9,16 @@ use std::time::Duration;
 
 use containerd_client::services::v1::{Container, ListContainersRequest};
 
-use super::checkpoint::catalog::{Checkpoints, Key};
+use super::checkpoint::catalog::{Catalog, Key};
 use super::checkpoint::sharing;
 use super::client::{self, Answer, Client, request};
 use super::container::{self, CHECKPOINT_LABEL, NAMESPACE_LABEL};
 use super::host::shared_shim;
 use super::image::snapshots;
-use super::{Parts, Step, Watcher};
+use super::{FaultPoint, Inner, Watcher};
 use crate::instance::InstanceId;
 use crate::runtime::RuntimeError;
-use crate::runtime::blocking::Doing;
+use crate::runtime::blocking::IoContext;
 
 /// CRIU needs a moment to see that what it freezes is gone.
 const LOOKS: usize = 500;
@@ -26,7 +26,7 @@ const PAUSE: Duration = Duration::from_millis(10);
 
 /// Picks up the containers of this node that run, for the pool to judge, and removes everything else of this node: dead
 /// containers, snapshots that belong to none, folders, checkpoints without their snapshot or of an older version.
-pub(super) async fn take_over(parts: &Parts) -> Result<(), RuntimeError> {
+pub(super) async fn take_over(parts: &Inner) -> Result<(), RuntimeError> {
     let node = parts.node.as_str();
     let doing = || "clean the folder for containers".to_owned();
     let folders = parts.folder.list().doing(doing)?;
@@ -74,7 +74,7 @@ pub(super) async fn take_over(parts: &Parts) -> Result<(), RuntimeError> {
 
 /// CRIU may be writing to a checkpoint that its server did not live to see whole, until it finds that what it freezes is
 /// gone.
-async fn finish_cleaning(checkpoints: &Checkpoints) -> io::Result<()> {
+async fn finish_cleaning(checkpoints: &Catalog) -> io::Result<()> {
     for _ in 0..LOOKS {
         match checkpoints.clean() {
             Err(error) if error.kind() == io::ErrorKind::DirectoryNotEmpty => tokio::time::sleep(PAUSE).await,
@@ -85,7 +85,7 @@ async fn finish_cleaning(checkpoints: &Checkpoints) -> io::Result<()> {
 }
 
 /// Whether it could be picked up.
-async fn adopt(parts: &Parts, container: &Container) -> Result<bool, RuntimeError> {
+async fn adopt(parts: &Inner, container: &Container) -> Result<bool, RuntimeError> {
     let id = InstanceId::parse(&container.id).ok();
     let namespace = container.labels.get(NAMESPACE_LABEL).and_then(|number| number.parse().ok());
     let (Some(id), Some(namespace)) = (id, namespace) else { return Ok(false) };
@@ -101,7 +101,7 @@ async fn adopt(parts: &Parts, container: &Container) -> Result<bool, RuntimeErro
     Ok(picked_up.is_ok())
 }
 
-impl Parts {
+impl Inner {
     /// Takes over an instance that a server before this one started: its network's number, its first process, and what it
     /// was restored from.
     fn adopt(
@@ -111,7 +111,7 @@ impl Parts {
         pid: u32,
         from: Option<Key>,
     ) -> Result<(), RuntimeError> {
-        self.watcher.done(Step::Adoption)?;
+        self.watcher.done(FaultPoint::Adoption)?;
         let doing = || format!("pick up {id}");
         let record = self.folder.outlet(id).doing(doing)?;
         let output = self.folder.open_output(id).doing(doing)?;

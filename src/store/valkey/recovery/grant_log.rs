@@ -7,20 +7,20 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::local_view::Known;
+use super::local_view::LocalView;
 use crate::clock::Millis;
-use crate::instance::{Instance, InstanceId, Life, NodeId, RETENTION};
+use crate::instance::{Instance, InstanceId, NodeId, RETENTION, State};
 use crate::store::StoreError;
 use crate::store::journal::Journal;
 
 /// Which report of what is known came last. An answer to a question from before it came too late to be part of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Era(u64);
+pub(crate) struct ReportGeneration(u64);
 
 /// See the module.
 #[derive(Debug)]
-pub(crate) struct Notebook {
-    pub(crate) known: Known,
+pub(crate) struct GrantLog {
+    pub(crate) known: LocalView,
     era: u64,
     /// The tenure that has been told all of it.
     tenure: Option<String>,
@@ -34,10 +34,10 @@ pub(crate) fn too_late() -> StoreError {
     StoreError::Unavailable("it was lost before its answer was written down".to_owned())
 }
 
-impl Notebook {
+impl GrantLog {
     /// One without a file.
     pub(crate) fn new(own: NodeId) -> Self {
-        Self { known: Known::new(own), era: 0, tenure: None, epoch: 0, journal: None }
+        Self { known: LocalView::new(own), era: 0, tenure: None, epoch: 0, journal: None }
     }
 
     /// One with a file, and with what that says and still counts at `now`.
@@ -48,9 +48,9 @@ impl Notebook {
         let (journal, granted) = Journal::open(file.to_owned())?;
         let mut notebook = Self::new(own);
         let counts = |(record, _): &&(Instance, bool)| match record.life() {
-            Life::Assigned { lease, .. } => now < lease.deadline() + RETENTION,
-            Life::Expired { at, .. } => now < *at + RETENTION,
-            Life::Warming | Life::Ready { .. } => false,
+            State::Assigned { lease, .. } => now < lease.deadline() + RETENTION,
+            State::Expired { at, .. } => now < *at + RETENTION,
+            State::Warming | State::Ready { .. } => false,
         };
         let counted = granted.iter().filter(counts);
         counted.for_each(|(record, unconfirmed)| notebook.known.remember(record, !unconfirmed));
@@ -61,7 +61,7 @@ impl Notebook {
     }
 
     /// Does something with what is known, and writes down what has to be.
-    pub(crate) fn note<T>(&mut self, learn: impl FnOnce(&mut Known) -> T) -> T {
+    pub(crate) fn note<T>(&mut self, learn: impl FnOnce(&mut LocalView) -> T) -> T {
         let learnt = learn(&mut self.known);
         let notes = self.known.take_notes();
         if let Some((journal, _)) = &mut self.journal {
@@ -74,7 +74,11 @@ impl Notebook {
     ///
     /// # Errors
     /// What is known was told to a store since: it may have lost what it answered, and must not be believed.
-    pub(crate) fn note_in(&mut self, era: Era, learn: impl FnOnce(&mut Known)) -> Result<(), StoreError> {
+    pub(crate) fn note_in(
+        &mut self,
+        era: ReportGeneration,
+        learn: impl FnOnce(&mut LocalView),
+    ) -> Result<(), StoreError> {
         if self.era() != era {
             return Err(too_late());
         }
@@ -86,7 +90,7 @@ impl Notebook {
     ///
     /// # Errors
     /// As with [`Notebook::note_in`].
-    pub(crate) fn confirmed(&mut self, era: Era, ids: &[InstanceId]) -> Result<(), StoreError> {
+    pub(crate) fn confirmed(&mut self, era: ReportGeneration, ids: &[InstanceId]) -> Result<(), StoreError> {
         self.note_in(era, |known| ids.iter().for_each(|id| known.confirm(id)))?;
         if let Some((journal, _)) = &mut self.journal {
             journal.confirmed(ids);
@@ -94,8 +98,8 @@ impl Notebook {
         Ok(())
     }
 
-    pub(crate) fn era(&self) -> Era {
-        Era(self.era)
+    pub(crate) fn era(&self) -> ReportGeneration {
+        ReportGeneration(self.era)
     }
 
     /// All that is known. From now on answers to questions of before come too late.
@@ -159,7 +163,7 @@ mod tests {
 
     #[test]
     fn an_answer_to_a_question_from_before_a_report_is_refused_and_not_learnt() {
-        let mut notebook = Notebook::new(own());
+        let mut notebook = GrantLog::new(own());
         let (before, first, second) = (notebook.era(), assigned(9), assigned(9));
         notebook.note_in(before, |known| known.learn(&first, true)).unwrap();
         assert_eq!(notebook.begin_report().len(), 1);
@@ -172,7 +176,7 @@ mod tests {
     #[test]
     fn what_was_handed_out_is_known_again_after_a_start_as_long_as_it_counts() {
         let file = file();
-        let mut notebook = Notebook::open(own(), &file, Millis(0)).unwrap();
+        let mut notebook = GrantLog::open(own(), &file, Millis(0)).unwrap();
         let (long, short, ended, other) = (assigned(90_000), assigned(5), assigned(90_000), assigned(90_000));
         for granted in [&long, &short, &ended] {
             notebook.note(|known| known.learn(granted, true));
@@ -180,10 +184,10 @@ mod tests {
         notebook.note(|known| known.learn(&other, false));
         notebook.note(|known| known.end(&ended, Instant::now()));
         let later = Millis(20) + RETENTION;
-        let again = Notebook::open(own(), &file, later).unwrap().begin_report();
+        let again = GrantLog::open(own(), &file, later).unwrap().begin_report();
         assert_eq!(again.iter().map(|(id, _)| id).collect::<Vec<_>>(), [long.id()]);
         let again =
-            Notebook::open(own(), &file, later + Duration::from_millis(90_000)).unwrap().begin_report();
+            GrantLog::open(own(), &file, later + Duration::from_millis(90_000)).unwrap().begin_report();
         assert!(again.is_empty());
         remove(&file);
     }
@@ -191,12 +195,12 @@ mod tests {
     #[test]
     fn after_a_start_it_is_known_which_tenure_was_told_all() {
         let file = file();
-        let mut notebook = Notebook::open(own(), &file, Millis(0)).unwrap();
+        let mut notebook = GrantLog::open(own(), &file, Millis(0)).unwrap();
         assert!(!notebook.is_told("1.a.b"));
         notebook.told("1.a.b", 1);
         notebook.told("2.c.d", 2);
         assert_eq!(notebook.epoch, 2);
-        let again = Notebook::open(own(), &file, Millis(0)).unwrap();
+        let again = GrantLog::open(own(), &file, Millis(0)).unwrap();
         assert!(again.is_told("2.c.d") && !again.is_told("1.a.b"));
         remove(&file);
     }

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::instance::{ClaimToken, Instance, InstanceId, Life, NodeId};
+use crate::instance::{ClaimToken, Instance, InstanceId, NodeId, State};
 use crate::store::valkey::record_codec;
 use crate::store::{Cursor, RouteChange};
 
@@ -21,7 +21,7 @@ const MOST_GONE: usize = 100_000;
 
 /// See the module.
 #[derive(Debug)]
-pub(crate) struct Known {
+pub(crate) struct LocalView {
     own: NodeId,
     facts: HashMap<InstanceId, Fact>,
     /// Those gone, in the order in which that was learnt.
@@ -63,15 +63,15 @@ pub(crate) struct Mark(u64);
 /// How far on a record is: `further` in `recover_report.lua` is the same.
 fn rank(record: &Instance) -> (bool, u64, u8, u64) {
     let (over, rank) = match record.life() {
-        Life::Warming => (false, 0),
-        Life::Ready { .. } => (false, 1),
-        Life::Assigned { .. } => (false, 2),
-        Life::Expired { .. } => (true, 3),
+        State::Warming => (false, 0),
+        State::Ready { .. } => (false, 1),
+        State::Assigned { .. } => (false, 2),
+        State::Expired { .. } => (true, 3),
     };
     (over, record.generation(), rank, record.lease().map_or(0, |lease| lease.deadline().0))
 }
 
-impl Known {
+impl LocalView {
     pub(crate) fn new(own: NodeId) -> Self {
         Self {
             own,
@@ -167,7 +167,7 @@ impl Known {
     /// A change that the store tells, of whatever instance.
     pub(crate) fn follow(&mut self, change: &RouteChange, now: Instant) {
         match change {
-            RouteChange::Set(record) => self.heed(record),
+            RouteChange::Set(record) => self.merge_if_known(record),
             RouteChange::Gone(id) => {
                 if let Some(Fact::There { record, .. }) = self.facts.get(id) {
                     let before = record.clone();
@@ -178,7 +178,7 @@ impl Known {
     }
 
     /// A record that somebody else may have changed.
-    pub(crate) fn heed(&mut self, record: &Instance) {
+    pub(crate) fn merge_if_known(&mut self, record: &Instance) {
         if record.node() == &self.own || self.facts.contains_key(record.id()) {
             self.learn(record, false);
         }
@@ -208,7 +208,7 @@ impl Known {
         };
         let lost: Vec<Instance> = self.facts.values().filter_map(lost).collect();
         lost.iter().for_each(|record| self.end(record, now));
-        all.iter().for_each(|record| self.heed(record));
+        all.iter().for_each(|record| self.merge_if_known(record));
     }
 
     /// What nobody has had, as far as is known here.
@@ -272,8 +272,8 @@ mod tests {
         NodeId::parse("own").unwrap()
     }
 
-    fn known() -> Known {
-        Known::new(own())
+    fn known() -> LocalView {
+        LocalView::new(own())
     }
 
     fn warming(node: &str) -> Instance {
@@ -292,11 +292,11 @@ mod tests {
         vec![warming, ready, held, longer, ended]
     }
 
-    fn told(known: &Known) -> Vec<String> {
+    fn told(known: &LocalView) -> Vec<String> {
         known.report().into_iter().map(|(_, text)| text).collect()
     }
 
-    fn unsigned(known: &Known) -> Vec<String> {
+    fn unsigned(known: &LocalView) -> Vec<String> {
         told(known).iter().map(|text| text.trim_start_matches(['+', '?']).to_owned()).collect()
     }
 
@@ -358,7 +358,7 @@ mod tests {
         known.learn(&steps[1], false);
         known.doubt(steps[1].id());
         assert_eq!(told(&known), ["gone|3|"]);
-        known.heed(&steps[2]);
+        known.merge_if_known(&steps[2]);
         assert_eq!(told(&known), [record_codec::write(&steps[2])], "a visitor was faster");
     }
 

@@ -52,13 +52,13 @@ use redis::{RedisError, Script};
 use tokio::time::{Instant, timeout};
 
 use super::PIECE;
-use super::admission::{Gate, Heard, Open};
+use super::admission::{Admission, Heard, Open};
 use super::connection;
-use super::connection::{Wire, unavailable};
+use super::connection::{Transport, unavailable};
 use super::record_codec;
 use super::script_reply::{Reply, broken};
 use crate::instance::{ClaimToken, InstanceId};
-use crate::store::{Roster, StoreError};
+use crate::store::{Membership, StoreError};
 use crate::template::Secret;
 
 /// How often the process and the tenure are looked at while all is well. It is also how long a new server waits until it
@@ -80,24 +80,24 @@ enum Standing {
 }
 
 /// Keeps the gate for ever.
-pub(super) async fn keep(gate: Arc<Gate>) {
+pub(super) async fn keep(gate: Arc<Admission>) {
     let stop = gate.stop.clone();
-    let mut keeper = Keeper { gate, wire: None, closed: None };
+    let mut keeper = Recovery { gate, wire: None, closed: None };
     tokio::select! {
         () = stop.cancelled() => {}
         () = keeper.run() => {}
     }
 }
 
-struct Keeper {
-    gate: Arc<Gate>,
+struct Recovery {
+    gate: Arc<Admission>,
     /// To one process, with which it ends.
-    wire: Option<Wire>,
+    wire: Option<Transport>,
     /// Since when the gate is closed.
     closed: Option<Instant>,
 }
 
-impl Keeper {
+impl Recovery {
     async fn run(&mut self) {
         loop {
             let fresh = self.wire.is_none();
@@ -125,7 +125,7 @@ impl Keeper {
             None => self.gate.link.in_time(self.gate.link.direct()).await?,
         };
         let process = connection::process(&mut wire).await.map_err(unavailable)?;
-        let mut talk = Talk { gate: self.gate.clone(), wire, process };
+        let mut talk = RecoverySession { gate: self.gate.clone(), wire, process };
         loop {
             match talk.standing().await? {
                 Standing::Open(tenure, newest) => {
@@ -166,13 +166,13 @@ impl Keeper {
 }
 
 /// A talk with one process.
-struct Talk {
-    gate: Arc<Gate>,
-    wire: Wire,
+struct RecoverySession {
+    gate: Arc<Admission>,
+    wire: Transport,
     process: String,
 }
 
-impl Talk {
+impl RecoverySession {
     async fn ask(&mut self, script: &Script, arguments: &[&str]) -> Result<Reply, StoreError> {
         let call = self.gate.other(script, arguments);
         let words: Result<Vec<String>, RedisError> = call.invoke_async(&mut self.wire).await;
@@ -296,7 +296,7 @@ impl Talk {
                 break;
             }
             let (next, secret) = (reply.number()?, Secret::new(reply.text()?));
-            let roster = Roster { members: reply.members()?, secret, returned: false };
+            let roster = Membership { members: reply.members()?, secret, returned: false };
             let mut heard = gate.heard.lock();
             // A beat may have been answered meanwhile.
             if next >= heard.number {
@@ -326,7 +326,7 @@ impl Talk {
             gate.notebook.lock().note(|known| {
                 for (id, record) in found {
                     match record {
-                        Some(record) => known.heed(&record),
+                        Some(record) => known.merge_if_known(&record),
                         None => known.forget(id, mark),
                     }
                 }

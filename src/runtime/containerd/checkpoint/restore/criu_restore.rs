@@ -19,9 +19,9 @@ use serde_json::Value;
 
 use super::cgroup_v1::Groups;
 use super::criu_rpc::{ExternalMount, IGNORE_GROUPS, Inherited, Options, Response, kind};
-use super::runc_state::{Model, Own};
+use super::runc_state::{Own, RuncState};
 use super::{Request, criu_rpc, other};
-use crate::runtime::containerd::checkpoint::sharing::Touched;
+use crate::runtime::containerd::checkpoint::sharing::PrefaultList;
 
 /// Longest silence of CRIU.
 const PATIENCE: Duration = Duration::from_secs(25);
@@ -35,15 +35,15 @@ const NETWORK: &str = "extRootNetNS";
 const NO_NETWORK: u32 = 0x4000_0000;
 
 /// What is made for a restore before CRIU comes to it; undone when it is dropped, but for what a container keeps.
-pub(super) struct Draft<'a> {
+pub(super) struct RestoreDraft<'a> {
     request: &'a Request,
-    model: Model,
+    model: RuncState,
     /// The path of its network namespace.
     network: String,
     mounted: Mounted,
     groups: Groups,
     /// What it will change at once, if that is known.
-    touched: Option<Touched>,
+    touched: Option<PrefaultList>,
     /// Runc's folder of it, until it is a container.
     notes: Notes<'a>,
 }
@@ -76,7 +76,11 @@ impl Drop for Mounted {
 }
 
 /// Makes all that can be made without CRIU. What it returns, and what fails, leaves nothing.
-pub(super) fn prepare<'a>(request: &'a Request, model: Model, notes: &'a Path) -> io::Result<Draft<'a>> {
+pub(super) fn prepare<'a>(
+    request: &'a Request,
+    model: RuncState,
+    notes: &'a Path,
+) -> io::Result<RestoreDraft<'a>> {
     let model = model.of(&request.id)?;
     let spec: Value = serde_json::from_slice(&fs::read(request.bundle.join("config.json"))?)?;
     let namespaces = spec["linux"]["namespaces"].as_array().into_iter().flatten();
@@ -97,10 +101,18 @@ pub(super) fn prepare<'a>(request: &'a Request, model: Model, notes: &'a Path) -
     fs::create_dir(&at)?;
     let mounted = Mounted(at);
     mount_bind_recursive(&root, &mounted.0)?;
-    Ok(Draft { request, model, network, mounted, groups: Groups::default(), touched: None, notes: kept })
+    Ok(RestoreDraft {
+        request,
+        model,
+        network,
+        mounted,
+        groups: Groups::default(),
+        touched: None,
+        notes: kept,
+    })
 }
 
-impl Draft<'_> {
+impl RestoreDraft<'_> {
     /// Makes its control groups.
     ///
     /// # Errors
@@ -136,7 +148,7 @@ impl Draft<'_> {
             &criu_rpc::Request { kind: kind::RESTORE, options: Some(options), notify_success: None },
         )?;
         // CRIU has enough to do meanwhile.
-        self.touched = self.request.images.parent().and_then(Touched::find);
+        self.touched = self.request.images.parent().and_then(PrefaultList::find);
         let pid = self.follow(&ours)?;
         drop(ours);
         let status = criu.0.wait()?;

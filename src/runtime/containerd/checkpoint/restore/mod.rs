@@ -30,8 +30,8 @@ use std::process::{Command, ExitCode};
 use serde_json::json;
 
 use crate::runtime::containerd_process::{find, own_path};
-pub(crate) use runc_fallback::Mended;
-use runc_state::Model;
+pub(crate) use runc_fallback::RestoredLink;
+use runc_state::RuncState;
 
 /// The name of a link to this program by which it takes this role.
 pub(crate) const NAME: &str = "try-it-now-runc";
@@ -105,7 +105,7 @@ impl Request {
 
 fn serve(request: &Request, arguments: &[OsString]) -> ExitCode {
     let Some(runc) = find(RUNC, &own_path()) else { return become_runc(arguments) };
-    let model = Model::find(&request.images, &runc, &request.bundle, &request.id);
+    let model = RuncState::find(&request.images, &runc, &request.bundle, &request.id);
     let Some(model) = model else { return learn(request, &runc, arguments) };
     let notes = request.notes();
     let prepared = criu_restore::prepare(request, model, &notes).and_then(|mut draft| {
@@ -139,7 +139,7 @@ fn learn(request: &Request, runc: &Path, arguments: &[OsString]) -> ExitCode {
     };
     if status.success() {
         // Without it, the next one is runc's again.
-        let _ = Model::keep(&request.images, runc, &request.bundle, &request.notes(), &request.id);
+        let _ = RuncState::keep(&request.images, runc, &request.bundle, &request.notes(), &request.id);
     }
     ExitCode::from(status.code().and_then(|code| u8::try_from(code).ok()).unwrap_or(1))
 }

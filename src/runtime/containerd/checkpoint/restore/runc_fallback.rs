@@ -15,13 +15,13 @@ const RUNC: &str = "#!/bin/sh\nexec runc \"$@\"\n";
 static ONE_AT_A_TIME: Mutex<()> = Mutex::const_new(());
 
 /// Something in the place of a link that was gone, with the folders above it, for as long as it lives.
-pub(crate) struct Mended {
+pub(crate) struct RestoredLink {
     /// What was made, in that order.
     made: Vec<PathBuf>,
     _turn: MutexGuard<'static, ()>,
 }
 
-impl Mended {
+impl RestoredLink {
     /// `None` where there is nothing to mend.
     pub(crate) async fn at(link: &Path) -> io::Result<Option<Self>> {
         let turn = ONE_AT_A_TIME.lock().await;
@@ -43,7 +43,7 @@ impl Mended {
     }
 }
 
-impl Drop for Mended {
+impl Drop for RestoredLink {
     fn drop(&mut self) {
         for path in self.made.iter().rev() {
             // A folder that somebody uses meanwhile stays.
@@ -61,17 +61,17 @@ mod tests {
     async fn what_is_gone_is_there_for_a_while_and_leaves_nothing() {
         let base = std::env::temp_dir().join(format!("try-it-now-link-{}", NodeId::random()));
         let link = base.join("containers").join("called");
-        let mended = Mended::at(&link).await.unwrap().unwrap();
+        let mended = RestoredLink::at(&link).await.unwrap().unwrap();
         assert!(fs::metadata(&link).unwrap().permissions().mode() & 0o100 != 0);
         drop(mended);
         assert!(!base.exists());
 
         fs::create_dir(&base).unwrap();
         std::os::unix::fs::symlink("/nowhere/at/all", base.join("called")).unwrap();
-        drop(Mended::at(&base.join("called")).await.unwrap().unwrap());
+        drop(RestoredLink::at(&base.join("called")).await.unwrap().unwrap());
         assert_eq!(fs::read_dir(&base).unwrap().count(), 0);
         fs::write(base.join("called"), "").unwrap();
-        assert!(Mended::at(&base.join("called")).await.unwrap().is_none());
+        assert!(RestoredLink::at(&base.join("called")).await.unwrap().is_none());
         fs::remove_dir_all(base).unwrap();
     }
 }

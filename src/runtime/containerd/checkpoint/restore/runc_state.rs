@@ -19,7 +19,7 @@ const STATE: &str = "state.json";
 
 /// What runc noted of one container, and which runc that was.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub(super) struct Model {
+pub(super) struct RuncState {
     runc: Program,
     /// The container's name.
     id: String,
@@ -60,7 +60,7 @@ pub(super) struct Own<'a> {
     pub(super) descriptors: Vec<String>,
 }
 
-impl Model {
+impl RuncState {
     /// That of a checkpoint, if it was made by this runc of what is as this container is.
     pub(super) fn find(images: &Path, runc: &Path, bundle: &Path, id: &str) -> Option<Self> {
         let model: Self = serde_json::from_slice(&fs::read(file(images)?).ok()?).ok()?;
@@ -245,10 +245,10 @@ mod tests {
         let Folder(folder) = &folder(&state());
         let [images, runc, bundle, notes] =
             ["key/images", "runc", "bundle", "notes"].map(|part| folder.join(part));
-        assert!(Model::find(&images, &runc, &bundle, "shop-1").is_none());
-        Model::keep(&images, &runc, &bundle, &notes, "shop-1").unwrap();
+        assert!(RuncState::find(&images, &runc, &bundle, "shop-1").is_none());
+        RuncState::keep(&images, &runc, &bundle, &notes, "shop-1").unwrap();
         fs::write(bundle.join("config.json"), spec("shop-2", 8, 512).to_string()).unwrap();
-        let mut model = Model::find(&images, &runc, &bundle, "shop-2").unwrap().of("shop-2").unwrap();
+        let mut model = RuncState::find(&images, &runc, &bundle, "shop-2").unwrap().of("shop-2").unwrap();
         assert_eq!(model.root().unwrap(), Path::new("/run/shop-2/rootfs"));
         assert_eq!(model.criu_config().unwrap(), "/criu.conf");
         assert_eq!(model.groups(), [("pids", Path::new("/sys/fs/cgroup/pids/try-it-now/shop-2"))]);
@@ -282,22 +282,22 @@ mod tests {
         let Folder(folder) = &folder(&state());
         let [images, runc, bundle, notes] =
             ["key/images", "runc", "bundle", "notes"].map(|part| folder.join(part));
-        Model::keep(&images, &runc, &bundle, &notes, "shop-1").unwrap();
+        RuncState::keep(&images, &runc, &bundle, &notes, "shop-1").unwrap();
         fs::write(bundle.join("config.json"), spec("shop-1", 7, 511).to_string()).unwrap();
-        assert!(Model::find(&images, &runc, &bundle, "shop-1").is_none());
+        assert!(RuncState::find(&images, &runc, &bundle, "shop-1").is_none());
         fs::write(bundle.join("config.json"), spec("shop-1", 7, 512).to_string()).unwrap();
-        assert!(Model::find(&images, &runc, &bundle, "shop-1").is_some());
+        assert!(RuncState::find(&images, &runc, &bundle, "shop-1").is_some());
         fs::write(&runc, "another").unwrap();
-        assert!(Model::find(&images, &runc, &bundle, "shop-1").is_none());
+        assert!(RuncState::find(&images, &runc, &bundle, "shop-1").is_none());
         fs::write(folder.join("key/runc.json"), "{").unwrap();
-        assert!(Model::find(&images, &runc, &bundle, "shop-1").is_none());
+        assert!(RuncState::find(&images, &runc, &bundle, "shop-1").is_none());
         for part in ["id", "init_process_pid", "created", "config", "cgroup_paths", "namespace_paths"] {
             let mut odd = state();
             odd[part] = json!([]);
             fs::write(notes.join("state.json"), odd.to_string()).unwrap();
-            Model::keep(&images, &runc, &bundle, &notes, "shop-1").unwrap_err();
+            RuncState::keep(&images, &runc, &bundle, &notes, "shop-1").unwrap_err();
         }
         fs::write(notes.join("state.json"), "").unwrap();
-        Model::keep(&images, &runc, &bundle, &notes, "shop-1").unwrap_err();
+        RuncState::keep(&images, &runc, &bundle, &notes, "shop-1").unwrap_err();
     }
 }

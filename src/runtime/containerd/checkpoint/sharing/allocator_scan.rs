@@ -12,7 +12,7 @@ use std::path::Path;
 
 use memchr::memmem::Finder;
 
-use super::madvise_events::GivenUp;
+use super::madvise_events::DiscardedRanges;
 use super::madvise_filter;
 
 /// Names of libraries, and whose they are.
@@ -44,7 +44,7 @@ const PART: usize = 1 << 20;
 
 /// How a process gives memory up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Habit {
+pub(super) enum ZeroReliance {
     /// Whatever it does then was watched, or it does not mind what it finds there afterwards.
     Plain,
     /// As a hint, of which nothing may come: then it finds what was there.
@@ -55,16 +55,16 @@ pub(super) enum Habit {
 
 /// The habit of those who count on zeros and yet get along with memory that stays as it is; `None` for those of whom that
 /// is not known.
-fn habit(owner: &str) -> Option<Habit> {
+fn habit(owner: &str) -> Option<ZeroReliance> {
     match owner {
         // `DiscardSystemPages` in its `include/v8-platform.h` is "a hint", a failure ends it, and what has to be zero it maps
         // anew.
-        "V8" => Some(Habit::Hints),
+        "V8" => Some(ZeroReliance::Hints),
         // `sysUnusedOS` in its `src/runtime/mem_linux.go` maps anew what cannot be given up.
-        "Go" => Some(Habit::Asks),
+        "Go" => Some(ZeroReliance::Asks),
         // `pages_purge_forced` and `pages_purge_lazy` in its `src/pages.c` tell whether it worked, and what was not purged
         // does not count as zero.
-        "jemalloc" => Some(Habit::Asks),
+        "jemalloc" => Some(ZeroReliance::Asks),
         _ => None,
     }
 }
@@ -72,22 +72,22 @@ fn habit(owner: &str) -> Option<Habit> {
 /// What is known of an app beyond its images, for copies that share its memory.
 #[derive(Debug, Default)]
 pub(crate) struct Evidence {
-    pub(crate) habits: Habits,
-    pub(crate) given_up: GivenUp,
+    pub(crate) habits: AllocatorReport,
+    pub(crate) given_up: DiscardedRanges,
 }
 
 /// The habits of processes, by their numbers in their container.
 #[derive(Debug, Default)]
-pub(crate) struct Habits(HashMap<u32, Habit>);
+pub(crate) struct AllocatorReport(HashMap<u32, ZeroReliance>);
 
-impl Habits {
+impl AllocatorReport {
     /// That of a process; `None` if it was not looked at.
-    pub(super) fn of(&self, pid: u32) -> Option<Habit> {
+    pub(super) fn of(&self, pid: u32) -> Option<ZeroReliance> {
         self.0.get(&pid).copied()
     }
 }
 
-impl<I: IntoIterator<Item = (u32, Habit)>> From<I> for Habits {
+impl<I: IntoIterator<Item = (u32, ZeroReliance)>> From<I> for AllocatorReport {
     fn from(of: I) -> Self {
         Self(of.into_iter().collect())
     }
@@ -105,7 +105,7 @@ fn finders() -> Vec<Word> {
 ///
 /// # Errors
 /// Why they must not share their memory. What cannot be looked at speaks against it.
-pub(crate) fn examine(processes: &[u32]) -> Result<Habits, String> {
+pub(crate) fn examine(processes: &[u32]) -> Result<AllocatorReport, String> {
     let finders = finders();
     let (mut habits, mut seen) = (HashMap::new(), HashMap::new());
     for pid in processes {
@@ -120,7 +120,7 @@ pub(crate) fn examine(processes: &[u32]) -> Result<Habits, String> {
             }
             Err(error) => return Err(format!("process {pid} cannot be looked at: {error}")),
         };
-        let mut of_process: Option<(&str, Habit)> = None;
+        let mut of_process: Option<(&str, ZeroReliance)> = None;
         for program in maps.lines().filter_map(Mapped::of) {
             let file = (program.device.to_owned(), program.inode.to_owned());
             let owners = match seen.entry(file) {
@@ -143,7 +143,7 @@ pub(crate) fn examine(processes: &[u32]) -> Result<Habits, String> {
             }
         }
         let inside = inside(&status).ok_or_else(|| format!("process {pid} has no number"))?;
-        habits.insert(inside, of_process.map_or(Habit::Plain, |(_, habit)| habit));
+        habits.insert(inside, of_process.map_or(ZeroReliance::Plain, |(_, habit)| habit));
     }
     Ok(habits.into())
 }
@@ -278,7 +278,7 @@ mod tests {
         let habits = examine(&[pid]);
         drop(shell.stdin.take());
         shell.wait().unwrap();
-        assert_eq!(habits.unwrap().of(pid), Some(Habit::Plain));
+        assert_eq!(habits.unwrap().of(pid), Some(ZeroReliance::Plain));
     }
 
     #[test]

@@ -8,11 +8,11 @@ use proptest::prelude::*;
 use proptest::sample::Index;
 use rustix::process::{Resource, Rlimit, setrlimit};
 
-use super::allocator_scan::Habit;
+use super::allocator_scan::ZeroReliance;
 use super::criu_image::Image;
 use super::plan::Refused;
 use super::proto_message::Message;
-use super::rewrite::Draft;
+use super::rewrite::RewriteDraft;
 use super::*;
 use crate::instance::NodeId;
 
@@ -107,8 +107,8 @@ fn pagemap(pages: u64, runs: &[(u64, u64, u64)]) -> Vec<u8> {
 
 /// Processes of even numbers give memory up by hints.
 fn evidence() -> Evidence {
-    let habit = |pid| if pid % 2 == 0 { Habit::Hints } else { Habit::Plain };
-    Evidence { habits: Habits::from((1..9).map(|pid| (pid, habit(pid)))), ..Evidence::default() }
+    let habit = |pid| if pid % 2 == 0 { ZeroReliance::Hints } else { ZeroReliance::Plain };
+    Evidence { habits: AllocatorReport::from((1..9).map(|pid| (pid, habit(pid)))), ..Evidence::default() }
 }
 
 /// A thread that names a filter, or leaves that to the first of its process.
@@ -292,7 +292,7 @@ pub(super) fn is_rewritten_or_stays(folder: &Folder, parts: bool) {
     let before = folder.files();
     let pages: usize =
         before.iter().filter(|(name, _)| name.starts_with("pages-")).map(|(_, bytes)| bytes.len()).sum();
-    let draft = match Draft::read(folder.path(), parts, &evidence()) {
+    let draft = match RewriteDraft::read(folder.path(), parts, &evidence()) {
         Ok(draft) => draft,
         Err(refused) => {
             assert!(refused.to_string().len() > 5, "{refused:?}");
@@ -316,7 +316,7 @@ pub(super) fn is_rewritten_or_stays(folder: &Folder, parts: bool) {
     if written.is_ok() {
         draft.swap().unwrap();
         assert_eq!(
-            Draft::read(folder.path(), false, &evidence()).err(),
+            RewriteDraft::read(folder.path(), false, &evidence()).err(),
             Some(Refused::Nothing),
             "all that can be is shared"
         );
@@ -346,7 +346,7 @@ fn a_checkpoint_of_two_processes_is_rewritten() {
     for (parts, files) in [(false, 2), (true, 3)] {
         let folder = Folder::new();
         lay(&folder, &checkpoint());
-        let draft = Draft::read(folder.path(), parts, &evidence()).unwrap();
+        let draft = RewriteDraft::read(folder.path(), parts, &evidence()).unwrap();
         assert_eq!(draft.files(), files);
         draft.discard();
         is_rewritten_or_stays(&folder, parts);
@@ -359,7 +359,7 @@ fn a_checkpoint_of_two_processes_is_rewritten() {
 fn a_filter_comes_on_top_of_those_of_a_process_that_hints() {
     let folder = Folder::new();
     lay(&folder, &checkpoint());
-    let draft = Draft::read(folder.path(), false, &evidence()).unwrap();
+    let draft = RewriteDraft::read(folder.path(), false, &evidence()).unwrap();
     let devices = folder.path().join("devices");
     fs::create_dir(&devices).unwrap();
     draft.write(&devices).unwrap();
@@ -389,7 +389,7 @@ fn what_would_lack_a_filter_is_refused() {
         let list = images.get_mut("seccomp.img").unwrap();
         *list.iter_mut().rfind(|byte| **byte == 1).unwrap() = flags;
         lay(&folder, &images);
-        Draft::read(folder.path(), false, &evidence()).err()
+        RewriteDraft::read(folder.path(), false, &evidence()).err()
     };
     let lacks = Some(Refused::Lacks("filter of system calls"));
     assert_eq!(unfiltered(Some(1), 1), None);
@@ -402,8 +402,9 @@ fn what_would_lack_a_filter_is_refused() {
 fn a_process_that_nobody_looked_at_is_refused() {
     let folder = Folder::new();
     lay(&folder, &checkpoint());
-    let evidence = Evidence { habits: Habits::from([(1, Habit::Plain)]), ..Evidence::default() };
-    assert_eq!(Draft::read(folder.path(), false, &evidence).err(), Some(Refused::Unseen(2)));
+    let evidence =
+        Evidence { habits: AllocatorReport::from([(1, ZeroReliance::Plain)]), ..Evidence::default() };
+    assert_eq!(RewriteDraft::read(folder.path(), false, &evidence).err(), Some(Refused::Unseen(2)));
 }
 
 proptest! {
@@ -431,7 +432,7 @@ proptest! {
         let name = images.keys().nth(lacking.index(images.len())).unwrap().clone();
         images.remove(&name);
         lay(&folder, &images);
-        let refused = Draft::read(folder.path(), true, &evidence()).err();
+        let refused = RewriteDraft::read(folder.path(), true, &evidence()).err();
         // A process less, or none that has anything in common, is no contradiction, and whose filters stay is not asked.
         let may_lack = ["mm-", "memfd", "pagemap-shmem", "core-1"].iter().any(|begins| name.starts_with(begins));
         prop_assert_eq!(refused.is_none(), may_lack, "{} {:?}", name, refused);
@@ -485,7 +486,7 @@ fn the_largest_images_take_a_bounded_amount_of_memory_and_time() {
             let folder = Folder::new();
             lay(&folder, &checkpoint());
             fs::write(folder.path().join(name), &bytes).unwrap();
-            let refused = Draft::read(folder.path(), true, &evidence()).err();
+            let refused = RewriteDraft::read(folder.path(), true, &evidence()).err();
             let refused = refused.map(|why| why.to_string()).unwrap_or_default();
             // Others may make sense: there may be mappings that nobody used, for example.
             let too_long = refused.contains("it is longer than any that CRIU writes");

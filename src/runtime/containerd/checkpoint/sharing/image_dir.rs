@@ -40,7 +40,7 @@ const PLAIN: [&str; 20] = [
 ];
 
 /// See the module.
-pub(super) struct Source<'a> {
+pub(super) struct ImageDir<'a> {
     folder: &'a Path,
     /// The names of all files, in order.
     names: Vec<String>,
@@ -48,7 +48,7 @@ pub(super) struct Source<'a> {
     left: Cell<u64>,
 }
 
-impl<'a> Source<'a> {
+impl<'a> ImageDir<'a> {
     pub(super) fn open(folder: &'a Path) -> Result<Self, Refused> {
         let listed = fs::read_dir(folder).and_then(|entries| {
             entries
@@ -98,7 +98,7 @@ impl<'a> Source<'a> {
 /// # Errors
 /// One is refused, or another when it is written again.
 pub(crate) fn read_and_write_again(folder: &Path) -> Result<usize, Refused> {
-    let source = Source::open(folder)?;
+    let source = ImageDir::open(folder)?;
     let is_plain = |name: &str| PLAIN.iter().any(|plain| name.starts_with(plain));
     let images = source.names().iter().filter(|name| name.ends_with(".img") && !is_plain(name));
     let mut count = 0;

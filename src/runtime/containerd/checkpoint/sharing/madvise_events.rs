@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
 
-use super::allocator_scan::Habit;
+use super::allocator_scan::ZeroReliance;
 
 /// The events to note, and what makes one of interest.
 pub(super) const EVENTS: [(&str, &str); 3] = [
@@ -25,7 +25,7 @@ const ERRORS: u64 = u64::MAX - 4095;
 
 /// Addresses, whichever process they are of: to be too careful about a few costs little.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(crate) struct GivenUp {
+pub(crate) struct DiscardedRanges {
     /// What the kernel was told of by `madvise`.
     advised: Ranges,
     /// What is empty where a mapping was moved or has shrunk, or may come to be.
@@ -36,7 +36,7 @@ pub(crate) struct GivenUp {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 struct Ranges(BTreeMap<u64, u64>);
 
-impl GivenUp {
+impl DiscardedRanges {
     /// Reads the notes.
     ///
     /// # Errors
@@ -69,8 +69,8 @@ impl GivenUp {
     }
 
     /// Whether any of it was, by a process of this habit.
-    pub(super) fn touches(&self, range: &Range<u64>, habit: Habit) -> bool {
-        self.moved.touch(range) || habit == Habit::Plain && self.advised.touch(range)
+    pub(super) fn touches(&self, range: &Range<u64>, habit: ZeroReliance) -> bool {
+        self.moved.touch(range) || habit == ZeroReliance::Plain && self.advised.touch(range)
     }
 }
 
@@ -147,7 +147,7 @@ mod tests {
     use super::*;
 
     fn ranges(notes: &str) -> Vec<(u64, u64)> {
-        let found = GivenUp::read(notes).unwrap();
+        let found = DiscardedRanges::read(notes).unwrap();
         let mut all = found.advised;
         found.moved.0.iter().for_each(|(start, end)| all.add(*start, end - start));
         all.0.into_iter().collect()
@@ -193,10 +193,11 @@ mod tests {
     #[test]
     fn whoever_gives_up_by_hints_has_what_it_told_the_kernel_of_but_not_what_it_moved() {
         let advised = "x-7 [000] ..... 0.9: sys_madvise(start: 0x91000, len_in: 0x1000, behavior: 4)\n";
-        let found = GivenUp::read(&(advised.to_owned() + &moves(1, 0x8000, 0x3000, 0x10000))).unwrap();
+        let found =
+            DiscardedRanges::read(&(advised.to_owned() + &moves(1, 0x8000, 0x3000, 0x10000))).unwrap();
         for (range, plain, hints) in [(0x91000..0x92000, true, false), (0x10000..0x11000, true, true)] {
-            assert_eq!(found.touches(&range, Habit::Plain), plain, "{range:?}");
-            assert_eq!(found.touches(&range, Habit::Hints), hints, "{range:?}");
+            assert_eq!(found.touches(&range, ZeroReliance::Plain), plain, "{range:?}");
+            assert_eq!(found.touches(&range, ZeroReliance::Hints), hints, "{range:?}");
         }
     }
 
@@ -209,7 +210,7 @@ mod tests {
             "x-7 [000] ..... 1.0: sys_madvise(start: zero, len_in: 0x1000, behavior: 4)",
             "sys_madvise(start: 0x0, len_in: 0x1000, behavior: 4)",
         ] {
-            assert_eq!(GivenUp::read(line), Err(line.to_owned()));
+            assert_eq!(DiscardedRanges::read(line), Err(line.to_owned()));
         }
     }
 
@@ -228,7 +229,7 @@ mod tests {
 
         #[test]
         fn nothing_that_may_be_noted_panics(notes in "(x-7 \\[0\\] \\. 1: sys_(mremap|madvise)( -> |\\(a: )[0-9a-fx]{0,17}(, b: [0-9a-f]{0,17}){0,5}\\)?\n){0,6}") {
-            let _ = GivenUp::read(&notes);
+            let _ = DiscardedRanges::read(&notes);
         }
     }
 }

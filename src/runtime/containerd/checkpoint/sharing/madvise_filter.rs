@@ -8,9 +8,9 @@
 
 use std::collections::HashMap;
 
-use super::allocator_scan::Habit;
+use super::allocator_scan::ZeroReliance;
 use super::criu_image::Image;
-use super::image_dir::Source;
+use super::image_dir::ImageDir;
 use super::plan::{Refused, malformed};
 use super::proto_message::Message;
 
@@ -66,18 +66,18 @@ mod filter {
 }
 
 /// What a process of this habit is to hear; `None` if the kernel may do as it is told.
-fn answer(habit: Habit) -> Option<u32> {
+fn answer(habit: ZeroReliance) -> Option<u32> {
     match habit {
-        Habit::Plain => None,
-        Habit::Hints => Some(ANSWERED),
-        Habit::Asks => Some(ANSWERED | ENOSYS),
+        ZeroReliance::Plain => None,
+        ZeroReliance::Hints => Some(ANSWERED),
+        ZeroReliance::Asks => Some(ANSWERED | ENOSYS),
     }
 }
 
 /// The images, by name, of a checkpoint in whose copies these processes hear what suits them.
 pub(super) fn answer_all(
-    source: &Source<'_>,
-    processes: &[(u32, Habit)],
+    source: &ImageDir<'_>,
+    processes: &[(u32, ZeroReliance)],
 ) -> Result<Vec<(String, Vec<u8>)>, Refused> {
     let answers = processes.iter().filter_map(|(pid, habit)| Some((u64::from(*pid), answer(*habit)?)));
     let answers: Vec<(u64, u32)> = answers.collect();
@@ -118,7 +118,7 @@ struct Filters {
 }
 
 impl Filters {
-    fn read(source: &Source<'_>) -> Result<Self, Refused> {
+    fn read(source: &ImageDir<'_>) -> Result<Self, Refused> {
         let image = source.read(FILTERS)?;
         if image.records.len() != 1 {
             return Err(Refused::Contradiction);

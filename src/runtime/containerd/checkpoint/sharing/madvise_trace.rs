@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::rmdir;
 use rustix::io::Errno;
 
-use super::madvise_events::{EVENTS, GivenUp};
+use super::madvise_events::{DiscardedRanges, EVENTS};
 use crate::runtime::blocking::blocking;
 use crate::runtime::tracefs::Tracefs;
 
@@ -79,14 +79,14 @@ impl Watch {
     }
 
     /// What was seen. From then on nothing is.
-    pub(crate) fn seen(&self) -> io::Result<GivenUp> {
+    pub(crate) fn seen(&self) -> io::Result<DiscardedRanges> {
         self.set("tracing_on", "0")?;
         let lost = self.lost()?;
         if lost > 0 {
             return Err(io::Error::other(format!("{lost} notes had no room")));
         }
         let notes = String::from_utf8_lossy(&fs::read(self.folder.join("trace"))?).into_owned();
-        GivenUp::read(&notes).map_err(|line| io::Error::other(format!("the kernel says `{line}`")))
+        DiscardedRanges::read(&notes).map_err(|line| io::Error::other(format!("the kernel says `{line}`")))
     }
 
     /// Notes that were not kept.

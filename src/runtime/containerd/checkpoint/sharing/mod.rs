@@ -37,17 +37,17 @@ use rustix::fs::{SeekFrom, seek};
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
-use super::catalog::{Frozen, Key};
+use super::catalog::{FrozenFile, Key};
 use crate::runtime::blocking::blocking;
 use crate::runtime::containerd::host::node_dir;
 use crate::runtime::containerd::host::tmpfs;
 use crate::runtime::containerd::host::tmpfs::Tmpfs;
-use crate::runtime::containerd::{Step, Watcher};
+use crate::runtime::containerd::{FaultPoint, Watcher};
 use plan::PAGE;
-use rewrite::{Draft, FOLDER};
+use rewrite::{FOLDER, RewriteDraft};
 
-pub(crate) use super::prefault::Touched;
-pub(crate) use allocator_scan::{Evidence, Habits, examine};
+pub(crate) use super::prefault::PrefaultList;
+pub(crate) use allocator_scan::{AllocatorReport, Evidence, examine};
 pub(crate) use image_dir::read_and_write_again;
 pub(crate) use madvise_trace::Watch;
 
@@ -65,12 +65,12 @@ pub(crate) struct Shared {
     /// Bytes that its files can come to hold without a mapping having grown.
     room: u64,
     /// With the checksums of all that is not zero.
-    files: Vec<Frozen>,
+    files: Vec<FrozenFile>,
 }
 
 /// The memory that this node's clones share.
 #[derive(Debug)]
-pub(crate) struct Memory {
+pub(crate) struct SharedMemory {
     root: PathBuf,
     /// containerd's socket.
     containerd: PathBuf,
@@ -107,7 +107,7 @@ impl Shared {
     }
 }
 
-impl Memory {
+impl SharedMemory {
     pub(crate) fn new(root: PathBuf, containerd: PathBuf, limit: u64) -> Self {
         Self { root, containerd, limit, rooms: Mutex::default() }
     }
@@ -128,7 +128,7 @@ impl Memory {
         evidence: Evidence,
         watcher: &Watcher,
     ) -> Result<Shared, NotShared> {
-        let draft = blocking(move || Draft::read(&images, parts, &evidence)).await;
+        let draft = blocking(move || RewriteDraft::read(&images, parts, &evidence)).await;
         let draft = draft.map_err(|why| NotShared::Unchanged(why.to_string()))?;
         let room = draft.room();
         let _ = self.remove(key);
@@ -158,7 +158,7 @@ impl Memory {
     async fn fill(
         &self,
         key: &Key,
-        draft: Draft,
+        draft: RewriteDraft,
         room: u64,
         most: u64,
         watcher: &Watcher,
@@ -183,7 +183,7 @@ impl Memory {
         let attached = async {
             fs::create_dir_all(&at)?;
             tmpfs.attach(&self.containerd, &at).await?;
-            watcher.done(Step::Memory).map_err(io::Error::other)
+            watcher.done(FaultPoint::Memory).map_err(io::Error::other)
         };
         if let Err(error) = attached.await {
             draft.discard();
@@ -248,7 +248,7 @@ pub(crate) async fn clean(containerd: &Path) -> io::Result<usize> {
 }
 
 /// The checksums of all files of memory there.
-fn sums(devices: &Path) -> io::Result<Vec<Frozen>> {
+fn sums(devices: &Path) -> io::Result<Vec<FrozenFile>> {
     let folder = devices.join(FOLDER);
     let mut names = fs::read_dir(&folder)?
         .map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned()))
@@ -258,7 +258,7 @@ fn sums(devices: &Path) -> io::Result<Vec<Frozen>> {
 }
 
 /// That of one: of each page that is not zero, and where it lies. What is zero may be a hole or have been touched.
-fn sum(folder: &Path, name: String) -> io::Result<Frozen> {
+fn sum(folder: &Path, name: String) -> io::Result<FrozenFile> {
     let file = File::open(folder.join(&name))?;
     let bytes = file.metadata()?.len();
     let (mut sum, mut page, mut at) = (Context::new(&SHA256), [0; PAGE as usize], 0);
@@ -267,7 +267,7 @@ fn sum(folder: &Path, name: String) -> io::Result<Frozen> {
             Ok(data) => data,
             // Nothing but a hole from there on.
             Err(Errno::NXIO) => {
-                return Ok(Frozen { name, bytes, sha256: hex::encode(sum.finish().as_ref()) });
+                return Ok(FrozenFile { name, bytes, sha256: hex::encode(sum.finish().as_ref()) });
             }
             Err(error) => return Err(error.into()),
         };

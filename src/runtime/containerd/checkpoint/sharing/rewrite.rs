@@ -11,9 +11,9 @@ use rustix::fs::{FallocateFlags, fallocate};
 
 use super::allocator_scan::Evidence;
 use super::criu_image::Image;
-use super::image_dir::Source;
+use super::image_dir::ImageDir;
 use super::madvise_filter;
-use super::plan::{self, PAGE, Parted, Plan, Refused, Rules, malformed};
+use super::plan::{self, PAGE, Parted, Refused, Rules, SharingPlan, malformed};
 use super::proto_message::Message;
 
 /// Where a container sees the files, and on which mount. No other mount is needed for them, and each costs time.
@@ -35,13 +35,13 @@ struct Task {
     name: String,
     /// The image of its pages.
     pages: PathBuf,
-    plan: Plan,
+    plan: SharingPlan,
     /// Whether those that stay are written anew. Nobody asks for what several had in common.
     shrinks: bool,
 }
 
 /// All that is to be written.
-pub(crate) struct Draft {
+pub(crate) struct RewriteDraft {
     images: PathBuf,
     tasks: Vec<Task>,
     /// New images, by their names.
@@ -50,11 +50,11 @@ pub(crate) struct Draft {
     room: u64,
 }
 
-impl Draft {
+impl RewriteDraft {
     /// Reads the images of a checkpoint, and changes nothing. With `parts`, each process has from now on for itself what
     /// several had in common without a name, such as PHP its compiled scripts. What was given up is left as it is.
     pub(crate) fn read(images: &Path, parts: bool, evidence: &Evidence) -> Result<Self, Refused> {
-        let source = Source::open(images)?;
+        let source = ImageDir::open(images)?;
         let mut files = source.read("files.img")?;
         let mount = mount(&source)?;
         let mut id = next_id(&files)?;
@@ -172,11 +172,11 @@ impl Draft {
 struct InCommon {
     name: String,
     pages: PathBuf,
-    plan: Plan,
+    plan: SharingPlan,
 }
 
 /// Memory in common that no process can ask for by a name or a descriptor, by the number of the file that CRIU has for it.
-fn in_common(source: &Source<'_>, files: &Image) -> Result<Vec<(u64, InCommon)>, Refused> {
+fn in_common(source: &ImageDir<'_>, files: &Image) -> Result<Vec<(u64, InCommon)>, Refused> {
     const MEMFD: u64 = 18;
     const NAMELESS: &[u8] = b"/dev/zero";
     let mut found = Vec::new();
@@ -231,7 +231,7 @@ fn copy(from: &File, mut at: u64, length: u64, into: &File, mut to: u64) -> io::
 }
 
 /// CRIU's number of the mount that the files are seen on.
-fn mount(source: &Source<'_>) -> Result<u32, Refused> {
+fn mount(source: &ImageDir<'_>) -> Result<u32, Refused> {
     let mut all = source.names().iter().filter(|name| name.starts_with("mountpoints-"));
     // With several mount namespaces it would have to be known which process is in which.
     let (Some(name), None) = (all.next(), all.next()) else {

@@ -10,14 +10,14 @@ use proptest::prelude::*;
 use proptest::sample::Index;
 use proptest::test_runner::TestRunner;
 
-use super::allocator_scan::Habit;
+use super::allocator_scan::ZeroReliance;
 use super::criu_image::Image;
 use super::hostile_tests::{Folder, is_rewritten_or_stays, spoilt};
-use super::rewrite::Draft;
+use super::rewrite::RewriteDraft;
 use super::*;
 use crate::instance::{Endpoint, InstanceId, NodeId, TemplateName};
 use crate::runtime::containerd::{ContainerdRuntime, Settings};
-use crate::runtime::{Order, Runtime};
+use crate::runtime::{Runtime, StartRequest};
 use crate::template::{App, Image as AppImage, ShareMemory};
 
 /// containerd's socket, and the archive of an image. `None` where there is none.
@@ -63,7 +63,7 @@ async fn every_image_of_a_bake_is_read_and_written_again(name: &str, port: u16) 
     let id = InstanceId::random(&TemplateName::new(name).unwrap());
     let (url, host) = ("http://localhost/".to_owned(), "localhost".to_owned());
     let order =
-        Order { url, host, id, app: app.clone(), revision: 1, files: Vec::new(), to_be_frozen: false };
+        StartRequest { url, host, id, app: app.clone(), revision: 1, files: Vec::new(), to_be_frozen: false };
     let started = runtime.start(&order).await.unwrap();
     answers(&runtime, started.endpoint).await;
     runtime.bake(&order.id, 1, &app).await.unwrap();
@@ -75,12 +75,12 @@ async fn every_image_of_a_bake_is_read_and_written_again(name: &str, port: u16) 
     spoil(&images);
 
     // As if V8 were in all of them.
-    let habits = Habits::from((1..100).map(|pid| (pid, Habit::Hints)));
+    let habits = AllocatorReport::from((1..100).map(|pid| (pid, ZeroReliance::Hints)));
     let evidence = Evidence { habits, ..Evidence::default() };
 
     // On a file system without room for it nothing changes.
     let tiny = Tmpfs::make("try-it-now-tiny", 1 << 20, 64).unwrap();
-    let draft = Draft::read(&images, false, &evidence).unwrap();
+    let draft = RewriteDraft::read(&images, false, &evidence).unwrap();
     let before = sizes(&images);
     assert_eq!(draft.write(&tiny.path()).unwrap_err().kind(), io::ErrorKind::StorageFull);
     draft.discard();
@@ -88,7 +88,7 @@ async fn every_image_of_a_bake_is_read_and_written_again(name: &str, port: u16) 
     drop(tiny);
 
     // All bytes are somewhere: in a file of memory, or still among the pages.
-    let draft = Draft::read(&images, false, &evidence).unwrap();
+    let draft = RewriteDraft::read(&images, false, &evidence).unwrap();
     let devices = folder.join("rewritten");
     fs::create_dir(&devices).unwrap();
     let before = content(&images, "pages-");

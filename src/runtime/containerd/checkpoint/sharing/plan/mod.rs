@@ -7,9 +7,9 @@
 use std::collections::HashMap;
 use std::ops::Range;
 
-use super::allocator_scan::Habit;
+use super::allocator_scan::ZeroReliance;
 use super::criu_image::{Image, Malformed};
-use super::madvise_events::GivenUp;
+use super::madvise_events::DiscardedRanges;
 use super::proto_message::Message;
 
 pub(crate) const PAGE: u64 = 4096;
@@ -135,7 +135,7 @@ struct Run {
 
 /// What becomes of a process's pages. Ranges are of bytes.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub(super) struct Plan {
+pub(super) struct SharingPlan {
     /// What stays among the pages, in order.
     pub(super) kept: Vec<Range<u64>>,
     /// What goes to the file, and where.
@@ -148,7 +148,7 @@ pub(super) struct Plan {
     pub(super) parted: bool,
 }
 
-impl Plan {
+impl SharingPlan {
     /// Bytes that the file can come to hold by what its mappings touch without growing.
     pub(super) fn room(&self) -> u64 {
         self.mapped.iter().map(|part| part.end - part.start).sum()
@@ -164,8 +164,8 @@ pub(super) type Parted = HashMap<u64, u32>;
 pub(super) struct Rules<'a> {
     pub(super) parted: &'a Parted,
     /// What is not shared, as far as its habit is not another.
-    pub(super) given_up: &'a GivenUp,
-    pub(super) habit: Habit,
+    pub(super) given_up: &'a DiscardedRanges,
+    pub(super) habit: ZeroReliance,
 }
 
 /// Changes the images of a process so that what can be shared is mapped from the file with this id. `pages` is the length
@@ -176,7 +176,7 @@ pub(super) fn share(
     pages: u64,
     file: u32,
     rules: &Rules<'_>,
-) -> Result<Option<Plan>, Refused> {
+) -> Result<Option<SharingPlan>, Refused> {
     let [process] = mm.records.as_mut_slice() else { return Err(malformed("mm", Malformed::Short)) };
     let runs = runs(pagemap, pages)?;
     let mut changed = process.clone();
@@ -187,7 +187,7 @@ pub(super) fn share(
     let mapped: Vec<_> =
         regions.iter().map(|region| region.offset..region.offset + (region.end - region.start)).collect();
     let length = mapped.last().map_or(0, |last| last.end + GAP);
-    let mut plan = Plan { length, mapped, parted, ..Plan::default() };
+    let mut plan = SharingPlan { length, mapped, parted, ..SharingPlan::default() };
     let rest = runs.iter().flat_map(|run| divide(run, &regions, &mut plan)).collect::<Vec<_>>();
     *process = changed;
     pagemap.records.splice(1.., rest);
@@ -195,8 +195,8 @@ pub(super) fn share(
 }
 
 /// Where the pages of memory that processes had in common go: to a file of its own, at their places.
-pub(super) fn part(pagemap: &Image, pages: u64, size: u64) -> Result<Plan, Refused> {
-    let mut plan = Plan { mapped: std::iter::once(0..size).collect(), ..Plan::default() };
+pub(super) fn part(pagemap: &Image, pages: u64, size: u64) -> Result<SharingPlan, Refused> {
+    let mut plan = SharingPlan { mapped: std::iter::once(0..size).collect(), ..SharingPlan::default() };
     plan.length =
         size.checked_add(GAP).filter(|length| *length <= i64::MAX as u64).ok_or(Refused::Contradiction)?;
     for run in runs(pagemap, pages)? {
@@ -347,9 +347,9 @@ fn can_be_shared(mapping: &Message, wholly: bool) -> Result<bool, Malformed> {
 }
 
 /// Sends the parts of a run that lie in a region to the file, and gives the messages of the rest.
-fn divide(run: &Run, regions: &[Region], plan: &mut Plan) -> Vec<Message> {
+fn divide(run: &Run, regions: &[Region], plan: &mut SharingPlan) -> Vec<Message> {
     let mut rest = Vec::new();
-    let mut keep = |from: u64, to: u64, plan: &mut Plan| {
+    let mut keep = |from: u64, to: u64, plan: &mut SharingPlan| {
         if from == to {
             return;
         }

@@ -12,10 +12,10 @@ type Mapping = (Range<u64>, u64, u64, u64, u64);
 
 const HEAP: (u64, u64, u64, u64) = (3, 0x22, 0x221, 0);
 
-static NONE: LazyLock<(Parted, GivenUp)> = LazyLock::new(Default::default);
+static NONE: LazyLock<(Parted, DiscardedRanges)> = LazyLock::new(Default::default);
 /// For a process of which nothing more is known.
 static NOTHING: LazyLock<Rules<'static>> =
-    LazyLock::new(|| Rules { parted: &NONE.0, given_up: &NONE.1, habit: Habit::Plain });
+    LazyLock::new(|| Rules { parted: &NONE.0, given_up: &NONE.1, habit: ZeroReliance::Plain });
 
 fn parting(parted: &Parted) -> Rules<'_> {
     Rules { parted, ..*NOTHING }
@@ -85,7 +85,7 @@ fn a_heap_goes_to_the_file_and_what_is_beside_it_stays() {
     assert_eq!(mapped(&mm), [[0, 0, 2, 65], [0, 9, 2, 65], [second, 9, 2, 65]]);
     assert_eq!(left(&pagemap), [(18, 2)]);
     let kept = 0..2 * PAGE;
-    let expected = Plan {
+    let expected = SharingPlan {
         kept: vec![kept],
         moved: vec![(2 * PAGE..4 * PAGE, 0), (4 * PAGE..6 * PAGE, second + PAGE)],
         length: second + 10 * PAGE + GAP,
@@ -140,8 +140,8 @@ fn mappings_that_a_file_cannot_stand_for_stay() {
 fn what_was_given_up_stays_as_it_is() {
     let notes =
         format!("x-7 [000] ..... 0.9: sys_madvise(start: {:#x}, len_in: 0x1000, behavior: 4)", 7 * PAGE);
-    let given_up = GivenUp::read(&notes).unwrap();
-    let rules = Rules { parted: &Parted::from([(0, 10)]), given_up: &given_up, habit: Habit::Plain };
+    let given_up = DiscardedRanges::read(&notes).unwrap();
+    let rules = Rules { parted: &Parted::from([(0, 10)]), given_up: &given_up, habit: ZeroReliance::Plain };
     let common = mapping(7..9, (3, 1, 0x4081, 0));
     let (mut mm, mut pagemap) =
         (mm(&[mapping(1..4, HEAP), mapping(5..8, HEAP), common]), pagemap(&[(1, 7, 4)]));
@@ -208,7 +208,7 @@ fn memory_in_common_becomes_each_ones_own_where_that_is_wanted() {
     let none = share(&mut mm, &mut pagemap(&[]), 0, 9, &parting(&Parted::from([(4, 10)])));
     assert_eq!(none, Ok(None));
     let plan = share(&mut mm, &mut pagemap(&[]), 0, 9, &parting(&Parted::from([(3, 10)]))).unwrap().unwrap();
-    assert_eq!(plan, Plan { parted: true, ..Plan::default() });
+    assert_eq!(plan, SharingPlan { parted: true, ..SharingPlan::default() });
     // A file that is mapped for all to see is none of it.
     assert_eq!(mapped(&mm), [[PAGE, 10, 2, 65], [PAGE, 3, 1, 0x81]]);
 }
@@ -217,7 +217,7 @@ fn memory_in_common_becomes_each_ones_own_where_that_is_wanted() {
 fn pages_in_common_go_to_their_places() {
     let moved = vec![(0..PAGE, 0), (PAGE..3 * PAGE, 4 * PAGE)];
     let mapped = std::iter::once(0..8 * PAGE).collect();
-    let expected = Plan { moved, length: 8 * PAGE + GAP, mapped, ..Plan::default() };
+    let expected = SharingPlan { moved, length: 8 * PAGE + GAP, mapped, ..SharingPlan::default() };
     assert_eq!(expected.room(), 8 * PAGE);
     assert_eq!(part(&pagemap(&[(0, 1, 4), (4, 2, 4)]), 3 * PAGE, 8 * PAGE), Ok(expected));
     assert_eq!(part(&pagemap(&[(7, 2, 4)]), 2 * PAGE, 8 * PAGE), Err(Refused::Contradiction));
