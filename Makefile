@@ -37,9 +37,9 @@ test: needs ## Run all tests (one whose backend is missing says so and is skippe
 soak: needs ## Write to fifty copies of WordPress for ten minutes (SOAK_SECONDS, SOAK_COPIES)
 	@$(WITH_STACK); export SOAK_SECONDS=$${SOAK_SECONDS:-600}; \
 	if cargo nextest --version >/dev/null 2>&1; then \
-	  cargo nextest run $(LOCKED) --test serve --success-output final soak:: $(ARGS); \
+	  cargo nextest run $(LOCKED) --test server --success-output final soak:: $(ARGS); \
 	else \
-	  cargo test $(LOCKED) --test serve soak:: -- --nocapture $(ARGS); \
+	  cargo test $(LOCKED) --test server soak:: -- --nocapture $(ARGS); \
 	fi
 
 lint: needs ## Check formatting, lints, and the licences and sources of all dependencies

@@ -36,7 +36,7 @@ const MAY_KNOW: &[(&str, &str)] = &[
     ("instance", "clock hex"),
     // Known to all, and knowing little.
     ("telemetry", "config store::Counts"),
-    ("doctor", "store config instance runtime::Baked runtime::daemon runtime::tracefs"),
+    ("doctor", "store config instance runtime::Checkpoint runtime::daemon runtime::tracefs"),
     ("config", "runtime instance"),
     ("html", ""),
     ("hex", ""),

@@ -14,7 +14,7 @@ use tokio::process::{Child, Command};
 use tokio::sync::{Mutex, MutexGuard};
 use tokio::time::Instant;
 
-use crate::harness::{PATIENCE, request};
+use crate::support::harness::{PATIENCE, request};
 use crate::{found, target};
 
 /// Browsers are heavy: also where the tests of a binary run at the same time, these take turns.

@@ -2,11 +2,15 @@
 #![allow(clippy::unwrap_used, reason = "clippy allows it in test functions, but not in what they call")]
 #![allow(unreachable_pub, reason = "a test binary exports nothing")]
 
+/// The parts of the shared test support that this binary needs.
+#[path = "../support"]
+mod support {
+    #[allow(dead_code, unused_imports, reason = "the tests of the whole server use all of it")]
+    pub mod harness;
+}
+
+mod appearance;
 mod chromium;
-#[path = "../serve/harness/mod.rs"]
-#[allow(dead_code, unused_imports, reason = "made for the tests of the whole server, which use all of it")]
-mod harness;
-mod look;
 mod node_red;
 mod pages;
 

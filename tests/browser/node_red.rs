@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use tokio::process::Command;
 
 use crate::chromium::Browser;
-use crate::harness::{Demo, Server, get};
+use crate::support::harness::{Demo, Server, get};
 use crate::{found, skipped, target};
 
 /// Starting two Node-REDs, or loading an editor, on a busy machine.

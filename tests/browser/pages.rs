@@ -3,7 +3,7 @@
 use serde_json::json;
 
 use crate::chromium::Browser;
-use crate::harness::{Server, get, request};
+use crate::support::harness::{Server, get, request};
 
 const FORM: (&str, &str) = ("content-type", "application/x-www-form-urlencoded");
 

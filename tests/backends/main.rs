@@ -1,0 +1,28 @@
+//! Every store and every runtime under the suite of its trait, and the promises that only one backend makes.
+//!
+//! A new backend is one module here with one `store_suite!` or `runtime_suite!` line.
+#![allow(clippy::unwrap_used, reason = "clippy allows it in test functions, but not in what they call")]
+#![allow(unreachable_pub, reason = "a test binary exports nothing")]
+
+#[macro_use]
+#[path = "../suites"]
+mod suites {
+    #[macro_use]
+    pub mod runtime;
+    #[macro_use]
+    pub mod store;
+}
+
+/// The parts of the shared test support that this binary needs.
+#[path = "../support"]
+mod support {
+    pub mod fault_proxy;
+    pub mod leak_check;
+    pub mod stack;
+    pub mod valkey_server;
+}
+
+mod containerd;
+mod memory;
+mod process;
+mod valkey;

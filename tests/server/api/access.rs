@@ -1,0 +1,228 @@
+//! The HTTP contract: who may ask, and how a request is known again.
+
+use http::HeaderMap;
+use serde_json::json;
+
+use crate::support::harness::{Answer, Server, raw, request};
+
+const KEY: &str = "s3cret & key/=%+";
+const KEY_IN_QUERY: &str = "s3cret%20%26%20key%2F%3D%25%2B";
+
+/// Everything that the key protects, known paths and others.
+const PROTECTED: [(&str, &str); 12] = [
+    ("POST", "/api/v1/demo/acquire"),
+    ("GET", "/api/v1/demo/default-aaaaaaaaaaaaaaaa"),
+    ("DELETE", "/api/v1/demo/default-aaaaaaaaaaaaaaaa"),
+    ("POST", "/api/v1/demo/default-aaaaaaaaaaaaaaaa/extend"),
+    ("GET", "/api/v1/demo/default-aaaaaaaaaaaaaaaa/status"),
+    ("GET", "/api/v1/demo/default-aaaaaaaaaaaaaaaa/logs"),
+    ("GET", "/api/v1/pool/stats"),
+    ("GET", "/api/v1/nodes"),
+    ("POST", "/api/v1/nodes/node-aaaaaaaaaaaa/drain"),
+    ("DELETE", "/api/v1/nodes/node-aaaaaaaaaaaa/drain"),
+    ("GET", "/metrics"),
+    ("GET", "/api/v1/nothing"),
+];
+
+async fn start() -> Server {
+    Server::start_with(&[("API_KEY", KEY), ("LOG_LEVEL", "trace")], &[]).await
+}
+
+#[tokio::test]
+async fn without_the_key_nothing_of_the_api_is_to_be_had() {
+    let server = start().await;
+    let wrong = ["", "s3cret", "s3cret & key/=%+ ", "S3CRET & KEY/=%+"];
+    for (method, path) in PROTECTED {
+        let mut answers = vec![server.ask(method, path, &[], "").await];
+        for key in wrong {
+            answers.push(server.ask(method, path, &[("x-api-key", key.trim_end())], "").await);
+            if key.trim_end() == KEY {
+                answers.pop();
+            }
+        }
+        answers.push(server.ask(method, &format!("{path}?api_key=nonsense"), &[], "").await);
+        answers.push(server.ask(method, &format!("{path}?api_key="), &[], "").await);
+        for answer in answers {
+            assert_eq!(answer.status, 401, "{method} {path}: {}", answer.text());
+            let body = answer.json();
+            assert_eq!((&body["error"], &body["code"]), (&json!("unauthorized"), &json!("UNAUTHORIZED")));
+        }
+    }
+}
+
+#[tokio::test]
+async fn the_key_opens_the_api_in_the_header_and_in_the_query() {
+    let server = start().await;
+    for (method, path) in PROTECTED {
+        let by_header = server.ask(method, path, &[("x-api-key", KEY)], "").await;
+        let by_query = server.ask(method, &format!("{path}?api_key={KEY_IN_QUERY}"), &[], "").await;
+        for answer in [by_header, by_query] {
+            assert_ne!(answer.status, 401, "{method} {path}");
+        }
+    }
+    let second = server.ask("GET", &format!("/metrics?x=1&api_key={KEY_IN_QUERY}"), &[], "").await;
+    assert_eq!(second.status, 200);
+}
+
+#[tokio::test]
+async fn health_and_the_pages_are_open_to_all() {
+    let server = start().await;
+    for path in ["/health", "/"] {
+        assert_eq!(server.ask("GET", path, &[], "").await.status, 200, "{path}");
+    }
+    let taken = crate::support::harness::eventually("a visitor takes an instance", async || {
+        let answer = server.ask("POST", "/try/default", &[], "").await;
+        (answer.status == 303).then_some(answer)
+    })
+    .await;
+    let url = taken.header("location");
+    let host = url.trim_start_matches("http://").trim_end_matches('/');
+    assert_eq!(crate::support::harness::get(server.port, host, "/").await.status, 200);
+    let id = host.split('.').next().unwrap();
+    assert_eq!(server.ask("POST", &format!("/end/{id}"), &[], "").await.status, 303);
+}
+
+#[tokio::test]
+async fn the_key_is_never_logged_and_never_reaches_an_app() {
+    let server = start().await;
+    let handed = crate::support::harness::eventually("an instance is acquired", async || {
+        let path = format!("/api/v1/demo/acquire?api_key={KEY_IN_QUERY}");
+        let answer = server.ask("POST", &path, &[], "").await;
+        (answer.status == 200).then(|| answer.json())
+    })
+    .await;
+    let host = format!("{}.localhost", handed["id"].as_str().unwrap());
+    let headers = [("x-api-key", KEY), ("x-other", "stays")];
+    let seen = request(server.port, "GET", &host, "/whoami", &headers, "").await.json();
+    assert_eq!(seen["headers"]["x-api-key"], json!(null));
+    assert_eq!(seen["headers"]["x-other"], json!(["stays"]));
+    for key in [KEY, "wrong s3cret"] {
+        server.ask("GET", "/api/v1/pool/stats", &[("x-api-key", key)], "").await;
+    }
+    server.ask("GET", &format!("/nothing?api_key={KEY_IN_QUERY}"), &[], "").await;
+    server.ask("GET", &format!("/metrics?api_key=wrong{KEY_IN_QUERY}"), &[], "").await;
+    raw(
+        server.port,
+        format!("GET /x?api_key={KEY_IN_QUERY} HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n").as_bytes(),
+    )
+    .await;
+    let log = server.log_until(|line| line.contains(r#""status":400"#)).await;
+    for line in log {
+        assert!(!line.contains("s3cret"), "{line}");
+    }
+}
+
+/// The request's id in the answer's header; errors repeat it in their body.
+fn id_of(answer: &Answer) -> String {
+    let id = answer.header("x-request-id").to_owned();
+    if answer.status >= 400 && answer.header("content-type") == "application/json" {
+        assert_eq!(answer.json()["request_id"], id);
+    }
+    id
+}
+
+fn is_uuid_v7(id: &str) -> bool {
+    uuid::Uuid::parse_str(id).is_ok_and(|uuid| uuid.get_version_num() == 7)
+}
+
+#[tokio::test]
+async fn every_answer_carries_the_requests_id_and_so_does_its_log_line() {
+    let server = Server::start(&[]).await;
+    let demo = server.acquire().await;
+    let longest = "x".repeat(128);
+    let too_long = "x".repeat(129);
+    let cases = [
+        ("localhost", "GET", "/health"),
+        ("localhost", "GET", "/"),
+        ("localhost", "GET", "/nothing"),
+        ("localhost", "PUT", "/health"),
+        ("localhost", "GET", "/api/v1/demo/nobody"),
+        ("localhost", "POST", "/try/nothing"),
+        (demo.host.as_str(), "GET", "/health"),
+        (demo.host.as_str(), "GET", "/download"),
+        ("default-aaaaaaaaaaaaaaaa.localhost", "GET", "/"),
+        ("elsewhere.example", "GET", "/"),
+    ];
+    for (n, (host, method, path)) in cases.into_iter().enumerate() {
+        let given = format!("id-{n}!~");
+        for given in [given.as_str(), longest.as_str()] {
+            let answer = request(server.port, method, host, path, &[("x-request-id", given)], "").await;
+            assert_eq!(id_of(&answer), given, "{method} {host}{path}");
+        }
+        let logged = format!(r#""request_id":"{given}""#);
+        server.log_until(|line| line.contains(&logged)).await;
+        for refused in ["", "two words", too_long.as_str()] {
+            let answer = request(server.port, method, host, path, &[("x-request-id", refused)], "").await;
+            assert!(is_uuid_v7(&id_of(&answer)), "{method} {host}{path} with {refused:?}");
+        }
+        let fresh = id_of(&request(server.port, method, host, path, &[], "").await);
+        assert!(is_uuid_v7(&fresh), "{fresh}");
+        let logged = format!(r#""request_id":"{fresh}""#);
+        server.log_until(|line| line.contains(&logged)).await;
+    }
+}
+
+#[tokio::test]
+async fn a_request_keeps_its_id_on_the_way_to_the_app() {
+    let server = Server::start(&[]).await;
+    let demo = server.acquire().await;
+    let ask = async |headers: &[(&str, &str)]| {
+        let answer = request(server.port, "GET", &demo.host, "/whoami", headers, "").await;
+        let seen = answer.json()["headers"]["x-request-id"].clone();
+        (seen, id_of(&answer))
+    };
+    let (seen, told) = ask(&[("x-request-id", "mine")]).await;
+    assert_eq!((seen, told.as_str()), (json!(["mine"]), "mine"));
+    let (seen, told) = ask(&[("x-request-id", "not mine")]).await;
+    assert_eq!(seen, json!([told]));
+}
+
+#[tokio::test]
+async fn a_request_log_line_tells_what_happened_and_nothing_private() {
+    let server = Server::start(&[]).await;
+    let demo = server.acquire().await;
+    let headers = [("x-request-id", "the-one"), ("cookie", "private=1"), ("authorization", "Basic private")];
+    request(server.port, "GET", &demo.host, "/entries/private?private=2", &headers, "").await;
+    let log = server.log_until(|line| line.contains("the-one")).await;
+    let line: serde_json::Value =
+        serde_json::from_str(log.iter().find(|line| line.contains("the-one")).unwrap()).unwrap();
+    assert_eq!(line["host"], "instance");
+    assert_eq!((&line["method"], &line["path"], &line["status"]), (&json!("GET"), &json!("/*"), &json!(404)));
+    assert!(line["micros"].is_u64());
+    assert!(!server.log().iter().any(|line| line.contains("private")));
+}
+
+#[tokio::test]
+async fn an_answer_to_head_is_that_to_get_without_its_body() {
+    let server = Server::start(&[]).await;
+    let demo = server.acquire().await;
+    let paths = [
+        "/health".to_owned(),
+        "/".to_owned(),
+        format!("/api/v1/demo/{}/logs", demo.id),
+        "/nothing".to_owned(),
+        "/api/v1/demo/acquire".to_owned(),
+    ];
+    let relevant = |headers: &HeaderMap| {
+        let mut headers = headers.clone();
+        headers.remove("date");
+        // It names a page's own script by a number used once.
+        headers.remove("content-security-policy");
+        headers
+    };
+    for path in paths {
+        let headers = [("x-request-id", "same"), ("connection", "close")];
+        let get = server.ask("GET", &path, &headers, "").await;
+        let head = server.ask("HEAD", &path, &headers, "").await;
+        assert_eq!(get.status, head.status, "{path}");
+        assert_eq!(relevant(&get.headers), relevant(&head.headers), "{path}");
+        let bytes = format!("HEAD {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
+        let answer = raw(server.port, bytes.as_bytes()).await;
+        assert!(answer.ends_with("\r\n\r\n") && answer.matches("\r\n\r\n").count() == 1, "{answer}");
+    }
+    let bytes = format!(
+        "HEAD /api/v1/demo/{}/status HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n",
+        demo.id
+    );
+    assert!(raw(server.port, bytes.as_bytes()).await.starts_with("HTTP/1.1 200 "));
+}

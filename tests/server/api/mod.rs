@@ -1,0 +1,14 @@
+//! The HTTP contract, endpoint by endpoint.
+
+mod access;
+pub mod delivery;
+mod endpoints;
+mod errors;
+mod events;
+mod expiry;
+mod metrics;
+mod pages;
+
+mod heavy {
+    mod delivery;
+}

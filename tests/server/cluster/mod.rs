@@ -1,0 +1,10 @@
+//! Servers that share a Valkey.
+
+mod membership;
+mod node_forwarding;
+pub mod valkey;
+
+mod heavy {
+    mod network_partition;
+    mod node_crashes;
+}

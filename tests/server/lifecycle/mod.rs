@@ -1,0 +1,9 @@
+//! The server from its start to its end, its pool, and the commands of the program besides `serve`.
+
+mod cli;
+mod config;
+pub mod crash;
+mod doctor;
+mod pool;
+mod reload;
+mod shutdown;

@@ -1,0 +1,138 @@
+//! The HTTP contract: how many instances one visitor may have.
+
+use serde_json::json;
+
+use crate::support::harness::{Answer, Server, eventually};
+
+async fn acquire_as(server: &Server, forwarded_for: &str) -> Answer {
+    server.ask("POST", "/api/v1/demo/acquire", &[("x-forwarded-for", forwarded_for)], "").await
+}
+
+/// The limit, what remains of it, and the seconds until it is whole again.
+fn quota(answer: &Answer) -> [u64; 3] {
+    ["ratelimit-limit", "ratelimit-remaining", "ratelimit-reset"].map(|name| {
+        let value = answer.header(name);
+        value.parse().unwrap_or_else(|_| panic!("{name}: {value:?}"))
+    })
+}
+
+#[tokio::test]
+async fn a_visitor_who_has_had_enough_is_told_when_there_is_more() {
+    let limits = [("RATE_LIMIT_HOURLY", "2"), ("RATE_LIMIT_DAILY", "5"), ("POOL_TARGET_SIZE", "4")];
+    let server = Server::start(&limits).await;
+    for left in [1, 0] {
+        let answer = acquire_as(&server, "203.0.113.1").await;
+        assert_eq!(answer.status, 200, "{}", answer.text());
+        let [limit, remaining, reset] = quota(&answer);
+        assert_eq!([limit, remaining], [2, left]);
+        assert!((3590..=3600).contains(&reset), "{reset}");
+    }
+    let refused = acquire_as(&server, "203.0.113.1").await;
+    assert_eq!(refused.status, 429);
+    let body = refused.json();
+    assert_eq!(body["code"], "RATE_LIMITED");
+    assert_eq!(body["details"], "Limit: 2 per hour, 5 per day");
+    assert_eq!(body["request_id"], refused.header("x-request-id"));
+    let retry_after: u64 = refused.header("retry-after").parse().unwrap();
+    assert!((3500..=3600).contains(&retry_after), "{retry_after}");
+    assert_eq!(quota(&refused), [2, 0, retry_after]);
+    // Nobody else is concerned.
+    assert_eq!(acquire_as(&server, "203.0.113.2").await.status, 200);
+}
+
+#[tokio::test]
+async fn the_headers_tell_of_the_window_that_binds() {
+    let limits = [("RATE_LIMIT_HOURLY", "5"), ("RATE_LIMIT_DAILY", "1"), ("POOL_TARGET_SIZE", "2")];
+    let server = Server::start(&limits).await;
+    let [limit, remaining, reset] = quota(&acquire_as(&server, "203.0.113.1").await);
+    assert_eq!([limit, remaining], [1, 0]);
+    assert!(reset > 86_000);
+    let refused = acquire_as(&server, "203.0.113.1").await;
+    assert_eq!(
+        (refused.status, refused.json()["details"].clone()),
+        (429, json!("Limit: 5 per hour, 1 per day"))
+    );
+    let [limit, remaining, reset] = quota(&refused);
+    assert_eq!([limit, remaining], [1, 0]);
+    assert!(reset > 86_000);
+}
+
+#[tokio::test]
+async fn without_limits_no_quota_is_told() {
+    let server = Server::start(&[]).await;
+    let answer = acquire_as(&server, "203.0.113.1").await;
+    assert_eq!(answer.status, 200);
+    assert!(!answer.headers.contains_key("ratelimit-limit"));
+}
+
+#[tokio::test]
+async fn a_visitor_is_the_nearest_address_that_is_no_trusted_proxy() {
+    let limits =
+        [("RATE_LIMIT_HOURLY", "1"), ("POOL_TARGET_SIZE", "8"), ("TRUSTED_PROXIES", "127.0.0.1,10.0.0.0/8")];
+    let server = Server::start(&limits).await;
+    assert_eq!(acquire_as(&server, "203.0.113.1").await.status, 200);
+    for same in ["203.0.113.1", "6.6.6.6, 203.0.113.1", "6.6.6.6,203.0.113.1 , 10.1.2.3", "203.0.113.1:4711"]
+    {
+        assert_eq!(acquire_as(&server, same).await.status, 429, "{same}");
+    }
+    assert_eq!(acquire_as(&server, "203.0.113.1, 6.6.6.6").await.status, 200);
+    // A whole IPv6 network is one visitor.
+    assert_eq!(acquire_as(&server, "2001:db8:0:1::1").await.status, 200);
+    assert_eq!(acquire_as(&server, "2001:db8:0:1:ffff:ffff:ffff:ffff").await.status, 429);
+    assert_eq!(acquire_as(&server, "[2001:db8:0:1::2]:80").await.status, 429);
+    assert_eq!(acquire_as(&server, "2001:db8:0:2::1").await.status, 200);
+}
+
+#[tokio::test]
+async fn nobody_becomes_another_visitor_by_claiming_so() {
+    let limits = [("RATE_LIMIT_HOURLY", "1"), ("TRUSTED_PROXIES", "192.0.2.1")];
+    let server = Server::start(&limits).await;
+    assert_eq!(acquire_as(&server, "203.0.113.1").await.status, 200);
+    assert_eq!(acquire_as(&server, "203.0.113.2").await.status, 429);
+}
+
+#[tokio::test]
+async fn only_an_instance_that_was_handed_out_is_charged() {
+    let limits = [("RATE_LIMIT_HOURLY", "1"), ("POOL_TARGET_SIZE", "1"), ("POOL_MAX_SIZE", "1")];
+    let server = Server::start(&limits).await;
+    let first = acquire_as(&server, "203.0.113.1").await.json();
+    for _ in 0..3 {
+        assert_eq!(acquire_as(&server, "203.0.113.2").await.status, 503);
+    }
+    for body in ["{", r#"{"template":"none"}"#] {
+        let headers = [("x-forwarded-for", "203.0.113.2")];
+        assert!(server.ask("POST", "/api/v1/demo/acquire", &headers, body).await.status < 429);
+    }
+    let path = format!("/api/v1/demo/{}", first["id"].as_str().unwrap());
+    assert_eq!(server.call("DELETE", &path, "").await.status, 200);
+    let answer = eventually("the place is filled again", async || {
+        let answer = acquire_as(&server, "203.0.113.2").await;
+        (answer.status != 503).then_some(answer)
+    })
+    .await;
+    assert_eq!(answer.status, 200, "{}", answer.text());
+    // Giving one back does not give the right to another.
+    assert_eq!(acquire_as(&server, "203.0.113.1").await.status, 429);
+}
+
+#[tokio::test]
+async fn each_template_has_limits_of_its_own() {
+    let server = Server::with_file(
+        &[("RATE_LIMIT_HOURLY", "1")],
+        r#"
+        [templates.default]
+        command = ["try-it-now", "sample-app"]
+        [templates.free]
+        command = ["try-it-now", "sample-app"]
+        rate_limit = { hourly = 0, daily = 0 }
+        "#,
+    )
+    .await
+    .full()
+    .await;
+    let acquire = async |name: &str| {
+        server.call("POST", "/api/v1/demo/acquire", &json!({ "template": name }).to_string()).await.status
+    };
+    assert_eq!([acquire("default").await, acquire("default").await], [200, 429]);
+    assert_eq!([acquire("free").await, acquire("free").await], [200, 200]);
+}

@@ -1,0 +1,22 @@
+//! The whole server: the real program, spoken to over real sockets.
+#![allow(clippy::unwrap_used, reason = "clippy allows it in test functions, but not in what they call")]
+#![allow(unreachable_pub, reason = "a test binary exports nothing")]
+
+/// The parts of the shared test support that this binary needs.
+#[path = "../support"]
+mod support {
+    #[allow(dead_code, reason = "the backends' tests use the other faults")]
+    pub mod fault_proxy;
+    pub mod harness;
+    pub mod leak_check;
+    pub mod stack;
+    #[allow(dead_code, reason = "the backends' tests use clusters and Sentinels")]
+    pub mod valkey_server;
+}
+
+mod api;
+mod cluster;
+mod containers;
+mod lifecycle;
+mod limits;
+mod proxy;

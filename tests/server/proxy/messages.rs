@@ -1,0 +1,318 @@
+//! What an app and its visitor see of each other's messages.
+
+use serde_json::Value;
+
+use crate::support::harness::{Answer, Demo, Server, Wire, get, h2_ask, h2c, request};
+
+async fn whoami(server: &Server, demo: &Demo, headers: &[(&str, &str)]) -> (Answer, Value) {
+    let answer = request(server.port, "GET", &demo.host, "/whoami?a=1&b=%20", headers, "").await;
+    assert_eq!(answer.status, 200, "{}", answer.text());
+    let seen = answer.json();
+    (answer, seen)
+}
+
+fn field<'a>(seen: &'a Value, name: &str) -> Vec<&'a str> {
+    seen["headers"][name]
+        .as_array()
+        .map_or(Vec::new(), |all| all.iter().map(|v| v.as_str().unwrap()).collect())
+}
+
+/// The headers of a visitor who claims everything that is not theirs to claim.
+const CLAIMS: [(&str, &str); 12] = [
+    ("x-forwarded-for", "6.6.6.6"),
+    ("x-forwarded-proto", "https"),
+    ("x-forwarded-host", "evil.example.test"),
+    ("x-forwarded-port", "1"),
+    ("forwarded", "for=6.6.6.6"),
+    ("x-api-key", "secret"),
+    ("x-demo-expires-at", "2099-01-01T00:00:00Z"),
+    ("proxy-authorization", "Basic eDp5"),
+    ("te", "trailers"),
+    ("keep-alive", "timeout=5"),
+    ("x-private", "1"),
+    ("connection", "keep-alive, X-Private"),
+];
+
+fn only_the_true_ones_arrive(seen: &Value, demo: &Demo, server: &Server) {
+    for name in [
+        "x-forwarded-port",
+        "forwarded",
+        "x-api-key",
+        "proxy-authorization",
+        "te",
+        "keep-alive",
+        "x-private",
+        "connection",
+    ] {
+        assert!(field(seen, name).is_empty(), "{name}: {seen}");
+    }
+    assert_eq!(field(seen, "x-forwarded-for"), ["127.0.0.1"]);
+    assert_eq!(field(seen, "x-forwarded-proto"), ["http"]);
+    assert_eq!(field(seen, "x-forwarded-host"), [demo.host.as_str()]);
+    assert_eq!(field(seen, "host"), [demo.host.as_str()]);
+    assert!(demo.host.ends_with(&format!(":{}", server.port)));
+    let expires = field(seen, "x-demo-expires-at");
+    assert!(expires.len() == 1 && expires[0].starts_with("20") && !expires[0].starts_with("2099"), "{seen}");
+}
+
+#[tokio::test]
+async fn what_a_stranger_claims_is_replaced() {
+    let server = Server::start(&[("TRUSTED_PROXIES", "192.0.2.1")]).await;
+    let demo = server.acquire().await;
+    let (_, seen) = whoami(&server, &demo, &CLAIMS).await;
+    only_the_true_ones_arrive(&seen, &demo, &server);
+    assert_eq!((&seen["path"], &seen["query"]), (&"/whoami".into(), &"a=1&b=%20".into()));
+
+    // The same on a connection that began with the API, and over HTTP/2.
+    let fields: String = CLAIMS.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
+    let mut wire = Wire::connect(server.port).await;
+    assert_eq!(wire.get("localhost", "/health").await.status, 200);
+    wire.send(format!("GET /whoami HTTP/1.1\r\nHost: {}\r\n{fields}\r\n", demo.host)).await;
+    only_the_true_ones_arrive(&wire.answer().await.json(), &demo, &server);
+
+    let send = h2c(server.port).await;
+    let mut claims = http::Request::get(format!("http://{}/whoami", demo.host));
+    for (name, value) in CLAIMS {
+        // HTTP/2 has no such fields.
+        if !["connection", "keep-alive", "x-private"].contains(&name) {
+            claims = claims.header(name, value);
+        }
+    }
+    let answer = h2_ask(&send, claims.body(()).unwrap()).await.unwrap();
+    only_the_true_ones_arrive(&answer.json(), &demo, &server);
+}
+
+#[tokio::test]
+async fn what_a_trusted_proxy_says_is_passed_on_with_its_own_address_added() {
+    let server = Server::start(&[]).await;
+    let demo = server.acquire().await;
+    let (_, seen) = whoami(&server, &demo, &CLAIMS).await;
+    assert_eq!(field(&seen, "x-forwarded-for"), ["6.6.6.6, 127.0.0.1"]);
+    assert_eq!(field(&seen, "x-forwarded-proto"), ["https"]);
+    assert_eq!(field(&seen, "x-forwarded-host"), ["evil.example.test"]);
+    assert!(field(&seen, "x-api-key").is_empty() && field(&seen, "forwarded").is_empty());
+    assert!(!field(&seen, "x-demo-expires-at")[0].starts_with("2099"));
+}
+
+#[tokio::test]
+async fn a_request_has_one_id_for_the_visitor_the_app_and_the_log() {
+    let server = Server::start(&[]).await;
+    let demo = server.acquire().await;
+    let (answer, seen) = whoami(&server, &demo, &[("x-request-id", "my-own.id_7")]).await;
+    assert_eq!(answer.header("x-request-id"), "my-own.id_7");
+    assert_eq!(field(&seen, "x-request-id"), ["my-own.id_7"]);
+    let long = "a".repeat(129);
+    for odd in [None, Some("with a blank"), Some(long.as_str()), Some("")] {
+        let headers: Vec<_> = odd.iter().map(|id| ("x-request-id", *id)).collect();
+        let (answer, seen) = whoami(&server, &demo, &headers).await;
+        let id = answer.header("x-request-id");
+        assert_eq!(id.len(), 36, "{id}");
+        assert_eq!(field(&seen, "x-request-id"), [id]);
+    }
+    crate::support::harness::eventually("a log line with the id", async || {
+        server.log().iter().any(|line| line.contains("my-own.id_7")).then_some(())
+    })
+    .await;
+    assert!(!server.log().iter().any(|line| line.contains("b=%20")), "a query string is logged");
+}
+
+#[tokio::test]
+async fn a_cookie_of_an_app_loses_its_domain() {
+    let server = Server::with_stand_in(&[]).await;
+    let (odd, book) = (server.acquire().await, server.acquire_of("book").await);
+    let answer = get(server.port, &odd.host, "/cookies").await;
+    let cookies: Vec<_> = answer.headers.get_all("set-cookie").iter().map(|v| v.to_str().unwrap()).collect();
+    assert_eq!(cookies, ["a=1; Path=/", "b=2; HttpOnly", "c=3"]);
+    let answer = get(server.port, &book.host, "/cookie?domain=localhost").await;
+    assert_eq!(answer.header("set-cookie"), "demo=1; Path=/; HttpOnly; SameSite=Lax");
+}
+
+#[tokio::test]
+async fn what_concerns_the_connection_to_the_app_only_is_not_passed_back() {
+    let server = Server::with_stand_in(&[]).await;
+    let demo = server.acquire().await;
+    let mut wires = [Wire::connect(server.port).await, Wire::connect(server.port).await];
+    assert_eq!(wires[1].get("localhost", "/health").await.status, 200);
+    for wire in &mut wires {
+        let answer = wire.get(&demo.host, "/hop").await;
+        assert_eq!((answer.status, answer.text().as_str()), (200, "ok"));
+        for name in ["x-private", "keep-alive", "proxy-connection"] {
+            assert_eq!(answer.header(name), "", "{name}");
+        }
+        assert_eq!(answer.header("x-public"), "1");
+        assert_eq!(wire.get(&demo.host, "/").await.text(), demo.id);
+    }
+}
+
+/// A connection that begins with an instance and one that begins with the API.
+async fn both_kinds(server: &Server) -> [Wire; 2] {
+    let mut wires = [Wire::connect(server.port).await, Wire::connect(server.port).await];
+    assert_eq!(wires[1].get("localhost", "/health").await.status, 200);
+    wires
+}
+
+#[tokio::test]
+async fn answers_without_a_body_leave_the_connection_in_order() {
+    let server = Server::with_stand_in(&[]).await;
+    let (odd, book) = (server.acquire().await, server.acquire_of("book").await);
+    for wire in &mut both_kinds(&server).await {
+        for (path, status) in [("/no-content", 204), ("/not-modified", 304), ("/no-content", 204)] {
+            let answer = wire.get(&odd.host, path).await;
+            assert_eq!(answer.status, status);
+            assert_eq!(answer.header("transfer-encoding"), "");
+        }
+        for path in ["/download?bytes=70000", "/download?bytes=70000&chunked=1"] {
+            wire.send(format!("HEAD {path} HTTP/1.1\r\nHost: {}\r\n\r\n", book.host)).await;
+            let head = wire.head().await;
+            assert_eq!(head.status, 200);
+            if !path.contains("chunked") {
+                assert_eq!(head.headers["content-length"], "70000");
+            }
+        }
+        assert_eq!(wire.get(&odd.host, "/").await.text(), odd.id);
+        wire.send("HEAD /health HTTP/1.1\r\nHost: localhost\r\n\r\n").await;
+        assert_eq!(wire.head().await.status, 200);
+        assert_eq!(wire.get(&book.host, "/whoami").await.json()["id"], book.id);
+    }
+}
+
+#[tokio::test]
+async fn chunks_and_trailers_pass_in_both_directions() {
+    let server = Server::with_stand_in(&[]).await;
+    let (odd, book) = (server.acquire().await, server.acquire_of("book").await);
+    for wire in &mut both_kinds(&server).await {
+        assert_eq!(wire.get(&odd.host, "/trailers").await.text(), "hello");
+        assert_eq!(wire.get(&odd.host, "/until-closed").await.text(), "until the end");
+        let whole = wire.get(&book.host, "/download?bytes=100000&chunked=1").await;
+        assert_eq!(whole.header("transfer-encoding"), "chunked");
+        assert!(whole.body.iter().enumerate().all(|(n, byte)| usize::from(*byte) == n % 251));
+        assert_eq!(whole.body.len(), 100_000);
+        for (framing, body) in [
+            ("Transfer-Encoding: chunked", "3\r\nabc\r\n2;x=y\r\nde\r\n0\r\nX-Sum: 1\r\n\r\n"),
+            ("Transfer-Encoding: chunked", "0\r\n\r\n"),
+            ("Content-Length: 5", "abcde"),
+            ("Content-Length: 0", ""),
+        ] {
+            wire.send(format!("POST /upload HTTP/1.1\r\nHost: {}\r\n{framing}\r\n\r\n{body}", book.host))
+                .await;
+            let sum = wire.answer().await.json();
+            let whole = body.contains("ab");
+            assert_eq!(sum["bytes"], if whole { 5 } else { 0 }, "{framing} {body}");
+            assert_eq!(sum["xor"], if whole { b'a' ^ b'b' ^ b'c' ^ b'd' ^ b'e' } else { 0 });
+        }
+        assert_eq!(wire.get("localhost", "/health").await.status, 200);
+    }
+}
+
+#[tokio::test]
+async fn a_client_that_waits_for_100_is_told_to_go_on_by_either_side() {
+    let server = Server::with_stand_in(&[]).await;
+    let book = server.acquire_of("book").await;
+    for (host, path) in [(book.host.as_str(), "/upload"), ("localhost", "/api/v1/demo/acquire")] {
+        for first in [None, Some("localhost"), Some(&book.host)] {
+            let mut wire = Wire::connect(server.port).await;
+            if let Some(first) = first {
+                assert_eq!(wire.get(first, "/health").await.status, 200);
+            }
+            wire.send(format!(
+                "POST {path} HTTP/1.1\r\nHost: {host}\r\nExpect: 100-continue\r\nContent-Length: 2\r\n\r\n"
+            ))
+            .await;
+            assert_eq!(wire.head().await.status, 100, "{host} after {first:?}");
+            wire.send("{}").await;
+            let answer = wire.answer().await;
+            assert!([200, 503].contains(&answer.status), "{host}: {}", answer.text());
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_answer_that_comes_before_the_upload_has_ended_arrives() {
+    let server = Server::with_stand_in(&[]).await;
+    let demo = server.acquire().await;
+    for wire in &mut both_kinds(&server).await {
+        wire.send(format!(
+            "POST /early HTTP/1.1\r\nHost: {}\r\nContent-Length: 100000\r\n\r\nabc",
+            demo.host
+        ))
+        .await;
+        let answer = wire.answer().await;
+        assert_eq!((answer.status, answer.text().as_str()), (413, "large"));
+    }
+}
+
+#[tokio::test]
+async fn a_body_for_the_api_over_64_kib_is_refused_on_both_kinds_of_connection() {
+    let server = Server::with_stand_in(&[]).await;
+    for framing in ["Content-Length: 65537\r\n\r\n", "Transfer-Encoding: chunked\r\n\r\n10001\r\n"] {
+        let demo = server.acquire().await;
+        for first in ["localhost", &demo.host] {
+            let mut wire = Wire::connect(server.port).await;
+            assert_eq!(wire.get(first, "/health").await.status, 200);
+            wire.send(format!("POST /api/v1/demo/acquire HTTP/1.1\r\nHost: localhost\r\n{framing}")).await;
+            // The server may have had enough before the last byte.
+            let _ = wire.try_send(vec![b' '; 65_537]).await;
+            let answer = wire.answer().await;
+            assert_eq!(
+                (answer.status, &answer.json()["code"]),
+                (413, &"TOO_LARGE".into()),
+                "{first} {framing}"
+            );
+            wire.closed().await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_client_of_http_1_0_gets_no_chunks_and_the_end_of_the_connection() {
+    let server = Server::with_stand_in(&[]).await;
+    let (odd, book) = (server.acquire().await, server.acquire_of("book").await);
+    let asks = [
+        (&book, "/download?bytes=100000&chunked=1", 100_000),
+        (&odd, "/until-closed", 13),
+        (&odd, "/trailers", 5),
+    ];
+    for first in [None, Some("localhost"), Some(book.host.as_str())] {
+        for (n, (demo, path, size)) in asks.into_iter().chain(asks).enumerate() {
+            let keep_alive = if n < asks.len() { "" } else { "Connection: keep-alive\r\n" };
+            let mut wire = Wire::connect(server.port).await;
+            if let Some(first) = first {
+                assert_eq!(wire.get(first, "/health").await.status, 200);
+            }
+            wire.send(format!("GET {path} HTTP/1.0\r\nHost: {}\r\n{keep_alive}\r\n", demo.host)).await;
+            let answer = wire.answer().await;
+            assert_eq!(
+                (answer.status, answer.header("transfer-encoding")),
+                (200, ""),
+                "{path} after {first:?}"
+            );
+            assert_eq!(answer.body.len(), size, "{path} after {first:?}");
+            wire.closed().await;
+        }
+    }
+    // With a length the connection can be kept.
+    let mut wire = Wire::connect(server.port).await;
+    for _ in 0..3 {
+        let keep = "Connection: keep-alive\r\n";
+        wire.send(format!("GET / HTTP/1.0\r\nHost: {}\r\n{keep}\r\n", odd.host)).await;
+        assert_eq!(wire.answer().await.text(), odd.id);
+    }
+}
+
+#[tokio::test]
+async fn a_chunked_upload_reaches_the_app_whole_when_its_last_chunk_comes_late() {
+    let server = Server::start(&[]).await;
+    let demo = server.acquire().await;
+    for wire in &mut both_kinds(&server).await {
+        wire.send(format!(
+            "POST /upload HTTP/1.1\r\nHost: {}\r\nTransfer-Encoding: chunked\r\n\r\n",
+            demo.host
+        ))
+        .await;
+        for byte in b"3\r\nabc\r\n1;x\r\nd\r\n0\r\n\r\n" {
+            wire.send([*byte]).await;
+        }
+        assert_eq!(wire.answer().await.json()["bytes"], 4);
+        assert_eq!(wire.get(&demo.host, "/whoami").await.json()["id"], demo.id.as_str());
+    }
+}

@@ -1,0 +1,15 @@
+//! Requests that the proxy carries to an instance, and the connections that they come on.
+
+mod connection_reuse;
+mod event_streams;
+mod messages;
+mod smuggling;
+mod tls;
+mod uploads;
+mod upstream_failures;
+mod websocket;
+
+mod heavy {
+    mod large_transfers;
+    mod websocket;
+}

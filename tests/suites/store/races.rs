@@ -1,0 +1,233 @@
+//! Two who want the same at the same moment.
+
+use std::collections::{HashMap, HashSet};
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::Barrier;
+use try_it_now::instance::{ClaimToken, EndReason, ExtendRefused, Limits, Refused, State};
+use try_it_now::store::{Claim, Claimed, Store, StoreError};
+use try_it_now::telemetry::task::spawn;
+
+use super::fixture::{MINUTE, Stage, TTL, template, wish};
+
+/// Races are run this often, since each run meets in its own way.
+const ROUNDS: usize = 60;
+
+/// Runs `act` in `runners` tasks that start at the same moment.
+async fn at_once<T, F>(s: &Stage, runners: usize, act: impl Fn(usize, Arc<dyn Store>) -> F) -> Vec<T>
+where
+    T: Send + 'static,
+    F: Future<Output = T> + Send + 'static,
+{
+    let start = Arc::new(Barrier::new(runners));
+    let tasks: Vec<_> = (0..runners)
+        .map(|n| {
+            let (start, act) = (start.clone(), act(n, s.store.clone()));
+            spawn("racer", async move {
+                start.wait().await;
+                act.await
+            })
+        })
+        .collect();
+    let mut answers = Vec::new();
+    for task in tasks {
+        answers.push(task.await.unwrap());
+    }
+    answers
+}
+
+/// Of two runners, the first does `one`, the second `other`.
+async fn against<A, B>(
+    s: &Stage,
+    one: impl Future<Output = A> + Send + 'static,
+    other: impl Future<Output = B> + Send + 'static,
+) -> (A, B)
+where
+    A: Send + 'static,
+    B: Send + 'static,
+{
+    let start = Arc::new(Barrier::new(2));
+    let there = start.clone();
+    let one = spawn("one", async move {
+        start.wait().await;
+        one.await
+    });
+    let other = spawn("other", async move {
+        there.wait().await;
+        other.await
+    });
+    let answers = (one.await.unwrap(), other.await.unwrap());
+    s.sound().await;
+    answers
+}
+
+pub(crate) async fn of_many_claims_exactly_as_many_as_are_ready_are_granted(s: &Stage) {
+    const READY: usize = 40;
+    for n in 0..READY {
+        s.ready("shop", ["a", "b", "c"][n % 3]).await;
+    }
+    let claimed = at_once(s, 100, |_, store| async move { store.claim(&wish()).await.unwrap() }).await;
+    let granted: Vec<_> = claimed.iter().filter_map(Claimed::instance).map(|it| it.id()).collect();
+    assert_eq!(granted.len(), READY);
+    assert_eq!(granted.iter().collect::<HashSet<_>>().len(), READY, "all different");
+    assert_eq!(s.counts("shop").await, (0, 0, READY));
+}
+
+pub(crate) async fn one_claim_sent_many_times_at_once_gets_one_instance_and_one_charge(s: &Stage) {
+    for _ in 0..3 {
+        s.ready("shop", "a").await;
+    }
+    let claim = Claim { limits: Limits { hourly: 2, daily: 2 }, ..wish() };
+    let answers = at_once(s, 16, |_, store| {
+        let claim = claim.clone();
+        async move { store.claim(&claim).await.unwrap() }
+    })
+    .await;
+    assert!(answers[0].instance().is_some());
+    assert!(answers.iter().all(|answer| *answer == answers[0]));
+    assert_eq!(s.counts("shop").await, (0, 2, 1));
+    assert!(s.claim(&Claim { token: ClaimToken(7), ..claim }).await.instance().is_some());
+}
+
+pub(crate) async fn a_limit_holds_against_claims_at_once(s: &Stage) {
+    for _ in 0..30 {
+        s.ready("shop", "a").await;
+    }
+    let limits = Limits { hourly: 5, daily: 9 };
+    let claimed =
+        at_once(
+            s,
+            30,
+            move |_, store| async move { store.claim(&Claim { limits, ..wish() }).await.unwrap() },
+        )
+        .await;
+    assert_eq!(claimed.iter().filter(|claimed| claimed.instance().is_some()).count(), 5);
+    assert_eq!(s.counts("shop").await, (0, 25, 5));
+}
+
+pub(crate) async fn of_two_releases_one_wins(s: &Stage) {
+    for _ in 0..ROUNDS {
+        let it = s.assigned().await;
+        let answers = at_once(s, 2, |_, store| {
+            let id = it.id().clone();
+            async move { store.release(&id).await }
+        })
+        .await;
+        assert_eq!(answers.iter().filter(|answer| answer.is_ok()).count(), 1);
+        assert!(answers.contains(&Err(StoreError::Unknown)));
+    }
+}
+
+pub(crate) async fn of_two_extensions_to_the_limit_one_wins(s: &Stage) {
+    for _ in 0..ROUNDS {
+        let it = s.assigned().await;
+        let longest = TTL + MINUTE;
+        let answers = at_once(s, 2, |_, store| {
+            let id = it.id().clone();
+            async move { store.extend(&id, MINUTE, longest).await }
+        })
+        .await;
+        assert_eq!(answers.iter().filter(|answer| answer.is_ok()).count(), 1);
+        let refused = Err(StoreError::NotExtended(ExtendRefused::MaxTtlExceeded(longest)));
+        assert!(answers.contains(&refused));
+        assert_eq!(s.get(it.id()).await.unwrap().generation(), it.generation() + 1);
+    }
+}
+
+pub(crate) async fn a_failure_against_a_claim_has_one_order(s: &Stage) {
+    for _ in 0..ROUNDS {
+        let id = s.ready("shop", "a").await;
+        let (claimer, failer, failing) = (s.store.clone(), s.store.clone(), id.clone());
+        let (claimed, failed) =
+            against(
+                s,
+                async move { claimer.claim(&wish()).await },
+                async move { failer.fail(&failing).await },
+            )
+            .await;
+        let before = failed.expect("it was there to fail");
+        match claimed.unwrap() {
+            Claimed::Empty => {
+                assert_eq!(before.life().name(), "ready");
+                assert_eq!(s.state(&id).await, "gone");
+            }
+            Claimed::Granted { instance, .. } => {
+                assert_eq!(before, instance);
+                let after = s.get(&id).await.unwrap();
+                assert!(matches!(after.life(), State::Expired { ending: EndReason::Failed, .. }));
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+pub(crate) async fn a_retirement_against_a_claim_has_one_winner(s: &Stage) {
+    for _ in 0..ROUNDS {
+        let id = s.ready("shop", "a").await;
+        let (claimer, retirer, retiring) = (s.store.clone(), s.store.clone(), id.clone());
+        let (claimed, retired) =
+            against(s, async move { claimer.claim(&wish()).await.unwrap() }, async move {
+                retirer.retire(&retiring).await
+            })
+            .await;
+        match retired {
+            Ok(before) => assert_eq!((claimed, before.life().name()), (Claimed::Empty, "ready")),
+            Err(StoreError::Refused(Refused { from, .. })) => {
+                assert_eq!((claimed.instance().unwrap().id(), from), (&id, "assigned"));
+            }
+            Err(other) => panic!("{other}"),
+        }
+    }
+}
+
+pub(crate) async fn a_release_against_a_sweep_has_one_winner(s: &Stage) {
+    for _ in 0..ROUNDS {
+        let it = s.assigned().await;
+        s.advance(TTL - Duration::from_millis(1)).await;
+        let (releaser, backend, releasing) = (s.store.clone(), s.backend.clone(), it.id().clone());
+        let (released, swept) = against(s, async move { releaser.release(&releasing).await }, async move {
+            backend.advance(Duration::from_millis(1)).await;
+            backend.store().sweep(usize::MAX).await.unwrap()
+        })
+        .await;
+        match released {
+            Ok((before, _)) => {
+                assert_eq!(before, it);
+                assert!(swept.is_empty(), "released before its deadline");
+                assert_eq!(s.state(it.id()).await, "gone");
+            }
+            Err(refused) => {
+                assert_eq!(refused, StoreError::Unknown);
+                assert_eq!(swept.iter().map(|r| r.id()).collect::<Vec<_>>(), [it.id()]);
+                assert_eq!(s.state(it.id()).await, "expired");
+            }
+        }
+    }
+}
+
+pub(crate) async fn of_two_sweeps_each_expiry_is_told_to_one(s: &Stage) {
+    for n in 0..200 {
+        let of = ["shop", "blog"][n % 2];
+        s.ready(of, "a").await;
+        s.granted(&Claim { template: template(of), ..wish() }).await;
+    }
+    s.advance(TTL).await;
+    let swept = at_once(s, 4, |_, store| async move {
+        let mut all = Vec::new();
+        loop {
+            match store.sweep(7).await.unwrap() {
+                none if none.is_empty() => return all,
+                some => all.extend(some),
+            }
+        }
+    })
+    .await;
+    let mut told = HashMap::new();
+    for record in swept.into_iter().flatten() {
+        *told.entry(record.id().clone()).or_insert(0) += 1;
+    }
+    assert_eq!(told.len(), 200);
+    assert!(told.values().all(|times| *times == 1));
+}

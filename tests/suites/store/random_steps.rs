@@ -1,0 +1,269 @@
+//! Random steps, done to the store and to the plain model: same answers, same records, each time.
+
+use std::collections::{HashMap, HashSet};
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use proptest::collection::vec;
+use proptest::prelude::*;
+use proptest::sample::Index;
+use try_it_now::instance::{Instance, InstanceId, Limits, RETENTION};
+use try_it_now::store::{Claim, Claimed, Cursor, StoreError, Visitor};
+
+use super::Backend;
+use super::fixture::{MINUTE, NO_LIMITS, NODES, Stage, TEMPLATES, TTL, node, template, wish};
+use super::reference_model::{Granted, ModelState, Plain, View, view};
+
+#[derive(Debug, Clone)]
+enum Step {
+    Insert(usize, usize),
+    InsertAgain(Index),
+    Offer(Index),
+    /// Template, node, visitor, with limits or without, for longer than a claim may be unconfirmed or not.
+    Claim(usize, usize, usize, bool, bool),
+    Confirm(Vec<Index>),
+    /// An earlier claim, or one that never comes.
+    TakeBack(Option<Index>),
+    /// An earlier claim once more: its answer was lost.
+    Repeat(Index),
+    Extend(Index, u64, u64),
+    Release(Index),
+    Retire(Index),
+    Fail(Index),
+    Sweep(usize),
+    /// Milliseconds.
+    Advance(u64),
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let which = any::<Index>;
+    let (of, on) = (0..TEMPLATES.len(), 0..NODES.len());
+    prop_oneof![
+        5 => (of.clone(), on.clone()).prop_map(|(of, on)| Step::Insert(of, on)),
+        1 => which().prop_map(Step::InsertAgain),
+        8 => which().prop_map(Step::Offer),
+        8 => (of, on, 0..2_usize, any::<bool>(), any::<bool>())
+            .prop_map(|(of, on, by, all, long)| Step::Claim(of, on, by, all, long)),
+        2 => vec(which(), 0..4).prop_map(Step::Confirm),
+        3 => proptest::option::weighted(0.9, which()).prop_map(Step::TakeBack),
+        3 => which().prop_map(Step::Repeat),
+        4 => (which(), 0..90_000_u64, 0..240_000_u64).prop_map(|(it, by, max)| Step::Extend(it, by, max)),
+        3 => which().prop_map(Step::Release),
+        1 => which().prop_map(Step::Retire),
+        2 => which().prop_map(Step::Fail),
+        3 => prop_oneof![0..3_usize, Just(100)].prop_map(Step::Sweep),
+        4 => prop_oneof![
+            Just(1_u64), Just(29_999), Just(30_000), Just(60_000), Just(599_999), Just(600_000),
+            Just(3_600_000), Just(86_400_000),
+        ].prop_map(Step::Advance),
+    ]
+}
+
+struct Both {
+    stage: Stage,
+    plain: Plain,
+    ids: Vec<InstanceId>,
+    claims: Vec<Claim>,
+    /// A follower's table from the very beginning.
+    table: HashMap<InstanceId, Instance>,
+    cursor: Cursor,
+}
+
+fn told(answer: Result<Instance, StoreError>) -> Result<View, StoreError> {
+    answer.map(|record| view(&record))
+}
+
+impl Both {
+    fn which(&self, index: &Index) -> InstanceId {
+        match self.ids.as_slice() {
+            [] => InstanceId::random(&template(TEMPLATES[0])),
+            ids => index.get(ids).clone(),
+        }
+    }
+
+    async fn insert(&mut self, id: InstanceId, on: &str) {
+        let record = Instance::warming(id.clone(), node(on), 1, self.plain.now);
+        assert_eq!(self.stage.store.insert(record).await, self.plain.insert(&id, on));
+        self.ids.push(id);
+    }
+
+    async fn claim(&mut self, claim: Claim) {
+        let expected = self.plain.claim(&claim);
+        match (self.stage.claim(&claim).await, expected) {
+            (Claimed::Granted { instance, quota }, Granted::Instance(expected, left)) => {
+                assert_eq!((view(&instance), quota), (expected, left));
+            }
+            (other, Granted::Not(expected)) => assert_eq!(other, expected),
+            (other, Granted::Instance(expected, _)) => panic!("{other:?} and not {expected:?}"),
+        }
+        self.claims.push(claim);
+    }
+
+    async fn take(&mut self, step: &Step) {
+        let store = self.stage.store.clone();
+        match step {
+            Step::Insert(of, on) => {
+                self.insert(InstanceId::random(&template(TEMPLATES[*of])), NODES[*on]).await
+            }
+            Step::InsertAgain(it) => self.insert(self.which(it), NODES[0]).await,
+            Step::Offer(it) => {
+                let (id, at) = (self.which(it), self.stage.endpoint());
+                assert_eq!(told(store.offer(&id, at).await), self.plain.offer(&id, at));
+            }
+            Step::Confirm(some) => {
+                let ids: Vec<_> = some.iter().map(|it| self.which(it)).collect();
+                self.stage.confirm(&ids).await;
+                self.plain.confirm(&ids);
+            }
+            Step::TakeBack(it) => {
+                let claim = match it {
+                    Some(it) if !self.claims.is_empty() => it.get(&self.claims).clone(),
+                    _ => wish(),
+                };
+                assert_eq!(told(self.stage.take_back(&claim).await), self.plain.take_back(&claim));
+                self.claims.push(claim);
+            }
+            Step::Claim(of, on, by, all, long) => {
+                let limits = if *all { NO_LIMITS } else { Limits { hourly: 2, daily: 3 } };
+                let (template, node) = (template(TEMPLATES[*of]), node(NODES[*on]));
+                let ttl = if *long { MINUTE * 3 } else { TTL };
+                let visitor = Visitor(by.to_string());
+                self.claim(Claim { template, node, limits, visitor, ttl, ..wish() }).await;
+            }
+            Step::Repeat(it) => {
+                if !self.claims.is_empty() {
+                    self.claim(it.get(&self.claims).clone()).await;
+                }
+            }
+            Step::Extend(it, by, max) => {
+                let (id, by, max) = (self.which(it), Duration::from_millis(*by), Duration::from_millis(*max));
+                assert_eq!(told(store.extend(&id, by, max).await), self.plain.extend(&id, by, max));
+            }
+            Step::Release(it) => {
+                let id = self.which(it);
+                let released = store.release(&id).await.map(|(record, _)| record);
+                assert_eq!(told(released), self.plain.release(&id));
+            }
+            Step::Retire(it) => {
+                let id = self.which(it);
+                assert_eq!(told(store.retire(&id).await), self.plain.retire(&id));
+            }
+            Step::Fail(it) => {
+                let id = self.which(it);
+                assert_eq!(told(store.fail(&id).await), self.plain.fail(&id));
+            }
+            Step::Sweep(limit) => self.sweep(*limit).await,
+            Step::Advance(by) => {
+                self.stage.advance(Duration::from_millis(*by)).await;
+                self.plain.now = self.stage.now().await;
+            }
+        }
+    }
+
+    /// With a limit, which of several due templates comes first is the store's choice. So its choice is checked
+    /// to be a right one and then made in the model too.
+    async fn sweep(&mut self, limit: usize) {
+        let (now, before) = (self.plain.now, self.plain.records.clone());
+        let swept = self.stage.store.sweep(limit).await.unwrap();
+        let expired: HashSet<_> = swept.iter().map(|record| record.id().clone()).collect();
+        let left: HashSet<_> = self.stage.all().await.iter().map(|record| record.id().clone()).collect();
+        assert_eq!(expired.len(), swept.len());
+        for record in &swept {
+            let expected = match self.plain.find(record.id()).unwrap() {
+                // Nobody confirmed it.
+                mut it @ View { state: ModelState::Assigned { token, from, until, .. }, .. } => {
+                    it.state = ModelState::Expired { token, from, until, ended: now, failed: true };
+                    it.generation += 1;
+                    it
+                }
+                overdue => overdue,
+            };
+            assert_eq!(view(record), expected);
+        }
+        let (mut done, mut undone) = (Vec::new(), Vec::new());
+        for record in before {
+            let (overdue, due, ended) = match record.state {
+                ModelState::Assigned { until, .. } => {
+                    let due = self.plain.due(&record).unwrap();
+                    (due <= now, due, until.min(now))
+                }
+                ModelState::Expired { ended, .. } => (false, ended, ended),
+                ModelState::Warming | ModelState::Ready(_) => continue,
+            };
+            let id = &record.id;
+            assert!(overdue || !expired.contains(id), "{id} was not overdue");
+            assert!(ended + RETENTION <= now || left.contains(id), "{id} was forgotten too early");
+            let steps = [(due, overdue, expired.contains(id)), (ended + RETENTION, true, !left.contains(id))];
+            for (at, _, is_done) in steps.into_iter().filter(|(at, due, _)| *due && *at <= now) {
+                if is_done { &mut done } else { &mut undone }.push((id.template().to_owned(), at));
+            }
+            if let Some(after) = swept.iter().find(|after| after.id() == id) {
+                self.plain.put(id, Some(view(after).state));
+            }
+            if !left.contains(id) {
+                self.plain.put(id, None);
+            }
+        }
+        assert_eq!(done.len(), limit.min(done.len() + undone.len()), "as many as the limit allows");
+        for name in TEMPLATES {
+            let of = |steps: &[(String, _)]| {
+                steps.iter().filter(|(of, _)| of == name).map(|(_, at)| *at).collect::<Vec<_>>()
+            };
+            if let (Some(last), Some(first)) = (of(&done).into_iter().max(), of(&undone).into_iter().min()) {
+                assert!(last <= first, "the longest due first");
+            }
+        }
+    }
+
+    async fn compare(&mut self) {
+        let mut expected: Vec<_> = self.plain.records.iter().map(|record| self.plain.seen(record)).collect();
+        expected.sort_by(|a, b| a.id.cmp(&b.id));
+        let mut all: Vec<_> = self.stage.all().await.iter().map(view).collect();
+        all.sort_by(|a, b| a.id.cmp(&b.id));
+        assert_eq!(all, expected);
+
+        let next = self.plain.records.iter().filter_map(|record| self.plain.due(record));
+        assert_eq!(self.stage.store.next_deadline().await.unwrap(), next.min());
+
+        for name in TEMPLATES {
+            let count = |of: fn(&ModelState) -> bool| {
+                self.plain.records.iter().filter(|r| r.id.template() == name && of(&r.state)).count()
+            };
+            let counts = (
+                count(|state| *state == ModelState::Warming),
+                count(|state| matches!(state, ModelState::Ready(_))),
+                count(|state| matches!(state, ModelState::Assigned { .. })),
+            );
+            assert_eq!(self.stage.counts(name).await, counts);
+        }
+
+        self.stage.follow(&mut self.table, &mut self.cursor).await;
+        let (snapshot, cursor) = self.stage.snapshot().await;
+        let now = self.plain.now;
+        let followed = self.table.clone().into_iter().map(|(id, record)| (id, record.seen_at(now))).collect();
+        assert_eq!((snapshot, cursor), (followed, self.cursor));
+        self.stage.sound().await;
+    }
+}
+
+pub(crate) fn random_steps_do_what_a_plain_model_does<F>(new: impl Fn() -> F, lives: u32)
+where
+    F: Future<Output = Option<Arc<dyn Backend>>>,
+{
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let config = ProptestConfig { cases: lives, failure_persistence: None, ..ProptestConfig::default() };
+    proptest!(config, |(steps in vec(step(), 1..80))| {
+        runtime.block_on(async {
+            let Some(backend) = new().await else { return };
+            let stage = Stage::new(backend);
+            let plain = Plain::new(stage.now().await);
+            let (ids, claims, table) = (Vec::new(), Vec::new(), HashMap::new());
+            let mut both = Both { stage, plain, ids, claims, table, cursor: Cursor(0) };
+            for step in &steps {
+                both.take(step).await;
+                both.compare().await;
+            }
+        });
+    });
+}
