@@ -19,6 +19,7 @@ mod support {
     pub mod fault_proxy;
     pub mod leak_check;
     pub mod stack;
+    #[allow(dead_code, reason = "the server's tests use the rest")]
     pub mod valkey_server;
 }
 

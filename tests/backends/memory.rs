@@ -1,4 +1,4 @@
-//! The embedded store with a clock that is moved by hand.
+//! The memory store under the suite, with a clock that the tests advance.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -6,24 +6,24 @@ use std::time::Duration;
 use async_trait::async_trait;
 use try_it_now::clock::{Clock, Millis};
 use try_it_now::store::Store;
-use try_it_now::store::memory::{MemoryStore, ROUTE_EVENTS};
+use try_it_now::store::memory::{MAX_ROUTE_EVENTS, MemoryStore};
 
 use crate::suites::store::Backend;
 
 store_suite!(suite, || async { Some(crate::memory::backend()) }, 300);
 
-struct Memory {
+struct MemoryBackend {
     store: Arc<MemoryStore>,
     clock: Clock,
 }
 
 pub(crate) fn backend() -> Arc<dyn Backend> {
     let clock = Clock::manual(Millis(1_700_000_000_000));
-    Arc::new(Memory { store: Arc::new(MemoryStore::new(clock.clone())), clock })
+    Arc::new(MemoryBackend { store: Arc::new(MemoryStore::new(clock.clone())), clock })
 }
 
 #[async_trait]
-impl Backend for Memory {
+impl Backend for MemoryBackend {
     fn store(&self) -> Arc<dyn Store> {
         self.store.clone()
     }
@@ -34,6 +34,6 @@ impl Backend for Memory {
         self.clock.advance(by);
     }
     fn stream_capacity(&self) -> usize {
-        ROUTE_EVENTS
+        MAX_ROUTE_EVENTS
     }
 }

@@ -1,24 +1,25 @@
-//! How the pages look and read: both palettes, narrow screens, and what assistive technology is told.
+//! The appearance of the pages: both color schemes, narrow screens, and what assistive technology receives.
 
 use serde_json::{Value, json};
 
 use crate::chromium::Browser;
-use crate::pages::home;
+use crate::pages::front_page_url;
 use crate::support::harness::Server;
 
-/// Pretends that the visitor prefers `light` or `dark`.
-async fn prefer(browser: &Browser, scheme: &str) {
+/// Emulates a visitor who prefers the color scheme `light` or `dark`.
+async fn set_color_scheme(browser: &Browser, scheme: &str) {
     let features = json!([{"name": "prefers-color-scheme", "value": scheme}]);
     browser.devtools("Emulation.setEmulatedMedia", json!({"features": features})).await;
 }
 
-/// How bright the page's own background is, from 0 to 255.
+/// Returns the brightness of the page's background, from 0 to 255.
 async fn brightness(browser: &Browser) -> f64 {
     let colour = "getComputedStyle(document.body).backgroundColor.match(/\\d+/g).map(Number)";
     browser.value(&format!("{colour}.reduce((a, b) => a + b) / 3")).await.as_f64().unwrap()
 }
 
-/// One language, one first heading, landmarks, and a name for everything that can be used.
+/// Asserts that the page has one language, one first-level heading, landmarks, and a name for everything that can be
+/// used.
 async fn check_basics(browser: &Browser) {
     let page = browser.address().await;
     let basics = browser
@@ -58,11 +59,13 @@ async fn check_narrow(browser: &Browser, name: &str) {
 async fn every_page_reads_well_in_both_palettes_and_on_a_phone() {
     let Some(browser) = Browser::start().await else { return };
     let server = Server::start(&[]).await;
-    let demo = server.acquire().await;
-    let lost = format!("http://default-aaaaaaaaaaaaaaaa.localhost:{}/", server.port);
-    for (name, address) in [("front", home(&server)), ("sample", demo.url), ("lost", lost)] {
+    let instance = server.acquire().await;
+    let unknown = format!("http://default-aaaaaaaaaaaaaaaa.localhost:{}/", server.port);
+    for (name, address) in
+        [("front", front_page_url(&server)), ("sample", instance.url), ("unknown", unknown)]
+    {
         for (scheme, bright) in [("light", true), ("dark", false)] {
-            prefer(&browser, scheme).await;
+            set_color_scheme(&browser, scheme).await;
             browser.open(&address).await;
             assert_eq!(brightness(&browser).await > 128.0, bright, "{name} in {scheme}");
             check_basics(&browser).await;
@@ -70,7 +73,7 @@ async fn every_page_reads_well_in_both_palettes_and_on_a_phone() {
         }
         check_narrow(&browser, name).await;
         let console = browser.console().await;
-        assert!(console.iter().all(|said| name == "lost" && said.contains("404")), "{name}: {console:?}");
+        assert!(console.iter().all(|said| name == "unknown" && said.contains("404")), "{name}: {console:?}");
     }
     browser.close().await;
 }

@@ -1,4 +1,4 @@
-//! A headless Chromium with a profile of its own, driven through WebDriver.
+//! A headless Chromium with a profile of its own, controlled through WebDriver.
 
 use std::path::PathBuf;
 use std::process::Stdio;
@@ -14,13 +14,13 @@ use tokio::process::{Child, Command};
 use tokio::sync::{Mutex, MutexGuard};
 use tokio::time::Instant;
 
-use crate::support::harness::{PATIENCE, request};
-use crate::{found, target};
+use crate::support::harness::{MAX_WAIT, request};
+use crate::{all_installed, target};
 
-/// Browsers are heavy: also where the tests of a binary run at the same time, these take turns.
+/// Tests with a browser run one after the other, also if other tests of the binary run in parallel.
 static TURN: Mutex<()> = Mutex::const_new(());
 
-/// Starting a browser may take long on a busy machine.
+/// The longest time until a browser has started on a busy machine.
 const START: Duration = Duration::from_secs(60);
 
 const FLAGS: [&str; 13] = [
@@ -36,11 +36,11 @@ const FLAGS: [&str; 13] = [
     "--disable-breakpad",
     "--hide-scrollbars",
     "--window-size=1280,900",
-    // Nothing here may ask for anything outside of this machine.
+    // No request may leave this machine.
     "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE localhost, EXCLUDE *.localhost, EXCLUDE 127.0.0.1",
 ];
 
-/// A running browser. Dropped, it and its driver are killed and its profile is removed.
+/// A running browser. When it is dropped, it and its driver are killed and its profile is removed.
 pub struct Browser {
     client: Client,
     session: String,
@@ -52,18 +52,19 @@ pub struct Browser {
 }
 
 impl Browser {
-    /// Starts one; `None` when Chromium or its driver is missing.
+    /// Starts a browser. Returns `None` if Chromium or its driver is not installed.
     pub async fn start() -> Option<Self> {
         Self::start_with(json!({})).await
     }
 
-    /// The same with JavaScript switched off in the browser's settings.
+    /// Starts a browser with JavaScript disabled in its settings. Returns `None` if Chromium or its driver is not
+    /// installed.
     pub async fn without_javascript() -> Option<Self> {
         Self::start_with(json!({"profile.managed_default_content_settings.javascript": 2})).await
     }
 
     async fn start_with(settings: Value) -> Option<Self> {
-        if !found(&["chromium", "chromedriver"]) {
+        if !all_installed(&["chromium", "chromedriver"]) {
             return None;
         }
         let turn = TURN.lock().await;
@@ -83,7 +84,7 @@ impl Browser {
         let mut lines = BufReader::new(driver.stdout.take().unwrap()).lines();
         let listening = async {
             loop {
-                let line = lines.next_line().await.unwrap().expect("the driver says its port");
+                let line = lines.next_line().await.unwrap().expect("the driver prints its port");
                 if let Some((_, port)) = line.trim_end_matches('.').rsplit_once("successfully on port ") {
                     return port.parse::<u16>().unwrap();
                 }
@@ -95,12 +96,12 @@ impl Browser {
         });
         let mut flags: Vec<String> = FLAGS.iter().map(|&flag| flag.to_owned()).collect();
         flags.push(format!("--user-data-dir={}", folder.join("profile").display()));
-        let wishes = json!({
+        let capabilities = json!({
             "goog:chromeOptions": {"args": flags, "prefs": settings},
             "goog:loggingPrefs": {"browser": "ALL"},
         });
         let connecting = ClientBuilder::new(HttpConnector::new())
-            .capabilities(wishes.as_object().unwrap().clone())
+            .capabilities(capabilities.as_object().unwrap().clone())
             .connect(&format!("http://127.0.0.1:{driver_port}"))
             .await;
         let client = connecting.unwrap();
@@ -110,24 +111,24 @@ impl Browser {
         Some(Self { client, session, driver, driver_port, chromium, folder, _turn: turn })
     }
 
-    /// The driver's client, for what is not here.
+    /// Returns the WebDriver client for operations that this type does not have.
     pub fn client(&self) -> &Client {
         &self.client
     }
 
-    /// Opens an address and waits until it has loaded.
+    /// Opens a URL and waits until the page has loaded.
     pub async fn open(&self, url: &str) {
         self.client.goto(url).await.unwrap();
     }
 
-    /// Where it is now.
+    /// Returns the URL of the page.
     pub async fn address(&self) -> String {
         self.client.current_url().await.unwrap().to_string()
     }
 
-    /// The element that a CSS selector names, once it is there and shown.
+    /// Waits until the element of a CSS selector exists and is displayed, and returns it.
     pub async fn element(&self, selector: &str) -> Element {
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + MAX_WAIT;
         loop {
             if let Ok(element) = self.client.find(Locator::Css(selector)).await
                 && element.is_displayed().await.unwrap_or(false)
@@ -138,16 +139,16 @@ impl Browser {
         }
     }
 
-    /// The visible text of an element.
+    /// Waits for an element and returns its visible text.
     pub async fn text(&self, selector: &str) -> String {
         self.element(selector).await.text().await.unwrap()
     }
 
-    /// Waits until an element's text is as wanted, and returns it.
+    /// Waits until `wanted` is true for the text of an element, and returns the text.
     pub async fn text_when(&self, selector: &str, mut wanted: impl FnMut(&str) -> bool) -> String {
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + MAX_WAIT;
         loop {
-            // The page may be changing at this very moment.
+            // The page may change at this moment.
             let element = self.client.find(Locator::Css(selector)).await;
             if let Ok(element) = element
                 && let Ok(text) = element.text().await
@@ -159,27 +160,27 @@ impl Browser {
         }
     }
 
-    /// Clicks on an element.
+    /// Waits for an element and clicks on it.
     pub async fn click(&self, selector: &str) {
         self.element(selector).await.click().await.unwrap();
     }
 
-    /// Types into a field.
+    /// Waits for an input element and types into it.
     pub async fn write(&self, selector: &str, text: &str) {
         self.element(selector).await.send_keys(text).await.unwrap();
     }
 
-    /// What a JavaScript expression amounts to in the page.
+    /// Evaluates a JavaScript expression in the page.
     pub async fn value(&self, expression: &str) -> Value {
         self.client.execute(&format!("return ({expression});"), Vec::new()).await.unwrap()
     }
 
     /// Waits until a JavaScript expression is true in the page.
     pub async fn until(&self, expression: &str) {
-        self.until_within(PATIENCE, expression).await;
+        self.until_within(MAX_WAIT, expression).await;
     }
 
-    /// The same with a deadline of its own.
+    /// Waits until a JavaScript expression is true in the page. Panics after `limit`.
     pub async fn until_within(&self, limit: Duration, expression: &str) {
         let deadline = Instant::now() + limit;
         let script = format!("return Boolean({expression});");
@@ -188,18 +189,18 @@ impl Browser {
         }
     }
 
-    /// A moment between two looks; after the deadline it fails with all that can be seen.
+    /// Waits before the next attempt. After the deadline, panics with the state of the page.
     async fn wait_before(&self, deadline: Instant, wanted: &str) {
         if Instant::now() >= deadline {
             self.screenshot("failed").await;
             let (url, console) = (self.address().await, self.console().await);
             let source = self.client.source().await.unwrap_or_default();
-            panic!("never seen: {wanted}\nat {url}\nconsole: {console:?}\n{source}");
+            panic!("timed out: {wanted}\nat {url}\nconsole: {console:?}\n{source}");
         }
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
 
-    /// Keeps a picture of the page as it is.
+    /// Saves a screenshot of the page.
     pub async fn screenshot(&self, name: &str) {
         let folder = target("screenshots");
         std::fs::create_dir_all(&folder).unwrap();
@@ -207,20 +208,20 @@ impl Browser {
         std::fs::write(folder.join(format!("{name}.png")), picture).unwrap();
     }
 
-    /// What the console has said since this was last asked, warnings and errors only.
+    /// Returns the warnings and errors that the console has logged since the last call.
     pub async fn console(&self) -> Vec<String> {
         let said = self.driver("se/log", json!({"type": "browser"})).await;
         let entries = said.as_array().unwrap().iter();
-        let grave = entries.filter(|entry| matches!(entry["level"].as_str(), Some("SEVERE" | "WARNING")));
-        grave.map(|entry| entry["message"].as_str().unwrap().to_owned()).collect()
+        let serious = entries.filter(|entry| matches!(entry["level"].as_str(), Some("SEVERE" | "WARNING")));
+        serious.map(|entry| entry["message"].as_str().unwrap().to_owned()).collect()
     }
 
-    /// One command of the DevTools protocol.
+    /// Sends one command of the DevTools protocol.
     pub async fn devtools(&self, command: &str, parameters: Value) -> Value {
         self.driver("goog/cdp/execute", json!({"cmd": command, "params": parameters})).await
     }
 
-    /// One of the driver's own commands, which are not part of WebDriver.
+    /// Sends one of the driver's own commands, which are not part of WebDriver.
     async fn driver(&self, path: &str, body: Value) -> Value {
         let path = format!("/session/{}/{path}", self.session);
         let body = body.to_string();
@@ -230,9 +231,9 @@ impl Browser {
         answer.json()["value"].take()
     }
 
-    /// Ends it as a user would.
+    /// Closes the browser as a user does.
     pub async fn close(mut self) {
-        let closed = tokio::time::timeout(PATIENCE, self.client.clone().close()).await;
+        let closed = tokio::time::timeout(MAX_WAIT, self.client.clone().close()).await;
         closed.expect("the browser closes").unwrap();
         self.chromium = None;
         self.driver.kill().await.unwrap();
@@ -241,12 +242,13 @@ impl Browser {
 
 impl Drop for Browser {
     fn drop(&mut self) {
-        // After a failure nobody asks the driver to end the browser. The browser's other processes end with it.
+        // After a failure the driver is not asked to close the browser. The other processes of the browser end with the
+        // first one.
         let _ = self.driver.start_kill();
         if let Some(pid) = self.chromium {
             let _ = rustix::process::kill_process(pid, Signal::KILL);
         }
-        // They write into the profile until they have noticed.
+        // The processes write to the profile until they have ended.
         for _ in 0..100 {
             let _ = std::fs::remove_dir_all(&self.folder);
             if !self.folder.exists() {

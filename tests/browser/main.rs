@@ -1,4 +1,4 @@
-//! What a person sees and clicks, in a real browser: the pages, the built-in app, and Node-RED behind the proxy.
+//! Tests in a real browser: the pages, the built-in app, and Node-RED behind the proxy.
 #![allow(clippy::unwrap_used, reason = "clippy allows it in test functions, but not in what they call")]
 #![allow(unreachable_pub, reason = "a test binary exports nothing")]
 
@@ -16,14 +16,14 @@ mod pages;
 
 use std::path::{Path, PathBuf};
 
-/// A folder in cargo's target folder, for what outlives a test: screenshots, installed apps.
+/// Returns a folder in cargo's target folder, for what outlives a test, such as screenshots and installed apps.
 fn target(name: &str) -> PathBuf {
     let temporary = Path::new(env!("CARGO_TARGET_TMPDIR"));
     temporary.parent().unwrap().join(name)
 }
 
-/// Whether all programs are there. If not, says so by name, and fails where no test may be skipped.
-fn found(programs: &[&str]) -> bool {
+/// Returns whether all programs are installed. If not, prints their names, and panics if no test may be skipped.
+fn all_installed(programs: &[&str]) -> bool {
     let folders: Vec<PathBuf> =
         std::env::split_paths(&std::env::var_os("PATH").unwrap_or_default()).collect();
     let missing: Vec<String> = programs
@@ -34,7 +34,7 @@ fn found(programs: &[&str]) -> bool {
     missing.is_empty() || skipped(&missing.join(", "))
 }
 
-/// Says why a test is skipped; fails where none may be.
+/// Prints why a test is skipped and returns `false`. Panics if no test may be skipped.
 fn skipped(why: &str) -> bool {
     assert!(std::env::var_os("TRY_IT_NOW_NO_SKIPS").is_none_or(|value| value != "1"), "{why}");
     eprintln!("skipped: {why}");

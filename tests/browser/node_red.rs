@@ -1,4 +1,4 @@
-//! A real application behind the proxy: two visitors with a Node-RED each, and its editor's WebSocket.
+//! A real app behind the proxy: two visitors with a Node-RED each, and its editor's WebSocket.
 
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -8,36 +8,36 @@ use serde_json::{Value, json};
 use tokio::process::Command;
 
 use crate::chromium::Browser;
-use crate::support::harness::{Demo, Server, get};
-use crate::{found, skipped, target};
+use crate::support::harness::{AcquiredInstance, Server, get};
+use crate::{all_installed, skipped, target};
 
-/// Starting two Node-REDs, or loading an editor, on a busy machine.
+/// The longest time for starting two instances of Node-RED or loading an editor on a busy machine.
 const START: Duration = Duration::from_secs(120);
 const INSTALL: Duration = Duration::from_secs(240);
-/// How long the sockets must stay open, in milliseconds: as long as the shortest idle timeouts on the way.
+/// How long the sockets must stay open, in milliseconds: as long as the shortest idle timeouts on the path.
 const OPEN_MS: u32 = 60_000;
 
-/// Keeps an account of each socket that the page ever makes.
-const WATCH: &str = "window.sockets = [];
+/// Records the state of each socket that the page opens.
+const SOCKET_RECORDER: &str = "window.sockets = [];
 window.WebSocket = class extends window.WebSocket {
   constructor(...how) {
     super(...how);
-    const account = { socket: this, opened: null, closed: null, heard: 0 };
-    window.sockets.push(account);
-    this.addEventListener('open', () => { account.opened = performance.now(); });
-    this.addEventListener('close', (event) => { account.closed = event.code; });
-    this.addEventListener('message', () => { account.heard += 1; });
+    const record = { socket: this, opened: null, closed: null, received: 0 };
+    window.sockets.push(record);
+    this.addEventListener('open', () => { record.opened = performance.now(); });
+    this.addEventListener('close', (event) => { record.closed = event.code; });
+    this.addEventListener('message', () => { record.received += 1; });
   }
 };";
 
-/// A flow that answers `/hello`, and one that shows what is injected in the editor.
+/// A flow that answers `/hello`, and one that shows injected messages in the editor.
 const FLOW: &str = r#"(() => {
   const z = RED.workspaces.active();
   RED.nodes.import([
     { id: "aaaaaaaaaaaaaa01", type: "http in", z, name: "", url: "/hello", method: "get", upload: false, x: 150, y: 80, wires: [["aaaaaaaaaaaaaa02"]] },
     { id: "aaaaaaaaaaaaaa02", type: "template", z, name: "", field: "payload", fieldType: "msg", format: "text", syntax: "plain", template: "Ada was here", output: "str", x: 350, y: 80, wires: [["aaaaaaaaaaaaaa03"]] },
     { id: "aaaaaaaaaaaaaa03", type: "http response", z, name: "", statusCode: "", headers: {}, x: 550, y: 80, wires: [] },
-    { id: "aaaaaaaaaaaaaa04", type: "inject", z, name: "", props: [{ p: "payload" }], repeat: "", once: false, topic: "", payload: "Said to the editor", payloadType: "str", x: 150, y: 160, wires: [["aaaaaaaaaaaaaa05"]] },
+    { id: "aaaaaaaaaaaaaa04", type: "inject", z, name: "", props: [{ p: "payload" }], repeat: "", once: false, topic: "", payload: "Sent to the editor", payloadType: "str", x: 150, y: 160, wires: [["aaaaaaaaaaaaaa05"]] },
     { id: "aaaaaaaaaaaaaa05", type: "debug", z, name: "", active: true, tosidebar: true, complete: "payload", targetType: "msg", x: 350, y: 160, wires: [] },
   ]);
   RED.nodes.dirty(true);
@@ -45,10 +45,10 @@ const FLOW: &str = r#"(() => {
   return true;
 })()"#;
 
-/// Installs Node-RED as the template's file says, once for all runs, beside a copy of the template. Returns the
-/// copy's path; `None` when it cannot be had.
+/// Installs Node-RED as the template file says, once for all runs, beside a copy of the template. Returns the path of
+/// that copy, or `None` if it cannot be installed.
 async fn installed() -> Option<PathBuf> {
-    if !found(&["node", "npm", "chromium", "chromedriver"]) {
+    if !all_installed(&["node", "npm", "chromium", "chromedriver"]) {
         return None;
     }
     let shipped = Path::new(env!("CARGO_MANIFEST_DIR")).join("deployments/templates");
@@ -65,7 +65,7 @@ async fn installed() -> Option<PathBuf> {
     if std::fs::read_to_string(&done).is_ok_and(|done| done == line) {
         return Some(file);
     }
-    // What an interrupted installation has left is no start for another.
+    // The remains of an interrupted installation cannot be continued.
     let _ = std::fs::remove_dir_all(folder.join("apps"));
     let mut npm = Command::new("npm");
     npm.args(line.split_whitespace())
@@ -82,23 +82,23 @@ async fn installed() -> Option<PathBuf> {
     Some(file)
 }
 
-/// Opens an instance's editor in the present tab and waits until it is usable and connected.
-async fn open_editor(browser: &Browser, demo: &Demo) {
-    browser.devtools("Page.addScriptToEvaluateOnNewDocument", json!({"source": WATCH})).await;
-    browser.open(&demo.url).await;
+/// Opens an instance's editor in the current tab and waits until it is usable and connected.
+async fn open_editor(browser: &Browser, instance: &AcquiredInstance) {
+    browser.devtools("Page.addScriptToEvaluateOnNewDocument", json!({"source": SOCKET_RECORDER})).await;
+    browser.open(&instance.url).await;
     browser.until_within(START, "window.RED && RED.workspaces && RED.workspaces.active()").await;
     browser.until_within(START, "document.querySelector('.red-ui-palette-node')").await;
     browser
-        .until_within(START, "window.sockets.length && sockets[0].opened !== null && sockets[0].heard")
+        .until_within(START, "window.sockets.length && sockets[0].opened !== null && sockets[0].received")
         .await;
 }
 
-/// The account of the editor's only socket.
+/// Asserts that the editor has one open socket and returns how many messages that has received.
 async fn socket(browser: &Browser) -> Value {
-    let accounts = "sockets.map(s => [new URL(s.socket.url).pathname, s.socket.readyState, s.closed])";
-    let accounts = browser.value(accounts).await;
-    assert_eq!(accounts, json!([["/comms", 1, null]]), "one socket, open, never closed");
-    browser.value("sockets[0].heard").await
+    let records = "sockets.map(s => [new URL(s.socket.url).pathname, s.socket.readyState, s.closed])";
+    let records = browser.value(records).await;
+    assert_eq!(records, json!([["/comms", 1, null]]), "one socket, open, never closed");
+    browser.value("sockets[0].received").await
 }
 
 #[tokio::test]
@@ -131,15 +131,15 @@ async fn two_visitors_have_a_node_red_each_with_flows_and_sockets_of_its_own() {
         browser.client().switch_to_window(tab.clone()).await.unwrap();
         let long = format!("performance.now() - sockets[0].opened >= {OPEN_MS}");
         browser.until_within(START, &long).await;
-        // The editor's server says something every 15 seconds.
+        // The server of the editor sends a message every 15 seconds.
         assert!(socket(&browser).await.as_u64().unwrap() >= 3);
     }
 
-    // And they carry what happens now, each to its own visitor.
+    // The sockets still work, each for its own visitor.
     browser.client().switch_to_window(first).await.unwrap();
     browser.value("RED.sidebar.show('debug')").await;
     browser.value("void fetch('/inject/aaaaaaaaaaaaaa04', { method: 'POST' })").await;
-    browser.text_when(".red-ui-debug-content", |text| text.contains("Said to the editor")).await;
+    browser.text_when(".red-ui-debug-content", |text| text.contains("Sent to the editor")).await;
     browser.screenshot("node-red").await;
     socket(&browser).await;
     browser.client().switch_to_window(second).await.unwrap();

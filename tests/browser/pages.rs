@@ -1,4 +1,4 @@
-//! From the front page into an app and back.
+//! The way of a visitor from the front page into an instance and back.
 
 use serde_json::json;
 
@@ -7,13 +7,13 @@ use crate::support::harness::{Server, get, request};
 
 const FORM: (&str, &str) = ("content-type", "application/x-www-form-urlencoded");
 
-/// The address of a server's front page.
-pub fn home(server: &Server) -> String {
+/// Returns the URL of a server's front page.
+pub fn front_page_url(server: &Server) -> String {
     format!("http://localhost:{}/", server.port)
 }
 
-/// What stands on an instance's page as its id, which must be that of its host.
-async fn instance(browser: &Browser) -> String {
+/// Returns the id on an instance's page. Asserts that it is the one in the host.
+async fn instance_id(browser: &Browser) -> String {
     let id = browser.text("#instance").await;
     let address = browser.address().await;
     assert!(address.starts_with(&format!("http://{id}.localhost:")), "{id} is not at {address}");
@@ -21,7 +21,7 @@ async fn instance(browser: &Browser) -> String {
 }
 
 #[tokio::test]
-async fn the_front_page_lists_every_app_and_counts_what_is_ready_while_it_is_open() {
+async fn the_front_page_lists_every_template_and_updates_the_ready_counts() {
     let Some(browser) = Browser::start().await else { return };
     let folder = std::env::temp_dir().join(format!("try-it-now-pages-{}", uuid::Uuid::now_v7()));
     std::fs::create_dir_all(&folder).unwrap();
@@ -43,7 +43,7 @@ pool = { target = 1, min = 1, max = 1 }
     std::fs::write(&file, apps).unwrap();
     let arguments = ["serve", "--config", file.to_str().unwrap()];
     let server = Server::start_with(&[], &arguments).await.full().await;
-    browser.open(&home(&server)).await;
+    browser.open(&front_page_url(&server)).await;
     let titles = browser.value("[...document.querySelectorAll('h2')].map(h => h.textContent)").await;
     assert_eq!(titles, json!(["Guest <book>", "other"]));
     let card = browser.text("#template-guest-book").await;
@@ -59,47 +59,47 @@ pool = { target = 1, min = 1, max = 1 }
     assert_eq!(browser.text(other).await, "1 ready now");
     browser.screenshot("front-two").await;
     browser.click("#try-guest-book").await;
-    assert!(instance(&browser).await.starts_with("guest-book-"));
+    assert!(instance_id(&browser).await.starts_with("guest-book-"));
     assert_eq!(browser.console().await, [""; 0]);
     browser.close().await;
     std::fs::remove_dir_all(&folder).unwrap();
 }
 
-/// What a clock shows, which may be a whole hour: `1:00:00`, or `59:59`.
+/// Returns the seconds of a clock such as `1:00:00` or `59:59`.
 fn seconds(clock: &str) -> u32 {
     clock.split(':').fold(0, |sum, part| 60 * sum + part.parse::<u32>().unwrap())
 }
 
 #[tokio::test]
-async fn a_click_leads_into_an_app_of_ones_own_that_is_live_and_can_be_ended() {
+async fn a_click_leads_to_an_instance_that_is_live_and_can_be_ended() {
     let Some(browser) = Browser::start().await else { return };
     let server = Server::start(&[]).await;
-    browser.open(&home(&server)).await;
+    browser.open(&front_page_url(&server)).await;
     browser.click("#try-default").await;
-    let mine = instance(&browser).await;
+    let mine = instance_id(&browser).await;
     let host = format!("{mine}.localhost:{}", server.port);
     browser.text_when("#live-text", |text| text.starts_with("Live")).await;
     browser.value("window.sameDocument = true").await;
     browser.write("#name", "Ada").await;
-    browser.write("#text", "Mine alone").await;
+    browser.write("#text", "Private entry").await;
     browser.click("#send").await;
-    browser.text_when("#entries", |text| text.contains("Mine alone")).await;
-    // Somebody else with the same address signs too.
+    browser.text_when("#entries", |text| text.contains("Private entry")).await;
+    // Another client with the same URL signs the guest book too.
     let posted =
-        request(server.port, "POST", &host, "/entries", &[FORM], "name=Grace&text=Live+from+afar").await;
+        request(server.port, "POST", &host, "/entries", &[FORM], "name=Grace&text=From+another+client").await;
     assert_eq!(posted.status, 303, "{}", posted.text());
-    browser.text_when("#entries", |text| text.contains("Live from afar")).await;
-    assert_eq!(browser.value("window.sameDocument").await, json!(true), "it came without a reload");
+    browser.text_when("#entries", |text| text.contains("From another client")).await;
+    assert_eq!(browser.value("window.sameDocument").await, json!(true), "the entry appears without a reload");
     browser.screenshot("sample").await;
 
     let other = server.acquire().await;
     browser.open(&other.url).await;
-    assert_eq!(instance(&browser).await, other.id);
+    assert_eq!(instance_id(&browser).await, other.id);
     assert_eq!(browser.text("#total").await, "0");
     browser.text("#empty").await;
-    assert!(!get(server.port, &other.host, "/").await.text().contains("Mine alone"));
+    assert!(!get(server.port, &other.host, "/").await.text().contains("Private entry"));
 
-    browser.open(&home(&server)).await;
+    browser.open(&front_page_url(&server)).await;
     assert_eq!(
         browser.value("document.querySelector('#open-default').href").await,
         json!(format!("http://{host}/"))
@@ -107,36 +107,36 @@ async fn a_click_leads_into_an_app_of_ones_own_that_is_live_and_can_be_ended() {
     let first = browser.text("[data-clock]").await;
     browser.text_when("[data-clock]", |text| seconds(text) < seconds(&first)).await;
     browser.screenshot("front-running").await;
-    // A copy whose time was extended elsewhere is not called ended.
-    browser.value("void (copies[0].endsAt = Date.now())").await;
-    browser.until("copies[0].endsAt > Date.now()").await;
+    // The page does not report an instance as ended whose lease was extended elsewhere.
+    browser.value("void (instances[0].endsAt = Date.now())").await;
+    browser.until("instances[0].endsAt > Date.now()").await;
     browser.text_when("[data-clock]", |text| seconds(text) > 50 * 60).await;
     browser.click("#open-default").await;
-    assert_eq!(instance(&browser).await, mine);
+    assert_eq!(instance_id(&browser).await, mine);
     browser.client().back().await.unwrap();
     assert_eq!(browser.console().await, [""; 0]);
     browser.click("#end-default").await;
     browser.element("#try-default").await;
-    assert_eq!(browser.address().await, home(&server));
+    assert_eq!(browser.address().await, front_page_url(&server));
     assert_eq!(get(server.port, &host, "/").await.status, 404);
     assert_eq!(get(server.port, &other.host, "/").await.status, 200);
     browser.close().await;
 }
 
 #[tokio::test]
-async fn when_the_time_is_over_every_page_says_so_and_offers_another_copy() {
+async fn after_the_deadline_every_page_reports_it_and_offers_another_instance() {
     let Some(browser) = Browser::start().await else { return };
     let server = Server::start(&[("POOL_DEFAULT_TTL", "10s")]).await;
-    browser.open(&home(&server)).await;
+    browser.open(&front_page_url(&server)).await;
     browser.click("#try-default").await;
-    let mine = instance(&browser).await;
+    let mine = instance_id(&browser).await;
     let address = browser.address().await;
-    browser.open(&home(&server)).await;
+    browser.open(&front_page_url(&server)).await;
     let clock = browser.text("[data-clock]").await;
     assert!(clock.as_str() > "00:00" && clock.as_str() <= "00:10", "{clock}");
-    assert_eq!(browser.text("[data-over]").await, "Your copy has ended. Thank you for trying it!");
+    assert_eq!(browser.text("[data-ended]").await, "Your copy has ended. Thank you for trying it!");
     browser.element("#try-default").await;
-    browser.until("document.querySelector('.copy').hidden").await;
+    browser.until("document.querySelector('.instance').hidden").await;
     assert_eq!(browser.console().await, [""; 0]);
 
     browser.open(&address).await;
@@ -147,8 +147,8 @@ async fn when_the_time_is_over_every_page_says_so_and_offers_another_copy() {
     assert!(console.iter().all(|said| said.contains("410")), "{console:?}");
     browser.click("main button").await;
     browser.element("#instance").await;
-    assert_ne!(instance(&browser).await, mine);
-    // Whoever stays in the app sees it run out there.
+    assert_ne!(instance_id(&browser).await, mine);
+    // The page of the app reports the end too.
     browser.text_when("#clock", |text| text == "Ended").await;
     assert!(browser.text("#problem").await.contains("over"));
     browser.close().await;
@@ -158,16 +158,16 @@ async fn when_the_time_is_over_every_page_says_so_and_offers_another_copy() {
 async fn every_button_works_without_javascript() {
     let Some(browser) = Browser::without_javascript().await else { return };
     let server = Server::start(&[]).await;
-    browser.open(&home(&server)).await;
-    assert!(browser.text(".still").await.contains("JavaScript is off"));
+    browser.open(&front_page_url(&server)).await;
+    assert!(browser.text(".no-script").await.contains("JavaScript is off"));
     assert_eq!(browser.text("[data-ready-text]").await, "2 ready now");
     browser.click("#try-default").await;
-    let mine = instance(&browser).await;
+    let mine = instance_id(&browser).await;
     browser.write("#name", "Ada").await;
     browser.write("#text", "By form").await;
     browser.click("#send").await;
     browser.text_when("#entries", |text| text.contains("By form")).await;
-    browser.open(&home(&server)).await;
+    browser.open(&front_page_url(&server)).await;
     browser.click("#end-default").await;
     browser.element("#try-default").await;
     assert_eq!(get(server.port, &format!("{mine}.localhost:{}", server.port), "/").await.status, 404);
@@ -175,34 +175,34 @@ async fn every_button_works_without_javascript() {
 }
 
 #[tokio::test]
-async fn who_has_had_enough_or_comes_too_early_is_told_in_a_page() {
+async fn a_visitor_over_the_limit_or_before_an_exhausted_pool_gets_a_page() {
     let Some(browser) = Browser::start().await else { return };
     let server = Server::start(&[("RATE_LIMIT_HOURLY", "1"), ("RATE_LIMIT_DAILY", "5")]).await;
-    browser.open(&home(&server)).await;
+    browser.open(&front_page_url(&server)).await;
     browser.click("#try-default").await;
-    instance(&browser).await;
-    browser.open(&home(&server)).await;
+    instance_id(&browser).await;
+    browser.open(&front_page_url(&server)).await;
     browser.click("#end-default").await;
     browser.click("#try-default").await;
     browser.element("main.notice").await;
     assert_eq!(browser.text("h1").await, "That was your last copy for now");
-    let told = browser.text(".what").await;
-    assert!(told.contains("1 copy of this app an hour and 5 a day") && told.contains(" at "), "{told}");
+    let answer = browser.text(".explanation").await;
+    assert!(answer.contains("1 copy of this app an hour and 5 a day") && answer.contains(" at "), "{answer}");
     browser.screenshot("limited").await;
     let console = browser.console().await;
     assert!(console.iter().all(|said| said.contains("429")), "{console:?}");
     browser.click("main a.button").await;
     browser.element("#try-default").await;
 
-    // A person may type the address of the button, or reload where it led.
-    browser.open(&format!("{}try/default", home(&server))).await;
-    assert_eq!(browser.address().await, home(&server));
+    // A person may type the address of a button or reload the page behind it.
+    browser.open(&format!("{}try/default", front_page_url(&server))).await;
+    assert_eq!(browser.address().await, front_page_url(&server));
     browser.close().await;
 
     let server = Server::start(&[("POOL_TARGET_SIZE", "1"), ("POOL_MAX_SIZE", "1")]).await;
     let Some(browser) = Browser::start().await else { return };
     server.acquire().await;
-    browser.open(&home(&server)).await;
+    browser.open(&front_page_url(&server)).await;
     browser.click("#try-default").await;
     browser.element("main.notice").await;
     assert_eq!(browser.text("h1").await, "All copies are taken right now");
@@ -212,14 +212,14 @@ async fn who_has_had_enough_or_comes_too_early_is_told_in_a_page() {
 }
 
 #[tokio::test]
-async fn the_front_page_knows_a_copy_for_as_long_as_it_can_be_extended() {
+async fn the_front_page_knows_an_instance_for_as_long_as_it_can_be_extended() {
     let server = Server::start(&[("POOL_DEFAULT_TTL", "30s"), ("POOL_MAX_TTL", "2h")]).await;
     let ask = async |method, path: &str, headers: &[(&str, &str)]| {
         request(server.port, method, "localhost", path, headers, "").await
     };
-    let taken = ask("POST", "/try/default", &[]).await;
-    assert_eq!(taken.status, 303);
-    let cookie = taken.header("set-cookie");
+    let acquired = ask("POST", "/try/default", &[]).await;
+    assert_eq!(acquired.status, 303);
+    let cookie = acquired.header("set-cookie");
     assert!(cookie.contains("Max-Age=7200; HttpOnly; SameSite=Lax"), "{cookie}");
     let pair = cookie.split(';').next().unwrap();
     let id = pair.split_once('=').unwrap().1;
@@ -228,7 +228,7 @@ async fn the_front_page_knows_a_copy_for_as_long_as_it_can_be_extended() {
     let front = ask("GET", "/", &[("cookie", pair)]).await;
     assert!(front.text().contains(&format!("/end/{id}")) && front.text().contains(">30:"));
     assert_eq!(front.header("set-cookie"), "");
-    // Once it is over the page forgets it.
+    // After the end the page forgets the instance.
     server.call("DELETE", &format!("/api/v1/demo/{id}"), "").await;
     let front = ask("GET", "/", &[("cookie", pair)]).await;
     assert!(!front.text().contains(id));
@@ -236,15 +236,15 @@ async fn the_front_page_knows_a_copy_for_as_long_as_it_can_be_extended() {
 }
 
 #[tokio::test]
-async fn the_address_of_a_button_spends_nothing_and_leads_a_person_home() {
+async fn opening_the_address_of_a_button_assigns_nothing_and_leads_to_the_front_page() {
     let server = Server::start(&[]).await;
     let page = ("accept", "text/html,application/xhtml+xml,*/*;q=0.8");
     for path in ["/try/default", "/try/nothing", "/end/default-aaaaaaaaaaaaaaaa"] {
         for method in ["GET", "HEAD"] {
-            let led = request(server.port, method, "localhost", path, &[page], "").await;
-            assert_eq!((led.status, led.header("location")), (303, "/"), "{method} {path}");
-            let told = request(server.port, method, "localhost", path, &[], "").await;
-            assert_eq!((told.status, told.header("allow")), (405, "POST"), "{method} {path}");
+            let redirect = request(server.port, method, "localhost", path, &[page], "").await;
+            assert_eq!((redirect.status, redirect.header("location")), (303, "/"), "{method} {path}");
+            let answer = request(server.port, method, "localhost", path, &[], "").await;
+            assert_eq!((answer.status, answer.header("allow")), (405, "POST"), "{method} {path}");
         }
     }
     let stats = server.call("GET", "/api/v1/pool/stats", "").await.json();

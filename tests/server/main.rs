@@ -1,4 +1,4 @@
-//! The whole server: the real program, spoken to over real sockets.
+//! The server as a whole: the real program, tested over real sockets.
 #![allow(clippy::unwrap_used, reason = "clippy allows it in test functions, but not in what they call")]
 #![allow(unreachable_pub, reason = "a test binary exports nothing")]
 
@@ -9,6 +9,7 @@ mod support {
     pub mod fault_proxy;
     pub mod harness;
     pub mod leak_check;
+    pub mod private_containerd;
     pub mod stack;
     #[allow(dead_code, reason = "the backends' tests use clusters and Sentinels")]
     pub mod valkey_server;

@@ -1,5 +1,5 @@
-//! What every [`Runtime`] promises. An implementation is one `suite!` line and a function that makes it, with the
-//! apps to try it with, or says that it cannot be tried here.
+//! The conformance suite of the [`Runtime`] trait. A new runtime adds one `runtime_suite!` line in `tests/backends` and
+//! a function that returns the runtime and the apps to test it with, or `None` if it cannot be tested here.
 
 use std::any::Any;
 use std::collections::HashSet;
@@ -12,62 +12,62 @@ use try_it_now::instance::{Endpoint, InstanceId, TemplateName};
 use try_it_now::runtime::{Runtime, RuntimeError, StartRequest};
 use try_it_now::template::App;
 
-/// Longest time that anything may take here; met only by a failure.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
+/// The longest time that any step here may take. Only a failure takes that long.
+pub(crate) const MAX_WAIT: Duration = Duration::from_secs(20);
 
 /// A runtime under test.
-pub(crate) struct Subject {
+pub(crate) struct RuntimeUnderTest {
     pub(crate) runtime: Arc<dyn Runtime>,
-    pub(crate) apps: Apps,
-    /// What has to outlive it, such as a folder.
-    pub(crate) _place: Box<dyn Any + Send>,
+    pub(crate) apps: TestApps,
+    /// What must live as long as the runtime, such as a folder.
+    pub(crate) _keep_alive: Box<dyn Any + Send>,
 }
 
-/// Apps of the same behaviour in the form that the runtime takes.
-pub(crate) struct Apps {
-    /// Listens, and says to each connection its `INSTANCE_ID`, `INSTANCE_URL`, `INSTANCE_HOST` and `EXTRA`, a line
-    /// each.
+/// Apps with the same behaviour in the form that the runtime takes.
+pub(crate) struct TestApps {
+    /// Listens, and sends its `INSTANCE_ID`, `INSTANCE_URL`, `INSTANCE_HOST` and `EXTRA`, a line each, to each
+    /// connection.
     pub(crate) listening: App,
-    /// Writes `hello` to its output and runs on.
+    /// Writes `hello` to its output and keeps running.
     pub(crate) talking: App,
-    /// Ends with status 3.
+    /// Exits with status 3.
     pub(crate) ending: App,
-    /// Names a program, `no-such-program`, that does not exist.
+    /// Names a program that does not exist, `no-such-program`.
     pub(crate) missing: App,
 }
 
-/// One test a check.
+/// Makes one test of each check, for one runtime.
 macro_rules! runtime_suite {
     ($name:ident, $make:path: $($check:ident)*) => {
         mod $name {
             $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
             async fn $check() {
-                let Some(subject) = $make().await else { return };
-                crate::suites::runtime::$check(&subject).await;
-                subject.stop_all().await;
+                let Some(rt) = $make().await else { return };
+                crate::suites::runtime::$check(&rt).await;
+                rt.stop_all().await;
             })*
         }
     };
     ($name:ident, $make:path) => {
         runtime_suite!($name, $make:
-            an_app_listens_at_its_address_and_knows_its_own
-            an_id_that_runs_is_not_started_again
+            an_app_listens_at_its_endpoint_and_knows_its_own_address
+            an_instance_that_runs_is_not_started_again
             a_stopped_instance_is_gone
-            stopping_what_does_not_run_is_no_error
-            two_stops_at_once_both_end_when_it_is_gone
+            stopping_an_instance_that_does_not_run_is_no_error
+            two_concurrent_stops_both_return_when_the_instance_is_gone
             an_app_that_ends_is_reported_and_leaves_the_list
             a_stopped_instance_reports_no_exit
             a_second_listener_takes_over_from_the_first
             a_missing_program_is_an_error_that_names_it
             the_output_can_be_read_back
             a_stop_during_the_start_leaves_nothing
-            a_start_that_nobody_waits_for_leaves_nothing
-            fifty_starts_at_once_get_fifty_addresses
+            a_start_that_is_dropped_leaves_nothing
+            fifty_concurrent_starts_get_fifty_addresses
         );
     };
 }
 
-impl Subject {
+impl RuntimeUnderTest {
     pub(crate) async fn stop_all(&self) {
         for id in self.runtime.list().await.unwrap() {
             self.runtime.stop(&id).await.unwrap();
@@ -75,9 +75,9 @@ impl Subject {
     }
 
     async fn start(&self, app: &App) -> (InstanceId, Endpoint) {
-        let order = order(app);
-        let started = within(self.runtime.start(&order)).await.unwrap();
-        (order.id, started.endpoint)
+        let request = start_request(app);
+        let started = with_timeout(self.runtime.start(&request)).await.unwrap();
+        (request.id, started.endpoint)
     }
 }
 
@@ -85,34 +85,34 @@ pub(crate) fn app(command: &[&str]) -> App {
     App { command: command.iter().map(|&word| word.to_owned()).collect(), ..App::default() }
 }
 
-pub(crate) fn order(app: &App) -> StartRequest {
+pub(crate) fn start_request(app: &App) -> StartRequest {
     let id = InstanceId::random(&TemplateName::new("sample").unwrap());
     let host = format!("{id}.localhost");
     let (url, app) = (format!("http://{host}:8080/"), Arc::new(app.clone()));
-    StartRequest { url, host, id, app, revision: 1, files: Vec::new(), to_be_frozen: true }
+    StartRequest { url, host, id, app, revision: 1, files: Vec::new(), will_be_baked: true }
 }
 
-pub(crate) async fn within<F: Future>(future: F) -> F::Output {
-    timeout(PATIENCE, future).await.expect("it takes too long")
+pub(crate) async fn with_timeout<F: Future>(future: F) -> F::Output {
+    timeout(MAX_WAIT, future).await.expect("timed out")
 }
 
-/// Looks until there is something to see.
-pub(crate) async fn until<T>(what: &str, mut look: impl AsyncFnMut() -> Option<T>) -> T {
-    let look_on = async {
+/// Polls until there is a result. Panics after [`MAX_WAIT`].
+pub(crate) async fn wait_until<T>(what: &str, mut poll: impl AsyncFnMut() -> Option<T>) -> T {
+    let polling = async {
         loop {
-            match look().await {
+            match poll().await {
                 Some(seen) => break seen,
                 None => tokio::time::sleep(Duration::from_millis(2)).await,
             }
         }
     };
-    timeout(PATIENCE, look_on).await.unwrap_or_else(|_| panic!("waited in vain until {what}"))
+    timeout(MAX_WAIT, polling).await.unwrap_or_else(|_| panic!("timed out: {what}"))
 }
 
-/// What the listening app says.
-async fn ask(on: &Subject, endpoint: Endpoint) -> Option<String> {
+/// Returns what the listening app sends.
+async fn read_from(rt: &RuntimeUnderTest, endpoint: Endpoint) -> Option<String> {
     let mut text = String::new();
-    on.runtime.connect(endpoint).await.ok()?.read_to_string(&mut text).await.ok()?;
+    rt.runtime.connect(endpoint).await.ok()?.read_to_string(&mut text).await.ok()?;
     Some(text)
 }
 
@@ -120,124 +120,125 @@ pub(crate) async fn output(runtime: &dyn Runtime, id: &InstanceId) -> Option<Str
     Some(String::from_utf8_lossy(&runtime.logs(id).await?).into_owned())
 }
 
-pub(crate) async fn an_app_listens_at_its_address_and_knows_its_own(on: &Subject) {
-    let mut app = on.apps.listening.clone();
+pub(crate) async fn an_app_listens_at_its_endpoint_and_knows_its_own_address(rt: &RuntimeUnderTest) {
+    let mut app = rt.apps.listening.clone();
     app.env.insert("EXTRA".to_owned(), "a b=c".to_owned());
-    let order = order(&app);
-    let endpoint = within(on.runtime.start(&order)).await.unwrap().endpoint;
-    let text = until("it answers", async || ask(on, endpoint).await).await;
-    assert_eq!(text.lines().collect::<Vec<_>>(), [order.id.as_str(), &order.url, &order.host, "a b=c"]);
-    assert_eq!(on.runtime.list().await.unwrap(), [order.id]);
+    let request = start_request(&app);
+    let endpoint = with_timeout(rt.runtime.start(&request)).await.unwrap().endpoint;
+    let text = wait_until("it answers", async || read_from(rt, endpoint).await).await;
+    assert_eq!(text.lines().collect::<Vec<_>>(), [request.id.as_str(), &request.url, &request.host, "a b=c"]);
+    assert_eq!(rt.runtime.list().await.unwrap(), [request.id]);
 }
 
-pub(crate) async fn an_id_that_runs_is_not_started_again(on: &Subject) {
-    let order = order(&on.apps.listening);
-    let endpoint = within(on.runtime.start(&order)).await.unwrap().endpoint;
-    assert!(matches!(within(on.runtime.start(&order)).await, Err(RuntimeError::Start(_))));
-    until("it answers still", async || ask(on, endpoint).await).await;
+pub(crate) async fn an_instance_that_runs_is_not_started_again(rt: &RuntimeUnderTest) {
+    let request = start_request(&rt.apps.listening);
+    let endpoint = with_timeout(rt.runtime.start(&request)).await.unwrap().endpoint;
+    assert!(matches!(with_timeout(rt.runtime.start(&request)).await, Err(RuntimeError::Start(_))));
+    wait_until("it answers still", async || read_from(rt, endpoint).await).await;
 }
 
-pub(crate) async fn a_stopped_instance_is_gone(on: &Subject) {
-    let (id, endpoint) = on.start(&on.apps.listening).await;
-    until("it answers", async || ask(on, endpoint).await).await;
-    within(on.runtime.stop(&id)).await.unwrap();
-    assert!(on.runtime.connect(endpoint).await.is_err());
-    assert!(on.runtime.list().await.unwrap().is_empty());
-    assert_eq!(on.runtime.logs(&id).await, None);
+pub(crate) async fn a_stopped_instance_is_gone(rt: &RuntimeUnderTest) {
+    let (id, endpoint) = rt.start(&rt.apps.listening).await;
+    wait_until("it answers", async || read_from(rt, endpoint).await).await;
+    with_timeout(rt.runtime.stop(&id)).await.unwrap();
+    assert!(rt.runtime.connect(endpoint).await.is_err());
+    assert!(rt.runtime.list().await.unwrap().is_empty());
+    assert_eq!(rt.runtime.logs(&id).await, None);
 }
 
-pub(crate) async fn stopping_what_does_not_run_is_no_error(on: &Subject) {
-    let (id, _) = on.start(&on.apps.talking).await;
-    within(on.runtime.stop(&id)).await.unwrap();
-    within(on.runtime.stop(&id)).await.unwrap();
-    within(on.runtime.stop(&order(&on.apps.talking).id)).await.unwrap();
+pub(crate) async fn stopping_an_instance_that_does_not_run_is_no_error(rt: &RuntimeUnderTest) {
+    let (id, _) = rt.start(&rt.apps.talking).await;
+    with_timeout(rt.runtime.stop(&id)).await.unwrap();
+    with_timeout(rt.runtime.stop(&id)).await.unwrap();
+    with_timeout(rt.runtime.stop(&start_request(&rt.apps.talking).id)).await.unwrap();
 }
 
-pub(crate) async fn two_stops_at_once_both_end_when_it_is_gone(on: &Subject) {
-    let (id, _) = on.start(&on.apps.talking).await;
+pub(crate) async fn two_concurrent_stops_both_return_when_the_instance_is_gone(rt: &RuntimeUnderTest) {
+    let (id, _) = rt.start(&rt.apps.talking).await;
     let stop = || async {
-        on.runtime.stop(&id).await.unwrap();
-        assert!(on.runtime.list().await.unwrap().is_empty());
+        rt.runtime.stop(&id).await.unwrap();
+        assert!(rt.runtime.list().await.unwrap().is_empty());
     };
-    within(async { tokio::join!(stop(), stop()) }).await;
+    with_timeout(async { tokio::join!(stop(), stop()) }).await;
 }
 
-pub(crate) async fn an_app_that_ends_is_reported_and_leaves_the_list(on: &Subject) {
-    let mut exits = on.runtime.exits();
-    let (id, _) = on.start(&on.apps.ending).await;
-    let exit = within(exits.recv()).await.unwrap();
-    assert_eq!((exit.id, exit.how.as_str()), (id, "exit status 3"));
-    until("it is off the list", async || on.runtime.list().await.unwrap().is_empty().then_some(())).await;
+pub(crate) async fn an_app_that_ends_is_reported_and_leaves_the_list(rt: &RuntimeUnderTest) {
+    let mut exits = rt.runtime.exits();
+    let (id, _) = rt.start(&rt.apps.ending).await;
+    let exit = with_timeout(exits.recv()).await.unwrap();
+    assert_eq!((exit.id, exit.cause.as_str()), (id, "exit status 3"));
+    wait_until("it is off the list", async || rt.runtime.list().await.unwrap().is_empty().then_some(()))
+        .await;
 }
 
-pub(crate) async fn a_stopped_instance_reports_no_exit(on: &Subject) {
-    let mut exits = on.runtime.exits();
-    let (stopped, _) = on.start(&on.apps.talking).await;
-    within(on.runtime.stop(&stopped)).await.unwrap();
-    // What comes first now is the end of another one.
-    let (ended, _) = on.start(&on.apps.ending).await;
-    assert_eq!(within(exits.recv()).await.unwrap().id, ended);
+pub(crate) async fn a_stopped_instance_reports_no_exit(rt: &RuntimeUnderTest) {
+    let mut exits = rt.runtime.exits();
+    let (stopped, _) = rt.start(&rt.apps.talking).await;
+    with_timeout(rt.runtime.stop(&stopped)).await.unwrap();
+    // The first exit that is reported now is that of the second instance.
+    let (ended, _) = rt.start(&rt.apps.ending).await;
+    assert_eq!(with_timeout(exits.recv()).await.unwrap().id, ended);
 }
 
-pub(crate) async fn a_second_listener_takes_over_from_the_first(on: &Subject) {
-    let mut first = on.runtime.exits();
-    let mut second = on.runtime.exits();
-    let (id, _) = on.start(&on.apps.ending).await;
-    assert_eq!(within(second.recv()).await.unwrap().id, id);
-    assert_eq!(within(first.recv()).await, None);
+pub(crate) async fn a_second_listener_takes_over_from_the_first(rt: &RuntimeUnderTest) {
+    let mut first = rt.runtime.exits();
+    let mut second = rt.runtime.exits();
+    let (id, _) = rt.start(&rt.apps.ending).await;
+    assert_eq!(with_timeout(second.recv()).await.unwrap().id, id);
+    assert_eq!(with_timeout(first.recv()).await, None);
 }
 
-pub(crate) async fn a_missing_program_is_an_error_that_names_it(on: &Subject) {
-    let error = within(on.runtime.start(&order(&on.apps.missing))).await.unwrap_err();
+pub(crate) async fn a_missing_program_is_an_error_that_names_it(rt: &RuntimeUnderTest) {
+    let error = with_timeout(rt.runtime.start(&start_request(&rt.apps.missing))).await.unwrap_err();
     assert!(matches!(error, RuntimeError::Start(_)), "{error:?}");
     assert!(error.to_string().contains("no-such-program"), "{error}");
-    assert!(on.runtime.list().await.unwrap().is_empty());
+    assert!(rt.runtime.list().await.unwrap().is_empty());
 }
 
-pub(crate) async fn the_output_can_be_read_back(on: &Subject) {
-    let (id, _) = on.start(&on.apps.talking).await;
-    let read = async || output(&*on.runtime, &id).await.filter(|text| text == "hello\n");
-    until("the output is there", read).await;
+pub(crate) async fn the_output_can_be_read_back(rt: &RuntimeUnderTest) {
+    let (id, _) = rt.start(&rt.apps.talking).await;
+    let read = async || output(&*rt.runtime, &id).await.filter(|text| text == "hello\n");
+    wait_until("the output is there", read).await;
 }
 
-pub(crate) async fn a_stop_during_the_start_leaves_nothing(on: &Subject) {
-    let order = order(&on.apps.talking);
-    let start = on.runtime.start(&order);
+pub(crate) async fn a_stop_during_the_start_leaves_nothing(rt: &RuntimeUnderTest) {
+    let request = start_request(&rt.apps.talking);
+    let start = rt.runtime.start(&request);
     let stop = async {
-        until("it is on the list", async || on.runtime.list().await.unwrap().pop()).await;
-        on.runtime.stop(&order.id).await.unwrap();
-        assert!(on.runtime.list().await.unwrap().is_empty());
+        wait_until("it is on the list", async || rt.runtime.list().await.unwrap().pop()).await;
+        rt.runtime.stop(&request.id).await.unwrap();
+        assert!(rt.runtime.list().await.unwrap().is_empty());
     };
-    // Either the start had been done, or it says that it was stopped.
-    let (started, ()) = within(async { tokio::join!(start, stop) }).await;
+    // Either the start had succeeded, or it reports that it was stopped.
+    let (started, ()) = with_timeout(async { tokio::join!(start, stop) }).await;
     assert!(matches!(started, Ok(_) | Err(RuntimeError::Start(_))), "{started:?}");
-    assert!(on.runtime.list().await.unwrap().is_empty());
+    assert!(rt.runtime.list().await.unwrap().is_empty());
 }
 
-pub(crate) async fn a_start_that_nobody_waits_for_leaves_nothing(on: &Subject) {
-    let order = order(&on.apps.talking);
-    let mut start = on.runtime.start(&order);
-    let begun = async || on.runtime.list().await.unwrap().pop();
+pub(crate) async fn a_start_that_is_dropped_leaves_nothing(rt: &RuntimeUnderTest) {
+    let request = start_request(&rt.apps.talking);
+    let mut start = rt.runtime.start(&request);
+    let begun = async || rt.runtime.list().await.unwrap().pop();
     tokio::select! {
         biased;
         _ = &mut start => {}
-        _ = until("it is on the list", begun) => {}
+        _ = wait_until("it is on the list", begun) => {}
     }
     drop(start);
-    // It may have been done before it was dropped: then it is an instance like any other.
+    // It may have succeeded before it was dropped. Then it is an instance like any other.
     let settled = async || {
-        let speaks = output(&*on.runtime, &order.id).await.is_some_and(|text| !text.is_empty());
-        (speaks || on.runtime.list().await.unwrap().is_empty()).then_some(())
+        let speaks = output(&*rt.runtime, &request.id).await.is_some_and(|text| !text.is_empty());
+        (speaks || rt.runtime.list().await.unwrap().is_empty()).then_some(())
     };
-    until("it is gone or runs", settled).await;
+    wait_until("it is gone or runs", settled).await;
 }
 
-pub(crate) async fn fifty_starts_at_once_get_fifty_addresses(on: &Subject) {
-    let starts = (0..50).map(|_| async { on.start(&on.apps.talking).await.1 });
+pub(crate) async fn fifty_concurrent_starts_get_fifty_addresses(rt: &RuntimeUnderTest) {
+    let starts = (0..50).map(|_| async { rt.start(&rt.apps.talking).await.1 });
     let addresses: HashSet<_> = futures_util::future::join_all(starts).await.into_iter().collect();
     assert_eq!(addresses.len(), 50);
-    assert_eq!(on.runtime.list().await.unwrap().len(), 50);
-    let stops = on.runtime.list().await.unwrap();
-    within(futures_util::future::join_all(stops.iter().map(|id| on.runtime.stop(id)))).await;
-    assert!(on.runtime.list().await.unwrap().is_empty());
+    assert_eq!(rt.runtime.list().await.unwrap().len(), 50);
+    let stops = rt.runtime.list().await.unwrap();
+    with_timeout(futures_util::future::join_all(stops.iter().map(|id| rt.runtime.stop(id)))).await;
+    assert!(rt.runtime.list().await.unwrap().is_empty());
 }

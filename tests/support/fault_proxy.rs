@@ -1,4 +1,4 @@
-//! A link to a server that a test can break in every way a link breaks.
+//! A TCP proxy in front of a server that injects every fault that a connection can have.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -12,98 +12,99 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
 use try_it_now::telemetry::task::spawn;
 
-/// What is wrong with the link.
+/// The fault that is injected.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) enum Fault {
-    /// Nothing.
-    Whole,
+    /// None: everything is forwarded.
+    None,
     /// New connections are closed at once.
-    Refused,
-    /// Connections are taken, and nothing comes through.
+    Refuse,
+    /// Connections are accepted, and no byte is forwarded.
     Silent,
-    /// What is asked arrives so much later.
+    /// Requests are forwarded after this delay.
     Delay(Duration),
-    /// The next thing asked never arrives, and its connection is reset. Then the link is whole.
+    /// The next request is dropped and its connection is reset. Then the fault is cleared.
     LoseRequest,
-    /// The next answer never arrives, and its connection is reset. Then the link is whole.
+    /// The next answer is dropped and its connection is reset. Then the fault is cleared.
     LoseAnswer,
-    /// So with every answer from now on.
+    /// Every answer is dropped and its connection is reset.
     LoseAnswers,
 }
 
 struct State {
     fault: Mutex<Fault>,
-    cut: Mutex<CancellationToken>,
-    connections: AtomicUsize,
+    reset_connections: Mutex<CancellationToken>,
+    connection_count: AtomicUsize,
     server: (String, u16),
 }
 
-/// The link. It ends with the runtime of the test.
-pub(crate) struct Proxy {
+/// A running proxy. It ends with the runtime of the test.
+pub(crate) struct FaultProxy {
     pub(crate) address: SocketAddr,
     state: Arc<State>,
 }
 
-impl Proxy {
+impl FaultProxy {
+    /// Starts a proxy to this server.
     pub(crate) async fn to(server: (String, u16)) -> Self {
         let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
         let address = listener.local_addr().unwrap();
         let state = Arc::new(State {
-            fault: Mutex::new(Fault::Whole),
-            cut: Mutex::default(),
-            connections: AtomicUsize::new(0),
+            fault: Mutex::new(Fault::None),
+            reset_connections: Mutex::default(),
+            connection_count: AtomicUsize::new(0),
             server,
         });
         let (proxy, accepting) = (Self { address, state: state.clone() }, state);
-        spawn("link", async move {
+        spawn("fault proxy", async move {
             while let Ok((client, _)) = listener.accept().await {
-                spawn("connection", carry(client, accepting.clone()));
+                spawn("connection", forward(client, accepting.clone()));
             }
         });
         proxy
     }
 
-    /// From now on.
+    /// Injects this fault from now on, into open connections too.
     pub(crate) fn set(&self, fault: Fault) {
         *self.state.fault.lock() = fault;
     }
 
-    /// How many were made.
-    pub(crate) fn connections(&self) -> usize {
-        self.state.connections.load(Ordering::Relaxed)
+    /// Returns how many connections were accepted so far.
+    pub(crate) fn connection_count(&self) -> usize {
+        self.state.connection_count.load(Ordering::Relaxed)
     }
 
     /// Resets all connections.
-    pub(crate) fn cut(&self) {
-        std::mem::take(&mut *self.state.cut.lock()).cancel();
+    pub(crate) fn reset_connections(&self) {
+        std::mem::take(&mut *self.state.reset_connections.lock()).cancel();
     }
 }
 
-async fn carry(client: TcpStream, state: Arc<State>) {
-    let cut = state.cut.lock().clone();
-    state.connections.fetch_add(1, Ordering::Relaxed);
-    // Whenever it is closed it is reset.
+async fn forward(client: TcpStream, state: Arc<State>) {
+    let reset_connections = state.reset_connections.lock().clone();
+    state.connection_count.fetch_add(1, Ordering::Relaxed);
+    // Makes every close a reset.
     client.set_zero_linger().unwrap();
     client.set_nodelay(true).unwrap();
-    if *state.fault.lock() == Fault::Refused {
+    if *state.fault.lock() == Fault::Refuse {
         return;
     }
     let Ok(server) = TcpStream::connect((state.server.0.as_str(), state.server.1)).await else { return };
     server.set_nodelay(true).unwrap();
     let ((from_client, to_client), (from_server, to_server)) = (client.into_split(), server.into_split());
     tokio::select! {
-        () = cut.cancelled() => {}
-        () = ask(from_client, to_server, &state) => {}
-        () = answer(from_server, to_client, &state) => {}
+        () = reset_connections.cancelled() => {}
+        () = forward_requests(from_client, to_server, &state) => {}
+        () = forward_answers(from_server, to_client, &state) => {}
     }
 }
 
-async fn ask(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, state: &State) {
+async fn forward_requests(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, state: &State) {
     let mut buffer = vec![0; 64 * 1024];
     while let Ok(n @ 1..) = from.read(&mut buffer).await {
         let fault = *state.fault.lock();
         match fault {
-            Fault::LoseRequest => return state.mended(),
+            Fault::LoseRequest => return state.clear_fault(),
             Fault::Silent => continue,
             Fault::Delay(time) => tokio::time::sleep(time).await,
             _ => {}
@@ -114,12 +115,12 @@ async fn ask(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, state: &State) {
     }
 }
 
-async fn answer(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, state: &State) {
+async fn forward_answers(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, state: &State) {
     let mut buffer = vec![0; 64 * 1024];
     while let Ok(n @ 1..) = from.read(&mut buffer).await {
         let fault = *state.fault.lock();
         match fault {
-            Fault::LoseAnswer => return state.mended(),
+            Fault::LoseAnswer => return state.clear_fault(),
             Fault::LoseAnswers => return,
             Fault::Silent => continue,
             _ => {}
@@ -131,7 +132,7 @@ async fn answer(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, state: &State) 
 }
 
 impl State {
-    fn mended(&self) {
-        *self.fault.lock() = Fault::Whole;
+    fn clear_fault(&self) {
+        *self.fault.lock() = Fault::None;
     }
 }

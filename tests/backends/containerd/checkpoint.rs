@@ -1,106 +1,108 @@
-//! CheckpointStatus checkpoints, and what is made of them.
+//! Checkpoints: how they are baked, found again, discarded, and restored.
 
 use try_it_now::runtime::{CheckpointStatus, Runtime, RuntimeError, StartMethod};
 
-use super::{KEEPER, Place, REVISION, bake, fs, order, php, start, tell, within};
+use super::{
+    COUNTER_APP, REVISION, TestNode, bake, fs, php, send_command, start, start_request, with_timeout,
+};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_was_baked_is_restored_with_its_memory_and_its_files_and_copies_are_apart() {
-    let Some(place) = Place::new() else { return };
-    let runtime = place.open().await;
-    let keeper = php(KEEPER);
-    within(runtime.fetch(&keeper)).await.unwrap();
-    assert_eq!(runtime.checkpoint_status(REVISION, &keeper).await, CheckpointStatus::Missing);
+async fn a_restored_instance_has_the_memory_and_files_of_the_checkpoint_and_sees_no_change_of_another() {
+    let Some(test_node) = TestNode::new() else { return };
+    let runtime = test_node.open().await;
+    let counter = php(COUNTER_APP);
+    with_timeout(runtime.fetch(&counter)).await.unwrap();
+    assert_eq!(runtime.checkpoint_status(REVISION, &counter).await, CheckpointStatus::Missing);
     bake(&runtime).await;
-    assert_eq!(runtime.checkpoint_status(REVISION, &keeper).await, CheckpointStatus::Present);
-    assert_eq!(runtime.checkpoint_status(REVISION + 1, &keeper).await, CheckpointStatus::Missing);
+    assert_eq!(runtime.checkpoint_status(REVISION, &counter).await, CheckpointStatus::Present);
+    assert_eq!(runtime.checkpoint_status(REVISION + 1, &counter).await, CheckpointStatus::Missing);
     assert!(runtime.list().await.unwrap().is_empty());
 
-    let (a_id, a) = start(&runtime, &keeper).await;
-    let (_, b) = start(&runtime, &keeper).await;
-    assert_eq!((a.how, b.how), (StartMethod::Restored, StartMethod::Restored));
-    assert_eq!(tell(&runtime, a.endpoint, "add").await, "2 old");
-    assert_eq!(tell(&runtime, a.endpoint, "note ,a").await, "2 old,a");
-    assert_eq!(tell(&runtime, b.endpoint, "note ,b").await, "1 old,b");
-    within(runtime.stop(&a_id)).await.unwrap();
-    assert_eq!(tell(&runtime, b.endpoint, "look").await, "1 old,b");
-    let (_, c) = start(&runtime, &keeper).await;
-    assert_eq!(tell(&runtime, c.endpoint, "look").await, "1 old");
+    let (a_id, a) = start(&runtime, &counter).await;
+    let (_, b) = start(&runtime, &counter).await;
+    assert_eq!((a.method, b.method), (StartMethod::Restored, StartMethod::Restored));
+    assert_eq!(send_command(&runtime, a.endpoint, "add").await, "2 old");
+    assert_eq!(send_command(&runtime, a.endpoint, "note ,a").await, "2 old,a");
+    assert_eq!(send_command(&runtime, b.endpoint, "note ,b").await, "1 old,b");
+    with_timeout(runtime.stop(&a_id)).await.unwrap();
+    assert_eq!(send_command(&runtime, b.endpoint, "look").await, "1 old,b");
+    let (_, c) = start(&runtime, &counter).await;
+    assert_eq!(send_command(&runtime, c.endpoint, "look").await, "1 old");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_checkpoint_is_found_again_and_one_that_lost_a_part_is_not() {
-    let Some(place) = Place::new() else { return };
-    let keeper = bake(&place.open().await).await;
+async fn a_checkpoint_survives_a_restart_and_an_incomplete_one_is_discarded() {
+    let Some(test_node) = TestNode::new() else { return };
+    let counter = bake(&test_node.open().await).await;
 
-    let runtime = place.open().await;
-    within(runtime.fetch(&keeper)).await.unwrap();
-    assert_eq!(runtime.checkpoint_status(REVISION, &keeper).await, CheckpointStatus::Present);
-    let (id, started) = start(&runtime, &keeper).await;
-    assert_eq!(started.how, StartMethod::Restored);
-    assert_eq!(tell(&runtime, started.endpoint, "look").await, "1 old");
-    within(runtime.stop(&id)).await.unwrap();
+    let runtime = test_node.open().await;
+    with_timeout(runtime.fetch(&counter)).await.unwrap();
+    assert_eq!(runtime.checkpoint_status(REVISION, &counter).await, CheckpointStatus::Present);
+    let (id, started) = start(&runtime, &counter).await;
+    assert_eq!(started.method, StartMethod::Restored);
+    assert_eq!(send_command(&runtime, started.endpoint, "look").await, "1 old");
+    with_timeout(runtime.stop(&id)).await.unwrap();
     drop(runtime);
 
-    for entry in fs::read_dir(place.checkpoints()).unwrap() {
+    for entry in fs::read_dir(test_node.checkpoints()).unwrap() {
         fs::remove_file(entry.unwrap().path().join("manifest.json")).unwrap();
     }
-    let runtime = place.open().await;
-    within(runtime.fetch(&keeper)).await.unwrap();
-    assert_eq!(runtime.checkpoint_status(REVISION, &keeper).await, CheckpointStatus::Missing);
-    assert_eq!(place.all_of(place.settings.node.as_str()), [""; 0]);
-    assert_eq!(fs::read_dir(place.checkpoints()).unwrap().count(), 0);
-    let (_, started) = start(&runtime, &keeper).await;
-    assert_eq!(started.how, StartMethod::Cold);
+    let runtime = test_node.open().await;
+    with_timeout(runtime.fetch(&counter)).await.unwrap();
+    assert_eq!(runtime.checkpoint_status(REVISION, &counter).await, CheckpointStatus::Missing);
+    assert_eq!(test_node.resources_of(test_node.settings.node.as_str()), [""; 0]);
+    assert_eq!(fs::read_dir(test_node.checkpoints()).unwrap().count(), 0);
+    let (_, started) = start(&runtime, &counter).await;
+    assert_eq!(started.method, StartMethod::Cold);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_checkpoint_that_cannot_be_restored_is_given_up_and_visitors_get_cold_ones() {
-    let Some(place) = Place::new() else { return };
-    let runtime = place.open().await;
-    let keeper = bake(&runtime).await;
-    for entry in fs::read_dir(place.checkpoints()).unwrap() {
+async fn a_checkpoint_that_cannot_be_restored_is_discarded_and_instances_start_cold() {
+    let Some(test_node) = TestNode::new() else { return };
+    let runtime = test_node.open().await;
+    let counter = bake(&runtime).await;
+    for entry in fs::read_dir(test_node.checkpoints()).unwrap() {
         fs::remove_file(entry.unwrap().path().join("images/pstree.img")).unwrap();
     }
     let mut exits = runtime.exits();
     for _ in 0..3 {
-        let (_, started) = start(&runtime, &keeper).await;
-        assert_eq!(started.how, StartMethod::Cold);
-        assert_eq!(tell(&runtime, started.endpoint, "look").await, "0");
+        let (_, started) = start(&runtime, &counter).await;
+        assert_eq!(started.method, StartMethod::Cold);
+        assert_eq!(send_command(&runtime, started.endpoint, "look").await, "0");
     }
-    assert_eq!(runtime.checkpoint_status(REVISION, &keeper).await, CheckpointStatus::Missing);
-    assert_eq!(place.all_of(place.settings.node.as_str()), [""; 0]);
-    assert!(exits.try_recv().is_err(), "a restore that failed is no end of an instance");
+    assert_eq!(runtime.checkpoint_status(REVISION, &counter).await, CheckpointStatus::Missing);
+    assert_eq!(test_node.resources_of(test_node.settings.node.as_str()), [""; 0]);
+    assert!(exits.try_recv().is_err(), "a failed restore is not reported as an exit");
     bake(&runtime).await;
-    assert_eq!(start(&runtime, &keeper).await.1.how, StartMethod::Restored);
+    assert_eq!(start(&runtime, &counter).await.1.method, StartMethod::Restored);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_bake_that_nobody_waits_for_leaves_a_whole_checkpoint_or_none() {
-    let Some(place) = Place::new() else { return };
-    let runtime = place.open().await;
-    let keeper = php(KEEPER);
-    let (id, started) = start(&runtime, &keeper).await;
-    tell(&runtime, started.endpoint, "add").await;
-    let mut bake = runtime.bake(&id, REVISION, &keeper);
-    // Polled once, so it has begun.
+async fn a_bake_that_is_dropped_leaves_a_complete_checkpoint_or_none() {
+    let Some(test_node) = TestNode::new() else { return };
+    let runtime = test_node.open().await;
+    let counter = php(COUNTER_APP);
+    let (id, started) = start(&runtime, &counter).await;
+    send_command(&runtime, started.endpoint, "add").await;
+    let mut bake = runtime.bake(&id, REVISION, &counter);
+    // The bake has begun, because it was polled once.
     assert!(futures_util::poll!(&mut bake).is_pending());
     drop(bake);
-    within(runtime.stop(&id)).await.unwrap();
-    assert_eq!(place.all_of(id.as_str()), [""; 0]);
-    let whole = runtime.checkpoint_status(REVISION, &keeper).await == CheckpointStatus::Present;
-    let (_, started) = start(&runtime, &keeper).await;
-    assert_eq!(started.how == StartMethod::Restored, whole);
-    assert_eq!(tell(&runtime, started.endpoint, "look").await, if whole { "1" } else { "0" });
+    with_timeout(runtime.stop(&id)).await.unwrap();
+    assert_eq!(test_node.resources_of(id.as_str()), [""; 0]);
+    let whole = runtime.checkpoint_status(REVISION, &counter).await == CheckpointStatus::Present;
+    let (_, started) = start(&runtime, &counter).await;
+    assert_eq!(started.method == StartMethod::Restored, whole);
+    assert_eq!(send_command(&runtime, started.endpoint, "look").await, if whole { "1" } else { "0" });
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_does_not_run_cannot_be_baked() {
-    let Some(place) = Place::new() else { return };
-    let runtime = place.open().await;
-    let keeper = php(KEEPER);
-    let nobody = order(&keeper).id;
-    let error = within(runtime.bake(&nobody, REVISION, &keeper)).await.unwrap_err();
+async fn an_instance_that_does_not_run_cannot_be_baked() {
+    let Some(test_node) = TestNode::new() else { return };
+    let runtime = test_node.open().await;
+    let counter = php(COUNTER_APP);
+    let unknown = start_request(&counter).id;
+    let error = with_timeout(runtime.bake(&unknown, REVISION, &counter)).await.unwrap_err();
     assert!(matches!(error, RuntimeError::Start(_)), "{error:?}");
-    assert_eq!(place.all_of(place.settings.node.as_str()), [""; 0]);
+    assert_eq!(test_node.resources_of(test_node.settings.node.as_str()), [""; 0]);
 }

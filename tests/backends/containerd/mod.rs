@@ -1,5 +1,5 @@
-//! What the containerd runtime promises beyond the suite. Its apps are made of the PHP image, whose programs are PHP and
-//! a shell.
+//! The containerd runtime under the suite, and what only this runtime promises. The apps of these tests use the PHP
+//! image, whose programs are PHP and a shell.
 
 mod checkpoint;
 mod crash;
@@ -27,20 +27,20 @@ use std::{env, fs};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use try_it_now::instance::{Endpoint, InstanceId, NodeId};
-use try_it_now::runtime::containerd::{ContainerdRuntime, Settings, Watcher};
+use try_it_now::runtime::containerd::{ContainerdRuntime, ContainerdSettings, FaultInjector};
 use try_it_now::runtime::{Runtime, StartMethod, Started};
-use try_it_now::template::{App, Image, ResourceLimits};
+use try_it_now::template::{App, ImageRef, ResourceLimits};
 
-use crate::suites::runtime::{Apps, Subject, order, output, until, within};
+use crate::suites::runtime::{RuntimeUnderTest, TestApps, output, start_request, wait_until, with_timeout};
 use crate::support::leak_check;
 use crate::support::stack::{self, Stack};
 
-runtime_suite!(suite, crate::containerd::subject);
+runtime_suite!(suite, crate::containerd::runtime_under_test);
 
-/// The one that [`order`] names.
+/// The revision that [`start_request`] sets.
 const REVISION: u64 = 1;
 
-/// Says to each connection what the suite wants to hear.
+/// Sends to each connection what the suite expects.
 const LISTEN: &str = r#"
 $listener = stream_socket_server("tcp://127.0.0.1:" . getenv("PORT"));
 while (true) {
@@ -52,39 +52,42 @@ while (true) {
 }
 "#;
 
-/// A node of a test's own. Dropped, nothing of it is left, whatever the test has done or failed to do.
-struct Place {
-    settings: Settings,
+/// A node that belongs to one test. When it is dropped, everything of it is removed, whether the test has passed or
+/// failed.
+struct TestNode {
+    settings: ContainerdSettings,
     stack: Stack,
-    /// What the names of the images begin with that a test has brought here.
+    /// The prefixes of the names of the images that a test has imported.
     images: Mutex<Vec<String>>,
 }
 
-impl Place {
-    /// `None` where there is no containerd.
+impl TestNode {
+    /// Returns a new node, or `None` if no containerd is running.
     fn new() -> Option<Self> {
         let stack = Stack::find()?;
         let node = NodeId::random();
         let folder = env::temp_dir().join(format!("try-it-now-containers-{node}"));
-        let settings = Settings::new(stack.address.clone(), folder, node);
+        let settings = ContainerdSettings::new(stack.address.clone(), folder, node);
         let program = Some(env!("CARGO_BIN_EXE_try-it-now").into());
-        let settings = Settings { path: Some(stack.path.clone()), program, ..settings };
+        let settings = ContainerdSettings { search_path: Some(stack.path.clone()), program, ..settings };
         Some(Self { settings, stack, images: Mutex::default() })
     }
 
-    /// A runtime on this node, as of a server that was just started.
+    /// Opens a runtime on this node, as a server does when it starts.
     async fn open(&self) -> ContainerdRuntime {
-        self.open_watched(Watcher::default()).await
+        self.open_watched(FaultInjector::default()).await
     }
 
-    /// The same with somebody who is told of its steps.
-    async fn open_watched(&self, watcher: Watcher) -> ContainerdRuntime {
-        ContainerdRuntime::open(Settings { watcher, ..self.settings.clone() }).await.unwrap()
+    /// Opens a runtime on this node whose steps call `watcher`.
+    async fn open_watched(&self, watcher: FaultInjector) -> ContainerdRuntime {
+        ContainerdRuntime::open(ContainerdSettings { faults: watcher, ..self.settings.clone() })
+            .await
+            .unwrap()
     }
 
-    /// Everything that there is of this name, an instance's or this node's, as containerd's own tool and the file system
-    /// tell.
-    fn all_of(&self, name: &str) -> Vec<String> {
+    /// Lists everything of this name, which is an instance's or this node's, as containerd's own tool and the file
+    /// system show it.
+    fn resources_of(&self, name: &str) -> Vec<String> {
         let mut found = Vec::new();
         for what in ["containers", "tasks", "snapshots"] {
             let text = self.stack.ctr(&[what, "list"]);
@@ -92,8 +95,8 @@ impl Place {
                 text.lines().filter(|line| line.contains(name)).map(|line| format!("{what}: {line}")),
             );
         }
-        let folder = self.settings.folder.join("instances").join(name);
-        // Whichever of them sees it: containerd has mounts of its own.
+        let folder = self.settings.node_dir.join("instances").join(name);
+        // The mounts of all processes, because containerd has a mount namespace of its own.
         let processes = fs::read_dir("/proc").unwrap().flatten();
         let mounts = processes.filter_map(|entry| fs::read_to_string(entry.path().join("mountinfo")).ok());
         let of_it = format!("/{name}/");
@@ -103,67 +106,76 @@ impl Place {
         found
     }
 
-    /// Everything of these instances and of this node, on disk too.
-    fn traces(&self, ids: &[String]) -> BTreeSet<String> {
-        let words = ids.iter().map(String::as_str).chain([self.settings.node.as_str()]);
-        let mut found = self.stack.traces(&words.collect::<Vec<_>>());
-        found.extend(leak_check::files(&self.settings.folder.join("instances")));
-        found.extend(leak_check::files(&self.checkpoints()));
+    /// Lists everything of these instances and of this node, on disk too.
+    fn node_resources(&self, ids: &[String]) -> BTreeSet<String> {
+        let names = ids.iter().map(String::as_str).chain([self.settings.node.as_str()]);
+        let mut found = self.stack.resources_named(&names.collect::<Vec<_>>());
+        found.extend(leak_check::files_below(&self.settings.node_dir.join("instances")));
+        found.extend(leak_check::files_below(&self.checkpoints()));
         found
     }
 
-    /// What containerd has by an image name.
+    /// Returns the digest that containerd has for an image name.
     fn digest_of(&self, image: &str) -> String {
         let images = self.stack.ctr(&["images", "list"]);
         let mut lines = images.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
-        lines.find(|words| words[0] == image).map(|words| words[2].to_owned()).unwrap_or_default()
+        lines.find(|names| names[0] == image).map(|names| names[2].to_owned()).unwrap_or_default()
     }
 
     fn checkpoints(&self) -> PathBuf {
-        self.settings.folder.join("golden")
+        self.settings.node_dir.join("golden")
     }
 }
 
-impl Drop for Place {
+impl Drop for TestNode {
     fn drop(&mut self) {
         let _ = fs::remove_dir_all(self.checkpoints());
         let settings = self.settings.clone();
-        let sweep = move || {
-            let reactor = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-            reactor.block_on(async {
-                // Without its checkpoints' files a node gives up their snapshots when it is opened.
+        let clean_up = move || {
+            let runtime_for_cleanup =
+                tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            runtime_for_cleanup.block_on(async {
+                // A node whose checkpoint files are missing discards their snapshots when it is opened.
                 let runtime = ContainerdRuntime::open(settings).await.unwrap();
                 for id in runtime.list().await.unwrap() {
                     runtime.stop(&id).await.unwrap();
                 }
             });
         };
-        // A thread that is inside one reactor cannot wait for another.
-        let _ = std::thread::spawn(sweep).join();
-        for brought in self.images.lock().unwrap().iter() {
+        // A thread that runs one async runtime cannot block on another.
+        let _ = std::thread::spawn(clean_up).join();
+        for prefix in self.images.lock().unwrap().iter() {
             let list = self.stack.ctr(&["images", "list", "--quiet"]);
-            list.lines().filter(|image| image.starts_with(brought)).for_each(|image| {
+            list.lines().filter(|image| image.starts_with(prefix)).for_each(|image| {
                 self.stack.ctr(&["images", "remove", image]);
             });
         }
-        let _ = fs::remove_dir_all(&self.settings.folder);
+        let _ = fs::remove_dir_all(&self.settings.node_dir);
     }
 }
 
-/// For the suite.
-pub(super) async fn subject() -> Option<Subject> {
-    let place = Place::new()?;
-    let apps = Apps {
+/// Returns the runtime and the apps for the suite.
+pub(super) async fn runtime_under_test() -> Option<RuntimeUnderTest> {
+    let test_node = TestNode::new()?;
+    let apps = TestApps {
         listening: php(LISTEN),
         talking: shell("echo hello; exec sleep 600"),
         ending: shell("exit 3"),
         missing: app(&["no-such-program"]),
     };
-    Some(Subject { runtime: Arc::new(place.open().await), apps, _place: Box::new(place) })
+    Some(RuntimeUnderTest {
+        runtime: Arc::new(test_node.open().await),
+        apps,
+        _keep_alive: Box::new(test_node),
+    })
 }
 
 fn app(command: &[&str]) -> App {
-    App { image: Some(Image::Tar(stack::image("php"))), port: 8080, ..crate::suites::runtime::app(command) }
+    App {
+        image: Some(ImageRef::Tar(stack::image_archive("php"))),
+        port: 8080,
+        ..crate::suites::runtime::app(command)
+    }
 }
 
 fn shell(script: &str) -> App {
@@ -174,8 +186,8 @@ fn php(code: &str) -> App {
     app(&["php", "-r", code])
 }
 
-/// Keeps a count in its memory and notes in a file, and does what each visitor's one line says.
-const KEEPER: &str = r#"
+/// Keeps a count in its memory and notes in a file, and executes the one line that each visitor sends.
+const COUNTER_APP: &str = r#"
 $count = 0;
 $listener = stream_socket_server("tcp://127.0.0.1:" . getenv("PORT"));
 while (true) {
@@ -202,11 +214,11 @@ while (true) {
 }
 "#;
 
-/// Tells the keeper something, and returns what it answers.
-async fn tell(runtime: &dyn Runtime, keeper: Endpoint, words: &str) -> String {
-    let answer = until("it answers", async || {
-        let mut stream = runtime.connect(keeper).await.ok()?;
-        stream.write_all(format!("{words}\n").as_bytes()).await.ok()?;
+/// Sends a command to the app and returns its answer.
+async fn send_command(runtime: &dyn Runtime, counter: Endpoint, names: &str) -> String {
+    let answer = wait_until("it answers", async || {
+        let mut stream = runtime.connect(counter).await.ok()?;
+        stream.write_all(format!("{names}\n").as_bytes()).await.ok()?;
         let mut text = String::new();
         stream.read_to_string(&mut text).await.ok()?;
         Some(text)
@@ -214,24 +226,24 @@ async fn tell(runtime: &dyn Runtime, keeper: Endpoint, words: &str) -> String {
     answer.await.trim_end().to_owned()
 }
 
-/// Starts an app and says how that was done.
+/// Starts an app and returns its id and how it was started.
 async fn start(runtime: &dyn Runtime, app: &App) -> (InstanceId, Started) {
-    let order = order(app);
-    let started = within(runtime.start(&order)).await.unwrap();
-    (order.id, started)
+    let request = start_request(app);
+    let started = with_timeout(runtime.start(&request)).await.unwrap();
+    (request.id, started)
 }
 
-/// Makes the golden checkpoint of a keeper that has counted one visit and has one note.
+/// Bakes the checkpoint of a counter app that has counted one visit and has one note.
 async fn bake(runtime: &dyn Runtime) -> App {
     bake_limited(runtime, ResourceLimits::default()).await
 }
 
 async fn bake_limited(runtime: &dyn Runtime, limits: ResourceLimits) -> App {
-    let keeper = App { limits, ..php(KEEPER) };
-    let (id, started) = start(runtime, &keeper).await;
-    assert_eq!(started.how, StartMethod::Cold);
-    tell(runtime, started.endpoint, "add").await;
-    assert_eq!(tell(runtime, started.endpoint, "note old").await, "1 old");
-    within(runtime.bake(&id, REVISION, &keeper)).await.unwrap();
-    keeper
+    let counter = App { limits, ..php(COUNTER_APP) };
+    let (id, started) = start(runtime, &counter).await;
+    assert_eq!(started.method, StartMethod::Cold);
+    send_command(runtime, started.endpoint, "add").await;
+    assert_eq!(send_command(runtime, started.endpoint, "note old").await, "1 old");
+    with_timeout(runtime.bake(&id, REVISION, &counter)).await.unwrap();
+    counter
 }

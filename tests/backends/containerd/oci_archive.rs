@@ -1,4 +1,4 @@
-//! OCI archives of a test's own.
+//! OCI archives that tests write.
 
 use std::fs;
 use std::io::Cursor;
@@ -7,21 +7,21 @@ use std::path::Path;
 use ring::digest::{SHA256, digest};
 use serde_json::json;
 
-/// Writes one with a single layer, and with a label so that no other test's is the same. Returns the digest of its
-/// manifest.
+/// Writes an archive with a single layer, and with a label that makes it differ from those of other tests. Returns the
+/// digest of its manifest.
 pub(super) fn write(path: &Path, layer: &[u8], label: &str) -> String {
     let architecture = if cfg!(target_arch = "aarch64") { "arm64" } else { "amd64" };
     let config = json!({
         "architecture": architecture,
         "os": "linux",
         "config": { "Labels": { "test": label } },
-        "rootfs": { "type": "layers", "diff_ids": [name_of(layer)] },
+        "rootfs": { "type": "layers", "diff_ids": [digest_of(layer)] },
     });
     let config = config.to_string().into_bytes();
     let part = |kind: &str, bytes: &[u8]| {
         json!({
             "mediaType": format!("application/vnd.oci.image.{kind}"),
-            "digest": name_of(bytes),
+            "digest": digest_of(bytes),
             "size": bytes.len(),
         })
     };
@@ -37,13 +37,13 @@ pub(super) fn write(path: &Path, layer: &[u8], label: &str) -> String {
     append(&mut archive, "oci-layout", 0o644, br#"{"imageLayoutVersion":"1.0.0"}"#);
     append(&mut archive, "index.json", 0o644, index.to_string().as_bytes());
     for blob in [layer, &config, &manifest] {
-        append(&mut archive, &name_of(blob).replace("sha256:", "blobs/sha256/"), 0o644, blob);
+        append(&mut archive, &digest_of(blob).replace("sha256:", "blobs/sha256/"), 0o644, blob);
     }
     fs::write(path, archive.into_inner().unwrap()).unwrap();
-    name_of(&manifest)
+    digest_of(&manifest)
 }
 
-/// Adds a file.
+/// Adds a file to a layer.
 pub(super) fn append(tar: &mut tar::Builder<Vec<u8>>, name: &str, mode: u32, bytes: &[u8]) {
     let mut header = tar::Header::new_gnu();
     header.set_size(bytes.len() as u64);
@@ -51,7 +51,7 @@ pub(super) fn append(tar: &mut tar::Builder<Vec<u8>>, name: &str, mode: u32, byt
     tar.append_data(&mut header, name, Cursor::new(bytes)).unwrap();
 }
 
-fn name_of(bytes: &[u8]) -> String {
+fn digest_of(bytes: &[u8]) -> String {
     let hex: String = digest(&SHA256, bytes).as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
     format!("sha256:{hex}")
 }

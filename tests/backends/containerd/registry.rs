@@ -1,4 +1,4 @@
-//! A registry of a test's own, and images in it.
+//! A registry that belongs to one test, and the images in it.
 
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Read, Write};
@@ -12,21 +12,21 @@ use base64::engine::general_purpose::STANDARD;
 use ring::digest::{SHA256, digest};
 use serde_json::{Value, json};
 
-use super::{Place, stack};
+use super::{TestNode, stack};
 
-/// Who may come in where a login is wanted.
+/// The credentials that a registry with a login accepts.
 pub(super) const USER: &str = "anna";
 pub(super) const PASSWORD: &str = "open:sesame";
-/// As `htpasswd -B` writes them, with the least work that it may be.
+/// The line that `htpasswd -B` writes for them, with the lowest cost.
 const HTPASSWD: &str = "anna:$2y$04$2./KwroMkCVzQ271sW6/gu8502ZwjGK6cdqlJ.LeF5gIozB7IjDNm\n";
 
 const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 const INDEX: &str = "application/vnd.oci.image.index.v1+json";
 
-/// Longest time for one answer.
-const PATIENCE: Duration = Duration::from_secs(20);
+/// The longest time that one answer may take.
+const MAX_WAIT: Duration = Duration::from_secs(20);
 
-/// Debian's `docker-registry`, on a port and a folder of its own. Dropped, nothing of it is left.
+/// Debian's `docker-registry`, on a port and in a folder of its own. When this is dropped, everything of it is removed.
 pub(super) struct Registry {
     server: Child,
     folder: PathBuf,
@@ -35,9 +35,9 @@ pub(super) struct Registry {
 }
 
 impl Registry {
-    /// Starts one; with `wants_login` only [`USER`] may do anything there.
-    pub(super) fn start(place: &Place, wants_login: bool) -> Self {
-        let folder = place.settings.folder.with_extension("registry");
+    /// Starts a registry. With `wants_login` only [`USER`] has access.
+    pub(super) fn start(test_node: &TestNode, wants_login: bool) -> Self {
+        let folder = test_node.settings.node_dir.with_extension("registry");
         fs::create_dir_all(&folder).unwrap();
         let auth = match wants_login {
             true => json!({ "htpasswd": { "realm": "test", "path": folder.join("htpasswd") } }),
@@ -56,32 +56,32 @@ impl Registry {
         // JSON is YAML.
         fs::write(folder.join("config.yml"), config.to_string()).unwrap();
         let mut server = Command::new("docker-registry")
-            .env("PATH", &place.stack.path)
+            .env("PATH", &test_node.stack.path)
             .args(["serve".as_ref(), folder.join("config.yml").as_os_str()])
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::piped())
             .spawn()
-            .expect("`make stack` brings docker-registry");
+            .expect("`make stack` installs docker-registry");
         let mut lines = BufReader::new(server.stderr.take().unwrap()).lines();
         let address = lines.by_ref().find_map(|line| {
             let line = line.ok()?;
             let at = line.split_once("listening on ")?.1;
             at.split(['"', ' ', ',']).next()?.parse().ok()
         });
-        // Read on, or it would be stopped by its own log.
+        // The pipe is read until its end, else a full pipe would block the registry.
         std::thread::spawn(move || lines.for_each(drop));
-        let address = address.expect("the registry ended without a word of where it listens");
-        place.images.lock().unwrap().push(format!("{address}/"));
+        let address = address.expect("the registry ended before it logged its address");
+        test_node.images.lock().unwrap().push(format!("{address}/"));
         Self { server, folder, address, wants_login }
     }
 
-    /// What an image is called here.
+    /// Returns the reference of an image in this registry.
     pub(super) fn reference(&self, rest: &str) -> String {
         format!("{}/{rest}", self.address)
     }
 
-    /// A file of logins, with `password` for this registry.
+    /// Writes an auth file with `password` for this registry and returns its path.
     pub(super) fn logins(&self, password: &str) -> PathBuf {
         let pair = STANDARD.encode(format!("{USER}:{password}"));
         let file = self.folder.join(format!("logins-{}.json", password.len()));
@@ -90,17 +90,17 @@ impl Registry {
         file
     }
 
-    /// Puts the PHP image there as `app:tag`, with a label that makes it one of its own, made for `architecture`.
+    /// Pushes the PHP image as `app:tag`, with a label that makes it differ from others and with this architecture.
     /// Returns the digest and the size of its manifest.
     pub(super) fn push(&self, tag: &str, label: &str, architecture: &str) -> (String, usize) {
-        let archive = Archive::read(&stack::image("php"));
+        let archive = Archive::read(&stack::image_archive("php"));
         let mut manifest: Value = serde_json::from_slice(archive.blob(&archive.manifest)).unwrap();
         let mut config: Value =
             serde_json::from_slice(archive.blob(text(&manifest["config"]["digest"]))).unwrap();
         config["architecture"] = architecture.into();
         config["config"]["Labels"] = json!({ "label": label });
         let config = config.to_string().into_bytes();
-        manifest["config"]["digest"] = name_of(&config).into();
+        manifest["config"]["digest"] = digest_of(&config).into();
         manifest["config"]["size"] = config.len().into();
         self.push_blob(&config);
         for layer in manifest["layers"].as_array().unwrap() {
@@ -108,10 +108,10 @@ impl Registry {
         }
         let manifest = manifest.to_string().into_bytes();
         self.put(&format!("/v2/app/manifests/{tag}"), MANIFEST, &manifest);
-        (name_of(&manifest), manifest.len())
+        (digest_of(&manifest), manifest.len())
     }
 
-    /// Puts an index there as `app:tag` that says for which architecture an image is.
+    /// Pushes an index as `app:tag` that names the architecture of an image.
     pub(super) fn push_index(&self, tag: &str, manifest: &str, size: usize, architecture: &str) {
         let index = json!({
             "schemaVersion": 2,
@@ -132,7 +132,7 @@ impl Registry {
         let upload = head.lines().find_map(|line| line.strip_prefix("Location: ")).unwrap();
         let path = upload.find("/v2/").map(|at| &upload[at..]).unwrap();
         let and = if path.contains('?') { '&' } else { '?' };
-        let path = format!("{path}{and}digest={}", name_of(blob));
+        let path = format!("{path}{and}digest={}", digest_of(blob));
         self.put(&path, "application/octet-stream", blob);
     }
 
@@ -141,10 +141,10 @@ impl Registry {
         assert_eq!(status, 201, "{head}");
     }
 
-    /// One request, and the status and head of its answer.
+    /// Sends one request and returns the status and the whole text of its answer.
     fn ask(&self, method: &str, path: &str, kind: &str, body: &[u8]) -> (u16, String) {
         let mut stream = TcpStream::connect(self.address).unwrap();
-        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        stream.set_read_timeout(Some(MAX_WAIT)).unwrap();
         let login = match self.wants_login {
             true => {
                 format!("Authorization: Basic {}\r\n", STANDARD.encode(format!("{USER}:{PASSWORD}")))
@@ -174,9 +174,9 @@ impl Drop for Registry {
     }
 }
 
-/// An OCI archive, read whole.
+/// An OCI archive in memory.
 struct Archive {
-    /// The digest of its one image's manifest.
+    /// The digest of the manifest of its only image.
     manifest: String,
     blobs: Vec<(String, Vec<u8>)>,
 }
@@ -208,7 +208,7 @@ fn text(value: &Value) -> &str {
     value.as_str().unwrap()
 }
 
-fn name_of(bytes: &[u8]) -> String {
+fn digest_of(bytes: &[u8]) -> String {
     let sum = digest(&SHA256, bytes);
     let hex: String = sum.as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
     format!("sha256:{hex}")

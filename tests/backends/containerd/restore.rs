@@ -1,5 +1,5 @@
-//! What restores in place of runc: that runc knows what it has restored, and what becomes of it when CRIU does not as it
-//! should. There, CRIU and runc are scripts of these tests.
+//! The program that restores instances in place of runc: runc knows what it has restored, and a failure of CRIU is
+//! handled. In the tests of failures, CRIU and runc are scripts.
 
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
@@ -9,39 +9,39 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use tokio::time::Instant;
 use try_it_now::instance::NodeId;
-use try_it_now::runtime::containerd::{ContainerdRuntime, Settings};
+use try_it_now::runtime::containerd::{ContainerdRuntime, ContainerdSettings};
 use try_it_now::runtime::{CheckpointStatus, Runtime, StartMethod};
 
-use super::{Place, REVISION, bake, env, fs, start, tell, within};
+use super::{REVISION, TestNode, bake, env, fs, send_command, start, with_timeout};
 use crate::support::stack::Stack;
 
-/// The file that holds what runc notes of the first copy.
-const MODEL: &str = "runc.json";
+/// The file in a checkpoint with the state that runc wrote for the first instance.
+const RUNC_STATE_FILE: &str = "runc.json";
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn copies_that_we_restore_are_noted_as_runc_notes_those_that_it_restores() {
-    let Some(place) = Place::new() else { return };
-    let runtime = place.open().await;
+async fn instances_that_we_restore_have_the_same_runc_state_as_those_that_runc_restores() {
+    let Some(test_node) = TestNode::new() else { return };
+    let runtime = test_node.open().await;
     let app = bake(&runtime).await;
     let model = || {
-        let checkpoints = fs::read_dir(place.checkpoints()).unwrap().map(|entry| entry.unwrap().path());
-        checkpoints.map(|folder| folder.join(MODEL)).find(|file| file.exists())
+        let checkpoints = fs::read_dir(test_node.checkpoints()).unwrap().map(|entry| entry.unwrap().path());
+        checkpoints.map(|folder| folder.join(RUNC_STATE_FILE)).find(|file| file.exists())
     };
     assert_eq!(model(), None);
     let (first, _) = start(&runtime, &app).await;
     let model: Value = serde_json::from_slice(&fs::read(model().unwrap()).unwrap()).unwrap();
     assert_eq!(model["id"], first.as_str());
     let (second, started) = start(&runtime, &app).await;
-    assert_eq!(started.how, StartMethod::Restored);
-    let notes = |id: &str| -> Value {
-        let of_runc = format!("/proc/{}/root/run/containerd/runc/try-it-now", place.stack.daemon());
+    assert_eq!(started.method, StartMethod::Restored);
+    let runc_state = |id: &str| -> Value {
+        let of_runc = format!("/proc/{}/root/run/containerd/runc/try-it-now", test_node.stack.daemon_pid());
         serde_json::from_slice(&fs::read(Path::new(&of_runc).join(id).join("state.json")).unwrap()).unwrap()
     };
-    let (by_runc, ours) = (notes(first.as_str()), notes(second.as_str()));
-    // All but what is each one's own.
+    let (by_runc, ours) = (runc_state(first.as_str()), runc_state(second.as_str()));
+    // Both states are equal except for the values that belong to each instance.
     let pid = |state: &Value| state["init_process_pid"].as_u64().unwrap();
     let network = |state: &Value| state["config"]["namespaces"][4]["path"].as_str().unwrap().to_owned();
-    let plain = |state: &Value, id: &str| {
+    let without_own_values = |state: &Value, id: &str| {
         let mut state: Value = serde_json::from_str(&state.to_string().replace(id, "ID")).unwrap();
         for own in
             ["init_process_pid", "init_process_start", "created", "external_descriptors", "namespace_paths"]
@@ -52,7 +52,7 @@ async fn copies_that_we_restore_are_noted_as_runc_notes_those_that_it_restores()
         state["config"]["namespaces"][4]["path"] = Value::Null;
         state
     };
-    assert_eq!(plain(&by_runc, first.as_str()), plain(&ours, second.as_str()));
+    assert_eq!(without_own_values(&by_runc, first.as_str()), without_own_values(&ours, second.as_str()));
     assert_ne!(network(&by_runc), network(&ours));
     for state in [&by_runc, &ours] {
         assert_eq!(state["namespace_paths"]["NEWNS"], format!("/proc/{}/ns/mnt", pid(state)));
@@ -60,8 +60,8 @@ async fn copies_that_we_restore_are_noted_as_runc_notes_those_that_it_restores()
         let begun = stat.rsplit_once(')').unwrap().1.split_whitespace().nth(19).unwrap();
         assert_eq!(state["init_process_start"].to_string(), begun);
     }
-    // In the same groups with the same limits.
-    let groups = |id: &str| -> Vec<(String, String)> {
+    // Both are in the same cgroups with the same limits.
+    let cgroups = |id: &str| -> Vec<(String, String)> {
         let hierarchies = fs::read_dir("/sys/fs/cgroup").unwrap().map(|entry| entry.unwrap().path());
         let mut found = Vec::new();
         for folder in hierarchies
@@ -79,7 +79,7 @@ async fn copies_that_we_restore_are_noted_as_runc_notes_those_that_it_restores()
             ] {
                 let Ok(content) = fs::read_to_string(folder.join(file)) else { continue };
                 let name = folder.join(file).display().to_string().replace(id, "ID");
-                // Which processes are in it differs, and rules may be in another order.
+                // The processes in a cgroup differ, and device rules may be in another order.
                 let mut lines: Vec<_> = content.lines().collect();
                 lines.sort_unstable();
                 let content = if file == "cgroup.procs" { lines.len().to_string() } else { lines.join(" ") };
@@ -89,28 +89,28 @@ async fn copies_that_we_restore_are_noted_as_runc_notes_those_that_it_restores()
         found.sort();
         found
     };
-    assert!(!groups(second.as_str()).is_empty());
-    assert_eq!(groups(first.as_str()), groups(second.as_str()));
-    assert_eq!(tell(&runtime, started.endpoint, "add").await, "2 old");
-    within(runtime.stop(&second)).await.unwrap();
-    within(runtime.stop(&first)).await.unwrap();
+    assert!(!cgroups(second.as_str()).is_empty());
+    assert_eq!(cgroups(first.as_str()), cgroups(second.as_str()));
+    assert_eq!(send_command(&runtime, started.endpoint, "add").await, "2 old");
+    with_timeout(runtime.stop(&second)).await.unwrap();
+    with_timeout(runtime.stop(&first)).await.unwrap();
     assert_eq!(runtime.checkpoint_status(REVISION, &app).await, CheckpointStatus::Present);
 }
 
-/// A folder in which this program takes runc's role, with another runc and another CRIU.
-struct Stage {
+/// A folder in which this program acts as runc, with a script as runc and another one as CRIU.
+struct ScriptedRestore {
     folder: PathBuf,
     id: String,
 }
 
-impl Drop for Stage {
+impl Drop for ScriptedRestore {
     fn drop(&mut self) {
         fs::remove_dir_all(&self.folder).unwrap();
     }
 }
 
-impl Stage {
-    /// `None` where containers cannot be made. CRIU does what the script says, whose `heard` waits for what it is told, and whose
+impl ScriptedRestore {
+    /// Returns `None` if containers cannot be tested here. CRIU is `script`, in which `receive` waits for a request and
     /// answers go to `$socket`.
     fn new(script: &str) -> Option<Self> {
         Stack::find()?;
@@ -119,24 +119,24 @@ impl Stage {
         for part in ["bin", "key/images", "work", "bundle/rootfs/proc", "bundle/rootfs/dev", "runc"] {
             fs::create_dir_all(folder.join(part)).unwrap();
         }
-        let stage = Self { folder, id };
-        stage.program("runc", &format!("#!/bin/sh\necho \"$@\" >>{}\n", stage.at("called").display()));
-        stage.program(
+        let scripted = Self { folder, id };
+        scripted.program("runc", &format!("#!/bin/sh\necho \"$@\" >>{}\n", scripted.at("called").display()));
+        scripted.program(
             "criu",
             &format!(
                 "#!/bin/sh
-heard() {{ dd bs=65536 count=1 <&\"$socket\" >/dev/null 2>&1; }}
+receive() {{ dd bs=65536 count=1 <&\"$socket\" >/dev/null 2>&1; }}
 socket=$2
 {script}
 "
             ),
         );
-        symlink(env!("CARGO_BIN_EXE_try-it-now"), stage.at("try-it-now-runc")).unwrap();
-        fs::write(stage.at("key/images/descriptors.json"), "[\"/dev/null\"]").unwrap();
+        symlink(env!("CARGO_BIN_EXE_try-it-now"), scripted.at("try-it-now-runc")).unwrap();
+        fs::write(scripted.at("key/images/descriptors.json"), "[\"/dev/null\"]").unwrap();
         let network =
             json!({ "linux": { "namespaces": [{ "type": "network", "path": "/proc/self/ns/net" }] } });
-        fs::write(stage.at("bundle/config.json"), network.to_string()).unwrap();
-        Some(stage)
+        fs::write(scripted.at("bundle/config.json"), network.to_string()).unwrap();
+        Some(scripted)
     }
 
     fn at(&self, name: &str) -> PathBuf {
@@ -149,11 +149,11 @@ socket=$2
         fs::set_permissions(path, fs::Permissions::from_mode(0o755)).unwrap();
     }
 
-    /// Has the scripted runc note a container as the real one would.
-    fn note(&self) {
-        let notes = self.at("runc/model-1");
-        fs::create_dir_all(&notes).unwrap();
-        let groups =
+    /// Makes the scripted runc write the state of a container as the real one does.
+    fn record_runc_state(&self) {
+        let runc_state = self.at("runc/model-1");
+        fs::create_dir_all(&runc_state).unwrap();
+        let cgroups =
             ["pids", "memory"].map(|kind| (kind, format!("/sys/fs/cgroup/{kind}/try-it-now/model-1")));
         let state = json!({
             "id": "model-1", "init_process_pid": 7, "init_process_start": 7, "created": "then",
@@ -162,17 +162,17 @@ socket=$2
                 "namespaces": [{ "type": "NEWNET", "path": "" }],
                 "cgroups": { "pids_limit": 50 },
             },
-            "cgroup_paths": groups.into_iter().collect::<std::collections::BTreeMap<_, _>>(),
+            "cgroup_paths": cgroups.into_iter().collect::<std::collections::BTreeMap<_, _>>(),
             "namespace_paths": {},
             "external_descriptors": [],
         });
-        fs::write(notes.join("state.json"), state.to_string()).unwrap();
+        fs::write(runc_state.join("state.json"), state.to_string()).unwrap();
         assert!(self.restore("model-1"));
-        assert!(self.at("key").join(MODEL).exists());
+        assert!(self.at("key").join(RUNC_STATE_FILE).exists());
         fs::remove_file(self.at("called")).unwrap();
     }
 
-    /// Whether a restore works.
+    /// Runs a restore and returns whether it succeeded.
     fn restore(&self, id: &str) -> bool {
         let mut restorer = Command::new(self.at("try-it-now-runc"));
         let path = [self.at("bin").into_os_string(), env::var_os("PATH").unwrap()].join(":".as_ref());
@@ -183,160 +183,169 @@ socket=$2
         restorer.status().unwrap().success()
     }
 
-    /// What runc was called with, a line each time.
+    /// Returns the arguments of each call of runc, one line a call.
     fn calls(&self) -> Vec<String> {
         let called = fs::read_to_string(self.at("called")).unwrap_or_default();
         called.lines().map(str::to_owned).collect()
     }
 
-    fn leaves_nothing(&self) {
-        assert!(!self.at("runc").join(&self.id).exists(), "its notes are gone");
+    fn assert_nothing_left(&self) {
+        assert!(!self.at("runc").join(&self.id).exists(), "its state is removed");
         assert!(!self.at("pid").exists(), "it has no process");
         let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
         assert!(!mounts.contains(&self.id), "nothing is mounted: {mounts}");
-        assert!(self.at("bundle/rootfs/proc").exists(), "its root is as it was");
+        assert!(self.at("bundle/rootfs/proc").exists(), "its root is unchanged");
     }
 
-    /// Its groups are there, and can be removed once all of CRIU has ended, as the server does.
-    fn groups_go(&self) {
+    /// Waits until the cgroups can be removed, which is when all of CRIU has ended. Panics if there are none.
+    fn wait_for_cgroup_removal(&self) {
         let deadline = Instant::now() + Duration::from_secs(10);
-        while !self.remove_groups() {
-            assert!(Instant::now() < deadline, "its groups are there, and empty soon");
+        while !self.remove_cgroups() {
+            assert!(Instant::now() < deadline, "its cgroups exist and become empty");
             std::thread::sleep(Duration::from_millis(5));
         }
     }
 
-    /// Removes its groups, as the server does, and says whether there were any.
-    fn remove_groups(&self) -> bool {
+    /// Removes its cgroups, as the server does. Returns whether there were any.
+    fn remove_cgroups(&self) -> bool {
         let folders = ["pids", "memory"]
             .map(|kind| Path::new("/sys/fs/cgroup").join(kind).join("try-it-now").join(&self.id));
         folders.map(|folder| fs::remove_dir(folder).is_ok()).contains(&true)
     }
 }
 
-/// Groups of version 1, which alone we make.
-pub(super) fn has_own_groups() -> bool {
+/// Returns whether this host has cgroup v1: only there we restore without runc.
+pub(super) fn restores_without_runc() -> bool {
     !Path::new("/sys/fs/cgroup/cgroup.controllers").exists()
 }
 
 #[test]
-fn a_criu_that_fails_is_told_of_and_leaves_nothing_behind() {
-    for (case, script, said) in [
+fn a_criu_failure_is_reported_and_leaves_nothing() {
+    for (case, script, message) in [
         ("ends at once", "exit 1", "CRIU: "),
-        ("ends when it is asked", "heard; exit 1", "CRIU: "),
-        ("answers what is not known", r"heard; printf '\010\143\020\001' >&$socket", "something else (99)"),
-        ("answers garbage", r"heard; printf '\377\377\377' >&$socket", "CRIU: "),
-        ("says that it failed", r"heard; printf '\010\002\020\000\070\005' >&$socket", "failed with 5"),
+        ("ends after a request", "receive; exit 1", "CRIU: "),
         (
-            "says that it works, of nothing",
-            r"heard; printf '\010\002\020\001' >&$socket",
-            "told of no process",
+            "answers with an unknown type",
+            r"receive; printf '\010\143\020\001' >&$socket",
+            "unknown response of kind 99",
+        ),
+        ("answers garbage", r"receive; printf '\377\377\377' >&$socket", "CRIU: "),
+        (
+            "reports a failure",
+            r"receive; printf '\010\002\020\000\070\005' >&$socket",
+            "failed with error number 5",
         ),
         (
-            "tells of a process that is none",
-            r"heard; printf '\010\006\020\001\052\023\012\014post-restore\020\377\377\377\077' >&$socket; heard",
+            "reports success without a process",
+            r"receive; printf '\010\002\020\001' >&$socket",
+            "reported no process",
+        ),
+        (
+            "reports a process that does not exist",
+            r"receive; printf '\010\006\020\001\052\023\012\014post-restore\020\377\377\377\077' >&$socket; receive",
             "os error 2",
         ),
     ] {
-        let Some(stage) = Stage::new(script) else { return };
-        stage.note();
-        assert!(!stage.restore(&stage.id), "{case}");
-        if has_own_groups() {
-            assert_eq!(stage.calls(), [""; 0], "{case}");
-            let log = fs::read_to_string(stage.at("log")).unwrap();
+        let Some(scripted) = ScriptedRestore::new(script) else { return };
+        scripted.record_runc_state();
+        assert!(!scripted.restore(&scripted.id), "{case}");
+        if restores_without_runc() {
+            assert_eq!(scripted.calls(), [""; 0], "{case}");
+            let log = fs::read_to_string(scripted.at("log")).unwrap();
             let last: Value = serde_json::from_str(log.lines().last().unwrap()).unwrap();
             assert_eq!(last["level"], "error", "{case}");
-            assert!(last["msg"].as_str().unwrap().contains(said), "{case}: {last}");
-            stage.groups_go();
+            assert!(last["msg"].as_str().unwrap().contains(message), "{case}: {last}");
+            scripted.wait_for_cgroup_removal();
         }
-        stage.leaves_nothing();
+        scripted.assert_nothing_left();
     }
 }
 
 #[test]
-fn whoever_kills_it_while_criu_works_finds_its_groups_and_its_notes_by_its_name() {
-    let Some(stage) = Stage::new("heard; kill -9 $PPID") else {
+fn after_a_kill_during_a_restore_its_cgroups_and_state_are_found_by_its_name() {
+    let Some(scripted) = ScriptedRestore::new("receive; kill -9 $PPID") else {
         return;
     };
-    if !has_own_groups() {
+    if !restores_without_runc() {
         return;
     }
-    stage.note();
-    assert!(!stage.restore(&stage.id));
-    let notes = stage.at("runc").join(&stage.id);
-    assert!(notes.join("criu-root/proc").exists(), "its root is still mounted");
-    rustix::mount::unmount(notes.join("criu-root"), rustix::mount::UnmountFlags::DETACH).unwrap();
-    fs::remove_dir_all(notes).unwrap();
-    stage.groups_go();
-    stage.leaves_nothing();
+    scripted.record_runc_state();
+    assert!(!scripted.restore(&scripted.id));
+    let runc_state = scripted.at("runc").join(&scripted.id);
+    assert!(runc_state.join("criu-root/proc").exists(), "its root is still mounted");
+    rustix::mount::unmount(runc_state.join("criu-root"), rustix::mount::UnmountFlags::DETACH).unwrap();
+    fs::remove_dir_all(runc_state).unwrap();
+    scripted.wait_for_cgroup_removal();
+    scripted.assert_nothing_left();
 }
 
 #[test]
-fn what_is_not_as_expected_is_done_by_runc() {
-    let Some(stage) = Stage::new("exit 1") else { return };
-    // There is no model, and runc notes nothing to make one of.
-    assert!(stage.restore(&stage.id));
-    assert_eq!(stage.calls().len(), 1);
-    stage.note();
-    // Another runc.
-    stage.program("runc", &format!("#!/bin/sh\n# newer\necho \"$@\" >>{}\n", stage.at("called").display()));
-    assert!(stage.restore(&stage.id));
-    assert_eq!(stage.calls().len(), 1);
-    stage.note();
-    // There is one of that name.
-    fs::create_dir_all(stage.at("runc").join(&stage.id)).unwrap();
-    assert!(stage.restore(&stage.id));
-    assert_eq!(stage.calls().len(), 1);
-    fs::remove_dir(stage.at("runc").join(&stage.id)).unwrap();
-    // The root has no place for mounts.
-    fs::remove_dir(stage.at("bundle/rootfs/proc")).unwrap();
-    assert!(stage.restore(&stage.id));
-    assert_eq!(stage.calls().len(), 2);
-    fs::create_dir(stage.at("bundle/rootfs/proc")).unwrap();
-    // Another specification than that of the model.
-    fs::write(stage.at("bundle/config.json"), "{}").unwrap();
-    assert!(stage.restore(&stage.id));
-    assert_eq!(stage.calls().len(), 3);
-    assert!(stage.calls()[2].ends_with(&stage.id));
-    // One without a network.
-    stage.note();
-    assert!(stage.restore(&stage.id));
-    assert_eq!(stage.calls().len(), 1);
-    stage.leaves_nothing();
-    assert!(!stage.remove_groups());
+fn an_unexpected_situation_falls_back_to_runc() {
+    let Some(scripted) = ScriptedRestore::new("exit 1") else { return };
+    // No runc state is saved, and runc writes none that could be saved.
+    assert!(scripted.restore(&scripted.id));
+    assert_eq!(scripted.calls().len(), 1);
+    scripted.record_runc_state();
+    // Another version of runc.
+    scripted
+        .program("runc", &format!("#!/bin/sh\n# newer\necho \"$@\" >>{}\n", scripted.at("called").display()));
+    assert!(scripted.restore(&scripted.id));
+    assert_eq!(scripted.calls().len(), 1);
+    scripted.record_runc_state();
+    // A container of that name exists.
+    fs::create_dir_all(scripted.at("runc").join(&scripted.id)).unwrap();
+    assert!(scripted.restore(&scripted.id));
+    assert_eq!(scripted.calls().len(), 1);
+    fs::remove_dir(scripted.at("runc").join(&scripted.id)).unwrap();
+    // The root has no mount point for `/proc`.
+    fs::remove_dir(scripted.at("bundle/rootfs/proc")).unwrap();
+    assert!(scripted.restore(&scripted.id));
+    assert_eq!(scripted.calls().len(), 2);
+    fs::create_dir(scripted.at("bundle/rootfs/proc")).unwrap();
+    // The specification differs from the one of the saved state.
+    fs::write(scripted.at("bundle/config.json"), "{}").unwrap();
+    assert!(scripted.restore(&scripted.id));
+    assert_eq!(scripted.calls().len(), 3);
+    assert!(scripted.calls()[2].ends_with(&scripted.id));
+    // The specification has no network.
+    scripted.record_runc_state();
+    assert!(scripted.restore(&scripted.id));
+    assert_eq!(scripted.calls().len(), 1);
+    scripted.assert_nothing_left();
+    assert!(!scripted.remove_cgroups());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn copies_are_ended_soon_although_what_their_shim_calls_is_gone_with_its_folder() {
-    const SOON: Duration = Duration::from_secs(10);
-    let Some(place) = Place::new() else { return };
-    let runtime = place.open().await;
+async fn instances_stop_quickly_although_the_runtime_that_their_shim_calls_was_removed() {
+    const MAX_STOP_TIME: Duration = Duration::from_secs(10);
+    let Some(test_node) = TestNode::new() else { return };
+    let runtime = test_node.open().await;
     let app = bake(&runtime).await;
     let mut ids = Vec::new();
     for _ in 0..4 {
         let (id, started) = start(&runtime, &app).await;
-        assert_eq!(started.how, StartMethod::Restored);
+        assert_eq!(started.method, StartMethod::Restored);
         ids.push(id);
     }
-    let link = place.settings.folder.join("try-it-now-runc");
+    let link = test_node.settings.node_dir.join("try-it-now-runc");
     fs::remove_file(&link).unwrap();
     let begun = Instant::now();
-    within(runtime.stop(&ids[0])).await.unwrap();
-    assert_eq!(place.all_of(ids[0].as_str()), [""; 0]);
-    // Several at once, for a server that has another folder.
+    with_timeout(runtime.stop(&ids[0])).await.unwrap();
+    assert_eq!(test_node.resources_of(ids[0].as_str()), [""; 0]);
+    // Several instances are stopped at once, by a server that uses another folder.
     drop(runtime);
-    let elsewhere = place.settings.folder.with_extension("elsewhere");
-    let moved = fs::canonicalize(&place.settings.folder).unwrap().with_extension("moved");
-    fs::rename(&place.settings.folder, &moved).unwrap();
-    let settings = Settings { folder: elsewhere.clone(), ..place.settings.clone() };
+    let elsewhere = test_node.settings.node_dir.with_extension("elsewhere");
+    let moved = fs::canonicalize(&test_node.settings.node_dir).unwrap().with_extension("moved");
+    fs::rename(&test_node.settings.node_dir, &moved).unwrap();
+    let settings = ContainerdSettings { node_dir: elsewhere.clone(), ..test_node.settings.clone() };
     let runtime = ContainerdRuntime::open(settings).await.unwrap();
     assert!(runtime.list().await.unwrap().is_empty());
-    assert!(begun.elapsed() < SOON, "{:?}", begun.elapsed());
+    assert!(begun.elapsed() < MAX_STOP_TIME, "{:?}", begun.elapsed());
     for id in &ids {
-        assert_eq!(place.all_of(id.as_str()), [""; 0]);
+        assert_eq!(test_node.resources_of(id.as_str()), [""; 0]);
     }
-    assert!(!place.settings.folder.exists(), "nothing is left where the link was");
+    assert!(!test_node.settings.node_dir.exists(), "the old folder is not created again");
     drop(runtime);
     fs::remove_dir_all(elsewhere).unwrap();
-    fs::rename(moved, &place.settings.folder).unwrap();
+    fs::rename(moved, &test_node.settings.node_dir).unwrap();
 }

@@ -1,4 +1,4 @@
-//! What the process runtime promises beyond the suite: the apps and the families to try it with.
+//! The process runtime under the suite, and what only this runtime promises.
 
 mod start;
 mod termination;
@@ -15,41 +15,43 @@ use std::{env, fs};
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::io::{AsyncBufReadExt, BufReader};
 use try_it_now::instance::{Endpoint, InstanceId, NodeId};
-use try_it_now::runtime::process::{LOG_LIMIT, ProcessRuntime, Settings};
+use try_it_now::runtime::process::{OUTPUT_LOG_BYTES, ProcessRuntime, ProcessSettings};
 use try_it_now::runtime::{Runtime, RuntimeError};
 use try_it_now::template::{App, ResourceLimits};
 
-use crate::suites::runtime::{Apps, PATIENCE, Subject, app, order, output, until, within};
+use crate::suites::runtime::{
+    MAX_WAIT, RuntimeUnderTest, TestApps, app, output, start_request, wait_until, with_timeout,
+};
 
-runtime_suite!(suite, crate::process::subject);
+runtime_suite!(suite, crate::process::runtime_under_test);
 
-/// The role that a copy of this test program plays.
-const ROLE: &str = "CONFORMANCE_ROLE";
-/// The test that plays it.
-const ACTOR: &str = "process::termination::when_the_server_is_killed_nothing_runs_on";
-const WORK: &str = "CONFORMANCE_WORK";
-const NODE: &str = "CONFORMANCE_NODE";
+/// The variable with the role that another process of this test program plays.
+const ROLE_VAR: &str = "TEST_ROLE";
+/// The test that plays the role.
+const ROLE_TEST: &str = "process::termination::when_the_server_is_killed_no_process_survives";
+const WORK_VAR: &str = "TEST_WORK";
+const NODE_VAR: &str = "TEST_NODE";
 
-/// A folder of a test's own.
-struct Place(PathBuf);
+/// A folder that belongs to one test. It is removed when this is dropped.
+struct TestFolder(PathBuf);
 
-impl Place {
+impl TestFolder {
     fn new() -> Self {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let number = COUNT.fetch_add(1, Ordering::Relaxed);
-        let path = env::temp_dir().join(format!("try-it-now-conformance-{}-{number}", std::process::id()));
+        let path = env::temp_dir().join(format!("try-it-now-process-{}-{number}", std::process::id()));
         fs::create_dir(&path).unwrap();
         Self(path)
     }
 
-    fn settings(&self) -> Settings {
-        Settings {
-            guardian: env!("CARGO_BIN_EXE_try-it-now").into(),
-            work: self.work(),
+    fn settings(&self) -> ProcessSettings {
+        ProcessSettings {
+            program: env!("CARGO_BIN_EXE_try-it-now").into(),
+            instances_dir: self.work(),
             node: NodeId::parse("node-under-test").unwrap(),
-            // Below what outgoing connections use. Servers with the same range respect each other.
-            ports: 20_000..=29_999,
-            log_limit: LOG_LIMIT,
+            // Below the ports of outgoing connections. Servers with the same range avoid the ports of each other.
+            port_range: 20_000..=29_999,
+            log_limit: OUTPUT_LOG_BYTES,
         }
     }
 
@@ -57,59 +59,59 @@ impl Place {
         self.0.join("instances")
     }
 
-    /// The instances that have a folder.
-    fn folders(&self) -> usize {
+    /// Returns how many instances have a folder.
+    fn instance_count(&self) -> usize {
         let entries = fs::read_dir(self.work()).unwrap().flatten();
         entries.filter(|entry| entry.file_name().to_string_lossy().starts_with("sample-")).count()
     }
 }
 
-impl Drop for Place {
+impl Drop for TestFolder {
     fn drop(&mut self) {
         let _ = fs::remove_dir_all(&self.0);
     }
 }
 
-/// For the suite.
-pub(super) async fn subject() -> Option<Subject> {
-    let place = Place::new();
-    // A node of its own: other tests of this program run at the same time.
-    let settings = Settings { node: NodeId::random(), ..place.settings() };
+/// Returns the runtime and the apps for the suite.
+pub(super) async fn runtime_under_test() -> Option<RuntimeUnderTest> {
+    let folder = TestFolder::new();
+    // Other tests of this program run at the same time, so the node is a random one.
+    let settings = ProcessSettings { node: NodeId::random(), ..folder.settings() };
     let runtime = Arc::new(ProcessRuntime::open(settings).await.unwrap());
-    let apps = Apps {
-        listening: actor("listen"),
+    let apps = TestApps {
+        listening: test_program_as("listen"),
         talking: shell("echo hello; exec sleep 600"),
         ending: shell("exit 3"),
         missing: app(&["no-such-program"]),
     };
-    Some(Subject { runtime, apps, _place: Box::new(place) })
+    Some(RuntimeUnderTest { runtime, apps, _keep_alive: Box::new(folder) })
 }
 
-/// A runtime with its folder, and a node's name of its own.
-struct Host {
+/// A runtime with a folder and a node of its own.
+struct ProcessFixture {
     runtime: ProcessRuntime,
-    settings: Settings,
-    place: Place,
+    settings: ProcessSettings,
+    folder: TestFolder,
 }
 
-impl Host {
+impl ProcessFixture {
     async fn new() -> Self {
-        let place = Place::new();
-        let settings = Settings { node: NodeId::random(), ..place.settings() };
-        Self { runtime: ProcessRuntime::open(settings.clone()).await.unwrap(), settings, place }
+        let folder = TestFolder::new();
+        let settings = ProcessSettings { node: NodeId::random(), ..folder.settings() };
+        Self { runtime: ProcessRuntime::open(settings.clone()).await.unwrap(), settings, folder }
     }
 
-    /// Starts an app that says `ready` when it has said all, and returns its words before that.
+    /// Starts an app that writes `ready` last, waits for that, and returns its output before it.
     async fn start(&self, app: &App) -> (InstanceId, String) {
-        let order = order(app);
-        within(self.runtime.start(&order)).await.unwrap();
-        let words = ready(&self.runtime, &order.id).await;
-        (order.id, words)
+        let request = start_request(app);
+        with_timeout(self.runtime.start(&request)).await.unwrap();
+        let output_text = ready(&self.runtime, &request.id).await;
+        (request.id, output_text)
     }
 
-    /// An app whose files are a script, `run`.
+    /// Returns an app whose files are a script named `run`.
     fn with_script(&self, script: &str, app: &str) -> App {
-        let files = self.place.0.join("files");
+        let files = self.folder.0.join("files");
         fs::create_dir(&files).unwrap();
         let script =
             if script.starts_with("#!") { script.to_owned() } else { format!("#!/bin/sh\n{script}") };
@@ -118,28 +120,28 @@ impl Host {
         App { files: Some(files), ..shell(app) }
     }
 
-    async fn start_family(&self, more: &[Kin]) -> (InstanceId, BTreeMap<String, Pid>) {
-        let (id, words) = self.start(&shell(&family(more))).await;
-        let family = family_of(&words);
-        assert_eq!(living(&family).len(), 5 + more.len(), "{words}");
-        (id, family)
+    async fn start_process_tree(&self, more: &[ChildProcess]) -> (InstanceId, BTreeMap<String, Pid>) {
+        let (id, output_text) = self.start(&shell(&process_tree_script(more))).await;
+        let process_tree = parse_process_tree(&output_text);
+        assert_eq!(living_names(&process_tree).len(), 5 + more.len(), "{output_text}");
+        (id, process_tree)
     }
 }
 
 async fn ready(runtime: &ProcessRuntime, id: &InstanceId) -> String {
-    let words = async || output(runtime, id).await?.strip_suffix("ready\n").map(str::to_owned);
-    until("it is ready", words).await
+    let output_text = async || output(runtime, id).await?.strip_suffix("ready\n").map(str::to_owned);
+    wait_until("it is ready", output_text).await
 }
 
 fn shell(script: &str) -> App {
     app(&["sh", "-c", script])
 }
 
-/// This test program in another role, as an app.
-fn actor(role: &str) -> App {
+/// Returns this test program in another role as an app.
+fn test_program_as(role: &str) -> App {
     let program = env::current_exe().unwrap();
-    let mut app = app(&[program.to_str().unwrap(), "--exact", ACTOR, "--nocapture"]);
-    app.env.insert(ROLE.to_owned(), role.to_owned());
+    let mut app = app(&[program.to_str().unwrap(), "--exact", ROLE_TEST, "--nocapture"]);
+    app.env.insert(ROLE_VAR.to_owned(), role.to_owned());
     app
 }
 
@@ -153,49 +155,51 @@ fn listen() {
     }
 }
 
-/// A server that starts a family, tells about it and waits to be killed.
-#[expect(clippy::print_stdout, reason = "it tells its parent")]
+/// Runs a server that starts a process tree, prints it and waits to be killed.
+#[expect(clippy::print_stdout, reason = "its parent reads it")]
 async fn serve() {
-    let settings = Settings {
-        work: env::var(WORK).unwrap().into(),
-        node: NodeId::parse(&env::var(NODE).unwrap()).unwrap(),
-        ..Place(PathBuf::new()).settings()
+    let settings = ProcessSettings {
+        instances_dir: env::var(WORK_VAR).unwrap().into(),
+        node: NodeId::parse(&env::var(NODE_VAR).unwrap()).unwrap(),
+        ..TestFolder(PathBuf::new()).settings()
     };
     let runtime = ProcessRuntime::open(settings).await.unwrap();
-    let order = order(&shell(&family(&[HIDDEN])));
-    runtime.start(&order).await.unwrap();
-    let words = ready(&runtime, &order.id).await;
-    println!("\nfamily {}", words.replace('\n', " "));
-    // A test that fails to kill it must not leave it behind.
-    let _ = tokio::time::timeout(PATIENCE, std::future::pending::<()>()).await;
+    let request = start_request(&shell(&process_tree_script(&[HIDDEN])));
+    runtime.start(&request).await.unwrap();
+    let output_text = ready(&runtime, &request.id).await;
+    println!("\ntree {}", output_text.replace('\n', " "));
+    // The server must not survive a test that fails to kill it.
+    let _ = tokio::time::timeout(MAX_WAIT, std::future::pending::<()>()).await;
 }
 
-/// A relative of an app: a command that starts one. `TELL` stands for words that tell its name and then last.
-type Kin = (&'static str, &'static str);
+/// A process that an app starts: its name and the command that starts it. `REPORT` stands for commands that print its
+/// name and then sleep.
+type ChildProcess = (&'static str, &'static str);
 
-const CHILD: Kin = ("child", "sh -c 'TELL' &");
-const GRANDCHILD: Kin = ("grandchild", "sh -c 'sh -c \"TELL\" & wait' &");
-/// In another session, its parent dead.
-const DAEMON: Kin = ("daemon", "setsid sh -c 'sh -c \"TELL\" &'");
-/// A daemon that left no trace: no environment, another folder.
-const HIDDEN: Kin = ("hidden", "(cd / && env -i setsid sh -c 'sh -c \"TELL\" &')");
+const CHILD: ChildProcess = ("child", "sh -c 'REPORT' &");
+const GRANDCHILD: ChildProcess = ("grandchild", "sh -c 'sh -c \"REPORT\" & wait' &");
+/// In another session, and its parent has ended.
+const DAEMON: ChildProcess = ("daemon", "setsid sh -c 'sh -c \"REPORT\" &'");
+/// A daemon without environment variables and in another folder.
+const HIDDEN: ChildProcess = ("hidden", "(cd / && env -i setsid sh -c 'sh -c \"REPORT\" &')");
 
-/// An app with relatives, which all tell `name pid` in a line. It is ready when all have told.
-fn family(more: &[Kin]) -> String {
-    let mut script = "mkfifo told; exec 3<> told; echo app $$; echo guardian $PPID\n".to_owned();
+/// Returns the script of an app that starts these processes. Each prints a line `name pid`, and the app is ready when
+/// all have done so.
+fn process_tree_script(more: &[ChildProcess]) -> String {
+    let mut script = "mkfifo reported; exec 3<> reported; echo app $$; echo guardian $PPID\n".to_owned();
     for (name, command) in [&[CHILD, GRANDCHILD, DAEMON], more].concat() {
-        // A shell between must not take its own number for the one meant.
+        // A shell in between must not print its own process id.
         let number = if command.contains('"') { r"\$\$" } else { "$$" };
-        let tell = format!("echo {name} {number}; echo >&3; exec sleep 600");
-        script += &format!("{}\nread -r told <&3\n", command.replace("TELL", &tell));
+        let report = format!("echo {name} {number}; echo >&3; exec sleep 600");
+        script += &format!("{}\nread -r reported <&3\n", command.replace("REPORT", &report));
     }
     script + "echo ready; exec sleep 600"
 }
 
-/// The processes in the words of a family.
-fn family_of(words: &str) -> BTreeMap<String, Pid> {
-    let words: Vec<&str> = words.split_ascii_whitespace().collect();
-    let pairs = words.as_chunks::<2>().0;
+/// Parses the output of such a script into names and process ids.
+fn parse_process_tree(output_text: &str) -> BTreeMap<String, Pid> {
+    let output_text: Vec<&str> = output_text.split_ascii_whitespace().collect();
+    let pairs = output_text.as_chunks::<2>().0;
     pairs
         .iter()
         .map(|[name, pid]| ((*name).to_owned(), Pid::from_raw(pid.parse().unwrap()).unwrap()))
@@ -207,10 +211,11 @@ fn alive(pid: Pid) -> bool {
     stat.is_ok_and(|stat| !matches!(stat.rsplit_once(") ").unwrap().1.as_bytes()[0], b'Z' | b'X'))
 }
 
-fn living(family: &BTreeMap<String, Pid>) -> Vec<&str> {
-    family.iter().filter(|(_, pid)| alive(**pid)).map(|(name, _)| name.as_str()).collect()
+fn living_names(process_tree: &BTreeMap<String, Pid>) -> Vec<&str> {
+    process_tree.iter().filter(|(_, pid)| alive(**pid)).map(|(name, _)| name.as_str()).collect()
 }
 
-async fn until_none_lives(family: &BTreeMap<String, Pid>) {
-    until("none of the family lives", async || living(family).is_empty().then_some(())).await;
+async fn wait_until_all_ended(process_tree: &BTreeMap<String, Pid>) {
+    wait_until("all processes have ended", async || living_names(process_tree).is_empty().then_some(()))
+        .await;
 }

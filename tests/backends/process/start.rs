@@ -1,21 +1,22 @@
-//! What an app finds when it starts, and why it may not start.
+//! The environment of a started app, and the reasons why a start fails.
 
 use super::*;
 
 #[tokio::test]
-async fn the_environment_is_what_is_promised_and_nothing_else() {
-    let host = Host::new().await;
+async fn the_environment_has_exactly_the_documented_variables() {
+    let fixture = ProcessFixture::new().await;
     let mut app = shell(r"tr '\0' '\n' < /proc/$$/environ; echo ready; exec sleep 600");
     app.env
         .extend([("COLOUR", "blue"), ("PORT", "1"), ("LANG", "C.UTF-8")].map(|(k, v)| (k.into(), v.into())));
-    let order = order(&app);
-    let Endpoint::Direct(address) = within(host.runtime.start(&order)).await.unwrap().endpoint else {
-        panic!("it is sealed")
+    let request = start_request(&app);
+    let Endpoint::Direct(address) = with_timeout(fixture.runtime.start(&request)).await.unwrap().endpoint
+    else {
+        panic!("the endpoint is sealed")
     };
-    let words = ready(&host.runtime, &order.id).await;
-    let seen: BTreeSet<&str> = words.lines().collect();
-    let folder = host.settings.work.join(order.id.as_str());
-    let mut promised = BTreeSet::from([
+    let output_text = ready(&fixture.runtime, &request.id).await;
+    let seen: BTreeSet<&str> = output_text.lines().collect();
+    let folder = fixture.settings.instances_dir.join(request.id.as_str());
+    let mut documented = BTreeSet::from([
         format!("PATH={}", env::var("PATH").unwrap()),
         format!("HOME={}", folder.join("files").display()),
         format!("TMPDIR={}", folder.join("tmp").display()),
@@ -23,43 +24,43 @@ async fn the_environment_is_what_is_promised_and_nothing_else() {
         "COLOUR=blue".to_owned(),
         "HOST=127.0.0.1".to_owned(),
         format!("PORT={}", address.port()),
-        format!("INSTANCE_ID={}", order.id),
-        format!("INSTANCE_URL={}", order.url),
-        format!("INSTANCE_HOST={}", order.host),
-        format!("TRY_IT_NOW_NODE={}", host.settings.node),
+        format!("INSTANCE_ID={}", request.id),
+        format!("INSTANCE_URL={}", request.url),
+        format!("INSTANCE_HOST={}", request.host),
+        format!("TRY_IT_NOW_NODE={}", fixture.settings.node),
     ]);
-    promised.extend(env::var("TZ").map(|tz| format!("TZ={tz}")));
-    assert_eq!(seen, promised.iter().map(String::as_str).collect());
+    documented.extend(env::var("TZ").map(|tz| format!("TZ={tz}")));
+    assert_eq!(seen, documented.iter().map(String::as_str).collect());
     assert!(env::var("CARGO_MANIFEST_DIR").is_ok(), "the server has variables that the app must not see");
 }
 
 #[tokio::test]
 async fn an_app_has_its_own_session_and_no_open_file_of_the_server() {
-    let host = Host::new().await;
+    let fixture = ProcessFixture::new().await;
     let script = format!(
         "cut -d' ' -f5,6 /proc/$$/stat; echo $$; cut -d' ' -f5 /proc/$PPID/stat; echo $PPID
         {OPEN_FILES}; echo ready; exec sleep 600"
     );
-    let (_, words) = host.start(&shell(&script)).await;
-    let lines: Vec<&str> = words.lines().collect();
-    assert_eq!(lines[0], format!("{0} {0}", lines[1]), "the leader of a process group and a session");
+    let (_, output_text) = fixture.start(&shell(&script)).await;
+    let lines: Vec<&str> = output_text.lines().collect();
+    assert_eq!(lines[0], format!("{0} {0}", lines[1]), "it leads a process group and a session");
     assert_eq!(
         lines[2], lines[3],
-        "its guardian has a group of its own too, out of reach of the server's Ctrl-C"
+        "its guardian has a process group of its own, so Ctrl-C at the server does not reach it"
     );
-    // What this test's own parent left open reaches any program that is started from here.
-    let any = std::process::Command::new("sh").args(["-c", OPEN_FILES]).output().unwrap();
-    let any = String::from_utf8(any.stdout).unwrap();
-    assert_eq!(lines[4..], any.lines().collect::<Vec<_>>());
+    // Every program that starts from here inherits the files that this test's own parent left open.
+    let inherited = std::process::Command::new("sh").args(["-c", OPEN_FILES]).output().unwrap();
+    let inherited = String::from_utf8(inherited.stdout).unwrap();
+    assert_eq!(lines[4..], inherited.lines().collect::<Vec<_>>());
 }
 
-/// Lists the shell's open files, the three standard ones included.
+/// Prints the shell's open files, including the three standard ones.
 const OPEN_FILES: &str = "for f in /proc/$$/fd/*; do echo ${f##*/}; done";
 
 #[tokio::test]
-async fn an_instance_works_on_a_copy_of_the_files_that_goes_with_it() {
-    let host = Host::new().await;
-    let files = host.place.0.join("files");
+async fn an_instance_works_on_a_copy_of_the_files_that_is_removed_with_it() {
+    let fixture = ProcessFixture::new().await;
+    let files = fixture.folder.0.join("files");
     fs::create_dir_all(files.join("bin")).unwrap();
     fs::write(
         files.join("bin/run"),
@@ -70,39 +71,39 @@ async fn an_instance_works_on_a_copy_of_the_files_that_goes_with_it() {
     fs::write(files.join("text"), "good morning\n").unwrap();
     symlink("text", files.join("greeting")).unwrap();
     let app = App { files: Some(files.clone()), ..app(&["bin/run"]) };
-    let (id, words) = host.start(&app).await;
-    let folder = host.settings.work.join(id.as_str());
-    assert_eq!(words, format!("{}\ngood morning\n", folder.join("files").display()));
+    let (id, output_text) = fixture.start(&app).await;
+    let folder = fixture.settings.instances_dir.join(id.as_str());
+    assert_eq!(output_text, format!("{}\ngood morning\n", folder.join("files").display()));
     assert_eq!(fs::read_to_string(folder.join("files/text")).unwrap(), "changed\n");
-    within(host.runtime.stop(&id)).await.unwrap();
+    with_timeout(fixture.runtime.stop(&id)).await.unwrap();
     assert!(!folder.exists());
     assert_eq!(fs::read_to_string(files.join("text")).unwrap(), "good morning\n");
 }
 
 #[tokio::test]
-async fn files_that_are_not_there_are_an_error_that_names_them() {
-    let host = Host::new().await;
-    let app = App { files: Some(host.place.0.join("nowhere")), ..shell("exit") };
-    let error = within(host.runtime.start(&order(&app))).await.unwrap_err();
+async fn missing_files_are_an_error_that_names_them() {
+    let fixture = ProcessFixture::new().await;
+    let app = App { files: Some(fixture.folder.0.join("nowhere")), ..shell("exit") };
+    let error = with_timeout(fixture.runtime.start(&start_request(&app))).await.unwrap_err();
     assert!(error.to_string().contains("nowhere"), "{error}");
-    assert_eq!(host.place.folders(), 0);
+    assert_eq!(fixture.folder.instance_count(), 0);
 }
 
 #[tokio::test]
 async fn a_log_stays_bounded_and_keeps_the_end_when_an_app_floods_it() {
-    let host = Host::new().await;
-    // 4 MB of numbered lines, and then the last word.
-    let order = order(&shell("seq 1 600000; echo the end; exec sleep 600"));
-    within(host.runtime.start(&order)).await.unwrap();
-    let log = until("the end is there", async || {
-        output(&host.runtime, &order.id).await.filter(|text| text.ends_with("600000\nthe end\n"))
+    let fixture = ProcessFixture::new().await;
+    // Writes 4 MB of numbered lines and then a last one.
+    let request = start_request(&shell("seq 1 600000; echo the end; exec sleep 600"));
+    with_timeout(fixture.runtime.start(&request)).await.unwrap();
+    let log = wait_until("the end is there", async || {
+        output(&fixture.runtime, &request.id).await.filter(|text| text.ends_with("600000\nthe end\n"))
     });
-    assert_eq!(log.await.len(), LOG_LIMIT);
+    assert_eq!(log.await.len(), OUTPUT_LOG_BYTES);
 }
 
 #[tokio::test]
-async fn limits_bite() {
-    let host = Host::new().await;
+async fn limits_apply() {
+    let fixture = ProcessFixture::new().await;
     let mut app = shell(
         "ulimit -n; ulimit -f; ulimit -d; ulimit -t; ulimit -c; head -c 3000000 /dev/zero > big; ls -s --block-size=1 big | cut -d' ' -f1; echo ready; exec sleep 600",
     );
@@ -113,75 +114,79 @@ async fn limits_bite() {
         file_size: Some(1 << 20),
         ..ResourceLimits::default()
     };
-    let (_, words) = host.start(&app).await;
-    let numbers: Vec<&str> = words.lines().filter(|line| line.parse::<u64>().is_ok()).collect();
-    // In the shell's units: files, 512 bytes, KiB, seconds, 512 bytes; and the size of the file in bytes.
+    let (_, output_text) = fixture.start(&app).await;
+    let numbers: Vec<&str> = output_text.lines().filter(|line| line.parse::<u64>().is_ok()).collect();
+    // The numbers are in the shell's units (files, 512 bytes, KiB, seconds, 512 bytes), and the last is the size of the
+    // file in bytes.
     assert_eq!(numbers, ["77", "2048", "262144", "100", "0", "1048576"]);
 }
 
 #[tokio::test]
-async fn an_app_that_spins_is_ended_by_its_limit_on_processor_time() {
-    let host = Host::new().await;
-    let mut exits = host.runtime.exits();
+async fn an_app_that_spins_is_ended_by_its_cpu_time_limit() {
+    let fixture = ProcessFixture::new().await;
+    let mut exits = fixture.runtime.exits();
     let mut app = shell("while :; do :; done");
     app.limits.cpu_seconds = Some(1);
-    within(host.runtime.start(&order(&app))).await.unwrap();
-    assert_eq!(within(exits.recv()).await.unwrap().how, "signal 24");
+    with_timeout(fixture.runtime.start(&start_request(&app))).await.unwrap();
+    assert_eq!(with_timeout(exits.recv()).await.unwrap().cause, "signal 24");
 }
 
 #[tokio::test]
-async fn a_script_whose_interpreter_is_missing_is_told_so() {
-    let host = Host::new().await;
-    let app = host.with_script("#!/no/such/interpreter\n", "exec ./run");
+async fn a_missing_interpreter_of_a_script_is_an_error_that_names_it() {
+    let fixture = ProcessFixture::new().await;
+    let app = fixture.with_script("#!/no/such/interpreter\n", "exec ./run");
     let app = App { command: vec!["./run".to_owned()], ..app };
-    let error = within(host.runtime.start(&order(&app))).await.unwrap_err();
+    let error = with_timeout(fixture.runtime.start(&start_request(&app))).await.unwrap_err();
     assert!(error.to_string().contains("interpreter"), "{error}");
 }
 
 #[tokio::test]
 async fn without_a_free_port_the_host_is_exhausted() {
-    let place = Place::new();
-    let stranger = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    let port = stranger.local_addr().unwrap().port();
-    let settings = Settings { ports: port..=port, node: NodeId::random(), ..place.settings() };
+    let folder = TestFolder::new();
+    let other_listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = other_listener.local_addr().unwrap().port();
+    let settings = ProcessSettings { port_range: port..=port, node: NodeId::random(), ..folder.settings() };
     let runtime = ProcessRuntime::open(settings).await.unwrap();
-    let error = within(runtime.start(&order(&shell("exit")))).await.unwrap_err();
+    let error = with_timeout(runtime.start(&start_request(&shell("exit")))).await.unwrap_err();
     assert!(matches!(error, RuntimeError::Exhausted(what) if what.contains("port")), "{error}");
     assert!(runtime.list().await.unwrap().is_empty());
 }
 
-async fn refusal(settings: Settings) -> String {
+async fn refusal(settings: ProcessSettings) -> String {
     ProcessRuntime::open(settings).await.err().expect("it is refused").to_string()
 }
 
 #[tokio::test]
-async fn a_work_folder_that_is_not_ours_is_refused_and_left_alone() {
-    let place = Place::new();
-    let settings = place.settings();
-    fs::create_dir(place.work()).unwrap();
-    let other = place.work().join("sample-aaaaaaaaaaaaaaaa");
-    fs::write(&other, "dear diary").unwrap();
+async fn a_work_folder_of_another_owner_is_refused_and_left_unchanged() {
+    let folder = TestFolder::new();
+    let settings = folder.settings();
+    fs::create_dir(folder.work()).unwrap();
+    let other = folder.work().join("sample-aaaaaaaaaaaaaaaa");
+    fs::write(&other, "foreign data").unwrap();
     assert!(refusal(settings.clone()).await.contains("not ours"));
-    assert_eq!(fs::read_to_string(&other).unwrap(), "dear diary");
+    assert_eq!(fs::read_to_string(&other).unwrap(), "foreign data");
 
     fs::remove_file(&other).unwrap();
     drop(ProcessRuntime::open(settings.clone()).await.unwrap());
     let node = NodeId::parse("another").unwrap();
-    assert!(refusal(Settings { node, ..settings.clone() }).await.contains("belongs to node-under-test"));
+    assert!(
+        refusal(ProcessSettings { node, ..settings.clone() }).await.contains("belongs to node-under-test")
+    );
 
-    let work = place.0.join("no/such/parent");
-    assert!(refusal(Settings { work, ..settings.clone() }).await.contains("no/such/parent"));
+    let instances_dir = folder.0.join("no/such/parent");
+    assert!(refusal(ProcessSettings { instances_dir, ..settings.clone() }).await.contains("no/such/parent"));
 
-    let work = place.0.join("link");
-    symlink(place.work(), &work).unwrap();
-    assert!(refusal(Settings { work, ..settings }).await.contains("not a folder"));
+    let instances_dir = folder.0.join("link");
+    symlink(folder.work(), &instances_dir).unwrap();
+    assert!(refusal(ProcessSettings { instances_dir, ..settings }).await.contains("not a folder"));
 }
 
 #[tokio::test]
 async fn a_guardian_that_cannot_be_started_is_an_error() {
-    let place = Place::new();
-    let settings = Settings { guardian: place.0.join("nothing"), node: NodeId::random(), ..place.settings() };
+    let folder = TestFolder::new();
+    let settings =
+        ProcessSettings { program: folder.0.join("nothing"), node: NodeId::random(), ..folder.settings() };
     let runtime = ProcessRuntime::open(settings).await.unwrap();
-    assert!(within(runtime.start(&order(&shell("exit")))).await.is_err());
+    assert!(with_timeout(runtime.start(&start_request(&shell("exit")))).await.is_err());
     assert!(runtime.list().await.unwrap().is_empty());
 }

@@ -1,44 +1,45 @@
-//! Nothing of an instance outlives it, whoever is killed.
+//! No process or folder of an instance outlives it, whichever process is killed.
 
 use super::*;
 
 #[tokio::test]
 async fn a_stop_ends_children_grandchildren_and_daemons() {
-    let host = Host::new().await;
-    let (id, family) = host.start_family(&[HIDDEN]).await;
-    within(host.runtime.stop(&id)).await.unwrap();
-    assert_eq!(living(&family), [""; 0]);
-    assert_eq!(host.place.folders(), 0);
+    let fixture = ProcessFixture::new().await;
+    let (id, process_tree) = fixture.start_process_tree(&[HIDDEN]).await;
+    with_timeout(fixture.runtime.stop(&id)).await.unwrap();
+    assert_eq!(living_names(&process_tree), [""; 0]);
+    assert_eq!(fixture.folder.instance_count(), 0);
 }
 
 #[tokio::test]
-async fn what_an_app_leaves_behind_ends_with_it() {
-    let host = Host::new().await;
-    let (id, family) = host.start_family(&[HIDDEN]).await;
-    let mut exits = host.runtime.exits();
-    kill_process(family["app"], Signal::TERM).unwrap();
-    let exit = within(exits.recv()).await.unwrap();
-    assert_eq!((exit.id, exit.how.as_str()), (id, "signal 15"));
-    until_none_lives(&family).await;
-    until("its folder is removed", async || (host.place.folders() == 0).then_some(())).await;
+async fn processes_that_an_app_left_behind_end_with_it() {
+    let fixture = ProcessFixture::new().await;
+    let (id, process_tree) = fixture.start_process_tree(&[HIDDEN]).await;
+    let mut exits = fixture.runtime.exits();
+    kill_process(process_tree["app"], Signal::TERM).unwrap();
+    let exit = with_timeout(exits.recv()).await.unwrap();
+    assert_eq!((exit.id, exit.cause.as_str()), (id, "signal 15"));
+    wait_until_all_ended(&process_tree).await;
+    wait_until("its folder is removed", async || (fixture.folder.instance_count() == 0).then_some(())).await;
 }
 
 #[tokio::test]
-async fn a_family_that_grows_without_end_is_ended() {
-    let host = Host::new().await;
-    // Twenty at a time, each starts its successor in another session and ends: never the same process twice.
-    let app = host.with_script(
+async fn a_process_tree_that_grows_without_end_is_ended() {
+    let fixture = ProcessFixture::new().await;
+    // Twenty processes at a time, each of which starts its successor in another session and ends, so that the process
+    // ids never repeat.
+    let app = fixture.with_script(
         "echo >> runs; setsid ./run &",
         "for i in $(seq 20); do ./run; done
         while [ $(wc -l < runs) -lt 500 ]; do :; done; echo ready; exec sleep 600",
     );
-    let (id, _) = host.start(&app).await;
-    within(host.runtime.stop(&id)).await.unwrap();
-    assert_eq!(host.place.folders(), 0);
+    let (id, _) = fixture.start(&app).await;
+    with_timeout(fixture.runtime.stop(&id)).await.unwrap();
+    assert_eq!(fixture.folder.instance_count(), 0);
     assert!(processes_of(&id).is_empty());
 }
 
-/// Living processes that carry the instance's id.
+/// Lists the living processes that carry the id of this instance.
 fn processes_of(id: &InstanceId) -> Vec<Pid> {
     let label = format!("INSTANCE_ID={id}");
     let pids = fs::read_dir("/proc").unwrap().flatten();
@@ -51,95 +52,99 @@ fn processes_of(id: &InstanceId) -> Vec<Pid> {
 }
 
 #[tokio::test]
-async fn when_the_server_is_killed_nothing_runs_on() {
-    match env::var(ROLE).as_deref() {
+async fn when_the_server_is_killed_no_process_survives() {
+    match env::var(ROLE_VAR).as_deref() {
         Ok("listen") => return listen(),
         Ok("serve") => return serve().await,
         _ => {}
     }
-    let place = Place::new();
+    let folder = TestFolder::new();
     let node = NodeId::random();
-    let (mut server, family) = stand_in(&place, &node).await;
+    let (mut server, process_tree) = spawn_server(&folder, &node).await;
     server.kill().await.unwrap();
-    until_none_lives(&family).await;
-    until("its folder is removed", async || (place.folders() == 0).then_some(())).await;
+    wait_until_all_ended(&process_tree).await;
+    wait_until("its folder is removed", async || (folder.instance_count() == 0).then_some(())).await;
 }
 
 #[tokio::test]
 async fn when_server_and_guardian_are_killed_the_next_server_cleans_up() {
-    let place = Place::new();
+    let folder = TestFolder::new();
     let node = NodeId::random();
-    let (mut server, mut family) = stand_in(&place, &node).await;
-    // Both stop first, so that neither sees the other die.
-    let (guardian, process) = (family["guardian"], Pid::from_raw(server.id().unwrap() as i32).unwrap());
+    let (mut server, mut process_tree) = spawn_server(&folder, &node).await;
+    // Both are stopped first, so that neither sees the other die.
+    let (guardian, process) = (process_tree["guardian"], Pid::from_raw(server.id().unwrap() as i32).unwrap());
     for signal in [Signal::STOP, Signal::KILL] {
         kill_process(guardian, signal).unwrap();
         kill_process(process, signal).unwrap();
     }
-    within(server.wait()).await.unwrap();
-    until("the app died with its guardian", async || (!alive(family["app"])).then_some(())).await;
-    assert!(alive(family["daemon"]));
-    assert_eq!(place.folders(), 1);
+    with_timeout(server.wait()).await.unwrap();
+    wait_until("the app died with its guardian", async || (!alive(process_tree["app"])).then_some(())).await;
+    assert!(alive(process_tree["daemon"]));
+    assert_eq!(folder.instance_count(), 1);
 
-    let settings = Settings { node, ..place.settings() };
+    let settings = ProcessSettings { node, ..folder.settings() };
     ProcessRuntime::open(settings).await.unwrap();
-    // Without a guardian, a process without any trace is one that nobody can know.
-    let hidden = family.remove("hidden").unwrap();
-    assert_eq!(living(&family), [""; 0]);
-    assert_eq!(place.folders(), 0);
+    // Without a guardian, a process without any mark of its instance cannot be found.
+    let hidden = process_tree.remove("hidden").unwrap();
+    assert_eq!(living_names(&process_tree), [""; 0]);
+    assert_eq!(folder.instance_count(), 0);
     kill_process(hidden, Signal::KILL).unwrap();
 }
 
-/// Starts a server of its own process, with one instance.
-async fn stand_in(place: &Place, node: &NodeId) -> (tokio::process::Child, BTreeMap<String, Pid>) {
+/// Starts a server in a process of its own, with one instance.
+async fn spawn_server(folder: &TestFolder, node: &NodeId) -> (tokio::process::Child, BTreeMap<String, Pid>) {
     let mut server = tokio::process::Command::new(env::current_exe().unwrap())
-        .args(["--exact", ACTOR, "--nocapture"])
-        .env(ROLE, "serve")
-        .env(WORK, place.work())
-        .env(NODE, node.as_str())
+        .args(["--exact", ROLE_TEST, "--nocapture"])
+        .env(ROLE_VAR, "serve")
+        .env(WORK_VAR, folder.work())
+        .env(NODE_VAR, node.as_str())
         .stdout(Stdio::piped())
         .kill_on_drop(true)
         .spawn()
         .unwrap();
     let mut lines = BufReader::new(server.stdout.take().unwrap()).lines();
-    let words = loop {
-        let line = within(lines.next_line()).await.unwrap().expect("the stand-in speaks before it ends");
-        if let Some(words) = line.strip_prefix("family ") {
-            break words.to_owned();
+    let output_text = loop {
+        let line = with_timeout(lines.next_line())
+            .await
+            .unwrap()
+            .expect("the server prints its processes before it ends");
+        if let Some(output_text) = line.strip_prefix("tree ") {
+            break output_text.to_owned();
         }
     };
-    let family = family_of(&words);
-    assert_eq!(living(&family), ["app", "child", "daemon", "grandchild", "guardian", "hidden"]);
-    (server, family)
+    let process_tree = parse_process_tree(&output_text);
+    assert_eq!(living_names(&process_tree), ["app", "child", "daemon", "grandchild", "guardian", "hidden"]);
+    (server, process_tree)
 }
 
 #[tokio::test]
-async fn when_a_guardian_is_killed_nothing_runs_on_and_it_is_reported() {
-    let host = Host::new().await;
-    let mut exits = host.runtime.exits();
-    let (id, family) = host.start_family(&[]).await;
-    kill_process(family["guardian"], Signal::KILL).unwrap();
-    let exit = within(exits.recv()).await.unwrap();
-    assert_eq!((exit.id, exit.how.as_str()), (id, "its guardian was killed"));
-    until_none_lives(&family).await;
-    until("it is off the list", async || host.runtime.list().await.unwrap().is_empty().then_some(())).await;
-    assert_eq!(host.place.folders(), 0);
+async fn when_a_guardian_is_killed_no_process_survives_and_the_exit_is_reported() {
+    let fixture = ProcessFixture::new().await;
+    let mut exits = fixture.runtime.exits();
+    let (id, process_tree) = fixture.start_process_tree(&[]).await;
+    kill_process(process_tree["guardian"], Signal::KILL).unwrap();
+    let exit = with_timeout(exits.recv()).await.unwrap();
+    assert_eq!((exit.id, exit.cause.as_str()), (id, "its guardian was killed"));
+    wait_until_all_ended(&process_tree).await;
+    wait_until("it is off the list", async || fixture.runtime.list().await.unwrap().is_empty().then_some(()))
+        .await;
+    assert_eq!(fixture.folder.instance_count(), 0);
 }
 
 #[tokio::test]
-async fn a_guardian_that_does_not_end_is_killed_and_its_work_done() {
-    let host = Host::new().await;
-    let (id, family) = host.start_family(&[]).await;
-    kill_process(family["guardian"], Signal::STOP).unwrap();
-    within(host.runtime.stop(&id)).await.unwrap();
-    assert_eq!(living(&family), [""; 0]);
-    assert_eq!(host.place.folders(), 0);
+async fn a_guardian_that_hangs_is_killed_and_its_instance_is_stopped() {
+    let fixture = ProcessFixture::new().await;
+    let (id, process_tree) = fixture.start_process_tree(&[]).await;
+    kill_process(process_tree["guardian"], Signal::STOP).unwrap();
+    with_timeout(fixture.runtime.stop(&id)).await.unwrap();
+    assert_eq!(living_names(&process_tree), [""; 0]);
+    assert_eq!(fixture.folder.instance_count(), 0);
 }
 
 #[tokio::test]
 async fn a_dropped_runtime_ends_its_instances() {
-    let host = Host::new().await;
-    let (_, family) = host.start_family(&[]).await;
-    drop(host.runtime);
-    until_none_lives(&family).await;
+    let fixture = ProcessFixture::new().await;
+    let (_, process_tree) = fixture.start_process_tree(&[]).await;
+    drop(fixture.runtime);
+    wait_until_all_ended(&process_tree).await;
 }

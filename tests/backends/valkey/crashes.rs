@@ -1,4 +1,4 @@
-//! Valkey dies and comes back.
+//! Valkey is killed and restarted.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -15,34 +15,34 @@ use try_it_now::store::{Claim, Claimed, Cursor, RouteEvents, Store, StoreError};
 use try_it_now::telemetry::task::spawn;
 
 use super::tcp;
-use crate::suites::store::fixture::{node, template, wish};
-use crate::suites::store::nodes::card;
-use crate::support::valkey_server::{Keeps, PATIENCE, Server};
+use crate::suites::store::fixture::{new_claim, node, template};
+use crate::suites::store::nodes::node_info;
+use crate::support::valkey_server::{MAX_WAIT, Persistence, ValkeyServer};
 
 const READY: usize = 600;
 const CLIENTS: usize = 8;
 
-/// Asks until there is an answer. Returns how often there was none, too.
-async fn patiently(store: &ValkeyStore, claim: &Claim) -> (Claimed, usize) {
-    let mut unsure = 0;
+/// Repeats a claim until there is an answer. Returns the answer and how many attempts had none.
+async fn claim_until_answered(store: &ValkeyStore, claim: &Claim) -> (Claimed, usize) {
+    let mut unanswered = 0;
     let asking = async {
         loop {
             match store.claim(claim).await {
                 Ok(claimed) => return claimed,
-                Err(StoreError::Unavailable(_)) => unsure += 1,
+                Err(StoreError::Unavailable(_)) => unanswered += 1,
                 Err(other) => panic!("{other}"),
             }
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
     };
-    let claimed = timeout(PATIENCE, asking).await.expect("the store recovers");
-    (claimed, unsure)
+    let claimed = timeout(MAX_WAIT, asking).await.expect("the store recovers");
+    (claimed, unanswered)
 }
 
-/// The append-only file is written before an answer is sent, and what a process has written outlives it.
+/// Valkey writes the append-only file before it sends an answer, and what a process has written outlives it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn a_kill_of_valkey_loses_and_doubles_nothing_that_it_has_written() {
-    let Some(mut server) = Server::start(Keeps::Changes, &[]) else { return };
+async fn a_kill_of_valkey_loses_and_duplicates_nothing_that_it_has_written() {
+    let Some(mut server) = ValkeyServer::start(Persistence::AppendOnly, &[]) else { return };
     let settings =
         Settings { addresses: vec![tcp(server.address())], node: node("a"), ..Settings::default() };
     let store = Arc::new(ValkeyStore::new(settings));
@@ -58,21 +58,21 @@ async fn a_kill_of_valkey_loses_and_doubles_nothing_that_it_has_written() {
         .map(|_| {
             let (store, granted, stop) = (store.clone(), granted.clone(), stop.clone());
             spawn("client", async move {
-                let mut unsure = 0;
+                let mut unanswered = 0;
                 while !stop.load(Ordering::Relaxed) {
-                    let claim = Claim { ttl: Duration::from_secs(600), ..wish() };
-                    let (claimed, again) = patiently(&store, &claim).await;
-                    unsure += again;
+                    let claim = Claim { ttl: Duration::from_secs(600), ..new_claim() };
+                    let (claimed, again) = claim_until_answered(&store, &claim).await;
+                    unanswered += again;
                     match claimed {
                         Claimed::Granted { instance, .. } => {
                             granted.lock().push((claim.token, instance.id().clone()));
                         }
-                        _ => return unsure,
+                        _ => return unanswered,
                     }
-                    // So that there is something left at each crash.
+                    // Slow enough that ready instances are left at each crash.
                     tokio::time::sleep(Duration::from_millis(5)).await;
                 }
-                unsure
+                unanswered
             })
         })
         .collect();
@@ -83,26 +83,26 @@ async fn a_kill_of_valkey_loses_and_doubles_nothing_that_it_has_written() {
                 tokio::time::sleep(Duration::from_millis(2)).await;
             }
         };
-        timeout(PATIENCE, claiming).await.expect("claims are granted");
+        timeout(MAX_WAIT, claiming).await.expect("claims are granted");
         server = tokio::task::spawn_blocking(move || {
             server.kill();
-            server.start_again();
+            server.restart();
             server
         })
         .await
         .unwrap();
     }
     stop.store(true, Ordering::Relaxed);
-    let unsure: usize = join_all(clients).await.into_iter().map(Result::unwrap).sum();
-    assert!(unsure > 0, "no crash was felt");
+    let unanswered: usize = join_all(clients).await.into_iter().map(Result::unwrap).sum();
+    assert!(unanswered > 0, "no claim was interrupted by a crash");
 
     let granted = granted.lock().clone();
     let by_id: HashMap<_, _> = granted.iter().map(|(token, id)| (id.clone(), *token)).collect();
-    assert_eq!(by_id.len(), granted.len(), "one was given twice");
+    assert_eq!(by_id.len(), granted.len(), "an instance was granted twice");
     let records = store.list(&node("a")).await.unwrap();
-    assert_eq!(records.len(), READY, "none is lost");
+    assert_eq!(records.len(), READY, "a record was lost");
     for record in &records {
-        let token = match record.life() {
+        let token = match record.state() {
             State::Assigned { lease, .. } => Some(lease.token()),
             _ => None,
         };
@@ -112,10 +112,10 @@ async fn a_kill_of_valkey_loses_and_doubles_nothing_that_it_has_written() {
     assert_eq!((counts.ready, counts.assigned), (READY - granted.len(), granted.len()));
 }
 
-/// What was handed out is there again, and what is ready too, for this server is all there was.
+/// The store restores the assigned instances, and the ready ones too, because it is the only node.
 #[tokio::test]
-async fn a_valkey_that_comes_back_empty_is_told_what_it_lost_and_followers_see_a_gap() {
-    let Some(mut server) = Server::start(Keeps::Changes, &[]) else { return };
+async fn an_empty_valkey_gets_its_records_back_and_followers_see_a_gap() {
+    let Some(mut server) = ValkeyServer::start(Persistence::AppendOnly, &[]) else { return };
     let settings =
         Settings { addresses: vec![tcp(server.address())], node: node("a"), ..Settings::default() };
     let store = ValkeyStore::new(settings);
@@ -127,39 +127,39 @@ async fn a_valkey_that_comes_back_empty_is_told_what_it_lost_and_followers_see_a
         id
     };
     ready(1).await;
-    let claim = Claim { ttl: Duration::from_secs(600), ..wish() };
+    let claim = Claim { ttl: Duration::from_secs(600), ..new_claim() };
     let claimed = store.claim(&claim).await.unwrap();
-    let had = claimed.instance().unwrap().clone();
-    let waits = ready(2).await;
+    let assigned = claimed.instance().unwrap().clone();
+    let waiting = ready(2).await;
     let (_, cursor) = store.routes().await.unwrap();
     assert!(cursor > Cursor(0));
-    server.forget();
-    server.start_again();
+    server.lose_data();
+    server.restart();
     assert_eq!(store.claim(&claim).await, Ok(claimed));
     assert_eq!(store.route_events(cursor, Duration::ZERO).await, Ok(RouteEvents::Gap));
     let (routes, after) = store.routes().await.unwrap();
-    assert!(routes == [had.clone()] && after > cursor, "{after:?}");
+    assert!(routes == [assigned.clone()] && after > cursor, "{after:?}");
     assert_eq!(store.list(&node("a")).await.unwrap().len(), 2);
-    assert_eq!(store.claim(&wish()).await.unwrap().instance().unwrap().id(), &waits);
-    assert_eq!(store.claim(&wish()).await, Ok(Claimed::Empty));
-    assert_eq!(store.release(had.id()).await.unwrap().0, had);
+    assert_eq!(store.claim(&new_claim()).await.unwrap().instance().unwrap().id(), &waiting);
+    assert_eq!(store.claim(&new_claim()).await, Ok(Claimed::Empty));
+    assert_eq!(store.release(assigned.id()).await.unwrap().0, assigned);
 }
 
-/// Servers that are alive must not lose trust in each other for a Valkey's loss.
+/// Nodes that are alive must not lose trust in each other because Valkey lost its data.
 #[tokio::test]
-async fn a_valkey_that_forgot_all_is_told_the_nodes_secret_again() {
-    let Some(server) = Server::start(Keeps::Nothing, &[]) else { return };
+async fn an_empty_valkey_gets_the_secret_of_the_nodes_back() {
+    let Some(server) = ValkeyServer::start(Persistence::None, &[]) else { return };
     let new = |name| {
         let settings =
             Settings { addresses: vec![tcp(server.address())], node: node(name), ..Settings::default() };
         ValkeyStore::new(settings)
     };
     let (one, other) = (new("a"), new("b"));
-    let secret = one.heartbeat(&card("a")).await.unwrap().secret;
-    assert_eq!(other.heartbeat(&card("b")).await.unwrap().secret, secret);
-    server.ask::<()>(&["FLUSHALL"]).unwrap();
-    assert_eq!(other.heartbeat(&card("b")).await.unwrap().secret, secret);
-    assert_eq!(one.heartbeat(&card("a")).await.unwrap().secret, secret);
+    let secret = one.heartbeat(&node_info("a")).await.unwrap().secret;
+    assert_eq!(other.heartbeat(&node_info("b")).await.unwrap().secret, secret);
+    server.query::<()>(&["FLUSHALL"]).unwrap();
+    assert_eq!(other.heartbeat(&node_info("b")).await.unwrap().secret, secret);
+    assert_eq!(one.heartbeat(&node_info("a")).await.unwrap().secret, secret);
     assert_eq!(one.routes().await.unwrap().0, []);
-    assert_eq!(new("c").heartbeat(&card("c")).await.unwrap().secret, secret);
+    assert_eq!(new("c").heartbeat(&node_info("c")).await.unwrap().secret, secret);
 }

@@ -1,4 +1,4 @@
-//! Sentinels: another server takes over, and the store finds it by itself.
+//! Failover by a Sentinel: the replica takes over and the store finds it.
 
 use std::time::Duration;
 
@@ -7,45 +7,45 @@ use try_it_now::store::valkey::{Mode, Settings, ValkeyStore};
 use try_it_now::store::{Claim, Claimed, Store, StoreError};
 
 use super::tcp;
-use crate::suites::store::fixture::{NO_LIMITS, node, template, wish};
-use crate::support::valkey_server::{PATIENCE, SERVICE, Watched};
+use crate::suites::store::fixture::{NO_LIMITS, new_claim, node, template};
+use crate::support::valkey_server::{MAX_WAIT, ReplicatedValkey, SERVICE};
 
-fn store(watched: &Watched) -> ValkeyStore {
+fn store(servers: &ReplicatedValkey) -> ValkeyStore {
     ValkeyStore::new(Settings {
-        addresses: vec![tcp(watched.address())],
+        addresses: vec![tcp(servers.address())],
         mode: Mode::Sentinel { service: SERVICE.to_owned() },
         node: node("a"),
         ..Settings::default()
     })
 }
 
-/// One ready instance, claimed, and all of it at the replica too.
-async fn claimed(watched: &Watched, store: &ValkeyStore) -> (Claim, Claimed) {
+/// Adds a ready instance, claims it, and waits until the replica has all of it.
+async fn claimed(servers: &ReplicatedValkey, store: &ValkeyStore) -> (Claim, Claimed) {
     let id = try_it_now::instance::InstanceId::random(&template("shop"));
     let now = try_it_now::clock::Clock::System.now();
     store.insert(try_it_now::instance::Instance::warming(id.clone(), node("a"), 1, now)).await.unwrap();
     store.offer(&id, ([10, 0, 0, 1], 4000).into()).await.unwrap();
-    let claim = Claim { ttl: Duration::from_secs(600), limits: NO_LIMITS, ..wish() };
+    let claim = Claim { ttl: Duration::from_secs(600), limits: NO_LIMITS, ..new_claim() };
     let claimed = store.claim(&claim).await.unwrap();
     assert!(claimed.instance().is_some());
-    servers_agree(watched);
+    wait_for_replication(servers);
     (claim, claimed)
 }
 
-fn servers_agree(watched: &Watched) {
-    crate::support::valkey_server::wait_until("the replica has all", || {
-        let place = |server: &crate::support::valkey_server::Server, name: &str| -> Option<String> {
-            let told: String = server.ask(&["INFO", "replication"]).ok()?;
-            told.lines().find_map(|line| line.strip_prefix(name).map(str::to_owned))
+fn wait_for_replication(servers: &ReplicatedValkey) {
+    crate::support::valkey_server::wait_until("the replica has all data", || {
+        let offset = |server: &crate::support::valkey_server::ValkeyServer, name: &str| -> Option<String> {
+            let info: String = server.query(&["INFO", "replication"]).ok()?;
+            info.lines().find_map(|line| line.strip_prefix(name).map(str::to_owned))
         };
-        let (here, there) =
-            (place(&watched.master, "master_repl_offset:"), place(&watched.replica, "slave_repl_offset:"));
-        here.is_some() && here == there
+        let (primary, replica) =
+            (offset(&servers.primary, "master_repl_offset:"), offset(&servers.replica, "slave_repl_offset:"));
+        primary.is_some() && primary == replica
     });
 }
 
-/// Asks until it is granted again; each call ends in time.
-async fn granted_again(store: &ValkeyStore, claim: &Claim) -> Claimed {
+/// Repeats a claim until it is answered. Each call must end within its deadline.
+async fn claim_until_answered(store: &ValkeyStore, claim: &Claim) -> Claimed {
     let asking = async {
         loop {
             let begun = Instant::now();
@@ -58,50 +58,53 @@ async fn granted_again(store: &ValkeyStore, claim: &Claim) -> Claimed {
             }
         }
     };
-    timeout(PATIENCE, asking).await.expect("it recovers")
+    timeout(MAX_WAIT, asking).await.expect("the store recovers")
 }
 
 #[tokio::test]
-async fn the_store_follows_when_the_servers_change_places() {
-    let Some(watched) = Watched::start() else { return };
-    let store = store(&watched);
-    let (claim, first) = claimed(&watched, &store).await;
-    watched.swap();
-    watched.swapped();
-    assert_eq!(granted_again(&store, &claim).await, first);
-    // A step that writes, too: the old one lives, and would refuse it.
+async fn the_store_follows_a_failover_while_the_old_primary_lives() {
+    let Some(servers) = ReplicatedValkey::start() else { return };
+    let store = store(&servers);
+    let (claim, first) = claimed(&servers, &store).await;
+    servers.fail_over();
+    servers.wait_for_failover();
+    assert_eq!(claim_until_answered(&store, &claim).await, first);
+    // An operation that writes must reach the new primary: the old one is alive and would refuse it.
     let id = first.instance().unwrap().id().clone();
     assert_eq!(store.release(&id).await.unwrap().0.id(), &id);
 }
 
 #[tokio::test]
-async fn the_store_follows_when_the_server_dies() {
-    let Some(mut watched) = Watched::start() else { return };
-    let store = store(&watched);
-    let (claim, first) = claimed(&watched, &store).await;
-    watched.master.kill();
-    assert!(matches!(store.ping().await, Err(StoreError::Unavailable(_))), "nobody has taken over yet");
-    assert_eq!(granted_again(&store, &claim).await, first);
-    watched.swapped();
+async fn the_store_follows_a_failover_after_the_primary_died() {
+    let Some(mut servers) = ReplicatedValkey::start() else { return };
+    let store = store(&servers);
+    let (claim, first) = claimed(&servers, &store).await;
+    servers.primary.kill();
+    assert!(
+        matches!(store.ping().await, Err(StoreError::Unavailable(_))),
+        "the replica has not taken over yet"
+    );
+    assert_eq!(claim_until_answered(&store, &claim).await, first);
+    servers.wait_for_failover();
 }
 
-/// It has not heard of the last claims, and says that those are ready.
+/// The replica has not received the last claims, so it has those instances as ready.
 #[tokio::test]
-async fn what_a_replica_missed_that_takes_over_is_not_handed_out_again() {
-    let Some(mut watched) = Watched::start() else { return };
-    let store = store(&watched);
-    let (first, granted) = claimed(&watched, &store).await;
+async fn a_claim_that_the_new_primary_missed_is_not_granted_again() {
+    let Some(mut servers) = ReplicatedValkey::start() else { return };
+    let store = store(&servers);
+    let (first, granted) = claimed(&servers, &store).await;
     let id = try_it_now::instance::InstanceId::random(&template("shop"));
     let now = try_it_now::clock::Clock::System.now();
     store.insert(try_it_now::instance::Instance::warming(id.clone(), node("a"), 1, now)).await.unwrap();
     store.offer(&id, ([10, 0, 0, 2], 4000).into()).await.unwrap();
-    servers_agree(&watched);
-    watched.replica.ask::<()>(&["REPLICAOF", "NO", "ONE"]).unwrap();
-    let missed = Claim { ttl: Duration::from_secs(600), limits: NO_LIMITS, ..wish() };
-    let had = store.claim(&missed).await.unwrap();
-    assert_eq!(had.instance().unwrap().id(), &id);
-    watched.master.kill();
-    assert_eq!(granted_again(&store, &missed).await, had);
-    assert_eq!(granted_again(&store, &first).await, granted);
-    assert_eq!(store.claim(&wish()).await, Ok(Claimed::Empty));
+    wait_for_replication(&servers);
+    servers.replica.query::<()>(&["REPLICAOF", "NO", "ONE"]).unwrap();
+    let late_claim = Claim { ttl: Duration::from_secs(600), limits: NO_LIMITS, ..new_claim() };
+    let granted_before = store.claim(&late_claim).await.unwrap();
+    assert_eq!(granted_before.instance().unwrap().id(), &id);
+    servers.primary.kill();
+    assert_eq!(claim_until_answered(&store, &late_claim).await, granted_before);
+    assert_eq!(claim_until_answered(&store, &first).await, granted);
+    assert_eq!(store.claim(&new_claim()).await, Ok(Claimed::Empty));
 }

@@ -1,9 +1,9 @@
-//! 64 clients of two servers at one Valkey, by its own clock. All that is asked and answered is written down with its
-//! times, and then checked: there is an order of all steps of an instance that the rules allow, that agrees with
-//! every answer, and in which no step that had ended comes after one that had not begun.
+//! 64 clients of two nodes use one Valkey, by its own clock. The test records all calls and answers with their times
+//! and then checks that they are linearizable: there is an order of all steps of an instance that the rules allow, that
+//! agrees with every answer, and in which no step that had ended comes after a step that had not begun.
 //!
-//! The order need not be searched for: each step raises the generation of its instance, and the answers tell it. An
-//! instance's steps touch no other, so what holds for each holds for all.
+//! The order need not be searched for: each step raises the generation of its instance, and the answers contain it. The
+//! steps of an instance affect no other instance, so what holds for each holds for all.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
@@ -18,44 +18,44 @@ use try_it_now::store::{Claim, Claimed, Store, StoreError};
 use try_it_now::telemetry::task::spawn;
 
 use super::{own_prefix, server, tcp};
-use crate::suites::store::fixture::{node, template, wish};
-use crate::support::valkey_server::PATIENCE;
+use crate::suites::store::fixture::{new_claim, node, template};
+use crate::support::valkey_server::MAX_WAIT;
 
 const CLIENTS: usize = 64;
 const ROUNDS: usize = 40;
 const LEASE: Duration = Duration::from_millis(40);
-const LONGEST: Duration = Duration::from_millis(120);
+const MAX_TTL: Duration = Duration::from_millis(120);
 
-/// What an answer says of one instance.
+/// What an answer says about one instance.
 #[derive(Debug, Clone)]
-enum Told {
-    /// It is ready from here on.
+enum Observation {
+    /// The instance is ready from here on.
     Offered(Instance),
     Claimed(ClaimToken, Instance),
     ExtendResponse(Instance),
-    /// As it was before.
+    /// The record before the release.
     ReleaseResponse(Instance),
     Expired(Instance),
-    /// As it was before.
+    /// The record before the failure.
     Failed(Instance),
     MemorySample(Option<Instance>),
-    /// A step was refused because nobody has it.
+    /// A step was refused because no lease runs.
     Unknown,
 }
 
 #[derive(Debug, Clone)]
-struct Entry {
+struct HistoryEntry {
     id: InstanceId,
-    told: Told,
+    observed: Observation,
     begun: Instant,
     ended: Instant,
-    /// The same by the wall clock, which is Valkey's too.
+    /// The same times by the wall clock, which is also that of Valkey.
     from: Millis,
     until: Millis,
 }
 
-/// A claim that got nothing.
-struct Nothing {
+/// A claim that got no instance.
+struct EmptyClaim {
     token: ClaimToken,
     begun: Instant,
     ended: Instant,
@@ -63,8 +63,8 @@ struct Nothing {
 
 #[derive(Default)]
 struct History {
-    entries: Mutex<Vec<Entry>>,
-    nothing: Mutex<Vec<Nothing>>,
+    entries: Mutex<Vec<HistoryEntry>>,
+    empty_claims: Mutex<Vec<EmptyClaim>>,
 }
 
 struct Client {
@@ -75,36 +75,36 @@ struct Client {
 }
 
 impl Client {
-    /// Asks, and writes down what `tells` of the answer.
-    async fn ask<T>(
+    /// Makes a call and records what `observe` returns for its answer.
+    async fn record<T>(
         &self,
-        asked: impl Future<Output = T>,
-        tells: impl FnOnce(&T) -> Vec<(InstanceId, Told)>,
+        call: impl Future<Output = T>,
+        observe: impl FnOnce(&T) -> Vec<(InstanceId, Observation)>,
     ) -> T {
         let (begun, from) = (Instant::now(), Clock::System.now());
-        let answer = asked.await;
+        let answer = call.await;
         let (ended, until) = (Instant::now(), Clock::System.now());
-        let entries = tells(&answer).into_iter();
-        let entries = entries.map(|(id, told)| Entry { id, told, begun, ended, from, until });
+        let entries = observe(&answer).into_iter();
+        let entries = entries.map(|(id, observed)| HistoryEntry { id, observed, begun, ended, from, until });
         self.history.entries.lock().extend(entries);
         answer
     }
 
-    async fn provide(&self, n: usize) {
+    async fn add_ready(&self, n: usize) {
         let id = InstanceId::random(&template("shop"));
         let new = Instance::warming(id.clone(), self.node.clone(), 1, Clock::System.now());
         self.store.insert(new).await.unwrap();
         let at = ([10, self.number as u8, (n >> 8) as u8, n as u8], 4000).into();
         let offer = self.store.offer(&id, at);
-        self.ask(offer, |it| vec![(id.clone(), Told::Offered(it.clone().unwrap()))]).await.unwrap();
+        self.record(offer, |it| vec![(id.clone(), Observation::Offered(it.clone().unwrap()))]).await.unwrap();
     }
 
     async fn claim(&self, claim: &Claim) -> Option<Instance> {
         let (begun, token) = (Instant::now(), claim.token);
         let claimed = self
-            .ask(self.store.claim(claim), |claimed| match claimed {
+            .record(self.store.claim(claim), |claimed| match claimed {
                 Ok(Claimed::Granted { instance, .. }) => {
-                    vec![(instance.id().clone(), Told::Claimed(token, instance.clone()))]
+                    vec![(instance.id().clone(), Observation::Claimed(token, instance.clone()))]
                 }
                 Ok(Claimed::Empty) => Vec::new(),
                 other => panic!("{other:?}"),
@@ -112,7 +112,7 @@ impl Client {
             .await;
         let got = claimed.unwrap().instance().cloned();
         if got.is_none() {
-            self.history.nothing.lock().push(Nothing { token, begun, ended: Instant::now() });
+            self.history.empty_claims.lock().push(EmptyClaim { token, begun, ended: Instant::now() });
         }
         got
     }
@@ -120,41 +120,43 @@ impl Client {
     async fn step(
         &self,
         id: &InstanceId,
-        asked: impl Future<Output = Result<Instance, StoreError>>,
-        told: fn(Instance) -> Told,
+        call: impl Future<Output = Result<Instance, StoreError>>,
+        observed: fn(Instance) -> Observation,
     ) {
-        let tells = |answer: &Result<Instance, StoreError>| match answer {
-            Ok(it) => vec![(id.clone(), told(it.clone()))],
-            Err(StoreError::Unknown) => vec![(id.clone(), Told::Unknown)],
+        let observe = |answer: &Result<Instance, StoreError>| match answer {
+            Ok(it) => vec![(id.clone(), observed(it.clone()))],
+            Err(StoreError::Unknown) => vec![(id.clone(), Observation::Unknown)],
             Err(StoreError::NotExtended(_)) => Vec::new(),
             Err(other) => panic!("{other}"),
         };
-        let _ = self.ask(asked, tells).await;
+        let _ = self.record(call, observe).await;
     }
 
     async fn sweep(&self) {
-        let tells = |swept: &Result<Vec<Instance>, StoreError>| {
+        let observe = |swept: &Result<Vec<Instance>, StoreError>| {
             let swept = swept.clone().unwrap().into_iter();
-            swept.map(|it| (it.id().clone(), Told::Expired(it))).collect()
+            swept.map(|it| (it.id().clone(), Observation::Expired(it))).collect()
         };
-        self.ask(self.store.sweep(20), tells).await.unwrap();
+        self.record(self.store.sweep(20), observe).await.unwrap();
     }
 
-    async fn look(&self, id: &InstanceId) {
-        self.ask(self.store.get(id), |it| vec![(id.clone(), Told::MemorySample(it.clone().unwrap()))])
-            .await
-            .unwrap();
+    async fn read(&self, id: &InstanceId) {
+        self.record(self.store.get(id), |it| {
+            vec![(id.clone(), Observation::MemorySample(it.clone().unwrap()))]
+        })
+        .await
+        .unwrap();
     }
 
-    /// What a client does in a round, each a little else than its neighbours.
+    /// One round of a client. Neighbouring clients do different steps.
     async fn round(&self, n: usize, others: &Mutex<Vec<(Claim, InstanceId)>>) {
-        self.provide(n).await;
-        let claim = Claim { ttl: LEASE, node: self.node.clone(), ..wish() };
+        self.add_ready(n).await;
+        let claim = Claim { ttl: LEASE, node: self.node.clone(), ..new_claim() };
         let got = self.claim(&claim).await;
         if let Some(it) = &got {
             others.lock().push((claim.clone(), it.id().clone()));
         }
-        // One that somebody else has, perhaps by the other server, and perhaps no longer.
+        // An instance that another client has claimed, perhaps through the other node, and perhaps no longer has.
         let other = {
             let others = others.lock();
             others
@@ -167,19 +169,21 @@ impl Client {
             0 => drop(self.claim(&claim).await),
             1 => {
                 let release = async { self.store.release(&id).await.map(|(before, _)| before) };
-                self.step(&id, release, Told::ReleaseResponse).await;
+                self.step(&id, release, Observation::ReleaseResponse).await;
             }
-            2 | 3 => self.step(&id, self.store.extend(&id, LEASE / 2, LONGEST), Told::ExtendResponse).await,
-            4 => self.step(&id, self.store.fail(&id), Told::Failed).await,
+            2 | 3 => {
+                self.step(&id, self.store.extend(&id, LEASE / 2, MAX_TTL), Observation::ExtendResponse).await
+            }
+            4 => self.step(&id, self.store.fail(&id), Observation::Failed).await,
             5 => self.sweep().await,
             _ => {}
         }
-        self.look(&id).await;
+        self.read(&id).await;
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn what_64_clients_of_two_servers_are_told_has_one_order() {
+async fn the_answers_to_64_clients_of_two_nodes_are_linearizable() {
     let Some(server) = server() else { return };
     let prefix = own_prefix();
     let stores = [(); 2].map(|()| {
@@ -187,7 +191,7 @@ async fn what_64_clients_of_two_servers_are_told_has_one_order() {
         Arc::new(ValkeyStore::new(Settings {
             addresses,
             prefix: prefix.clone(),
-            deadline: PATIENCE,
+            call_timeout: MAX_WAIT,
             ..Settings::default()
         }))
     });
@@ -212,208 +216,228 @@ async fn what_64_clients_of_two_servers_are_told_has_one_order() {
 
 fn check(history: &History, left: &[Instance]) {
     let entries = history.entries.lock();
-    let mut lives: HashMap<&InstanceId, Vec<&Entry>> = HashMap::new();
+    let mut histories: HashMap<&InstanceId, Vec<&HistoryEntry>> = HashMap::new();
     for entry in entries.iter() {
-        lives.entry(&entry.id).or_default().push(entry);
+        histories.entry(&entry.id).or_default().push(entry);
     }
     let left: HashMap<_, _> = left.iter().map(|it| (it.id().clone(), it)).collect();
     let mut seen = HashMap::new();
     let mut tokens = HashMap::new();
-    for (id, entries) in &lives {
-        let life = LifeOf::of(id, entries);
-        life.check(left.get(id).copied());
-        for step in life.steps.values() {
-            let kind = match step.told {
-                Told::Offered(_) => "offered",
-                Told::Claimed(token, _) => {
-                    assert_eq!(tokens.insert(token, (*id).clone()), None, "one token, two instances");
+    for (id, entries) in &histories {
+        let history = InstanceHistory::of(id, entries);
+        history.check(left.get(id).copied());
+        for step in history.steps.values() {
+            let kind = match step.observed {
+                Observation::Offered(_) => "offered",
+                Observation::Claimed(token, _) => {
+                    assert_eq!(
+                        tokens.insert(token, (*id).clone()),
+                        None,
+                        "a token was granted two instances"
+                    );
                     "claimed"
                 }
-                Told::ExtendResponse(_) => "extended",
-                Told::ReleaseResponse(_) => "released",
-                Told::Expired(_) => "expired",
-                Told::Failed(_) => "failed",
-                Told::MemorySample(_) | Told::Unknown => unreachable!(),
+                Observation::ExtendResponse(_) => "extended",
+                Observation::ReleaseResponse(_) => "released",
+                Observation::Expired(_) => "expired",
+                Observation::Failed(_) => "failed",
+                Observation::MemorySample(_) | Observation::Unknown => unreachable!(),
             };
             *seen.entry(kind).or_insert(0) += 1;
         }
     }
     for kind in ["offered", "claimed", "extended", "released", "expired", "failed"] {
-        assert!(seen.get(kind).is_some_and(|count| *count >= 20), "too little happened: {seen:?}");
+        assert!(seen.get(kind).is_some_and(|count| *count >= 20), "too few steps of a kind: {seen:?}");
     }
     assert_eq!(seen["offered"], CLIENTS * ROUNDS);
-    nothing_only_when_nothing_was_ready(&lives, &history.nothing.lock(), &tokens);
+    check_empty_claims(&histories, &history.empty_claims.lock(), &tokens);
 }
 
-/// The steps of one instance by the generation that each began.
-struct LifeOf<'a> {
+/// The steps of one instance by the generation that each one produced.
+struct InstanceHistory<'a> {
     id: &'a InstanceId,
-    steps: BTreeMap<u64, &'a Entry>,
-    looks: Vec<&'a Entry>,
+    steps: BTreeMap<u64, &'a HistoryEntry>,
+    reads: Vec<&'a HistoryEntry>,
 }
 
-impl<'a> LifeOf<'a> {
-    fn of(id: &'a InstanceId, entries: &[&'a Entry]) -> Self {
-        let (mut steps, mut looks) = (BTreeMap::new(), Vec::new());
-        let mut claims: Vec<&Entry> = Vec::new();
+impl<'a> InstanceHistory<'a> {
+    fn of(id: &'a InstanceId, entries: &[&'a HistoryEntry]) -> Self {
+        let (mut steps, mut reads) = (BTreeMap::new(), Vec::new());
+        let mut claims: Vec<&HistoryEntry> = Vec::new();
         for &entry in entries {
-            let generation = match &entry.told {
-                Told::Offered(it) | Told::ExtendResponse(it) | Told::Expired(it) => it.generation(),
-                // Removed, or failed, in the step after the record as it was.
-                Told::ReleaseResponse(it) | Told::Failed(it) => it.generation() + 1,
-                Told::Claimed(..) => {
+            let generation = match &entry.observed {
+                Observation::Offered(it) | Observation::ExtendResponse(it) | Observation::Expired(it) => {
+                    it.generation()
+                }
+                // The step removed or failed the record, which the answer shows as it was before.
+                Observation::ReleaseResponse(it) | Observation::Failed(it) => it.generation() + 1,
+                Observation::Claimed(..) => {
                     claims.push(entry);
                     continue;
                 }
-                Told::MemorySample(_) | Told::Unknown => {
-                    looks.push(entry);
+                Observation::MemorySample(_) | Observation::Unknown => {
+                    reads.push(entry);
                     continue;
                 }
             };
             let twice = steps.insert(generation, entry);
-            assert!(twice.is_none(), "{id}: two steps are the {generation}th: {entry:?} and {twice:?}");
+            assert!(
+                twice.is_none(),
+                "{id}: two steps produced generation {generation}: {entry:?} and {twice:?}"
+            );
         }
-        // Of a claim and its repetitions the first granted it, and the others looked.
+        // Of a claim and its repetitions the first was granted, and the others only read.
         claims.sort_by_key(|claim| {
-            let Told::Claimed(_, it) = &claim.told else { unreachable!() };
+            let Observation::Claimed(_, it) = &claim.observed else { unreachable!() };
             (it.generation(), claim.ended)
         });
         for claim in claims {
-            let Told::Claimed(token, it) = &claim.told else { unreachable!() };
+            let Observation::Claimed(token, it) = &claim.observed else { unreachable!() };
             let owner = it.lease().unwrap().token();
-            assert_eq!(*token, owner, "{id}: given to another's token");
-            // Offered is the second, so the grant is the third.
+            assert_eq!(*token, owner, "{id}: granted to the token of another claim");
+            // The offer produces generation 2, so the grant produces generation 3.
             if it.generation() == 3 && !steps.contains_key(&3) {
                 steps.insert(3, claim);
             } else {
-                looks.push(claim);
+                reads.push(claim);
             }
         }
-        Self { id, steps, looks }
+        Self { id, steps, reads }
     }
 
     fn check(&self, left: Option<&Instance>) {
-        let Self { id, steps, looks } = self;
-        let mut before: Option<&Entry> = None;
+        let Self { id, steps, reads } = self;
+        let mut before: Option<&HistoryEntry> = None;
         let mut deadline: Option<Millis> = None;
         for (n, (generation, step)) in steps.iter().enumerate() {
-            assert_eq!(*generation, n as u64 + 2, "{id}: a step that nobody made: {steps:?}");
+            assert_eq!(*generation, n as u64 + 2, "{id}: a step that no client made: {steps:?}");
             if let Some(before) = before {
-                assert!(before.begun <= step.ended, "{id}: {step:?} was over before {before:?} began");
-                let over =
-                    matches!(before.told, Told::ReleaseResponse(_) | Told::Expired(_) | Told::Failed(_));
-                assert!(!over, "{id}: resurrected by {step:?}");
+                assert!(before.begun <= step.ended, "{id}: {step:?} ended before {before:?} began");
+                let over = matches!(
+                    before.observed,
+                    Observation::ReleaseResponse(_) | Observation::Expired(_) | Observation::Failed(_)
+                );
+                assert!(!over, "{id}: {step:?} after its end");
             }
-            match &step.told {
-                Told::Offered(_) => assert_eq!(n, 0, "{id}"),
-                Told::Claimed(_, it) => {
-                    assert_eq!(n, 1, "{id}: given again");
+            match &step.observed {
+                Observation::Offered(_) => assert_eq!(n, 0, "{id}"),
+                Observation::Claimed(_, it) => {
+                    assert_eq!(n, 1, "{id}: granted again");
                     deadline = it.lease().map(|lease| lease.deadline());
                 }
-                Told::ExtendResponse(it) => {
+                Observation::ExtendResponse(it) => {
                     let lease = it.lease().unwrap();
                     assert_eq!(Some(lease.deadline()), deadline.map(|deadline| deadline + LEASE / 2), "{id}");
-                    assert!(step.from < deadline.unwrap(), "{id}: extended when it was over: {step:?}");
-                    assert!(lease.deadline() <= lease.assigned_at() + LONGEST);
+                    assert!(step.from < deadline.unwrap(), "{id}: extended after its deadline: {step:?}");
+                    assert!(lease.deadline() <= lease.assigned_at() + MAX_TTL);
                     deadline = Some(lease.deadline());
                 }
-                Told::ReleaseResponse(_) => {
-                    assert!(step.from < deadline.unwrap(), "{id}: released when it was over: {step:?}");
+                Observation::ReleaseResponse(_) => {
+                    assert!(step.from < deadline.unwrap(), "{id}: released after its deadline: {step:?}");
                 }
-                Told::Expired(it) => {
-                    let State::Expired { at, ending, .. } = it.life() else { panic!("{it:?}") };
+                Observation::Expired(it) => {
+                    let State::Expired { at, reason: ending, .. } = it.state() else { panic!("{it:?}") };
                     assert_eq!((Some(*at), *ending), (deadline, EndReason::Expired), "{id}");
                     assert!(step.until >= deadline.unwrap(), "{id}: expired early: {step:?}");
                 }
-                Told::Failed(_) => {
+                Observation::Failed(_) => {
                     assert!(deadline.is_none_or(|deadline| step.from < deadline), "{id}: {step:?}");
                 }
-                Told::MemorySample(_) | Told::Unknown => unreachable!(),
+                Observation::MemorySample(_) | Observation::Unknown => unreachable!(),
             }
             before = Some(step);
         }
-        for look in looks {
-            self.check_look(look);
+        for read in reads {
+            self.check_read(read);
         }
-        let last = before.expect("it was offered");
-        match (&last.told, left) {
-            (Told::ReleaseResponse(_), None) => {}
-            (Told::Offered(_), Some(left)) => assert_eq!(left.life().name(), "ready", "{id}"),
-            (Told::Failed(_) | Told::Expired(_), Some(left)) => {
-                assert_eq!(left.life().name(), "expired", "{id}");
+        let last = before.expect("the instance was offered");
+        match (&last.observed, left) {
+            (Observation::ReleaseResponse(_), None) => {}
+            (Observation::Offered(_), Some(left)) => assert_eq!(left.state().name(), "ready", "{id}"),
+            (Observation::Failed(_) | Observation::Expired(_), Some(left)) => {
+                assert_eq!(left.state().name(), "expired", "{id}");
             }
-            (Told::Claimed(_, it) | Told::ExtendResponse(it), Some(left)) => {
+            (Observation::Claimed(_, it) | Observation::ExtendResponse(it), Some(left)) => {
                 assert_eq!(left.lease(), it.lease(), "{id}");
             }
             (_, left) => panic!("{id}: {last:?}, and then {left:?}"),
         }
     }
 
-    /// A reader saw it as some step left it that was not yet followed by another.
-    fn check_look(&self, look: &Entry) {
+    /// Checks that a reader saw the instance as some step left it, and before the next step.
+    fn check_read(&self, read: &HistoryEntry) {
         let Self { id, steps, .. } = self;
-        let record = match &look.told {
-            Told::MemorySample(record) => record.as_ref(),
-            Told::Claimed(_, it) => Some(it),
+        let record = match &read.observed {
+            Observation::MemorySample(record) => record.as_ref(),
+            Observation::Claimed(_, it) => Some(it),
             _ => None,
         };
-        // Readers see an overdue one as the sweep will leave it.
+        // Readers see an overdue instance as the sweep will leave it.
         if let Some(record) = record
-            && let State::Expired { at, ending: EndReason::Expired, .. } = record.life()
+            && let State::Expired { at, reason: EndReason::Expired, .. } = record.state()
         {
-            assert!(*at <= look.until, "{id}: seen as over too early: {look:?}");
-            assert!(steps[&(record.generation() - 1)].begun <= look.ended, "{id}: {look:?}");
+            assert!(*at <= read.until, "{id}: seen as expired too early: {read:?}");
+            assert!(steps[&(record.generation() - 1)].begun <= read.ended, "{id}: {read:?}");
             let next = steps.get(&record.generation());
-            return assert!(next.is_none_or(|next| matches!(next.told, Told::Expired(_))), "{id}: {look:?}");
+            return assert!(
+                next.is_none_or(|next| matches!(next.observed, Observation::Expired(_))),
+                "{id}: {read:?}"
+            );
         }
-        let generation = match (&look.told, record) {
-            (Told::Unknown, _) => {
-                // It was over by then, or its deadline had passed.
+        let generation = match (&read.observed, record) {
+            (Observation::Unknown, _) => {
+                // The instance had ended by then, or its deadline had passed.
                 let over = steps.values().any(|step| {
-                    matches!(step.told, Told::ReleaseResponse(_) | Told::Expired(_) | Told::Failed(_))
-                        && step.begun <= look.ended
+                    matches!(
+                        step.observed,
+                        Observation::ReleaseResponse(_) | Observation::Expired(_) | Observation::Failed(_)
+                    ) && step.begun <= read.ended
                 });
-                let passed = steps.values().rev().find_map(|step| match &step.told {
-                    Told::Claimed(_, it) | Told::ExtendResponse(it) if step.ended <= look.begun => {
+                let passed = steps.values().rev().find_map(|step| match &step.observed {
+                    Observation::Claimed(_, it) | Observation::ExtendResponse(it)
+                        if step.ended <= read.begun =>
+                    {
                         it.lease().map(|lease| lease.deadline())
                     }
                     _ => None,
                 });
-                let passed = passed.is_some_and(|deadline| deadline <= look.until);
-                assert!(over || passed, "{id}: unknown while it was there: {look:?} {steps:?}");
+                let passed = passed.is_some_and(|deadline| deadline <= read.until);
+                assert!(over || passed, "{id}: unknown while it was assigned: {read:?} {steps:?}");
                 return;
             }
             (_, Some(record)) => record.generation(),
             (_, None) => {
                 let (generation, last) = steps.last_key_value().unwrap();
-                assert!(matches!(last.told, Told::ReleaseResponse(_)), "{id}: lost: {look:?}");
+                assert!(matches!(last.observed, Observation::ReleaseResponse(_)), "{id}: lost: {read:?}");
                 *generation
             }
         };
         let made = steps[&generation];
-        assert!(made.begun <= look.ended, "{id}: seen before it was: {look:?}");
+        assert!(made.begun <= read.ended, "{id}: seen before it existed: {read:?}");
         if let Some(next) = steps.get(&(generation + 1)) {
-            assert!(look.begun <= next.ended, "{id}: seen when it was over: {look:?} {next:?}");
+            assert!(read.begun <= next.ended, "{id}: seen after it ended: {read:?} {next:?}");
         }
     }
 }
 
-/// A claim got nothing only if its token had had its instance, or if there was a moment in which nothing was ready:
-/// so no instance was ready from its begin to its end for certain.
-fn nothing_only_when_nothing_was_ready(
-    lives: &HashMap<&InstanceId, Vec<&Entry>>,
-    nothing: &[Nothing],
+/// Checks that a claim was empty only if its token had had its instance, or if there was a moment at which nothing was
+/// ready: no instance was certainly ready from its begin to its end.
+fn check_empty_claims(
+    histories: &HashMap<&InstanceId, Vec<&HistoryEntry>>,
+    empty_claims: &[EmptyClaim],
     tokens: &HashMap<ClaimToken, InstanceId>,
 ) {
-    let spent: HashSet<_> = tokens.keys().collect();
-    for claim in nothing.iter().filter(|claim| !spent.contains(&claim.token)) {
-        for (id, entries) in lives {
-            let offered =
-                entries.iter().any(|it| matches!(it.told, Told::Offered(_)) && it.ended <= claim.begun);
-            let taken = entries
+    let used: HashSet<_> = tokens.keys().collect();
+    for claim in empty_claims.iter().filter(|claim| !used.contains(&claim.token)) {
+        for (id, entries) in histories {
+            let offered = entries
                 .iter()
-                .any(|it| matches!(it.told, Told::Claimed(..) | Told::Failed(_)) && it.begun <= claim.ended);
-            assert!(!offered || taken, "{id} was ready, and a claim got nothing");
+                .any(|it| matches!(it.observed, Observation::Offered(_)) && it.ended <= claim.begun);
+            let taken = entries.iter().any(|it| {
+                matches!(it.observed, Observation::Claimed(..) | Observation::Failed(_))
+                    && it.begun <= claim.ended
+            });
+            assert!(!offered || taken, "{id} was ready, and a claim was empty");
         }
     }
 }

@@ -1,4 +1,5 @@
-//! The shared store on real Valkeys, with a clock that is moved by hand, and what only it promises.
+//! The Valkey store under the suite, on real Valkey servers and with a clock that the tests advance, and what only this
+//! store promises.
 
 mod crashes;
 mod failover;
@@ -17,20 +18,21 @@ use try_it_now::store::Store;
 use try_it_now::store::valkey::{Address, Mode, Settings, ValkeyStore};
 
 use crate::suites::store::Backend;
-use crate::support::valkey_server::{Cluster, Keeps, PATIENCE, Server};
+use crate::support::valkey_server::{MAX_WAIT, Persistence, ValkeyCluster, ValkeyServer};
 
 store_suite!(single, || async { crate::valkey::backend() }, 40);
 store_suite!(in groups cluster, || async { crate::valkey::cluster_backend() }, 10);
 
-/// Fewer than it keeps by itself: the sentence that overruns it makes one call for each.
+/// The number of route events that the store keeps here. It is smaller than the default, because the test that overruns
+/// it makes one call for each event.
 const ROUTE_EVENTS: usize = 4_096;
 
-/// Those of this process, shared by all its tests, and ended with the last that uses them.
-static SERVER: Mutex<Weak<Server>> = Mutex::new(Weak::new());
-static CLUSTER: Mutex<Weak<Cluster>> = Mutex::new(Weak::new());
+/// The servers of this process. All its tests share them, and they end with the last test that uses them.
+static SERVER: Mutex<Weak<ValkeyServer>> = Mutex::new(Weak::new());
+static CLUSTER: Mutex<Weak<ValkeyCluster>> = Mutex::new(Weak::new());
 
-fn shared<T>(all: &Mutex<Weak<T>>, start: impl FnOnce() -> Option<T>) -> Option<Arc<T>> {
-    let mut shared = all.lock();
+fn shared<T>(slot: &Mutex<Weak<T>>, start: impl FnOnce() -> Option<T>) -> Option<Arc<T>> {
+    let mut shared = slot.lock();
     if let Some(running) = shared.upgrade() {
         return Some(running);
     }
@@ -39,12 +41,12 @@ fn shared<T>(all: &Mutex<Weak<T>>, start: impl FnOnce() -> Option<T>) -> Option<
     Some(started)
 }
 
-/// A server that forgets all when it ends, shared by all tests of this process.
-fn server() -> Option<Arc<Server>> {
-    shared(&SERVER, || Server::start(Keeps::Nothing, &[]))
+/// Returns a server without persistence that all tests of this process share.
+fn server() -> Option<Arc<ValkeyServer>> {
+    shared(&SERVER, || ValkeyServer::start(Persistence::None, &[]))
 }
 
-/// Keys that nobody else has: others work on the same server.
+/// Returns a key prefix that no other test uses on the shared server.
 fn own_prefix() -> String {
     format!("{{{}}}", NodeId::random())
 }
@@ -53,22 +55,22 @@ fn tcp((host, port): (String, u16)) -> Address {
     Address::Tcp(host, port)
 }
 
-struct Valkey {
+struct ValkeyBackend {
     store: Arc<ValkeyStore>,
     clock: Clock,
     settings: Settings,
     _running: Arc<dyn Send + Sync>,
 }
 
-impl Valkey {
+impl ValkeyBackend {
     fn new(running: Arc<dyn Send + Sync>, settings: Settings) -> Self {
         let clock = Clock::manual(Millis(1_700_000_000_000));
         let settings = Settings {
             prefix: own_prefix(),
-            // Nothing here is about time, and a machine with other work may stand still for a second.
-            deadline: PATIENCE,
+            // These tests do not measure time, and a busy machine may stall for a second.
+            call_timeout: MAX_WAIT,
             clock: Some(clock.clone()),
-            route_events: ROUTE_EVENTS,
+            max_route_events: ROUTE_EVENTS,
             ..settings
         };
         Self { store: Arc::new(ValkeyStore::new(settings.clone())), clock, settings, _running: running }
@@ -78,17 +80,20 @@ impl Valkey {
 pub(crate) fn backend() -> Option<Arc<dyn Backend>> {
     let server = server()?;
     let addresses = vec![Address::Unix(server.socket())];
-    Some(Arc::new(Valkey::new(server, Settings { addresses, ..Settings::default() })))
+    Some(Arc::new(ValkeyBackend::new(server, Settings { addresses, ..Settings::default() })))
 }
 
 pub(crate) fn cluster_backend() -> Option<Arc<dyn Backend>> {
-    let cluster = shared(&CLUSTER, Cluster::start)?;
+    let cluster = shared(&CLUSTER, ValkeyCluster::start)?;
     let addresses = cluster.addresses().into_iter().map(tcp).collect();
-    Some(Arc::new(Valkey::new(cluster, Settings { addresses, mode: Mode::Cluster, ..Settings::default() })))
+    Some(Arc::new(ValkeyBackend::new(
+        cluster,
+        Settings { addresses, mode: Mode::Cluster, ..Settings::default() },
+    )))
 }
 
 #[async_trait]
-impl Backend for Valkey {
+impl Backend for ValkeyBackend {
     fn store(&self) -> Arc<dyn Store> {
         self.store.clone()
     }

@@ -1,5 +1,5 @@
-//! Valkey comes back with an older past or with none, while two servers hand out each other's instances: nothing that was
-//! handed out is handed out again, and nothing is forgotten.
+//! Valkey comes back with older data or with none, while two nodes claim each other's instances: no instance is granted
+//! twice, and no grant is lost.
 
 use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
@@ -17,33 +17,33 @@ use try_it_now::store::{Claim, Claimed, Cursor, RouteEvents, Store, StoreError};
 use try_it_now::telemetry::task::spawn;
 
 use super::{own_prefix, tcp};
-use crate::suites::store::fixture::{MINUTE, node, template, wish};
-use crate::suites::store::nodes::card;
-use crate::support::fault_proxy::{Fault, Proxy};
-use crate::support::valkey_server::{Cluster, Keeps, PATIENCE, Server};
+use crate::suites::store::fixture::{MINUTE, new_claim, node, template};
+use crate::suites::store::nodes::node_info;
+use crate::support::fault_proxy::{Fault, FaultProxy};
+use crate::support::valkey_server::{MAX_WAIT, Persistence, ValkeyCluster, ValkeyServer};
 
-/// How long claims may stay closed when all servers live.
-const REOPENED: Duration = Duration::from_secs(3);
+/// The longest time until claims work again while all nodes are alive.
+const MAX_RECOVERY_TIME: Duration = Duration::from_secs(3);
 
 const LEASE: Duration = Duration::from_secs(900);
 
-/// What is left of a Valkey's past.
+/// The data that Valkey has after a crash.
 #[derive(Debug, Clone, Copy, PartialEq)]
-enum Past {
-    /// What it has written.
-    Written,
-    /// What it had written some time ago.
-    Old,
-    Nothing,
+enum DataLoss {
+    /// All that it has written.
+    None,
+    /// What it had written some time before.
+    Recent,
+    All,
 }
 
-/// A server as the store sees it: one that beats, fills its pool, and hands out.
+/// A node as the store sees it: it sends heartbeats, fills its pool, and claims.
 struct Node {
     store: Arc<ValkeyStore>,
     name: &'static str,
 }
 
-fn settings(server: &Server, name: &str) -> Settings {
+fn settings(server: &ValkeyServer, name: &str) -> Settings {
     Settings { addresses: vec![tcp(server.address())], node: node(name), ..Settings::default() }
 }
 
@@ -53,8 +53,8 @@ fn endpoint() -> try_it_now::instance::Endpoint {
     ([10, a, b, c], 4000).into()
 }
 
-/// Asks until there is an answer.
-async fn sure<T>(mut ask: impl AsyncFnMut() -> Result<T, StoreError>) -> Result<T, StoreError> {
+/// Repeats a call until it is answered.
+async fn until_answered<T>(mut ask: impl AsyncFnMut() -> Result<T, StoreError>) -> Result<T, StoreError> {
     let asking = async {
         loop {
             match ask().await {
@@ -63,7 +63,7 @@ async fn sure<T>(mut ask: impl AsyncFnMut() -> Result<T, StoreError>) -> Result<
             }
         }
     };
-    timeout(PATIENCE, asking).await.expect("the store recovers")
+    timeout(MAX_WAIT, asking).await.expect("the store recovers")
 }
 
 impl Node {
@@ -79,29 +79,29 @@ impl Node {
         id
     }
 
-    async fn heartbeat(&self) {
-        self.store.heartbeat(&card(self.name)).await.unwrap();
+    async fn send_heartbeat(&self) {
+        self.store.heartbeat(&node_info(self.name)).await.unwrap();
     }
 
     fn claim(&self) -> Claim {
-        Claim { node: node(self.name), ttl: LEASE, ..wish() }
+        Claim { node: node(self.name), ttl: LEASE, ..new_claim() }
     }
 
-    /// One of the other's.
+    /// Claims an instance, of this node or of another, until the store answers.
     async fn granted(&self) -> Instance {
-        let claimed = sure(async || self.store.claim(&self.claim()).await).await.unwrap();
+        let claimed = until_answered(async || self.store.claim(&self.claim()).await).await.unwrap();
         claimed.instance().unwrap_or_else(|| panic!("{claimed:?}")).clone()
     }
 
     async fn state(&self, id: &InstanceId) -> Option<Instance> {
-        sure(async || self.store.get(id).await).await.unwrap()
+        until_answered(async || self.store.get(id).await).await.unwrap()
     }
 
     async fn ready_count(&self) -> usize {
-        sure(async || self.store.counts(&template("shop"), None).await).await.unwrap().ready
+        until_answered(async || self.store.counts(&template("shop"), None).await).await.unwrap().ready
     }
 
-    /// Follows the routes to their end, as the proxy of a server does.
+    /// Follows the route events to their end, as the proxy of a node does.
     async fn follow(&self) {
         let (_, cursor) = self.store.routes().await.unwrap();
         assert_eq!(
@@ -111,50 +111,50 @@ impl Node {
     }
 }
 
-/// Two that know each other.
-async fn pair(server: &Server, adjust: impl Fn(Settings) -> Settings) -> (Node, Node) {
+/// Returns two nodes that know of each other.
+async fn two_nodes(server: &ValkeyServer, adjust: impl Fn(Settings) -> Settings) -> (Node, Node) {
     let [a, b] = ["a", "b"].map(|name| Node::new(name, adjust(settings(server, name))));
     for _ in 0..3 {
-        a.heartbeat().await;
-        b.heartbeat().await;
+        a.send_heartbeat().await;
+        b.send_heartbeat().await;
     }
     (a, b)
 }
 
-/// What the clients were told.
+/// The answers that the clients got.
 #[derive(Default)]
-struct Told {
-    /// Which claim got which instance, and until when.
+struct ClientLog {
+    /// For each granted instance: the token of its claim and the deadline of its lease.
     granted: Mutex<HashMap<InstanceId, (ClaimToken, Millis)>>,
-    doubled: Mutex<Vec<InstanceId>>,
+    duplicates: Mutex<Vec<InstanceId>>,
     released: Mutex<HashSet<InstanceId>>,
-    /// ApiRequest to be released, without an answer.
-    unsure: Mutex<HashSet<InstanceId>>,
+    /// Instances whose release got no answer.
+    unanswered: Mutex<HashSet<InstanceId>>,
     count: AtomicU32,
 }
 
-impl Told {
+impl ClientLog {
     fn grant(&self, token: ClaimToken, instance: &Instance) {
         self.count.fetch_add(1, Ordering::Relaxed);
         let until = instance.lease().unwrap().deadline();
         if self.granted.lock().insert(instance.id().clone(), (token, until)).is_some() {
-            self.doubled.lock().push(instance.id().clone());
+            self.duplicates.lock().push(instance.id().clone());
         }
     }
 
-    /// Whether the store agrees with all of it.
-    async fn is_true(&self, node: &Node) {
-        assert_eq!(*self.doubled.lock(), [], "given to two");
-        let (granted, unsure) = (self.granted.lock().clone(), self.unsure.lock().clone());
+    /// Checks that the store agrees with all answers.
+    async fn check(&self, node: &Node) {
+        assert_eq!(*self.duplicates.lock(), [], "an instance was granted twice");
+        let (granted, unanswered) = (self.granted.lock().clone(), self.unanswered.lock().clone());
         let released = self.released.lock().clone();
-        for (id, (token, until)) in granted.iter().filter(|(id, _)| !unsure.contains(id)) {
+        for (id, (token, until)) in granted.iter().filter(|(id, _)| !unanswered.contains(id)) {
             let found = node.state(id).await;
             if released.contains(id) {
-                assert_eq!(found, None, "it was given back");
+                assert_eq!(found, None, "a released instance is on record");
                 continue;
             }
-            let found = found.unwrap_or_else(|| panic!("{id} is forgotten"));
-            match found.life() {
+            let found = found.unwrap_or_else(|| panic!("{id} is lost"));
+            match found.state() {
                 State::Assigned { lease, .. } => {
                     assert!(lease.token() == *token && lease.deadline() >= *until, "{id}: {lease:?}");
                 }
@@ -164,8 +164,8 @@ impl Told {
     }
 }
 
-/// Clients that claim, extend and give back until they are told to stop.
-async fn client(number: usize, node: Arc<Node>, told: Arc<Told>, stop: Arc<AtomicBool>) {
+/// Claims, extends and releases instances until `stop` is set.
+async fn client(number: usize, node: Arc<Node>, log: Arc<ClientLog>, stop: Arc<AtomicBool>) {
     for n in number.. {
         if stop.load(Ordering::Relaxed) {
             return;
@@ -173,20 +173,20 @@ async fn client(number: usize, node: Arc<Node>, told: Arc<Told>, stop: Arc<Atomi
         let claim = node.claim();
         match node.store.claim(&claim).await {
             Ok(Claimed::Granted { instance, .. }) => {
-                told.grant(claim.token, &instance);
+                log.grant(claim.token, &instance);
                 let id = instance.id();
                 match n % 4 {
                     0 => {
-                        told.unsure.lock().insert(id.clone());
+                        log.unanswered.lock().insert(id.clone());
                         if node.store.release(id).await.is_ok() {
-                            told.released.lock().insert(id.clone());
-                            told.unsure.lock().remove(id);
+                            log.released.lock().insert(id.clone());
+                            log.unanswered.lock().remove(id);
                         }
                     }
                     1 => {
                         if let Ok(longer) = node.store.extend(id, MINUTE, LEASE * 2).await {
                             let until = longer.lease().unwrap().deadline();
-                            told.granted.lock().insert(id.clone(), (claim.token, until));
+                            log.granted.lock().insert(id.clone(), (claim.token, until));
                         }
                     }
                     _ => {}
@@ -199,13 +199,13 @@ async fn client(number: usize, node: Arc<Node>, told: Arc<Told>, stop: Arc<Atomi
     }
 }
 
-/// Keeps some ready, whatever becomes of them, follows and beats, as a server does.
-async fn serve(node: Arc<Node>, stop: Arc<AtomicBool>) {
-    let (mut cursor, mut beat) = (None::<Cursor>, Instant::now());
+/// Keeps instances ready, follows the routes and sends heartbeats until `stop` is set, as a node does.
+async fn run_node(node: Arc<Node>, stop: Arc<AtomicBool>) {
+    let (mut cursor, mut last_heartbeat) = (None::<Cursor>, Instant::now());
     while !stop.load(Ordering::Relaxed) {
-        if beat.elapsed() > Duration::from_millis(300) {
-            let _ = node.store.heartbeat(&card(node.name)).await;
-            beat = Instant::now();
+        if last_heartbeat.elapsed() > Duration::from_millis(300) {
+            let _ = node.store.heartbeat(&node_info(node.name)).await;
+            last_heartbeat = Instant::now();
         }
         let own = NodeId::parse(node.name).unwrap();
         if node.store.counts(&template("shop"), Some(&own)).await.is_ok_and(|counts| counts.ready < 60) {
@@ -227,16 +227,21 @@ async fn serve(node: Arc<Node>, stop: Arc<AtomicBool>) {
     }
 }
 
-/// Kills Valkey and starts it again. Returns how long after it listened each of the nodes handed something out.
-async fn crash(server: Server, past: Past, nodes: &[Arc<Node>], told: &Told) -> (Server, Vec<Duration>) {
+/// Kills Valkey and restarts it. Returns, for each node, how long after the restart it was granted an instance.
+async fn crash_valkey(
+    server: ValkeyServer,
+    loss: DataLoss,
+    nodes: &[Arc<Node>],
+    log: &ClientLog,
+) -> (ValkeyServer, Vec<Duration>) {
     let restarting = tokio::task::spawn_blocking(move || {
         let mut server = server;
-        match past {
-            Past::Written => server.kill(),
-            Past::Old => server.fall_back(),
-            Past::Nothing => server.forget(),
+        match loss {
+            DataLoss::None => server.kill(),
+            DataLoss::Recent => server.restore_backup(),
+            DataLoss::All => server.lose_data(),
         }
-        server.start_again();
+        server.restart();
         (server, Instant::now())
     });
     let (server, listens) = restarting.await.unwrap();
@@ -244,72 +249,72 @@ async fn crash(server: Server, past: Past, nodes: &[Arc<Node>], told: &Told) -> 
         let claim = node.claim();
         loop {
             if let Claimed::Granted { instance, .. } =
-                sure(async || node.store.claim(&claim).await).await.unwrap()
+                until_answered(async || node.store.claim(&claim).await).await.unwrap()
             {
-                told.grant(claim.token, &instance);
+                log.grant(claim.token, &instance);
                 return listens.elapsed();
             }
-            assert!(listens.elapsed() < PATIENCE, "nothing is ready any more");
+            assert!(listens.elapsed() < MAX_WAIT, "no instance is ready after the restart");
         }
     }));
     let reopened = reopened.await;
     (server, reopened)
 }
 
-/// Under load, again and again.
-async fn crashes(past: Past, rounds: usize) {
-    let Some(mut server) = Server::start(Keeps::Changes, &[]) else { return };
-    let (a, b) = pair(&server, |settings| settings).await;
+/// Crashes Valkey repeatedly under load.
+async fn crash_under_load(loss: DataLoss, rounds: usize) {
+    let Some(mut server) = ValkeyServer::start(Persistence::AppendOnly, &[]) else { return };
+    let (a, b) = two_nodes(&server, |settings| settings).await;
     let nodes = [Arc::new(a), Arc::new(b)];
-    let (told, stop) = (Arc::new(Told::default()), Arc::new(AtomicBool::new(false)));
+    let (log, stop) = (Arc::new(ClientLog::default()), Arc::new(AtomicBool::new(false)));
     let mut tasks: Vec<_> =
-        nodes.iter().map(|node| spawn("server", serve(node.clone(), stop.clone()))).collect();
+        nodes.iter().map(|node| spawn("server", run_node(node.clone(), stop.clone()))).collect();
     for number in 0..8 {
         let node = nodes[number % 2].clone();
-        tasks.push(spawn("client", client(number, node, told.clone(), stop.clone())));
+        tasks.push(spawn("client", client(number, node, log.clone(), stop.clone())));
     }
     let mut times = Vec::new();
-    let more_than = async |count: u32, at_least: Duration| {
+    let wait_for_grants = async |count: u32, at_least: Duration| {
         let begun = Instant::now();
-        while told.count.load(Ordering::Relaxed) < count || begun.elapsed() < at_least {
+        while log.count.load(Ordering::Relaxed) < count || begun.elapsed() < at_least {
             tokio::time::sleep(Duration::from_millis(2)).await;
-            assert!(begun.elapsed() < PATIENCE, "claims are granted");
+            assert!(begun.elapsed() < MAX_WAIT, "too few claims were granted");
         }
     };
     for _ in 0..rounds {
-        let count = told.count.load(Ordering::Relaxed);
-        more_than(count + 50, Duration::ZERO).await;
-        if past == Past::Old {
-            server.keep_copy();
-            more_than(count + 100, Duration::from_secs(2)).await;
+        let count = log.count.load(Ordering::Relaxed);
+        wait_for_grants(count + 50, Duration::ZERO).await;
+        if loss == DataLoss::Recent {
+            server.save_backup();
+            wait_for_grants(count + 100, Duration::from_secs(2)).await;
         }
-        let (again, reopened) = crash(server, past, &nodes, &told).await;
+        let (again, reopened) = crash_valkey(server, loss, &nodes, &log).await;
         server = again;
         times.extend(reopened);
     }
     stop.store(true, Ordering::Relaxed);
     for task in tasks {
-        timeout(PATIENCE, task).await.unwrap().unwrap();
+        timeout(MAX_WAIT, task).await.unwrap().unwrap();
     }
     for node in &nodes {
-        told.is_true(node).await;
+        log.check(node).await;
     }
-    assert!(times.iter().all(|took| *took < REOPENED), "{times:?}");
+    assert!(times.iter().all(|took| *took < MAX_RECOVERY_TIME), "{times:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_crash_under_load_of_two_servers_loses_and_doubles_nothing() {
-    crashes(Past::Written, 3).await;
+async fn a_crash_under_load_of_two_nodes_loses_and_duplicates_nothing() {
+    crash_under_load(DataLoss::None, 3).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_past_of_two_seconds_ago_loses_and_doubles_nothing() {
-    crashes(Past::Old, 3).await;
+async fn a_valkey_that_lost_two_seconds_loses_and_duplicates_nothing() {
+    crash_under_load(DataLoss::Recent, 3).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_empty_valkey_loses_and_doubles_nothing() {
-    crashes(Past::Nothing, 3).await;
+async fn a_valkey_that_lost_everything_loses_and_duplicates_nothing() {
+    crash_under_load(DataLoss::All, 3).await;
 }
 
 fn journal() -> PathBuf {
@@ -326,46 +331,46 @@ fn with_journal(name: &'static str, settings: Settings, journal: &Path) -> Node 
 }
 
 #[tokio::test]
-async fn what_a_server_handed_out_before_it_died_with_valkey_is_in_its_journal() {
-    let Some(mut server) = Server::start(Keeps::Changes, &[]) else { return };
-    let (a, _) = pair(&server, |settings| Settings { patience: PATIENCE, ..settings }).await;
-    let (file, of_b) = (journal(), Settings { patience: PATIENCE, ..settings(&server, "b") });
-    let b = with_journal("b", of_b.clone(), &file);
+async fn the_grants_of_a_node_that_died_with_valkey_are_in_its_journal() {
+    let Some(mut server) = ValkeyServer::start(Persistence::AppendOnly, &[]) else { return };
+    let (a, _) = two_nodes(&server, |settings| Settings { recovery_timeout: MAX_WAIT, ..settings }).await;
+    let (file, on_b) = (journal(), Settings { recovery_timeout: MAX_WAIT, ..settings(&server, "b") });
+    let b = with_journal("b", on_b.clone(), &file);
     for _ in 0..3 {
-        b.heartbeat().await;
-        a.heartbeat().await;
+        b.send_heartbeat().await;
+        a.send_heartbeat().await;
     }
     let (one, other) = (a.ready().await, a.ready().await);
-    server.keep_copy();
-    let had = b.granted().await;
-    assert_eq!(had.id(), &one);
+    server.save_backup();
+    let assigned = b.granted().await;
+    assert_eq!(assigned.id(), &one);
     drop(b);
-    server.fall_back();
-    server.start_again();
-    // As far as that Valkey knows both are ready, and `a` has not heard otherwise.
+    server.restore_backup();
+    server.restart();
+    // That Valkey has both instances as ready, and `a` has not received the grant.
     assert!(
         matches!(a.store.claim(&a.claim()).await, Err(StoreError::Unavailable(_))),
-        "not before b has told"
+        "no claim before b has reported"
     );
-    let b = with_journal("b", of_b.clone(), &file);
-    assert_eq!(b.state(had.id()).await.as_ref(), Some(&had));
+    let b = with_journal("b", on_b.clone(), &file);
+    assert_eq!(b.state(assigned.id()).await.as_ref(), Some(&assigned));
     assert_eq!(a.granted().await.id(), &other);
     assert_eq!(a.ready_count().await, 0);
-    // And once more: what is in the journal is known for good.
+    // The journal keeps the grant permanently.
     drop(b);
-    let b = with_journal("b", of_b, &file);
-    assert_eq!(b.state(had.id()).await.as_ref(), Some(&had));
-    server.forget();
-    server.start_again();
-    assert_eq!(b.state(had.id()).await.as_ref(), Some(&had));
+    let b = with_journal("b", on_b, &file);
+    assert_eq!(b.state(assigned.id()).await.as_ref(), Some(&assigned));
+    server.lose_data();
+    server.restart();
+    assert_eq!(b.state(assigned.id()).await.as_ref(), Some(&assigned));
     remove(&file);
 }
 
 #[tokio::test]
-async fn without_a_server_that_was_there_nothing_that_is_ready_stays() {
-    let Some(mut server) = Server::start(Keeps::Changes, &[]) else { return };
-    let patience = Duration::from_millis(700);
-    let (a, b) = pair(&server, |settings| Settings { patience, ..settings }).await;
+async fn without_a_report_of_every_node_no_ready_instance_stays() {
+    let Some(mut server) = ValkeyServer::start(Persistence::AppendOnly, &[]) else { return };
+    let recovery_timeout = Duration::from_millis(700);
+    let (a, b) = two_nodes(&server, |settings| Settings { recovery_timeout, ..settings }).await;
     let followed = {
         a.ready().await;
         let followed = b.granted().await;
@@ -373,102 +378,102 @@ async fn without_a_server_that_was_there_nothing_that_is_ready_stays() {
         followed
     };
     let (one, other) = (a.ready().await, a.ready().await);
-    server.keep_copy();
-    let unheard = b.granted().await;
-    assert_eq!(unheard.id(), &one);
+    server.save_backup();
+    let unseen = b.granted().await;
+    assert_eq!(unseen.id(), &one);
     drop(b);
-    server.fall_back();
+    server.restore_backup();
     let begun = Instant::now();
-    server.start_again();
-    assert_eq!(sure(async || a.store.claim(&a.claim()).await).await, Ok(Claimed::Empty));
-    assert!(begun.elapsed() >= patience);
+    server.restart();
+    assert_eq!(until_answered(async || a.store.claim(&a.claim()).await).await, Ok(Claimed::Empty));
+    assert!(begun.elapsed() >= recovery_timeout);
     assert_eq!((a.state(&one).await, a.state(&other).await), (None, None));
-    assert_eq!(a.state(followed.id()).await.as_ref(), Some(&followed), "what visitors have stays");
-    // What is made from now on is handed out, and after another crash too, now that b is known to be dead.
+    assert_eq!(a.state(followed.id()).await.as_ref(), Some(&followed), "an assigned instance stays");
+    // Instances that are made now can be claimed, and after another crash too, because b is known to be dead.
     a.store.evict_node(&node("b"), Duration::ZERO).await.unwrap();
-    a.heartbeat().await;
+    a.send_heartbeat().await;
     let new = a.ready().await;
-    server.forget();
-    server.start_again();
-    assert_eq!(a.granted().await.id(), &new, "those that were removed are not told of again");
+    server.lose_data();
+    server.restart();
+    assert_eq!(a.granted().await.id(), &new, "removed instances are not restored");
     assert_eq!(a.ready_count().await, 0);
 }
 
 #[tokio::test]
-async fn a_server_that_comes_late_tells_what_visitors_have_and_nothing_else() {
-    let Some(mut server) = Server::start(Keeps::Changes, &[]) else { return };
-    let link = Proxy::to(server.address()).await;
-    let patience = Duration::from_millis(500);
-    let a = Node::new("a", Settings { patience, ..settings(&server, "a") });
-    let by_link = vec![Address::Tcp(link.address.ip().to_string(), link.address.port())];
-    let b = Node::new("b", Settings { patience, addresses: by_link, ..settings(&server, "b") });
+async fn a_node_that_reports_late_restores_only_its_assigned_instances() {
+    let Some(mut server) = ValkeyServer::start(Persistence::AppendOnly, &[]) else { return };
+    let proxy = FaultProxy::to(server.address()).await;
+    let recovery_timeout = Duration::from_millis(500);
+    let a = Node::new("a", Settings { recovery_timeout, ..settings(&server, "a") });
+    let through_proxy = vec![Address::Tcp(proxy.address.ip().to_string(), proxy.address.port())];
+    let b = Node::new("b", Settings { recovery_timeout, addresses: through_proxy, ..settings(&server, "b") });
     for _ in 0..3 {
-        a.heartbeat().await;
-        b.heartbeat().await;
+        a.send_heartbeat().await;
+        b.send_heartbeat().await;
     }
-    let (of_a, of_b) = (a.ready().await, b.ready().await);
+    let (on_a, on_b) = (a.ready().await, b.ready().await);
     let (own, other) = (b.granted().await, b.granted().await);
-    assert_eq!((own.id(), other.id()), (&of_b, &of_a));
+    assert_eq!((own.id(), other.id()), (&on_b, &on_a));
     a.ready().await;
-    let kept = b.granted().await;
-    let returned = b.store.release(kept.id()).await.unwrap().0;
-    let waits = b.ready().await;
-    link.set(Fault::Refused);
-    link.cut();
-    server.forget();
-    server.start_again();
-    assert_eq!(sure(async || a.store.claim(&a.claim()).await).await, Ok(Claimed::Empty));
+    let released_later = b.granted().await;
+    let returned = b.store.release(released_later.id()).await.unwrap().0;
+    let waiting = b.ready().await;
+    proxy.set(Fault::Refuse);
+    proxy.reset_connections();
+    server.lose_data();
+    server.restart();
+    assert_eq!(until_answered(async || a.store.claim(&a.claim()).await).await, Ok(Claimed::Empty));
     let new = a.ready().await;
-    assert!(matches!(b.store.get(&of_b).await, Err(StoreError::Unavailable(_))));
-    link.set(Fault::Whole);
-    assert_eq!(b.state(&of_b).await.as_ref(), Some(&own));
-    assert_eq!(a.state(&of_a).await.as_ref(), Some(&other));
-    assert_eq!((a.state(&waits).await, a.state(returned.id()).await), (None, None));
+    assert!(matches!(b.store.get(&on_b).await, Err(StoreError::Unavailable(_))));
+    proxy.set(Fault::None);
+    assert_eq!(b.state(&on_b).await.as_ref(), Some(&own));
+    assert_eq!(a.state(&on_a).await.as_ref(), Some(&other));
+    assert_eq!((a.state(&waiting).await, a.state(returned.id()).await), (None, None));
     for _ in 0..2 {
-        b.heartbeat().await;
-        a.heartbeat().await;
+        b.send_heartbeat().await;
+        a.send_heartbeat().await;
     }
     assert_eq!(b.granted().await.id(), &new);
     assert_eq!(a.store.claim(&a.claim()).await, Ok(Claimed::Empty));
-    // Both are told of it.
+    // Both nodes see the instances.
     let (routes, _) = a.store.routes().await.unwrap();
     assert_eq!(routes.len(), 3);
 }
 
 #[tokio::test]
-async fn what_died_or_was_to_go_while_valkey_was_away_is_handed_out_to_nobody() {
-    let Some(mut server) = Server::start(Keeps::Changes, &[]) else { return };
-    let (a, b) = pair(&server, |settings| settings).await;
+async fn an_instance_that_failed_or_was_retired_during_an_outage_is_never_claimed() {
+    let Some(mut server) = ValkeyServer::start(Persistence::AppendOnly, &[]) else { return };
+    let (a, b) = two_nodes(&server, |settings| settings).await;
     let (dead, unwanted, fine) = (a.ready().await, a.ready().await, a.ready().await);
     server.kill();
     assert!(matches!(a.store.fail(&dead).await, Err(StoreError::Unavailable(_))));
     assert!(matches!(a.store.retire(&unwanted).await, Err(StoreError::Unavailable(_))));
-    server.start_again();
+    server.restart();
     assert_eq!(b.granted().await.id(), &fine);
     assert_eq!(b.store.claim(&b.claim()).await, Ok(Claimed::Empty));
     assert_eq!(a.store.retire(&unwanted).await, Err(StoreError::Unknown));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_second_crash_in_the_middle_of_a_recovery_begins_it_anew() {
-    let Some(mut server) = Server::start(Keeps::Changes, &[]) else { return };
-    let (a, b) = pair(&server, |settings| settings).await;
+async fn a_second_crash_during_a_recovery_restarts_it() {
+    let Some(mut server) = ValkeyServer::start(Persistence::AppendOnly, &[]) else { return };
+    let (a, b) = two_nodes(&server, |settings| settings).await;
     let mut ids = Vec::new();
     for _ in 0..300 {
         ids.push(a.ready().await);
         ids.push(b.ready().await);
     }
-    let mut had = Vec::new();
+    let mut assigned = Vec::new();
     for _ in 0..200 {
-        had.push(a.granted().await);
-        had.push(b.granted().await);
+        assigned.push(a.granted().await);
+        assigned.push(b.granted().await);
     }
-    server.forget();
+    server.lose_data();
     for _ in 0..6 {
-        server.start_again();
-        // As soon as something of a recovery shows, or it is over.
-        crate::support::valkey_server::wait_until("the recovery begins", || {
-            server.ask::<usize>(&["DBSIZE"]).is_ok_and(|keys| keys > 3)
+        server.restart();
+        // As soon as the recovery has written something, or has ended.
+        crate::support::valkey_server::wait_until("the recovery has begun", || {
+            server.query::<usize>(&["DBSIZE"]).is_ok_and(|keys| keys > 3)
         });
         server = tokio::task::spawn_blocking(move || {
             server.kill();
@@ -477,108 +482,108 @@ async fn a_second_crash_in_the_middle_of_a_recovery_begins_it_anew() {
         .await
         .unwrap();
     }
-    server.start_again();
-    for (node, it) in had.iter().enumerate().map(|(n, it)| (if n % 2 == 0 { &b } else { &a }, it)) {
+    server.restart();
+    for (node, it) in assigned.iter().enumerate().map(|(n, it)| (if n % 2 == 0 { &b } else { &a }, it)) {
         assert_eq!(node.state(it.id()).await.as_ref(), Some(it));
     }
-    // It has to be told of again, too.
+    // The nodes must also learn of each other again.
     for _ in 0..2 {
-        a.heartbeat().await;
-        b.heartbeat().await;
+        a.send_heartbeat().await;
+        b.send_heartbeat().await;
     }
-    let mut all: HashSet<InstanceId> = had.iter().map(|it| it.id().clone()).collect();
+    let mut all: HashSet<InstanceId> = assigned.iter().map(|it| it.id().clone()).collect();
     while let Claimed::Granted { instance, .. } =
-        sure(async || a.store.claim(&a.claim()).await).await.unwrap()
+        until_answered(async || a.store.claim(&a.claim()).await).await.unwrap()
     {
-        assert!(all.insert(instance.id().clone()), "given to two");
+        assert!(all.insert(instance.id().clone()), "an instance was granted twice");
     }
     assert_eq!(all.len(), ids.len());
 }
 
 #[tokio::test]
-async fn a_store_that_is_emptied_while_it_runs_gets_all_back() {
-    let Some(server) = Server::start(Keeps::Nothing, &[]) else { return };
-    let (a, b) = pair(&server, |settings| settings).await;
-    let waits = a.ready().await;
+async fn a_valkey_that_is_flushed_while_it_runs_gets_all_records_back() {
+    let Some(server) = ValkeyServer::start(Persistence::None, &[]) else { return };
+    let (a, b) = two_nodes(&server, |settings| settings).await;
+    let waiting = a.ready().await;
     b.ready().await;
-    let had = b.granted().await;
+    let assigned = b.granted().await;
     for _ in 0..3 {
-        server.ask::<()>(&["FLUSHALL"]).unwrap();
-        assert_eq!(b.state(had.id()).await.as_ref(), Some(&had));
-        assert_eq!(a.state(&waits).await.unwrap().life().name(), "ready");
+        server.query::<()>(&["FLUSHALL"]).unwrap();
+        assert_eq!(b.state(assigned.id()).await.as_ref(), Some(&assigned));
+        assert_eq!(a.state(&waiting).await.unwrap().state().name(), "ready");
     }
     let roster = a.store.nodes().await.unwrap();
     assert_eq!(
-        roster.iter().map(|member| member.card.id.clone()).collect::<Vec<_>>(),
+        roster.iter().map(|member| member.info.id.clone()).collect::<Vec<_>>(),
         [node("a"), node("b")]
     );
 }
 
-/// Nothing is lost then, so nobody need tell anything.
+/// Nothing is lost in this case, so no node has to report.
 #[tokio::test]
-async fn a_valkey_that_only_forgot_the_scripts_is_told_them_again() {
-    let Some(server) = Server::start(Keeps::Nothing, &[]) else { return };
-    let (a, b) = pair(&server, |settings| settings).await;
-    let waits = a.ready().await;
-    let tenure = || server.ask::<String>(&["GET", "{try-it-now}:tenure"]).unwrap();
-    let before = tenure();
-    server.ask::<()>(&["SCRIPT", "FLUSH"]).unwrap();
-    assert_eq!(b.granted().await.id(), &waits);
-    assert_eq!(tenure(), before);
+async fn a_valkey_that_only_lost_its_scripts_needs_no_recovery() {
+    let Some(server) = ValkeyServer::start(Persistence::None, &[]) else { return };
+    let (a, b) = two_nodes(&server, |settings| settings).await;
+    let waiting = a.ready().await;
+    let term = || server.query::<String>(&["GET", "{try-it-now}:tenure"]).unwrap();
+    let before = term();
+    server.query::<()>(&["SCRIPT", "FLUSH"]).unwrap();
+    assert_eq!(b.granted().await.id(), &waiting);
+    assert_eq!(term(), before);
 }
 
 #[tokio::test]
-async fn while_the_store_is_recovered_beats_are_answered_with_what_was_heard_last_and_nobody_is_buried() {
-    let Some(server) = Server::start(Keeps::Nothing, &[]) else { return };
-    let (a, b) = pair(&server, |settings| Settings { patience: PATIENCE, ..settings }).await;
-    let before = a.store.heartbeat(&card("a")).await.unwrap();
-    assert_eq!(before.members.len(), 2);
+async fn during_a_recovery_heartbeats_return_the_last_known_members_and_no_node_is_evicted() {
+    let Some(server) = ValkeyServer::start(Persistence::None, &[]) else { return };
+    let (a, b) = two_nodes(&server, |settings| Settings { recovery_timeout: MAX_WAIT, ..settings }).await;
+    let before = a.store.heartbeat(&node_info("a")).await.unwrap();
+    assert_eq!(before.nodes.len(), 2);
     drop(b);
-    server.ask::<()>(&["FLUSHALL"]).unwrap();
+    server.query::<()>(&["FLUSHALL"]).unwrap();
     assert!(matches!(
         a.store.get(&InstanceId::random(&template("shop"))).await,
         Err(StoreError::Unavailable(_))
     ));
-    let told = a.store.heartbeat(&card("a")).await.unwrap();
-    let names = |roster: &try_it_now::store::Membership| {
-        roster.members.iter().map(|member| member.card.id.clone()).collect::<Vec<_>>()
+    let during = a.store.heartbeat(&node_info("a")).await.unwrap();
+    let names = |roster: &try_it_now::store::HeartbeatReply| {
+        roster.nodes.iter().map(|member| member.info.id.clone()).collect::<Vec<_>>()
     };
-    assert_eq!((names(&told), &told.secret), (names(&before), &before.secret));
+    assert_eq!((names(&during), &during.secret), (names(&before), &before.secret));
     assert!(matches!(a.store.evict_node(&node("b"), Duration::ZERO).await, Err(StoreError::Unavailable(_))));
     let b = Node::new("b", settings(&server, "b"));
     b.follow().await;
     assert_eq!(a.store.nodes().await.unwrap().len(), 2);
-    assert_eq!(a.store.heartbeat(&card("a")).await.unwrap().secret, before.secret);
+    assert_eq!(a.store.heartbeat(&node_info("a")).await.unwrap().secret, before.secret);
 }
 
-/// Else whoever vouches for what is ready would not know whom to wait for.
+/// Else the node that restores the ready instances would not know which nodes must report.
 #[tokio::test]
-async fn a_node_gets_anothers_instance_once_the_other_knows_that_it_is_there() {
-    let Some(server) = Server::start(Keeps::Nothing, &[]) else { return };
-    let link = Proxy::to(server.address()).await;
-    let by_link = vec![Address::Tcp(link.address.ip().to_string(), link.address.port())];
-    let a = Node::new("a", Settings { addresses: by_link, ..settings(&server, "a") });
+async fn a_new_node_gets_instances_of_another_node_once_that_node_knows_of_it() {
+    let Some(server) = ValkeyServer::start(Persistence::None, &[]) else { return };
+    let proxy = FaultProxy::to(server.address()).await;
+    let through_proxy = vec![Address::Tcp(proxy.address.ip().to_string(), proxy.address.port())];
+    let a = Node::new("a", Settings { addresses: through_proxy, ..settings(&server, "a") });
     let b = Node::new("b", settings(&server, "b"));
-    a.heartbeat().await;
-    let of_a = a.ready().await;
-    link.set(Fault::Refused);
-    link.cut();
-    b.heartbeat().await;
+    a.send_heartbeat().await;
+    let on_a = a.ready().await;
+    proxy.set(Fault::Refuse);
+    proxy.reset_connections();
+    b.send_heartbeat().await;
     assert_eq!(b.store.claim(&b.claim()).await, Ok(Claimed::Empty));
     let own = b.ready().await;
     assert_eq!(b.granted().await.id(), &own);
-    link.set(Fault::Whole);
+    proxy.set(Fault::None);
     let begun = Instant::now();
     while b.store.claim(&b.claim()).await == Ok(Claimed::Empty) {
-        assert!(begun.elapsed() < PATIENCE, "it is told of without a beat");
+        assert!(begun.elapsed() < MAX_WAIT, "the node is announced without a heartbeat");
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
-    assert_eq!(a.state(&of_a).await.unwrap().life().name(), "assigned");
+    assert_eq!(a.state(&on_a).await.unwrap().state().name(), "assigned");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_cluster_whose_server_comes_back_empty_gets_all_back() {
-    let Some(mut cluster) = Cluster::start() else { return };
+async fn a_cluster_whose_server_comes_back_empty_gets_all_records_back() {
+    let Some(mut cluster) = ValkeyCluster::start() else { return };
     let addresses: Vec<Address> = cluster.addresses().into_iter().map(tcp).collect();
     let prefix = own_prefix();
     let node_of = |name: &'static str| {
@@ -590,19 +595,19 @@ async fn a_cluster_whose_server_comes_back_empty_gets_all_back() {
     };
     let (a, b) = (node_of("a"), node_of("b"));
     for _ in 0..3 {
-        a.heartbeat().await;
-        b.heartbeat().await;
+        a.send_heartbeat().await;
+        b.send_heartbeat().await;
     }
-    let waits = a.ready().await;
+    let waiting = a.ready().await;
     b.ready().await;
-    let had = b.granted().await;
+    let assigned = b.granted().await;
     for _ in 0..2 {
         let owner = cluster.owner(&prefix);
         owner.kill();
-        owner.start_again();
-        assert_eq!(b.state(had.id()).await.as_ref(), Some(&had));
-        assert_eq!(a.state(&waits).await.unwrap().life().name(), "ready");
+        owner.restart();
+        assert_eq!(b.state(assigned.id()).await.as_ref(), Some(&assigned));
+        assert_eq!(a.state(&waiting).await.unwrap().state().name(), "ready");
     }
-    assert_eq!(a.granted().await.id(), &waits);
+    assert_eq!(a.granted().await.id(), &waiting);
     assert_eq!(b.store.claim(&b.claim()).await, Ok(Claimed::Empty));
 }

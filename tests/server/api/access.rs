@@ -1,14 +1,14 @@
-//! The HTTP contract: who may ask, and how a request is known again.
+//! The HTTP contract: access by the API key, request ids, and answers to HEAD.
 
 use http::HeaderMap;
 use serde_json::json;
 
-use crate::support::harness::{Answer, Server, raw, request};
+use crate::support::harness::{Answer, Server, request, send_raw};
 
 const KEY: &str = "s3cret & key/=%+";
 const KEY_IN_QUERY: &str = "s3cret%20%26%20key%2F%3D%25%2B";
 
-/// Everything that the key protects, known paths and others.
+/// All calls that the API key protects, on known paths and one unknown path.
 const PROTECTED: [(&str, &str); 12] = [
     ("POST", "/api/v1/demo/acquire"),
     ("GET", "/api/v1/demo/default-aaaaaaaaaaaaaaaa"),
@@ -29,19 +29,19 @@ async fn start() -> Server {
 }
 
 #[tokio::test]
-async fn without_the_key_nothing_of_the_api_is_to_be_had() {
+async fn without_the_api_key_every_protected_call_is_refused() {
     let server = start().await;
     let wrong = ["", "s3cret", "s3cret & key/=%+ ", "S3CRET & KEY/=%+"];
     for (method, path) in PROTECTED {
-        let mut answers = vec![server.ask(method, path, &[], "").await];
+        let mut answers = vec![server.request(method, path, &[], "").await];
         for key in wrong {
-            answers.push(server.ask(method, path, &[("x-api-key", key.trim_end())], "").await);
+            answers.push(server.request(method, path, &[("x-api-key", key.trim_end())], "").await);
             if key.trim_end() == KEY {
                 answers.pop();
             }
         }
-        answers.push(server.ask(method, &format!("{path}?api_key=nonsense"), &[], "").await);
-        answers.push(server.ask(method, &format!("{path}?api_key="), &[], "").await);
+        answers.push(server.request(method, &format!("{path}?api_key=nonsense"), &[], "").await);
+        answers.push(server.request(method, &format!("{path}?api_key="), &[], "").await);
         for answer in answers {
             assert_eq!(answer.status, 401, "{method} {path}: {}", answer.text());
             let body = answer.json();
@@ -51,57 +51,57 @@ async fn without_the_key_nothing_of_the_api_is_to_be_had() {
 }
 
 #[tokio::test]
-async fn the_key_opens_the_api_in_the_header_and_in_the_query() {
+async fn the_api_key_is_accepted_in_the_header_and_in_the_query() {
     let server = start().await;
     for (method, path) in PROTECTED {
-        let by_header = server.ask(method, path, &[("x-api-key", KEY)], "").await;
-        let by_query = server.ask(method, &format!("{path}?api_key={KEY_IN_QUERY}"), &[], "").await;
+        let by_header = server.request(method, path, &[("x-api-key", KEY)], "").await;
+        let by_query = server.request(method, &format!("{path}?api_key={KEY_IN_QUERY}"), &[], "").await;
         for answer in [by_header, by_query] {
             assert_ne!(answer.status, 401, "{method} {path}");
         }
     }
-    let second = server.ask("GET", &format!("/metrics?x=1&api_key={KEY_IN_QUERY}"), &[], "").await;
+    let second = server.request("GET", &format!("/metrics?x=1&api_key={KEY_IN_QUERY}"), &[], "").await;
     assert_eq!(second.status, 200);
 }
 
 #[tokio::test]
-async fn health_and_the_pages_are_open_to_all() {
+async fn health_and_the_pages_are_public() {
     let server = start().await;
     for path in ["/health", "/"] {
-        assert_eq!(server.ask("GET", path, &[], "").await.status, 200, "{path}");
+        assert_eq!(server.request("GET", path, &[], "").await.status, 200, "{path}");
     }
-    let taken = crate::support::harness::eventually("a visitor takes an instance", async || {
-        let answer = server.ask("POST", "/try/default", &[], "").await;
+    let acquired = crate::support::harness::eventually("a visitor takes an instance", async || {
+        let answer = server.request("POST", "/try/default", &[], "").await;
         (answer.status == 303).then_some(answer)
     })
     .await;
-    let url = taken.header("location");
+    let url = acquired.header("location");
     let host = url.trim_start_matches("http://").trim_end_matches('/');
     assert_eq!(crate::support::harness::get(server.port, host, "/").await.status, 200);
     let id = host.split('.').next().unwrap();
-    assert_eq!(server.ask("POST", &format!("/end/{id}"), &[], "").await.status, 303);
+    assert_eq!(server.request("POST", &format!("/end/{id}"), &[], "").await.status, 303);
 }
 
 #[tokio::test]
-async fn the_key_is_never_logged_and_never_reaches_an_app() {
+async fn the_api_key_is_never_logged_and_never_reaches_an_app() {
     let server = start().await;
-    let handed = crate::support::harness::eventually("an instance is acquired", async || {
+    let acquired = crate::support::harness::eventually("an instance is acquired", async || {
         let path = format!("/api/v1/demo/acquire?api_key={KEY_IN_QUERY}");
-        let answer = server.ask("POST", &path, &[], "").await;
+        let answer = server.request("POST", &path, &[], "").await;
         (answer.status == 200).then(|| answer.json())
     })
     .await;
-    let host = format!("{}.localhost", handed["id"].as_str().unwrap());
+    let host = format!("{}.localhost", acquired["id"].as_str().unwrap());
     let headers = [("x-api-key", KEY), ("x-other", "stays")];
     let seen = request(server.port, "GET", &host, "/whoami", &headers, "").await.json();
     assert_eq!(seen["headers"]["x-api-key"], json!(null));
     assert_eq!(seen["headers"]["x-other"], json!(["stays"]));
     for key in [KEY, "wrong s3cret"] {
-        server.ask("GET", "/api/v1/pool/stats", &[("x-api-key", key)], "").await;
+        server.request("GET", "/api/v1/pool/stats", &[("x-api-key", key)], "").await;
     }
-    server.ask("GET", &format!("/nothing?api_key={KEY_IN_QUERY}"), &[], "").await;
-    server.ask("GET", &format!("/metrics?api_key=wrong{KEY_IN_QUERY}"), &[], "").await;
-    raw(
+    server.request("GET", &format!("/nothing?api_key={KEY_IN_QUERY}"), &[], "").await;
+    server.request("GET", &format!("/metrics?api_key=wrong{KEY_IN_QUERY}"), &[], "").await;
+    send_raw(
         server.port,
         format!("GET /x?api_key={KEY_IN_QUERY} HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n").as_bytes(),
     )
@@ -112,7 +112,7 @@ async fn the_key_is_never_logged_and_never_reaches_an_app() {
     }
 }
 
-/// The request's id in the answer's header; errors repeat it in their body.
+/// Returns the request id in the header of an answer. Asserts that an error has the same id in its body.
 fn id_of(answer: &Answer) -> String {
     let id = answer.header("x-request-id").to_owned();
     if answer.status >= 400 && answer.header("content-type") == "application/json" {
@@ -126,9 +126,9 @@ fn is_uuid_v7(id: &str) -> bool {
 }
 
 #[tokio::test]
-async fn every_answer_carries_the_requests_id_and_so_does_its_log_line() {
+async fn every_answer_and_its_log_line_carry_the_request_id() {
     let server = Server::start(&[]).await;
-    let demo = server.acquire().await;
+    let instance = server.acquire().await;
     let longest = "x".repeat(128);
     let too_long = "x".repeat(129);
     let cases = [
@@ -138,8 +138,8 @@ async fn every_answer_carries_the_requests_id_and_so_does_its_log_line() {
         ("localhost", "PUT", "/health"),
         ("localhost", "GET", "/api/v1/demo/nobody"),
         ("localhost", "POST", "/try/nothing"),
-        (demo.host.as_str(), "GET", "/health"),
-        (demo.host.as_str(), "GET", "/download"),
+        (instance.host.as_str(), "GET", "/health"),
+        (instance.host.as_str(), "GET", "/download"),
         ("default-aaaaaaaaaaaaaaaa.localhost", "GET", "/"),
         ("elsewhere.example", "GET", "/"),
     ];
@@ -163,26 +163,26 @@ async fn every_answer_carries_the_requests_id_and_so_does_its_log_line() {
 }
 
 #[tokio::test]
-async fn a_request_keeps_its_id_on_the_way_to_the_app() {
+async fn the_request_id_reaches_the_app() {
     let server = Server::start(&[]).await;
-    let demo = server.acquire().await;
+    let instance = server.acquire().await;
     let ask = async |headers: &[(&str, &str)]| {
-        let answer = request(server.port, "GET", &demo.host, "/whoami", headers, "").await;
+        let answer = request(server.port, "GET", &instance.host, "/whoami", headers, "").await;
         let seen = answer.json()["headers"]["x-request-id"].clone();
         (seen, id_of(&answer))
     };
-    let (seen, told) = ask(&[("x-request-id", "mine")]).await;
-    assert_eq!((seen, told.as_str()), (json!(["mine"]), "mine"));
-    let (seen, told) = ask(&[("x-request-id", "not mine")]).await;
-    assert_eq!(seen, json!([told]));
+    let (seen, id) = ask(&[("x-request-id", "mine")]).await;
+    assert_eq!((seen, id.as_str()), (json!(["mine"]), "mine"));
+    let (seen, id) = ask(&[("x-request-id", "not mine")]).await;
+    assert_eq!(seen, json!([id]));
 }
 
 #[tokio::test]
-async fn a_request_log_line_tells_what_happened_and_nothing_private() {
+async fn a_request_log_line_has_the_outcome_and_nothing_private() {
     let server = Server::start(&[]).await;
-    let demo = server.acquire().await;
+    let instance = server.acquire().await;
     let headers = [("x-request-id", "the-one"), ("cookie", "private=1"), ("authorization", "Basic private")];
-    request(server.port, "GET", &demo.host, "/entries/private?private=2", &headers, "").await;
+    request(server.port, "GET", &instance.host, "/entries/private?private=2", &headers, "").await;
     let log = server.log_until(|line| line.contains("the-one")).await;
     let line: serde_json::Value =
         serde_json::from_str(log.iter().find(|line| line.contains("the-one")).unwrap()).unwrap();
@@ -195,34 +195,34 @@ async fn a_request_log_line_tells_what_happened_and_nothing_private() {
 #[tokio::test]
 async fn an_answer_to_head_is_that_to_get_without_its_body() {
     let server = Server::start(&[]).await;
-    let demo = server.acquire().await;
+    let instance = server.acquire().await;
     let paths = [
         "/health".to_owned(),
         "/".to_owned(),
-        format!("/api/v1/demo/{}/logs", demo.id),
+        format!("/api/v1/demo/{}/logs", instance.id),
         "/nothing".to_owned(),
         "/api/v1/demo/acquire".to_owned(),
     ];
     let relevant = |headers: &HeaderMap| {
         let mut headers = headers.clone();
         headers.remove("date");
-        // It names a page's own script by a number used once.
+        // The nonce of the page's script differs each time.
         headers.remove("content-security-policy");
         headers
     };
     for path in paths {
         let headers = [("x-request-id", "same"), ("connection", "close")];
-        let get = server.ask("GET", &path, &headers, "").await;
-        let head = server.ask("HEAD", &path, &headers, "").await;
+        let get = server.request("GET", &path, &headers, "").await;
+        let head = server.request("HEAD", &path, &headers, "").await;
         assert_eq!(get.status, head.status, "{path}");
         assert_eq!(relevant(&get.headers), relevant(&head.headers), "{path}");
         let bytes = format!("HEAD {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
-        let answer = raw(server.port, bytes.as_bytes()).await;
+        let answer = send_raw(server.port, bytes.as_bytes()).await;
         assert!(answer.ends_with("\r\n\r\n") && answer.matches("\r\n\r\n").count() == 1, "{answer}");
     }
     let bytes = format!(
         "HEAD /api/v1/demo/{}/status HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n",
-        demo.id
+        instance.id
     );
-    assert!(raw(server.port, bytes.as_bytes()).await.starts_with("HTTP/1.1 200 "));
+    assert!(send_raw(server.port, bytes.as_bytes()).await.starts_with("HTTP/1.1 200 "));
 }

@@ -1,4 +1,4 @@
-//! Visitors who hang up in the middle of an acquire: what they did not get is nobody's, and others get it.
+//! Clients that disconnect during an acquire: an instance whose assignment was not delivered becomes ready again.
 
 use std::time::Duration;
 
@@ -8,26 +8,29 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-use crate::support::harness::{Demo, PATIENCE, Server, eventually, eventually_within, h2_ask, h2c, raw};
+use crate::support::harness::{
+    AcquiredInstance, MAX_WAIT, Server, eventually, eventually_within, h2_request, h2c, send_raw,
+};
 
-pub const ASK: &str = "POST /api/v1/demo/acquire HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\n\r\n";
-/// How a visitor behaves.
+pub const ACQUIRE: &str =
+    "POST /api/v1/demo/acquire HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\n\r\n";
+/// What a client does during an acquire.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub enum Manner {
-    /// Reads all, and closes then.
-    Stays,
-    /// Leaves in the middle of its own request.
-    HalfAsks,
-    /// Leaves when the request is sent.
-    LeavesAtOnce,
-    /// Leaves when the request is sent and this long has passed, with all read that was there.
-    LeavesAfter(Duration),
-    /// Says when the request is sent, and this long has passed, that it will send nothing more, and reads on.
-    ClosesItsHalf(Duration),
+pub enum ClientBehaviour {
+    /// Reads the whole answer and closes the connection.
+    ReadsTheAnswer,
+    /// Closes the connection after half of the request.
+    SendsHalfTheRequest,
+    /// Closes the connection right after the request.
+    ClosesAfterTheRequest,
+    /// Closes the connection this long after the request. Reads everything that has arrived by then.
+    ClosesAfter(Duration),
+    /// Closes its sending side this long after the request, and reads on.
+    HalfClosesAfter(Duration),
 }
 
-/// What an answer handed out, if it is whole.
-pub fn handed(answer: &[u8]) -> Option<String> {
+/// Returns the id of the instance that an answer assigns, if the answer is complete.
+pub fn assigned_id(answer: &[u8]) -> Option<String> {
     let text = std::str::from_utf8(answer).unwrap();
     let (head, body) = text.split_once("\r\n\r\n")?;
     let field = |name: &str| {
@@ -39,7 +42,7 @@ pub fn handed(answer: &[u8]) -> Option<String> {
         return None;
     }
     match head.split(' ').nth(1)? {
-        "200" => Some(Demo::from_json(&serde_json::from_str(body).unwrap()).id),
+        "200" => Some(AcquiredInstance::from_json(&serde_json::from_str(body).unwrap()).id),
         "303" => {
             let location = field("location")?;
             Some(location.split_once("://")?.1.split('.').next()?.to_owned())
@@ -49,75 +52,80 @@ pub fn handed(answer: &[u8]) -> Option<String> {
     }
 }
 
-/// One visitor, and the instance that it heard of.
-pub async fn visit(port: u16, ask: &str, manner: Manner) -> Option<String> {
+/// Sends a request as one client and returns the id of the instance that it learned.
+pub async fn acquire_as(port: u16, request: &str, behaviour: ClientBehaviour) -> Option<String> {
     let mut stream = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
     stream.set_nodelay(true).unwrap();
-    let sent = if manner == Manner::HalfAsks { &ask[..ask.len() - 2] } else { ask };
+    let sent = if behaviour == ClientBehaviour::SendsHalfTheRequest {
+        &request[..request.len() - 2]
+    } else {
+        request
+    };
     stream.write_all(sent.as_bytes()).await.unwrap();
     let mut answer = Vec::new();
-    match manner {
-        Manner::HalfAsks | Manner::LeavesAtOnce => {}
-        Manner::LeavesAfter(wait) => {
-            // A clock and not a timer, which is a millisecond wide.
+    match behaviour {
+        ClientBehaviour::SendsHalfTheRequest | ClientBehaviour::ClosesAfterTheRequest => {}
+        ClientBehaviour::ClosesAfter(wait) => {
+            // A timeout around reading is more precise than a timer, whose resolution is a millisecond.
             let reading = async {
                 while stream.read_buf(&mut answer).await.is_ok_and(|n| n > 0) {}
                 std::future::pending::<()>().await;
             };
             let _ = timeout(wait, reading).await;
-            // What the kernel has is read, too, whether the runtime knows of it or not.
+            // Also reads what the kernel has received and the async runtime does not know of yet.
             let mut stream = stream.into_std().unwrap();
             let mut more = [0; 4096];
             while let Ok(n @ 1..) = std::io::Read::read(&mut stream, &mut more) {
                 answer.extend_from_slice(&more[..n]);
             }
             drop(stream);
-            return handed(&answer);
+            return assigned_id(&answer);
         }
-        Manner::ClosesItsHalf(wait) => {
+        ClientBehaviour::HalfClosesAfter(wait) => {
             tokio::time::sleep(wait).await;
-            // The server may have closed the connection by now.
+            // The server may have closed the connection already.
             let _ = stream.shutdown().await;
             let reading = async { while stream.read_buf(&mut answer).await.is_ok_and(|n| n > 0) {} };
-            timeout(PATIENCE, reading).await.expect("the server closes the connection");
+            timeout(MAX_WAIT, reading).await.expect("the server closes the connection");
         }
-        Manner::Stays => {
-            let whole = |answer: &[u8]| handed(answer).is_some() || answer.windows(4).any(|w| w == b" 503");
+        ClientBehaviour::ReadsTheAnswer => {
+            let whole =
+                |answer: &[u8]| assigned_id(answer).is_some() || answer.windows(4).any(|w| w == b" 503");
             let reading =
                 async { while !whole(&answer) && stream.read_buf(&mut answer).await.unwrap() > 0 {} };
-            timeout(PATIENCE, reading).await.expect("an answer");
+            timeout(MAX_WAIT, reading).await.expect("the answer arrives");
         }
     }
     drop(stream);
-    handed(&answer)
+    assigned_id(&answer)
 }
 
-/// Waits until exactly these are assigned, and the pool is full beside them.
-pub async fn only_these_are_assigned(server: &Server, got: &[String], limit: Duration) {
-    eventually_within(limit, "what nobody got is nobody's", async || {
+/// Waits until exactly these instances are assigned and the pool is full beside them.
+pub async fn wait_until_only_these_are_assigned(server: &Server, assigned: &[String], limit: Duration) {
+    eventually_within(limit, "undelivered instances are not assigned", async || {
         let stats = server.stats().await;
         let full = stats["ready"].as_u64()? >= stats["target"].as_u64()? && stats["warming"] == 0;
-        (stats["assigned"] == got.len() && full).then_some(())
+        (stats["assigned"] == assigned.len() && full).then_some(())
     })
     .await;
-    are_assigned(server, got).await;
+    assert_assigned(server, assigned).await;
 }
 
-/// Each of these is somebody's.
-pub async fn are_assigned(server: &Server, got: &[String]) {
-    for id in got {
+/// Asserts that each of these instances is assigned.
+pub async fn assert_assigned(server: &Server, assigned: &[String]) {
+    for id in assigned {
         let answer = server.call("GET", &format!("/api/v1/demo/{id}"), "").await;
-        assert_eq!(answer.status, 200, "{id} was handed to somebody: {}", answer.text());
+        assert_eq!(answer.status, 200, "{id} was delivered: {}", answer.text());
     }
 }
 
-pub async fn give_back(server: &Server, got: &[String]) {
-    for id in got {
+pub async fn release_all(server: &Server, assigned: &[String]) {
+    for id in assigned {
         assert_eq!(server.call("DELETE", &format!("/api/v1/demo/{id}"), "").await.status, 200);
     }
 }
 
-/// A pool of which nothing is ready, and whose instances take long to be made.
+/// Starts a server with no ready instance, whose instances take long to start.
 async fn slow_server() -> Server {
     let program = env!("CARGO_BIN_EXE_try-it-now");
     let templates = format!(
@@ -133,65 +141,67 @@ async fn slow_server() -> Server {
 }
 
 #[tokio::test]
-async fn whoever_leaves_the_line_leaves_the_instance_made_for_it_to_others() {
+async fn a_client_that_leaves_the_wait_queue_leaves_its_instance_to_others() {
     let server = slow_server().await;
-    let visits = (0..6).map(|n| visit(server.port, ASK, Manner::LeavesAfter(Duration::from_millis(n * 50))));
-    assert!(join_all(visits).await.into_iter().all(|got| got.is_none()));
-    let got = visit(server.port, ASK, Manner::Stays).await.unwrap();
-    eventually("nothing is left to do", async || {
+    let visits = (0..6).map(|n| {
+        acquire_as(server.port, ACQUIRE, ClientBehaviour::ClosesAfter(Duration::from_millis(n * 50)))
+    });
+    assert!(join_all(visits).await.into_iter().all(|assigned| assigned.is_none()));
+    let assigned = acquire_as(server.port, ACQUIRE, ClientBehaviour::ReadsTheAnswer).await.unwrap();
+    eventually("nothing else is assigned or warming", async || {
         let stats = server.stats().await;
         (stats["assigned"] == 1 && stats["warming"] == 0).then_some(())
     })
     .await;
-    give_back(&server, &[got]).await;
+    release_all(&server, &[assigned]).await;
 }
 
 #[tokio::test]
-async fn over_http2_a_cancelled_acquire_leaves_nothing_either() {
+async fn a_cancelled_acquire_over_http2_leaves_nothing_assigned() {
     let server = slow_server().await;
     let url = format!("http://localhost:{}/api/v1/demo/acquire", server.port);
-    let ask = || Request::post(&url).body(()).unwrap();
+    let request = || Request::post(&url).body(()).unwrap();
     let send = h2c(server.port).await;
     for n in 0..4_u64 {
         let mut send = send.clone().ready().await.unwrap();
-        let (answer, mut stream) = send.send_request(ask(), true).unwrap();
+        let (answer, mut stream) = send.send_request(request(), true).unwrap();
         let wait = Duration::from_millis(n * 60);
-        assert!(timeout(wait, answer).await.is_err(), "it takes longer to be made");
+        assert!(timeout(wait, answer).await.is_err(), "provisioning takes longer");
         stream.send_reset(h2::Reason::CANCEL);
     }
-    // And one whose whole connection ends.
+    // The whole connection of this client ends.
     let other = h2c(server.port).await;
-    assert!(timeout(Duration::from_millis(60), h2_ask(&other, ask())).await.is_err());
+    assert!(timeout(Duration::from_millis(60), h2_request(&other, request())).await.is_err());
     drop(other);
-    let answer = h2_ask(&send, ask()).await.unwrap();
-    let got = Demo::from_json(&answer.json());
-    eventually("only that one is assigned", async || {
+    let answer = h2_request(&send, request()).await.unwrap();
+    let assigned = AcquiredInstance::from_json(&answer.json());
+    eventually("only that instance is assigned", async || {
         let stats = server.stats().await;
         (stats["assigned"] == 1 && stats["warming"] == 0).then_some(())
     })
     .await;
-    assert_eq!(server.call("GET", &format!("/api/v1/demo/{}", got.id), "").await.status, 200);
+    assert_eq!(server.call("GET", &format!("/api/v1/demo/{}", assigned.id), "").await.status, 200);
 }
 
-/// Requests for an instance and for the API mixed: then it is Pingora who answers.
+/// Requests for an instance and for the API on one connection are served by Pingora.
 #[tokio::test]
-async fn on_a_connection_that_pingora_holds_an_answer_that_nobody_takes_is_undone_too() {
+async fn an_undelivered_answer_on_a_connection_of_pingora_is_undone() {
     let server = Server::start(&[("POOL_MAX_SIZE", "8")]).await;
-    let demo = server.acquire().await;
-    let first = format!("GET / HTTP/1.1\r\nHost: {}\r\n\r\n", demo.host);
+    let instance = server.acquire().await;
+    let first = format!("GET / HTTP/1.1\r\nHost: {}\r\n\r\n", instance.host);
     for n in 0..12_u64 {
         let mut stream = TcpStream::connect(("127.0.0.1", server.port)).await.unwrap();
         stream.write_all(first.as_bytes()).await.unwrap();
         let mut answer = [0; 65_536];
-        assert!(timeout(PATIENCE, stream.read(&mut answer)).await.unwrap().unwrap() > 0);
-        stream.write_all(ASK.as_bytes()).await.unwrap();
+        assert!(timeout(MAX_WAIT, stream.read(&mut answer)).await.unwrap().unwrap() > 0);
+        stream.write_all(ACQUIRE.as_bytes()).await.unwrap();
         drop(stream);
-        // Each as it likes: before it is read, while it is made, when it is written.
+        // The close happens before the request is read, while it is handled, or when the answer is written.
         tokio::time::sleep(Duration::from_micros(n * 100)).await;
     }
-    only_these_are_assigned(&server, std::slice::from_ref(&demo.id), PATIENCE).await;
-    let last = ASK.replace("\r\n\r\n", "\r\nConnection: close\r\n\r\n");
-    let kept = raw(server.port, format!("{first}{last}").as_bytes()).await;
-    assert!(kept.contains("\"expires_at\""), "and one that is taken is not");
+    wait_until_only_these_are_assigned(&server, std::slice::from_ref(&instance.id), MAX_WAIT).await;
+    let last = ACQUIRE.replace("\r\n\r\n", "\r\nConnection: close\r\n\r\n");
+    let kept = send_raw(server.port, format!("{first}{last}").as_bytes()).await;
+    assert!(kept.contains("\"expires_at\""), "a delivered answer is not undone");
     eventually("it is assigned", async || (server.stats().await["assigned"] == 2).then_some(())).await;
 }

@@ -1,4 +1,4 @@
-//! The HTTP contract: what each endpoint answers when all is well.
+//! The HTTP contract: the answer of each endpoint to a valid request.
 
 use serde_json::{Value, json};
 use time::OffsetDateTime;
@@ -12,7 +12,7 @@ fn keys(value: &Value) -> Vec<&str> {
     keys
 }
 
-/// Milliseconds since 1970 of a time in the form of the contract.
+/// Parses a time of the contract into milliseconds since 1970.
 fn millis(value: &Value) -> i128 {
     let text = value.as_str().unwrap();
     assert!(text.ends_with('Z'), "{text} is not in UTC");
@@ -20,14 +20,14 @@ fn millis(value: &Value) -> i128 {
 }
 
 #[tokio::test]
-async fn a_visitor_gets_an_app_of_their_own_on_its_own_host() {
+async fn a_visitor_gets_an_instance_on_its_own_host() {
     let server = Server::start(&[]).await;
     let (a, b) = (server.acquire().await, server.acquire().await);
     assert_ne!(a.id, b.id);
-    for demo in [&a, &b] {
-        let page = get(server.port, &demo.host, "/").await;
+    for instance in [&a, &b] {
+        let page = get(server.port, &instance.host, "/").await;
         assert_eq!(page.status, 200, "{}", page.text());
-        assert!(page.text().contains(&demo.id));
+        assert!(page.text().contains(&instance.id));
     }
     assert_eq!(server.call("DELETE", &format!("/api/v1/demo/{}", a.id), "").await.status, 200);
     assert_eq!(get(server.port, &a.host, "/").await.status, 404);
@@ -43,22 +43,23 @@ async fn health_names_the_runtime() {
 }
 
 #[tokio::test]
-async fn an_acquire_hands_out_an_address_that_works_as_printed() {
+async fn an_acquire_returns_a_url_that_works_as_printed() {
     let server = Server::start(&[("PS_ADMIN_PATH", "admin/area"), ("POOL_DEFAULT_TTL", "90s")]).await;
-    // No body, no type: what existing clients send. Then the ways to name nothing, and to name the template.
+    // Existing clients send no body and no media type. The other bodies name no template in other ways, or the default
+    // one.
     for body in ["", "{}", r#"{"template": null}"#, r#"{"template": "default", "later": 1}"#] {
-        let answer = server.ask("POST", "/api/v1/demo/acquire", &[], body).await;
+        let answer = server.request("POST", "/api/v1/demo/acquire", &[], body).await;
         assert_eq!(answer.status, 200, "{body:?}: {}", answer.text());
         assert_eq!(answer.header("cache-control"), "no-store");
-        let handed = answer.json();
-        assert_eq!(keys(&handed), ["admin_url", "expires_at", "id", "ttl_seconds", "url"]);
-        let id = handed["id"].as_str().unwrap();
+        let acquired = answer.json();
+        assert_eq!(keys(&acquired), ["admin_url", "expires_at", "id", "ttl_seconds", "url"]);
+        let id = acquired["id"].as_str().unwrap();
         assert!(id.starts_with("default-") && id.len() == "default-".len() + 16, "{id}");
-        assert_eq!(handed["url"], format!("http://{id}.localhost:{}/", server.port));
-        assert_eq!(handed["admin_url"], format!("http://{id}.localhost:{}/admin/area", server.port));
-        assert_eq!(handed["ttl_seconds"], 90);
+        assert_eq!(acquired["url"], format!("http://{id}.localhost:{}/", server.port));
+        assert_eq!(acquired["admin_url"], format!("http://{id}.localhost:{}/admin/area", server.port));
+        assert_eq!(acquired["ttl_seconds"], 90);
         let shown = server.call("GET", &format!("/api/v1/demo/{id}"), "").await.json();
-        assert_eq!(millis(&handed["expires_at"]), millis(&shown["assigned_at"]) + 90_000);
+        assert_eq!(millis(&acquired["expires_at"]), millis(&shown["assigned_at"]) + 90_000);
         let page = get(server.port, &format!("{id}.localhost:{}", server.port), "/").await;
         assert_eq!(page.status, 200);
         assert_eq!(server.call("DELETE", &format!("/api/v1/demo/{id}"), "").await.status, 200);
@@ -66,7 +67,7 @@ async fn an_acquire_hands_out_an_address_that_works_as_printed() {
 }
 
 #[tokio::test]
-async fn a_public_url_is_what_visitors_are_told() {
+async fn the_public_url_is_used_in_the_urls_of_instances() {
     let server = Server::start(&[("PUBLIC_URL", "https://demo.example.com"), ("BASE_DOMAIN", "example.com")]);
     let server = server.await;
     let answer = server.call("POST", "/api/v1/demo/acquire", "").await.json();
@@ -79,8 +80,8 @@ async fn a_public_url_is_what_visitors_are_told() {
 #[tokio::test]
 async fn an_instance_shows_its_state_and_its_times() {
     let server = Server::start(&[("POOL_DEFAULT_TTL", "10m")]).await;
-    let demo = server.acquire().await;
-    let answer = server.call("GET", &format!("/api/v1/demo/{}", demo.id), "").await;
+    let instance = server.acquire().await;
+    let answer = server.call("GET", &format!("/api/v1/demo/{}", instance.id), "").await;
     assert_eq!(answer.status, 200);
     let shown = answer.json();
     let expected = [
@@ -94,7 +95,7 @@ async fn an_instance_shows_its_state_and_its_times() {
         "url",
     ];
     assert_eq!(keys(&shown), expected);
-    assert_eq!((&shown["id"], &shown["url"]), (&json!(demo.id), &json!(demo.url)));
+    assert_eq!((&shown["id"], &shown["url"]), (&json!(instance.id), &json!(instance.url)));
     assert_eq!(shown["state"], "assigned");
     let [created, assigned, expires] =
         ["created_at", "assigned_at", "expires_at"].map(|key| millis(&shown[key]));
@@ -106,16 +107,16 @@ async fn an_instance_shows_its_state_and_its_times() {
 #[tokio::test]
 async fn an_extension_moves_the_deadline_by_whole_minutes() {
     let server = Server::start(&[("POOL_DEFAULT_TTL", "10m")]).await;
-    let demo = server.acquire().await;
-    let path = format!("/api/v1/demo/{}", demo.id);
+    let instance = server.acquire().await;
+    let path = format!("/api/v1/demo/{}", instance.id);
     let before = server.call("GET", &path, "").await.json();
     for (minutes, sum) in [(1, 1), (60, 61)] {
         let body = format!(r#"{{"minutes":{minutes}}}"#);
-        let answer = server.ask("POST", &format!("{path}/extend"), &[], &body).await;
+        let answer = server.request("POST", &format!("{path}/extend"), &[], &body).await;
         assert_eq!(answer.status, 200, "{}", answer.text());
         let extended = answer.json();
         assert_eq!(keys(&extended), ["expires_at", "id", "ttl_remaining"]);
-        assert_eq!(extended["id"], demo.id);
+        assert_eq!(extended["id"], instance.id);
         assert_eq!(millis(&extended["expires_at"]), millis(&before["expires_at"]) + sum * 60_000);
         let left = i128::from(extended["ttl_remaining"].as_u64().unwrap());
         assert!((580 + sum * 60..=600 + sum * 60).contains(&left), "{left}");
@@ -127,12 +128,13 @@ async fn an_extension_moves_the_deadline_by_whole_minutes() {
 #[tokio::test]
 async fn a_released_instance_is_gone_everywhere_at_once() {
     let server = Server::start(&[]).await;
-    let demo = server.acquire().await;
-    let path = format!("/api/v1/demo/{}", demo.id);
-    assert_eq!(get(server.port, &demo.host, "/").await.status, 200);
+    let instance = server.acquire().await;
+    let path = format!("/api/v1/demo/{}", instance.id);
+    assert_eq!(get(server.port, &instance.host, "/").await.status, 200);
     let released = server.call("DELETE", &path, "").await;
     assert_eq!(released.status, 200);
-    let expected = json!({"id": demo.id, "status": "released", "message": "Demo instance has been released"});
+    let expected =
+        json!({"id": instance.id, "status": "released", "message": "Demo instance has been released"});
     assert_eq!(released.json(), expected);
     for (method, path, body) in [
         ("GET", path.clone(), ""),
@@ -143,30 +145,30 @@ async fn a_released_instance_is_gone_everywhere_at_once() {
         let answer = server.call(method, &path, body).await;
         assert_eq!((answer.status, &answer.json()["code"]), (404, &json!("NOT_FOUND")), "{method} {path}");
     }
-    assert_eq!(get(server.port, &demo.host, "/").await.status, 404);
+    assert_eq!(get(server.port, &instance.host, "/").await.status, 404);
 }
 
 #[tokio::test]
 async fn the_log_of_an_instance_is_what_its_app_wrote() {
     let program = env!("CARGO_BIN_EXE_try-it-now");
-    let talks = format!("echo to stdout; echo to stderr >&2; exec {program} sample-app");
-    let file = format!("[templates.talker]\ncommand = [\"sh\", \"-c\", \"{talks}\"]\n");
+    let command = format!("echo to stdout; echo to stderr >&2; exec {program} sample-app");
+    let file = format!("[templates.talker]\ncommand = [\"sh\", \"-c\", \"{command}\"]\n");
     let server = Server::with_file(&[], &file).await.full().await;
-    let demo = server.acquire().await;
-    let path = format!("/api/v1/demo/{}/logs", demo.id);
+    let instance = server.acquire().await;
+    let path = format!("/api/v1/demo/{}/logs", instance.id);
     let log = server.call("GET", &path, "").await;
     assert_eq!(log.status, 200);
     assert_eq!(log.header("content-type"), "text/plain; charset=utf-8");
     assert!(log.text().starts_with("to stdout\nto stderr\n"), "{}", log.text());
-    assert_eq!(server.call("DELETE", &format!("/api/v1/demo/{}", demo.id), "").await.status, 200);
-    crate::support::harness::eventually("its log goes with it", async || {
+    assert_eq!(server.call("DELETE", &format!("/api/v1/demo/{}", instance.id), "").await.status, 200);
+    crate::support::harness::eventually("its log is removed", async || {
         (server.call("GET", &path, "").await.status == 404).then_some(())
     })
     .await;
 }
 
 #[tokio::test]
-async fn pool_numbers_are_summed_over_all_templates_or_of_one() {
+async fn pool_stats_are_summed_over_all_templates_or_limited_to_one() {
     let server = Server::with_file(
         &[],
         r#"
@@ -185,7 +187,7 @@ async fn pool_numbers_are_summed_over_all_templates_or_of_one() {
         ["ready", "assigned", "warming", "target", "capacity"].map(|key| stats[key].as_u64().unwrap())
     };
     assert_eq!(numbers(&server.stats().await), [3, 0, 0, 3, 7]);
-    // The first in the file is the default where none has that name.
+    // The first template in the file is the default if none has that name.
     assert!(server.acquire().await.id.starts_with("small-"));
     let of = async |name: &str| {
         let answer = server.call("GET", &format!("/api/v1/pool/stats?template={name}"), "").await;

@@ -1,15 +1,15 @@
-//! The HTTP contract: every refusal has its status, its code and its shape.
+//! The HTTP contract: each refusal has its status, its code and its shape.
 
 use serde_json::json;
 
-use crate::support::harness::{Server, raw};
+use crate::support::harness::{Server, send_raw};
 
 async fn start() -> Server {
     Server::start(&[("POOL_TARGET_SIZE", "1")]).await
 }
 
 #[tokio::test]
-async fn a_method_that_a_path_does_not_have_is_refused_with_those_that_it_has() {
+async fn an_unsupported_method_is_refused_with_the_allowed_ones() {
     let server = start().await;
     let id = server.acquire().await.id;
     let paths = [
@@ -33,10 +33,10 @@ async fn a_method_that_a_path_does_not_have_is_refused_with_those_that_it_has() 
             if allow.split(", ").any(|allowed| allowed == method) {
                 continue;
             }
-            let answer = server.ask(method, &path, &[], "").await;
+            let answer = server.request(method, &path, &[], "").await;
             assert_eq!((answer.status, answer.header("allow")), (405, allow), "{method} {path}");
             if method != "HEAD" {
-                answer.refused(405, "METHOD_NOT_ALLOWED");
+                answer.assert_error(405, "METHOD_NOT_ALLOWED");
             }
         }
     }
@@ -44,7 +44,7 @@ async fn a_method_that_a_path_does_not_have_is_refused_with_those_that_it_has() 
 }
 
 #[tokio::test]
-async fn a_path_that_there_is_not_is_not_found_whatever_the_method() {
+async fn an_unknown_path_is_not_found_whatever_the_method() {
     let server = start().await;
     let paths = [
         "/nothing",
@@ -68,28 +68,31 @@ async fn a_path_that_there_is_not_is_not_found_whatever_the_method() {
             if path.starts_with("/api/v1/demo/..") && method != "GET" {
                 continue;
             }
-            server.ask(method, path, &[], "").await.refused(404, "NOT_FOUND");
+            server.request(method, path, &[], "").await.assert_error(404, "NOT_FOUND");
         }
     }
 }
 
 #[tokio::test]
-async fn no_instance_has_a_name_that_was_never_given() {
+async fn an_unknown_instance_is_not_found() {
     let server = start().await;
     for id in
         ["default-aaaaaaaaaaaaaaaa", "none-aaaaaaaaaaaaaaaa", "x", "..", "default-AAAAAAAAAAAAAAAA", "%00"]
     {
         let path = format!("/api/v1/demo/{id}");
-        server.call("GET", &path, "").await.refused(404, "NOT_FOUND");
-        server.call("DELETE", &path, "").await.refused(404, "NOT_FOUND");
-        server.call("GET", &format!("{path}/status"), "").await.refused(404, "NOT_FOUND");
-        server.call("GET", &format!("{path}/logs"), "").await.refused(404, "NOT_FOUND");
-        server.call("POST", &format!("{path}/extend"), r#"{"minutes":5}"#).await.refused(404, "NOT_FOUND");
+        server.call("GET", &path, "").await.assert_error(404, "NOT_FOUND");
+        server.call("DELETE", &path, "").await.assert_error(404, "NOT_FOUND");
+        server.call("GET", &format!("{path}/status"), "").await.assert_error(404, "NOT_FOUND");
+        server.call("GET", &format!("{path}/logs"), "").await.assert_error(404, "NOT_FOUND");
+        server
+            .call("POST", &format!("{path}/extend"), r#"{"minutes":5}"#)
+            .await
+            .assert_error(404, "NOT_FOUND");
     }
 }
 
 #[tokio::test]
-async fn a_body_that_is_not_what_was_asked_for_is_refused_and_spends_nothing() {
+async fn an_invalid_body_is_refused_and_assigns_nothing() {
     let server = start().await;
     let bodies = [
         "{",
@@ -102,35 +105,35 @@ async fn a_body_that_is_not_what_was_asked_for_is_refused_and_spends_nothing() {
         r#"{"template": "default"} x"#,
     ];
     for body in bodies {
-        server.call("POST", "/api/v1/demo/acquire", body).await.refused(400, "INVALID_REQUEST");
+        server.call("POST", "/api/v1/demo/acquire", body).await.assert_error(400, "INVALID_REQUEST");
     }
     let too_long = "a".repeat(64);
     for name in ["", "No Name", "-x", "x-", "a.b", "a/b", too_long.as_str()] {
         let body = json!({ "template": name }).to_string();
-        server.call("POST", "/api/v1/demo/acquire", &body).await.refused(400, "INVALID_REQUEST");
+        server.call("POST", "/api/v1/demo/acquire", &body).await.assert_error(400, "INVALID_REQUEST");
     }
     let unknown = server.call("POST", "/api/v1/demo/acquire", r#"{"template": "none"}"#).await;
-    unknown.refused(404, "NOT_FOUND");
+    unknown.assert_error(404, "NOT_FOUND");
     assert_eq!(server.stats().await["ready"], 1);
 }
 
 #[tokio::test]
-async fn a_body_of_another_type_is_refused() {
+async fn a_body_of_another_media_type_is_refused() {
     let server = start().await;
     for kind in ["text/plain", "application/x-www-form-urlencoded", "application/jsonx", "x"] {
         let headers = [("content-type", kind)];
-        let answer = server.ask("POST", "/api/v1/demo/acquire", &headers, "{}").await;
-        answer.refused(415, "UNSUPPORTED_MEDIA_TYPE");
+        let answer = server.request("POST", "/api/v1/demo/acquire", &headers, "{}").await;
+        answer.assert_error(415, "UNSUPPORTED_MEDIA_TYPE");
     }
     let headers = [("content-type", "Application/JSON; charset=utf-8")];
-    assert_eq!(server.ask("POST", "/api/v1/demo/acquire", &headers, "{}").await.status, 200);
+    assert_eq!(server.request("POST", "/api/v1/demo/acquire", &headers, "{}").await.status, 200);
 }
 
 #[tokio::test]
-async fn a_malformed_head_is_refused_in_the_same_shape() {
+async fn a_malformed_head_is_refused_in_the_shape_of_the_contract() {
     let server = start().await;
     for head in ["GET /health HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n", "GET /health HTTP/1.1\r\n\r\n"] {
-        let answer = raw(server.port, head.as_bytes()).await;
+        let answer = send_raw(server.port, head.as_bytes()).await;
         assert!(answer.starts_with("HTTP/1.1 400 "), "{answer}");
         assert!(answer.contains(r#""code":"INVALID_REQUEST""#) && answer.contains("request_id"), "{answer}");
     }
@@ -139,8 +142,8 @@ async fn a_malformed_head_is_refused_in_the_same_shape() {
 #[tokio::test]
 async fn minutes_are_a_whole_number_from_1_to_60() {
     let server = start().await;
-    let demo = server.acquire().await;
-    let path = format!("/api/v1/demo/{}", demo.id);
+    let instance = server.acquire().await;
+    let path = format!("/api/v1/demo/{}", instance.id);
     let before = server.call("GET", &path, "").await.json()["expires_at"].clone();
     let bodies = [
         "",
@@ -157,27 +160,27 @@ async fn minutes_are_a_whole_number_from_1_to_60() {
         "{",
     ];
     for body in bodies {
-        server.call("POST", &format!("{path}/extend"), body).await.refused(400, "INVALID_REQUEST");
+        server.call("POST", &format!("{path}/extend"), body).await.assert_error(400, "INVALID_REQUEST");
     }
     assert_eq!(server.call("GET", &path, "").await.json()["expires_at"], before);
 }
 
 #[tokio::test]
-async fn an_extension_beyond_the_longest_time_is_refused_and_changes_nothing() {
+async fn an_extension_beyond_the_maximum_ttl_is_refused_and_changes_nothing() {
     let server = Server::start(&[("POOL_DEFAULT_TTL", "10m"), ("POOL_MAX_TTL", "30m")]).await;
-    let demo = server.acquire().await;
-    let path = format!("/api/v1/demo/{}", demo.id);
+    let instance = server.acquire().await;
+    let path = format!("/api/v1/demo/{}", instance.id);
     let extend = async |minutes: u32| {
         server.call("POST", &format!("{path}/extend"), &format!(r#"{{"minutes":{minutes}}}"#)).await
     };
     let expires = async || server.call("GET", &path, "").await.json()["expires_at"].clone();
     let before = expires().await;
-    let body = extend(21).await.refused(400, "MAX_TTL_EXCEEDED");
+    let body = extend(21).await.assert_error(400, "MAX_TTL_EXCEEDED");
     assert_eq!(body["details"], "at most 30 minutes from assignment");
     assert_eq!(expires().await, before);
-    // Up to the very end it may go.
+    // An extension up to exactly the maximum is allowed.
     assert_eq!(extend(20).await.status, 200);
     let last = expires().await;
-    extend(1).await.refused(400, "MAX_TTL_EXCEEDED");
+    extend(1).await.assert_error(400, "MAX_TTL_EXCEEDED");
     assert_eq!(expires().await, last);
 }

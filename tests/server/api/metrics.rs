@@ -2,7 +2,7 @@
 
 use crate::support::harness::{Server, eventually, get};
 
-/// The value of a series, by its exact name and labels.
+/// Returns the value of a series with this exact name and these labels.
 fn value(page: &str, series: &str) -> Option<f64> {
     page.lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' ')?.parse().ok())
 }
@@ -20,7 +20,7 @@ async fn traffic() -> Server {
 #[tokio::test]
 async fn every_metric_of_the_contract_is_there_after_some_traffic() {
     let server = traffic().await;
-    let page = server.ask("GET", "/metrics", &[], "").await;
+    let page = server.request("GET", "/metrics", &[], "").await;
     assert_eq!(page.status, 200);
     assert_eq!(page.header("content-type"), "text/plain; version=0.0.4; charset=utf-8");
     let page = page.text();
@@ -69,14 +69,14 @@ async fn every_metric_of_the_contract_is_there_after_some_traffic() {
     assert!(page.contains("demo_build_info{"), "{page}");
     assert!(page.contains("# TYPE demo_criu_restore_duration_seconds histogram"), "{page}");
     assert!(page.contains(r#"demo_acquisition_duration_seconds_bucket{le="0.00005"}"#), "{page}");
-    assert!(!page.contains("no/such/path"), "a raw path is no label");
+    assert!(!page.contains("no/such/path"), "a raw path is not a label");
 }
 
 #[tokio::test]
-async fn the_page_is_open_metrics_for_who_asks_for_that() {
+async fn the_page_is_open_metrics_if_the_client_accepts_it() {
     let server = traffic().await;
     let accept = "application/openmetrics-text;version=1.0.0,text/plain;q=0.5";
-    let page = server.ask("GET", "/metrics", &[("accept", accept)], "").await;
+    let page = server.request("GET", "/metrics", &[("accept", accept)], "").await;
     assert_eq!(page.header("content-type"), "application/openmetrics-text; version=1.0.0; charset=utf-8");
     let page = page.text();
     assert!(page.ends_with("# EOF\n"));
@@ -91,7 +91,7 @@ async fn an_expiry_and_an_exhausted_pool_are_counted() {
     let server = Server::start(&settings).await;
     server.acquire().await;
     assert_eq!(server.call("POST", "/api/v1/demo/acquire", "").await.status, 503);
-    let page = async || server.ask("GET", "/metrics", &[], "").await.text();
+    let page = async || server.request("GET", "/metrics", &[], "").await.text();
     let exhausted = r#"demo_acquisitions_total{template="default",result="pool_exhausted"}"#;
     assert_eq!(value(&page().await, exhausted), Some(1.0));
     eventually("the expiry is counted", async || {

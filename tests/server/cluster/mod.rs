@@ -2,7 +2,7 @@
 
 mod membership;
 mod node_forwarding;
-pub mod valkey;
+mod valkey;
 
 mod heavy {
     mod network_partition;

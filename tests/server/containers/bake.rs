@@ -1,25 +1,25 @@
-//! Baking ahead of a start.
+//! Baking before a server starts.
 
 use std::process::{Command, Stdio};
 
 use tokio::io::{AsyncBufReadExt, BufReader};
 
-use super::{FULL, Host};
-use crate::support::harness::{PATIENCE, eventually_within};
+use super::{ContainerHost, FULL_TIMEOUT};
+use crate::support::harness::{MAX_WAIT, eventually_within};
 
-/// The program with another command, for the same state folder.
-pub(super) fn command(host: &Host, arguments: &[&str]) -> Command {
+/// Returns another command of the program with the same state folder.
+pub(super) fn command(host: &ContainerHost, arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_try-it-now"));
     command
         .args(arguments)
         .env_clear()
         .env("PATH", std::env::var_os("PATH").unwrap_or_default())
-        .envs(host.variables())
+        .envs(host.environment())
         .stdin(Stdio::null());
     command
 }
 
-fn bake(host: &Host) -> tokio::process::Command {
+fn bake(host: &ContainerHost) -> tokio::process::Command {
     let file = host.folder.join("templates.toml");
     let mut bake =
         tokio::process::Command::from(command(host, &["bake", "--config", file.to_str().unwrap()]));
@@ -28,92 +28,92 @@ fn bake(host: &Host) -> tokio::process::Command {
 }
 
 #[tokio::test]
-async fn a_bake_that_is_told_to_end_leaves_nothing_and_the_next_one_works() {
-    let Some(host) = Host::php() else { return };
-    // Before the instance runs, while it warms up, and as soon as it does.
+async fn an_interrupted_bake_leaves_nothing_and_the_next_one_works() {
+    let Some(host) = ContainerHost::php() else { return };
+    // The bake is interrupted before the instance runs, and as soon as it runs.
     for signal in ["TERM", "INT"] {
         let mut child = bake(&host).spawn().unwrap();
         let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
-        let begun = tokio::time::timeout(PATIENCE, lines.next_line()).await.unwrap().unwrap().unwrap();
+        let begun = tokio::time::timeout(MAX_WAIT, lines.next_line()).await.unwrap().unwrap().unwrap();
         assert!(begun.contains("warming up"), "{begun}");
         if signal == "INT" {
             let runs = async || (!host.containers().is_empty()).then_some(());
-            eventually_within(FULL, "its instance is there", runs).await;
+            eventually_within(FULL_TIMEOUT, "its container exists", runs).await;
         }
         let pid = rustix::process::Pid::from_raw(child.id().unwrap() as i32).unwrap();
         let number =
             if signal == "TERM" { rustix::process::Signal::TERM } else { rustix::process::Signal::INT };
         rustix::process::kill_process(pid, number).unwrap();
-        let ended = tokio::time::timeout(PATIENCE * 2, child.wait_with_output()).await.unwrap().unwrap();
+        let ended = tokio::time::timeout(MAX_WAIT * 2, child.wait_with_output()).await.unwrap().unwrap();
         host.nodes();
-        let told = String::from_utf8_lossy(&ended.stderr).into_owned();
-        assert_eq!(ended.status.code(), Some(1), "{told}");
-        assert!(told.contains("interrupted; nothing half made was left"), "{told}");
-        host.nothing_left().await;
+        let output = String::from_utf8_lossy(&ended.stderr).into_owned();
+        assert_eq!(ended.status.code(), Some(1), "{output}");
+        assert!(output.contains("interrupted; no partial checkpoint remains"), "{output}");
+        host.assert_nothing_left().await;
         let node = host.folder.join("nodes").join(&host.nodes()[0]).join("containers");
         for folder in ["golden", "instances"] {
-            assert_eq!(crate::support::leak_check::files(&node.join(folder)), [""; 0], "{signal}");
+            assert_eq!(crate::support::leak_check::files_below(&node.join(folder)), [""; 0], "{signal}");
         }
         let snapshots = host.stack.ctr(&["snapshots", "list"]);
         assert!(!snapshots.contains(&format!("golden-{}", host.nodes()[0])), "{snapshots}");
     }
-    for told in ["baked in", "was baked before"] {
-        let done = tokio::time::timeout(FULL, bake(&host).output()).await.unwrap().unwrap();
+    for output in ["baked in", "already baked"] {
+        let done = tokio::time::timeout(FULL_TIMEOUT, bake(&host).output()).await.unwrap().unwrap();
         assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
-        assert!(String::from_utf8_lossy(&done.stdout).contains(told), "{done:?}");
+        assert!(String::from_utf8_lossy(&done.stdout).contains(output), "{done:?}");
     }
-    host.nothing_left().await;
+    host.assert_nothing_left().await;
 }
 
 #[tokio::test]
-async fn a_bake_leaves_alone_what_visitors_have_of_a_server_that_stopped() {
-    let Some(host) = Host::php() else { return };
-    let mut first = host.serve(&[]).await.full_within(FULL).await;
-    let demo = first.acquire().await;
-    super::note(first.port, &demo, "kept").await;
-    super::stop(&mut first).await;
-    let done = tokio::time::timeout(FULL, bake(&host).output()).await.unwrap().unwrap();
+async fn a_bake_keeps_the_assigned_instances_of_a_stopped_server_running() {
+    let Some(host) = ContainerHost::php() else { return };
+    let mut first = host.start_server(&[]).await.full_within(FULL_TIMEOUT).await;
+    let instance = first.acquire().await;
+    super::post_note(first.port, &instance, "kept").await;
+    super::shut_down(&mut first).await;
+    let done = tokio::time::timeout(FULL_TIMEOUT, bake(&host).output()).await.unwrap().unwrap();
     assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
-    let mut second = host.serve(&[]).await;
-    assert_eq!(super::page(second.port, &demo).await, (1, vec!["kept".to_owned()]));
-    super::release(&second, &demo.id).await;
-    super::stop(&mut second).await;
-    host.nothing_left().await;
+    let mut second = host.start_server(&[]).await;
+    assert_eq!(super::read_page(second.port, &instance).await, (1, vec!["kept".to_owned()]));
+    super::release(&second, &instance.id).await;
+    super::shut_down(&mut second).await;
+    host.assert_nothing_left().await;
 }
 
-/// What the doctor says of shared memory.
-fn shared_memory(host: &Host) -> Vec<serde_json::Value> {
+/// Returns the results of the doctor's check of shared memory.
+fn shared_memory(host: &ContainerHost) -> Vec<serde_json::Value> {
     let file = host.folder.join("templates.toml");
-    let told = command(host, &["doctor", "--json", "--config", file.to_str().unwrap()]).output().unwrap();
-    let findings: Vec<serde_json::Value> = serde_json::from_slice(&told.stdout).unwrap();
-    findings.into_iter().filter(|finding| finding["check"] == "shared memory").collect()
+    let output = command(host, &["doctor", "--json", "--config", file.to_str().unwrap()]).output().unwrap();
+    let results: Vec<serde_json::Value> = serde_json::from_slice(&output.stdout).unwrap();
+    results.into_iter().filter(|result| result["check"] == "shared memory").collect()
 }
 
 #[tokio::test]
-async fn the_doctor_says_whether_copies_share_memory_and_why_not() {
-    let Some(host) = Host::php() else { return };
-    let said = |what: &str| {
+async fn the_doctor_reports_whether_memory_is_shared_and_why_not() {
+    let Some(host) = ContainerHost::php() else { return };
+    let check = |what: &str| {
         let found = shared_memory(&host);
         assert_eq!(found.len(), 1, "{found:?}");
         assert!(found[0]["found"].as_str().unwrap().contains(what), "{found:?}");
         found[0]["verdict"].as_str().unwrap().to_owned()
     };
-    assert_eq!(said(": not baked as it is now"), "ok");
-    let done = tokio::time::timeout(FULL, bake(&host).output()).await.unwrap().unwrap();
+    assert_eq!(check(": not baked in its present form"), "ok");
+    let done = tokio::time::timeout(FULL_TIMEOUT, bake(&host).output()).await.unwrap().unwrap();
     assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
-    assert_eq!(said(": copies share "), "ok");
-    // Another revision of the template, and no room.
+    assert_eq!(check(": instances share "), "ok");
+    // A changed template has no checkpoint yet, and there is no room for its shared memory.
     let file = host.folder.join("templates.toml");
     let before = std::fs::read_to_string(&file).unwrap();
     let more = before.replacen("warm_up = [", "warm_up = [\"/\", ", 1);
     assert_ne!(more, before);
     std::fs::write(&file, more).unwrap();
-    assert_eq!(said(": not baked as it is now"), "ok");
-    let done = tokio::time::timeout(FULL, bake(&host).env("SHARED_MEMORY_MAX", "1M").output())
+    assert_eq!(check(": not baked in its present form"), "ok");
+    let done = tokio::time::timeout(FULL_TIMEOUT, bake(&host).env("SHARED_MEMORY_MAX", "1M").output())
         .await
         .unwrap()
         .unwrap();
     assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
-    assert_eq!(said(": each copy has memory of its own: its memory of "), "warning");
-    host.nothing_left().await;
+    assert_eq!(check(": no memory is shared: its memory of "), "warning");
+    host.assert_nothing_left().await;
 }

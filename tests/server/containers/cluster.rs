@@ -1,92 +1,92 @@
-//! Servers that share a Valkey, with containers, which outlive their server.
+//! Servers with containers that share a Valkey. Containers outlive their server.
 
-use super::{FULL, Host, note, page, release, stop};
-use crate::cluster::valkey::address;
-use crate::support::harness::{Demo, Server, eventually, get};
-use crate::support::valkey_server::{Keeps, Server as Valkey};
+use super::{ContainerHost, FULL_TIMEOUT, post_note, read_page, release, shut_down};
+use crate::support::harness::{AcquiredInstance, Server, eventually, get};
+use crate::support::valkey_server::{Persistence, ValkeyServer};
 
-/// The same instance, by way of another server.
-fn by(server: &Server, demo: &Demo) -> Demo {
-    let host = demo.host.split(':').next().unwrap();
-    Demo { host: format!("{host}:{}", server.port), ..demo.clone() }
+/// Returns the same instance with the host of another server.
+fn through(server: &Server, instance: &AcquiredInstance) -> AcquiredInstance {
+    let host = instance.host.split(':').next().unwrap();
+    AcquiredInstance { host: format!("{host}:{}", server.port), ..instance.clone() }
 }
 
-/// An instance that `owner` runs, handed out by the other. One that has just come is not given those of others at once,
-/// and makes its own.
-async fn handed_out_by(other: &Server, owner: &Server) -> Demo {
-    eventually("the other hands it out", async || {
-        let demo = other.acquire().await;
+/// Acquires an instance from `other` that `owner` runs. A new server is not granted the instances of others at once and
+/// provisions its own.
+async fn acquire_foreign(other: &Server, owner: &Server) -> AcquiredInstance {
+    eventually("the other server assigns an instance of the owner", async || {
+        let instance = other.acquire().await;
         let nodes = other.call("GET", "/api/v1/nodes", "").await.json();
         let mut nodes = nodes["nodes"].as_array().unwrap().iter();
         if nodes.any(|node| node["id"] == owner.node() && node["pools"][0]["assigned"] == 1) {
-            return Some(demo);
+            return Some(instance);
         }
-        release(other, &demo.id).await;
+        release(other, &instance.id).await;
         None
     })
     .await
 }
 
 #[tokio::test]
-async fn what_a_visitor_has_survives_a_stop_of_its_server_and_is_reached_through_another() {
-    let Some(valkey) = Valkey::start(Keeps::Nothing, &[]) else { return };
-    let Some(host) = Host::php() else { return };
-    let address = address(&valkey);
+async fn an_assigned_instance_survives_a_shutdown_of_its_server_and_is_reached_through_another() {
+    let Some(valkey) = ValkeyServer::start(Persistence::None, &[]) else { return };
+    let Some(host) = ContainerHost::php() else { return };
+    let address = valkey.host_and_port();
     let settings = |target| {
-        let patient = ("NODE_TIMEOUT", "60s");
-        [("VALKEY_ADDR", &*address), ("POOL_TARGET_SIZE", target), ("POOL_MIN_SIZE", "0"), patient]
+        let long_timeout = ("NODE_TIMEOUT", "60s");
+        [("VALKEY_ADDR", &*address), ("POOL_TARGET_SIZE", target), ("POOL_MIN_SIZE", "0"), long_timeout]
     };
-    let mut owner = host.serve(&settings("1")).await.full_within(FULL).await;
-    let other = host.serve(&settings("0")).await;
-    let demo = handed_out_by(&other, &owner).await;
-    note(other.port, &by(&other, &demo), "kept").await;
-    assert_eq!(page(owner.port, &by(&owner, &demo)).await, (1, vec!["kept".to_owned()]));
+    let mut owner = host.start_server(&settings("1")).await.full_within(FULL_TIMEOUT).await;
+    let other = host.start_server(&settings("0")).await;
+    let instance = acquire_foreign(&other, &owner).await;
+    post_note(other.port, &through(&other, &instance), "kept").await;
+    assert_eq!(read_page(owner.port, &through(&owner, &instance)).await, (1, vec!["kept".to_owned()]));
     let owner_name = owner.node().to_owned();
-    stop(&mut owner).await;
-    assert!(host.containers().contains(&demo.id));
-    assert_eq!(get(other.port, &by(&other, &demo).host, "/").await.status, 502);
+    shut_down(&mut owner).await;
+    assert!(host.containers().contains(&instance.id));
+    assert_eq!(get(other.port, &through(&other, &instance).host, "/").await.status, 502);
 
-    let mut owner = host.serve(&settings("1")).await;
+    let mut owner = host.start_server(&settings("1")).await;
     assert_eq!(owner.node(), owner_name);
-    eventually("it is reached again", async || {
-        (get(other.port, &by(&other, &demo).host, "/up").await.status == 200).then_some(())
+    eventually("the instance is reachable again", async || {
+        (get(other.port, &through(&other, &instance).host, "/up").await.status == 200).then_some(())
     })
     .await;
-    assert_eq!(page(other.port, &by(&other, &demo)).await.1, ["kept"]);
-    release(&other, &demo.id).await;
-    eventually("its server takes it down", async || (!host.containers().contains(&demo.id)).then_some(()))
+    assert_eq!(read_page(other.port, &through(&other, &instance)).await.1, ["kept"]);
+    release(&other, &instance.id).await;
+    eventually("its server removes it", async || (!host.containers().contains(&instance.id)).then_some(()))
         .await;
-    stop(&mut owner).await;
+    shut_down(&mut owner).await;
     drop(other);
-    host.nothing_left().await;
+    host.assert_nothing_left().await;
 }
 
 #[tokio::test]
 async fn containers_of_a_server_that_was_declared_dead_end_when_it_comes_back() {
-    let Some(valkey) = Valkey::start(Keeps::Nothing, &[]) else { return };
-    let Some(host) = Host::php() else { return };
-    let address = address(&valkey);
+    let Some(valkey) = ValkeyServer::start(Persistence::None, &[]) else { return };
+    let Some(host) = ContainerHost::php() else { return };
+    let address = valkey.host_and_port();
     let settings = |target| {
-        let quick = ("NODE_TIMEOUT", "2s");
-        [("VALKEY_ADDR", &*address), ("POOL_TARGET_SIZE", target), ("POOL_MIN_SIZE", "0"), quick]
+        let short_timeout = ("NODE_TIMEOUT", "2s");
+        [("VALKEY_ADDR", &*address), ("POOL_TARGET_SIZE", target), ("POOL_MIN_SIZE", "0"), short_timeout]
     };
-    let mut owner = host.serve(&settings("1")).await.full_within(FULL).await;
-    let other = host.serve(&settings("0")).await;
-    let demo = handed_out_by(&other, &owner).await;
-    assert_eq!(page(other.port, &by(&other, &demo)).await.0, 1);
+    let mut owner = host.start_server(&settings("1")).await.full_within(FULL_TIMEOUT).await;
+    let other = host.start_server(&settings("0")).await;
+    let instance = acquire_foreign(&other, &owner).await;
+    assert_eq!(read_page(other.port, &through(&other, &instance)).await.0, 1);
     owner.signal("KILL");
-    owner.ended().await;
-    eventually("its visitor is told", async || {
-        (get(other.port, &by(&other, &demo).host, "/").await.status == 410).then_some(())
+    owner.wait_for_exit().await;
+    eventually("the instance has ended for its visitor", async || {
+        (get(other.port, &through(&other, &instance).host, "/").await.status == 410).then_some(())
     })
     .await;
-    assert!(host.containers().contains(&demo.id), "nobody else can end it");
-    let mut owner = host.serve(&settings("1")).await.full_within(FULL).await;
-    eventually("it ends it", async || (!host.containers().contains(&demo.id)).then_some(())).await;
-    assert_eq!(get(owner.port, &by(&owner, &demo).host, "/").await.status, 410);
+    assert!(host.containers().contains(&instance.id), "only its own server can end it");
+    let mut owner = host.start_server(&settings("1")).await.full_within(FULL_TIMEOUT).await;
+    eventually("its server ends it", async || (!host.containers().contains(&instance.id)).then_some(()))
+        .await;
+    assert_eq!(get(owner.port, &through(&owner, &instance).host, "/").await.status, 410);
     let fresh = other.acquire().await;
-    assert_eq!(page(other.port, &by(&other, &fresh)).await.0, 1);
-    stop(&mut owner).await;
+    assert_eq!(read_page(other.port, &through(&other, &fresh)).await.0, 1);
+    shut_down(&mut owner).await;
     release(&other, &fresh.id).await;
     drop(other);
 }

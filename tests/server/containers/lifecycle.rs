@@ -1,17 +1,17 @@
-//! From an acquire to nothing left.
+//! An instance from its acquire to its removal.
 
-use super::{FULL, Host, note, page, release, stop};
+use super::{ContainerHost, FULL_TIMEOUT, post_note, read_page, release, shut_down};
 use crate::support::harness::get;
 
 #[tokio::test]
-async fn a_visitor_has_a_restored_copy_to_herself_and_nothing_of_it_is_left() {
-    let Some(host) = Host::php() else { return };
-    let mut server = host.serve(&[]).await.full_within(FULL).await;
+async fn a_visitor_gets_a_restored_instance_and_its_release_leaves_nothing() {
+    let Some(host) = ContainerHost::php() else { return };
+    let mut server = host.start_server(&[]).await.full_within(FULL_TIMEOUT).await;
     let (a, b) = (server.acquire().await, server.acquire().await);
-    note(server.port, &a, "mine").await;
-    assert_eq!(page(server.port, &a).await, (1, vec!["mine".to_owned()]));
-    assert_eq!(page(server.port, &b).await, (1, vec![]));
-    let metrics = server.ask("GET", "/metrics", &[], "").await.text();
+    post_note(server.port, &a, "mine").await;
+    assert_eq!(read_page(server.port, &a).await, (1, vec!["mine".to_owned()]));
+    assert_eq!(read_page(server.port, &b).await, (1, vec![]));
+    let metrics = server.request("GET", "/metrics", &[], "").await.text();
     let restored = format!(
         r#"demo_provisions_total{{template="{}",method="criu_restore",result="success"}} "#,
         host.template
@@ -21,32 +21,33 @@ async fn a_visitor_has_a_restored_copy_to_herself_and_nothing_of_it_is_left() {
 
     release(&server, &a.id).await;
     assert_eq!(get(server.port, &a.host, "/").await.status, 404);
-    assert_eq!(page(server.port, &b).await.0, 2);
+    assert_eq!(read_page(server.port, &b).await.0, 2);
     release(&server, &b.id).await;
-    stop(&mut server).await;
-    host.nothing_left().await;
+    shut_down(&mut server).await;
+    host.assert_nothing_left().await;
 }
 
 #[tokio::test]
-async fn what_a_visitor_has_survives_a_stop_of_the_server_and_the_rest_does_not() {
-    let Some(host) = Host::php() else { return };
-    let first = host.serve(&[]).await.full_within(FULL).await;
-    let demo = first.acquire().await;
-    note(first.port, &demo, "kept").await;
-    let before = first.call("GET", &format!("/api/v1/demo/{}", demo.id), "").await.json();
-    let mut first = first.full_within(FULL).await;
-    stop(&mut first).await;
-    assert_eq!(host.containers(), [demo.id.clone()].into(), "nobody has the others");
+async fn only_assigned_instances_survive_a_shutdown_of_the_server() {
+    let Some(host) = ContainerHost::php() else { return };
+    let first = host.start_server(&[]).await.full_within(FULL_TIMEOUT).await;
+    let instance = first.acquire().await;
+    post_note(first.port, &instance, "kept").await;
+    let before = first.call("GET", &format!("/api/v1/demo/{}", instance.id), "").await.json();
+    let mut first = first.full_within(FULL_TIMEOUT).await;
+    shut_down(&mut first).await;
+    assert_eq!(host.containers(), [instance.id.clone()].into(), "ready instances end with the server");
 
-    let mut second = host.serve(&[]).await;
-    assert_eq!(page(second.port, &demo).await, (1, vec!["kept".to_owned()]));
-    let after = second.call("GET", &format!("/api/v1/demo/{}", demo.id), "").await.json();
+    let mut second = host.start_server(&[]).await;
+    assert_eq!(read_page(second.port, &instance).await, (1, vec!["kept".to_owned()]));
+    let after = second.call("GET", &format!("/api/v1/demo/{}", instance.id), "").await.json();
     for field in ["state", "created_at", "assigned_at", "expires_at"] {
         assert_eq!(after[field], before[field], "{field}");
     }
-    let extended = second.call("POST", &format!("/api/v1/demo/{}/extend", demo.id), r#"{"minutes":1}"#).await;
+    let extended =
+        second.call("POST", &format!("/api/v1/demo/{}/extend", instance.id), r#"{"minutes":1}"#).await;
     assert_eq!(extended.status, 200, "{}", extended.text());
-    release(&second, &demo.id).await;
-    stop(&mut second).await;
-    host.nothing_left().await;
+    release(&second, &instance.id).await;
+    shut_down(&mut second).await;
+    host.assert_nothing_left().await;
 }

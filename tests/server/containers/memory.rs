@@ -1,21 +1,21 @@
-//! What instances take of the memory, and pools that go by it.
+//! Memory of instances, and pools whose size follows the available memory.
 
 use std::time::Duration;
 
-use super::{FULL, Host, note, release, stop};
+use super::{ContainerHost, FULL_TIMEOUT, post_note, release, shut_down};
 use crate::support::harness::{eventually_within, request};
 
-/// Several readings.
-const READ: Duration = Duration::from_secs(60);
+/// The longest time until memory was measured several times.
+const MEASURE_TIMEOUT: Duration = Duration::from_secs(60);
 
 #[tokio::test]
-async fn a_pool_goes_by_the_memory_and_tells_what_its_instances_take() {
-    let Some(host) = Host::php() else { return };
+async fn a_pool_follows_the_available_memory_and_reports_what_its_instances_use() {
+    let Some(host) = ContainerHost::php() else { return };
     let sizes = [("POOL_TARGET_SIZE", "3"), ("POOL_MAX_SIZE", "auto"), ("LOG_LEVEL", "info")];
-    let mut server = host.serve(&sizes).await.full_within(FULL).await;
-    let (demo, port) = (server.acquire().await, server.port);
-    note(port, &demo, "words").await;
-    let (stats, memory) = eventually_within(READ, "all are measured", async || {
+    let mut server = host.start_server(&sizes).await.full_within(FULL_TIMEOUT).await;
+    let (instance, port) = (server.acquire().await, server.port);
+    post_note(port, &instance, "words").await;
+    let (stats, memory) = eventually_within(MEASURE_TIMEOUT, "all instances are measured", async || {
         let stats = server.stats().await;
         let memory = stats["templates"][0].get("memory")?.clone();
         let full = stats["ready"] == 3 && stats["warming"] == 0 && memory["instances"] == 4;
@@ -29,16 +29,16 @@ async fn a_pool_goes_by_the_memory_and_tells_what_its_instances_take() {
     let by_memory = &stats["templates"][0]["by_memory"];
     let [each, available, reserve] =
         ["instance_bytes", "available_bytes", "reserve_bytes"].map(|name| number(&by_memory[name]));
-    // Others use the machine, too, and take some of it meanwhile: a quarter more or less is still by the memory.
-    let room = (available - reserve + 4 * each) as f64 / each as f64;
+    // Other programs of this machine use memory too: a quarter more or less still follows the memory.
+    let max_instances = (available - reserve + 4 * each) as f64 / each as f64;
     let capacity = number(&stats["capacity"]) as f64;
-    assert!(capacity >= 4.0 && capacity <= room * 1.25, "{stats}");
-    // What copies take is far less than their limit, which is what one counted for at first.
+    assert!(capacity >= 4.0 && capacity <= max_instances * 1.25, "{stats}");
+    // The use of an instance is far less than its limit, which is assumed at first.
     assert!(each < 512 << 20 && each > 1 << 20, "{by_memory}");
-    server.log_until(|line| line.contains("the memory has room for another number of instances")).await;
+    server.log_until(|line| line.contains("pool capacity changed")).await;
 
-    let shown = eventually_within(READ, "it is measured in a visitor's hands", async || {
-        let shown = server.call("GET", &format!("/api/v1/demo/{}", demo.id), "").await.json();
+    let shown = eventually_within(MEASURE_TIMEOUT, "the assigned instance is measured", async || {
+        let shown = server.call("GET", &format!("/api/v1/demo/{}", instance.id), "").await.json();
         shown.get("memory").cloned()
     })
     .await;
@@ -49,7 +49,7 @@ async fn a_pool_goes_by_the_memory_and_tells_what_its_instances_take() {
         let value = page.lines().find_map(|line| line.strip_prefix(&begins));
         assert!(value.is_some_and(|value| value.parse::<u64>().unwrap() > 0), "{name} in {page}");
     }
-    release(&server, &demo.id).await;
-    stop(&mut server).await;
-    host.nothing_left().await;
+    release(&server, &instance.id).await;
+    shut_down(&mut server).await;
+    host.assert_nothing_left().await;
 }

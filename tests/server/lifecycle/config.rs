@@ -1,13 +1,13 @@
-//! What a server does that cannot start: it says why, all of it, and changes nothing.
+//! A server that cannot start reports all reasons and changes nothing.
 
 use std::net::TcpListener;
 use std::path::PathBuf;
 use std::process::{Command, Output};
 
-/// A folder of one test, removed at its end.
-struct Folder(PathBuf);
+/// A folder of one test, removed when this is dropped.
+struct StateFolder(PathBuf);
 
-impl Folder {
+impl StateFolder {
     fn new() -> Self {
         let path = std::env::temp_dir().join(format!("try-it-now-serve-{}", uuid::Uuid::now_v7()));
         std::fs::create_dir_all(&path).unwrap();
@@ -19,14 +19,14 @@ impl Folder {
     }
 }
 
-impl Drop for Folder {
+impl Drop for StateFolder {
     fn drop(&mut self) {
         let _ = std::fs::remove_dir_all(&self.0);
     }
 }
 
-/// Runs a server that cannot start, to its end.
-fn run(folder: &Folder, arguments: &[&str], variables: &[(&str, &str)]) -> (Option<i32>, String) {
+/// Runs a server that cannot start and waits for its end.
+fn run(folder: &StateFolder, arguments: &[&str], variables: &[(&str, &str)]) -> (Option<i32>, String) {
     let Output { status, stdout, stderr } = Command::new(env!("CARGO_BIN_EXE_try-it-now"))
         .args(arguments)
         .env_clear()
@@ -41,17 +41,17 @@ fn run(folder: &Folder, arguments: &[&str], variables: &[(&str, &str)]) -> (Opti
 }
 
 #[test]
-fn all_mistakes_are_told_at_once_before_a_port_is_bound() {
-    let folder = Folder::new();
+fn all_configuration_errors_are_reported_together_before_a_port_is_bound() {
+    let folder = StateFolder::new();
     let file = folder.path("templates.toml");
     std::fs::write(
         &file,
         "[templates.Shop]\ncommand = []\nttl = \"soon\"\n[templates.ok]\ncommand = [\"x\"]\nx = 1\n",
     )
     .unwrap();
-    // A port that is taken would be an error of its own, after these.
-    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
-    let port = taken.local_addr().unwrap().port().to_string();
+    // A port in use would be an error of its own, which is reported after these.
+    let in_use = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = in_use.local_addr().unwrap().port().to_string();
     let variables = [
         ("SERVER_PORT", port.as_str()),
         ("POOL_TARGET_SIZE", "many"),
@@ -59,12 +59,12 @@ fn all_mistakes_are_told_at_once_before_a_port_is_bound() {
         ("POOL_DEFAULT_TTL", "30"),
         ("CONTAINER_MODE", "docker"),
         ("LOG_LEVEL", "loud"),
-        ("TRUSTED_PROXIES", "127.0.0.1,everybody"),
+        ("TRUSTED_PROXIES", "127.0.0.1,everywhere"),
         ("ACQUIRE_TIMEOUT", "soon"),
     ];
-    let (code, told) = run(&folder, &["serve", "--config", &file], &variables);
-    assert_eq!(code, Some(64), "{told}");
-    let mistakes = [
+    let (code, output) = run(&folder, &["serve", "--config", &file], &variables);
+    assert_eq!(code, Some(64), "{output}");
+    let errors = [
         "POOL_TARGET_SIZE",
         "RATE_LIMIT_HOURLY",
         "POOL_DEFAULT_TTL",
@@ -77,45 +77,45 @@ fn all_mistakes_are_told_at_once_before_a_port_is_bound() {
         "templates.toml:3",
         "templates.toml:6",
     ];
-    for mistake in mistakes {
-        assert_eq!(told.lines().filter(|line| line.contains(mistake)).count(), 1, "{mistake} in\n{told}");
+    for error in errors {
+        assert_eq!(output.lines().filter(|line| line.contains(error)).count(), 1, "{error} in\n{output}");
     }
-    assert_eq!(told.lines().count(), mistakes.len(), "{told}");
+    assert_eq!(output.lines().count(), errors.len(), "{output}");
     assert!(!folder.0.join("state").exists());
 }
 
 #[test]
-fn a_secret_is_not_told_when_it_is_wrong() {
-    let folder = Folder::new();
-    let (code, told) = run(&folder, &[], &[("API_KEY", "s3cr\u{e9}t")]);
-    assert_eq!(code, Some(64), "{told}");
-    assert!(told.contains("API_KEY") && !told.contains("s3cr"), "{told}");
+fn an_invalid_secret_is_not_printed() {
+    let folder = StateFolder::new();
+    let (code, output) = run(&folder, &[], &[("API_KEY", "s3cr\u{e9}t")]);
+    assert_eq!(code, Some(64), "{output}");
+    assert!(output.contains("API_KEY") && !output.contains("s3cr"), "{output}");
 }
 
 #[test]
-fn a_file_that_is_not_there_is_a_mistake() {
-    let folder = Folder::new();
-    let (code, told) = run(&folder, &["serve", "--config", &folder.path("none.toml")], &[]);
-    assert_eq!(code, Some(64), "{told}");
-    assert!(told.contains("none.toml"), "{told}");
+fn a_missing_template_file_is_a_configuration_error() {
+    let folder = StateFolder::new();
+    let (code, output) = run(&folder, &["serve", "--config", &folder.path("none.toml")], &[]);
+    assert_eq!(code, Some(64), "{output}");
+    assert!(output.contains("none.toml"), "{output}");
 }
 
 #[test]
-fn an_address_that_is_taken_is_named_and_nothing_is_left() {
-    let folder = Folder::new();
-    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
-    let port = taken.local_addr().unwrap().port().to_string();
-    let (code, told) = run(&folder, &[], &[("SERVER_PORT", &port)]);
-    assert_eq!(code, Some(1), "{told}");
-    assert!(told.contains(&format!("cannot listen on 127.0.0.1:{port}")), "{told}");
+fn an_address_in_use_is_named_and_nothing_is_left() {
+    let folder = StateFolder::new();
+    let in_use = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = in_use.local_addr().unwrap().port().to_string();
+    let (code, output) = run(&folder, &[], &[("SERVER_PORT", &port)]);
+    assert_eq!(code, Some(1), "{output}");
+    assert!(output.contains(&format!("cannot listen on 127.0.0.1:{port}")), "{output}");
     assert!(!folder.0.join("state").exists());
 }
 
 #[test]
 fn a_state_folder_that_cannot_be_used_is_named() {
-    let folder = Folder::new();
+    let folder = StateFolder::new();
     std::fs::write(folder.path("state"), "a file").unwrap();
-    let (code, told) = run(&folder, &[], &[("SERVER_PORT", "0")]);
-    assert_eq!(code, Some(1), "{told}");
-    assert!(told.contains(&folder.path("state")), "{told}");
+    let (code, output) = run(&folder, &[], &[("SERVER_PORT", "0")]);
+    assert_eq!(code, Some(1), "{output}");
+    assert!(output.contains(&folder.path("state")), "{output}");
 }

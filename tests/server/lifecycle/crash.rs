@@ -1,4 +1,4 @@
-//! What is left of a server that was killed, and who sees to it.
+//! What a killed server leaves, and which process removes it.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -17,9 +17,9 @@ fn nodes(state_dir: &Path) -> Vec<String> {
     names
 }
 
-/// Acquires and gives back one instance after the other until the server is gone: each acquire makes the pool begin
-/// another instance, each release ends one.
-pub async fn visit_for_ever(port: u16, visited: Arc<AtomicUsize>) {
+/// Acquires and releases one instance after the other until the server is gone. Each acquire makes the pool provision
+/// an instance, and each release ends one.
+pub async fn visit_until_gone(port: u16, visited: Arc<AtomicUsize>) {
     while let Some(answer) = exchange(port, "POST /api/v1/demo/acquire").await {
         let Some((_, rest)) = answer.split_once(r#""id":""#) else { continue };
         let id = rest.split('"').next().unwrap().to_owned();
@@ -28,7 +28,7 @@ pub async fn visit_for_ever(port: u16, visited: Arc<AtomicUsize>) {
     }
 }
 
-/// One request; `None` when the server is gone.
+/// Sends one request. Returns `None` if the server is gone.
 async fn exchange(port: u16, line: &str) -> Option<String> {
     let mut stream = TcpStream::connect(("127.0.0.1", port)).await.ok()?;
     let head =
@@ -36,12 +36,12 @@ async fn exchange(port: u16, line: &str) -> Option<String> {
     stream.write_all(head.as_bytes()).await.ok()?;
     let mut answer = String::new();
     let read =
-        tokio::time::timeout(crate::support::harness::PATIENCE, stream.read_to_string(&mut answer)).await;
-    read.expect("an answer or an end").ok()?;
+        tokio::time::timeout(crate::support::harness::MAX_WAIT, stream.read_to_string(&mut answer)).await;
+    read.expect("an answer or the end of the connection").ok()?;
     (!answer.is_empty()).then_some(answer)
 }
 
-async fn nothing_left(state_dir: &Path) {
+async fn wait_until_nothing_left(state_dir: &Path) {
     eventually("no process and no folder is left", async || {
         (processes_of(state_dir).is_empty() && instance_folders(state_dir).is_empty()).then_some(())
     })
@@ -49,24 +49,24 @@ async fn nothing_left(state_dir: &Path) {
 }
 
 #[tokio::test]
-async fn a_server_killed_at_any_moment_under_load_takes_its_instances_with_it() {
+async fn a_server_killed_at_any_moment_under_load_ends_its_instances() {
     let settings = [("POOL_TARGET_SIZE", "4"), ("POOL_MAX_SIZE", "8"), ("POOL_REPLENISH_THRESHOLD", "1")];
-    // They are all kept to the end, for the first to be dropped removes the folder.
+    // All servers are kept until the end, because the first one that is dropped removes the folder.
     let mut servers: Vec<Server> = Vec::new();
     let folder = std::env::temp_dir().join(format!("try-it-now-serve-{}", uuid::Uuid::now_v7()));
     for visits in [0, 1, 3, 8, 20] {
         let mut server = Server::start_in(folder.clone(), &settings, &[]).await;
         let visited = Arc::new(AtomicUsize::new(0));
         let visitors = [(); 3].map(|()| {
-            try_it_now::telemetry::task::spawn("visitor", visit_for_ever(server.port, visited.clone()))
+            try_it_now::telemetry::task::spawn("visitor", visit_until_gone(server.port, visited.clone()))
         });
         eventually("as many visits", async || (visited.load(SeqCst) >= visits).then_some(())).await;
         server.signal("KILL");
-        assert_eq!(server.ended().await, None);
+        assert_eq!(server.wait_for_exit().await, None);
         for visitor in visitors {
             visitor.await.unwrap();
         }
-        nothing_left(&folder).await;
+        wait_until_nothing_left(&folder).await;
         servers.push(server);
     }
     assert_eq!(nodes(&folder).len(), 1, "each server takes over the folder of the one before");
@@ -75,7 +75,7 @@ async fn a_server_killed_at_any_moment_under_load_takes_its_instances_with_it() 
 #[tokio::test]
 async fn a_start_cleans_up_what_a_crash_of_server_and_guardians_left() {
     let program = env!("CARGO_BIN_EXE_try-it-now");
-    // A child that the app leaves behind: it does not die with anybody.
+    // The app leaves a child behind, which does not die with its parents.
     let file = format!(
         "[templates.parent]\ncommand = [\"sh\", \"-c\", \"setsid sleep 1000 & exec {program} sample-app\"]\n"
     );
@@ -87,21 +87,21 @@ async fn a_start_cleans_up_what_a_crash_of_server_and_guardians_left() {
         kill_process(Pid::from_raw(guardian.pid).unwrap(), Signal::KILL).unwrap();
     }
     crashed.signal("KILL");
-    assert_eq!(crashed.ended().await, None);
+    assert_eq!(crashed.wait_for_exit().await, None);
     let folders = instance_folders(&crashed.folder);
-    assert!(!folders.is_empty() && !processes_of(&crashed.folder).is_empty(), "else this tests nothing");
+    assert!(!folders.is_empty() && !processes_of(&crashed.folder).is_empty(), "the crash leaves something");
 
     let file = crashed.folder.join("templates.toml");
     let arguments = ["serve", "--config", file.to_str().unwrap()];
     let next = Server::start_in(crashed.folder.clone(), &[], &arguments).await;
-    // It listens, so it has cleaned up.
+    // A server that listens has finished its cleanup.
     let now = instance_folders(&next.folder);
     assert!(folders.iter().all(|id| !now.contains(id)), "{folders:?} {now:?}");
     assert!(processes_of(&next.folder).iter().all(|process| !folders.contains(&process.instance)));
     assert_eq!(nodes(&next.folder).len(), 1);
     let next = next.full().await;
-    let demo = next.acquire().await;
-    assert_eq!(get(next.port, &demo.host, "/").await.status, 200);
+    let instance = next.acquire().await;
+    assert_eq!(get(next.port, &instance.host, "/").await.status, 200);
 }
 
 #[tokio::test]
@@ -112,11 +112,11 @@ async fn two_servers_with_one_state_folder_never_touch_each_others_instances() {
     assert_eq!(both.len(), 2);
     let of_b = b.acquire().await;
     a.acquire().await;
-    // Neither knows the other's.
+    // Neither server knows the instances of the other.
     assert_eq!(a.call("GET", &format!("/api/v1/demo/{}", of_b.id), "").await.status, 404);
 
     a.signal("KILL");
-    assert_eq!(a.ended().await, None);
+    assert_eq!(a.wait_for_exit().await, None);
     let c = Server::start_in(a.folder.clone(), &[], &[]).await.full().await;
     assert_eq!(nodes(&a.folder), both, "the third takes over what the first left");
     c.acquire().await;
@@ -124,23 +124,23 @@ async fn two_servers_with_one_state_folder_never_touch_each_others_instances() {
     assert_eq!(b.stats().await["assigned"], 1);
     let mut c = c;
     c.signal("TERM");
-    assert_eq!(c.ended().await, Some(0));
+    assert_eq!(c.wait_for_exit().await, Some(0));
     assert_eq!(get(b.port, &of_b.host, "/").await.status, 200);
 }
 
 #[tokio::test]
-async fn a_ready_instance_that_dies_is_replaced_at_once_and_never_handed_out() {
+async fn a_ready_instance_that_dies_is_replaced_and_never_assigned() {
     let server = Server::start(&[("POOL_TARGET_SIZE", "3"), ("POOL_REPLENISH_THRESHOLD", "1")]).await;
     let victim = instance_folders(&server.folder).pop().unwrap();
     kill_app(&server.folder, &victim);
-    server.log_until(|line| line.contains(&victim) && line.contains("an instance died")).await;
+    server.log_until(|line| line.contains(&victim) && line.contains("instance failed")).await;
     for _ in 0..3 {
-        let demo = server.acquire().await;
-        assert_ne!(demo.id, victim);
-        assert_eq!(get(server.port, &demo.host, "/").await.status, 200);
+        let instance = server.acquire().await;
+        assert_ne!(instance.id, victim);
+        assert_eq!(get(server.port, &instance.host, "/").await.status, 200);
     }
     assert_eq!(server.call("GET", &format!("/api/v1/demo/{victim}"), "").await.status, 404);
-    eventually("nothing of it is left", async || {
+    eventually("its processes and its folder are removed", async || {
         let gone = processes_of(&server.folder).iter().all(|process| process.instance != victim)
             && !instance_folders(&server.folder).contains(&victim);
         gone.then_some(())
@@ -154,9 +154,9 @@ async fn a_ready_instance_whose_guardian_dies_is_replaced_too() {
     let server = Server::start(&[]).await;
     let guardian = processes_of(&server.folder).into_iter().find(|process| !process.is_app).unwrap();
     kill_process(Pid::from_raw(guardian.pid).unwrap(), Signal::KILL).unwrap();
-    server.log_until(|line| line.contains(&guardian.instance) && line.contains("an instance died")).await;
+    server.log_until(|line| line.contains(&guardian.instance) && line.contains("instance failed")).await;
     let server = server.full().await;
-    eventually("nothing of it is left", async || {
+    eventually("its processes and its folder are removed", async || {
         let gone = processes_of(&server.folder).iter().all(|process| process.instance != guardian.instance)
             && !instance_folders(&server.folder).contains(&guardian.instance);
         gone.then_some(())
@@ -165,15 +165,15 @@ async fn a_ready_instance_whose_guardian_dies_is_replaced_too() {
 }
 
 #[tokio::test]
-async fn the_visitor_of_an_instance_that_dies_is_told_that_it_failed() {
+async fn an_assigned_instance_that_dies_is_expired_with_the_reason_failed() {
     let server = Server::start(&[]).await;
-    let demo = server.acquire().await;
-    let path = format!("/api/v1/demo/{}", demo.id);
+    let instance = server.acquire().await;
+    let path = format!("/api/v1/demo/{}", instance.id);
     let mut events =
-        crate::support::harness::Events::open(server.port, "localhost", &format!("{path}/status")).await;
-    assert_eq!(events.event().await.unwrap().0, "ttl");
-    kill_app(&server.folder, &demo.id);
-    let shown = eventually("it has ended", async || {
+        crate::support::harness::EventStream::open(server.port, "localhost", &format!("{path}/status")).await;
+    assert_eq!(events.next_event().await.unwrap().0, "ttl");
+    kill_app(&server.folder, &instance.id);
+    let shown = eventually("the instance has ended", async || {
         let shown = server.call("GET", &path, "").await.json();
         (shown["state"] == "expired").then_some(shown)
     })
@@ -182,12 +182,12 @@ async fn the_visitor_of_an_instance_that_dies_is_told_that_it_failed() {
         (shown["reason"].as_str(), shown["ttl_remaining_seconds"].as_u64()),
         (Some("failed"), Some(0))
     );
-    let page = get(server.port, &demo.host, "/").await;
+    let page = get(server.port, &instance.host, "/").await;
     assert_eq!(page.status, 410);
     assert_eq!(server.call("DELETE", &path, "").await.status, 404);
     assert_eq!(server.call("POST", &format!("{path}/extend"), r#"{"minutes":1}"#).await.status, 404);
     let last = loop {
-        match events.event().await {
+        match events.next_event().await {
             Some((name, _)) if name == "ttl" => {}
             last => break last,
         }
@@ -197,7 +197,7 @@ async fn the_visitor_of_an_instance_that_dies_is_told_that_it_failed() {
 }
 
 async fn failures(server: &Server) -> u64 {
-    let page = server.ask("GET", "/metrics", &[], "").await.text();
+    let page = server.request("GET", "/metrics", &[], "").await.text();
     let series = r#"demo_releases_total{template="default",reason="failed"} "#;
     page.lines().find_map(|line| line.strip_prefix(series)?.parse().ok()).unwrap_or(0)
 }

@@ -1,11 +1,11 @@
-//! What the host can do, as the real program tells it.
+//! The command `doctor` of the real program.
 
 use std::path::PathBuf;
 use std::process::{Command, Output};
 
 use serde_json::Value;
 
-fn examine(variables: &[(&str, &str)], arguments: &[&str]) -> (Option<i32>, String, String) {
+fn run_doctor(variables: &[(&str, &str)], arguments: &[&str]) -> (Option<i32>, String, String) {
     let Output { status, stdout, stderr } = Command::new(env!("CARGO_BIN_EXE_try-it-now"))
         .arg("doctor")
         .args(arguments)
@@ -18,29 +18,29 @@ fn examine(variables: &[(&str, &str)], arguments: &[&str]) -> (Option<i32>, Stri
     (status.code(), String::from_utf8(stdout).unwrap(), String::from_utf8(stderr).unwrap())
 }
 
-fn nowhere() -> PathBuf {
+fn missing_socket() -> PathBuf {
     std::env::temp_dir().join(format!("try-it-now-doctor-{}.sock", uuid::Uuid::now_v7()))
 }
 
 #[test]
 fn the_process_mode_works_on_a_host_without_containers() {
-    let socket = nowhere();
-    let (code, told, errors) = examine(&[("CONTAINERD_ADDRESS", socket.to_str().unwrap())], &[]);
-    assert_eq!((code, errors.as_str()), (Some(0), ""), "{told}");
-    assert!(told.lines().any(|line| line.starts_with("warning  containerd ")), "{told}");
-    assert!(told.lines().any(|line| line.starts_with("ok       wildcard DNS")), "{told}");
-    assert!(!told.contains("failed "), "{told}");
+    let socket = missing_socket();
+    let (code, output, errors) = run_doctor(&[("CONTAINERD_ADDRESS", socket.to_str().unwrap())], &[]);
+    assert_eq!((code, errors.as_str()), (Some(0), ""), "{output}");
+    assert!(output.lines().any(|line| line.starts_with("warning  containerd ")), "{output}");
+    assert!(output.lines().any(|line| line.starts_with("ok       wildcard DNS")), "{output}");
+    assert!(!output.contains("failed "), "{output}");
 }
 
 #[test]
 fn containers_without_containerd_fail_and_the_socket_is_named_with_a_remedy() {
-    let socket = nowhere();
+    let socket = missing_socket();
     let socket = socket.to_str().unwrap();
     let variables =
         [("CONTAINER_MODE", "containerd"), ("CONTAINER_IMAGE", "shop"), ("CONTAINERD_ADDRESS", socket)];
-    let (code, told, errors) = examine(&variables, &["--json"]);
-    assert_eq!((code, errors.as_str()), (Some(1), ""), "{told}");
-    let findings: Vec<Value> = serde_json::from_str(&told).unwrap();
+    let (code, output, errors) = run_doctor(&variables, &["--json"]);
+    assert_eq!((code, errors.as_str()), (Some(1), ""), "{output}");
+    let findings: Vec<Value> = serde_json::from_str(&output).unwrap();
     let containerd = findings.iter().find(|finding| finding["check"] == "containerd").unwrap();
     assert_eq!(containerd["verdict"], "failed");
     assert!(containerd["found"].as_str().unwrap().contains(socket), "{containerd}");
@@ -50,8 +50,8 @@ fn containers_without_containerd_fail_and_the_socket_is_named_with_a_remedy() {
 }
 
 #[test]
-fn a_mistake_in_the_configuration_is_told_as_the_server_tells_it() {
-    let (code, told, errors) = examine(&[("SERVER_PORT", "x")], &[]);
-    assert_eq!((code, told.as_str()), (Some(64), ""));
+fn a_configuration_error_is_reported_as_the_server_reports_it() {
+    let (code, output, errors) = run_doctor(&[("SERVER_PORT", "x")], &[]);
+    assert_eq!((code, output.as_str()), (Some(64), ""));
     assert!(errors.starts_with("SERVER_PORT: "), "{errors}");
 }

@@ -1,4 +1,4 @@
-//! The pool: what happens when nothing is ready, and when a template cannot be made to work.
+//! The pool when nothing is ready, and templates that cannot be provisioned.
 
 use std::time::Duration;
 
@@ -7,25 +7,25 @@ use tokio::time::Instant;
 use crate::support::harness::{Server, eventually, get, processes_of};
 
 #[tokio::test]
-async fn when_all_are_taken_a_visitor_is_told_when_to_come_again() {
+async fn an_exhausted_pool_answers_with_the_time_to_retry() {
     let server = Server::start(&[("POOL_MAX_SIZE", "2")]).await;
     let mine = [server.acquire().await, server.acquire().await];
     let start = Instant::now();
     let refused = server.call("POST", "/api/v1/demo/acquire", "").await;
-    assert!(start.elapsed() < Duration::from_secs(1), "there is nothing to wait for");
+    assert!(start.elapsed() < Duration::from_secs(1), "an exhausted pool answers without a wait");
     assert_eq!((refused.status, refused.json()["code"].as_str()), (503, Some("POOL_EXHAUSTED")));
     assert!(refused.header("retry-after").parse::<u64>().unwrap() >= 1);
     let stats = server.stats().await;
     assert_eq!((&stats["assigned"], &stats["ready"], &stats["warming"]), (&2.into(), &0.into(), &0.into()));
     assert_eq!(server.call("DELETE", &format!("/api/v1/demo/{}", mine[0].id), "").await.status, 200);
-    eventually("the place is filled again", async || {
+    eventually("the pool has an instance again", async || {
         (server.call("POST", "/api/v1/demo/acquire", "").await.status == 200).then_some(())
     })
     .await;
 }
 
 #[tokio::test]
-async fn an_instance_is_made_on_demand_when_none_is_kept() {
+async fn an_instance_is_provisioned_on_demand_when_the_target_is_zero() {
     let settings = [
         ("POOL_TARGET_SIZE", "0"),
         ("POOL_MIN_SIZE", "0"),
@@ -34,9 +34,9 @@ async fn an_instance_is_made_on_demand_when_none_is_kept() {
     ];
     let server = Server::start(&settings).await;
     assert_eq!(server.stats().await["warming"], 0);
-    let demo = server.acquire().await;
-    assert_eq!(get(server.port, &demo.host, "/").await.status, 200);
-    // Five at once, more than are made at a time: each gets one of its own.
+    let instance = server.acquire().await;
+    assert_eq!(get(server.port, &instance.host, "/").await.status, 200);
+    // Five at the same time are more than are provisioned at a time: each gets an instance of its own.
     let (a, b, c, d, e) = tokio::join!(
         server.acquire(),
         server.acquire(),
@@ -44,7 +44,7 @@ async fn an_instance_is_made_on_demand_when_none_is_kept() {
         server.acquire(),
         server.acquire()
     );
-    let ids = std::collections::HashSet::from([demo.id, a.id, b.id, c.id, d.id, e.id]);
+    let ids = std::collections::HashSet::from([instance.id, a.id, b.id, c.id, d.id, e.id]);
     assert_eq!(ids.len(), 6);
     assert_eq!(server.call("POST", "/api/v1/demo/acquire", "").await.status, 503);
 }
@@ -75,7 +75,7 @@ async fn a_visitor_does_not_wait_longer_than_the_acquire_timeout() {
 }
 
 #[tokio::test]
-async fn a_visitor_who_leaves_makes_way_for_the_others() {
+async fn a_visitor_who_leaves_the_wait_queue_lets_others_in() {
     let settings = [
         ("POOL_TARGET_SIZE", "0"),
         ("POOL_MIN_SIZE", "0"),
@@ -90,12 +90,12 @@ async fn a_visitor_who_leaves_makes_way_for_the_others() {
         stream.write_all(head).await.unwrap();
         drop(stream);
     }
-    let demo = eventually("a place is free", async || {
+    let instance = eventually("an instance is ready", async || {
         let answer = server.call("POST", "/api/v1/demo/acquire", "").await;
         (answer.status == 200).then(|| answer.json()["id"].as_str().unwrap().to_owned())
     })
     .await;
-    assert_eq!(get(server.port, &format!("{demo}.localhost"), "/").await.status, 200);
+    assert_eq!(get(server.port, &format!("{instance}.localhost"), "/").await.status, 200);
 }
 
 const BROKEN: &str = r#"
@@ -116,15 +116,15 @@ async fn problem(server: &Server, template: &str) -> Option<String> {
 }
 
 #[tokio::test]
-async fn a_broken_template_says_why_and_does_not_concern_the_others() {
+async fn a_broken_template_reports_why_and_does_not_affect_the_others() {
     let server = Server::with_file(&[], BROKEN).await;
     for (template, why) in [
         ("false", "the app ended before it was ready"),
         ("missing", "no-such-program-anywhere"),
-        ("silent", "did not get ready within 1s"),
+        ("silent", "was not ready within 1s"),
     ] {
-        let told = eventually("its problem is told", async || problem(&server, template).await).await;
-        assert!(told.contains(why), "{template}: {told}");
+        let output = eventually("its problem is reported", async || problem(&server, template).await).await;
+        assert!(output.contains(why), "{template}: {output}");
         let body = serde_json::json!({ "template": template }).to_string();
         let refused = server.call("POST", "/api/v1/demo/acquire", &body).await;
         assert_eq!((refused.status, refused.json()["code"].as_str()), (503, Some("POOL_EXHAUSTED")));
@@ -134,7 +134,7 @@ async fn a_broken_template_says_why_and_does_not_concern_the_others() {
     assert!(good.id.starts_with("good-"));
     assert_eq!(get(server.port, &good.host, "/").await.status, 200);
     assert_eq!(problem(&server, "good").await, None);
-    eventually("the good one fills up again", async || {
+    eventually("the good template is filled again", async || {
         let stats = server.call("GET", "/api/v1/pool/stats?template=good", "").await.json();
         (stats["ready"].as_u64()? + stats["warming"].as_u64()? >= 1).then_some(())
     })
@@ -142,38 +142,39 @@ async fn a_broken_template_says_why_and_does_not_concern_the_others() {
 }
 
 #[tokio::test]
-async fn a_broken_template_is_tried_ever_more_rarely() {
+async fn a_broken_template_is_retried_with_backoff() {
     let file = "[templates.default]\ncommand = [\"false\"]\npool = { target = 2, min = 0, max = 4 }\n";
     let start = Instant::now();
     let server = Server::with_file(&[], file).await;
     let attempts = async || {
-        let page = server.ask("GET", "/metrics", &[], "").await.text();
+        let page = server.request("GET", "/metrics", &[], "").await.text();
         let series = r#"demo_provisions_total{template="default",method="cold_start",result="error"} "#;
         page.lines().find_map(|line| line.strip_prefix(series)?.parse::<u64>().ok()).unwrap_or(0)
     };
-    // Two at a time; before the third round there are pauses of one and of two seconds.
+    // Two are tried at a time, and before the third round there are delays of one and two seconds.
     eventually("the third round", async || (attempts().await > 4).then_some(())).await;
     assert!(start.elapsed() >= Duration::from_secs(3), "{:?}", start.elapsed());
     // Nothing of the attempts is left.
-    eventually("all are cleaned up", async || processes_of(&server.folder).is_empty().then_some(())).await;
+    eventually("all processes are removed", async || processes_of(&server.folder).is_empty().then_some(()))
+        .await;
 }
 
 #[tokio::test]
-async fn a_template_that_is_mended_is_tried_at_once() {
+async fn a_corrected_template_is_retried_immediately() {
     let server = Server::with_file(&[], "[templates.default]\ncommand = [\"false\"]\n").await;
-    eventually("its problem is told", async || problem(&server, "default").await).await;
+    eventually("its problem is reported", async || problem(&server, "default").await).await;
     server.write_templates("[templates.default]\ncommand = [\"try-it-now\", \"sample-app\"]\n");
     server.signal("HUP");
-    server.log_until(|line| line.contains("the templates were read again")).await;
+    server.log_until(|line| line.contains("templates reloaded")).await;
     let server = server.full().await;
     assert_eq!(problem(&server, "default").await, None);
 }
 
 #[tokio::test]
-async fn those_who_wait_are_served_in_the_order_in_which_they_came() {
+async fn waiting_visitors_are_served_in_the_order_of_their_arrival() {
     let program = env!("CARGO_BIN_EXE_try-it-now");
     let gate = std::env::temp_dir().join(format!("try-it-now-gate-{}", uuid::Uuid::now_v7()));
-    // Each time that the gate is made, one app gets through, and takes it away.
+    // Each time that the folder is created, one app removes it and starts.
     let through = format!("until rmdir {} 2>/dev/null; do sleep 0.02; done", gate.display());
     let file = format!(
         "[templates.default]\ncommand = [\"sh\", \"-c\", \"{through}; exec {program} sample-app\"]\n\
@@ -188,15 +189,18 @@ async fn those_who_wait_are_served_in_the_order_in_which_they_came() {
                 .await
                 .status
         }));
-        eventually("one more waits", async || (server.stats().await["warming"] == place).then_some(())).await;
+        eventually("one more visitor waits", async || {
+            (server.stats().await["warming"] == place).then_some(())
+        })
+        .await;
     }
     for place in 0..3 {
         std::fs::create_dir(&gate).unwrap();
-        eventually("one more is served", async || {
+        eventually("one more visitor is served", async || {
             (server.stats().await["assigned"] == place + 1).then_some(())
         })
         .await;
-        eventually("and it is the first of those who wait", async || {
+        eventually("the first waiting visitor is served", async || {
             waiting[place].is_finished().then_some(())
         })
         .await;

@@ -5,10 +5,10 @@ use serde_json::json;
 use crate::support::harness::{Answer, Server, eventually};
 
 async fn acquire_as(server: &Server, forwarded_for: &str) -> Answer {
-    server.ask("POST", "/api/v1/demo/acquire", &[("x-forwarded-for", forwarded_for)], "").await
+    server.request("POST", "/api/v1/demo/acquire", &[("x-forwarded-for", forwarded_for)], "").await
 }
 
-/// The limit, what remains of it, and the seconds until it is whole again.
+/// Returns the limit, the remaining quota, and the seconds until the window ends.
 fn quota(answer: &Answer) -> [u64; 3] {
     ["ratelimit-limit", "ratelimit-remaining", "ratelimit-reset"].map(|name| {
         let value = answer.header(name);
@@ -17,7 +17,7 @@ fn quota(answer: &Answer) -> [u64; 3] {
 }
 
 #[tokio::test]
-async fn a_visitor_who_has_had_enough_is_told_when_there_is_more() {
+async fn a_visitor_over_the_limit_gets_the_time_to_retry() {
     let limits = [("RATE_LIMIT_HOURLY", "2"), ("RATE_LIMIT_DAILY", "5"), ("POOL_TARGET_SIZE", "4")];
     let server = Server::start(&limits).await;
     for left in [1, 0] {
@@ -36,12 +36,12 @@ async fn a_visitor_who_has_had_enough_is_told_when_there_is_more() {
     let retry_after: u64 = refused.header("retry-after").parse().unwrap();
     assert!((3500..=3600).contains(&retry_after), "{retry_after}");
     assert_eq!(quota(&refused), [2, 0, retry_after]);
-    // Nobody else is concerned.
+    // Other visitors are not affected.
     assert_eq!(acquire_as(&server, "203.0.113.2").await.status, 200);
 }
 
 #[tokio::test]
-async fn the_headers_tell_of_the_window_that_binds() {
+async fn the_headers_describe_the_tighter_window() {
     let limits = [("RATE_LIMIT_HOURLY", "5"), ("RATE_LIMIT_DAILY", "1"), ("POOL_TARGET_SIZE", "2")];
     let server = Server::start(&limits).await;
     let [limit, remaining, reset] = quota(&acquire_as(&server, "203.0.113.1").await);
@@ -58,7 +58,7 @@ async fn the_headers_tell_of_the_window_that_binds() {
 }
 
 #[tokio::test]
-async fn without_limits_no_quota_is_told() {
+async fn without_limits_there_are_no_quota_headers() {
     let server = Server::start(&[]).await;
     let answer = acquire_as(&server, "203.0.113.1").await;
     assert_eq!(answer.status, 200);
@@ -76,7 +76,7 @@ async fn a_visitor_is_the_nearest_address_that_is_no_trusted_proxy() {
         assert_eq!(acquire_as(&server, same).await.status, 429, "{same}");
     }
     assert_eq!(acquire_as(&server, "203.0.113.1, 6.6.6.6").await.status, 200);
-    // A whole IPv6 network is one visitor.
+    // All addresses of an IPv6 /64 are one visitor.
     assert_eq!(acquire_as(&server, "2001:db8:0:1::1").await.status, 200);
     assert_eq!(acquire_as(&server, "2001:db8:0:1:ffff:ffff:ffff:ffff").await.status, 429);
     assert_eq!(acquire_as(&server, "[2001:db8:0:1::2]:80").await.status, 429);
@@ -84,7 +84,7 @@ async fn a_visitor_is_the_nearest_address_that_is_no_trusted_proxy() {
 }
 
 #[tokio::test]
-async fn nobody_becomes_another_visitor_by_claiming_so() {
+async fn a_forwarded_address_of_an_untrusted_client_is_ignored() {
     let limits = [("RATE_LIMIT_HOURLY", "1"), ("TRUSTED_PROXIES", "192.0.2.1")];
     let server = Server::start(&limits).await;
     assert_eq!(acquire_as(&server, "203.0.113.1").await.status, 200);
@@ -92,7 +92,7 @@ async fn nobody_becomes_another_visitor_by_claiming_so() {
 }
 
 #[tokio::test]
-async fn only_an_instance_that_was_handed_out_is_charged() {
+async fn only_an_assigned_instance_is_charged() {
     let limits = [("RATE_LIMIT_HOURLY", "1"), ("POOL_TARGET_SIZE", "1"), ("POOL_MAX_SIZE", "1")];
     let server = Server::start(&limits).await;
     let first = acquire_as(&server, "203.0.113.1").await.json();
@@ -101,17 +101,17 @@ async fn only_an_instance_that_was_handed_out_is_charged() {
     }
     for body in ["{", r#"{"template":"none"}"#] {
         let headers = [("x-forwarded-for", "203.0.113.2")];
-        assert!(server.ask("POST", "/api/v1/demo/acquire", &headers, body).await.status < 429);
+        assert!(server.request("POST", "/api/v1/demo/acquire", &headers, body).await.status < 429);
     }
     let path = format!("/api/v1/demo/{}", first["id"].as_str().unwrap());
     assert_eq!(server.call("DELETE", &path, "").await.status, 200);
-    let answer = eventually("the place is filled again", async || {
+    let answer = eventually("the pool has an instance again", async || {
         let answer = acquire_as(&server, "203.0.113.2").await;
         (answer.status != 503).then_some(answer)
     })
     .await;
     assert_eq!(answer.status, 200, "{}", answer.text());
-    // Giving one back does not give the right to another.
+    // A release does not refund the charge.
     assert_eq!(acquire_as(&server, "203.0.113.1").await.status, 429);
 }
 

@@ -1,11 +1,13 @@
-//! What an app and its visitor see of each other's messages.
+//! What an app and its visitor receive of each other's messages.
 
 use serde_json::Value;
 
-use crate::support::harness::{Answer, Demo, Server, Wire, get, h2_ask, h2c, request};
+use crate::support::harness::{
+    AcquiredInstance, Answer, RawConnection, Server, get, h2_request, h2c, request,
+};
 
-async fn whoami(server: &Server, demo: &Demo, headers: &[(&str, &str)]) -> (Answer, Value) {
-    let answer = request(server.port, "GET", &demo.host, "/whoami?a=1&b=%20", headers, "").await;
+async fn whoami(server: &Server, instance: &AcquiredInstance, headers: &[(&str, &str)]) -> (Answer, Value) {
+    let answer = request(server.port, "GET", &instance.host, "/whoami?a=1&b=%20", headers, "").await;
     assert_eq!(answer.status, 200, "{}", answer.text());
     let seen = answer.json();
     (answer, seen)
@@ -17,8 +19,8 @@ fn field<'a>(seen: &'a Value, name: &str) -> Vec<&'a str> {
         .map_or(Vec::new(), |all| all.iter().map(|v| v.as_str().unwrap()).collect())
 }
 
-/// The headers of a visitor who claims everything that is not theirs to claim.
-const CLAIMS: [(&str, &str); 12] = [
+/// Headers that a client sends although only a trusted proxy may set them, and hop-by-hop headers.
+const UNTRUSTED_HEADERS: [(&str, &str); 12] = [
     ("x-forwarded-for", "6.6.6.6"),
     ("x-forwarded-proto", "https"),
     ("x-forwarded-host", "evil.example.test"),
@@ -33,7 +35,7 @@ const CLAIMS: [(&str, &str); 12] = [
     ("connection", "keep-alive, X-Private"),
 ];
 
-fn only_the_true_ones_arrive(seen: &Value, demo: &Demo, server: &Server) {
+fn assert_headers_are_replaced(seen: &Value, instance: &AcquiredInstance, server: &Server) {
     for name in [
         "x-forwarded-port",
         "forwarded",
@@ -48,45 +50,46 @@ fn only_the_true_ones_arrive(seen: &Value, demo: &Demo, server: &Server) {
     }
     assert_eq!(field(seen, "x-forwarded-for"), ["127.0.0.1"]);
     assert_eq!(field(seen, "x-forwarded-proto"), ["http"]);
-    assert_eq!(field(seen, "x-forwarded-host"), [demo.host.as_str()]);
-    assert_eq!(field(seen, "host"), [demo.host.as_str()]);
-    assert!(demo.host.ends_with(&format!(":{}", server.port)));
+    assert_eq!(field(seen, "x-forwarded-host"), [instance.host.as_str()]);
+    assert_eq!(field(seen, "host"), [instance.host.as_str()]);
+    assert!(instance.host.ends_with(&format!(":{}", server.port)));
     let expires = field(seen, "x-demo-expires-at");
     assert!(expires.len() == 1 && expires[0].starts_with("20") && !expires[0].starts_with("2099"), "{seen}");
 }
 
 #[tokio::test]
-async fn what_a_stranger_claims_is_replaced() {
+async fn forwarding_headers_of_an_untrusted_client_are_replaced() {
     let server = Server::start(&[("TRUSTED_PROXIES", "192.0.2.1")]).await;
-    let demo = server.acquire().await;
-    let (_, seen) = whoami(&server, &demo, &CLAIMS).await;
-    only_the_true_ones_arrive(&seen, &demo, &server);
+    let instance = server.acquire().await;
+    let (_, seen) = whoami(&server, &instance, &UNTRUSTED_HEADERS).await;
+    assert_headers_are_replaced(&seen, &instance, &server);
     assert_eq!((&seen["path"], &seen["query"]), (&"/whoami".into(), &"a=1&b=%20".into()));
 
-    // The same on a connection that began with the API, and over HTTP/2.
-    let fields: String = CLAIMS.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
-    let mut wire = Wire::connect(server.port).await;
-    assert_eq!(wire.get("localhost", "/health").await.status, 200);
-    wire.send(format!("GET /whoami HTTP/1.1\r\nHost: {}\r\n{fields}\r\n", demo.host)).await;
-    only_the_true_ones_arrive(&wire.answer().await.json(), &demo, &server);
+    // The same holds on a connection that began with the API, and over HTTP/2.
+    let fields: String =
+        UNTRUSTED_HEADERS.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
+    let mut connection = RawConnection::connect(server.port).await;
+    assert_eq!(connection.get("localhost", "/health").await.status, 200);
+    connection.send(format!("GET /whoami HTTP/1.1\r\nHost: {}\r\n{fields}\r\n", instance.host)).await;
+    assert_headers_are_replaced(&connection.read_answer().await.json(), &instance, &server);
 
     let send = h2c(server.port).await;
-    let mut claims = http::Request::get(format!("http://{}/whoami", demo.host));
-    for (name, value) in CLAIMS {
-        // HTTP/2 has no such fields.
+    let mut request = http::Request::get(format!("http://{}/whoami", instance.host));
+    for (name, value) in UNTRUSTED_HEADERS {
+        // HTTP/2 does not allow these fields.
         if !["connection", "keep-alive", "x-private"].contains(&name) {
-            claims = claims.header(name, value);
+            request = request.header(name, value);
         }
     }
-    let answer = h2_ask(&send, claims.body(()).unwrap()).await.unwrap();
-    only_the_true_ones_arrive(&answer.json(), &demo, &server);
+    let answer = h2_request(&send, request.body(()).unwrap()).await.unwrap();
+    assert_headers_are_replaced(&answer.json(), &instance, &server);
 }
 
 #[tokio::test]
-async fn what_a_trusted_proxy_says_is_passed_on_with_its_own_address_added() {
+async fn forwarding_headers_of_a_trusted_proxy_are_kept_and_its_address_is_added() {
     let server = Server::start(&[]).await;
-    let demo = server.acquire().await;
-    let (_, seen) = whoami(&server, &demo, &CLAIMS).await;
+    let instance = server.acquire().await;
+    let (_, seen) = whoami(&server, &instance, &UNTRUSTED_HEADERS).await;
     assert_eq!(field(&seen, "x-forwarded-for"), ["6.6.6.6, 127.0.0.1"]);
     assert_eq!(field(&seen, "x-forwarded-proto"), ["https"]);
     assert_eq!(field(&seen, "x-forwarded-host"), ["evil.example.test"]);
@@ -97,30 +100,30 @@ async fn what_a_trusted_proxy_says_is_passed_on_with_its_own_address_added() {
 #[tokio::test]
 async fn a_request_has_one_id_for_the_visitor_the_app_and_the_log() {
     let server = Server::start(&[]).await;
-    let demo = server.acquire().await;
-    let (answer, seen) = whoami(&server, &demo, &[("x-request-id", "my-own.id_7")]).await;
+    let instance = server.acquire().await;
+    let (answer, seen) = whoami(&server, &instance, &[("x-request-id", "my-own.id_7")]).await;
     assert_eq!(answer.header("x-request-id"), "my-own.id_7");
     assert_eq!(field(&seen, "x-request-id"), ["my-own.id_7"]);
     let long = "a".repeat(129);
-    for odd in [None, Some("with a blank"), Some(long.as_str()), Some("")] {
-        let headers: Vec<_> = odd.iter().map(|id| ("x-request-id", *id)).collect();
-        let (answer, seen) = whoami(&server, &demo, &headers).await;
+    for fake in [None, Some("with a blank"), Some(long.as_str()), Some("")] {
+        let headers: Vec<_> = fake.iter().map(|id| ("x-request-id", *id)).collect();
+        let (answer, seen) = whoami(&server, &instance, &headers).await;
         let id = answer.header("x-request-id");
         assert_eq!(id.len(), 36, "{id}");
         assert_eq!(field(&seen, "x-request-id"), [id]);
     }
-    crate::support::harness::eventually("a log line with the id", async || {
+    crate::support::harness::eventually("the id is logged", async || {
         server.log().iter().any(|line| line.contains("my-own.id_7")).then_some(())
     })
     .await;
-    assert!(!server.log().iter().any(|line| line.contains("b=%20")), "a query string is logged");
+    assert!(!server.log().iter().any(|line| line.contains("b=%20")), "no query string is logged");
 }
 
 #[tokio::test]
 async fn a_cookie_of_an_app_loses_its_domain() {
-    let server = Server::with_stand_in(&[]).await;
-    let (odd, book) = (server.acquire().await, server.acquire_of("book").await);
-    let answer = get(server.port, &odd.host, "/cookies").await;
+    let server = Server::with_fake_upstream(&[]).await;
+    let (fake, book) = (server.acquire().await, server.acquire_of("book").await);
+    let answer = get(server.port, &fake.host, "/cookies").await;
     let cookies: Vec<_> = answer.headers.get_all("set-cookie").iter().map(|v| v.to_str().unwrap()).collect();
     assert_eq!(cookies, ["a=1; Path=/", "b=2; HttpOnly", "c=3"]);
     let answer = get(server.port, &book.host, "/cookie?domain=localhost").await;
@@ -128,99 +131,102 @@ async fn a_cookie_of_an_app_loses_its_domain() {
 }
 
 #[tokio::test]
-async fn what_concerns_the_connection_to_the_app_only_is_not_passed_back() {
-    let server = Server::with_stand_in(&[]).await;
-    let demo = server.acquire().await;
-    let mut wires = [Wire::connect(server.port).await, Wire::connect(server.port).await];
-    assert_eq!(wires[1].get("localhost", "/health").await.status, 200);
-    for wire in &mut wires {
-        let answer = wire.get(&demo.host, "/hop").await;
+async fn hop_by_hop_headers_of_the_app_are_not_forwarded() {
+    let server = Server::with_fake_upstream(&[]).await;
+    let instance = server.acquire().await;
+    let mut connections =
+        [RawConnection::connect(server.port).await, RawConnection::connect(server.port).await];
+    assert_eq!(connections[1].get("localhost", "/health").await.status, 200);
+    for connection in &mut connections {
+        let answer = connection.get(&instance.host, "/hop").await;
         assert_eq!((answer.status, answer.text().as_str()), (200, "ok"));
         for name in ["x-private", "keep-alive", "proxy-connection"] {
             assert_eq!(answer.header(name), "", "{name}");
         }
         assert_eq!(answer.header("x-public"), "1");
-        assert_eq!(wire.get(&demo.host, "/").await.text(), demo.id);
+        assert_eq!(connection.get(&instance.host, "/").await.text(), instance.id);
     }
 }
 
-/// A connection that begins with an instance and one that begins with the API.
-async fn both_kinds(server: &Server) -> [Wire; 2] {
-    let mut wires = [Wire::connect(server.port).await, Wire::connect(server.port).await];
-    assert_eq!(wires[1].get("localhost", "/health").await.status, 200);
-    wires
+/// Returns a connection that begins with an instance and one that begins with the API.
+async fn both_kinds_of_connection(server: &Server) -> [RawConnection; 2] {
+    let mut connections =
+        [RawConnection::connect(server.port).await, RawConnection::connect(server.port).await];
+    assert_eq!(connections[1].get("localhost", "/health").await.status, 200);
+    connections
 }
 
 #[tokio::test]
 async fn answers_without_a_body_leave_the_connection_in_order() {
-    let server = Server::with_stand_in(&[]).await;
-    let (odd, book) = (server.acquire().await, server.acquire_of("book").await);
-    for wire in &mut both_kinds(&server).await {
+    let server = Server::with_fake_upstream(&[]).await;
+    let (fake, book) = (server.acquire().await, server.acquire_of("book").await);
+    for connection in &mut both_kinds_of_connection(&server).await {
         for (path, status) in [("/no-content", 204), ("/not-modified", 304), ("/no-content", 204)] {
-            let answer = wire.get(&odd.host, path).await;
+            let answer = connection.get(&fake.host, path).await;
             assert_eq!(answer.status, status);
             assert_eq!(answer.header("transfer-encoding"), "");
         }
         for path in ["/download?bytes=70000", "/download?bytes=70000&chunked=1"] {
-            wire.send(format!("HEAD {path} HTTP/1.1\r\nHost: {}\r\n\r\n", book.host)).await;
-            let head = wire.head().await;
+            connection.send(format!("HEAD {path} HTTP/1.1\r\nHost: {}\r\n\r\n", book.host)).await;
+            let head = connection.read_head().await;
             assert_eq!(head.status, 200);
             if !path.contains("chunked") {
                 assert_eq!(head.headers["content-length"], "70000");
             }
         }
-        assert_eq!(wire.get(&odd.host, "/").await.text(), odd.id);
-        wire.send("HEAD /health HTTP/1.1\r\nHost: localhost\r\n\r\n").await;
-        assert_eq!(wire.head().await.status, 200);
-        assert_eq!(wire.get(&book.host, "/whoami").await.json()["id"], book.id);
+        assert_eq!(connection.get(&fake.host, "/").await.text(), fake.id);
+        connection.send("HEAD /health HTTP/1.1\r\nHost: localhost\r\n\r\n").await;
+        assert_eq!(connection.read_head().await.status, 200);
+        assert_eq!(connection.get(&book.host, "/whoami").await.json()["id"], book.id);
     }
 }
 
 #[tokio::test]
 async fn chunks_and_trailers_pass_in_both_directions() {
-    let server = Server::with_stand_in(&[]).await;
-    let (odd, book) = (server.acquire().await, server.acquire_of("book").await);
-    for wire in &mut both_kinds(&server).await {
-        assert_eq!(wire.get(&odd.host, "/trailers").await.text(), "hello");
-        assert_eq!(wire.get(&odd.host, "/until-closed").await.text(), "until the end");
-        let whole = wire.get(&book.host, "/download?bytes=100000&chunked=1").await;
-        assert_eq!(whole.header("transfer-encoding"), "chunked");
-        assert!(whole.body.iter().enumerate().all(|(n, byte)| usize::from(*byte) == n % 251));
-        assert_eq!(whole.body.len(), 100_000);
+    let server = Server::with_fake_upstream(&[]).await;
+    let (fake, book) = (server.acquire().await, server.acquire_of("book").await);
+    for connection in &mut both_kinds_of_connection(&server).await {
+        assert_eq!(connection.get(&fake.host, "/trailers").await.text(), "hello");
+        assert_eq!(connection.get(&fake.host, "/until-closed").await.text(), "until the end");
+        let complete = connection.get(&book.host, "/download?bytes=100000&chunked=1").await;
+        assert_eq!(complete.header("transfer-encoding"), "chunked");
+        assert!(complete.body.iter().enumerate().all(|(n, byte)| usize::from(*byte) == n % 251));
+        assert_eq!(complete.body.len(), 100_000);
         for (framing, body) in [
             ("Transfer-Encoding: chunked", "3\r\nabc\r\n2;x=y\r\nde\r\n0\r\nX-Sum: 1\r\n\r\n"),
             ("Transfer-Encoding: chunked", "0\r\n\r\n"),
             ("Content-Length: 5", "abcde"),
             ("Content-Length: 0", ""),
         ] {
-            wire.send(format!("POST /upload HTTP/1.1\r\nHost: {}\r\n{framing}\r\n\r\n{body}", book.host))
+            connection
+                .send(format!("POST /upload HTTP/1.1\r\nHost: {}\r\n{framing}\r\n\r\n{body}", book.host))
                 .await;
-            let sum = wire.answer().await.json();
-            let whole = body.contains("ab");
-            assert_eq!(sum["bytes"], if whole { 5 } else { 0 }, "{framing} {body}");
-            assert_eq!(sum["xor"], if whole { b'a' ^ b'b' ^ b'c' ^ b'd' ^ b'e' } else { 0 });
+            let sum = connection.read_answer().await.json();
+            let complete = body.contains("ab");
+            assert_eq!(sum["bytes"], if complete { 5 } else { 0 }, "{framing} {body}");
+            assert_eq!(sum["xor"], if complete { b'a' ^ b'b' ^ b'c' ^ b'd' ^ b'e' } else { 0 });
         }
-        assert_eq!(wire.get("localhost", "/health").await.status, 200);
+        assert_eq!(connection.get("localhost", "/health").await.status, 200);
     }
 }
 
 #[tokio::test]
-async fn a_client_that_waits_for_100_is_told_to_go_on_by_either_side() {
-    let server = Server::with_stand_in(&[]).await;
+async fn a_client_that_expects_100_continue_gets_it_from_both_sides() {
+    let server = Server::with_fake_upstream(&[]).await;
     let book = server.acquire_of("book").await;
     for (host, path) in [(book.host.as_str(), "/upload"), ("localhost", "/api/v1/demo/acquire")] {
         for first in [None, Some("localhost"), Some(&book.host)] {
-            let mut wire = Wire::connect(server.port).await;
+            let mut connection = RawConnection::connect(server.port).await;
             if let Some(first) = first {
-                assert_eq!(wire.get(first, "/health").await.status, 200);
+                assert_eq!(connection.get(first, "/health").await.status, 200);
             }
-            wire.send(format!(
+            connection.send(format!(
                 "POST {path} HTTP/1.1\r\nHost: {host}\r\nExpect: 100-continue\r\nContent-Length: 2\r\n\r\n"
             ))
             .await;
-            assert_eq!(wire.head().await.status, 100, "{host} after {first:?}");
-            wire.send("{}").await;
-            let answer = wire.answer().await;
+            assert_eq!(connection.read_head().await.status, 100, "{host} after {first:?}");
+            connection.send("{}").await;
+            let answer = connection.read_answer().await;
             assert!([200, 503].contains(&answer.status), "{host}: {}", answer.text());
         }
     }
@@ -228,91 +234,97 @@ async fn a_client_that_waits_for_100_is_told_to_go_on_by_either_side() {
 
 #[tokio::test]
 async fn an_answer_that_comes_before_the_upload_has_ended_arrives() {
-    let server = Server::with_stand_in(&[]).await;
-    let demo = server.acquire().await;
-    for wire in &mut both_kinds(&server).await {
-        wire.send(format!(
-            "POST /early HTTP/1.1\r\nHost: {}\r\nContent-Length: 100000\r\n\r\nabc",
-            demo.host
-        ))
-        .await;
-        let answer = wire.answer().await;
+    let server = Server::with_fake_upstream(&[]).await;
+    let instance = server.acquire().await;
+    for connection in &mut both_kinds_of_connection(&server).await {
+        connection
+            .send(format!(
+                "POST /early HTTP/1.1\r\nHost: {}\r\nContent-Length: 100000\r\n\r\nabc",
+                instance.host
+            ))
+            .await;
+        let answer = connection.read_answer().await;
         assert_eq!((answer.status, answer.text().as_str()), (413, "large"));
     }
 }
 
 #[tokio::test]
 async fn a_body_for_the_api_over_64_kib_is_refused_on_both_kinds_of_connection() {
-    let server = Server::with_stand_in(&[]).await;
+    let server = Server::with_fake_upstream(&[]).await;
     for framing in ["Content-Length: 65537\r\n\r\n", "Transfer-Encoding: chunked\r\n\r\n10001\r\n"] {
-        let demo = server.acquire().await;
-        for first in ["localhost", &demo.host] {
-            let mut wire = Wire::connect(server.port).await;
-            assert_eq!(wire.get(first, "/health").await.status, 200);
-            wire.send(format!("POST /api/v1/demo/acquire HTTP/1.1\r\nHost: localhost\r\n{framing}")).await;
-            // The server may have had enough before the last byte.
-            let _ = wire.try_send(vec![b' '; 65_537]).await;
-            let answer = wire.answer().await;
+        let instance = server.acquire().await;
+        for first in ["localhost", &instance.host] {
+            let mut connection = RawConnection::connect(server.port).await;
+            assert_eq!(connection.get(first, "/health").await.status, 200);
+            connection
+                .send(format!("POST /api/v1/demo/acquire HTTP/1.1\r\nHost: localhost\r\n{framing}"))
+                .await;
+            // The server may close the connection before the last byte.
+            let _ = connection.try_send(vec![b' '; 65_537]).await;
+            let answer = connection.read_answer().await;
             assert_eq!(
                 (answer.status, &answer.json()["code"]),
                 (413, &"TOO_LARGE".into()),
                 "{first} {framing}"
             );
-            wire.closed().await;
+            connection.assert_closed().await;
         }
     }
 }
 
 #[tokio::test]
 async fn a_client_of_http_1_0_gets_no_chunks_and_the_end_of_the_connection() {
-    let server = Server::with_stand_in(&[]).await;
-    let (odd, book) = (server.acquire().await, server.acquire_of("book").await);
+    let server = Server::with_fake_upstream(&[]).await;
+    let (fake, book) = (server.acquire().await, server.acquire_of("book").await);
     let asks = [
         (&book, "/download?bytes=100000&chunked=1", 100_000),
-        (&odd, "/until-closed", 13),
-        (&odd, "/trailers", 5),
+        (&fake, "/until-closed", 13),
+        (&fake, "/trailers", 5),
     ];
     for first in [None, Some("localhost"), Some(book.host.as_str())] {
-        for (n, (demo, path, size)) in asks.into_iter().chain(asks).enumerate() {
+        for (n, (instance, path, size)) in asks.into_iter().chain(asks).enumerate() {
             let keep_alive = if n < asks.len() { "" } else { "Connection: keep-alive\r\n" };
-            let mut wire = Wire::connect(server.port).await;
+            let mut connection = RawConnection::connect(server.port).await;
             if let Some(first) = first {
-                assert_eq!(wire.get(first, "/health").await.status, 200);
+                assert_eq!(connection.get(first, "/health").await.status, 200);
             }
-            wire.send(format!("GET {path} HTTP/1.0\r\nHost: {}\r\n{keep_alive}\r\n", demo.host)).await;
-            let answer = wire.answer().await;
+            connection
+                .send(format!("GET {path} HTTP/1.0\r\nHost: {}\r\n{keep_alive}\r\n", instance.host))
+                .await;
+            let answer = connection.read_answer().await;
             assert_eq!(
                 (answer.status, answer.header("transfer-encoding")),
                 (200, ""),
                 "{path} after {first:?}"
             );
             assert_eq!(answer.body.len(), size, "{path} after {first:?}");
-            wire.closed().await;
+            connection.assert_closed().await;
         }
     }
-    // With a length the connection can be kept.
-    let mut wire = Wire::connect(server.port).await;
+    // An answer with a length keeps the connection open.
+    let mut connection = RawConnection::connect(server.port).await;
     for _ in 0..3 {
         let keep = "Connection: keep-alive\r\n";
-        wire.send(format!("GET / HTTP/1.0\r\nHost: {}\r\n{keep}\r\n", odd.host)).await;
-        assert_eq!(wire.answer().await.text(), odd.id);
+        connection.send(format!("GET / HTTP/1.0\r\nHost: {}\r\n{keep}\r\n", fake.host)).await;
+        assert_eq!(connection.read_answer().await.text(), fake.id);
     }
 }
 
 #[tokio::test]
 async fn a_chunked_upload_reaches_the_app_whole_when_its_last_chunk_comes_late() {
     let server = Server::start(&[]).await;
-    let demo = server.acquire().await;
-    for wire in &mut both_kinds(&server).await {
-        wire.send(format!(
-            "POST /upload HTTP/1.1\r\nHost: {}\r\nTransfer-Encoding: chunked\r\n\r\n",
-            demo.host
-        ))
-        .await;
+    let instance = server.acquire().await;
+    for connection in &mut both_kinds_of_connection(&server).await {
+        connection
+            .send(format!(
+                "POST /upload HTTP/1.1\r\nHost: {}\r\nTransfer-Encoding: chunked\r\n\r\n",
+                instance.host
+            ))
+            .await;
         for byte in b"3\r\nabc\r\n1;x\r\nd\r\n0\r\n\r\n" {
-            wire.send([*byte]).await;
+            connection.send([*byte]).await;
         }
-        assert_eq!(wire.answer().await.json()["bytes"], 4);
-        assert_eq!(wire.get(&demo.host, "/whoami").await.json()["id"], demo.id.as_str());
+        assert_eq!(connection.read_answer().await.json()["bytes"], 4);
+        assert_eq!(connection.get(&instance.host, "/whoami").await.json()["id"], instance.id.as_str());
     }
 }

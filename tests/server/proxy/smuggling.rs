@@ -1,13 +1,13 @@
-//! Messages that two parties could read in two ways are refused, wherever on a connection they stand and whomever they
-//! are for; and what hides behind them reaches nobody.
+//! Messages that two parsers could read in two ways are refused at every position on a connection and for every
+//! destination, and a request hidden behind them reaches no app.
 
-use crate::support::harness::{Server, Wire, get};
+use crate::support::harness::{RawConnection, Server, get};
 
-/// What an attacker would like an instance to see.
+/// The path of the hidden request, which no instance may receive.
 const MARK: &str = "smuggled";
 
-/// A message that must be refused. In its bytes, `{host}` is whom it is for, `{smuggled}` a whole request for an
-/// instance; each LF stands for CR LF, `␊` for a LF alone and `␍` for a CR alone.
+/// A message that must be refused. In its bytes, `{host}` is its destination, `{smuggled}` is a complete request for an
+/// instance, each LF stands for CR LF, `␊` for a bare LF and `␍` for a bare CR.
 struct Case {
     name: &'static str,
     bytes: String,
@@ -122,65 +122,66 @@ fn cases() -> Vec<Case> {
     cases
 }
 
-/// Where the message stands on its connection.
+/// The position of the message on its connection.
 #[derive(Debug, Clone, Copy)]
-enum After {
-    /// It is the first.
-    Nothing,
-    /// After a whole exchange with this side.
-    Exchange(Whom),
-    /// In one packet with a good request for this side.
-    Packet(Whom),
+enum Position {
+    /// It is the first message.
+    First,
+    /// It follows a complete exchange with this destination.
+    Exchange(Destination),
+    /// It is in one packet with a valid request for this destination.
+    SamePacket(Destination),
 }
 
 #[derive(Debug, Clone, Copy, PartialEq)]
-enum Whom {
+enum Destination {
     Api,
     Instance,
 }
 
-/// The bytes of a case for a host.
+/// Returns the bytes of a case for a host.
 fn bytes(case: &Case, host: &str, victim: &str) -> Vec<u8> {
     let smuggled = format!("POST /{MARK} HTTP/1.1\nHost: {victim}\nContent-Length: 0\n\n");
     let text = case.bytes.replace("{smuggled}", &smuggled).replace("{host}", host);
     text.replace('\n', "\r\n").replace('␊', "\n").replace('␍', "\r").into_bytes()
 }
 
-/// Every case at one place of a connection, for both sides.
-async fn all_are_refused(after: After) {
-    let server = Server::with_stand_in(&[]).await;
-    let demo = server.acquire().await;
-    let host = |whom| if whom == Whom::Api { "localhost" } else { demo.host.as_str() };
-    let good = |whom| {
+/// Sends each case at one position on a connection, for both destinations.
+async fn all_are_refused(position: Position) {
+    let server = Server::with_fake_upstream(&[]).await;
+    let instance = server.acquire().await;
+    let host =
+        |destination| if destination == Destination::Api { "localhost" } else { instance.host.as_str() };
+    let good = |destination| {
         format!(
             "GET {} HTTP/1.1\r\nHost: {}\r\n\r\n",
-            if whom == Whom::Api { "/health" } else { "/" },
-            host(whom)
+            if destination == Destination::Api { "/health" } else { "/" },
+            host(destination)
         )
     };
     let mut wrong = Vec::new();
-    for whom in [Whom::Api, Whom::Instance] {
+    for destination in [Destination::Api, Destination::Instance] {
         for case in cases() {
-            let attack = bytes(&case, host(whom), &demo.host);
-            let mut wire = Wire::connect(server.port).await;
-            match after {
-                After::Nothing => wire.send(attack).await,
-                After::Exchange(first) => {
-                    wire.send(good(first)).await;
-                    assert_eq!(wire.answer().await.status, 200);
-                    wire.send(attack).await;
+            let attack = bytes(&case, host(destination), &instance.host);
+            let mut connection = RawConnection::connect(server.port).await;
+            match position {
+                Position::First => connection.send(attack).await,
+                Position::Exchange(first) => {
+                    connection.send(good(first)).await;
+                    assert_eq!(connection.read_answer().await.status, 200);
+                    connection.send(attack).await;
                 }
-                After::Packet(first) => {
-                    wire.send([good(first).into_bytes(), attack].concat()).await;
-                    assert_eq!(wire.answer().await.status, 200);
+                Position::SamePacket(first) => {
+                    connection.send([good(first).into_bytes(), attack].concat()).await;
+                    assert_eq!(connection.read_answer().await.status, 200);
                 }
             }
-            let Some(head) = wire.try_head().await else {
-                wrong.push(format!("{}, for {whom:?}: no answer", case.name));
+            let Some(head) = connection.try_read_head().await else {
+                wrong.push(format!("{}, for {destination:?}: no answer", case.name));
                 continue;
             };
-            let answer = wire.body_of(head).await;
-            let rest = String::from_utf8_lossy(&wire.rest().await).into_owned();
+            let answer = connection.read_body(head).await;
+            let rest = String::from_utf8_lossy(&connection.read_to_end().await).into_owned();
             let json = serde_json::from_slice::<serde_json::Value>(&answer.body).unwrap_or_default();
             if answer.status != case.status
                 || !rest.is_empty()
@@ -190,57 +191,57 @@ async fn all_are_refused(after: After) {
                 || json["request_id"] != answer.header("x-request-id")
             {
                 wrong.push(format!(
-                    "{}, for {whom:?}: {} {} then {rest:?}",
+                    "{}, for {destination:?}: {} {} then {rest:?}",
                     case.name,
                     answer.status,
                     &answer.text()[..answer.text().len().min(120)]
                 ));
             }
-            let seen = get(server.port, &demo.host, "/seen").await.text();
-            assert!(!seen.contains(MARK), "{}, for {whom:?}: the app saw {seen}", case.name);
+            let seen = get(server.port, &instance.host, "/seen").await.text();
+            assert!(!seen.contains(MARK), "{}, for {destination:?}: the app saw {seen}", case.name);
         }
     }
-    assert!(wrong.is_empty(), "{after:?}:\n{}", wrong.join("\n"));
+    assert!(wrong.is_empty(), "{position:?}:\n{}", wrong.join("\n"));
 }
 
 #[tokio::test]
 async fn an_ambiguous_first_message_is_refused() {
-    all_are_refused(After::Nothing).await;
+    all_are_refused(Position::First).await;
 }
 
 #[tokio::test]
 async fn an_ambiguous_message_after_a_request_for_the_api_is_refused() {
-    all_are_refused(After::Exchange(Whom::Api)).await;
+    all_are_refused(Position::Exchange(Destination::Api)).await;
 }
 
 #[tokio::test]
 async fn an_ambiguous_message_after_a_request_for_an_instance_is_refused() {
-    all_are_refused(After::Exchange(Whom::Instance)).await;
+    all_are_refused(Position::Exchange(Destination::Instance)).await;
 }
 
 #[tokio::test]
 async fn an_ambiguous_message_right_behind_a_request_for_the_api_is_refused() {
-    all_are_refused(After::Packet(Whom::Api)).await;
+    all_are_refused(Position::SamePacket(Destination::Api)).await;
 }
 
 #[tokio::test]
 async fn an_ambiguous_message_right_behind_a_request_for_an_instance_is_refused() {
-    all_are_refused(After::Packet(Whom::Instance)).await;
+    all_are_refused(Position::SamePacket(Destination::Instance)).await;
 }
 
 #[tokio::test]
-async fn what_is_within_the_limits_passes_on_both_sides() {
-    let server = Server::with_stand_in(&[]).await;
-    let demo = server.acquire().await;
-    for (host, path) in [("localhost", "/health"), (demo.host.as_str(), "/")] {
+async fn messages_within_the_limits_are_accepted_on_both_sides() {
+    let server = Server::with_fake_upstream(&[]).await;
+    let instance = server.acquire().await;
+    for (host, path) in [("localhost", "/health"), (instance.host.as_str(), "/")] {
         let many = "X-A: b\r\n".repeat(99);
         let long = "a".repeat(32_000);
         for fields in [many, format!("X-A: {long}\r\n")] {
-            let mut wire = Wire::connect(server.port).await;
-            wire.send(format!("GET {path} HTTP/1.1\r\nHost: {host}\r\n{fields}\r\n")).await;
-            assert_eq!(wire.answer().await.status, 200, "{host}");
+            let mut connection = RawConnection::connect(server.port).await;
+            connection.send(format!("GET {path} HTTP/1.1\r\nHost: {host}\r\n{fields}\r\n")).await;
+            assert_eq!(connection.read_answer().await.status, 200, "{host}");
         }
-        // The absolute form of the same host, a Host in capitals and with a trailing dot, an old client.
+        // The absolute form of the same host, an upper-case host, a host with a trailing dot, and an old client.
         let upper = host.to_ascii_uppercase();
         for head in [
             format!("GET http://{host}{path} HTTP/1.1\r\nHost: {host}\r\n\r\n"),
@@ -250,34 +251,34 @@ async fn what_is_within_the_limits_passes_on_both_sides() {
             format!("GET {path} HTTP/1.0\r\nHost: {host}\r\n\r\n"),
             format!("GET {path}?a[]=%00&b=a|b HTTP/1.1\r\nHost: {host}\r\n\r\n"),
         ] {
-            let mut wire = Wire::connect(server.port).await;
-            wire.send(&head).await;
-            let answer = wire.answer().await;
+            let mut connection = RawConnection::connect(server.port).await;
+            connection.send(&head).await;
+            let answer = connection.read_answer().await;
             assert_eq!(answer.status, 200, "{head}");
-            assert_eq!(answer.text().contains(&demo.id), host != "localhost", "{head}");
+            assert_eq!(answer.text().contains(&instance.id), host != "localhost", "{head}");
         }
     }
 }
 
 #[tokio::test]
 async fn a_host_in_another_spelling_never_reaches_the_other_side() {
-    let server = Server::with_stand_in(&[]).await;
-    let demo = server.acquire().await;
-    let instance = &demo.host;
+    let server = Server::with_fake_upstream(&[]).await;
+    let instance = server.acquire().await;
+    let instance_host = &instance.host;
     for (head, statuses) in [
         ("GET /health HTTP/1.1\r\nHost: %6cocalhost\r\n\r\n".to_owned(), &[400, 421][..]),
-        (format!("GET / HTTP/1.1\r\nHost: {}\r\n\r\n", instance.replace('.', "%2e")), &[400, 421]),
-        (format!("GET / HTTP/1.1\r\nHost: x.{instance}\r\n\r\n"), &[400, 421]),
-        (format!("GET / HTTP/1.1\r\nHost: {instance}:80\r\n\r\n"), &[400]),
+        (format!("GET / HTTP/1.1\r\nHost: {}\r\n\r\n", instance_host.replace('.', "%2e")), &[400, 421]),
+        (format!("GET / HTTP/1.1\r\nHost: x.{instance_host}\r\n\r\n"), &[400, 421]),
+        (format!("GET / HTTP/1.1\r\nHost: {instance_host}:80\r\n\r\n"), &[400]),
         ("GET / HTTP/1.1\r\nHost: example.test\r\n\r\n".to_owned(), &[421]),
-        (format!("GET //{instance}/ HTTP/1.1\r\nHost: localhost\r\n\r\n"), &[404]),
-        (format!("GET /..%2f..%2f/api/v1/pool/stats HTTP/1.1\r\nHost: {instance}\r\n\r\n"), &[200]),
+        (format!("GET //{instance_host}/ HTTP/1.1\r\nHost: localhost\r\n\r\n"), &[404]),
+        (format!("GET /..%2f..%2f/api/v1/pool/stats HTTP/1.1\r\nHost: {instance_host}\r\n\r\n"), &[200]),
     ] {
-        let mut wire = Wire::connect(server.port).await;
-        wire.send(&head).await;
-        let answer = wire.answer().await;
+        let mut connection = RawConnection::connect(server.port).await;
+        connection.send(&head).await;
+        let answer = connection.read_answer().await;
         assert!(statuses.contains(&answer.status), "{head}: {} {}", answer.status, answer.text());
         let is_the_apps = answer.status == 200;
-        assert_eq!(answer.text() == demo.id, is_the_apps, "{head}");
+        assert_eq!(answer.text() == instance.id, is_the_apps, "{head}");
     }
 }

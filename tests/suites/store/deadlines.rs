@@ -1,16 +1,16 @@
-//! Leases that are extended, that run out, and what is left of them.
+//! Leases that are extended and that end, and how long an expired instance stays on record.
 
 use std::time::Duration;
 
 use try_it_now::instance::{EndReason, ExtendRefused, RETENTION, State};
 use try_it_now::store::{Claimed, StoreError};
 
-use super::fixture::{HOUR, MINUTE, Stage, TTL, ids, node, template, wish};
+use super::fixture::{HOUR, MINUTE, StoreFixture, TTL, ids, new_claim, node, template};
 
 const TICK: Duration = Duration::from_millis(1);
 
-pub(crate) async fn an_extension_counts_from_the_deadline(s: &Stage) {
-    let it = s.assigned().await;
+pub(crate) async fn an_extension_counts_from_the_deadline(s: &StoreFixture) {
+    let it = s.add_assigned().await;
     s.advance(TTL / 2).await;
     let longer = s.extend(it.id(), 5 * MINUTE, HOUR).await.unwrap();
     let (old, new) = (it.lease().unwrap(), longer.lease().unwrap());
@@ -20,8 +20,8 @@ pub(crate) async fn an_extension_counts_from_the_deadline(s: &Stage) {
     assert_eq!(s.get(it.id()).await, Some(longer));
 }
 
-pub(crate) async fn an_extension_beyond_the_longest_time_changes_nothing(s: &Stage) {
-    let it = s.assigned().await;
+pub(crate) async fn an_extension_beyond_the_maximum_ttl_changes_nothing(s: &StoreFixture) {
+    let it = s.add_assigned().await;
     let longest = TTL + MINUTE;
     let refused = StoreError::NotExtended(ExtendRefused::MaxTtlExceeded(longest));
     assert_eq!(s.extend(it.id(), MINUTE + TICK, longest).await, Err(refused.clone()));
@@ -32,10 +32,10 @@ pub(crate) async fn an_extension_beyond_the_longest_time_changes_nothing(s: &Sta
     assert_eq!(s.get(it.id()).await, Some(longer));
 }
 
-pub(crate) async fn only_a_running_lease_can_be_extended(s: &Stage) {
-    let over = s.assigned().await;
+pub(crate) async fn only_a_running_lease_can_be_extended(s: &StoreFixture) {
+    let over = s.add_assigned().await;
     s.advance(TTL).await;
-    let (warming, ready) = (s.warming("shop", "a").await, s.ready("shop", "a").await);
+    let (warming, ready) = (s.add_warming("shop", "a").await, s.add_ready("shop", "a").await);
     for _ in ["overdue", "swept"] {
         for it in [&warming, &ready, over.id()] {
             let before = s.get(it).await;
@@ -46,22 +46,22 @@ pub(crate) async fn only_a_running_lease_can_be_extended(s: &Stage) {
     }
 }
 
-pub(crate) async fn an_overdue_instance_reads_as_expired_before_any_sweep(s: &Stage) {
-    let it = s.assigned().await;
+pub(crate) async fn an_overdue_instance_reads_as_expired_before_any_sweep(s: &StoreFixture) {
+    let it = s.add_assigned().await;
     s.advance(TTL - TICK).await;
     assert_eq!(s.state(it.id()).await, "assigned");
     s.advance(TICK).await;
     let seen = s.get(it.id()).await.unwrap();
     let lease = *it.lease().unwrap();
-    assert_eq!(*seen.life(), State::Expired { lease, at: lease.deadline(), ending: EndReason::Expired });
+    assert_eq!(*seen.state(), State::Expired { lease, at: lease.deadline(), reason: EndReason::Expired });
     assert_eq!(s.store.list(&node("a")).await.unwrap().as_slice(), std::slice::from_ref(&seen));
     assert_eq!(s.store.routes().await.unwrap().0, [seen]);
     assert_eq!(s.extend(it.id(), MINUTE, HOUR).await, Err(StoreError::Unknown));
     assert_eq!(s.store.release(it.id()).await, Err(StoreError::Unknown));
 }
 
-pub(crate) async fn a_sweep_leaves_what_readers_saw_before_it(s: &Stage) {
-    let it = s.assigned().await;
+pub(crate) async fn a_sweep_stores_what_readers_saw_before_it(s: &StoreFixture) {
+    let it = s.add_assigned().await;
     s.advance(TTL + MINUTE).await;
     let before = s.get(it.id()).await;
     let swept = s.sweep().await;
@@ -69,11 +69,11 @@ pub(crate) async fn a_sweep_leaves_what_readers_saw_before_it(s: &Stage) {
     assert_eq!(s.get(it.id()).await, before);
 }
 
-pub(crate) async fn a_sweep_returns_what_expired_once(s: &Stage) {
+pub(crate) async fn a_sweep_returns_what_expired_once(s: &StoreFixture) {
     assert_eq!(s.sweep().await, []);
-    let (one, two) = (s.assigned().await, s.assigned().await);
-    s.warming("shop", "a").await;
-    s.ready("shop", "a").await;
+    let (one, two) = (s.add_assigned().await, s.add_assigned().await);
+    s.add_warming("shop", "a").await;
+    s.add_ready("shop", "a").await;
     s.advance(TTL - TICK).await;
     assert_eq!(s.sweep().await, []);
     s.advance(TICK).await;
@@ -84,10 +84,10 @@ pub(crate) async fn a_sweep_returns_what_expired_once(s: &Stage) {
     assert_eq!(s.counts("shop").await, (1, 1, 0));
 }
 
-pub(crate) async fn a_sweep_does_no_more_than_its_limit(s: &Stage) {
+pub(crate) async fn a_sweep_handles_no_more_than_its_limit(s: &StoreFixture) {
     let mut in_order = Vec::new();
     for _ in 0..7 {
-        in_order.push(s.assigned().await.id().clone());
+        in_order.push(s.add_assigned().await.id().clone());
         s.advance(TICK).await;
     }
     s.advance(TTL).await;
@@ -98,20 +98,20 @@ pub(crate) async fn a_sweep_does_no_more_than_its_limit(s: &Stage) {
         assert_eq!(some.len(), expected);
         swept.extend(some.into_iter().map(|record| record.id().clone()));
     }
-    assert_eq!(swept, in_order, "the longest due first");
+    assert_eq!(swept, in_order, "in the order of their deadlines");
     s.advance(RETENTION).await;
     for left in [4, 1, 0] {
-        assert_eq!(s.store.sweep(3).await.unwrap(), [], "those forgotten were returned long ago");
+        assert_eq!(s.store.sweep(3).await.unwrap(), [], "a removed record was returned when it expired");
         assert_eq!(s.all().await.len(), left);
     }
 }
 
-pub(crate) async fn a_small_limit_starves_no_template(s: &Stage) {
+pub(crate) async fn a_small_limit_starves_no_template(s: &StoreFixture) {
     for of in ["shop", "blog", "shop", "blog"] {
-        s.ready(of, "a").await;
-        let mut wish = wish();
-        wish.template = template(of);
-        s.granted(&wish).await;
+        s.add_ready(of, "a").await;
+        let mut claim = new_claim();
+        claim.template = template(of);
+        s.granted(&claim).await;
         s.advance(TICK).await;
     }
     s.advance(TTL).await;
@@ -123,8 +123,8 @@ pub(crate) async fn a_small_limit_starves_no_template(s: &Stage) {
     assert_ne!(expired[0].id().template(), expired[1].id().template());
 }
 
-pub(crate) async fn an_extended_instance_is_not_swept_at_its_first_deadline(s: &Stage) {
-    let it = s.assigned().await;
+pub(crate) async fn an_extended_instance_is_not_swept_at_its_first_deadline(s: &StoreFixture) {
+    let it = s.add_assigned().await;
     let longer = s.extend(it.id(), MINUTE, HOUR).await.unwrap();
     s.advance(TTL).await;
     assert_eq!(s.sweep().await, []);
@@ -133,8 +133,8 @@ pub(crate) async fn an_extended_instance_is_not_swept_at_its_first_deadline(s: &
     assert_eq!(s.sweep().await.len(), 1);
 }
 
-pub(crate) async fn an_expired_instance_is_known_for_ten_minutes_and_then_forgotten(s: &Stage) {
-    let it = s.assigned().await;
+pub(crate) async fn an_expired_instance_is_known_for_ten_minutes_and_then_removed(s: &StoreFixture) {
+    let it = s.add_assigned().await;
     s.advance(TTL).await;
     s.sweep().await;
     s.advance(RETENTION - TICK).await;
@@ -146,8 +146,8 @@ pub(crate) async fn an_expired_instance_is_known_for_ten_minutes_and_then_forgot
     assert_eq!(s.store.next_deadline().await, Ok(None));
 }
 
-pub(crate) async fn a_failed_instance_is_known_for_ten_minutes_too(s: &Stage) {
-    let it = s.assigned().await;
+pub(crate) async fn a_failed_instance_is_known_for_ten_minutes_too(s: &StoreFixture) {
+    let it = s.add_assigned().await;
     s.store.fail(it.id()).await.unwrap();
     s.advance(RETENTION - TICK).await;
     s.sweep().await;
@@ -157,23 +157,23 @@ pub(crate) async fn a_failed_instance_is_known_for_ten_minutes_too(s: &Stage) {
     assert_eq!(s.state(it.id()).await, "gone");
 }
 
-pub(crate) async fn one_long_overdue_is_expired_and_forgotten_in_one_sweep(s: &Stage) {
-    let it = s.assigned().await;
+pub(crate) async fn an_instance_long_overdue_expires_and_is_removed_in_one_sweep(s: &StoreFixture) {
+    let it = s.add_assigned().await;
     s.advance(TTL + RETENTION).await;
     assert_eq!(ids(&s.sweep().await), [it.id().clone()]);
     assert_eq!(s.state(it.id()).await, "gone");
 }
 
-pub(crate) async fn the_next_deadline_is_the_first_of_all(s: &Stage) {
+pub(crate) async fn the_next_deadline_is_the_earliest(s: &StoreFixture) {
     let next = async || s.store.next_deadline().await.unwrap();
-    s.ready("shop", "a").await;
-    s.ready("blog", "b").await;
-    s.warming("blog", "b").await;
+    s.add_ready("shop", "a").await;
+    s.add_ready("blog", "b").await;
+    s.add_warming("blog", "b").await;
     assert_eq!(next().await, None);
-    let shop = s.granted(&wish()).await;
+    let shop = s.granted(&new_claim()).await;
     let shop_over = shop.lease().unwrap().deadline();
     assert_eq!(next().await, Some(shop_over));
-    let mut sooner = wish();
+    let mut sooner = new_claim();
     (sooner.template, sooner.ttl) = (template("blog"), TTL / 2);
     let blog = s.granted(&sooner).await;
     let blog_over = blog.lease().unwrap().deadline();
@@ -185,6 +185,6 @@ pub(crate) async fn the_next_deadline_is_the_first_of_all(s: &Stage) {
     s.sweep().await;
     assert_eq!(next().await, Some(blog_over + TTL));
     s.store.release(blog.id()).await.unwrap();
-    assert_eq!(next().await, Some(shop_over + RETENTION), "to forget it");
-    assert_eq!(s.claim(&wish()).await, Claimed::Empty);
+    assert_eq!(next().await, Some(shop_over + RETENTION), "the time at which the record is removed");
+    assert_eq!(s.claim(&new_claim()).await, Claimed::Empty);
 }

@@ -1,4 +1,4 @@
-//! A store with hands to work it, and eyes on its invariants.
+//! A store under test with helpers that change it and checks of its invariants.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -6,9 +6,9 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use try_it_now::clock::Millis;
-use try_it_now::instance::Counts;
+use try_it_now::instance::StateCounts;
 use try_it_now::instance::{
-    ClaimToken, Endpoint, Instance, InstanceId, Limits, NodeId, State, TemplateName, check, check_step,
+    ClaimToken, Endpoint, Instance, InstanceId, NodeId, RateLimits, State, TemplateName, check, check_step,
 };
 use try_it_now::store::{Claim, Claimed, Cursor, RouteChange, RouteEvents, Store, StoreError, Visitor};
 
@@ -17,17 +17,17 @@ use super::Backend;
 pub(crate) const MINUTE: Duration = Duration::from_secs(60);
 pub(crate) const HOUR: Duration = Duration::from_secs(3600);
 pub(crate) const TTL: Duration = Duration::from_secs(60);
-pub(crate) const NO_LIMITS: Limits = Limits { hourly: 0, daily: 0 };
-/// The templates and nodes of all sentences.
+pub(crate) const NO_LIMITS: RateLimits = RateLimits { hourly: 0, daily: 0 };
+/// The templates and nodes that the tests use.
 pub(crate) const TEMPLATES: [&str; 2] = ["shop", "blog"];
 pub(crate) const NODES: [&str; 3] = ["a", "b", "c"];
-/// A wait that only a lost wake-up makes so long.
-pub(crate) const LONG: Duration = Duration::from_secs(20);
+/// The longest time that a follower waits for an event. Only a lost wake-up takes that long.
+pub(crate) const WAKE_UP_TIMEOUT: Duration = Duration::from_secs(20);
 
-pub(crate) struct Stage {
+pub(crate) struct StoreFixture {
     pub(crate) backend: Arc<dyn Backend>,
     pub(crate) store: Arc<dyn Store>,
-    /// Each record as it was at the last look.
+    /// Each record as it was at the last check.
     seen: parking_lot::Mutex<HashMap<InstanceId, Instance>>,
 }
 
@@ -39,8 +39,8 @@ pub(crate) fn node(name: &str) -> NodeId {
     NodeId::parse(name).unwrap()
 }
 
-/// A wish for one of `shop`, by a node without members of its own, of a visitor without limits.
-pub(crate) fn wish() -> Claim {
+/// Returns a claim of an instance of `shop`, by node `a`, for a visitor without limits.
+pub(crate) fn new_claim() -> Claim {
     Claim {
         template: template("shop"),
         token: ClaimToken::random(),
@@ -62,7 +62,7 @@ pub(crate) fn sorted(mut records: Vec<Instance>) -> Vec<Instance> {
     records
 }
 
-impl Stage {
+impl StoreFixture {
     pub(crate) fn new(backend: Arc<dyn Backend>) -> Self {
         let store = backend.store();
         Self { backend, store, seen: Default::default() }
@@ -80,28 +80,28 @@ impl Stage {
         self.store.get(id).await.unwrap()
     }
 
-    /// The state as readers see it; `gone` without a record.
+    /// Returns the name of the state as readers see it, `gone` if there is no record.
     pub(crate) async fn state(&self, id: &InstanceId) -> &'static str {
-        self.get(id).await.map_or("gone", |record| record.life().name())
+        self.get(id).await.map_or("gone", |record| record.state().name())
     }
 
-    /// One that no other instance has.
+    /// Returns an endpoint that no other instance has.
     pub(crate) fn endpoint(&self) -> Endpoint {
-        // Shared by all stages: several may work on one store.
+        // Shared by all fixtures, because several may use one store.
         static LAST: AtomicU32 = AtomicU32::new(0);
         let [_, a, b, c] = LAST.fetch_add(1, Ordering::Relaxed).to_be_bytes();
         ([10, a, b, c], 4000).into()
     }
 
-    pub(crate) async fn warming(&self, of: &str, on: &str) -> InstanceId {
+    pub(crate) async fn add_warming(&self, of: &str, on: &str) -> InstanceId {
         let id = InstanceId::random(&template(of));
         let record = Instance::warming(id.clone(), node(on), 1, self.now().await);
         self.store.insert(record).await.unwrap();
         id
     }
 
-    pub(crate) async fn ready(&self, of: &str, on: &str) -> InstanceId {
-        let id = self.warming(of, on).await;
+    pub(crate) async fn add_ready(&self, of: &str, on: &str) -> InstanceId {
+        let id = self.add_warming(of, on).await;
         self.store.offer(&id, self.endpoint()).await.unwrap();
         id
     }
@@ -110,28 +110,29 @@ impl Stage {
         self.store.claim(claim).await.unwrap()
     }
 
-    /// The granted instance of a claim that must not fail.
+    /// Claims and returns the instance. Panics if none is granted.
     pub(crate) async fn granted(&self, claim: &Claim) -> Instance {
         let claimed = self.claim(claim).await;
-        claimed.instance().unwrap_or_else(|| panic!("not granted: {claimed:?}")).clone()
+        claimed.instance().unwrap_or_else(|| panic!("expected an instance: {claimed:?}")).clone()
     }
 
-    /// Takes a claim back. Only this step leads back, so only after it is what was seen before forgotten.
+    /// Undoes a claim. Only this step leads back from assigned to ready, so only here the record of the last check is
+    /// replaced.
     pub(crate) async fn take_back(&self, claim: &Claim) -> Result<Instance, StoreError> {
-        let back = self.store.take_back(claim).await?;
+        let back = self.store.undo_claim(claim).await?;
         self.seen.lock().insert(back.id().clone(), back.clone());
         Ok(back)
     }
 
-    /// The claims of these were delivered.
+    /// Confirms that the answers of these claims were delivered.
     pub(crate) async fn confirm(&self, ids: &[InstanceId]) {
         self.store.confirm(ids).await.unwrap();
     }
 
-    /// A new instance of `shop` in the hands of a visitor for [`TTL`].
-    pub(crate) async fn assigned(&self) -> Instance {
-        self.ready("shop", "a").await;
-        self.granted(&wish()).await
+    /// Adds an instance of `shop` and assigns it for [`TTL`].
+    pub(crate) async fn add_assigned(&self) -> Instance {
+        self.add_ready("shop", "a").await;
+        self.granted(&new_claim()).await
     }
 
     pub(crate) async fn extend(
@@ -156,11 +157,11 @@ impl Stage {
     }
 
     pub(crate) async fn counts(&self, of: &str) -> (usize, usize, usize) {
-        let Counts { warming, ready, assigned } = self.store.counts(&template(of), None).await.unwrap();
+        let StateCounts { warming, ready, assigned } = self.store.counts(&template(of), None).await.unwrap();
         (warming, ready, assigned)
     }
 
-    /// The events after `cursor` that are there at once.
+    /// Returns the events after `cursor` that exist now.
     pub(crate) async fn events(&self, cursor: Cursor) -> Vec<(Cursor, RouteChange)> {
         match self.store.route_events(cursor, Duration::ZERO).await.unwrap() {
             RouteEvents::Changes(changes) => changes,
@@ -168,7 +169,7 @@ impl Stage {
         }
     }
 
-    /// Follows the stream to its present end, and changes `table` with it.
+    /// Applies all events after `cursor` to `table` and advances the cursor.
     pub(crate) async fn follow(&self, table: &mut HashMap<InstanceId, Instance>, cursor: &mut Cursor) {
         loop {
             let changes = self.events(*cursor).await;
@@ -176,7 +177,7 @@ impl Stage {
                 return;
             }
             for (at, change) in changes {
-                assert!(at > *cursor, "cursors rise: {at:?} after {cursor:?}");
+                assert!(at > *cursor, "cursors increase: {at:?} after {cursor:?}");
                 *cursor = at;
                 change.apply(table);
             }
@@ -191,9 +192,9 @@ impl Stage {
         (table, cursor)
     }
 
-    /// Checks the invariants of this moment, of all that changed since the last look, and that the other readers
-    /// tell the same as the records. Nobody else may work on the store meanwhile.
-    pub(crate) async fn sound(&self) {
+    /// Checks the invariants of all records, the transitions since the last check, and that all other readers of the
+    /// store agree with the records. Nothing else may use the store meanwhile.
+    pub(crate) async fn check_invariants(&self) {
         let (all, now) = (self.all().await, self.now().await);
         assert_eq!(check(&all), Ok(()));
         let records: HashMap<_, _> = all.into_iter().map(|record| (record.id().clone(), record)).collect();
@@ -204,14 +205,14 @@ impl Stage {
             assert_eq!(self.get(record.id()).await.as_ref(), Some(record));
         }
         let (table, _) = self.snapshot().await;
-        let routed = |r: &&Instance| matches!(r.life(), State::Assigned { .. } | State::Expired { .. });
+        let routed = |r: &&Instance| matches!(r.state(), State::Assigned { .. } | State::Expired { .. });
         let expected: HashMap<_, _> =
             records.values().filter(routed).map(|r| (r.id().clone(), r.clone())).collect();
-        assert_eq!(table, expected, "the routes are the assigned and the expired");
+        assert_eq!(table, expected, "routes exist for the assigned and the expired instances");
         for name in TEMPLATES {
             let (mut warming, mut ready, mut assigned, mut expired) = (0, 0, 0, 0);
             for record in records.values().filter(|record| record.id().template() == name) {
-                match record.life() {
+                match record.state() {
                     State::Warming => warming += 1,
                     State::Ready { .. } => ready += 1,
                     State::Assigned { .. } => assigned += 1,
@@ -227,11 +228,11 @@ impl Stage {
                 of_nodes.1 += counts.ready;
                 of_nodes.2 += counts.assigned;
             }
-            assert_eq!(of_nodes, counts, "the counts of the nodes are the counts of all");
-            // One that is overdue counts as assigned until it is swept.
+            assert_eq!(of_nodes, counts, "the counts of the nodes add up");
+            // An overdue instance counts as assigned until it is swept.
             assert!((assigned..=assigned + expired).contains(&counts.2), "{counts:?}, {assigned} assigned");
         }
-        let deadlines = records.values().filter_map(|record| match record.life() {
+        let deadlines = records.values().filter_map(|record| match record.state() {
             State::Assigned { lease, .. } => Some(lease.deadline()),
             _ => None,
         });

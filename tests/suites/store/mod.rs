@@ -1,4 +1,5 @@
-//! Every store passes these sentences. A new one adds a [`Backend`] and one line at the end of this file.
+//! The conformance suite of the [`Store`] trait. A new store implements [`Backend`] and adds one `store_suite!` line in
+//! `tests/backends`.
 
 #[macro_use]
 mod suite;
@@ -23,19 +24,19 @@ use async_trait::async_trait;
 use try_it_now::clock::Millis;
 use try_it_now::store::Store;
 
-/// A store under test: new, empty, and nobody else's.
+/// A store under test: new, empty, and used by one test only.
 #[async_trait]
 pub(crate) trait Backend: Send + Sync + 'static {
-    /// The store.
+    /// Returns the store.
     fn store(&self) -> Arc<dyn Store>;
 
-    /// The present by the clock that the store goes by.
+    /// Returns the present time of the clock that the store uses.
     async fn now(&self) -> Millis;
 
-    /// Lets this much time pass for the store, exactly: hours are asked for, and to the millisecond. A store with a
-    /// clock of its own needs an offset to it that tests may set.
+    /// Advances the clock of the store by exactly this much: tests ask for hours, to the millisecond. A store with a
+    /// clock of its own needs an offset that tests can set.
     async fn advance(&self, by: Duration);
 
-    /// How many route events the store keeps.
+    /// Returns how many route events the store keeps.
     fn stream_capacity(&self) -> usize;
 }

@@ -1,21 +1,21 @@
-//! Who is there, and what becomes of what a node has that is not.
+//! Membership: which nodes send heartbeats, and what happens to the instances of a node that does not.
 
 use std::time::Duration;
 
 use try_it_now::instance::{EndReason, InstanceId, State};
 use try_it_now::store::{
-    Claimed, MAX_HEARTBEAT_GAP, Membership, NodeInfo, NodeStatus, PoolInfo, RouteChange, SUSPECT_AFTER,
+    Claimed, HeartbeatReply, MAX_HEARTBEAT_GAP, NodeInfo, NodeStatus, PoolInfo, RouteChange, SUSPECT_AFTER,
     StoreError,
 };
 
-use super::fixture::{Stage, TTL, ids, node, sorted, template, wish};
+use super::fixture::{StoreFixture, TTL, ids, new_claim, node, sorted, template};
 
 const SECOND: Duration = Duration::from_secs(1);
-/// More than this is no silence but a store that was away.
-const STEP: Duration = MAX_HEARTBEAT_GAP;
+/// A longer gap between heartbeats of all nodes is an outage of the store and no silence.
+const MAX_GAP: Duration = MAX_HEARTBEAT_GAP;
 const TIMEOUT: Duration = Duration::from_secs(5);
 
-pub(crate) fn card(name: &str) -> NodeInfo {
+pub(crate) fn node_info(name: &str) -> NodeInfo {
     let pool = PoolInfo { template: template("shop"), target: 3, capacity: 7 };
     NodeInfo {
         id: node(name),
@@ -25,119 +25,123 @@ pub(crate) fn card(name: &str) -> NodeInfo {
     }
 }
 
-async fn heartbeat(s: &Stage, name: &str) -> Membership {
-    s.store.heartbeat(&card(name)).await.unwrap()
+async fn send_heartbeat(s: &StoreFixture, name: &str) -> HeartbeatReply {
+    s.store.heartbeat(&node_info(name)).await.unwrap()
 }
 
-async fn silent(s: &Stage, name: &str) -> Option<Duration> {
+async fn silence(s: &StoreFixture, name: &str) -> Option<Duration> {
     let all = s.store.nodes().await.unwrap();
-    all.iter().find(|member| member.card.id == node(name)).map(|member| member.silent)
+    all.iter().find(|member| member.info.id == node(name)).map(|member| member.silence)
 }
 
-/// Time passes, and of all nodes only `b` is heard.
-async fn only_b_is_heard(s: &Stage, for_seconds: u32) {
+/// Lets time pass in which only node `b` sends heartbeats.
+async fn only_b_sends_heartbeats(s: &StoreFixture, for_seconds: u32) {
     for _ in 0..for_seconds {
         s.advance(SECOND).await;
-        heartbeat(s, "b").await;
+        send_heartbeat(s, "b").await;
     }
 }
 
-async fn counts(s: &Stage, of: &str, on: &str) -> (usize, usize, usize) {
+async fn counts(s: &StoreFixture, of: &str, on: &str) -> (usize, usize, usize) {
     let counts = s.store.counts(&template(of), Some(&node(on))).await.unwrap();
     (counts.warming, counts.ready, counts.assigned)
 }
 
-pub(crate) async fn a_node_that_beats_is_on_record_with_what_it_told_last(s: &Stage) {
+pub(crate) async fn a_node_that_sends_heartbeats_is_on_record_with_what_it_last_reported(s: &StoreFixture) {
     assert_eq!(s.store.nodes().await, Ok(vec![]));
-    heartbeat(s, "b").await;
-    let mut other = card("a");
+    send_heartbeat(s, "b").await;
+    let mut other = node_info("a");
     s.store.heartbeat(&other).await.unwrap();
     other.pools.clear();
     other.address = "[2001:db8::1]:9".into();
-    let told = s.store.heartbeat(&other).await.unwrap().members;
-    let member = |card| NodeStatus { card, silent: Duration::ZERO, draining: false };
-    assert_eq!(told, [member(other), member(card("b"))]);
-    assert_eq!(s.store.nodes().await, Ok(told));
+    let reported = s.store.heartbeat(&other).await.unwrap().nodes;
+    let member = |node_info| NodeStatus { info: node_info, silence: Duration::ZERO, is_draining: false };
+    assert_eq!(reported, [member(other), member(node_info("b"))]);
+    assert_eq!(s.store.nodes().await, Ok(reported));
 }
 
-pub(crate) async fn the_first_beat_is_told_from_the_others_and_all_share_a_secret(s: &Stage) {
-    let (first, second, of_another) =
-        (heartbeat(s, "a").await, heartbeat(s, "a").await, heartbeat(s, "b").await);
-    assert_eq!((first.returned, second.returned, of_another.returned), (true, false, true));
+pub(crate) async fn the_first_heartbeat_is_marked_and_all_nodes_share_a_secret(s: &StoreFixture) {
+    let (first, second, of_another_node) =
+        (send_heartbeat(s, "a").await, send_heartbeat(s, "a").await, send_heartbeat(s, "b").await);
+    assert_eq!((first.is_new, second.is_new, of_another_node.is_new), (true, false, true));
     assert!(first.secret.reveal().len() >= 32);
-    assert_eq!((&first.secret, &first.secret), (&second.secret, &of_another.secret));
+    assert_eq!((&first.secret, &first.secret), (&second.secret, &of_another_node.secret));
 }
 
-pub(crate) async fn a_nodes_silence_grows_while_others_are_heard(s: &Stage) {
-    heartbeat(s, "a").await;
-    heartbeat(s, "b").await;
-    only_b_is_heard(s, 4).await;
-    assert_eq!(silent(s, "a").await, Some(4 * SECOND));
-    assert_eq!(silent(s, "b").await, Some(Duration::ZERO));
-    heartbeat(s, "a").await;
-    assert_eq!(silent(s, "a").await, Some(Duration::ZERO));
+pub(crate) async fn the_silence_of_a_node_grows_while_another_sends_heartbeats(s: &StoreFixture) {
+    send_heartbeat(s, "a").await;
+    send_heartbeat(s, "b").await;
+    only_b_sends_heartbeats(s, 4).await;
+    assert_eq!(silence(s, "a").await, Some(4 * SECOND));
+    assert_eq!(silence(s, "b").await, Some(Duration::ZERO));
+    send_heartbeat(s, "a").await;
+    assert_eq!(silence(s, "a").await, Some(Duration::ZERO));
 }
 
-pub(crate) async fn while_the_store_was_away_nobody_was_silent(s: &Stage) {
-    heartbeat(s, "a").await;
-    heartbeat(s, "b").await;
-    s.advance(STEP + Duration::from_millis(1)).await;
-    assert_eq!(silent(s, "a").await, Some(Duration::ZERO), "nobody talks to the store");
+pub(crate) async fn an_outage_of_the_store_does_not_count_as_silence(s: &StoreFixture) {
+    send_heartbeat(s, "a").await;
+    send_heartbeat(s, "b").await;
+    s.advance(MAX_GAP + Duration::from_millis(1)).await;
+    assert_eq!(silence(s, "a").await, Some(Duration::ZERO), "no node reaches the store");
     s.advance(60 * SECOND).await;
-    heartbeat(s, "b").await;
-    assert_eq!(silent(s, "a").await, Some(Duration::ZERO), "it may not have known that the store is back");
+    send_heartbeat(s, "b").await;
+    assert_eq!(silence(s, "a").await, Some(Duration::ZERO), "the node may not know that the store is back");
     assert_eq!(s.store.evict_node(&node("a"), TIMEOUT).await, Ok(vec![]));
-    only_b_is_heard(s, 4).await;
-    assert_eq!(silent(s, "a").await, Some(4 * SECOND), "but it should know by now");
+    only_b_sends_heartbeats(s, 4).await;
+    assert_eq!(silence(s, "a").await, Some(4 * SECOND), "the node has had time to notice");
 }
 
-pub(crate) async fn a_draining_node_gives_nothing_out(s: &Stage) {
-    heartbeat(s, "a").await;
-    heartbeat(s, "b").await;
-    let (on_a, on_b) = (s.ready("shop", "a").await, s.ready("shop", "b").await);
+pub(crate) async fn no_instance_of_a_draining_node_is_claimed(s: &StoreFixture) {
+    send_heartbeat(s, "a").await;
+    send_heartbeat(s, "b").await;
+    let (on_a, on_b) = (s.add_ready("shop", "a").await, s.add_ready("shop", "b").await);
     s.store.drain(&node("a"), true).await.unwrap();
     s.store.drain(&node("a"), true).await.unwrap();
-    let draining = |all: Vec<NodeStatus>| all.iter().map(|member| member.draining).collect::<Vec<_>>();
-    assert_eq!(draining(heartbeat(s, "a").await.members), [true, false], "it is told so itself");
-    assert_eq!(*s.granted(&wish()).await.id(), on_b, "not even to itself");
-    assert_eq!(s.claim(&wish()).await, Claimed::Empty);
+    let draining = |all: Vec<NodeStatus>| all.iter().map(|member| member.is_draining).collect::<Vec<_>>();
+    assert_eq!(draining(send_heartbeat(s, "a").await.nodes), [true, false], "the draining node sees it too");
+    assert_eq!(*s.granted(&new_claim()).await.id(), on_b, "its own claim does not get it either");
+    assert_eq!(s.claim(&new_claim()).await, Claimed::Empty);
     s.store.drain(&node("a"), false).await.unwrap();
     assert_eq!(draining(s.store.nodes().await.unwrap()), [false, false]);
-    assert_eq!(*s.granted(&wish()).await.id(), on_a);
+    assert_eq!(*s.granted(&new_claim()).await.id(), on_a);
 }
 
-pub(crate) async fn only_a_node_on_record_is_drained(s: &Stage) {
-    s.ready("shop", "a").await;
+pub(crate) async fn only_a_node_on_record_can_be_drained(s: &StoreFixture) {
+    s.add_ready("shop", "a").await;
     for on in [true, false] {
         assert_eq!(s.store.drain(&node("a"), on).await, Err(StoreError::Unknown));
     }
-    s.granted(&wish()).await;
+    s.granted(&new_claim()).await;
 }
 
-pub(crate) async fn what_a_silent_node_has_is_given_to_nobody(s: &Stage) {
+pub(crate) async fn no_instance_of_a_silent_node_is_claimed(s: &StoreFixture) {
     for name in ["a", "b", "c"] {
-        heartbeat(s, name).await;
+        send_heartbeat(s, name).await;
     }
-    let (on_c, on_b) = (s.ready("shop", "c").await, s.ready("shop", "b").await);
-    only_b_is_heard(s, u32::try_from(SUSPECT_AFTER.as_secs()).unwrap()).await;
-    assert_eq!(*s.granted(&wish()).await.id(), on_c, "it may be heard the next moment");
-    s.ready("shop", "c").await;
+    let (on_c, on_b) = (s.add_ready("shop", "c").await, s.add_ready("shop", "b").await);
+    only_b_sends_heartbeats(s, u32::try_from(SUSPECT_AFTER.as_secs()).unwrap()).await;
+    assert_eq!(*s.granted(&new_claim()).await.id(), on_c, "its heartbeat may still come");
+    s.add_ready("shop", "c").await;
     s.advance(Duration::from_millis(1)).await;
-    assert_eq!(*s.granted(&wish()).await.id(), on_b, "the longest-ready is on a node that is silent");
-    assert_eq!(s.claim(&wish()).await, Claimed::Empty);
-    heartbeat(s, "c").await;
-    s.granted(&wish()).await;
+    assert_eq!(
+        *s.granted(&new_claim()).await.id(),
+        on_b,
+        "the instance that has been ready longest is on a silent node"
+    );
+    assert_eq!(s.claim(&new_claim()).await, Claimed::Empty);
+    send_heartbeat(s, "c").await;
+    s.granted(&new_claim()).await;
 }
 
-pub(crate) async fn counts_are_told_of_each_node_too(s: &Stage) {
+pub(crate) async fn counts_are_available_for_each_node(s: &StoreFixture) {
     for (name, how_many) in [("a", 1), ("b", 2)] {
         for _ in 0..how_many {
-            s.warming("shop", name).await;
-            s.ready("shop", name).await;
+            s.add_warming("shop", name).await;
+            s.add_ready("shop", name).await;
         }
     }
-    s.ready("blog", "a").await;
-    s.granted(&wish()).await;
+    s.add_ready("blog", "a").await;
+    s.granted(&new_claim()).await;
     assert_eq!(counts(s, "shop", "a").await, (1, 0, 1));
     assert_eq!(counts(s, "shop", "b").await, (2, 2, 0));
     assert_eq!(counts(s, "shop", "c").await, (0, 0, 0));
@@ -145,82 +149,82 @@ pub(crate) async fn counts_are_told_of_each_node_too(s: &Stage) {
     assert_eq!(s.counts("shop").await, (3, 2, 1));
 }
 
-pub(crate) async fn all_that_a_dead_node_had_ends_and_visitors_are_told(s: &Stage) {
-    heartbeat(s, "a").await;
-    heartbeat(s, "b").await;
-    let overdue = s.assigned().await;
+pub(crate) async fn all_instances_of_a_dead_node_end_and_the_assigned_ones_are_reported(s: &StoreFixture) {
+    send_heartbeat(s, "a").await;
+    send_heartbeat(s, "b").await;
+    let overdue = s.add_assigned().await;
     s.advance(TTL).await;
-    heartbeat(s, "b").await;
-    let (warming, had) = (s.warming("shop", "a").await, s.assigned().await);
-    let (ready, other) = (s.ready("shop", "a").await, s.ready("blog", "b").await);
+    send_heartbeat(s, "b").await;
+    let (warming, assigned) = (s.add_warming("shop", "a").await, s.add_assigned().await);
+    let (ready, other) = (s.add_ready("shop", "a").await, s.add_ready("blog", "b").await);
     let (_, cursor) = s.snapshot().await;
-    only_b_is_heard(s, 5).await;
-    let buried = s.store.evict_node(&node("a"), TIMEOUT).await.unwrap();
-    assert_eq!(ids(&buried), [had.id().clone()]);
+    only_b_sends_heartbeats(s, 5).await;
+    let evicted = s.store.evict_node(&node("a"), TIMEOUT).await.unwrap();
+    assert_eq!(ids(&evicted), [assigned.id().clone()]);
     let now = s.now().await;
-    let lease = *had.lease().unwrap();
-    assert_eq!(*buried[0].life(), State::Expired { lease, at: now, ending: EndReason::Failed });
-    assert_eq!(s.get(had.id()).await.as_ref(), Some(&buried[0]));
+    let lease = *assigned.lease().unwrap();
+    assert_eq!(*evicted[0].state(), State::Expired { lease, at: now, reason: EndReason::NodeLost });
+    assert_eq!(s.get(assigned.id()).await.as_ref(), Some(&evicted[0]));
     assert_eq!((s.state(&warming).await, s.state(&ready).await), ("gone", "gone"));
     assert_eq!(s.state(&other).await, "ready");
-    let told: Vec<_> = s.events(cursor).await.into_iter().map(|(_, change)| change).collect();
-    assert_eq!(told, [RouteChange::Set(buried[0].clone())], "of what visitors had, and of that only");
-    assert_eq!(silent(s, "a").await, None, "it is no longer on record");
-    assert_eq!(counts(s, "shop", "a").await, (0, 0, 1), "the overdue one is the sweep's");
+    let reported: Vec<_> = s.events(cursor).await.into_iter().map(|(_, change)| change).collect();
+    assert_eq!(reported, [RouteChange::Set(evicted[0].clone())], "only assigned instances have an event");
+    assert_eq!(silence(s, "a").await, None, "it is no longer on record");
+    assert_eq!(counts(s, "shop", "a").await, (0, 0, 1), "the overdue instance is left to the sweep");
     assert_eq!(ids(&s.sweep().await), [overdue.id().clone()]);
     assert_eq!(s.store.evict_node(&node("a"), Duration::ZERO).await, Ok(vec![]), "twice");
-    assert!(heartbeat(s, "a").await.returned);
+    assert!(send_heartbeat(s, "a").await.is_new);
 }
 
-pub(crate) async fn a_node_that_is_heard_in_time_loses_nothing(s: &Stage) {
-    heartbeat(s, "a").await;
-    heartbeat(s, "b").await;
-    let (ready, had) = (s.ready("blog", "a").await, s.assigned().await);
-    only_b_is_heard(s, 4).await;
+pub(crate) async fn a_node_whose_heartbeat_comes_in_time_keeps_its_instances(s: &StoreFixture) {
+    send_heartbeat(s, "a").await;
+    send_heartbeat(s, "b").await;
+    let (ready, assigned) = (s.add_ready("blog", "a").await, s.add_assigned().await);
+    only_b_sends_heartbeats(s, 4).await;
     s.advance(SECOND - Duration::from_millis(1)).await;
     assert_eq!(s.store.evict_node(&node("a"), TIMEOUT).await, Ok(vec![]));
-    assert!(!heartbeat(s, "a").await.returned);
+    assert!(!send_heartbeat(s, "a").await.is_new);
     s.advance(SECOND).await;
     assert_eq!(s.store.evict_node(&node("a"), TIMEOUT).await, Ok(vec![]));
-    assert_eq!(s.store.evict_node(&node("c"), Duration::ZERO).await, Ok(vec![]), "nobody knows it");
-    assert_eq!((s.state(&ready).await, s.state(had.id()).await), ("ready", "assigned"));
+    assert_eq!(s.store.evict_node(&node("c"), Duration::ZERO).await, Ok(vec![]), "an unknown node");
+    assert_eq!((s.state(&ready).await, s.state(assigned.id()).await), ("ready", "assigned"));
 }
 
-pub(crate) async fn a_node_that_stops_ends_what_it_has_at_once(s: &Stage) {
-    heartbeat(s, "a").await;
-    heartbeat(s, "b").await;
+pub(crate) async fn all_instances_of_a_node_that_leaves_end_at_once(s: &StoreFixture) {
+    send_heartbeat(s, "a").await;
+    send_heartbeat(s, "b").await;
     s.store.drain(&node("a"), true).await.unwrap();
-    s.ready("shop", "b").await;
-    let had = s.granted(&wish()).await;
+    s.add_ready("shop", "b").await;
+    let assigned = s.granted(&new_claim()).await;
     let ended = s.store.evict_node(&node("b"), Duration::ZERO).await.unwrap();
-    assert_eq!(ids(&ended), [had.id().clone()]);
+    assert_eq!(ids(&ended), [assigned.id().clone()]);
     s.store.evict_node(&node("a"), Duration::ZERO).await.unwrap();
     assert_eq!(s.store.nodes().await, Ok(vec![]));
-    assert!(!heartbeat(s, "a").await.members[0].draining, "whoever comes back begins anew");
+    assert!(!send_heartbeat(s, "a").await.nodes[0].is_draining, "a node that comes back is not draining");
 }
 
-pub(crate) async fn of_two_burials_each_end_is_told_to_one(s: &Stage) {
-    heartbeat(s, "a").await;
-    let mut had: Vec<InstanceId> = Vec::new();
+pub(crate) async fn of_two_evictions_each_ended_instance_is_reported_to_one(s: &StoreFixture) {
+    send_heartbeat(s, "a").await;
+    let mut assigned: Vec<InstanceId> = Vec::new();
     for n in 0..400 {
         match n % 4 {
-            0 => drop(s.ready("blog", "a").await),
-            1 => drop(s.warming("shop", "a").await),
-            _ => had.push(s.assigned().await.id().clone()),
+            0 => drop(s.add_ready("blog", "a").await),
+            1 => drop(s.add_warming("shop", "a").await),
+            _ => assigned.push(s.add_assigned().await.id().clone()),
         }
     }
-    let bury = || {
+    let evict = || {
         let (store, node) = (s.store.clone(), node("a"));
         try_it_now::telemetry::task::spawn(
             "test",
             async move { store.evict_node(&node, Duration::ZERO).await },
         )
     };
-    let (one, other) = (bury(), bury());
-    let mut told = one.await.unwrap().unwrap();
-    told.extend(other.await.unwrap().unwrap());
-    had.sort();
-    assert_eq!(ids(&sorted(told)), had);
+    let (one, other) = (evict(), evict());
+    let mut reported = one.await.unwrap().unwrap();
+    reported.extend(other.await.unwrap().unwrap());
+    assigned.sort();
+    assert_eq!(ids(&sorted(reported)), assigned);
     assert_eq!(s.store.nodes().await, Ok(vec![]));
     assert_eq!(s.counts("shop").await, (0, 0, 0));
     assert_eq!(s.counts("blog").await, (0, 0, 0));

@@ -1,4 +1,4 @@
-//! Two who want the same at the same moment.
+//! Several callers that want the same at the same moment.
 
 use std::collections::{HashMap, HashSet};
 use std::future::Future;
@@ -6,17 +6,17 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::Barrier;
-use try_it_now::instance::{ClaimToken, EndReason, ExtendRefused, Limits, Refused, State};
+use try_it_now::instance::{ClaimToken, EndReason, ExtendRefused, RateLimits, State, TransitionRefused};
 use try_it_now::store::{Claim, Claimed, Store, StoreError};
 use try_it_now::telemetry::task::spawn;
 
-use super::fixture::{MINUTE, Stage, TTL, template, wish};
+use super::fixture::{MINUTE, StoreFixture, TTL, new_claim, template};
 
-/// Races are run this often, since each run meets in its own way.
+/// How often each race is run: every run interleaves differently.
 const ROUNDS: usize = 60;
 
-/// Runs `act` in `runners` tasks that start at the same moment.
-async fn at_once<T, F>(s: &Stage, runners: usize, act: impl Fn(usize, Arc<dyn Store>) -> F) -> Vec<T>
+/// Runs `act` in `runners` tasks that start at the same moment. Returns their results.
+async fn at_once<T, F>(s: &StoreFixture, runners: usize, act: impl Fn(usize, Arc<dyn Store>) -> F) -> Vec<T>
 where
     T: Send + 'static,
     F: Future<Output = T> + Send + 'static,
@@ -38,9 +38,9 @@ where
     answers
 }
 
-/// Of two runners, the first does `one`, the second `other`.
+/// Runs two futures in two tasks that start at the same moment, checks the invariants, and returns both results.
 async fn against<A, B>(
-    s: &Stage,
+    s: &StoreFixture,
     one: impl Future<Output = A> + Send + 'static,
     other: impl Future<Output = B> + Send + 'static,
 ) -> (A, B)
@@ -59,27 +59,27 @@ where
         other.await
     });
     let answers = (one.await.unwrap(), other.await.unwrap());
-    s.sound().await;
+    s.check_invariants().await;
     answers
 }
 
-pub(crate) async fn of_many_claims_exactly_as_many_as_are_ready_are_granted(s: &Stage) {
+pub(crate) async fn of_many_claims_exactly_as_many_as_are_ready_are_granted(s: &StoreFixture) {
     const READY: usize = 40;
     for n in 0..READY {
-        s.ready("shop", ["a", "b", "c"][n % 3]).await;
+        s.add_ready("shop", ["a", "b", "c"][n % 3]).await;
     }
-    let claimed = at_once(s, 100, |_, store| async move { store.claim(&wish()).await.unwrap() }).await;
+    let claimed = at_once(s, 100, |_, store| async move { store.claim(&new_claim()).await.unwrap() }).await;
     let granted: Vec<_> = claimed.iter().filter_map(Claimed::instance).map(|it| it.id()).collect();
     assert_eq!(granted.len(), READY);
-    assert_eq!(granted.iter().collect::<HashSet<_>>().len(), READY, "all different");
+    assert_eq!(granted.iter().collect::<HashSet<_>>().len(), READY, "no instance is claimed twice");
     assert_eq!(s.counts("shop").await, (0, 0, READY));
 }
 
-pub(crate) async fn one_claim_sent_many_times_at_once_gets_one_instance_and_one_charge(s: &Stage) {
+pub(crate) async fn one_claim_sent_many_times_at_once_gets_one_instance_and_one_charge(s: &StoreFixture) {
     for _ in 0..3 {
-        s.ready("shop", "a").await;
+        s.add_ready("shop", "a").await;
     }
-    let claim = Claim { limits: Limits { hourly: 2, daily: 2 }, ..wish() };
+    let claim = Claim { limits: RateLimits { hourly: 2, daily: 2 }, ..new_claim() };
     let answers = at_once(s, 16, |_, store| {
         let claim = claim.clone();
         async move { store.claim(&claim).await.unwrap() }
@@ -91,25 +91,22 @@ pub(crate) async fn one_claim_sent_many_times_at_once_gets_one_instance_and_one_
     assert!(s.claim(&Claim { token: ClaimToken(7), ..claim }).await.instance().is_some());
 }
 
-pub(crate) async fn a_limit_holds_against_claims_at_once(s: &Stage) {
+pub(crate) async fn a_rate_limit_holds_against_concurrent_claims(s: &StoreFixture) {
     for _ in 0..30 {
-        s.ready("shop", "a").await;
+        s.add_ready("shop", "a").await;
     }
-    let limits = Limits { hourly: 5, daily: 9 };
-    let claimed =
-        at_once(
-            s,
-            30,
-            move |_, store| async move { store.claim(&Claim { limits, ..wish() }).await.unwrap() },
-        )
-        .await;
+    let limits = RateLimits { hourly: 5, daily: 9 };
+    let claimed = at_once(s, 30, move |_, store| async move {
+        store.claim(&Claim { limits, ..new_claim() }).await.unwrap()
+    })
+    .await;
     assert_eq!(claimed.iter().filter(|claimed| claimed.instance().is_some()).count(), 5);
     assert_eq!(s.counts("shop").await, (0, 25, 5));
 }
 
-pub(crate) async fn of_two_releases_one_wins(s: &Stage) {
+pub(crate) async fn of_two_releases_one_wins(s: &StoreFixture) {
     for _ in 0..ROUNDS {
-        let it = s.assigned().await;
+        let it = s.add_assigned().await;
         let answers = at_once(s, 2, |_, store| {
             let id = it.id().clone();
             async move { store.release(&id).await }
@@ -120,9 +117,9 @@ pub(crate) async fn of_two_releases_one_wins(s: &Stage) {
     }
 }
 
-pub(crate) async fn of_two_extensions_to_the_limit_one_wins(s: &Stage) {
+pub(crate) async fn of_two_extensions_to_the_limit_one_wins(s: &StoreFixture) {
     for _ in 0..ROUNDS {
-        let it = s.assigned().await;
+        let it = s.add_assigned().await;
         let longest = TTL + MINUTE;
         let answers = at_once(s, 2, |_, store| {
             let id = it.id().clone();
@@ -136,45 +133,42 @@ pub(crate) async fn of_two_extensions_to_the_limit_one_wins(s: &Stage) {
     }
 }
 
-pub(crate) async fn a_failure_against_a_claim_has_one_order(s: &Stage) {
+pub(crate) async fn a_failure_against_a_claim_has_one_order(s: &StoreFixture) {
     for _ in 0..ROUNDS {
-        let id = s.ready("shop", "a").await;
+        let id = s.add_ready("shop", "a").await;
         let (claimer, failer, failing) = (s.store.clone(), s.store.clone(), id.clone());
-        let (claimed, failed) =
-            against(
-                s,
-                async move { claimer.claim(&wish()).await },
-                async move { failer.fail(&failing).await },
-            )
-            .await;
-        let before = failed.expect("it was there to fail");
+        let (claimed, failed) = against(s, async move { claimer.claim(&new_claim()).await }, async move {
+            failer.fail(&failing).await
+        })
+        .await;
+        let before = failed.expect("the instance exists");
         match claimed.unwrap() {
             Claimed::Empty => {
-                assert_eq!(before.life().name(), "ready");
+                assert_eq!(before.state().name(), "ready");
                 assert_eq!(s.state(&id).await, "gone");
             }
             Claimed::Granted { instance, .. } => {
                 assert_eq!(before, instance);
                 let after = s.get(&id).await.unwrap();
-                assert!(matches!(after.life(), State::Expired { ending: EndReason::Failed, .. }));
+                assert!(matches!(after.state(), State::Expired { reason: EndReason::Failed, .. }));
             }
             other => panic!("{other:?}"),
         }
     }
 }
 
-pub(crate) async fn a_retirement_against_a_claim_has_one_winner(s: &Stage) {
+pub(crate) async fn a_retirement_against_a_claim_has_one_winner(s: &StoreFixture) {
     for _ in 0..ROUNDS {
-        let id = s.ready("shop", "a").await;
+        let id = s.add_ready("shop", "a").await;
         let (claimer, retirer, retiring) = (s.store.clone(), s.store.clone(), id.clone());
         let (claimed, retired) =
-            against(s, async move { claimer.claim(&wish()).await.unwrap() }, async move {
+            against(s, async move { claimer.claim(&new_claim()).await.unwrap() }, async move {
                 retirer.retire(&retiring).await
             })
             .await;
         match retired {
-            Ok(before) => assert_eq!((claimed, before.life().name()), (Claimed::Empty, "ready")),
-            Err(StoreError::Refused(Refused { from, .. })) => {
+            Ok(before) => assert_eq!((claimed, before.state().name()), (Claimed::Empty, "ready")),
+            Err(StoreError::Refused(TransitionRefused { from, .. })) => {
                 assert_eq!((claimed.instance().unwrap().id(), from), (&id, "assigned"));
             }
             Err(other) => panic!("{other}"),
@@ -182,9 +176,9 @@ pub(crate) async fn a_retirement_against_a_claim_has_one_winner(s: &Stage) {
     }
 }
 
-pub(crate) async fn a_release_against_a_sweep_has_one_winner(s: &Stage) {
+pub(crate) async fn a_release_against_a_sweep_has_one_winner(s: &StoreFixture) {
     for _ in 0..ROUNDS {
-        let it = s.assigned().await;
+        let it = s.add_assigned().await;
         s.advance(TTL - Duration::from_millis(1)).await;
         let (releaser, backend, releasing) = (s.store.clone(), s.backend.clone(), it.id().clone());
         let (released, swept) = against(s, async move { releaser.release(&releasing).await }, async move {
@@ -207,11 +201,11 @@ pub(crate) async fn a_release_against_a_sweep_has_one_winner(s: &Stage) {
     }
 }
 
-pub(crate) async fn of_two_sweeps_each_expiry_is_told_to_one(s: &Stage) {
+pub(crate) async fn of_two_sweeps_each_expiry_is_reported_to_one(s: &StoreFixture) {
     for n in 0..200 {
         let of = ["shop", "blog"][n % 2];
-        s.ready(of, "a").await;
-        s.granted(&Claim { template: template(of), ..wish() }).await;
+        s.add_ready(of, "a").await;
+        s.granted(&Claim { template: template(of), ..new_claim() }).await;
     }
     s.advance(TTL).await;
     let swept = at_once(s, 4, |_, store| async move {
@@ -224,10 +218,10 @@ pub(crate) async fn of_two_sweeps_each_expiry_is_told_to_one(s: &Stage) {
         }
     })
     .await;
-    let mut told = HashMap::new();
+    let mut reports = HashMap::new();
     for record in swept.into_iter().flatten() {
-        *told.entry(record.id().clone()).or_insert(0) += 1;
+        *reports.entry(record.id().clone()).or_insert(0) += 1;
     }
-    assert_eq!(told.len(), 200);
-    assert!(told.values().all(|times| *times == 1));
+    assert_eq!(reports.len(), 200);
+    assert!(reports.values().all(|times| *times == 1));
 }

@@ -1,4 +1,5 @@
-//! Random steps, done to the store and to the plain model: same answers, same records, each time.
+//! Random steps, applied to the store and to the reference model: both return the same answers and have the same
+//! records after each step.
 
 use std::collections::{HashMap, HashSet};
 use std::future::Future;
@@ -8,31 +9,32 @@ use std::time::Duration;
 use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::Index;
-use try_it_now::instance::{Instance, InstanceId, Limits, RETENTION};
+use try_it_now::instance::{EndReason, Instance, InstanceId, RETENTION, RateLimits};
 use try_it_now::store::{Claim, Claimed, Cursor, StoreError, Visitor};
 
 use super::Backend;
-use super::fixture::{MINUTE, NO_LIMITS, NODES, Stage, TEMPLATES, TTL, node, template, wish};
-use super::reference_model::{Granted, ModelState, Plain, View, view};
+use super::fixture::{MINUTE, NO_LIMITS, NODES, StoreFixture, TEMPLATES, TTL, new_claim, node, template};
+use super::reference_model::{ClaimResult, ModelState, ReferenceModel, View, view};
 
 #[derive(Debug, Clone)]
 enum Step {
     Insert(usize, usize),
     InsertAgain(Index),
     Offer(Index),
-    /// Template, node, visitor, with limits or without, for longer than a claim may be unconfirmed or not.
+    /// Template, node, visitor, whether limits apply, and whether the lease is longer than the time that a claim may be
+    /// unconfirmed.
     Claim(usize, usize, usize, bool, bool),
     Confirm(Vec<Index>),
-    /// An earlier claim, or one that never comes.
+    /// An earlier claim, or one that never arrives.
     TakeBack(Option<Index>),
-    /// An earlier claim once more: its answer was lost.
+    /// An earlier claim again, because its answer was lost.
     Repeat(Index),
     Extend(Index, u64, u64),
     Release(Index),
     Retire(Index),
     Fail(Index),
     Sweep(usize),
-    /// Milliseconds.
+    /// The time in milliseconds.
     Advance(u64),
 }
 
@@ -60,21 +62,21 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
-struct Both {
-    stage: Stage,
-    plain: Plain,
+struct StoreAndModel {
+    fixture: StoreFixture,
+    model: ReferenceModel,
     ids: Vec<InstanceId>,
     claims: Vec<Claim>,
-    /// A follower's table from the very beginning.
+    /// The table of a follower that applied all events from the first one on.
     table: HashMap<InstanceId, Instance>,
     cursor: Cursor,
 }
 
-fn told(answer: Result<Instance, StoreError>) -> Result<View, StoreError> {
+fn viewed(answer: Result<Instance, StoreError>) -> Result<View, StoreError> {
     answer.map(|record| view(&record))
 }
 
-impl Both {
+impl StoreAndModel {
     fn which(&self, index: &Index) -> InstanceId {
         match self.ids.as_slice() {
             [] => InstanceId::random(&template(TEMPLATES[0])),
@@ -83,53 +85,53 @@ impl Both {
     }
 
     async fn insert(&mut self, id: InstanceId, on: &str) {
-        let record = Instance::warming(id.clone(), node(on), 1, self.plain.now);
-        assert_eq!(self.stage.store.insert(record).await, self.plain.insert(&id, on));
+        let record = Instance::warming(id.clone(), node(on), 1, self.model.now);
+        assert_eq!(self.fixture.store.insert(record).await, self.model.insert(&id, on));
         self.ids.push(id);
     }
 
     async fn claim(&mut self, claim: Claim) {
-        let expected = self.plain.claim(&claim);
-        match (self.stage.claim(&claim).await, expected) {
-            (Claimed::Granted { instance, quota }, Granted::Instance(expected, left)) => {
+        let expected = self.model.claim(&claim);
+        match (self.fixture.claim(&claim).await, expected) {
+            (Claimed::Granted { instance, quota }, ClaimResult::Instance(expected, left)) => {
                 assert_eq!((view(&instance), quota), (expected, left));
             }
-            (other, Granted::Not(expected)) => assert_eq!(other, expected),
-            (other, Granted::Instance(expected, _)) => panic!("{other:?} and not {expected:?}"),
+            (other, ClaimResult::Not(expected)) => assert_eq!(other, expected),
+            (other, ClaimResult::Instance(expected, _)) => panic!("{other:?}, expected {expected:?}"),
         }
         self.claims.push(claim);
     }
 
-    async fn take(&mut self, step: &Step) {
-        let store = self.stage.store.clone();
+    async fn apply(&mut self, step: &Step) {
+        let store = self.fixture.store.clone();
         match step {
             Step::Insert(of, on) => {
                 self.insert(InstanceId::random(&template(TEMPLATES[*of])), NODES[*on]).await
             }
             Step::InsertAgain(it) => self.insert(self.which(it), NODES[0]).await,
             Step::Offer(it) => {
-                let (id, at) = (self.which(it), self.stage.endpoint());
-                assert_eq!(told(store.offer(&id, at).await), self.plain.offer(&id, at));
+                let (id, at) = (self.which(it), self.fixture.endpoint());
+                assert_eq!(viewed(store.offer(&id, at).await), self.model.offer(&id, at));
             }
             Step::Confirm(some) => {
                 let ids: Vec<_> = some.iter().map(|it| self.which(it)).collect();
-                self.stage.confirm(&ids).await;
-                self.plain.confirm(&ids);
+                self.fixture.confirm(&ids).await;
+                self.model.confirm(&ids);
             }
             Step::TakeBack(it) => {
                 let claim = match it {
                     Some(it) if !self.claims.is_empty() => it.get(&self.claims).clone(),
-                    _ => wish(),
+                    _ => new_claim(),
                 };
-                assert_eq!(told(self.stage.take_back(&claim).await), self.plain.take_back(&claim));
+                assert_eq!(viewed(self.fixture.take_back(&claim).await), self.model.take_back(&claim));
                 self.claims.push(claim);
             }
             Step::Claim(of, on, by, all, long) => {
-                let limits = if *all { NO_LIMITS } else { Limits { hourly: 2, daily: 3 } };
+                let limits = if *all { NO_LIMITS } else { RateLimits { hourly: 2, daily: 3 } };
                 let (template, node) = (template(TEMPLATES[*of]), node(NODES[*on]));
                 let ttl = if *long { MINUTE * 3 } else { TTL };
                 let visitor = Visitor(by.to_string());
-                self.claim(Claim { template, node, limits, visitor, ttl, ..wish() }).await;
+                self.claim(Claim { template, node, limits, visitor, ttl, ..new_claim() }).await;
             }
             Step::Repeat(it) => {
                 if !self.claims.is_empty() {
@@ -138,42 +140,48 @@ impl Both {
             }
             Step::Extend(it, by, max) => {
                 let (id, by, max) = (self.which(it), Duration::from_millis(*by), Duration::from_millis(*max));
-                assert_eq!(told(store.extend(&id, by, max).await), self.plain.extend(&id, by, max));
+                assert_eq!(viewed(store.extend(&id, by, max).await), self.model.extend(&id, by, max));
             }
             Step::Release(it) => {
                 let id = self.which(it);
                 let released = store.release(&id).await.map(|(record, _)| record);
-                assert_eq!(told(released), self.plain.release(&id));
+                assert_eq!(viewed(released), self.model.release(&id));
             }
             Step::Retire(it) => {
                 let id = self.which(it);
-                assert_eq!(told(store.retire(&id).await), self.plain.retire(&id));
+                assert_eq!(viewed(store.retire(&id).await), self.model.retire(&id));
             }
             Step::Fail(it) => {
                 let id = self.which(it);
-                assert_eq!(told(store.fail(&id).await), self.plain.fail(&id));
+                assert_eq!(viewed(store.fail(&id).await), self.model.fail(&id));
             }
             Step::Sweep(limit) => self.sweep(*limit).await,
             Step::Advance(by) => {
-                self.stage.advance(Duration::from_millis(*by)).await;
-                self.plain.now = self.stage.now().await;
+                self.fixture.advance(Duration::from_millis(*by)).await;
+                self.model.now = self.fixture.now().await;
             }
         }
     }
 
-    /// With a limit, which of several due templates comes first is the store's choice. So its choice is checked
-    /// to be a right one and then made in the model too.
+    /// With a limit, the store chooses which of several due templates it handles first. So this checks that the choice
+    /// is valid and then applies it to the model.
     async fn sweep(&mut self, limit: usize) {
-        let (now, before) = (self.plain.now, self.plain.records.clone());
-        let swept = self.stage.store.sweep(limit).await.unwrap();
+        let (now, before) = (self.model.now, self.model.records.clone());
+        let swept = self.fixture.store.sweep(limit).await.unwrap();
         let expired: HashSet<_> = swept.iter().map(|record| record.id().clone()).collect();
-        let left: HashSet<_> = self.stage.all().await.iter().map(|record| record.id().clone()).collect();
+        let left: HashSet<_> = self.fixture.all().await.iter().map(|record| record.id().clone()).collect();
         assert_eq!(expired.len(), swept.len());
         for record in &swept {
-            let expected = match self.plain.find(record.id()).unwrap() {
-                // Nobody confirmed it.
+            let expected = match self.model.find(record.id()).unwrap() {
+                // The claim was never confirmed.
                 mut it @ View { state: ModelState::Assigned { token, from, until, .. }, .. } => {
-                    it.state = ModelState::Expired { token, from, until, ended: now, failed: true };
+                    it.state = ModelState::Expired {
+                        token,
+                        from,
+                        until,
+                        ended: now,
+                        reason: EndReason::Unconfirmed,
+                    };
                     it.generation += 1;
                     it
                 }
@@ -185,7 +193,7 @@ impl Both {
         for record in before {
             let (overdue, due, ended) = match record.state {
                 ModelState::Assigned { until, .. } => {
-                    let due = self.plain.due(&record).unwrap();
+                    let due = self.model.due(&record).unwrap();
                     (due <= now, due, until.min(now))
                 }
                 ModelState::Expired { ended, .. } => (false, ended, ended),
@@ -193,16 +201,16 @@ impl Both {
             };
             let id = &record.id;
             assert!(overdue || !expired.contains(id), "{id} was not overdue");
-            assert!(ended + RETENTION <= now || left.contains(id), "{id} was forgotten too early");
+            assert!(ended + RETENTION <= now || left.contains(id), "{id} was removed too early");
             let steps = [(due, overdue, expired.contains(id)), (ended + RETENTION, true, !left.contains(id))];
             for (at, _, is_done) in steps.into_iter().filter(|(at, due, _)| *due && *at <= now) {
                 if is_done { &mut done } else { &mut undone }.push((id.template().to_owned(), at));
             }
             if let Some(after) = swept.iter().find(|after| after.id() == id) {
-                self.plain.put(id, Some(view(after).state));
+                self.model.put(id, Some(view(after).state));
             }
             if !left.contains(id) {
-                self.plain.put(id, None);
+                self.model.put(id, None);
             }
         }
         assert_eq!(done.len(), limit.min(done.len() + undone.len()), "as many as the limit allows");
@@ -211,58 +219,58 @@ impl Both {
                 steps.iter().filter(|(of, _)| of == name).map(|(_, at)| *at).collect::<Vec<_>>()
             };
             if let (Some(last), Some(first)) = (of(&done).into_iter().max(), of(&undone).into_iter().min()) {
-                assert!(last <= first, "the longest due first");
+                assert!(last <= first, "in the order of their deadlines");
             }
         }
     }
 
     async fn compare(&mut self) {
-        let mut expected: Vec<_> = self.plain.records.iter().map(|record| self.plain.seen(record)).collect();
+        let mut expected: Vec<_> = self.model.records.iter().map(|record| self.model.seen(record)).collect();
         expected.sort_by(|a, b| a.id.cmp(&b.id));
-        let mut all: Vec<_> = self.stage.all().await.iter().map(view).collect();
+        let mut all: Vec<_> = self.fixture.all().await.iter().map(view).collect();
         all.sort_by(|a, b| a.id.cmp(&b.id));
         assert_eq!(all, expected);
 
-        let next = self.plain.records.iter().filter_map(|record| self.plain.due(record));
-        assert_eq!(self.stage.store.next_deadline().await.unwrap(), next.min());
+        let next = self.model.records.iter().filter_map(|record| self.model.due(record));
+        assert_eq!(self.fixture.store.next_deadline().await.unwrap(), next.min());
 
         for name in TEMPLATES {
             let count = |of: fn(&ModelState) -> bool| {
-                self.plain.records.iter().filter(|r| r.id.template() == name && of(&r.state)).count()
+                self.model.records.iter().filter(|r| r.id.template() == name && of(&r.state)).count()
             };
             let counts = (
                 count(|state| *state == ModelState::Warming),
                 count(|state| matches!(state, ModelState::Ready(_))),
                 count(|state| matches!(state, ModelState::Assigned { .. })),
             );
-            assert_eq!(self.stage.counts(name).await, counts);
+            assert_eq!(self.fixture.counts(name).await, counts);
         }
 
-        self.stage.follow(&mut self.table, &mut self.cursor).await;
-        let (snapshot, cursor) = self.stage.snapshot().await;
-        let now = self.plain.now;
+        self.fixture.follow(&mut self.table, &mut self.cursor).await;
+        let (snapshot, cursor) = self.fixture.snapshot().await;
+        let now = self.model.now;
         let followed = self.table.clone().into_iter().map(|(id, record)| (id, record.seen_at(now))).collect();
         assert_eq!((snapshot, cursor), (followed, self.cursor));
-        self.stage.sound().await;
+        self.fixture.check_invariants().await;
     }
 }
 
-pub(crate) fn random_steps_do_what_a_plain_model_does<F>(new: impl Fn() -> F, lives: u32)
+pub(crate) fn random_steps_agree_with_the_reference_model<F>(new: impl Fn() -> F, cases: u32)
 where
     F: Future<Output = Option<Arc<dyn Backend>>>,
 {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    let config = ProptestConfig { cases: lives, failure_persistence: None, ..ProptestConfig::default() };
+    let config = ProptestConfig { cases, failure_persistence: None, ..ProptestConfig::default() };
     proptest!(config, |(steps in vec(step(), 1..80))| {
         runtime.block_on(async {
             let Some(backend) = new().await else { return };
-            let stage = Stage::new(backend);
-            let plain = Plain::new(stage.now().await);
+            let fixture = StoreFixture::new(backend);
+            let model = ReferenceModel::new(fixture.now().await);
             let (ids, claims, table) = (Vec::new(), Vec::new(), HashMap::new());
-            let mut both = Both { stage, plain, ids, claims, table, cursor: Cursor(0) };
+            let mut pair = StoreAndModel { fixture, model, ids, claims, table, cursor: Cursor(0) };
             for step in &steps {
-                both.take(step).await;
-                both.compare().await;
+                pair.apply(step).await;
+                pair.compare().await;
             }
         });
     });

@@ -1,11 +1,13 @@
-//! The rules of a store once more, as plainly as they can be written: lists, searched from end to end.
+//! A reference model of a store: the same rules, as simply as they can be written, with lists that are searched from
+//! end to end.
 
 use std::collections::HashSet;
 use std::time::Duration;
 
 use try_it_now::clock::Millis;
 use try_it_now::instance::{
-    ClaimToken, EndReason, Endpoint, ExtendRefused, Instance, InstanceId, Limits, RateLimited, Refused, State,
+    ClaimToken, EndReason, Endpoint, ExtendRefused, Instance, InstanceId, RateLimited, RateLimits, State,
+    TransitionRefused,
 };
 use try_it_now::store::{Claim, Claimed, Quota, StoreError, Visitor};
 
@@ -19,10 +21,10 @@ pub(crate) enum ModelState {
     Warming,
     Ready(Endpoint),
     Assigned { at: Endpoint, token: ClaimToken, from: Millis, until: Millis },
-    Expired { token: ClaimToken, from: Millis, until: Millis, ended: Millis, failed: bool },
+    Expired { token: ClaimToken, from: Millis, until: Millis, ended: Millis, reason: EndReason },
 }
 
-/// What can be seen of an instance.
+/// The visible part of an instance.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct View {
     pub(crate) id: InstanceId,
@@ -31,33 +33,33 @@ pub(crate) struct View {
     pub(crate) state: ModelState,
 }
 
-/// How a claim ends.
-pub(crate) enum Granted {
+/// The result of a claim.
+pub(crate) enum ClaimResult {
     Instance(View, Option<Quota>),
     Not(Claimed),
 }
 
-pub(crate) struct Plain {
+pub(crate) struct ReferenceModel {
     pub(crate) now: Millis,
-    /// In the order in which they became ready, those that did.
+    /// In the order in which they became ready.
     pub(crate) records: Vec<View>,
-    /// Each grant: of which token, which instance, and when that was released.
+    /// For each granted claim: its token, its instance, and when that was released.
     tokens: Vec<(ClaimToken, InstanceId, Option<Millis>)>,
-    /// The charges, and those undone again, in order.
+    /// The charges and the refunds, in order.
     charges: Vec<(String, Visitor, Charge)>,
-    /// Those of which nobody has said that their visitors were told.
+    /// The assigned instances whose claims are not confirmed.
     pub(crate) unconfirmed: HashSet<InstanceId>,
 }
 
 #[derive(Clone, Copy)]
 enum Charge {
     At(Millis),
-    /// Of the one at that time.
+    /// The refund of the charge at that time.
     Undone(Millis),
 }
 
 pub(crate) fn view(of: &Instance) -> View {
-    let state = match *of.life() {
+    let state = match *of.state() {
         State::Warming => ModelState::Warming,
         State::Ready { endpoint } => ModelState::Ready(endpoint),
         State::Assigned { endpoint, lease } => ModelState::Assigned {
@@ -66,19 +68,19 @@ pub(crate) fn view(of: &Instance) -> View {
             from: lease.assigned_at(),
             until: lease.deadline(),
         },
-        State::Expired { lease, at, ending } => ModelState::Expired {
+        State::Expired { lease, at, reason } => ModelState::Expired {
             token: lease.token(),
             from: lease.assigned_at(),
             until: lease.deadline(),
             ended: at,
-            failed: ending == EndReason::Failed,
+            reason,
         },
     };
     View { id: of.id().clone(), node: of.node().to_string(), generation: of.generation(), state }
 }
 
 fn refused<T>(from: &'static str, step: &'static str) -> Result<T, StoreError> {
-    Err(StoreError::Refused(Refused { from, step }))
+    Err(StoreError::Refused(TransitionRefused { from, step }))
 }
 
 fn name(state: &ModelState) -> &'static str {
@@ -90,7 +92,7 @@ fn name(state: &ModelState) -> &'static str {
     }
 }
 
-impl Plain {
+impl ReferenceModel {
     pub(crate) fn new(now: Millis) -> Self {
         Self {
             now,
@@ -101,19 +103,19 @@ impl Plain {
         }
     }
 
-    /// As readers see it.
+    /// Returns a record as readers see it.
     pub(crate) fn seen(&self, of: &View) -> View {
         match of.state {
             ModelState::Assigned { token, from, until, .. } if until <= self.now => View {
                 generation: of.generation + 1,
-                state: ModelState::Expired { token, from, until, ended: until, failed: false },
+                state: ModelState::Expired { token, from, until, ended: until, reason: EndReason::Expired },
                 ..of.clone()
             },
             _ => of.clone(),
         }
     }
 
-    /// When a sweep has something to do with it.
+    /// Returns when a sweep has to change or remove a record.
     pub(crate) fn due(&self, of: &View) -> Option<Millis> {
         match of.state {
             ModelState::Assigned { from, until, .. } if self.unconfirmed.contains(&of.id) => {
@@ -215,7 +217,7 @@ impl Plain {
         Ok(back)
     }
 
-    /// Whether a record, whatever became of it, is that of the token's lease.
+    /// Returns whether a record, assigned or expired, has the lease of this token.
     fn holds(&self, id: &InstanceId, of: ClaimToken) -> bool {
         self.find(id).is_ok_and(|it| {
             matches!(it.state, ModelState::Assigned { token, .. } | ModelState::Expired { token, .. } if token == of)
@@ -239,45 +241,48 @@ impl Plain {
             ModelState::Warming | ModelState::Ready(_) => drop(self.put(id, None)),
             ModelState::Assigned { token, from, until, .. } => {
                 let ended = self.now;
-                self.put(id, Some(ModelState::Expired { token, from, until, ended, failed: true }));
+                self.put(
+                    id,
+                    Some(ModelState::Expired { token, from, until, ended, reason: EndReason::Failed }),
+                );
             }
             ModelState::Expired { .. } => return Err(StoreError::Unknown),
         }
         Ok(before)
     }
 
-    pub(crate) fn claim(&mut self, claim: &Claim) -> Granted {
-        let known = self.tokens.iter().rfind(|(token, ..)| *token == claim.token).cloned();
-        match known {
+    pub(crate) fn claim(&mut self, claim: &Claim) -> ClaimResult {
+        let earlier = self.tokens.iter().rfind(|(token, ..)| *token == claim.token).cloned();
+        match earlier {
             Some((_, _, Some(released))) if self.now < released + TEN_MINUTES => {
-                return Granted::Not(Claimed::Empty);
+                return ClaimResult::Not(Claimed::Empty);
             }
-            // The id may be another's by now; what matters is whether the lease is still on record.
+            // The id may belong to another instance by now. What counts is whether the lease is still on record.
             Some((_, id, None)) => match self.find(&id).map(|it| (it.state.clone(), it)) {
                 Ok((ModelState::Assigned { token, .. }, it)) if token == claim.token => {
-                    return Granted::Instance(it, self.quota(claim));
+                    return ClaimResult::Instance(it, self.quota(claim));
                 }
                 Ok((ModelState::Expired { token, .. }, _)) if token == claim.token => {
-                    return Granted::Not(Claimed::Empty);
+                    return ClaimResult::Not(Claimed::Empty);
                 }
                 _ => {}
             },
             _ => {}
         }
-        let Limits { hourly, daily } = claim.limits;
+        let RateLimits { hourly, daily } = claim.limits;
         let waits = [(HOUR, hourly), (DAY, daily)].map(|(length, limit)| match self.window(claim, length) {
             Some((ends, used)) if limit > 0 && used >= limit => ends.since(self.now),
             _ => Duration::ZERO,
         });
         let retry_after = waits[0].max(waits[1]);
         if !retry_after.is_zero() {
-            return Granted::Not(Claimed::RateLimited(RateLimited { limits: claim.limits, retry_after }));
+            return ClaimResult::Not(Claimed::RateLimited(RateLimited { limits: claim.limits, retry_after }));
         }
         let ready =
             |r: &&View| r.id.template() == claim.template.as_str() && matches!(r.state, ModelState::Ready(_));
         let own = self.records.iter().filter(ready).find(|r| r.node == claim.node.as_str());
         let Some(next) = own.or_else(|| self.records.iter().find(ready)).cloned() else {
-            return Granted::Not(Claimed::Empty);
+            return ClaimResult::Not(Claimed::Empty);
         };
         let (ModelState::Ready(at), from) = (next.state, self.now) else { unreachable!() };
         let state = ModelState::Assigned { at, token: claim.token, from, until: from + claim.ttl };
@@ -287,10 +292,10 @@ impl Plain {
         }
         let granted = self.put(&next.id, Some(state));
         self.unconfirmed.insert(next.id);
-        Granted::Instance(granted, self.quota(claim))
+        ClaimResult::Instance(granted, self.quota(claim))
     }
 
-    /// When the visitor's present window ends, and the charges in it: all charges ever, counted again.
+    /// Returns when the visitor's current window ends and how many charges are in it. Counts all charges again.
     fn window(&self, claim: &Claim, length: Duration) -> Option<(Millis, u32)> {
         let mut window: Option<(Millis, u32)> = None;
         for (template, visitor, charge) in &self.charges {
@@ -309,7 +314,7 @@ impl Plain {
     }
 
     fn quota(&self, claim: &Claim) -> Option<Quota> {
-        let Limits { hourly, daily } = claim.limits;
+        let RateLimits { hourly, daily } = claim.limits;
         let mut quotas = Vec::new();
         for (length, limit) in [(HOUR, hourly), (DAY, daily)] {
             let (ends, used) = self.window(claim, length).unwrap_or((self.now + length, 0));

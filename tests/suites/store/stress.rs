@@ -1,4 +1,4 @@
-//! Eight tasks do what they like, and everything is in order afterwards.
+//! Eight tasks take random steps at the same time, and all invariants hold afterwards.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -9,15 +9,17 @@ use try_it_now::instance::{ClaimToken, InstanceId, check_step};
 use try_it_now::store::{Claim, Claimed, Cursor, RouteChange, StoreError};
 use try_it_now::telemetry::task::spawn;
 
-use super::fixture::{HOUR, LONG, MINUTE, NODES, Stage, TEMPLATES, node, template, wish};
+use super::fixture::{
+    HOUR, MINUTE, NODES, StoreFixture, TEMPLATES, WAKE_UP_TIMEOUT, new_claim, node, template,
+};
 
 const TASKS: u64 = 8;
 const STEPS: usize = 600;
 
-/// Numbers that look random and are the same in each run (SplitMix64).
-struct Dice(u64);
+/// A pseudo-random number generator that returns the same numbers in each run (SplitMix64).
+struct SeededRng(u64);
 
-impl Dice {
+impl SeededRng {
     fn below(&mut self, bound: usize) -> usize {
         self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
         let z = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
@@ -25,46 +27,46 @@ impl Dice {
         ((z ^ (z >> 31)) % bound as u64) as usize
     }
 
-    fn of<'a, T>(&mut self, some: &'a [T]) -> Option<&'a T> {
+    fn pick<'a, T>(&mut self, some: &'a [T]) -> Option<&'a T> {
         let n = some.len().max(1);
         some.get(self.below(n))
     }
 }
 
-/// What one task saw.
+/// The results that one task saw.
 #[derive(Default)]
-struct Diary {
+struct TaskLog {
     granted: Vec<(ClaimToken, InstanceId)>,
     released: Vec<InstanceId>,
-    /// Taken back or dead without ever having been a visitor's.
-    unused: Vec<InstanceId>,
+    /// Retired or failed without having been assigned.
+    unassigned: Vec<InstanceId>,
     expired: Vec<InstanceId>,
 }
 
-type Known = Arc<parking_lot::Mutex<(Vec<InstanceId>, Vec<Claim>)>>;
+type SharedIds = Arc<parking_lot::Mutex<(Vec<InstanceId>, Vec<Claim>)>>;
 
-async fn act(s: &Stage, dice: &mut Dice, known: &Known, diary: &mut Diary) {
-    let of = *dice.of(&TEMPLATES).unwrap();
-    let on = *dice.of(&NODES).unwrap();
-    let some = dice.of(&known.lock().0).cloned();
+async fn act(s: &StoreFixture, rng: &mut SeededRng, shared: &SharedIds, log: &mut TaskLog) {
+    let of = *rng.pick(&TEMPLATES).unwrap();
+    let on = *rng.pick(&NODES).unwrap();
+    let some = rng.pick(&shared.lock().0).cloned();
     let id = some.unwrap_or_else(|| InstanceId::random(&template(of)));
-    match dice.below(20) {
+    match rng.below(20) {
         0..5 => {
-            let id = s.ready(of, on).await;
-            known.lock().0.push(id);
+            let id = s.add_ready(of, on).await;
+            shared.lock().0.push(id);
         }
         5..12 => {
-            let repeated = dice.of(&known.lock().1).cloned().filter(|_| dice.below(3) == 0);
+            let repeated = rng.pick(&shared.lock().1).cloned().filter(|_| rng.below(3) == 0);
             let claim = repeated.unwrap_or_else(|| Claim {
                 template: template(of),
                 node: node(on),
                 ttl: MINUTE,
-                ..wish()
+                ..new_claim()
             });
-            known.lock().1.push(claim.clone());
+            shared.lock().1.push(claim.clone());
             if let Claimed::Granted { instance, .. } = s.claim(&claim).await {
                 assert_eq!(instance.lease().unwrap().token(), claim.token);
-                diary.granted.push((claim.token, instance.id().clone()));
+                log.granted.push((claim.token, instance.id().clone()));
             }
         }
         12..14 => match s.extend(&id, MINUTE, HOUR).await {
@@ -72,24 +74,24 @@ async fn act(s: &Stage, dice: &mut Dice, known: &Known, diary: &mut Diary) {
             Err(other) => panic!("{other}"),
         },
         14..16 => match s.store.release(&id).await {
-            Ok(_) => diary.released.push(id),
+            Ok(_) => log.released.push(id),
             Err(other) => assert_eq!(other, StoreError::Unknown),
         },
         16 => match s.store.fail(&id).await {
-            Ok(before) if before.lease().is_none() => diary.unused.push(id),
+            Ok(before) if before.lease().is_none() => log.unassigned.push(id),
             Ok(_) | Err(StoreError::Unknown) => {}
             Err(other) => panic!("{other}"),
         },
         17 => match s.store.retire(&id).await {
-            Ok(_) => diary.unused.push(id),
+            Ok(_) => log.unassigned.push(id),
             Err(StoreError::Unknown | StoreError::Refused(_)) => {}
             Err(other) => panic!("{other}"),
         },
-        // Less than the store remembers a token, in all.
-        18 => s.advance(Duration::from_millis(dice.below(2_000) as u64)).await,
+        // In all less than the time for which the store remembers a token.
+        18 => s.advance(Duration::from_millis(rng.below(2_000) as u64)).await,
         _ => {
-            let swept = s.store.sweep(dice.below(10)).await.unwrap();
-            diary.expired.extend(swept.into_iter().map(|record| record.id().clone()));
+            let swept = s.store.sweep(rng.below(10)).await.unwrap();
+            log.expired.extend(swept.into_iter().map(|record| record.id().clone()));
         }
     }
 }
@@ -102,38 +104,42 @@ fn all_different<'a>(ids: impl Iterator<Item = &'a InstanceId>, what: &str) -> H
     seen
 }
 
-pub(crate) async fn a_storm_of_steps_leaves_all_in_order(s: &Stage) {
-    let known = Known::default();
+pub(crate) async fn concurrent_random_steps_keep_every_invariant(s: &StoreFixture) {
+    let shared = SharedIds::default();
     let tasks: Vec<_> = (0..TASKS)
         .map(|n| {
-            let (stage, known) = (Stage::new(s.backend.clone()), known.clone());
-            spawn("storm", async move {
-                let (mut dice, mut diary) = (Dice(n), Diary::default());
+            let (fixture, shared) = (StoreFixture::new(s.backend.clone()), shared.clone());
+            spawn("stress", async move {
+                let (mut rng, mut log) = (SeededRng(n), TaskLog::default());
                 for _ in 0..STEPS {
-                    act(&stage, &mut dice, &known, &mut diary).await;
+                    act(&fixture, &mut rng, &shared, &mut log).await;
                 }
-                diary
+                log
             })
         })
         .collect();
-    let mut diaries = Vec::new();
+    let mut logs = Vec::new();
     for task in tasks {
-        diaries.push(timeout(LONG * 3, task).await.expect("the storm ends").unwrap());
+        logs.push(timeout(WAKE_UP_TIMEOUT * 3, task).await.expect("the tasks end").unwrap());
     }
 
     let (mut of_token, mut of_id) = (HashMap::new(), HashMap::new());
-    for (token, id) in diaries.iter().flat_map(|diary| &diary.granted) {
+    for (token, id) in logs.iter().flat_map(|log| &log.granted) {
         assert_eq!(of_token.entry(*token).or_insert(id), &id, "a claim got two instances");
-        assert_eq!(of_id.entry(id).or_insert(*token), token, "{id} was given to two");
+        assert_eq!(of_id.entry(id).or_insert(*token), token, "{id} was claimed twice");
     }
-    let released = all_different(diaries.iter().flat_map(|diary| &diary.released), "released");
-    let unused = all_different(diaries.iter().flat_map(|diary| &diary.unused), "taken back");
-    let expired = all_different(diaries.iter().flat_map(|diary| &diary.expired), "expired");
-    assert!(released.is_disjoint(&unused) && released.is_disjoint(&expired) && unused.is_disjoint(&expired));
-    assert!(of_id.keys().all(|id| !unused.contains(*id)), "a visitor's instance was taken back");
-    assert!(of_id.len() > 50 && released.len() > 10 && expired.len() > 10, "a calm storm tells nothing");
+    let released = all_different(logs.iter().flat_map(|log| &log.released), "released");
+    let unassigned = all_different(logs.iter().flat_map(|log| &log.unassigned), "retired or failed");
+    let expired = all_different(logs.iter().flat_map(|log| &log.expired), "expired");
+    assert!(
+        released.is_disjoint(&unassigned)
+            && released.is_disjoint(&expired)
+            && unassigned.is_disjoint(&expired)
+    );
+    assert!(of_id.keys().all(|id| !unassigned.contains(*id)), "an assigned instance was retired");
+    assert!(of_id.len() > 50 && released.len() > 10 && expired.len() > 10, "too few steps had an effect");
 
-    for id in released.iter().chain(&unused) {
+    for id in released.iter().chain(&unassigned) {
         assert_eq!(s.state(id).await, "gone");
     }
     s.sweep().await;

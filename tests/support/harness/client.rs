@@ -1,4 +1,4 @@
-//! A small client: one request a connection, or bytes as they are.
+//! A small HTTP client: one request a connection, or raw bytes.
 
 use bytes::Bytes;
 use http::{HeaderMap, Request};
@@ -8,9 +8,9 @@ use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use super::PATIENCE;
+use super::MAX_WAIT;
 
-/// A whole answer.
+/// An HTTP response with its whole body.
 #[derive(Debug, Clone)]
 pub struct Answer {
     pub status: u16,
@@ -27,9 +27,9 @@ impl Answer {
         serde_json::from_slice(&self.body).unwrap_or_else(|_| panic!("no JSON: {}", self.text()))
     }
 
-    /// Makes sure that this is an error in the contract's shape with this status and code, and returns its body.
+    /// Asserts that this is an error in the shape of the contract with this status and code. Returns its body.
     #[track_caller]
-    pub fn refused(&self, status: u16, code: &str) -> Value {
+    pub fn assert_error(&self, status: u16, code: &str) -> Value {
         assert_eq!(self.status, status, "{}", self.text());
         assert_eq!(self.header("content-type"), "application/json");
         let body = self.json();
@@ -39,13 +39,14 @@ impl Answer {
         body
     }
 
-    /// A header's value, empty when there is none.
+    /// Returns the value of a header, empty if there is none.
     pub fn header(&self, name: &str) -> &str {
         self.headers.get(name).map_or("", |value| value.to_str().unwrap())
     }
 }
 
-/// One request over HTTP/1.1 to `host` (its `Host` field) on the server's port, on a connection of its own.
+/// Sends one request over HTTP/1.1 with `host` in its `Host` field, on a connection of its own. Panics if there is no
+/// answer.
 pub async fn request(
     port: u16,
     method: &str,
@@ -54,11 +55,12 @@ pub async fn request(
     headers: &[(&str, &str)],
     body: &str,
 ) -> Answer {
-    attempt(port, method, host, path, headers, body).await.expect("the server answers")
+    try_request(port, method, host, path, headers, body).await.expect("the server answers")
 }
 
-/// The same; `None` when the server is not there or ends before it has answered.
-pub async fn attempt(
+/// Sends one request over HTTP/1.1 with `host` in its `Host` field, on a connection of its own. Returns `None` if the
+/// server does not accept the connection or ends before it has answered.
+pub async fn try_request(
     port: u16,
     method: &str,
     host: &str,
@@ -81,23 +83,23 @@ pub async fn attempt(
         let body = body.collect().await.ok()?.to_bytes();
         Some(Answer { status: head.status.as_u16(), headers: head.headers, body })
     };
-    tokio::time::timeout(PATIENCE, exchange).await.expect("an answer")
+    tokio::time::timeout(MAX_WAIT, exchange).await.expect("an answer")
 }
 
-/// `GET path` of `host`.
+/// Sends `GET path` with this `Host`.
 pub async fn get(port: u16, host: &str, path: &str) -> Answer {
     request(port, "GET", host, path, &[], "").await
 }
 
-/// Sends bytes as they are and reads until the server closes the connection.
-pub async fn raw(port: u16, bytes: &[u8]) -> String {
+/// Sends these bytes and reads until the server closes the connection.
+pub async fn send_raw(port: u16, bytes: &[u8]) -> String {
     let exchange = async {
         let mut stream = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
         stream.write_all(bytes).await.unwrap();
         let mut answer = Vec::new();
-        // A reset after the answer is an end too.
+        // A reset after the answer ends the connection too.
         let _ = stream.read_to_end(&mut answer).await;
         String::from_utf8_lossy(&answer).into_owned()
     };
-    tokio::time::timeout(PATIENCE, exchange).await.expect("the server closes the connection")
+    tokio::time::timeout(MAX_WAIT, exchange).await.expect("the server closes the connection")
 }

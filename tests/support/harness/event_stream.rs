@@ -1,4 +1,4 @@
-//! A stream of server-sent events, as it comes.
+//! A client of server-sent events.
 
 use bytes::Bytes;
 use http::{HeaderMap, Request};
@@ -8,18 +8,18 @@ use hyper_util::rt::TokioIo;
 use serde_json::Value;
 use tokio::net::TcpStream;
 
-use super::PATIENCE;
+use super::MAX_WAIT;
 
-/// An answer whose body is read piece by piece.
-pub struct Events {
+/// An open event stream, read event by event.
+pub struct EventStream {
     pub status: u16,
     pub headers: HeaderMap,
     body: Incoming,
     text: String,
 }
 
-impl Events {
-    /// `GET path` of `host`.
+impl EventStream {
+    /// Sends `GET path` with this `Host` and waits for the head of the answer.
     pub async fn open(port: u16, host: &str, path: &str) -> Self {
         let opening = async {
             let stream = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
@@ -31,11 +31,11 @@ impl Events {
             let (head, body) = answer.into_parts();
             Self { status: head.status.as_u16(), headers: head.headers, body, text: String::new() }
         };
-        tokio::time::timeout(PATIENCE, opening).await.expect("an answer")
+        tokio::time::timeout(MAX_WAIT, opening).await.expect("an answer")
     }
 
-    /// The next block of lines, without the empty line that ends it; `None` when the stream has ended.
-    pub async fn block(&mut self) -> Option<String> {
+    /// Returns the next block of lines, without the empty line that ends it. Returns `None` at the end of the stream.
+    pub async fn next_block(&mut self) -> Option<String> {
         let reading = async {
             loop {
                 if let Some((block, rest)) = self.text.split_once("\n\n") {
@@ -47,13 +47,13 @@ impl Events {
                 self.text.push_str(std::str::from_utf8(frame.data_ref()?).unwrap());
             }
         };
-        tokio::time::timeout(PATIENCE, reading).await.expect("the next event, or the end")
+        tokio::time::timeout(MAX_WAIT, reading).await.expect("the next event, or the end")
     }
 
-    /// The next event with its data; comments and the like are passed over.
-    pub async fn event(&mut self) -> Option<(String, Value)> {
+    /// Returns the name and the data of the next event and skips comments. Returns `None` at the end of the stream.
+    pub async fn next_event(&mut self) -> Option<(String, Value)> {
         loop {
-            let block = self.block().await?;
+            let block = self.next_block().await?;
             let Some(rest) = block.strip_prefix("event: ") else { continue };
             let (name, data) = rest.split_once("\ndata: ").expect("an event has data");
             return Some((name.to_owned(), serde_json::from_str(data).unwrap()));

@@ -1,13 +1,14 @@
-//! An app that misbehaves on demand and remembers every byte that it was sent: this test program itself, run by the
-//! server as an instance.
+//! An app that misbehaves on demand and keeps every byte that it receives: this test program itself, which the server
+//! runs as an instance.
 //!
 //! ```text
-//! /            200 and the instance's id         /seen        200 and all bytes received so far
-//! /no-content, /not-modified, /trailers, /hop, /cookies, /early, /declared      odd, but correct answers
-//! /reset, /cut, /cut-chunked, /junk, /stray      broken ones
-//! /silent, /silent-midway                        none, or half of one
-//! /deaf        200, and from then on nobody can connect any more
-//! /ws, /ws-declined, /ws-silent                  a WebSocket that speaks first in the packet of its 101; none
+//! /            200 and the id of the instance      /seen        200 and all bytes received so far
+//! /no-content, /not-modified, /trailers, /hop, /cookies, /early, /until-closed     unusual, but correct answers
+//! /reset, /cut, /cut-chunked, /junk, /stray      broken answers
+//! /silent, /silent-midway                        no answer, or half of one
+//! /stop-listening                                200, and the app accepts no connection from then on
+//! /ws                                            a WebSocket whose first bytes come in the packet of its 101
+//! /ws-declined, /ws-silent                       a refused handshake, and one without an answer
 //! ```
 
 use std::sync::Arc;
@@ -18,16 +19,17 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 
-/// Tells this program that it is to be the app.
-const ROLE: &str = "TRY_IT_NOW_STAND_IN";
+/// The variable that makes this program act as the app.
+const ROLE: &str = "TRY_IT_NOW_FAKE_UPSTREAM";
 
-/// The templates `default`, which is the app above and may be silent for one second, and `book`, the sample app.
+/// Returns the templates `default`, which is the app above and may be silent for one second, and `book`, the sample
+/// app.
 pub fn templates() -> String {
     let program = std::env::current_exe().unwrap();
     format!(
         r#"
         [templates.default]
-        command = [{program:?}, "support::harness::fake_upstream::it_serves_when_it_is_run_as_an_app", "--exact", "--nocapture"]
+        command = [{program:?}, "support::harness::fake_upstream::it_serves_as_an_app_when_the_server_runs_it", "--exact", "--nocapture"]
         env = {{ {ROLE} = "1" }}
         silence = "1s"
 
@@ -40,34 +42,34 @@ pub fn templates() -> String {
 #[derive(Clone)]
 struct App {
     seen: Arc<Mutex<Vec<u8>>>,
-    deaf: watch::Sender<bool>,
+    stopped: watch::Sender<bool>,
 }
 
 #[tokio::test]
-async fn it_serves_when_it_is_run_as_an_app() {
+async fn it_serves_as_an_app_when_the_server_runs_it() {
     if std::env::var_os(ROLE).is_none() {
         return;
     }
     let port: u16 = std::env::var("PORT").unwrap().parse().unwrap();
-    let app = App { seen: Arc::default(), deaf: watch::Sender::new(false) };
-    let mut deaf = app.deaf.subscribe();
+    let app = App { seen: Arc::default(), stopped: watch::Sender::new(false) };
+    let mut stopped = app.stopped.subscribe();
     let listener = TcpListener::bind(("127.0.0.1", port)).await.unwrap();
     loop {
         tokio::select! {
             accepted = listener.accept() => {
                 let (stream, _) = accepted.unwrap();
-                try_it_now::telemetry::task::spawn("stand-in", connection(app.clone(), stream));
+                try_it_now::telemetry::task::spawn("fake upstream", connection(app.clone(), stream));
             }
-            _ = deaf.wait_for(|deaf| *deaf) => break,
+            _ = stopped.wait_for(|stopped| *stopped) => break,
         }
     }
     drop(listener);
-    // Until it is killed: the process lives, but it cannot be reached.
+    // The process stays alive until it is killed, but accepts no connection.
     std::future::pending::<()>().await;
 }
 
 async fn connection(app: App, mut stream: TcpStream) {
-    let mut deaf = app.deaf.subscribe();
+    let mut stopped = app.stopped.subscribe();
     let mut buf = Vec::new();
     loop {
         while !buf.windows(4).any(|four| four == b"\r\n\r\n") {
@@ -77,7 +79,7 @@ async fn connection(app: App, mut stream: TcpStream) {
                     Ok(n) if n > 0 => app.seen.lock().extend_from_slice(&buf[before..]),
                     _ => return,
                 },
-                _ = deaf.wait_for(|deaf| *deaf) => return,
+                _ = stopped.wait_for(|stopped| *stopped) => return,
             }
         }
         let end = buf.windows(4).position(|four| four == b"\r\n\r\n").unwrap() + 4;
@@ -93,7 +95,7 @@ async fn connection(app: App, mut stream: TcpStream) {
     }
 }
 
-/// Reads the body past; only as well as these tests need it.
+/// Skips the body. It supports only what these tests send.
 async fn read_body(app: &App, stream: &mut TcpStream, head: &str, buf: &mut Vec<u8>) {
     let length = head.split("\r\ncontent-length:").nth(1).map(|rest| rest.split("\r\n").next().unwrap());
     let length: Option<usize> = length.map(|text| text.trim().parse().unwrap());
@@ -116,7 +118,7 @@ async fn read_body(app: &App, stream: &mut TcpStream, head: &str, buf: &mut Vec<
     }
 }
 
-/// Answers; `false` when the connection is over.
+/// Sends the answer for a path. Returns `false` if the connection ends after it.
 async fn answer(app: &App, stream: &mut TcpStream, path: &str) -> bool {
     let id = std::env::var("INSTANCE_ID").unwrap();
     let whole = |body: &[u8]| {
@@ -125,81 +127,83 @@ async fn answer(app: &App, stream: &mut TcpStream, path: &str) -> bool {
         answer
     };
     let fixed = |text: &str| text.replace('\n', "\r\n").into_bytes();
-    let (bytes, then) = match path {
-        "/seen" => (whole(&app.seen.lock().clone()), Then::Keep),
-        "/no-content" => (fixed("HTTP/1.1 204 No Content\nX-Odd: 1\n\n"), Then::Keep),
-        "/not-modified" => (fixed("HTTP/1.1 304 Not Modified\nETag: \"x\"\n\n"), Then::Keep),
+    let (bytes, next) = match path {
+        "/seen" => (whole(&app.seen.lock().clone()), NextStep::Keep),
+        "/no-content" => (fixed("HTTP/1.1 204 No Content\nX-Odd: 1\n\n"), NextStep::Keep),
+        "/not-modified" => (fixed("HTTP/1.1 304 Not Modified\nETag: \"x\"\n\n"), NextStep::Keep),
         "/trailers" => (
             fixed("HTTP/1.1 200 OK\nTransfer-Encoding: chunked\nTrailer: X-Sum\n\n5\nhello\n0\nX-Sum: 1\n\n"),
-            Then::Keep,
+            NextStep::Keep,
         ),
         "/hop" => (
             fixed(
                 "HTTP/1.1 200 OK\nConnection: keep-alive, X-Private\nX-Private: 1\nKeep-Alive: timeout=5\n\
                  Proxy-Connection: keep-alive\nX-Public: 1\nContent-Length: 2\n\nok",
             ),
-            Then::Keep,
+            NextStep::Keep,
         ),
         "/cookies" => (
             fixed(
                 "HTTP/1.1 200 OK\nSet-Cookie: a=1; Domain=.localhost; Path=/\nSet-Cookie: b=2; HttpOnly\n\
                  Set-Cookie: c=3;domain=example.test\nContent-Length: 2\n\nok",
             ),
-            Then::Keep,
+            NextStep::Keep,
         ),
         "/early" => {
-            (fixed("HTTP/1.1 413 Too Large\nConnection: close\nContent-Length: 5\n\nlarge"), Then::Close)
+            (fixed("HTTP/1.1 413 Too Large\nConnection: close\nContent-Length: 5\n\nlarge"), NextStep::Close)
         }
-        "/until-closed" => (fixed("HTTP/1.1 200 OK\n\nuntil the end"), Then::Close),
-        "/reset" => (Vec::new(), Then::Reset),
-        "/cut" => (fixed("HTTP/1.1 200 OK\nContent-Length: 1000\n\nhello"), Then::Reset),
-        "/cut-chunked" => (fixed("HTTP/1.1 200 OK\nTransfer-Encoding: chunked\n\n5\nhello\n"), Then::Close),
-        "/junk" => (b"220 mail.example.test ESMTP\r\n\r\n".to_vec(), Then::Close),
+        "/until-closed" => (fixed("HTTP/1.1 200 OK\n\nuntil the end"), NextStep::Close),
+        "/reset" => (Vec::new(), NextStep::Reset),
+        "/cut" => (fixed("HTTP/1.1 200 OK\nContent-Length: 1000\n\nhello"), NextStep::Reset),
+        "/cut-chunked" => {
+            (fixed("HTTP/1.1 200 OK\nTransfer-Encoding: chunked\n\n5\nhello\n"), NextStep::Close)
+        }
+        "/junk" => (b"220 mail.example.test ESMTP\r\n\r\n".to_vec(), NextStep::Close),
         "/stray" => (
             fixed(
                 "HTTP/1.1 200 OK\nContent-Length: 5\n\nfirst\
                  HTTP/1.1 200 OK\nContent-Length: 5\n\nstray",
             ),
-            Then::Keep,
+            NextStep::Keep,
         ),
-        "/silent" | "/ws-silent" => (Vec::new(), Then::Hang),
-        "/silent-midway" => (fixed("HTTP/1.1 200 OK\nContent-Length: 1000\n\nhello"), Then::Hang),
-        "/deaf" => {
-            app.deaf.send_replace(true);
-            (fixed("HTTP/1.1 200 OK\nConnection: close\nContent-Length: 4\n\ndeaf"), Then::Close)
+        "/silent" | "/ws-silent" => (Vec::new(), NextStep::Hang),
+        "/silent-midway" => (fixed("HTTP/1.1 200 OK\nContent-Length: 1000\n\nhello"), NextStep::Hang),
+        "/stop-listening" => {
+            app.stopped.send_replace(true);
+            (fixed("HTTP/1.1 200 OK\nConnection: close\nContent-Length: 4\n\ndone"), NextStep::Close)
         }
         "/ws" => (
             fixed(
                 "HTTP/1.1 101 Switching Protocols\nConnection: Upgrade\nUpgrade: websocket\n\
                  Set-Cookie: a=1; Domain=.localhost\nSec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\n\nfirst",
             ),
-            Then::Echo,
+            NextStep::Echo,
         ),
         "/ws-declined" => (
             fixed(
                 "HTTP/1.1 403 Forbidden\nSet-Cookie: a=1; Domain=.localhost\nContent-Length: 8\n\ndeclined",
             ),
-            Then::Keep,
+            NextStep::Keep,
         ),
-        _ => (whole(id.as_bytes()), Then::Keep),
+        _ => (whole(id.as_bytes()), NextStep::Keep),
     };
     if stream.write_all(&bytes).await.is_err() {
         return false;
     }
-    match then {
-        Then::Keep => true,
-        Then::Close => false,
-        Then::Reset => {
-            // What was written first arrives first.
+    match next {
+        NextStep::Keep => true,
+        NextStep::Close => false,
+        NextStep::Reset => {
+            // The bytes must arrive before the reset.
             tokio::time::sleep(Duration::from_millis(50)).await;
             stream.set_zero_linger().unwrap();
             false
         }
-        Then::Hang => {
+        NextStep::Hang => {
             let _ = stream.read_to_end(&mut Vec::new()).await;
             false
         }
-        Then::Echo => {
+        NextStep::Echo => {
             let (mut from, mut to) = stream.split();
             let _ = tokio::io::copy(&mut from, &mut to).await;
             false
@@ -207,8 +211,8 @@ async fn answer(app: &App, stream: &mut TcpStream, path: &str) -> bool {
     }
 }
 
-/// What becomes of the connection after an answer.
-enum Then {
+/// What the app does with the connection after an answer.
+enum NextStep {
     Keep,
     Close,
     Reset,

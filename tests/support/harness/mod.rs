@@ -1,4 +1,4 @@
-//! Starts servers and speaks HTTP to them.
+//! Starts servers and sends HTTP to them.
 
 mod client;
 mod event_stream;
@@ -10,25 +10,25 @@ mod server;
 mod tls;
 pub mod websocket;
 
-pub use client::{Answer, attempt, get, raw, request};
-pub use event_stream::Events;
-pub use http2::{h2_ask, h2_get, h2_over, h2_whole, h2c};
+pub use client::{Answer, get, request, send_raw, try_request};
+pub use event_stream::EventStream;
+pub use http2::{h2_collect, h2_get, h2_over, h2_request, h2c};
 pub use processes::{instance_folders, kill_app, processes_of};
-pub use raw_connection::Wire;
-pub use server::{Demo, Server};
+pub use raw_connection::RawConnection;
+pub use server::{AcquiredInstance, Server};
 pub use tls::Certificate;
 
 use std::time::Duration;
 
-/// The longest that anything here waits.
-pub const PATIENCE: Duration = Duration::from_secs(20);
+/// The longest time that any helper here waits.
+pub const MAX_WAIT: Duration = Duration::from_secs(20);
 
-/// Asks again until the answer is `Some`; panics after [`PATIENCE`].
+/// Polls `ask` until it returns `Some`. Panics after [`MAX_WAIT`].
 pub async fn eventually<T>(what: &str, ask: impl AsyncFnMut() -> Option<T>) -> T {
-    eventually_within(PATIENCE, what, ask).await
+    eventually_within(MAX_WAIT, what, ask).await
 }
 
-/// The same with a deadline of its own.
+/// Polls `ask` until it returns `Some`. Panics after `limit`.
 pub async fn eventually_within<T>(limit: Duration, what: &str, mut ask: impl AsyncFnMut() -> Option<T>) -> T {
     let asking = async {
         loop {
@@ -38,5 +38,5 @@ pub async fn eventually_within<T>(limit: Duration, what: &str, mut ask: impl Asy
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
     };
-    tokio::time::timeout(limit, asking).await.unwrap_or_else(|_| panic!("never happened: {what}"))
+    tokio::time::timeout(limit, asking).await.unwrap_or_else(|_| panic!("timed out: {what}"))
 }

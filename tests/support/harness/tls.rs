@@ -1,4 +1,4 @@
-//! Certificates made on the spot, and clients that trust one.
+//! Self-signed certificates, and clients that trust one of them.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -7,14 +7,14 @@ use rcgen::CertifiedKey;
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
-use super::{Demo, Server, Wire, eventually};
+use super::{AcquiredInstance, RawConnection, Server, eventually};
 use tokio_rustls::client::TlsStream;
 use tokio_rustls::rustls::pki_types::{CertificateDer, ServerName};
 use tokio_rustls::rustls::{ClientConfig, RootCertStore};
 
 impl Server {
-    /// A server that speaks TLS only, with `cert.pem` and `key.pem` in its folder. Its pool may not be full yet.
-    pub async fn encrypted() -> (Self, Certificate) {
+    /// Starts a server that speaks only TLS, with `cert.pem` and `key.pem` in its folder. Does not wait for the pool.
+    pub async fn with_tls() -> (Self, Certificate) {
         let certificate = Certificate::new();
         let folder = std::env::temp_dir().join(format!("try-it-now-serve-{}", uuid::Uuid::now_v7()));
         std::fs::create_dir_all(&folder).unwrap();
@@ -25,7 +25,7 @@ impl Server {
     }
 }
 
-/// A certificate for the server and all instances, and its key.
+/// A certificate for the server and all instances, with its key.
 pub struct Certificate(CertifiedKey<rcgen::KeyPair>);
 
 impl Certificate {
@@ -34,7 +34,7 @@ impl Certificate {
         Self(rcgen::generate_simple_self_signed(names).unwrap())
     }
 
-    /// Writes both files, the key first, whole from one moment to the next.
+    /// Writes the key and then the certificate. Each file is replaced atomically.
     pub fn write(&self, cert: &Path, key: &Path) {
         for (file, text) in [(key, self.0.signing_key.serialize_pem()), (cert, self.0.cert.pem())] {
             let new = file.with_extension("new");
@@ -43,14 +43,15 @@ impl Certificate {
         }
     }
 
-    /// Acquires an instance over TLS, waiting until one is ready.
-    pub async fn acquire(&self, port: u16) -> Demo {
-        eventually("an instance is handed out", async || {
-            let mut wire = Wire::over(self.connect(port, &[]).await.unwrap());
-            wire.send("POST /api/v1/demo/acquire HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\n\r\n")
+    /// Acquires an instance over TLS. Waits until one is ready.
+    pub async fn acquire(&self, port: u16) -> AcquiredInstance {
+        eventually("an instance is acquired", async || {
+            let mut connection = RawConnection::over(self.connect(port, &[]).await.unwrap());
+            connection
+                .send("POST /api/v1/demo/acquire HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\n\r\n")
                 .await;
-            let answer = wire.answer().await;
-            (answer.status == 200).then(|| Demo::from_json(&answer.json()))
+            let answer = connection.read_answer().await;
+            (answer.status == 200).then(|| AcquiredInstance::from_json(&answer.json()))
         })
         .await
     }
@@ -59,7 +60,7 @@ impl Certificate {
         self.0.cert.der().clone()
     }
 
-    /// A handshake with a client that trusts this certificate only.
+    /// Connects with a client that trusts only this certificate.
     pub async fn connect(&self, port: u16, alpn: &[&str]) -> std::io::Result<TlsStream<TcpStream>> {
         let mut roots = RootCertStore::empty();
         roots.add(self.der()).unwrap();

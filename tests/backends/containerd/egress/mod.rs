@@ -1,4 +1,4 @@
-//! Instances with a way out, in a world of the test's own.
+//! Instances with egress, in a virtual network that belongs to the test.
 
 mod reachability;
 mod teardown;
@@ -10,10 +10,10 @@ use try_it_now::instance::{Endpoint, InstanceId};
 use try_it_now::runtime::{Runtime, StartMethod};
 use try_it_now::template::{App, Egress};
 
-use super::{php, start, tell, until, within};
+use super::{php, send_command, start, wait_until, with_timeout};
 
-/// Goes where each visitor's one line says, and tells how it was.
-const PROBE: &str = r#"
+/// Connects to the destination in the one line that each visitor sends, and answers with the result.
+const PROBE_APP: &str = r#"
 $listener = stream_socket_server("tcp://0.0.0.0:" . getenv("PORT"));
 while (true) {
     $visitor = @stream_socket_accept($listener, 3600);
@@ -39,33 +39,36 @@ while (true) {
 "#;
 
 fn probe(egress: Egress) -> App {
-    App { egress, ..php(PROBE) }
+    App { egress, ..php(PROBE_APP) }
 }
 
-fn only(places: &[&str]) -> Egress {
-    Egress::Only(places.iter().map(|place| place.parse().unwrap()).collect())
+fn listed_egress(destinations: &[&str]) -> Egress {
+    Egress::Only(destinations.iter().map(|test_node| test_node.parse().unwrap()).collect())
 }
 
-/// Started anew.
-async fn begin(runtime: &dyn Runtime, app: &App) -> (InstanceId, Endpoint) {
+/// Starts an app cold and returns its id and endpoint.
+async fn start_cold(runtime: &dyn Runtime, app: &App) -> (InstanceId, Endpoint) {
     let (id, started) = start(runtime, app).await;
-    assert_eq!(started.how, StartMethod::Cold);
+    assert_eq!(started.method, StartMethod::Cold);
     (id, started.endpoint)
 }
 
-async fn assert_reaches(runtime: &dyn Runtime, probe: Endpoint, there: &str) {
-    let answer = tell(runtime, probe, &format!("ask {there}")).await;
-    assert!(answer.ends_with(&format!("seen as {}", virtual_network::HOST)), "{there}: {answer}");
+async fn assert_reaches(runtime: &dyn Runtime, probe: Endpoint, destination: &str) {
+    let answer = send_command(runtime, probe, &format!("ask {destination}")).await;
+    assert!(
+        answer.ends_with(&format!("seen as {}", virtual_network::HOST_ADDRESS)),
+        "{destination}: {answer}"
+    );
 }
 
-async fn assert_does_not_reach(runtime: &dyn Runtime, probe: Endpoint, there: &str) {
-    let answer = tell(runtime, probe, &format!("ask {there}")).await;
-    assert!(answer.starts_with("unreachable"), "{there}: {answer}");
+async fn assert_does_not_reach(runtime: &dyn Runtime, probe: Endpoint, destination: &str) {
+    let answer = send_command(runtime, probe, &format!("ask {destination}")).await;
+    assert!(answer.starts_with("unreachable"), "{destination}: {answer}");
 }
 
-/// The address that an instance sends from.
-async fn address(runtime: &dyn Runtime, probe: Endpoint) -> Ipv4Addr {
-    let answer = tell(runtime, probe, &format!("ask {}:80", virtual_network::SITE)).await;
+/// Returns the address that an instance sends from.
+async fn source_address(runtime: &dyn Runtime, probe: Endpoint) -> Ipv4Addr {
+    let answer = send_command(runtime, probe, &format!("ask {}:80", virtual_network::SITE)).await;
     let address = answer.split(' ').next().unwrap();
     address.parse().unwrap_or_else(|_| panic!("{answer}"))
 }

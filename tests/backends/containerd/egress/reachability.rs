@@ -1,85 +1,95 @@
-//! Where instances with a way out get to, and where not.
+//! The destinations that instances with egress reach, and those that they do not.
 
 use std::net::{TcpListener, TcpStream, UdpSocket};
 use std::time::Duration;
 
 use nix::sched::{CloneFlags, setns};
 
-use super::virtual_network::{HOST, INSIDE, OTHER_SITE, PRIVATE, RESOLVER, SITE, THIRD_SITE, World};
+use super::virtual_network::{
+    HOST_ADDRESS, HOST_INTERNAL_ADDRESS, OTHER_SITE, PRIVATE, RESOLVER, SITE, THIRD_SITE, VirtualNetwork,
+};
 use super::*;
 
 #[test]
-fn the_internet_is_public_addresses_and_nothing_else() {
-    World::with(|world| {
+fn internet_egress_reaches_only_public_addresses() {
+    VirtualNetwork::run_test(|net| {
         let host = TcpListener::bind("0.0.0.0:0").unwrap();
         let at_host = host.local_addr().unwrap().port();
-        for there in PRIVATE.iter().map(|there| format!("{there}:80")).chain([format!("{SITE}:25")]) {
-            TcpStream::connect(&there)
-                .expect("the host gets there, or that instances do not would prove nothing");
+        for destination in
+            PRIVATE.iter().map(|destination| format!("{destination}:80")).chain([format!("{SITE}:25")])
+        {
+            TcpStream::connect(&destination).expect("the host reaches it, else the test would prove nothing");
         }
-        world.serve(async |runtime| {
-            let (_, a) = begin(&runtime, &probe(Egress::Internet)).await;
-            let (_, b) = begin(&runtime, &probe(Egress::Internet)).await;
+        net.with_server(async |runtime| {
+            let (_, a) = start_cold(&runtime, &probe(Egress::Internet)).await;
+            let (_, b) = start_cold(&runtime, &probe(Egress::Internet)).await;
             assert_reaches(&runtime, a, &format!("{SITE}:80")).await;
             assert_reaches(&runtime, b, &format!("{OTHER_SITE}:443")).await;
-            assert_eq!(tell(&runtime, a, "name anything.test").await, SITE);
-            assert_eq!(tell(&runtime, a, "read /etc/resolv.conf").await, format!("nameserver {RESOLVER}|"));
+            assert_eq!(send_command(&runtime, a, "name anything.test").await, SITE);
+            assert_eq!(
+                send_command(&runtime, a, "read /etc/resolv.conf").await,
+                format!("nameserver {RESOLVER}|")
+            );
 
-            let (own, other) = (address(&runtime, a).await, address(&runtime, b).await);
+            let (own, other) = (source_address(&runtime, a).await, source_address(&runtime, b).await);
             let gateway = Ipv4Addr::from_bits(own.to_bits() - 1);
             let beside = Ipv4Addr::from_bits(other.to_bits() - 1);
-            for host in [HOST, INSIDE, &gateway.to_string(), &beside.to_string()] {
+            for host in [HOST_ADDRESS, HOST_INTERNAL_ADDRESS, &gateway.to_string(), &beside.to_string()] {
                 assert_does_not_reach(&runtime, a, &format!("{host}:{at_host}")).await;
             }
             assert_does_not_reach(&runtime, a, &format!("{other}:8080")).await;
-            for there in PRIVATE {
-                assert_does_not_reach(&runtime, a, &format!("{there}:80")).await;
+            for destination in PRIVATE {
+                assert_does_not_reach(&runtime, a, &format!("{destination}:80")).await;
             }
             for port in [25, 465, 587, 53] {
                 assert_does_not_reach(&runtime, a, &format!("{SITE}:{port}")).await;
             }
         });
         host.set_nonblocking(true).unwrap();
-        assert!(host.accept().is_err(), "nobody got to this host");
+        assert!(host.accept().is_err(), "no instance reached this host");
     });
 }
 
 #[test]
-fn a_list_lets_exactly_its_places_through_and_follows_its_names() {
-    World::with(|mut world| {
-        world.place.settings.outside.refresh = Duration::from_secs(1);
-        world.names(&[("allowed.test", OTHER_SITE)]);
+fn listed_egress_reaches_exactly_its_destinations_and_follows_dns() {
+    VirtualNetwork::run_test(|mut net| {
+        net.test_node.settings.egress.refresh_interval = Duration::from_secs(1);
+        net.set_hosts(&[("allowed.test", OTHER_SITE)]);
         let (first, second) = (format!("{SITE}:80"), format!("{OTHER_SITE}:443"));
         let third = format!("{THIRD_SITE}:443");
-        world.serve(async |runtime| {
-            let app = probe(only(&[&first, "allowed.test:443", "later.test:80"]));
-            let (_, listed) = begin(&runtime, &app).await;
+        net.with_server(async |runtime| {
+            let app = probe(listed_egress(&[&first, "allowed.test:443", "later.test:80"]));
+            let (_, listed) = start_cold(&runtime, &app).await;
             assert_reaches(&runtime, listed, &first).await;
             assert_reaches(&runtime, listed, &second).await;
-            assert_eq!(tell(&runtime, listed, "name allowed.test").await, SITE, "it may ask for names");
-            for there in [format!("{SITE}:443"), format!("{OTHER_SITE}:80"), third.clone()] {
-                assert_does_not_reach(&runtime, listed, &there).await;
+            assert_eq!(
+                send_command(&runtime, listed, "name allowed.test").await,
+                SITE,
+                "the instance may resolve names"
+            );
+            for destination in [format!("{SITE}:443"), format!("{OTHER_SITE}:80"), third.clone()] {
+                assert_does_not_reach(&runtime, listed, &destination).await;
             }
-            // Without a name on its list, it has nothing to ask for.
-            let (_, nameless) = begin(&runtime, &probe(only(&[&first]))).await;
+            // Without a name on its list, the instance has no DNS.
+            let (_, nameless) = start_cold(&runtime, &probe(listed_egress(&[&first]))).await;
             assert_reaches(&runtime, nameless, &first).await;
-            assert_eq!(tell(&runtime, nameless, "name allowed.test").await, "allowed.test");
+            assert_eq!(send_command(&runtime, nameless, "name allowed.test").await, "allowed.test");
 
-            world.names(&[("allowed.test", THIRD_SITE)]);
-            until_it_reaches(&runtime, listed, &third).await;
+            net.set_hosts(&[("allowed.test", THIRD_SITE)]);
+            wait_until_it_reaches(&runtime, listed, &third).await;
             assert_does_not_reach(&runtime, nameless, &third).await;
-            // What a name leads to is no way around what is never reached.
-            world.names(&[("allowed.test", PRIVATE[0]), ("later.test", OTHER_SITE)]);
-            until_it_reaches(&runtime, listed, &format!("{OTHER_SITE}:80")).await;
+            // A name that resolves to a private address does not make that reachable.
+            net.set_hosts(&[("allowed.test", PRIVATE[0]), ("later.test", OTHER_SITE)]);
+            wait_until_it_reaches(&runtime, listed, &format!("{OTHER_SITE}:80")).await;
             assert_does_not_reach(&runtime, listed, &format!("{}:443", PRIVATE[0])).await;
-            assert!(!world.run("nft list ruleset").contains(&format!("{} . 443", PRIVATE[0])));
+            assert!(!net.run("nft list ruleset").contains(&format!("{} . 443", PRIVATE[0])));
         });
     });
 }
 
-async fn until_it_reaches(runtime: &dyn Runtime, probe: Endpoint, there: &str) {
-    until("the name is followed", async || {
-        let answer = tell(runtime, probe, &format!("ask {there}")).await;
+async fn wait_until_it_reaches(runtime: &dyn Runtime, probe: Endpoint, destination: &str) {
+    wait_until("the new address of the name is reachable", async || {
+        let answer = send_command(runtime, probe, &format!("ask {destination}")).await;
         (!answer.starts_with("unreachable")).then_some(())
     })
     .await;
@@ -87,18 +97,21 @@ async fn until_it_reaches(runtime: &dyn Runtime, probe: Endpoint, there: &str) {
 
 #[test]
 fn an_instance_sends_from_its_own_address_only_and_has_no_ipv6() {
-    World::with(|world| {
-        let sink = world.internet(|_| UdpSocket::bind((SITE, 9000)).unwrap());
+    VirtualNetwork::run_test(|net| {
+        let sink = net.in_internet(|_| UdpSocket::bind((SITE, 9000)).unwrap());
         sink.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
-        world.serve(async |runtime| {
-            let (id, endpoint) = begin(&runtime, &probe(Egress::Internet)).await;
-            let own = address(&runtime, endpoint).await;
-            let others = tell(&runtime, endpoint, "read /proc/net/if_inet6").await;
+        net.with_server(async |runtime| {
+            let (id, endpoint) = start_cold(&runtime, &probe(Egress::Internet)).await;
+            let own = source_address(&runtime, endpoint).await;
+            let others = send_command(&runtime, endpoint, "read /proc/net/if_inet6").await;
             assert!(others.split_terminator('|').all(|line| line.ends_with(" lo")), "{others}");
-            assert!(!world.run("ip -6 -o address").contains("tin"), "nor has this host on its end");
+            assert!(
+                !net.run("ip -6 -o address").contains("tin"),
+                "the host's end has no IPv6 address either"
+            );
 
-            let pid = world.pid(&id);
-            // From inside, with rights that no instance has.
+            let pid = net.pid(&id);
+            // Sends from inside the network namespace, with rights that no instance has.
             let send = move |from: Ipv4Addr| {
                 std::thread::spawn(move || {
                     let namespace = std::fs::File::open(format!("/proc/{pid}/ns/net")).unwrap();
@@ -110,30 +123,30 @@ fn an_instance_sends_from_its_own_address_only_and_has_no_ipv6() {
                 .join()
                 .unwrap()
             };
-            world.run_in(pid, "ip address add 10.213.255.99/32 dev lo");
-            world.run_in(pid, "ip address add 203.0.113.77/32 dev lo");
+            net.run_in_network_of(pid, "ip address add 10.213.255.99/32 dev lo");
+            net.run_in_network_of(pid, "ip address add 203.0.113.77/32 dev lo");
             for spoofed in ["10.213.255.99", "203.0.113.77"] {
                 send(spoofed.parse().unwrap()).unwrap();
             }
-            // What was sent before would have come before.
+            // Packets with a spoofed address would arrive before this one.
             send(own).unwrap();
-            let mut heard = [0; 64];
-            let length = sink.recv(&mut heard).unwrap();
-            assert_eq!(String::from_utf8_lossy(&heard[..length]), own.to_string());
+            let mut packet = [0; 64];
+            let length = sink.recv(&mut packet).unwrap();
+            assert_eq!(String::from_utf8_lossy(&packet[..length]), own.to_string());
         });
     });
 }
 
 #[test]
-fn a_table_that_somebody_removed_is_there_again() {
-    World::with(|mut world| {
-        world.place.settings.outside.refresh = Duration::from_secs(1);
-        world.serve(async |runtime| {
-            let (_, endpoint) = begin(&runtime, &probe(Egress::Internet)).await;
+fn a_firewall_table_that_was_removed_is_restored() {
+    VirtualNetwork::run_test(|mut net| {
+        net.test_node.settings.egress.refresh_interval = Duration::from_secs(1);
+        net.with_server(async |runtime| {
+            let (_, endpoint) = start_cold(&runtime, &probe(Egress::Internet)).await;
             assert_reaches(&runtime, endpoint, &format!("{SITE}:80")).await;
-            world.run("nft flush ruleset");
-            until("the table is there", async || {
-                world.run("nft list ruleset").contains("chain outward").then_some(())
+            net.run("nft flush ruleset");
+            wait_until("the table is restored", async || {
+                net.run("nft list ruleset").contains("chain outward").then_some(())
             })
             .await;
             assert_reaches(&runtime, endpoint, &format!("{SITE}:80")).await;

@@ -1,4 +1,4 @@
-//! A host and an internet, each a network namespace that ends with its test. The internet holds public addresses, and
+//! A host and an internet, each a network namespace that ends with its test. The internet has public addresses and
 //! private ones too, as a network around a host may.
 
 use std::fs;
@@ -14,20 +14,20 @@ use tokio::time::Instant;
 use try_it_now::instance::InstanceId;
 use try_it_now::template::egress::EgressSettings;
 
-use super::super::{ContainerdRuntime, Place};
-use crate::support::stack::run;
+use super::super::{ContainerdRuntime, TestNode};
+use crate::support::stack::run_command;
 
 /// The host's address in the internet.
-pub(super) const HOST: &str = "203.0.113.10";
-/// An address of the host in a network of its own.
-pub(super) const INSIDE: &str = "192.168.50.1";
-/// Places in the internet.
+pub(super) const HOST_ADDRESS: &str = "203.0.113.10";
+/// The host's address in an internal network.
+pub(super) const HOST_INTERNAL_ADDRESS: &str = "192.168.50.1";
+/// Public addresses in the internet.
 pub(super) const SITE: &str = "198.51.100.1";
 pub(super) const OTHER_SITE: &str = "198.51.100.2";
 pub(super) const THIRD_SITE: &str = "198.51.100.3";
-/// What answers there for all names with [`SITE`].
+/// The DNS server of the internet, which answers all names with [`SITE`].
 pub(super) const RESOLVER: &str = "198.51.100.53";
-/// What the host reaches through its default route, and no instance may.
+/// Private addresses that the host reaches through its default route, and that no instance may reach.
 pub(super) const PRIVATE: [&str; 7] = [
     "10.9.9.9",
     "100.100.100.200",
@@ -37,54 +37,55 @@ pub(super) const PRIVATE: [&str; 7] = [
     "192.168.7.7",
     "192.0.0.192",
 ];
-/// Where each of the internet's addresses tells who asks.
+/// The ports on which each address of the internet sends the address of its client.
 const PORTS: [u16; 6] = [80, 443, 25, 465, 587, 53];
 
-/// See the module.
-pub(super) struct World {
-    pub(super) place: Place,
+/// A virtual host with the test node on it, and a virtual internet.
+pub(super) struct VirtualNetwork {
+    pub(super) test_node: TestNode,
     internet: mpsc::Sender<Box<dyn FnOnce() + Send>>,
     hosts: PathBuf,
 }
 
-impl World {
-    /// Runs a test in a thread that is in the host's namespaces, and so is all that it starts.
-    pub(super) fn with(test: impl FnOnce(World) + Send + 'static) {
-        let Some(place) = Place::new() else { return };
-        let tested = thread::spawn(move || test(World::make(place)));
+impl VirtualNetwork {
+    /// Runs a test in a thread that is in the namespaces of the virtual host. Everything that the test starts is in
+    /// them too.
+    pub(super) fn run_test(test: impl FnOnce(VirtualNetwork) + Send + 'static) {
+        let Some(test_node) = TestNode::new() else { return };
+        let tested = thread::spawn(move || test(VirtualNetwork::make(test_node)));
         if let Err(panic) = tested.join() {
             std::panic::resume_unwind(panic);
         }
     }
 
-    fn make(mut place: Place) -> Self {
+    fn make(mut test_node: TestNode) -> Self {
         unshare(CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWNS).unwrap();
-        place.settings.outside =
+        test_node.settings.egress =
             EgressSettings { resolvers: Some(vec![RESOLVER.parse().unwrap()]), ..EgressSettings::default() };
-        let (internet, jobs) = mpsc::channel::<Box<dyn FnOnce() + Send>>();
-        let (tell, number) = mpsc::channel();
+        let (internet, job_queue) = mpsc::channel::<Box<dyn FnOnce() + Send>>();
+        let (send, thread_id) = mpsc::channel();
         thread::spawn(move || {
             unshare(CloneFlags::CLONE_NEWNET).unwrap();
-            tell.send(rustix::thread::gettid().as_raw_nonzero()).unwrap();
-            jobs.into_iter().for_each(|job| job());
+            send.send(rustix::thread::gettid().as_raw_nonzero()).unwrap();
+            job_queue.into_iter().for_each(|job| job());
         });
-        let number = number.recv().unwrap();
-        let hosts = place.settings.folder.join("hosts");
-        fs::create_dir_all(&place.settings.folder).unwrap();
+        let thread_id = thread_id.recv().unwrap();
+        let hosts = test_node.settings.node_dir.join("hosts");
+        fs::create_dir_all(&test_node.settings.node_dir).unwrap();
         fs::write(&hosts, "").unwrap();
-        let world = Self { place, internet, hosts };
-        world.run("mount --make-rprivate /");
-        world.run(&format!("mount --bind {} /etc/hosts", world.hosts.display()));
-        world.run("ip link set lo up");
-        world.run(&format!("ip address add {INSIDE}/32 dev lo"));
-        world.run(&format!("ip link add up0 type veth peer name up1 netns {number}"));
-        world.run(&format!("ip address add {HOST}/24 dev up0"));
-        // An address that the kernel makes up comes late, and would look like one that a test has left.
-        world.run("ip link set up0 addrgenmode none");
-        world.run("ip link set up0 up");
-        world.internet(Self::fill_internet);
-        world.run("ip route add default via 203.0.113.1");
-        world
+        let net = Self { test_node, internet, hosts };
+        net.run("mount --make-rprivate /");
+        net.run(&format!("mount --bind {} /etc/hosts", net.hosts.display()));
+        net.run("ip link set lo up");
+        net.run(&format!("ip address add {HOST_INTERNAL_ADDRESS}/32 dev lo"));
+        net.run(&format!("ip link add up0 type veth peer name up1 netns {thread_id}"));
+        net.run(&format!("ip address add {HOST_ADDRESS}/24 dev up0"));
+        // The kernel would assign a link-local address late, which would look like an address that the test has left.
+        net.run("ip link set up0 addrgenmode none");
+        net.run("ip link set up0 up");
+        net.in_internet(Self::fill_internet);
+        net.run("ip route add default via 203.0.113.1");
+        net
     }
 
     fn fill_internet(run: &dyn Fn(&str)) {
@@ -108,54 +109,54 @@ impl World {
         thread::spawn(move || answer_names(&resolver));
     }
 
-    /// Does something in the internet. What it is given runs a command there.
-    pub(super) fn internet<T: Send + 'static>(
+    /// Runs `job` in the internet. Its argument runs a command there.
+    pub(super) fn in_internet<T: Send + 'static>(
         &self,
         job: impl FnOnce(&dyn Fn(&str)) -> T + Send + 'static,
     ) -> T {
-        let (tell, outcome) = mpsc::channel();
-        let path = self.place.settings.path.clone().unwrap();
-        let job = move || tell.send(job(&|line| _ = run(&path, line))).unwrap();
+        let (send, outcome) = mpsc::channel();
+        let path = self.test_node.settings.search_path.clone().unwrap();
+        let job = move || send.send(job(&|line| _ = run_command(&path, line))).unwrap();
         self.internet.send(Box::new(job)).unwrap();
         outcome.recv().unwrap()
     }
 
-    /// Runs a command on the host and returns what it wrote.
+    /// Runs a command on the virtual host and returns its output.
     pub(super) fn run(&self, line: &str) -> String {
-        run(self.place.settings.path.as_ref().unwrap(), line)
+        run_command(self.test_node.settings.search_path.as_ref().unwrap(), line)
     }
 
-    /// All that the host finds under names.
-    pub(super) fn names(&self, names: &[(&str, &str)]) {
+    /// Sets the names that the host resolves.
+    pub(super) fn set_hosts(&self, names: &[(&str, &str)]) {
         let lines = names.iter().map(|(name, address)| format!("{address} {name}\n"));
         fs::write(&self.hosts, lines.collect::<String>()).unwrap();
     }
 
-    /// All of the host's network that a server could have made.
-    pub(super) fn network(&self) -> String {
+    /// Returns all of the host's network configuration that a server could have changed.
+    pub(super) fn state(&self) -> String {
         ["ip -o link", "ip -o address", "ip route", "nft list ruleset"]
             .map(|line| self.run(line))
             .join("\n--\n")
     }
 
-    /// Waits until the host's network is as it was before. The kernel takes its time to remove a namespace.
-    pub(super) fn until_it_is(&self, before: &str) {
+    /// Waits until the host's network is as it was before. The kernel removes a namespace with a delay.
+    pub(super) fn wait_for_state(&self, before: &str) {
         let deadline = Instant::now() + Duration::from_secs(20);
-        while self.network() != before {
-            assert!(Instant::now() < deadline, "{}\n-- instead of --\n{before}", self.network());
+        while self.state() != before {
+            assert!(Instant::now() < deadline, "{}\n-- instead of --\n{before}", self.state());
             thread::yield_now();
         }
     }
 
-    /// The first process of an instance.
+    /// Returns the first process of an instance.
     pub(super) fn pid(&self, id: &InstanceId) -> u32 {
-        let socket = self.place.settings.address.display();
+        let socket = self.test_node.settings.socket.display();
         let tasks = self.run(&format!("ctr --address {socket} --namespace try-it-now tasks list"));
         let line = tasks.lines().find(|line| line.starts_with(id.as_str())).unwrap();
         line.split_whitespace().nth(1).unwrap().parse().unwrap()
     }
 
-    /// Ends an instance, and returns when its processes are gone.
+    /// Kills an instance and returns when its processes are gone.
     pub(super) fn kill(&self, id: &InstanceId) {
         let pid = self.pid(id);
         self.run(&format!("kill -9 {pid}"));
@@ -168,27 +169,27 @@ impl World {
         }
     }
 
-    /// Runs a command in the network of a process.
-    pub(super) fn run_in(&self, pid: u32, line: &str) {
+    /// Runs a command in the network namespace of a process.
+    pub(super) fn run_in_network_of(&self, pid: u32, line: &str) {
         self.run(&format!("nsenter --target {pid} --net {line}"));
     }
 
-    /// A life of a server: what it left undone is undone no more when this returns.
-    pub(super) fn serve<T>(&self, life: impl AsyncFnOnce(ContainerdRuntime) -> T) -> T {
+    /// Runs `body` with a runtime on the node, as one run of a server. All its tasks have ended when this returns.
+    pub(super) fn with_server<T>(&self, body: impl AsyncFnOnce(ContainerdRuntime) -> T) -> T {
         let reactor =
             tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
-        reactor.block_on(async { life(self.place.open().await).await })
+        reactor.block_on(async { body(self.test_node.open().await).await })
     }
 }
 
-/// All names lead to [`SITE`].
+/// Answers every DNS question with [`SITE`].
 fn answer_names(socket: &UdpSocket) {
     let mut question = [0; 512];
     while let Ok((length, from)) = socket.recv_from(&mut question) {
         let mut answer = question[..length].to_vec();
-        // It is an answer, and has one record besides the question.
+        // The header: an answer with one record besides the question.
         answer[2..8].copy_from_slice(&[0x81, 0x80, 0, 1, 0, 1]);
-        // For the name in the question, an address, for a minute.
+        // The record: an address for the name in the question, valid for a minute.
         answer.extend([0xc0, 0x0c, 0, 1, 0, 1, 0, 0, 0, 60, 0, 4]);
         answer.extend(SITE.parse::<Ipv4Addr>().unwrap().octets());
         let _ = socket.send_to(&answer, from);

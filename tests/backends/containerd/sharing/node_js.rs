@@ -1,18 +1,18 @@
-//! Copies of an app in node, whose collector of garbage moves objects about and gives memory up all the time.
+//! Instances of a Node.js app, whose garbage collector moves objects and discards memory all the time.
 
 use try_it_now::instance::Endpoint;
 use try_it_now::runtime::{Runtime, StartMethod};
-use try_it_now::template::{App, Image};
+use try_it_now::template::{App, ImageRef};
 
 use super::memory;
-use crate::containerd::{Place, REVISION, start, tell, within};
+use crate::containerd::{REVISION, TestNode, send_command, start, with_timeout};
 use crate::support::stack;
 
-/// Mebibytes that it has in V8's heap.
+/// Mebibytes that the app has in V8's heap.
 const HEAP: u64 = 64;
 
-/// Keeps a list that is far longer than all else, and does what each visitor's one line says.
-const KEEPER: &str = r#"
+/// Keeps a list that is far larger than all else, and executes the one line that each visitor sends.
+const LIST_APP: &str = r#"
 const all = [];
 const entry = (i) => ({ i, text: "entry " + i, twice: [2 * i] });
 for (let i = 0; process.memoryUsage().heapUsed < 64 * 2 ** 20; i++) all.push(entry(i));
@@ -22,7 +22,7 @@ const does = {
   set: (i, text) => { all[i].text = text; },
   get: (i) => all[i].text,
   right: () => all.length + " with " + all.filter((_, i) => !isRight(i)).length + " wrong",
-  // Objects, texts and buffers come and go; what is new is empty, whatever was there before.
+  // Creates and drops objects, texts and buffers. New buffers are zero, whatever was there before.
   churn: () => {
     for (let round = 0; round < 8; round++) {
       const some = Array.from({ length: 50000 }, (_, i) => entry(i));
@@ -45,45 +45,49 @@ require("net").createServer((visitor) => {
 }).listen(Number(process.env.PORT));
 "#;
 
-async fn counted(runtime: &dyn Runtime, keeper: Endpoint) -> String {
-    tell(runtime, keeper, "right").await
+async fn check_list(runtime: &dyn Runtime, app_endpoint: Endpoint) -> String {
+    send_command(runtime, app_endpoint, "right").await
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn copies_of_an_app_in_node_share_its_heap_and_are_right_however_much_garbage_there_is() {
-    let Some(place) = Place::new() else { return };
-    let runtime = place.open().await;
-    let image = Some(Image::Tar(stack::image("node")));
-    let command = ["/usr/bin/node", "--expose-gc", "-e", KEEPER];
+async fn instances_of_a_node_js_app_share_its_heap_and_stay_correct_through_garbage_collections() {
+    let Some(test_node) = TestNode::new() else { return };
+    let runtime = test_node.open().await;
+    let image = Some(ImageRef::Tar(stack::image_archive("node")));
+    let command = ["/usr/bin/node", "--expose-gc", "-e", LIST_APP];
     let app = App { image, port: 8080, ..crate::suites::runtime::app(&command) };
     let (id, started) = start(&runtime, &app).await;
-    assert_eq!(tell(&runtime, started.endpoint, "churn").await, "fine");
-    let right = counted(&runtime, started.endpoint).await;
-    assert!(right.ends_with(" with 0 wrong"), "{right}");
+    assert_eq!(send_command(&runtime, started.endpoint, "churn").await, "fine");
+    let correct = check_list(&runtime, started.endpoint).await;
+    assert!(correct.ends_with(" with 0 wrong"), "{correct}");
     let (before, _) = memory(id.as_str());
     assert!(before > HEAP << 20, "{before} bytes");
-    within(runtime.bake(&id, REVISION, &app)).await.unwrap();
+    with_timeout(runtime.bake(&id, REVISION, &app)).await.unwrap();
     let about = runtime.describe_checkpoint(REVISION, &app).await.unwrap();
-    assert!(about.starts_with("copies share "), "{about}");
+    assert!(about.starts_with("instances share "), "{about}");
 
-    let mut copies = Vec::new();
+    let mut instances = Vec::new();
     for number in 0..3 {
-        let (id, copy) = start(&runtime, &app).await;
-        assert_eq!(copy.how, StartMethod::Restored);
+        let (id, instance) = start(&runtime, &app).await;
+        assert_eq!(instance.method, StartMethod::Restored);
         let (private, _) = memory(id.as_str());
         assert!(private < before / 4, "{private} bytes of its own, {before} of a started one");
-        tell(&runtime, copy.endpoint, &format!("set 7 of-copy-{number}")).await;
-        copies.push((id, copy.endpoint));
+        send_command(&runtime, instance.endpoint, &format!("set 7 of-instance-{number}")).await;
+        instances.push((id, instance.endpoint));
     }
-    let changed = right.replace(" 0 wrong", " 1 wrong");
+    let changed = correct.replace(" 0 wrong", " 1 wrong");
     for round in 0..3 {
-        for (number, (_, copy)) in copies.iter().enumerate() {
-            assert_eq!(tell(&runtime, *copy, "churn").await, "fine", "copy {number}, round {round}");
-            assert_eq!(tell(&runtime, *copy, "get 7").await, format!("of-copy-{number}"));
-            assert_eq!(counted(&runtime, *copy).await, changed, "copy {number}, round {round}");
+        for (number, (_, instance)) in instances.iter().enumerate() {
+            assert_eq!(
+                send_command(&runtime, *instance, "churn").await,
+                "fine",
+                "instance {number}, round {round}"
+            );
+            assert_eq!(send_command(&runtime, *instance, "get 7").await, format!("of-instance-{number}"));
+            assert_eq!(check_list(&runtime, *instance).await, changed, "instance {number}, round {round}");
         }
     }
-    for (id, _) in copies {
-        within(runtime.stop(&id)).await.unwrap();
+    for (id, _) in instances {
+        with_timeout(runtime.stop(&id)).await.unwrap();
     }
 }

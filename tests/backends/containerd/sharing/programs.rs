@@ -1,5 +1,5 @@
-//! Programs that use memory in ways which shared memory could break: each is either right after a restore, which it finds
-//! out by itself, or has memory of its own.
+//! Programs that use memory in ways that sharing could break. Each one either is correct after a restore, which it
+//! checks itself, or shares no memory.
 
 use std::ops::RangeInclusive;
 use std::path::Path;
@@ -8,29 +8,29 @@ use std::process::Command;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use try_it_now::instance::Endpoint;
 use try_it_now::runtime::{Runtime, StartMethod};
-use try_it_now::template::{App, Image, ShareMemory};
+use try_it_now::template::{App, ImageRef, ShareMemory};
 
-use crate::containerd::{Place, REVISION, env, fs, oci_archive, start, until, within};
+use crate::containerd::{REVISION, TestNode, env, fs, oci_archive, start, wait_until, with_timeout};
 
-/// Mebibytes that a program has in memory whatever it is about.
+/// Mebibytes that each kind of program has in memory.
 const BULK: u64 = 8;
 
-/// What is to become of a program.
-enum Fate {
-    /// So many mebibytes are shared; the rest of what it has is each copy's own.
+/// The expected result of a bake.
+enum Expected {
+    /// This many mebibytes are shared; the rest belongs to each instance alone.
     Shared(RangeInclusive<u64>),
-    /// Each copy has memory of its own, for a reason that begins so.
+    /// No memory is shared, for a reason that begins with this text.
     Own(&'static str),
 }
 
-/// That many mebibytes, and little else.
-fn shared(mebibytes: u64) -> Fate {
-    Fate::Shared(mebibytes..=mebibytes + 1)
+/// This many mebibytes are shared, and little else.
+fn shared(mebibytes: u64) -> Expected {
+    Expected::Shared(mebibytes..=mebibytes + 1)
 }
 
-/// Compiles the program with these words in it, and returns an image with nothing else in it.
-fn image(place: &Place, words: &str) -> Image {
-    let folder = place.settings.folder.join("program");
+/// Compiles the program with these words in it and returns an image that contains only the program.
+fn image(test_node: &TestNode, words: &str) -> ImageRef {
+    let folder = test_node.settings.node_dir.join("program");
     fs::create_dir_all(&folder).unwrap();
     let source =
         Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/backends/containerd/sharing/programs/memory.c");
@@ -39,7 +39,7 @@ fn image(place: &Place, words: &str) -> Image {
         .args(["-static", "-O1", "-pthread", &format!("-DWORDS=\"{words}\""), "-o"])
         .args([&program, &source])
         .output();
-    let compiled = compiled.expect("who links Rust has a C compiler");
+    let compiled = compiled.expect("a machine that links Rust has a C compiler");
     assert!(compiled.status.success(), "{}", String::from_utf8_lossy(&compiled.stderr));
     let mut layer = tar::Builder::new(Vec::new());
     for folder in ["dev", "proc", "etc", "tmp", "sys"] {
@@ -51,15 +51,15 @@ fn image(place: &Place, words: &str) -> Image {
     }
     oci_archive::append(&mut layer, "memory", 0o755, &fs::read(&program).unwrap());
     let path = folder.join("memory.tar");
-    let manifest = oci_archive::write(&path, &layer.into_inner().unwrap(), place.settings.node.as_str());
-    place.images.lock().unwrap().push(format!("try-it-now.local/archive@{manifest}"));
-    Image::Tar(path)
+    let manifest = oci_archive::write(&path, &layer.into_inner().unwrap(), test_node.settings.node.as_str());
+    test_node.images.lock().unwrap().push(format!("try-it-now.local/archive@{manifest}"));
+    ImageRef::Tar(path)
 }
 
-/// What a program finds when it looks through its memory.
-async fn verdict(runtime: &dyn Runtime, endpoint: Endpoint, when: &str) -> String {
+/// Returns what the program reports about its memory.
+async fn memory_check(runtime: &dyn Runtime, endpoint: Endpoint, when: &str) -> String {
     let what = format!("it answers {when}");
-    let answer = until(&what, async || {
+    let answer = wait_until(&what, async || {
         let mut stream = runtime.connect(endpoint).await.ok()?;
         stream.write_all(b"GET / HTTP/1.0\r\n\r\n").await.ok()?;
         let mut text = String::new();
@@ -69,149 +69,154 @@ async fn verdict(runtime: &dyn Runtime, endpoint: Endpoint, when: &str) -> Strin
     answer.await
 }
 
-/// Starts the program, has it do twice what it is about, bakes it, and has copies do it on.
-async fn try_out(kind: &str, fate: Fate) {
-    try_out_with(kind, "", ShareMemory::Auto, fate).await;
+/// Starts a program, has it run its check twice, bakes it, and has restored instances repeat the check.
+async fn check_program(kind: &str, expected: Expected) {
+    check_program_with(kind, "", ShareMemory::Auto, expected).await;
 }
 
-/// A program that has these words in it, as if something were a part of it.
-async fn try_out_with(kind: &str, words: &str, share_memory: ShareMemory, fate: Fate) {
-    let Some(place) = Place::new() else { return };
-    let image = Some(image(&place, words));
+/// Does the same with a program that contains these words, as if it contained a certain library.
+async fn check_program_with(kind: &str, words: &str, share_memory: ShareMemory, expected: Expected) {
+    let Some(test_node) = TestNode::new() else { return };
+    let image = Some(image(&test_node, words));
     let app = App { image, share_memory, port: 8080, ..crate::suites::runtime::app(&["/memory", kind]) };
-    let runtime = place.open().await;
+    let runtime = test_node.open().await;
     let (id, started) = start(&runtime, &app).await;
-    assert_eq!(started.how, StartMethod::Cold);
+    assert_eq!(started.method, StartMethod::Cold);
     for _ in 0..2 {
-        assert_eq!(verdict(&runtime, started.endpoint, "before the bake").await, "right", "{kind}");
+        assert_eq!(memory_check(&runtime, started.endpoint, "before the bake").await, "right", "{kind}");
     }
-    within(runtime.bake(&id, REVISION, &app)).await.unwrap();
+    with_timeout(runtime.bake(&id, REVISION, &app)).await.unwrap();
     let about = runtime.describe_checkpoint(REVISION, &app).await.unwrap();
-    match fate {
-        Fate::Shared(expected) => {
+    match expected {
+        Expected::Shared(expected) => {
             let shared =
-                about.strip_prefix("copies share ").and_then(|rest| rest.split(' ').next()?.parse().ok());
+                about.strip_prefix("instances share ").and_then(|rest| rest.split(' ').next()?.parse().ok());
             assert!(shared.is_some_and(|shared| expected.contains(&shared)), "{kind}: {about}");
         }
-        Fate::Own(why) => {
-            assert!(about.starts_with(&format!("each copy has memory of its own: {why}")), "{kind}: {about}");
+        Expected::Own(why) => {
+            assert!(
+                about.starts_with(&format!("each instance has its own memory: {why}")),
+                "{kind}: {about}"
+            );
         }
     }
-    let mut copies = Vec::new();
+    let mut instances = Vec::new();
     for _ in 0..3 {
-        copies.push(start(&runtime, &app).await);
+        instances.push(start(&runtime, &app).await);
     }
-    // By turns, so that what one does is there for the others to see if anything leaks.
+    // In turns, so that a change that leaks from one instance is visible to the others.
     for round in 1..=4 {
-        let when = format!("in round {round} of the copies");
-        for (id, copy) in &copies {
-            assert_eq!(copy.how, StartMethod::Restored, "{kind}: {id}");
-            assert_eq!(verdict(&runtime, copy.endpoint, &when).await, "right", "{kind} {when}");
+        let when = format!("in round {round} after the restore");
+        for (id, instance) in &instances {
+            assert_eq!(instance.method, StartMethod::Restored, "{kind}: {id}");
+            assert_eq!(memory_check(&runtime, instance.endpoint, &when).await, "right", "{kind} {when}");
         }
     }
-    for (id, _) in copies {
-        within(runtime.stop(&id)).await.unwrap();
+    for (id, _) in instances {
+        with_timeout(runtime.stop(&id)).await.unwrap();
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_program_that_only_keeps_memory_is_right_after_a_restore() {
-    try_out("plain", shared(BULK)).await;
+async fn a_program_that_only_keeps_memory_is_correct_after_a_restore() {
+    check_program("plain", shared(BULK)).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_program_that_grows_a_mapping_is_right_after_a_restore() {
-    // It had grown by two of them before.
-    try_out("grow", shared(BULK + 3)).await;
+async fn a_program_that_grows_a_mapping_is_correct_after_a_restore() {
+    // The mapping had grown twice before the bake.
+    check_program("grow", shared(BULK + 3)).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_program_whose_heap_shrinks_and_grows_is_right_after_a_restore() {
-    try_out("brk", shared(BULK + 1)).await;
+async fn a_program_whose_heap_shrinks_and_grows_is_correct_after_a_restore() {
+    check_program("brk", shared(BULK + 1)).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn processes_that_were_forked_are_right_after_a_restore() {
-    // Three of them, each with data of its own besides.
-    try_out("fork", Fate::Shared(3 * (BULK + 2)..=3 * (BULK + 3))).await;
+async fn forked_processes_are_correct_after_a_restore() {
+    // Three processes, each with data of its own besides.
+    check_program("fork", Expected::Shared(3 * (BULK + 2)..=3 * (BULK + 3))).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_program_with_threads_is_right_after_a_restore() {
-    // Their stacks and what they allocate from are larger than what they use.
-    try_out("threads", Fate::Shared(BULK..=200)).await;
+async fn a_program_with_threads_is_correct_after_a_restore() {
+    // The stacks and arenas of threads are larger than the part that they use.
+    check_program("threads", Expected::Shared(BULK..=200)).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_program_with_transparent_huge_pages_is_right_after_a_restore() {
-    try_out("huge", shared(BULK + 6)).await;
+async fn a_program_with_transparent_huge_pages_is_correct_after_a_restore() {
+    check_program("huge", shared(BULK + 6)).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_program_with_a_file_in_memory_is_right_after_a_restore() {
-    try_out("memfd", Fate::Shared(2 * BULK..=2 * (BULK + 1))).await;
-    try_out_with("memfd", "", ShareMemory::WithShm, Fate::Shared(2 * BULK..=2 * (BULK + 1))).await;
+async fn a_program_with_a_memfd_is_correct_after_a_restore() {
+    check_program("memfd", Expected::Shared(2 * BULK..=2 * (BULK + 1))).await;
+    check_program_with("memfd", "", ShareMemory::WithShm, Expected::Shared(2 * BULK..=2 * (BULK + 1))).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_program_that_gives_memory_up_and_counts_on_zeros_is_right_after_a_restore() {
-    try_out("dontneed", shared(BULK)).await;
+async fn a_program_that_discards_memory_and_relies_on_zeros_is_correct_after_a_restore() {
+    check_program("dontneed", shared(BULK)).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_program_that_lets_memory_be_freed_is_right_after_a_restore() {
-    try_out("free", shared(BULK)).await;
+async fn a_program_that_lets_the_kernel_free_memory_is_correct_after_a_restore() {
+    check_program("free", shared(BULK)).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_program_that_shrinks_a_mapping_and_counts_on_zeros_is_right_after_a_restore() {
-    try_out("shrink", shared(BULK)).await;
+async fn a_program_that_shrinks_a_mapping_and_relies_on_zeros_is_correct_after_a_restore() {
+    check_program("shrink", shared(BULK)).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_program_that_leaves_an_empty_mapping_behind_is_right_after_a_restore() {
-    try_out("dontunmap", shared(BULK)).await;
+async fn a_program_that_leaves_an_empty_mapping_behind_is_correct_after_a_restore() {
+    check_program("dontunmap", shared(BULK)).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_program_with_an_allocator_that_counts_on_zeros_has_memory_of_its_own() {
-    let own = Fate::Own("/memory has tcmalloc, which may count on zeros");
-    try_out_with("dontneed", "tcmalloc: large alloc", ShareMemory::Auto, own).await;
+async fn a_program_with_an_allocator_that_relies_on_zeros_shares_no_memory() {
+    let own = Expected::Own("/memory has tcmalloc, which may rely on zeros");
+    check_program_with("dontneed", "tcmalloc: large alloc", ShareMemory::Auto, own).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_program_that_does_more_than_can_be_watched_has_memory_of_its_own() {
-    try_out("churn", Fate::Own("what it did with its memory could not be watched: ")).await;
+async fn a_program_with_more_events_than_can_be_traced_shares_no_memory() {
+    check_program("churn", Expected::Own("cannot trace how it discards memory: ")).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn hints_of_a_program_like_v8_are_passed_over_in_copies() {
-    // The stack of a thread that has ended is kept for the next.
-    let fate = Fate::Shared(BULK + 2..=BULK + 12);
-    try_out_with("hint", "max-old-space-size", ShareMemory::Auto, fate).await;
+async fn madvise_hints_of_a_program_like_v8_are_ignored_after_a_restore() {
+    // The stack of an ended thread is kept for the next one.
+    let expected = Expected::Shared(BULK + 2..=BULK + 12);
+    check_program_with("hint", "max-old-space-size", ShareMemory::Auto, expected).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn programs_like_those_in_go_and_with_jemalloc_map_anew_what_copies_cannot_give_up() {
+async fn programs_like_go_and_jemalloc_remap_memory_that_cannot_be_discarded() {
     for words in [r"\377 Go buildinf:", "<jemalloc>: "] {
-        try_out_with("ask", words, ShareMemory::Auto, shared(BULK + 2)).await;
+        check_program_with("ask", words, ShareMemory::Auto, shared(BULK + 2)).await;
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_program_that_has_v8_and_another_allocator_has_memory_of_its_own() {
-    let own = Fate::Own("/memory has jemalloc, and V8 is in the same process");
-    try_out_with("hint", "max-old-space-size <jemalloc>: ", ShareMemory::Auto, own).await;
+async fn a_program_that_has_v8_and_another_allocator_shares_no_memory() {
+    let own = Expected::Own("/memory has jemalloc, and V8 is in the same process");
+    check_program_with("hint", "max-old-space-size <jemalloc>: ", ShareMemory::Auto, own).await;
 }
 
-/// How many huge pages the kernel may make of ordinary ones, and how many it could before, which it can again at the end.
+/// A setting of how many huge pages the kernel may allocate from ordinary memory. When this is dropped, the old value
+/// is restored.
 struct HugePages(String);
 
 impl HugePages {
     const SETTING: &str = "/proc/sys/vm/nr_overcommit_hugepages";
 
-    /// `None`, with a line that says so, where there are none; an error where nothing may be skipped.
-    #[expect(clippy::print_stdout, reason = "it tells who runs the tests")]
+    /// Allows `count` huge pages. Returns `None` and prints why if the kernel has none; panics if no test may be
+    /// skipped.
+    #[expect(clippy::print_stdout, reason = "the reason for a skipped test goes to the output of the test")]
     fn allow(count: u32) -> Option<Self> {
         let before = fs::read_to_string(Self::SETTING);
         if before.is_err() || fs::write(Self::SETTING, count.to_string()).is_err() {
@@ -229,7 +234,7 @@ impl Drop for HugePages {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_program_with_huge_pages_is_right_after_a_restore() {
+async fn a_program_with_huge_pages_is_correct_after_a_restore() {
     let Some(_pages) = HugePages::allow(64) else { return };
-    try_out("hugetlb", shared(BULK)).await;
+    check_program("hugetlb", shared(BULK)).await;
 }

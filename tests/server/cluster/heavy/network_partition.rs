@@ -1,4 +1,4 @@
-//! Two servers and their Valkey, each a host of its own: network namespaces on one switch, whose cables are pulled.
+//! Two servers and their Valkey run on virtual hosts: network namespaces on one switch, whose links are cut.
 
 use std::ffi::OsString;
 use std::pin::Pin;
@@ -9,95 +9,96 @@ use std::time::Duration;
 use nix::sched::{CloneFlags, unshare};
 use tokio::time::Instant;
 
-use crate::support::harness::{Answer, Demo, Server, eventually_within, get};
-use crate::support::stack::{self, run};
-use crate::support::valkey_server::{Keeps, Server as Valkey};
+use crate::support::harness::{AcquiredInstance, Answer, Server, eventually_within, get};
+use crate::support::stack::{self, run_command};
+use crate::support::valkey_server::{Persistence, ValkeyServer};
 
-/// After it a server that nobody hears of is given up.
+/// The time after which a server without heartbeats is evicted.
 const NODE_TIMEOUT: Duration = Duration::from_secs(5);
-/// What a busy machine may take longer than the time that was promised.
+/// How much longer than promised a busy machine may take.
 const SLACK: Duration = Duration::from_secs(3);
-/// After it a visitor without an answer loads the page again.
-const PATIENCE: Duration = Duration::from_secs(2);
-/// Within which claims are possible again.
-const REOPENED: Duration = Duration::from_secs(3);
-/// Each has the host to itself.
+/// The time after which a visitor without an answer repeats the request.
+const RETRY_AFTER: Duration = Duration::from_secs(2);
+/// The longest time until claims work again.
+const MAX_RECOVERY_TIME: Duration = Duration::from_secs(3);
+/// Each server has a host of its own, so all use the same port.
 const PORT: u16 = 8080;
 
 type Work<'a> = Pin<Box<dyn Future<Output = ()> + 'a>>;
 type Job<T> = Box<dyn for<'a> FnOnce(&'a mut T) -> Work<'a> + Send>;
 
-/// A host: a thread in a network namespace of its own, with what runs there. All ends with it.
-struct Host<T> {
+/// A virtual host: a thread in a network namespace of its own, with a subject that runs there. Everything on it ends
+/// with it.
+struct VirtualHost<T> {
     name: &'static str,
     jobs: Option<mpsc::Sender<Job<T>>>,
     thread: Option<thread::JoinHandle<()>>,
 }
 
-impl<T: 'static> Host<T> {
-    /// Plugs a host into the switch, which the calling thread is, and starts something there.
+impl<T: 'static> VirtualHost<T> {
+    /// Connects a new host to the switch, which is the namespace of the calling thread, and starts the subject there.
     fn new(
         name: &'static str,
         address: &str,
         path: &OsString,
         start: impl AsyncFnOnce() -> T + Send + 'static,
     ) -> Self {
-        let (jobs, orders) = mpsc::channel::<Job<T>>();
-        let (tell, number) = mpsc::channel();
-        let (plugged, wait) = mpsc::channel::<()>();
+        let (jobs, job_queue) = mpsc::channel::<Job<T>>();
+        let (send, thread_id) = mpsc::channel();
+        let (connected, is_connected) = mpsc::channel::<()>();
         let (path_there, address) = (path.clone(), address.to_owned());
         let thread = thread::spawn(move || {
             unshare(CloneFlags::CLONE_NEWNET).unwrap();
-            tell.send(rustix::thread::gettid().as_raw_nonzero()).unwrap();
-            wait.recv().unwrap();
+            send.send(rustix::thread::gettid().as_raw_nonzero()).unwrap();
+            is_connected.recv().unwrap();
             for line in [
                 "ip link set lo up",
-                &format!("ip address add {address}/24 dev cable"),
-                "ip link set cable up",
+                &format!("ip address add {address}/24 dev uplink"),
+                "ip link set uplink up",
             ] {
-                run(&path_there, line);
+                run_command(&path_there, line);
             }
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
             runtime.block_on(async move {
-                let mut what = start().await;
-                for order in orders {
-                    order(&mut what).await;
+                let mut subject = start().await;
+                for job in job_queue {
+                    job(&mut subject).await;
                 }
             });
         });
-        let number = number.recv().unwrap();
-        run(path, &format!("ip link add {name} type veth peer name cable netns {number}"));
-        run(path, &format!("ip link set {name} master switch"));
-        run(path, &format!("ip link set {name} up"));
-        plugged.send(()).unwrap();
+        let thread_id = thread_id.recv().unwrap();
+        run_command(path, &format!("ip link add {name} type veth peer name uplink netns {thread_id}"));
+        run_command(path, &format!("ip link set {name} master switch"));
+        run_command(path, &format!("ip link set {name} up"));
+        connected.send(()).unwrap();
         Self { name, jobs: Some(jobs), thread: Some(thread) }
     }
 
-    /// Does something there.
+    /// Runs `run` on the host and returns its result.
     fn on<R: Send + 'static>(
         &self,
-        act: impl for<'a> FnOnce(&'a mut T) -> Pin<Box<dyn Future<Output = R> + 'a>> + Send + 'static,
+        run: impl for<'a> FnOnce(&'a mut T) -> Pin<Box<dyn Future<Output = R> + 'a>> + Send + 'static,
     ) -> R {
-        let (tell, outcome) = mpsc::channel();
-        let job: Job<T> = Box::new(move |what| {
+        let (send, outcome) = mpsc::channel();
+        let job: Job<T> = Box::new(move |subject| {
             Box::pin(async move {
-                let _ = tell.send(act(what).await);
+                let _ = send.send(run(subject).await);
             })
         });
         self.jobs.as_ref().unwrap().send(job).unwrap();
-        outcome.recv().expect("what was to be so is not: see what is told above")
+        outcome.recv().expect("the job panicked on the virtual host, see the output above")
     }
 
-    fn pull(&self, path: &OsString) {
-        run(path, &format!("ip link set {} down", self.name));
+    fn disconnect(&self, path: &OsString) {
+        run_command(path, &format!("ip link set {} down", self.name));
     }
 
-    fn plug_in(&self, path: &OsString) {
-        run(path, &format!("ip link set {} up", self.name));
+    fn reconnect(&self, path: &OsString) {
+        run_command(path, &format!("ip link set {} up", self.name));
     }
 }
 
-impl<T> Drop for Host<T> {
+impl<T> Drop for VirtualHost<T> {
     fn drop(&mut self) {
         self.jobs = None;
         let ended = self.thread.take().map(thread::JoinHandle::join);
@@ -105,7 +106,7 @@ impl<T> Drop for Host<T> {
     }
 }
 
-impl Host<Server> {
+impl VirtualHost<Server> {
     fn server(name: &'static str, address: &'static str, path: &OsString) -> Self {
         Self::new(name, address, path, async move || {
             let node = format!("{address}:{PORT}");
@@ -115,7 +116,7 @@ impl Host<Server> {
                 ("NODE_ADDR", &node),
                 ("VALKEY_ADDR", "10.99.0.1:6379"),
             ];
-            // An instance that it hands out is its own then.
+            // The pool is full, so an instance that the server assigns is its own.
             Server::start(&settings).await
         })
     }
@@ -124,30 +125,30 @@ impl Host<Server> {
         self.on(|server| Box::pin(server.call("POST", "/api/v1/demo/acquire", "")))
     }
 
-    fn visit(&self, demo: &Demo) -> u16 {
-        let host = demo.host.clone();
+    fn visit(&self, instance: &AcquiredInstance) -> u16 {
+        let host = instance.host.clone();
         self.on(move |_| Box::pin(async move { get(PORT, &host, "/").await.status }))
     }
 
-    fn gets_one_within(&self, limit: Duration) -> Demo {
+    fn acquires_within(&self, limit: Duration) -> AcquiredInstance {
         self.on(move |server| {
             Box::pin(async move {
-                let asked = eventually_within(limit, "an instance", async || {
+                let asked = eventually_within(limit, "an instance is acquired", async || {
                     let answer = server.call("POST", "/api/v1/demo/acquire", "").await;
                     (answer.status == 200).then_some(answer)
                 });
-                Demo::from_json(&asked.await.json())
+                AcquiredInstance::from_json(&asked.await.json())
             })
         })
     }
 
-    /// Asks for an instance's page until it is answered like this.
-    fn answers_within(&self, limit: Duration, demo: &Demo, status: u16) {
-        let host = demo.host.clone();
+    /// Requests the page of an instance until its status is this one.
+    fn answers_within(&self, limit: Duration, instance: &AcquiredInstance, status: u16) {
+        let host = instance.host.clone();
         self.on(move |_| {
             Box::pin(async move {
-                eventually_within(limit, "that answer", async || {
-                    let answer = tokio::time::timeout(PATIENCE, get(PORT, &host, "/")).await.ok()?;
+                eventually_within(limit, "the expected status", async || {
+                    let answer = tokio::time::timeout(RETRY_AFTER, get(PORT, &host, "/")).await.ok()?;
                     (answer.status == status).then_some(())
                 })
                 .await;
@@ -157,69 +158,69 @@ impl Host<Server> {
 }
 
 #[test]
-fn servers_whose_cables_to_valkey_or_to_each_other_are_pulled_and_plugged_in_again() {
-    let Some(path) = stack::programs("ip") else { return };
-    if stack::programs("valkey-server").is_none() {
+fn servers_recover_from_network_partitions_between_them_and_valkey() {
+    let Some(path) = stack::path_with("ip") else { return };
+    if stack::path_with("valkey-server").is_none() {
         return;
     }
-    // The switch is a thread's, and ends with it.
+    // The switch belongs to a thread and ends with it.
     let tried = thread::spawn(move || {
         unshare(CloneFlags::CLONE_NEWNET).unwrap();
-        run(&path, "ip link add switch type bridge");
-        run(&path, "ip link set switch up");
-        pull_cables(&path);
+        run_command(&path, "ip link add switch type bridge");
+        run_command(&path, "ip link set switch up");
+        run_partitions(&path);
     });
     if let Err(panic) = tried.join() {
         std::panic::resume_unwind(panic);
     }
 }
 
-fn pull_cables(path: &OsString) {
-    let valkey = Host::new("to-valkey", "10.99.0.1", path, async || {
-        Valkey::start(Keeps::Changes, &["--bind", "0.0.0.0"]).unwrap()
+fn run_partitions(path: &OsString) {
+    let valkey = VirtualHost::new("to-valkey", "10.99.0.1", path, async || {
+        ValkeyServer::start(Persistence::AppendOnly, &["--bind", "0.0.0.0"]).unwrap()
     });
-    valkey.on(|valkey| Box::pin(async { valkey.ask::<String>(&["PING"]).unwrap() }));
-    let one = Host::server("to-one", "10.99.0.2", path);
-    let two = Host::server("to-two", "10.99.0.3", path);
-    let (of_one, of_two) = (one.gets_one_within(SLACK), two.gets_one_within(SLACK));
+    valkey.on(|valkey| Box::pin(async { valkey.query::<String>(&["PING"]).unwrap() }));
+    let one = VirtualHost::server("to-one", "10.99.0.2", path);
+    let two = VirtualHost::server("to-two", "10.99.0.3", path);
+    let (of_one, of_two) = (one.acquires_within(SLACK), two.acquires_within(SLACK));
     for server in [&one, &two] {
         assert_eq!((server.visit(&of_one), server.visit(&of_two)), (200, 200));
     }
 
-    // Neither reaches Valkey for longer than a server may be silent: visitors keep what they have, by whichever way.
-    valkey.pull(path);
-    let pulled = Instant::now();
+    // Neither server reaches Valkey for longer than the node timeout: visitors keep their instances on both servers.
+    valkey.disconnect(path);
+    let disconnected = Instant::now();
     let asked = one.acquire();
-    asked.refused(503, "STORE_UNAVAILABLE");
-    assert!(pulled.elapsed() < SLACK, "{:?}", pulled.elapsed());
-    while pulled.elapsed() < NODE_TIMEOUT + SLACK {
+    asked.assert_error(503, "STORE_UNAVAILABLE");
+    assert!(disconnected.elapsed() < SLACK, "{:?}", disconnected.elapsed());
+    while disconnected.elapsed() < NODE_TIMEOUT + SLACK {
         for server in [&one, &two] {
             assert_eq!((server.visit(&of_one), server.visit(&of_two)), (200, 200));
         }
     }
-    valkey.plug_in(path);
-    let more = [one.gets_one_within(REOPENED), two.gets_one_within(REOPENED)];
+    valkey.reconnect(path);
+    let more = [one.acquires_within(MAX_RECOVERY_TIME), two.acquires_within(MAX_RECOVERY_TIME)];
     for server in [&one, &two] {
-        for demo in [&of_one, &of_two].into_iter().chain(&more) {
-            assert_eq!(server.visit(demo), 200);
+        for instance in [&of_one, &of_two].into_iter().chain(&more) {
+            assert_eq!(server.visit(instance), 200);
         }
     }
 
-    // One is cut off from all: the other goes on, and gives it up.
-    one.pull(path);
+    // One server is cut off from everything: the other continues and evicts it.
+    one.disconnect(path);
     two.answers_within(NODE_TIMEOUT + SLACK, &of_one, 410);
-    let after = two.gets_one_within(SLACK);
-    assert_eq!(one.visit(&of_one), 200, "nobody told it");
+    let after = two.acquires_within(SLACK);
+    assert_eq!(one.visit(&of_one), 200, "the server that is cut off does not know that it was evicted");
     assert_eq!((two.visit(&of_two), two.visit(&after)), (200, 200));
-    one.plug_in(path);
+    one.reconnect(path);
     one.answers_within(NODE_TIMEOUT + SLACK, &of_one, 410);
-    let last = [one.gets_one_within(SLACK), two.gets_one_within(SLACK)];
+    let last = [one.acquires_within(SLACK), two.acquires_within(SLACK)];
     for server in [&one, &two] {
-        for demo in [&of_two, &after].into_iter().chain(&last) {
-            server.answers_within(SLACK, demo, 200);
+        for instance in [&of_two, &after].into_iter().chain(&last) {
+            server.answers_within(SLACK, instance, 200);
         }
     }
     let all = [&of_one, &of_two, &after].into_iter().chain(&more).chain(&last);
-    let ids: std::collections::HashSet<&str> = all.map(|demo| demo.id.as_str()).collect();
-    assert_eq!(ids.len(), 7, "nobody got what another had");
+    let ids: std::collections::HashSet<&str> = all.map(|instance| instance.id.as_str()).collect();
+    assert_eq!(ids.len(), 7, "no instance is assigned twice");
 }

@@ -1,6 +1,7 @@
-//! Many copies of WordPress at once, all of them written to.
+//! Many instances of WordPress at the same time, all of which are written to.
 //!
-//! `SOAK_SECONDS` (60) and `SOAK_COPIES` (50) say for how long and how many; `make soak` takes ten minutes.
+//! `SOAK_SECONDS` (60) and `SOAK_COPIES` (50) set the duration and the number of instances. `make soak` runs for ten
+//! minutes.
 
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::time::Duration;
@@ -8,26 +9,26 @@ use std::time::Duration;
 use serde_json::Value;
 use tokio::time::Instant;
 
-use crate::containers::{Host, inside, release, stop};
-use crate::support::harness::{Demo, Server, eventually_within, get, request};
+use crate::containers::{ContainerHost, exec_in, release, shut_down};
+use crate::support::harness::{AcquiredInstance, Server, eventually_within, get, request};
 
-/// A first start installs WordPress.
-const BAKE: Duration = Duration::from_secs(240);
+/// The first start installs WordPress.
+const BAKE_TIMEOUT: Duration = Duration::from_secs(240);
 /// Visitors who write at the same time.
 const WRITERS: usize = 4;
 
-const M: u64 = 1 << 20;
-/// Bytes that a copy may take, on average, with all that it writes in the time: it begins with 32 MiB.
-const EACH: u64 = 80 * M;
-/// Bytes that all copies may have in common: what WordPress and its MariaDB have in memory.
-const SHARED: u64 = 256 * M;
+const MIB: u64 = 1 << 20;
+/// The largest average number of bytes that an instance may use, including all that it writes. It begins with 32 MiB.
+const MAX_BYTES_PER_INSTANCE: u64 = 80 * MIB;
+/// The largest number of bytes that all instances may share: the memory of WordPress and its MariaDB.
+const MAX_SHARED_BYTES: u64 = 256 * MIB;
 
-/// A copy, and who is in it.
-struct Copy {
+/// An instance and its visitor.
+struct SoakInstance {
     number: usize,
-    demo: Demo,
+    instance: AcquiredInstance,
     password: String,
-    /// Posts that it has.
+    /// The number of its posts.
     posts: AtomicUsize,
 }
 
@@ -35,9 +36,9 @@ fn setting(name: &str, default: u64) -> u64 {
     std::env::var(name).ok().map_or(default, |value| value.parse().unwrap())
 }
 
-impl Copy {
+impl SoakInstance {
     fn title(&self, post: usize) -> String {
-        format!("copy{}post{post}end", self.number)
+        format!("site{}post{post}end", self.number)
     }
 
     /// Publishes a post, as an editor's program does.
@@ -49,7 +50,7 @@ impl Copy {
         let member = |name: &str, text: &str| {
             format!("<member><name>{name}</name><value><string>{text}</string></value></member>")
         };
-        let (title, words) = (self.title(post), "Words of a visitor. ".repeat(50));
+        let (title, words) = (self.title(post), "Text of a visitor. ".repeat(50));
         let body = format!(
             "<?xml version=\"1.0\"?><methodCall><methodName>metaWeblog.newPost</methodName><params>{texts}\
              <param><value><struct>{}{}</struct></value></param>\
@@ -58,80 +59,82 @@ impl Copy {
             member("description", &words)
         );
         let headers = [("content-type", "text/xml")];
-        let answer = request(port, "POST", &self.demo.host, "/xmlrpc.php", &headers, &body).await;
+        let answer = request(port, "POST", &self.instance.host, "/xmlrpc.php", &headers, &body).await;
         assert!(answer.status == 200 && !answer.text().contains("fault"), "{title}: {}", answer.text());
     }
 
-    /// Looks at its first page: its own last post is there, and nobody else's.
-    async fn look(&self, port: u16) {
-        let page = get(port, &self.demo.host, "/").await;
+    /// Asserts that its front page has its own last post and no post of another instance.
+    async fn check_front_page(&self, port: u16) {
+        let page = get(port, &self.instance.host, "/").await;
         assert_eq!(page.status, 200);
         let text = page.text();
         let posts = self.posts.load(SeqCst);
         if posts > 0 {
-            assert!(text.contains(&self.title(posts - 1)), "copy {} of {posts} posts", self.number);
+            assert!(text.contains(&self.title(posts - 1)), "instance {} with {posts} posts", self.number);
         }
-        let own = format!("copy{}post", self.number);
-        let foreign = text.match_indices("copy").filter(|(at, _)| is_title(&text[*at..]));
+        let own = format!("site{}post", self.number);
+        let foreign = text.match_indices("site").filter(|(at, _)| is_title(&text[*at..]));
         let foreign: Vec<_> = foreign.filter(|(at, _)| !text[*at..].starts_with(&own)).collect();
-        assert!(foreign.is_empty(), "copy {} shows what is another's", self.number);
+        assert!(foreign.is_empty(), "instance {} shows a post of another", self.number);
     }
 
-    /// Asks its database itself.
-    fn check(&self, host: &Host) {
+    /// Asserts that its database has exactly its own posts and is intact.
+    fn check_database(&self, host: &ContainerHost) {
         const SOCKET: &str = "--socket=/run/mysqld/mysqld.sock";
-        let query = "SELECT post_title FROM wordpress.wp_posts WHERE post_type = 'post' AND post_title LIKE 'copy%' ORDER BY ID";
-        let rows = inside(host, &self.demo, &["mariadb", SOCKET, "--skip-column-names", "--execute", query]);
+        let query = "SELECT post_title FROM wordpress.wp_posts WHERE post_type = 'post' AND post_title LIKE 'site%' ORDER BY ID";
+        let rows =
+            exec_in(host, &self.instance, &["mariadb", SOCKET, "--skip-column-names", "--execute", query]);
         let expected: Vec<_> = (0..self.posts.load(SeqCst)).map(|post| self.title(post)).collect();
-        assert!(rows.lines().eq(&expected), "copy {} has {rows}", self.number);
-        let tables = inside(host, &self.demo, &["mariadb-check", SOCKET, "--extended", "--all-databases"]);
+        assert!(rows.lines().eq(&expected), "instance {} has {rows}", self.number);
+        let tables =
+            exec_in(host, &self.instance, &["mariadb-check", SOCKET, "--extended", "--all-databases"]);
         let states: Vec<_> = tables.lines().filter_map(|line| line.split_whitespace().last()).collect();
         assert!(states.len() >= 12 && states.iter().all(|state| *state == "OK"), "{tables}");
     }
 }
 
-/// Whether a title of a post begins there: `copy7post3end`.
+/// Returns whether the text begins with the title of a post: `site7post3end`.
 fn is_title(text: &str) -> bool {
-    let number = text["copy".len()..].trim_start_matches(|c: char| c.is_ascii_digit());
-    number.len() < text.len() - "copy".len() && number.starts_with("post")
+    let number = text["site".len()..].trim_start_matches(|c: char| c.is_ascii_digit());
+    number.len() < text.len() - "site".len() && number.starts_with("post")
 }
 
-/// What the server says that all its instances take.
+/// Returns what the server reports of the memory of all its instances.
 async fn memory(server: &Server) -> Option<Value> {
     let stats = server.stats().await;
     stats["templates"][0].get("memory").cloned()
 }
 
-/// Writes to all copies in turns until the time is over, and looks at each now and then.
-async fn write(server: &Server, copies: &[Copy], time: Duration) {
+/// Writes to all instances in turn until the time is over, and checks some of their front pages.
+async fn write(server: &Server, instances: &[SoakInstance], time: Duration) {
     let (next, end) = (AtomicUsize::new(0), Instant::now() + time);
-    // A copy answers one visitor at a time, and each round is over before the next comes to the same copy.
+    // An instance answers one visitor at a time, so each writer has instances of its own.
     let writer = async |which: usize| {
-        let own: Vec<_> = copies.iter().skip(which).step_by(WRITERS).collect();
-        for copy in own.iter().cycle() {
+        let own: Vec<_> = instances.iter().skip(which).step_by(WRITERS).collect();
+        for instance in own.iter().cycle() {
             if Instant::now() >= end {
                 return;
             }
-            copy.publish(server.port).await;
+            instance.publish(server.port).await;
             if next.fetch_add(1, SeqCst).is_multiple_of(3) {
-                copy.look(server.port).await;
+                instance.check_front_page(server.port).await;
             }
         }
     };
-    futures_util::future::join_all((0..WRITERS.min(copies.len())).map(writer)).await;
+    futures_util::future::join_all((0..WRITERS.min(instances.len())).map(writer)).await;
 }
 
-/// The most that the server has said its instances take, until this is dropped or `done`.
-async fn most(server: &Server, done: &tokio_util::sync::CancellationToken) -> [u64; 3] {
-    let mut most = [0; 3];
+/// Returns the largest figures that the server reports until `done` is cancelled.
+async fn peak_memory(server: &Server, done: &tokio_util::sync::CancellationToken) -> [u64; 3] {
+    let mut peak = [0; 3];
     loop {
         if let Some(memory) = memory(server).await {
-            for (most, name) in most.iter_mut().zip(["instances", "charged_bytes", "shared_bytes"]) {
-                *most = (*most).max(memory[name].as_u64().unwrap());
+            for (peak, name) in peak.iter_mut().zip(["instances", "charged_bytes", "shared_bytes"]) {
+                *peak = (*peak).max(memory[name].as_u64().unwrap());
             }
         }
         tokio::select! {
-            () = done.cancelled() => return most,
+            () = done.cancelled() => return peak,
             () = tokio::time::sleep(Duration::from_secs(2)) => {}
         }
     }
@@ -144,67 +147,75 @@ fn available() -> u64 {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn fifty_copies_of_wordpress_are_written_to_and_each_has_its_own_rows() {
+async fn fifty_instances_of_wordpress_are_written_to_and_each_has_its_own_rows() {
     let (time, count) =
         (Duration::from_secs(setting("SOAK_SECONDS", 60)), setting("SOAK_COPIES", 50) as usize);
-    let Some(host) = Host::ready_wordpress() else { return };
-    let most_of_all = (count + 4).to_string();
-    let sizes = [("POOL_TARGET_SIZE", "2"), ("POOL_MIN_SIZE", "1"), ("POOL_MAX_SIZE", &*most_of_all)];
-    let mut server = host.serve(&sizes).await.full_within(BAKE).await;
+    let Some(host) = ContainerHost::wordpress_template() else { return };
+    let max_size = (count + 4).to_string();
+    let sizes = [("POOL_TARGET_SIZE", "2"), ("POOL_MIN_SIZE", "1"), ("POOL_MAX_SIZE", &*max_size)];
+    let mut server = host.start_server(&sizes).await.full_within(BAKE_TIMEOUT).await;
     let before = available();
 
     let begun = Instant::now();
-    let mut copies = Vec::new();
+    let mut instances = Vec::new();
     for number in 0..count {
-        let handed = server.call("POST", "/api/v1/demo/acquire", "").await;
-        assert_eq!(handed.status, 200, "{number}: {}", handed.text());
-        let handed = handed.json();
-        let password = handed["credentials"].as_str().unwrap().rsplit(' ').next().unwrap().to_owned();
-        copies.push(Copy { number, demo: Demo::from_json(&handed), password, posts: AtomicUsize::new(0) });
+        let acquired = server.call("POST", "/api/v1/demo/acquire", "").await;
+        assert_eq!(acquired.status, 200, "{number}: {}", acquired.text());
+        let acquired = acquired.json();
+        let password = acquired["credentials"].as_str().unwrap().rsplit(' ').next().unwrap().to_owned();
+        instances.push(SoakInstance {
+            number,
+            instance: AcquiredInstance::from_json(&acquired),
+            password,
+            posts: AtomicUsize::new(0),
+        });
     }
-    let all_there = begun.elapsed();
-    let idle = eventually_within(Duration::from_secs(120), "all are measured", async || {
+    let all_acquired = begun.elapsed();
+    let idle = eventually_within(Duration::from_secs(120), "all instances are measured", async || {
         memory(&server).await.filter(|memory| memory["instances"].as_u64().unwrap() >= count as u64)
     })
     .await;
-    let taken_idle = before.saturating_sub(available());
+    let used_idle = before.saturating_sub(available());
 
     let done = tokio_util::sync::CancellationToken::new();
     let writing = async {
-        write(&server, &copies, time).await;
+        write(&server, &instances, time).await;
         done.cancel();
     };
-    let (most, ()) = futures_util::join!(most(&server, &done), writing);
-    let [instances, charged, shared] = most;
-    let posts: usize = copies.iter().map(|copy| copy.posts.load(SeqCst)).sum();
+    let (peak, ()) = futures_util::join!(peak_memory(&server, &done), writing);
+    let [measured, charged, shared] = peak;
+    let posts: usize = instances.iter().map(|instance| instance.posts.load(SeqCst)).sum();
     println!(
-        "{count} copies after {all_there:?}: idle {idle}, {} MiB less available; {posts} posts in {time:?}: {} MiB in all \
-         of {instances}, {} MiB shared, {} MiB less available",
-        taken_idle / M,
-        charged / M,
-        shared / M,
-        before.saturating_sub(available()) / M,
+        "{count} instances after {all_acquired:?}: idle {idle}, {} MiB less available; {posts} posts in {time:?}: {} MiB in \
+         all of {measured}, {} MiB shared, {} MiB less available",
+        used_idle / MIB,
+        charged / MIB,
+        shared / MIB,
+        before.saturating_sub(available()) / MIB,
     );
-    assert!(posts >= count, "{posts} posts: each has one at least");
-    assert!(instances >= count as u64);
-    assert!(charged <= instances * EACH, "{} MiB for {instances}", charged / M);
-    assert!(shared > M && shared <= SHARED, "{} MiB", shared / M);
+    assert!(posts >= count, "{posts} posts: each instance has at least one");
+    assert!(measured >= count as u64);
+    assert!(charged <= measured * MAX_BYTES_PER_INSTANCE, "{} MiB for {measured}", charged / MIB);
+    assert!(shared > MIB && shared <= MAX_SHARED_BYTES, "{} MiB", shared / MIB);
 
-    for copy in &copies {
-        copy.look(server.port).await;
-        copy.check(&host);
+    for instance in &instances {
+        instance.check_front_page(server.port).await;
+        instance.check_database(&host);
     }
     let log = server.log().join("\n");
-    assert!(!log.contains("an instance died") && !log.contains("a restore failed"), "all of them live");
-    for copy in &copies {
-        release(&server, &copy.demo.id).await;
+    assert!(
+        !log.contains("instance failed") && !log.contains("failed to restore instance"),
+        "no instance died and no restore failed"
+    );
+    for instance in &instances {
+        release(&server, &instance.instance.id).await;
     }
-    stop(&mut server).await;
-    host.nothing_left().await;
+    shut_down(&mut server).await;
+    host.assert_nothing_left().await;
 }
 
 #[test]
-fn titles_are_told_from_other_words() {
-    assert!(is_title("copy12post3end"));
-    assert!(!is_title("copyright post") && !is_title("copypost") && !is_title("copy1"));
+fn titles_are_recognized() {
+    assert!(is_title("site12post3end"));
+    assert!(!is_title("siteright post") && !is_title("sitepost") && !is_title("site1"));
 }

@@ -1,39 +1,39 @@
-//! Gigabytes in both directions, in bounded memory.
+//! Transfers of gigabytes in both directions use a bounded amount of memory.
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 
-use crate::support::harness::{Demo, Server, Wire};
+use crate::support::harness::{AcquiredInstance, RawConnection, Server};
 
 const GIGABYTE: usize = 1 << 30;
-/// What the server's memory may grow by, in KiB.
-const GROWTH: u64 = 64 * 1024;
+/// The most by which the server's memory may grow, in KiB.
+const MAX_GROWTH: u64 = 64 * 1024;
 
-/// The most memory that the server has had so far, in KiB.
-fn peak(server: &Server) -> u64 {
+/// Returns the peak memory of the server so far, in KiB.
+fn peak_memory(server: &Server) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{}/status", server.pid())).unwrap();
     let line = status.lines().find(|line| line.starts_with("VmHWM:")).unwrap();
     line.split_whitespace().nth(1).unwrap().parse().unwrap()
 }
 
-/// Runs a transfer and asserts that the server's memory stayed within its bound.
-async fn bounded(what: &str, server: &Server, transfer: impl Future<Output = ()>) {
-    let (before, start) = (peak(server), Instant::now());
+/// Runs a transfer and asserts that the server's memory stays within its bound.
+async fn assert_bounded_memory(what: &str, server: &Server, transfer: impl Future<Output = ()>) {
+    let (before, start) = (peak_memory(server), Instant::now());
     transfer.await;
-    let growth = peak(server) - before;
+    let growth = peak_memory(server) - before;
     eprintln!("{what}: {:?}, {growth} KiB more", start.elapsed());
-    assert!(growth < GROWTH, "{what}: {growth} KiB more");
+    assert!(growth < MAX_GROWTH, "{what}: {growth} KiB more");
 }
 
-/// Reads a download's body, of which byte n is n modulo 251, and checks the ends of each piece read.
-struct Checked {
+/// Reads the body of a download, in which byte n is n modulo 251, and checks the first and last byte of each piece.
+struct CheckedDownload {
     stream: TcpStream,
     at: usize,
     buf: Vec<u8>,
 }
 
-impl Checked {
+impl CheckedDownload {
     async fn read(&mut self, until: usize) {
         while self.at < until {
             let most = self.buf.len().min(until - self.at);
@@ -46,8 +46,8 @@ impl Checked {
     }
 }
 
-/// Asks on a connection of its own and returns it with the head read.
-async fn ask(server: &Server, head: String) -> (TcpStream, String) {
+/// Sends a request on a connection of its own and returns that with the head of the answer read.
+async fn request_head(server: &Server, head: String) -> (TcpStream, String) {
     let mut stream = TcpStream::connect(("127.0.0.1", server.port)).await.unwrap();
     stream.write_all(head.as_bytes()).await.unwrap();
     let mut answer = Vec::new();
@@ -57,16 +57,17 @@ async fn ask(server: &Server, head: String) -> (TcpStream, String) {
     (stream, String::from_utf8(answer).unwrap().to_ascii_lowercase())
 }
 
-async fn down_with_a_length(server: &Server, demo: &Demo) {
-    let head = format!("GET /download?bytes={GIGABYTE} HTTP/1.1\r\nHost: {}\r\n\r\n", demo.host);
-    let (stream, answer) = ask(server, head).await;
+async fn download_with_a_length(server: &Server, instance: &AcquiredInstance) {
+    let head = format!("GET /download?bytes={GIGABYTE} HTTP/1.1\r\nHost: {}\r\n\r\n", instance.host);
+    let (stream, answer) = request_head(server, head).await;
     assert!(answer.contains(&format!("content-length: {GIGABYTE}\r\n")), "{answer}");
-    Checked { stream, at: 0, buf: vec![0; 256 * 1024] }.read(GIGABYTE).await;
+    CheckedDownload { stream, at: 0, buf: vec![0; 256 * 1024] }.read(GIGABYTE).await;
 }
 
-async fn down_in_chunks(server: &Server, demo: &Demo) {
-    let head = format!("GET /download?bytes={GIGABYTE}&chunked=1 HTTP/1.1\r\nHost: {}\r\n\r\n", demo.host);
-    let (stream, answer) = ask(server, head).await;
+async fn download_in_chunks(server: &Server, instance: &AcquiredInstance) {
+    let head =
+        format!("GET /download?bytes={GIGABYTE}&chunked=1 HTTP/1.1\r\nHost: {}\r\n\r\n", instance.host);
+    let (stream, answer) = request_head(server, head).await;
     assert!(answer.contains("transfer-encoding: chunked\r\n"), "{answer}");
     let mut stream = tokio::io::BufReader::with_capacity(256 * 1024, stream);
     let (mut at, mut buf) = (0, Vec::new());
@@ -86,38 +87,43 @@ async fn down_in_chunks(server: &Server, demo: &Demo) {
     assert_eq!(at, GIGABYTE);
 }
 
-async fn up_in_chunks(server: &Server, demo: &Demo) {
+async fn upload_in_chunks(server: &Server, instance: &AcquiredInstance) {
     const PIECE: usize = 128 * 1024;
-    let mut wire = Wire::connect(server.port).await;
-    wire.send(format!("POST /upload HTTP/1.1\r\nHost: {}\r\nTransfer-Encoding: chunked\r\n\r\n", demo.host))
+    let mut connection = RawConnection::connect(server.port).await;
+    connection
+        .send(format!(
+            "POST /upload HTTP/1.1\r\nHost: {}\r\nTransfer-Encoding: chunked\r\n\r\n",
+            instance.host
+        ))
         .await;
-    // Its bytes but one cancel out.
+    // All bytes but one cancel out.
     let mut piece = format!("{PIECE:x}\r\n").into_bytes();
     piece.extend(std::iter::repeat_n(7, PIECE - 1).chain([7 ^ 42]));
     piece.extend(b"\r\n");
     for _ in 0..GIGABYTE / PIECE {
-        wire.send(&piece).await;
+        connection.send(&piece).await;
     }
-    // One more, so that the sum is not zero.
-    wire.send(&piece).await;
-    wire.send("0\r\n\r\n").await;
-    let sum = wire.answer().await.json();
+    // Another piece, so that the sum is not zero.
+    connection.send(&piece).await;
+    connection.send("0\r\n\r\n").await;
+    let sum = connection.read_answer().await.json();
     assert_eq!((&sum["bytes"], &sum["xor"]), (&(GIGABYTE + PIECE).into(), &42.into()));
 }
 
-/// Visitors who ask for much and read little of it.
-async fn stalled(server: &Server, demo: &Demo) {
+/// Starts large downloads and reads little of them.
+async fn stalled_downloads(server: &Server, instance: &AcquiredInstance) {
     let mut waiting = Vec::new();
     for _ in 0..20 {
-        let head = format!("GET /download?bytes={GIGABYTE} HTTP/1.1\r\nHost: {}\r\n\r\n", demo.host);
-        let mut download = Checked { stream: ask(server, head).await.0, at: 0, buf: vec![0; 4096] };
+        let head = format!("GET /download?bytes={GIGABYTE} HTTP/1.1\r\nHost: {}\r\n\r\n", instance.host);
+        let mut download =
+            CheckedDownload { stream: request_head(server, head).await.0, at: 0, buf: vec![0; 4096] };
         download.read(4096).await;
         waiting.push(download);
     }
-    // Meanwhile others are served, which is time enough for 20 gigabytes to pile up.
-    let head = format!("GET /download?bytes={} HTTP/1.1\r\nHost: {}\r\n\r\n", GIGABYTE / 8, demo.host);
-    let stream = ask(server, head).await.0;
-    Checked { stream, at: 0, buf: vec![0; 256 * 1024] }.read(GIGABYTE / 8).await;
+    // Serves another visitor meanwhile, long enough for 20 gigabytes to be buffered.
+    let head = format!("GET /download?bytes={} HTTP/1.1\r\nHost: {}\r\n\r\n", GIGABYTE / 8, instance.host);
+    let stream = request_head(server, head).await.0;
+    CheckedDownload { stream, at: 0, buf: vec![0; 256 * 1024] }.read(GIGABYTE / 8).await;
     for download in &mut waiting {
         download.read(8 << 20).await;
     }
@@ -126,21 +132,21 @@ async fn stalled(server: &Server, demo: &Demo) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn gigabytes_stream_down_in_bounded_memory() {
     let server = Server::start(&[]).await;
-    let demo = server.acquire().await;
-    bounded("down with a length", &server, down_with_a_length(&server, &demo)).await;
-    bounded("down in chunks", &server, down_in_chunks(&server, &demo)).await;
+    let instance = server.acquire().await;
+    assert_bounded_memory("down with a length", &server, download_with_a_length(&server, &instance)).await;
+    assert_bounded_memory("down in chunks", &server, download_in_chunks(&server, &instance)).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_gigabyte_streams_up_in_bounded_memory() {
     let server = Server::start(&[]).await;
-    let demo = server.acquire().await;
-    bounded("up in chunks", &server, up_in_chunks(&server, &demo)).await;
+    let instance = server.acquire().await;
+    assert_bounded_memory("up in chunks", &server, upload_in_chunks(&server, &instance)).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn visitors_who_do_not_read_cost_little_memory() {
     let server = Server::start(&[]).await;
-    let demo = server.acquire().await;
-    bounded("stalled", &server, stalled(&server, &demo)).await;
+    let instance = server.acquire().await;
+    assert_bounded_memory("stalled", &server, stalled_downloads(&server, &instance)).await;
 }

@@ -1,5 +1,5 @@
-// An app that knows what its memory must hold: `memory KIND` keeps memory in one way, and does with it what that kind is
-// about each time that it is asked, before its bake and after. It answers each request with "right" or with what is wrong.
+// An app that checks its own memory: `memory KIND` keeps memory of one kind, and at each request does the operation of
+// that kind and checks the result, before its bake and after. It answers each request with "right" or with what is wrong.
 #define _GNU_SOURCE
 #include <arpa/inet.h>
 #include <errno.h>
@@ -18,7 +18,7 @@
 #define MIB (1ul << 20)
 
 static char verdict[256];
-// What programs hold that have a certain library in them.
+// The words by which a certain library in a program is recognized.
 __attribute__((used)) static const char words[] = WORDS;
 
 // Keeps the first thing that is wrong.
@@ -59,13 +59,13 @@ static void *map(size_t length, int flags) {
     return at;
 }
 
-// What every kind has: memory of all sorts that is filled and never given up.
+// The memory that every kind has: all sorts of memory that is filled and never discarded.
 static uint64_t data[64 * 512] = {1}, bss[64 * 512];
 static char *bulk, *heap;
 #define BULK (8 * MIB)
 
 static void hold_bulk(void) {
-    // With what nobody may touch on both sides, or it would be one mapping with others.
+    // Inaccessible pages on both sides keep the kernel from merging the mapping with others.
     char *around = map(BULK + 2 * PAGE, MAP_PRIVATE);
     mprotect(around, PAGE, PROT_NONE), mprotect(around + PAGE + BULK, PAGE, PROT_NONE);
     bulk = around + PAGE;
@@ -82,18 +82,18 @@ static char *pool;
 static size_t size;
 static unsigned round_;
 
-// Counts on zeros where memory was given up.
+// Relies on zeros where memory was discarded.
 static void begin_dontneed(void) { fill(pool = map(2 * MIB, MAP_PRIVATE), 2 * MIB, 5); }
 
 static void check_dontneed(void) {
-    holds("what is given up next", pool, 2 * MIB, 5);
+    holds("what is discarded next", pool, 2 * MIB, 5);
     if (madvise(pool + MIB, MIB, MADV_DONTNEED)) wrong("MADV_DONTNEED: %s", strerror(errno));
     holds("what is beside it", pool, MIB, 5);
-    zero("what was given up", pool + MIB, MIB);
+    zero("what was discarded", pool + MIB, MIB);
     fill(pool, 2 * MIB, 5);
 }
 
-// Counts on being allowed to.
+// Lets the kernel free memory with MADV_FREE.
 static void check_free(void) {
     holds("what may be freed next", pool, 2 * MIB, 5);
     if (madvise(pool, MIB, MADV_FREE)) wrong("MADV_FREE: %s", strerror(errno));
@@ -104,8 +104,8 @@ static void check_free(void) {
     fill(pool, 2 * MIB, 5);
 }
 
-// Gives memory up as a hint: it is zero afterwards or is what it was last, and no third thing. Each time it was something
-// else, so what it was at the bake is a third thing after the first.
+// Discards memory as a hint: afterwards it is zero or what it was last, and nothing else. The content differs each time,
+// so the content at the bake is wrong after the first request.
 static void hint(const char *who, int advice, uint64_t seed) {
     fill(pool, 2 * MIB, seed);
     if (madvise(pool, 2 * MIB, advice)) wrong("%s, advice %d: %s", who, advice, strerror(errno));
@@ -119,30 +119,30 @@ static void hint_both(const char *who) {
     fill(pool, 2 * MIB, round_);
 }
 
-static void *hint_apart(void *who) {
+static void *hint_in_thread(void *who) {
     hint_both(who);
     return NULL;
 }
 
-// By this thread, by another, and by a child.
+// In this thread, in another thread, and in a child.
 static void check_hint(void) {
     if (round_) holds("what was last", pool, 2 * MIB, round_ - 1);
     hint_both("a thread");
     pthread_t other;
-    pthread_create(&other, NULL, hint_apart, "another thread"), pthread_join(other, NULL);
+    pthread_create(&other, NULL, hint_in_thread, "another thread"), pthread_join(other, NULL);
     pid_t child = fork();
     if (!child) {
         hint_both("a child");
         fputs(verdict, stderr), _exit(verdict[0] != 0);
     }
     int status;
-    if (waitpid(child, &status, 0) != child || status) wrong("a child's hint came to what it must not");
+    if (waitpid(child, &status, 0) != child || status) wrong("a hint of a child affected other memory");
     holds("what a child's parent has", pool, 2 * MIB, round_);
 }
 
-// Gives memory up, or maps it anew where that does not work, and counts on zeros.
+// Discards memory, or maps it again where that fails, and relies on zeros.
 static void check_ask(void) {
-    holds("what is given up next", pool, 2 * MIB, 5 + round_);
+    holds("what is discarded next", pool, 2 * MIB, 5 + round_);
     int advice = round_ % 2 ? MADV_DONTNEED : MADV_FREE;
     if (advice == MADV_FREE) memset(pool + MIB, 0, MIB);
     if (madvise(pool + MIB, MIB, advice)) {
@@ -150,11 +150,11 @@ static void check_ask(void) {
         if (mmap(pool + MIB, MIB, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0) == MAP_FAILED)
             wrong("mmap: %s", strerror(errno));
     }
-    holds("what is beside it", pool, MIB, 5 + round_), zero("what was given up", pool + MIB, MIB);
+    holds("what is beside it", pool, MIB, 5 + round_), zero("what was discarded", pool + MIB, MIB);
     fill(pool, 2 * MIB, 6 + round_);
 }
 
-// Grows, here or elsewhere, up to a bound, then is small again; what is new is zero, whatever was there before.
+// Resizes the mapping, which may move. New memory is zero, whatever was there before.
 static void resize(const char *what, size_t to) {
     size_t from = size;
     char *moved = mremap(pool, from, to, MREMAP_MAYMOVE);
@@ -176,13 +176,13 @@ static void check_shrink(void) {
     resize("what grew again", MIB);
 }
 
-// More than anybody can watch.
+// Makes more changes than can be traced.
 static void begin_churn(void) {
     begin_grow();
     for (int i = 0; i < 200000; i++) pool = mremap(pool, size, size + PAGE, MREMAP_MAYMOVE), pool = mremap(pool, size + PAGE, size, 0);
 }
 
-// Leaves an empty mapping behind.
+// Moves a mapping and leaves an empty one behind.
 static void check_dontunmap(void) {
     char *moved = mremap(pool, size, size, MREMAP_MAYMOVE | MREMAP_DONTUNMAP, NULL);
     if (moved == MAP_FAILED) {
@@ -193,7 +193,7 @@ static void check_dontunmap(void) {
     memcpy(pool, moved, size), munmap(moved, size);
 }
 
-// The heap's end goes and comes back.
+// Shrinks the heap and grows it again.
 static void begin_brk(void) {
     pool = sbrk(0);
     pool = sbrk((intptr_t)(-(uintptr_t)pool % PAGE + MIB)) + (-(uintptr_t)pool % PAGE);
@@ -207,16 +207,16 @@ static void check_brk(void) {
     fill(pool, MIB, 5);
 }
 
-// Two children and their parent: private memory is each one's own, and what is shared is all three's.
+// Two children and their parent: private memory belongs to each, and shared memory to all three.
 struct task { uint64_t number, answer; char said[128]; };
 static int to[3][2], back[3][2];
 static uint64_t *common;
 
 static void child(int number) {
     struct task task;
-    // Else it would never see the end of what it reads.
+    // Else it would never read the end of its pipe.
     close(to[number][1]), close(back[number][0]);
-    // Half of what is inherited is its own from the first moment on.
+    // The child changes half of what it inherits at once.
     fill(pool + MIB, MIB, 100 + (uint64_t)number);
     while (read(to[number][0], &task, sizeof task) == sizeof task) {
         verdict[0] = 0;
@@ -233,7 +233,7 @@ static void child(int number) {
     _exit(0);
 }
 
-static pid_t bear(int number) {
+static pid_t fork_child(int number) {
     if (pipe(to[number]) || pipe(back[number])) exit(1);
     pid_t pid = fork();
     if (pid < 0) exit(1);
@@ -258,24 +258,24 @@ static void ask(int number) {
 static void begin_fork(void) {
     fill(pool = map(2 * MIB, MAP_PRIVATE), 2 * MIB, 5);
     common = map(PAGE, MAP_SHARED);
-    bear(1), bear(2);
+    fork_child(1), fork_child(2);
 }
 
 static void check_fork(void) {
     ask(1), ask(2);
     holds("what a parent has", pool, 2 * MIB, 5);
-    // The parent's changes are its own, too.
+    // The changes of the parent are private too.
     fill(pool, 2 * MIB, 6), ask(1), ask(2);
     holds("what a parent changed", pool, 2 * MIB, 6), fill(pool, 2 * MIB, 5);
-    // And one more child, who is born now.
+    // Another child, which is forked now.
     int keep[2][2] = {{to[1][0], to[1][1]}, {back[1][0], back[1][1]}};
-    pid_t last = bear(1);
+    pid_t last = fork_child(1);
     ask(1);
     close(to[1][1]), close(back[1][0]), waitpid(last, NULL, 0);
     memcpy(to[1], keep[0], sizeof to[1]), memcpy(back[1], keep[1], sizeof back[1]);
 }
 
-// Threads with stacks, storage and allocations of their own; each time some of them end and others come.
+// Threads with stacks, storage and allocations of their own. At each request one ends and another one starts.
 #define THREADS 8
 static pthread_barrier_t barrier;
 static _Thread_local uint64_t own[512];
@@ -326,7 +326,7 @@ static void begin_huge(void) {
     size = 6 * MIB;
     char *at = map(size + 2 * MIB, MAP_PRIVATE);
     pool = (char *)(((uintptr_t)at + 2 * MIB - 1) & ~(2 * MIB - 1));
-    // What is beside them would be one mapping with others.
+    // Removes what is beside them, which would be merged with other mappings.
     if (pool > at) munmap(at, (size_t)(pool - at));
     munmap(pool + size, (size_t)(at + 2 * MIB - pool));
     if (madvise(pool, size, MADV_HUGEPAGE)) perror("MADV_HUGEPAGE");
@@ -342,7 +342,7 @@ static void check_pool(void) {
     fill(pool, size, 5);
 }
 
-// A file in memory: seen by two processes, and mapped privately by one.
+// A memfd: two processes share it, and one also maps it privately.
 static uint64_t *view;
 static int file;
 
@@ -356,7 +356,7 @@ static void begin_memfd(void) {
     pool = mmap(NULL, 2 * MIB, PROT_READ | PROT_WRITE, MAP_PRIVATE, file, 0);
     if (whole == MAP_FAILED || pool == MAP_FAILED) exit(1);
     fill(pool, 2 * MIB, 5);
-    bear(1);
+    fork_child(1);
 }
 
 static void check_memfd(void) {
