@@ -5,12 +5,12 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 .PHONY: help dev test soak lint bench perf needs stack stack-up stack-down infra-up infra-down images
 
-# A machine that nobody watches must not change Cargo.lock, nor pass over a tool that it lacks.
+# CI must not change Cargo.lock, and fails where a tool is missing.
 LOCKED := $(if $(CI),--locked)
-# The program alone for people, who want it soon. Where the tests follow, it is built as they build it, else each would
-# build crates that both need anew.
-PROGRAM := $(if $(CI),--workspace --tests,--package try-it-now)
-# The containerd of `make stack-up`, for those who need it. Its programs come first, and those of the caller stay in reach.
+# Naming a test beside the program gives the dependencies the features that the tests need: nothing is built twice.
+BUILD := cargo build $(LOCKED) --bin try-it-now --test structure
+PROGRAM := $${CARGO_TARGET_DIR:-target}/debug/try-it-now
+# The containerd of `make stack-up`. Its programs come first in PATH; those of the caller follow.
 STACK_ENV := $(or $(STACK_DIR),target/stack)/env
 WITH_STACK := if [ -r "$(STACK_ENV)" ]; then path=$$PATH; set -a; . "$(STACK_ENV)"; set +a; PATH=$$PATH:$$path; fi
 # Arguments for the program or the tests: make test ARGS='config::'
@@ -20,13 +20,13 @@ help: ## Show this list
 	@sed -nE 's/^([a-z-]+):[^#]*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
 
 dev: needs ## Build and serve the built-in app on http://localhost:8080/
-	@cargo build $(LOCKED)
+	@$(BUILD)
 	@echo "Open http://localhost:$${SERVER_PORT:-8080}/ (Ctrl-C stops it)"
 	@POOL_TARGET_SIZE=$${POOL_TARGET_SIZE:-5} POOL_MAX_SIZE=$${POOL_MAX_SIZE:-20} \
 	RATE_LIMIT_HOURLY=$${RATE_LIMIT_HOURLY:-1000} RATE_LIMIT_DAILY=$${RATE_LIMIT_DAILY:-10000} \
-	LOG_FORMAT=$${LOG_FORMAT:-text} cargo run --quiet $(LOCKED) -- serve $(ARGS)
+	LOG_FORMAT=$${LOG_FORMAT:-text} exec "$(PROGRAM)" serve $(ARGS)
 
-test: needs ## Run all tests (one whose backend is missing says so and is skipped)
+test: needs ## Run all tests (a test whose backend is missing is skipped and prints why)
 	@$(WITH_STACK); \
 	if cargo nextest --version >/dev/null 2>&1; then \
 	  cargo nextest run --workspace $(LOCKED) $(ARGS); \
@@ -34,7 +34,7 @@ test: needs ## Run all tests (one whose backend is missing says so and is skippe
 	  cargo test --workspace --no-fail-fast $(LOCKED) $(ARGS); \
 	fi
 
-soak: needs ## Write to fifty copies of WordPress for ten minutes (SOAK_SECONDS, SOAK_COPIES)
+soak: needs ## Write to fifty instances of WordPress for ten minutes (SOAK_SECONDS, SOAK_COPIES)
 	@$(WITH_STACK); export SOAK_SECONDS=$${SOAK_SECONDS:-600}; \
 	if cargo nextest --version >/dev/null 2>&1; then \
 	  cargo nextest run $(LOCKED) --test server --success-output final soak:: $(ARGS); \
@@ -83,7 +83,7 @@ infra-down: ## End them; what they keep stays, ARGS=--volumes removes that too
 	docker compose --file deployments/compose.yaml down $(ARGS)
 
 images: needs ## Build the images of the ready templates into target/images
-	cargo build $(LOCKED) $(PROGRAM)
+	@$(BUILD)
 	@deployments/images/build sample php node wordpress
 
 # What the build needs beside cargo: installed where that needs no password, else named in one line.

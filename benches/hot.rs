@@ -1,8 +1,12 @@
-//! The parts that stand on the path of a click, each alone and without network: `cargo bench`.
+//! The steps of an acquire and of a request to an instance, each alone and without network: `cargo bench`.
 //!
-//! `routes`: finding a host's route. `dispatch`: the check of a browser's head, and whose host it names. `store`: a
-//! claim and a release. `instance`: the steps of a life. `acquire`: the API's handler from the parsed head to the
-//! whole answer, on the embedded store.
+//! | group | what it measures |
+//! |---|---|
+//! | `routes` | a look-up in the route table |
+//! | `dispatch` | the check of a browser's head, and the destination of its host |
+//! | `store` | a claim and a release |
+//! | `instance` | the transitions of one instance |
+//! | `acquire` | the API's handler, from the parsed head to the whole response, on the embedded store |
 #![allow(clippy::unwrap_used, reason = "clippy allows it in test functions, but not in what they call")]
 #![allow(missing_docs, reason = "criterion's macros make a public function")]
 
@@ -22,28 +26,27 @@ use tokio_util::sync::CancellationToken;
 use try_it_now::api::Api;
 use try_it_now::clock::{Clock, Millis};
 use try_it_now::config::{PublicUrl, Scheme, TrustedProxies};
-use try_it_now::instance::{ClaimToken, Endpoint, Instance, InstanceId, Limits, NodeId, TemplateName};
+use try_it_now::instance::{ClaimToken, Endpoint, Instance, InstanceId, NodeId, RateLimits, TemplateName};
 use try_it_now::pool::{self, Pool};
-use try_it_now::proxy::routes::{Found, RouteTable};
+use try_it_now::proxy::routes::{RouteLookup, RouteTable};
 use try_it_now::request::{Destination, Hosts};
 use try_it_now::runtime::{Exit, Runtime, RuntimeError, StartMethod, StartRequest, Started};
 use try_it_now::server::http1_guard::head;
 use try_it_now::store::memory::MemoryStore;
 use try_it_now::store::{Claim, Claimed, RouteChange, Store, Visitor};
 use try_it_now::telemetry::Metrics;
-use try_it_now::template::App;
-use try_it_now::template::{Hooks, PoolSizes, ReadyCheck, Secret, Template, Templates};
+use try_it_now::template::{App, Hooks, PoolSizes, ReadyCheck, Secret, Template, Templates};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 const HOUR: Duration = Duration::from_secs(3600);
 const START: Millis = Millis(1_700_000_000_000);
-const NO_LIMITS: Limits = Limits { hourly: 0, daily: 0 };
-/// Labels that are looked up in turn: more than the processor's caches hold of a big table.
-const LOOKED_UP: usize = 65_536;
-/// Claims between two refills, which are not measured.
-const BATCH: u64 = 8;
+const NO_LIMITS: RateLimits = RateLimits { hourly: 0, daily: 0 };
+/// Labels that are looked up in turn. Their routes in a big table do not fit in the processor's caches.
+const LABEL_COUNT: usize = 65_536;
+/// Claims between two refills. Refills are not measured.
+const BATCH_SIZE: u64 = 8;
 
 fn template() -> TemplateName {
     TemplateName::new("default").unwrap()
@@ -70,8 +73,8 @@ fn routes(c: &mut Criterion) {
             let token = ClaimToken(n as u128);
             let ready = warming().offered(endpoint(n)).unwrap();
             let instance = ready.assigned(token, START, HOUR).unwrap();
-            // Ids are random, so those that are kept lie all over the table.
-            if labels.len() < LOOKED_UP {
+            // Ids are random, so the labels that are kept are spread over the whole table.
+            if labels.len() < LABEL_COUNT {
                 labels.push(instance.id().as_str().to_owned());
             }
             table.apply(&RouteChange::Set(instance));
@@ -81,21 +84,21 @@ fn routes(c: &mut Criterion) {
         group.bench_function(format!("hit/{hosts}"), |b| {
             b.iter(|| {
                 let found = table.find(known.next().unwrap());
-                assert!(matches!(found, Found::Live(_)));
+                assert!(matches!(found, RouteLookup::Live(_)));
                 found
             });
         });
         group.bench_function(format!("miss/{hosts}"), |b| {
             b.iter(|| {
                 let found = table.find(unknown.next().unwrap());
-                assert!(matches!(found, Found::Unknown));
+                assert!(matches!(found, RouteLookup::Unknown));
                 found
             });
         });
     }
 }
 
-const BROWSER: &[u8] = b"GET /wp-admin/index.php?page=1 HTTP/1.1\r\n\
+const BROWSER_HEAD: &[u8] = b"GET /wp-admin/index.php?page=1 HTTP/1.1\r\n\
 Host: shop-abcdefghij234567.demo.example.com:8080\r\n\
 User-Agent: Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/130.0.0.0 Safari/537.36\r\n\
 Accept: text/html,application/xhtml+xml,application/xml;q=0.9,image/avif,image/webp,image/apng,*/*;q=0.8\r\n\
@@ -113,20 +116,20 @@ Upgrade-Insecure-Requests: 1\r\n\r\n";
 fn dispatch(c: &mut Criterion) {
     let hosts = Hosts::new("demo.example.com", []);
     let mut group = c.benchmark_group("dispatch");
-    group.throughput(Throughput::Bytes(BROWSER.len() as u64));
+    group.throughput(Throughput::Bytes(BROWSER_HEAD.len() as u64));
     group.bench_function("browser head", |b| {
         b.iter(|| {
-            let bytes = black_box(BROWSER);
+            let bytes = black_box(BROWSER_HEAD);
             let end = head::find_end(bytes, 0).unwrap();
             let head = head::check(&bytes[..end]).unwrap();
-            let side = hosts.side_of(head.host(bytes));
-            assert!(matches!(side, Destination::Instance(_)));
+            let destination = hosts.destination_of(head.host(bytes));
+            assert!(matches!(destination, Destination::Instance(_)));
             head
         });
     });
 }
 
-fn life(c: &mut Criterion) {
+fn instance(c: &mut Criterion) {
     c.bench_function("instance/warming to expired in five steps", |b| {
         b.iter_batched(
             warming,
@@ -142,8 +145,8 @@ fn life(c: &mut Criterion) {
     });
 }
 
-/// Puts more ready instances on record.
-async fn fill(store: &dyn Store, count: u64) {
+/// Adds `count` ready instances to the store.
+async fn add_ready(store: &dyn Store, count: u64) {
     for n in 0..count {
         let new = warming();
         let id = new.id().clone();
@@ -157,13 +160,13 @@ fn store(c: &mut Criterion) {
     let mut group = c.benchmark_group("store");
     for ready in [10, 100_000] {
         let store = MemoryStore::new(Clock::System);
-        tokio.block_on(fill(&store, ready));
+        tokio.block_on(add_ready(&store, ready));
         group.bench_function(format!("claim and release/{ready}"), |b| {
             b.to_async(&tokio).iter_custom(async |rounds| {
-                let mut took = Duration::ZERO;
+                let mut elapsed = Duration::ZERO;
                 let mut left = rounds;
                 while left > 0 {
-                    let batch = left.min(BATCH);
+                    let batch = left.min(BATCH_SIZE);
                     left -= batch;
                     let start = WallTime.start();
                     for _ in 0..batch {
@@ -171,10 +174,10 @@ fn store(c: &mut Criterion) {
                         let Claimed::Granted { instance, .. } = claimed else { panic!("{claimed:?}") };
                         store.release(instance.id()).await.unwrap();
                     }
-                    took += WallTime.end(start);
-                    fill(&store, batch).await;
+                    elapsed += WallTime.end(start);
+                    add_ready(&store, batch).await;
                 }
-                took
+                elapsed
             });
         });
     }
@@ -191,21 +194,21 @@ fn claim() -> Claim {
     }
 }
 
-/// Instances that are records only.
+/// A runtime that runs no process: its instances are ids only.
 #[derive(Default)]
-struct Nothing(Mutex<HashSet<InstanceId>>);
+struct NullRuntime(Mutex<HashSet<InstanceId>>);
 
 #[async_trait]
-impl Runtime for Nothing {
+impl Runtime for NullRuntime {
     fn name(&self) -> &'static str {
-        "nothing"
+        "null"
     }
     fn runs_apps(&self) -> bool {
         false
     }
-    async fn start(&self, order: &StartRequest) -> Result<Started, RuntimeError> {
-        self.0.lock().insert(order.id.clone());
-        Ok(Started { endpoint: endpoint(1), how: StartMethod::Cold })
+    async fn start(&self, request: &StartRequest) -> Result<Started, RuntimeError> {
+        self.0.lock().insert(request.id.clone());
+        Ok(Started { endpoint: endpoint(1), method: StartMethod::Cold })
     }
     async fn stop(&self, id: &InstanceId) -> Result<(), RuntimeError> {
         self.0.lock().remove(id);
@@ -222,14 +225,14 @@ impl Runtime for Nothing {
     }
 }
 
-/// One template, whose visitors are limited or not.
-fn kept(rate_limit: Limits) -> Templates {
+/// The templates: one, whose visitors have this rate limit.
+fn templates(rate_limit: RateLimits) -> Templates {
     let app = App { command: vec!["app".to_owned()], ..App::default() };
     let pool = PoolSizes {
         target: 10,
         min: 0,
         max: 100_000,
-        by_memory: false,
+        limited_by_memory: false,
         replenish_threshold: 0.5,
         replenish_interval: HOUR,
         concurrency: 4,
@@ -256,26 +259,26 @@ fn kept(rate_limit: Limits) -> Templates {
 fn acquire(c: &mut Criterion) {
     let tokio = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let mut group = c.benchmark_group("acquire");
-    let plenty = Limits { hourly: u32::MAX, daily: u32::MAX };
-    for (name, limits) in [("without limits", NO_LIMITS), ("with rate limits", plenty)] {
+    let high_limits = RateLimits { hourly: u32::MAX, daily: u32::MAX };
+    for (name, limits) in [("without limits", NO_LIMITS), ("with rate limits", high_limits)] {
         let store = Arc::new(MemoryStore::new(Clock::System));
         let (routes, metrics) = (Arc::new(RouteTable::default()), Arc::new(Metrics::new()));
-        // Not running: nothing but the handler is measured, and the pool is refilled by hand.
+        // The pool does not run, so that only the handler is measured. The bench refills the pool.
         let pool = Pool::new(pool::PoolParts {
             store: store.clone(),
-            runtime: Arc::new(Nothing::default()),
+            runtime: Arc::new(NullRuntime::default()),
             routes: routes.clone(),
             metrics: metrics.clone(),
             clock: Clock::System,
             node: node(),
             secret: Some(Secret::new("secret")),
-            address: PublicUrl {
+            public_url: PublicUrl {
                 scheme: Scheme::Http,
                 port: 8080,
-                home: "demo.example.com".to_owned(),
+                home_host: "demo.example.com".to_owned(),
                 base_domain: "demo.example.com".to_owned(),
             },
-            templates: kept(limits),
+            templates: templates(limits),
             acquire_timeout: Duration::from_secs(2),
         });
         let api = Api::new(pool, metrics, None, TrustedProxies::default(), CancellationToken::new());
@@ -288,27 +291,27 @@ fn acquire(c: &mut Criterion) {
         let peer = IpAddr::from([192, 0, 2, 1]);
         group.bench_function(name, |b| {
             b.to_async(&tokio).iter_custom(async |rounds| {
-                let mut took = Duration::ZERO;
+                let mut elapsed = Duration::ZERO;
                 let mut left = rounds;
                 while left > 0 {
-                    let batch = left.min(BATCH);
+                    let batch = left.min(BATCH_SIZE);
                     left -= batch;
-                    fill(&*store, batch).await;
+                    add_ready(&*store, batch).await;
                     let start = WallTime.start();
                     for _ in 0..batch {
-                        let mut answer = api.handle(&parts, Ok(Bytes::new()), peer, false).await;
-                        assert_eq!(answer.status(), 200);
-                        // As an engine does once it has written it.
-                        answer.body_mut().take_delivery().expect("an instance is handed out").done();
-                        black_box(answer);
+                        let mut response = api.handle(&parts, Ok(Bytes::new()), peer, false).await;
+                        assert_eq!(response.status(), 200);
+                        // An engine does this once it has written the response.
+                        response.body_mut().take_delivery().expect("an instance is assigned").complete();
+                        black_box(response);
                     }
-                    took += WallTime.end(start);
+                    elapsed += WallTime.end(start);
                     for instance in store.list(&node()).await.unwrap() {
                         store.release(instance.id()).await.unwrap();
                         routes.apply(&RouteChange::Gone(instance.id().clone()));
                     }
                 }
-                took
+                elapsed
             });
         });
     }
@@ -320,6 +323,6 @@ criterion_group! {
         .warm_up_time(Duration::from_secs(1))
         .measurement_time(Duration::from_secs(2))
         .without_plots();
-    targets = routes, dispatch, life, store, acquire
+    targets = routes, dispatch, instance, store, acquire
 }
 criterion_main!(hot);

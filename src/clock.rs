@@ -1,7 +1,7 @@
-//! Wall-clock time as the domain sees it: whole milliseconds since the Unix epoch.
+//! The current wall-clock time, in whole milliseconds since the Unix epoch.
 //!
-//! Rules take `now` as an argument; only composition code holds a [`Clock`]. Durations that never leave the
-//! process are measured with `tokio::time::Instant`, which a paused test runtime controls.
+//! Pure rules take `now` as an argument; only the code that calls them holds a [`Clock`]. Durations that never leave
+//! the process are measured with `tokio::time::Instant`, which a paused test runtime controls.
 
 use std::fmt;
 use std::ops::{Add, Sub};
@@ -19,14 +19,14 @@ use time::format_description::well_known::Rfc3339;
 pub struct Millis(pub u64);
 
 impl Millis {
-    /// Time from `earlier` until this moment; zero when `earlier` is later.
+    /// Returns the time from `earlier` until this moment; zero if `earlier` is later.
     pub fn since(self, earlier: Millis) -> Duration {
         Duration::from_millis(self.0.saturating_sub(earlier.0))
     }
 
-    /// This moment as RFC 3339 in UTC, the form of every time in the API.
+    /// Returns this moment as RFC 3339 in UTC, the format of every time in the API.
     pub fn rfc3339(self) -> String {
-        // The cast keeps every moment that the format can show (until the year 9999).
+        // The format can show every moment until the year 9999. A later one is shown as the last second of that year.
         OffsetDateTime::from_unix_timestamp_nanos(i128::from(self.0) * 1_000_000)
             .ok()
             .and_then(|t| t.format(&Rfc3339).ok())
@@ -54,27 +54,27 @@ impl fmt::Display for Millis {
     }
 }
 
-/// The latest moment that the system has told this process.
+/// The latest time that the system clock has returned, in milliseconds since the Unix epoch.
 static LATEST: AtomicU64 = AtomicU64::new(0);
 
-/// Where the present comes from: the system, or a hand that a test moves.
+/// A source of the current time: the system, or a value that a test advances.
 #[derive(Debug, Clone, Default)]
 pub enum Clock {
-    /// The operating system's real-time clock, which never goes back here: where the system sets it back, it stands
-    /// until it has caught up, so that what was over stays over.
+    /// The operating system's real-time clock, made monotonic: if the system sets it back, the time stands still until
+    /// the system has caught up, so that a deadline that has passed stays passed.
     #[default]
     System,
-    /// Stands still until it is moved; clones share the hand.
+    /// A time that stands still until [`Clock::advance`] moves it. Clones share the time.
     Manual(Arc<AtomicU64>),
 }
 
 impl Clock {
-    /// A clock that stands at `start` until [`Clock::advance`] moves it.
+    /// Creates a clock that stands at `start` until [`Clock::advance`] moves it.
     pub fn manual(start: Millis) -> Self {
         Clock::Manual(Arc::new(AtomicU64::new(start.0)))
     }
 
-    /// The present.
+    /// Returns the current time.
     #[expect(clippy::disallowed_methods, reason = "the one place that asks the system")]
     pub fn now(&self) -> Millis {
         match self {
@@ -85,14 +85,14 @@ impl Clock {
                 let now = (Millis(0) + since).0;
                 Millis(LATEST.fetch_max(now, Ordering::Relaxed).max(now))
             }
-            Clock::Manual(hand) => Millis(hand.load(Ordering::SeqCst)),
+            Clock::Manual(time) => Millis(time.load(Ordering::SeqCst)),
         }
     }
 
-    /// Moves a manual clock forward; a system clock cannot be moved and ignores it.
+    /// Advances a manual clock by `by`. A system clock ignores the call.
     pub fn advance(&self, by: Duration) {
-        if let Clock::Manual(hand) = self {
-            hand.fetch_add(u64::try_from(by.as_millis()).unwrap_or(u64::MAX), Ordering::SeqCst);
+        if let Clock::Manual(time) = self {
+            time.fetch_add(u64::try_from(by.as_millis()).unwrap_or(u64::MAX), Ordering::SeqCst);
         }
     }
 }
@@ -108,7 +108,7 @@ mod tests {
     }
 
     #[test]
-    fn a_manual_clock_moves_only_by_hand_and_clones_share_it() {
+    fn a_manual_clock_moves_only_when_advanced_and_clones_share_its_time() {
         let clock = Clock::manual(Millis(5));
         let other = clock.clone();
         clock.advance(Duration::from_secs(1));

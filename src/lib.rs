@@ -8,7 +8,7 @@
 //! **An instance:** `warming -> ready -> assigned -> expired -> gone`. The pool makes it from a template, assigns it to
 //! one visitor, and removes it. An instance is never used twice.
 //!
-//! `tests/structure.rs` holds the table of which module may use which.
+//! `tests/structure/walls.rs` holds the table of which module may use which.
 
 /// The commands of the program: serve, bake, clean, doctor, and the built-in sample app.
 pub mod cli;
@@ -18,13 +18,13 @@ pub mod cli;
 /// The one port: accepts connections, checks heads, chooses an engine; assembles the parts and shuts them down.
 pub mod server;
 
-/// Which host a request names, which client sent it, its id: rules that both engines share.
+/// Which host a request names, which client sent it, its id: the rules that both engines share.
 pub mod request;
 
 /// The API and the pages, answered by hyper: one endpoint a file.
 pub mod api;
 
-/// The traffic of instances, carried by Pingora; WebSockets are tunnelled without it.
+/// The traffic of instances: Pingora forwards it, except WebSockets, which a tunnel carries.
 pub mod proxy;
 
 /// The nodes that share a store: membership, heartbeat, and requests from one node to another.
@@ -38,10 +38,10 @@ pub mod template;
 /// The rules of an instance's states. Pure.
 pub mod instance;
 
-/// The decisions: how many instances there are, which visitor gets one, when it ends.
+/// How many instances there are, which visitor gets one, when it ends.
 pub mod pool;
 
-// What both stand on: one trait a folder, an embedded implementation and one for production.
+// What both stories stand on: one trait a folder, with an embedded implementation and one for production.
 
 /// What all nodes agree on.
 pub mod store;
@@ -59,3 +59,11 @@ pub mod telemetry;
 
 /// The current time.
 pub mod clock;
+
+/// Returns the configuration of property tests: a failure is stored below `tests/`, in a file for each source file.
+#[cfg(test)]
+fn proptest_config() -> proptest::test_runner::Config {
+    use proptest::test_runner::{Config, FileFailurePersistence};
+    let seeds = FileFailurePersistence::SourceParallel("tests/proptest-regressions");
+    Config { failure_persistence: Some(Box::new(seeds)), ..Config::default() }
+}

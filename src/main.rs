@@ -1,4 +1,4 @@
-//! The program `try-it-now`.
+//! The program `try-it-now`: the command line of the library, with mimalloc as the allocator.
 
 use std::process::ExitCode;
 
@@ -10,7 +10,8 @@ use try_it_now::runtime;
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
-    // The guardian and the OCI runtime entry are roles of this program that must run before any thread exists.
+    // Trap: the process guardian and the OCI runtime entry are roles of this program that must begin before any thread
+    // exists.
     if let Some(code) = runtime::process::internal_command(std::env::args_os()) {
         return code;
     }

@@ -1,6 +1,6 @@
-# To be sourced by images with PHP. What Debian's packages leave to their maintainer scripts, which are not run here.
+# To be sourced by images with PHP. Does what Debian's maintainer scripts would do, which are not run here.
 
-# php_prepare ROOT EXTENSION...: makes `php` and a shell run in the folder, with these extensions, in this order.
+# php_prepare ROOT EXTENSION...: sets up `php` and a shell in the folder, with these extensions in this order.
 php_prepare() {
     local root=$1 php applet extension settings
     shift
@@ -12,7 +12,8 @@ php_prepare() {
     settings=$root/etc/php/${php#php}/cli
     mkdir -p "$settings/conf.d"
     cat >"$settings/php.ini" <<INI
-; Compiled code is kept, so that a restored instance has it at once. Small, for every clone has its own.
+; Compiled code is cached, so that a restored instance has it at once. The cache is small, because each instance has its
+; own unless memory is shared.
 zend_extension = opcache
 opcache.enable_cli = 1
 opcache.memory_consumption = 48

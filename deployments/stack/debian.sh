@@ -1,18 +1,19 @@
-# To be sourced. Debian's packages, downloaded and checked with an apt configuration of their own: no root, and nothing
-# of the host's apt is changed. Needs apt-get, dpkg-deb and Debian's signing keys.
+# To be sourced. Downloads and verifies Debian's packages with a separate configuration of apt: without root, and
+# without a change of the host's apt. Needs apt-get, dpkg-deb and Debian's signing keys.
 
-# Where packages come from: the mirrors that the host's own apt uses, or DEBIAN_MIRROR.
+# debian_mirrors: prints DEBIAN_MIRROR, or the mirrors that the host's apt uses.
 debian_mirrors() {
     if [ -n "${DEBIAN_MIRROR:-}" ]; then
         printf '%s\n' "$DEBIAN_MIRROR"
     else
-        # Once each, in the host's order: a security mirror, or one of somebody else's, has no such suite and is passed over.
-        # No lists need to be there: a machine whose apt was never updated has a mirror too.
+        # Each once, in the host's order. A mirror without the suite, such as a security mirror, is skipped later. The
+        # lists of packages may be missing: a host whose apt was never updated has mirrors too.
         apt-get indextargets --no-release-info --format '$(SITE)' | awk '!seen[$0]++'
     fi
 }
 
-# debian_configure DIR SUITE: writes DIR/apt.conf for that suite, with the lists of the first mirror that has it.
+# debian_configure DIR SUITE: writes DIR/apt.conf for the suite, and downloads the lists of the first mirror that has
+# it.
 debian_configure() {
     local dir=$1 suite=$2 keys=/usr/share/keyrings/debian-archive-keyring.gpg mirror
     command -v apt-get >/dev/null && command -v dpkg-deb >/dev/null || {
@@ -24,7 +25,7 @@ debian_configure() {
         return 1
     }
     mkdir -p "$dir"/{etc/apt.conf.d,etc/preferences.d,lists/partial,cache/archives/partial,dpkg}
-    : >"$dir/dpkg/status" # as if nothing were installed: whatever a package needs comes along
+    : >"$dir/dpkg/status" # as if nothing were installed, so that all dependencies are downloaded
     cat >"$dir/apt.conf" <<CONF
 Dir "$dir";
 Dir::Etc "etc";
@@ -45,7 +46,7 @@ Acquire::http::Timeout "30";
 Acquire::https::Timeout "30";
 Debug::NoLocking "true";
 CONF
-    # The host's way out: its proxies, certificates and credentials.
+    # The host's settings for downloads: its proxies, certificates and credentials.
     apt-config dump | grep -E '^Acquire::https?::' >>"$dir/apt.conf" || true
     while read -r mirror; do
         echo "deb [signed-by=$keys] $mirror $suite main" >"$dir/etc/sources.list"
@@ -54,17 +55,17 @@ CONF
         fi
     done < <(debian_mirrors)
     cat "$dir/update.log" >&2 || true
-    echo "no mirror of this host's apt has Debian's $suite: name one that has in DEBIAN_MIRROR" >&2
+    echo "no mirror of this host's apt has Debian's $suite: set DEBIAN_MIRROR to one that has it" >&2
     return 1
 }
 
-# debian_fetch DIR SUITE PACKAGE...: prints the paths of the files of these packages and of all that they need.
+# debian_fetch DIR SUITE PACKAGE...: downloads these packages and their dependencies, and prints the paths of the files.
 debian_fetch() {
     local dir=$1 suite=$2 uris
     shift 2
     local get=(apt-get -qq --yes install --download-only "$@")
-    # Lists may be older than the mirror, which then no longer has what they name: only that is worth a second
-    # look. A folder that was moved is configured anew.
+    # The lists may be older than the mirror, which then lacks files that they name. Only then are they downloaded
+    # again. A folder that was moved is configured again.
     if ! { grep -qsxF "Dir \"$dir\";" "$dir/apt.conf" && APT_CONFIG="$dir/apt.conf" "${get[@]}" >"$dir/fetch.log" 2>&1; }; then
         debian_configure "$dir" "$suite" || return 1
         APT_CONFIG="$dir/apt.conf" "${get[@]}" >"$dir/fetch.log" 2>&1 || {
@@ -72,7 +73,7 @@ debian_fetch() {
             return 1
         }
     fi
-    # Other fetches left their files there too: these are the ones that apt would unpack now.
+    # The folder has files of other fetches too. These are the files that apt would unpack now.
     uris=$(APT_CONFIG="$dir/apt.conf" apt-get -qq --yes install --print-uris -o Dir::Cache::archives=none "$@") || return 1
     awk -v dir="$dir/cache/archives" '{ print dir "/" $2 }' <<<"$uris"
 }

@@ -1,4 +1,4 @@
-# To be sourced. The places of the private stack, all below $stack, and questions about what runs there.
+# To be sourced. The paths of the private stack, all below $stack, and functions that check what runs there.
 
 repository=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd -P)
 stack=${STACK_DIR:-$repository/target/stack}
@@ -6,9 +6,9 @@ mkdir -p "$stack"
 stack=$(cd "$stack" && pwd -P)
 socket=$stack/containerd/containerd.sock
 pid_file=$stack/containerd/pid
-# Valkey's folder: its process id, its port, its log and what it keeps.
+# Valkey's folder: its process id, its port, its log and its data.
 valkey=$stack/valkey
-# What tests and servers read to use the stack.
+# The variables with which tests and servers use the stack.
 env_file=$stack/env
 
 die() {
@@ -16,19 +16,20 @@ die() {
     exit 1
 }
 
-# One of install, up and down at a time. The lock ends with the script.
+# lock: waits until no other script of the stack runs. The lock ends with the script.
 lock() {
     exec 9>"$stack/lock"
     flock --timeout 600 9 || die "another make stack has held $stack/lock for 10 minutes"
 }
 
-# The socket of a containerd that is not ours, where the environment names one.
+# foreign_socket: prints the socket of another containerd, if the environment names one.
 foreign_socket() {
     [ -n "${CONTAINERD_ADDRESS:-}" ] && [ "${CONTAINERD_ADDRESS#unix://}" != "$socket" ] || return 1
     printf '%s\n' "${CONTAINERD_ADDRESS#unix://}"
 }
 
-# The id of our containerd's process, if it runs. A number alone proves nothing: it may be another program's by now.
+# running: prints the process id of this containerd, if it runs. The program is checked, because the number may belong
+# to another process by now.
 running() {
     local pid
     pid=$(cat "$pid_file" 2>/dev/null) && [ -n "$pid" ] || return 1
@@ -36,7 +37,7 @@ running() {
     printf '%s\n' "$pid"
 }
 
-# The same for our Valkey, whose program may have been installed anew since it began.
+# valkey_running: prints the process id of this Valkey, if it runs. Its program may have been replaced since it started.
 valkey_running() {
     local pid exe
     pid=$(cat "$valkey/pid" 2>/dev/null) && [ -n "$pid" ] || return 1
@@ -45,12 +46,12 @@ valkey_running() {
     printf '%s\n' "$pid"
 }
 
-# Our ctr, with a deadline for its connection and for each call.
+# ctr ARGUMENT...: runs the stack's ctr, with a deadline for its connection and for each call.
 ctr() {
     timeout 30 "$stack/usr/bin/ctr" --address "$socket" --connect-timeout 5s "$@"
 }
 
-# wait_until SECONDS COMMAND...: until the command is true, or the time is over.
+# wait_until SECONDS COMMAND...: waits until the command succeeds. Fails when the time is over.
 wait_until() {
     local deadline=$((SECONDS + $1))
     shift

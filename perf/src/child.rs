@@ -1,4 +1,4 @@
-//! Processes of ours, each bound to a core and ended with its handle.
+//! Child processes, each bound to a core and killed when its handle is dropped.
 
 use std::io::{self, BufRead, BufReader};
 use std::net::{SocketAddr, TcpListener};
@@ -8,35 +8,35 @@ use std::time::Duration;
 
 use rustix::process::{Pid, Signal};
 
-use crate::Failure;
-use crate::clock::{now, processor_time};
-use crate::cores;
-use crate::roles::Role;
+use crate::clock::now;
+use crate::cpu;
+use crate::failure::Failure;
+use crate::peers::Role;
 
-/// Longest time until a child listens.
-const PATIENCE: Duration = Duration::from_secs(20);
-/// Longest time until a child ends that was asked to.
-const LEAVE: Duration = Duration::from_secs(40);
-/// The file of what a child says.
-const SAID: &str = "said";
+/// Maximum time until a child listens.
+const START_TIMEOUT: Duration = Duration::from_secs(20);
+/// Maximum time until a child ends after `SIGTERM`.
+const STOP_TIMEOUT: Duration = Duration::from_secs(40);
+/// The name of the file with the standard error of a child.
+const STDERR_FILE: &str = "stderr";
 
-/// A running child that listens. Dropped, it is killed.
+/// A running child that listens at a port. It is killed when dropped.
 #[derive(Debug)]
-pub(crate) struct Running {
+pub(crate) struct ChildProcess {
     child: Child,
-    /// Where it listens.
+    /// The address at which it listens.
     pub(crate) address: SocketAddr,
-    /// What it said, if that is kept, and whatever else is to go with it.
+    /// The folder with its standard error and its other files, removed when dropped.
     folder: Option<PathBuf>,
 }
 
-impl Running {
-    /// This program in another role.
+impl ChildProcess {
+    /// Starts this program in another role.
     pub(crate) fn role(role: Role, core: usize) -> Result<Self, Failure> {
         let name = match role {
             Role::Echo => "echo",
             Role::Plain => "plain",
-            Role::Leash => return Err("it takes a program".into()),
+            Role::Exec => return Err("the role exec needs a program".into()),
         };
         let mut command = Command::new(std::env::current_exe()?);
         command.args(["--role", name]).stdin(Stdio::piped()).stdout(Stdio::piped());
@@ -44,12 +44,12 @@ impl Running {
         let out = child.stdout.take().ok_or("the child has no output")?;
         let mut line = String::new();
         BufReader::new(out).read_line(&mut line)?;
-        let port: u16 = line.trim().parse().map_err(|_| format!("{name} did not say its port"))?;
+        let port: u16 = line.trim().parse().map_err(|_| format!("{name} did not print its port"))?;
         Ok(Self { child, address: local(port), folder: None })
     }
 
-    /// A program that takes its port from a variable and writes what it has to say to a file in `folder`, which is
-    /// removed with it. Returns when it takes connections.
+    /// Starts a program that takes its port from a variable. Its standard error goes to a file in `folder`, which is
+    /// removed when the child is dropped. Returns when the program accepts connections.
     pub(crate) fn listening(
         name: &str,
         mut command: Command,
@@ -58,18 +58,18 @@ impl Running {
         core: usize,
     ) -> Result<Self, Failure> {
         let port = TcpListener::bind(local(0))?.local_addr()?.port();
-        let said = folder.join(SAID);
+        let stderr = folder.join(STDERR_FILE);
         command.env(port_variable, port.to_string()).stdin(Stdio::null()).stdout(Stdio::null());
-        command.stderr(std::fs::File::create(&said)?);
+        command.stderr(std::fs::File::create(&stderr)?);
         let child = spawn(&mut command, core)?;
         let mut running = Self { child, address: local(port), folder: Some(folder) };
         let begin = now();
         while std::net::TcpStream::connect(running.address).is_err() {
             if let Some(status) = running.child.try_wait()? {
-                let why = std::fs::read_to_string(&said).unwrap_or_default();
+                let why = std::fs::read_to_string(&stderr).unwrap_or_default();
                 return Err(format!("{name} ended, {status}: {why}").into());
             }
-            if now() >= begin + PATIENCE {
+            if now() >= begin + START_TIMEOUT {
                 return Err(format!("{name} does not listen").into());
             }
             std::thread::sleep(Duration::from_millis(5));
@@ -77,23 +77,25 @@ impl Running {
         Ok(running)
     }
 
-    /// What it has used of the processor so far.
-    pub(crate) fn processor_time(&self) -> Duration {
-        processor_time(self.child.id()).unwrap_or_default()
+    /// Returns the processor time that the child has used so far.
+    pub(crate) fn cpu_time(&self) -> Duration {
+        cpu::time_of(self.child.id()).unwrap_or_default()
     }
 
-    /// What it wrote to its standard error so far, where that is kept.
-    pub(crate) fn said(&self) -> io::Result<String> {
-        self.folder.as_ref().map_or(Ok(String::new()), |folder| std::fs::read_to_string(folder.join(SAID)))
+    /// Returns the standard error of the child so far; empty if it is not stored.
+    pub(crate) fn stderr(&self) -> io::Result<String> {
+        self.folder
+            .as_ref()
+            .map_or(Ok(String::new()), |folder| std::fs::read_to_string(folder.join(STDERR_FILE)))
     }
 
-    /// Asks it to end, and waits until it has. One that does not is killed.
-    pub(crate) fn end(mut self) -> Result<(), Failure> {
+    /// Sends `SIGTERM`, and waits until the child has ended. A child that does not end is killed.
+    pub(crate) fn stop(mut self) -> Result<(), Failure> {
         rustix::process::kill_process(Pid::from_child(&self.child), Signal::TERM)?;
-        let deadline = now() + LEAVE;
+        let deadline = now() + STOP_TIMEOUT;
         while self.child.try_wait()?.is_none() {
             if now() >= deadline {
-                return Err("a child does not end when asked to".into());
+                return Err("a child did not end after SIGTERM".into());
             }
             std::thread::sleep(Duration::from_millis(5));
         }
@@ -101,9 +103,9 @@ impl Running {
     }
 }
 
-impl Drop for Running {
+impl Drop for ChildProcess {
     fn drop(&mut self) {
-        // It may have ended by itself.
+        // The child may have ended.
         let _ = self.child.kill();
         let _ = self.child.wait();
         if let Some(folder) = &self.folder {
@@ -112,16 +114,16 @@ impl Drop for Running {
     }
 }
 
-/// A child inherits the core of the thread that starts it, which is this one, so that it also ends with this one.
+/// Starts a child on a core. It inherits the core of this thread, and it is this thread whose end ends the child.
 fn spawn(command: &mut Command, core: usize) -> io::Result<Child> {
-    cores::on(core, || command.spawn())
+    cpu::on(core, || command.spawn())
 }
 
-/// A command that ends with this program, however this program ends: this program itself is started first, to say so
-/// to the system, and becomes the other.
-pub(crate) fn leashed(program: &Path) -> io::Result<Command> {
+/// Returns a command for a program that the system kills when this program ends, in whatever way. This program is
+/// started first in the role that asks the system for that, and then executes the other program.
+pub(crate) fn killed_with_this(program: &Path) -> io::Result<Command> {
     let mut command = Command::new(std::env::current_exe()?);
-    command.args(["--role", "leash"]).arg(program);
+    command.args(["--role", "exec"]).arg(program);
     Ok(command)
 }
 
@@ -129,7 +131,7 @@ fn local(port: u16) -> SocketAddr {
     SocketAddr::from(([127, 0, 0, 1], port))
 }
 
-/// A new folder for one child.
+/// Creates a folder for one child.
 pub(crate) fn folder() -> io::Result<PathBuf> {
     use std::sync::atomic::{AtomicU32, Ordering};
     static COUNT: AtomicU32 = AtomicU32::new(0);

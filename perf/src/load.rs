@@ -1,9 +1,9 @@
-//! The load: many connections on one thread, each with one request under way.
+//! The load: many connections on one thread, each with one request in flight.
 //!
-//! Closed, each connection asks again as soon as it is answered, which finds the most that the other side can do.
-//! Open, requests are due at random moments at a given rate, whether or not earlier ones are answered, and a
-//! request's time runs from the moment at which it was due: one that had to wait for a connection, or for this
-//! thread, has that wait counted.
+//! In a closed load, each connection sends the next request as soon as it has the response, which finds the maximum
+//! rate of the server. In an open load, requests are due at random times at a given rate, whether or not earlier ones
+//! have responses. The time of a request begins when it is due, so that a wait for a connection or for this thread
+//! counts.
 
 use std::collections::VecDeque;
 use std::io::{Read, Write};
@@ -15,250 +15,258 @@ use hdrhistogram::Histogram;
 use rustix::buffer::spare_capacity;
 use rustix::event::{Timespec, epoll};
 
-use crate::Failure;
-use crate::answer::{self, Answer};
 use crate::clock::now;
+use crate::failure::Failure;
+use crate::response::{self, HttpResponse};
 
-/// Connections of a load.
-pub(crate) const LINKS: usize = 64;
-/// Room of a connection for what it reads; it grows when an answer is longer.
-const BUFFER: usize = 4096;
-/// Longest silence of the other side.
-const SILENCE: Duration = Duration::from_secs(10);
+/// Number of connections of a load.
+pub(crate) const CONNECTIONS: usize = 64;
+/// Bytes of the read buffer of a connection at first. It grows for longer responses.
+const BUFFER_BYTES: usize = 4096;
+/// Maximum time without any response.
+const RESPONSE_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// What to ask, and what to make of the answers.
+/// The requests of a load, and what is done with the responses.
 pub(crate) trait Traffic {
-    /// The next request of a connection, and whether its time is measured.
-    fn next(&mut self, link: usize) -> (&[u8], bool);
+    /// Returns the next request of a connection, and whether its time is measured.
+    fn next_request(&mut self, connection: usize) -> (&[u8], bool);
 
-    /// Takes the answer to that request. An error ends the load.
-    fn answered(&mut self, link: usize, answer: Answer<'_>) -> Result<(), Failure>;
+    /// Receives the response to that request. An error ends the load.
+    fn receive(&mut self, connection: usize, response: HttpResponse<'_>) -> Result<(), Failure>;
 }
 
 /// When a load ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Until {
-    /// After this time; the first tenth does not count.
-    Passed(Duration),
-    /// After so many measured answers.
-    Answered(u64),
+    /// After this time. The first tenth does not count.
+    Elapsed(Duration),
+    /// After this number of measured responses.
+    Responses(u64),
 }
 
-/// What came of a load.
+/// The result of a load.
 #[derive(Debug)]
 pub(crate) struct Outcome {
-    /// Measured answers a second.
+    /// Measured responses per second.
     pub(crate) rate: f64,
-    /// All answers, those that do not count too.
-    pub(crate) answered: u64,
-    /// Nanoseconds from when a request was due to its whole answer.
+    /// All responses, including those that do not count.
+    pub(crate) responses: u64,
+    /// Nanoseconds from when a request was due until its response was complete.
     pub(crate) times: Histogram<u64>,
 }
 
 /// One connection.
-struct Link {
+struct Connection {
     socket: TcpStream,
     buffer: Vec<u8>,
     filled: usize,
+    /// When its request was due.
     due: Instant,
-    measured: bool,
+    is_measured: bool,
 }
 
 /// All connections of a load to one address.
-struct Links {
+struct Connections {
     epoll: rustix::fd::OwnedFd,
-    links: Vec<Link>,
+    all: Vec<Connection>,
     events: Vec<epoll::Event>,
 }
 
-/// Asks as fast as answers come.
+/// Runs a closed load.
 pub(crate) fn closed(
     address: SocketAddr,
     until: Until,
     traffic: &mut impl Traffic,
 ) -> Result<Outcome, Failure> {
     let count = match until {
-        Until::Passed(_) => LINKS,
-        Until::Answered(count) => LINKS.min(count as usize),
+        Until::Elapsed(_) => CONNECTIONS,
+        Until::Responses(count) => CONNECTIONS.min(count as usize),
     };
-    let mut links = Links::open(address, count)?;
+    let mut connections = Connections::open(address, count)?;
     let begin = now();
-    let (counted_from, end, most) = match until {
-        Until::Passed(time) => (begin + time / 10, Some(begin + time), u64::MAX),
-        Until::Answered(count) => (begin, None, count),
+    let (counted_from, end, max_requests) = match until {
+        Until::Elapsed(time) => (begin + time / 10, Some(begin + time), u64::MAX),
+        Until::Responses(count) => (begin, None, count),
     };
-    let (mut asked, mut times) = (0, histogram());
+    let (mut sent, mut times) = (0, histogram());
     for index in 0..count {
-        asked += u64::from(links.ask(index, begin, traffic)?);
+        sent += u64::from(connections.send(index, begin, traffic)?);
     }
     let mut last = begin;
-    let mut heard = begin;
-    // Measured requests that were answered.
-    let mut done = 0;
-    let mut answered = 0;
+    let mut received = begin;
+    // The responses to measured requests, and all responses.
+    let (mut measured, mut responses) = (0, 0);
     loop {
-        // Never asleep: a server that is slower than this thread would pay for waking it with each answer, and would
-        // seem slower still. Who else is on this core gets it in between.
-        let ready = links.wait(Duration::ZERO)?;
+        // This thread never sleeps: else a server that is slower than this thread would pay for waking it with each
+        // response, and would seem slower still. Other processes on this core run when there is nothing to read.
+        let ready = connections.wait(Duration::ZERO)?;
         if ready.is_empty() {
-            if now() >= heard + SILENCE {
-                return Err("no answer comes any more".into());
+            if now() >= received + RESPONSE_TIMEOUT {
+                return Err("the server has stopped responding".into());
             }
             rustix::thread::sched_yield();
         }
         for index in ready {
-            if !links.hear(index, traffic)? {
+            if !connections.receive(index, traffic)? {
                 continue;
             }
-            heard = now();
-            answered += 1;
-            let link = &links.links[index];
-            if link.measured {
-                done += 1;
-                if heard >= counted_from && end.is_none_or(|end| heard < end) {
-                    times.saturating_record(nanos(heard - link.due));
-                    last = heard;
+            received = now();
+            responses += 1;
+            let connection = &connections.all[index];
+            if connection.is_measured {
+                measured += 1;
+                if received >= counted_from && end.is_none_or(|end| received < end) {
+                    times.saturating_record(nanos(received - connection.due));
+                    last = received;
                 }
             }
-            if asked < most && end.is_none_or(|end| heard < end) {
-                asked += u64::from(links.ask(index, heard, traffic)?);
+            if sent < max_requests && end.is_none_or(|end| received < end) {
+                sent += u64::from(connections.send(index, received, traffic)?);
             }
         }
-        if end.is_some_and(|end| now() >= end) || done >= most {
+        if end.is_some_and(|end| now() >= end) || measured >= max_requests {
             break;
         }
     }
     let took = end.unwrap_or(last) - counted_from;
-    Ok(Outcome { rate: times.len() as f64 / took.as_secs_f64(), answered, times })
+    Ok(Outcome { rate: times.len() as f64 / took.as_secs_f64(), responses, times })
 }
 
-/// Asks at a rate (measured and other requests together, a second) for some time, then waits for the last answers.
+/// Runs an open load at a rate, in requests per second whether measured or not, and waits for the last responses.
 pub(crate) fn open(
     address: SocketAddr,
     rate: f64,
     time: Duration,
     traffic: &mut impl Traffic,
 ) -> Result<Outcome, Failure> {
-    // The system may wake a thread 50 µs late to save power, which here would count as the server's time.
+    // The system may wake a thread 50 µs late to save power, which would count as the server's time.
     rustix::thread::set_current_timer_slack(NonZeroU64::new(1))?;
-    let mut links = Links::open(address, LINKS)?;
-    let mut free: Vec<usize> = (0..LINKS).collect();
+    let mut connections = Connections::open(address, CONNECTIONS)?;
+    let mut free: Vec<usize> = (0..CONNECTIONS).collect();
     let mut waiting: VecDeque<Instant> = VecDeque::new();
-    let mut moments = Moments::new(rate);
+    let mut arrivals = Arrivals::new(rate);
     let mut times = histogram();
     let begin = now();
     let end = begin + time;
-    let mut next = begin + moments.gap();
-    let (mut under_way, mut answered) = (0, 0);
-    let mut heard = begin;
-    while next < end || under_way > 0 || !waiting.is_empty() {
+    let mut next = begin + arrivals.gap();
+    let (mut in_flight, mut responses) = (0, 0);
+    let mut received = begin;
+    while next < end || in_flight > 0 || !waiting.is_empty() {
         let mut present = now();
         while next < end && next <= present {
             waiting.push_back(next);
-            next += moments.gap();
+            next += arrivals.gap();
         }
         while let Some(due) = waiting.front().copied()
             && let Some(index) = free.pop()
         {
             waiting.pop_front();
-            links.ask(index, due, traffic)?;
-            under_way += 1;
+            connections.send(index, due, traffic)?;
+            in_flight += 1;
             present = now();
         }
-        if under_way > 0 && present > heard.max(begin) + SILENCE {
-            return Err("no answer comes any more".into());
+        if in_flight > 0 && present > received.max(begin) + RESPONSE_TIMEOUT {
+            return Err("the server has stopped responding".into());
         }
-        let patience = if next < end { next.saturating_duration_since(present) } else { SILENCE };
-        for index in links.wait(patience.min(SILENCE))? {
-            if !links.hear(index, traffic)? {
+        let timeout = if next < end { next.saturating_duration_since(present) } else { RESPONSE_TIMEOUT };
+        for index in connections.wait(timeout.min(RESPONSE_TIMEOUT))? {
+            if !connections.receive(index, traffic)? {
                 continue;
             }
-            heard = now();
-            let link = &links.links[index];
-            if link.measured {
-                times.saturating_record(nanos(heard - link.due));
+            received = now();
+            let connection = &connections.all[index];
+            if connection.is_measured {
+                times.saturating_record(nanos(received - connection.due));
             }
-            under_way -= 1;
-            answered += 1;
+            in_flight -= 1;
+            responses += 1;
             free.push(index);
         }
     }
-    Ok(Outcome { rate: times.len() as f64 / time.as_secs_f64(), answered, times })
+    Ok(Outcome { rate: times.len() as f64 / time.as_secs_f64(), responses, times })
 }
 
-impl Links {
+impl Connections {
     fn open(address: SocketAddr, count: usize) -> Result<Self, Failure> {
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
-        let mut links = Vec::with_capacity(count);
+        let mut all = Vec::with_capacity(count);
         for index in 0..count {
             let socket = TcpStream::connect(address)?;
             socket.set_nodelay(true)?;
             socket.set_nonblocking(true)?;
             epoll::add(&epoll, &socket, epoll::EventData::new_u64(index as u64), epoll::EventFlags::IN)?;
-            links.push(Link { socket, buffer: vec![0; BUFFER], filled: 0, due: now(), measured: false });
+            all.push(Connection {
+                socket,
+                buffer: vec![0; BUFFER_BYTES],
+                filled: 0,
+                due: now(),
+                is_measured: false,
+            });
         }
-        Ok(Self { epoll, links, events: Vec::with_capacity(count) })
+        Ok(Self { epoll, all, events: Vec::with_capacity(count) })
     }
 
-    /// The connections with something to read.
-    fn wait(&mut self, patience: Duration) -> Result<Vec<usize>, Failure> {
-        let patience = Timespec::try_from(patience)?;
+    /// Waits until connections have something to read, and returns them.
+    fn wait(&mut self, timeout: Duration) -> Result<Vec<usize>, Failure> {
+        let timeout = Timespec::try_from(timeout)?;
         self.events.clear();
-        match epoll::wait(&self.epoll, spare_capacity(&mut self.events), Some(&patience)) {
+        match epoll::wait(&self.epoll, spare_capacity(&mut self.events), Some(&timeout)) {
             Ok(_) | Err(rustix::io::Errno::INTR) => {}
             Err(error) => return Err(error.into()),
         }
         Ok(self.events.iter().map(|event| event.data.u64() as usize).collect())
     }
 
-    /// Sends the next request, which was due at `due`. Says whether it is measured.
-    fn ask(&mut self, index: usize, due: Instant, traffic: &mut impl Traffic) -> Result<bool, Failure> {
-        let link = &mut self.links[index];
-        let (request, measured) = traffic.next(index);
-        // It fits the socket's buffer: there is nothing else in it.
-        if link.socket.write(request)? != request.len() {
-            return Err("a request was sent in part only".into());
+    /// Sends the next request, which was due at `due`. Returns whether it is measured.
+    fn send(&mut self, index: usize, due: Instant, traffic: &mut impl Traffic) -> Result<bool, Failure> {
+        let connection = &mut self.all[index];
+        let (request, is_measured) = traffic.next_request(index);
+        // The request fits into the socket's buffer, which is empty.
+        if connection.socket.write(request)? != request.len() {
+            return Err("a request was sent only in part".into());
         }
-        (link.due, link.measured) = (due, measured);
-        Ok(measured)
+        (connection.due, connection.is_measured) = (due, is_measured);
+        Ok(is_measured)
     }
 
-    /// Reads what came. Says whether the answer is whole now.
-    fn hear(&mut self, index: usize, traffic: &mut impl Traffic) -> Result<bool, Failure> {
-        let link = &mut self.links[index];
-        if link.filled == link.buffer.len() {
-            link.buffer.resize(2 * link.filled, 0);
+    /// Reads from a connection. Returns whether its response is complete.
+    fn receive(&mut self, index: usize, traffic: &mut impl Traffic) -> Result<bool, Failure> {
+        let connection = &mut self.all[index];
+        if connection.filled == connection.buffer.len() {
+            connection.buffer.resize(2 * connection.filled, 0);
         }
-        match link.socket.read(&mut link.buffer[link.filled..]) {
-            Ok(0) => return Err("the other side closed the connection".into()),
-            Ok(read) => link.filled += read,
+        match connection.socket.read(&mut connection.buffer[connection.filled..]) {
+            Ok(0) => return Err("the server closed the connection".into()),
+            Ok(read) => connection.filled += read,
             Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => return Ok(false),
             Err(error) => return Err(error.into()),
         }
-        let Some(answer) = answer::read(&link.buffer[..link.filled])? else { return Ok(false) };
-        if answer.len != link.filled {
-            return Err("more came than an answer".into());
+        let Some(response) = response::read(&connection.buffer[..connection.filled])? else {
+            return Ok(false);
+        };
+        if response.len != connection.filled {
+            return Err("the server sent more than a response".into());
         }
-        traffic.answered(index, answer)?;
-        link.filled = 0;
+        traffic.receive(index, response)?;
+        connection.filled = 0;
         Ok(true)
     }
 }
 
-/// Times between requests of visitors who know nothing of each other, so that their number in any second is
-/// random; the same times in each run.
-struct Moments {
+/// The times between requests of independent visitors, so that their number in any second is random. They are the same
+/// in each run.
+struct Arrivals {
     state: u64,
     mean: f64,
 }
 
-impl Moments {
+impl Arrivals {
     fn new(rate: f64) -> Self {
         Self { state: 0x9e37_79b9_7f4a_7c15, mean: 1.0 / rate }
     }
 
     fn gap(&mut self) -> Duration {
-        // Marsaglia's xorshift, and from it an exponential time.
+        // Marsaglia's xorshift, and an exponentially distributed time from it.
         self.state ^= self.state << 13;
         self.state ^= self.state >> 7;
         self.state ^= self.state << 17;
@@ -267,12 +275,12 @@ impl Moments {
     }
 }
 
-/// For times of up to a minute, in nanoseconds, true to a thousandth.
+/// Returns a histogram for times of up to a minute, in nanoseconds, with an error of at most a thousandth.
 pub(crate) fn histogram() -> Histogram<u64> {
-    Histogram::new_with_bounds(1, 60_000_000_000, 3).expect("these bounds are sound")
+    Histogram::new_with_bounds(1, 60_000_000_000, 3).expect("these bounds are valid")
 }
 
-/// A time as a histogram takes it.
+/// Returns a time in nanoseconds, as a histogram records it.
 pub(crate) fn nanos(time: Duration) -> u64 {
     u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
 }

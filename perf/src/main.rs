@@ -1,25 +1,35 @@
 //! Measures the whole server under load, and prints ratios to what the same machine does in the same run.
 //!
-//! The server is the real program, a process of its own on one core; the load is this one, on another. Units:
-//! `rtt` is a ping of 100 bytes over loopback TCP and its echo; `plain` a fixed answer by the server's HTTP engine,
-//! runtime and allocator; `direct` the app without us. Two measurements whose ratio is told are made in turn, so
-//! that what else the machine does hits both, and the median over the pairs is told with its interval.
+//! The server is the real program, in a process on one core; the load is this process, on another. Baselines: `rtt` is
+//! a ping of 100 bytes over loopback TCP and its echo; `plain` a fixed response by the server's HTTP engine, async
+//! runtime and allocator; `direct` the app without the server. Two measurements of a ratio are made in turn, so that
+//! other work of the machine affects both, and the table shows the median over the pairs with its interval.
+//!
+//! | file | content |
+//! |---|---|
+//! | `cases` | what is measured |
+//! | `bench` | servers, loads and pairs of measurements, for all cases |
+//! | `load`, `traffic`, `response`, `client` | the load |
+//! | `server`, `container_host`, `valkey`, `peers`, `child` | the processes that are measured |
+//! | `cpu`, `clock` | processors and time |
+//! | `stats`, `report` | medians and the table |
 
-mod answer;
+mod bench;
 mod cases;
 mod child;
+mod client;
 mod clock;
-mod cores;
+mod container_host;
+mod cpu;
+mod failure;
 mod load;
-mod processors;
+mod peers;
 mod report;
-mod roles;
+mod response;
 mod server;
-mod site;
 mod stats;
 mod traffic;
 mod valkey;
-mod visitor;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -27,40 +37,39 @@ use std::process::ExitCode;
 
 use clap::{Parser, ValueEnum};
 
-use cases::{Bench, Case, Scale};
-use child::Running;
-use cores::Cores;
+use bench::{Bench, BenchSize};
+use cases::Case;
+use child::ChildProcess;
+use cpu::Cores;
+use failure::Failure;
+use peers::Role;
 use report::Row;
-use roles::Role;
 use server::{Programs, RuntimeKind};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-/// Why something could not be measured.
-type Failure = Box<dyn std::error::Error + Send + Sync>;
-
-/// Measures a server under load, as ratios to this machine's own figures.
+/// Measures a server under load, as ratios to other measurements of the same run.
 #[derive(Parser)]
 struct Cli {
-    /// Measure only this (may be given again); by default everything, but with --quick neither `restore` nor `valkey`
+    /// Measure only this case (may be repeated); by default all, but with --quick not restore, memory and valkey
     #[arg(long = "case", value_enum)]
     cases: Vec<Case>,
-    /// Take a few seconds, to see that it works; the figures mean little
+    /// Measure for a few seconds, to check that everything works; the figures mean little
     #[arg(long)]
     quick: bool,
-    /// Write the figures to this file too
+    /// Write the figures to this file as well
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
-    /// The server's program; by default the one beside this program
+    /// Program of the server; by default the one beside this program
     #[arg(long, value_name = "PROGRAM")]
     server: Option<PathBuf>,
-    /// What runs the instances; with processes there is only --quick
+    /// What runs the instances; processes require --quick
     #[arg(long, value_enum, default_value = "none")]
     runtime: RuntimeKind,
     #[arg(long, hide = true)]
     role: Option<Role>,
-    /// What a child is to become, and its arguments
+    /// The program that a child executes, and its arguments
     #[arg(hide = true, trailing_var_arg = true, allow_hyphen_values = true)]
     program: Vec<OsString>,
 }
@@ -68,7 +77,7 @@ struct Cli {
 fn main() -> ExitCode {
     let cli = Cli::parse();
     let outcome = match cli.role {
-        Some(role) => roles::run(role, &cli.program),
+        Some(role) => peers::run(role, &cli.program),
         None => measure(&cli),
     };
     match outcome {
@@ -81,13 +90,14 @@ fn main() -> ExitCode {
 }
 
 fn measure(cli: &Cli) -> Result<(), Failure> {
-    let scale = match (cli.quick, cli.runtime) {
-        (false, RuntimeKind::None) => Scale::FULL,
-        (true, RuntimeKind::None) => Scale::QUICK,
-        (true, RuntimeKind::Process) => Scale::QUICK_WITH_PROCESSES,
+    let size = match (cli.quick, cli.runtime) {
+        (false, RuntimeKind::None) => BenchSize::FULL,
+        (true, RuntimeKind::None) => BenchSize::QUICK,
+        (true, RuntimeKind::Process) => BenchSize::QUICK_WITH_PROCESSES,
         (false, RuntimeKind::Process) => {
             return Err(
-                "there cannot be enough processes for this: leave --runtime out, or add --quick".into()
+                "the full size needs more instances than processes fit: leave --runtime out, or add --quick"
+                    .into(),
             );
         }
     };
@@ -96,33 +106,34 @@ fn measure(cli: &Cli) -> Result<(), Failure> {
         None => std::env::current_exe()?.with_file_name("try-it-now"),
     };
     let cores = Cores::choose()?;
-    cores::bind_to(cores.load)?;
+    cpu::bind_to(cores.load)?;
     println!(
-        "The server, or what it is compared with, is on core {}; the load, and apps behind the server, on core {}.{}",
+        "The server, or what it is compared with, runs on core {}; the load, and apps behind the server, on core {}.{}",
         cores.server,
         cores.load,
-        if cores.are_two() { "" } else { " There is only one: the figures mean little." },
+        if cores.are_two() { "" } else { " There is only one core: the figures mean little." },
     );
-    println!("Load of the machine at the beginning: {}", busyness());
+    println!("Load average at the start: {}", load_average());
     let bench = Bench {
         programs: Programs { server, runtime: cli.runtime },
-        scale,
+        size,
         cores,
-        echo: Running::role(Role::Echo, cores.server)?,
-        plain: Running::role(Role::Plain, cores.server)?,
+        echo: ChildProcess::role(Role::Echo, cores.server)?,
+        plain: ChildProcess::role(Role::Plain, cores.server)?,
     };
     let mut rows: Vec<Row> = Vec::new();
     for case in cases(cli) {
-        rows.extend(bench.run(case)?);
+        rows.extend(case.measure(&bench)?);
     }
-    println!("Load of the machine at the end: {}\n\n{}", busyness(), report::table(&rows));
+    println!("Load average at the end: {}\n\n{}", load_average(), report::table(&rows));
     if let Some(file) = &cli.json {
         std::fs::write(file, serde_json::to_vec_pretty(&rows)?)?;
     }
     Ok(())
 }
 
-/// Those that were asked for, else all; containers take too long to start to be quick unasked.
+/// Returns the cases of the command line, else all. A quick run leaves out those with containers or Valkey, which take
+/// too long to start.
 fn cases(cli: &Cli) -> Vec<Case> {
     if cli.cases.is_empty() {
         let all = Case::value_variants().iter().copied();
@@ -133,8 +144,8 @@ fn cases(cli: &Cli) -> Vec<Case> {
     cli.cases.clone()
 }
 
-/// The average number of threads that ran or wanted to, of the last 1, 5 and 15 minutes.
-fn busyness() -> String {
+/// Returns the average number of threads that ran or were ready to run in the last 1, 5 and 15 minutes.
+fn load_average() -> String {
     let text = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
     text.split_whitespace().take(3).collect::<Vec<_>>().join(" ")
 }

@@ -1,4 +1,4 @@
-//! What is told of a measurement.
+//! The table of figures.
 
 use std::fmt;
 
@@ -6,41 +6,41 @@ use serde::Serialize;
 
 use crate::stats::{Median, median};
 
-/// What a figure has to keep to.
+/// The bound that a figure must meet.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Bound {
-    /// It may not be greater.
+    /// The figure may not be greater.
     AtMost(f64),
-    /// It may not be less.
+    /// The figure may not be less.
     AtLeast(f64),
-    /// There is none: it is told because it helps to understand the others.
+    /// There is no bound: the figure helps to understand the others.
     None,
 }
 
 /// One line of the table.
 #[derive(Debug, Clone, Serialize)]
 pub(crate) struct Row {
-    /// What was measured.
+    /// The name of the figure.
     pub(crate) what: &'static str,
-    /// As it was measured.
+    /// The measured value.
     pub(crate) measured: f64,
-    /// Of what.
+    /// The unit of the measured value.
     pub(crate) unit: &'static str,
-    /// In units of the same run: the median over the pairs, with its interval.
+    /// The ratio to another measurement of the same run: the median over the pairs, with its interval.
     pub(crate) ratio: Median,
-    /// What the ratio is to.
+    /// The name of that other measurement.
     pub(crate) to: &'static str,
-    /// What the ratio has to keep to.
+    /// The bound of the ratio.
     pub(crate) bound: Bound,
-    /// How many pairs.
+    /// The number of pairs.
     pub(crate) pairs: usize,
-    /// What else is worth knowing.
+    /// Other values of the same measurement.
     pub(crate) note: String,
 }
 
 impl Row {
-    /// A figure out of pairs: each what was measured, and what it is a ratio to, in the same unit.
+    /// Returns the figure of pairs: each has a measured value and the value that it is compared with, in the same unit.
     pub(crate) fn of(
         what: &'static str,
         unit: &'static str,
@@ -50,13 +50,13 @@ impl Row {
         note: String,
     ) -> Self {
         let measured: Vec<f64> = pairs.iter().map(|(measured, _)| *measured).collect();
-        let ratios: Vec<f64> = pairs.iter().map(|(measured, yardstick)| measured / yardstick).collect();
+        let ratios: Vec<f64> = pairs.iter().map(|(measured, baseline)| measured / baseline).collect();
         let (measured, ratio) = (median(&measured).value, median(&ratios));
         Self { what, measured, unit, ratio, to, bound, pairs: pairs.len(), note }
     }
 
-    /// Whether the median keeps to the bound; `None` without one.
-    pub(crate) fn kept(&self) -> Option<bool> {
+    /// Whether the median meets the bound; `None` without a bound.
+    pub(crate) fn is_kept(&self) -> Option<bool> {
         match self.bound {
             Bound::AtMost(most) => Some(self.ratio.value <= most),
             Bound::AtLeast(least) => Some(self.ratio.value >= least),
@@ -75,12 +75,12 @@ impl fmt::Display for Bound {
     }
 }
 
-/// The rows under one another.
+/// Returns the rows as a table of text.
 pub(crate) fn table(rows: &[Row]) -> String {
     let head = ["case", "measured", "ratio", "interval", "bound", "verdict", "note"].map(str::to_owned);
     let mut lines = vec![head];
     lines.extend(rows.iter().map(|row| {
-        let verdict = match row.kept() {
+        let verdict = match row.is_kept() {
             Some(true) => "kept",
             Some(false) => "MISSED",
             None => "-",
@@ -121,7 +121,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_missed_bound_is_told_as_missed() {
+    fn a_missed_bound_is_shown_as_missed() {
         let median = Median { value: 0.96, low: 0.9, high: 1.0 };
         let row = Row {
             what: "x",
@@ -133,7 +133,7 @@ mod tests {
             pairs: 15,
             note: String::new(),
         };
-        assert_eq!(row.kept(), Some(false));
+        assert_eq!(row.is_kept(), Some(false));
         let text = table(&[row]);
         assert!(text.contains("12346 /s  0.960 y  0.900 to 1.000 (15)  >= 0.97  MISSED"), "{text}");
     }

@@ -6,31 +6,31 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use crate::Failure;
-use crate::child::{self, Running};
+use crate::child::{self, ChildProcess};
+use crate::client::Client;
 use crate::clock::now;
+use crate::failure::Failure;
 use crate::traffic::request;
-use crate::visitor::Visitor;
 
-/// Longest time to fill a pool; a million records take about half of it.
-const FILL: Duration = Duration::from_secs(120);
+/// Maximum time until a pool is full. A million records take about half of it.
+const FILL_TIMEOUT: Duration = Duration::from_secs(120);
 
-/// How far an instance can be extended: further than a load does.
-const LONGEST: &str = "365d";
+/// The maximum lease of an instance: longer than a load extends any.
+const MAX_TTL: &str = "365d";
 
-/// Longest time of an answer.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// Maximum time until a response.
+const RESPONSE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// What runs the instances.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub(crate) enum RuntimeKind {
-    /// Nothing: they are records only. Needs a server built with the feature `runtime-none`.
+    /// Nothing: instances are records only. This needs a server built with the feature `runtime-none`
     None,
-    /// Processes of the sample app, so few of them.
+    /// Processes of the sample app, so only a few
     Process,
 }
 
-/// How to start servers, and apps without one.
+/// How to start servers, and apps without a server.
 #[derive(Debug, Clone)]
 pub(crate) struct Programs {
     /// The server's program.
@@ -39,71 +39,71 @@ pub(crate) struct Programs {
     pub(crate) runtime: RuntimeKind,
 }
 
-/// A server to start.
+/// The options of a server to start.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Wanted {
-    /// Ready instances to begin with.
+pub(crate) struct ServerOptions {
+    /// Ready instances at the start.
     pub(crate) ready: usize,
-    /// Whether what is taken is made anew.
-    pub(crate) refilled: bool,
-    /// Where instances that are records only are said to listen.
+    /// Whether assigned instances are replaced by new ones.
+    pub(crate) is_refilled: bool,
+    /// The endpoint of instances that are records only.
     pub(crate) app: SocketAddr,
-    /// The Valkey that it shares; `None` has a store of its own.
+    /// The Valkey that is its store; with `None` the store is embedded.
     pub(crate) valkey: Option<SocketAddr>,
 }
 
 impl Programs {
-    /// A server with a full pool.
-    pub(crate) fn server(&self, wanted: Wanted, core: usize) -> Result<Running, Failure> {
+    /// Starts a server, and waits until its pool is full.
+    pub(crate) fn server(&self, options: ServerOptions, core: usize) -> Result<ChildProcess, Failure> {
         let folder = child::folder()?;
-        let mut command = child::leashed(&self.server)?;
+        let mut command = child::killed_with_this(&self.server)?;
         command
             .args(["serve", "--config"])
-            .arg(templates(&folder, self.runtime, wanted)?)
+            .arg(write_templates(&folder, self.runtime, options)?)
             .env_clear()
             .env("PATH", std::env::var_os("PATH").unwrap_or_default())
             .env("STATE_DIR", &folder)
             .env("SERVER_HOST", "127.0.0.1")
             .env("LOG_LEVEL", "error")
-            // Memory that it has had stays its own: see `Bench::touch`.
+            // Freed memory is not returned to the system: see `Bench::warm_up_memory`.
             .env("MIMALLOC_PURGE_DELAY", "-1")
-            .env("POOL_MAX_TTL", LONGEST)
+            .env("POOL_MAX_TTL", MAX_TTL)
             .env("RATE_LIMIT_HOURLY", "0")
             .env("RATE_LIMIT_DAILY", "0");
         if self.runtime == RuntimeKind::None {
-            command.env("CONTAINER_MODE", "none").env("CONTAINER_NONE_ENDPOINT", wanted.app.to_string());
+            command.env("CONTAINER_MODE", "none").env("CONTAINER_NONE_ENDPOINT", options.app.to_string());
         }
-        if let Some(valkey) = wanted.valkey {
+        if let Some(valkey) = options.valkey {
             command.env("VALKEY_ADDR", valkey.to_string());
         }
-        let server = Running::listening("the server", command, "SERVER_PORT", folder, core)?;
+        let server = ChildProcess::listening("the server", command, "SERVER_PORT", folder, core)?;
         let begin = now();
-        while ready(server.address)? < wanted.ready as u64 {
-            if now() >= begin + FILL {
-                return Err("the pool does not get full".into());
+        while ready_count(server.address)? < options.ready as u64 {
+            if now() >= begin + FILL_TIMEOUT {
+                return Err("the pool did not become full in time".into());
             }
             std::thread::sleep(Duration::from_millis(20));
         }
         Ok(server)
     }
 
-    /// The sample app, alone.
-    pub(crate) fn sample_app(&self, core: usize) -> Result<Running, Failure> {
+    /// Starts the sample app without a server.
+    pub(crate) fn sample_app(&self, core: usize) -> Result<ChildProcess, Failure> {
         let folder = child::folder()?;
-        let mut command = child::leashed(&self.server)?;
+        let mut command = child::killed_with_this(&self.server)?;
         command.arg("sample-app").env_clear().env("HOST", "127.0.0.1").current_dir(&folder);
-        Running::listening("the sample app", command, "PORT", folder, core)
+        ChildProcess::listening("the sample app", command, "PORT", folder, core)
     }
 }
 
-/// Writes the file of templates, since only there the number of instances made at once can be set.
-fn templates(folder: &Path, runtime: RuntimeKind, wanted: Wanted) -> Result<PathBuf, Failure> {
-    let Wanted { ready, refilled, .. } = wanted;
+/// Writes the file of templates. Only there the number of instances that are started at once can be set.
+fn write_templates(folder: &Path, runtime: RuntimeKind, options: ServerOptions) -> Result<PathBuf, Failure> {
+    let ServerOptions { ready, is_refilled, .. } = options;
     let command = match runtime {
         RuntimeKind::None => r#"["none"]"#.to_owned(),
         RuntimeKind::Process => "[\"try-it-now\", \"sample-app\"]".to_owned(),
     };
-    let (threshold, interval) = if refilled { ("1.0", "100ms") } else { ("0.0", "24h") };
+    let (threshold, interval) = if is_refilled { ("1.0", "100ms") } else { ("0.0", "24h") };
     let concurrency = if runtime == RuntimeKind::None { 256 } else { 4 };
     let file = folder.join("templates.toml");
     let text = format!(
@@ -115,10 +115,13 @@ fn templates(folder: &Path, runtime: RuntimeKind, wanted: Wanted) -> Result<Path
     Ok(file)
 }
 
-/// How many instances wait for a visitor.
-fn ready(server: SocketAddr) -> Result<u64, Failure> {
-    let (_, body) =
-        Visitor::connect(server, PATIENCE)?.ask(&request("GET", "/api/v1/pool/stats", "localhost"))?;
+/// Returns how many instances are ready.
+fn ready_count(server: SocketAddr) -> Result<u64, Failure> {
+    let (_, body) = Client::connect(server, RESPONSE_TIMEOUT)?.request(&request(
+        "GET",
+        "/api/v1/pool/stats",
+        "localhost",
+    ))?;
     let stats: Value = serde_json::from_slice(&body)?;
-    stats["ready"].as_u64().ok_or_else(|| format!("no number of ready ones in {stats}").into())
+    stats["ready"].as_u64().ok_or_else(|| format!("no number of ready instances in {stats}").into())
 }

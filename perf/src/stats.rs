@@ -1,6 +1,6 @@
-//! What many measurements say together.
+//! Statistics of repeated measurements.
 
-/// A median with the interval in which the true one lies, in about 19 of 20 such runs.
+/// A median with the interval that contains the true one in about 19 of 20 such runs.
 #[derive(Debug, Clone, Copy, PartialEq, serde::Serialize)]
 pub(crate) struct Median {
     /// The middle value.
@@ -11,9 +11,9 @@ pub(crate) struct Median {
     pub(crate) high: f64,
 }
 
-/// The median of at least one and at most a hundred measurements. Its interval comes from order statistics (how often a
-/// fair coin falls), so nothing is supposed of how the values are distributed. Of fewer than six values no narrower
-/// interval than from the least to the greatest can be given.
+/// Returns the median of at least one and at most a hundred measurements. Its interval comes from order statistics (how
+/// often a fair coin shows heads), so it does not depend on the distribution of the values. The interval of fewer than
+/// six values is that from the least to the greatest.
 pub(crate) fn median(values: &[f64]) -> Median {
     let mut sorted = values.to_vec();
     sorted.sort_by(f64::total_cmp);
@@ -23,9 +23,10 @@ pub(crate) fn median(values: &[f64]) -> Median {
     Median { value: middle, low: sorted[out], high: sorted[n - 1 - out] }
 }
 
-/// How many values may be left out at each end so that the rest holds the median with a probability of 95 %.
+/// Returns how many values can be left out at each end so that the interval of the rest contains the median with a
+/// probability of 95 %.
 fn outside(n: usize) -> usize {
-    // The chance that no value, then that one more, lies below the median: tosses of a fair coin.
+    // The probability that no value, then that one more, is below the median: tosses of a fair coin.
     let mut chance = 0.5_f64.powi(n as i32);
     let mut at_most = chance;
     for out in 0..n {
@@ -36,6 +37,13 @@ fn outside(n: usize) -> usize {
         }
     }
     0
+}
+
+/// Returns the least value that a share of all values does not exceed.
+pub(crate) fn quantile(values: &[f64], share: f64) -> f64 {
+    let mut sorted = values.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    sorted[((share * sorted.len() as f64).ceil() as usize).clamp(1, sorted.len()) - 1]
 }
 
 #[cfg(test)]

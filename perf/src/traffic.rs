@@ -1,25 +1,25 @@
-//! What the loads ask for.
+//! The requests of the loads.
 
-use crate::Failure;
-use crate::answer::Answer;
+use crate::failure::Failure;
 use crate::load::Traffic;
+use crate::response::HttpResponse;
 
-/// The same request on each connection, for ever; different connections may name different hosts.
+/// The same request on each connection again and again. Different connections may request different hosts.
 #[derive(Debug)]
-pub(crate) struct Same(Vec<Vec<u8>>);
+pub(crate) struct Repeated(Vec<Vec<u8>>);
 
-impl Same {
-    /// `GET path` from each of the hosts in turn.
+impl Repeated {
+    /// `GET path`, for each of the hosts in turn.
     pub(crate) fn get(path: &str, hosts: &[String]) -> Self {
         Self(hosts.iter().map(|host| request("GET", path, host)).collect())
     }
 
-    /// What is known of each of the instances.
-    pub(crate) fn look(ids: &[String]) -> Self {
+    /// `GET` of each instance in the API.
+    pub(crate) fn get_instances(ids: &[String]) -> Self {
         Self(ids.iter().map(|id| request("GET", &format!("/api/v1/demo/{id}"), "localhost")).collect())
     }
 
-    /// A minute more for each of the instances.
+    /// Extends each instance by a minute.
     pub(crate) fn extend(ids: &[String]) -> Self {
         const BODY: &str = r#"{"minutes":1}"#;
         let one = |id: &String| {
@@ -33,50 +33,50 @@ impl Same {
     }
 }
 
-impl Traffic for Same {
-    fn next(&mut self, link: usize) -> (&[u8], bool) {
-        (&self.0[link % self.0.len()], true)
+impl Traffic for Repeated {
+    fn next_request(&mut self, connection: usize) -> (&[u8], bool) {
+        (&self.0[connection % self.0.len()], true)
     }
 
-    fn answered(&mut self, _link: usize, answer: Answer<'_>) -> Result<(), Failure> {
-        expect_ok(answer)
+    fn receive(&mut self, _connection: usize, response: HttpResponse<'_>) -> Result<(), Failure> {
+        expect_ok(response)
     }
 }
 
-/// Acquires, and keeps the ids of what it gets.
+/// Acquires, and stores the ids of the instances.
 #[derive(Debug)]
 pub(crate) struct Acquires {
     request: Vec<u8>,
-    /// Every how many-th id is kept; 0 keeps none.
+    /// One of so many ids is stored; with 0 none is.
     keep_each: usize,
     count: usize,
-    /// The ids that were kept.
+    /// The ids that were stored.
     pub(crate) ids: Vec<String>,
 }
 
 impl Acquires {
-    /// Keeps every `keep_each`-th id, none if that is 0.
+    /// Stores every `keep_each`-th id; with 0 none.
     pub(crate) fn new(keep_each: usize) -> Self {
         Self { request: acquire(), keep_each, count: 0, ids: Vec::new() }
     }
 }
 
 impl Traffic for Acquires {
-    fn next(&mut self, _link: usize) -> (&[u8], bool) {
+    fn next_request(&mut self, _connection: usize) -> (&[u8], bool) {
         (&self.request, true)
     }
 
-    fn answered(&mut self, _link: usize, answer: Answer<'_>) -> Result<(), Failure> {
-        expect_ok(answer)?;
+    fn receive(&mut self, _connection: usize, response: HttpResponse<'_>) -> Result<(), Failure> {
+        expect_ok(response)?;
         self.count += 1;
         if self.keep_each > 0 && self.count.is_multiple_of(self.keep_each) {
-            self.ids.push(id(answer.body)?.to_owned());
+            self.ids.push(id(response.body)?.to_owned());
         }
         Ok(())
     }
 }
 
-/// Gives instances back.
+/// Releases instances.
 #[derive(Debug)]
 pub(crate) struct Releases {
     ids: Vec<String>,
@@ -84,43 +84,43 @@ pub(crate) struct Releases {
 }
 
 impl Releases {
-    /// Those that are to be given back; as many requests may be made.
+    /// Returns the releases of these instances. As many requests may be made.
     pub(crate) fn new(ids: Vec<String>) -> Self {
         Self { ids, request: Vec::new() }
     }
 }
 
 impl Traffic for Releases {
-    fn next(&mut self, _link: usize) -> (&[u8], bool) {
+    fn next_request(&mut self, _connection: usize) -> (&[u8], bool) {
         let id = self.ids.pop().unwrap_or_default();
         self.request = release(&id);
         (&self.request, true)
     }
 
-    fn answered(&mut self, _link: usize, answer: Answer<'_>) -> Result<(), Failure> {
-        expect_ok(answer)
+    fn receive(&mut self, _connection: usize, response: HttpResponse<'_>) -> Result<(), Failure> {
+        expect_ok(response)
     }
 }
 
-/// Acquires, and gives back at once what it got. Only the acquires are measured.
+/// Acquires instances and releases each at once. Only the acquires are measured.
 #[derive(Debug)]
 pub(crate) struct Turnover {
     request: Vec<u8>,
-    /// What each connection has to give back.
-    held: Vec<Option<String>>,
+    /// The instance that each connection releases next.
+    acquired: Vec<Option<String>>,
     release: Vec<u8>,
 }
 
 impl Turnover {
-    /// For at most so many connections.
-    pub(crate) fn new(links: usize) -> Self {
-        Self { request: acquire(), held: vec![None; links], release: Vec::new() }
+    /// Returns the requests for at most this number of connections.
+    pub(crate) fn new(connections: usize) -> Self {
+        Self { request: acquire(), acquired: vec![None; connections], release: Vec::new() }
     }
 }
 
 impl Traffic for Turnover {
-    fn next(&mut self, link: usize) -> (&[u8], bool) {
-        match &self.held[link] {
+    fn next_request(&mut self, connection: usize) -> (&[u8], bool) {
+        match &self.acquired[connection] {
             Some(id) => {
                 self.release = release(id);
                 (&self.release, false)
@@ -129,17 +129,17 @@ impl Traffic for Turnover {
         }
     }
 
-    fn answered(&mut self, link: usize, answer: Answer<'_>) -> Result<(), Failure> {
-        expect_ok(answer)?;
-        self.held[link] = match self.held[link].take() {
+    fn receive(&mut self, connection: usize, response: HttpResponse<'_>) -> Result<(), Failure> {
+        expect_ok(response)?;
+        self.acquired[connection] = match self.acquired[connection].take() {
             Some(_) => None,
-            None => Some(id(answer.body)?.to_owned()),
+            None => Some(id(response.body)?.to_owned()),
         };
         Ok(())
     }
 }
 
-/// A request without a body.
+/// Returns a request without a body.
 pub(crate) fn request(method: &str, path: &str, host: &str) -> Vec<u8> {
     format!("{method} {path} HTTP/1.1\r\nhost: {host}\r\naccept: */*\r\n\r\n").into_bytes()
 }
@@ -152,14 +152,18 @@ fn release(id: &str) -> Vec<u8> {
     request("DELETE", &format!("/api/v1/demo/{id}"), "localhost")
 }
 
-fn expect_ok(answer: Answer<'_>) -> Result<(), Failure> {
-    match answer.status {
+fn expect_ok(response: HttpResponse<'_>) -> Result<(), Failure> {
+    match response.status {
         200 => Ok(()),
-        other => Err(format!("answered {other}: {}", String::from_utf8_lossy(answer.body)).into()),
+        other => {
+            Err(format!("the server responded with {other}: {}", String::from_utf8_lossy(response.body))
+                .into())
+        }
     }
 }
 
-/// The id in the answer to an acquire, found without reading the JSON: that would cost more than the rest.
+/// Returns the id in the response to an acquire. It does not parse the JSON, which would cost more than everything
+/// else.
 fn id(body: &[u8]) -> Result<&str, Failure> {
     const BEFORE: &[u8] = b"\"id\":\"";
     let found = memchr::memmem::find(body, BEFORE).and_then(|at| {

@@ -1,4 +1,4 @@
-//! A Valkey of our own, and its own tool for measuring.
+//! Valkey servers for the measurements, and the benchmark tool of Valkey.
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -7,31 +7,31 @@ use std::time::Duration;
 
 use redis::{Connection, FromRedisValue, Value};
 
-use crate::Failure;
-use crate::child::{self, Running};
+use crate::child::{self, ChildProcess};
 use crate::clock::now;
-use crate::cores;
+use crate::cpu;
+use crate::failure::Failure;
 
-/// Longest time of one answer, and until something is seen.
-const PATIENCE: Duration = Duration::from_secs(10);
-/// What the measuring tool puts a random number of twelve digits in the place of.
+/// Maximum time until a reply, and until a call is observed.
+const TIMEOUT: Duration = Duration::from_secs(10);
+/// The text that the benchmark tool replaces by a random number of twelve digits.
 const RANDOM: &str = "__rand_int__";
-/// Random numbers to choose from: so many that hardly two are the same.
+/// The random numbers are below this: so large that hardly two are equal.
 const RANDOM_BELOW: &str = "1000000000000";
 
-/// Its programs.
+/// The folder with the programs of Valkey.
 #[derive(Debug)]
-pub(crate) struct Programs(PathBuf);
+pub(crate) struct ValkeyPrograms(PathBuf);
 
-/// One server that keeps each change in a file, synced every second, as operators are told to run it.
+/// One server that appends each change to a file and syncs it every second, as the documentation recommends.
 #[derive(Debug)]
 pub(crate) struct Valkey {
     programs: PathBuf,
-    running: Running,
+    process: ChildProcess,
 }
 
-impl Programs {
-    /// Those of this repository's stack; the missing part's name where it was not installed.
+impl ValkeyPrograms {
+    /// Finds the programs in this repository's stack. The error names the missing program.
     pub(crate) fn find() -> Result<Self, String> {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/stack/usr/bin");
         for program in ["valkey-server", "valkey-benchmark"] {
@@ -42,60 +42,60 @@ impl Programs {
         Ok(Self(folder))
     }
 
-    /// Starts one.
+    /// Starts a server.
     pub(crate) fn start(&self, core: usize) -> Result<Valkey, Failure> {
         let folder = child::folder()?;
-        let mut command = child::leashed(Path::new("sh"))?;
+        let mut command = child::killed_with_this(Path::new("sh"))?;
         let line = r#"exec "$0" --port "$PORT" --bind 127.0.0.1 --dir "$1" --save '' --appendonly yes --appendfsync everysec"#;
         command.args(["-c", line]).arg(self.0.join("valkey-server")).arg(&folder);
-        let running = Running::listening("Valkey", command, "PORT", folder, core)?;
-        Ok(Valkey { programs: self.0.clone(), running })
+        let process = ChildProcess::listening("Valkey", command, "PORT", folder, core)?;
+        Ok(Valkey { programs: self.0.clone(), process })
     }
 }
 
 impl Valkey {
-    /// Where it listens.
+    /// Returns the address at which it listens.
     pub(crate) fn address(&self) -> SocketAddr {
-        self.running.address
+        self.process.address
     }
 
-    /// Asks it.
-    pub(crate) fn ask<T: FromRedisValue>(&self, words: &[&str]) -> Result<T, Failure> {
+    /// Calls a command.
+    pub(crate) fn call<T: FromRedisValue>(&self, words: &[&str]) -> Result<T, Failure> {
         let mut command = redis::cmd(words[0]);
         command.arg(&words[1..]);
         Ok(command.query(&mut self.connect()?)?)
     }
 
-    /// How often a command was called, by clients or by scripts.
+    /// Returns how often a command was called, by clients or by scripts.
     pub(crate) fn calls(&self, command: &str) -> Result<u64, Failure> {
-        let text: String = self.ask(&["INFO", "commandstats"])?;
+        let text: String = self.call(&["INFO", "commandstats"])?;
         let begin = format!("cmdstat_{command}:calls=");
         let line = text.lines().find_map(|line| line.strip_prefix(&begin));
         let digits = line.and_then(|rest| rest.split(',').next()).unwrap_or("0");
         Ok(digits.parse()?)
     }
 
-    /// The words of the first script call that `is_it` says it is, while `act` is done.
-    pub(crate) fn overhear(
+    /// Returns the words of the first script call during `act` that `matches` accepts.
+    pub(crate) fn observe_call(
         &self,
-        is_it: impl Fn(&[String]) -> bool,
+        matches: impl Fn(&[String]) -> bool,
         act: impl FnOnce() -> Result<(), Failure>,
     ) -> Result<Vec<String>, Failure> {
-        let mut listening = self.connect()?;
-        redis::cmd("MONITOR").exec(&mut listening)?;
+        let mut monitor = self.connect()?;
+        redis::cmd("MONITOR").exec(&mut monitor)?;
         act()?;
         let begin = now();
-        while now() < begin + PATIENCE {
-            let Value::SimpleString(line) = listening.recv_response()? else { continue };
+        while now() < begin + TIMEOUT {
+            let Value::SimpleString(line) = monitor.recv_response()? else { continue };
             let words = words(&line);
-            if words.first().is_some_and(|word| word == "EVALSHA") && is_it(&words) {
+            if words.first().is_some_and(|word| word == "EVALSHA") && matches(&words) {
                 return Ok(words);
             }
         }
-        Err("the call was not seen".into())
+        Err("the call was not observed".into())
     }
 
-    /// How many such calls a second it does for its own tool, which is on `core`. `clients` of them ask at a time.
+    /// Returns how many calls per second the benchmark tool reaches, which runs on `core` with this number of clients.
     pub(crate) fn rate(
         &self,
         words: &[String],
@@ -116,18 +116,19 @@ impl Valkey {
             .args(["-r", RANDOM_BELOW, "--csv"])
             .args(words)
             .stdin(Stdio::null());
-        let output = cores::on(core, || command.output())?;
+        let output = cpu::on(core, || command.output())?;
         let text = String::from_utf8_lossy(&output.stdout);
         let last = text.lines().last().and_then(|line| line.rsplit_once("\",\"").map(|_| line));
         let rate = last
             .and_then(|line| line.split("\",\"").nth(1))
             .and_then(|rate| rate.trim_matches('"').parse().ok());
         rate.ok_or_else(|| {
-            format!("valkey-benchmark said: {text}{}", String::from_utf8_lossy(&output.stderr)).into()
+            format!("unknown output of valkey-benchmark: {text}{}", String::from_utf8_lossy(&output.stderr))
+                .into()
         })
     }
 
-    /// Microseconds of a PING, one after another: the median.
+    /// Returns the median of the microseconds of a PING, one after another.
     pub(crate) fn round_trip(&self, time: Duration) -> Result<f64, Failure> {
         let mut connection = self.connect()?;
         let mut times = crate::load::histogram();
@@ -142,13 +143,13 @@ impl Valkey {
 
     fn connect(&self) -> Result<Connection, Failure> {
         let client = redis::Client::open(format!("redis://{}", self.address()))?;
-        let connection = client.get_connection_with_timeout(PATIENCE)?;
-        connection.set_read_timeout(Some(PATIENCE))?;
+        let connection = client.get_connection_with_timeout(TIMEOUT)?;
+        connection.set_read_timeout(Some(TIMEOUT))?;
         Ok(connection)
     }
 }
 
-/// The same call, with a new token each time.
+/// Returns a call with a new token each time that the benchmark tool makes it.
 pub(crate) fn with_random_token(call: &[String]) -> Vec<String> {
     let is_token = |word: &str| word.len() == 32 && word.bytes().all(|byte| byte.is_ascii_hexdigit());
     call.iter()
@@ -156,7 +157,7 @@ pub(crate) fn with_random_token(call: &[String]) -> Vec<String> {
         .collect()
 }
 
-/// The words in quotes of a line that MONITOR tells. None of ours has a quote in it.
+/// Returns the quoted words in a line of MONITOR. No word of this server's calls contains a quote.
 fn words(line: &str) -> Vec<String> {
     line.split('"').skip(1).step_by(2).map(str::to_owned).collect()
 }
@@ -166,7 +167,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_call_is_read_from_what_monitor_tells() {
+    fn a_call_is_read_from_a_line_of_monitor() {
         let line =
             r#"1700000000.1 [0 127.0.0.1:5] "EVALSHA" "abc" "1" "{p}" "" "0123456789abcdef0123456789abcdef""#;
         let call = words(line);

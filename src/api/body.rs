@@ -1,4 +1,4 @@
-//! The body of an answer: known at once, or a stream.
+//! The body of an API response: known at once, or a stream.
 
 use std::convert::Infallible;
 use std::pin::Pin;
@@ -11,41 +11,42 @@ use http_body::{Frame, SizeHint};
 
 use crate::pool::Delivery;
 
-/// See the module. Both engines send it, each in its own way.
+/// The body of an API response. Hyper sends it through its [`http_body::Body`], Pingora's side matches on the variants.
 pub enum Body {
-    /// All of it; `None` once it was taken.
+    /// The whole body; `None` after it was sent.
     Full(Option<Bytes>),
-    /// The same where it hands out an instance: whoever sends it takes the delivery, and says how far it got.
-    Handing(Option<Bytes>, Delivery),
-    /// Pieces as they come, for server-sent events.
+    /// The whole body of a response that assigns an instance. The engine that sends it takes the [`Delivery`] out and
+    /// reports how far the response got.
+    WithDelivery(Option<Bytes>, Delivery),
+    /// Chunks as they are produced, for server-sent events.
     Stream(BoxStream<'static, Bytes>),
 }
 
 impl Body {
-    /// A body that is known at once.
+    /// Creates a body from all of its bytes.
     pub fn full(bytes: impl Into<Bytes>) -> Self {
         Body::Full(Some(bytes.into()))
     }
 
-    /// No body.
+    /// Creates an empty body.
     pub fn empty() -> Self {
         Body::full(Bytes::new())
     }
 
-    /// The same body, handing out an instance.
-    pub fn handing(self, delivery: Delivery) -> Self {
+    /// Adds the delivery of the instance that the response assigns.
+    pub fn with_delivery(self, delivery: Delivery) -> Self {
         match self {
-            Body::Full(bytes) | Body::Handing(bytes, _) => Body::Handing(bytes, delivery),
-            // Nothing of ours hands out an instance bit by bit; unsent, it is taken back.
+            Body::Full(bytes) | Body::WithDelivery(bytes, _) => Body::WithDelivery(bytes, delivery),
+            // No streamed response assigns an instance. If one did, dropping the delivery here would undo the claim.
             Body::Stream(_) => self,
         }
     }
 
-    /// Takes what has to be told how far the answer got, if it hands out an instance. Left in the body, it is dropped
-    /// with that, and the instance is ready again.
+    /// Takes the delivery out; `None` when the response assigns no instance. A delivery that stays in the body is
+    /// dropped with it, which undoes the claim: the instance is ready again.
     pub fn take_delivery(&mut self) -> Option<Delivery> {
         match std::mem::replace(self, Body::Full(None)) {
-            Body::Handing(bytes, delivery) => {
+            Body::WithDelivery(bytes, delivery) => {
                 *self = Body::Full(bytes);
                 Some(delivery)
             }
@@ -56,9 +57,9 @@ impl Body {
         }
     }
 
-    /// A body whose pieces come as they are made.
-    pub fn stream(pieces: impl Stream<Item = Bytes> + Send + 'static) -> Self {
-        Body::Stream(Box::pin(pieces))
+    /// Creates a body from a stream of chunks.
+    pub fn stream(chunks: impl Stream<Item = Bytes> + Send + 'static) -> Self {
+        Body::Stream(Box::pin(chunks))
     }
 }
 
@@ -71,20 +72,23 @@ impl http_body::Body for Body {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
         match self.get_mut() {
-            Body::Full(bytes) | Body::Handing(bytes, _) => {
+            Body::Full(bytes) | Body::WithDelivery(bytes, _) => {
                 Poll::Ready(bytes.take().filter(|b| !b.is_empty()).map(|b| Ok(Frame::data(b))))
             }
-            Body::Stream(pieces) => pieces.as_mut().poll_next(cx).map(|p| p.map(|b| Ok(Frame::data(b)))),
+            Body::Stream(chunks) => chunks.as_mut().poll_next(cx).map(|c| c.map(|b| Ok(Frame::data(b)))),
         }
     }
 
     fn is_end_stream(&self) -> bool {
-        matches!(self, Body::Full(bytes) | Body::Handing(bytes, _) if bytes.as_ref().is_none_or(Bytes::is_empty))
+        matches!(
+            self,
+            Body::Full(bytes) | Body::WithDelivery(bytes, _) if bytes.as_ref().is_none_or(Bytes::is_empty)
+        )
     }
 
     fn size_hint(&self) -> SizeHint {
         match self {
-            Body::Full(bytes) | Body::Handing(bytes, _) => {
+            Body::Full(bytes) | Body::WithDelivery(bytes, _) => {
                 SizeHint::with_exact(bytes.as_ref().map_or(0, |b| b.len() as u64))
             }
             Body::Stream(_) => SizeHint::default(),

@@ -1,4 +1,4 @@
-//! The only map from what went wrong to what the client is told.
+//! [`ApiError`]: the only map from errors to a response's status, code, text and headers.
 
 use std::time::Duration;
 
@@ -7,75 +7,76 @@ use serde::Serialize;
 
 use super::body::Body;
 use super::response;
-use crate::instance::{EndReason, ExtendRefused, Limits, RateLimited};
+use crate::instance::{EndReason, ExtendRefused, RateLimited, RateLimits};
 use crate::pool::AcquireError;
 use crate::request::RequestId;
 use crate::store::StoreError;
 
-/// An answer that is an error. Each kind has one status and one code, fixed by the contract.
+/// An error that a client receives as a response. Each kind has one status and one code, which the API's contract
+/// fixes.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ApiError {
-    /// The request itself is wrong; the text says how.
+    /// The request is invalid; the text says why.
     #[error("{0}")]
     InvalidRequest(String),
-    /// The head broke a rule of HTTP.
+    /// The request breaks a rule of HTTP in its head, or in how its body is framed.
     #[error("the request's head is malformed")]
     MalformedHead,
-    /// The head or the body did not come in time.
+    /// The head or the body did not arrive in time.
     #[error("the request took too long to arrive")]
     Timeout,
-    /// The extension would pass the longest time from assignment.
+    /// The extension would exceed this longest TTL, counted from assignment.
     #[error("maximum TTL exceeded")]
     MaxTtlExceeded(Duration),
-    /// The key is wrong or missing.
+    /// The API key is wrong or missing.
     #[error("unauthorized")]
     Unauthorized,
-    /// No such thing.
+    /// There is no such path, template, instance or node; the text names which kind.
     #[error("{0} not found")]
     NotFound(&'static str),
-    /// The path exists, with other methods.
+    /// The path exists, but not with this method; the text is the value of the `Allow` header.
     #[error("method not allowed")]
     MethodNotAllowed(&'static str),
-    /// The body is too large.
+    /// The body is longer than [`MAX_BODY`](super::MAX_BODY).
     #[error("request body too large")]
     TooLarge,
-    /// The body is not of a type that is read here.
+    /// The body's declared media type is not JSON.
     #[error("unsupported media type, use application/json")]
     UnsupportedMediaType,
-    /// The head is too large.
+    /// The head is too long, or has too many header fields.
     #[error("request headers too large")]
     HeadersTooLarge,
-    /// The host is not ours.
+    /// The request's host is neither an instance's nor the API's.
     #[error("this server does not answer for that host")]
     Misdirected,
-    /// The visitor has had enough.
+    /// The visitor has reached a rate limit.
     #[error("rate limit exceeded")]
     RateLimited(RateLimited),
-    /// Nothing is ready.
+    /// No instance is ready; a retry makes sense after this time.
     #[error("no instance is ready, try again shortly")]
     PoolExhausted(Duration),
-    /// The instance was somebody's until a short while ago.
+    /// The instance was assigned until recently, and ended for this reason.
     #[error("instance {}", .0.name())]
-    Ended(EndReason),
-    /// The instance's app refuses connections or breaks them off.
+    InstanceEnded(EndReason),
+    /// The instance's app refuses connections or closes them early, or the node that runs it cannot be reached.
     #[error("the app does not answer")]
-    Unreachable,
-    /// The instance's app says nothing.
+    AppUnreachable,
+    /// The instance's app did not respond within its deadline.
     #[error("the app did not answer in time")]
-    Silent,
-    /// The store did not answer.
+    AppTimeout,
+    /// The store did not answer within its deadline.
     #[error("store unavailable")]
     StoreUnavailable,
-    /// The server holds as many connections as it may.
+    /// The server has reached its limit of connections.
     #[error("too many connections")]
     TooManyConnections,
-    /// A fault of ours while doing what the code names.
+    /// An internal error; the code names the operation that failed.
     #[error("internal error")]
     Internal(&'static str),
 }
 
 #[derive(Serialize)]
-struct Shape<'a> {
+struct ErrorBody<'a> {
     error: String,
     code: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -84,7 +85,7 @@ struct Shape<'a> {
 }
 
 impl ApiError {
-    /// The status.
+    /// Returns the HTTP status.
     pub fn status(&self) -> StatusCode {
         use ApiError as E;
         match self {
@@ -98,9 +99,9 @@ impl ApiError {
             E::HeadersTooLarge => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
             E::Misdirected => StatusCode::MISDIRECTED_REQUEST,
             E::RateLimited(_) => StatusCode::TOO_MANY_REQUESTS,
-            E::Ended(_) => StatusCode::GONE,
-            E::Unreachable => StatusCode::BAD_GATEWAY,
-            E::Silent => StatusCode::GATEWAY_TIMEOUT,
+            E::InstanceEnded(_) => StatusCode::GONE,
+            E::AppUnreachable => StatusCode::BAD_GATEWAY,
+            E::AppTimeout => StatusCode::GATEWAY_TIMEOUT,
             E::PoolExhausted(_) | E::StoreUnavailable | E::TooManyConnections => {
                 StatusCode::SERVICE_UNAVAILABLE
             }
@@ -108,7 +109,7 @@ impl ApiError {
         }
     }
 
-    /// The code.
+    /// Returns the code, by which clients distinguish errors.
     pub fn code(&self) -> &'static str {
         use ApiError as E;
         match self {
@@ -124,9 +125,9 @@ impl ApiError {
             E::Misdirected => "MISDIRECTED_REQUEST",
             E::RateLimited(_) => "RATE_LIMITED",
             E::PoolExhausted(_) => "POOL_EXHAUSTED",
-            E::Ended(_) => "EXPIRED",
-            E::Unreachable => "INSTANCE_UNREACHABLE",
-            E::Silent => "INSTANCE_SILENT",
+            E::InstanceEnded(_) => "EXPIRED",
+            E::AppUnreachable => "INSTANCE_UNREACHABLE",
+            E::AppTimeout => "INSTANCE_SILENT",
             E::StoreUnavailable => "STORE_UNAVAILABLE",
             E::TooManyConnections => "TOO_MANY_CONNECTIONS",
             E::Internal(code) => code,
@@ -143,30 +144,35 @@ impl ApiError {
         }
     }
 
-    /// Seconds after which a retry makes sense.
+    /// Returns the seconds after which a retry makes sense; `None` when none does.
     pub fn retry_after(&self) -> Option<u64> {
-        let wait = match self {
+        let retry_after = match self {
             ApiError::RateLimited(limited) => limited.retry_after,
-            ApiError::PoolExhausted(wait) => *wait,
+            ApiError::PoolExhausted(retry_after) => *retry_after,
             ApiError::StoreUnavailable | ApiError::TooManyConnections => Duration::from_secs(1),
             _ => return None,
         };
-        Some(wait.as_millis().div_ceil(1000).max(1) as u64)
+        Some(retry_after.as_millis().div_ceil(1000).max(1) as u64)
     }
 
-    /// Adds the headers that belong to the error, in whatever form its body is.
-    pub fn decorate(&self, headers: &mut HeaderMap) {
+    /// Adds the headers that belong to the error, whether its body is JSON or a page.
+    pub fn add_headers(&self, headers: &mut HeaderMap) {
         if let Some(seconds) = self.retry_after() {
             headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
         }
         match self {
             ApiError::RateLimited(limited) => {
-                response::quota(headers, binding_limit(limited), 0, self.retry_after().unwrap_or(0));
+                response::add_rate_limit_headers(
+                    headers,
+                    binding_limit(limited),
+                    0,
+                    self.retry_after().unwrap_or(0),
+                );
             }
             ApiError::MethodNotAllowed(allow) => {
                 headers.insert(header::ALLOW, HeaderValue::from_static(allow));
             }
-            // What follows a head or a body that was not read to its end cannot be told from a request.
+            // The head or the body was not read to its end, so what follows it cannot be parsed as a request.
             ApiError::MalformedHead | ApiError::Timeout | ApiError::HeadersTooLarge | ApiError::TooLarge => {
                 headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
             }
@@ -174,21 +180,21 @@ impl ApiError {
         }
     }
 
-    /// The error as the contract's JSON.
-    pub fn answer(&self, id: &RequestId) -> Response<Body> {
-        let shape = Shape {
+    /// Creates the response with the error as JSON.
+    pub fn to_response(&self, request_id: &RequestId) -> Response<Body> {
+        let body = ErrorBody {
             error: self.to_string(),
             code: self.code(),
             details: self.details(),
-            request_id: id.as_str(),
+            request_id: request_id.as_str(),
         };
-        let mut answer = response::json(self.status(), &shape);
-        self.decorate(answer.headers_mut());
-        answer.headers_mut().insert(RequestId::HEADER, id.value());
-        answer
+        let mut response = response::json(self.status(), &body);
+        self.add_headers(response.headers_mut());
+        response.headers_mut().insert(RequestId::HEADER, request_id.to_header_value());
+        response
     }
 
-    /// What a failed store step means to a client; `code` names what was being done.
+    /// Maps the error of a store operation; `code` names the operation for [`ApiError::Internal`].
     pub fn from_store(error: StoreError, code: &'static str) -> Self {
         match error {
             StoreError::Unavailable(_) => ApiError::StoreUnavailable,
@@ -201,11 +207,12 @@ impl ApiError {
     }
 }
 
-/// The limit of the window that a visitor has to wait for. Where both are used up, that is the day's, which ends later.
+/// Returns the limit of the window that the visitor has to wait for. If both windows are used up, that is the day's,
+/// which ends later.
 fn binding_limit(limited: &RateLimited) -> u32 {
-    let Limits { hourly, daily } = limited.limits;
+    let RateLimits { hourly, daily } = limited.limits;
     let in_this_hour = limited.retry_after <= Duration::from_secs(3600);
-    // A day's limit that is not above the hour's is always reached first.
+    // A daily limit that is not above the hourly one is always reached first.
     if hourly > 0 && (daily == 0 || (hourly < daily && in_this_hour)) { hourly } else { daily }
 }
 

@@ -1,4 +1,4 @@
-//! Small answers.
+//! Small responses, and the headers that several endpoints set.
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, header};
@@ -7,46 +7,56 @@ use serde::Serialize;
 use super::body::Body;
 use super::pages::Page;
 
-/// Room for the body of most JSON answers.
-const USUAL_LENGTH: usize = 512;
+/// Initial capacity for a JSON body, in bytes; most bodies fit.
+const JSON_CAPACITY: usize = 512;
 
-/// A JSON answer that no cache keeps.
+/// Creates a JSON response that no cache stores.
 pub(super) fn json(status: StatusCode, value: &impl Serialize) -> Response<Body> {
-    // Our own shapes: strings, numbers and maps with string keys, which always serialise.
-    let mut bytes = Vec::with_capacity(USUAL_LENGTH);
-    serde_json::to_writer(&mut bytes, value).expect("our answers serialise");
-    with(status, "application/json", bytes)
+    let mut bytes = Vec::with_capacity(JSON_CAPACITY);
+    serde_json::to_writer(&mut bytes, value)
+        .expect("strings, numbers and maps with string keys always serialise");
+    with_body(status, "application/json", bytes)
 }
 
-/// A page that no cache keeps.
+/// Creates a response with a page, which no cache stores.
 pub(super) fn html(status: StatusCode, page: Page) -> Response<Body> {
-    let mut answer = with(status, "text/html; charset=utf-8", page.html);
-    answer.headers_mut().insert(header::CONTENT_SECURITY_POLICY, page.policy);
-    answer
+    let mut response = with_body(status, "text/html; charset=utf-8", page.html);
+    response.headers_mut().insert(header::CONTENT_SECURITY_POLICY, page.policy);
+    response
 }
 
-/// Any answer that no cache keeps.
-pub(super) fn with(status: StatusCode, kind: &'static str, body: impl Into<Bytes>) -> Response<Body> {
-    let mut answer = Response::new(Body::full(body));
-    *answer.status_mut() = status;
-    let headers = answer.headers_mut();
-    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
+/// Creates a response of any media type that no cache stores.
+pub(super) fn with_body(
+    status: StatusCode,
+    media_type: &'static str,
+    body: impl Into<Bytes>,
+) -> Response<Body> {
+    let mut response = Response::new(Body::full(body));
+    *response.status_mut() = status;
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(media_type));
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
-    answer
+    response
 }
 
-/// The way to another page, to be fetched with GET.
+/// Creates a redirect (303) to a URL that the client requests with GET.
 pub(super) fn see_other(location: &str) -> Response<Body> {
-    let mut answer = with(StatusCode::SEE_OTHER, "text/plain; charset=utf-8", "");
+    let mut response = with_body(StatusCode::SEE_OTHER, "text/plain; charset=utf-8", "");
     if let Ok(value) = HeaderValue::from_str(location) {
-        answer.headers_mut().insert(header::LOCATION, value);
+        response.headers_mut().insert(header::LOCATION, value);
     }
-    answer
+    response
 }
 
-/// What is left to a visitor.
-pub(super) fn quota(headers: &mut HeaderMap, limit: u32, remaining: u32, reset_seconds: u64) {
+/// Adds the `RateLimit-*` headers: how many instances a window allows, how many of them remain, and in how many seconds
+/// the window ends.
+pub(super) fn add_rate_limit_headers(
+    headers: &mut HeaderMap,
+    limit: u32,
+    remaining: u32,
+    reset_seconds: u64,
+) {
     let pairs = [
         ("ratelimit-limit", u64::from(limit)),
         ("ratelimit-remaining", u64::from(remaining)),

@@ -1,46 +1,55 @@
-//! `bake`: makes checkpoints ahead of a server's start.
+//! `bake`: makes checkpoints before a server starts.
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::Instant;
 
+use super::command::{FAILURE, fail, print_line, read_config, run_async};
 use super::error::CommandError;
-use super::state::all_nodes;
+use super::idle_nodes;
 use crate::clock::Clock;
 use crate::config::Config;
-use crate::pool::{self, Baked, Pool};
+use crate::pool::{self, BakeOutcome, Pool};
 use crate::proxy::routes::RouteTable;
-use crate::server::backends::{open_store, start_runtime};
+use crate::server::backends::{open_memory_store, start_runtime};
 use crate::server::state_dir::NodeDir;
-use crate::telemetry::Metrics;
+use crate::telemetry::{self, Metrics};
 use crate::template::Templates;
 
-/// Bakes the templates, or only the one of that name, as the server would when it starts, and tells how far it is.
+/// Bakes the template of the name `only`, or all templates, and prints the progress.
+pub(super) fn run(file: Option<&Path>, only: Option<&str>) -> ExitCode {
+    let (config, own_program) = match read_config(file) {
+        Ok(read) => read,
+        Err(status) => return status,
+    };
+    if let Err(error) = telemetry::init(config.log) {
+        return fail(FAILURE, error);
+    }
+    run_async(tokio::runtime::Builder::new_multi_thread(), bake(config, own_program, only))
+}
+
+/// Bakes as a server does when it starts.
 ///
 /// # Errors
-/// A server of that state folder runs, which bakes by itself; or why one could not be baked.
-pub(super) async fn bake(
-    config: Config,
-    own_program: PathBuf,
-    only: Option<&str>,
-    tell: impl FnMut(&str),
-) -> Result<(), CommandError> {
+/// A server uses the state folder, which bakes by itself; or a template could not be baked.
+async fn bake(config: Config, own_program: PathBuf, only: Option<&str>) -> Result<(), CommandError> {
     let names = names(&config.templates, only)?;
     let interrupted = interrupted().map_err(CommandError::Signals)?;
-    // Let go at once, for the server's own way to take one takes the first of these.
-    drop(all_nodes(&config.state_dir)?);
+    // Unlocked at once, because a node takes the first folder that is not locked.
+    drop(idle_nodes::lock_all(&config.state_dir)?);
     let folder = config.state_dir.clone();
     let unusable = |source| CommandError::Folder { folder: folder.clone(), source };
-    let node = NodeDir::take(&folder).map_err(unusable)?;
+    let node = NodeDir::lock_any(&folder).map_err(unusable)?;
     let secret = node.secret().map_err(unusable)?;
     let runtime = start_runtime(&node, &config.runtime, &own_program).await?;
     let clock = Clock::System;
-    // What visitors have of a server that stopped goes on meanwhile.
-    let store = open_store(&node, &*runtime, clock.clone()).map_err(unusable)?;
+    // The journal is read, so that assigned instances of a server that stopped keep running.
+    let store = open_memory_store(&node, &*runtime, clock.clone()).map_err(unusable)?;
     let pool = Pool::new(pool::PoolParts {
         store: Arc::new(store),
         runtime,
@@ -49,43 +58,44 @@ pub(super) async fn bake(
         clock,
         node: node.id().clone(),
         secret: Some(secret),
-        address: config.server.public,
+        public_url: config.server.public,
         templates: config.templates,
         acquire_timeout: config.acquire_timeout,
     });
-    bake_all(&pool, names, interrupted, tell).await
+    bake_all(&pool, names, interrupted).await
 }
 
-/// The names of the templates to bake: that one, or all.
+/// Returns the names of the templates to bake.
 fn names(templates: &Templates, only: Option<&str>) -> Result<Vec<String>, CommandError> {
     let all: Vec<_> = templates.iter().map(|template| template.name.as_str().to_owned()).collect();
     match only {
         None => Ok(all),
         Some(name) if all.iter().any(|known| known == name) => Ok(vec![name.to_owned()]),
-        Some(name) => Err(CommandError::NoTemplate { asked: name.to_owned(), known: all.join(", ") }),
+        Some(name) => Err(CommandError::NoTemplate { requested: name.to_owned(), known: all.join(", ") }),
     }
 }
 
-/// Bakes them one after another, and ends all that it started. Gives up when `interrupted` is done.
+/// Bakes templates one after another until all are baked or `interrupted` completes. Ends all instances that it started.
 async fn bake_all(
     pool: &Arc<Pool>,
     names: Vec<String>,
     interrupted: impl Future<Output = ()>,
-    mut tell: impl FnMut(&str),
 ) -> Result<(), CommandError> {
     let baking = async {
         for name in names {
-            tell(&format!("{name}: fetching, starting and warming up an instance"));
+            print_line(&format!("{name}: fetching, starting and warming up an instance"));
             let begun = Instant::now();
             match pool.bake(&name).await {
-                Ok(Baked::Already) => {
-                    tell(&format!("{name}: was baked before, and nothing has changed since"))
+                Ok(BakeOutcome::AlreadyBaked) => {
+                    print_line(&format!("{name}: already baked, and nothing has changed since"));
                 }
-                Ok(Baked::Now) => tell(&format!("{name}: baked in {}", seconds(begun.elapsed()))),
+                Ok(BakeOutcome::Baked) => {
+                    print_line(&format!("{name}: baked in {}", seconds(begun.elapsed())))
+                }
                 Err(source) => return Err(CommandError::Bake { template: name, source }),
             }
-            if let Some(about) = pool.about_golden(&name).await {
-                tell(&format!("{name}: {about}"));
+            if let Some(description) = pool.describe_checkpoint(&name).await {
+                print_line(&format!("{name}: {description}"));
             }
         }
         Ok(())
@@ -94,11 +104,11 @@ async fn bake_all(
         outcome = baking => outcome,
         () = interrupted => Err(CommandError::Interrupted),
     };
-    pool.drain().await;
+    pool.shut_down().await;
     outcome
 }
 
-/// Done at the first SIGINT or SIGTERM from the call on.
+/// Returns a future that completes at the first SIGINT or SIGTERM after this call.
 fn interrupted() -> io::Result<impl Future<Output = ()>> {
     let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
     Ok(async move {

@@ -3,58 +3,83 @@
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::process::ExitCode;
 
+use super::command::{CONFIG_ERROR, fail, print_line, run_async};
 use super::error::CommandError;
-use super::state::all_nodes;
-use crate::config::Host;
+use super::idle_nodes;
+use crate::config::{self, HostSettings};
 use crate::server::backends;
 use crate::server::state_dir::NodeDir;
 
-/// Where the system shows its cgroups.
+/// Where the system mounts its cgroups.
 const CGROUPS: &str = "/sys/fs/cgroup";
 
 /// What was removed.
 #[derive(Debug)]
-pub(super) struct Cleaned {
-    /// Containers, with what ran in them.
-    pub containers: usize,
-    /// Snapshots.
-    pub snapshots: usize,
-    /// Links, and tables of nftables.
-    pub network: usize,
-    /// Folders, files and cgroups on this host.
-    pub paths: Vec<PathBuf>,
+struct Removed {
+    /// The number of containers.
+    containers: usize,
+    /// The number of snapshots.
+    snapshots: usize,
+    /// The number of links and nftables tables.
+    network: usize,
+    /// Folders, files and cgroups of this host.
+    paths: Vec<PathBuf>,
 }
 
-/// Removes everything of ours from this host, whatever runs it: containers, processes, links and firewall tables,
-/// checkpoints, and what a state folder remembers of them. Images stay, and so does the name of each node. A host that
-/// never ran containers need not have a containerd.
+/// Cleans the host and prints what was removed.
+///
+/// **Trap.** In containerd it removes everything in the namespace of this program, also what other servers use that share
+/// the containerd.
+pub(super) fn run() -> ExitCode {
+    let host = match config::read_host() {
+        Ok(host) => host,
+        Err(errors) => return fail(CONFIG_ERROR, errors),
+    };
+    let own_program = std::env::current_exe().unwrap_or_else(|_| "try-it-now".into());
+    run_async(tokio::runtime::Builder::new_current_thread(), async {
+        let removed = clean(&host, &own_program).await?;
+        print_line(&format!("containers removed: {}", removed.containers));
+        print_line(&format!("snapshots removed: {}", removed.snapshots));
+        if removed.network > 0 {
+            print_line(&format!("links and firewall tables removed: {}", removed.network));
+        }
+        for path in &removed.paths {
+            print_line(&format!("removed: {}", path.display()));
+        }
+        Ok::<_, CommandError>(())
+    })
+}
+
+/// Removes everything of this program from the host, in every mode: containers, processes, links and firewall tables,
+/// checkpoints, and the records in the state folder. Images and the names of nodes stay. A host that never ran containers
+/// needs no containerd.
 ///
 /// # Errors
-/// A server of that state folder runs, or something resists.
-pub(super) async fn clean(host: &Host, own_program: &Path) -> Result<Cleaned, CommandError> {
-    let nodes = all_nodes(&host.state_dir)?;
+/// A server uses the state folder, or something cannot be removed.
+async fn clean(host: &HostSettings, own_program: &Path) -> Result<Removed, CommandError> {
+    let nodes = idle_nodes::lock_all(&host.state_dir)?;
     let address = &host.containerd_address;
-    let (containers, snapshots) = if address.exists() || nodes.iter().any(|node| node.containers().exists()) {
-        backends::clean_containers(address).await?
-    } else {
-        (0, 0)
-    };
-    for node in nodes.iter().filter(|node| node.instances().exists()) {
+    let had_containers = nodes.iter().any(|node| node.containers_dir().exists());
+    let (containers, snapshots) =
+        if address.exists() || had_containers { backends::clean_containers(address).await? } else { (0, 0) };
+    for node in nodes.iter().filter(|node| node.instances_dir().exists()) {
         backends::clean_processes(node, own_program).await?;
     }
     let network = backends::clean_network().await?;
-    Ok(Cleaned { containers, snapshots, network, paths: remove_all(&nodes)? })
+    Ok(Removed { containers, snapshots, network, paths: remove_paths(&nodes)? })
 }
 
-/// Removes what nodes without anything that runs have on disk, and the cgroup that ours were in. Returns what there was.
-fn remove_all(nodes: &[NodeDir]) -> Result<Vec<PathBuf>, CommandError> {
+/// Removes the files of nodes whose instances have ended, and the cgroup of all containers. Returns the removed paths.
+fn remove_paths(nodes: &[NodeDir]) -> Result<Vec<PathBuf>, CommandError> {
     let mut removed = Vec::new();
     for node in nodes {
-        let (claims, tenure) = (node.claims(), node.claims().with_extension("tenure"));
-        for path in [node.containers(), node.instances(), node.journal(), claims, tenure] {
-            let gone = if path.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
-            match gone {
+        let grant_log = node.grant_log_file();
+        let term = grant_log.with_extension("tenure");
+        for path in [node.containers_dir(), node.instances_dir(), node.journal_file(), grant_log, term] {
+            let result = if path.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
+            match result {
                 Ok(()) => removed.push(path),
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
                 Err(source) => return Err(CommandError::Folder { folder: path, source }),
@@ -65,8 +90,8 @@ fn remove_all(nodes: &[NodeDir]) -> Result<Vec<PathBuf>, CommandError> {
     Ok(removed)
 }
 
-/// The cgroup that all containers of ours are in: one below the root, or one in each hierarchy of the older version. It
-/// can be removed when it is empty, and with the containers of another containerd in it, it is not.
+/// Returns the cgroups of all containers of this program: one below the root with version 2, or one in each hierarchy with
+/// version 1. The kernel refuses to remove a cgroup that still has containers, such as those of another containerd.
 fn cgroups(root: &Path) -> Vec<PathBuf> {
     let hierarchies = fs::read_dir(root).into_iter().flatten().flatten().map(|entry| entry.path());
     let found = hierarchies.chain([root.to_owned()]).map(|hierarchy| hierarchy.join("try-it-now"));
@@ -83,7 +108,7 @@ mod tests {
     use crate::instance::NodeId;
 
     #[test]
-    fn our_cgroup_is_found_in_each_hierarchy_once() {
+    fn the_programs_cgroup_is_found_in_each_hierarchy_once() {
         let root = std::env::temp_dir().join(format!("try-it-now-cgroups-{}", NodeId::random()));
         for folder in ["cpu,cpuacct/try-it-now", "memory/try-it-now", "memory/try-it-not", "try-it-now"] {
             fs::create_dir_all(root.join(folder)).unwrap();

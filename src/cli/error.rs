@@ -1,4 +1,4 @@
-//! Why a command of the program failed.
+//! Why `bake` or `clean` failed.
 
 use std::io;
 use std::path::PathBuf;
@@ -7,48 +7,48 @@ use crate::instance::NodeId;
 use crate::pool::BakeError;
 use crate::runtime::RuntimeError;
 
-/// Why it was not done.
+/// Why `bake` or `clean` failed.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum CommandError {
-    /// A server is at work.
-    #[error("a server of {} runs ({node}): stop it first", .folder.display())]
-    Runs {
-        /// Its state folder.
+    /// A server uses the state folder.
+    #[error("cannot use {} while a server runs with it ({node}): stop it first", .folder.display())]
+    ServerRuns {
+        /// The state folder.
         folder: PathBuf,
-        /// Its name there.
+        /// The name of the server's node.
         node: NodeId,
     },
-    /// The state folder cannot be used.
+    /// A file or folder of the state folder cannot be used.
     #[error("cannot use {}: {source}", .folder.display())]
     Folder {
-        /// Which one.
+        /// The file or folder.
         folder: PathBuf,
-        /// What the system said.
+        /// The system's error.
         source: io::Error,
     },
-    /// No template has that name.
-    #[error("there is no template `{asked}`; there are: {known}")]
+    /// No template has the requested name.
+    #[error("there is no template `{requested}`; the templates are {known}")]
     NoTemplate {
-        /// What was asked for.
-        asked: String,
-        /// All names, with commas.
+        /// The requested name.
+        requested: String,
+        /// All names, with commas between them.
         known: String,
     },
-    /// The runtime refused.
+    /// The runtime failed.
     #[error(transparent)]
     Runtime(#[from] RuntimeError),
     /// A template could not be baked.
-    #[error("{template}: {source}")]
+    #[error("cannot bake {template}: {source}")]
     Bake {
-        /// Which one.
+        /// The template's name.
         template: String,
-        /// Why not.
+        /// The reason.
         source: BakeError,
     },
-    /// The system gives no signals.
+    /// The process cannot receive signals.
     #[error("cannot listen for signals: {0}")]
     Signals(io::Error),
-    /// Somebody ended it.
-    #[error("interrupted; nothing half made was left")]
+    /// A signal ended the command.
+    #[error("interrupted; no partial checkpoint remains")]
     Interrupted,
 }

@@ -1,24 +1,30 @@
-//! The commands of the program.
+//! The command line of the program, and its commands.
+//!
+//! | file | what it has |
+//! |---|---|
+//! | `mod.rs` | the command line and its help |
+//! | `serve.rs` | `serve`: runs the server |
+//! | `bake.rs` | `bake`: makes checkpoints before a server starts |
+//! | `clean.rs` | `clean`: removes everything of this program from the host |
+//! | `doctor/` | `doctor`: checks the host; also runs when a server starts |
+//! | `sample_app/` | `sample-app`: the built-in guest book |
+//! | `command.rs` | what every command does: read the configuration, run, print, exit |
+//! | `idle_nodes.rs` | access to a state folder while no server uses it, for `bake` and `clean` |
+//! | `error.rs` | why `bake` or `clean` failed |
 
 mod bake;
 mod clean;
-pub mod doctor;
+mod command;
+mod doctor;
 mod error;
-pub mod sample_app;
+mod idle_nodes;
+pub(crate) mod sample_app;
 mod serve;
-mod state;
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-
-use crate::config::{self, Config};
-use crate::server::backends;
-use crate::telemetry;
-
-/// The exit status for a mistake in the configuration (`EX_USAGE`).
-const USAGE: u8 = 64;
 
 /// Puts a "Try it now" button on any app.
 #[derive(Parser)]
@@ -30,159 +36,44 @@ pub struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Serve (what the program does when no command is given)
+    /// Run the server (the default without a command)
     Serve {
-        /// A file of templates in TOML; without one, the built-in sample app is served
+        /// The file of templates, in TOML; without it, the built-in sample app is served
         #[arg(long, value_name = "FILE")]
         config: Option<PathBuf>,
     },
-    /// Say what this host can do, and whether the configured mode works (exit status 0) or not (1)
+    /// Check the host for the configured mode and print a fix for each problem (exit status 0 or 1)
     Doctor {
         /// The file of templates, as for serve
         #[arg(long, value_name = "FILE")]
         config: Option<PathBuf>,
-        /// Say it in JSON: an array of objects with check, verdict, found and remedy
+        /// Print JSON: an array of objects with check, verdict, found and remedy
         #[arg(long)]
         json: bool,
     },
-    /// Bake a template, or all, as a server does when it starts; then it need not
+    /// Make the checkpoint of one template, or of all, before a server starts, which else makes them itself
     Bake {
         /// The file of templates, as for serve
         #[arg(long, value_name = "FILE")]
         config: Option<PathBuf>,
-        /// The name of the only one to bake
+        /// The name of the only template to bake
         template: Option<String>,
     },
-    /// Remove everything of ours from this host, whatever CONTAINER_MODE says: instances and checkpoints; images stay
+    /// Remove all instances and checkpoints of this program from the host, in every CONTAINER_MODE; images stay
     Clean,
-    /// Run the built-in guest book, as an instance does: HOST, PORT and INSTANCE_ID come from the environment
+    /// Run the built-in guest book as an instance does: HOST, PORT and INSTANCE_ID come from the environment
     SampleApp,
 }
 
 impl Cli {
-    /// Runs the command that the command line names; without one, the server. Returns the exit status of the program.
+    /// Runs the command of the command line, or the server if there is none. Returns the exit status of the program.
     pub fn run(self) -> ExitCode {
         match self.command.unwrap_or(Command::Serve { config: None }) {
-            Command::Serve { config } => serve(config),
-            Command::Doctor { config, json } => examine(config, json),
-            Command::Bake { config, template } => bake(config, template),
-            Command::Clean => clean(),
-            Command::SampleApp => sample(),
+            Command::Serve { config } => serve::run(config),
+            Command::Doctor { config, json } => doctor::run(config.as_deref(), json),
+            Command::Bake { config, template } => bake::run(config.as_deref(), template.as_deref()),
+            Command::Clean => clean::run(),
+            Command::SampleApp => sample_app::run_command(),
         }
     }
-}
-
-fn serve(file: Option<PathBuf>) -> ExitCode {
-    let (config, own_program) = match configured(file.as_deref()) {
-        Ok(configured) => configured,
-        Err(code) => return code,
-    };
-    if let Err(error) = telemetry::init(config.log) {
-        return fail(1, &error.to_string());
-    }
-    for warning in &config.warnings {
-        tracing::warn!("{warning}");
-    }
-    run(tokio::runtime::Builder::new_multi_thread(), serve::serve(config, file, own_program))
-}
-
-fn examine(file: Option<PathBuf>, json: bool) -> ExitCode {
-    use std::io::Write;
-    let (config, _) = match configured(file.as_deref()) {
-        Ok(configured) => configured,
-        Err(code) => return code,
-    };
-    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
-        Ok(runtime) => runtime,
-        Err(error) => return fail(1, &format!("cannot start: {error}")),
-    };
-    let findings = runtime.block_on(doctor::examine(
-        &config,
-        backends::shared_store(&config),
-        &backends::baked(&config),
-    ));
-    // A name that is still being looked up must not hold up the end.
-    runtime.shutdown_background();
-    let told = if json { doctor::json(&findings) } else { doctor::text(&findings) };
-    if let Err(error) = std::io::stdout().write_all(told.as_bytes()) {
-        return fail(1, &error.to_string());
-    }
-    if doctor::works(&findings) { ExitCode::SUCCESS } else { ExitCode::FAILURE }
-}
-
-fn bake(file: Option<PathBuf>, template: Option<String>) -> ExitCode {
-    let (config, own_program) = match configured(file.as_deref()) {
-        Ok(configured) => configured,
-        Err(code) => return code,
-    };
-    if let Err(error) = telemetry::init(config.log) {
-        return fail(1, &error.to_string());
-    }
-    let work = bake::bake(config, own_program, template.as_deref(), say);
-    run(tokio::runtime::Builder::new_multi_thread(), work)
-}
-
-/// The configuration, and the path of this program; else what to exit with, the reason told.
-fn configured(file: Option<&Path>) -> Result<(Config, PathBuf), ExitCode> {
-    let own_program = std::env::current_exe()
-        .map_err(|error| fail(1, &format!("cannot find this program's own file: {error}")))?;
-    let config = config::read(file, &own_program).map_err(|mistakes| fail(USAGE, &mistakes.to_string()))?;
-    Ok((config, own_program))
-}
-
-fn clean() -> ExitCode {
-    let host = match config::read_host() {
-        Ok(host) => host,
-        Err(mistakes) => return fail(USAGE, &mistakes.to_string()),
-    };
-    let own_program = std::env::current_exe().unwrap_or_else(|_| "try-it-now".into());
-    run(tokio::runtime::Builder::new_current_thread(), async {
-        let cleaned = clean::clean(&host, &own_program).await?;
-        say(&format!("containers removed: {}", cleaned.containers));
-        say(&format!("snapshots removed: {}", cleaned.snapshots));
-        if cleaned.network > 0 {
-            say(&format!("links and firewall tables removed: {}", cleaned.network));
-        }
-        for path in &cleaned.paths {
-            say(&format!("removed: {}", path.display()));
-        }
-        Ok::<_, error::CommandError>(())
-    })
-}
-
-fn sample() -> ExitCode {
-    let settings = match sample_app::Settings::from_env() {
-        Ok(settings) => settings,
-        Err(error) => return fail(USAGE, &error.to_string()),
-    };
-    run(tokio::runtime::Builder::new_current_thread(), sample_app::run(settings))
-}
-
-fn run<E: std::fmt::Display>(
-    mut builder: tokio::runtime::Builder,
-    work: impl Future<Output = Result<(), E>>,
-) -> ExitCode {
-    let runtime = match builder.enable_all().build() {
-        Ok(runtime) => runtime,
-        Err(error) => return fail(1, &format!("cannot start: {error}")),
-    };
-    match runtime.block_on(work) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => fail(1, &error.to_string()),
-    }
-}
-
-/// A line on standard output.
-fn say(line: &str) {
-    use std::io::Write;
-    // Nobody reads it, then.
-    let _ = writeln!(std::io::stdout(), "{line}");
-}
-
-/// Says why on standard error.
-fn fail(code: u8, why: &str) -> ExitCode {
-    use std::io::Write;
-    // Without a standard error there is nobody to tell.
-    let _ = writeln!(std::io::stderr(), "{why}");
-    ExitCode::from(code)
 }

@@ -1,20 +1,28 @@
-//! `serve`: checks the host in the background and runs the server.
+//! `serve`: runs the server, and checks the host in the background.
 
 use std::path::PathBuf;
+use std::process::ExitCode;
 
+use super::command::{FAILURE, fail, read_config, run_async};
 use super::doctor::at_start;
-use crate::config::Config;
 use crate::server::{backends, bootstrap};
+use crate::telemetry;
 
-/// Runs the server until it is told to stop and has stopped. `file` is the file of templates, read again on SIGHUP.
-///
-/// # Errors
-/// The server cannot start; see [`bootstrap::StartError`].
-pub(super) async fn serve(
-    config: Config,
-    file: Option<PathBuf>,
-    own_program: PathBuf,
-) -> Result<(), bootstrap::StartError> {
-    at_start::begin(&config, backends::shared_store(&config), backends::baked(&config));
-    bootstrap::serve(config, file, own_program).await
+/// Runs the server until it has shut down. `file` is the file of templates, which SIGHUP has the server read again.
+pub(super) fn run(file: Option<PathBuf>) -> ExitCode {
+    let (config, own_program) = match read_config(file.as_deref()) {
+        Ok(read) => read,
+        Err(status) => return status,
+    };
+    if let Err(error) = telemetry::init(config.log) {
+        return fail(FAILURE, error);
+    }
+    for warning in &config.warnings {
+        tracing::warn!("{warning}");
+    }
+    run_async(tokio::runtime::Builder::new_multi_thread(), async {
+        let store = backends::shared_store(&config);
+        at_start::check_in_background(&config, store, backends::baked_checkpoints(&config));
+        bootstrap::serve(config, file, own_program).await
+    })
 }

@@ -1,5 +1,5 @@
-//! The beat: each second a server tells the others that it is there, learns who else is, and ends what those had that
-//! have been silent for too long.
+//! The heartbeat task: each second it reports this node to the cluster, learns which nodes are on record, and evicts
+//! those that have been silent for too long.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -9,87 +9,92 @@ use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 use tokio::time::MissedTickBehavior;
 
-use super::Directory;
+use super::{Directory, LocalNode, Membership};
 use crate::instance::NodeId;
-use crate::pool::Pool;
-use crate::store::Membership;
+use crate::store::{HeartbeatReply, NodeStatus};
+use crate::telemetry::task;
 use crate::template::Secret;
 
-/// From one beat to the next.
+/// Time from one heartbeat to the next.
 pub const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(1);
 
-/// See the module.
+/// What the heartbeat task needs.
 pub struct Heartbeat {
-    /// What this server has, and what is done to that of others.
-    pub pool: Arc<Pool>,
-    /// Where the others are.
+    /// This node's membership in the cluster.
+    pub membership: Arc<Membership>,
+    /// This node's own pools.
+    pub local: Arc<dyn LocalNode>,
+    /// Where the peers are; brought up to date by each heartbeat.
     pub directory: Arc<Directory>,
-    /// Where the others reach this server: `host:port`.
+    /// Where the peers reach this node: `host:port`.
     pub address: String,
-    /// What all servers share; `None` is what the store has for that.
+    /// The secret that all nodes share; `None` selects the one that the store keeps for that.
     pub secret: Option<Secret>,
-    /// How long another may be silent before what it has is over.
+    /// How long a node may be silent before it is evicted.
     pub timeout: Duration,
 }
 
 impl Heartbeat {
-    /// Beats until the pool has left. The first beat is done, or has failed, when this returns; the others go on by
-    /// themselves.
+    /// Sends the first heartbeat, and then one each [`HEARTBEAT_INTERVAL`] in the background until this node leaves.
+    /// Returns when the first has succeeded or failed.
     pub async fn run(self) {
-        let mut lost = false;
-        if self.once(&mut lost).await.is_some() {
-            crate::telemetry::task::spawn("nodes beat", self.go_on(lost));
+        let mut has_failed = false;
+        if self.send(&mut has_failed).await.is_some() {
+            task::spawn("heartbeat", self.repeat(has_failed));
         }
     }
 
-    async fn go_on(self, mut lost: bool) {
+    async fn repeat(self, mut has_failed: bool) {
         let mut ticks = tokio::time::interval(HEARTBEAT_INTERVAL);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let buried = Arc::new(Notify::new());
-        let mut burials: HashMap<NodeId, JoinHandle<()>> = HashMap::new();
+        let evicted = Arc::new(Notify::new());
+        let mut evictions: HashMap<NodeId, JoinHandle<()>> = HashMap::new();
         loop {
             tokio::select! {
                 _ = ticks.tick() => {}
-                // Whoever is gone is no longer where it was, and may come back elsewhere.
-                () = buried.notified() => {}
+                // The directory must forget an evicted node at once: it may come back at another address.
+                () = evicted.notified() => {}
             }
-            let Some(roster) = self.once(&mut lost).await else { return };
-            burials.retain(|_, burial| !burial.is_finished());
-            let silent = |roster: Membership| {
-                roster.members.into_iter().filter(|member| member.silent >= self.timeout)
-            };
-            for gone in roster.into_iter().flat_map(silent) {
-                // Aside, for it may take longer than to the next beat.
-                burials.entry(gone.card.id.clone()).or_insert_with(|| {
-                    let (pool, buried, timeout) = (self.pool.clone(), buried.clone(), self.timeout);
-                    crate::telemetry::task::spawn("nodes bury", async move {
-                        if pool.evict_node(&gone.card.id, timeout).await {
-                            buried.notify_one();
-                        }
-                    })
-                });
+            let Some(reply) = self.send(&mut has_failed).await else { return };
+            evictions.retain(|_, eviction| !eviction.is_finished());
+            let nodes = reply.into_iter().flat_map(|reply| reply.nodes);
+            for silent in nodes.filter(|node| node.silence >= self.timeout) {
+                let id = silent.info.id.clone();
+                evictions.entry(id).or_insert_with(|| self.begin_eviction(silent, &evicted));
             }
         }
     }
 
-    /// `None` when there is nobody to beat for any more. `lost` is whether the last beat was.
-    async fn once(&self, lost: &mut bool) -> Option<Option<Membership>> {
-        match self.pool.heartbeat(&self.address).await {
+    /// Evicts a node in a task of its own, which may take longer than to the next heartbeat.
+    fn begin_eviction(&self, silent: NodeStatus, evicted: &Arc<Notify>) -> JoinHandle<()> {
+        let (membership, local) = (self.membership.clone(), self.local.clone());
+        let (evicted, timeout) = (evicted.clone(), self.timeout);
+        task::spawn("evict node", async move {
+            if membership.evict_node(&silent.info.id, timeout, &*local).await {
+                evicted.notify_one();
+            }
+        })
+    }
+
+    /// Sends one heartbeat. Returns `None` once this node has left, and `Some(None)` when the heartbeat failed.
+    /// `has_failed` is whether the heartbeat before failed, and is updated.
+    async fn send(&self, has_failed: &mut bool) -> Option<Option<HeartbeatReply>> {
+        match self.membership.heartbeat(&self.address, &*self.local).await {
             Ok(None) => None,
-            Ok(Some(roster)) => {
-                let places =
-                    roster.members.iter().map(|member| (member.card.id.clone(), member.card.address.clone()));
-                let secret = self.secret.as_ref().unwrap_or(&roster.secret);
-                self.directory.update(places, secret);
-                self.pool.set_shared_secret(secret);
-                if std::mem::take(lost) {
-                    self.pool.resync();
+            Ok(Some(reply)) => {
+                let addresses =
+                    reply.nodes.iter().map(|node| (node.info.id.clone(), node.info.address.clone()));
+                let secret = self.secret.as_ref().unwrap_or(&reply.secret);
+                self.directory.update(addresses, secret);
+                self.local.set_shared_secret(secret);
+                if std::mem::take(has_failed) {
+                    self.local.garbage_collect_soon();
                 }
-                Some(Some(roster))
+                Some(Some(reply))
             }
             Err(error) => {
-                if !std::mem::replace(lost, true) {
-                    tracing::warn!(%error, "the others are not told that this server is there");
+                if !std::mem::replace(has_failed, true) {
+                    tracing::warn!(%error, "heartbeat failed");
                 }
                 Some(None)
             }

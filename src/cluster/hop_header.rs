@@ -1,13 +1,18 @@
-//! The field that one server adds to a request that it passes on to another.
+//! The hop header: what one node adds to a request that it forwards to another.
 //!
 //! ```text
 //! x-try-it-now-hop: v1.<from>.<minute>.<hex of HMAC-SHA256(secret, "hop|v1|<from>|<to>|<label>|<minute>")>
 //! ```
 //!
-//! It says "I am a server of yours: believe what this request says of its visitor, and pass it on no further". The secret
-//! is known to the servers only, so nobody else can write one. It names the receiver and the host, so that one that was
-//! overheard opens nothing at another server and for another instance; and the minute, so that it is soon of no use.
-//! What it does not do is to protect the request itself: the way between the servers is theirs alone, or encrypted.
+//! It proves that a node of the same cluster forwarded the request: the receiver trusts what the request says of its
+//! visitor, and forwards it no further. Only the nodes know the secret, so no client can sign such a header. What is
+//! signed includes
+//!
+//! - the receiver and the host, so that an overheard header is worth nothing at another node or for another instance,
+//! - the minute, so that it expires soon.
+//!
+//! The header does not protect the request itself: the network between the nodes must be private, or encrypted (see
+//! [`PeerTls`](super::PeerTls)).
 
 use http::{HeaderMap, HeaderName, HeaderValue};
 use ring::hmac;
@@ -15,40 +20,40 @@ use ring::hmac;
 use crate::clock::Millis;
 use crate::instance::NodeId;
 
-/// The field's name.
-pub const HOP: HeaderName = HeaderName::from_static("x-try-it-now-hop");
+/// The name of the hop header.
+pub const HOP_HEADER: HeaderName = HeaderName::from_static("x-try-it-now-hop");
 
-/// How far the clocks of two servers may differ, in minutes.
-const TOLERANCE: u64 = 2;
+/// How far the clocks of two nodes may differ, in minutes.
+const CLOCK_TOLERANCE_MINUTES: u64 = 2;
 
-const MINUTE: u64 = 60_000;
+const MILLIS_PER_MINUTE: u64 = 60_000;
 
-/// How a request came to this server.
+/// How a request came to this node.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Provenance {
-    /// From a visitor, or from a proxy of the operator's.
+    /// From a visitor, or from one of the operator's own proxies: it has no hop header.
     FromOutside,
-    /// From this other server, which vouches for what the request says of its visitor.
+    /// From this peer, which has checked what the request says of its visitor.
     FromNode(NodeId),
-    /// With a field that is none of a server's for this one: a forgery, one that is too old, or one of a server with
-    /// another secret. Nothing that it says is believed.
-    Unproved,
+    /// With a hop header that no peer signed for this node: it is forged, or too old, or signed with another secret.
+    /// Nothing that the request says of its visitor is trusted.
+    Unverified,
 }
 
 impl Provenance {
-    /// Whether a server has passed it on to us, and we believe what it says of the visitor.
-    pub fn is_believed(&self) -> bool {
+    /// Returns whether a peer forwarded the request, so that what it says of its visitor is trusted.
+    pub fn is_trusted(&self) -> bool {
         matches!(self, Provenance::FromNode(_))
     }
 
-    /// Whether it may be passed on to another server. One that came with the field never is: two servers that each
-    /// think the other is the owner would send it to and fro.
-    pub fn may_be_passed_on(&self) -> bool {
+    /// Returns whether the request may be forwarded to a peer. A request with a hop header never may: two nodes that
+    /// each take the other for the owner would send it back and forth.
+    pub fn may_be_forwarded(&self) -> bool {
         matches!(self, Provenance::FromOutside)
     }
 }
 
-/// What the servers share, made ready to sign with.
+/// The secret that all nodes share, prepared for signing.
 #[derive(Debug, Clone)]
 pub(super) struct HopKey(hmac::Key);
 
@@ -57,15 +62,15 @@ impl HopKey {
         Self(hmac::Key::new(hmac::HMAC_SHA256, secret.as_bytes()))
     }
 
-    /// The field's value for a request to the host `label` that `from` passes on to `to`.
+    /// Returns the header's value for a request to the host `label` that `from` forwards to `to`.
     pub(super) fn sign(&self, from: &NodeId, to: &NodeId, label: &str, now: Millis) -> HeaderValue {
-        let minute = now.0 / MINUTE;
-        let tag = hmac::sign(&self.0, words(from, to, label, minute).as_bytes());
+        let minute = now.0 / MILLIS_PER_MINUTE;
+        let tag = hmac::sign(&self.0, signed_text(from, to, label, minute).as_bytes());
         HeaderValue::from_str(&format!("v1.{from}.{minute}.{}", hex::encode(tag.as_ref())))
-            .expect("a node's name, a number and hexadecimal digits are a header value")
+            .expect("a node's id, a number and hexadecimal digits are a header value")
     }
 
-    /// Who signed a value for `to` and the host `label`, not long ago.
+    /// Returns the node that signed a value for `to` and the host `label` within the tolerated minutes around `now`.
     pub(super) fn signer(&self, value: &[u8], to: &NodeId, label: &str, now: Millis) -> Option<NodeId> {
         let mut parts = std::str::from_utf8(value).ok()?.split('.');
         let (version, from, minute, tag) = (parts.next()?, parts.next()?, parts.next()?, parts.next()?);
@@ -75,20 +80,25 @@ impl HopKey {
         let from = NodeId::parse(from).ok()?;
         let minute: u64 = minute.parse().ok()?;
         let mut mac = [0; 32];
+        // One signature has one text: the decoder alone would accept capitals as well.
+        if tag.bytes().any(|byte| byte.is_ascii_uppercase()) {
+            return None;
+        }
         hex::decode_to_slice(tag, &mut mac).ok()?;
-        hmac::verify(&self.0, words(&from, to, label, minute).as_bytes(), &mac).ok()?;
-        (minute.abs_diff(now.0 / MINUTE) <= TOLERANCE).then_some(from)
+        hmac::verify(&self.0, signed_text(&from, to, label, minute).as_bytes(), &mac).ok()?;
+        (minute.abs_diff(now.0 / MILLIS_PER_MINUTE) <= CLOCK_TOLERANCE_MINUTES).then_some(from)
     }
 }
 
-/// What is signed. No part has a bar in it: names of nodes and hosts are letters, digits, dashes and the like.
-fn words(from: &NodeId, to: &NodeId, label: &str, minute: u64) -> String {
+/// Returns the text that is signed. No part can contain a bar: the ids of nodes and the labels of hosts consist of
+/// letters, digits, dashes and the like.
+fn signed_text(from: &NodeId, to: &NodeId, label: &str, minute: u64) -> String {
     format!("hop|v1|{from}|{to}|{label}|{minute}")
 }
 
-/// The field of a request. `None` when there is none; several are as good as a wrong one.
+/// Returns the hop header of a request; `None` when it has none. Of several headers an invalid value is returned.
 pub(super) fn read(headers: &HeaderMap) -> Option<&[u8]> {
-    let mut values = headers.get_all(HOP).iter();
+    let mut values = headers.get_all(HOP_HEADER).iter();
     match (values.next(), values.next()) {
         (None, _) => None,
         (Some(value), None) => Some(value.as_bytes()),
@@ -108,7 +118,7 @@ mod tests {
     }
 
     fn later(minutes: i64) -> Millis {
-        Millis(NOW.0.checked_add_signed(minutes * MINUTE as i64).unwrap())
+        Millis(NOW.0.checked_add_signed(minutes * MILLIS_PER_MINUTE as i64).unwrap())
     }
 
     #[test]
@@ -117,25 +127,26 @@ mod tests {
         let hop = key.sign(&a, &b, "shop-x", NOW);
         let signer = |key: &HopKey, to: &NodeId, label: &str| key.signer(hop.as_bytes(), to, label, NOW);
         assert_eq!(signer(&key, &b, "shop-x"), Some(a.clone()));
-        assert_eq!(signer(&key, &a, "shop-x"), None, "sent back to its signer");
-        assert_eq!(signer(&key, &node("c"), "shop-x"), None, "for another server");
+        assert_eq!(signer(&key, &a, "shop-x"), None, "returned to its signer");
+        assert_eq!(signer(&key, &node("c"), "shop-x"), None, "for another node");
         assert_eq!(signer(&key, &b, "shop-y"), None, "for another host");
         assert_eq!(signer(&HopKey::new("Secret"), &b, "shop-x"), None, "with another secret");
     }
 
     #[test]
-    fn a_hop_is_good_for_two_minutes_of_the_clocks_difference_and_no_more() {
+    fn a_hop_is_valid_while_the_clocks_differ_by_two_minutes_or_less() {
         let (key, a, b) = (HopKey::new("secret"), node("a"), node("b"));
         let hop = key.sign(&a, &b, "shop-x", NOW);
-        for (minutes, good) in [(-3, false), (-2, true), (0, true), (2, true), (3, false), (1_000_000, false)]
+        for (minutes, is_valid) in
+            [(-3, false), (-2, true), (0, true), (2, true), (3, false), (1_000_000, false)]
         {
             let signer = key.signer(hop.as_bytes(), &b, "shop-x", later(minutes));
-            assert_eq!(signer.is_some(), good, "{minutes} minutes later");
+            assert_eq!(signer.is_some(), is_valid, "{minutes} minutes later");
         }
     }
 
     #[test]
-    fn nobody_can_sign_for_another_by_moving_the_borders_between_the_parts() {
+    fn a_signature_does_not_hold_when_the_borders_between_the_parts_move() {
         let key = HopKey::new("secret");
         let hop = key.sign(&node("a"), &node("b-c"), "d", NOW);
         assert_eq!(key.signer(hop.as_bytes(), &node("b"), "c-d", NOW), None);
@@ -146,21 +157,23 @@ mod tests {
     }
 
     #[test]
-    fn of_several_fields_none_is_believed() {
+    fn of_several_headers_none_is_trusted() {
         let mut headers = HeaderMap::new();
         assert_eq!(read(&headers), None);
         let hop = HopKey::new("secret").sign(&node("a"), &node("b"), "shop-x", NOW);
-        headers.insert(HOP, hop.clone());
+        headers.insert(HOP_HEADER, hop.clone());
         assert_eq!(read(&headers), Some(hop.as_bytes()));
-        headers.append(HOP, hop);
+        headers.append(HOP_HEADER, hop);
         assert_eq!(read(&headers), Some(&b"several"[..]));
     }
 
     proptest! {
+        #![proptest_config(crate::proptest_config())]
+
         #[test]
-        fn what_is_signed_is_verified(
+        fn what_one_node_signs_the_other_verifies(
             secret in "\\PC{0,40}", from in "[a-z0-9]{1,20}", to in "[a-z0-9]{1,20}", label in "[a-z0-9-]{1,63}",
-            now in 0..u64::MAX / 2, off in 0..TOLERANCE * MINUTE,
+            now in 0..u64::MAX / 2, off in 0..CLOCK_TOLERANCE_MINUTES * MILLIS_PER_MINUTE,
         ) {
             let (key, from, to) = (HopKey::new(&secret), node(&from), node(&to));
             let hop = key.sign(&from, &to, &label, Millis(now));
@@ -169,7 +182,7 @@ mod tests {
         }
 
         #[test]
-        fn a_value_with_any_byte_changed_is_worth_nothing(at in 0..1000_usize, byte in 0x21..0x7f_u8) {
+        fn a_value_with_one_byte_changed_is_invalid(at in 0..1000_usize, byte in 0x21..0x7f_u8) {
             let (key, a, b) = (HopKey::new("secret"), node("a"), node("b"));
             let mut value = key.sign(&a, &b, "shop-x", NOW).as_bytes().to_vec();
             let at = at % value.len();
@@ -179,7 +192,7 @@ mod tests {
         }
 
         #[test]
-        fn no_value_makes_it_panic(value in proptest::collection::vec(0..=255_u8, 0..120), text in "[v0-9a-f.]{0,90}") {
+        fn no_value_causes_a_panic(value in proptest::collection::vec(0..=255_u8, 0..120), text in "[v0-9a-f.]{0,90}") {
             let (key, b) = (HopKey::new("secret"), node("b"));
             prop_assert_eq!(key.signer(&value, &b, "shop-x", NOW), None);
             prop_assert_eq!(key.signer(text.as_bytes(), &b, "shop-x", NOW), None);

@@ -1,4 +1,4 @@
-//! What one server asks another for a caller of its own.
+//! Requests that this node makes to a peer on behalf of an API client.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,38 +8,39 @@ use http::{Request, StatusCode};
 use http_body_util::Full;
 use tokio::time::timeout;
 
-use super::{Directory, HOP, PeerTls, connect};
+use super::{Directory, HOP_HEADER, PeerTls, connect};
 use crate::clock::Millis;
 use crate::instance::{InstanceId, NodeId};
 use crate::request::one_shot::exchange;
 use crate::template::Secret;
 
-/// Longest time for an answer.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// Longest time from the request to the end of the response.
+const RESPONSE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Asks other servers.
+/// Makes requests to peers.
 pub struct PeerClient {
-    /// Where they are.
+    /// Where the peers are.
     pub directory: Arc<Directory>,
-    /// With TLS on their port.
-    pub secure: Option<PeerTls>,
-    /// The key to their API, the same as to ours.
-    pub key: Option<Secret>,
+    /// TLS to the peers; `None` where the nodes use none on their port.
+    pub tls: Option<PeerTls>,
+    /// The API key, which all nodes share.
+    pub api_key: Option<Secret>,
 }
 
-/// Why there is no answer.
+/// A request to a peer that failed.
 #[derive(Debug, thiserror::Error)]
-#[error("{node} does not tell: {why}")]
+#[error("cannot query node {node}: {why}")]
 pub struct PeerError {
     node: NodeId,
     why: String,
 }
 
 impl PeerClient {
-    /// The last output of an instance that `node` runs; `None` when it knows none. `host` is the instance's own.
+    /// Returns the last output of an instance that `node` runs; `None` when that node has none. `host` is the
+    /// instance's host name, for which the node's certificate must be valid.
     ///
     /// # Errors
-    /// The server cannot be reached, or does not answer as it should.
+    /// The node cannot be reached, or its response is not the expected one.
     pub async fn logs(
         &self,
         node: &NodeId,
@@ -47,30 +48,31 @@ impl PeerClient {
         host: &str,
         now: Millis,
     ) -> Result<Option<Bytes>, PeerError> {
-        let untold = |why: String| PeerError { node: node.clone(), why };
-        // To the API of that server: no instance's label.
-        let way = self.directory.way_to(node, "", now).await.map_err(|error| untold(error.to_string()))?;
+        let failed = |why: String| PeerError { node: node.clone(), why };
+        // The empty label: the request is for the node's API, not for an instance.
+        let (address, hop) =
+            self.directory.hop_to(node, "", now).await.map_err(|error| failed(error.to_string()))?;
         let mut request = Request::get(format!("/api/v1/demo/{id}/logs"))
-            // A name of every server's API, whatever else it answers to.
+            // Each node's API answers to this name, whatever else it is configured for.
             .header("host", "localhost")
-            .header(HOP, way.1);
-        if let Some(key) = &self.key {
+            .header(HOP_HEADER, hop);
+        if let Some(key) = &self.api_key {
             request = request.header("x-api-key", key.reveal());
         }
-        let request = request.body(Full::default()).map_err(|error| untold(error.to_string()))?;
-        let asking = async {
-            let stream = connect(way.0).await?;
-            match &self.secure {
+        let request = request.body(Full::default()).map_err(|error| failed(error.to_string()))?;
+        let exchanging = async {
+            let stream = connect(address).await?;
+            match &self.tls {
                 None => exchange(stream, request).await,
-                Some(secure) => exchange(secure.handshake(stream, host).await?, request).await,
+                Some(tls) => exchange(tls.handshake(stream, host).await?, request).await,
             }
         };
-        match timeout(PATIENCE, asking).await {
-            Err(_) => Err(untold(format!("no answer within {PATIENCE:?}"))),
-            Ok(Err(error)) => Err(untold(error.to_string())),
+        match timeout(RESPONSE_TIMEOUT, exchanging).await {
+            Err(_) => Err(failed(format!("no answer within {RESPONSE_TIMEOUT:?}"))),
+            Ok(Err(error)) => Err(failed(error.to_string())),
             Ok(Ok((StatusCode::OK, body))) => Ok(Some(body)),
             Ok(Ok((StatusCode::NOT_FOUND, _))) => Ok(None),
-            Ok(Ok((status, _))) => Err(untold(format!("it answered {status}"))),
+            Ok(Ok((status, _))) => Err(failed(format!("its status was {status}"))),
         }
     }
 }

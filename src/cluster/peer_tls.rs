@@ -1,8 +1,9 @@
-//! TLS on the way to another server, where the servers speak it on their port.
+//! TLS to a peer, where the nodes use TLS on their port.
 //!
-//! The other server shows the certificate that it shows to visitors. It is believed when it is the very one that this
-//! server shows, as where all have the same files, whoever signed it; else when it is good for the host that is asked
-//! for, by what this system trusts, as a visitor's browser would judge.
+//! A peer shows the certificate that it shows to visitors. Its certificate is accepted
+//!
+//! - if it is the very certificate that this node shows, whichever authority signed it: all nodes have the same files,
+//! - else if it is valid for the requested host by the roots that this system trusts, as a visitor's browser decides.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,65 +22,67 @@ use tokio_rustls::rustls::{
 };
 
 /// Longest time of a handshake.
-const HANDSHAKE: Duration = Duration::from_secs(2);
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// The certificate that this server shows now.
+/// The certificate that this node shows at present.
 pub type OwnCertificate = Arc<ArcSwap<CertificateDer<'static>>>;
 
-/// Opens connections to other servers.
+/// Encrypts connections to peers.
 #[derive(Clone)]
 pub struct PeerTls(TlsConnector);
 
 impl PeerTls {
-    /// Beside what the system trusts, `own` is believed.
+    /// Creates a client that accepts the certificate `own`, and those that the system's roots accept.
     ///
     /// # Errors
-    /// The system's cryptography is not to be had.
+    /// The cryptography provider supports no usable protocol version.
     pub fn new(own: OwnCertificate) -> Result<Self, Error> {
         let mut roots = RootCertStore::empty();
-        // A system that trusts nobody, or of which a file cannot be read, leaves the certificate of our own.
+        // Without any readable roots, only the certificate `own` is accepted.
         roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
         Self::with_roots(own, roots)
     }
 
     fn with_roots(own: OwnCertificate, roots: RootCertStore) -> Result<Self, Error> {
         let provider = Arc::new(ring::default_provider());
-        let known = (!roots.is_empty())
+        let roots = (!roots.is_empty())
             .then(|| WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider.clone()).build())
             .transpose()
             .map_err(|error| Error::General(error.to_string()))?;
-        let judge = Arc::new(Judge { own, known, provider: provider.clone() });
+        let verifier = Arc::new(PeerVerifier { own, roots, provider: provider.clone() });
         let mut config = ClientConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()?
             .dangerous()
-            .with_custom_certificate_verifier(judge)
+            .with_custom_certificate_verifier(verifier)
             .with_no_client_auth();
         config.alpn_protocols = vec![b"http/1.1".to_vec()];
         Ok(Self(TlsConnector::from(Arc::new(config))))
     }
 
-    /// Shakes hands on a connection that stands, for a request to `host`, which may have a port.
+    /// Performs the TLS handshake on an established connection, for a request to `host`, which may include a port.
     ///
     /// # Errors
-    /// Why it is not the server that it should be, or does not answer.
+    /// `host` is no valid name, the peer's certificate is not accepted, or the handshake takes longer than 2 s.
     pub async fn handshake(&self, stream: TcpStream, host: &str) -> std::io::Result<TlsStream<TcpStream>> {
         let name = host.split(':').next().unwrap_or_default().trim_end_matches('.').to_owned();
         let name = ServerName::try_from(name).map_err(std::io::Error::other)?;
-        match timeout(HANDSHAKE, self.0.connect(name, stream)).await {
+        match timeout(HANDSHAKE_TIMEOUT, self.0.connect(name, stream)).await {
             Ok(connected) => connected,
             Err(_) => Err(std::io::ErrorKind::TimedOut.into()),
         }
     }
 }
 
+/// Accepts the certificate `own`, and whatever the roots accept.
 #[derive(Debug)]
-struct Judge {
+struct PeerVerifier {
     own: OwnCertificate,
-    known: Option<Arc<WebPkiServerVerifier>>,
+    /// `None` where the system has no roots.
+    roots: Option<Arc<WebPkiServerVerifier>>,
     provider: Arc<CryptoProvider>,
 }
 
-impl ServerCertVerifier for Judge {
+impl ServerCertVerifier for PeerVerifier {
     fn verify_server_cert(
         &self,
         shown: &CertificateDer<'_>,
@@ -88,12 +91,12 @@ impl ServerCertVerifier for Judge {
         ocsp: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
-        // Who shows it has its key, as the handshake's signature proves: a server with our files.
+        // The signature in the handshake proves that the peer has the key: it is a node with the same files.
         if shown == &**self.own.load() {
             return Ok(ServerCertVerified::assertion());
         }
-        let known = self.known.as_ref().ok_or(Error::InvalidCertificate(CertificateError::UnknownIssuer))?;
-        known.verify_server_cert(shown, chain, name, ocsp, now)
+        let roots = self.roots.as_ref().ok_or(Error::InvalidCertificate(CertificateError::UnknownIssuer))?;
+        roots.verify_server_cert(shown, chain, name, ocsp, now)
     }
 
     fn verify_tls12_signature(
@@ -130,19 +133,24 @@ mod tests {
     use tokio_rustls::rustls::ServerConfig;
     use tokio_rustls::rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
 
-    struct Pair {
+    struct TestCertificate {
         certificate: CertificateDer<'static>,
         key: KeyPair,
     }
 
-    fn self_signed(name: &str) -> Pair {
+    fn self_signed(name: &str) -> TestCertificate {
         let key = KeyPair::generate().unwrap();
         let certificate = CertificateParams::new(vec![name.to_owned()]).unwrap().self_signed(&key).unwrap();
-        Pair { certificate: certificate.der().clone(), key }
+        TestCertificate { certificate: certificate.der().clone(), key }
     }
 
-    /// Asks a server with this certificate for `host`, as one that shows `own` and trusts `root`.
-    async fn shake(server: &Pair, own: &CertificateDer<'static>, root: Option<&Pair>, host: &str) -> bool {
+    /// Returns whether a node that shows `own` and trusts `root` accepts the certificate of `server` for `host`.
+    async fn accepts(
+        server: &TestCertificate,
+        own: &CertificateDer<'static>,
+        root: Option<&TestCertificate>,
+        host: &str,
+    ) -> bool {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let stream = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
         let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(server.key.serialize_der()));
@@ -155,22 +163,22 @@ mod tests {
         let mut roots = RootCertStore::empty();
         roots.add_parsable_certificates(root.map(|root| root.certificate.clone()));
         let own = Arc::new(ArcSwap::from_pointee(own.clone()));
-        let secure = PeerTls::with_roots(own, roots).unwrap();
+        let tls = PeerTls::with_roots(own, roots).unwrap();
         let acceptor = TlsAcceptor::from(Arc::new(config));
         let answering = async { acceptor.accept(listener.accept().await.unwrap().0).await };
-        let (_, shaken) = tokio::join!(answering, secure.handshake(stream, host));
-        shaken.is_ok()
+        let (_, connected) = tokio::join!(answering, tls.handshake(stream, host));
+        connected.is_ok()
     }
 
     #[tokio::test]
-    async fn the_certificate_that_this_server_shows_is_believed_whoever_signed_it() {
-        let (ours, other) = (self_signed("*.demo.test"), self_signed("*.demo.test"));
-        assert!(shake(&ours, &ours.certificate, None, "t-x.demo.test:8443").await);
-        assert!(!shake(&other, &ours.certificate, None, "t-x.demo.test").await);
+    async fn the_certificate_that_this_node_shows_is_accepted_whichever_authority_signed_it() {
+        let (own, other) = (self_signed("*.demo.test"), self_signed("*.demo.test"));
+        assert!(accepts(&own, &own.certificate, None, "t-x.demo.test:8443").await);
+        assert!(!accepts(&other, &own.certificate, None, "t-x.demo.test").await);
     }
 
     #[tokio::test]
-    async fn another_certificate_is_believed_for_its_hosts_when_the_system_trusts_who_signed_it() {
+    async fn another_certificate_is_accepted_for_its_hosts_when_the_system_trusts_its_authority() {
         let key = KeyPair::generate().unwrap();
         let mut authority = CertificateParams::new(Vec::new()).unwrap();
         authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
@@ -180,10 +188,10 @@ mod tests {
         let server_key = KeyPair::generate().unwrap();
         let params = CertificateParams::new(vec!["*.demo.test".to_owned()]).unwrap();
         let signed = params.signed_by(&server_key, &issuer).unwrap();
-        let server = Pair { certificate: signed.der().clone(), key: server_key };
-        let root = Pair { certificate, key: KeyPair::generate().unwrap() };
-        assert!(shake(&server, &own, Some(&root), "t-x.demo.test").await);
-        assert!(!shake(&server, &own, Some(&root), "t-x.other.test").await, "for another host");
-        assert!(!shake(&server, &own, None, "t-x.demo.test").await, "of a stranger");
+        let server = TestCertificate { certificate: signed.der().clone(), key: server_key };
+        let root = TestCertificate { certificate, key: KeyPair::generate().unwrap() };
+        assert!(accepts(&server, &own, Some(&root), "t-x.demo.test").await);
+        assert!(!accepts(&server, &own, Some(&root), "t-x.other.test").await, "for another host");
+        assert!(!accepts(&server, &own, None, "t-x.demo.test").await, "by an unknown authority");
     }
 }

@@ -1,40 +1,42 @@
-//! This server among those that share a store.
+//! The settings of this node in its cluster, from the environment.
 
 use std::time::Duration;
 
-use super::env::Variables;
+use super::env::{SettingKind, Variables};
 use crate::template::Secret;
 
-/// Nodes beat once a second; a shorter silence than this is none.
-const SHORTEST: Duration = Duration::from_secs(2);
-/// Fewer characters can be guessed.
-const SHORTEST_SECRET: usize = 16;
+/// How long a node may send no heartbeat unless the operator says otherwise.
+const DEFAULT_TIMEOUT: Duration = Duration::from_secs(5);
+/// The shortest timeout. A node sends a heartbeat each second, so a shorter silence means nothing.
+const MIN_TIMEOUT: Duration = Duration::from_secs(2);
+/// The fewest characters of a secret. A shorter secret could be guessed.
+const MIN_SECRET_LENGTH: usize = 16;
 const ADDRESS_RULE: &str = "write host:port, where the other servers reach this one";
 
-/// What a server is to the others.
+/// How the other nodes of the cluster see this node.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Node {
-    /// Where the others reach it, `host:port`; `None` is where it listens.
+pub struct NodeSettings {
+    /// Where the other nodes reach this one, `host:port`; `None` is where it listens.
     pub address: Option<String>,
-    /// What all servers share; `None` is a random one that the store keeps.
+    /// The secret that all nodes share; `None` is a random one that the store keeps.
     pub secret: Option<Secret>,
-    /// How long a server may be silent before what it has is over.
+    /// How long a node may send no heartbeat before its instances end.
     pub timeout: Duration,
 }
 
-pub(super) fn read(env: &mut Variables<'_>) -> Node {
+pub(super) fn read(env: &mut Variables<'_>) -> NodeSettings {
     let secret = env.text("NODE_SECRET");
-    if secret.is_some_and(|text| text.len() < SHORTEST_SECRET) {
-        env.wrong(
+    if secret.is_some_and(|text| text.len() < MIN_SECRET_LENGTH) {
+        env.report(
             "NODE_SECRET",
-            format!("it has fewer than {SHORTEST_SECRET} characters"),
+            format!("it has fewer than {MIN_SECRET_LENGTH} characters"),
             "use a long random text, the same for all servers, or unset it",
         );
     }
-    Node {
-        address: env.get("NODE_ADDR", address),
+    NodeSettings {
+        address: env.value_if_set("NODE_ADDR", SettingKind::Text, None, address),
         secret: secret.map(Secret::new),
-        timeout: env.duration("NODE_TIMEOUT", SHORTEST).unwrap_or(Duration::from_secs(5)),
+        timeout: env.duration("NODE_TIMEOUT", DEFAULT_TIMEOUT, MIN_TIMEOUT),
     }
 }
 
@@ -56,16 +58,19 @@ mod tests {
     use super::*;
     use crate::config::env::Environment;
 
-    fn node(pairs: &[(&str, &str)]) -> Result<Node, String> {
+    fn node(pairs: &[(&str, &str)]) -> Result<NodeSettings, String> {
         let env: Environment = pairs.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
         let mut env = Variables::new(&env);
         let read = read(&mut env);
-        env.mistakes.or(read).map_err(|mistakes| mistakes.to_string())
+        env.errors.into_result(read).map_err(|errors| errors.to_string())
     }
 
     #[test]
-    fn by_default_a_server_is_reached_where_it_listens_and_missed_after_five_seconds() {
-        assert_eq!(node(&[]), Ok(Node { address: None, secret: None, timeout: Duration::from_secs(5) }));
+    fn by_default_a_node_is_reached_where_it_listens_and_times_out_after_five_seconds() {
+        assert_eq!(
+            node(&[]),
+            Ok(NodeSettings { address: None, secret: None, timeout: Duration::from_secs(5) })
+        );
     }
 
     #[test]
@@ -79,7 +84,7 @@ mod tests {
     }
 
     #[test]
-    fn a_secret_is_long_and_not_shown_and_a_timeout_has_room_for_a_beat() {
+    fn a_secret_is_long_and_not_shown_and_a_timeout_is_longer_than_the_heartbeat_interval() {
         let read = node(&[("NODE_SECRET", "0123456789abcdef"), ("NODE_TIMEOUT", "2s")]).unwrap();
         assert!(read.secret.is_some() && !format!("{read:?}").contains("0123"));
         let short = node(&[("NODE_SECRET", "0123456789abcde")]).unwrap_err();

@@ -1,93 +1,99 @@
-//! What a template gets where it says nothing itself: built in, then from the environment.
+//! What a template gets where its table in the file sets no value: the built-in defaults, changed by the environment.
 
 use std::time::Duration;
 
-use super::env::Variables;
-use super::runtime::containers;
-use crate::instance::Limits;
+use super::env::{SettingKind, Variables};
+use super::units::format_duration;
+use crate::instance::RateLimits;
 use crate::template::PoolSizes;
 
-/// Most instances of one template on one server; more is a slip of the pen. Records alone are cheap.
-pub(super) const MOST_INSTANCES: u64 = if cfg!(feature = "runtime-none") { 10_000_000 } else { 100_000 };
-/// The least lease: expiry is to the second.
-pub(super) const LEAST_TTL: Duration = Duration::from_secs(1);
-/// The least time between two looks at the pool.
-pub(super) const LEAST_REPLENISH_INTERVAL: Duration = Duration::from_millis(100);
+/// The largest size of a pool. More is probably a typing error; records without processes are cheap.
+pub(super) const MAX_INSTANCES: u64 = if cfg!(feature = "runtime-none") { 10_000_000 } else { 100_000 };
+/// The shortest lease, because deadlines have a resolution of a second.
+pub(super) const MIN_TTL: Duration = Duration::from_secs(1);
+/// The shortest time between two refills of a pool.
+pub(super) const MIN_REPLENISH_INTERVAL: Duration = Duration::from_millis(100);
+/// How long an app may send nothing in the middle of an exchange.
+pub(super) const DEFAULT_SILENCE: Duration = Duration::from_secs(60);
+/// The port that an app in a container listens on.
+pub(super) const DEFAULT_IMAGE_PORT: u16 = 80;
 
 /// The part of a template that the environment may set.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) struct Defaults {
     pub(super) pool: PoolSizes,
-    pub(super) lifetime: Lifetime,
-    pub(super) rate_limit: Limits,
+    pub(super) lease_times: LeaseTimes,
+    pub(super) rate_limit: RateLimits,
 }
 
 /// How long leases last.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub(super) struct Lifetime {
+pub(super) struct LeaseTimes {
     pub(super) ttl: Duration,
     pub(super) max_ttl: Duration,
 }
 
+/// The defaults without any setting.
 pub(super) const BUILT_IN: Defaults = Defaults {
     pool: PoolSizes {
         target: 10,
         min: 3,
         max: 20,
-        by_memory: false,
+        limited_by_memory: false,
         replenish_threshold: 0.5,
         replenish_interval: Duration::from_secs(10),
         concurrency: 4,
     },
-    lifetime: Lifetime { ttl: Duration::from_secs(3600), max_ttl: Duration::from_secs(24 * 3600) },
-    rate_limit: Limits { hourly: 2, daily: 5 },
+    lease_times: LeaseTimes { ttl: Duration::from_secs(3600), max_ttl: Duration::from_secs(24 * 3600) },
+    rate_limit: RateLimits { hourly: 2, daily: 5 },
 };
 
-/// What was set at one level, over a weaker one. A value that was not set gives way downwards, never upwards: who
-/// sets a small pool need not set all three sizes, and nobody gets more than a limit that they did not raise.
+/// The pool settings of one level (environment or template), which override those of a weaker level. A size that is not set
+/// gives way to a smaller one above it, never the other way round: an operator who sets a small pool need not set all three
+/// sizes, and no pool exceeds a limit that was not raised.
 #[derive(Debug, Default)]
-pub(super) struct OwnPool {
+pub(super) struct PoolOverrides {
     pub(super) target: Option<usize>,
     pub(super) min: Option<usize>,
-    pub(super) max: Option<Most>,
+    pub(super) max: Option<PoolMax>,
     pub(super) replenish_threshold: Option<f64>,
     pub(super) replenish_interval: Option<Duration>,
     pub(super) concurrency: Option<usize>,
 }
 
-/// Most instances, as somebody wants it.
+/// The maximum size of a pool as an operator sets it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Most {
-    /// So many.
+pub(super) enum PoolMax {
+    /// This number of instances.
     Number(usize),
-    /// As many as the host's memory has room for.
+    /// As many instances as the host's memory has room for.
     Auto,
 }
 
-/// What stands for [`Most::Auto`].
+/// The text of [`PoolMax::Auto`].
 const AUTO: &str = "auto";
-/// What is wrong with it where no instance's memory is known, and what would be right.
-pub(super) const AUTO_NEEDS: [&str; 2] =
-    ["auto needs containers, for only of those it is known what they take", "write a number"];
+/// The problem with [`PoolMax::Auto`] in other modes, where the memory of an instance is not known.
+pub(super) const AUTO_NEEDS_CONTAINERS: &str =
+    "auto needs containers, because only their use of memory is known";
 
-impl Most {
-    /// Reads a number, or the word.
+impl PoolMax {
+    /// Reads a number, or `auto`.
     pub(super) fn read(text: &str) -> Option<Self> {
         if text == AUTO {
             return Some(Self::Auto);
         }
         let digits = text.bytes().all(|b| b.is_ascii_digit());
-        let number = text.parse().ok().filter(|n| digits && (1..=MOST_INSTANCES).contains(n));
+        let number = text.parse().ok().filter(|n| digits && (1..=MAX_INSTANCES).contains(n));
         number.map(|n| Self::Number(n as usize))
     }
 
-    /// What is right, for mistakes; with the word as it is written there.
+    /// Returns the remedy for an invalid value. `auto` is that word in the notation of the place.
     pub(super) fn rule(auto: &str) -> String {
-        format!("write a whole number from 1 to {MOST_INSTANCES}, or {auto}")
+        format!("write a whole number from 1 to {MAX_INSTANCES}, or {auto}")
     }
 }
 
-/// Two values that do not go together: `key`'s value, which was set, is greater than `limit_key`'s.
+/// Two values that contradict each other: the value of `key`, which was set, is greater than that of `limit_key`.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Conflict<T> {
     pub(super) key: &'static str,
@@ -96,12 +102,13 @@ pub(super) struct Conflict<T> {
     pub(super) limit: T,
 }
 
-impl OwnPool {
+impl PoolOverrides {
+    /// Returns `base` with the values that are set here, and the contradictions in the result.
     pub(super) fn over(&self, base: PoolSizes) -> (PoolSizes, Vec<Conflict<usize>>) {
-        let (max, by_memory) = match self.max {
-            Some(Most::Number(max)) => (max, false),
-            Some(Most::Auto) => (MOST_INSTANCES as usize, true),
-            None => (base.max, base.by_memory),
+        let (max, limited_by_memory) = match self.max {
+            Some(PoolMax::Number(max)) => (max, false),
+            Some(PoolMax::Auto) => (MAX_INSTANCES as usize, true),
+            None => (base.max, base.limited_by_memory),
         };
         let target = self.target.unwrap_or(base.target.min(max));
         let min = self.min.unwrap_or(base.min.min(target));
@@ -109,7 +116,7 @@ impl OwnPool {
             target,
             min,
             max,
-            by_memory,
+            limited_by_memory,
             replenish_threshold: self.replenish_threshold.unwrap_or(base.replenish_threshold),
             replenish_interval: self.replenish_interval.unwrap_or(base.replenish_interval),
             concurrency: self.concurrency.unwrap_or(base.concurrency),
@@ -125,7 +132,8 @@ impl OwnPool {
     }
 }
 
-impl Lifetime {
+impl LeaseTimes {
+    /// Returns these times with the values that are set, and the contradiction in the result, if any.
     pub(super) fn with(
         self,
         ttl: Option<Duration>,
@@ -139,54 +147,74 @@ impl Lifetime {
 }
 
 impl Defaults {
-    /// The built-in ones with what the environment says.
-    pub(super) fn read(env: &mut Variables<'_>) -> Self {
-        let mut size = |name, least| env.number(name, least, MOST_INSTANCES).map(|n| n as usize);
-        let own = OwnPool {
-            target: size("POOL_TARGET_SIZE", 0),
-            min: size("POOL_MIN_SIZE", 0),
-            max: env.get("POOL_MAX_SIZE", |text| Most::read(text).ok_or_else(|| Most::rule(AUTO))),
-            replenish_threshold: env.get("POOL_REPLENISH_THRESHOLD", |text| {
-                let number = text.parse().ok().filter(|n| (0.0..=1.0).contains(n));
-                number.ok_or("write a number from 0 to 1, such as 0.5")
-            }),
-            replenish_interval: env.duration("POOL_REPLENISH_INTERVAL", LEAST_REPLENISH_INTERVAL),
-            concurrency: None,
-        };
-        if own.max == Some(Most::Auto) && containers(env) == Some(false) {
-            let [wrong, right] = AUTO_NEEDS;
-            env.wrong("POOL_MAX_SIZE", wrong, format!("set CONTAINER_MODE=containerd, or {right}"));
+    /// Returns the built-in defaults with the values of the environment. `has_containers` is `None` when `CONTAINER_MODE` is
+    /// invalid.
+    pub(super) fn read(env: &mut Variables<'_>, has_containers: Option<bool>) -> Self {
+        let lease_times = BUILT_IN.lease_times;
+        let pool = read_pool(env, has_containers);
+        let ttl = env.duration_if_set("POOL_DEFAULT_TTL", lease_times.ttl, MIN_TTL);
+        let max_ttl = env.duration_if_set("POOL_MAX_TTL", lease_times.max_ttl, MIN_TTL);
+        let (lease_times, conflict) = lease_times.with(ttl, max_ttl);
+        if let Some(Conflict { key, value, limit_key, limit }) = conflict {
+            let (value, limit, limit_name) =
+                (format_duration(value), format_duration(limit), variable(limit_key));
+            let problem = format!("{value} is longer than {limit_name}, which is {limit}");
+            env.report(variable(key), problem, format!("shorten it or raise {limit_name}"));
         }
-        let (pool, conflicts) = own.over(BUILT_IN.pool);
-        let variable = |key| match key {
-            "target" => "POOL_TARGET_SIZE",
-            "min" => "POOL_MIN_SIZE",
-            "max" => "POOL_MAX_SIZE",
-            "ttl" => "POOL_DEFAULT_TTL",
-            _ => "POOL_MAX_TTL",
-        };
-        for conflict in conflicts {
-            let (name, limit) = (variable(conflict.key), variable(conflict.limit_key));
-            let wrong = format!("{} is more than {limit}, which is {}", conflict.value, conflict.limit);
-            env.wrong(name, wrong, format!("lower it or raise {limit}"));
-        }
-        let (ttl, max_ttl) =
-            (env.duration("POOL_DEFAULT_TTL", LEAST_TTL), env.duration("POOL_MAX_TTL", LEAST_TTL));
-        let (lifetime, conflict) = BUILT_IN.lifetime.with(ttl, max_ttl);
-        if let Some(conflict) = conflict {
-            let show = super::units::show_duration;
-            let (name, limit) = (variable(conflict.key), variable(conflict.limit_key));
-            let wrong =
-                format!("{} is longer than {limit}, which is {}", show(conflict.value), show(conflict.limit));
-            env.wrong(name, wrong, format!("shorten it or raise {limit}"));
-        }
-        let mut limit =
-            |name, built_in| env.number(name, 0, u64::from(u32::MAX)).map_or(built_in, |n| n as u32);
-        let rate_limit = Limits {
+        let mut limit = |name, default| env.number(name, u64::from(default), 0..=u64::from(u32::MAX)) as u32;
+        let rate_limit = RateLimits {
             hourly: limit("RATE_LIMIT_HOURLY", BUILT_IN.rate_limit.hourly),
             daily: limit("RATE_LIMIT_DAILY", BUILT_IN.rate_limit.daily),
         };
-        Self { pool, lifetime, rate_limit }
+        Self { pool, lease_times, rate_limit }
+    }
+}
+
+fn read_pool(env: &mut Variables<'_>, has_containers: Option<bool>) -> PoolSizes {
+    let base = BUILT_IN.pool;
+    let mut size = |name, default: usize| {
+        env.number_if_set(name, Some(default as u64), 0..=MAX_INSTANCES).map(|n| n as usize)
+    };
+    let target = size("POOL_TARGET_SIZE", base.target);
+    let min = size("POOL_MIN_SIZE", base.min);
+    let max_kind = SettingKind::NumberOrWord(AUTO);
+    let max = env.value_if_set("POOL_MAX_SIZE", max_kind, Some(base.max.to_string()), |text| {
+        PoolMax::read(text).ok_or_else(|| PoolMax::rule(AUTO))
+    });
+    let threshold = Some(base.replenish_threshold.to_string());
+    let replenish_threshold =
+        env.value_if_set("POOL_REPLENISH_THRESHOLD", SettingKind::Number, threshold, |text| {
+            let number = text.parse().ok().filter(|n| (0.0..=1.0).contains(n));
+            number.ok_or("write a number from 0 to 1, such as 0.5")
+        });
+    let replenish_interval =
+        env.duration_if_set("POOL_REPLENISH_INTERVAL", base.replenish_interval, MIN_REPLENISH_INTERVAL);
+    if max == Some(PoolMax::Auto) && has_containers == Some(false) {
+        env.report(
+            "POOL_MAX_SIZE",
+            AUTO_NEEDS_CONTAINERS,
+            "set CONTAINER_MODE=containerd, or write a number",
+        );
+    }
+    let overrides =
+        PoolOverrides { target, min, max, replenish_threshold, replenish_interval, concurrency: None };
+    let (pool, conflicts) = overrides.over(base);
+    for Conflict { key, value, limit_key, limit } in conflicts {
+        let limit_name = variable(limit_key);
+        let problem = format!("{value} is more than {limit_name}, which is {limit}");
+        env.report(variable(key), problem, format!("lower it or raise {limit_name}"));
+    }
+    pool
+}
+
+/// Returns the variable that sets a key of a template.
+fn variable(key: &str) -> &'static str {
+    match key {
+        "target" => "POOL_TARGET_SIZE",
+        "min" => "POOL_MIN_SIZE",
+        "max" => "POOL_MAX_SIZE",
+        "ttl" => "POOL_DEFAULT_TTL",
+        _ => "POOL_MAX_TTL",
     }
 }
 
@@ -199,8 +227,9 @@ mod tests {
         min: Option<usize>,
         max: Option<usize>,
     ) -> Result<[usize; 3], Vec<&'static str>> {
-        let own = OwnPool { target, min, max: max.map(Most::Number), ..OwnPool::default() };
-        let (pool, conflicts) = own.over(BUILT_IN.pool);
+        let overrides =
+            PoolOverrides { target, min, max: max.map(PoolMax::Number), ..PoolOverrides::default() };
+        let (pool, conflicts) = overrides.over(BUILT_IN.pool);
         if conflicts.is_empty() {
             Ok([pool.min, pool.target, pool.max])
         } else {
@@ -209,7 +238,7 @@ mod tests {
     }
 
     #[test]
-    fn a_size_that_was_not_set_gives_way_downwards_and_never_upwards() {
+    fn a_size_that_is_not_set_gives_way_to_smaller_ones_and_never_to_larger_ones() {
         assert_eq!(sizes(None, None, None), Ok([3, 10, 20]));
         assert_eq!(sizes(Some(2), None, None), Ok([2, 2, 20]));
         assert_eq!(sizes(None, None, Some(5)), Ok([3, 5, 5]));
@@ -220,25 +249,30 @@ mod tests {
     }
 
     #[test]
-    fn the_most_may_be_left_to_the_memory() {
-        assert_eq!(Most::read("auto"), Some(Most::Auto));
-        assert_eq!(Most::read("20"), Some(Most::Number(20)));
+    fn the_maximum_may_be_left_to_the_memory() {
+        assert_eq!(PoolMax::read("auto"), Some(PoolMax::Auto));
+        assert_eq!(PoolMax::read("20"), Some(PoolMax::Number(20)));
         for text in ["0", "", "Auto", "automatic", "-1", "+3", "1.5", "100000000000"] {
-            assert_eq!(Most::read(text), None, "{text}");
+            assert_eq!(PoolMax::read(text), None, "{text}");
         }
-        let auto = OwnPool { max: Some(Most::Auto), target: Some(300), ..OwnPool::default() };
+        let auto = PoolOverrides { max: Some(PoolMax::Auto), target: Some(300), ..PoolOverrides::default() };
         let (pool, conflicts) = auto.over(BUILT_IN.pool);
-        assert!(pool.by_memory && pool.max >= 100_000 && pool.target == 300 && conflicts.is_empty());
-        // A template that names a number means it, and one that names none has what the environment says.
-        assert!(!OwnPool { max: Some(Most::Number(400)), ..OwnPool::default() }.over(pool).0.by_memory);
-        assert_eq!(OwnPool::default().over(pool).0, pool);
+        assert!(pool.limited_by_memory && pool.max >= 100_000 && pool.target == 300 && conflicts.is_empty());
+        // A template's own number wins; a template without one gets the environment's setting.
+        assert!(
+            !PoolOverrides { max: Some(PoolMax::Number(400)), ..PoolOverrides::default() }
+                .over(pool)
+                .0
+                .limited_by_memory
+        );
+        assert_eq!(PoolOverrides::default().over(pool).0, pool);
     }
 
     #[test]
-    fn a_lease_gives_way_to_a_shorter_limit_and_never_stretches_one() {
+    fn a_ttl_gives_way_to_a_shorter_limit_and_never_raises_one() {
         let hour = Duration::from_secs(3600);
-        let base = BUILT_IN.lifetime;
-        assert_eq!(base.with(None, Some(hour / 2)), (Lifetime { ttl: hour / 2, max_ttl: hour / 2 }, None));
+        let base = BUILT_IN.lease_times;
+        assert_eq!(base.with(None, Some(hour / 2)), (LeaseTimes { ttl: hour / 2, max_ttl: hour / 2 }, None));
         assert_eq!(base.with(Some(hour * 25), None).1.unwrap().limit, hour * 24);
     }
 }

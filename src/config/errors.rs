@@ -1,73 +1,82 @@
-//! What is wrong with a configuration, all of it at once.
+//! The errors of a configuration, reported all at once.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-/// One thing that is wrong. Its `Display` is one line: where, what is wrong, what would be right.
+/// One error in the configuration. Its `Display` is one line: the place, the problem and the remedy.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ConfigError {
-    /// The file that it is in, `None` for the environment.
+    /// The file with the error; `None` for the environment.
     pub file: Option<PathBuf>,
-    /// The line in that file, the first being 1, when it is known.
+    /// The line in that file, counted from 1, when it is known.
     pub line: Option<usize>,
     /// The name of a variable, or a key such as `templates.shop.ttl`; empty for a file as a whole.
-    pub at: String,
-    /// What is wrong. Never shows a secret.
-    pub wrong: String,
-    /// What would be right.
-    pub right: String,
+    pub key: String,
+    /// The problem. It never shows a secret.
+    pub problem: String,
+    /// What to write or to do instead.
+    pub remedy: String,
 }
 
-/// All that is wrong with a configuration, in the order found. One that is handed out has at least one.
+/// All errors of a configuration, in the order of reading. As an error value it has at least one.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ConfigErrors(Vec<ConfigError>);
 
 impl ConfigError {
-    /// A mistake in a variable of the environment.
-    pub fn in_variable(name: &str, wrong: impl Into<String>, right: impl Into<String>) -> Self {
-        Self { file: None, line: None, at: name.to_owned(), wrong: wrong.into(), right: right.into() }
+    /// Returns an error in an environment variable.
+    pub fn in_variable(name: &str, problem: impl Into<String>, remedy: impl Into<String>) -> Self {
+        Self { file: None, line: None, key: name.to_owned(), problem: problem.into(), remedy: remedy.into() }
     }
 
-    /// A mistake in a file: at a key, or (with an empty key) in the whole.
+    /// Returns an error in a file: at a key, or (with an empty key) in the file as a whole.
     pub fn in_file(
         file: &Path,
         line: Option<usize>,
         key: impl Into<String>,
-        wrong: impl Into<String>,
-        right: impl Into<String>,
+        problem: impl Into<String>,
+        remedy: impl Into<String>,
     ) -> Self {
-        Self { file: Some(file.to_owned()), line, at: key.into(), wrong: wrong.into(), right: right.into() }
+        Self {
+            file: Some(file.to_owned()),
+            line,
+            key: key.into(),
+            problem: problem.into(),
+            remedy: remedy.into(),
+        }
     }
 }
 
 impl ConfigErrors {
-    /// Adds one.
-    pub fn push(&mut self, mistake: ConfigError) {
-        self.0.push(mistake);
+    /// Adds an error.
+    pub fn push(&mut self, error: ConfigError) {
+        self.0.push(error);
     }
 
-    /// Adds a list.
+    /// Adds several errors.
     pub fn extend(&mut self, more: impl IntoIterator<Item = ConfigError>) {
         self.0.extend(more);
     }
 
-    /// Each of them.
+    /// Iterates over the errors.
     pub fn iter(&self) -> impl Iterator<Item = &ConfigError> {
         self.0.iter()
     }
 
-    /// How many.
+    /// Returns the number of errors.
     pub fn len(&self) -> usize {
         self.0.len()
     }
 
-    /// Whether nothing is wrong.
+    /// Returns whether there is no error.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
-    /// `value` when nothing is wrong.
-    pub fn or<T>(self, value: T) -> Result<T, Self> {
+    /// Returns `value` when there is no error.
+    ///
+    /// # Errors
+    /// All errors.
+    pub fn into_result<T>(self, value: T) -> Result<T, Self> {
         if self.is_empty() { Ok(value) } else { Err(self) }
     }
 }
@@ -90,20 +99,20 @@ impl fmt::Display for ConfigError {
             }
             f.write_str(" ")?;
         }
-        if !self.at.is_empty() {
-            write!(f, "{}: ", self.at)?;
+        if !self.key.is_empty() {
+            write!(f, "{}: ", self.key)?;
         }
-        write!(f, "{}; {}", self.wrong, self.right)
+        write!(f, "{}; {}", self.problem, self.remedy)
     }
 }
 
 impl fmt::Display for ConfigErrors {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (i, mistake) in self.0.iter().enumerate() {
+        for (i, error) in self.0.iter().enumerate() {
             if i > 0 {
                 f.write_str("\n")?;
             }
-            write!(f, "{mistake}")?;
+            write!(f, "{error}")?;
         }
         Ok(())
     }
@@ -111,12 +120,20 @@ impl fmt::Display for ConfigErrors {
 
 impl std::error::Error for ConfigErrors {}
 
+/// Returns the known name that was probably meant: the one with the fewest insertions, deletions and replacements of a
+/// character, at most a third of the written name's length.
+pub(super) fn nearest_name<'k>(written: &str, known: impl IntoIterator<Item = &'k str>) -> Option<&'k str> {
+    let max_changes = (written.chars().count() / 3).max(1);
+    let candidates = known.into_iter().map(|name| (strsim::levenshtein(written, name), name));
+    candidates.min().filter(|(changes, _)| *changes <= max_changes).map(|(_, name)| name)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn a_mistake_is_one_line_that_says_where_what_and_how_to_mend_it() {
+    fn an_error_is_one_line_with_its_place_problem_and_remedy() {
         let variable = ConfigError::in_variable("POOL_MAX_SIZE", "\"x\" is no number", "write one");
         assert_eq!(variable.to_string(), "POOL_MAX_SIZE: \"x\" is no number; write one");
         let file = ConfigError::in_file(Path::new("a.toml"), Some(3), "templates.shop.ttl", "bad", "good");
@@ -126,5 +143,15 @@ mod tests {
         let mut both = ConfigErrors::default();
         both.extend([variable, file]);
         assert_eq!(both.to_string().lines().count(), both.len());
+    }
+
+    #[test]
+    fn the_nearest_name_is_suggested_when_it_is_near_enough() {
+        let known = ["ttl", "max_ttl", "warm_up", "admin_path"];
+        assert_eq!(nearest_name("warmup", known), Some("warm_up"));
+        assert_eq!(nearest_name("admin-path", known), Some("admin_path"));
+        assert_eq!(nearest_name("tll", known), Some("ttl"));
+        assert_eq!(nearest_name("colour", known), None);
+        assert_eq!(nearest_name("", []), None);
     }
 }

@@ -1,4 +1,4 @@
-//! The addresses that visitors see.
+//! The URLs that visitors see: of the front page and of instances.
 
 use std::fmt::{self, Write as _};
 use std::net::IpAddr;
@@ -6,29 +6,28 @@ use std::str::FromStr;
 
 use crate::instance::InstanceId;
 
-/// Longest base domain in bytes: an instance's label and a dot go in front, and a host name has at most 253.
+/// The longest base domain, in bytes. An instance's label and a dot precede it, and a host name has at most 253 bytes.
 const MAX_BASE_DOMAIN: usize = 253 - 63 - 1;
 
-/// How a visitor's browser talks to the one port.
+/// The scheme of the URLs that visitors see.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Scheme {
-    /// In the clear.
+    /// Without TLS.
     Http,
-    /// Over TLS.
+    /// With TLS.
     Https,
 }
 
-/// Where visitors find the server: with what is in front of it, this need not be where it listens.
+/// Where visitors reach the server. Behind a proxy or a load balancer this is not where the server listens.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PublicUrl {
-    /// How they ask.
+    /// The scheme.
     pub scheme: Scheme,
-    /// The port that they ask; 0 until [`PublicAddress::bound`] when the server listens on a port of the system's
-    /// choice.
+    /// The port; 0 until [`PublicUrl::set_bound_port`] when the system chooses the port to listen on.
     pub port: u16,
-    /// The host of the front page, as it stands in a URL.
-    pub home: String,
-    /// The host name under which instances have theirs.
+    /// The host of the front page, in the notation of a URL.
+    pub home_host: String,
+    /// The domain of all instances: the host name of an instance is its id, a dot and this domain.
     pub base_domain: String,
 }
 
@@ -41,7 +40,7 @@ pub(super) struct Origin {
 }
 
 impl Scheme {
-    /// Its name in a URL.
+    /// Returns the scheme in the notation of a URL.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Http => "http",
@@ -49,7 +48,7 @@ impl Scheme {
         }
     }
 
-    /// The port that a URL need not name.
+    /// Returns the port of a URL that names none.
     pub fn default_port(self) -> u16 {
         match self {
             Self::Http => 80,
@@ -65,16 +64,16 @@ impl fmt::Display for Scheme {
 }
 
 impl PublicUrl {
-    /// Takes the port that the server got when it asked for any. A public port that is known already stays.
-    pub fn bound(&mut self, port: u16) {
+    /// Sets the port that the server listens on, unless the public port is known already.
+    pub fn set_bound_port(&mut self, port: u16) {
         if self.port == 0 {
             self.port = port;
         }
     }
 
-    /// The address of an instance, a slash at its end.
+    /// Returns the URL of an instance, which ends with a slash.
     pub fn instance_url(&self, id: &InstanceId) -> String {
-        // Every acquire asks for it.
+        // Built in place, because every acquire needs it.
         let mut url = String::with_capacity(128);
         url.push_str(self.scheme.as_str());
         for part in ["://", id.as_str(), ".", &self.base_domain] {
@@ -87,19 +86,19 @@ impl PublicUrl {
         url
     }
 
-    /// The host in that address, without a port.
+    /// Returns the host of an instance's URL, without a port.
     pub fn instance_host(&self, id: &InstanceId) -> String {
         format!("{id}.{}", self.base_domain)
     }
 
-    /// The host in that address with the port that it names, as it stands in a request's `Host`.
+    /// Returns the host of an instance's URL with the port that the URL names, in the notation of a `Host` header.
     pub fn instance_authority(&self, id: &InstanceId) -> String {
         self.authority(&self.instance_host(id))
     }
 
-    /// The address of the front page, a slash at its end.
+    /// Returns the URL of the front page, which ends with a slash.
     pub fn home_url(&self) -> String {
-        self.url(&self.home)
+        self.url(&self.home_host)
     }
 
     fn url(&self, host: &str) -> String {
@@ -118,15 +117,15 @@ impl FromStr for Origin {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let right = || "write a URL without a path, such as https://demo.example.com".to_owned();
-        let (scheme, rest) = text.split_once("://").ok_or_else(right)?;
+        let rule = || "write a URL without a path, such as https://apps.example.com".to_owned();
+        let (scheme, rest) = text.split_once("://").ok_or_else(rule)?;
         let scheme = match scheme.to_ascii_lowercase().as_str() {
             "http" => Scheme::Http,
             "https" => Scheme::Https,
-            _ => return Err(right()),
+            _ => return Err(rule()),
         };
         let authority = rest.strip_suffix('/').unwrap_or(rest);
-        // The colons inside an IPv6 address end with its bracket.
+        // A colon before a closing bracket is part of an IPv6 address.
         let (host, port) = match authority.rsplit_once(':') {
             Some((host, port)) if !port.contains(']') => (host, Some(port)),
             _ => (authority, None),
@@ -134,14 +133,14 @@ impl FromStr for Origin {
         let port = match port {
             None => scheme.default_port(),
             Some(digits) if digits.bytes().all(|b| b.is_ascii_digit()) => {
-                digits.parse().ok().filter(|port| *port != 0).ok_or_else(right)?
+                digits.parse().ok().filter(|port| *port != 0).ok_or_else(rule)?
             }
-            Some(_) => return Err(right()),
+            Some(_) => return Err(rule()),
         };
         let bracketed = host.strip_prefix('[').and_then(|h| h.strip_suffix(']'));
         let host = match bracketed {
-            Some(v6) => format!("[{}]", v6.parse::<std::net::Ipv6Addr>().map_err(|_| right())?),
-            None => host_or_ipv4(host).ok_or_else(right)?,
+            Some(v6) => format!("[{}]", v6.parse::<std::net::Ipv6Addr>().map_err(|_| rule())?),
+            None => host_or_ipv4(host).ok_or_else(rule)?,
         };
         Ok(Self { scheme, host, port })
     }
@@ -155,32 +154,38 @@ fn host_or_ipv4(text: &str) -> Option<String> {
     }
 }
 
-/// Reads a host name: DNS labels of letters, digits, dashes and underscores, in lower case without the last dot.
-/// An IP address is none, nor is a name that browsers would take for one (its last label is a number).
+/// Returns a host name in lower case and without the last dot: DNS labels of letters, digits, dashes and underscores. `None`
+/// for an IP address, and for a name that browsers read as one because its last label is a number.
 pub(super) fn host_name(text: &str) -> Option<String> {
     let name = text.strip_suffix('.').unwrap_or(text).to_ascii_lowercase();
-    let label = |l: &str| {
+    let is_label = |l: &str| {
         (1..=63).contains(&l.len())
             && l.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
             && !l.starts_with('-')
             && !l.ends_with('-')
     };
     let last = name.rsplit('.').next().unwrap_or("");
-    let numeric = last.bytes().all(|b| b.is_ascii_digit()) || last.starts_with("0x");
-    (name.len() <= 253 && name.split('.').all(label) && !numeric).then_some(name)
+    let is_numeric = last.bytes().all(|b| b.is_ascii_digit()) || last.starts_with("0x");
+    (name.len() <= 253 && name.split('.').all(is_label) && !is_numeric).then_some(name)
 }
 
-/// Reads the host name under which instances have theirs.
+/// Reads the domain of all instances.
+///
+/// # Errors
+/// The remedy: the text is no host name, or too long.
 pub(super) fn base_domain(text: &str) -> Result<String, String> {
     host_name(text).filter(|name| name.len() <= MAX_BASE_DOMAIN).ok_or_else(|| {
         format!(
             "write a host name of at most {MAX_BASE_DOMAIN} characters without scheme and port, such as \
-             demo.example.com"
+             apps.example.com"
         )
     })
 }
 
-/// Reads the host of a request that the API answers: a name or an IP address (IPv6 without brackets).
+/// Reads a host that the API answers: a name or an IP address. An IPv6 address is returned without brackets.
+///
+/// # Errors
+/// The remedy: the text is neither.
 pub(super) fn api_host(text: &str) -> Result<String, String> {
     let bare = text.strip_prefix('[').and_then(|t| t.strip_suffix(']')).unwrap_or(text);
     match bare.parse::<IpAddr>() {
@@ -197,36 +202,36 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn at(scheme: Scheme, port: u16) -> PublicUrl {
+    fn public_url(scheme: Scheme, port: u16) -> PublicUrl {
         PublicUrl {
             scheme,
             port,
-            home: "try.example.com".to_owned(),
-            base_domain: "demo.example.com".to_owned(),
+            home_host: "try.example.com".to_owned(),
+            base_domain: "apps.example.com".to_owned(),
         }
     }
 
     #[test]
-    fn an_address_omits_the_default_port_and_only_that() {
+    fn a_url_omits_the_default_port_and_no_other() {
         let id = InstanceId::parse("shop-aaaaaaaaaaaaaaaa").unwrap();
-        for (address, url) in [
-            (at(Scheme::Http, 80), "http://shop-aaaaaaaaaaaaaaaa.demo.example.com/"),
-            (at(Scheme::Https, 443), "https://shop-aaaaaaaaaaaaaaaa.demo.example.com/"),
-            (at(Scheme::Http, 8080), "http://shop-aaaaaaaaaaaaaaaa.demo.example.com:8080/"),
-            (at(Scheme::Https, 80), "https://shop-aaaaaaaaaaaaaaaa.demo.example.com:80/"),
+        for (public, url) in [
+            (public_url(Scheme::Http, 80), "http://shop-aaaaaaaaaaaaaaaa.apps.example.com/"),
+            (public_url(Scheme::Https, 443), "https://shop-aaaaaaaaaaaaaaaa.apps.example.com/"),
+            (public_url(Scheme::Http, 8080), "http://shop-aaaaaaaaaaaaaaaa.apps.example.com:8080/"),
+            (public_url(Scheme::Https, 80), "https://shop-aaaaaaaaaaaaaaaa.apps.example.com:80/"),
         ] {
-            assert_eq!(address.instance_url(&id), url);
-            assert_eq!(format!("{}://{}/", address.scheme, address.instance_authority(&id)), url);
+            assert_eq!(public.instance_url(&id), url);
+            assert_eq!(format!("{}://{}/", public.scheme, public.instance_authority(&id)), url);
         }
-        assert_eq!(at(Scheme::Https, 443).home_url(), "https://try.example.com/");
+        assert_eq!(public_url(Scheme::Https, 443).home_url(), "https://try.example.com/");
     }
 
     #[test]
-    fn the_bound_port_fills_in_only_a_port_that_is_not_known() {
-        let mut any = at(Scheme::Http, 0);
-        any.bound(40_000);
+    fn the_bound_port_replaces_only_an_unknown_port() {
+        let mut any = public_url(Scheme::Http, 0);
+        any.set_bound_port(40_000);
         assert_eq!(any.port, 40_000);
-        any.bound(50_000);
+        any.set_bound_port(50_000);
         assert_eq!(any.port, 40_000);
     }
 
@@ -234,7 +239,7 @@ mod tests {
     fn origins_are_read() {
         for (text, scheme, host, port) in [
             ("http://localhost:8080", Scheme::Http, "localhost", 8080),
-            ("HTTPS://Demo.Example.com/", Scheme::Https, "demo.example.com", 443),
+            ("HTTPS://Apps.Example.com/", Scheme::Https, "apps.example.com", 443),
             ("http://127.0.0.1", Scheme::Http, "127.0.0.1", 80),
             ("http://[::1]:81", Scheme::Http, "[::1]", 81),
             ("http://[::1]", Scheme::Http, "[::1]", 80),
@@ -244,10 +249,10 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_origin_is_refused() {
+    fn an_invalid_origin_is_refused() {
         for text in [
             "",
-            "demo.example.com",
+            "apps.example.com",
             "ftp://a.example",
             "http://",
             "http:///",
@@ -269,8 +274,8 @@ mod tests {
     }
 
     #[test]
-    fn host_names_are_canonical_and_no_addresses() {
-        assert_eq!(host_name("Demo.Example.COM."), Some("demo.example.com".to_owned()));
+    fn host_names_are_made_canonical_and_addresses_are_refused() {
+        assert_eq!(host_name("Apps.Example.COM."), Some("apps.example.com".to_owned()));
         assert_eq!(host_name("localhost"), Some("localhost".to_owned()));
         for text in
             ["", ".", "a..b", "-a.b", "a-.b", "10.0.0.1", "1.2", "a.0x7f", "a b", "a:80", "ä.example", "*.a"]
@@ -283,6 +288,8 @@ mod tests {
     }
 
     proptest! {
+        #![proptest_config(crate::proptest_config())]
+
         #[test]
         fn no_text_makes_reading_panic(text in "\\PC{0,60}|https?://[\\[\\]:/a1.]{0,20}") {
             let _ = text.parse::<Origin>();

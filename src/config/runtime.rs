@@ -1,4 +1,4 @@
-//! What runs instances, from the environment.
+//! The settings of the runtime, from the environment.
 
 use std::net::Ipv4Addr;
 #[cfg(feature = "runtime-none")]
@@ -7,61 +7,61 @@ use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::env::Variables;
-use super::units::{SIZE_RULE, parse_size};
+use super::env::{SettingKind, Variables};
 use crate::runtime::LoginFile;
-use crate::template::Image;
-pub use crate::template::egress::EgressSettings;
-use crate::template::egress::Ipv4Network;
+use crate::template::ImageRef;
 
-/// Most bytes that the address of a socket has room for.
-const LONGEST_SOCKET: usize = 107;
+use crate::template::egress::{EgressSettings, Ipv4Network};
 
-/// Which runtime, and what each of them needs.
+/// The most bytes of the path of a Unix socket, which the kernel limits.
+const MAX_SOCKET_PATH: usize = 107;
+
+/// Which runtime runs instances, and the settings of all runtimes.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Runtime {
-    /// Which one.
+pub struct RuntimeSettings {
+    /// The chosen runtime.
     pub mode: RuntimeMode,
-    /// The ports for instances on this host; never empty.
+    /// The ports of instances on this host; never empty.
     pub ports: RangeInclusive<u16>,
     /// containerd's socket, an absolute path.
     pub containerd_address: PathBuf,
-    /// The logins for registries; `None` when neither REGISTRY_AUTH_FILE nor HOME says where they are.
-    pub logins: Option<LoginFile>,
-    /// Whether containers are restored from checkpoints where the host can do it.
+    /// The file with logins for registries; `None` when no variable says where it is.
+    pub registry_logins: Option<LoginFile>,
+    /// Whether instances are restored from checkpoints, where the host supports that.
     pub criu_enabled: bool,
-    /// Most bytes of memory that copies of checkpoints share (`SHARED_MEMORY_MAX`); `None` leaves it to the runtime.
-    pub shared_memory: Option<u64>,
-    /// How templates with `egress` are let out.
-    pub outside: EgressSettings,
-    /// Where instances that are records only are all said to listen (`CONTAINER_NONE_ENDPOINT`); `None` gives
-    /// each an address of its own.
+    /// The most bytes of memory that all checkpoints may share with their instances; `None` leaves the limit to the
+    /// runtime.
+    pub shared_memory_max: Option<u64>,
+    /// How instances of templates with `egress` are connected to the internet.
+    pub egress: EgressSettings,
+    /// The endpoint of all instances of the mode `none` (`CONTAINER_NONE_ENDPOINT`); `None` gives each instance its own
+    /// address.
     #[cfg(feature = "runtime-none")]
     pub none_endpoint: Option<SocketAddr>,
 }
 
-/// The runtimes that this build has.
+/// The runtimes of this build.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RuntimeMode {
     /// An instance is a child process.
     Process,
     /// An instance is a container.
     Containerd,
-    /// An instance is a record only.
+    /// An instance is a record without a process.
     #[cfg(feature = "runtime-none")]
     None,
 }
 
-impl Runtime {
-    pub(super) fn read(env: &mut Variables<'_>) -> Self {
-        let mode = env.get("CONTAINER_MODE", mode);
-        let start = env.number("CONTAINER_PORT_RANGE_START", 1, 65_535).unwrap_or(32_000) as u16;
-        let end = env.number("CONTAINER_PORT_RANGE_END", 1, 65_535).unwrap_or(32_999) as u16;
+impl RuntimeSettings {
+    /// Reads the settings. `mode` is what [`read_mode`] returned.
+    pub(super) fn read(env: &mut Variables<'_>, mode: Option<RuntimeMode>) -> Self {
+        let start = env.number("CONTAINER_PORT_RANGE_START", 32_000, 1..=65_535) as u16;
+        let end = env.number("CONTAINER_PORT_RANGE_END", 32_999, 1..=65_535) as u16;
         if start > end {
-            env.wrong(
+            env.report(
                 "CONTAINER_PORT_RANGE_START",
-                format!("{start} is beyond CONTAINER_PORT_RANGE_END, which is {end}"),
-                "set both so that the range holds a port",
+                format!("{start} is above CONTAINER_PORT_RANGE_END, which is {end}"),
+                "set both so that the range contains a port",
             );
         }
         let yes_or_no = [("true", true), ("false", false), ("1", true), ("0", false)];
@@ -69,73 +69,79 @@ impl Runtime {
             mode: mode.unwrap_or(RuntimeMode::Process),
             ports: start..=end,
             containerd_address: containerd_address(env),
-            logins: logins(env),
-            criu_enabled: env.word("CRIU_ENABLED", &yes_or_no).unwrap_or(true),
-            shared_memory: env.get("SHARED_MEMORY_MAX", |text| {
-                parse_size(text).ok_or_else(|| format!("{SIZE_RULE}, or 0"))
-            }),
-            outside: EgressSettings {
-                range: env.get("EGRESS_RANGE", range).unwrap_or(EgressSettings::default().range),
-                resolvers: env.list("EGRESS_DNS", resolver).filter(|resolvers| !resolvers.is_empty()),
-                refresh: env
-                    .duration("EGRESS_REFRESH", Duration::from_secs(1))
-                    .unwrap_or(EgressSettings::default().refresh),
-            },
+            registry_logins: registry_logins(env),
+            criu_enabled: env.word("CRIU_ENABLED", "true", &yes_or_no),
+            shared_memory_max: env.size_if_set("SHARED_MEMORY_MAX"),
+            egress: egress(env),
             #[cfg(feature = "runtime-none")]
-            none_endpoint: env.get("CONTAINER_NONE_ENDPOINT", |text| {
+            none_endpoint: env.value_if_set("CONTAINER_NONE_ENDPOINT", SettingKind::Text, None, |text| {
                 text.parse().map_err(|_| "write an address and a port")
             }),
         }
     }
 }
 
+/// Returns the runtime that `CONTAINER_MODE` names; `None` when the value is invalid, so that nothing follows from it.
+pub(super) fn read_mode(env: &mut Variables<'_>) -> Option<RuntimeMode> {
+    const NAME: &str = "CONTAINER_MODE";
+    let kind = SettingKind::Word(vec!["process", "containerd"]);
+    let mode = env.value_if_set(NAME, kind, Some("process".to_owned()), mode);
+    mode.or((!env.is_set(NAME)).then_some(RuntimeMode::Process))
+}
+
+/// Returns the path of containerd's socket.
 pub(super) fn containerd_address(env: &mut Variables<'_>) -> PathBuf {
-    env.get("CONTAINERD_ADDRESS", socket).unwrap_or_else(|| "/run/containerd/containerd.sock".into())
+    env.value("CONTAINERD_ADDRESS", SettingKind::Text, "/run/containerd/containerd.sock", socket)
 }
 
-/// The file that the operator names, else docker's.
-fn logins(env: &Variables<'_>) -> Option<LoginFile> {
-    let named = env.text("REGISTRY_AUTH_FILE").map(|path| LoginFile { path: path.into(), named: true });
-    named.or_else(|| {
-        let folder = env.text("DOCKER_CONFIG").map(PathBuf::from);
-        let folder = folder.or_else(|| Some(Path::new(env.text("HOME")?).join(".docker")))?;
-        Some(LoginFile { path: folder.join("config.json"), named: false })
-    })
+/// Returns the file that the operator names, else the file of `docker login`.
+fn registry_logins(env: &mut Variables<'_>) -> Option<LoginFile> {
+    let named = env.text("REGISTRY_AUTH_FILE");
+    let docker_config = env.text("DOCKER_CONFIG").map(PathBuf::from);
+    let home = env.text("HOME").map(Path::new);
+    if let Some(path) = named {
+        return Some(LoginFile { path: path.into(), is_explicit: true });
+    }
+    let folder = docker_config.or_else(|| Some(home?.join(".docker")))?;
+    Some(LoginFile { path: folder.join("config.json"), is_explicit: false })
 }
 
-/// Whether instances are containers; `None` when CONTAINER_MODE is a mistake, and nothing follows from it.
-pub(super) fn containers(env: &Variables<'_>) -> Option<bool> {
-    match env.text("CONTAINER_MODE").map(mode) {
-        None => Some(false),
-        Some(Ok(mode)) => Some(mode == RuntimeMode::Containerd),
-        Some(Err(_)) => None,
+fn egress(env: &mut Variables<'_>) -> EgressSettings {
+    let default = EgressSettings::default();
+    EgressSettings {
+        range: env.value("EGRESS_RANGE", SettingKind::Text, &default.range.to_string(), range),
+        resolvers: env.list_if_set("EGRESS_DNS", None, resolver).filter(|resolvers| !resolvers.is_empty()),
+        refresh_interval: env.duration("EGRESS_REFRESH", default.refresh_interval, Duration::from_secs(1)),
     }
 }
 
-/// The image of the one template of a server without a file (`has_file`).
+/// Returns the image of the one template of a server without a file of templates. `has_containers` is `None` when
+/// `CONTAINER_MODE` is invalid.
 pub(super) fn image(
     env: &mut Variables<'_>,
-    containers: Option<bool>,
+    has_containers: Option<bool>,
     has_file: bool,
     warnings: &mut Vec<String>,
-) -> Option<Image> {
+) -> Option<ImageRef> {
     const NAME: &str = "CONTAINER_IMAGE";
-    match (containers?, env.text(NAME).is_some()) {
-        (false, false) => {}
-        (true, false) if has_file => {}
-        (false, true) => {
-            env.wrong(NAME, "an image needs containers", "set CONTAINER_MODE=containerd, or unset it");
+    let text = env.text(NAME);
+    match (has_containers?, text) {
+        (false, None) => {}
+        (true, None) if has_file => {}
+        (false, Some(_)) => {
+            env.report(NAME, "an image needs containers", "set CONTAINER_MODE=containerd, or unset it");
         }
-        (true, false) => env.wrong(
+        (true, None) => env.report(
             NAME,
             "it is not set, and no file of templates names an image to run",
             "set it, or describe the apps in a file (serve --config FILE)",
         ),
-        (true, true) => {
-            let image = env.get(NAME, |text| match Image::parse(text, Path::new("")) {
-                Ok(Image::Tar(path)) if !path.is_absolute() => Err("write oci: and an absolute path"),
-                read => read,
-            });
+        (true, Some(text)) => {
+            let image = match ImageRef::parse(text, Path::new("")) {
+                Ok(ImageRef::Tar(path)) if !path.is_absolute() => Err("write oci: and an absolute path"),
+                parsed => parsed,
+            };
+            let image = image.map_err(|remedy| env.report_value(NAME, text, remedy)).ok();
             if !has_file {
                 return image;
             }
@@ -145,26 +151,26 @@ pub(super) fn image(
     None
 }
 
-/// Smallest and largest size of the range for instances, in bits of the network.
-const RANGE_BITS: RangeInclusive<u8> = 9..=28;
+/// The allowed prefix lengths of the network for instances.
+const RANGE_PREFIXES: RangeInclusive<u8> = 9..=28;
 
 fn range(text: &str) -> Result<Ipv4Network, &'static str> {
     const RULE: &str = "write a private range of IPv4 that nothing else on this host uses, from /9 to /28, such as \
                         10.213.0.0/16";
-    let (base, bits) = text.split_once('/').ok_or(RULE)?;
+    let (base, prefix) = text.split_once('/').ok_or(RULE)?;
     let base: Ipv4Addr = base.parse().map_err(|_| RULE)?;
-    let bits = bits.parse().ok().filter(|bits| RANGE_BITS.contains(bits)).ok_or(RULE)?;
-    let network = Ipv4Network::around(base, bits);
-    let fine =
-        base.is_private() && network.at(0) == base && network.at(network.size() as u32 - 1).is_private();
-    fine.then_some(network).ok_or(RULE)
+    let prefix = prefix.parse().ok().filter(|prefix| RANGE_PREFIXES.contains(prefix)).ok_or(RULE)?;
+    let network = Ipv4Network::containing(base, prefix);
+    let last = network.address_at(network.address_count() as u32 - 1);
+    let is_valid = base.is_private() && network.address_at(0) == base && last.is_private();
+    is_valid.then_some(network).ok_or(RULE)
 }
 
 fn resolver(text: &str) -> Result<Ipv4Addr, &'static str> {
-    const RULE: &str = "write IPv4 addresses of resolvers with commas between, none of this host's own";
+    const RULE: &str = "write IPv4 addresses of resolvers with commas between them, no address of this host";
     let address: Ipv4Addr = text.parse().map_err(|_| RULE)?;
-    let fine = !address.is_loopback() && !address.is_unspecified() && !address.is_multicast();
-    fine.then_some(address).ok_or(RULE)
+    let is_valid = !address.is_loopback() && !address.is_unspecified() && !address.is_multicast();
+    is_valid.then_some(address).ok_or(RULE)
 }
 
 fn mode(text: &str) -> Result<RuntimeMode, &'static str> {
@@ -183,8 +189,8 @@ fn mode(text: &str) -> Result<RuntimeMode, &'static str> {
 
 fn socket(text: &str) -> Result<PathBuf, &'static str> {
     let path = text.strip_prefix("unix://").unwrap_or(text);
-    let fine = path.starts_with('/') && path.len() <= LONGEST_SOCKET && !path.contains('\0');
-    fine.then(|| PathBuf::from(path)).ok_or(
+    let is_valid = path.starts_with('/') && path.len() <= MAX_SOCKET_PATH && !path.contains('\0');
+    is_valid.then(|| PathBuf::from(path)).ok_or(
         "write the absolute path of its socket, of at most 107 bytes, with or without unix:// before it",
     )
 }

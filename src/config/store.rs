@@ -1,30 +1,28 @@
-//! What all servers agree on: a Valkey that they share, or by default the memory of the one server.
+//! The settings of the store, from the environment: a Valkey that all nodes share, or by default the embedded store.
 
+use std::convert::Infallible;
 use std::path::PathBuf;
 
-use super::env::Variables;
+use super::env::{SettingKind, Variables};
 use crate::template::Secret;
-
-/// The name that Sentinels know a server by unless they were told another.
-const SERVICE: &str = "mymaster";
 
 const ADDRESS_RULE: &str =
     "write host:port, or unix: and the absolute path of a socket; several with commas between";
 
-/// A Valkey to share.
+/// How to reach the Valkey that all nodes share.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Valkey {
-    /// Of the one server, or of some of the Sentinels or of the cluster's servers. At least one.
+pub struct ValkeySettings {
+    /// The address of the one server, or of some Sentinels, or of some servers of the cluster. At least one.
     pub addresses: Vec<ValkeyAddress>,
     /// What is at the addresses.
     pub mode: ValkeyMode,
-    /// Who we are there; `None` is the default user.
+    /// The user name; `None` is the default user.
     pub username: Option<String>,
     /// The password.
     pub password: Option<Secret>,
-    /// The number of the database; 0 with a cluster, which has no other.
+    /// The number of the database. Always 0 with a cluster.
     pub db: u16,
-    /// Whether to speak TLS, with the certificates that this system trusts.
+    /// Whether to use TLS, with the certificates that this system trusts.
     pub tls: bool,
 }
 
@@ -33,7 +31,7 @@ pub struct Valkey {
 pub enum ValkeyAddress {
     /// A host and a port.
     Tcp(String, u16),
-    /// A socket in the file system of this host, an absolute path.
+    /// A Unix socket on this host, an absolute path.
     Unix(PathBuf),
 }
 
@@ -42,14 +40,14 @@ pub enum ValkeyAddress {
 pub enum ValkeyMode {
     /// One server.
     Single,
-    /// Sentinels, which know the server in charge by this name.
+    /// Sentinels, which know the primary server by this service name.
     Sentinel(String),
-    /// A cluster.
+    /// The servers of a cluster.
     Cluster,
 }
 
-/// `None` is the embedded store.
-pub(super) fn read(env: &mut Variables<'_>) -> Option<Valkey> {
+/// Returns the Valkey to use; `None` means the embedded store.
+pub(super) fn read(env: &mut Variables<'_>) -> Option<ValkeySettings> {
     #[derive(Clone, Copy, PartialEq)]
     enum Kind {
         Single,
@@ -57,42 +55,38 @@ pub(super) fn read(env: &mut Variables<'_>) -> Option<Valkey> {
         Cluster,
     }
     let kinds = [("single", Kind::Single), ("sentinel", Kind::Sentinel), ("cluster", Kind::Cluster)];
-    // Read whether there is a Valkey or not, so that a mistake in them shows today.
-    let kind = env.word("VALKEY_MODE", &kinds).unwrap_or(Kind::Single);
-    let db = env.number("VALKEY_DB", 0, 65_535).map_or(0, |n| n as u16);
-    let tls = env.word("VALKEY_TLS", &[("true", true), ("false", false)]).unwrap_or(false);
-    let addresses = env.list("VALKEY_ADDR", address)?;
+    // All are read without an address too, so that an invalid value shows when it is written.
+    let kind = env.word("VALKEY_MODE", "single", &kinds);
+    let db = env.number("VALKEY_DB", 0, 0..=65_535) as u16;
+    let tls = env.word("VALKEY_TLS", "false", &[("true", true), ("false", false)]);
+    let service = env.value("VALKEY_SENTINEL_SERVICE", SettingKind::Text, "mymaster", |name| {
+        Ok::<_, Infallible>(name.to_owned())
+    });
+    let username = env.text("VALKEY_USERNAME").map(str::to_owned);
+    let password = env.text("VALKEY_PASSWORD").map(Secret::new);
+    let addresses = env.list_if_set("VALKEY_ADDR", None, address)?;
     if addresses.is_empty() {
         return None;
     }
     if kind == Kind::Single && addresses.len() > 1 {
-        env.wrong(
+        env.report(
             "VALKEY_ADDR",
             "it names several servers",
             "set VALKEY_MODE=sentinel or cluster, or name one",
         );
     }
     if kind != Kind::Single && addresses.iter().any(|address| matches!(address, ValkeyAddress::Unix(_))) {
-        env.wrong("VALKEY_ADDR", "a socket of this host is one server", "write host:port");
+        env.report("VALKEY_ADDR", "a socket of this host is one server", "write host:port");
     }
     if kind == Kind::Cluster && db != 0 {
-        env.wrong("VALKEY_DB", "a cluster has no database but 0", "unset it");
+        env.report("VALKEY_DB", "a cluster has no database but 0", "unset it");
     }
     let mode = match kind {
         Kind::Single => ValkeyMode::Single,
-        Kind::Sentinel => {
-            ValkeyMode::Sentinel(env.text("VALKEY_SENTINEL_SERVICE").unwrap_or(SERVICE).to_owned())
-        }
+        Kind::Sentinel => ValkeyMode::Sentinel(service),
         Kind::Cluster => ValkeyMode::Cluster,
     };
-    Some(Valkey {
-        addresses,
-        mode,
-        username: env.text("VALKEY_USERNAME").map(str::to_owned),
-        password: env.text("VALKEY_PASSWORD").map(Secret::new),
-        db,
-        tls,
-    })
+    Some(ValkeySettings { addresses, mode, username, password, db, tls })
 }
 
 fn address(text: &str) -> Result<ValkeyAddress, &'static str> {
@@ -116,11 +110,11 @@ mod tests {
     use super::super::env::Environment;
     use super::*;
 
-    fn store(pairs: &[(&str, &str)]) -> Result<Option<Valkey>, String> {
+    fn store(pairs: &[(&str, &str)]) -> Result<Option<ValkeySettings>, String> {
         let env: Environment = pairs.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
         let mut env = Variables::new(&env);
         let read = read(&mut env);
-        env.mistakes.or(read).map_err(|mistakes| mistakes.to_string())
+        env.errors.into_result(read).map_err(|errors| errors.to_string())
     }
 
     #[test]
@@ -143,7 +137,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_is_refused_with_the_reason() {
+    fn an_impossible_combination_is_refused_with_the_reason() {
         let wrong = |pairs: &[(&str, &str)]| store(pairs).unwrap_err();
         assert!(wrong(&[("VALKEY_ADDR", "a:1,b:1")]).contains("it names several servers"));
         let cluster = [("VALKEY_ADDR", "a:1"), ("VALKEY_MODE", "cluster"), ("VALKEY_DB", "2")];

@@ -2,184 +2,189 @@
 
 use std::path::{Path, PathBuf};
 
-use super::template_file::FileContext;
-use super::templates::{IMAGE_PORT, utf8};
+use super::defaults::DEFAULT_IMAGE_PORT;
+use super::file_context::{FileContext, utf8};
 use super::toml_table::TomlTable;
-use crate::template::egress::{Destination, MOST_DESTINATIONS};
-use crate::template::{App, Egress, Image, ResourceLimits, ShareMemory};
+use crate::template::egress::{Destination, MAX_DESTINATIONS};
+use crate::template::{App, Egress, ImageRef, ResourceLimits, ShareMemory};
 
-/// As the first word of a command on this host: this very program.
+/// As the first word of a command on this host: the path of this program.
 const OWN_PROGRAM: &str = "try-it-now";
-/// In a command on this host or its environment: the folder that the file is in.
+/// In a command on this host and in its environment: the folder of the file of templates.
 const FOLDER: &str = "{folder}";
+/// The variables that the runtime sets for each instance.
+const INSTANCE_VARIABLES: [&str; 5] = ["HOST", "PORT", "INSTANCE_ID", "INSTANCE_URL", "INSTANCE_HOST"];
 
 const COMMAND_RULE: &str = "write a list of texts, the program first, such as [\"node\", \"server.js\"]";
 const IMAGE_RULE: &str = "write the image to run, such as \"wordpress:6\" or \"oci:./app.tar\"";
-/// Least bytes that a container may write.
-const LEAST_DISK: u64 = 1 << 20;
-/// Most processes that any host can number.
-const MOST_PIDS: u64 = 4_194_304;
+/// The fewest bytes that a container may be allowed to write.
+const MIN_DISK: u64 = 1 << 20;
+/// The most processes that a kernel can number.
+const MAX_PIDS: u64 = 4_194_304;
 
-pub(super) fn app(section: &mut TomlTable<'_>, context: &FileContext<'_>) -> Option<App> {
+/// Reads what a template runs. `None` when an error leaves no command.
+pub(super) fn app(table: &mut TomlTable<'_>, context: &FileContext<'_>) -> Option<App> {
     let folder = context.file.parent().unwrap_or(Path::new(""));
-    let has_image = section.has("image");
-    match context.containers {
+    let has_image = table.has("image");
+    match context.has_containers {
         Some(true) if !has_image => {
-            section.wrong("image", "it is missing", format!("{IMAGE_RULE}, or unset CONTAINER_MODE"));
+            table.report("image", "it is missing", format!("{IMAGE_RULE}, or unset CONTAINER_MODE"));
         }
         Some(false) if has_image => {
-            let right = "set CONTAINER_MODE=containerd, or write a command instead";
-            section.wrong("image", "it needs containers", right);
+            let remedy = "set CONTAINER_MODE=containerd, or write a command instead";
+            table.report("image", "it needs containers", remedy);
         }
         _ => {}
     }
-    // What is missing or too much has been told; the rest is read as what the template was meant to be.
-    let contained = has_image || context.containers == Some(true);
-    let image = section.text("image", IMAGE_RULE, Some).and_then(|text| {
-        let told = |right| section.wrong("image", format!("{text:?} cannot be used"), right);
-        Image::parse(text, folder).map_err(told).ok()
+    // A missing or superfluous image is reported now; the other keys are read as the template was meant.
+    let is_container = has_image || context.has_containers == Some(true);
+    let image = table.text("image", IMAGE_RULE, Some).and_then(|text| {
+        let report = |remedy| table.report("image", format!("{text:?} cannot be used"), remedy);
+        ImageRef::parse(text, folder).map_err(report).ok()
     });
-    let filled = |text: &str| match contained {
+    let fill = |text: &str| match is_container {
         true => text.to_owned(),
         false => text.replace(FOLDER, &folder.to_string_lossy()),
     };
-    let command = command(section, context, contained, filled);
-    let mut env = section.pairs("env", |name, value| match name {
-        "HOST" | "PORT" | "INSTANCE_ID" | "INSTANCE_URL" | "INSTANCE_HOST" => {
-            Some("every instance is told its own")
-        }
+    let command = command(table, context, is_container, fill);
+    let mut env = table.pairs("env", |name, value| match name {
+        _ if INSTANCE_VARIABLES.contains(&name) => Some("every instance gets its own value"),
         _ if name.is_empty() || name.contains(['=', '\0']) => Some("it is no name of a variable"),
-        _ if value.contains('\0') => Some("its value holds a NUL"),
+        _ if value.contains('\0') => Some("its value contains a NUL"),
         _ => None,
     });
-    env.values_mut().for_each(|value| *value = filled(value));
-    let files = section.text("files", "write the path of a folder, relative to this file", |text| {
+    env.values_mut().for_each(|value| *value = fill(value));
+    let files = table.text("files", "write the path of a folder, relative to this file", |text| {
         (!text.is_empty() && !text.contains('\0')).then(|| folder.join(text))
     });
-    if contained && section.has("files") {
-        section.wrong("files", "an image brings its own files", "put them into the image");
+    if is_container && table.has("files") {
+        table.report("files", "an image has its own files", "put them into the image");
     }
-    let port = section.number("port", 1, 65_535).map(|n| n as u16);
-    if !contained && section.has("port") {
-        section.wrong("port", "every instance is told its own, as PORT", "leave it out");
+    let port = table.number("port", 1, 65_535).map(|n| n as u16);
+    if !is_container && table.has("port") {
+        table.report("port", "every instance gets its own, as PORT", "leave it out");
     }
-    let limits = limits(section, contained);
-    let egress = egress(section, contained);
-    let share_memory = share_memory(section, contained);
+    let limits = limits(table, is_container);
+    let egress = egress(table, is_container);
+    let share_memory = share_memory(table, is_container);
     if utf8(folder).is_none() {
-        section.wrong("", "the path of the file is no UTF-8 text", "move it");
+        table.report("", "the path of the file is no UTF-8 text", "move it");
         return None;
     }
-    let port = if contained { port.unwrap_or(IMAGE_PORT) } else { 0 };
-    Some(App { image, command: command?, port, env, files: files.map(tidy), limits, egress, share_memory })
+    let port = if is_container { port.unwrap_or(DEFAULT_IMAGE_PORT) } else { 0 };
+    let files = files.map(without_dots);
+    Some(App { image, command: command?, port, env, files, limits, egress, share_memory })
 }
 
-/// The command; empty when an image is to run its own.
+/// Returns the command; empty when an image runs its own.
 fn command(
-    section: &mut TomlTable<'_>,
+    table: &mut TomlTable<'_>,
     context: &FileContext<'_>,
-    contained: bool,
-    filled: impl Fn(&str) -> String,
+    is_container: bool,
+    fill: impl Fn(&str) -> String,
 ) -> Option<Vec<String>> {
-    if !section.has("command") {
-        if !contained {
-            section.wrong("command", "it is missing", COMMAND_RULE);
+    if !table.has("command") {
+        if !is_container {
+            table.report("command", "it is missing", COMMAND_RULE);
         }
-        return contained.then(Vec::new);
+        return is_container.then(Vec::new);
     }
-    let word = |text: &str| (!text.contains('\0')).then(|| filled(text));
-    let mut command: Vec<String> = section.texts("command", COMMAND_RULE, word)?;
+    let word = |text: &str| (!text.contains('\0')).then(|| fill(text));
+    let mut command: Vec<String> = table.texts("command", COMMAND_RULE, word)?;
     match command.first_mut() {
-        Some(program) if program == OWN_PROGRAM && !contained => *program = context.own_program.to_owned(),
+        Some(program) if program == OWN_PROGRAM && !is_container => {
+            *program = context.own_program.to_owned();
+        }
         Some(program) if !program.is_empty() => {}
         _ => {
-            section.wrong("command", "it names no program", COMMAND_RULE);
+            table.report("command", "it names no program", COMMAND_RULE);
             return None;
         }
     }
     Some(command)
 }
 
-/// Without `.` parts, so that two ways to write a folder are one.
-fn tidy(path: PathBuf) -> PathBuf {
+/// Returns a path without `.` parts, so that equal paths compare as equal.
+fn without_dots(path: PathBuf) -> PathBuf {
     path.components().collect()
 }
 
-fn egress(section: &mut TomlTable<'_>, contained: bool) -> Egress {
+fn egress(table: &mut TomlTable<'_>, is_container: bool) -> Egress {
     const RULE: &str = "write \"internet\", or a list such as [\"api.example.com:443\"]";
-    let Some(wanted) = section.word_or_texts("egress", RULE) else { return Egress::Sealed };
-    if !contained {
-        let right = "leave it out, or write an image";
-        section.wrong("egress", "a command on this host reaches what this host does", right);
+    let Some(wanted) = table.word_or_texts("egress", RULE) else { return Egress::Sealed };
+    if !is_container {
+        let remedy = "leave it out, or write an image";
+        table.report("egress", "a command on this host reaches all that the host reaches", remedy);
         return Egress::Sealed;
     }
-    let places = match wanted {
+    let list = match wanted {
         Ok("internet") => return Egress::Internet,
         Ok(word) => {
-            section.wrong("egress", format!("{word:?} cannot be used"), RULE);
+            table.report("egress", format!("{word:?} cannot be used"), RULE);
             return Egress::Sealed;
         }
-        Err(places) => places,
+        Err(list) => list,
     };
-    if places.is_empty() || places.len() > MOST_DESTINATIONS {
-        let right = format!("name 1 to {MOST_DESTINATIONS}, or leave it out for none");
-        section.wrong("egress", format!("it names {} places", places.len()), right);
+    if list.is_empty() || list.len() > MAX_DESTINATIONS {
+        let remedy = format!("name 1 to {MAX_DESTINATIONS}, or leave it out for none");
+        table.report("egress", format!("it names {} places", list.len()), remedy);
     }
-    let mut read = Vec::new();
-    for place in places {
-        match place.parse::<Destination>() {
-            Ok(destination) => read.push(destination),
-            Err(right) => section.wrong("egress", format!("{place:?} cannot be used"), right),
+    let mut destinations = Vec::new();
+    for text in list {
+        match text.parse::<Destination>() {
+            Ok(destination) => destinations.push(destination),
+            Err(remedy) => table.report("egress", format!("{text:?} cannot be used"), remedy),
         }
     }
-    // In one order and once each, so that another way to write the same list is no other template.
-    read.sort_unstable();
-    read.dedup();
-    Egress::Only(read)
+    // Sorted and without repetitions, so that another notation of the same list gives the same revision.
+    destinations.sort_unstable();
+    destinations.dedup();
+    Egress::Only(destinations)
 }
 
-fn share_memory(section: &mut TomlTable<'_>, contained: bool) -> ShareMemory {
-    if section.has("share_memory") && !contained {
-        section.wrong("share_memory", "only containers are copied", "leave it out, or write an image");
+fn share_memory(table: &mut TomlTable<'_>, is_container: bool) -> ShareMemory {
+    if table.has("share_memory") && !is_container {
+        table.report("share_memory", "only containers share memory", "leave it out, or write an image");
     }
     let rule = "write \"auto\", \"off\" or \"with-shm\"";
-    let read = section.text("share_memory", rule, |word| match word {
+    let choice = table.text("share_memory", rule, |word| match word {
         "auto" => Some(ShareMemory::Auto),
         "off" => Some(ShareMemory::Off),
         "with-shm" => Some(ShareMemory::WithShm),
         _ => None,
     });
-    read.unwrap_or_default()
+    choice.unwrap_or_default()
 }
 
-fn limits(section: &mut TomlTable<'_>, contained: bool) -> ResourceLimits {
-    let Some(mut section) = section.section("limits") else { return ResourceLimits::default() };
+fn limits(table: &mut TomlTable<'_>, is_container: bool) -> ResourceLimits {
+    let Some(mut table) = table.table("limits") else { return ResourceLimits::default() };
     let limits = ResourceLimits {
-        cpu_seconds: section.number("cpu_seconds", 1, u64::from(u32::MAX)),
-        memory: section.size("memory"),
-        open_files: section.number("open_files", 8, 1 << 20),
-        file_size: section.size("file_size"),
-        pids: section.number("pids", 1, MOST_PIDS).map(|n| n as u32),
-        disk: section.size("disk"),
-        millicpus: section.decimal("cpus", 0.01, 1024.0).map(|cpus| (cpus * 1000.0).round() as u32),
+        cpu_seconds: table.number("cpu_seconds", 1, u64::from(u32::MAX)),
+        memory: table.size("memory"),
+        open_files: table.number("open_files", 8, 1 << 20),
+        file_size: table.size("file_size"),
+        pids: table.number("pids", 1, MAX_PIDS).map(|n| n as u32),
+        disk: table.size("disk"),
+        millicpus: table.decimal("cpus", 0.01, 1024.0).map(|cpus| (cpus * 1000.0).round() as u32),
     };
-    if contained && section.has("cpu_seconds") {
-        section.wrong("cpu_seconds", "it ends a process, not a container", "write cpus = 0.5, say, instead");
+    if is_container && table.has("cpu_seconds") {
+        let remedy = "write cpus instead, such as cpus = 0.5";
+        table.report("cpu_seconds", "it limits a process, not a container", remedy);
     }
     for key in ["pids", "disk", "cpus"] {
-        if !contained && section.has(key) {
-            section.wrong(key, "only a container can be held to it", "leave it out, or write an image");
+        if !is_container && table.has(key) {
+            table.report(key, "only containers have this limit", "leave it out, or write an image");
         }
     }
-    if let (true, Some(disk)) = (contained, limits.disk) {
+    if let (true, Some(disk)) = (is_container, limits.disk) {
         let memory = limits.container_memory();
-        if disk < LEAST_DISK {
-            section.wrong("disk", "no app can do with so little", "write 1M or more");
+        if disk < MIN_DISK {
+            table.report("disk", "it is too small for any app", "write 1M or more");
         } else if disk > memory {
-            let wrong = format!("it is part of the memory, which is {memory} bytes, and more than that");
-            section.wrong("disk", wrong, "lower it, or raise memory");
+            let problem = format!("it is larger than the memory that it is part of, which is {memory} bytes");
+            table.report("disk", problem, "lower it, or raise memory");
         }
     }
-    section.finish();
+    table.finish();
     limits
 }

@@ -1,12 +1,14 @@
-//! The environment's side of the configuration.
+//! Tests of the configuration from environment variables.
 
 use std::net::SocketAddr;
+use std::path::Path;
+use std::time::Duration;
 
 use proptest::prelude::*;
 
 use super::*;
-use crate::instance::{InstanceId, Limits};
-use crate::template::{Image, PoolSizes};
+use crate::instance::{InstanceId, RateLimits};
+use crate::template::{ImageRef, PoolSizes};
 
 fn environment(pairs: &[(&str, &str)]) -> Environment {
     let home = [("HOME", "/home/someone")];
@@ -17,20 +19,20 @@ fn load(pairs: &[(&str, &str)]) -> Result<Config, ConfigErrors> {
     Config::load(&environment(pairs), None, Path::new("/bin/try-it-now"))
 }
 
-fn fine(pairs: &[(&str, &str)]) -> Config {
-    load(pairs).unwrap_or_else(|mistakes| panic!("{mistakes}"))
+fn load_valid(pairs: &[(&str, &str)]) -> Config {
+    load(pairs).unwrap_or_else(|errors| panic!("{errors}"))
 }
 
-/// The names at fault, in the order told.
-fn at_fault(pairs: &[(&str, &str)]) -> Vec<String> {
-    load(pairs).unwrap_err().into_iter().map(|mistake| mistake.at).collect()
+/// The names of the variables with errors, in the order reported.
+fn invalid(pairs: &[(&str, &str)]) -> Vec<String> {
+    load(pairs).unwrap_err().into_iter().map(|error| error.key).collect()
 }
 
 #[test]
 fn without_any_variable_everything_has_its_documented_default() {
-    let config = fine(&[]);
+    let config = load_valid(&[]);
     let seconds = Duration::from_secs;
-    assert_eq!(config.log, Log { level: tracing::Level::INFO, format: LogFormat::Json });
+    assert_eq!(config.log, LogSettings { level: tracing::Level::INFO, format: LogFormat::Json });
     assert_eq!(config.server.listen, SocketAddr::from(([0, 0, 0, 0], 8080)));
     assert_eq!(config.server.read_timeout, seconds(30));
     assert_eq!(config.server.write_timeout, seconds(30));
@@ -49,8 +51,6 @@ fn without_any_variable_everything_has_its_documented_default() {
     assert!(config.runtime.criu_enabled);
     assert_eq!(config.acquire_timeout, seconds(2));
     assert_eq!(config.state_dir, Path::new("/home/someone/.local/state/try-it-now"));
-    let later = Later { nats_stream_name: "PROVISIONING".to_owned(), nats_worker_count: 3, ps_db_port: 3306 };
-    assert_eq!(config.later, later);
     assert!(config.warnings.is_empty());
 
     assert_eq!(config.templates.iter().len(), 1);
@@ -64,18 +64,18 @@ fn without_any_variable_everything_has_its_documented_default() {
         target: 10,
         min: 3,
         max: 20,
-        by_memory: false,
+        limited_by_memory: false,
         replenish_threshold: 0.5,
         replenish_interval: seconds(10),
         concurrency: 4,
     };
     assert_eq!(template.pool, pool);
     assert_eq!((template.ttl, template.max_ttl), (seconds(3600), seconds(24 * 3600)));
-    assert_eq!(template.rate_limit, Limits { hourly: 2, daily: 5 });
+    assert_eq!(template.rate_limit, RateLimits { hourly: 2, daily: 5 });
     assert_eq!(template.silence, seconds(60));
 }
 
-/// Each name that the contract documents, with a value that is its default or fit for use.
+/// Each variable of the original service, with its default there or a valid value.
 const DOCUMENTED: [(&str, &str); 44] = [
     ("LOG_LEVEL", "info"),
     ("LOG_FORMAT", "json"),
@@ -125,12 +125,12 @@ const DOCUMENTED: [(&str, &str); 44] = [
 
 #[test]
 fn every_documented_default_may_be_written_out() {
-    assert_eq!(fine(&DOCUMENTED), fine(&[]));
+    assert_eq!(load_valid(&DOCUMENTED), load_valid(&[]));
 }
 
 #[test]
-fn every_variable_reaches_its_place() {
-    let config = fine(&[
+fn every_variable_reaches_its_setting() {
+    let config = load_valid(&[
         ("LOG_LEVEL", "DEBUG"),
         ("LOG_FORMAT", "text"),
         ("SERVER_HOST", "::1"),
@@ -140,67 +140,68 @@ fn every_variable_reaches_its_place() {
         ("API_KEY", "hunter2"),
         ("API_HOSTS", "Try.Example.com, 10.0.0.1"),
         ("TRUSTED_PROXIES", "10.0.0.0/8"),
-        ("BASE_DOMAIN", "Demo.Example.com."),
+        ("BASE_DOMAIN", "Apps.Example.com."),
         ("TLS_CERT", "/c.pem"),
         ("TLS_KEY", "/k.pem"),
         ("STATE_DIR", "/var/lib/tin"),
         ("POOL_TARGET_SIZE", "2"),
         ("RATE_LIMIT_HOURLY", "0"),
-        ("PS_ADMIN_PATH", "admin-demo"),
+        ("PS_ADMIN_PATH", "admin-area"),
         ("CONTAINER_PORT_RANGE_START", "40000"),
         ("CONTAINER_PORT_RANGE_END", "40099"),
     ]);
-    assert_eq!(config.log, Log { level: tracing::Level::DEBUG, format: LogFormat::Text });
+    assert_eq!(config.log, LogSettings { level: tracing::Level::DEBUG, format: LogFormat::Text });
     assert_eq!(config.server.listen.to_string(), "[::1]:0");
     assert_eq!((config.server.max_connections, config.server.shutdown_grace), (7, Duration::ZERO));
     assert!(config.api_key.as_ref().unwrap().matches(b"hunter2"));
     assert!(config.server.api_hosts.contains("try.example.com") && config.server.api_hosts.len() == 2);
     assert!(!config.server.trusted_proxies.contains("127.0.0.1".parse().unwrap()));
     assert_eq!(config.server.public.scheme, Scheme::Https);
-    assert_eq!(config.server.public.base_domain, "demo.example.com");
+    assert_eq!(config.server.public.base_domain, "apps.example.com");
     assert_eq!(config.state_dir, Path::new("/var/lib/tin"));
     assert_eq!(config.runtime.ports, 40_000..=40_099);
     let template = config.templates.get("default").unwrap();
     assert_eq!((template.pool.min, template.pool.target, template.pool.max), (2, 2, 20));
-    assert_eq!(template.rate_limit, Limits { hourly: 0, daily: 5 });
-    assert_eq!(template.admin_path, "/admin-demo");
+    assert_eq!(template.rate_limit, RateLimits { hourly: 0, daily: 5 });
+    assert_eq!(template.admin_path, "/admin-area");
     assert!(!format!("{config:?}").contains("hunter2"));
 }
 
 #[test]
-fn the_public_url_rules_over_what_the_server_listens_on() {
+fn the_public_url_wins_over_the_address_that_the_server_listens_on() {
     let id = InstanceId::parse("a-aaaaaaaaaaaaaaaa").unwrap();
-    let mut public = fine(&[
+    let mut public = load_valid(&[
         ("PUBLIC_URL", "https://try.example.com"),
-        ("BASE_DOMAIN", "demo.example.com"),
+        ("BASE_DOMAIN", "apps.example.com"),
         ("SERVER_PORT", "0"),
     ])
     .server
     .public;
-    public.bound(41_000);
+    public.set_bound_port(41_000);
     assert_eq!(public.home_url(), "https://try.example.com/");
-    assert_eq!(public.instance_url(&id), "https://a-aaaaaaaaaaaaaaaa.demo.example.com/");
+    assert_eq!(public.instance_url(&id), "https://a-aaaaaaaaaaaaaaaa.apps.example.com/");
 
-    let mut public = fine(&[("SERVER_PORT", "0")]).server.public;
-    public.bound(41_000);
+    let mut public = load_valid(&[("SERVER_PORT", "0")]).server.public;
+    public.set_bound_port(41_000);
     assert_eq!(public.instance_url(&id), "http://a-aaaaaaaaaaaaaaaa.localhost:41000/");
 }
 
 #[test]
 fn the_api_answers_the_host_of_the_public_url() {
-    let config = fine(&[("PUBLIC_URL", "https://try.example.com"), ("BASE_DOMAIN", "demo.example.com")]);
+    let config =
+        load_valid(&[("PUBLIC_URL", "https://try.example.com"), ("BASE_DOMAIN", "apps.example.com")]);
     assert!(config.server.api_hosts.contains("try.example.com"));
 }
 
 #[test]
-fn every_mistake_is_told_at_once() {
+fn all_errors_are_reported_at_once() {
     let wrong = [
         ("SERVER_HOST", "somewhere"),
         ("SERVER_PORT", "65536"),
         ("TLS_CERT", "/c.pem"),
         ("BASE_DOMAIN", "10.0.0.1"),
         ("API_HOSTS", "a.example:80"),
-        ("PUBLIC_URL", "demo.example.com"),
+        ("PUBLIC_URL", "apps.example.com"),
         ("TRUSTED_PROXIES", "10.0.0.0/8,all,none"),
         ("SERVER_READ_TIMEOUT", "30"),
         ("MAX_CONNECTIONS", "0"),
@@ -219,16 +220,16 @@ fn every_mistake_is_told_at_once() {
         ("RATE_LIMIT_DAILY", "-1"),
         ("PS_ADMIN_PATH", "a b"),
     ];
-    let mut told = at_fault(&wrong);
+    let mut reported = invalid(&wrong);
     // Two bad networks, and the key that the certificate lacks.
-    assert_eq!(told.iter().filter(|at| *at == "TRUSTED_PROXIES").count(), 2);
-    told.dedup();
+    assert_eq!(reported.iter().filter(|at| *at == "TRUSTED_PROXIES").count(), 2);
+    reported.dedup();
     let mut expected: Vec<&str> = wrong.iter().map(|(name, _)| *name).collect();
     expected.retain(|name| *name != "TLS_CERT" && *name != "CONTAINER_PORT_RANGE_END");
     expected.push("TLS_KEY");
-    told.sort();
+    reported.sort();
     expected.sort_unstable();
-    assert_eq!(told, expected);
+    assert_eq!(reported, expected);
     let text = load(&wrong).unwrap_err().to_string();
     assert!(!text.contains("schl"), "a key is a secret even when it is wrong");
     assert!(
@@ -237,19 +238,19 @@ fn every_mistake_is_told_at_once() {
 }
 
 #[test]
-fn modes_that_this_build_lacks_say_the_way_over() {
+fn an_error_in_the_mode_says_what_to_set_instead() {
     for (mode, says) in
         [("docker", "under containerd"), ("podman", "under containerd"), ("vm", "set process")]
     {
-        let mistakes = load(&[("CONTAINER_MODE", mode), ("CONTAINER_IMAGE", "shop:1")]).unwrap_err();
-        assert_eq!(mistakes.len(), 1, "{mistakes}");
-        assert!(mistakes.to_string().contains(says), "{mistakes}");
+        let errors = load(&[("CONTAINER_MODE", mode), ("CONTAINER_IMAGE", "shop:1")]).unwrap_err();
+        assert_eq!(errors.len(), 1, "{errors}");
+        assert!(errors.to_string().contains(says), "{errors}");
     }
 }
 
 #[test]
-fn an_image_describes_the_one_template_of_a_server_without_a_file() {
-    let config = fine(&[
+fn an_image_is_the_one_template_of_a_server_without_a_file() {
+    let config = load_valid(&[
         ("CONTAINER_MODE", "containerd"),
         ("CONTAINER_IMAGE", "you/shop:2"),
         ("CONTAINERD_ADDRESS", "unix:///run/c.sock"),
@@ -260,7 +261,7 @@ fn an_image_describes_the_one_template_of_a_server_without_a_file() {
     assert_eq!(config.runtime.containerd_address, Path::new("/run/c.sock"));
     let template = config.templates.get("default").unwrap();
     assert_eq!((template.title.as_str(), template.admin_path.as_str()), ("shop", "/admin"));
-    assert_eq!(template.app.image, Some(Image::Reference("docker.io/you/shop:2".to_owned())));
+    assert_eq!(template.app.image, Some(ImageRef::Reference("docker.io/you/shop:2".to_owned())));
     assert_eq!((template.app.command.len(), template.app.port), (0, 80));
     assert_eq!(template.ready.path, "/");
 
@@ -272,7 +273,7 @@ fn an_image_describes_the_one_template_of_a_server_without_a_file() {
         [containers, ("CONTAINER_IMAGE", "Shop")],
         [containers, ("CONTAINER_IMAGE", "oci:./shop.tar")],
     ] {
-        assert_eq!(at_fault(&wrong), ["CONTAINER_IMAGE"], "{wrong:?}");
+        assert_eq!(invalid(&wrong), ["CONTAINER_IMAGE"], "{wrong:?}");
     }
     let file = Some((Path::new("/t.toml"), "[templates.a]\nimage = 'a'\n"));
     let both = environment(&[containers, ("CONTAINER_IMAGE", "shop:1")]);
@@ -281,10 +282,10 @@ fn an_image_describes_the_one_template_of_a_server_without_a_file() {
 }
 
 #[test]
-fn logins_are_where_the_operator_says_or_where_docker_keeps_them() {
+fn logins_are_read_from_the_named_file_or_from_dockers() {
     let path = |pairs: &[(&str, &str)]| {
-        let file = fine(pairs).runtime.logins.unwrap();
-        (file.path.display().to_string(), file.named)
+        let file = load_valid(pairs).runtime.registry_logins.unwrap();
+        (file.path.display().to_string(), file.is_explicit)
     };
     assert_eq!(path(&[]), ("/home/someone/.docker/config.json".to_owned(), false));
     assert_eq!(path(&[("DOCKER_CONFIG", "/d")]), ("/d/config.json".to_owned(), false));
@@ -293,8 +294,8 @@ fn logins_are_where_the_operator_says_or_where_docker_keeps_them() {
 }
 
 #[test]
-fn what_is_ignored_is_told_once_and_is_no_mistake() {
-    let config = fine(&[
+fn each_ignored_variable_is_one_warning_and_no_error() {
+    let config = load_valid(&[
         ("CADDY_ADMIN_URL", "http://caddy:2019"),
         ("PS_DB_HOST", "db"),
         ("PS_DB_PASSWORD", "hunter2"),
@@ -310,28 +311,107 @@ fn what_is_ignored_is_told_once_and_is_no_mistake() {
 }
 
 #[test]
-fn a_pool_that_outgrows_the_ports_is_warned_of() {
-    let config = fine(&[("CONTAINER_PORT_RANGE_END", "32009")]);
+fn a_pool_that_may_grow_beyond_the_ports_is_a_warning() {
+    let config = load_valid(&[("CONTAINER_PORT_RANGE_END", "32009")]);
     assert!(config.warnings[0].contains("20 instances") && config.warnings[0].contains("10 ports"));
 }
 
 #[test]
-fn the_state_folder_follows_the_users_wishes() {
-    let at = |pairs: &[(&str, &str)]| fine(pairs).state_dir;
+fn the_state_folder_follows_the_users_variables() {
+    let at = |pairs: &[(&str, &str)]| load_valid(pairs).state_dir;
     assert_eq!(at(&[("XDG_STATE_HOME", "/state")]), Path::new("/state/try-it-now"));
     assert_eq!(at(&[("XDG_STATE_HOME", "state")]), Path::new("/home/someone/.local/state/try-it-now"));
     assert_eq!(at(&[("XDG_STATE_HOME", "/state"), ("STATE_DIR", "/own")]), Path::new("/own"));
-    assert_eq!(at_fault(&[("HOME", "")]), ["STATE_DIR"]);
+    assert_eq!(invalid(&[("HOME", "")]), ["STATE_DIR"]);
+}
+
+/// The rows of the tables in `docs/settings.md` below a heading, as cells. The first cell is a name in backquotes.
+fn documented(heading: &str) -> Vec<Vec<String>> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/settings.md");
+    let text = std::fs::read_to_string(path).unwrap();
+    let (_, section) = text.split_once(&format!("\n## {heading}\n")).unwrap();
+    let section = section.split("\n## ").next().unwrap();
+    let cells = |line: &str| line.trim_matches('|').split('|').map(|cell| cell.trim().to_owned()).collect();
+    let rows = section.lines().filter(|line| line.starts_with("| `")).map(cells);
+    rows.filter(|row: &Vec<String>| row.len() == 4).collect()
+}
+
+fn bare(name: &str) -> &str {
+    name.trim_matches('`')
+}
+
+#[test]
+fn the_document_has_every_variable_with_its_value_and_default() {
+    let rows = documented("Environment variables");
+    let names: Vec<&str> = rows.iter().map(|row| bare(&row[0])).collect();
+    // That variable exists only in builds for benchmarks.
+    let settings = settings().into_iter().filter(|setting| setting.name != "CONTAINER_NONE_ENDPOINT");
+    let settings: Vec<Setting> = settings.collect();
+    for name in &names {
+        assert!(settings.iter().any(|setting| setting.name == *name), "{name} is documented, but not read");
+        assert_eq!(names.iter().filter(|other| *other == name).count(), 1, "{name} is documented twice");
+    }
+    for Setting { name, default, kind } in &settings {
+        let row = rows.iter().find(|row| bare(&row[0]) == *name);
+        let row = row.unwrap_or_else(|| panic!("{name} is read, but not documented"));
+        assert_eq!(row[1], kind.to_string(), "the value of {name}");
+        match default {
+            Some(default) => assert_eq!(row[2], format!("`{default}`"), "the default of {name}"),
+            // Prose, if anything: a lone literal would claim a default that the code does not have.
+            None => {
+                let is_literal = row[2].starts_with('`') && row[2].ends_with('`') && !row[2].contains(' ');
+                assert!(!is_literal, "{name} has no default {}", row[2]);
+            }
+        }
+        assert!(!row[3].is_empty(), "the meaning of {name}");
+    }
+}
+
+/// The keys that the tables of a template have, as the errors about unknown keys list them.
+fn keys_of_templates() -> Vec<String> {
+    const NONE: &str = "qqqqqqqqqqqqqqqq = 1";
+    let text = format!(
+        "[templates.a]\nimage = 'a'\n{NONE}\n[templates.a.ready]\n{NONE}\n[templates.a.pool]\n{NONE}\n\
+         [templates.a.rate_limit]\n{NONE}\n[templates.a.limits]\n{NONE}\n[templates.a.hooks]\n{NONE}\n\
+         [templates.a.hooks.files.'/PATH']\n{NONE}\n[[templates.a.hooks.http]]\n{NONE}\n\
+         [[templates.a.hooks.exec]]\n{NONE}\n[templates.a.hooks.bake]\n{NONE}\n"
+    );
+    let file = Some((Path::new("/t.toml"), text.as_str()));
+    let errors = Config::load(&environment(&[("CONTAINER_MODE", "containerd")]), file, Path::new("p"));
+    let mut keys = Vec::new();
+    for error in errors.unwrap_err() {
+        let Some(list) = error.remedy.strip_prefix("the keys here are ") else { continue };
+        let table =
+            error.key.replace("templates.a", "").replace("/PATH", "PATH").replace(".qqqqqqqqqqqqqqqq", "");
+        keys.extend(list.split(", ").map(|key| format!("{table}.{key}").trim_start_matches('.').to_owned()));
+    }
+    assert!(keys.len() > 50, "{keys:?}");
+    let tables = keys.clone();
+    keys.retain(|key| !tables.iter().any(|other| other.starts_with(&format!("{key}."))));
+    keys
+}
+
+#[test]
+fn the_document_has_every_key_of_a_template() {
+    let rows = documented("Keys of a template");
+    let mut documented: Vec<&str> = rows.iter().map(|row| bare(&row[0])).collect();
+    let mut read = keys_of_templates();
+    documented.sort_unstable();
+    read.sort_unstable();
+    assert_eq!(documented, read);
+    assert!(rows.iter().all(|row| row.iter().all(|cell| !cell.is_empty())));
 }
 
 proptest! {
+    #![proptest_config(crate::proptest_config())]
+
     #[test]
     fn no_environment_makes_loading_panic(
         values in proptest::collection::vec("\\PC{0,20}|[0-9]{0,6}[smh%.,/:]{0,2}", DOCUMENTED.len()),
     ) {
         let pairs = DOCUMENTED.iter().zip(&values).map(|((name, _), value)| ((*name).to_owned(), value.clone()));
-        if let Err(mistakes) = Config::load(&pairs.collect(), None, Path::new("p")) {
-            prop_assert_eq!(mistakes.to_string().lines().count(), mistakes.len());
+        if let Err(errors) = Config::load(&pairs.collect(), None, Path::new("p")) {
+            prop_assert_eq!(errors.to_string().lines().count(), errors.len());
         }
     }
 }

@@ -1,5 +1,6 @@
-//! Reading one table of a TOML file: each value typed, each mistake noted with its line.
+//! Reads one table of a TOML file: each value typed, each error reported with its line.
 
+use std::borrow::Cow;
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -9,67 +10,67 @@ use std::time::Duration;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use super::errors::{ConfigError, ConfigErrors};
-use super::nearest::nearest;
-use super::units::{SIZE_RULE, TIME_RULE, parse_duration, parse_size, show_duration};
+use super::errors::{ConfigError, ConfigErrors, nearest_name};
+use super::units::{SIZE_RULE, TIME_RULE, format_duration, parse_duration, parse_size};
 
-/// Most characters of a bad value that a mistake shows.
-const SHOWN: usize = 40;
+/// The most characters of an invalid value that an error shows.
+const MAX_SHOWN: usize = 40;
 
-/// A file being read, and what is wrong with it.
-pub(super) struct Notes<'t> {
-    file: &'t Path,
+/// A TOML file that is being read, and its errors so far.
+pub(super) struct TomlFile<'t> {
+    path: &'t Path,
     text: &'t str,
-    mistakes: RefCell<ConfigErrors>,
+    errors: RefCell<ConfigErrors>,
 }
 
-/// One table of the file. A key is known once it was asked for; [`Section::finish`] notes the unknown ones.
+/// One table of the file. A key counts as known once it was read; [`TomlTable::finish`] reports the unknown keys.
 pub(super) struct TomlTable<'t> {
-    notes: &'t Notes<'t>,
-    /// The keys that lead to it, with dots between.
+    file: &'t TomlFile<'t>,
+    /// The keys that lead to the table, with dots between them.
     path: String,
-    /// Where the file names it.
-    at: Range<usize>,
+    /// The position in the file that names the table.
+    position: Range<usize>,
     table: &'t DeTable<'t>,
     known: Vec<&'static str>,
 }
 
-/// A value under a key that only the file knows.
-pub(super) enum Entry<'t> {
+/// A value whose key the file chooses.
+pub(super) enum TomlEntry<'t> {
     Text(&'t str),
     Number(u64),
     Table(TomlTable<'t>),
     Other,
 }
 
-impl<'t> Notes<'t> {
-    pub(super) fn new(file: &'t Path, text: &'t str) -> Self {
-        Self { file, text, mistakes: RefCell::default() }
+impl<'t> TomlFile<'t> {
+    pub(super) fn new(path: &'t Path, text: &'t str) -> Self {
+        Self { path, text, errors: RefCell::default() }
     }
 
-    pub(super) fn wrong(
+    /// Reports an error at a position in the file.
+    pub(super) fn report(
         &self,
-        at: Option<Range<usize>>,
+        position: Option<Range<usize>>,
         key: impl Into<String>,
-        wrong: impl Into<String>,
-        right: impl Into<String>,
+        problem: impl Into<String>,
+        remedy: impl Into<String>,
     ) {
-        let line = at.map(|at| {
-            let before = &self.text.as_bytes()[..at.start.min(self.text.len())];
+        let line = position.map(|position| {
+            let before = &self.text.as_bytes()[..position.start.min(self.text.len())];
             before.iter().filter(|b| **b == b'\n').count() + 1
         });
-        self.mistakes.borrow_mut().push(ConfigError::in_file(self.file, line, key, wrong, right));
+        self.errors.borrow_mut().push(ConfigError::in_file(self.path, line, key, problem, remedy));
     }
 
-    pub(super) fn into_mistakes(self) -> ConfigErrors {
-        self.mistakes.into_inner()
+    pub(super) fn into_errors(self) -> ConfigErrors {
+        self.errors.into_inner()
     }
 
-    /// A value as the file has it, shortened, on one line.
-    fn shown(&self, at: Range<usize>) -> String {
-        let text = self.text.get(at).unwrap_or("");
-        let mut shown: String = text.chars().take(SHOWN).flat_map(char::escape_debug).collect();
-        if text.chars().nth(SHOWN).is_some() {
+    /// Returns a value as the file has it, shortened and on one line.
+    fn excerpt(&self, position: Range<usize>) -> String {
+        let text = self.text.get(position).unwrap_or("");
+        let mut shown: String = text.chars().take(MAX_SHOWN).flat_map(char::escape_debug).collect();
+        if text.chars().nth(MAX_SHOWN).is_some() {
             shown.push_str("...");
         }
         shown.replace("\\\"", "\"")
@@ -77,11 +78,11 @@ impl<'t> Notes<'t> {
 }
 
 impl<'t> TomlTable<'t> {
-    pub(super) fn root(notes: &'t Notes<'t>, table: &'t Spanned<DeTable<'t>>) -> Self {
-        Self { notes, path: String::new(), at: table.span(), table: table.get_ref(), known: Vec::new() }
+    pub(super) fn root(file: &'t TomlFile<'t>, table: &'t Spanned<DeTable<'t>>) -> Self {
+        Self { file, path: String::new(), position: table.span(), table: table.get_ref(), known: Vec::new() }
     }
 
-    /// The path of a key in this table, on one line whatever the key.
+    /// Returns the path of a key in this table, on one line whatever the key is.
     fn path_of(&self, key: &str) -> String {
         match (self.path.as_str(), key.escape_debug()) {
             ("", key) => key.to_string(),
@@ -90,14 +91,14 @@ impl<'t> TomlTable<'t> {
         }
     }
 
-    /// Notes a mistake at a key, or where the table begins when it lacks the key.
-    pub(super) fn wrong(&self, key: &str, wrong: impl Into<String>, right: impl Into<String>) {
-        self.notes.wrong(Some(self.place_of(key)), self.path_of(key), wrong, right);
+    /// Reports an error at a key, or where the table begins when the table lacks the key.
+    pub(super) fn report(&self, key: &str, problem: impl Into<String>, remedy: impl Into<String>) {
+        self.file.report(Some(self.position_of(key)), self.path_of(key), problem, remedy);
     }
 
-    /// Where the file names a key, or this table when it lacks the key.
-    fn place_of(&self, key: &str) -> Range<usize> {
-        self.table.get_key_value(key).map_or_else(|| self.at.clone(), |(name, _)| name.span())
+    /// Returns the position of a key, or that of this table when it lacks the key.
+    fn position_of(&self, key: &str) -> Range<usize> {
+        self.table.get_key_value(key).map_or_else(|| self.position.clone(), |(name, _)| name.span())
     }
 
     fn value(&mut self, key: &'static str) -> Option<&'t Spanned<DeValue<'t>>> {
@@ -107,104 +108,104 @@ impl<'t> TomlTable<'t> {
         self.table.get(key)
     }
 
-    fn cannot(&self, key: &str, value: &Spanned<DeValue<'_>>, right: impl Into<String>) {
-        self.wrong(key, format!("{} cannot be used", self.notes.shown(value.span())), right);
+    fn report_value(&self, key: &str, value: &Spanned<DeValue<'_>>, remedy: impl Into<String>) {
+        self.report(key, format!("{} cannot be used", self.file.excerpt(value.span())), remedy);
     }
 
-    /// Whether the key is there.
+    /// Returns whether the table has a key.
     pub(super) fn has(&mut self, key: &'static str) -> bool {
         self.value(key).is_some()
     }
 
-    /// A value that `read` takes, else `right` says what would be.
+    /// Returns what `read` makes of a value. Where that is `None`, the value is reported.
     fn read<T>(
         &mut self,
         key: &'static str,
-        right: impl Into<String>,
+        remedy: impl Into<String>,
         read: impl FnOnce(&'t DeValue<'t>) -> Option<T>,
     ) -> Option<T> {
         let value = self.value(key)?;
         let found = read(value.get_ref());
         if found.is_none() {
-            self.cannot(key, value, right);
+            self.report_value(key, value, remedy);
         }
         found
     }
 
-    /// A text that `read` takes.
+    /// Returns a text that `read` accepts.
     pub(super) fn text<T>(
         &mut self,
         key: &'static str,
-        right: &str,
+        remedy: &str,
         read: impl FnOnce(&'t str) -> Option<T>,
     ) -> Option<T> {
-        self.read(key, right, |value| value.as_str().and_then(read))
+        self.read(key, remedy, |value| value.as_str().and_then(read))
     }
 
-    /// A whole number in a range.
-    pub(super) fn number(&mut self, key: &'static str, least: u64, most: u64) -> Option<u64> {
-        let right = format!("write a whole number from {least} to {most}");
-        self.read(key, right, |value| whole(value).filter(|n| (least..=most).contains(n)))
+    /// Returns a whole number from `min` to `max`.
+    pub(super) fn number(&mut self, key: &'static str, min: u64, max: u64) -> Option<u64> {
+        let remedy = format!("write a whole number from {min} to {max}");
+        self.read(key, remedy, |value| whole_number(value).filter(|n| (min..=max).contains(n)))
     }
 
-    /// A number, or a text, as `read` takes either of them.
+    /// Returns a number or a text that `read` accepts.
     pub(super) fn number_or_word<T>(
         &mut self,
         key: &'static str,
-        right: &str,
+        remedy: &str,
         read: impl FnOnce(&str) -> Option<T>,
     ) -> Option<T> {
-        self.read(key, right, |value| match value.as_str() {
+        self.read(key, remedy, |value| match value.as_str() {
             Some(word) if word.starts_with(|c: char| c.is_ascii_digit()) => None,
             Some(word) => read(word),
-            None => read(&whole(value)?.to_string()),
+            None => read(&whole_number(value)?.to_string()),
         })
     }
 
-    /// A number in a range, with or without a fraction.
-    pub(super) fn decimal(&mut self, key: &'static str, least: f64, most: f64) -> Option<f64> {
-        self.read(key, format!("write a number from {least} to {most}"), |value| {
+    /// Returns a number from `min` to `max`, with or without a fraction.
+    pub(super) fn decimal(&mut self, key: &'static str, min: f64, max: f64) -> Option<f64> {
+        self.read(key, format!("write a number from {min} to {max}"), |value| {
             let number = match value {
                 DeValue::Float(float) => float.as_str().parse().ok(),
-                value => whole(value).map(|n| n as f64),
+                value => whole_number(value).map(|n| n as f64),
             };
-            number.filter(|n| (least..=most).contains(n))
+            number.filter(|n| (min..=max).contains(n))
         })
     }
 
-    /// A time of at least `least`.
-    pub(super) fn duration(&mut self, key: &'static str, least: Duration) -> Option<Duration> {
-        let right = format!("{TIME_RULE}, in quotes, of at least {}", show_duration(least));
-        self.text(key, &right, |text| parse_duration(text).filter(|time| *time >= least))
+    /// Returns a time of at least `min`.
+    pub(super) fn duration(&mut self, key: &'static str, min: Duration) -> Option<Duration> {
+        let remedy = format!("{TIME_RULE}, in quotes, of at least {}", format_duration(min));
+        self.text(key, &remedy, |text| parse_duration(text).filter(|time| *time >= min))
     }
 
-    /// A size of at least one byte.
+    /// Returns a size of at least one byte.
     pub(super) fn size(&mut self, key: &'static str) -> Option<u64> {
         self.read(key, format!("{SIZE_RULE}, in quotes"), |value| {
-            value.as_str().map_or_else(|| whole(value), parse_size).filter(|bytes| *bytes > 0)
+            value.as_str().map_or_else(|| whole_number(value), parse_size).filter(|bytes| *bytes > 0)
         })
     }
 
-    /// A list of texts that `read` takes.
+    /// Returns a list of texts that `read` accepts.
     pub(super) fn texts<T>(
         &mut self,
         key: &'static str,
-        right: &str,
+        remedy: &str,
         read: impl Fn(&'t str) -> Option<T>,
     ) -> Option<Vec<T>> {
-        self.read(key, right, |value| {
+        self.read(key, remedy, |value| {
             let items = value.as_array()?.iter();
             items.map(|item| item.get_ref().as_str().and_then(&read)).collect()
         })
     }
 
-    /// A text, or as `Err` a list of texts.
+    /// Returns a text, or as `Err` a list of texts.
     pub(super) fn word_or_texts(
         &mut self,
         key: &'static str,
-        right: &str,
+        remedy: &str,
     ) -> Option<Result<&'t str, Vec<&'t str>>> {
-        self.read(key, right, |value| match value.as_str() {
+        self.read(key, remedy, |value| match value.as_str() {
             Some(word) => Some(Ok(word)),
             None => {
                 let items = value.as_array()?.iter().map(|item| item.get_ref().as_str());
@@ -213,104 +214,108 @@ impl<'t> TomlTable<'t> {
         })
     }
 
-    /// A table of texts. `wrong_with` says what is wrong with a pair. Values are not shown: they may be secrets.
+    /// Returns a table of texts. `problem` says what is wrong with a pair, if anything. Values are not shown in errors, because
+    /// they may be secrets.
     pub(super) fn pairs(
         &mut self,
         key: &'static str,
-        wrong_with: impl Fn(&str, &str) -> Option<&'static str>,
+        problem: impl Fn(&str, &str) -> Option<&'static str>,
     ) -> BTreeMap<String, String> {
-        let Some(section) = self.section(key) else { return BTreeMap::new() };
+        let Some(table) = self.table(key) else { return BTreeMap::new() };
         let mut pairs = BTreeMap::new();
-        for (name, value) in section.table {
-            let wrong = match value.get_ref().as_str() {
+        for (name, value) in table.table {
+            let text = value.get_ref().as_str();
+            let problem = match text {
                 None => Some("its value is no text"),
-                Some(text) => wrong_with(name.get_ref(), text),
+                Some(text) => problem(name.get_ref(), text),
             };
-            match (wrong, value.get_ref().as_str()) {
+            match (problem, text) {
                 (None, Some(text)) => _ = pairs.insert(name.get_ref().to_string(), text.to_owned()),
-                (wrong, _) => {
-                    section.wrong(name.get_ref(), wrong.unwrap_or_default(), "write NAME = \"value\"");
+                (problem, _) => {
+                    table.report(name.get_ref(), problem.unwrap_or_default(), "write NAME = \"value\"");
                 }
             }
         }
         pairs
     }
 
-    /// A table in this one.
-    pub(super) fn section(&mut self, key: &'static str) -> Option<TomlTable<'t>> {
+    /// Returns a table in this table.
+    pub(super) fn table(&mut self, key: &'static str) -> Option<TomlTable<'t>> {
         let table =
             self.read(key, format!("write a table, [{}]", self.path_of(key)), |value| value.as_table())?;
         Some(self.inner(key, table))
     }
 
     fn inner(&self, key: &str, table: &'t DeTable<'t>) -> TomlTable<'t> {
-        let (path, at) = (self.path_of(key), self.place_of(key));
-        TomlTable { notes: self.notes, path, at, table, known: Vec::new() }
+        let (path, position) = (self.path_of(key), self.position_of(key));
+        TomlTable { file: self.file, path, position, table, known: Vec::new() }
     }
 
-    /// The tables in this one, by name, in the file's order; what is no table is noted.
-    pub(super) fn sections(&self) -> Vec<(&'t str, TomlTable<'t>)> {
+    /// Returns all tables in this table by name, in the file's order. Values that are no tables are reported.
+    pub(super) fn tables(&self) -> Vec<(&'t str, TomlTable<'t>)> {
         let mut found = Vec::new();
         for (name, value) in self.table {
             let name = name.get_ref();
             match value.get_ref().as_table() {
-                None => self.cannot(name, value, format!("write a table, [{}]", self.path_of(name))),
+                None => self.report_value(name, value, format!("write a table, [{}]", self.path_of(name))),
                 Some(table) => found.push((name.as_ref(), self.inner(name, table))),
             }
         }
-        found.sort_by_key(|(_, section)| section.at.start);
+        found.sort_by_key(|(_, table)| table.position.start);
         found
     }
 
-    /// A list of tables in this one, `[[like.this]]`; what is no table is noted.
-    pub(super) fn list(&mut self, key: &'static str) -> Vec<TomlTable<'t>> {
-        let right = format!("write tables, [[{}]]", self.path_of(key));
-        let Some(items) = self.read(key, right.as_str(), |value| value.as_array()) else { return Vec::new() };
+    /// Returns a list of tables in this table, `[[like.this]]`. Items that are no tables are reported.
+    pub(super) fn table_list(&mut self, key: &'static str) -> Vec<TomlTable<'t>> {
+        let remedy = format!("write tables, [[{}]]", self.path_of(key));
+        let Some(items) = self.read(key, remedy.as_str(), |value| value.as_array()) else {
+            return Vec::new();
+        };
         let mut found = Vec::new();
         for item in items.iter() {
             match item.get_ref().as_table() {
-                Some(table) => found.push(TomlTable { at: item.span(), ..self.inner(key, table) }),
-                None => self.cannot(key, item, right.as_str()),
+                Some(table) => found.push(TomlTable { position: item.span(), ..self.inner(key, table) }),
+                None => self.report_value(key, item, remedy.as_str()),
             }
         }
         found
     }
 
-    /// All that is in this table, in the file's order, whatever its keys. Nothing is noted.
-    pub(super) fn entries(&self) -> Vec<(&'t str, Entry<'t>)> {
+    /// Returns all keys and values of this table in the file's order. Nothing is reported.
+    pub(super) fn entries(&self) -> Vec<(&'t str, TomlEntry<'t>)> {
         let mut found: Vec<_> = self.table.iter().collect();
         found.sort_by_key(|(name, _)| name.span().start);
         let entry = |(name, value): (&'t Spanned<_>, &'t Spanned<DeValue<'t>>)| {
-            let name: &std::borrow::Cow<'_, str> = name.get_ref();
+            let name: &Cow<'_, str> = name.get_ref();
             let value = value.get_ref();
-            let entry = match (value.as_str(), value.as_table(), whole(value)) {
-                (Some(text), ..) => Entry::Text(text),
-                (_, Some(table), _) => Entry::Table(self.inner(name, table)),
-                (.., Some(number)) => Entry::Number(number),
-                _ => Entry::Other,
+            let entry = match (value.as_str(), value.as_table(), whole_number(value)) {
+                (Some(text), ..) => TomlEntry::Text(text),
+                (_, Some(table), _) => TomlEntry::Table(self.inner(name, table)),
+                (.., Some(number)) => TomlEntry::Number(number),
+                _ => TomlEntry::Other,
             };
             (name.as_ref(), entry)
         };
         found.into_iter().map(entry).collect()
     }
 
-    /// Notes each key that nobody asked for.
+    /// Reports each key that was not read.
     pub(super) fn finish(self) {
         for name in self.table.keys() {
             let name: &str = name.get_ref();
             if self.known.contains(&name) {
                 continue;
             }
-            let right = match nearest(name, self.known.iter().copied()) {
+            let remedy = match nearest_name(name, self.known.iter().copied()) {
                 Some(meant) => format!("did you mean {meant}?"),
                 None => format!("the keys here are {}", self.known.join(", ")),
             };
-            self.wrong(name, "there is no such key", right);
+            self.report(name, "there is no such key", remedy);
         }
     }
 }
 
-fn whole(value: &DeValue<'_>) -> Option<u64> {
+fn whole_number(value: &DeValue<'_>) -> Option<u64> {
     let integer = value.as_integer()?;
     u64::from_str_radix(integer.as_str(), integer.radix()).ok()
 }

@@ -1,17 +1,17 @@
-//! Times and sizes as people write them.
+//! The notation of times and sizes in settings.
 
 use std::time::Duration;
 
-/// What a time looks like, for mistakes.
+/// The remedy for an invalid time.
 pub(super) const TIME_RULE: &str = "write a time such as 250ms, 30s, 10m, 1h or 1h30m";
-/// What a size looks like, for mistakes.
+/// The remedy for an invalid size.
 pub(super) const SIZE_RULE: &str = "write a size such as 512M or 1G (K, M, G and T count in 1024s)";
 
-/// No setting needs more, and sums of times that are no longer cannot overflow.
-const LONGEST: Duration = Duration::from_secs(366 * 24 * 3600);
+/// The longest time that a setting may have. No setting needs more, and sums of such times cannot overflow.
+const MAX_DURATION: Duration = Duration::from_secs(366 * 24 * 3600);
 
-/// Reads `250ms`, `30s`, `10m`, `1h`, `7d` and sums such as `1h30m`, the larger unit first; `0` needs no unit. At
-/// most 366 days.
+/// Reads a time: `250ms`, `30s`, `10m`, `1h`, `7d` and sums such as `1h30m`, the larger unit first. `0` needs no unit. A time
+/// is at most 366 days.
 pub fn parse_duration(text: &str) -> Option<Duration> {
     if text == "0" {
         return Some(Duration::ZERO);
@@ -38,11 +38,11 @@ pub fn parse_duration(text: &str) -> Option<Duration> {
         total = total.checked_add(Duration::from_millis(count.checked_mul(unit)?))?;
         rest = &rest[digits + unit_len..];
     }
-    (!text.is_empty() && total <= LONGEST).then_some(total)
+    (!text.is_empty() && total <= MAX_DURATION).then_some(total)
 }
 
-/// Writes a time so that [`parse_duration`] reads it back; less than a millisecond is dropped.
-pub fn show_duration(time: Duration) -> String {
+/// Writes a time so that [`parse_duration`] reads it back. Fractions of a millisecond are dropped.
+pub fn format_duration(time: Duration) -> String {
     let mut ms = time.as_millis();
     if ms == 0 {
         return "0s".to_owned();
@@ -57,7 +57,7 @@ pub fn show_duration(time: Duration) -> String {
     text
 }
 
-/// Reads a number of bytes: `1048576`, `64K`, `512M`, `1G`, `2T`, in 1024s.
+/// Reads a number of bytes: `1048576`, `64K`, `512M`, `1G`, `2T`. The units are powers of 1024.
 pub fn parse_size(text: &str) -> Option<u64> {
     let digits = text.bytes().take_while(u8::is_ascii_digit).count();
     let count: u64 = text[..digits].parse().ok()?;
@@ -78,7 +78,7 @@ mod tests {
     use proptest::prelude::*;
 
     #[test]
-    fn times_are_read_as_people_write_them() {
+    fn times_are_read() {
         for (text, ms) in [
             ("0", 0),
             ("0s", 0),
@@ -95,7 +95,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_time_is_refused() {
+    fn an_invalid_time_is_refused() {
         for text in [
             "",
             "30",
@@ -116,7 +116,7 @@ mod tests {
     }
 
     #[test]
-    fn sizes_count_in_1024s() {
+    fn units_of_sizes_are_powers_of_1024() {
         for (text, bytes) in [("0", 0), ("17", 17), ("64K", 65_536), ("512M", 512 << 20), ("1G", 1 << 30)] {
             assert_eq!(parse_size(text), Some(bytes), "{text}");
         }
@@ -126,10 +126,12 @@ mod tests {
     }
 
     proptest! {
+        #![proptest_config(crate::proptest_config())]
+
         #[test]
         fn a_time_that_is_written_reads_back(ms in 0_u64..366 * 86_400_000) {
             let time = Duration::from_millis(ms);
-            prop_assert_eq!(parse_duration(&show_duration(time)), Some(time));
+            prop_assert_eq!(parse_duration(&format_duration(time)), Some(time));
         }
 
         #[test]

@@ -1,13 +1,13 @@
 //! The number of instances in each state.
 
-/// How many instances of a template there are in each living state, on one node or over all. One whose deadline has
-/// passed counts as assigned until it is swept: what it uses is still in use.
+/// How many instances of a template are in each living state, on one node or over all nodes. An instance whose deadline
+/// has passed counts as assigned until it is swept, because its resources are still in use.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Counts {
-    /// Being made.
+pub struct StateCounts {
+    /// Instances that are being made.
     pub warming: usize,
-    /// Waiting for a visitor.
+    /// Instances that wait for a visitor.
     pub ready: usize,
-    /// In a visitor's hands.
+    /// Instances that a visitor has.
     pub assigned: usize,
 }

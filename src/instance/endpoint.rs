@@ -5,20 +5,20 @@ use std::net::SocketAddr;
 
 use serde::{Deserialize, Serialize};
 
-/// Where an instance's app listens. Two instances of one node that live at the same time never share one.
+/// Where an instance's app listens. Two instances of one node that live at the same time never share an endpoint.
 ///
-/// Only its runtime can tell how to reach it (`Runtime::connect`): the addresses inside of sealed instances are all
-/// the same.
+/// Only the runtime can connect to it (`Runtime::connect`): all sealed instances have the same address inside their
+/// network namespaces.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Endpoint {
-    /// An address of this host that anybody here may connect to.
+    /// An address of this host that any process on it may connect to.
     Direct(SocketAddr),
-    /// 127.0.0.1 in a network namespace that this server holds open.
+    /// 127.0.0.1 in a network namespace that this server keeps open.
     Sealed {
-        /// The server's number for the namespace; no other has it in the life of this process.
+        /// The server's number for the namespace, unique in the lifetime of the server process.
         namespace: u32,
-        /// The port in there.
+        /// The port in that namespace.
         port: u16,
     },
 }
@@ -43,7 +43,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_endpoint_says_where_it_is_and_reads_back_from_json_unchanged() {
+    fn an_endpoint_displays_its_address_and_reads_back_from_json_unchanged() {
         let direct = Endpoint::from(SocketAddr::from(([127, 0, 0, 1], 8080)));
         let sealed = Endpoint::Sealed { namespace: 7, port: 80 };
         for (endpoint, text) in [(direct, "127.0.0.1:8080"), (sealed, "port 80 in network namespace 7")] {

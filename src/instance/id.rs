@@ -1,4 +1,4 @@
-//! Names: of templates, instances, nodes and claims.
+//! The names of templates, instances, nodes and claims.
 
 use std::borrow::Borrow;
 use std::fmt;
@@ -7,15 +7,15 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-/// Longest template name in bytes: a dash and 16 characters are added to make an instance's id, and that is a
-/// DNS label, at most 63.
+/// Longest template name, in bytes. A dash and 16 characters follow it in an instance's id, and an id is a DNS label of
+/// at most 63 bytes.
 pub const MAX_TEMPLATE_NAME: usize = 46;
 
-/// Characters after the last dash of an instance's id: 80 random bits, 5 a character.
+/// Number of characters after the last dash of an instance's id: 80 random bits, 5 bits a character.
 const RANDOM_CHARS: usize = 16;
 const ALPHABET: &[u8; 32] = b"abcdefghijklmnopqrstuvwxyz234567";
 
-/// A text that is not a name of the kind asked for.
+/// The text is no name of the requested kind. The message says what such a name looks like.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct MalformedName(pub &'static str);
@@ -26,7 +26,7 @@ pub struct MalformedName(pub &'static str);
 pub struct TemplateName(Arc<str>);
 
 /// An instance's id, which is also its host label: the template's name, a dash, and 80 random bits in lower-case
-/// base32. Unguessable, so knowing it is the right to use it.
+/// base32. It cannot be guessed, so knowing it is the right to use the instance.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct InstanceId {
@@ -35,16 +35,16 @@ pub struct InstanceId {
     template_len: u8,
 }
 
-/// A server's name among those that share a store.
+/// The name of a node among all nodes that share a store.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct NodeId(Arc<str>);
 
-/// What makes a claim idempotent: the same token gets the same instance again. 128 random bits.
+/// Makes a claim idempotent: a claim that is repeated with the same token gets the same instance. 128 random bits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct ClaimToken(pub u128);
 
-fn label(s: &str, max: usize) -> bool {
+fn is_label(s: &str, max: usize) -> bool {
     let b = s.as_bytes();
     (1..=max).contains(&b.len())
         && b.iter().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || *c == b'-')
@@ -54,15 +54,18 @@ fn label(s: &str, max: usize) -> bool {
 
 fn random<const N: usize>() -> [u8; N] {
     let mut bytes = [0; N];
-    // Ids are the only secret between visitors. Without randomness there is no safe way to go on.
-    getrandom::fill(&mut bytes).expect("the operating system gives random bytes");
+    // Ids are the only secret between visitors. Without randomness the program cannot continue safely.
+    getrandom::fill(&mut bytes).expect("the operating system provides random bytes");
     bytes
 }
 
 impl TemplateName {
-    /// Checks and takes a name.
+    /// Checks a name.
+    ///
+    /// # Errors
+    /// The text is no such name.
     pub fn new(name: &str) -> Result<Self, MalformedName> {
-        if label(name, MAX_TEMPLATE_NAME) {
+        if is_label(name, MAX_TEMPLATE_NAME) {
             Ok(Self(name.into()))
         } else {
             Err(MalformedName(
@@ -71,13 +74,13 @@ impl TemplateName {
         }
     }
 
-    /// The name as text.
+    /// Returns the name as text.
     pub fn as_str(&self) -> &str {
         &self.0
     }
 }
 
-/// So that a map keyed by template can be asked with [`InstanceId::template`]; equal, ordered and hashed alike.
+/// Lets a map keyed by template be looked up by [`InstanceId::template`]. Both are equal, ordered and hashed alike.
 impl Borrow<str> for TemplateName {
     fn borrow(&self) -> &str {
         &self.0
@@ -85,7 +88,7 @@ impl Borrow<str> for TemplateName {
 }
 
 impl InstanceId {
-    /// A fresh id from the operating system's random source.
+    /// Returns a fresh id of a template's instance, from the operating system's random source.
     pub fn random(template: &TemplateName) -> Self {
         let bits = random::<10>();
         let mut text = String::with_capacity(template.0.len() + 1 + RANDOM_CHARS);
@@ -100,11 +103,14 @@ impl InstanceId {
         Self { text: text.into(), template_len: template.0.len() as u8 }
     }
 
-    /// Reads an id; upper-case letters are refused, as in a canonical host.
+    /// Reads an id. Upper-case letters are refused, because a canonical host has none.
+    ///
+    /// # Errors
+    /// The text has not the form of an id. Whether an instance has that id is not checked.
     pub fn parse(text: &str) -> Result<Self, MalformedName> {
         const WRONG: MalformedName = MalformedName("no instance has an id of this form");
         let (template, rest) = text.rsplit_once('-').ok_or(WRONG)?;
-        if !label(template, MAX_TEMPLATE_NAME)
+        if !is_label(template, MAX_TEMPLATE_NAME)
             || rest.len() != RANDOM_CHARS
             || !rest.bytes().all(|c| ALPHABET.contains(&c))
         {
@@ -113,46 +119,49 @@ impl InstanceId {
         Ok(Self { text: text.into(), template_len: template.len() as u8 })
     }
 
-    /// The id as text, which is the host label.
+    /// Returns the id as text, which is also the host label.
     pub fn as_str(&self) -> &str {
         &self.text
     }
 
-    /// The id as text that can be kept without copying it.
+    /// Returns the id as shared text, without copying it.
     pub fn shared(&self) -> Arc<str> {
         self.text.clone()
     }
 
-    /// The name of the template it was made from, as the id says.
+    /// Returns the name of the instance's template, which is part of the id.
     pub fn template(&self) -> &str {
         &self.text[..usize::from(self.template_len)]
     }
 }
 
 impl NodeId {
-    /// A fresh name.
+    /// Returns a fresh random name.
     pub fn random() -> Self {
         let hex = hex::encode(random::<6>());
         Self(format!("node-{hex}").into())
     }
 
-    /// Checks and takes a name: a DNS label of at most 63 bytes.
+    /// Checks a name, which is a DNS label of at most 63 bytes.
+    ///
+    /// # Errors
+    /// The text is no such name.
     pub fn parse(text: &str) -> Result<Self, MalformedName> {
-        if label(text, 63) {
+        if is_label(text, 63) {
             Ok(Self(text.into()))
         } else {
             Err(MalformedName("a node's name is a DNS label"))
         }
     }
 
-    /// The name as text.
+    /// Returns the name as text.
     pub fn as_str(&self) -> &str {
         &self.0
     }
 }
 
 impl ClaimToken {
-    /// A fresh token.
+    /// Returns a fresh random token.
     pub fn random() -> Self {
         Self(u128::from_le_bytes(random::<16>()))
     }
@@ -221,6 +230,8 @@ mod tests {
     }
 
     proptest! {
+        #![proptest_config(crate::proptest_config())]
+
         #[test]
         fn no_text_makes_parsing_panic(s in "\\PC{0,80}") {
             let _ = InstanceId::parse(&s);

@@ -1,4 +1,4 @@
-//! A visitor's right to an instance, and how long it lasts.
+//! A lease: a visitor's time with an instance.
 
 use std::time::Duration;
 
@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::ClaimToken;
 use crate::clock::Millis;
 
-/// One visitor's right to one instance, from its assignment until its deadline.
+/// One visitor's time with one instance, from the claim to the deadline.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Lease {
     token: ClaimToken,
@@ -15,54 +15,57 @@ pub struct Lease {
     deadline: Millis,
 }
 
-/// Why a lease was not made longer; it is unchanged.
+/// Why a lease was not extended. The lease is unchanged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum ExtendRefused {
     /// The deadline has passed.
     #[error("the lease has ended")]
     Over,
-    /// The new deadline would lie more than the longest time after the assignment.
-    #[error("the lease would pass its longest time of {0:?} from assignment")]
+    /// The new deadline would lie more than the maximum TTL after the assignment.
+    #[error("the lease would pass its maximum of {0:?} from assignment")]
     MaxTtlExceeded(Duration),
 }
 
 impl Lease {
-    /// A lease as a store recorded it.
+    /// Rebuilds a lease from a store's record.
     pub(crate) fn recorded(token: ClaimToken, assigned_at: Millis, deadline: Millis) -> Self {
         Self { token, assigned_at, deadline }
     }
 
-    /// A lease that begins now and lasts for `ttl`.
+    /// Returns a lease that begins at `now` and lasts for `ttl`.
     pub fn new(token: ClaimToken, now: Millis, ttl: Duration) -> Self {
         Self { token, assigned_at: now, deadline: now + ttl }
     }
 
-    /// The token of the claim that made it.
+    /// Returns the token of the claim that began the lease.
     pub fn token(&self) -> ClaimToken {
         self.token
     }
 
-    /// When it began.
+    /// Returns when the lease began.
     pub fn assigned_at(&self) -> Millis {
         self.assigned_at
     }
 
-    /// When it ends; at this very moment it is over.
+    /// Returns when the lease ends. It is over at this very moment.
     pub fn deadline(&self) -> Millis {
         self.deadline
     }
 
-    /// Whether it has ended.
+    /// Returns whether the lease has ended.
     pub fn is_over(&self, now: Millis) -> bool {
         now >= self.deadline
     }
 
-    /// Time left; zero when over.
+    /// Returns the time until the deadline; zero when the lease is over.
     pub fn remaining(&self, now: Millis) -> Duration {
         self.deadline.since(now)
     }
 
-    /// The same lease with a deadline later by `by`, never past `max_ttl` from assignment.
+    /// Returns the lease with a deadline that is later by `by`.
+    ///
+    /// # Errors
+    /// The lease is over, or the new deadline would lie more than `max_ttl` after the assignment.
     pub fn extended(self, by: Duration, max_ttl: Duration, now: Millis) -> Result<Self, ExtendRefused> {
         if self.is_over(now) {
             return Err(ExtendRefused::Over);
@@ -85,7 +88,7 @@ mod tests {
     }
 
     #[test]
-    fn an_extension_counts_from_the_deadline_up_to_the_longest_time() {
+    fn an_extension_counts_from_the_deadline_up_to_the_maximum_ttl() {
         let longer = lease().extended(20 * MINUTE, 30 * MINUTE, Millis(2_000)).unwrap();
         assert_eq!(longer.deadline(), Millis(1_000) + 30 * MINUTE);
         assert_eq!(

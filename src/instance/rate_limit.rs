@@ -1,7 +1,7 @@
-//! How many instances one visitor may have in an hour and in a day.
+//! How many instances of a template one visitor may have in an hour and in a day.
 //!
-//! Two fixed windows that open with the first instance handed out in them. A charge is made only for an instance
-//! that was handed out, together with the claim.
+//! There are two fixed windows, an hour and a day. A window opens with the first instance that is assigned in it. A
+//! visitor is charged only for an assigned instance, in the same step as the claim.
 
 use std::cmp::Reverse;
 use std::time::Duration;
@@ -13,79 +13,83 @@ use crate::clock::Millis;
 const HOUR: Duration = Duration::from_secs(3600);
 const DAY: Duration = Duration::from_secs(24 * 3600);
 
-/// Instances per visitor and template. Zero means no limit.
+/// The most instances per visitor and template. Zero means no limit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Limits {
-    /// In one hour.
+pub struct RateLimits {
+    /// Instances in one hour.
     pub hourly: u32,
-    /// In one day.
+    /// Instances in one day.
     pub daily: u32,
 }
 
-/// One window of one visitor.
+/// One window of one visitor: when it opened, and how many instances it counts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Window {
+pub struct RateWindow {
     opened: Millis,
     used: u32,
 }
 
-/// What one visitor has had of one template.
+/// How many instances of one template one visitor has had.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Usage {
-    hour: Option<Window>,
-    day: Option<Window>,
+pub struct RateUsage {
+    hour: Option<RateWindow>,
+    day: Option<RateWindow>,
 }
 
-/// The visitor has had all that the limits allow.
+/// The visitor has had as many instances as the limits allow.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("Limit: {} per hour, {} per day", limits.hourly, limits.daily)]
 pub struct RateLimited {
     /// The limits that apply.
-    pub limits: Limits,
-    /// Time until one more is allowed.
+    pub limits: RateLimits,
+    /// Time until one more instance is allowed.
     pub retry_after: Duration,
 }
 
-fn current(window: Option<Window>, length: Duration, now: Millis) -> Option<Window> {
+fn current(window: Option<RateWindow>, length: Duration, now: Millis) -> Option<RateWindow> {
     window.filter(|w| now < w.opened + length)
 }
 
-fn wait(window: Option<Window>, limit: u32, length: Duration, now: Millis) -> Option<Duration> {
+fn wait(window: Option<RateWindow>, limit: u32, length: Duration, now: Millis) -> Option<Duration> {
     let window = current(window, length, now)?;
     (limit > 0 && window.used >= limit).then(|| (window.opened + length).since(now))
 }
 
-fn counted(window: Option<Window>, length: Duration, now: Millis) -> Option<Window> {
-    let window = current(window, length, now).unwrap_or(Window { opened: now, used: 0 });
-    Some(Window { used: window.used.saturating_add(1), ..window })
+fn counted(window: Option<RateWindow>, length: Duration, now: Millis) -> Option<RateWindow> {
+    let window = current(window, length, now).unwrap_or(RateWindow { opened: now, used: 0 });
+    Some(RateWindow { used: window.used.saturating_add(1), ..window })
 }
 
-fn refunded(window: Option<Window>, charged_at: Millis) -> Option<Window> {
+fn refunded(window: Option<RateWindow>, charged_at: Millis) -> Option<RateWindow> {
     match window {
         Some(window) if window.opened <= charged_at => {
-            Some(Window { used: window.used.saturating_sub(1), ..window }).filter(|window| window.used > 0)
+            Some(RateWindow { used: window.used.saturating_sub(1), ..window })
+                .filter(|window| window.used > 0)
         }
-        // It opened after that charge, which was in the one before it.
+        // This window opened after that charge, which the previous window counted.
         later => later,
     }
 }
 
-impl Limits {
-    /// Whether a visitor may have as many as there are.
-    pub fn are_none(self) -> bool {
+impl RateLimits {
+    /// Returns whether there is no limit at all.
+    pub fn is_unlimited(self) -> bool {
         self.hourly == 0 && self.daily == 0
     }
 }
 
-impl Usage {
-    /// A usage as a store recorded it: when each window opened and how many were had in it.
+impl RateUsage {
+    /// Rebuilds a usage from a store's record: when each window opened, and how many instances it counts.
     pub(crate) fn recorded(hour: Option<(Millis, u32)>, day: Option<(Millis, u32)>) -> Self {
-        let window = |window: Option<(Millis, u32)>| window.map(|(opened, used)| Window { opened, used });
+        let window = |window: Option<(Millis, u32)>| window.map(|(opened, used)| RateWindow { opened, used });
         Self { hour: window(hour), day: window(day) }
     }
 
-    /// The usage after one more instance, or how long to wait for it.
-    pub fn charged(self, limits: Limits, now: Millis) -> Result<Self, RateLimited> {
+    /// Returns the usage after one more instance.
+    ///
+    /// # Errors
+    /// A limit is reached; the error says how long to wait.
+    pub fn charged(self, limits: RateLimits, now: Millis) -> Result<Self, RateLimited> {
         let waits = [wait(self.hour, limits.hourly, HOUR, now), wait(self.day, limits.daily, DAY, now)];
         match waits.into_iter().flatten().max() {
             Some(retry_after) => Err(RateLimited { limits, retry_after }),
@@ -93,15 +97,15 @@ impl Usage {
         }
     }
 
-    /// The usage without one of the instances in it, which was charged at that time. A window that counts no other
-    /// instance was never opened.
+    /// Returns the usage without one instance that was charged at `charged_at`. A window that counts no other instance
+    /// is closed, as if it had never opened.
     pub fn refunded(self, charged_at: Millis) -> Self {
         Self { hour: refunded(self.hour, charged_at), day: refunded(self.day, charged_at) }
     }
 
-    /// Instances still allowed in the tighter window, that window's limit, and time until it ends. Of two equally
-    /// tight windows, the one that ends later binds. `None` without limits.
-    pub fn remaining(self, limits: Limits, now: Millis) -> Option<(u32, u32, Duration)> {
+    /// Returns the instances that are still allowed in the tighter window, that window's limit, and the time until it
+    /// ends. Of two equally tight windows, the one that ends later counts. `None` without limits.
+    pub fn remaining(self, limits: RateLimits, now: Millis) -> Option<(u32, u32, Duration)> {
         let left = |window, limit: u32, length| {
             (limit > 0).then(|| match current(window, length, now) {
                 Some(w) => (limit.saturating_sub(w.used), limit, (w.opened + length).since(now)),
@@ -112,7 +116,7 @@ impl Usage {
         hour.into_iter().chain(day).min_by_key(|(left, _, ends)| (*left, Reverse(*ends)))
     }
 
-    /// Whether every window has ended, so that nothing need be remembered.
+    /// Returns whether every window has ended, so that the record can be deleted.
     pub fn is_stale(self, now: Millis) -> bool {
         current(self.hour, HOUR, now).is_none() && current(self.day, DAY, now).is_none()
     }
@@ -123,12 +127,13 @@ mod tests {
     use super::*;
     use proptest::collection::vec;
     use proptest::prelude::*;
-    const LIMITS: Limits = Limits { hourly: 2, daily: 3 };
+    const LIMITS: RateLimits = RateLimits { hourly: 2, daily: 3 };
 
     #[test]
     fn a_window_opens_with_the_first_instance_and_ends_an_hour_later() {
         let start = Millis(1_000);
-        let two = Usage::default().charged(LIMITS, start).unwrap().charged(LIMITS, start + HOUR / 2).unwrap();
+        let two =
+            RateUsage::default().charged(LIMITS, start).unwrap().charged(LIMITS, start + HOUR / 2).unwrap();
         let refused = two.charged(LIMITS, start + HOUR / 2).unwrap_err();
         assert_eq!(refused.retry_after, HOUR / 2);
         assert_eq!(refused.to_string(), "Limit: 2 per hour, 3 per day");
@@ -137,7 +142,7 @@ mod tests {
 
     #[test]
     fn the_day_counts_across_hours() {
-        let mut usage = Usage::default();
+        let mut usage = RateUsage::default();
         for hour in 0..3 {
             usage = usage.charged(LIMITS, Millis(0) + HOUR * hour).unwrap();
         }
@@ -147,47 +152,53 @@ mod tests {
 
     #[test]
     fn a_refund_undoes_a_charge_and_no_charge_of_another_window() {
-        let one = Usage::default().charged(LIMITS, Millis(10)).unwrap();
+        let one = RateUsage::default().charged(LIMITS, Millis(10)).unwrap();
         let two = one.charged(LIMITS, Millis(20)).unwrap();
         assert_eq!(two.refunded(Millis(20)), one);
-        assert_eq!(one.refunded(Millis(10)), Usage::default());
+        assert_eq!(one.refunded(Millis(10)), RateUsage::default());
         let later = Millis(10) + HOUR;
         let next_hour = one.charged(LIMITS, later).unwrap();
-        let back = next_hour.refunded(Millis(10));
-        assert_eq!(back.remaining(Limits { hourly: 2, daily: 0 }, later), Some((1, 2, HOUR)), "this hour's");
-        assert_eq!(back.remaining(Limits { hourly: 0, daily: 3 }, later), Some((2, 3, DAY - HOUR)));
+        let refunded = next_hour.refunded(Millis(10));
+        assert_eq!(
+            refunded.remaining(RateLimits { hourly: 2, daily: 0 }, later),
+            Some((1, 2, HOUR)),
+            "the charge of this hour"
+        );
+        assert_eq!(refunded.remaining(RateLimits { hourly: 0, daily: 3 }, later), Some((2, 3, DAY - HOUR)));
     }
 
     #[test]
-    fn a_limit_of_zero_is_none() {
-        let none = Limits { hourly: 0, daily: 0 };
-        let usage = (0..100).fold(Usage::default(), |u, _| u.charged(none, Millis(0)).unwrap());
+    fn a_limit_of_zero_is_no_limit() {
+        let none = RateLimits { hourly: 0, daily: 0 };
+        let usage = (0..100).fold(RateUsage::default(), |u, _| u.charged(none, Millis(0)).unwrap());
         assert_eq!(usage.remaining(none, Millis(0)), None);
     }
 
     #[test]
-    fn what_remains_is_told_of_the_tighter_window() {
-        let used = Usage::default().charged(LIMITS, Millis(0)).unwrap();
+    fn the_remaining_instances_are_those_of_the_tighter_window() {
+        let used = RateUsage::default().charged(LIMITS, Millis(0)).unwrap();
         assert_eq!(used.remaining(LIMITS, Millis(0)), Some((1, 2, HOUR)));
     }
 
     #[test]
-    fn of_two_used_up_windows_the_longer_wait_is_told() {
-        let both = Limits { hourly: 1, daily: 1 };
-        let used = Usage::default().charged(both, Millis(0)).unwrap();
+    fn of_two_exhausted_windows_the_longer_wait_is_reported() {
+        let both = RateLimits { hourly: 1, daily: 1 };
+        let used = RateUsage::default().charged(both, Millis(0)).unwrap();
         assert_eq!(used.remaining(both, Millis(0)), Some((0, 1, DAY)));
         assert_eq!(used.charged(both, Millis(0)).unwrap_err().retry_after, DAY);
     }
 
     proptest! {
+        #![proptest_config(crate::proptest_config())]
+
         #[test]
-        fn the_wait_that_is_told_is_exact_and_no_window_holds_more_than_its_limit(
+        fn the_reported_wait_is_exact_and_no_window_counts_more_than_its_limit(
             hourly in 0_u32..4,
             daily in 0_u32..6,
             gaps in vec(0_u64..40_000_000, 1..60),
         ) {
-            let limits = Limits { hourly, daily };
-            let (mut now, mut usage) = (Millis(1), Usage::default());
+            let limits = RateLimits { hourly, daily };
+            let (mut now, mut usage) = (Millis(1), RateUsage::default());
             for gap in gaps {
                 now = now + Duration::from_millis(gap);
                 match usage.charged(limits, now) {

@@ -1,4 +1,4 @@
-//! The state machine.
+//! The record of an instance and the transitions between its states.
 
 use std::time::Duration;
 
@@ -7,72 +7,80 @@ use serde::{Deserialize, Serialize};
 use super::{ClaimToken, Endpoint, ExtendRefused, InstanceId, Lease, NodeId};
 use crate::clock::Millis;
 
-/// How long an expired instance is still known, so that its visitor is told 410 and not 404.
+/// How long the record of an expired instance is kept, so that its visitor gets 410 and not 404.
 pub const RETENTION: Duration = Duration::from_secs(600);
 
-/// One copy of an app, from its first moment of warming until it is gone.
+/// One running app of a template, from the start of its warming until its record is deleted.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Instance {
     id: InstanceId,
     node: NodeId,
-    /// Which version of its template it was made from.
+    /// The revision of the template that the instance was made from.
     revision: u64,
     generation: u64,
     created_at: Millis,
-    life: State,
+    // The name in journals of all versions.
+    #[serde(rename = "life")]
+    state: State,
 }
 
-/// Where an instance is in its life. Read it freely; it changes only through [`Instance`]'s steps.
+/// The state of an instance. It changes only through the methods of [`Instance`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum State {
-    /// Being made; nobody may have it yet.
+    /// The instance is being made; no visitor may have it yet.
     Warming,
-    /// Answers, and waits for a visitor.
+    /// The app answers, and the instance waits for a visitor.
     Ready {
-        /// Where its app listens.
+        /// Where the app listens.
         endpoint: Endpoint,
     },
-    /// One visitor's own.
+    /// One visitor has the instance.
     Assigned {
-        /// Where its app listens.
+        /// Where the app listens.
         endpoint: Endpoint,
-        /// The visitor's right to it.
+        /// The visitor's time with the instance.
         lease: Lease,
     },
-    /// Was a visitor's, and is known for [`RETENTION`] more.
+    /// A visitor had the instance. Its record is kept for [`RETENTION`].
     Expired {
-        /// The lease as it stood at the end.
+        /// The lease as it was when the instance ended.
         lease: Lease,
-        /// When it ended.
+        /// When the instance ended.
         at: Millis,
-        /// Why it ended.
-        ending: EndReason,
+        /// Why the instance ended.
+        // The name in journals of all versions.
+        #[serde(rename = "ending")]
+        reason: EndReason,
     },
 }
 
-/// Why an instance that a visitor had has ended by itself.
+/// Why an assigned instance ended without its visitor asking for it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum EndReason {
-    /// Its time ran out.
+    /// The deadline came.
     Expired,
-    /// It died before its time.
+    /// The app died before the deadline.
     Failed,
+    /// The claim was never confirmed, so perhaps its visitor never knew of the instance.
+    Unconfirmed,
+    /// The node is gone, and the instance with it.
+    NodeLost,
 }
 
-/// A step that the rules do not allow from where the instance is; nothing changed.
+/// The state of the instance does not allow the transition; nothing changed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("an instance that is {from} cannot {step}")]
-pub struct Refused {
-    /// The state it is in.
+pub struct TransitionRefused {
+    /// The name of the state that the instance is in.
     pub from: &'static str,
-    /// What was asked.
+    /// The refused transition, as a verb phrase that completes "cannot ...".
     pub step: &'static str,
 }
 
 impl State {
-    /// The state's name in the API.
+    /// Returns the state's name in the API.
     pub fn name(&self) -> &'static str {
         match self {
             State::Warming => "warming",
@@ -84,176 +92,239 @@ impl State {
 }
 
 impl EndReason {
-    /// The name of the ending in the API and in metrics.
+    /// Returns the reason's name in the API. It distinguishes only whether the deadline came: clients rely on these two
+    /// names.
     pub fn name(self) -> &'static str {
         match self {
             EndReason::Expired => "expired",
-            EndReason::Failed => "failed",
+            EndReason::Failed | EndReason::Unconfirmed | EndReason::NodeLost => "failed",
         }
     }
 }
 
 impl Instance {
-    /// An instance as a store recorded it. Only for what was written down of one that came about by steps.
+    /// Rebuilds an instance from a store's record. Only for records of instances that came about by transitions.
     pub(crate) fn recorded(
         id: InstanceId,
         node: NodeId,
         revision: u64,
         generation: u64,
         created_at: Millis,
-        life: State,
+        state: State,
     ) -> Self {
-        Self { id, node, revision, generation, created_at, life }
+        Self { id, node, revision, generation, created_at, state }
     }
 
-    /// A new instance that begins to warm now.
+    /// Returns a new instance whose warming begins now.
     pub fn warming(id: InstanceId, node: NodeId, revision: u64, now: Millis) -> Self {
-        Self { id, node, revision, generation: 1, created_at: now, life: State::Warming }
+        Self { id, node, revision, generation: 1, created_at: now, state: State::Warming }
     }
 
-    /// Its id and host label.
+    /// Returns the instance's id, which is also its host label.
     pub fn id(&self) -> &InstanceId {
         &self.id
     }
 
-    /// The node that runs it.
+    /// Returns the name of the node that runs the instance.
     pub fn node(&self) -> &NodeId {
         &self.node
     }
 
-    /// The version of its template that it was made from.
+    /// Returns the revision of the template that the instance was made from.
     pub fn revision(&self) -> u64 {
         self.revision
     }
 
-    /// Raised by every step.
+    /// Returns the generation, which every transition raises by one.
     pub fn generation(&self) -> u64 {
         self.generation
     }
 
-    /// When it began to warm.
+    /// Returns when the warming began.
     pub fn created_at(&self) -> Millis {
         self.created_at
     }
 
-    /// Where it is in its life.
-    pub fn life(&self) -> &State {
-        &self.life
+    /// Returns the state.
+    pub fn state(&self) -> &State {
+        &self.state
     }
 
-    /// The visitor's lease, running or ended.
+    /// Returns the visitor's lease, running or ended; `None` before a visitor had the instance.
     pub fn lease(&self) -> Option<&Lease> {
-        match &self.life {
+        match &self.state {
             State::Assigned { lease, .. } | State::Expired { lease, .. } => Some(lease),
             State::Warming | State::Ready { .. } => None,
         }
     }
 
-    fn step(&self, life: State) -> Self {
-        Self { generation: self.generation + 1, life, ..self.clone() }
+    fn with_state(&self, state: State) -> Self {
+        Self { generation: self.generation + 1, state, ..self.clone() }
     }
 
-    fn refuse(&self, step: &'static str) -> Refused {
-        Refused { from: self.life.name(), step }
+    fn refuse(&self, step: &'static str) -> TransitionRefused {
+        TransitionRefused { from: self.state.name(), step }
     }
 
-    /// A step that needs a running lease and came too late: to every reader this instance is expired by now.
-    fn too_late(&self, step: &'static str) -> Refused {
-        Refused { from: "expired", step }
+    /// Refuses a transition that needs a running lease and came after the deadline: every reader already sees the
+    /// instance as expired.
+    fn refuse_as_expired(&self, step: &'static str) -> TransitionRefused {
+        TransitionRefused { from: "expired", step }
     }
 
-    /// Warming to ready: its app answers at `endpoint`.
-    pub fn offered(&self, endpoint: Endpoint) -> Result<Self, Refused> {
-        match self.life {
-            State::Warming => Ok(self.step(State::Ready { endpoint })),
+    /// Offer: warming to ready, because the app answers at `endpoint`.
+    ///
+    /// # Errors
+    /// The instance is not warming.
+    pub fn offered(&self, endpoint: Endpoint) -> Result<Self, TransitionRefused> {
+        match self.state {
+            State::Warming => Ok(self.with_state(State::Ready { endpoint })),
             _ => Err(self.refuse("be offered")),
         }
     }
 
-    /// Ready to assigned: one visitor has it for `ttl` from now.
-    pub fn assigned(&self, token: ClaimToken, now: Millis, ttl: Duration) -> Result<Self, Refused> {
-        match self.life {
+    /// Claim: ready to assigned. One visitor has the instance for `ttl` from `now`.
+    ///
+    /// # Errors
+    /// The instance is not ready.
+    pub fn assigned(&self, token: ClaimToken, now: Millis, ttl: Duration) -> Result<Self, TransitionRefused> {
+        match self.state {
             State::Ready { endpoint } => {
-                Ok(self.step(State::Assigned { endpoint, lease: Lease::new(token, now, ttl) }))
+                Ok(self.with_state(State::Assigned { endpoint, lease: Lease::new(token, now, ttl) }))
             }
             _ => Err(self.refuse("be assigned")),
         }
     }
 
-    /// Assigned to ready again: the answer that gave it to a visitor never began, so nobody knows of it. The store must
-    /// know that much; here only the lease has to run.
-    pub fn taken_back(&self, now: Millis) -> Result<Self, Refused> {
-        match self.life {
+    /// Undo of a claim: assigned to ready, because no byte of the claim's answer was sent and so no client knows of the
+    /// instance. The store checks that; this method checks only that the lease runs.
+    ///
+    /// # Errors
+    /// The instance is not assigned, or its deadline has passed.
+    pub fn claim_undone(&self, now: Millis) -> Result<Self, TransitionRefused> {
+        const STEP: &str = "have its claim undone";
+        match self.state {
             State::Assigned { endpoint, lease } if !lease.is_over(now) => {
-                Ok(self.step(State::Ready { endpoint }))
+                Ok(self.with_state(State::Ready { endpoint }))
             }
-            State::Assigned { .. } => Err(self.too_late("be taken back")),
-            _ => Err(self.refuse("be taken back")),
+            State::Assigned { .. } => Err(self.refuse_as_expired(STEP)),
+            _ => Err(self.refuse(STEP)),
         }
     }
 
-    /// Assigned, with a later deadline. `None` when no visitor has it (any more).
+    /// Extend: assigned, with a deadline that is later by `by`. `None` when no visitor has the instance.
+    ///
+    /// # Errors
+    /// As [`Lease::extended`]; inside the `Some`.
     pub fn extended(
         &self,
         by: Duration,
         max_ttl: Duration,
         now: Millis,
     ) -> Option<Result<Self, ExtendRefused>> {
-        match self.life {
+        match self.state {
             State::Assigned { endpoint, lease } => Some(
-                lease.extended(by, max_ttl, now).map(|lease| self.step(State::Assigned { endpoint, lease })),
+                lease
+                    .extended(by, max_ttl, now)
+                    .map(|lease| self.with_state(State::Assigned { endpoint, lease })),
             ),
             _ => None,
         }
     }
 
-    /// Assigned to expired, once its deadline has come.
-    pub fn expired(&self, now: Millis) -> Result<Self, Refused> {
-        match self.life {
+    /// Expire: assigned to expired, once the deadline has come.
+    ///
+    /// # Errors
+    /// The instance is not assigned, or its deadline lies ahead.
+    pub fn expired(&self, now: Millis) -> Result<Self, TransitionRefused> {
+        match self.state {
             State::Assigned { lease, .. } if lease.is_over(now) => {
-                Ok(self.step(State::Expired { lease, at: lease.deadline(), ending: EndReason::Expired }))
+                let reason = EndReason::Expired;
+                Ok(self.with_state(State::Expired { lease, at: lease.deadline(), reason }))
             }
             _ => Err(self.refuse("expire")),
         }
     }
 
-    /// Its app died. An assigned one is kept as expired, so that its visitor is told; any other is gone
-    /// (`None`). Once the deadline has come the lease has ended by itself, and a later death is refused: it must
-    /// not turn what readers saw as expired into failed.
-    pub fn failed(&self, now: Millis) -> Result<Option<Self>, Refused> {
-        match self.life {
+    /// Fail: the app died. An assigned instance becomes expired, so that its visitor learns of it; an instance that no
+    /// visitor had is gone (`None`).
+    ///
+    /// # Errors
+    /// The deadline has passed. The lease ended at its deadline, and a later death must not turn into "failed" what
+    /// readers have seen as expired.
+    pub fn failed(&self, now: Millis) -> Result<Option<Self>, TransitionRefused> {
+        self.ended_early(EndReason::Failed, "fail", now)
+    }
+
+    /// Evict: the node is gone. The rule is that of [`Instance::failed`].
+    ///
+    /// # Errors
+    /// As for [`Instance::failed`].
+    pub fn evicted(&self, now: Millis) -> Result<Option<Self>, TransitionRefused> {
+        self.ended_early(EndReason::NodeLost, "be evicted", now)
+    }
+
+    fn ended_early(
+        &self,
+        reason: EndReason,
+        step: &'static str,
+        now: Millis,
+    ) -> Result<Option<Self>, TransitionRefused> {
+        match self.state {
             State::Warming | State::Ready { .. } => Ok(None),
             State::Assigned { lease, .. } if !lease.is_over(now) => {
-                Ok(Some(self.step(State::Expired { lease, at: now, ending: EndReason::Failed })))
+                Ok(Some(self.with_state(State::Expired { lease, at: now, reason })))
             }
-            State::Assigned { .. } | State::Expired { .. } => Err(self.too_late("fail")),
+            State::Assigned { .. } | State::Expired { .. } => Err(self.refuse_as_expired(step)),
         }
     }
 
-    /// Whether its visitor may give it back now; it is gone afterwards.
-    pub fn may_be_released(&self, now: Millis) -> Result<(), Refused> {
-        match self.life {
+    /// Lapse: assigned to expired, because the claim was not confirmed in time. The store checks that; this method
+    /// checks only that the lease runs.
+    ///
+    /// # Errors
+    /// The instance is not assigned, or its deadline has passed.
+    pub fn claim_lapsed(&self, now: Millis) -> Result<Self, TransitionRefused> {
+        const STEP: &str = "have its claim lapse";
+        match self.state {
+            State::Assigned { lease, .. } if !lease.is_over(now) => {
+                Ok(self.with_state(State::Expired { lease, at: now, reason: EndReason::Unconfirmed }))
+            }
+            State::Assigned { .. } => Err(self.refuse_as_expired(STEP)),
+            _ => Err(self.refuse(STEP)),
+        }
+    }
+
+    /// Checks whether the visitor may release the instance, which is gone afterwards.
+    ///
+    /// # Errors
+    /// The instance is not assigned, or its deadline has passed.
+    pub fn may_be_released(&self, now: Millis) -> Result<(), TransitionRefused> {
+        match self.state {
             State::Assigned { lease, .. } if !lease.is_over(now) => Ok(()),
-            State::Assigned { .. } => Err(self.too_late("be released")),
+            State::Assigned { .. } => Err(self.refuse_as_expired("be released")),
             _ => Err(self.refuse("be released")),
         }
     }
 
-    /// Whether the pool may take it back unused, to shrink or to stop; it is gone afterwards.
-    pub fn may_be_retired(&self) -> Result<(), Refused> {
-        match self.life {
+    /// Checks whether the pool may retire the instance unused, to shrink or to stop. It is gone afterwards.
+    ///
+    /// # Errors
+    /// A visitor has or had the instance.
+    pub fn may_be_retired(&self) -> Result<(), TransitionRefused> {
+        match self.state {
             State::Warming | State::Ready { .. } => Ok(()),
             _ => Err(self.refuse("be retired")),
         }
     }
 
-    /// Whether the record of an expired instance has served its time.
+    /// Returns whether the record may be deleted: the instance is expired, and [`RETENTION`] has passed since its end.
     pub fn may_be_forgotten(&self, now: Millis) -> bool {
-        matches!(self.life, State::Expired { at, .. } if now >= at + RETENTION)
+        matches!(self.state, State::Expired { at, .. } if now >= at + RETENTION)
     }
 
-    /// The same record as a reader sees it at `now`: an assigned instance whose deadline has passed is expired,
-    /// whether or not anybody has swept it yet.
+    /// Returns the record as a reader sees it at `now`: an assigned instance whose deadline has passed is expired,
+    /// whether or not a sweep has recorded that yet.
     pub fn seen_at(self, now: Millis) -> Self {
         self.expired(now).unwrap_or(self)
     }
@@ -282,26 +353,26 @@ mod tests {
     }
 
     #[test]
-    fn a_life_runs_from_warming_to_expired_and_each_step_raises_the_generation() {
+    fn an_instance_goes_from_warming_to_expired_and_each_transition_raises_the_generation() {
         let end = assigned().expired(Millis(1_020)).unwrap();
         assert_eq!(end.generation(), 4);
-        assert_eq!(end.life().name(), "expired");
+        assert_eq!(end.state().name(), "expired");
         assert!(!end.may_be_forgotten(Millis(1_020)));
         assert!(end.may_be_forgotten(Millis(1_020) + RETENTION));
     }
 
     #[test]
-    fn nothing_is_assigned_twice() {
+    fn an_assigned_instance_is_not_assigned_again() {
         assert!(assigned().assigned(ClaimToken(2), Millis(30), Duration::from_secs(1)).is_err());
     }
 
     #[test]
-    fn what_nobody_was_told_of_is_taken_back_while_its_lease_runs_and_can_be_assigned_again() {
-        let back = assigned().taken_back(Millis(1_019)).unwrap();
-        assert_eq!((back.life(), back.generation()), (&State::Ready { endpoint: endpoint() }, 4));
-        assert!(back.assigned(ClaimToken(2), Millis(30), Duration::from_secs(1)).is_ok());
-        assert_eq!(assigned().taken_back(Millis(1_020)).unwrap_err().from, "expired");
-        assert!(back.taken_back(Millis(30)).is_err());
+    fn a_claim_is_undone_while_its_lease_runs_and_the_instance_can_be_assigned_again() {
+        let ready = assigned().claim_undone(Millis(1_019)).unwrap();
+        assert_eq!((ready.state(), ready.generation()), (&State::Ready { endpoint: endpoint() }, 4));
+        assert!(ready.assigned(ClaimToken(2), Millis(30), Duration::from_secs(1)).is_ok());
+        assert_eq!(assigned().claim_undone(Millis(1_020)).unwrap_err().from, "expired");
+        assert!(ready.claim_undone(Millis(30)).is_err());
     }
 
     #[test]
@@ -310,34 +381,37 @@ mod tests {
     }
 
     #[test]
-    fn only_an_assigned_instance_leaves_a_trace_when_it_dies() {
+    fn the_record_is_kept_only_of_an_assigned_instance_that_fails() {
         assert_eq!(fresh().failed(Millis(1)).unwrap(), None);
-        let kept = assigned().failed(Millis(30)).unwrap().unwrap();
-        assert!(matches!(kept.life(), State::Expired { ending: EndReason::Failed, at: Millis(30), .. }));
-        assert!(kept.failed(Millis(31)).is_err());
+        let expired = assigned().failed(Millis(30)).unwrap().unwrap();
+        assert!(matches!(expired.state(), State::Expired { reason: EndReason::Failed, at: Millis(30), .. }));
+        assert!(expired.failed(Millis(31)).is_err());
     }
 
     #[test]
-    fn a_death_after_the_deadline_changes_nothing() {
+    fn a_failure_after_the_deadline_changes_nothing() {
         assert!(assigned().failed(Millis(1_019)).is_ok());
         let refused = assigned().failed(Millis(1_020)).unwrap_err();
         assert_eq!(refused.to_string(), "an instance that is expired cannot fail");
     }
 
     #[test]
-    fn a_reader_sees_an_overdue_instance_just_as_a_sweep_will_leave_it() {
-        let it = assigned();
-        assert_eq!(it.clone().seen_at(Millis(1_019)), it);
-        assert_eq!(it.clone().seen_at(Millis(5_000)), it.expired(Millis(9_000)).unwrap());
+    fn a_reader_sees_an_overdue_instance_as_a_sweep_will_record_it() {
+        let overdue = assigned();
+        assert_eq!(overdue.clone().seen_at(Millis(1_019)), overdue);
+        assert_eq!(overdue.clone().seen_at(Millis(5_000)), overdue.expired(Millis(9_000)).unwrap());
     }
 
     #[test]
     fn a_record_reads_back_from_json_unchanged() {
-        let far: SocketAddr = "[2001:db8::1]:65535".parse().unwrap();
+        let endpoint: SocketAddr = "[2001:db8::1]:65535".parse().unwrap();
         let token = ClaimToken(u128::MAX);
-        let held =
-            fresh().offered(far.into()).unwrap().assigned(token, Millis(20), Duration::from_secs(1)).unwrap();
-        for record in [fresh(), held.clone(), held.failed(Millis(30)).unwrap().unwrap()] {
+        let assigned = fresh()
+            .offered(endpoint.into())
+            .unwrap()
+            .assigned(token, Millis(20), Duration::from_secs(1))
+            .unwrap();
+        for record in [fresh(), assigned.clone(), assigned.failed(Millis(30)).unwrap().unwrap()] {
             let text = serde_json::to_string(&record).unwrap();
             assert_eq!(serde_json::from_str::<Instance>(&text).unwrap(), record);
         }

@@ -1,4 +1,4 @@
-//! Which instances a task of ours is working on, so that no other touches them meanwhile.
+//! Which instances a task of the pools works on, so that no other task touches them meanwhile.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -8,52 +8,53 @@ use tokio_util::sync::CancellationToken;
 
 use crate::instance::InstanceId;
 
-/// The instances in hand. One that dies there is left to whoever holds it.
+/// The locked instances. The death of a locked instance is reported to the task that holds the lock, which handles it.
 #[derive(Debug, Default, Clone)]
-pub(crate) struct InFlight(Arc<Mutex<HashMap<InstanceId, CancellationToken>>>);
+pub(super) struct InFlight(Arc<Mutex<HashMap<InstanceId, CancellationToken>>>);
 
-/// The hold on one instance; dropping it lets go.
+/// The lock of one instance. Dropping it unlocks the instance.
 #[derive(Debug)]
-pub(crate) struct InstanceLock {
-    hands: InFlight,
+pub(super) struct InstanceLock {
+    in_flight: InFlight,
     id: InstanceId,
     died: CancellationToken,
 }
 
 impl InFlight {
-    /// Takes hold of an instance; `None` when somebody else has it.
-    pub(crate) fn take(&self, id: &InstanceId) -> Option<InstanceLock> {
-        let mut held = self.0.lock();
-        if held.contains_key(id) {
+    /// Locks an instance. Returns `None` when another task has locked it.
+    pub(super) fn lock(&self, id: &InstanceId) -> Option<InstanceLock> {
+        let mut locked = self.0.lock();
+        if locked.contains_key(id) {
             return None;
         }
         let died = CancellationToken::new();
-        held.insert(id.clone(), died.clone());
-        Some(InstanceLock { hands: self.clone(), id: id.clone(), died })
+        locked.insert(id.clone(), died.clone());
+        Some(InstanceLock { in_flight: self.clone(), id: id.clone(), died })
     }
 
-    /// Tells the holder of an instance that it died. False when nobody holds it.
-    pub(crate) fn died(&self, id: &InstanceId) -> bool {
+    /// Reports the death of an instance to the task that has locked it. Returns false when none has.
+    pub(super) fn report_death(&self, id: &InstanceId) -> bool {
         self.0.lock().get(id).map(CancellationToken::cancel).is_some()
     }
 
-    /// All that is held now.
-    pub(crate) fn held(&self) -> HashSet<InstanceId> {
+    /// Returns all instances that are locked now.
+    pub(super) fn locked(&self) -> HashSet<InstanceId> {
         self.0.lock().keys().cloned().collect()
     }
 }
 
 impl InstanceLock {
-    /// Done when the instance died while held.
-    pub(crate) async fn died(&self) {
+    /// Waits until the death of the instance is reported.
+    pub(super) async fn died(&self) {
         self.died.cancelled().await;
     }
 
-    /// Lets go. True when it had died before: nobody else will be told.
-    pub(crate) fn let_go(self) -> bool {
+    /// Unlocks the instance. Returns whether its death was reported before; the caller must handle that, for the report
+    /// is not repeated.
+    pub(super) fn unlock(self) -> bool {
         let died = self.died.clone();
-        // Removed first, and once: a death from here on finds nobody and is handled by the one who reports it, and
-        // the next to take hold may already have done so.
+        // Unlocked first, and read afterwards: a death that is reported from here on finds no lock, so the task that
+        // reports it handles it, and another task may have locked the instance by then.
         drop(self);
         died.is_cancelled()
     }
@@ -61,6 +62,6 @@ impl InstanceLock {
 
 impl Drop for InstanceLock {
     fn drop(&mut self) {
-        self.hands.0.lock().remove(&self.id);
+        self.in_flight.0.lock().remove(&self.id);
     }
 }

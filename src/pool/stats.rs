@@ -1,46 +1,45 @@
-//! How the pools are doing.
+//! The counts of all pools, for the API, and their gauges.
 
 use std::collections::BTreeSet;
 
 use futures_util::try_join;
 use serde::Serialize;
 
-use super::{ByMemory, Pool};
-use crate::instance::Counts;
-use crate::instance::TemplateName;
+use super::{CapacityBasis, Pool};
+use crate::instance::{StateCounts, TemplateName};
 use crate::store::{NodeStatus, StoreError};
 use crate::telemetry::PoolMemory;
 
-/// One pool, or several summed.
+/// The counts of one pool, or the sum of several. The field names are part of the API.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 pub struct PoolStats {
-    /// Waiting for a visitor.
+    /// Instances that no visitor has yet.
     pub ready: usize,
-    /// In a visitor's hands.
+    /// Instances that visitors have.
     pub assigned: usize,
-    /// Being made.
+    /// Instances that are being made.
     pub warming: usize,
-    /// Ready instances wanted.
+    /// Ready instances to keep.
     pub target: usize,
     /// Most instances in all states.
     pub capacity: usize,
 }
 
-/// One template's pool.
+/// The pools of one template over all nodes. The field names are part of the API.
 #[derive(Debug, Clone, Serialize)]
 pub struct TemplateStats {
     /// The template's name.
     pub template: String,
-    /// Its numbers.
+    /// Their counts.
     #[serde(flatten)]
     pub stats: PoolStats,
-    /// What its instances on this server take of the host's memory; absent where that is not known.
+    /// The memory of its instances on this node; absent where it is not measured.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub memory: Option<PoolMemory>,
-    /// What the capacity on this server goes by; absent where its template names it.
+    /// What the capacity on this node is computed from; absent where the template sets the capacity.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub by_memory: Option<ByMemory>,
-    /// Why its last attempt to make an instance failed, until one works.
+    pub by_memory: Option<CapacityBasis>,
+    /// Why the last attempt of this node to make an instance failed; absent after a success.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub problem: Option<String>,
 }
@@ -58,56 +57,62 @@ impl std::iter::Sum for PoolStats {
 }
 
 impl Pool {
-    /// Every template's pools over all servers, those of our own configuration first and in its order. `problem` is this
-    /// server's. Sets the pool gauges on the way, which are this server's alone, to be summed by whoever reads all.
+    /// Returns the counts of each template over all nodes: first the templates of this node's configuration, in its
+    /// order, then those that only peers have.
+    ///
+    /// Also sets the pool gauges. These are of this node alone; whatever reads the metrics of all nodes sums them.
+    ///
+    /// # Errors
+    /// `Unavailable` when the store does not answer in time.
     pub async fn stats(&self) -> Result<Vec<TemplateStats>, StoreError> {
-        let (templates, others) = (self.templates(), self.living_others());
+        let (templates, peers) = (self.templates(), self.membership.living_peers());
         let mut all = Vec::new();
         for template in templates.iter() {
             let name = template.name.as_str();
-            let keeper = self.keepers.get(name);
-            let sizes = keeper.as_ref().map_or(template.pool, |keeper| keeper.sizes());
+            let template_pool = self.template_pools.get(name);
+            let sizes = template_pool.as_ref().map_or(template.pool, |pool| pool.sizes());
             let target = if self.is_draining() { 0 } else { sizes.target };
             let own = self.ask(self.store.counts(&template.name, Some(&self.node)));
-            let problem = keeper.and_then(|keeper| keeper.problem());
-            let sum = self.summed(&template.name, target, sizes.max, problem, &others);
+            let problem = template_pool.and_then(|pool| pool.problem());
+            let sum = self.sum_over_nodes(&template.name, target, sizes.max, problem, &peers);
             let (own, sum) = try_join!(own, sum)?;
-            self.metrics.pool(name, own, target, sizes.max);
+            self.metrics.set_pool_counts(name, own, target, sizes.max);
             all.push(sum);
         }
-        let cards = others.iter().flat_map(|other| &other.card.pools);
-        let foreign: BTreeSet<_> = cards.map(|pool| &pool.template).collect();
-        for name in foreign.into_iter().filter(|name| templates.get(name.as_str()).is_none()) {
-            all.push(self.summed(name, 0, 0, None, &others).await?);
+        let infos = peers.iter().flat_map(|peer| &peer.info.pools);
+        let names: BTreeSet<_> = infos.map(|info| &info.template).collect();
+        for name in names.into_iter().filter(|name| templates.get(name.as_str()).is_none()) {
+            all.push(self.sum_over_nodes(name, 0, 0, None, &peers).await?);
         }
-        // What is left of a template that was removed shrinks to nothing; its gauges must not stay as they were.
-        for keeper in self.keepers.all().into_iter().filter(|keeper| !keeper.is_kept()) {
-            let name = &keeper.template().name;
+        // The instances of a removed template disappear one by one; its gauges must follow.
+        for pool in self.template_pools.all().into_iter().filter(|pool| !pool.is_configured()) {
+            let name = &pool.template().name;
             let own = self.ask(self.store.counts(name, Some(&self.node))).await?;
-            self.metrics.pool(name.as_str(), own, 0, 0);
+            self.metrics.set_pool_counts(name.as_str(), own, 0, 0);
         }
         Ok(all)
     }
 
-    /// A template's pools over all servers, of which ours wants `target` and `capacity`.
-    async fn summed(
+    /// Returns the sum of a template's pools over all nodes, where this node's own pool has `target` and `capacity`.
+    async fn sum_over_nodes(
         &self,
         name: &TemplateName,
         target: usize,
         capacity: usize,
         problem: Option<String>,
-        others: &[NodeStatus],
+        peers: &[NodeStatus],
     ) -> Result<TemplateStats, StoreError> {
-        let Counts { warming, ready, assigned } = self.ask(self.store.counts(name, None)).await?;
+        let StateCounts { warming, ready, assigned } = self.ask(self.store.counts(name, None)).await?;
         let mut stats = PoolStats { ready, assigned, warming, target, capacity };
-        for pool in others.iter().flat_map(|other| &other.card.pools) {
-            if pool.template == *name {
-                stats.target += pool.target;
-                stats.capacity += pool.capacity;
+        for info in peers.iter().flat_map(|peer| &peer.info.pools) {
+            if info.template == *name {
+                stats.target += info.target;
+                stats.capacity += info.capacity;
             }
         }
-        let memory = self.memory_of_pool(name.as_str());
-        let by_memory = self.by_memory(name.as_str());
+        let sample = self.memory_sample.load();
+        let (memory, by_memory) =
+            (sample.memory_of_pool(name.as_str()), sample.capacity_basis(name.as_str()));
         Ok(TemplateStats { template: name.to_string(), stats, memory, by_memory, problem })
     }
 }

@@ -1,4 +1,4 @@
-//! What this server remembers of each template besides its instances.
+//! What this node keeps of each template, besides the records of its instances.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -12,44 +12,45 @@ use tokio::time::Instant;
 
 use super::claim::wait_queue::WaitQueue;
 use super::supply::backoff::Backoff;
-use super::supply::bake::BakeState;
-use super::supply::capacity::Observed;
+use super::supply::bake_state::BakeState;
+use super::supply::capacity::ObservedMemory;
 use crate::runtime::StartMethod;
 use crate::template::{PoolSizes, Template, Templates};
 
-/// How many recent provisioning times the median is taken of.
-const REMEMBERED: usize = 15;
+/// Recent provisioning times of which the median is taken.
+const RECENT_TIMES: usize = 15;
 
-/// One template's memory.
+/// The pool of one template on this node.
 #[derive(Debug)]
-pub(crate) struct TemplatePool {
+pub(super) struct TemplatePool {
     template: ArcSwap<Template>,
-    /// Whether the template is (still) in the configuration.
-    kept: AtomicBool,
-    /// Told of each new configuration.
-    adopted: watch::Sender<()>,
-    /// Attempts under way.
-    pub(crate) making: AtomicUsize,
+    /// Whether the template is configured at present.
+    is_configured: AtomicBool,
+    /// Changes with each configuration.
+    reconfigured: watch::Sender<()>,
+    /// Provisioning attempts in progress.
+    pub(super) attempts: AtomicUsize,
     /// Whether a refill was begun and has not reached the target yet.
-    pub(crate) refilling: AtomicBool,
-    /// Visitors who wait.
-    pub(crate) line: WaitQueue,
+    pub(super) is_refilling: AtomicBool,
+    /// The visitors who wait for an instance.
+    pub(super) wait_queue: WaitQueue,
     backoff: Mutex<Backoff>,
     /// Most instances for which the host's memory has room, as it was found last.
-    room: AtomicUsize,
-    /// What its instances take of it.
-    pub(super) observed: Mutex<Observed>,
-    /// Its golden checkpoints.
-    pub(crate) bakery: BakeState,
-    times: Mutex<Times>,
-    /// Whether the operator was told that fewer than the minimum are ready.
-    pub(crate) low: AtomicBool,
+    memory_capacity: AtomicUsize,
+    /// The memory that the template's instances were seen to take.
+    pub(super) observed_memory: Mutex<ObservedMemory>,
+    /// The progress of its checkpoints.
+    pub(super) bake_state: BakeState,
+    times: Mutex<ProvisionTimes>,
+    /// Whether fewer instances than the minimum were ready when that was last looked at. It is logged when it becomes
+    /// so.
+    pub(super) is_low: AtomicBool,
 }
 
-/// How long recent attempts took.
+/// How long recent provisioning attempts took.
 #[derive(Debug)]
-struct Times {
-    /// The way in which all of them were made, and the next will be.
+struct ProvisionTimes {
+    /// How all of these instances were started, and how the next one will be.
     method: StartMethod,
     recent: VecDeque<Duration>,
 }
@@ -58,156 +59,160 @@ impl TemplatePool {
     fn new(template: Arc<Template>) -> Self {
         Self {
             template: ArcSwap::new(template),
-            kept: AtomicBool::new(true),
-            adopted: watch::Sender::new(()),
-            making: AtomicUsize::new(0),
-            refilling: AtomicBool::new(true),
-            line: WaitQueue::new(),
+            is_configured: AtomicBool::new(true),
+            reconfigured: watch::Sender::new(()),
+            attempts: AtomicUsize::new(0),
+            is_refilling: AtomicBool::new(true),
+            wait_queue: WaitQueue::new(),
             backoff: Mutex::default(),
-            // Before anything is known of the memory, none.
-            room: AtomicUsize::new(0),
-            observed: Mutex::default(),
-            bakery: BakeState::default(),
-            times: Mutex::new(Times { method: StartMethod::Cold, recent: VecDeque::new() }),
-            // A pool that was never full is being filled, and that is no news.
-            low: AtomicBool::new(true),
+            // No room before the memory was measured.
+            memory_capacity: AtomicUsize::new(0),
+            observed_memory: Mutex::default(),
+            bake_state: BakeState::default(),
+            times: Mutex::new(ProvisionTimes { method: StartMethod::Cold, recent: VecDeque::new() }),
+            // A new pool is low until it is filled, which is not worth a log line.
+            is_low: AtomicBool::new(true),
         }
     }
 
-    /// The template as it was last configured.
-    pub(crate) fn template(&self) -> Arc<Template> {
+    /// Returns the template as it was configured last.
+    pub(super) fn template(&self) -> Arc<Template> {
         self.template.load_full()
     }
 
-    /// How many instances to keep: as the template says, and no more than the memory has room for where that counts.
-    pub(crate) fn sizes(&self) -> PoolSizes {
+    /// Returns the sizes of the pool: the template's, with the capacity limited to the room in memory where the
+    /// template says so.
+    pub(super) fn sizes(&self) -> PoolSizes {
         let sizes = self.template().pool;
-        let room = if sizes.by_memory { self.room.load(Ordering::Acquire) } else { usize::MAX };
+        let room =
+            if sizes.limited_by_memory { self.memory_capacity.load(Ordering::Acquire) } else { usize::MAX };
         PoolSizes { max: sizes.max.min(room), ..sizes }
     }
 
-    /// From now on the memory has room for so many. Returns for how many it had before.
-    pub(super) fn has_room(&self, room: usize) -> usize {
-        self.room.swap(room, Ordering::AcqRel)
+    /// Sets for how many instances the memory has room. Returns the number before.
+    pub(super) fn set_memory_capacity(&self, capacity: usize) -> usize {
+        self.memory_capacity.swap(capacity, Ordering::AcqRel)
     }
 
-    /// Whether the template is (still) in the configuration.
-    pub(crate) fn is_kept(&self) -> bool {
-        self.kept.load(Ordering::Acquire)
+    /// Returns whether the template is configured at present.
+    pub(super) fn is_configured(&self) -> bool {
+        self.is_configured.load(Ordering::Acquire)
     }
 
-    /// Whether an instance of this revision is (still) what the configuration wants.
-    pub(crate) fn wants(&self, revision: u64) -> bool {
-        self.is_kept() && self.template.load().revision == revision
+    /// Returns whether the present configuration wants an instance of this revision.
+    pub(super) fn wants(&self, revision: u64) -> bool {
+        self.is_configured() && self.template.load().revision == revision
     }
 
-    /// Done when an instance of this revision is no longer what the configuration wants.
-    pub(crate) async fn outdated(&self, revision: u64) {
-        let mut adopted = self.adopted.subscribe();
+    /// Waits until the configuration no longer wants an instance of this revision.
+    pub(super) async fn outdated(&self, revision: u64) {
+        let mut reconfigured = self.reconfigured.subscribe();
         while self.wants(revision) {
-            // The sender is ours, so it is there.
-            let _ = adopted.changed().await;
+            // Cannot fail: the sender belongs to this pool.
+            let _ = reconfigured.changed().await;
         }
     }
 
-    /// An attempt worked in this way and took this long.
-    pub(crate) fn succeeded(&self, how: StartMethod, took: Duration) {
-        self.backoff.lock().succeeded();
+    /// Notes that an attempt which started the app by `method` succeeded after `took`.
+    pub(super) fn record_success(&self, method: StartMethod, took: Duration) {
+        self.backoff.lock().reset();
         let mut times = self.times.lock();
-        if how == times.method {
-            if times.recent.len() == REMEMBERED {
+        if method == times.method {
+            if times.recent.len() == RECENT_TIMES {
                 times.recent.pop_front();
             }
             times.recent.push_back(took);
         }
     }
 
-    /// From now on instances will be made in this way, and only those tell how long it takes: a copy of a checkpoint
-    /// says nothing of a start from nothing, and the other way round.
-    pub(crate) fn expect(&self, how: StartMethod) {
+    /// Notes how instances will be started from now on. Only the times of such starts count: a restore says nothing
+    /// about the time of a cold start, and the reverse.
+    pub(super) fn expect_start_method(&self, method: StartMethod) {
         let mut times = self.times.lock();
-        if how != times.method {
-            *times = Times { method: how, recent: VecDeque::new() };
+        if method != times.method {
+            *times = ProvisionTimes { method, recent: VecDeque::new() };
         }
     }
 
-    /// In which way instances will be made.
-    pub(crate) fn expected(&self) -> StartMethod {
+    /// Returns how instances will be started.
+    pub(super) fn expected_start_method(&self) -> StartMethod {
         self.times.lock().method
     }
 
-    /// An attempt failed.
-    pub(crate) fn failed(&self, why: String) {
-        self.backoff.lock().failed(Instant::now(), why);
+    /// Notes that an attempt failed.
+    pub(super) fn record_failure(&self, why: String) {
+        self.backoff.lock().record_failure(Instant::now(), why);
     }
 
-    /// Time until the next attempt may be made.
-    pub(crate) fn pause(&self) -> Option<Duration> {
+    /// Returns the time until the next attempt may begin; `None` when it may begin now.
+    pub(super) fn pause(&self) -> Option<Duration> {
         self.backoff.lock().remaining(Instant::now())
     }
 
-    /// Why the last attempt failed, until one works.
-    pub(crate) fn problem(&self) -> Option<String> {
+    /// Returns why the last attempt failed; `None` after a success.
+    pub(super) fn problem(&self) -> Option<String> {
         self.backoff.lock().why().map(str::to_owned)
     }
 
-    /// The median time to ready of instances made in the expected way; `None` before the first.
-    pub(crate) fn median(&self) -> Option<Duration> {
+    /// Returns the median time of recent attempts that used the expected start method; `None` before the first.
+    pub(super) fn median_time(&self) -> Option<Duration> {
         let mut times: Vec<_> = self.times.lock().recent.iter().copied().collect();
         times.sort_unstable();
         times.get(times.len() / 2).copied()
     }
 }
 
-/// All templates ever configured since the start, by name.
+/// The pools of all templates that were configured since the start, by name.
 #[derive(Debug, Default)]
-pub(crate) struct TemplatePools(papaya::HashMap<Arc<str>, Arc<TemplatePool>>);
+pub(super) struct TemplatePools(papaya::HashMap<Arc<str>, Arc<TemplatePool>>);
 
 impl TemplatePools {
-    /// Takes over the configured templates; the others are no longer kept.
-    pub(crate) fn adopt(&self, templates: &Templates) {
-        let keepers = self.0.pin();
-        for keeper in keepers.values() {
-            let kept = templates.get(keeper.template().name.as_str()).is_some();
-            keeper.kept.store(kept, Ordering::Release);
+    /// Takes over the configured templates. The pools of all other templates are kept, but no longer filled.
+    pub(super) fn adopt(&self, templates: &Templates) {
+        let pools = self.0.pin();
+        for pool in pools.values() {
+            let is_configured = templates.get(pool.template().name.as_str()).is_some();
+            pool.is_configured.store(is_configured, Ordering::Release);
         }
         for template in templates.iter() {
-            match keepers.get(template.name.as_str()) {
-                Some(keeper) => {
-                    let revised = keeper.template().revision != template.revision;
-                    keeper.template.store(template.clone());
-                    if revised {
-                        // What kept the old version from warming may be mended in the new one.
-                        keeper.backoff.lock().succeeded();
-                        keeper.bakery.forget_failures();
-                        keeper.times.lock().recent.clear();
-                        // Others may take more or less.
-                        *keeper.observed.lock() = Observed::default();
+            match pools.get(template.name.as_str()) {
+                Some(pool) => {
+                    let is_revised = pool.template().revision != template.revision;
+                    pool.template.store(template.clone());
+                    if is_revised {
+                        // The new revision may have mended what made the old one fail.
+                        pool.backoff.lock().reset();
+                        pool.bake_state.reset_backoff();
+                        pool.times.lock().recent.clear();
+                        // Its instances may take another amount of memory.
+                        *pool.observed_memory.lock() = ObservedMemory::default();
                     }
                 }
                 None => {
-                    keepers
-                        .insert(template.name.as_str().into(), Arc::new(TemplatePool::new(template.clone())));
+                    let name = template.name.as_str().into();
+                    pools.insert(name, Arc::new(TemplatePool::new(template.clone())));
                 }
             }
         }
-        for keeper in keepers.values() {
-            keeper.adopted.send_replace(());
+        for pool in pools.values() {
+            pool.reconfigured.send_replace(());
         }
     }
 
-    pub(crate) fn get(&self, name: &str) -> Option<Arc<TemplatePool>> {
+    /// Returns the pool of the template `name`, if that was configured since the start.
+    pub(super) fn get(&self, name: &str) -> Option<Arc<TemplatePool>> {
         self.0.pin().get(name).cloned()
     }
 
-    pub(crate) fn all(&self) -> Vec<Arc<TemplatePool>> {
+    /// Returns all pools, those of removed templates too.
+    pub(super) fn all(&self) -> Vec<Arc<TemplatePool>> {
         self.0.pin().values().cloned().collect()
     }
 
-    /// Makes every pool fill up to its target without waiting for its interval.
-    pub(crate) fn refill_all(&self) {
-        for keeper in self.all() {
-            keeper.refilling.store(true, Ordering::Release);
+    /// Marks each pool to be filled up to its target at once.
+    pub(super) fn refill_all(&self) {
+        for pool in self.all() {
+            pool.is_refilling.store(true, Ordering::Release);
         }
     }
 }

@@ -1,54 +1,62 @@
-//! What a visitor of an instance's host sees when there is no answer of the app.
+//! The response on an instance's host when no app responds: an error as a page, or as JSON.
 
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Response, header};
 
 use super::Proxy;
-use crate::api::pages;
-use crate::api::pages::Page;
+use crate::api::pages::{self, Page};
 use crate::api::{ApiError, Body};
+use crate::instance::InstanceId;
 use crate::request::{RequestId, authority, canonical_host};
 
 impl Proxy {
-    /// A failure as a page, or as JSON for who accepts that and no page. No browser sends what is refused as a
-    /// message, so that is always told in JSON, as it is to a client whose head was refused before it came here.
-    pub(super) fn failure(&self, error: &ApiError, head: &Parts, id: &RequestId) -> Response<Body> {
+    /// Creates the response to a failed request: a page, or JSON for a client that accepts JSON and no HTML. A
+    /// request that is refused as malformed is always answered in JSON: no browser sends one, and the guard refuses
+    /// heads in JSON too.
+    pub(super) fn error_response(
+        &self,
+        error: &ApiError,
+        head: &Parts,
+        request_id: &RequestId,
+    ) -> Response<Body> {
         let is_refusal = matches!(
             error,
             ApiError::MalformedHead | ApiError::HeadersTooLarge | ApiError::TooLarge | ApiError::Timeout
         );
         if is_refusal || wants_json(&head.headers) {
-            return error.answer(id);
+            return error.to_response(request_id);
         }
-        let page = self.page(error, head, id.as_str());
-        let mut answer = Response::new(Body::full(page.html));
-        *answer.status_mut() = error.status();
-        let fields = answer.headers_mut();
-        fields.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/html; charset=utf-8"));
-        fields.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
-        fields.insert(header::CONTENT_SECURITY_POLICY, page.policy);
-        fields.insert(RequestId::HEADER, id.value());
-        error.decorate(fields);
-        answer
+        let page = self.error_page(error, head, request_id.as_str());
+        let mut response = Response::new(Body::full(page.html));
+        *response.status_mut() = error.status();
+        let headers = response.headers_mut();
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/html; charset=utf-8"));
+        headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        headers.insert(header::CONTENT_SECURITY_POLICY, page.policy);
+        headers.insert(RequestId::HEADER, request_id.to_header_value());
+        error.add_headers(headers);
+        response
     }
 
-    fn page(&self, error: &ApiError, head: &Parts, id: &str) -> Page {
-        let home = self.0.pool.address().home_url();
+    fn error_page(&self, error: &ApiError, head: &Parts, request_id: &str) -> Page {
+        let home = self.0.pool.public_url().home_url();
         match error {
-            ApiError::NotFound(_) => pages::no_instance(&home, id),
-            ApiError::Ended(ending) => pages::ended(*ending, &template_in(head), &home, id),
-            ApiError::Unreachable | ApiError::Silent => pages::unreachable(&home, id),
-            ApiError::Misdirected => pages::misdirected(&home, id),
-            _ => pages::trouble(id),
+            ApiError::NotFound(_) => pages::instance_not_found(&home, request_id),
+            ApiError::InstanceEnded(reason) => {
+                pages::instance_ended(*reason, &template_name(head), &home, request_id)
+            }
+            ApiError::AppUnreachable | ApiError::AppTimeout => pages::app_unreachable(&home, request_id),
+            ApiError::Misdirected => pages::misdirected(&home, request_id),
+            _ => pages::internal_error(request_id),
         }
     }
 }
 
-/// The template that the host's label names; only used for the text and the link of a page.
-fn template_in(head: &Parts) -> String {
+/// Returns the name of the template in the host's label; empty if there is none. It serves only for the link of a page.
+fn template_name(head: &Parts) -> String {
     authority(&head.uri, &head.headers)
         .and_then(canonical_host)
-        .and_then(|host| crate::instance::InstanceId::parse(host.split('.').next()?).ok())
+        .and_then(|host| InstanceId::parse(host.split('.').next()?).ok())
         .map_or_else(String::new, |id| id.template().to_owned())
 }
 

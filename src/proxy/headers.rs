@@ -1,123 +1,144 @@
-//! The heads that an app and its visitor see of each other.
+//! The headers of forwarded messages: what an app gets of a visitor's request, and what a visitor gets of an app's
+//! response.
 
 use std::net::IpAddr;
 
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
+use http::request::Parts;
 use pingora_core::Result;
 use pingora_http::{RequestHeader, ResponseHeader};
 
 use super::Proxy;
 use super::routes::Route;
 use super::target::Target;
-use crate::cluster::{HOP, Provenance};
+use crate::cluster::{HOP_HEADER, Provenance};
 use crate::config::Scheme;
 use crate::request::{RequestId, authority, forwarded_for};
 
-/// The moment until which the visitor has the instance, RFC 3339: an app may show a countdown.
+/// The deadline of the instance's lease, RFC 3339. An app may show a countdown.
 const EXPIRES_AT: HeaderName = HeaderName::from_static("x-demo-expires-at");
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 const API_KEY: HeaderName = HeaderName::from_static("x-api-key");
 
-/// Fields that concern one connection only (RFC 9110, 7.6.1); `Transfer-Encoding` is left to the engines, which
-/// frame the body.
+/// Headers that concern one connection only (RFC 9110, section 7.6.1). `Transfer-Encoding` is not among them: the
+/// engines frame the body.
 const HOP_BY_HOP: [&str; 6] =
     ["keep-alive", "proxy-connection", "proxy-authenticate", "proxy-authorization", "te", "http2-settings"];
 
-/// What we tell the app of a request, or the server that runs it.
-pub(super) struct Lines(Vec<(HeaderName, HeaderValue)>);
+/// The headers that the proxy sets in a request to an app, or to the node that runs the app.
+pub(super) struct ForwardedHeaders(Vec<(HeaderName, HeaderValue)>);
 
-/// Who sent a request, as its connection and the servers on its way know it.
+/// Where a request came from.
 #[derive(Clone, Copy)]
-pub(super) struct Sender<'a> {
-    /// The other end of the connection.
-    pub peer: IpAddr,
+pub(super) struct RequestSource<'a> {
+    /// The address at the other end of the connection.
+    pub(super) peer: IpAddr,
     /// Whether the connection is encrypted.
-    pub secure: bool,
-    /// Whether another server passed the request on.
-    pub arrival: &'a Provenance,
+    pub(super) is_secure: bool,
+    /// Whether a visitor or another node sent the request.
+    pub(super) provenance: &'a Provenance,
 }
 
 impl Proxy {
-    /// The fields that replace whatever a visitor claimed in their place. An app sees the same of a visitor whichever
-    /// server he came to: a server that passes a request on is no proxy on his way.
-    pub(super) fn forwarded(&self, head: &http::request::Parts, sender: Sender<'_>, id: &RequestId) -> Lines {
-        let Sender { peer, secure, arrival } = sender;
+    /// Returns the headers that replace what the client sent under the same names. An app gets the same headers
+    /// whichever node the visitor connects to: a node that forwards a request is not listed as a proxy.
+    ///
+    /// A node that forwards a request adds up to six headers, so a request at the limit of headers is refused (431) by
+    /// the next node.
+    pub(super) fn forwarded_headers(
+        &self,
+        head: &Parts,
+        source: RequestSource<'_>,
+        request_id: &RequestId,
+    ) -> ForwardedHeaders {
+        let RequestSource { peer, is_secure, provenance } = source;
         let headers = &head.headers;
-        let trusted = arrival.is_believed() || self.0.trusted.contains(peer.to_canonical());
-        let given = |name: &HeaderName| headers.get(name).filter(|_| trusted).cloned();
-        let scheme = HeaderValue::from_static(if secure { Scheme::Https } else { Scheme::Http }.as_str());
+        let is_trusted = provenance.is_trusted() || self.0.trusted_proxies.contains(peer.to_canonical());
+        let trusted_value = |name: &HeaderName| headers.get(name).filter(|_| is_trusted).cloned();
+        let scheme = HeaderValue::from_static(if is_secure { Scheme::Https } else { Scheme::Http }.as_str());
         let host = authority(&head.uri, headers).and_then(|host| HeaderValue::from_str(host).ok());
-        let mut lines = vec![
-            (FORWARDED_PROTO, given(&FORWARDED_PROTO).unwrap_or(scheme)),
-            (RequestId::HEADER, id.value()),
+        let mut forwarded = vec![
+            (FORWARDED_PROTO, trusted_value(&FORWARDED_PROTO).unwrap_or(scheme)),
+            (RequestId::HEADER, request_id.to_header_value()),
         ];
-        let told = headers.get(FORWARDED_FOR).filter(|_| arrival.is_believed()).cloned();
-        let chain = || HeaderValue::from_str(&forwarded_for(peer, headers, &self.0.trusted)).ok();
-        if let Some(value) = told.or_else(chain) {
-            lines.push((FORWARDED_FOR, value));
+        // The node that forwarded the request has added the visitor's address already.
+        let from_node = headers.get(FORWARDED_FOR).filter(|_| provenance.is_trusted()).cloned();
+        let extended = || HeaderValue::from_str(&forwarded_for(peer, headers, &self.0.trusted_proxies)).ok();
+        if let Some(value) = from_node.or_else(extended) {
+            forwarded.push((FORWARDED_FOR, value));
         }
-        if let Some(host) = given(&FORWARDED_HOST).or(host) {
-            lines.push((FORWARDED_HOST, host));
+        if let Some(host) = trusted_value(&FORWARDED_HOST).or(host) {
+            forwarded.push((FORWARDED_HOST, host));
         }
-        Lines(lines)
+        ForwardedHeaders(forwarded)
     }
 }
 
-impl Lines {
-    /// With what only its receiver is told: an app until when it is the visitor's, a server that it is one who asks.
-    pub(super) fn to(mut self, route: &Route, way: &Target) -> Self {
-        match way {
-            Target::Here => {
+impl ForwardedHeaders {
+    /// Adds the header that depends on the target: the deadline for an app, the hop header for another node.
+    pub(super) fn for_target(mut self, route: &Route, target: &Target) -> Self {
+        match target {
+            Target::App => {
                 if let Ok(value) = HeaderValue::from_str(&route.deadline().rfc3339()) {
                     self.0.push((EXPIRES_AT, value));
                 }
             }
-            Target::Node { hop, .. } => self.0.push((HOP, hop.clone())),
+            Target::Node { hop, .. } => self.0.push((HOP_HEADER, hop.clone())),
         }
         self
     }
 }
 
-/// Whether a field of a request is ours to write, or not for the app at all.
-fn is_ours(name: &HeaderName) -> bool {
+/// Returns whether a header of a client's request is removed: because the proxy sets it, or because the app must not
+/// get it.
+fn is_removed_from_request(name: &HeaderName) -> bool {
     let text = name.as_str();
     text.starts_with("x-forwarded-")
         || HOP_BY_HOP.contains(&text)
         || *name == header::FORWARDED
         || *name == API_KEY
         || *name == EXPIRES_AT
-        || *name == HOP
+        || *name == HOP_HEADER
 }
 
-/// Makes a visitor's request head into the app's, for Pingora, which has taken away `Connection` and what it names.
-pub(super) fn rewrite_request(request: &mut RequestHeader, lines: &Lines) -> Result<()> {
-    let unwanted: Vec<HeaderName> = request.headers.keys().filter(|name| is_ours(name)).cloned().collect();
-    for name in &unwanted {
+/// Turns the head of a visitor's request into the head that the upstream gets. Pingora has removed `Connection` and the
+/// headers that it names.
+///
+/// # Errors
+/// Pingora cannot represent a header.
+pub(super) fn rewrite_request(request: &mut RequestHeader, forwarded: &ForwardedHeaders) -> Result<()> {
+    let removed: Vec<HeaderName> =
+        request.headers.keys().filter(|name| is_removed_from_request(name)).cloned().collect();
+    for name in &removed {
         request.remove_header(name);
     }
-    for (name, value) in &lines.0 {
+    for (name, value) in &forwarded.0 {
         request.insert_header(name, value)?;
     }
     Ok(())
 }
 
-/// The same for a WebSocket's handshake, which is on its way to become a tunnel.
-pub(super) fn rewrite_handshake(headers: &mut HeaderMap, lines: &Lines) {
-    let unwanted: Vec<HeaderName> =
-        headers.keys().filter(|name| is_ours(name)).cloned().chain(named_by_connection(headers)).collect();
-    for name in unwanted {
+/// Turns the headers of a visitor's WebSocket handshake into those that the upstream gets.
+pub(super) fn rewrite_handshake(headers: &mut HeaderMap, forwarded: &ForwardedHeaders) {
+    let removed: Vec<HeaderName> = headers
+        .keys()
+        .filter(|name| is_removed_from_request(name))
+        .cloned()
+        .chain(named_by_connection(headers))
+        .collect();
+    for name in removed {
         headers.remove(name);
     }
-    for (name, value) in &lines.0 {
+    for (name, value) in &forwarded.0 {
         headers.insert(name, value.clone());
     }
     headers.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
     headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
 }
 
-/// The fields that `Connection` declares to be for this connection only, and itself.
+/// Returns `Connection`, and the headers that it declares to concern this connection only.
 pub(super) fn named_by_connection(headers: &HeaderMap) -> Vec<HeaderName> {
     let mut names: Vec<HeaderName> = headers
         .get_all(header::CONNECTION)
@@ -125,7 +146,7 @@ pub(super) fn named_by_connection(headers: &HeaderMap) -> Vec<HeaderName> {
         .filter_map(|value| value.to_str().ok())
         .flat_map(|value| value.split(','))
         .filter_map(|token| HeaderName::from_bytes(token.trim().as_bytes()).ok())
-        // Fields that frame or route the message cannot be declared away.
+        // Headers that frame or route the message stay, whatever a client declares.
         .filter(|name| {
             ![header::HOST, header::CONTENT_LENGTH, header::TRANSFER_ENCODING, header::UPGRADE].contains(name)
         })
@@ -134,8 +155,11 @@ pub(super) fn named_by_connection(headers: &HeaderMap) -> Vec<HeaderName> {
     names
 }
 
-/// Makes an app's answer head into the visitor's.
-pub(super) fn clean_response(response: &mut ResponseHeader) -> Result<()> {
+/// Turns the head of an app's response into the head that the visitor gets.
+///
+/// # Errors
+/// Pingora cannot represent a header.
+pub(super) fn rewrite_response(response: &mut ResponseHeader) -> Result<()> {
     let hop_by_hop: Vec<HeaderName> = named_by_connection(&response.headers)
         .into_iter()
         .chain(response.headers.keys().filter(|name| HOP_BY_HOP.contains(&name.as_str())).cloned())
@@ -153,8 +177,8 @@ pub(super) fn clean_response(response: &mut ResponseHeader) -> Result<()> {
     Ok(())
 }
 
-/// The cookies of an answer without their `Domain`, so that each belongs to the instance's own host and one
-/// instance cannot set a cookie for another.
+/// Returns the cookies of a response without their `Domain`: each then belongs to the instance's own host, so that no
+/// instance can set a cookie for another.
 pub(super) fn host_only_cookies(headers: &HeaderMap) -> Vec<HeaderValue> {
     headers.get_all(header::SET_COOKIE).iter().map(host_only).collect()
 }
@@ -165,7 +189,7 @@ fn host_only(cookie: &HeaderValue) -> HeaderValue {
         name.trim_ascii().eq_ignore_ascii_case(b"domain")
     };
     let parts: Vec<&[u8]> = cookie.as_bytes().split(|c| *c == b';').collect();
-    // The first part is the cookie itself, which may well be called `domain`.
+    // The first part is the cookie's name and value; a cookie may be named `domain`.
     if !parts.iter().skip(1).any(is_domain) {
         return cookie.clone();
     }
@@ -176,6 +200,12 @@ fn host_only(cookie: &HeaderValue) -> HeaderValue {
         .map(|(_, part)| *part)
         .collect();
     HeaderValue::from_bytes(&kept.join(&b';')).unwrap_or_else(|_| cookie.clone())
+}
+
+/// Returns whether a response is an event stream.
+pub(super) fn is_event_stream(headers: &HeaderMap) -> bool {
+    let media_type = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or("");
+    media_type.split(';').next().is_some_and(|kind| kind.trim().eq_ignore_ascii_case("text/event-stream"))
 }
 
 #[cfg(test)]
@@ -197,7 +227,7 @@ mod tests {
     }
 
     #[test]
-    fn what_connection_names_goes_but_not_what_frames_the_message() {
+    fn headers_named_by_connection_are_removed_but_not_those_that_frame_the_message() {
         let mut headers = HeaderMap::new();
         headers
             .insert(header::CONNECTION, HeaderValue::from_static("close, X-Private, Host, Content-Length"));
@@ -207,8 +237,10 @@ mod tests {
     }
 
     proptest! {
+        #![proptest_config(crate::proptest_config())]
+
         #[test]
-        fn no_domain_survives(before in "[ -~]{0,20}", domain in "[dD][oO][mM][aA][iI][nN]", after in "[ -~]{0,20}") {
+        fn no_cookie_keeps_a_domain(before in "[ -~]{0,20}", domain in "[dD][oO][mM][aA][iI][nN]", after in "[ -~]{0,20}") {
             let cookie = stripped(&format!("a={before}; {domain}={after}; Path=/"));
             let attributes = cookie.split(';').skip(1);
             for attribute in attributes {

@@ -1,4 +1,7 @@
-//! The connection to another server.
+//! The upstream connection to the node that runs an instance's app.
+//!
+//! Pingora keeps a connection only if it has a file descriptor. A TLS connection made here has none, so it is never
+//! kept: each request over TLS to another node costs a handshake, which resumes a session.
 
 use std::fmt;
 use std::io;
@@ -22,81 +25,85 @@ use tokio_rustls::client::TlsStream;
 
 use super::app_peer;
 use super::routes::Route;
-use crate::cluster::{CONNECT_TIMEOUT, KEEPALIVE, KEEPALIVE_PROBES, PeerTls, connect};
+use crate::cluster::{CONNECT_TIMEOUT, KEEPALIVE_INTERVAL, KEEPALIVE_PROBES, PeerTls, connect};
 use crate::request::authority;
 
-/// Longest time until a connection stands, with the handshake of TLS.
-const SECURE_TIMEOUT: Duration = Duration::from_secs(3);
-/// How Pingora reaches the server that runs the app of a route. Each instance has connections of its own there too, so
-/// that no byte on one can ever belong to the visitor of another.
+/// Longest time to establish a connection with its TLS handshake.
+const TLS_CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// Returns how Pingora reaches the node that runs the app of a route. Each instance has connections of its own to that
+/// node too, so that no byte on a connection can belong to the visitor of another instance. `read_timeout` is how long
+/// the node may be silent.
 pub(super) fn peer(
     address: SocketAddr,
-    door: Option<TlsConnector>,
+    tls: Option<NodeTlsConnector>,
     route: &Route,
-    silence: Option<Duration>,
+    read_timeout: Option<Duration>,
     write_timeout: Duration,
 ) -> HttpPeer {
     let mut peer = HttpPeer::new(address, false, String::new());
-    app_peer::common(&mut peer, route, silence, write_timeout);
+    app_peer::set_common_options(&mut peer, route, read_timeout, write_timeout);
     peer.options.connection_timeout = Some(CONNECT_TIMEOUT);
     peer.options.total_connection_timeout =
-        Some(if door.is_some() { SECURE_TIMEOUT } else { CONNECT_TIMEOUT });
+        Some(if tls.is_some() { TLS_CONNECT_TIMEOUT } else { CONNECT_TIMEOUT });
     peer.options.tcp_keepalive = Some(TcpKeepalive {
-        idle: KEEPALIVE,
-        interval: KEEPALIVE,
+        idle: KEEPALIVE_INTERVAL,
+        interval: KEEPALIVE_INTERVAL,
         count: KEEPALIVE_PROBES as usize,
-        user_timeout: KEEPALIVE * (KEEPALIVE_PROBES + 1),
+        user_timeout: KEEPALIVE_INTERVAL * (KEEPALIVE_PROBES + 1),
     });
-    if let Some(door) = door {
-        peer.options.custom_l4 = Some(Arc::new(door));
+    if let Some(tls) = tls {
+        peer.options.custom_l4 = Some(Arc::new(tls));
     }
     peer
 }
 
-/// The way through TLS, which Pingora is built without. It keeps none of these connections, since it knows a kept one by
-/// its descriptor, and these have none: the price is a handshake a request, a resumed one.
-pub(super) struct TlsConnector {
-    secure: PeerTls,
+/// Connects to another node through TLS, which Pingora is built without.
+pub(super) struct NodeTlsConnector {
+    tls: PeerTls,
+    /// The host of the request, for which the node's certificate must be valid.
     host: String,
 }
 
-impl TlsConnector {
-    /// For a request with this head.
-    pub(super) fn new(secure: PeerTls, head: &http::request::Parts) -> Self {
-        Self { secure, host: authority(&head.uri, &head.headers).unwrap_or_default().to_owned() }
+impl NodeTlsConnector {
+    /// Creates a connector for a request with this head.
+    pub(super) fn new(tls: PeerTls, head: &http::request::Parts) -> Self {
+        Self { tls, host: authority(&head.uri, &head.headers).unwrap_or_default().to_owned() }
     }
 }
 
-impl fmt::Debug for TlsConnector {
+impl fmt::Debug for NodeTlsConnector {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("Door").field(&self.host).finish()
+        f.debug_tuple("NodeTlsConnector").field(&self.host).finish()
     }
 }
 
 #[async_trait]
-impl Connect for TlsConnector {
+impl Connect for NodeTlsConnector {
     async fn connect(&self, address: &PeerAddress) -> Result<Stream> {
-        let failed = |error| Error::because(ErrorType::ConnectError, "connect to a server", error).into_up();
+        let failed =
+            |error| Error::because(ErrorType::ConnectError, "cannot connect to node", error).into_up();
         let address = *address.as_inet().ok_or_else(|| Error::new_up(ErrorType::ConnectError))?;
         let stream = connect(address).await.map_err(failed)?;
-        let stream = self.secure.handshake(stream, &self.host).await.inspect_err(|error| {
-            tracing::warn!(%address, %error, "no TLS with another server");
+        let stream = self.tls.handshake(stream, &self.host).await.inspect_err(|error| {
+            tracing::warn!(%address, %error, "TLS handshake with node failed");
         });
-        Ok(VirtualSocketStream::new(Box::new(Encrypted(stream.map_err(failed)?))).into())
+        Ok(VirtualSocketStream::new(Box::new(TlsSocket(stream.map_err(failed)?))).into())
     }
 }
 
+/// A TLS connection as Pingora sees it.
 #[derive(Debug)]
-struct Encrypted(TlsStream<TcpStream>);
+struct TlsSocket(TlsStream<TcpStream>);
 
-impl VirtualSocket for Encrypted {
-    /// All that is to be set was set when it was made.
+impl VirtualSocket for TlsSocket {
+    /// Does nothing: [`connect`] has set all options.
     fn set_socket_option(&self, _: VirtualSockOpt) -> io::Result<()> {
         Ok(())
     }
 }
 
-impl AsyncRead for Encrypted {
+impl AsyncRead for TlsSocket {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -106,7 +113,7 @@ impl AsyncRead for Encrypted {
     }
 }
 
-impl AsyncWrite for Encrypted {
+impl AsyncWrite for TlsSocket {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.0).poll_write(cx, bytes)
     }

@@ -1,81 +1,90 @@
-//! From a live route to where its traffic goes: to the app itself, or to the server that runs it.
+//! From a live route to the target of its traffic: the app itself, or the node that runs it.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::{HeaderMap, HeaderValue, Uri};
+use http::{HeaderMap, HeaderValue, header};
 
+use super::Proxy;
 use super::routes::Route;
-use super::{Proxy, api_bridge};
 use crate::api::ApiError;
-use crate::cluster::{HOP, Provenance};
-use crate::request::Destination;
+use crate::cluster::Provenance;
 
-/// How much longer than the app another server may be silent.
-pub(super) const MARGIN: Duration = Duration::from_secs(5);
+/// How much longer than the app another node may be silent: it reports the app's timeout before its own is over.
+const NODE_SILENCE_MARGIN: Duration = Duration::from_secs(5);
 
 /// Where the traffic of a route goes.
 #[derive(Debug)]
 pub(super) enum Target {
-    /// To the app, which this server runs.
-    Here,
-    /// To the server that runs the app.
+    /// To the app, which this node runs.
+    App,
+    /// To the node that runs the app.
     Node {
-        /// Where that is.
+        /// The node's address.
         address: SocketAddr,
-        /// What makes it believe us: the value of [`HOP`].
+        /// The value of [`HOP_HEADER`](crate::cluster::HOP_HEADER), which proves to that node who forwarded the
+        /// request.
         hop: HeaderValue,
     },
 }
 
 impl Proxy {
-    /// How a request came to this server. Whoever parsed it takes [`HOP`] off it then, whatever it is worth.
-    pub(super) fn arrival(&self, uri: &Uri, headers: &HeaderMap) -> Provenance {
-        if !headers.contains_key(HOP) {
-            return Provenance::FromOutside;
-        }
-        let side = self.0.hosts.side(uri, headers);
-        let label = if let Destination::Instance(label) = &side { label } else { "" };
-        let arrival = self.0.directory.arrival(headers, label, self.0.pool.clock().now());
-        if arrival == Provenance::Unproved {
-            // Not louder, for anybody can write such a field.
-            tracing::debug!("a hop is not proved: forged, or clocks or secrets of the servers differ");
-        }
-        arrival
-    }
-
-    /// Takes the field off a request for the API, which is told how the request came here.
-    pub fn judge_api(&self, parts: &mut http::request::Parts) {
-        let arrival = self.arrival(&parts.uri, &parts.headers);
-        parts.headers.remove(HOP);
-        api_bridge::tell(parts, &arrival);
-    }
-
-    /// The live route of a label and the way to it, for a request that came here as it did.
-    pub(super) async fn target(
+    /// Returns the live route of a host's label, and its target for a request with this provenance.
+    ///
+    /// # Errors
+    /// Those of [`Proxy::resolve_route`]; [`ApiError::AppUnreachable`] when the node that runs the app is not known,
+    /// or when the request was forwarded already.
+    pub(super) async fn resolve_target(
         &self,
         label: &str,
-        arrival: &Provenance,
+        provenance: &Provenance,
     ) -> Result<(Arc<Route>, Target), ApiError> {
-        let route = self.find(label).await?;
+        let route = self.resolve_route(label).await?;
         let directory = &self.0.directory;
-        if route.node() == directory.own() {
-            return Ok((route, Target::Here));
+        if route.node() == directory.own_id() {
+            return Ok((route, Target::App));
         }
-        if !arrival.may_be_passed_on() {
-            tracing::warn!(node = %route.node(), ?arrival, "a request was passed on to the wrong server");
-            return Err(ApiError::Unreachable);
+        if !provenance.may_be_forwarded() {
+            tracing::warn!(node = %route.node(), ?provenance, "forwarded request arrived at the wrong node");
+            return Err(ApiError::AppUnreachable);
         }
-        match directory.way_to(route.node(), label, self.0.pool.clock().now()).await {
+        match directory.hop_to(route.node(), label, self.0.pool.clock().now()).await {
             Ok((address, hop)) => {
-                self.0.metrics.passed_on();
+                self.0.metrics.record_forwarded_request();
                 Ok((route, Target::Node { address, hop }))
             }
             Err(error) => {
-                tracing::warn!(%error, "a request cannot be passed on");
-                Err(ApiError::Unreachable)
+                tracing::warn!(%error, "failed to forward request");
+                Err(ApiError::AppUnreachable)
             }
         }
     }
+
+    /// Returns how long the target may be silent; `None` without a limit, for a client that accepts an event stream,
+    /// and for an instance whose template is unknown.
+    pub(super) fn upstream_read_timeout(
+        &self,
+        route: &Route,
+        target: &Target,
+        headers: &HeaderMap,
+    ) -> Option<Duration> {
+        // An event stream may be silent for as long as nothing happens.
+        if accepts_event_stream(headers) {
+            return None;
+        }
+        let silence = self.0.pool.template_of(route.id()).map(|template| template.silence)?;
+        Some(match target {
+            Target::App => silence,
+            Target::Node { .. } => silence + NODE_SILENCE_MARGIN,
+        })
+    }
+}
+
+/// Returns whether a client accepts an event stream.
+fn accepts_event_stream(headers: &HeaderMap) -> bool {
+    headers
+        .get_all(header::ACCEPT)
+        .iter()
+        .any(|value| value.to_str().is_ok_and(|value| value.contains("text/event-stream")))
 }

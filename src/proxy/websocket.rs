@@ -1,8 +1,8 @@
-//! WebSockets: a handshake in HTTP, then bytes both ways.
+//! WebSockets: a handshake in HTTP, then bytes in both directions.
 //!
-//! Not by Pingora, whose upgrades die right after the 101 when the app speaks first (its issue 946): hyper carries
-//! the handshake on both sides, and then bytes are copied until either side ends, the visitor's time is over, or
-//! the server stops.
+//! Pingora 0.9 cannot carry them: after a 101 it ends the connection if the app speaks first (its issue 946). So hyper
+//! performs the handshake on both sides. Then bytes are copied until one side ends, the lease's deadline is reached, or
+//! the server shuts down.
 
 use std::net::IpAddr;
 use std::pin::Pin;
@@ -11,6 +11,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
+use http::request::Parts;
 use http::{HeaderValue, Request, Response, StatusCode, Version, header};
 use http_body_util::Empty;
 use hyper::body::{Frame, Incoming, SizeHint};
@@ -21,180 +22,183 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 
-use super::app_peer::CONNECT_TIMEOUT;
-use super::headers::{Sender, host_only_cookies, named_by_connection, rewrite_handshake};
+use super::Proxy;
+use super::app_peer::APP_CONNECT_TIMEOUT;
+use super::headers::{RequestSource, host_only_cookies, named_by_connection, rewrite_handshake};
 use super::routes::Route;
+use super::service::INSTANCE_PATH_PATTERN;
 use super::target::Target;
-use super::{INSTANCE_PATH, Proxy};
 use crate::api::{ApiError, Body};
-use crate::cluster;
-use crate::cluster::HOP;
+use crate::clock::Clock;
+use crate::cluster::{self, HOP_HEADER};
 use crate::request::{Destination, RequestId, authority};
-use crate::telemetry::{HostKind, RequestLine};
+use crate::telemetry::{HostKind, RequestRecord};
 
-/// The body of the answer to a handshake.
-pub enum TunnelBody {
-    /// The app's own, when it declined.
+/// The body of the response to a handshake.
+pub enum HandshakeBody {
+    /// The body of the app's response.
     App(Incoming),
-    /// Ours.
-    Own(Body),
+    /// The body of an error response of this program.
+    Local(Body),
 }
 
 impl Proxy {
-    /// Answers a request to open a WebSocket. A 101 comes with a task that copies bytes once the engine has sent
-    /// it; any other answer ends the connection. `peer` and `secure` tell of the client's connection; `stop` cuts
-    /// the tunnel.
-    pub async fn tunnel(
+    /// Answers a WebSocket handshake. If the response is a 101, a task copies bytes once the engine has sent it; any
+    /// other response ends the connection. `peer` is the address at the other end of the client's connection, and
+    /// `is_secure` whether that is encrypted. `shutdown` ends the tunnel.
+    pub async fn tunnel_websocket(
         &self,
         mut request: Request<Incoming>,
         peer: IpAddr,
-        secure: bool,
-        stop: CancellationToken,
-    ) -> Response<TunnelBody> {
+        is_secure: bool,
+        shutdown: CancellationToken,
+    ) -> Response<HandshakeBody> {
         let start = Instant::now();
-        let id = RequestId::of(request.headers());
+        let request_id = RequestId::of(request.headers());
         let client = hyper::upgrade::on(&mut request);
         let (mut head, _) = request.into_parts();
-        let arrival = self.arrival(&head.uri, &head.headers);
-        head.headers.remove(HOP);
-        let sender = Sender { peer, secure, arrival: &arrival };
-        let mut answer = match self.open(&head, &id, client, sender, stop).await {
-            Ok(answer) => answer,
-            Err(error) => self.failure(&error, &head, &id).map(TunnelBody::Own),
+        let provenance = self.provenance(&head.uri, &head.headers);
+        head.headers.remove(HOP_HEADER);
+        let source = RequestSource { peer, is_secure, provenance: &provenance };
+        let mut response = match self.open_tunnel(&head, &request_id, client, source, shutdown).await {
+            Ok(response) => response,
+            Err(error) => self.error_response(&error, &head, &request_id).map(HandshakeBody::Local),
         };
-        answer.headers_mut().insert(RequestId::HEADER, id.value());
-        if answer.status() != StatusCode::SWITCHING_PROTOCOLS {
-            answer.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+        response.headers_mut().insert(RequestId::HEADER, request_id.to_header_value());
+        if response.status() != StatusCode::SWITCHING_PROTOCOLS {
+            response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
         }
-        self.0.metrics.request(RequestLine {
-            id: id.as_str(),
+        self.0.metrics.record_request(RequestRecord {
+            id: request_id.as_str(),
             host: HostKind::Instance,
             method: &head.method,
-            path: INSTANCE_PATH,
-            status: answer.status().as_u16(),
+            path: INSTANCE_PATH_PATTERN,
+            status: response.status().as_u16(),
             took: start.elapsed(),
         });
-        answer
+        response
     }
 
-    async fn open(
+    /// Forwards the handshake to the upstream and returns its response. If that is a 101, starts the tunnel.
+    async fn open_tunnel(
         &self,
-        head: &http::request::Parts,
-        id: &RequestId,
+        head: &Parts,
+        request_id: &RequestId,
         client: OnUpgrade,
-        sender: Sender<'_>,
-        stop: CancellationToken,
-    ) -> Result<Response<TunnelBody>, ApiError> {
-        let Destination::Instance(label) = self.0.hosts.side(&head.uri, &head.headers) else {
+        source: RequestSource<'_>,
+        shutdown: CancellationToken,
+    ) -> Result<Response<HandshakeBody>, ApiError> {
+        let Destination::Instance(label) = self.0.hosts.destination(&head.uri, &head.headers) else {
             return Err(ApiError::MalformedHead);
         };
-        let (route, way) = self.target(&label, sender.arrival).await?;
-        let target = head.uri.path_and_query().map_or("/", |target| target.as_str());
+        let (route, target) = self.resolve_target(&label, source.provenance).await?;
+        let path_and_query = head.uri.path_and_query().map_or("/", |path| path.as_str());
         let mut handshake = Request::new(Empty::<Bytes>::new());
-        *handshake.uri_mut() = target.parse().map_err(|_| ApiError::MalformedHead)?;
+        *handshake.uri_mut() = path_and_query.parse().map_err(|_| ApiError::MalformedHead)?;
         *handshake.version_mut() = Version::HTTP_11;
         *handshake.headers_mut() = head.headers.clone();
-        let lines = self.forwarded(head, sender, id).to(&route, &way);
-        rewrite_handshake(handshake.headers_mut(), &lines);
+        let forwarded = self.forwarded_headers(head, source, request_id).for_target(&route, &target);
+        rewrite_handshake(handshake.headers_mut(), &forwarded);
 
-        let patience = self.silence(&route, &way, &head.headers).unwrap_or(CONNECT_TIMEOUT);
-        let stream = self.connect(head, &route, &way).await?;
-        let mut answer = shake_hands(stream, &route, handshake, patience).await?;
-        let cookies = host_only_cookies(answer.headers());
-        for name in named_by_connection(answer.headers()) {
-            answer.headers_mut().remove(name);
+        let response_timeout =
+            self.upstream_read_timeout(&route, &target, &head.headers).unwrap_or(APP_CONNECT_TIMEOUT);
+        let upstream = self.connect_upstream(head, &route, &target).await?;
+        let mut response = send_handshake(upstream, &route, handshake, response_timeout).await?;
+        let cookies = host_only_cookies(response.headers());
+        for name in named_by_connection(response.headers()) {
+            response.headers_mut().remove(name);
         }
-        answer.headers_mut().remove(header::SET_COOKIE);
+        response.headers_mut().remove(header::SET_COOKIE);
         for cookie in cookies {
-            answer.headers_mut().append(header::SET_COOKIE, cookie);
+            response.headers_mut().append(header::SET_COOKIE, cookie);
         }
-        if answer.status() == StatusCode::SWITCHING_PROTOCOLS {
-            let app = hyper::upgrade::on(&mut answer);
-            answer.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
+        if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+            let upstream = hyper::upgrade::on(&mut response);
+            response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
             let clock = self.0.pool.clock().clone();
-            crate::telemetry::task::spawn("tunnel", async move {
+            crate::telemetry::task::spawn("websocket tunnel", async move {
                 tokio::select! {
-                    () = copy(client, app) => {}
+                    () = copy_both_ways(client, upstream) => {}
                     () = route.ended() => {}
-                    () = past_deadline(&route, &clock) => {}
-                    () = stop.cancelled() => {}
+                    () = wait_for_deadline(&route, &clock) => {}
+                    () = shutdown.cancelled() => {}
                 }
             });
         }
-        Ok(answer.map(TunnelBody::App))
+        Ok(response.map(HandshakeBody::App))
     }
 
-    /// A new connection to the app, or to the server that runs it.
-    async fn connect(
+    /// Opens a connection to the app, or to the node that runs it.
+    async fn connect_upstream(
         &self,
-        head: &http::request::Parts,
+        head: &Parts,
         route: &Route,
-        way: &Target,
+        target: &Target,
     ) -> Result<Box<dyn Io>, ApiError> {
-        let Target::Node { address, .. } = way else {
-            let stream = timeout(CONNECT_TIMEOUT, self.0.pool.connect(route.endpoint()))
+        let Target::Node { address, .. } = target else {
+            let stream = timeout(APP_CONNECT_TIMEOUT, self.0.pool.connect(route.endpoint()))
                 .await
-                .map_err(|_| ApiError::Silent)?
-                .map_err(|_| ApiError::Unreachable)?;
-            // Small frames must not wait for each other; a failure costs speed only.
+                .map_err(|_| ApiError::AppTimeout)?
+                .map_err(|_| ApiError::AppUnreachable)?;
+            // Small frames must not wait for each other. A failure costs only speed.
             let _ = stream.set_nodelay(true);
             return Ok(Box::new(stream));
         };
-        let stream = cluster::connect(*address).await.map_err(|_| ApiError::Unreachable)?;
-        let Some(secure) = &self.0.secure else { return Ok(Box::new(stream)) };
+        let stream = cluster::connect(*address).await.map_err(|_| ApiError::AppUnreachable)?;
+        let Some(tls) = &self.0.peer_tls else { return Ok(Box::new(stream)) };
         let host = authority(&head.uri, &head.headers).ok_or(ApiError::MalformedHead)?;
-        Ok(Box::new(secure.handshake(stream, host).await.map_err(|_| ApiError::Unreachable)?))
+        Ok(Box::new(tls.handshake(stream, host).await.map_err(|_| ApiError::AppUnreachable)?))
     }
 }
 
-/// What a tunnel leads through.
+/// A connection to the upstream, with or without TLS.
 trait Io: AsyncRead + AsyncWrite + Unpin + Send {}
 impl<T: AsyncRead + AsyncWrite + Unpin + Send> Io for T {}
 
-/// Sends the handshake on a connection of its own and returns the app's answer.
-async fn shake_hands(
-    stream: Box<dyn Io>,
+/// Sends the handshake on a new connection and returns the upstream's response.
+async fn send_handshake(
+    upstream: Box<dyn Io>,
     route: &Arc<Route>,
     handshake: Request<Empty<Bytes>>,
-    patience: Duration,
+    response_timeout: Duration,
 ) -> Result<Response<Incoming>, ApiError> {
-    let (mut send, connection) =
-        http1::handshake(TokioIo::new(stream)).await.map_err(|_| ApiError::Unreachable)?;
+    let (mut sender, connection) =
+        http1::handshake(TokioIo::new(upstream)).await.map_err(|_| ApiError::AppUnreachable)?;
     let ended = route.clone();
-    crate::telemetry::task::spawn("tunnel handshake", async move {
+    crate::telemetry::task::spawn("websocket handshake", async move {
         tokio::select! {
-            // Its error is the answer's error.
+            // Its error reaches the client as the response's error.
             _ = connection.with_upgrades() => {}
             () = ended.ended() => {}
         }
     });
-    timeout(patience, send.send_request(handshake))
+    timeout(response_timeout, sender.send_request(handshake))
         .await
-        .map_err(|_| ApiError::Silent)?
-        .map_err(|_| ApiError::Unreachable)
+        .map_err(|_| ApiError::AppTimeout)?
+        .map_err(|_| ApiError::AppUnreachable)
 }
 
-/// Copies both ways until both have ended, or one has failed. An end of one direction is passed on.
-async fn copy(client: OnUpgrade, app: OnUpgrade) {
-    let (Ok(client), Ok(app)) = tokio::join!(client, app) else { return };
-    let (mut client, mut app): (TokioIo<Upgraded>, TokioIo<Upgraded>) =
-        (TokioIo::new(client), TokioIo::new(app));
-    // A broken tunnel is how most of them end: a tab was closed.
-    let _ = tokio::io::copy_bidirectional(&mut client, &mut app).await;
+/// Copies bytes both ways until both directions have ended, or one has failed. The end of one direction is forwarded.
+async fn copy_both_ways(client: OnUpgrade, upstream: OnUpgrade) {
+    let (Ok(client), Ok(upstream)) = tokio::join!(client, upstream) else { return };
+    let (mut client, mut upstream): (TokioIo<Upgraded>, TokioIo<Upgraded>) =
+        (TokioIo::new(client), TokioIo::new(upstream));
+    // An error is the usual end: a tab was closed.
+    let _ = tokio::io::copy_bidirectional(&mut client, &mut upstream).await;
 }
 
-/// Done at the route's deadline, wherever it has moved by then.
-async fn past_deadline(route: &Route, clock: &crate::clock::Clock) {
+/// Waits for the route's deadline, including extensions of the lease that come meanwhile.
+async fn wait_for_deadline(route: &Route, clock: &Clock) {
     loop {
-        let left = route.deadline().since(clock.now());
-        if left.is_zero() {
+        let remaining = route.deadline().since(clock.now());
+        if remaining.is_zero() {
             return;
         }
-        tokio::time::sleep(left).await;
+        tokio::time::sleep(remaining).await;
     }
 }
 
-impl hyper::body::Body for TunnelBody {
+impl hyper::body::Body for HandshakeBody {
     type Data = Bytes;
     type Error = hyper::Error;
 
@@ -203,22 +207,22 @@ impl hyper::body::Body for TunnelBody {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
         match self.get_mut() {
-            TunnelBody::App(body) => Pin::new(body).poll_frame(cx),
-            TunnelBody::Own(body) => Pin::new(body).poll_frame(cx).map_err(|never| match never {}),
+            HandshakeBody::App(body) => Pin::new(body).poll_frame(cx),
+            HandshakeBody::Local(body) => Pin::new(body).poll_frame(cx).map_err(|never| match never {}),
         }
     }
 
     fn is_end_stream(&self) -> bool {
         match self {
-            TunnelBody::App(body) => body.is_end_stream(),
-            TunnelBody::Own(body) => body.is_end_stream(),
+            HandshakeBody::App(body) => body.is_end_stream(),
+            HandshakeBody::Local(body) => body.is_end_stream(),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match self {
-            TunnelBody::App(body) => body.size_hint(),
-            TunnelBody::Own(body) => body.size_hint(),
+            HandshakeBody::App(body) => body.size_hint(),
+            HandshakeBody::Local(body) => body.size_hint(),
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Who sent a request.
+//! The address of the client that sent a request.
 
 use std::net::{IpAddr, Ipv6Addr};
 
@@ -6,45 +6,46 @@ use http::{HeaderMap, HeaderName};
 
 use crate::config::TrustedProxies;
 
-/// The sender of a request, as far as we believe it.
+/// The client that sent a request, according to the connection and to trusted proxies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ClientAddr {
-    /// The visitor's address.
+    /// The client's address.
     pub address: IpAddr,
-    /// Whether the visitor came over TLS.
-    pub secure: bool,
+    /// Whether the client's connection uses TLS.
+    pub is_secure: bool,
 }
 
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 
 impl ClientAddr {
-    /// The visitor behind `peer`. The forwarded headers are believed only from trusted proxies, and the addresses
-    /// are read from the right: the first that is no trusted proxy is the visitor.
-    pub fn of(peer: IpAddr, secure: bool, headers: &HeaderMap, trusted: &TrustedProxies) -> Self {
+    /// Finds the client behind `peer`. Forwarded headers are used only if `peer` is a trusted proxy. Their addresses
+    /// are read from the right: the first that is no trusted proxy is the client.
+    pub fn of(peer: IpAddr, is_secure: bool, headers: &HeaderMap, trusted: &TrustedProxies) -> Self {
         let peer = peer.to_canonical();
         if !trusted.contains(peer) {
-            return Self { address: peer, secure };
+            return Self { address: peer, is_secure };
         }
         let mut address = peer;
-        for hop in chain(headers).into_iter().rev() {
-            // What stands left of an unreadable entry could have been written by anybody.
+        for hop in forwarded_chain(headers).into_iter().rev() {
+            // Any client could have written the entries left of an unreadable one.
             let Some(hop) = hop else { break };
             address = hop;
             if !trusted.contains(hop) {
                 break;
             }
         }
-        let secure = match headers.get_all(FORWARDED_PROTO).iter().next_back().and_then(|v| v.to_str().ok()) {
-            Some(protocols) => {
-                protocols.rsplit(',').next().is_some_and(|p| p.trim().eq_ignore_ascii_case("https"))
-            }
-            None => secure,
-        };
-        Self { address, secure }
+        let is_secure =
+            match headers.get_all(FORWARDED_PROTO).iter().next_back().and_then(|v| v.to_str().ok()) {
+                Some(protocols) => {
+                    protocols.rsplit(',').next().is_some_and(|p| p.trim().eq_ignore_ascii_case("https"))
+                }
+                None => is_secure,
+            };
+        Self { address, is_secure }
     }
 
-    /// The visitor as rate limits count: an IPv4 address whole, an IPv6 address by its /64.
+    /// Returns the key by which rate limits count the client: a whole IPv4 address, or the /64 of an IPv6 address.
     pub fn rate_limit_key(&self) -> String {
         match self.address {
             IpAddr::V4(v4) => v4.to_string(),
@@ -56,20 +57,20 @@ impl ClientAddr {
     }
 }
 
-/// All entries of `X-Forwarded-For`, left to right; `None` for an unreadable one.
-fn chain(headers: &HeaderMap) -> Vec<Option<IpAddr>> {
+/// Returns all entries of `X-Forwarded-For` from left to right; `None` for an unreadable one.
+fn forwarded_chain(headers: &HeaderMap) -> Vec<Option<IpAddr>> {
     headers
         .get_all(FORWARDED_FOR)
         .iter()
         .flat_map(|value| match value.to_str() {
-            Ok(text) => text.split(',').map(|entry| parse(entry.trim())).collect(),
+            Ok(text) => text.split(',').map(|entry| parse_address(entry.trim())).collect(),
             Err(_) => vec![None],
         })
         .collect()
 }
 
-/// An address, also with a port or in brackets, as some proxies write it.
-fn parse(entry: &str) -> Option<IpAddr> {
+/// Parses an address, also with a port or in brackets, as some proxies write it.
+fn parse_address(entry: &str) -> Option<IpAddr> {
     let bare = entry.strip_prefix('[').and_then(|e| e.strip_suffix(']')).unwrap_or(entry);
     let address = match bare.parse::<IpAddr>() {
         Ok(address) => address,
@@ -78,19 +79,19 @@ fn parse(entry: &str) -> Option<IpAddr> {
     Some(address.to_canonical())
 }
 
-/// The `X-Forwarded-For` to send on: the chain as it came when the peer is trusted, else nothing of it; then the
-/// peer itself.
+/// Returns the `X-Forwarded-For` to send upstream: the chain as received if `peer` is trusted, else no entry of it;
+/// then `peer` itself.
 pub fn forwarded_for(peer: IpAddr, headers: &HeaderMap, trusted: &TrustedProxies) -> String {
     let peer = peer.to_canonical();
-    let mut line = String::new();
+    let mut chain = String::new();
     if trusted.contains(peer) {
         for value in headers.get_all(FORWARDED_FOR).iter().filter_map(|v| v.to_str().ok()) {
-            line.push_str(value.trim());
-            line.push_str(", ");
+            chain.push_str(value.trim());
+            chain.push_str(", ");
         }
     }
-    line.push_str(&peer.to_string());
-    line
+    chain.push_str(&peer.to_string());
+    chain
 }
 
 #[cfg(test)]
@@ -114,7 +115,7 @@ mod tests {
     }
 
     #[test]
-    fn a_strangers_header_is_not_believed() {
+    fn the_header_of_an_untrusted_client_is_ignored() {
         assert_eq!(client("203.0.113.9", &["1.2.3.4"]), "203.0.113.9");
     }
 
@@ -128,23 +129,25 @@ mod tests {
     }
 
     #[test]
-    fn an_ipv6_visitor_counts_by_its_network() {
-        let key = |a: &str| ClientAddr { address: a.parse().unwrap(), secure: false }.rate_limit_key();
+    fn an_ipv6_client_counts_by_its_network() {
+        let key = |a: &str| ClientAddr { address: a.parse().unwrap(), is_secure: false }.rate_limit_key();
         assert_eq!(key("2001:db8:1:2:3:4:5:6"), "2001:db8:1:2::/64");
         assert_eq!(key("2001:db8:1:2:ffff::1"), "2001:db8:1:2::/64");
         assert_eq!(key("192.0.2.7"), "192.0.2.7");
     }
 
     #[test]
-    fn what_a_stranger_claims_is_not_sent_on() {
+    fn the_chain_of_an_untrusted_client_is_not_sent_upstream() {
         let lines = headers(&["6.6.6.6"]);
         assert_eq!(forwarded_for("203.0.113.9".parse().unwrap(), &lines, &trusted()), "203.0.113.9");
         assert_eq!(forwarded_for("10.0.0.1".parse().unwrap(), &lines, &trusted()), "6.6.6.6, 10.0.0.1");
     }
 
     proptest! {
+        #![proptest_config(crate::proptest_config())]
+
         #[test]
-        fn no_header_makes_it_panic_and_a_stranger_stays_a_stranger(line in "[ -~]{0,60}") {
+        fn no_header_causes_a_panic_or_makes_an_untrusted_client_trusted(line in "[ -~]{0,60}") {
             prop_assert_eq!(client("203.0.113.9", &[&line]), "203.0.113.9");
             let _ = client("127.0.0.1", &[&line]);
         }

@@ -1,4 +1,4 @@
-//! Whose host a request names.
+//! The routing rule: which host a request names, and what answers for it.
 
 use std::borrow::Cow;
 use std::collections::HashSet;
@@ -6,46 +6,47 @@ use std::net::IpAddr;
 
 use http::{HeaderMap, Uri, header};
 
-/// Who answers a request.
+/// What answers a request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Destination<'a> {
     /// The API and the pages.
     Api,
-    /// The instance that owns this label, lower-case; there may be no such instance.
+    /// The instance with this label (lower-case). There may be no such instance.
     Instance(Cow<'a, str>),
-    /// Nobody here: 421.
+    /// This server does not answer for the host: 421.
     Unknown,
     /// The request names no host, several, or a malformed one: 400.
-    Bad,
+    Invalid,
 }
 
 /// The hosts that this server answers for.
 #[derive(Debug, Clone)]
 pub struct Hosts {
-    /// With a dot in front.
+    /// The base domain with a dot in front.
     suffix: String,
-    api: HashSet<String>,
+    api_hosts: HashSet<String>,
 }
 
 impl Hosts {
-    /// Instances live under `base`; `base` itself, `localhost`, IP addresses and `api` are the API's. All in lower
-    /// case.
-    pub fn new(base: &str, api: impl IntoIterator<Item = String>) -> Self {
-        let mut api: HashSet<String> = api.into_iter().collect();
-        api.insert(base.to_owned());
-        api.insert("localhost".to_owned());
-        Self { suffix: format!(".{base}"), api }
+    /// Instances have hosts below `base_domain`. The API answers for `base_domain` itself, `localhost`, IP addresses
+    /// and `api_hosts`. All arguments are in lower case.
+    pub fn new(base_domain: &str, api_hosts: impl IntoIterator<Item = String>) -> Self {
+        let mut api_hosts: HashSet<String> = api_hosts.into_iter().collect();
+        api_hosts.insert(base_domain.to_owned());
+        api_hosts.insert("localhost".to_owned());
+        Self { suffix: format!(".{base_domain}"), api_hosts }
     }
 
-    /// The one routing decision. Every engine calls it on its own parse of a request's head.
-    pub fn side<'a>(&self, uri: &'a Uri, headers: &'a HeaderMap) -> Destination<'a> {
-        authority(uri, headers).map_or(Destination::Bad, |host| self.side_of(host))
+    /// Decides what answers a request. This is the only routing rule: each engine calls it on its own parse of the
+    /// head.
+    pub fn destination<'a>(&self, uri: &'a Uri, headers: &'a HeaderMap) -> Destination<'a> {
+        authority(uri, headers).map_or(Destination::Invalid, |host| self.destination_of(host))
     }
 
-    /// The side of a host as written, with or without a port.
-    pub fn side_of<'a>(&self, host: &'a str) -> Destination<'a> {
-        let Some(host) = canonical_host(host) else { return Destination::Bad };
-        if self.api.contains(&*host) {
+    /// Decides what answers for a host as the client wrote it, with or without a port.
+    pub fn destination_of<'a>(&self, host: &'a str) -> Destination<'a> {
+        let Some(host) = canonical_host(host) else { return Destination::Invalid };
+        if self.api_hosts.contains(&*host) {
             return Destination::Api;
         }
         if host.ends_with(&*self.suffix) {
@@ -68,8 +69,8 @@ fn is_address(host: &str) -> bool {
     inner.parse::<IpAddr>().is_ok()
 }
 
-/// The one host that a request names: `:authority` or the absolute-form target, else `Host`. `None` when it names
-/// none, several, or two that differ.
+/// Returns the one host that a request names: `:authority` or the absolute-form target, else `Host`. Returns `None` if
+/// the request names no host, several, or two that differ.
 pub fn authority<'a>(uri: &'a Uri, headers: &'a HeaderMap) -> Option<&'a str> {
     let mut hosts = headers.get_all(header::HOST).iter();
     let host = match (hosts.next(), hosts.next()) {
@@ -91,7 +92,8 @@ fn same_host(a: &str, b: &str) -> bool {
     }
 }
 
-/// A host in lower case without its port and trailing dot. `None` when it is malformed; userinfo is.
+/// Returns a host in lower case, without its port and trailing dot. Returns `None` if the host is malformed; a host
+/// with userinfo is.
 pub fn canonical_host(host: &str) -> Option<Cow<'_, str>> {
     let name = match host.strip_prefix('[') {
         Some(rest) => {
@@ -109,8 +111,9 @@ pub fn canonical_host(host: &str) -> Option<Cow<'_, str>> {
                 None => host,
             };
             let name = name.strip_suffix('.').unwrap_or(name);
-            let fine = |c: u8| c.is_ascii_alphanumeric() || matches!(c, b'-' | b'.' | b'_');
-            if name.is_empty() || name.len() > 253 || !name.bytes().all(fine) || name.starts_with('.') {
+            let is_host_char = |c: u8| c.is_ascii_alphanumeric() || matches!(c, b'-' | b'.' | b'_');
+            if name.is_empty() || name.len() > 253 || !name.bytes().all(is_host_char) || name.starts_with('.')
+            {
                 return None;
             }
             name
@@ -138,9 +141,9 @@ mod tests {
     }
 
     #[test]
-    fn each_host_has_one_side() {
+    fn each_host_has_one_destination() {
         let hosts = hosts();
-        for (host, side) in [
+        for (host, destination) in [
             ("demo.test", Destination::Api),
             ("DEMO.test.:8080", Destination::Api),
             ("localhost", Destination::Api),
@@ -153,50 +156,52 @@ mod tests {
             ("a.b.demo.test", Destination::Unknown),
             ("evildemo.test", Destination::Unknown),
             ("demo.test.evil", Destination::Unknown),
-            ("", Destination::Bad),
-            (":80", Destination::Bad),
-            ("a@demo.test", Destination::Bad),
-            ("demo.test:80:80", Destination::Bad),
-            ("demo.test:99999", Destination::Bad),
-            ("demo.test:", Destination::Bad),
-            ("shop%2eabc.demo.test", Destination::Bad),
-            (".demo.test", Destination::Bad),
-            ("[::1", Destination::Bad),
-            ("[::1]x", Destination::Bad),
-            ("demo.test/", Destination::Bad),
+            ("", Destination::Invalid),
+            (":80", Destination::Invalid),
+            ("a@demo.test", Destination::Invalid),
+            ("demo.test:80:80", Destination::Invalid),
+            ("demo.test:99999", Destination::Invalid),
+            ("demo.test:", Destination::Invalid),
+            ("shop%2eabc.demo.test", Destination::Invalid),
+            (".demo.test", Destination::Invalid),
+            ("[::1", Destination::Invalid),
+            ("[::1]x", Destination::Invalid),
+            ("demo.test/", Destination::Invalid),
         ] {
-            assert_eq!(hosts.side_of(host), side, "{host}");
+            assert_eq!(hosts.destination_of(host), destination, "{host}");
         }
     }
 
     #[test]
-    fn a_request_that_names_two_hosts_is_bad() {
+    fn a_request_that_names_two_hosts_is_invalid() {
         let hosts = hosts();
         let mut headers = HeaderMap::new();
         let (path, full): (Uri, Uri) = ("/".parse().unwrap(), "http://demo.test/".parse().unwrap());
-        assert_eq!(hosts.side(&path, &headers), Destination::Bad);
-        assert_eq!(hosts.side(&full, &headers), Destination::Api);
+        assert_eq!(hosts.destination(&path, &headers), Destination::Invalid);
+        assert_eq!(hosts.destination(&full, &headers), Destination::Api);
         headers.append(header::HOST, HeaderValue::from_static("demo.test:80"));
-        assert_eq!(hosts.side(&full, &headers), Destination::Api);
+        assert_eq!(hosts.destination(&full, &headers), Destination::Api);
         headers.append(header::HOST, HeaderValue::from_static("demo.test:80"));
-        assert_eq!(hosts.side(&path, &headers), Destination::Bad);
+        assert_eq!(hosts.destination(&path, &headers), Destination::Invalid);
         headers.clear();
         headers.append(header::HOST, HeaderValue::from_static("shop-a.demo.test"));
-        assert_eq!(hosts.side(&full, &headers), Destination::Bad);
+        assert_eq!(hosts.destination(&full, &headers), Destination::Invalid);
     }
 
     proptest! {
+        #![proptest_config(crate::proptest_config())]
+
         #[test]
-        fn no_host_makes_it_panic_and_the_case_never_matters(host in "\\PC{0,60}") {
+        fn no_host_causes_a_panic_and_the_case_never_matters(host in "\\PC{0,60}") {
             let hosts = hosts();
             let (lower, upper) = (host.to_ascii_lowercase(), host.to_ascii_uppercase());
-            prop_assert_eq!(hosts.side_of(&lower), hosts.side_of(&upper));
+            prop_assert_eq!(hosts.destination_of(&lower), hosts.destination_of(&upper));
         }
 
         #[test]
         fn a_label_is_read_with_any_port_and_case(label in "[a-z0-9][a-z0-9-]{0,61}", port in 1_u16..) {
             let host = format!("{}.demo.test:{port}", label.to_uppercase());
-            prop_assert_eq!(hosts().side_of(&host), if label == "www" { Destination::Api } else { Destination::Instance(label.into()) });
+            prop_assert_eq!(hosts().destination_of(&host), if label == "www" { Destination::Api } else { Destination::Instance(label.into()) });
         }
     }
 }

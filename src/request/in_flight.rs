@@ -1,10 +1,10 @@
-//! The requests under way, so that a server that stops knows what to wait for.
+//! The requests in flight, for which a server waits before it shuts down.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-/// Counts the requests under way: those that end by themselves, and streams of events, which may go on for ever.
-/// All clones are one.
+/// Counts the requests in flight: requests that end by themselves, and streams of events, which may never end. All
+/// clones share the counts.
 #[derive(Debug, Clone, Default)]
 pub struct InFlightRequests(Arc<Counts>);
 
@@ -14,7 +14,7 @@ struct Counts {
     streams: AtomicUsize,
 }
 
-/// One request under way, until it is dropped.
+/// One request in flight. It counts until it is dropped.
 #[derive(Debug)]
 pub struct InFlightGuard {
     counts: Arc<Counts>,
@@ -22,26 +22,26 @@ pub struct InFlightGuard {
 }
 
 impl InFlightRequests {
-    /// A request begins.
+    /// Counts a request until the guard is dropped.
     pub fn begin(&self) -> InFlightGuard {
         self.0.requests.fetch_add(1, Ordering::AcqRel);
         InFlightGuard { counts: self.0.clone(), is_stream: false }
     }
 
-    /// Requests that end by themselves.
+    /// Returns the number of requests that end by themselves.
     pub fn requests(&self) -> usize {
         self.0.requests.load(Ordering::Acquire)
     }
 
-    /// Streams of events.
+    /// Returns the number of streams of events.
     pub fn streams(&self) -> usize {
         self.0.streams.load(Ordering::Acquire)
     }
 }
 
 impl InFlightGuard {
-    /// The answer turns out to be a stream of events.
-    pub fn becomes_stream(&mut self) {
+    /// Counts the request as a stream of events from now on.
+    pub fn mark_as_stream(&mut self) {
         if !self.is_stream {
             self.is_stream = true;
             // Counted twice for a moment rather than not at all.
@@ -63,14 +63,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_request_counts_until_it_is_dropped_and_as_a_stream_once_it_is_one() {
-        let under_way = InFlightRequests::default();
-        let (a, mut b) = (under_way.begin(), under_way.begin());
-        assert_eq!((under_way.requests(), under_way.streams()), (2, 0));
-        b.becomes_stream();
-        b.becomes_stream();
-        assert_eq!((under_way.requests(), under_way.streams()), (1, 1));
+    fn a_request_counts_until_its_guard_is_dropped_and_as_a_stream_once_it_is_one() {
+        let in_flight = InFlightRequests::default();
+        let (a, mut b) = (in_flight.begin(), in_flight.begin());
+        assert_eq!((in_flight.requests(), in_flight.streams()), (2, 0));
+        b.mark_as_stream();
+        b.mark_as_stream();
+        assert_eq!((in_flight.requests(), in_flight.streams()), (1, 1));
         drop((a, b));
-        assert_eq!((under_way.requests(), under_way.streams()), (0, 0));
+        assert_eq!((in_flight.requests(), in_flight.streams()), (0, 0));
     }
 }

@@ -1,11 +1,20 @@
-//! How a request's head is read: whose host it names, who sent it, and its id. Pure rules that both engines call
-//! on the head that they parsed themselves.
+//! The rules for a request's head that both engines share: which host it names, which client sent it, its id. Each
+//! engine calls them on the head that it parsed itself. Also what both engines record of a request while it is in
+//! flight.
+//!
+//! | file | what it holds |
+//! |---|---|
+//! | `host` | [`Hosts::destination`], the only routing rule: the API, one instance, or an error |
+//! | `client_addr` | the client's address, and which forwarded headers are trusted |
+//! | `request_id` | the id of a request |
+//! | `in_flight` | counts the requests in flight, for the shutdown |
+//! | `tcp_ack` | whether the client's kernel acknowledged a response |
+//! | `one_shot` | sends one request on a connection of its own, for ready checks, hooks and peers |
 
 mod client_addr;
 mod host;
 mod in_flight;
-/// One request on a connection of its own.
-pub mod one_shot;
+pub(crate) mod one_shot;
 mod request_id;
 mod tcp_ack;
 
@@ -13,4 +22,4 @@ pub use client_addr::{ClientAddr, forwarded_for};
 pub use host::{Destination, Hosts, authority, canonical_host};
 pub use in_flight::{InFlightGuard, InFlightRequests};
 pub use request_id::RequestId;
-pub use tcp_ack::{AckState, Written};
+pub use tcp_ack::{AckState, BytesWritten};

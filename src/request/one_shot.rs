@@ -1,4 +1,4 @@
-//! One request over HTTP/1.1 on a connection of its own.
+//! Sends one request over HTTP/1.1 on a connection of its own.
 
 use bytes::Bytes;
 use http::{Request, StatusCode};
@@ -7,29 +7,33 @@ use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
 
-/// Most bytes of an answer's body.
-const MAX_BODY: usize = 1 << 20;
+/// Most bytes of a response's body.
+const MAX_BODY_BYTES: usize = 1 << 20;
 
-/// Why there is no answer.
-pub(crate) type Failure = Box<dyn std::error::Error + Send + Sync>;
+/// Why there is no response.
+pub(crate) type ExchangeError = Box<dyn std::error::Error + Send + Sync>;
 
-/// Makes one request and reads the whole answer. It has no deadline of its own; given up, the connection ends too.
+/// Sends one request and reads the whole response. The caller sets the deadline: if the future is dropped, the
+/// connection ends, too.
+///
+/// # Errors
+/// The connection failed, or the body of the response is larger than 1 MiB.
 pub(crate) async fn exchange(
     stream: impl AsyncRead + AsyncWrite + Unpin,
     request: Request<Full<Bytes>>,
-) -> Result<(StatusCode, Bytes), Failure> {
+) -> Result<(StatusCode, Bytes), ExchangeError> {
     let (mut send, connection) = http1::handshake(TokioIo::new(stream)).await?;
     let exchange = async {
-        let answer = send.send_request(request).await?;
-        let status = answer.status();
-        let body = Limited::new(answer.into_body(), MAX_BODY).collect().await?.to_bytes();
+        let response = send.send_request(request).await?;
+        let status = response.status();
+        let body = Limited::new(response.into_body(), MAX_BODY_BYTES).collect().await?.to_bytes();
         Ok((status, body))
     };
-    // Both halves in one task, so that dropping this future ends the connection too.
+    // Both futures run in this task, so that the connection ends if this future is dropped.
     tokio::pin!(connection, exchange);
     tokio::select! {
         outcome = &mut exchange => outcome,
-        // The connection may end first when the answer says `close`; what it brought is already on its way.
+        // The connection may end first if the response says `close`. The exchange still gets what was received.
         _ = &mut connection => exchange.await,
     }
 }

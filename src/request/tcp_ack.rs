@@ -1,33 +1,36 @@
-//! Whether a client took what was written to it.
+//! Whether the client's kernel acknowledged the bytes that were written.
 //!
-//! A write only hands bytes to the kernel. For a client that has left, its own kernel answers them with a reset; only a
-//! client that is there has them acknowledged.
+//! **Trap: a write to a client that left succeeds.** A write only gives the bytes to this host's kernel. If the client
+//! is connected, its kernel acknowledges them; if it left, its kernel answers with a reset. So only the kernel's
+//! counter of acknowledged bytes shows what arrived, and only for the bytes that were counted before TLS or HTTP/2
+//! write their closing messages: a client that received its response and left refuses those messages.
 
 use pingora_core::protocols::SocketDigest;
 
-/// `TCP_CLOSE`: after a reset.
-const CLOSED: u8 = 7;
+/// The state `TCP_CLOSE`, which follows a reset.
+const TCP_CLOSE: u8 = 7;
 
-/// What the kernel knows of the bytes that it was given.
+/// What the kernel knows about the bytes that were written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum AckState {
-    /// The client's kernel has them all; or nothing can be said about that here.
-    Taken,
-    /// The same, and then the client reset the connection: it may have left without reading them.
-    Dropped,
-    /// The client's kernel refused some.
+    /// The client's kernel acknowledged all bytes. Also the state of a connection that has no such counter.
+    Acknowledged,
+    /// The client's kernel acknowledged all bytes, and then the client reset the connection. It may have left without
+    /// reading them.
+    AcknowledgedThenReset,
+    /// The client's kernel refused some bytes.
     Refused,
-    /// It has not said yet.
-    Open,
+    /// The client's kernel has neither acknowledged nor refused all bytes.
+    Pending,
 }
 
-/// How many bytes were written on a connection up to a moment. What is written later is none of an answer's: to a client
-/// that took its answer and left, the end of TLS or HTTP/2 is still said, and refused.
+/// How many bytes were written on a connection up to a moment. Bytes that are written later do not belong to the
+/// response: the closing messages of TLS or HTTP/2 are sent to a client that left, too, and refused.
 #[derive(Debug, Clone, Copy)]
-pub struct Written(u64);
+pub struct BytesWritten(u64);
 
-impl Written {
-    /// All until now.
+impl BytesWritten {
+    /// Counts all bytes that were written until now.
     pub fn so_far(socket: &SocketDigest) -> Self {
         let bytes = socket.tcp_info().map_or(0, |info| {
             info.tcpi_bytes_sent.saturating_sub(info.tcpi_bytes_retrans) + u64::from(info.tcpi_notsent_bytes)
@@ -37,20 +40,20 @@ impl Written {
 }
 
 impl AckState {
-    /// What the kernel says now of what was written by then.
-    pub fn of(socket: &SocketDigest, written: Written) -> Self {
+    /// Returns what the kernel knows now about the bytes in `written`.
+    pub fn of(socket: &SocketDigest, written: BytesWritten) -> Self {
         match socket.tcp_info() {
-            Some(info) => Self::read(info.tcpi_state, written, info.tcpi_bytes_acked),
-            None => AckState::Taken,
+            Some(info) => Self::from_counters(info.tcpi_state, written, info.tcpi_bytes_acked),
+            None => AckState::Acknowledged,
         }
     }
 
-    fn read(state: u8, written: Written, acknowledged: u64) -> Self {
-        match (acknowledged >= written.0, state == CLOSED) {
-            (true, false) => AckState::Taken,
-            (true, true) => AckState::Dropped,
+    fn from_counters(state: u8, written: BytesWritten, acknowledged: u64) -> Self {
+        match (acknowledged >= written.0, state == TCP_CLOSE) {
+            (true, false) => AckState::Acknowledged,
+            (true, true) => AckState::AcknowledgedThenReset,
             (false, true) => AckState::Refused,
-            (false, false) => AckState::Open,
+            (false, false) => AckState::Pending,
         }
     }
 }
@@ -65,54 +68,58 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_was_refused_is_told_from_what_was_taken() {
+    fn refused_bytes_differ_from_acknowledged_ones() {
         const ESTABLISHED: u8 = 1;
-        assert_eq!(AckState::read(ESTABLISHED, Written(700), 700), AckState::Taken);
-        assert_eq!(AckState::read(ESTABLISHED, Written(700), 200), AckState::Open);
-        assert_eq!(AckState::read(CLOSED, Written(700), 701), AckState::Dropped);
-        assert_eq!(AckState::read(CLOSED, Written(700), 200), AckState::Refused);
+        assert_eq!(AckState::from_counters(ESTABLISHED, BytesWritten(700), 700), AckState::Acknowledged);
+        assert_eq!(AckState::from_counters(ESTABLISHED, BytesWritten(700), 200), AckState::Pending);
+        assert_eq!(
+            AckState::from_counters(TCP_CLOSE, BytesWritten(700), 701),
+            AckState::AcknowledgedThenReset
+        );
+        assert_eq!(AckState::from_counters(TCP_CLOSE, BytesWritten(700), 200), AckState::Refused);
     }
 
-    /// What the kernel says in the end of an answer to a client that does this.
-    fn receipt_of(client: impl FnOnce(TcpStream), answer_first: bool) -> AckState {
+    /// Returns what the kernel knows at the end about a response to a client that does `client`, before or after the
+    /// response.
+    fn final_ack_state(client: impl FnOnce(TcpStream), is_response_first: bool) -> AckState {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let there = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
-        let (mut here, _) = listener.accept().unwrap();
-        let socket = SocketDigest::from_raw_fd(here.as_raw_fd());
-        if answer_first {
-            here.write_all(b"answer").unwrap();
-            client(there);
+        let client_end = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (mut server_end, _) = listener.accept().unwrap();
+        let socket = SocketDigest::from_raw_fd(server_end.as_raw_fd());
+        if is_response_first {
+            server_end.write_all(b"answer").unwrap();
+            client(client_end);
         } else {
-            client(there);
-            here.write_all(b"answer").unwrap();
+            client(client_end);
+            server_end.write_all(b"answer").unwrap();
         }
-        let written = Written::so_far(&socket);
-        here.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
-        // Until the client's end of it is known here, for better or worse.
-        let _ = here.read(&mut [0; 9]);
-        // What is said after it is refused by all.
-        let _ = here.write_all(b"goodbye");
+        let written = BytesWritten::so_far(&socket);
+        server_end.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+        // Waits until the end of the connection is known here, by a close or a reset.
+        let _ = server_end.read(&mut [0; 9]);
+        // The client refuses bytes that are written after the end.
+        let _ = server_end.write_all(b"goodbye");
         for _ in 0..400 {
-            let receipt = AckState::of(&socket, written);
-            if receipt != AckState::Open {
-                return receipt;
+            let state = AckState::of(&socket, written);
+            if state != AckState::Pending {
+                return state;
             }
             std::thread::sleep(Duration::from_millis(5));
         }
-        AckState::Open
+        AckState::Pending
     }
 
     #[test]
-    fn the_kernel_tells_what_became_of_an_answer() {
+    fn the_kernel_knows_whether_a_response_arrived() {
         let (keep, kept) = std::sync::mpsc::channel();
         let reads = move |mut it: TcpStream| {
             it.read_exact(&mut [0; 6]).unwrap();
             it.shutdown(std::net::Shutdown::Write).unwrap();
             keep.send(it).unwrap();
         };
-        assert_eq!(receipt_of(reads, true), AckState::Taken);
+        assert_eq!(final_ack_state(reads, true), AckState::Acknowledged);
         drop(kept);
-        assert_eq!(receipt_of(drop, false), AckState::Refused, "it was gone before");
-        assert_eq!(receipt_of(drop, true), AckState::Dropped, "it went without reading");
+        assert_eq!(final_ack_state(drop, false), AckState::Refused, "it left before the response");
+        assert_eq!(final_ack_state(drop, true), AckState::AcknowledgedThenReset, "it left without reading");
     }
 }

@@ -1,4 +1,5 @@
-//! Which programs count: those that containerd finds, for its shims start them.
+//! The process of containerd, and the programs that it finds. containerd and its shims start runc and CRIU, so the
+//! search path that counts is containerd's and not that of this server.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -6,51 +7,51 @@ use std::path::{Path, PathBuf};
 
 use tokio::net::UnixStream;
 
-/// Whoever listens at a socket. It may live in a mount namespace of its own and have a search path of its own, and it is
-/// these that containers are started and restored with.
+/// The process that listens at containerd's socket. It may have a mount namespace and a search path of its own, and
+/// containers are started and restored with the programs found there.
 #[derive(Debug, Clone)]
-pub struct Daemon {
-    /// Its process, where the system tells.
+pub struct ContainerdProcess {
+    /// Number of the process, if the system reports it.
     pub pid: Option<i32>,
-    /// Its search path, else ours.
-    pub path: String,
+    /// Search path of the process, else that of this server.
+    pub search_path: String,
 }
 
-impl Daemon {
-    /// The one at the other end.
-    pub fn behind(stream: &UnixStream) -> Self {
+impl ContainerdProcess {
+    /// Returns the process at the peer's end of a connection.
+    pub fn of_peer(stream: &UnixStream) -> Self {
         let pid = stream.peer_cred().ok().and_then(|peer| peer.pid());
-        // One in a process namespace that we do not see has the number 0.
-        pid.filter(|pid| *pid > 0).map_or_else(Self::unseen, |pid| {
+        // A process in a process namespace that this server does not see has the number 0.
+        pid.filter(|pid| *pid > 0).map_or_else(Self::unknown, |pid| {
             let environment = fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
-            Self { pid: Some(pid), path: path_in(&environment).unwrap_or_else(own_path) }
+            Self { pid: Some(pid), search_path: path_in(&environment).unwrap_or_else(own_search_path) }
         })
     }
 
-    /// One of which nothing is known, but that it is probably started as we are.
-    pub fn unseen() -> Self {
-        Self { pid: None, path: own_path() }
+    /// Returns a process of which nothing is known. It is assumed to have the same search path as this server.
+    pub fn unknown() -> Self {
+        Self { pid: None, search_path: own_search_path() }
     }
 
-    /// The program of that name that it would start.
-    pub fn find(&self, program: &str) -> Option<PathBuf> {
-        find(program, &self.path)
+    /// Returns the path of the program with this name that the process would start.
+    pub fn find_program(&self, program: &str) -> Option<PathBuf> {
+        find_program(program, &self.search_path)
     }
 }
 
-/// The search path of this process.
-pub fn own_path() -> String {
+/// Returns the search path of this process.
+pub fn own_search_path() -> String {
     std::env::var("PATH").unwrap_or_default()
 }
 
-/// `PATH` in the environment of a process, as the system shows it.
+/// Returns `PATH` from the environment block of a process.
 fn path_in(environment: &[u8]) -> Option<String> {
     let path = environment.split(|byte| *byte == 0).find_map(|pair| pair.strip_prefix(b"PATH="))?;
     String::from_utf8(path.to_vec()).ok()
 }
 
-/// The first program of that name in a search path.
-pub fn find(program: &str, path: &str) -> Option<PathBuf> {
+/// Returns the first executable with this name in a search path. Relative folders in the path are skipped.
+pub fn find_program(program: &str, path: &str) -> Option<PathBuf> {
     let runs = |file: &PathBuf| {
         file.metadata().is_ok_and(|file| file.is_file() && file.permissions().mode() & 0o111 != 0)
     };
@@ -73,8 +74,8 @@ mod tests {
     #[test]
     fn only_what_may_be_run_is_found() {
         let cargo = Path::new(env!("CARGO_MANIFEST_DIR"));
-        assert_eq!(find("Cargo.toml", &cargo.display().to_string()), None);
-        assert_eq!(find("src", &cargo.display().to_string()), None);
-        assert_eq!(find("sh", ":nowhere:/nowhere:/bin"), Some("/bin/sh".into()));
+        assert_eq!(find_program("Cargo.toml", &cargo.display().to_string()), None);
+        assert_eq!(find_program("src", &cargo.display().to_string()), None);
+        assert_eq!(find_program("sh", ":nowhere:/nowhere:/bin"), Some("/bin/sh".into()));
     }
 }

@@ -1,8 +1,8 @@
-//! No apps at all: instances that are records only, for benches that need more of them than processes can be made.
-//! Only behind the feature `runtime-none`, which no release has.
+//! The null runtime: instances are records without an app, for benches that need more instances than processes can be
+//! started. It exists only with the feature `runtime-none`, which no release has.
 //!
-//! Each instance gets an address of its own out of 127.0.0.0/8, at which nobody listens, unless
-//! `CONTAINER_NONE_ENDPOINT` names the one real upstream that all of them share.
+//! Each instance gets an address of its address_of in 127.0.0.0/8, where no app listens, unless
+//! `CONTAINER_NONE_ENDPOINT` names one real upstream that all instances share.
 
 use std::collections::HashSet;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -16,29 +16,30 @@ use tokio::sync::mpsc;
 use super::{Exit, Runtime, RuntimeError, StartMethod, StartRequest, Started};
 use crate::instance::InstanceId;
 
-/// Addresses in 127.0.0.0/8 without its first and its last.
+/// Number of addresses in 127.0.0.0/8 without the first and the last.
 const ADDRESSES: u64 = (1 << 24) - 2;
-/// A port below it would do as well; nobody listens at any.
+/// Port of the first addresses. Any port would do, because no app listens there.
 const FIRST_PORT: u64 = 1024;
 
-/// Remembers which instances there are. See the module.
+/// A runtime that starts no processes and only remembers which instances exist.
 #[derive(Debug, Default)]
 pub struct NullRuntime {
     endpoint: Option<SocketAddr>,
     started: AtomicU64,
     running: Mutex<HashSet<InstanceId>>,
-    /// Kept so that whoever waits for exits waits for ever.
-    listener: Mutex<Option<mpsc::UnboundedSender<Exit>>>,
+    /// Kept so that a receiver of exits waits for ever.
+    exit_listener: Mutex<Option<mpsc::UnboundedSender<Exit>>>,
 }
 
 impl NullRuntime {
-    /// One whose instances all seem to listen at `endpoint`; with `None`, each at an address of its own.
+    /// Returns a runtime whose instances all seem to listen at `endpoint`; with `None`, each has an address of its
+    /// address_of.
     pub fn new(endpoint: Option<SocketAddr>) -> Self {
         Self { endpoint, ..Self::default() }
     }
 
-    /// The address of the instance that was started as number `n`.
-    fn own(n: u64) -> SocketAddr {
+    /// Returns the address of the `n`-th instance.
+    fn address_of(n: u64) -> SocketAddr {
         let host = u32::from(Ipv4Addr::new(127, 0, 0, 1)) + (n % ADDRESSES) as u32;
         let port = (FIRST_PORT + n / ADDRESSES) as u16;
         (Ipv4Addr::from(host), port).into()
@@ -55,12 +56,13 @@ impl Runtime for NullRuntime {
         false
     }
 
-    async fn start(&self, order: &StartRequest) -> Result<Started, RuntimeError> {
-        if !self.running.lock().insert(order.id.clone()) {
-            return Err(RuntimeError::Start(format!("{} runs already", order.id)));
+    async fn start(&self, request: &StartRequest) -> Result<Started, RuntimeError> {
+        if !self.running.lock().insert(request.id.clone()) {
+            return Err(RuntimeError::Start(format!("{} runs already", request.id)));
         }
-        let at = self.endpoint.unwrap_or_else(|| Self::own(self.started.fetch_add(1, Ordering::Relaxed)));
-        Ok(Started { endpoint: at.into(), how: StartMethod::Cold })
+        let at =
+            self.endpoint.unwrap_or_else(|| Self::address_of(self.started.fetch_add(1, Ordering::Relaxed)));
+        Ok(Started { endpoint: at.into(), method: StartMethod::Cold })
     }
 
     async fn stop(&self, id: &InstanceId) -> Result<(), RuntimeError> {
@@ -77,8 +79,8 @@ impl Runtime for NullRuntime {
     }
 
     fn exits(&self) -> mpsc::UnboundedReceiver<Exit> {
-        let (listener, exits) = mpsc::unbounded_channel();
-        *self.listener.lock() = Some(listener);
+        let (sender, exits) = mpsc::unbounded_channel();
+        *self.exit_listener.lock() = Some(sender);
         exits
     }
 }
@@ -91,7 +93,7 @@ mod tests {
     use crate::instance::{Endpoint, TemplateName};
     use crate::template::App;
 
-    fn order() -> StartRequest {
+    fn request() -> StartRequest {
         let id = InstanceId::random(&TemplateName::new("t").unwrap());
         let app = Arc::new(App::default());
         StartRequest {
@@ -101,7 +103,7 @@ mod tests {
             app,
             revision: 1,
             files: Vec::new(),
-            to_be_frozen: false,
+            will_be_baked: false,
         }
     }
 
@@ -110,29 +112,29 @@ mod tests {
         let runtime = NullRuntime::default();
         let mut seen = HashSet::new();
         for _ in 0..1000 {
-            let Endpoint::Direct(at) = runtime.start(&order()).await.unwrap().endpoint else { panic!() };
+            let Endpoint::Direct(at) = runtime.start(&request()).await.unwrap().endpoint else { panic!() };
             assert!(at.ip().is_loopback() && seen.insert(at), "{at}");
         }
-        assert_eq!(NullRuntime::own(ADDRESSES - 1).to_string(), "127.255.255.254:1024");
-        assert_eq!(NullRuntime::own(ADDRESSES).to_string(), "127.0.0.1:1025");
+        assert_eq!(NullRuntime::address_of(ADDRESSES - 1).to_string(), "127.255.255.254:1024");
+        assert_eq!(NullRuntime::address_of(ADDRESSES).to_string(), "127.0.0.1:1025");
     }
 
     #[tokio::test]
     async fn all_share_the_upstream_that_is_named() {
         let upstream = SocketAddr::from(([127, 0, 0, 1], 9000));
         let runtime = NullRuntime::new(Some(upstream));
-        assert_eq!(runtime.start(&order()).await.unwrap().endpoint, upstream.into());
-        assert_eq!(runtime.start(&order()).await.unwrap().endpoint, upstream.into());
+        assert_eq!(runtime.start(&request()).await.unwrap().endpoint, upstream.into());
+        assert_eq!(runtime.start(&request()).await.unwrap().endpoint, upstream.into());
     }
 
     #[tokio::test]
     async fn what_was_started_is_listed_until_it_is_stopped() {
-        let (runtime, order) = (NullRuntime::default(), order());
-        runtime.start(&order).await.unwrap();
-        runtime.start(&order).await.unwrap_err();
-        assert_eq!(runtime.list().await.unwrap(), std::slice::from_ref(&order.id));
-        runtime.stop(&order.id).await.unwrap();
-        runtime.stop(&order.id).await.unwrap();
+        let (runtime, request) = (NullRuntime::default(), request());
+        runtime.start(&request).await.unwrap();
+        runtime.start(&request).await.unwrap_err();
+        assert_eq!(runtime.list().await.unwrap(), std::slice::from_ref(&request.id));
+        runtime.stop(&request.id).await.unwrap();
+        runtime.stop(&request.id).await.unwrap();
         assert_eq!(runtime.list().await.unwrap(), []);
     }
 }

@@ -1,4 +1,4 @@
-//! Logins for registries, from a file as `docker login` and `podman login` write it.
+//! Logins for image registries, read from a file as `docker login` and `podman login` write it.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -10,46 +10,47 @@ use serde::Deserialize;
 
 use crate::template::Secret;
 
-/// The registry that has several names, and its usual one.
-const HUB: [&str; 3] = ["index.docker.io", "registry-1.docker.io", "registry.hub.docker.com"];
+/// Other names of Docker Hub.
+const HUB_ALIASES: [&str; 3] = ["index.docker.io", "registry-1.docker.io", "registry.hub.docker.com"];
+/// The usual name of Docker Hub.
 const HUB_NAME: &str = "docker.io";
 
-/// Where the logins are.
+/// The file that holds the logins.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LoginFile {
-    /// The file.
+    /// Path of the file.
     pub path: PathBuf,
-    /// Whether the operator named it. Else it is where others keep theirs, and need not be there.
-    pub named: bool,
+    /// Whether the operator named the file. If not, it is the default path of other tools, and may be missing.
+    pub is_explicit: bool,
 }
 
-/// How one logs in.
+/// A login for a registry.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Login {
-    /// With a name and a password, or what takes its place.
+    /// A name with a password, or with a token in place of one.
     Password {
-        /// Who.
+        /// The name.
         user: String,
         /// The password.
         password: Secret,
     },
-    /// With a token for more tokens.
+    /// A token with which other tokens are requested (OAuth refresh token).
     Token(Secret),
 }
 
-/// The logins of a file, by registry or a path in one.
+/// The logins of a file, by registry or by a path in a registry.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Logins {
     logins: BTreeMap<String, Login>,
-    /// Whether others are kept by a program, which is not asked.
-    elsewhere: bool,
+    /// Whether the file refers to credential helpers, programs that hold further logins. The server runs none of them.
+    has_credential_helpers: bool,
 }
 
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct Document {
+struct AuthDocument {
     #[serde(default)]
-    auths: BTreeMap<String, Entry>,
+    auths: BTreeMap<String, AuthEntry>,
     creds_store: Option<String>,
     #[serde(default)]
     cred_helpers: BTreeMap<String, String>,
@@ -57,7 +58,7 @@ struct Document {
 
 #[derive(Default, Deserialize)]
 #[serde(rename_all = "lowercase", default)]
-struct Entry {
+struct AuthEntry {
     auth: Option<String>,
     username: Option<String>,
     password: Option<String>,
@@ -65,67 +66,69 @@ struct Entry {
 }
 
 impl LoginFile {
-    /// What is in it now; nothing when it is not there and need not be.
+    /// Returns the logins in the file; none if it is missing and was not named by the operator.
     ///
     /// # Errors
-    /// A sentence that names the file, and shows nothing of what is in it.
+    /// The file cannot be read or parsed. The text names the file and shows none of its content.
     pub fn read(&self) -> Result<Logins, String> {
         let path = self.path.display();
         match std::fs::read_to_string(&self.path) {
             Ok(text) => Logins::parse(&text).map_err(|wrong| format!("{path}:{wrong}")),
-            Err(error) if error.kind() == io::ErrorKind::NotFound && !self.named => Ok(Logins::default()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound && !self.is_explicit => {
+                Ok(Logins::default())
+            }
             Err(error) => Err(format!("{path}: {error}")),
         }
     }
 }
 
 impl Logins {
-    /// Reads the text of a file.
+    /// Parses the text of a login file.
     ///
     /// # Errors
-    /// A line or a key, and what is wrong with it. What is there is not shown: it may be a password.
+    /// The line or the key, and what is wrong with it. The value is not shown: it may be a password.
     pub fn parse(text: &str) -> Result<Self, String> {
-        let document: Document = serde_json::from_str(text)
-            .map_err(|error| format!("{}: it is not as `docker login` writes it", error.line()))?;
-        let elsewhere = document.creds_store.is_some() || !document.cred_helpers.is_empty();
+        let document: AuthDocument = serde_json::from_str(text)
+            .map_err(|error| format!("{}: not in the format that `docker login` writes", error.line()))?;
+        let has_credential_helpers = document.creds_store.is_some() || !document.cred_helpers.is_empty();
         let mut logins = BTreeMap::new();
         for (registry, entry) in document.auths {
             let wrong =
-                || format!(" auths.{registry}: its auth is no base64 of a name, a colon and a password");
+                || format!(" auths.{registry}: `auth` is not the base64 of a name, a colon and a password");
             if let Some(login) = entry.login().map_err(|()| wrong())? {
-                logins.insert(plain(&registry), login);
+                logins.insert(normalize_registry(&registry), login);
             }
         }
-        Ok(Self { logins, elsewhere })
+        Ok(Self { logins, has_credential_helpers })
     }
 
-    /// Whether there is none.
+    /// Returns whether there are no logins.
     pub fn is_empty(&self) -> bool {
         self.logins.is_empty()
     }
 
-    /// Whether others are kept by a program, which is not asked.
-    pub fn are_elsewhere(&self) -> bool {
-        self.elsewhere
+    /// Returns whether the file refers to credential helpers, which are not run.
+    pub fn has_credential_helpers(&self) -> bool {
+        self.has_credential_helpers
     }
 
-    /// The login for `host` to get the image of a full reference: of the longest part of the image's name that there is
-    /// one for, when the host is the reference's own registry, else of the host alone.
+    /// Returns the login for `host` to pull the image of a full reference. If `host` is the registry of the reference,
+    /// this is the login of the longest prefix of the image's name, else the login of `host` alone.
     pub fn find(&self, reference: &str, host: &str) -> Option<&Login> {
-        let host = plain(host);
+        let host = normalize_registry(host);
         let name = reference.split('@').next().unwrap_or_default();
         let mut part = Some(name).filter(|name| name.split('/').next() == Some(&host)).unwrap_or(&host);
         loop {
             if let Some(login) = self.logins.get(part) {
                 return Some(login);
             }
-            // A tag is no part of the name, but none is a key either.
+            // A tag is no part of the name, but no key has a tag either.
             part = part.rsplit_once('/')?.0;
         }
     }
 }
 
-impl Entry {
+impl AuthEntry {
     fn login(self) -> Result<Option<Login>, ()> {
         let filled = |text: Option<String>| text.filter(|text| !text.is_empty());
         if let Some(token) = filled(self.identitytoken) {
@@ -143,12 +146,12 @@ impl Entry {
     }
 }
 
-/// A registry's name without what is written around it: old files have `https://index.docker.io/v1/`.
-fn plain(registry: &str) -> String {
+/// Returns a registry's name without scheme and version: old files have `https://index.docker.io/v1/`.
+fn normalize_registry(registry: &str) -> String {
     let rest = registry.split_once("://").map_or(registry, |(_, rest)| rest).trim_end_matches('/');
     let rest = ["/v1", "/v2"].iter().find_map(|version| rest.strip_suffix(version)).unwrap_or(rest);
     let (host, path) = rest.split_once('/').map_or((rest, None), |(host, path)| (host, Some(path)));
-    let host = if HUB.contains(&host) { HUB_NAME } else { host };
+    let host = if HUB_ALIASES.contains(&host) { HUB_NAME } else { host };
     path.map_or_else(|| host.to_owned(), |path| format!("{host}/{path}"))
 }
 
@@ -173,9 +176,9 @@ mod tests {
     }"#;
 
     #[test]
-    fn the_login_of_the_longest_part_of_a_name_is_taken() {
+    fn the_login_of_the_longest_prefix_of_a_name_is_used() {
         let logins = Logins::parse(FILE).unwrap();
-        assert!(logins.are_elsewhere() && !logins.is_empty());
+        assert!(logins.has_credential_helpers() && !logins.is_empty());
         let find = |reference: &str, host: &str| logins.find(reference, host).cloned();
         assert_eq!(find("docker.io/library/php:8", "registry-1.docker.io"), password("anna", "a:b"));
         assert_eq!(find("ghcr.io/you/app:2", "ghcr.io"), password("you", "secret"));
@@ -194,25 +197,25 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_is_told_without_showing_it() {
-        for (text, told) in [
-            ("{\n\"auths\": \"hunter2\"}", "2: it is not as `docker login` writes it"),
+    fn an_error_does_not_show_the_content_of_the_file() {
+        for (text, expected) in [
+            ("{\n\"auths\": \"hunter2\"}", "2: not in the format that `docker login` writes"),
             (
                 r#"{"auths":{"a.example":{"auth":"hunter2"}}}"#,
-                " auths.a.example: its auth is no base64 of a name, a colon and a password",
+                " auths.a.example: `auth` is not the base64 of a name, a colon and a password",
             ),
         ] {
-            assert_eq!(Logins::parse(text).unwrap_err(), told);
+            assert_eq!(Logins::parse(text).unwrap_err(), expected);
         }
         let shown = format!("{:?}", Logins::parse(FILE).unwrap());
         assert!(!shown.contains("secret") && !shown.contains("token"), "{shown}");
     }
 
     #[test]
-    fn only_a_file_that_was_named_must_be_there() {
+    fn only_a_file_that_the_operator_named_must_exist() {
         let path = PathBuf::from("/nowhere/config.json");
-        assert!(LoginFile { path: path.clone(), named: false }.read().unwrap().is_empty());
-        let told = LoginFile { path, named: true }.read().unwrap_err();
-        assert!(told.starts_with("/nowhere/config.json: "), "{told}");
+        assert!(LoginFile { path: path.clone(), is_explicit: false }.read().unwrap().is_empty());
+        let error = LoginFile { path, is_explicit: true }.read().unwrap_err();
+        assert!(error.starts_with("/nowhere/config.json: "), "{error}");
     }
 }

@@ -16,35 +16,37 @@ use crate::store::Store;
 use crate::store::memory::MemoryStore;
 use crate::store::valkey::{self, ValkeyStore};
 
-/// For a runtime that starts nothing.
-const CLEANING_PORTS: RangeInclusive<u16> = 1..=1;
+/// The ports of a runtime that starts no instance.
+const UNUSED_PORTS: RangeInclusive<u16> = 1..=1;
 
-/// Starts the configured runtime for a node. Instances that a crashed server left are ended, or adopted where the runtime
-/// keeps them.
+/// Starts the configured runtime for a node. It ends the instances that a crashed server left, or adopts them if its
+/// instances outlive the server.
 ///
 /// # Errors
-/// What a crashed server left cannot be removed, or the runtime's service does not answer.
+/// The runtime cannot remove what a crashed server left, or the runtime's service does not answer.
 pub async fn start_runtime(
     node: &NodeDir,
-    config: &config::Runtime,
+    config: &config::RuntimeSettings,
     own_program: &Path,
 ) -> Result<Arc<dyn Runtime>, RuntimeError> {
     Ok(match config.mode {
         config::RuntimeMode::Process => {
-            Arc::new(ProcessRuntime::open(processes(node, own_program, config.ports.clone())).await?)
+            Arc::new(ProcessRuntime::open(process_settings(node, own_program, config.ports.clone())).await?)
         }
         config::RuntimeMode::Containerd => Arc::new(
-            ContainerdRuntime::open(containerd::Settings {
+            ContainerdRuntime::open(containerd::ContainerdSettings {
                 program: Some(own_program.to_owned()),
-                address: config.containerd_address.clone(),
-                folder: node.containers(),
+                socket: config.containerd_address.clone(),
+                node_dir: node.containers_dir(),
                 node: node.id().clone(),
-                logins: config.logins.clone(),
-                criu: config.criu_enabled,
-                shared_memory: config.shared_memory.unwrap_or_else(containerd::a_quarter_of_the_memory),
-                path: None,
-                outside: config.outside.clone(),
-                watcher: containerd::Watcher::default(),
+                logins: config.registry_logins.clone(),
+                may_restore: config.criu_enabled,
+                shared_memory_limit: config
+                    .shared_memory_max
+                    .unwrap_or_else(containerd::default_shared_memory_limit),
+                search_path: None,
+                egress: config.egress.clone(),
+                faults: containerd::FaultInjector::default(),
             })
             .await?,
         ),
@@ -53,18 +55,25 @@ pub async fn start_runtime(
     })
 }
 
-/// The embedded store. It keeps what visitors have where that outlives the server.
-pub fn open_store(node: &NodeDir, runtime: &dyn Runtime, clock: Clock) -> io::Result<MemoryStore> {
-    if runtime.outlives_the_server() {
-        MemoryStore::open(clock, node.journal())
+/// Opens the embedded store. If the instances of `runtime` outlive the server, the store records assigned instances in
+/// the node's journal; else it keeps all records in memory only.
+///
+/// # Errors
+/// The journal cannot be read or written.
+pub fn open_memory_store(node: &NodeDir, runtime: &dyn Runtime, clock: Clock) -> io::Result<MemoryStore> {
+    if runtime.outlives_server() {
+        MemoryStore::open(clock, node.journal_file())
     } else {
         Ok(MemoryStore::new(clock))
     }
 }
 
-/// The Valkey that the configuration names, or the embedded store.
-pub fn choose_store(
-    config: Option<config::Valkey>,
+/// Opens the Valkey that the configuration names, or else the embedded store.
+///
+/// # Errors
+/// The node's file for the store cannot be read or written. An unreachable Valkey is no error.
+pub fn open_store(
+    config: Option<config::ValkeySettings>,
     node_timeout: Duration,
     node: &NodeDir,
     runtime: &dyn Runtime,
@@ -72,26 +81,29 @@ pub fn choose_store(
 ) -> io::Result<Arc<dyn Store>> {
     Ok(match config {
         Some(config) => {
-            let (own, patience) = (node.id().clone(), node_timeout);
-            let settings = valkey::Settings { node: own, patience, ..valkey_settings(config) };
-            Arc::new(ValkeyStore::open(settings, &node.claims())?)
+            let settings = valkey::Settings {
+                node: node.id().clone(),
+                recovery_timeout: node_timeout,
+                ..valkey_settings(config)
+            };
+            Arc::new(ValkeyStore::open(settings, &node.grant_log_file())?)
         }
-        None => Arc::new(open_store(node, runtime, clock.clone())?),
+        None => Arc::new(open_memory_store(node, runtime, clock.clone())?),
     })
 }
 
-/// The store that servers share, as the doctor asks it whether it is there; `None` where it is embedded.
+/// Returns the store that nodes share, for the doctor to check; `None` if the store is embedded.
 pub fn shared_store(config: &Config) -> Option<Arc<dyn Store>> {
     Some(Arc::new(ValkeyStore::new(valkey_settings(config.store.clone()?))))
 }
 
-/// What is baked on this host, as the doctor is told of it.
-pub fn baked(config: &Config) -> Vec<Checkpoint> {
-    let nodes = NodeDir::all_containers(&config.state_dir);
-    nodes.iter().filter_map(|containers| containerd::baked(containers).ok()).flatten().collect()
+/// Returns the checkpoints of all nodes on this host, for the doctor to check.
+pub fn baked_checkpoints(config: &Config) -> Vec<Checkpoint> {
+    let folders = NodeDir::containers_dirs(&config.state_dir);
+    folders.iter().filter_map(|folder| containerd::baked_checkpoints(folder).ok()).flatten().collect()
 }
 
-fn valkey_settings(config: config::Valkey) -> valkey::Settings {
+fn valkey_settings(config: config::ValkeySettings) -> valkey::Settings {
     let address = |address| match address {
         config::ValkeyAddress::Tcp(host, port) => valkey::Address::Tcp(host, port),
         config::ValkeyAddress::Unix(path) => valkey::Address::Unix(path),
@@ -112,18 +124,22 @@ fn valkey_settings(config: config::Valkey) -> valkey::Settings {
     }
 }
 
-fn processes(node: &NodeDir, own_program: &Path, ports: RangeInclusive<u16>) -> process::Settings {
-    process::Settings {
-        guardian: own_program.to_owned(),
-        work: node.instances(),
+fn process_settings(
+    node: &NodeDir,
+    own_program: &Path,
+    ports: RangeInclusive<u16>,
+) -> process::ProcessSettings {
+    process::ProcessSettings {
+        program: own_program.to_owned(),
+        instances_dir: node.instances_dir(),
         node: node.id().clone(),
-        ports,
-        log_limit: process::LOG_LIMIT,
+        port_range: ports,
+        log_limit: process::OUTPUT_LOG_BYTES,
     }
 }
 
-/// Removes every container, snapshot and checkpoint of this program from the containerd at `address`. Returns how many
-/// containers and snapshots there were.
+/// Removes every container, snapshot and checkpoint of this program from the containerd at `address`. Returns the
+/// numbers of containers and snapshots that were removed.
 ///
 /// # Errors
 /// containerd does not answer, or refuses.
@@ -131,7 +147,7 @@ pub async fn clean_containers(address: &Path) -> Result<(usize, usize), RuntimeE
     containerd::clean(address).await
 }
 
-/// Removes every link and firewall table of this program. Returns how many there were.
+/// Removes every network link and firewall table of this program. Returns how many were removed.
 ///
 /// # Errors
 /// The kernel refuses.
@@ -139,12 +155,12 @@ pub async fn clean_network() -> Result<usize, RuntimeError> {
     containerd::clean_network().await
 }
 
-/// Ends the processes of instances that a node left behind.
+/// Ends the processes of the instances that a node left.
 ///
 /// # Errors
 /// A process does not end, or its folder cannot be removed.
 pub async fn clean_processes(node: &NodeDir, own_program: &Path) -> Result<(), RuntimeError> {
-    // Opening the runtime of a node ends the instances that a crash left.
-    drop(ProcessRuntime::open(processes(node, own_program, CLEANING_PORTS)).await?);
+    // To open a node's runtime ends the instances that a crash left.
+    drop(ProcessRuntime::open(process_settings(node, own_program, UNUSED_PORTS)).await?);
     Ok(())
 }

@@ -1,4 +1,7 @@
-//! The composition root: assembles the parts of a server and runs them.
+//! The composition root: assembles the parts of a server, runs it, and shuts it down.
+//!
+//! [`serve`] reads in order: the port, the node and its backends, the pool, the API and the proxy, the tasks
+//! in the background, the listener, and at last the shutdown.
 
 use std::io;
 use std::net::SocketAddr;
@@ -10,94 +13,101 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::backends::{choose_store, start_runtime};
-use super::dispatch::{Dispatch, Stop};
-use super::http1_guard::Limits;
-use super::listener;
-use super::listener::ListenerContext;
-use super::shutdown::{Signals, Stopping};
+use super::backends::{open_store, start_runtime};
+use super::dispatch::Dispatcher;
+use super::http1_guard::ClientTimeouts;
+use super::listener::{self, ListenerContext};
+use super::shutdown::{ProcessSignals, ShutdownSequence, StopSignal};
 use super::state_dir::NodeDir;
-use super::tls::{Tls, TlsError};
+use super::tls::{ServerTls, TlsError};
 use crate::api::Api;
 use crate::clock::Clock;
-use crate::cluster;
-use crate::cluster::{Directory, Heartbeat, PeerClient, PeerTls};
+use crate::cluster::{self, Directory, Heartbeat, PeerClient, PeerTls};
 use crate::config::{self, Config};
 use crate::pool::{self, Pool};
-use crate::proxy::routes;
-use crate::proxy::routes::{FollowEvent, RouteTable};
+use crate::proxy::routes::{self, FollowEvent, RouteTable};
 use crate::proxy::{self, Proxy};
 use crate::request::{Hosts, InFlightRequests};
 use crate::runtime::RuntimeError;
 use crate::store::Store;
-use crate::telemetry::Metrics;
+use crate::telemetry::{Metrics, task};
 
-/// Why the server did not start. Nothing of it is left.
+/// Why the server did not start. Everything that was started before the error is ended again.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    /// The address is not to be had.
+    /// The port cannot be bound.
     #[error("cannot listen on {address}: {source}")]
     Listen {
-        /// Which one.
+        /// The configured address.
         address: SocketAddr,
-        /// What the system said.
+        /// The error of the system.
         source: io::Error,
     },
-    /// The folder for what must be remembered cannot be used.
+    /// The state folder cannot be read or written.
     #[error("cannot use the state folder {folder}: {source}")]
     State {
-        /// Which one.
+        /// The configured folder.
         folder: PathBuf,
-        /// What the system said.
+        /// The error of the system.
         source: io::Error,
     },
-    /// The certificate or the key cannot be used.
+    /// The certificate or the private key cannot be used.
     #[error(transparent)]
     Tls(#[from] TlsError),
-    /// What a crashed server left could not be cleaned up.
+    /// The runtime cannot be reached, or cannot remove what a crashed server left.
     #[error("cannot start the runtime: {0}")]
     Runtime(#[from] RuntimeError),
-    /// The system gives no signals.
+    /// The system refuses signal handlers.
     #[error("cannot listen for signals: {0}")]
     Signals(io::Error),
 }
 
-/// Runs the server until it is told to stop and has stopped. `file` is the file of templates, read again on SIGHUP.
+/// Runs the server until a signal asks it to shut down and it has done so. `file` is the file of templates, which is
+/// read again on SIGHUP. `own_program` is the path of this program, which the runtimes start in other roles.
+///
+/// # Errors
+/// The server cannot start; see [`StartError`].
 pub async fn serve(config: Config, file: Option<PathBuf>, own_program: PathBuf) -> Result<(), StartError> {
-    let signals = Signals::listen().map_err(StartError::Signals)?;
+    let signals = ProcessSignals::listen().map_err(StartError::Signals)?;
     let Config {
         server,
-        runtime: runtime_config,
+        runtime: runtime_settings,
         templates,
         state_dir,
         api_key,
         acquire_timeout,
-        store: store_config,
-        node: node_config,
+        store: store_settings,
+        node: node_settings,
         ..
     } = config;
-    let tls = server.tls.map(Tls::load).transpose()?.map(Arc::new);
-    let address = server.listen;
-    let listener =
-        TcpListener::bind(address).await.map_err(|source| StartError::Listen { address, source })?;
-    let bound = listener.local_addr().map_err(|source| StartError::Listen { address, source })?;
-    let port = bound.port();
-    let mut public = server.public;
-    public.bound(port);
 
-    let state = |source| StartError::State { folder: state_dir.clone(), source };
-    let node = NodeDir::take(&state_dir).map_err(state)?;
-    let runtime = start_runtime(&node, &runtime_config, &own_program).await?;
+    // The port. It is bound first: a second server on it ends here and touches nothing.
+    let tls = server.tls.map(ServerTls::load).transpose()?.map(Arc::new);
+    let address = server.listen;
+    let listen_error = |source| StartError::Listen { address, source };
+    let listener = TcpListener::bind(address).await.map_err(listen_error)?;
+    let bound = listener.local_addr().map_err(listen_error)?;
+    let port = bound.port();
+    let mut public_url = server.public;
+    public_url.set_bound_port(port);
+    let home = public_url.home_url();
+    let hosts = Arc::new(Hosts::new(&public_url.base_domain, server.api_hosts));
+
+    // The node and its backends.
+    let state_error = |source| StartError::State { folder: state_dir.clone(), source };
+    let node = NodeDir::lock_any(&state_dir).map_err(state_error)?;
+    let runtime = start_runtime(&node, &runtime_settings, &own_program).await?;
     let clock = Clock::System;
-    let is_shared = store_config.is_some();
-    // What hooks made on one server is told by another.
-    let secret = if is_shared { None } else { Some(node.secret().map_err(state)?) };
-    let store = choose_store(store_config, node_config.timeout, &node, &*runtime, &clock).map_err(state)?;
+    let is_clustered = store_settings.is_some();
+    // In a cluster all nodes share one secret, since any of them may show the texts of an instance.
+    let secret = if is_clustered { None } else { Some(node.secret().map_err(state_error)?) };
+    let store =
+        open_store(store_settings, node_settings.timeout, &node, &*runtime, &clock).map_err(state_error)?;
+
+    // The pool.
     let routes = Arc::new(RouteTable::default());
     let metrics = Arc::new(Metrics::new());
-    metrics.can_restore(runtime.restores());
-    let hosts = Arc::new(Hosts::new(&public.base_domain, server.api_hosts));
-    let home = public.home_url();
+    metrics.set_criu_available(runtime.may_restore());
     let pool = Pool::new(pool::PoolParts {
         store: store.clone(),
         runtime,
@@ -106,86 +116,99 @@ pub async fn serve(config: Config, file: Option<PathBuf>, own_program: PathBuf) 
         clock,
         node: node.id().clone(),
         secret,
-        address: public,
+        public_url,
         templates,
         acquire_timeout,
     });
 
-    let (begin_stop, stopping) = watch::channel(false);
-    let cut = CancellationToken::new();
-    let stop = Stop::new(stopping, cut.clone());
-    let trusted = server.trusted_proxies;
+    // The API and the proxy, and the choice between their engines.
+    let (stop_requests, is_stopping) = watch::channel(false);
+    let tunnels = CancellationToken::new();
+    let stop = StopSignal::new(is_stopping, tunnels.clone());
     let directory = Arc::new(Directory::alone(node.id().clone()));
-    let secure = tls.as_ref().filter(|_| is_shared).map(|tls| PeerTls::new(tls.own()));
-    let secure = secure.transpose().map_err(TlsError::from)?;
-    let asker = PeerClient { directory: directory.clone(), secure: secure.clone(), key: api_key.clone() };
-    let api = Api::new(pool.clone(), metrics.clone(), api_key, trusted.clone(), cut.clone());
-    let api = Arc::new(if is_shared { api.with_others(asker) } else { api });
-    let under_way = InFlightRequests::default();
+    let peer_tls = tls.as_ref().filter(|_| is_clustered).map(|tls| PeerTls::new(tls.own_certificate()));
+    let peer_tls = peer_tls.transpose().map_err(TlsError::from)?;
+    let peers = PeerClient { directory: directory.clone(), tls: peer_tls.clone(), api_key: api_key.clone() };
+    let api =
+        Api::new(pool.clone(), metrics.clone(), api_key, server.trusted_proxies.clone(), tunnels.clone());
+    let api = Arc::new(if is_clustered { api.with_peer_client(peers) } else { api });
+    let in_flight = InFlightRequests::default();
     let proxy = Proxy::new(proxy::ProxyParts {
         hosts,
         api: api.clone(),
         routes: routes.clone(),
         pool: pool.clone(),
         directory: directory.clone(),
-        secure,
+        peer_tls,
         metrics: metrics.clone(),
-        trusted,
+        trusted_proxies: server.trusted_proxies,
         read_timeout: server.read_timeout,
         write_timeout: server.write_timeout,
-        under_way: under_way.clone(),
+        in_flight: in_flight.clone(),
     });
-    let limits = Limits { write: server.write_timeout, ..Limits::default() };
-    let dispatch = Dispatch::new(api, proxy, limits, server.read_timeout, stop.clone());
+    let timeouts = ClientTimeouts { write: server.write_timeout, ..ClientTimeouts::default() };
+    let dispatcher = Dispatcher::new(api, proxy, timeouts, server.read_timeout, stop.clone());
 
-    let beats = Heartbeat {
-        pool: pool.clone(),
+    // The tasks in the background. The first heartbeat is sent before the pool records any instance: if this node died
+    // before its first heartbeat, no other node would evict it, and its instances would stay on record.
+    let heartbeat = Heartbeat {
+        membership: pool.membership().clone(),
+        local: pool.clone(),
         directory,
-        address: node_config.address.unwrap_or_else(|| cluster::reached_at(bound).to_string()),
-        secret: node_config.secret,
-        timeout: node_config.timeout,
+        address: node_settings.address.unwrap_or_else(|| cluster::own_address(bound).to_string()),
+        secret: node_settings.secret,
+        timeout: node_settings.timeout,
     };
-    // Before anything is on record: what a server has that nobody ever heard ends with nobody.
-    beats.run().await;
-    crate::telemetry::task::spawn("routes follow", follow(routes, store, metrics, pool.clone()));
+    heartbeat.run().await;
+    task::spawn("routes follow", follow_routes(routes, store, metrics, pool.clone()));
     if let Some(tls) = &tls {
-        crate::telemetry::task::spawn("tls reload", tls.clone().reload());
+        task::spawn("tls reload", tls.clone().reload());
     }
     pool.run().await;
+
+    // The listener.
     let connections = TaskTracker::new();
-    let front = ListenerContext {
-        dispatch,
+    let context = ListenerContext {
+        dispatcher,
         tls,
         max_connections: server.max_connections,
         connections: connections.clone(),
     };
-    crate::telemetry::task::spawn("accept", listener::run(front, listener, stop));
+    task::spawn("accept", listener::run(context, listener, stop));
     tracing::info!(address = %home, port, node = %node.id(), "listening");
 
-    let reload = || reload(&pool, file.as_deref(), &own_program);
-    signals.wait(reload).await;
-    Stopping { begin: begin_stop, cut, connections, under_way, grace: server.shutdown_grace }
+    // The shutdown.
+    signals.wait(|| reload_templates(&pool, file.as_deref(), &own_program)).await;
+    ShutdownSequence { stop_requests, tunnels, connections, in_flight, grace: server.shutdown_grace }
         .run(&pool)
         .await;
     Ok(())
 }
 
-/// Keeps the table in step with the store, and the pool in step with what others do.
-async fn follow(routes: Arc<RouteTable>, store: Arc<dyn Store>, metrics: Arc<Metrics>, pool: Arc<Pool>) {
-    let tell = |told: FollowEvent<'_>| match told {
-        FollowEvent::Change(change) => pool.apply_change(change),
-        FollowEvent::Missed => pool.resync(),
+/// Applies the store's route changes to the route table, and to the pool where another node made them.
+async fn follow_routes(
+    routes: Arc<RouteTable>,
+    store: Arc<dyn Store>,
+    metrics: Arc<Metrics>,
+    pool: Arc<Pool>,
+) {
+    let on_event = |event: FollowEvent<'_>| match event {
+        FollowEvent::Change(change) => pool.apply_route_change(change),
+        FollowEvent::Resynced => pool.garbage_collect_soon(),
     };
-    routes::follow(routes, store, metrics, tell).await;
+    routes::follow(routes, store, metrics, on_event).await;
 }
 
-/// Takes over the file of templates anew. A mistake in it is told, and the old templates stay.
-fn reload(pool: &Arc<Pool>, file: Option<&Path>, own_program: &Path) {
+/// Reads the file of templates again. If the configuration is invalid, the errors are logged and the previous templates
+/// stay in effect.
+fn reload_templates(pool: &Arc<Pool>, file: Option<&Path>, own_program: &Path) {
     match config::read(file, own_program) {
         Ok(config) => {
-            tracing::info!(templates = config.templates.iter().len(), "the templates were read again");
-            crate::telemetry::task::spawn("templates reload", pool.reload(config.templates));
+            tracing::info!(templates = config.templates.iter().len(), "templates reloaded");
+            task::spawn("templates reload", pool.reload(config.templates));
         }
-        Err(mistakes) => tracing::error!(%mistakes, "the templates stay as they were"),
+        Err(errors) => {
+            tracing::error!(%errors, "failed to reload templates; the previous ones stay in effect");
+        }
     }
 }

@@ -1,204 +1,118 @@
-//! Which engine answers on a connection.
+//! The choice of the engine that answers on a connection.
 //!
-//! The first head decides: a request for the API (or a WebSocket's handshake) starts hyper, everything else
-//! Pingora, and HTTP/2 is always Pingora's. That is only about speed. Each engine decides anew for each request, on
-//! its own parse, with the same rule ([`Hosts::side`](crate::request::Hosts::side)): hyper passes a foreign request
-//! through a pipe to Pingora, and Pingora runs the API's handler.
+//! The first head decides: a request for the API, or the handshake of a WebSocket, starts hyper. Any other request
+//! starts Pingora, and HTTP/2 always does. The choice only saves time. Each engine decides again for each request, on
+//! its own parse, with one rule ([`Hosts::destination`](crate::request::Hosts::destination)): hyper passes a request
+//! for an instance through a pipe to Pingora, and Pingora calls the API's handler.
+//!
+//! **Trap: Pingora 0.9 closes a WebSocket after the 101 if the app speaks first (issue 946).** So handshakes go to
+//! hyper, also on a connection on which Pingora has served requests.
 
-use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use pingora_core::apps::{HttpServerApp, HttpServerOptions, ReusedHttpStream, ServerApp};
-use pingora_core::protocols::http::ServerSession;
-use pingora_core::protocols::http::v2::server::default_h2_options;
-use pingora_core::protocols::{ALPN, GetSocketDigest as _, Stream};
-use pingora_core::server::configuration::ServerConf;
-use pingora_proxy::{HttpProxy, http_proxy};
+use pingora_core::protocols::{ALPN, Stream};
 use tokio::io::AsyncWriteExt as _;
-use tokio::sync::watch;
-use tokio_util::sync::CancellationToken;
 
-use super::http1_guard::head::{MAX_HEAD, Refusal};
-use super::http1_guard::{GuardedConnection, HeadInfo, Limits, Next};
-use super::hyper_connection;
-use crate::api::{Api, Body, REFUSED_PATH};
+use super::http1_guard::{ClientTimeouts, GuardedConnection, HeadInfo, NextHead, Refusal};
+use super::hyper_engine::HyperEngine;
+use super::pingora_engine::PingoraEngine;
+use super::shutdown::StopSignal;
+use super::wire_format::encode_response;
+use crate::api::{Api, REFUSED_PATH};
 use crate::proxy::Proxy;
 use crate::request::Destination;
 
-/// Idle connections to apps that are kept, over all instances.
-const UPSTREAM_POOL: usize = 4096;
-/// How often a request is sent again when a kept connection turns out to be closed.
-const RETRIES: usize = 2;
-
-/// The server's wish to stop, as a connection sees it.
-#[derive(Clone)]
-pub struct Stop {
-    stopping: watch::Receiver<bool>,
-    cut: CancellationToken,
-}
-
-impl Stop {
-    /// The first stage is `stopping` turning true: finish what is in flight. The second is `cut`.
-    pub fn new(stopping: watch::Receiver<bool>, cut: CancellationToken) -> Self {
-        Self { stopping, cut }
-    }
-
-    /// Done when no further request should be begun.
-    pub async fn stopping(&mut self) {
-        // Err: the sender is gone, and so is the server.
-        let _ = self.stopping.wait_for(|stopping| *stopping).await;
-    }
-
-    /// Cancelled when tunnels must end.
-    pub fn cut(&self) -> CancellationToken {
-        self.cut.clone()
-    }
-}
-
 /// Both engines, and the choice between them.
-pub struct Dispatch {
-    pub(super) api: Arc<Api>,
-    pub(super) proxy: Proxy,
-    pub(super) read_timeout: Duration,
-    pingora: Arc<HttpProxy<Proxy>>,
-    limits: Limits,
-    stop: Stop,
+pub(super) struct Dispatcher {
+    api: Arc<Api>,
+    proxy: Proxy,
+    hyper: Arc<HyperEngine>,
+    pingora: Arc<PingoraEngine>,
+    timeouts: ClientTimeouts,
+    stop: StopSignal,
 }
 
-impl Dispatch {
-    /// Sets both engines up.
-    pub fn new(api: Arc<Api>, proxy: Proxy, limits: Limits, read_timeout: Duration, stop: Stop) -> Arc<Self> {
-        let conf = ServerConf {
-            max_retries: RETRIES,
-            upstream_keepalive_pool_size: UPSTREAM_POOL,
-            ..ServerConf::default()
-        };
-        let mut pingora = http_proxy(&Arc::new(conf), proxy.clone());
-        let mut options = HttpServerOptions::default();
-        options.h2c = true;
-        options.h2_idle_timeout = Some(limits.idle);
-        pingora.server_options = Some(options);
-        let mut h2 = default_h2_options();
-        h2.max_header_list_size(MAX_HEAD as u32);
-        pingora.h2_options = Some(h2);
-        Arc::new(Self { api, proxy, read_timeout, pingora: Arc::new(pingora), limits, stop })
+impl Dispatcher {
+    /// Sets both engines up. `read_timeout` bounds how long a client may take to send the body of a request for the
+    /// API.
+    pub(super) fn new(
+        api: Arc<Api>,
+        proxy: Proxy,
+        timeouts: ClientTimeouts,
+        read_timeout: Duration,
+        stop: StopSignal,
+    ) -> Arc<Self> {
+        let pingora = Arc::new(PingoraEngine::new(proxy.clone(), timeouts, stop.clone()));
+        let hyper = HyperEngine::new(api.clone(), proxy.clone(), pingora.clone(), read_timeout, stop.clone());
+        Arc::new(Self { api, proxy, hyper: Arc::new(hyper), pingora, timeouts, stop })
     }
 
-    /// Tells Pingora that the server stops, so that each last answer says that its connection closes.
-    pub async fn close(&self) {
-        self.pingora.http_cleanup().await;
+    /// Announces the shutdown to Pingora, so that each last response says that its connection closes.
+    pub(super) async fn close(&self) {
+        self.pingora.close().await;
     }
 
-    /// Serves one connection to its end. Its TLS, if any, is behind it.
-    pub async fn serve(self: Arc<Self>, stream: Stream) {
+    /// Serves one connection to its end. TLS, if any, is terminated before.
+    pub(super) async fn serve(self: Arc<Self>, stream: Stream) {
         if stream.selected_alpn_proto() == Some(ALPN::H2) {
-            self.pingora.process_new(stream, &self.stop.stopping).await;
+            self.pingora.serve_http2(stream).await;
             return;
         }
-        let encrypted = stream.get_ssl_digest().is_some();
-        let mut stream = GuardedConnection::new(stream, self.limits);
+        let is_encrypted = stream.get_ssl_digest().is_some();
+        let mut stream = GuardedConnection::new(stream, self.timeouts);
         match self.next_head(&mut stream).await {
-            Next::Head(head) if self.begins_with_hyper(&head) => self.hyper(stream).await,
-            Next::Head(_) => self.pingora(stream).await,
+            NextHead::Head(head) if self.begins_with_hyper(&head) => self.hyper.serve(stream).await,
+            NextHead::Head(_) => self.serve_with_pingora(stream).await,
             // Over TLS, HTTP/2 is agreed on by ALPN or not spoken.
-            Next::Http2 if !encrypted => {
-                self.pingora.process_new(Box::new(stream), &self.stop.stopping).await;
-            }
-            Next::Refused(refusal) => self.refuse(stream, &refusal).await,
-            Next::Http2 | Next::Closed => {}
+            NextHead::Http2 if !is_encrypted => self.pingora.serve_http2(Box::new(stream)).await,
+            NextHead::Refused(refusal) => self.refuse(stream, &refusal).await,
+            NextHead::Http2 | NextHead::Closed => {}
         }
     }
 
-    /// A hint only: what the engines do does not depend on who begins.
+    /// Chooses the first engine. It is a hint: the result of a request does not depend on the engine that begins.
     fn begins_with_hyper(&self, info: &HeadInfo) -> bool {
-        info.head.upgrade || self.proxy.hosts().side_of(&info.host) == Destination::Api
+        info.head.is_websocket_upgrade || self.proxy.hosts().destination_of(&info.host) == Destination::Api
     }
 
-    async fn hyper(self: &Arc<Self>, stream: GuardedConnection) {
-        let peer = peer_of(&stream);
-        hyper_connection::serve(self.clone(), stream, peer, self.stop.clone()).await;
-    }
-
-    /// One request after another. Between two of them the connection is ours: a WebSocket's handshake moves it to
-    /// hyper for good, a refused head ends it.
-    async fn pingora(self: &Arc<Self>, mut stream: GuardedConnection) {
+    /// Serves one request after another. Between two of them the guard waits for the next head: the handshake of a
+    /// WebSocket moves the connection to hyper for good, and a refused head ends it.
+    async fn serve_with_pingora(&self, mut stream: GuardedConnection) {
         loop {
-            let mut session = ServerSession::new_http1(Box::new(stream));
-            session.set_keepalive(Some(self.limits.idle.as_secs()));
-            let reused = self.pingora.process_new_http(session, &self.stop.stopping).await;
-            let Some((kept, _)) = reused.map(ReusedHttpStream::consume) else { return };
-            let Ok(guard) = kept.into_any().downcast::<GuardedConnection>() else { return };
-            stream = *guard;
+            let Some(kept) = self.pingora.serve_exchange(stream).await else { return };
+            stream = kept;
             match self.next_head(&mut stream).await {
-                Next::Head(info) if info.head.upgrade => return self.hyper(stream).await,
-                Next::Head(_) => {}
-                Next::Refused(refusal) => return self.refuse(stream, &refusal).await,
-                Next::Http2 | Next::Closed => return,
+                NextHead::Head(info) if info.head.is_websocket_upgrade => {
+                    return self.hyper.serve(stream).await;
+                }
+                NextHead::Head(_) => {}
+                NextHead::Refused(refusal) => return self.refuse(stream, &refusal).await,
+                NextHead::Http2 | NextHead::Closed => return,
             }
         }
     }
 
-    /// Serves what comes through a pipe, which carries requests that hyper has parsed.
-    pub(super) async fn serve_piped(&self, mut session: ServerSession) {
-        loop {
-            session.set_keepalive(Some(self.limits.idle.as_secs()));
-            let reused = self.pingora.process_new_http(session, &self.stop.stopping).await;
-            let Some((kept, settings)) = reused.map(ReusedHttpStream::consume) else { return };
-            session = ServerSession::new_http1(kept);
-            if let Some(settings) = settings {
-                settings.apply_to_session(&mut session);
-            }
-        }
-    }
-
-    /// The next head, or none when the server is to stop.
-    async fn next_head(&self, stream: &mut GuardedConnection) -> Next {
+    /// Waits for the next head, or until the server shuts down.
+    async fn next_head(&self, stream: &mut GuardedConnection) -> NextHead {
         let mut stop = self.stop.clone();
         tokio::select! {
             biased;
             next = stream.next_head() => next,
-            () = stop.stopping() => Next::Closed,
+            () = stop.requested() => NextHead::Closed,
         }
     }
 
-    /// Answers a head that no engine may see, as the API's error handler words it.
+    /// Answers a head that no engine may see, with the text of the API's error handler.
     async fn refuse(&self, mut stream: GuardedConnection, refusal: &Refusal) {
-        let peer = peer_of(&stream);
+        let peer = stream.peer_ip();
         let target = format!("{REFUSED_PATH}{}", refusal.status());
         let Ok(request) = http::Request::get(target).body(()) else { return };
-        let answer = self.api.handle(&request.into_parts().0, Ok(Bytes::new()), peer, false).await;
-        let bytes = on_the_wire(answer);
+        let response = self.api.handle(&request.into_parts().0, Ok(Bytes::new()), peer, false).await;
+        let bytes = encode_response(response);
         if stream.write_all(&bytes).await.is_ok() && stream.flush().await.is_ok() {
             stream.linger().await;
         }
     }
-}
-
-fn peer_of(stream: &GuardedConnection) -> IpAddr {
-    stream
-        .get_socket_digest()
-        .and_then(|digest| digest.peer_addr().and_then(|address| address.as_inet().copied()))
-        .map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |address| address.ip())
-}
-
-/// A whole answer as bytes, the last on its connection.
-pub(super) fn on_the_wire(answer: http::Response<Body>) -> Vec<u8> {
-    let (head, body) = answer.into_parts();
-    let body = match body {
-        // No answer that is sent so hands out an instance.
-        Body::Full(bytes) | Body::Handing(bytes, _) => bytes.unwrap_or_default(),
-        Body::Stream(_) => Bytes::new(),
-    };
-    let mut bytes = format!("HTTP/1.1 {}\r\n", head.status).into_bytes();
-    for (name, value) in &head.headers {
-        bytes.extend_from_slice(name.as_str().as_bytes());
-        bytes.extend_from_slice(b": ");
-        bytes.extend_from_slice(value.as_bytes());
-        bytes.extend_from_slice(b"\r\n");
-    }
-    bytes.extend_from_slice(format!("content-length: {}\r\n\r\n", body.len()).as_bytes());
-    bytes.extend_from_slice(&body);
-    bytes
 }

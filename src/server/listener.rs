@@ -1,4 +1,4 @@
-//! New connections.
+//! Accepts connections, up to a maximum.
 
 use std::io;
 use std::os::fd::AsRawFd;
@@ -12,91 +12,94 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio_util::task::TaskTracker;
 
-use super::dispatch::{Dispatch, Stop, on_the_wire};
-use super::tls::Tls;
+use super::dispatch::Dispatcher;
+use super::shutdown::StopSignal;
+use super::tls::ServerTls;
+use super::wire_format::encode_response;
 use crate::api::ApiError;
 use crate::request::RequestId;
+use crate::telemetry::task;
 
-/// Pause after the system refused to accept, for example because no descriptor was left.
-const PAUSE: Duration = Duration::from_millis(50);
-/// Longest time to tell a client that there are too many.
-const TELL: Duration = Duration::from_secs(1);
+/// Pause after the kernel refused to accept, for example because the process has no free descriptor.
+const ACCEPT_RETRY_INTERVAL: Duration = Duration::from_millis(50);
+/// Longest time to send the response 503 to a client beyond the maximum.
+const REFUSAL_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// What a listener's connections share.
-pub struct ListenerContext {
-    /// Where they lead.
-    pub dispatch: Arc<Dispatch>,
-    /// With TLS, its certificate.
-    pub tls: Option<Arc<Tls>>,
-    /// Most connections at a time; one more is told 503 and closed.
-    pub max_connections: usize,
-    /// Every connection that lives.
-    pub connections: TaskTracker,
+/// What the connections of a listener share.
+pub(super) struct ListenerContext {
+    /// Serves each connection.
+    pub(super) dispatcher: Arc<Dispatcher>,
+    /// Terminates TLS. Without it connections are in the clear.
+    pub(super) tls: Option<Arc<ServerTls>>,
+    /// Most connections at a time. A further one gets the response 503 and is closed.
+    pub(super) max_connections: usize,
+    /// Tracks every open connection.
+    pub(super) connections: TaskTracker,
 }
 
-/// Accepts until the server is to stop.
-pub async fn run(front: ListenerContext, listener: TcpListener, mut stop: Stop) {
-    let places = Arc::new(Semaphore::new(front.max_connections));
-    let front = Arc::new(front);
+/// Accepts connections until the server shuts down.
+pub(super) async fn run(context: ListenerContext, listener: TcpListener, mut stop: StopSignal) {
+    let slots = Arc::new(Semaphore::new(context.max_connections));
+    let context = Arc::new(context);
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
-            () = stop.stopping() => return front.dispatch.close().await,
+            () = stop.requested() => return context.dispatcher.close().await,
         };
         let stream = match accepted {
             Ok((stream, _)) => stream,
             Err(error) => {
-                tracing::warn!(%error, "a connection was not accepted");
-                tokio::time::sleep(PAUSE).await;
+                tracing::warn!(%error, "failed to accept connection");
+                tokio::time::sleep(ACCEPT_RETRY_INTERVAL).await;
                 continue;
             }
         };
-        match places.clone().try_acquire_owned() {
-            Ok(place) => {
-                let connections = front.connections.clone();
-                let front = front.clone();
+        match slots.clone().try_acquire_owned() {
+            Ok(slot) => {
+                let connections = context.connections.clone();
+                let context = context.clone();
                 let serving = async move {
-                    // A client that left at once is no news.
-                    let _ = serve(&front, stream).await;
-                    drop(place);
+                    // An error here means that the client left at once, which is not worth a log line.
+                    let _ = serve_connection(&context, stream).await;
+                    drop(slot);
                 };
-                crate::telemetry::task::spawn("connection", connections.track_future(serving));
+                task::spawn("connection", connections.track_future(serving));
             }
             Err(_) => {
-                crate::telemetry::task::spawn("too many connections", turn_away(stream));
+                task::spawn("refuse connection", refuse_connection(stream));
             }
         }
     }
 }
 
-async fn serve(front: &ListenerContext, stream: TcpStream) -> io::Result<()> {
-    // Answers are written whole; holding back their last packet only costs time.
+async fn serve_connection(context: &ListenerContext, stream: TcpStream) -> io::Result<()> {
+    // Responses are written whole. To hold back their last packet would only cost time.
     stream.set_nodelay(true)?;
     let digest = SocketDigest::from_raw_fd(stream.as_raw_fd());
-    // Asked for now, since the descriptor may be another's once the connection is gone.
+    // Read now: once the connection is closed the descriptor may belong to another socket.
     digest.peer_addr();
     let mut stream = L4Stream::from(stream);
     stream.set_socket_digest(digest);
-    let stream: Stream = match &front.tls {
+    let stream: Stream = match &context.tls {
         None => Box::new(stream),
         Some(tls) => match tls.accept(Box::new(stream)).await {
             Some(stream) => Box::new(stream),
             None => return Ok(()),
         },
     };
-    front.dispatch.clone().serve(stream).await;
+    context.dispatcher.clone().serve(stream).await;
     Ok(())
 }
 
-/// Tells a client that there are too many.
-async fn turn_away(mut stream: TcpStream) {
+/// Sends the response 503 to a client beyond the maximum, and closes its connection.
+async fn refuse_connection(mut stream: TcpStream) {
     let id = RequestId::of(&http::HeaderMap::new());
-    let mut answer = ApiError::TooManyConnections.answer(&id);
-    answer.headers_mut().insert(http::header::CONNECTION, http::HeaderValue::from_static("close"));
-    let tell = async {
-        stream.write_all(&on_the_wire(answer)).await?;
+    let mut response = ApiError::TooManyConnections.to_response(&id);
+    response.headers_mut().insert(http::header::CONNECTION, http::HeaderValue::from_static("close"));
+    let send = async {
+        stream.write_all(&encode_response(response)).await?;
         stream.shutdown().await
     };
-    // One that does not listen need not be told.
-    let _ = tokio::time::timeout(TELL, tell).await;
+    // The connection is closed in any case, so a client that does not read only loses the response.
+    let _ = tokio::time::timeout(REFUSAL_TIMEOUT, send).await;
 }

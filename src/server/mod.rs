@@ -1,15 +1,35 @@
-//! The one port: accept a connection, check each head, let the right engine answer; and how the parts are put
-//! together.
+//! The one port: accepts connections, checks each head, lets the right engine answer. This folder also assembles the
+//! parts of a server and shuts them down.
+//!
+//! The files in reading order:
+//!
+//! | file | what it does |
+//! |---|---|
+//! | `bootstrap` | the composition root: starts a server, runs it, shuts it down |
+//! | `backends` | creates the configured store and runtime; the only file that names concrete backends |
+//! | `state_dir` | this node's folder: its id, its lock, its files |
+//! | `listener` | accepts connections, up to a maximum |
+//! | `tls`, `tls_connection` | terminates TLS, and reloads the certificate when its files change |
+//! | `http1_guard/` | the guard: passes one checked message at a time to an engine |
+//! | `dispatch` | chooses the engine of a connection |
+//! | `hyper_engine` | answers for the API and opens WebSocket tunnels |
+//! | `pingora_engine` | forwards all other requests of instances |
+//! | `pingora_pipe` | carries an instance's request from a connection that hyper serves to Pingora |
+//! | `wire_format` | a whole response as bytes, where no engine writes it |
+//! | `shutdown` | signals, and the order in which a server stops |
 
 pub mod backends;
 pub mod bootstrap;
-pub mod dispatch;
+mod dispatch;
 pub mod http1_guard;
-pub mod hyper_connection;
-pub mod listener;
-#[cfg(test)]
-mod node_forwarding_tests;
+mod hyper_engine;
+mod listener;
+mod pingora_engine;
 mod pingora_pipe;
-pub mod shutdown;
+mod shutdown;
 pub mod state_dir;
-pub mod tls;
+#[cfg(test)]
+mod tests;
+mod tls;
+mod tls_connection;
+mod wire_format;

@@ -1,7 +1,10 @@
-//! The way from hyper's side to Pingora's: an instance's request that comes on a connection that hyper holds.
+//! Carries an instance's request from a connection that hyper serves to Pingora.
 //!
-//! Such a connection began with a request for the API. Where a load balancer mixes hosts on it, the foreign
-//! request goes, parsed and written anew, through memory to Pingora, which sees the real client's addresses.
+//! Such a connection began with a request for the API. If a load balancer mixes hosts on it, the request for an
+//! instance goes, parsed and written anew, through memory to Pingora. Pingora sees the addresses of the real client.
+//!
+//! **Trap: while h2c is on, Pingora takes a connection without a usable `Peek` for HTTP/2.** So a pipe is given to
+//! Pingora as a session, never as a connection.
 
 use std::io;
 use std::pin::Pin;
@@ -23,56 +26,61 @@ use pingora_core::protocols::{
 };
 use tokio::io::{AsyncRead, AsyncWrite, DuplexStream, ReadBuf};
 
-use super::dispatch::Dispatch;
+use super::pingora_engine::PingoraEngine;
+use crate::telemetry::task;
 
-/// Bytes that may be on their way in each direction.
-const CAPACITY: usize = 64 * 1024;
+/// Bytes that the pipe buffers in each direction.
+const PIPE_CAPACITY: usize = 64 * 1024;
 
-/// One connection's way to Pingora, made when first needed.
-pub(super) struct Pipe {
-    dispatch: Arc<Dispatch>,
+/// The pipe of one connection to Pingora, created by the first request that needs it and then reused.
+pub(super) struct PingoraPipe {
+    pingora: Arc<PingoraEngine>,
     socket: Option<Arc<SocketDigest>>,
     ssl: Option<Arc<SslDigest>>,
     idle: Mutex<Option<SendRequest<Incoming>>>,
 }
 
-impl Pipe {
+impl PingoraPipe {
+    /// Prepares a pipe for the connection with this socket and TLS session.
     pub(super) fn new(
-        dispatch: Arc<Dispatch>,
+        pingora: Arc<PingoraEngine>,
         socket: Option<Arc<SocketDigest>>,
         ssl: Option<Arc<SslDigest>>,
     ) -> Self {
-        Self { dispatch, socket, ssl, idle: Mutex::new(None) }
+        Self { pingora, socket, ssl, idle: Mutex::new(None) }
     }
 
-    /// Lets Pingora answer. An error means that the exchange was broken off on the way.
+    /// Sends a request to Pingora and returns its response.
+    ///
+    /// # Errors
+    /// The exchange ended before Pingora responded.
     pub(super) async fn send(&self, mut request: Request<Incoming>) -> hyper::Result<Response<Incoming>> {
         *request.version_mut() = Version::HTTP_11;
-        let mut kept = self.idle.lock().take();
-        let is_ready = match &mut kept {
+        let mut idle = self.idle.lock().take();
+        let is_ready = match &mut idle {
             Some(sender) => sender.ready().await.is_ok(),
             None => false,
         };
-        let mut sender = match kept {
+        let mut sender = match idle {
             Some(sender) if is_ready => sender,
             _ => self.open().await?,
         };
-        let answer = sender.send_request(request).await;
+        let response = sender.send_request(request).await;
         *self.idle.lock() = Some(sender);
-        answer
+        response
     }
 
     async fn open(&self) -> hyper::Result<SendRequest<Incoming>> {
-        let (ours, theirs) = tokio::io::duplex(CAPACITY);
-        let end = End { inner: theirs, socket: self.socket.clone(), ssl: self.ssl.clone() };
-        let dispatch = self.dispatch.clone();
-        crate::telemetry::task::spawn("pipe to pingora", async move {
-            // Not as a whole connection: with HTTP/2 in the clear allowed, Pingora would take one without `Peek` for it.
-            dispatch.serve_piped(ServerSession::new_http1(Box::new(end))).await;
+        let (hyper_end, pingora_end) = tokio::io::duplex(PIPE_CAPACITY);
+        let end = PipeEnd { inner: pingora_end, socket: self.socket.clone(), ssl: self.ssl.clone() };
+        let pingora = self.pingora.clone();
+        task::spawn("pipe to pingora", async move {
+            // As a session, not as a connection, which Pingora would take for HTTP/2.
+            pingora.serve_pipe(ServerSession::new_http1(Box::new(end))).await;
         });
-        let (mut sender, connection) = http1::handshake(TokioIo::new(ours)).await?;
-        crate::telemetry::task::spawn("pipe from hyper", async move {
-            // Its error is the error of the request that was on its way.
+        let (mut sender, connection) = http1::handshake(TokioIo::new(hyper_end)).await?;
+        task::spawn("pipe from hyper", async move {
+            // The request that is sent on this connection returns the same error.
             let _ = connection.await;
         });
         sender.ready().await?;
@@ -80,15 +88,15 @@ impl Pipe {
     }
 }
 
-/// Pingora's end of the pipe, with the addresses of the client's own connection.
+/// Pingora's end of the pipe. It reports the addresses and the TLS session of the client's connection.
 #[derive(Debug)]
-struct End {
+struct PipeEnd {
     inner: DuplexStream,
     socket: Option<Arc<SocketDigest>>,
     ssl: Option<Arc<SslDigest>>,
 }
 
-impl AsyncRead for End {
+impl AsyncRead for PipeEnd {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -98,7 +106,7 @@ impl AsyncRead for End {
     }
 }
 
-impl AsyncWrite for End {
+impl AsyncWrite for PipeEnd {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.inner).poll_write(cx, bytes)
     }
@@ -113,42 +121,42 @@ impl AsyncWrite for End {
 }
 
 #[async_trait]
-impl Shutdown for End {
+impl Shutdown for PipeEnd {
     async fn shutdown(&mut self) {
-        // The other end is ours and needs no goodbye.
+        // The other end is in this process, and notices the end of the pipe without a message.
         let _ = tokio::io::AsyncWriteExt::shutdown(&mut self.inner).await;
     }
 }
 
-impl UniqueID for End {
+impl UniqueID for PipeEnd {
     fn id(&self) -> UniqueIDType {
-        // No connection to anywhere has this id, and downstream ids are never compared.
+        // No connection has this id, and the ids of downstream connections are never compared.
         -1
     }
 }
 
-impl Ssl for End {
+impl Ssl for PipeEnd {
     fn get_ssl_digest(&self) -> Option<Arc<SslDigest>> {
         self.ssl.clone()
     }
 }
 
-impl GetTimingDigest for End {
+impl GetTimingDigest for PipeEnd {
     fn get_timing_digest(&self) -> Vec<Option<TimingDigest>> {
         Vec::new()
     }
 }
 
-impl GetProxyDigest for End {
+impl GetProxyDigest for PipeEnd {
     fn get_proxy_digest(&self) -> Option<Arc<ProxyDigest>> {
         None
     }
 }
 
-impl GetSocketDigest for End {
+impl GetSocketDigest for PipeEnd {
     fn get_socket_digest(&self) -> Option<Arc<SocketDigest>> {
         self.socket.clone()
     }
 }
 
-impl Peek for End {}
+impl Peek for PipeEnd {}

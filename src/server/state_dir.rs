@@ -1,7 +1,8 @@
-//! This server's folder in `STATE_DIR`: its name, and what it runs.
+//! The folder of a node in `STATE_DIR`: it holds the node's id and what the node runs.
 //!
-//! A server takes the first folder that it can lock, which is that of one that crashed or stopped; else it makes
-//! one. So two servers on one host never touch each other's instances, and what a crashed one left is found.
+//! A server locks the first folder that no other server has locked, which is the folder of a node that crashed or
+//! stopped. If there is none, it makes a folder. So two servers on one host never touch each other's instances, and the
+//! next server finds what a crashed server left.
 
 use std::fs::{self, File, TryLockError};
 use std::io::{self, Write};
@@ -9,27 +10,29 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use crate::instance::NodeId;
-use crate::template::Secret;
-use crate::template::random_hex;
+use crate::template::{Secret, random_hex};
 
-/// Hexadecimal digits: 256 bits.
+/// Hexadecimal digits of a node's secret: 256 bits.
 const SECRET_LENGTH: usize = 64;
 
-/// The folder for containers in a node's.
-const CONTAINERS: &str = "containers";
+/// The name of the folder for containers in a node's folder.
+const CONTAINERS_DIR_NAME: &str = "containers";
 
-/// A folder that is ours for as long as this lives.
+/// A node's folder, locked for as long as this value lives.
 #[derive(Debug)]
 pub struct NodeDir {
     id: NodeId,
     path: PathBuf,
-    /// Its lock is the claim; the system takes it back when the process ends, however it ends.
+    /// The locked file. The kernel unlocks it when the process ends, however it ends.
     _lock: File,
 }
 
 impl NodeDir {
-    /// Takes a folder below `state_dir`.
-    pub fn take(state_dir: &Path) -> io::Result<Self> {
+    /// Locks the first free folder below `state_dir`, or makes one.
+    ///
+    /// # Errors
+    /// The folders cannot be read, made or locked.
+    pub fn lock_any(state_dir: &Path) -> io::Result<Self> {
         let nodes = state_dir.join("nodes");
         fs::create_dir_all(&nodes)?;
         let mut names: Vec<String> =
@@ -37,51 +40,51 @@ impl NodeDir {
         names.sort_unstable();
         for name in names {
             if let Ok(id) = NodeId::parse(&name)
-                && let Some(folder) = Self::lock(&nodes, id)?
+                && let Some(folder) = Self::try_lock(&nodes, id)?
             {
                 return Ok(folder);
             }
         }
         loop {
-            if let Some(folder) = Self::lock(&nodes, NodeId::random())? {
+            if let Some(folder) = Self::try_lock(&nodes, NodeId::random())? {
                 return Ok(folder);
             }
         }
     }
 
-    /// Takes every folder there is below `state_dir`, so that no server works there meanwhile. If any has a server that
-    /// runs, takes none, and names the first of those.
+    /// Locks every node's folder below `state_dir`, so that no server runs there meanwhile. If a server runs in one of
+    /// them, locks none and returns the id of the first such node.
     ///
     /// # Errors
     /// The folders cannot be read or locked.
-    pub fn take_all(state_dir: &Path) -> io::Result<Result<Vec<Self>, NodeId>> {
+    pub fn lock_all(state_dir: &Path) -> io::Result<Result<Vec<Self>, NodeId>> {
         let nodes = state_dir.join("nodes");
         let entries = match fs::read_dir(&nodes) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Ok(Vec::new())),
             entries => entries?,
         };
-        let mut taken = Vec::new();
+        let mut locked = Vec::new();
         for entry in entries {
             let name = entry?.file_name();
             let Some(id) = name.to_str().and_then(|name| NodeId::parse(name).ok()) else { continue };
-            match Self::lock(&nodes, id.clone())? {
-                Some(folder) => taken.push(folder),
+            match Self::try_lock(&nodes, id.clone())? {
+                Some(folder) => locked.push(folder),
                 None => return Ok(Err(id)),
             }
         }
-        Ok(Ok(taken))
+        Ok(Ok(locked))
     }
 
-    /// The folders for containers of all nodes there are below `state_dir`, whether a server has them or not.
-    pub fn all_containers(state_dir: &Path) -> Vec<PathBuf> {
+    /// Returns the folders for containers of all nodes below `state_dir`, whether a server has locked them or not.
+    pub fn containers_dirs(state_dir: &Path) -> Vec<PathBuf> {
         let nodes = fs::read_dir(state_dir.join("nodes")).into_iter().flatten().flatten();
-        let known =
+        let nodes =
             nodes.filter(|node| node.file_name().to_str().is_some_and(|name| NodeId::parse(name).is_ok()));
-        known.map(|node| node.path().join(CONTAINERS)).collect()
+        nodes.map(|node| node.path().join(CONTAINERS_DIR_NAME)).collect()
     }
 
-    /// `None` when another server has it.
-    fn lock(nodes: &Path, id: NodeId) -> io::Result<Option<Self>> {
+    /// Locks the folder of the node `id` and makes it if it is missing. Returns `None` if another server has locked it.
+    fn try_lock(nodes: &Path, id: NodeId) -> io::Result<Option<Self>> {
         let path = nodes.join(id.as_str());
         fs::create_dir_all(&path)?;
         let lock = File::options().create(true).truncate(false).write(true).open(path.join("lock"))?;
@@ -92,18 +95,22 @@ impl NodeDir {
         }
     }
 
-    /// The server's name.
+    /// Returns the node's id, which is the folder's name.
     pub fn id(&self) -> &NodeId {
         &self.id
     }
 
-    /// What the random texts of its instances come from. Made once, for its instances may outlive the server.
+    /// Returns the secret from which the random texts of the node's instances are derived. It is made once and then
+    /// kept, since instances may outlive the server.
+    ///
+    /// # Errors
+    /// The file cannot be read or written.
     pub fn secret(&self) -> io::Result<Secret> {
         let path = self.path.join("secret");
         match fs::read_to_string(&path) {
             Ok(text) if text.len() == SECRET_LENGTH => return Ok(Secret::new(text)),
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-            // One that was interrupted was never used.
+            // A file of another length was not completely written, so its secret was never used.
             _ => {}
         }
         let secret = random_hex::<{ SECRET_LENGTH / 2 }>()?;
@@ -115,25 +122,25 @@ impl NodeDir {
         Ok(Secret::new(secret))
     }
 
-    /// The folder for its instances; it may not exist yet.
-    pub fn instances(&self) -> PathBuf {
+    /// Returns the folder for the instances of the process runtime. It may not exist yet.
+    pub fn instances_dir(&self) -> PathBuf {
         self.path.join("instances")
     }
 
-    /// The file in which it notes which visitor has what; it may not exist yet.
-    pub fn journal(&self) -> PathBuf {
+    /// Returns the file in which the embedded store records assigned instances. It may not exist yet.
+    pub fn journal_file(&self) -> PathBuf {
         self.path.join("journal")
     }
 
-    /// The file in which it notes what it handed out by way of a store that servers share; it may not exist yet. Beside it
-    /// stands one that ends in `.tenure`.
-    pub fn claims(&self) -> PathBuf {
+    /// Returns the file in which a node that shares a store records the claims that were granted to it. It may not
+    /// exist yet. A second file beside it has the same name with `.tenure` at the end.
+    pub fn grant_log_file(&self) -> PathBuf {
         self.path.join("claims")
     }
 
-    /// The folder for its containers and their checkpoints; it may not exist yet.
-    pub fn containers(&self) -> PathBuf {
-        self.path.join(CONTAINERS)
+    /// Returns the folder for containers and their checkpoints. It may not exist yet.
+    pub fn containers_dir(&self) -> PathBuf {
+        self.path.join(CONTAINERS_DIR_NAME)
     }
 }
 
@@ -147,30 +154,30 @@ mod tests {
     }
 
     #[test]
-    fn two_servers_have_two_folders_and_a_later_one_takes_over_a_free_one() {
+    fn two_servers_have_two_folders_and_a_later_one_locks_a_free_one() {
         let dir = state_dir();
-        let a = NodeDir::take(&dir).unwrap();
-        let b = NodeDir::take(&dir).unwrap();
+        let a = NodeDir::lock_any(&dir).unwrap();
+        let b = NodeDir::lock_any(&dir).unwrap();
         assert_ne!(a.id(), b.id());
-        assert!(NodeDir::take_all(&dir).unwrap().is_err(), "servers have them");
+        assert!(NodeDir::lock_all(&dir).unwrap().is_err(), "servers have locked them");
         let freed = a.id().clone();
         drop(a);
-        assert_eq!(NodeDir::take(&dir).unwrap().id(), &freed);
-        assert_eq!(NodeDir::take_all(&dir).unwrap().unwrap_err(), *b.id());
+        assert_eq!(NodeDir::lock_any(&dir).unwrap().id(), &freed);
+        assert_eq!(NodeDir::lock_all(&dir).unwrap().unwrap_err(), *b.id());
         drop(b);
-        assert_eq!(NodeDir::take_all(&dir).unwrap().unwrap().len(), 2);
+        assert_eq!(NodeDir::lock_all(&dir).unwrap().unwrap().len(), 2);
         fs::remove_dir_all(dir).unwrap();
     }
 
     #[test]
-    fn a_node_keeps_its_secret_and_nobody_else_may_read_it() {
+    fn a_node_keeps_its_secret_and_no_other_user_may_read_it() {
         use std::os::unix::fs::PermissionsExt;
         let dir = state_dir();
-        let node = NodeDir::take(&dir).unwrap();
+        let node = NodeDir::lock_any(&dir).unwrap();
         let secret = node.secret().unwrap();
         assert_eq!((node.secret().unwrap(), secret.reveal().len()), (secret.clone(), SECRET_LENGTH));
         assert_eq!(fs::metadata(node.path.join("secret")).unwrap().permissions().mode() & 0o777, 0o600);
-        let other = NodeDir::take(&dir).unwrap();
+        let other = NodeDir::lock_any(&dir).unwrap();
         assert_ne!(other.secret().unwrap(), secret);
         fs::remove_dir_all(dir).unwrap();
     }

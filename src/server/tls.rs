@@ -1,231 +1,126 @@
-//! TLS, ended by rustls in front of both engines.
+//! TLS, terminated by rustls in front of both engines.
 
 use std::fs::File;
-use std::io::{self, BufReader};
+use std::io::BufReader;
 use std::path::Path;
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
 use std::time::{Duration, SystemTime};
 
 use arc_swap::ArcSwap;
-use async_trait::async_trait;
-use pingora_core::protocols::tls::SslDigest;
-use pingora_core::protocols::{
-    ALPN, GetProxyDigest, GetSocketDigest, GetTimingDigest, Peek, Shutdown, SocketDigest, Ssl, Stream,
-    TimingDigest, UniqueID, UniqueIDType,
-};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use pingora_core::protocols::Stream;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::ServerConfig;
 use tokio_rustls::rustls::pki_types::pem::PemObject;
 use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use tokio_rustls::server::TlsStream;
 
+use super::tls_connection::TlsConnection;
 use crate::cluster::OwnCertificate;
 use crate::config::TlsFiles;
 
-/// How often the files are looked at.
-const LOOK: Duration = Duration::from_secs(5);
+/// How often the files are checked for a change.
+const RELOAD_INTERVAL: Duration = Duration::from_secs(5);
 /// Longest time of a handshake.
-const HANDSHAKE: Duration = Duration::from_secs(10);
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A certificate or key that cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum TlsError {
-    /// A file cannot be read, or holds nothing of the kind.
-    #[error("{file}: {what}")]
+    /// A file cannot be read, or holds no certificate or no private key.
+    #[error("cannot use {file}: {problem}")]
     File {
-        /// Which one.
+        /// The path of the file.
         file: String,
-        /// What is wrong with it.
-        what: String,
+        /// The fault in the file.
+        problem: String,
     },
-    /// The two do not fit together.
-    #[error("the certificate and the key: {0}")]
+    /// The private key does not belong to the certificate, or rustls refuses one of them.
+    #[error("cannot use the certificate with the private key: {0}")]
     Pair(#[from] tokio_rustls::rustls::Error),
 }
 
-/// The certificate in use. Connections already made keep theirs when it changes.
-pub struct Tls {
+/// Terminates TLS with the certificate in use. When the certificate changes, open connections keep theirs.
+pub(super) struct ServerTls {
     files: TlsFiles,
     acceptor: ArcSwap<Acceptor>,
-    own: OwnCertificate,
+    certificate: OwnCertificate,
 }
 
-/// Swapped as one; a handshake under way keeps the one that it began with.
+/// What answers handshakes. It is replaced as a whole: a handshake in progress keeps the one that it began with.
 struct Acceptor(TlsAcceptor);
 
-impl Tls {
-    /// Reads the files.
-    pub fn load(files: TlsFiles) -> Result<Self, TlsError> {
-        let (acceptor, own) = read(&files)?;
-        let (acceptor, own) =
-            (ArcSwap::from_pointee(Acceptor(acceptor)), Arc::new(ArcSwap::from_pointee(own)));
-        Ok(Self { files, acceptor, own })
+impl ServerTls {
+    /// Reads the certificate and the private key from `files`.
+    ///
+    /// # Errors
+    /// A file cannot be read, or the certificate and the key cannot be used.
+    pub(super) fn load(files: TlsFiles) -> Result<Self, TlsError> {
+        let (acceptor, certificate) = read(&files)?;
+        let acceptor = ArcSwap::from_pointee(Acceptor(acceptor));
+        let certificate = Arc::new(ArcSwap::from_pointee(certificate));
+        Ok(Self { files, acceptor, certificate })
     }
 
-    /// The certificate that is shown, always the one in use.
-    pub fn own(&self) -> OwnCertificate {
-        self.own.clone()
+    /// Returns the certificate that clients see. It changes when the certificate is reloaded.
+    pub(super) fn own_certificate(&self) -> OwnCertificate {
+        self.certificate.clone()
     }
 
-    /// Answers a handshake: HTTP/2 where the client can, else HTTP/1.1. `None` when it fails or takes too long.
-    pub async fn accept(&self, stream: Stream) -> Option<TlsIo> {
+    /// Answers a handshake and agrees on HTTP/2 if the client can speak it, else on HTTP/1.1. Returns `None` if the
+    /// handshake fails or takes longer than 10 seconds.
+    pub(super) async fn accept(&self, stream: Stream) -> Option<TlsConnection> {
         let acceptor = self.acceptor.load().0.clone();
-        let stream = tokio::time::timeout(HANDSHAKE, acceptor.accept(stream)).await.ok()?.ok()?;
-        Some(TlsIo::new(stream))
+        let stream = tokio::time::timeout(HANDSHAKE_TIMEOUT, acceptor.accept(stream)).await.ok()?.ok()?;
+        Some(TlsConnection::new(stream))
     }
 
-    /// Looks at the files for ever and takes over a new pair. A bad one is told of once, and the old stays.
-    pub async fn reload(self: Arc<Self>) {
-        let mut seen = stamps(&self.files);
+    /// Reloads the certificate and the private key whenever their files change. If the new pair cannot be used, the
+    /// error is logged once and the previous pair stays in effect. Never returns.
+    pub(super) async fn reload(self: Arc<Self>) {
+        let mut seen = file_stamps(&self.files);
         loop {
-            tokio::time::sleep(LOOK).await;
-            let now = stamps(&self.files);
-            if now == seen {
+            tokio::time::sleep(RELOAD_INTERVAL).await;
+            let current = file_stamps(&self.files);
+            if current == seen {
                 continue;
             }
-            seen = now;
+            seen = current;
             match read(&self.files) {
-                Ok((acceptor, own)) => {
+                Ok((acceptor, certificate)) => {
                     self.acceptor.store(Arc::new(Acceptor(acceptor)));
-                    self.own.store(Arc::new(own));
-                    tracing::info!("the certificate was renewed");
+                    self.certificate.store(Arc::new(certificate));
+                    tracing::info!("certificate reloaded");
                 }
-                Err(error) => {
-                    tracing::error!(%error, "the new certificate cannot be used; the old one stays")
-                }
+                Err(error) => tracing::error!(%error, "failed to reload certificate"),
             }
         }
     }
 }
 
-type Stamp = Option<(SystemTime, u64)>;
+/// When a file was written, and its length in bytes; `None` if it cannot be read.
+type FileStamp = Option<(SystemTime, u64)>;
 
-/// When the files were written and how long they are.
-fn stamps(files: &TlsFiles) -> [Stamp; 2] {
+/// Returns the stamps of the certificate's file and of the key's file.
+fn file_stamps(files: &TlsFiles) -> [FileStamp; 2] {
     [&files.cert, &files.key].map(|file| {
-        let about = std::fs::metadata(file).ok()?;
-        Some((about.modified().ok()?, about.len()))
+        let metadata = std::fs::metadata(file).ok()?;
+        Some((metadata.modified().ok()?, metadata.len()))
     })
 }
 
+/// Reads both files and returns what answers handshakes with them, and the first certificate.
 fn read(files: &TlsFiles) -> Result<(TlsAcceptor, CertificateDer<'static>), TlsError> {
-    let wrong = |file: &Path, what: String| TlsError::File { file: file.display().to_string(), what };
-    let open = |file: &Path| File::open(file).map(BufReader::new).map_err(|e| wrong(file, e.to_string()));
+    let unusable =
+        |file: &Path, problem: String| TlsError::File { file: file.display().to_string(), problem };
+    let open = |file: &Path| File::open(file).map(BufReader::new).map_err(|e| unusable(file, e.to_string()));
     let chain: Vec<CertificateDer<'static>> = CertificateDer::pem_reader_iter(open(&files.cert)?)
         .collect::<Result<_, _>>()
-        .map_err(|e| wrong(&files.cert, e.to_string()))?;
-    let own = chain.first().cloned();
-    let own = own.ok_or_else(|| wrong(&files.cert, "it holds no certificate".to_owned()))?;
+        .map_err(|e| unusable(&files.cert, e.to_string()))?;
+    let certificate = chain.first().cloned();
+    let certificate = certificate
+        .ok_or_else(|| unusable(&files.cert, "it holds no certificate in PEM format".to_owned()))?;
     let key = PrivateKeyDer::from_pem_reader(open(&files.key)?)
-        .map_err(|e| wrong(&files.key, format!("it holds no private key: {e}")))?;
+        .map_err(|e| unusable(&files.key, format!("it holds no private key in PEM format: {e}")))?;
     let mut config = ServerConfig::builder().with_no_client_auth().with_single_cert(chain, key)?;
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-    Ok((TlsAcceptor::from(Arc::new(config)), own))
+    Ok((TlsAcceptor::from(Arc::new(config)), certificate))
 }
-
-/// An encrypted connection as Pingora knows connections.
-#[derive(Debug)]
-pub struct TlsIo {
-    inner: TlsStream<Stream>,
-    alpn: Option<ALPN>,
-    digest: Arc<SslDigest>,
-}
-
-impl TlsIo {
-    fn new(inner: TlsStream<Stream>) -> Self {
-        let session = inner.get_ref().1;
-        let alpn = match session.alpn_protocol() {
-            Some(b"h2") => Some(ALPN::H2),
-            Some(b"http/1.1") => Some(ALPN::H1),
-            _ => None,
-        };
-        let version = session.protocol_version().map(|v| format!("{v:?}")).unwrap_or_default();
-        let cipher =
-            session.negotiated_cipher_suite().map(|c| format!("{:?}", c.suite())).unwrap_or_default();
-        let digest = Arc::new(SslDigest::new(cipher, version, None, None, vec![]));
-        Self { inner, alpn, digest }
-    }
-}
-
-impl AsyncRead for TlsIo {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.inner).poll_read(cx, buf)
-    }
-}
-
-impl AsyncWrite for TlsIo {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.inner).poll_write(cx, bytes)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        slices: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.inner).poll_write_vectored(cx, slices)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.inner.is_write_vectored()
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.inner).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.inner).poll_shutdown(cx)
-    }
-}
-
-#[async_trait]
-impl Shutdown for TlsIo {
-    async fn shutdown(&mut self) {
-        // A client that is gone need not be told that we go.
-        let _ = tokio::io::AsyncWriteExt::shutdown(&mut self.inner).await;
-    }
-}
-
-impl UniqueID for TlsIo {
-    fn id(&self) -> UniqueIDType {
-        self.inner.get_ref().0.id()
-    }
-}
-
-impl Ssl for TlsIo {
-    fn get_ssl_digest(&self) -> Option<Arc<SslDigest>> {
-        Some(self.digest.clone())
-    }
-
-    fn selected_alpn_proto(&self) -> Option<ALPN> {
-        self.alpn.clone()
-    }
-}
-
-impl GetTimingDigest for TlsIo {
-    fn get_timing_digest(&self) -> Vec<Option<TimingDigest>> {
-        self.inner.get_ref().0.get_timing_digest()
-    }
-}
-
-impl GetProxyDigest for TlsIo {
-    fn get_proxy_digest(&self) -> Option<Arc<pingora_core::protocols::raw_connect::ProxyDigest>> {
-        None
-    }
-}
-
-impl GetSocketDigest for TlsIo {
-    fn get_socket_digest(&self) -> Option<Arc<SocketDigest>> {
-        self.inner.get_ref().0.get_socket_digest()
-    }
-}
-
-impl Peek for TlsIo {}

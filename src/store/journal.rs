@@ -1,8 +1,11 @@
-//! What visitors have, on disk, for instances that outlive the server.
+//! The file of visitors' instances, for instances that outlive the server process.
 //!
-//! A file of lines, each a change of the routes in JSON, or the confirmation of some claims, in the order of the steps. Read in that order they lead to
-//! every instance that a visitor has or lately had. A step is written before its caller hears of it, and not waited for
-//! until it is on the disk: what is written outlives the process, and no instance outlives the host.
+//! Each line is a JSON object: a route change, or the confirmation of some claims, in the order of the steps. Applied
+//! in that order, the lines lead to every instance that is or recently was assigned. A line is written before the
+//! caller of the step gets its answer, but not synced to the disk: what is written survives the process, and no
+//! instance survives the host.
+//!
+//! The files of older versions must stay readable: [`JournalLine`] and the record in it only gain names.
 
 use std::collections::{HashMap, HashSet};
 use std::fs::{self, File};
@@ -12,168 +15,173 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use super::RouteChange;
 use crate::instance::{Instance, InstanceId};
-use crate::store::RouteChange;
 
-/// The file may have this many lines more than there are instances, twice over, before it is written anew.
+/// The file is rewritten when it has more than twice as many lines as there are instances and spare lines.
 const SPARE_LINES: usize = 4096;
 
-/// See the module.
+/// An open journal, and the instances that its lines lead to.
 #[derive(Debug)]
 pub(super) struct Journal {
     path: PathBuf,
     file: File,
-    /// What the lines lead to.
-    table: Table,
+    instances: JournaledInstances,
     /// Lines in the file.
-    lines: usize,
-    /// Whether the last line could not be written, so that the file no longer says how things are.
-    torn: bool,
+    line_count: usize,
+    /// Whether the last line could not be written, so that the file lacks a change.
+    is_outdated: bool,
 }
 
-/// A line of the file.
+/// A line of the file. The names are part of the format.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-enum Line {
-    /// The record as it is now; its visitor knows of it.
+enum JournalLine {
+    /// The record after a change. The claim of its instance counts as confirmed.
     Set(Instance),
-    /// The same, and nobody knows whether its visitor was told.
+    /// The record after a change. The claim of its instance is unconfirmed.
     Claimed(Instance),
-    /// The visitors of these were told.
+    /// The claims of these instances were confirmed.
     Confirmed(Vec<InstanceId>),
-    /// The instance is gone, or nobody's again.
+    /// The instance is gone, or its claim was undone.
     Gone(InstanceId),
 }
 
 #[derive(Debug, Default)]
-struct Table {
+struct JournaledInstances {
     records: HashMap<InstanceId, Instance>,
     unconfirmed: HashSet<InstanceId>,
 }
 
-impl Table {
-    fn apply(&mut self, line: Line) {
+impl JournaledInstances {
+    fn apply(&mut self, line: JournalLine) {
         match line {
-            Line::Set(instance) => {
+            JournalLine::Set(instance) => {
                 self.unconfirmed.remove(instance.id());
                 self.records.insert(instance.id().clone(), instance);
             }
-            Line::Claimed(instance) => {
+            JournalLine::Claimed(instance) => {
                 self.unconfirmed.insert(instance.id().clone());
                 self.records.insert(instance.id().clone(), instance);
             }
-            Line::Confirmed(ids) => ids.iter().for_each(|id| {
+            JournalLine::Confirmed(ids) => ids.iter().for_each(|id| {
                 self.unconfirmed.remove(id);
             }),
-            Line::Gone(id) => {
+            JournalLine::Gone(id) => {
                 self.unconfirmed.remove(&id);
                 self.records.remove(&id);
             }
         }
     }
 
-    /// One line for each record.
-    fn lines(&self) -> impl Iterator<Item = Line> {
+    /// Returns the shortest journal that leads to these instances: one line for each record.
+    fn lines(&self) -> impl Iterator<Item = JournalLine> {
         self.records.values().map(|record| match self.unconfirmed.contains(record.id()) {
-            true => Line::Claimed(record.clone()),
-            false => Line::Set(record.clone()),
+            true => JournalLine::Claimed(record.clone()),
+            false => JournalLine::Set(record.clone()),
         })
     }
 }
 
 impl Journal {
-    /// Reads a journal, or begins one, and returns with it what the visitors had, and of each whether nobody knows that
-    /// they were told.
+    /// Opens or creates a journal. Returns with it the visitors' instances, each with whether its claim is unconfirmed.
+    ///
+    /// # Errors
+    /// The file cannot be read or written.
     pub(super) fn open(path: PathBuf) -> io::Result<(Self, Vec<(Instance, bool)>)> {
-        let table = read(&path)?;
-        let file = write(&path, &table)?;
-        let living = table.records.values();
-        let living = living.map(|it| (it.clone(), table.unconfirmed.contains(it.id()))).collect();
-        Ok((Self { path, file, lines: table.records.len(), table, torn: false }, living))
+        let instances = read(&path)?;
+        let file = rewrite(&path, &instances)?;
+        let records = instances.records.values();
+        let found = records.map(|it| (it.clone(), instances.unconfirmed.contains(it.id()))).collect();
+        let line_count = instances.records.len();
+        Ok((Self { path, file, instances, line_count, is_outdated: false }, found))
     }
 
-    /// Writes a change down, or a claim. What the disk refuses is told, and tried again with the next.
-    pub(super) fn note(&mut self, change: &RouteChange, claimed: bool) {
-        self.keep(match change {
-            // What was taken back is nobody's; the next server has no use for it.
-            RouteChange::Set(instance) if instance.lease().is_none() => Line::Gone(instance.id().clone()),
-            RouteChange::Set(instance) if claimed => Line::Claimed(instance.clone()),
-            RouteChange::Set(instance) => Line::Set(instance.clone()),
-            RouteChange::Gone(id) => Line::Gone(id.clone()),
+    /// Writes a change; `is_claim` says that it is a claim, which is unconfirmed. A failed write is logged once, and
+    /// the next call rewrites the file.
+    pub(super) fn record_change(&mut self, change: &RouteChange, is_claim: bool) {
+        self.record(match change {
+            // The instance of an undone claim is ready, and ready instances are not journaled.
+            RouteChange::Set(instance) if instance.lease().is_none() => {
+                JournalLine::Gone(instance.id().clone())
+            }
+            RouteChange::Set(instance) if is_claim => JournalLine::Claimed(instance.clone()),
+            RouteChange::Set(instance) => JournalLine::Set(instance.clone()),
+            RouteChange::Gone(id) => JournalLine::Gone(id.clone()),
         });
     }
 
-    /// Writes down that the claims of these were confirmed.
-    pub(super) fn confirmed(&mut self, ids: &[InstanceId]) {
-        let ids: Vec<_> = ids.iter().filter(|id| self.table.unconfirmed.contains(*id)).cloned().collect();
+    /// Writes that the claims of these instances were confirmed.
+    pub(super) fn record_confirmed(&mut self, ids: &[InstanceId]) {
+        let ids: Vec<_> = ids.iter().filter(|id| self.instances.unconfirmed.contains(*id)).cloned().collect();
         if !ids.is_empty() {
-            self.keep(Line::Confirmed(ids));
+            self.record(JournalLine::Confirmed(ids));
         }
     }
 
-    fn keep(&mut self, line: Line) {
-        let crowded = self.lines > 2 * (self.table.records.len() + SPARE_LINES);
-        let renewed = self.torn || crowded;
-        let text = if renewed { Ok(Vec::new()) } else { text(&line) };
-        self.table.apply(line);
-        let written = if renewed { self.renew() } else { text.and_then(|text| self.append(&text)) };
+    fn record(&mut self, line: JournalLine) {
+        let is_too_long = self.line_count > 2 * (self.instances.records.len() + SPARE_LINES);
+        let must_rewrite = self.is_outdated || is_too_long;
+        let text = if must_rewrite { Ok(Vec::new()) } else { text(&line) };
+        self.instances.apply(line);
+        let written = if must_rewrite { self.rewrite() } else { text.and_then(|text| self.append(&text)) };
         if let Err(error) = written {
-            if !self.torn {
+            if !self.is_outdated {
                 tracing::error!(
                     file = %self.path.display(), %error,
-                    "what visitors have cannot be written down, and would be lost if this server ended now"
+                    "failed to write journal, a restart now would lose visitors' instances"
                 );
             }
-            self.torn = true;
+            self.is_outdated = true;
         }
     }
 
     fn append(&mut self, text: &[u8]) -> io::Result<()> {
-        // In one piece, so that a kill leaves all of it or nothing.
+        // One write, so that a kill leaves the whole line or none of it.
         self.file.write_all(text)?;
-        self.lines += 1;
+        self.line_count += 1;
         Ok(())
     }
 
-    fn renew(&mut self) -> io::Result<()> {
-        self.file = write(&self.path, &self.table)?;
-        self.lines = self.table.records.len();
-        self.torn = false;
+    fn rewrite(&mut self) -> io::Result<()> {
+        self.file = rewrite(&self.path, &self.instances)?;
+        self.line_count = self.instances.records.len();
+        self.is_outdated = false;
         Ok(())
     }
 }
 
-fn text(line: &Line) -> io::Result<Vec<u8>> {
+fn text(line: &JournalLine) -> io::Result<Vec<u8>> {
     let mut text = serde_json::to_vec(line)?;
     text.push(b'\n');
     Ok(text)
 }
 
-fn read(path: &Path) -> io::Result<Table> {
-    let mut table = Table::default();
+fn read(path: &Path) -> io::Result<JournaledInstances> {
+    let mut instances = JournaledInstances::default();
     let file = match File::open(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(table),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(instances),
         file => file?,
     };
     for (number, line) in BufReader::new(file).split(b'\n').enumerate() {
-        match serde_json::from_slice::<Line>(&line?) {
-            Ok(line) => table.apply(line),
-            // Half a line is where the disk was full; what follows was written after it was not.
+        match serde_json::from_slice::<JournalLine>(&line?) {
+            Ok(line) => instances.apply(line),
+            // A full disk leaves a partial line; the lines after it were written when there was room again.
             Err(error) => {
-                tracing::warn!(file = %path.display(), line = number + 1, %error, "a line of the journal is left out");
+                tracing::warn!(file = %path.display(), line = number + 1, %error, "journal line skipped");
             }
         }
     }
-    Ok(table)
+    Ok(instances)
 }
 
-/// Puts a file of only what still counts in the place of the other, and returns it to be written on.
-fn write(path: &Path, table: &Table) -> io::Result<File> {
+/// Replaces the file by the shortest one that leads to the same instances, and returns it, open for appending.
+fn rewrite(path: &Path, instances: &JournaledInstances) -> io::Result<File> {
     let draft = path.with_extension("draft");
-    // Whoever knows a claim's token gets its instance.
+    // Readable by the owner only: with the token of a claim anyone gets its instance.
     let file = File::options().write(true).create(true).truncate(true).mode(0o600).open(&draft)?;
     let mut lines = BufWriter::new(file);
-    for line in table.lines() {
+    for line in instances.lines() {
         lines.write_all(&text(&line)?)?;
     }
     let file = lines.into_inner().map_err(io::IntoInnerError::into_error)?;
@@ -205,21 +213,21 @@ mod tests {
     }
 
     #[test]
-    fn what_was_noted_is_read_again_and_what_is_gone_is_not() {
+    fn recorded_instances_are_read_again_and_those_that_are_gone_are_not() {
         let path = file();
         let (mut journal, found) = Journal::open(path.clone()).unwrap();
         assert_eq!(found, []);
         let (a, b) = (assigned(), assigned());
-        journal.note(&RouteChange::Set(a.clone()), false);
-        journal.note(&RouteChange::Set(b.clone()), false);
-        journal.note(&RouteChange::Gone(a.id().clone()), false);
+        journal.record_change(&RouteChange::Set(a.clone()), false);
+        journal.record_change(&RouteChange::Set(b.clone()), false);
+        journal.record_change(&RouteChange::Gone(a.id().clone()), false);
         assert_eq!(reopened(&path), std::slice::from_ref(&b));
         assert_eq!(reopened(&path), [b], "reading it changes nothing");
         fs::remove_file(path).unwrap();
     }
 
     #[test]
-    fn whether_a_visitor_was_told_is_read_again() {
+    fn whether_a_claim_is_confirmed_is_read_again() {
         let path = file();
         let unconfirmed = || {
             let found = Journal::open(path.clone()).unwrap().1;
@@ -228,44 +236,44 @@ mod tests {
         let (mut journal, _) = Journal::open(path.clone()).unwrap();
         let (a, b, c) = (assigned(), assigned(), assigned());
         for it in [&a, &b, &c] {
-            journal.note(&RouteChange::Set(it.clone()), true);
+            journal.record_change(&RouteChange::Set(it.clone()), true);
         }
         assert_eq!(unconfirmed().len(), 3);
         let mut journal = Journal::open(path.clone()).unwrap().0;
-        journal.confirmed(&[a.id().clone(), a.id().clone()]);
+        journal.record_confirmed(&[a.id().clone(), a.id().clone()]);
         let longer = b.extended(Duration::from_secs(1), Duration::from_secs(99), Millis(3)).unwrap().unwrap();
-        journal.note(&RouteChange::Set(longer), false);
+        journal.record_change(&RouteChange::Set(longer), false);
         assert_eq!(unconfirmed(), std::slice::from_ref(&c));
         assert_eq!(unconfirmed(), std::slice::from_ref(&c), "reading it changes nothing");
         let mut journal = Journal::open(path.clone()).unwrap().0;
-        journal.note(&RouteChange::Set(c.taken_back(Millis(4)).unwrap()), false);
-        assert_eq!(reopened(&path).len(), 2, "what was taken back is nobody's");
+        journal.record_change(&RouteChange::Set(c.claim_undone(Millis(4)).unwrap()), false);
+        assert_eq!(reopened(&path).len(), 2, "an undone claim leaves no instance");
         fs::remove_file(path).unwrap();
     }
 
     #[test]
-    fn half_a_line_costs_nothing_but_itself() {
+    fn a_partial_line_loses_only_itself() {
         let path = file();
         let (mut journal, _) = Journal::open(path.clone()).unwrap();
         let (a, b) = (assigned(), assigned());
-        journal.note(&RouteChange::Set(a.clone()), false);
+        journal.record_change(&RouteChange::Set(a.clone()), false);
         journal.file.write_all(b"{\"set\":{\"id\":\n").unwrap();
-        journal.note(&RouteChange::Set(b.clone()), false);
+        journal.record_change(&RouteChange::Set(b.clone()), false);
         let found = reopened(&path);
         assert!(found.len() == 2 && found.contains(&a) && found.contains(&b), "{found:?}");
         fs::remove_file(path).unwrap();
     }
 
     #[test]
-    fn it_does_not_grow_without_end() {
+    fn the_file_does_not_grow_without_bound() {
         let path = file();
         let (mut journal, _) = Journal::open(path.clone()).unwrap();
         let kept = assigned();
-        journal.note(&RouteChange::Set(kept.clone()), false);
+        journal.record_change(&RouteChange::Set(kept.clone()), false);
         let other = assigned();
         for _ in 0..3 * SPARE_LINES {
-            journal.note(&RouteChange::Set(other.clone()), false);
-            journal.note(&RouteChange::Gone(other.id().clone()), false);
+            journal.record_change(&RouteChange::Set(other.clone()), false);
+            journal.record_change(&RouteChange::Gone(other.id().clone()), false);
         }
         let lines = fs::read_to_string(&path).unwrap().lines().count();
         assert!(lines <= 2 * (SPARE_LINES + 2), "{lines}");
@@ -274,14 +282,14 @@ mod tests {
     }
 
     #[test]
-    fn what_a_full_disk_refused_is_written_with_the_next() {
+    fn a_change_that_a_full_disk_refused_is_written_with_the_next_change() {
         let path = file();
         let (mut journal, _) = Journal::open(path.clone()).unwrap();
         let (a, b) = (assigned(), assigned());
         journal.file = File::options().write(true).open("/dev/full").unwrap();
-        journal.note(&RouteChange::Set(a.clone()), false);
-        assert!(journal.torn);
-        journal.note(&RouteChange::Set(b.clone()), false);
+        journal.record_change(&RouteChange::Set(a.clone()), false);
+        assert!(journal.is_outdated);
+        journal.record_change(&RouteChange::Set(b.clone()), false);
         let found = reopened(&path);
         assert!(found.len() == 2 && found.contains(&a) && found.contains(&b), "{found:?}");
         fs::remove_file(path).unwrap();

@@ -1,4 +1,4 @@
-//! Who shares the store: the servers as they tell of themselves, and since when each has been silent.
+//! What the store knows of the nodes that share it: what each reports of itself, and for how long each has been silent.
 
 use std::time::Duration;
 
@@ -8,32 +8,35 @@ use crate::clock::Millis;
 use crate::instance::{NodeId, TemplateName};
 use crate::template::Secret;
 
-/// Longest time between two beats of whatever nodes. After a longer one it was the store that was away, and nobody's
-/// silence counts from before.
+/// Longest time between two consecutive heartbeats, of any nodes, during which silence counts.
+///
+/// After a longer gap the store itself was unreachable, so the time before the gap counts as silence of no node.
+/// Without this rule an outage of the store would make every node look dead except the first whose heartbeat arrives
+/// again.
 pub const MAX_HEARTBEAT_GAP: Duration = Duration::from_secs(2);
 
-/// From a node that has been silent for longer nothing is given out any more: its visitors might find nobody there.
+/// Silence after which a claim no longer assigns a node's instances to visitors of other nodes: the node may be dead.
 pub const SUSPECT_AFTER: Duration = Duration::from_secs(3);
 
-/// What a server tells the others of itself.
+/// What a node reports of itself with each heartbeat.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NodeInfo {
-    /// Its name.
+    /// The node's name.
     pub id: NodeId,
-    /// Where the others reach it: a host and a port.
+    /// Where the other nodes reach it: a host and a port.
     pub address: String,
-    /// What runs its instances.
+    /// The runtime of its instances.
     pub mode: String,
-    /// What it keeps.
+    /// Its pools.
     pub pools: Vec<PoolInfo>,
 }
 
-/// What a server keeps of one template.
+/// What a node reports of one of its pools.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PoolInfo {
-    /// Of which.
+    /// The template of the pool's instances.
     pub template: TemplateName,
-    /// Ready instances wanted.
+    /// Ready instances that the node keeps.
     pub target: usize,
     /// Most instances in all states.
     pub capacity: usize,
@@ -42,34 +45,35 @@ pub struct PoolInfo {
 /// A node as the store knows it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NodeStatus {
-    /// What it told last.
-    pub card: NodeInfo,
-    /// Time since its last beat, or since somebody talks to the store again after nobody did.
-    pub silent: Duration,
-    /// Whether it is to make no instances, and none of its are given out.
-    pub draining: bool,
+    /// What the node reported with its last heartbeat.
+    pub info: NodeInfo,
+    /// Time since the node's last heartbeat, without the time in which the store heard no node at all.
+    pub silence: Duration,
+    /// Whether the node drains: it makes no instances, and no claim gets one of its instances.
+    pub is_draining: bool,
 }
 
-/// The answer to a beat.
+/// The store's answer to a heartbeat.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Membership {
-    /// All nodes on record, the one that beat too, in the order of their names.
-    pub members: Vec<NodeStatus>,
-    /// What all of them know, and nobody else.
+pub struct HeartbeatReply {
+    /// All nodes on record, the sender included, in the order of their names.
+    pub nodes: Vec<NodeStatus>,
+    /// The secret that all nodes of the cluster share.
     pub secret: Secret,
-    /// Whether the node was not on record: this is its first beat, or it was declared dead since the last one.
-    pub returned: bool,
+    /// Whether the sender was not on record: this is its first heartbeat, or it was evicted since its last one.
+    pub is_new: bool,
 }
 
-/// For how long a node has been silent at `now`: `beat` is its last beat, `latest` the last of whatever node, and `since`
-/// the beginning of the time in which there was always one within [`PULSE`].
-pub(super) fn silence(beat: Millis, since: Millis, latest: Millis, now: Millis) -> Duration {
-    if now.since(latest) > MAX_HEARTBEAT_GAP { Duration::ZERO } else { now.since(beat.max(since)) }
+/// Returns for how long a node has been silent at `now`.
+///
+/// `last_heartbeat` is the node's own last heartbeat and `latest` the last of any node. `since` is the start of the
+/// present period in which no two consecutive heartbeats were further apart than [`MAX_HEARTBEAT_GAP`].
+pub(super) fn silence(last_heartbeat: Millis, since: Millis, latest: Millis, now: Millis) -> Duration {
+    if now.since(latest) > MAX_HEARTBEAT_GAP { Duration::ZERO } else { now.since(last_heartbeat.max(since)) }
 }
 
-/// A secret that nobody knows yet.
-pub(super) fn fresh_secret() -> Secret {
-    // 256 random bits of the system's.
+/// Returns a new random secret for the nodes to share: 256 bits from the system's random source.
+pub(super) fn random_secret() -> Secret {
     let half = || crate::instance::ClaimToken::random().0;
     Secret::new(format!("{:032x}{:032x}", half(), half()))
 }

@@ -1,4 +1,4 @@
-//! The words that metrics and log lines are labelled with.
+//! The values of labels in metrics and log lines. The texts are part of the contract.
 
 use std::fmt::Write as _;
 
@@ -10,7 +10,7 @@ macro_rules! label {
         #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
         pub enum $name { $($(#[$vdoc])* $variant),+ }
         impl $name {
-            /// The label's text.
+            /// Returns the text of the label.
             pub fn as_str(self) -> &'static str {
                 match self { $(Self::$variant => $text),+ }
             }
@@ -26,68 +26,68 @@ macro_rules! label {
 label! {
     /// How an acquire ended.
     AcquireResult {
-        /// An instance was handed out.
+        /// An instance was assigned.
         Success = "success",
-        /// The visitor had had enough.
+        /// A rate limit refused it.
         RateLimited = "rate_limited",
-        /// Nothing was ready in time.
+        /// No instance was ready in time.
         PoolExhausted = "pool_exhausted",
-        /// Something of ours failed.
+        /// The server failed.
         Error = "error",
     }
 }
 label! {
-    /// Why an instance left its visitor or the pool.
+    /// Why an instance ended.
     ReleaseReason {
-        /// Given back.
+        /// Its visitor released it.
         Released = "released",
-        /// Its time ran out.
+        /// Its lease expired.
         Expired = "expired",
-        /// It died.
+        /// It failed.
         Failed = "failed",
-        /// The server stopped, or the pool shrank.
+        /// The server shut down, or the pool shrank.
         Drained = "drained",
     }
 }
 label! {
     /// How an instance was made.
     ProvisionMethod {
-        /// Started from nothing.
+        /// A cold start.
         ColdStart = "cold_start",
-        /// Restored from a checkpoint.
+        /// A restore from a checkpoint.
         CriuRestore = "criu_restore",
     }
 }
 label! {
-    /// Whether something worked.
+    /// Whether an operation succeeded.
     Outcome {
-        /// It did.
+        /// It succeeded.
         Success = "success",
-        /// It did not.
+        /// It failed.
         Error = "error",
     }
 }
 label! {
-    /// What was done to the route table.
+    /// A change of the route table.
     RouteOperation {
-        /// A host became known.
+        /// A route was added.
         Add = "add",
-        /// Its lease changed or ended.
+        /// The lease of a route changed or ended.
         Update = "update",
-        /// A host was forgotten.
+        /// A route was removed.
         Remove = "remove",
-        /// The whole table was loaded anew.
+        /// The whole table was loaded again.
         Resync = "resync",
     }
 }
 label! {
-    /// Whose host a request named.
+    /// The kind of host that a request named.
     HostKind {
         /// The API and the pages.
         Api = "api",
         /// An instance.
         Instance = "instance",
-        /// Nobody's.
+        /// A host that this server does not answer for.
         Unknown = "unknown",
     }
 }

@@ -1,7 +1,7 @@
 //! Log lines on standard error.
 //!
-//! Lines of libraries are left out: Pingora's name request targets with their query strings, and a query string
-//! may hold a key.
+//! **Trap: Pingora logs request targets with their query strings, and a query string may hold a key.** So the log lines
+//! of all libraries are left out.
 
 use std::io::IsTerminal;
 
@@ -10,11 +10,14 @@ use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::{SubscriberInitExt, TryInitError};
 use tracing_subscriber::{Layer, fmt};
 
-use crate::config::{Log, LogFormat};
+use crate::config::{LogFormat, LogSettings};
 
-/// Starts logging for the whole process. Fails when something else has started it already.
-pub fn init(settings: Log) -> Result<(), TryInitError> {
-    let ours = Targets::new().with_target("try_it_now", settings.level);
+/// Starts logging for the whole process.
+///
+/// # Errors
+/// Logging was started already.
+pub fn init(settings: LogSettings) -> Result<(), TryInitError> {
+    let own_targets = Targets::new().with_target("try_it_now", settings.level);
     let layer = match settings.format {
         LogFormat::Json => fmt::layer().json().flatten_event(true).with_writer(std::io::stderr).boxed(),
         LogFormat::Text => {
@@ -22,5 +25,5 @@ pub fn init(settings: Log) -> Result<(), TryInitError> {
             fmt::layer().with_target(false).with_ansi(colours).with_writer(std::io::stderr).boxed()
         }
     };
-    tracing_subscriber::registry().with(layer.with_filter(ours)).try_init()
+    tracing_subscriber::registry().with(layer.with_filter(own_targets)).try_init()
 }

@@ -1,9 +1,8 @@
-//! Every metric of the contract, by name. Durations are in seconds.
+//! Every metric, with its name in the contract. Durations are in seconds.
 
 use std::fmt::Write as _;
 use std::time::Duration;
 
-use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::encoding::text::encode;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
@@ -11,94 +10,49 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 
+use super::label_sets::{
+    AcquireLabels, BakeLabels, BuildLabels, HttpLabels, MethodLabel, OutcomeLabel, ProvisionLabels,
+    ReleaseLabels, RouteLabels, TemplateLabel,
+};
 use super::labels::{AcquireResult, HostKind, Outcome, ProvisionMethod, ReleaseReason, RouteOperation};
-use super::memory::{MemoryMetrics, PoolMemory};
+use super::memory_metrics::{MemoryMetrics, PoolMemory};
 use super::text_format::from_openmetrics;
 
-/// Seconds; from 50 µs, since an acquire takes microseconds, to the minutes of a cold start.
-const BUCKETS: [f64; 20] = [
+/// Upper bounds in seconds: from 50 µs, since an acquire takes microseconds, to the minutes of a cold start.
+const DURATION_BUCKETS: [f64; 20] = [
     50e-6, 100e-6, 250e-6, 500e-6, 1e-3, 2.5e-3, 5e-3, 10e-3, 25e-3, 50e-3, 100e-3, 250e-3, 500e-3, 1.0, 2.5,
     5.0, 10.0, 30.0, 60.0, 120.0,
 ];
 
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-pub(super) struct TemplateLabel {
-    pub(super) template: String,
-}
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct AcquireLabels {
-    template: String,
-    result: AcquireResult,
-}
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct ReleaseLabels {
-    template: String,
-    reason: ReleaseReason,
-}
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct ProvisionLabels {
-    template: String,
-    method: ProvisionMethod,
-    result: Outcome,
-}
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct BakeLabels {
-    template: String,
-    result: Outcome,
-}
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct MethodLabel {
-    method: ProvisionMethod,
-}
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct OutcomeLabel {
-    result: Outcome,
-}
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct RouteLabels {
-    operation: RouteOperation,
-    result: Outcome,
-}
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct HttpLabels {
-    method: &'static str,
-    path: &'static str,
-    status: u16,
-}
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct BuildLabels {
-    version: &'static str,
-}
-
-type Durations<L> = Family<L, Histogram, fn() -> Histogram>;
+type DurationFamily<L> = Family<L, Histogram, fn() -> Histogram>;
 
 fn histogram() -> Histogram {
-    Histogram::new(BUCKETS)
+    Histogram::new(DURATION_BUCKETS)
 }
 
-/// The form of the metrics page.
+/// The format of the metrics page.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Format {
-    /// Prometheus' own text, version 0.0.4.
+pub enum MetricsFormat {
+    /// The text format of Prometheus, version 0.0.4.
     Text,
     /// OpenMetrics 1.0.0.
     OpenMetrics,
 }
 
-/// One answered request, for its log line and its metric.
+/// What is recorded of one request, in its log line and its metric.
 #[derive(Debug, Clone, Copy)]
-pub struct RequestLine<'a> {
+pub struct RequestRecord<'a> {
     /// The request's id.
     pub id: &'a str,
-    /// Whose host it named.
+    /// The kind of host that the request named.
     pub host: HostKind,
-    /// Its method, as the client wrote it.
+    /// The method, as the client wrote it.
     pub method: &'a http::Method,
-    /// The pattern of its path, never the path.
+    /// The pattern of the path, never the path itself.
     pub path: &'static str,
-    /// The answer's status; 0 when the client left before it.
+    /// The status of the response; 0 if the client left before it.
     pub status: u16,
-    /// From its head until its answer was complete, or began when it streams.
+    /// The time from the head of the request until the response was complete, or until it began if it is a stream.
     pub took: Duration,
 }
 
@@ -118,18 +72,18 @@ pub struct Metrics {
     provisions: Family<ProvisionLabels, Counter>,
     bakes: Family<BakeLabels, Counter>,
     rate_limit_hits: Counter,
-    passed_on: Counter,
+    forwarded_requests: Counter,
     health_checks: Family<OutcomeLabel, Counter>,
     route_operations: Family<RouteLabels, Counter>,
     acquisition_duration: Histogram,
-    provision_duration: Durations<MethodLabel>,
+    provision_duration: DurationFamily<MethodLabel>,
     restore_duration: Histogram,
     bake_duration: Histogram,
     health_check_duration: Histogram,
     wait_for_ready_duration: Histogram,
     route_add_duration: Histogram,
     route_remove_duration: Histogram,
-    http_request_duration: Durations<HttpLabels>,
+    http_request_duration: DurationFamily<HttpLabels>,
 }
 
 impl Default for Metrics {
@@ -139,7 +93,7 @@ impl Default for Metrics {
 }
 
 impl Metrics {
-    /// A fresh set, everything at zero.
+    /// Creates the metrics, each at zero.
     pub fn new() -> Self {
         let mut registry = Registry::with_prefix("demo");
         macro_rules! register {
@@ -149,11 +103,11 @@ impl Metrics {
                 metric
             }};
         }
-        let ready = register!("pool_ready_instances", "Instances that wait for a visitor", Family::default());
+        let ready = register!("pool_ready_instances", "Ready instances", Family::default());
         let assigned =
-            register!("pool_assigned_instances", "Instances in a visitor's hands", Family::default());
-        let warming = register!("pool_warming_instances", "Instances being made", Family::default());
-        let target = register!("pool_target_size", "Ready instances wanted", Family::default());
+            register!("pool_assigned_instances", "Instances assigned to a visitor", Family::default());
+        let warming = register!("pool_warming_instances", "Instances that are being made", Family::default());
+        let target = register!("pool_target_size", "Ready instances that the pool keeps", Family::default());
         let capacity = register!("pool_capacity", "Most instances in all states", Family::default());
         let memory = MemoryMetrics::register(&mut registry);
         let criu_available =
@@ -161,41 +115,50 @@ impl Metrics {
         let build_info =
             register!("build_info", "1, labelled with the version", Family::<BuildLabels, Gauge>::default());
         build_info.get_or_create(&BuildLabels { version: env!("CARGO_PKG_VERSION") }).set(1);
-        let acquisitions = register!("acquisitions", "Acquires by how they ended", Family::default());
+        let acquisitions = register!("acquisitions", "Acquires by result", Family::default());
         let releases = register!("releases", "Instances that ended, by reason", Family::default());
         let provisions = register!("provisions", "Instances made, by method and result", Family::default());
-        let bakes = register!("bakes", "Attempts to make a golden checkpoint", Family::default());
+        let bakes = register!("bakes", "Bakes by result", Family::default());
         let rate_limit_hits =
             register!("rate_limit_hits", "Acquires refused by a rate limit", Counter::default());
-        let passed_on = register!(
+        let forwarded_requests = register!(
             "requests_passed_on",
-            "Requests for another server's instances that went on to that server",
+            "Requests for another node's instances that were forwarded to that node",
             Counter::default()
         );
         let health_checks = register!("health_checks", "Ready checks by result", Family::default());
         let route_operations = register!("route_operations", "Changes of the route table", Family::default());
-        let acquisition_duration =
-            register!("acquisition_duration_seconds", "From an acquire's claim to its answer", histogram());
+        let acquisition_duration = register!(
+            "acquisition_duration_seconds",
+            "Time from an acquire's claim to its response",
+            histogram()
+        );
         let provision_duration = register!(
             "provision_duration_seconds",
-            "From nothing to ready",
-            Durations::new_with_constructor(histogram as fn() -> Histogram)
+            "Time to make one instance, until it is ready",
+            DurationFamily::new_with_constructor(histogram as fn() -> Histogram)
         );
-        let restore_duration =
-            register!("criu_restore_duration_seconds", "From the snapshot to the task started", histogram());
-        let bake_duration =
-            register!("bake_duration_seconds", "From nothing to a golden checkpoint", histogram());
+        let restore_duration = register!(
+            "criu_restore_duration_seconds",
+            "Time to restore one instance, until its task is started",
+            histogram()
+        );
+        let bake_duration = register!("bake_duration_seconds", "Time to bake one checkpoint", histogram());
         let health_check_duration =
-            register!("health_check_duration_seconds", "One attempt of a ready check", histogram());
-        let wait_for_ready_duration =
-            register!("wait_for_ready_duration_seconds", "From started to ready", histogram());
-        let route_add_duration = register!("route_add_duration_seconds", "Adding one route", histogram());
+            register!("health_check_duration_seconds", "Time of one attempt of a ready check", histogram());
+        let wait_for_ready_duration = register!(
+            "wait_for_ready_duration_seconds",
+            "Time from the start of an instance until it is ready",
+            histogram()
+        );
+        let route_add_duration =
+            register!("route_add_duration_seconds", "Time to add one route", histogram());
         let route_remove_duration =
-            register!("route_remove_duration_seconds", "Removing one route", histogram());
+            register!("route_remove_duration_seconds", "Time to remove one route", histogram());
         let http_request_duration = register!(
             "http_request_duration_seconds",
-            "Requests by route pattern",
-            Durations::new_with_constructor(histogram as fn() -> Histogram)
+            "Time of one request, by pattern of its path",
+            DurationFamily::new_with_constructor(histogram as fn() -> Histogram)
         );
         Self {
             registry,
@@ -211,7 +174,7 @@ impl Metrics {
             provisions,
             bakes,
             rate_limit_hits,
-            passed_on,
+            forwarded_requests,
             health_checks,
             route_operations,
             acquisition_duration,
@@ -226,8 +189,14 @@ impl Metrics {
         }
     }
 
-    /// The state of one template's pool.
-    pub fn pool(&self, template: &str, counts: crate::instance::Counts, target: usize, capacity: usize) {
+    /// Sets the gauges of one template's pool.
+    pub fn set_pool_counts(
+        &self,
+        template: &str,
+        counts: crate::instance::StateCounts,
+        target: usize,
+        capacity: usize,
+    ) {
         let label = TemplateLabel { template: template.to_owned() };
         let gauges = [
             (&self.ready, counts.ready),
@@ -241,13 +210,13 @@ impl Metrics {
         }
     }
 
-    /// What the instances of one template take of this host's memory.
-    pub fn memory(&self, template: &str, memory: PoolMemory) {
+    /// Sets the gauges of the memory that the instances of one template use on this host.
+    pub fn set_pool_memory(&self, template: &str, memory: PoolMemory) {
         self.memory.set(template, memory);
     }
 
-    /// One acquire. A refused one counts as a rate limit hit too.
-    pub fn acquired(&self, template: &str, result: AcquireResult, took: Duration) {
+    /// Records one acquire. One that is refused by a rate limit counts as a rate limit hit, too.
+    pub fn record_acquire(&self, template: &str, result: AcquireResult, took: Duration) {
         self.acquisitions.get_or_create(&AcquireLabels { template: template.to_owned(), result }).inc();
         if result == AcquireResult::RateLimited {
             self.rate_limit_hits.inc();
@@ -255,13 +224,13 @@ impl Metrics {
         self.acquisition_duration.observe(took.as_secs_f64());
     }
 
-    /// One instance that ended.
-    pub fn released(&self, template: &str, reason: ReleaseReason) {
+    /// Records one instance that ended.
+    pub fn record_release(&self, template: &str, reason: ReleaseReason) {
         self.releases.get_or_create(&ReleaseLabels { template: template.to_owned(), reason }).inc();
     }
 
-    /// One attempt to make an instance.
-    pub fn provisioned(&self, template: &str, method: ProvisionMethod, result: Outcome, took: Duration) {
+    /// Records one attempt to make an instance.
+    pub fn record_provision(&self, template: &str, method: ProvisionMethod, result: Outcome, took: Duration) {
         self.provisions
             .get_or_create(&ProvisionLabels { template: template.to_owned(), method, result })
             .inc();
@@ -270,37 +239,37 @@ impl Metrics {
         }
     }
 
-    /// Whether instances can be restored on this host.
-    pub fn can_restore(&self, can: bool) {
-        self.criu_available.set(can.into());
+    /// Sets whether instances can be restored from a checkpoint on this host.
+    pub fn set_criu_available(&self, is_available: bool) {
+        self.criu_available.set(is_available.into());
     }
 
-    /// One attempt to make a golden checkpoint.
-    pub fn baked(&self, template: &str, result: Outcome, took: Duration) {
+    /// Records one bake.
+    pub fn record_bake(&self, template: &str, result: Outcome, took: Duration) {
         self.bakes.get_or_create(&BakeLabels { template: template.to_owned(), result }).inc();
         if result == Outcome::Success {
             self.bake_duration.observe(took.as_secs_f64());
         }
     }
 
-    /// The time from the order to the started task of one instance that was restored.
-    pub fn restored(&self, took: Duration) {
+    /// Records the time of one restore, from the start request until the task is started.
+    pub fn record_restore(&self, took: Duration) {
         self.restore_duration.observe(took.as_secs_f64());
     }
 
-    /// One attempt of a ready check.
-    pub fn health_checked(&self, result: Outcome, took: Duration) {
+    /// Records one attempt of a ready check.
+    pub fn record_ready_check(&self, result: Outcome, took: Duration) {
         self.health_checks.get_or_create(&OutcomeLabel { result }).inc();
         self.health_check_duration.observe(took.as_secs_f64());
     }
 
-    /// The time from started to ready of one instance.
-    pub fn waited_for_ready(&self, took: Duration) {
+    /// Records the time that one instance took from its start until it was ready.
+    pub fn record_ready_wait(&self, took: Duration) {
         self.wait_for_ready_duration.observe(took.as_secs_f64());
     }
 
-    /// One change of the route table.
-    pub fn route_changed(&self, operation: RouteOperation, result: Outcome, took: Duration) {
+    /// Records one change of the route table.
+    pub fn record_route_change(&self, operation: RouteOperation, result: Outcome, took: Duration) {
         self.route_operations.get_or_create(&RouteLabels { operation, result }).inc();
         match operation {
             RouteOperation::Add => self.route_add_duration.observe(took.as_secs_f64()),
@@ -309,43 +278,45 @@ impl Metrics {
         }
     }
 
-    /// One request for another server's instance that goes on to that server.
-    pub fn passed_on(&self) {
-        self.passed_on.inc();
+    /// Records one request for another node's instance that is forwarded to that node.
+    pub fn record_forwarded_request(&self) {
+        self.forwarded_requests.inc();
     }
 
-    /// One request: its metric and its log line.
-    pub fn request(&self, line: RequestLine<'_>) {
-        let labels = HttpLabels { method: known_method(line.method), path: line.path, status: line.status };
-        self.http_request_duration.get_or_create(&labels).observe(line.took.as_secs_f64());
+    /// Records one request in its metric and in a log line.
+    pub fn record_request(&self, request: RequestRecord<'_>) {
+        let labels =
+            HttpLabels { method: method_label(request.method), path: request.path, status: request.status };
+        self.http_request_duration.get_or_create(&labels).observe(request.took.as_secs_f64());
         tracing::info!(
-            request_id = line.id,
-            host = line.host.as_str(),
+            request_id = request.id,
+            host = request.host.as_str(),
             method = labels.method,
-            path = line.path,
-            status = line.status,
-            micros = u64::try_from(line.took.as_micros()).unwrap_or(u64::MAX),
+            path = request.path,
+            status = request.status,
+            micros = u64::try_from(request.took.as_micros()).unwrap_or(u64::MAX),
             "request"
         );
     }
 
-    /// The metrics page.
-    pub fn page(&self, format: Format) -> String {
+    /// Returns the metrics page.
+    pub fn render(&self, format: MetricsFormat) -> String {
         let mut page = String::new();
         if encode(&mut page, &self.registry).is_err() {
-            // Writing to a String fails only when a metric refuses to be written; say so instead of half a page.
+            // Writing to a String fails only if a metric refuses to be encoded. An empty page is better than half a
+            // page.
             page.clear();
             let _ = writeln!(page, "# EOF");
         }
         match format {
-            Format::OpenMetrics => page,
-            Format::Text => from_openmetrics(&page),
+            MetricsFormat::OpenMetrics => page,
+            MetricsFormat::Text => from_openmetrics(&page),
         }
     }
 }
 
-/// Any text is a method to HTTP, but a label must have few values.
-fn known_method(method: &http::Method) -> &'static str {
+/// Returns a method as a label. HTTP allows any token as a method, but a label must have few values.
+fn method_label(method: &http::Method) -> &'static str {
     match method.as_str() {
         "GET" => "GET",
         "HEAD" => "HEAD",
@@ -365,12 +336,22 @@ mod tests {
     #[test]
     fn the_page_has_the_names_of_the_contract_in_both_formats() {
         let metrics = Metrics::new();
-        metrics.acquired("shop", AcquireResult::RateLimited, Duration::from_micros(60));
-        metrics.pool("shop", crate::instance::Counts { ready: 3, ..Default::default() }, 5, 20);
-        metrics.provisioned("shop", ProvisionMethod::ColdStart, Outcome::Success, Duration::from_millis(20));
+        metrics.record_acquire("shop", AcquireResult::RateLimited, Duration::from_micros(60));
+        metrics.set_pool_counts(
+            "shop",
+            crate::instance::StateCounts { ready: 3, ..Default::default() },
+            5,
+            20,
+        );
+        metrics.record_provision(
+            "shop",
+            ProvisionMethod::ColdStart,
+            Outcome::Success,
+            Duration::from_millis(20),
+        );
         let memory = PoolMemory { instances: 2, private_bytes: 7, shared_bytes: 9, ..PoolMemory::default() };
-        metrics.memory("shop", memory);
-        let text = metrics.page(Format::Text);
+        metrics.set_pool_memory("shop", memory);
+        let text = metrics.render(MetricsFormat::Text);
         for line in [
             "# TYPE demo_acquisitions_total counter",
             "demo_acquisitions_total{template=\"shop\",result=\"rate_limited\"} 1",
@@ -388,7 +369,7 @@ mod tests {
             assert!(text.lines().any(|l| l == line), "no line `{line}` in\n{text}");
         }
         assert!(!text.contains("# EOF"));
-        let open = metrics.page(Format::OpenMetrics);
+        let open = metrics.render(MetricsFormat::OpenMetrics);
         assert!(open.ends_with("# EOF\n"));
         assert!(open.contains("# TYPE demo_acquisitions counter"));
     }

@@ -1,4 +1,4 @@
-//! The one way to start a task: it has a name, and a panic in it is reported.
+//! The one function that spawns tasks: it names each task and logs its panic.
 
 use std::any::Any;
 use std::future::Future;
@@ -7,8 +7,8 @@ use std::panic::AssertUnwindSafe;
 use futures_util::FutureExt;
 use tokio::task::JoinHandle;
 
-/// Runs `future` on the current runtime. A panic is logged under `name` and then shows in the handle, as with
-/// tokio's own spawn.
+/// Spawns `future` on the current tokio runtime. A panic is logged under `name` and then resumed, so that the handle
+/// returns it, as with [`tokio::spawn`].
 #[expect(clippy::disallowed_methods, reason = "the one place that spawns")]
 pub fn spawn<F>(name: &'static str, future: F) -> JoinHandle<F::Output>
 where
@@ -19,17 +19,18 @@ where
         match AssertUnwindSafe(future).catch_unwind().await {
             Ok(output) => output,
             Err(panic) => {
-                tracing::error!(task = name, panic = message(&*panic), "a task panicked");
+                tracing::error!(task = name, panic = panic_text(&*panic), "task panicked");
                 std::panic::resume_unwind(panic)
             }
         }
     })
 }
 
-fn message(panic: &(dyn Any + Send)) -> &str {
+/// Returns the message of a panic.
+fn panic_text(panic: &(dyn Any + Send)) -> &str {
     panic
         .downcast_ref::<&str>()
         .copied()
         .or_else(|| panic.downcast_ref::<String>().map(String::as_str))
-        .unwrap_or("not a text")
+        .unwrap_or("panic payload is no text")
 }

@@ -1,17 +1,17 @@
-//! From OpenMetrics text to Prometheus' older text format.
+//! Converts OpenMetrics text to the older text format of Prometheus.
 //!
-//! They differ, for the metrics we have, in three things: the older one names a counter with its `_total` in the
-//! comment lines too, knows no `# UNIT`, and has no `# EOF`.
+//! For the metrics of this server the formats differ in three points. The older format names a counter with its
+//! `_total` in comment lines, too; it has no `# UNIT`; and it has no `# EOF`.
 
 use std::collections::HashSet;
 
-/// The same samples in the older format.
+/// Returns the samples of an OpenMetrics page in the older format.
 pub(super) fn from_openmetrics(page: &str) -> String {
     let counters: HashSet<&str> =
         page.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.strip_suffix(" counter")).collect();
     let mut text = String::with_capacity(page.len() + 64 * counters.len());
     for line in page.lines() {
-        match comment(line) {
+        match split_comment(line) {
             Some(("EOF" | "UNIT", ..)) => continue,
             Some((keyword, name, rest)) if counters.contains(name) => {
                 text.push_str(&format!("# {keyword} {name}_total {rest}"));
@@ -23,8 +23,8 @@ pub(super) fn from_openmetrics(page: &str) -> String {
     text
 }
 
-/// Keyword, name and the rest of a comment line.
-fn comment(line: &str) -> Option<(&str, &str, &str)> {
+/// Splits a comment line into its keyword, the metric's name and the rest. Returns `None` for any other line.
+fn split_comment(line: &str) -> Option<(&str, &str, &str)> {
     let mut words = line.strip_prefix("# ")?.splitn(3, ' ');
     Some((words.next()?, words.next().unwrap_or(""), words.next().unwrap_or("")))
 }

@@ -1,52 +1,56 @@
-//! What an instance runs.
+//! The app of a template: what each instance runs.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use serde::Serialize;
 
-use super::{Egress, Image, ResourceLimits};
+use super::{Egress, ImageRef, ResourceLimits};
 
-/// What to run: the part of a template that a runtime needs. Serialised to compare versions of it.
+/// The part of a template that a runtime needs. Its JSON is hashed into the template's
+/// [revision](super::Template::revision), so a renamed field makes all existing instances outdated.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct App {
-    /// The image that its containers are made from; `None` for an app that is a command on this host.
-    pub image: Option<Image>,
-    /// Program and arguments. A program without a slash is looked up in `PATH`; a relative one starts in the
-    /// instance's working directory. Empty only with an image, and then the image's own is meant; else it takes the
-    /// place of both the image's entrypoint and its arguments.
+    /// The image that containers are made from; `None` for an app that is a command on this host.
+    pub image: Option<ImageRef>,
+    /// Program and arguments. A program without a slash is looked up in `PATH`; a relative path is resolved in the
+    /// instance's working directory. With an image, a command replaces both the image's entrypoint and its arguments, and
+    /// an empty command means the image's own. Without an image, the command is never empty.
     pub command: Vec<String>,
-    /// Where the app listens inside its container; 0 without an image, for then each instance is told its own.
+    /// The port that the app listens on inside its container. 0 without an image, because then each instance gets its own
+    /// port in `PORT`.
     pub port: u16,
-    /// Additional environment.
+    /// Additional environment variables.
     pub env: BTreeMap<String, String>,
-    /// A folder whose contents each instance gets a copy of, as its working directory. `None` with an image.
+    /// A folder whose contents are copied into each instance's working directory. `None` with an image.
     pub files: Option<PathBuf>,
-    /// What one instance may use.
+    /// The resource limits of one instance.
     pub limits: ResourceLimits,
-    /// What its instances may reach. Sealed without an image, which here means that nobody takes care of it.
+    /// What instances may reach on the internet. Without an image the value is `Sealed` and has no effect: a command on
+    /// this host reaches what the host reaches.
     #[serde(skip_serializing_if = "Egress::is_sealed")]
     pub egress: Egress,
-    /// Whether copies of its checkpoint share their memory. Only where instances are containers.
+    /// Whether instances that are restored from the checkpoint share memory. Containers only.
     #[serde(skip_serializing_if = "ShareMemory::is_auto")]
     pub share_memory: ShareMemory,
 }
 
-/// Whether the copies of a checkpoint share the memory that they do not change.
+/// Whether instances that are restored from one checkpoint share the memory that they do not change.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 pub enum ShareMemory {
-    /// Where nothing in the app speaks against it.
+    /// Memory is shared unless a property of the app forbids it.
     #[default]
     Auto,
-    /// Never.
+    /// No memory is shared.
     Off,
-    /// Like `Auto`, and each process of a copy has for itself, from then on, what it had in common with others without a
-    /// name: right for a cache, wrong for what processes tell each other that way.
+    /// Like `Auto`. In addition, anonymous memory that several processes of the app mapped shared (`MAP_SHARED` with
+    /// `MAP_ANONYMOUS`) becomes private to each process of a restored instance. This is right for a cache and wrong for
+    /// memory through which the processes communicate.
     WithShm,
 }
 
 impl ShareMemory {
-    /// Whether copies are never to share.
+    /// Returns whether sharing is switched off.
     pub fn is_off(&self) -> bool {
         *self == Self::Off
     }

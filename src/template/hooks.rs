@@ -1,4 +1,7 @@
-//! Hooks: what gives each copy of an app its own address, keys and passwords.
+//! Hooks: what gives each instance of a template its own address, keys and passwords.
+//!
+//! Instances that are restored from one checkpoint begin with the same memory, and so with the same keys and passwords.
+//! Hooks change that before an instance counts as ready.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -7,93 +10,100 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-/// The placeholders that every hook may have, beside the names of random texts.
-pub const OWN: [&str; 3] = ["INSTANCE_ID", "INSTANCE_URL", "INSTANCE_HOST"];
+/// The placeholders that every hook may use, in addition to the names of random texts.
+pub const INSTANCE_PLACEHOLDERS: [&str; 3] = ["INSTANCE_ID", "INSTANCE_URL", "INSTANCE_HOST"];
 
-/// What is done to an instance before it counts as ready.
+/// What is done to an instance before it counts as ready. Its JSON is part of the template's
+/// [revision](super::Template::revision).
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct Hooks {
-    /// The random texts, by the name of their placeholder, and how many characters each has. Every instance has texts
-    /// of its own, and they are the same in all of its hooks.
+    /// The random texts: the name of the placeholder and the number of characters. Each instance has its own texts, and
+    /// all hooks of an instance see the same ones.
+    ///
+    /// The texts are not stored. They are derived from the instance's id and a secret: the node's `secret` file with the
+    /// embedded store, else the secret that all nodes share. Without that secret no instance can be made.
     pub random: BTreeMap<String, usize>,
-    /// Files in the instance's own layer, there before its first process is.
+    /// Files in the instance's writable layer. They exist before its first process runs.
     pub files: Vec<FileHook>,
-    /// What is asked of its app and run in it, once that answers.
-    pub calls: Calls,
-    /// What is asked and run once after a warm-up: before the instance is frozen that others are copied from, and in
-    /// those that are started cold.
-    pub bake: Calls,
-    /// What the visitor is told to log in with.
+    /// Requests to the app and commands in the instance, once the app answers.
+    pub calls: HookCalls,
+    /// Requests and commands after the warm-up of a bake, before the checkpoint is made; and after the warm-up of each cold
+    /// start.
+    pub bake: HookCalls,
+    /// What the visitor logs in with. The API and the front page show it.
     pub credentials: Option<TemplateText>,
 }
 
-/// Requests, then commands, each in its order.
+/// Requests, then commands, each in the order of the list.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
-pub struct Calls {
+pub struct HookCalls {
     /// Requests to the app.
     pub http: Vec<HttpHook>,
-    /// Commands beside the app.
+    /// Commands that run beside the app.
     pub exec: Vec<ExecHook>,
 }
 
-/// A file.
+/// A file in an instance's writable layer.
+///
+/// When a file cannot be written, the restore fails and a cold start follows. So a file hook that never works makes all
+/// starts cold, each with an error in the log.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct FileHook {
-    /// Absolute, with neither `.` nor `..` nor an empty part.
+    /// The absolute path, without `.`, `..` and empty parts.
     pub path: String,
-    /// What is in it.
+    /// The content.
     pub text: TemplateText,
-    /// Its permissions.
+    /// The permission bits.
     pub mode: u32,
-    /// Whose it is, by number: user and group.
+    /// The numbers of the owning user and group.
     pub owner: (u32, u32),
 }
 
-/// A request.
+/// A request to the app.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct HttpHook {
-    /// A method that [`http::Method`] takes.
+    /// A method that [`http::Method`] accepts.
     pub method: String,
     /// Path and query; begins with a slash.
     pub path: TemplateText,
-    /// Names and values that [`http::HeaderMap`] takes.
+    /// Names and values that [`http::HeaderMap`] accepts.
     pub headers: BTreeMap<String, TemplateText>,
-    /// Empty for none.
+    /// The body; empty means none.
     pub body: TemplateText,
-    /// The answer's status; `None` for any from 200 to 299.
+    /// The expected status; `None` accepts any from 200 to 299.
     pub status: Option<u16>,
-    /// Time for the whole answer.
+    /// The deadline of the whole answer.
     pub timeout: Duration,
 }
 
-/// A command. Only its success, status 0, lets the instance count as ready.
+/// A command in an instance. The instance counts as ready only if the command exits with status 0.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct ExecHook {
     /// Program and arguments; never empty.
     pub command: Vec<TemplateText>,
-    /// Time for it to end.
+    /// The deadline of the command.
     pub timeout: Duration,
 }
 
-/// A text with placeholders: names in braces, of capital letters, digits and underscores, such as `{INSTANCE_URL}`.
-/// Other braces are only braces, and after a `$` they are a shell's.
+/// A text with placeholders: names of capital letters, digits and underscores in braces, such as `{INSTANCE_URL}`. Other
+/// braces are plain characters, and so are braces after a `$`, which a shell may interpret.
 ///
-/// Its `Debug` does not show it: an operator may have written a secret.
+/// Its `Debug` does not show the text, because an operator may have written a secret.
 #[derive(Clone, Default, PartialEq, Eq, Serialize)]
 #[serde(transparent)]
 pub struct TemplateText(String);
 
 impl fmt::Debug for TemplateText {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Words(..)")
+        f.write_str("TemplateText(..)")
     }
 }
 
 impl TemplateText {
-    /// Takes a text.
+    /// Checks the placeholders of a text.
     ///
     /// # Errors
-    /// A placeholder that `is_known` does not know, without its braces.
+    /// The first placeholder for which `is_known` is false, without its braces.
     pub fn parse(text: &str, is_known: impl Fn(&str) -> bool) -> Result<Self, &str> {
         match placeholders(text).find(|at| !is_known(&text[at.clone()])) {
             Some(unknown) => Err(&text[unknown]),
@@ -101,7 +111,8 @@ impl TemplateText {
         }
     }
 
-    /// The text with each placeholder replaced by what `value` has for it.
+    /// Returns the text with each placeholder replaced by its `value`. A placeholder without a value stays as it is. Values
+    /// are not searched for placeholders.
     pub fn fill<'v>(&self, value: impl Fn(&str) -> Option<&'v str>) -> String {
         let mut filled = String::with_capacity(self.0.len());
         let mut done = 0;
@@ -116,22 +127,22 @@ impl TemplateText {
         filled
     }
 
-    /// The text as it was written.
+    /// Returns the text as the operator wrote it.
     pub fn source(&self) -> &str {
         &self.0
     }
 }
 
-/// Where the names of placeholders are, without their braces.
+/// The byte ranges of the placeholders' names, without their braces.
 fn placeholders(text: &str) -> impl Iterator<Item = Range<usize>> {
     text.match_indices('{').filter_map(|(brace, _)| {
         let name = brace + 1..brace + 1 + text[brace + 1..].find('}')?;
-        let is_of_a_shell = text[..brace].ends_with('$');
-        (!is_of_a_shell && is_placeholder(&text[name.clone()])).then_some(name)
+        let is_shell_variable = text[..brace].ends_with('$');
+        (!is_shell_variable && is_placeholder(&text[name.clone()])).then_some(name)
     })
 }
 
-/// Whether it can be the name of a placeholder.
+/// Returns whether a name can be that of a placeholder.
 pub(crate) fn is_placeholder(name: &str) -> bool {
     name.starts_with(|first: char| first.is_ascii_uppercase())
         && name.bytes().all(|b| b.is_ascii_uppercase() || b.is_ascii_digit() || b == b'_')
@@ -143,19 +154,19 @@ mod tests {
     use proptest::prelude::*;
 
     fn filled(text: &str) -> String {
-        let words = TemplateText::parse(text, |name| name == "A" || name == "B_2").unwrap();
-        words.fill(|name| Some(if name == "A" { "{B_2}" } else { "two" }))
+        let text = TemplateText::parse(text, |name| name == "A" || name == "B_2").unwrap();
+        text.fill(|name| Some(if name == "A" { "{B_2}" } else { "two" }))
     }
 
     #[test]
-    fn names_in_braces_are_replaced_and_what_they_stand_for_is_not_looked_at_again() {
+    fn placeholders_are_replaced_and_their_values_are_not_searched_again() {
         assert_eq!(filled("{A}"), "{B_2}");
         assert_eq!(filled("a {A}{B_2} z"), "a {B_2}two z");
         assert_eq!(filled("é{B_2}é"), "étwoé");
     }
 
     #[test]
-    fn other_braces_are_only_braces() {
+    fn other_braces_are_plain_characters() {
         for text in ["{", "}", "{}", "{a}", "{ A }", "{\"A\": 1}", "${A}", "a${UNKNOWN}", "{2}", "{{"] {
             assert_eq!(filled(text), text);
         }
@@ -164,21 +175,23 @@ mod tests {
     }
 
     #[test]
-    fn an_unknown_name_is_told() {
+    fn an_unknown_placeholder_is_refused() {
         assert_eq!(TemplateText::parse("{A} {C}", |name| name == "A"), Err("C"));
     }
 
     #[test]
-    fn a_text_is_not_printed() {
-        let words = TemplateText::parse("hunter2", |_| false).unwrap();
-        assert_eq!(format!("{words:?}"), "Words(..)");
+    fn debug_does_not_show_the_text() {
+        let text = TemplateText::parse("hunter2", |_| false).unwrap();
+        assert_eq!(format!("{text:?}"), "TemplateText(..)");
     }
 
     proptest! {
+        #![proptest_config(crate::proptest_config())]
+
         #[test]
         fn no_text_makes_filling_panic(text in "[{}$A-Cé ]{0,20}") {
-            if let Ok(words) = TemplateText::parse(&text, |name| name != "C") {
-                let _ = words.fill(|name| (name == "A").then_some("x"));
+            if let Ok(template_text) = TemplateText::parse(&text, |name| name != "C") {
+                let _ = template_text.fill(|name| (name == "A").then_some("x"));
             }
         }
     }

@@ -1,49 +1,56 @@
-//! Which container image an app is: an OCI archive on this host, or a reference to a registry.
+//! The container image of an app: an OCI archive on this host, or a reference to an image in a registry.
+//!
+//! References are parsed here and not by the crate `oci-spec`, whose parser accepts the port 0 and ports above 65535,
+//! digests in capital letters and of other algorithms than SHA-256, and whose errors do not say what to write instead.
 
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
-/// What an archive's path is written behind.
+/// The prefix of an archive's path.
 const ARCHIVE: &str = "oci:";
-/// Whose images are meant when no registry is named, and the folder there of those that nobody's name is before.
-const REGISTRY: &str = "docker.io";
-const OFFICIAL: &str = "library";
-/// What is meant when neither a tag nor a digest is named.
-const TAG: &str = "latest";
-/// Most bytes of a reference's name and of its tag, as registries have it.
-const LONGEST_NAME: usize = 255;
-const LONGEST_TAG: usize = 128;
+/// The registry of a reference that names none.
+const DEFAULT_REGISTRY: &str = "docker.io";
+/// Another host name of the default registry, as older references have it.
+const OLD_DEFAULT_REGISTRY: &str = "index.docker.io";
+/// The folder of images in the default registry whose reference names no user.
+const OFFICIAL_FOLDER: &str = "library";
+/// The tag of a reference that has neither a tag nor a digest.
+const DEFAULT_TAG: &str = "latest";
+/// Most bytes of a reference's registry and path together, as registries limit them.
+const MAX_NAME_LENGTH: usize = 255;
+/// Most bytes of a tag, as registries limit them.
+const MAX_TAG_LENGTH: usize = 128;
 
 const RULE: &str = "write a reference such as wordpress:6, ghcr.io/you/app@sha256:..., or oci: and the path of an \
                     OCI archive";
 
-/// Where an app's image comes from. Two that are equal were written for the same thing; what is behind a tag or in
-/// an archive may change all the same.
+/// Where an app's image comes from. Equal values name the same tag, digest or archive; the content of a tag or an archive
+/// may still change.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize)]
-pub enum Image {
+pub enum ImageRef {
     /// An OCI archive (a tar file) on this host.
     Tar(PathBuf),
-    /// A reference in full: registry, path, and a tag or a digest or both.
+    /// A complete reference: registry, path, and a tag or a digest or both.
     Reference(String),
 }
 
-impl Image {
-    /// Reads `oci:./app.tar`, relative to `folder`, or a reference as one writes it for a container engine:
-    /// `wordpress`, `you/app:2`, `registry.example:5000/app@sha256:...`.
+impl ImageRef {
+    /// Reads `oci:./app.tar`, relative to `folder`, or a reference in the notation of container engines: `wordpress`,
+    /// `you/app:2`, `registry.example:5000/app@sha256:...`.
     ///
     /// # Errors
-    /// A sentence that says what would be right.
+    /// The text is neither; the error says what to write.
     pub fn parse(text: &str, folder: &Path) -> Result<Self, &'static str> {
         match text.strip_prefix(ARCHIVE) {
             Some(path) if path.is_empty() || path.contains('\0') => Err(RULE),
-            // Without `.` parts, so that two ways to write a file are one.
+            // Without `.` parts, so that equal paths compare as equal.
             Some(path) => Ok(Self::Tar(folder.join(path).components().collect())),
             None => reference(text).map(Self::Reference),
         }
     }
 
-    /// What people call it: the last word of its path, without tag, digest or ending.
+    /// Returns the last part of the path without tag, digest and file extension, as a title for people.
     pub fn short_name(&self) -> &str {
         let name = match self {
             Self::Tar(path) => path.file_name().and_then(|name| name.to_str()).unwrap_or_default(),
@@ -57,8 +64,8 @@ impl Image {
     }
 }
 
-/// As it was written, but for an archive with the folder that it is in.
-impl std::fmt::Display for Image {
+/// Writes the complete reference, or `oci:` and the absolute path of the archive.
+impl std::fmt::Display for ImageRef {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Tar(path) => write!(f, "{ARCHIVE}{}", path.display()),
@@ -72,40 +79,42 @@ fn reference(text: &str) -> Result<String, &'static str> {
         Some((rest, digest)) => (rest, Some(digest)),
         None => (text, None),
     };
-    // A colon before the last slash is a port's.
+    // A colon before the last slash separates a port.
     let (name, tag) = match rest.rsplit_once(':') {
         Some((name, tag)) if !tag.contains('/') => (name, Some(tag)),
         _ => (rest, None),
     };
     let (registry, path) = match name.split_once('/') {
-        Some((first, path)) if names_a_registry(first) => (first, path),
-        _ => (REGISTRY, name),
+        Some((first, path)) if is_registry_host(first) => (first, path),
+        _ => (DEFAULT_REGISTRY, name),
     };
-    let registry = if registry == "index.docker.io" { REGISTRY } else { registry };
-    let path = match path.contains('/') || registry != REGISTRY {
+    let registry = if registry == OLD_DEFAULT_REGISTRY { DEFAULT_REGISTRY } else { registry };
+    let path = match path.contains('/') || registry != DEFAULT_REGISTRY {
         true => path.to_owned(),
-        false => format!("{OFFICIAL}/{path}"),
+        false => format!("{OFFICIAL_FOLDER}/{path}"),
     };
     if path.bytes().any(|b| b.is_ascii_uppercase()) {
         return Err("write the name of the image in small letters");
     }
-    let fine = is_registry(registry)
+    let is_valid = is_registry(registry)
         && path.split('/').all(is_component)
-        && registry.len() + 1 + path.len() <= LONGEST_NAME
+        && registry.len() + 1 + path.len() <= MAX_NAME_LENGTH
         && tag.is_none_or(is_tag);
-    if !fine {
+    if !is_valid {
         return Err(RULE);
     }
     if digest.is_some_and(|digest| !is_digest(digest)) {
         return Err("write the digest as sha256: and 64 hexadecimal digits in small letters");
     }
-    let tag = tag.or(digest.is_none().then_some(TAG)).map_or_else(String::new, |tag| format!(":{tag}"));
+    let tag =
+        tag.or(digest.is_none().then_some(DEFAULT_TAG)).map_or_else(String::new, |tag| format!(":{tag}"));
     let digest = digest.map_or_else(String::new, |digest| format!("@{digest}"));
     Ok(format!("{registry}/{path}{tag}{digest}"))
 }
 
-/// Whether the word before the first slash is a registry's host: else it is a user of the usual one.
-fn names_a_registry(word: &str) -> bool {
+/// Returns whether the word before the first slash is the host of a registry. Otherwise it is a user of the default
+/// registry.
+fn is_registry_host(word: &str) -> bool {
     word == "localhost" || word.contains(['.', ':'])
 }
 
@@ -121,7 +130,8 @@ fn is_registry(text: &str) -> bool {
     host.split('.').all(label) && port.is_none_or(|port| port.parse::<u16>().is_ok_and(|n| n > 0))
 }
 
-/// Lower-case letters and digits with separators between: a dot, one or two underscores, or dashes.
+/// Returns whether a part of a path has lower-case letters and digits with separators between them: a dot, one or two
+/// underscores, or dashes.
 fn is_component(text: &str) -> bool {
     let alphanumeric = |b: &u8| b.is_ascii_lowercase() || b.is_ascii_digit();
     let bytes = text.as_bytes();
@@ -135,7 +145,7 @@ fn is_component(text: &str) -> bool {
 fn is_tag(text: &str) -> bool {
     let word = |b: u8| b.is_ascii_alphanumeric() || b == b'_';
     text.bytes().next().is_some_and(word)
-        && text.len() <= LONGEST_TAG
+        && text.len() <= MAX_TAG_LENGTH
         && text.bytes().all(|b| word(b) || b == b'.' || b == b'-')
 }
 
@@ -151,12 +161,12 @@ mod tests {
 
     const DIGEST: &str = "sha256:0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
 
-    fn parse(text: &str) -> Result<Image, &'static str> {
-        Image::parse(text, Path::new("/etc/tin"))
+    fn parse(text: &str) -> Result<ImageRef, &'static str> {
+        ImageRef::parse(text, Path::new("/etc/tin"))
     }
 
     #[test]
-    fn a_reference_is_written_in_full() {
+    fn a_reference_is_completed() {
         let pinned = format!("ghcr.io/you/app@{DIGEST}");
         let both = format!("docker.io/library/nginx:1.27@{DIGEST}");
         for (text, full) in [
@@ -172,13 +182,13 @@ mod tests {
             (&pinned, &pinned),
             (&format!("nginx:1.27@{DIGEST}"), &both),
         ] {
-            assert_eq!(parse(text), Ok(Image::Reference(full.to_owned())), "{text}");
-            assert_eq!(parse(full), parse(text), "{full} stays as it is");
+            assert_eq!(parse(text), Ok(ImageRef::Reference(full.to_owned())), "{text}");
+            assert_eq!(parse(full), parse(text), "{full} reads as itself");
         }
     }
 
     #[test]
-    fn what_no_registry_takes_is_refused() {
+    fn a_reference_that_no_registry_accepts_is_refused() {
         let long = "a".repeat(256);
         for text in [
             "",
@@ -213,14 +223,14 @@ mod tests {
     }
 
     #[test]
-    fn an_archive_is_looked_for_beside_the_file_that_names_it() {
+    fn the_path_of_an_archive_is_relative_to_the_file_that_names_it() {
         for (text, path) in [
             ("oci:./app.tar", "/etc/tin/app.tar"),
             ("oci:a/./b.tar", "/etc/tin/a/b.tar"),
             ("oci:/c.tar", "/c.tar"),
         ] {
             let image = parse(text).unwrap();
-            assert_eq!(image, Image::Tar(path.into()));
+            assert_eq!(image, ImageRef::Tar(path.into()));
             assert_eq!(image.to_string(), format!("oci:{path}"));
         }
         assert!(parse("oci:").is_err());
@@ -228,7 +238,7 @@ mod tests {
     }
 
     #[test]
-    fn an_image_has_a_name_for_people() {
+    fn an_image_has_a_short_name_for_people() {
         for (text, name) in [
             ("wordpress:6", "wordpress"),
             ("localhost:5000/you/shop", "shop"),
@@ -241,12 +251,14 @@ mod tests {
     }
 
     proptest! {
+        #![proptest_config(crate::proptest_config())]
+
         #[test]
-        fn no_text_makes_reading_panic_and_a_full_reference_reads_as_itself(
+        fn no_text_makes_reading_panic_and_a_complete_reference_reads_as_itself(
             text in "\\PC{0,30}|[a-z]{1,3}([./:@_-]{1,2}[a-zA-Z0-9]{1,3}){0,5}",
         ) {
-            if let Ok(Image::Reference(full)) = parse(&text) {
-                prop_assert_eq!(parse(&full), Ok(Image::Reference(full.clone())), "{}", text);
+            if let Ok(ImageRef::Reference(full)) = parse(&text) {
+                prop_assert_eq!(parse(&full), Ok(ImageRef::Reference(full.clone())), "{}", text);
             }
         }
     }

@@ -1,34 +1,35 @@
-//! What one instance may use of the host.
+//! The resource limits of one instance.
 
 use serde::{Deserialize, Serialize};
 
-/// What one instance may use. `None` means as much as the host gives, and for a container as much as its runtime
-/// thinks fit.
+/// The resource limits of one instance. `None` means no limit of this program: the host's limits apply, and for a
+/// container the defaults of its runtime.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ResourceLimits {
-    /// Processor time in seconds, over its whole life and per process. `None` with an image.
+    /// Processor time in seconds that each process may use in all. `None` with an image.
     pub cpu_seconds: Option<u64>,
-    /// Bytes of memory: of a container in all, else of what is private and writable in each process.
+    /// Bytes of memory: of a whole container, or of the private writable memory of each process.
     pub memory: Option<u64>,
-    /// Open files per process.
+    /// Open files of each process.
     pub open_files: Option<u64>,
-    /// Bytes of the largest file that it may write.
+    /// Bytes of the largest file that a process may write.
     pub file_size: Option<u64>,
-    /// Processes and threads at a time. Containers only, like the rest.
+    /// Processes and threads at a time. Containers only.
     pub pids: Option<u32>,
-    /// Bytes that it may write beside what its image holds. They are part of its memory.
+    /// Bytes that the instance may write in addition to its image. They count as part of its memory. Containers only.
     pub disk: Option<u64>,
-    /// Thousandths of one processor, in all: 1500 are one and a half.
+    /// Processor time of the whole instance in thousandths of one processor: 1500 is one and a half. Containers only.
     pub millicpus: Option<u32>,
 }
 
 impl ResourceLimits {
-    /// Bytes of memory of a container, what it writes included.
+    /// Returns the bytes of memory of a container, including what it writes.
     pub fn container_memory(&self) -> u64 {
         self.memory.unwrap_or(1 << 30)
     }
 
-    /// Bytes that a container may write; half of its memory unless it was said, so that its processes have the rest.
+    /// Returns the bytes that a container may write. The default is half of its memory, so that its processes have the
+    /// other half.
     pub fn container_disk(&self) -> u64 {
         self.disk.unwrap_or(self.container_memory() / 2)
     }

@@ -1,4 +1,19 @@
-//! A template: an app to try, and how its instances are kept.
+//! Templates: what an app is, as the operator declares it. Pure.
+//!
+//! `config/` reads these types from the environment and from the file of templates; all other folders only use them.
+//!
+//! | file | what it describes |
+//! |---|---|
+//! | `mod.rs` | a template, and the revision of what its instances are made from |
+//! | `app.rs` | what an instance runs |
+//! | `image_ref.rs` | the container image of an app |
+//! | `limits.rs` | resource limits of an instance |
+//! | `egress.rs` | what an instance may reach on the internet |
+//! | `ready_check.rs` | when an instance counts as ready |
+//! | `hooks.rs` | what gives each instance its own address, keys and passwords |
+//! | `pool_sizes.rs` | how many instances a node keeps |
+//! | `templates.rs` | all templates of a server |
+//! | `secret.rs` | texts that must not appear in a log |
 
 mod app;
 pub mod egress;
@@ -16,52 +31,51 @@ use std::time::Duration;
 pub use app::{App, ShareMemory};
 pub use egress::Egress;
 pub use hooks::Hooks;
-pub use image_ref::Image;
+pub use image_ref::ImageRef;
 pub use limits::ResourceLimits;
 pub use pool_sizes::PoolSizes;
 pub use ready_check::ReadyCheck;
 pub use secret::{Secret, random_hex};
 pub use templates::{DEFAULT_TEMPLATE, Templates};
 
-use crate::instance::{Limits, TemplateName};
+use crate::instance::{RateLimits, TemplateName};
 
-/// One template, checked.
+/// One template, validated.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Template {
-    /// Its name.
+    /// The name, which begins each instance's host name.
     pub name: TemplateName,
-    /// What the front page calls it.
+    /// The title on the front page.
     pub title: String,
-    /// One sentence for the front page, may be empty.
+    /// One sentence for the front page; may be empty.
     pub description: String,
-    /// What to run.
+    /// What an instance runs.
     pub app: Arc<App>,
     /// When an instance counts as ready.
     pub ready: ReadyCheck,
-    /// Paths requested once from each instance after it answers and before it is offered.
+    /// Paths that are requested once from each instance after its app answers and before it is offered.
     pub warm_up: Vec<String>,
-    /// What makes each instance one of its own.
+    /// What gives each instance its own address, keys and passwords.
     pub hooks: Hooks,
-    /// Path of the app's administration, added to `url` for `admin_url`; begins with a slash.
+    /// Path of the app's administration pages, appended to `url` for `admin_url`; begins with a slash.
     pub admin_path: String,
-    /// How many to keep.
+    /// How many instances each node keeps.
     pub pool: PoolSizes,
     /// How long a lease lasts.
     pub ttl: Duration,
-    /// Longest time from assignment that extensions may reach.
+    /// The longest time from the claim to a deadline that extensions may reach.
     pub max_ttl: Duration,
-    /// What one visitor may have.
-    pub rate_limit: Limits,
-    /// How long an app may be silent in the middle of an exchange before the visitor is told so. Server-sent
+    /// How many instances one visitor may have.
+    pub rate_limit: RateLimits,
+    /// How long an app may send nothing in the middle of an exchange before the visitor gets an error page. Server-sent
     /// events and WebSockets are exempt.
     pub silence: Duration,
-    /// Changes whenever instances made before the change must not be handed out any more: a fingerprint of
-    /// `app`, `ready`, `warm_up` and `hooks`.
+    /// A fingerprint of `app`, `ready`, `warm_up` and `hooks`. An instance of another revision is never assigned.
     pub revision: u64,
 }
 
-/// The fingerprint for [`Template::revision`]: FNV-1a over the JSON of what instances are made from, so that the
-/// same build gives the same number after a restart.
+/// Returns the fingerprint for [`Template::revision`]: FNV-1a over the JSON of what instances are made from. The same build
+/// gives the same number after a restart.
 pub fn revision(app: &App, ready: &ReadyCheck, warm_up: &[String], hooks: &Hooks) -> u64 {
     fnv1a(&serde_json::to_vec(&(app, ready, warm_up, hooks)).expect("a checked template's paths are UTF-8"))
 }
@@ -75,7 +89,6 @@ fn fnv1a(bytes: &[u8]) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use super::{Image, ResourceLimits};
 
     fn revision(app: &App, ready: &ReadyCheck, warm_up: &[String]) -> u64 {
         super::revision(app, ready, warm_up, &Hooks::default())
@@ -91,7 +104,7 @@ mod tests {
         let first = revision(&app("a"), &ready, &[]);
         assert_eq!(revision(&app("a"), &ready, &[]), first);
         assert_ne!(revision(&app("b"), &ready, &[]), first);
-        let image = Some(Image::Reference("docker.io/library/a:1".to_owned()));
+        let image = Some(ImageRef::Reference("docker.io/library/a:1".to_owned()));
         assert_ne!(revision(&App { image, ..app("a") }, &ready, &[]), first);
         assert_ne!(revision(&App { port: 81, ..app("a") }, &ready, &[]), first);
         let limits = ResourceLimits { disk: Some(1), ..ResourceLimits::default() };
@@ -103,7 +116,7 @@ mod tests {
     }
 
     #[test]
-    fn the_fingerprint_is_the_published_one_and_so_the_same_after_a_restart() {
+    fn the_fingerprint_is_the_published_fnv_1a_and_so_the_same_after_a_restart() {
         assert_eq!(fnv1a(b""), 0xcbf2_9ce4_8422_2325);
         assert_eq!(fnv1a(b"foobar"), 0x8594_4171_f739_67e8);
     }

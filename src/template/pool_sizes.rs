@@ -2,22 +2,22 @@
 
 use std::time::Duration;
 
-/// How many instances of a template one server keeps.
+/// How many instances of a template one node keeps, and when it refills the pool.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct PoolSizes {
-    /// Ready instances wanted.
+    /// The number of ready instances that the pool refills to.
     pub target: usize,
-    /// Fewer ready than this is a warning.
+    /// A warning is logged when fewer instances than this are ready.
     pub min: usize,
-    /// Most instances in all living states.
+    /// The most instances in all living states together.
     pub max: usize,
-    /// Whether there may be fewer than that where the host's memory has no room for them. Containers only.
-    pub by_memory: bool,
-    /// Fewer ready than `target` times this starts a refill at once.
+    /// Whether the host's memory may limit the pool to fewer than `max`. Containers only.
+    pub limited_by_memory: bool,
+    /// A refill starts at once when fewer than `target` times this are ready. From 0 to 1.
     pub replenish_threshold: f64,
-    /// Otherwise a refill starts this often.
+    /// The longest time between two refills.
     pub replenish_interval: Duration,
-    /// Most instances made at the same time.
+    /// The most instances that are made at the same time.
     pub concurrency: usize,
 }
 

@@ -1,22 +1,22 @@
-//! When an instance counts as ready.
+//! The ready check: when an instance counts as ready.
 
 use std::time::Duration;
 
 use serde::Serialize;
 
-/// How to find out that an app answers: `GET path` until the status (and the text) is right. Redirects are not
-/// followed.
+/// How readiness is checked: `GET path` is repeated until the answer has the expected status and text. Redirects are not
+/// followed. Its JSON is part of the template's [revision](super::Template::revision).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct ReadyCheck {
     /// Path and query; begins with a slash.
     pub path: String,
-    /// The status to wait for.
+    /// The expected status.
     pub status: u16,
     /// A text that the body must contain.
     pub body: Option<String>,
     /// Time between two attempts.
     pub interval: Duration,
-    /// Time after which the instance is given up.
+    /// Time after which the check fails and the instance is removed.
     pub timeout: Duration,
 }
 

@@ -1,27 +1,27 @@
-//! Texts that must not end up in a log.
+//! Texts that must not appear in a log, and random texts.
 
 use std::fmt;
 use std::io;
 
 use subtle::ConstantTimeEq;
 
-/// A secret. Neither its `Debug` nor anything else shows it; there is no `Display`.
+/// A secret text. Its `Debug` does not show it, and it has no `Display`.
 #[derive(Clone)]
 pub struct Secret(String);
 
 impl Secret {
-    /// Takes a secret.
+    /// Wraps a text.
     pub fn new(secret: impl Into<String>) -> Self {
         Self(secret.into())
     }
 
-    /// Whether this is the secret. The time taken tells nothing about where they differ, only whether the
-    /// lengths do.
+    /// Returns whether `offered` is the secret. The comparison takes the same time wherever the two differ; only a
+    /// difference in length shows.
     pub fn matches(&self, offered: &[u8]) -> bool {
         self.0.as_bytes().ct_eq(offered).into()
     }
 
-    /// The secret itself, to hand to whom it is for.
+    /// Returns the secret text, for the one use that it is meant for.
     pub fn reveal(&self) -> &str {
         &self.0
     }

@@ -1,4 +1,4 @@
-# A page in PHP on PHP's own server, with its data in a SQLite file.
+# A page in PHP, served by PHP's built-in server, with its data in a SQLite file.
 
 . "$images/php.sh"
 suite=trixie

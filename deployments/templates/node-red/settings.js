@@ -1,22 +1,22 @@
-// What each Node-RED instance starts with. Only what differs from Node-RED's own defaults is set.
+// The settings of each Node-RED instance. Only settings that differ from Node-RED's defaults are here.
 module.exports = {
-    // The server gives each instance its own port, on the loopback address only: the way in is the proxy.
+    // The server gives each instance its own port, on the loopback address only: requests come through the proxy.
     uiHost: process.env.HOST || "127.0.0.1",
     uiPort: process.env.PORT,
 
-    // One file of flows, whatever the name of the host.
+    // The file of flows does not depend on the name of the host.
     flowFile: "flows.json",
-    // An instance lives for an hour and is thrown away with what it holds, so there is nothing to encrypt for.
+    // An instance exists for an hour and is removed with its data, so encryption is not needed.
     credentialSecret: false,
 
-    // Nothing is downloaded: neither nodes into the palette nor modules into function nodes.
+    // Nothing is downloaded: no nodes for the palette and no modules for function nodes.
     externalModules: {
         autoInstall: false,
         palette: { allowInstall: false, allowUpdate: false, allowUpload: false },
         modules: { allowInstall: false },
     },
     functionExternalModules: false,
-    // The plainest ways to the host. This is tidiness, not a sandbox.
+    // The nodes that access the host directly. Excluding them is no sandbox.
     nodesExcludes: ["90-exec.js", "10-file.js", "23-watch.js"],
 
     telemetry: { enabled: false, updateNotification: false },

@@ -1,37 +1,36 @@
-//! `POST /api/v1/demo/acquire`, from a pool that is full enough.
+//! `POST /api/v1/demo/acquire`, from a pool with enough ready instances.
 
-use super::{Bench, in_turn, micros};
-use crate::Failure;
+use crate::bench::{Bench, in_turn, micros};
+use crate::failure::Failure;
+use crate::load::CONNECTIONS;
 use crate::report::{Bound, Row};
+use crate::server::{RuntimeKind, ServerOptions};
 use crate::stats::median;
-use crate::traffic::{Acquires, Same, Turnover};
-
-use crate::load::LINKS;
-use crate::server::{RuntimeKind, Wanted};
+use crate::traffic::{Acquires, Repeated, Turnover};
 
 pub(super) fn measure(bench: &Bench) -> Result<Vec<Row>, Failure> {
     let app = bench.plain.address;
-    let server = bench.server(bench.scale.pool + bench.scale.touched, app)?;
-    bench.touch(&server)?;
+    let server = bench.server(bench.size.pool + bench.size.warm_up, app)?;
+    bench.warm_up_memory(&server)?;
     let hosts = ["localhost".to_owned()];
 
     let bursts = in_turn(
-        bench.scale.pairs,
-        || bench.burst(&bench.plain, &mut Same::get("/", &hosts)),
+        bench.size.pairs,
+        || bench.burst(&bench.plain, &mut Repeated::get("/", &hosts)),
         || bench.burst(&server, &mut Acquires::new(0)),
     )?;
-    let rates: Vec<_> = bursts.iter().map(|((plain, _), (ours, _))| (ours.rate, plain.rate)).collect();
+    let rates: Vec<_> = bursts.iter().map(|((plain, _), (server, _))| (server.rate, plain.rate)).collect();
     let [plain_each, each] = [
         bursts.iter().map(|((_, each), _)| each.as_secs_f64() * 1e6).collect::<Vec<_>>(),
         bursts.iter().map(|(_, (_, each))| each.as_secs_f64() * 1e6).collect(),
     ]
     .map(|values| median(&values).value);
-    let note = format!("processor {each:.1} us each; plain {plain_each:.1} us");
+    let note = format!("processor time {each:.1} us each; plain {plain_each:.1} us");
     let throughput = Row::of("acquire throughput", "/s", &rates, "plain", Bound::AtLeast(0.6), note);
     let rate = throughput.measured;
 
     let windows = in_turn(
-        bench.scale.pairs,
+        bench.size.pairs,
         || bench.rtt(),
         || bench.window(server.address, rate / 2.0, &mut Acquires::new(0)),
     )?;
@@ -47,18 +46,18 @@ pub(super) fn measure(bench: &Bench) -> Result<Vec<Row>, Failure> {
     Ok(vec![p50, p99, throughput, turnover(bench)?])
 }
 
-/// Acquire, release and make a new one, without end: what a busy day costs.
+/// Acquire, release and start of a new instance, continuously: the cost of a busy day.
 fn turnover(bench: &Bench) -> Result<Row, Failure> {
-    let ready = if bench.programs.runtime == RuntimeKind::None { 5000 } else { bench.scale.pool };
-    let wanted = Wanted { ready, refilled: true, app: bench.plain.address, valkey: None };
-    let server = bench.programs.server(wanted, bench.cores.server)?;
+    let ready = if bench.programs.runtime == RuntimeKind::None { 5000 } else { bench.size.pool };
+    let options = ServerOptions { ready, is_refilled: true, app: bench.plain.address, valkey: None };
+    let server = bench.programs.server(options, bench.cores.server)?;
     let hosts = ["localhost".to_owned()];
     let bursts = in_turn(
-        bench.scale.pairs,
-        || bench.burst(&bench.plain, &mut Same::get("/", &hosts)),
-        || bench.burst(&server, &mut Turnover::new(LINKS)),
+        bench.size.pairs,
+        || bench.burst(&bench.plain, &mut Repeated::get("/", &hosts)),
+        || bench.burst(&server, &mut Turnover::new(CONNECTIONS)),
     )?;
-    let rates: Vec<_> = bursts.iter().map(|((plain, _), (ours, _))| (ours.rate, plain.rate)).collect();
+    let rates: Vec<_> = bursts.iter().map(|((plain, _), (server, _))| (server.rate, plain.rate)).collect();
     let note = "two requests and one instance each".to_owned();
-    Ok(Row::of("acquire, release, make anew", "/s", &rates, "plain", Bound::None, note))
+    Ok(Row::of("acquire, release, new instance", "/s", &rates, "plain", Bound::None, note))
 }

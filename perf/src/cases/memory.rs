@@ -1,29 +1,30 @@
-//! What copies of a checkpoint take that share their memory, and that they take no longer for having much of it.
+//! How much memory instances take that share the memory of a checkpoint, and that much memory does not slow restores
+//! down.
 
-use super::{Bench, in_turn};
-use crate::Failure;
+use crate::bench::{Bench, in_turn};
 use crate::clock::now;
+use crate::container_host::{ContainerHost, Stack, StartMode};
+use crate::failure::Failure;
 use crate::report::{Bound, Row};
-use crate::site::{How, Site, Stack};
 use crate::stats::{Median, median};
 
-/// What of a ready template is measured: its name, what its front page holds, and the row.
+/// For each ready template its name, a text in its front page, and the name of the figure.
 const APPS: [(&str, &str, &str); 3] = [
-    ("php", "A PHP app of your own", "php: memory of a copy"),
-    ("node", "A shop of your own", "node: memory of a copy"),
-    ("wordpress", "Hello world!", "wordpress: memory of a copy"),
+    ("php", "A PHP app of your own", "php: memory of an instance"),
+    ("node", "A shop of your own", "node: memory of an instance"),
+    ("wordpress", "Hello world!", "wordpress: memory of an instance"),
 ];
 
-/// Most of what one that was started has for itself that an idle copy has.
-const PRIVATE: Bound = Bound::AtMost(0.1);
+/// Maximum ratio of the private memory of an idle restored instance to that of a cold-started one.
+const PRIVATE_BOUND: Bound = Bound::AtMost(0.1);
 
-/// Most of the time that a copy of an app takes whose heap is empty that one takes with a large one.
-const LARGE_HEAP: Bound = Bound::AtMost(1.5);
+/// Maximum ratio of the time of a restore with a large heap to that with an empty one.
+const LARGE_HEAP_BOUND: Bound = Bound::AtMost(1.5);
 
-/// Copies of WordPress that live at a time.
+/// Instances of WordPress that run at a time.
 const MANY: usize = 100;
 
-/// Measures what there is an image of, and names what there is not.
+/// Measures every template whose image was built, and prints which was not.
 pub(super) fn measure(bench: &Bench) -> Result<Vec<Row>, Failure> {
     let Some(stack) = Stack::find_for("memory") else { return Ok(Vec::new()) };
     let mut rows = Vec::new();
@@ -41,7 +42,7 @@ pub(super) fn measure(bench: &Bench) -> Result<Vec<Row>, Failure> {
     Ok(rows)
 }
 
-/// An idle copy against one that was started.
+/// Compares the private memory of an idle restored instance with that of a cold-started one.
 fn private(
     bench: &Bench,
     stack: &Stack,
@@ -49,95 +50,97 @@ fn private(
     text: &str,
     what: &'static str,
 ) -> Result<Row, Failure> {
-    let of = stack.template(template);
-    let serve = |how| stack.serve(&bench.programs.server, &of, 0, how, bench.cores.server);
-    let (shared, cold) = (serve(How::Shared)?, serve(How::Cold)?);
-    // The first copy of a checkpoint shows what those after it touch.
-    drop(Guest::new(&shared, Some(text))?);
-    let of_one = |site: &Site| {
-        let guest = Guest::new(site, None)?;
-        Ok::<_, Failure>(site.private_memory(&guest.id)? / f64::from(1 << 20))
+    let template = stack.template(template);
+    let serve = |mode| stack.serve(&bench.programs.server, &template, 0, mode, bench.cores.server);
+    let (shared, cold) = (serve(StartMode::Shared)?, serve(StartMode::Cold)?);
+    // The first instance of a checkpoint shows which pages later ones need.
+    drop(AcquiredInstance::new(&shared, Some(text))?);
+    let private_mib = |host: &ContainerHost| {
+        let instance = AcquiredInstance::new(host, None)?;
+        Ok::<_, Failure>(host.private_memory(&instance.id)? / f64::from(1 << 20))
     };
-    let pairs = in_turn(bench.scale.pairs.min(3), || of_one(&shared), || of_one(&cold))?;
+    let pairs = in_turn(bench.size.pairs.min(3), || private_mib(&shared), || private_mib(&cold))?;
     let started = median(&pairs.iter().map(|(_, started)| *started).collect::<Vec<_>>()).value;
-    let note = format!("its own, idle; one that was started {started:.0} MiB");
-    Ok(Row::of(what, "MiB", &pairs, "started", PRIVATE, note))
+    let note = format!("private, idle; a cold-started one has {started:.0} MiB");
+    Ok(Row::of(what, "MiB", &pairs, "cold-started", PRIVATE_BOUND, note))
 }
 
-/// Node with 200 MiB in its heap against node with nothing in it.
+/// Compares restores of node with 200 MiB in its heap with those of node with an empty heap.
 fn large_heap(bench: &Bench, stack: &Stack, text: &str) -> Result<Row, Failure> {
     const HEAP: &str = r#"HEAP_MIB = "200""#;
     let empty = stack.template_with("node", "node-empty", HEAP, r#"HEAP_MIB = "0""#)?;
     let large = stack.template("node");
-    let serve = |of| stack.serve(&bench.programs.server, of, 0, How::Shared, bench.cores.server);
+    let serve =
+        |template| stack.serve(&bench.programs.server, template, 0, StartMode::Shared, bench.cores.server);
     let (large, empty) = (serve(&large)?, serve(&empty)?);
-    let restore = |site: &Site| {
+    let restore = |host: &ContainerHost| {
         let begin = now();
-        let guest = Guest::new(site, Some(text))?;
+        let instance = AcquiredInstance::new(host, Some(text))?;
         let took = begin.elapsed().as_secs_f64() * 1000.0;
-        drop(guest);
+        drop(instance);
         Ok::<_, Failure>(took)
     };
     restore(&large)?;
     restore(&empty)?;
-    let pairs = in_turn(bench.scale.tight_pairs, || restore(&large), || restore(&empty))?;
+    let pairs = in_turn(bench.size.tight_pairs, || restore(&large), || restore(&empty))?;
     let note = "a heap of 200 MiB, to the first page".to_owned();
-    Ok(Row::of("node: restore p50", "ms", &pairs, "empty heap", LARGE_HEAP, note))
+    Ok(Row::of("node: restore p50", "ms", &pairs, "empty heap", LARGE_HEAP_BOUND, note))
 }
 
-/// Many copies alive at a time, and what they take of the machine.
+/// Runs many instances at a time, and measures how much memory of the machine they take.
 fn many(bench: &Bench, stack: &Stack, text: &str) -> Result<Row, Failure> {
-    let count = if bench.scale.pairs > 1 { MANY } else { 4 };
-    let of = stack.template("wordpress");
+    let count = if bench.size.pairs > 1 { MANY } else { 4 };
+    let template = stack.template("wordpress");
     let before = available()?;
-    let site = stack.serve(&bench.programs.server, &of, count, How::Shared, bench.cores.server)?;
+    let host =
+        stack.serve(&bench.programs.server, &template, count, StartMode::Shared, bench.cores.server)?;
     let begin = now();
-    site.wait_until_ready(count as u64)?;
+    host.wait_until_ready(count as u64)?;
     let took = begin.elapsed().as_secs_f64();
-    let guest = Guest::new(&site, Some(text))?;
+    let instance = AcquiredInstance::new(&host, Some(text))?;
     let taken = (before - available()?) / f64::from(1 << 20);
-    drop(guest);
-    let alive = count as f64;
+    drop(instance);
+    let running = count as f64;
     Ok(Row {
-        what: "wordpress: copies alive",
+        what: "wordpress: running instances",
         measured: taken,
         unit: "GiB",
-        ratio: Median { value: alive, low: alive, high: alive },
-        to: "copies",
-        bound: if count == MANY { Bound::AtLeast(alive) } else { Bound::None },
+        ratio: Median { value: running, low: running, high: running },
+        to: "instances",
+        bound: if count == MANY { Bound::AtLeast(running) } else { Bound::None },
         pairs: 1,
-        note: format!("made in {took:.0} s, {:.0} MiB each", taken * 1024.0 / alive),
+        note: format!("started in {took:.0} s, {:.0} MiB each", taken * 1024.0 / running),
     })
 }
 
-/// Somebody with an instance, which is given back and gone before anything else is measured.
-struct Guest<'a> {
-    site: &'a Site,
+/// An acquired instance. When dropped, it is released, and removed before anything else is measured.
+struct AcquiredInstance<'a> {
+    host: &'a ContainerHost,
     id: String,
 }
 
-impl<'a> Guest<'a> {
-    /// Takes one, and looks at its front page if that is said to hold something.
-    fn new(site: &'a Site, text: Option<&str>) -> Result<Self, Failure> {
-        let guest = Self { site, id: site.acquire()? };
-        text.map_or(Ok(()), |text| site.first_page(&guest.id, text))?;
-        Ok(guest)
+impl<'a> AcquiredInstance<'a> {
+    /// Acquires an instance, and with a text requests its front page until that contains the text.
+    fn new(host: &'a ContainerHost, text: Option<&str>) -> Result<Self, Failure> {
+        let instance = Self { host, id: host.acquire()? };
+        text.map_or(Ok(()), |text| host.first_page(&instance.id, text))?;
+        Ok(instance)
     }
 }
 
-impl Drop for Guest<'_> {
+impl Drop for AcquiredInstance<'_> {
     fn drop(&mut self) {
-        let given_back = self.site.release(&self.id).and_then(|()| self.site.wait_until_gone(&self.id));
-        if let Err(error) = given_back {
+        let released = self.host.release(&self.id).and_then(|()| self.host.wait_until_gone(&self.id));
+        if let Err(error) = released {
             eprintln!("perf: {}: {error}", self.id);
         }
     }
 }
 
-/// KiB of memory that programs could still have.
+/// Returns the KiB of memory that are available to programs.
 fn available() -> Result<f64, Failure> {
     let text = std::fs::read_to_string("/proc/meminfo")?;
     let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"));
     let number = line.and_then(|line| line.trim().strip_suffix(" kB"));
-    Ok(number.ok_or("the kernel does not say what memory is available")?.trim().parse()?)
+    Ok(number.ok_or("/proc/meminfo has no available memory")?.trim().parse()?)
 }

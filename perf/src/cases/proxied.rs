@@ -1,28 +1,29 @@
-//! Requests to an instance, through us and without us.
+//! Requests to an instance, through the server and without it.
 
-use super::{Bench, hosts, in_turn, micros};
-use crate::Failure;
-use crate::child::Running;
+use crate::bench::{Bench, hosts, in_turn, micros};
+use crate::child::ChildProcess;
+use crate::failure::Failure;
+use crate::peers::Role;
 use crate::report::{Bound, Row};
-use crate::roles::Role;
 use crate::stats::median;
-use crate::traffic::Same;
+use crate::traffic::Repeated;
 
-/// What the sample app is asked for: its front page, as a visitor does.
+/// The path that is requested of the sample app: its front page.
 const PAGE: &str = "/";
 
-/// How much longer a request to the sample app takes. The app runs beside the load in both cases.
+/// Measures how much longer a request to the sample app takes through the server. The app runs beside the load in both
+/// cases.
 pub(super) fn time(bench: &Bench) -> Result<Vec<Row>, Failure> {
     let app = bench.programs.sample_app(bench.cores.load)?;
-    let server = bench.server(bench.scale.hosts, app.address)?;
-    let hosts = hosts(&bench.acquire(&server, bench.scale.hosts)?);
-    let ask = || Same::get(PAGE, &hosts);
-    let (most, _) = bench.burst(&server, &mut ask())?;
-    let rate = most.rate / 2.0;
+    let server = bench.server(bench.size.hosts, app.address)?;
+    let hosts = hosts(&bench.acquire(&server, bench.size.hosts)?);
+    let traffic = || Repeated::get(PAGE, &hosts);
+    let (burst, _) = bench.burst(&server, &mut traffic())?;
+    let rate = burst.rate / 2.0;
     let windows = in_turn(
-        bench.scale.pairs,
-        || Ok((bench.rtt()?, bench.window(app.address, rate, &mut ask())?)),
-        || bench.window(server.address, rate, &mut ask()),
+        bench.size.pairs,
+        || Ok((bench.rtt()?, bench.window(app.address, rate, &mut traffic())?)),
+        || bench.window(server.address, rate, &mut traffic()),
     )?;
     let [rtt, direct, proxied, direct_p99, proxied_p99] = [
         windows.iter().map(|((rtt, _), _)| *rtt).collect::<Vec<f64>>(),
@@ -51,25 +52,25 @@ pub(super) fn time(bench: &Bench) -> Result<Vec<Row>, Failure> {
     }])
 }
 
-/// How many requests a second get through to a fixed upstream. Told twice: against that upstream with a core of its
-/// own, as the server has one; and against it where it runs, beside the load.
+/// Measures how many requests per second the server passes to a fixed upstream. There are two figures: against that
+/// upstream on a core of its own, like the server; and against it where it runs, beside the load.
 pub(super) fn throughput(bench: &Bench) -> Result<Vec<Row>, Failure> {
-    let app = Running::role(Role::Plain, bench.cores.load)?;
-    let server = bench.server(bench.scale.hosts, app.address)?;
-    let hosts = hosts(&bench.acquire(&server, bench.scale.hosts)?);
-    let ask = || Same::get("/", &hosts);
+    let app = ChildProcess::role(Role::Plain, bench.cores.load)?;
+    let server = bench.server(bench.size.hosts, app.address)?;
+    let hosts = hosts(&bench.acquire(&server, bench.size.hosts)?);
+    let traffic = || Repeated::get("/", &hosts);
     let bursts = in_turn(
-        bench.scale.pairs,
-        || Ok((bench.burst(&bench.plain, &mut ask())?, bench.burst(&app, &mut ask())?)),
-        || bench.burst(&server, &mut ask()),
+        bench.size.pairs,
+        || Ok((bench.burst(&bench.plain, &mut traffic())?, bench.burst(&app, &mut traffic())?)),
+        || bench.burst(&server, &mut traffic()),
     )?;
     let middle = |values: Vec<f64>| median(&values).value;
-    let rate = middle(bursts.iter().map(|(_, (ours, _))| ours.rate).collect());
+    let rate = middle(bursts.iter().map(|(_, (server, _))| server.rate).collect());
     let each = middle(bursts.iter().map(|(_, (_, each))| each.as_secs_f64() * 1e6).collect());
     let own_core: Vec<f64> =
-        bursts.iter().map(|(((direct, _), _), (ours, _))| ours.rate / direct.rate).collect();
+        bursts.iter().map(|(((direct, _), _), (server, _))| server.rate / direct.rate).collect();
     let in_place: Vec<f64> =
-        bursts.iter().map(|((_, (direct, _)), (ours, _))| ours.rate / direct.rate).collect();
+        bursts.iter().map(|((_, (direct, _)), (server, _))| server.rate / direct.rate).collect();
     let direct = middle(bursts.iter().map(|(((direct, _), _), _)| direct.rate).collect());
     let direct_in_place = middle(bursts.iter().map(|((_, (direct, _)), _)| direct.rate).collect());
     let direct_each = middle(bursts.iter().map(|(((_, each), _), _)| each.as_secs_f64() * 1e6).collect());
@@ -87,7 +88,7 @@ pub(super) fn throughput(bench: &Bench) -> Result<Vec<Row>, Failure> {
         row(
             "proxied throughput (direct: own core)",
             own_core,
-            format!("processor {each:.1} us each; direct {direct:.0} /s, {direct_each:.1} us"),
+            format!("processor time {each:.1} us each; direct {direct:.0} /s, {direct_each:.1} us"),
         ),
         row(
             "proxied throughput (direct: in its place)",

@@ -1,88 +1,90 @@
-//! A pool that is emptied at once: how fast it is full again, and what its neighbours feel of that.
+//! A pool of which all instances are acquired at once: how fast it is full again, and how that affects other instances.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use super::restore::{page, quantile};
-use crate::Failure;
 use crate::clock::now;
+use crate::container_host::ContainerHost;
+use crate::failure::Failure;
 use crate::report::{Bound, Row};
-use crate::site::Site;
-use crate::stats::{Median, median};
+use crate::stats::{Median, median, quantile};
 
-/// Instances that a pool holds, and that are taken from it at once.
-pub(super) const POOL: usize = 8;
+/// Instances of a pool, which are acquired at once.
+pub(super) const POOL_SIZE: usize = 8;
 
-/// Takes all of a full pool, and gives the rate at which it gets full again; with `beside`, while what was taken is
-/// given back and taken down.
-pub(super) fn refill(site: &Site, beside: bool) -> Result<f64, Failure> {
-    site.wait_until_ready(POOL as u64)?;
+/// Acquires all instances of a full pool, and returns the instances per second at which it becomes full again. With
+/// `with_releases`, the acquired instances are released and removed meanwhile.
+pub(super) fn refill(host: &ContainerHost, with_releases: bool) -> Result<f64, Failure> {
+    host.wait_until_ready(POOL_SIZE as u64)?;
     let begin = now();
-    let ids = (0..POOL).map(|_| site.acquire()).collect::<Result<Vec<_>, _>>()?;
-    if beside {
-        ids.iter().try_for_each(|id| site.release(id))?;
+    let ids = (0..POOL_SIZE).map(|_| host.acquire()).collect::<Result<Vec<_>, _>>()?;
+    if with_releases {
+        ids.iter().try_for_each(|id| host.release(id))?;
     }
-    site.wait_until_ready(POOL as u64)?;
-    let rate = POOL as f64 / begin.elapsed().as_secs_f64();
-    if !beside {
-        ids.iter().try_for_each(|id| site.release(id))?;
+    host.wait_until_ready(POOL_SIZE as u64)?;
+    let rate = POOL_SIZE as f64 / begin.elapsed().as_secs_f64();
+    if !with_releases {
+        ids.iter().try_for_each(|id| host.release(id))?;
     }
-    ids.iter().try_for_each(|id| site.wait_until_gone(id))?;
+    ids.iter().try_for_each(|id| host.wait_until_gone(id))?;
     Ok(rate)
 }
 
-/// How long an instance's pages take, in milliseconds, when nothing else happens and while the pool refills.
-pub(super) struct Impact {
+/// The milliseconds of an instance's pages.
+pub(super) struct RefillImpact {
+    /// When nothing else happens.
     alone: Vec<f64>,
-    beside: Vec<f64>,
+    /// While the pool is refilled.
+    during: Vec<f64>,
 }
 
-impl Impact {
-    /// Takes at least that many pages each way.
-    pub(super) fn measure(site: &Site, text: &str, pages: usize) -> Result<Self, Failure> {
-        let id = site.acquire()?;
-        site.wait_until_ready(POOL as u64)?;
-        let mut impact = Self { alone: Vec::new(), beside: Vec::new() };
-        // The first shows what a copy does only once.
-        site.first_page(&id, text)?;
+impl RefillImpact {
+    /// Requests at least this number of pages alone and during refills.
+    pub(super) fn measure(host: &ContainerHost, text: &str, pages: usize) -> Result<Self, Failure> {
+        let id = host.acquire()?;
+        host.wait_until_ready(POOL_SIZE as u64)?;
+        let mut impact = Self { alone: Vec::new(), during: Vec::new() };
+        // The first page of an instance takes longer than later ones.
+        host.first_page(&id, text)?;
         while impact.alone.len() < pages {
-            impact.alone.push(page(site, &id, text)?);
+            impact.alone.push(host.page_millis(&id, text)?);
         }
-        while impact.beside.len() < pages {
-            let over = AtomicBool::new(false);
+        while impact.during.len() < pages {
+            let is_over = AtomicBool::new(false);
             let times = std::thread::scope(|scope| {
-                let visitor = scope.spawn(|| {
+                let pages = scope.spawn(|| {
                     let mut times = Vec::new();
-                    while !over.load(Ordering::Acquire) {
-                        times.push(page(site, &id, text).map_err(|error| error.to_string())?);
+                    while !is_over.load(Ordering::Acquire) {
+                        times.push(host.page_millis(&id, text).map_err(|error| error.to_string())?);
                     }
                     Ok::<_, String>(times)
                 });
-                let refilled = refill(site, false);
-                over.store(true, Ordering::Release);
-                let times = visitor.join().map_err(|_| "the visitor's thread panicked".to_owned());
+                let refilled = refill(host, false);
+                is_over.store(true, Ordering::Release);
+                let times = pages.join().map_err(|_| "the thread of the pages panicked".to_owned());
                 refilled.and_then(|_| Ok(times??))
             })?;
-            impact.beside.extend(times);
+            impact.during.extend(times);
         }
-        site.release(&id)?;
-        site.wait_until_gone(&id)?;
+        host.release(&id)?;
+        host.wait_until_gone(&id)?;
         Ok(impact)
     }
 
+    /// Returns the 99th percentile during refills against that without.
     pub(super) fn row(&self, what: &'static str) -> Row {
-        let [alone, beside] = [&self.alone, &self.beside].map(|times| quantile(times, 0.99));
-        let ratio = beside / alone;
+        let [alone, during] = [&self.alone, &self.during].map(|times| quantile(times, 0.99));
+        let ratio = during / alone;
         Row {
             what,
-            measured: beside,
+            measured: during,
             unit: "ms",
             ratio: Median { value: ratio, low: ratio, high: ratio },
             to: "without",
             bound: Bound::AtMost(3.0),
-            pairs: self.beside.len(),
+            pairs: self.during.len(),
             note: format!(
                 "p50 {:.1} ms, without {:.1}",
-                median(&self.beside).value,
+                median(&self.during).value,
                 median(&self.alone).value
             ),
         }

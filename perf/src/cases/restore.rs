@@ -1,33 +1,32 @@
-//! Instances restored from a checkpoint: how soon a visitor has one that answers, against a cold start of the same image,
-//! how fast a pool refills, and how soon one is gone.
+//! Instances restored from a checkpoint: how soon one is acquired and sends a page, against a cold start of the same
+//! image; how fast a pool refills; and how soon an instance is removed.
 
 use std::path::Path;
-use std::time::Duration;
 
-use super::refill::{Impact, POOL, refill};
-use super::{Bench, in_turn};
-use crate::Failure;
+use super::refill::{POOL_SIZE, RefillImpact, refill};
+use crate::bench::{Bench, in_turn};
 use crate::clock::now;
-use crate::processors;
+use crate::container_host::{ContainerHost, Stack, StartMode, millis};
+use crate::cpu;
+use crate::failure::Failure;
 use crate::report::{Bound, Row};
-use crate::site::{How, Site, Stack};
-use crate::stats::{Median, median};
+use crate::stats::{Median, median, quantile};
 
-/// An image, and what is expected of it.
-struct Image {
+/// An image, and the bounds of its figures.
+struct ImageCase {
     template: &'static str,
-    /// What its front page holds.
+    /// A text in its front page.
     text: &'static str,
-    /// Restores, and cold starts; a tenth, and one, when it is to be quick.
+    /// Number of restores and of cold starts; of a quick run a tenth and one.
     samples: (usize, usize),
-    /// Most milliseconds from request to first good answer.
+    /// Maximum milliseconds from the acquire to the first page.
     restore: f64,
-    /// How often the time of a restore goes into that of a cold start, at least.
+    /// Minimum ratio of the time of a cold start to that of a restore.
     ratio: Bound,
-    /// Least instances a second.
+    /// Minimum instances per second.
     refill: Bound,
-    /// The rows: restore, first page, the same against a warm one's, with nothing shared, on demand, cold start, refill, the
-    /// same against the processors, its impact, release, teardown.
+    /// The names of the figures: restore, first page, first page against that of a warm instance, restore without
+    /// sharing, on demand, cold start, refill, refill against the processors, impact of a refill, release, teardown.
     rows: [&'static str; 11],
 }
 
@@ -49,8 +48,8 @@ macro_rules! rows {
     };
 }
 
-const IMAGES: [Image; 3] = [
-    Image {
+const IMAGES: [ImageCase; 3] = [
+    ImageCase {
         template: "sample",
         text: "<h1",
         samples: (30, 5),
@@ -59,7 +58,7 @@ const IMAGES: [Image; 3] = [
         refill: Bound::None,
         rows: rows!("sample"),
     },
-    Image {
+    ImageCase {
         template: "php",
         text: "A PHP app of your own",
         samples: (30, 5),
@@ -68,7 +67,7 @@ const IMAGES: [Image; 3] = [
         refill: Bound::AtLeast(20.0),
         rows: rows!("php"),
     },
-    Image {
+    ImageCase {
         template: "wordpress",
         text: "Hello world!",
         samples: (15, 5),
@@ -79,16 +78,16 @@ const IMAGES: [Image; 3] = [
     },
 ];
 
-/// Pages after the first of an instance, whose median says how long one takes.
+/// Number of pages after the first of an instance. Their median is the time of a later page.
 const WARM_PAGES: usize = 8;
 
-/// Most of what the first page of a restored instance takes, against a later one.
-const FIRST_PAGE: Bound = Bound::AtMost(1.2);
+/// Maximum ratio of the time of the first page of a restored instance to that of a later page.
+const FIRST_PAGE_BOUND: Bound = Bound::AtMost(1.2);
 
-/// Least of what all processors could restore that a refill does.
-const BUSY: Bound = Bound::AtLeast(0.7);
+/// Minimum ratio of a refill to what all processors could restore.
+const REFILL_BOUND: Bound = Bound::AtLeast(0.7);
 
-/// Measures every image that there is, and names those that there are not.
+/// Measures every image that was built, and prints which were not.
 pub(super) fn measure(bench: &Bench) -> Result<Vec<Row>, Failure> {
     let Some(stack) = Stack::find_for("restore") else { return Ok(Vec::new()) };
     let mut rows = Vec::new();
@@ -98,14 +97,14 @@ pub(super) fn measure(bench: &Bench) -> Result<Vec<Row>, Failure> {
     Ok(rows)
 }
 
-/// One visitor after another, in milliseconds.
+/// The milliseconds of acquires, pages and releases, one instance after another.
 #[derive(Default)]
 struct Visits {
     acquire: Vec<f64>,
     page: Vec<f64>,
-    /// The same page later, several times each visit: their median.
+    /// The median of several later requests of the same page.
     warm: Vec<f64>,
-    /// Milliseconds that all processors of this machine together were busy until there was an instance.
+    /// How long all processors of this machine together were busy until the instance was acquired.
     busy: Vec<f64>,
     total: Vec<f64>,
     release: Vec<f64>,
@@ -113,21 +112,23 @@ struct Visits {
 }
 
 impl Visits {
-    fn make(&mut self, site: &Site, text: &str, count: usize) -> Result<(), Failure> {
+    /// Acquires instances one after another, requests pages of each, and releases it.
+    fn make(&mut self, host: &ContainerHost, text: &str, count: usize) -> Result<(), Failure> {
         for _ in 0..count {
-            let (begin, busy_before) = (now(), processors::busy()?);
-            let id = site.acquire()?;
+            let (begin, busy_before) = (now(), cpu::busy_millis()?);
+            let id = host.acquire()?;
             let acquired = begin.elapsed();
-            self.busy.push(processors::busy()? - busy_before);
+            self.busy.push(cpu::busy_millis()? - busy_before);
             let begin_page = now();
-            site.first_page(&id, text)?;
+            host.first_page(&id, text)?;
             let total = acquired + begin_page.elapsed();
-            let later = (0..WARM_PAGES).map(|_| page(site, &id, text)).collect::<Result<Vec<_>, _>>()?;
+            let later =
+                (0..WARM_PAGES).map(|_| host.page_millis(&id, text)).collect::<Result<Vec<_>, _>>()?;
             self.warm.push(median(&later).value);
             let begin = now();
-            site.release(&id)?;
+            host.release(&id)?;
             let released = begin.elapsed();
-            site.wait_until_gone(&id)?;
+            host.wait_until_gone(&id)?;
             self.acquire.push(millis(acquired));
             self.page.push(millis(total - acquired));
             self.total.push(millis(total));
@@ -139,73 +140,76 @@ impl Visits {
 }
 
 impl Visits {
-    /// The first page against the same page later, on the same instance.
+    /// Returns the first page of each instance against later requests of the same page.
     fn first_page(&self, what: &'static str) -> Row {
         let pairs: Vec<(f64, f64)> = self.page.iter().copied().zip(self.warm.iter().copied()).collect();
         let note = format!("later {:.1} ms", median(&self.warm).value);
-        Row::of(what, "ms", &pairs, "a later one", FIRST_PAGE, note)
+        Row::of(what, "ms", &pairs, "a later one", FIRST_PAGE_BOUND, note)
     }
 
-    /// Instances that were made in another way, as ratios to restores of the same time.
+    /// Returns instances that were started in another way, as ratios to restores at the same time.
     fn beside_restores(&self, what: &'static str, ratios: &[f64], bound: Bound, note: String) -> Row {
         let measured = median(&self.total).value;
         let (ratio, pairs) = (median(ratios), ratios.len());
         Row { what, measured, unit: "ms", ratio, to: "restore", bound, pairs, note }
     }
 
-    /// Refills a second against as many as the processors could do if they did nothing else, and never waited.
+    /// Returns the instances per second of refills against the maximum of all processors: if they did nothing else and
+    /// never waited.
     fn of_all_cores(&self, what: &'static str, refills: &[f64]) -> Result<Row, Failure> {
-        let count = processors::count()?;
-        // A clock of 100 ticks a second tells nothing of a single one.
+        let count = cpu::count()?;
+        // A clock of 100 ticks per second cannot measure a single restore.
         let each = self.busy.iter().sum::<f64>() / self.busy.len() as f64;
-        let most = count as f64 * 1000.0 / each;
-        let pairs: Vec<(f64, f64)> = refills.iter().map(|rate| (*rate, most)).collect();
-        let note = format!("{each:.0} ms of processor time a restore, {count} processors");
-        Ok(Row::of(what, "/s", &pairs, "cores / CPU time", BUSY, note))
+        let maximum = count as f64 * 1000.0 / each;
+        let pairs: Vec<(f64, f64)> = refills.iter().map(|rate| (*rate, maximum)).collect();
+        let note = format!("{each:.0} ms of processor time per restore, {count} processors");
+        Ok(Row::of(what, "/s", &pairs, "cores / CPU time", REFILL_BOUND, note))
     }
 }
 
-impl Image {
+impl ImageCase {
     fn measure(&self, bench: &Bench, stack: &Stack) -> Result<Vec<Row>, Failure> {
         let Self { template, text, .. } = *self;
         let (program, core): (&Path, usize) = (&bench.programs.server, bench.cores.server);
-        let (restores, colds) = if bench.scale.pairs > 1 { self.samples } else { (self.samples.0 / 10, 1) };
+        let (restores, colds) = if bench.size.pairs > 1 { self.samples } else { (self.samples.0 / 10, 1) };
 
-        let of = stack.template(template);
-        let site = stack.serve(program, &of, 0, How::Shared, core)?;
-        let cold_site = stack.serve(program, &of, 0, How::Cold, core)?;
-        let stock_site = stack.serve(program, &of, 0, How::Stock, core)?;
-        // The first brings the image here, and makes the checkpoint where there is none.
-        Visits::default().make(&site, text, 1)?;
-        Visits::default().make(&stock_site, text, 1)?;
-        let [mut restored, mut stock, mut cold] = [Visits::default(), Visits::default(), Visits::default()];
-        let (mut ratios, mut stock_ratios) = (Vec::new(), Vec::new());
-        // In turn, so that what else the machine does hits both.
+        let template = stack.template(template);
+        let host = stack.serve(program, &template, 0, StartMode::Shared, core)?;
+        let cold_host = stack.serve(program, &template, 0, StartMode::Cold, core)?;
+        let unshared_host = stack.serve(program, &template, 0, StartMode::Unshared, core)?;
+        // The first acquire waits for the image and the checkpoint, which exist afterwards.
+        Visits::default().make(&host, text, 1)?;
+        Visits::default().make(&unshared_host, text, 1)?;
+        let [mut restored, mut unshared, mut cold] =
+            [Visits::default(), Visits::default(), Visits::default()];
+        let (mut ratios, mut unshared_ratios) = (Vec::new(), Vec::new());
+        // In turn, so that other work of the machine affects all of them.
         for _ in 0..colds {
             let before = restored.total.len();
-            restored.make(&site, text, restores / colds)?;
-            stock.make(&stock_site, text, restores / colds)?;
-            cold.make(&cold_site, text, 1)?;
-            stock_ratios.push(median(&stock.total[before..]).value / median(&restored.total[before..]).value);
+            restored.make(&host, text, restores / colds)?;
+            unshared.make(&unshared_host, text, restores / colds)?;
+            cold.make(&cold_host, text, 1)?;
+            unshared_ratios
+                .push(median(&unshared.total[before..]).value / median(&restored.total[before..]).value);
             ratios.push(cold.total[cold.total.len() - 1] / median(&restored.total[before..]).value);
         }
-        let stock_breakdown = breakdown(&stock_site, &stock)?;
-        let breakdown = breakdown(&site, &restored)?;
-        let beside_warm = beside_warm(&site, text, restores / 3)?;
-        drop((site, stock_site, cold_site));
-        let site = stack.serve(program, &of, POOL, How::Shared, core)?;
-        let waves = if bench.scale.pairs > 1 { 5 } else { 1 };
-        let (refills, beside): (Vec<f64>, Vec<f64>) = (0..waves)
-            .map(|_| Ok((refill(&site, false)?, refill(&site, true)?)))
+        let unshared_breakdown = breakdown(&unshared_host, &unshared)?;
+        let breakdown = breakdown(&host, &restored)?;
+        let beside_warm = beside_warm(&host, text, restores / 3)?;
+        drop((host, unshared_host, cold_host));
+        let host = stack.serve(program, &template, POOL_SIZE, StartMode::Shared, core)?;
+        let waves = if bench.size.pairs > 1 { 5 } else { 1 };
+        let (refills, with_releases): (Vec<f64>, Vec<f64>) = (0..waves)
+            .map(|_| Ok((refill(&host, false)?, refill(&host, true)?)))
             .collect::<Result<_, Failure>>()?;
-        let impact = Impact::measure(&site, text, if bench.scale.pairs > 1 { 300 } else { 20 })?;
-        drop(site);
+        let impact = RefillImpact::measure(&host, text, if bench.size.pairs > 1 { 300 } else { 20 })?;
+        drop(host);
 
         let [
             restore_row,
             page_row,
             beside_row,
-            stock_row,
+            unshared_row,
             demand_row,
             cold_row,
             refill_row,
@@ -218,17 +222,17 @@ impl Image {
         let above: Vec<f64> = restored.acquire.iter().map(|acquire| acquire - total.value).collect();
         let longest = restored.teardown.iter().copied().fold(0.0, f64::max);
         Ok(vec![
-            own(restore_row, "ms", total, Bound::AtMost(self.restore), restores, breakdown),
+            absolute(restore_row, "ms", total, Bound::AtMost(self.restore), restores, breakdown),
             restored.first_page(page_row),
             Row::of(
                 beside_row,
                 "ms",
                 &beside_warm,
-                "a warm one's",
-                FIRST_PAGE,
+                "that of a warm one",
+                FIRST_PAGE_BOUND,
                 "both right after a restore".to_owned(),
             ),
-            stock.beside_restores(stock_row, &stock_ratios, Bound::None, stock_breakdown),
+            unshared.beside_restores(unshared_row, &unshared_ratios, Bound::None, unshared_breakdown),
             Row {
                 what: demand_row,
                 measured: median(&restored.acquire).value,
@@ -237,20 +241,23 @@ impl Image {
                 to: "ms above restore",
                 bound: Bound::AtMost(10.0),
                 pairs: restores,
-                note: "from an empty pool; a restore counts to the first page".to_owned(),
+                note: "from an empty pool; the restore includes the first page".to_owned(),
             },
             cold.beside_restores(cold_row, &ratios, self.ratio, "with installation and warm-up".to_owned()),
-            own(
+            absolute(
                 refill_row,
                 "/s",
                 median(&refills),
                 self.refill,
                 waves,
-                format!("{POOL} taken at once; given back at once too: {:.1} /s", median(&beside).value),
+                format!(
+                    "{POOL_SIZE} acquired at once; released at once too: {:.1} /s",
+                    median(&with_releases).value
+                ),
             ),
             restored.of_all_cores(cores_row, &refills)?,
             impact.row(impact_row),
-            own(
+            absolute(
                 release_row,
                 "ms",
                 median(&restored.release),
@@ -258,7 +265,7 @@ impl Image {
                 restores,
                 format!("p99 {:.1} ms", quantile(&restored.release, 0.99)),
             ),
-            own(
+            absolute(
                 teardown_row,
                 "ms",
                 Median { value: longest, low: longest, high: longest },
@@ -270,8 +277,8 @@ impl Image {
     }
 }
 
-/// A row whose bound is one of the thing itself.
-fn own(
+/// Returns a figure whose bound is that of the measured value and not of a ratio.
+fn absolute(
     what: &'static str,
     unit: &'static str,
     value: Median,
@@ -282,60 +289,43 @@ fn own(
     Row { what, measured: value.value, unit, ratio: value, to: unit, bound, pairs, note }
 }
 
-/// The first page of a copy, and a page of a warm one at such a moment: right after a restore, when the processors have done
-/// something else for a while.
-fn beside_warm(site: &Site, text: &str, pairs: usize) -> Result<Vec<(f64, f64)>, Failure> {
-    let warm = site.acquire()?;
-    (0..=WARM_PAGES).try_for_each(|_| site.first_page(&warm, text))?;
-    let after_restore = |of_copy: bool| {
-        let copy = site.acquire()?;
-        let took = page(site, if of_copy { &copy } else { &warm }, text)?;
-        site.release(&copy)?;
-        site.wait_until_gone(&copy)?;
+/// Returns pairs of the first page of a restored instance and a page of a warm instance in the same situation: right
+/// after a restore, when the processors have done something else for a while.
+fn beside_warm(host: &ContainerHost, text: &str, pairs: usize) -> Result<Vec<(f64, f64)>, Failure> {
+    let warm = host.acquire()?;
+    (0..=WARM_PAGES).try_for_each(|_| host.first_page(&warm, text))?;
+    let after_restore = |of_restored: bool| {
+        let restored = host.acquire()?;
+        let took = host.page_millis(if of_restored { &restored } else { &warm }, text)?;
+        host.release(&restored)?;
+        host.wait_until_gone(&restored)?;
         Ok(took)
     };
     let found = in_turn(pairs.max(1), || after_restore(true), || after_restore(false))?;
-    site.release(&warm)?;
-    site.wait_until_gone(&warm)?;
+    host.release(&warm)?;
+    host.wait_until_gone(&warm)?;
     Ok(found)
 }
 
-/// Milliseconds to an instance's front page.
-pub(super) fn page(site: &Site, id: &str, text: &str) -> Result<f64, Failure> {
-    let begin = now();
-    site.first_page(id, text)?;
-    Ok(millis(begin.elapsed()))
-}
-
-/// Where the time of a restore goes: the server's own account, and the visitor's of the rest.
-fn breakdown(site: &Site, visits: &Visits) -> Result<String, Failure> {
-    let mut launches = site.launches()?;
-    let mut parts = Vec::new();
+/// Returns how the time of a restore is divided: the steps that the server logs, and the rest.
+fn breakdown(host: &ContainerHost, visits: &Visits) -> Result<String, Failure> {
+    let mut launches = host.launches()?;
+    let mut steps = Vec::new();
     let mut sum = 0.0;
-    for part in ["namespace", "snapshot", "files", "container", "task", "start"] {
-        // Of the server's first, which no visit here counts, there is one more.
-        let times = launches.remove(part).filter(|times| times.len() > visits.total.len());
-        let times = times.ok_or_else(|| format!("the server did not restore, or does not tell of {part}"))?;
+    for step in ["namespace", "snapshot", "files", "container", "task", "start"] {
+        // The server has logged one more: its first restore, which these visits do not count.
+        let times = launches.remove(step).filter(|times| times.len() > visits.total.len());
+        let times =
+            times.ok_or_else(|| format!("the server did not restore, or did not log the step {step}"))?;
         let each = median(&times[times.len() - visits.total.len()..]).value / 1000.0;
         sum += each;
-        parts.push(format!("{part} {each:.1}"));
+        steps.push(format!("{step} {each:.1}"));
     }
     let acquire = median(&visits.acquire).value;
     let [ready, page] = [acquire - sum, median(&visits.page).value];
     Ok(format!(
         "p99 {:.0}; {}, ready check and records {ready:.1}, first page {page:.1}",
         quantile(&visits.total, 0.99),
-        parts.join(", "),
+        steps.join(", "),
     ))
-}
-
-fn millis(time: Duration) -> f64 {
-    time.as_secs_f64() * 1000.0
-}
-
-/// The least value that `part` of all do not exceed.
-pub(super) fn quantile(values: &[f64], part: f64) -> f64 {
-    let mut sorted = values.to_vec();
-    sorted.sort_by(f64::total_cmp);
-    sorted[((part * sorted.len() as f64).ceil() as usize).clamp(1, sorted.len()) - 1]
 }

@@ -1,4 +1,4 @@
-//! `POST /api/v1/demo/acquire`.
+//! `POST /api/v1/demo/acquire`: assigns a ready instance to the client.
 
 use http::{Response, StatusCode};
 use serde::{Deserialize, Serialize};
@@ -26,20 +26,20 @@ struct AcquireResponse<'a> {
 }
 
 impl Api {
-    pub(crate) async fn acquire(&self, asked: ApiRequest<'_>) -> Result<Response<Body>, ApiError> {
-        let wish: Option<AcquireBody> = read_json(&asked)?;
-        let template = match wish.and_then(|wish| wish.template) {
+    pub(in crate::api) async fn acquire(&self, request: ApiRequest<'_>) -> Result<Response<Body>, ApiError> {
+        let body: Option<AcquireBody> = read_json(&request)?;
+        let template = match body.and_then(|body| body.template) {
             Some(name) => {
                 TemplateName::new(&name).map_err(|error| ApiError::InvalidRequest(error.to_string()))?
             }
             None => self.pool.templates().default_name().clone(),
         };
-        let visitor = Visitor(asked.client.rate_limit_key());
+        let visitor = Visitor(request.client.rate_limit_key());
         let Acquired { instance, quota, delivery } = self.pool.acquire(template.as_str(), visitor).await?;
         let lease = instance.lease().ok_or(ApiError::Internal("ACQUIRE_ERROR"))?;
         let (url, admin_url) = self.urls(&instance);
         let credentials = self.pool.credentials(&instance);
-        let handed = AcquireResponse {
+        let acquired = AcquireResponse {
             id: instance.id().as_str(),
             url,
             admin_url,
@@ -47,18 +47,23 @@ impl Api {
             ttl_seconds: lease.deadline().since(lease.assigned_at()).as_secs(),
             credentials: credentials.as_ref().map(Secret::reveal),
         };
-        let mut answer = response::json(StatusCode::OK, &handed).map(|body| body.handing(delivery));
+        let mut response = response::json(StatusCode::OK, &acquired).map(|body| body.with_delivery(delivery));
         if let Some(quota) = quota {
-            response::quota(answer.headers_mut(), quota.limit, quota.remaining, quota.reset.as_secs());
+            response::add_rate_limit_headers(
+                response.headers_mut(),
+                quota.limit,
+                quota.remaining,
+                quota.reset.as_secs(),
+            );
         }
-        Ok(answer)
+        Ok(response)
     }
 
-    /// An instance's address and that of its administration.
-    pub(crate) fn urls(&self, instance: &Instance) -> (String, String) {
-        let url = self.pool.address().instance_url(instance.id());
+    /// Returns an instance's URL, and the URL of its administration pages.
+    pub(super) fn urls(&self, instance: &Instance) -> (String, String) {
+        let url = self.pool.public_url().instance_url(instance.id());
         let template = self.pool.template_of(instance.id());
-        // The address ends with a slash and the path begins with one.
+        // The URL ends with a slash and the path begins with one.
         let path = template.as_ref().map_or("", |template| &template.admin_path[1..]);
         let admin_url = format!("{url}{path}");
         (url, admin_url)

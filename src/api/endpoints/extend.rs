@@ -1,4 +1,4 @@
-//! `POST /api/v1/demo/{id}/extend`.
+//! `POST /api/v1/demo/{id}/extend`: moves the deadline of a lease.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use crate::api::{Api, ApiError, ApiRequest, Body, read_json, response};
 use crate::instance::InstanceId;
 
 #[derive(Deserialize)]
-struct Wish {
+struct ExtendBody {
     minutes: i64,
 }
 
@@ -21,14 +21,14 @@ struct ExtendResponse<'a> {
 }
 
 impl Api {
-    pub(crate) async fn extend(
+    pub(in crate::api) async fn extend(
         &self,
         id: &InstanceId,
-        asked: ApiRequest<'_>,
+        request: ApiRequest<'_>,
     ) -> Result<Response<Body>, ApiError> {
-        let wish: Option<Wish> = read_json(&asked)?;
-        let minutes = wish
-            .and_then(|wish| u64::try_from(wish.minutes).ok())
+        let body: Option<ExtendBody> = read_json(&request)?;
+        let minutes = body
+            .and_then(|body| u64::try_from(body.minutes).ok())
             .filter(|minutes| (1..=60).contains(minutes))
             .ok_or_else(|| ApiError::InvalidRequest("minutes must be an integer from 1 to 60".to_owned()))?;
         let instance = self

@@ -1,31 +1,29 @@
-//! `GET /`: the front page.
+//! `GET /`: the front page, with what can be tried and the instances that the visitor has.
 
-use std::time::Duration;
+use http::{HeaderMap, Response, StatusCode};
 
-use http::{HeaderMap, Response, StatusCode, header};
-
-use super::page_actions::add_cookie;
-use crate::api::pages;
-use crate::api::pages::{Card, Running};
+use super::instance_cookie;
+use crate::api::pages::{self, RunningInstance, TemplateCard};
 use crate::api::{Api, ApiError, ApiRequest, Body, response};
 use crate::instance::{Instance, InstanceId, State};
 
-/// Most cookies that the page asks the store about.
-const MOST_COOKIES: usize = 8;
-/// The name of the cookie that holds a visitor's instance of a template, in front of the template's name.
-const COOKIE: &str = "instance-";
+/// Maximum number of a visitor's cookies for which the store is queried.
+const MAX_COOKIES: usize = 8;
 
 impl Api {
-    pub(crate) async fn front(&self, asked: ApiRequest<'_>) -> Result<Response<Body>, ApiError> {
-        // Without the store the page still shows what there is to try.
+    pub(in crate::api) async fn front_page(
+        &self,
+        request: ApiRequest<'_>,
+    ) -> Result<Response<Body>, ApiError> {
+        // Without the store the page still shows the templates.
         let stats = self.pool.stats().await.unwrap_or_default();
-        let (running, ended) = self.running(&asked.parts.headers).await;
+        let (running, ended) = self.visitors_instances(&request.head.headers).await;
         let templates = self.pool.templates();
-        let cards: Vec<Card<'_>> = templates
+        let cards: Vec<TemplateCard<'_>> = templates
             .iter()
             .map(|template| {
                 let name = template.name.as_str();
-                Card {
+                TemplateCard {
                     name,
                     title: &template.title,
                     description: &template.description,
@@ -35,26 +33,26 @@ impl Api {
                 }
             })
             .collect();
-        let mut answer = response::html(StatusCode::OK, pages::front(&cards));
+        let mut response = response::html(StatusCode::OK, pages::front_page(&cards));
         for id in &ended {
-            add_cookie(&mut answer, &clear_cookie(id.template()));
+            instance_cookie::clear(&mut response, id.template());
         }
-        Ok(answer)
+        Ok(response)
     }
 
-    /// The instances in the visitor's cookies that still run, and those that do not.
-    async fn running(&self, headers: &HeaderMap) -> (Vec<Running>, Vec<InstanceId>) {
+    /// Returns the instances in the visitor's cookies that still run, and the ids of those that have ended.
+    async fn visitors_instances(&self, headers: &HeaderMap) -> (Vec<RunningInstance>, Vec<InstanceId>) {
         let now = self.pool.clock().now();
         let (mut running, mut ended) = (Vec::new(), Vec::new());
-        for id in cookies(headers).take(MOST_COOKIES) {
-            // Not known for now is not the same as gone.
+        for id in instance_cookie::instance_ids(headers).take(MAX_COOKIES) {
+            // If the store does not answer, the instance may still run, so its cookie stays.
             let Ok(found) = self.pool.get(&id).await else { continue };
             let credentials = found.as_ref().and_then(|instance| self.pool.credentials(instance));
-            match found.as_ref().map(Instance::life) {
-                Some(State::Assigned { lease, .. }) => running.push(Running {
+            match found.as_ref().map(Instance::state) {
+                Some(State::Assigned { lease, .. }) => running.push(RunningInstance {
                     template: id.template().to_owned(),
                     id: id.to_string(),
-                    url: self.pool.address().instance_url(&id),
+                    url: self.pool.public_url().instance_url(&id),
                     remaining: lease.remaining(now),
                     credentials: credentials.map(|text| text.reveal().to_owned()),
                 }),
@@ -63,29 +61,4 @@ impl Api {
         }
         (running, ended)
     }
-}
-
-/// The instance ids in our cookies.
-fn cookies(headers: &HeaderMap) -> impl Iterator<Item = InstanceId> {
-    headers
-        .get_all(header::COOKIE)
-        .iter()
-        .filter_map(|value| value.to_str().ok())
-        .flat_map(|line| line.split(';'))
-        .filter_map(|pair| {
-            let (template, id) = pair.trim().strip_prefix(COOKIE)?.split_once('=')?;
-            InstanceId::parse(id).ok().filter(|id| id.template() == template)
-        })
-}
-
-/// The cookie that lets the front page show an instance. It lasts for `longest`, the longest time that the lease can
-/// be extended to: whether the instance still runs, the page asks the store.
-pub(crate) fn set_cookie(id: &InstanceId, longest: Duration, secure: bool) -> String {
-    let (seconds, secure) = (longest.as_secs(), if secure { "; Secure" } else { "" });
-    format!("{COOKIE}{}={id}; Path=/; Max-Age={seconds}; HttpOnly; SameSite=Lax{secure}", id.template())
-}
-
-/// Takes that cookie away.
-pub(crate) fn clear_cookie(template: &str) -> String {
-    format!("{COOKIE}{template}=; Path=/; Max-Age=0; HttpOnly; SameSite=Lax")
 }

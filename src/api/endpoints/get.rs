@@ -1,4 +1,4 @@
-//! `GET /api/v1/demo/{id}`.
+//! `GET /api/v1/demo/{id}`: an instance's state.
 
 use http::{Response, StatusCode};
 use serde::Serialize;
@@ -24,38 +24,38 @@ struct GetResponse<'a> {
     ttl_remaining_seconds: u64,
     #[serde(skip_serializing_if = "Option::is_none")]
     credentials: Option<&'a str>,
-    /// As it was read last.
+    /// The last sample; `None` where memory is not measured.
     #[serde(skip_serializing_if = "Option::is_none")]
     memory: Option<InstanceMemory>,
 }
 
 impl Api {
-    pub(crate) async fn demo(&self, id: &InstanceId) -> Result<Response<Body>, ApiError> {
+    pub(in crate::api) async fn get_instance(&self, id: &InstanceId) -> Result<Response<Body>, ApiError> {
         let found = self.pool.get(id).await.map_err(|e| ApiError::from_store(e, "GET_ERROR"))?;
         let instance = found.ok_or(ApiError::NotFound("instance"))?;
         let (url, admin_url) = self.urls(&instance);
         let lease = instance.lease();
-        let running = matches!(instance.life(), State::Assigned { .. });
+        let is_assigned = matches!(instance.state(), State::Assigned { .. });
         let now = self.pool.clock().now();
-        let credentials = self.pool.credentials(&instance).filter(|_| running);
-        let shown = GetResponse {
+        let credentials = self.pool.credentials(&instance).filter(|_| is_assigned);
+        let body = GetResponse {
             id: id.as_str(),
             url,
             admin_url,
-            state: instance.life().name(),
-            reason: match instance.life() {
-                State::Expired { ending, .. } => Some(ending.name()),
+            state: instance.state().name(),
+            reason: match instance.state() {
+                State::Expired { reason, .. } => Some(reason.name()),
                 _ => None,
             },
             created_at: instance.created_at().rfc3339(),
             assigned_at: lease.map(|lease| lease.assigned_at().rfc3339()),
             expires_at: lease.map(|lease| lease.deadline().rfc3339()),
             ttl_remaining_seconds: lease
-                .filter(|_| running)
+                .filter(|_| is_assigned)
                 .map_or(0, |lease| lease.remaining(now).as_secs()),
             credentials: credentials.as_ref().map(Secret::reveal),
             memory: self.pool.memory_of(id),
         };
-        Ok(response::json(StatusCode::OK, &shown))
+        Ok(response::json(StatusCode::OK, &body))
     }
 }

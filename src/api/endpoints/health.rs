@@ -1,4 +1,4 @@
-//! `GET /health`.
+//! `GET /health`: whether the store answers.
 
 use http::{Response, StatusCode};
 use serde_json::json;
@@ -6,9 +6,11 @@ use serde_json::json;
 use crate::api::{Api, ApiError, Body, response};
 
 impl Api {
-    pub(crate) async fn health(&self) -> Result<Response<Body>, ApiError> {
+    pub(in crate::api) async fn health(&self) -> Result<Response<Body>, ApiError> {
         Ok(match self.pool.ping().await {
-            Ok(()) => response::json(StatusCode::OK, &json!({"status": "ok", "mode": self.pool.mode()})),
+            Ok(()) => {
+                response::json(StatusCode::OK, &json!({"status": "ok", "mode": self.pool.runtime_name()}))
+            }
             Err(_) => response::json(
                 StatusCode::SERVICE_UNAVAILABLE,
                 &json!({"status": "unhealthy", "error": "store unavailable"}),

@@ -1,4 +1,4 @@
-//! `GET /api/v1/demo/{id}/logs`: the last output of an instance's app, as it wrote it, whichever server runs it.
+//! `GET /api/v1/demo/{id}/logs`: the last output of an instance's app as the app wrote it, whichever node runs it.
 
 use bytes::Bytes;
 use http::{Response, StatusCode};
@@ -7,34 +7,36 @@ use crate::api::{Api, ApiError, ApiRequest, Body, response};
 use crate::instance::InstanceId;
 
 impl Api {
-    pub(crate) async fn logs(
+    pub(in crate::api) async fn logs(
         &self,
         id: &InstanceId,
-        asked: ApiRequest<'_>,
+        request: ApiRequest<'_>,
     ) -> Result<Response<Body>, ApiError> {
         let log = match self.pool.logs(id).await {
             Some(log) => Some(log),
-            None => self.logs_elsewhere(id, asked).await?,
+            None => self.logs_from_peer(id, request).await?,
         };
         let log = log.ok_or(ApiError::NotFound("instance"))?;
-        // Plain text whatever it holds: an app's output must not become a page on the API's host.
-        Ok(response::with(StatusCode::OK, "text/plain; charset=utf-8", log))
+        // Plain text whatever its content: an app's output must not become a page on the API's host.
+        Ok(response::with_body(StatusCode::OK, "text/plain; charset=utf-8", log))
     }
 
-    async fn logs_elsewhere(
+    async fn logs_from_peer(
         &self,
         id: &InstanceId,
-        asked: ApiRequest<'_>,
+        request: ApiRequest<'_>,
     ) -> Result<Option<Bytes>, ApiError> {
-        let Some(others) = self.others.as_ref().filter(|_| asked.may_be_passed_on()) else { return Ok(None) };
-        let known = self.pool.get(id).await.map_err(|e| ApiError::from_store(e, "GET_ERROR"))?;
-        let Some(instance) = known.filter(|instance| instance.node() != others.directory.own()) else {
+        let Some(peers) = self.peers.as_ref().filter(|_| request.may_be_forwarded()) else {
             return Ok(None);
         };
-        let host = self.pool.address().instance_host(id);
-        others.logs(instance.node(), id, &host, self.pool.clock().now()).await.map_err(|error| {
-            tracing::warn!(%error, "another server was asked in vain");
-            ApiError::Unreachable
+        let found = self.pool.get(id).await.map_err(|e| ApiError::from_store(e, "GET_ERROR"))?;
+        let Some(instance) = found.filter(|instance| instance.node() != peers.directory.own_id()) else {
+            return Ok(None);
+        };
+        let host = self.pool.public_url().instance_host(id);
+        peers.logs(instance.node(), id, &host, self.pool.clock().now()).await.map_err(|error| {
+            tracing::warn!(%error, "failed to fetch instance logs from peer");
+            ApiError::AppUnreachable
         })
     }
 }

@@ -1,22 +1,22 @@
-//! `GET /metrics`.
+//! `GET /metrics`: all metrics of this node, for Prometheus.
 
 use http::{Response, StatusCode, header};
 
 use crate::api::{Api, ApiError, ApiRequest, Body, response};
-use crate::telemetry::Format;
+use crate::telemetry::MetricsFormat;
 
 impl Api {
-    pub(crate) async fn metrics(&self, asked: ApiRequest<'_>) -> Result<Response<Body>, ApiError> {
-        // Sets the pool gauges; without the store they keep their last values.
+    pub(in crate::api) async fn metrics(&self, request: ApiRequest<'_>) -> Result<Response<Body>, ApiError> {
+        // Sets the pool gauges. Without the store they keep their last values.
         if let Err(error) = self.pool.stats().await {
-            tracing::warn!(%error, "the pool gauges are out of date");
+            tracing::warn!(%error, "failed to update pool gauges");
         }
-        let accept = asked.parts.headers.get(header::ACCEPT).and_then(|v| v.to_str().ok()).unwrap_or("");
-        let (format, kind) = if accept.contains("application/openmetrics-text") {
-            (Format::OpenMetrics, "application/openmetrics-text; version=1.0.0; charset=utf-8")
+        let accept = request.head.headers.get(header::ACCEPT).and_then(|v| v.to_str().ok()).unwrap_or("");
+        let (format, media_type) = if accept.contains("application/openmetrics-text") {
+            (MetricsFormat::OpenMetrics, "application/openmetrics-text; version=1.0.0; charset=utf-8")
         } else {
-            (Format::Text, "text/plain; version=0.0.4; charset=utf-8")
+            (MetricsFormat::Text, "text/plain; version=0.0.4; charset=utf-8")
         };
-        Ok(response::with(StatusCode::OK, kind, self.metrics.page(format)))
+        Ok(response::with_body(StatusCode::OK, media_type, self.metrics.render(format)))
     }
 }

@@ -1,11 +1,12 @@
-//! `GET /api/v1/nodes`; `POST` and `DELETE /api/v1/nodes/{id}/drain`.
+//! `GET /api/v1/nodes`: every node of the cluster, with its pools. `POST` and `DELETE /api/v1/nodes/{id}/drain`: starts
+//! and stops draining a node.
 
 use http::{Response, StatusCode};
 use serde::Serialize;
 
 use crate::api::{Api, ApiError, Body, response};
+use crate::cluster::{NodePool, NodeSummary};
 use crate::instance::NodeId;
-use crate::pool::{NodePool, NodeSummary};
 use crate::store::StoreError;
 
 #[derive(Serialize)]
@@ -33,15 +34,16 @@ struct DrainResponse<'a> {
 }
 
 impl Api {
-    pub(crate) async fn nodes(&self) -> Result<Response<Body>, ApiError> {
-        let nodes = self.pool.nodes().await.map_err(|e| ApiError::from_store(e, "STATS_ERROR"))?;
-        let nodes = nodes.iter().map(show).collect();
+    pub(in crate::api) async fn nodes(&self) -> Result<Response<Body>, ApiError> {
+        let nodes =
+            self.pool.membership().nodes().await.map_err(|e| ApiError::from_store(e, "STATS_ERROR"))?;
+        let nodes = nodes.iter().map(NodeResponse::of).collect();
         Ok(response::json(StatusCode::OK, &NodesResponse { nodes }))
     }
 
-    pub(crate) async fn drain(&self, id: &str, on: bool) -> Result<Response<Body>, ApiError> {
+    pub(in crate::api) async fn drain(&self, id: &str, on: bool) -> Result<Response<Body>, ApiError> {
         let node = NodeId::parse(id).map_err(|_| ApiError::NotFound("node"))?;
-        match self.pool.drain_node(&node, on).await {
+        match self.pool.membership().drain_node(&node, on, &*self.pool).await {
             Ok(()) => Ok(response::json(StatusCode::OK, &DrainResponse { id, draining: on })),
             Err(StoreError::Unknown) => Err(ApiError::NotFound("node")),
             Err(error) => Err(ApiError::from_store(error, "STATS_ERROR")),
@@ -49,16 +51,18 @@ impl Api {
     }
 }
 
-fn show(node: &NodeSummary) -> NodeResponse<'_> {
-    let NodeSummary { member, alive, is_self, pools } = node;
-    NodeResponse {
-        id: member.card.id.as_str(),
-        address: &member.card.address,
-        mode: &member.card.mode,
-        alive: *alive,
-        draining: member.draining,
-        is_self: *is_self,
-        last_seen_ms: u64::try_from(member.silent.as_millis()).unwrap_or(u64::MAX),
-        pools,
+impl<'a> NodeResponse<'a> {
+    fn of(node: &'a NodeSummary) -> Self {
+        let NodeSummary { status, is_alive, is_self, pools } = node;
+        Self {
+            id: status.info.id.as_str(),
+            address: &status.info.address,
+            mode: &status.info.mode,
+            alive: *is_alive,
+            draining: status.is_draining,
+            is_self: *is_self,
+            last_seen_ms: u64::try_from(status.silence.as_millis()).unwrap_or(u64::MAX),
+            pools,
+        }
     }
 }

@@ -1,79 +1,69 @@
-//! `POST /try/{template}` and `POST /end/{id}`: the buttons of the front page. They are forms, so that no prefetch
-//! and no crawler spends an instance, and work without JavaScript.
+//! `POST /try/{template}` and `POST /end/{id}`: the buttons of the front page.
+//!
+//! The buttons are forms that post: no prefetch and no crawler acquires an instance, and they work without JavaScript.
 
 use std::time::Duration;
 
-use http::{HeaderMap, HeaderValue, Response, header};
+use http::Response;
 
-use super::front_page::{clear_cookie, set_cookie};
-use crate::api::pages;
-use crate::api::{Api, ApiError, ApiRequest, Body, response};
+use super::instance_cookie;
+use crate::api::{Api, ApiError, ApiRequest, Body, pages, response};
 use crate::instance::InstanceId;
 use crate::pool::Acquired;
 use crate::store::{StoreError, Visitor};
 
 impl Api {
-    /// Gives the visitor an instance and sends the browser there.
-    pub(crate) async fn take(
+    /// Acquires an instance for the visitor and redirects the browser to it. An error is answered with a page.
+    pub(in crate::api) async fn try_template(
         &self,
         template: &str,
-        asked: ApiRequest<'_>,
+        request: ApiRequest<'_>,
     ) -> Result<Response<Body>, ApiError> {
-        let visitor = Visitor(asked.client.rate_limit_key());
+        let visitor = Visitor(request.client.rate_limit_key());
         let Acquired { instance, delivery, .. } = match self.pool.acquire(template, visitor).await {
             Ok(acquired) => acquired,
-            Err(error) => return Ok(problem(&error.into(), template, &asked)),
+            Err(error) => return Ok(error_page(&error.into(), template, &request)),
         };
-        // A template that was taken out a moment ago extends nothing any more.
+        // If the template was removed a moment ago, the lease cannot be extended: its own TTL is the longest.
         let granted = instance.lease().map_or(Duration::ZERO, |l| l.deadline().since(l.assigned_at()));
-        let longest = self.pool.templates().get(template).map_or(granted, |template| template.max_ttl);
-        let mut answer = response::see_other(&self.pool.address().instance_url(instance.id()));
-        answer = answer.map(|body| body.handing(delivery));
-        add_cookie(&mut answer, &set_cookie(instance.id(), longest, asked.client.secure));
-        Ok(answer)
+        let max_ttl = self.pool.templates().get(template).map_or(granted, |template| template.max_ttl);
+        let mut response = response::see_other(&self.pool.public_url().instance_url(instance.id()));
+        response = response.map(|body| body.with_delivery(delivery));
+        instance_cookie::set(&mut response, instance.id(), max_ttl, request.client.is_secure);
+        Ok(response)
     }
 
-    /// Gives an instance back. Whoever knows its id may.
-    pub(crate) async fn end(&self, id: &str, asked: ApiRequest<'_>) -> Result<Response<Body>, ApiError> {
-        let mut answer = response::see_other("/");
-        let Ok(id) = InstanceId::parse(id) else { return Ok(answer) };
+    /// Releases an instance and redirects the browser to the front page. Knowing the id suffices.
+    pub(in crate::api) async fn end_instance(
+        &self,
+        id: &str,
+        request: ApiRequest<'_>,
+    ) -> Result<Response<Body>, ApiError> {
+        let mut response = response::see_other("/");
+        let Ok(id) = InstanceId::parse(id) else { return Ok(response) };
         match self.pool.release(&id).await {
             Ok(_) | Err(StoreError::Unknown | StoreError::Refused(_)) => {
-                add_cookie(&mut answer, &clear_cookie(id.template()));
-                Ok(answer)
+                instance_cookie::clear(&mut response, id.template());
+                Ok(response)
             }
             Err(error) => {
                 let error = ApiError::from_store(error, "RELEASE_ERROR");
-                Ok(problem(&error, id.template(), &asked))
+                Ok(error_page(&error, id.template(), &request))
             }
         }
     }
 }
 
-/// Whether the client would rather see a page than JSON.
-pub(crate) fn wants_page(headers: &HeaderMap) -> bool {
-    headers
-        .get_all(header::ACCEPT)
-        .iter()
-        .any(|value| value.to_str().is_ok_and(|kinds| kinds.contains("text/html")))
-}
-
-pub(crate) fn add_cookie(answer: &mut Response<Body>, cookie: &str) {
-    if let Ok(value) = HeaderValue::from_str(cookie) {
-        answer.headers_mut().append(header::SET_COOKIE, value);
-    }
-}
-
-/// An error as a page, for a person who pressed a button.
-fn problem(error: &ApiError, template: &str, asked: &ApiRequest<'_>) -> Response<Body> {
-    let request_id = asked.id.as_str();
+/// Creates the response to a failed button press: the error as a page.
+fn error_page(error: &ApiError, template: &str, request: &ApiRequest<'_>) -> Response<Body> {
+    let request_id = request.id.as_str();
     let page = match error {
         ApiError::RateLimited(limited) => pages::rate_limited(limited, request_id),
-        ApiError::PoolExhausted(wait) => pages::busy(template, *wait, request_id),
-        ApiError::NotFound(_) => pages::no_template(request_id),
-        _ => pages::trouble(request_id),
+        ApiError::PoolExhausted(retry_after) => pages::pool_exhausted(template, *retry_after, request_id),
+        ApiError::NotFound(_) => pages::template_not_found(request_id),
+        _ => pages::internal_error(request_id),
     };
-    let mut answer = response::html(error.status(), page);
-    error.decorate(answer.headers_mut());
-    answer
+    let mut response = response::html(error.status(), page);
+    error.add_headers(response.headers_mut());
+    response
 }

@@ -1,9 +1,9 @@
-//! `GET /api/v1/pool/stats`.
+//! `GET /api/v1/pool/stats`: how many instances are in which state, over all nodes.
 
 use http::{Response, StatusCode};
 use serde::Serialize;
 
-use crate::api::api_key::query_value;
+use crate::api::request::query_parameter;
 use crate::api::{Api, ApiError, ApiRequest, Body, response};
 use crate::instance::TemplateName;
 use crate::pool::{PoolStats, TemplateStats};
@@ -16,8 +16,12 @@ struct StatsResponse {
 }
 
 impl Api {
-    pub(crate) async fn pool_stats(&self, asked: ApiRequest<'_>) -> Result<Response<Body>, ApiError> {
-        let wanted = match asked.parts.uri.query().and_then(|query| query_value(query, "template")) {
+    pub(in crate::api) async fn pool_stats(
+        &self,
+        request: ApiRequest<'_>,
+    ) -> Result<Response<Body>, ApiError> {
+        let query = request.head.uri.query();
+        let only = match query.and_then(|query| query_parameter(query, "template")) {
             Some(name) => {
                 let name = String::from_utf8_lossy(&name);
                 Some(TemplateName::new(&name).map_err(|error| ApiError::InvalidRequest(error.to_string()))?)
@@ -25,7 +29,7 @@ impl Api {
             None => None,
         };
         let mut templates = self.pool.stats().await.map_err(|e| ApiError::from_store(e, "STATS_ERROR"))?;
-        if let Some(name) = wanted {
+        if let Some(name) = only {
             templates.retain(|stats| stats.template == name.as_str());
             if templates.is_empty() {
                 return Err(ApiError::NotFound("template"));

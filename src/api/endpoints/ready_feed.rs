@@ -1,4 +1,4 @@
-//! `GET /ready`: how many instances of each template are ready, live, for the front page.
+//! `GET /ready`: how many instances of each template are ready, as server-sent events for the front page.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,43 +9,49 @@ use http::Response;
 use serde_json::{Map, Value, json};
 use tokio::time::Instant;
 
-use super::status::event;
+use crate::api::event_stream::event;
 use crate::api::{Api, ApiError, Body};
 use crate::pool::Pool;
 
-/// Time between two looks at the numbers.
-const TICK: Duration = Duration::from_secs(1);
-/// Looks without a change after which the numbers are sent again, so that a dead stream is noticed.
-const REPEAT: u32 = 15;
+/// Time between two queries of the counts.
+const QUERY_INTERVAL: Duration = Duration::from_secs(1);
+/// Number of queries without a change after which the counts are sent again, so that a broken connection is detected.
+const QUERIES_UNTIL_REPEAT: u32 = 15;
 
-struct Feed {
+/// One stream's state.
+struct ReadyFeed {
     pool: Arc<Pool>,
-    sent: Value,
-    quiet: u32,
-    next: Instant,
+    last_sent: Value,
+    queries_since_sent: u32,
+    next_query: Instant,
 }
 
 impl Api {
-    pub(crate) async fn ready(&self) -> Result<Response<Body>, ApiError> {
-        let feed = Feed { pool: self.pool.clone(), sent: Value::Null, quiet: 0, next: Instant::now() };
-        Ok(self.event_stream(stream::unfold(feed, Feed::next)))
+    pub(in crate::api) async fn ready_feed(&self) -> Result<Response<Body>, ApiError> {
+        let feed = ReadyFeed {
+            pool: self.pool.clone(),
+            last_sent: Value::Null,
+            queries_since_sent: 0,
+            next_query: Instant::now(),
+        };
+        Ok(self.event_stream(stream::unfold(feed, ReadyFeed::next)))
     }
 }
 
-impl Feed {
+impl ReadyFeed {
     async fn next(mut self) -> Option<(Bytes, Self)> {
         loop {
-            tokio::time::sleep_until(self.next).await;
-            self.next = Instant::now() + TICK;
-            self.quiet += 1;
+            tokio::time::sleep_until(self.next_query).await;
+            self.next_query = Instant::now() + QUERY_INTERVAL;
+            self.queries_since_sent += 1;
             let Ok(stats) = self.pool.stats().await else { continue };
-            let numbers: Map<String, Value> =
+            let counts: Map<String, Value> =
                 stats.into_iter().map(|s| (s.template, json!(s.stats.ready))).collect();
-            let numbers = Value::Object(numbers);
-            if numbers != self.sent || self.quiet >= REPEAT {
-                let piece = event("ready", &numbers);
-                (self.sent, self.quiet) = (numbers, 0);
-                return Some((piece, self));
+            let counts = Value::Object(counts);
+            if counts != self.last_sent || self.queries_since_sent >= QUERIES_UNTIL_REPEAT {
+                let chunk = event("ready", &counts);
+                (self.last_sent, self.queries_since_sent) = (counts, 0);
+                return Some((chunk, self));
             }
         }
     }

@@ -1,4 +1,4 @@
-//! `DELETE /api/v1/demo/{id}`.
+//! `DELETE /api/v1/demo/{id}`: releases an instance.
 
 use http::{Response, StatusCode};
 use serde::Serialize;
@@ -14,13 +14,13 @@ struct ReleaseResponse<'a> {
 }
 
 impl Api {
-    pub(crate) async fn release(&self, id: &InstanceId) -> Result<Response<Body>, ApiError> {
+    pub(in crate::api) async fn release(&self, id: &InstanceId) -> Result<Response<Body>, ApiError> {
         self.pool.release(id).await.map_err(|e| ApiError::from_store(e, "RELEASE_ERROR"))?;
-        let released = ReleaseResponse {
+        let body = ReleaseResponse {
             id: id.as_str(),
             status: "released",
             message: "Demo instance has been released",
         };
-        Ok(response::json(StatusCode::OK, &released))
+        Ok(response::json(StatusCode::OK, &body))
     }
 }

@@ -1,114 +1,106 @@
-//! `GET /api/v1/demo/{id}/status`: server-sent events.
+//! `GET /api/v1/demo/{id}/status`: an instance's remaining time, as server-sent events.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures_util::{Stream, StreamExt, stream};
-use http::{HeaderValue, Response, header};
+use futures_util::{StreamExt, stream};
+use http::Response;
 use serde_json::json;
 use tokio::time::Instant;
 
+use crate::api::event_stream::event;
 use crate::api::{Api, ApiError, Body};
 use crate::instance::{Instance, InstanceId, State};
 use crate::pool::Pool;
 
 /// Time between two events.
-const TICK: Duration = Duration::from_secs(1);
-/// Time without an event after which a comment shows that the stream lives.
-const QUIET: Duration = Duration::from_secs(15);
-/// Time after which the client is asked to come again, so that no stream outlives a deployment for long.
-const LONGEST: Duration = Duration::from_secs(30 * 60);
-/// What a browser waits before it comes again.
+const EVENT_INTERVAL: Duration = Duration::from_secs(1);
+/// Time without an event after which a comment shows that the stream is alive.
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(15);
+/// Longest life of a stream. The client then reconnects, so that no stream outlives a deployment for long.
+const MAX_STREAM_TIME: Duration = Duration::from_secs(30 * 60);
+/// How long a browser waits before it reconnects.
 const RETRY: &str = "retry: 2000\n\n";
 
 /// One stream's state.
-struct Watch {
+struct StatusStream {
     pool: Arc<Pool>,
     id: InstanceId,
-    began: Instant,
-    last: Instant,
-    next: Instant,
-    over: bool,
+    started: Instant,
+    last_sent: Instant,
+    next_query: Instant,
+    is_over: bool,
 }
 
 impl Api {
-    pub(crate) async fn status(&self, id: &InstanceId) -> Result<Response<Body>, ApiError> {
+    pub(in crate::api) async fn status(&self, id: &InstanceId) -> Result<Response<Body>, ApiError> {
         let found = self.pool.get(id).await.map_err(|e| ApiError::from_store(e, "GET_ERROR"))?;
         found.ok_or(ApiError::NotFound("instance"))?;
         let now = Instant::now();
-        let watch =
-            Watch { pool: self.pool.clone(), id: id.clone(), began: now, last: now, next: now, over: false };
+        let status = StatusStream {
+            pool: self.pool.clone(),
+            id: id.clone(),
+            started: now,
+            last_sent: now,
+            next_query: now,
+            is_over: false,
+        };
         let first = stream::once(async { Bytes::from_static(RETRY.as_bytes()) });
-        Ok(self.event_stream(first.chain(stream::unfold(watch, Watch::next))))
-    }
-
-    /// An answer of server-sent events that no proxy on the way holds back, until the server stops.
-    pub(crate) fn event_stream(&self, events: impl Stream<Item = Bytes> + Send + 'static) -> Response<Body> {
-        let stop = self.stop.clone();
-        let mut answer = Response::new(Body::stream(events.take_until(stop.cancelled_owned())));
-        let headers = answer.headers_mut();
-        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
-        headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));
-        headers.insert("x-accel-buffering", HeaderValue::from_static("no"));
-        answer
+        Ok(self.event_stream(first.chain(stream::unfold(status, StatusStream::next))))
     }
 }
 
-/// One event.
-pub(crate) fn event(name: &str, data: &serde_json::Value) -> Bytes {
-    Bytes::from(format!("event: {name}\ndata: {data}\n\n"))
-}
-
-impl Watch {
-    /// The next piece of the stream; `None` after the last.
+impl StatusStream {
+    /// Returns the next chunk of the stream; `None` after the last.
     async fn next(mut self) -> Option<(Bytes, Self)> {
-        while !self.over {
-            tokio::time::sleep_until(self.next).await;
-            // A client that did not read for a while is told how things are, not how they were each second.
-            if self.next.elapsed() >= TICK {
-                self.next = Instant::now();
+        while !self.is_over {
+            tokio::time::sleep_until(self.next_query).await;
+            // A client that did not read for a while gets the present state, not one event for each missed second.
+            if self.next_query.elapsed() >= EVENT_INTERVAL {
+                self.next_query = Instant::now();
             }
-            if self.began.elapsed() >= LONGEST {
-                self.over = true;
+            if self.started.elapsed() >= MAX_STREAM_TIME {
+                self.is_over = true;
                 let reason = json!({"reason": "this stream has run for 30 minutes"});
                 return Some((event("reconnect", &reason), self));
             }
             match self.pool.get(&self.id).await {
                 Ok(found) => {
-                    let piece = self.tell(found.as_ref());
-                    self.last = Instant::now();
-                    return Some((piece, self));
+                    let chunk = self.event_for(found.as_ref());
+                    self.last_sent = Instant::now();
+                    return Some((chunk, self));
                 }
-                Err(_) if self.last.elapsed() >= QUIET => {
-                    self.next += TICK;
-                    self.last = Instant::now();
-                    return Some((Bytes::from_static(b": the store is away\n\n"), self));
+                Err(_) if self.last_sent.elapsed() >= KEEPALIVE_INTERVAL => {
+                    self.next_query += EVENT_INTERVAL;
+                    self.last_sent = Instant::now();
+                    return Some((Bytes::from_static(b": store unavailable\n\n"), self));
                 }
-                Err(_) => self.next += TICK,
+                Err(_) => self.next_query += EVENT_INTERVAL,
             }
         }
         None
     }
 
-    /// The event for what was found, and when to look again: in a second, or at the very deadline.
-    fn tell(&mut self, found: Option<&Instance>) -> Bytes {
+    /// Returns the event for the instance's record, and schedules the next query: in a second, or just after the
+    /// deadline if that is sooner.
+    fn event_for(&mut self, found: Option<&Instance>) -> Bytes {
         let id = self.id.as_str();
         let Some(instance) = found else {
-            self.over = true;
+            self.is_over = true;
             return event("gone", &json!({"id": id}));
         };
-        if let State::Expired { .. } = instance.life() {
-            self.over = true;
+        if let State::Expired { .. } = instance.state() {
+            self.is_over = true;
             return event("expired", &json!({"id": id}));
         }
-        let left = instance.lease().map(|lease| lease.remaining(self.pool.clock().now()));
-        self.next += TICK;
-        if let Some(left) = left.filter(|left| *left < TICK) {
-            // Just past the deadline, counted from now: this look may have come late.
-            self.next = Instant::now() + left + Duration::from_millis(1);
+        let remaining = instance.lease().map(|lease| lease.remaining(self.pool.clock().now()));
+        self.next_query += EVENT_INTERVAL;
+        if let Some(remaining) = remaining.filter(|remaining| *remaining < EVENT_INTERVAL) {
+            // Counted from now, since this query may have come late.
+            self.next_query = Instant::now() + remaining + Duration::from_millis(1);
         }
-        let seconds = left.map_or(0, |left| left.as_millis().div_ceil(1000) as u64);
-        event("ttl", &json!({"id": id, "state": instance.life().name(), "ttl_remaining": seconds}))
+        let seconds = remaining.map_or(0, |remaining| remaining.as_millis().div_ceil(1000) as u64);
+        event("ttl", &json!({"id": id, "state": instance.state().name(), "ttl_remaining": seconds}))
     }
 }

@@ -1,21 +1,32 @@
-//! Everything that a person sees from us: the front page and the pages that say what went wrong. Pure: values in,
-//! HTML out.
+//! The HTML that visitors see: the front page and the error pages. Pure: values in, HTML out.
 //!
-//! The markup, styles and scripts lie beside the code in files of their own and are part of the binary. Every page
-//! carries its style and script itself, under a policy that allows nothing else.
+//! Markup, styles and scripts are files of their own beside the code, and part of the binary. Each page contains its
+//! style and its script, under a `Content-Security-Policy` that allows nothing else.
+//!
+//! | file | content |
+//! |---|---|
+//! | `front_page.rs`, `.html`, `.css`, `.js` | the front page |
+//! | `template_card.html`, `running_instance.html`, `no_templates.html` | parts of the front page |
+//! | `api_host_pages.rs` | errors after a button of the front page: rate limit, pool exhausted, no such template |
+//! | `instance_host_pages.rs` | errors on an instance's host: expired, failed or unknown instance, no response |
+//! | `try_again.html`, `instance_ended.html` | the forms of error pages |
+//! | `notice.rs`, `.html`, `.css` | what all error pages have in common |
+//! | `page.rs`, `frame.html`, `frame.css` | what all pages have in common: the frame around them, and their policy |
+//! | `html.rs` | text that is escaped, or part of the program |
+//! | `humanize.rs` | durations and numbers in words |
+//! | `submit_once.js`, `try_again.js`, `rate_limited.js` | the scripts of error pages |
 
-mod front;
-/// Text made safe for pages.
-pub mod html;
+mod api_host_pages;
+mod front_page;
+pub(crate) mod html;
 mod humanize;
-mod instance_pages;
+mod instance_host_pages;
 mod notice;
 mod page;
 #[cfg(test)]
 mod tests;
-mod visitor_pages;
 
-pub use front::{Card, Running, front};
-pub use instance_pages::{ended, misdirected, no_instance, unreachable};
-pub use page::Page;
-pub use visitor_pages::{busy, no_template, rate_limited, trouble};
+pub(crate) use api_host_pages::{internal_error, pool_exhausted, rate_limited, template_not_found};
+pub(crate) use front_page::{RunningInstance, TemplateCard, front_page};
+pub(crate) use instance_host_pages::{app_unreachable, instance_ended, instance_not_found, misdirected};
+pub(crate) use page::Page;

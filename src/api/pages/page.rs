@@ -1,4 +1,4 @@
-//! What all pages have in common: the frame around them, and the policy that a browser holds them to.
+//! What all pages have in common: the frame around them, and their `Content-Security-Policy`.
 
 use bytes::Bytes;
 use http::HeaderValue;
@@ -10,55 +10,57 @@ const FRAME_STYLE: &str = include_str!("frame.css");
 
 /// A whole page.
 #[derive(Debug, Clone)]
-pub struct Page {
+pub(crate) struct Page {
     /// The document, UTF-8.
-    pub html: Bytes,
-    /// Its `Content-Security-Policy`: only what the page itself brings, by a nonce that no other page has.
-    pub policy: HeaderValue,
+    pub(crate) html: Bytes,
+    /// Its `Content-Security-Policy`: it allows only the style and the script that the page contains, by a nonce that
+    /// no other page has.
+    pub(crate) policy: HeaderValue,
 }
 
 /// What goes into the frame.
 pub(super) struct Content {
-    /// The tab's title, without our name.
+    /// The title of the tab, without the name of the program; `None` for that name alone.
     pub(super) title: Option<&'static str>,
-    /// Where the name in the header leads: the front page.
+    /// The URL of the front page, for the link in the header.
     pub(super) home: Html,
-    /// Styles besides the frame's.
+    /// The style in addition to the frame's.
     pub(super) style: &'static str,
     /// Empty for none.
     pub(super) script: &'static str,
     /// Everything between header and footer.
     pub(super) body: Html,
     /// What the policy must allow.
-    pub(super) allow: Allow,
+    pub(super) permissions: Permissions,
 }
 
 /// What differs between the policies of pages.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Allow {
-    /// The page listens to our own server.
-    pub(super) connect: bool,
-    /// The page has forms. Their answers redirect to an instance, on another host, and browsers hold redirects to
-    /// `form-action` too; since those hosts cannot be listed, the directive is left out. Nothing from outside
-    /// gets into a page as markup, so every form in it is ours.
-    pub(super) forms: bool,
-    /// Other sites may frame the page. Whoever embeds an instance must see the page that tells of its end.
-    pub(super) framed: bool,
+pub(super) struct Permissions {
+    /// Whether the script connects to the page's own server.
+    pub(super) may_connect: bool,
+    /// Whether the page has forms. Their responses redirect to an instance, which is on another host, and browsers
+    /// apply `form-action` to redirects too. Those hosts cannot be listed, so the directive is left out. No text from
+    /// outside becomes markup in a page, so every form in it is part of the program.
+    pub(super) has_forms: bool,
+    /// Whether other sites may frame the page. A site that embeds an instance must be able to show the page that
+    /// replaces it after its end.
+    pub(super) may_be_framed: bool,
 }
 
-impl Allow {
-    fn policy(self, nonce: &str, script: bool) -> HeaderValue {
+impl Permissions {
+    fn policy(self, nonce: &str, has_script: bool) -> HeaderValue {
         let mut policy =
             format!("default-src 'none'; style-src 'nonce-{nonce}'; img-src data:; base-uri 'none'");
-        if script {
+        if has_script {
             policy.push_str(&format!("; script-src 'nonce-{nonce}'"));
         }
-        for (needed, directive) in [
-            (self.connect, "; connect-src 'self'"),
-            (!self.forms, "; form-action 'none'"),
-            (!self.framed, "; frame-ancestors 'none'"),
+        for (is_needed, directive) in [
+            (self.may_connect, "; connect-src 'self'"),
+            (!self.has_forms, "; form-action 'none'"),
+            (!self.may_be_framed, "; frame-ancestors 'none'"),
         ] {
-            if needed {
+            if is_needed {
                 policy.push_str(directive);
             }
         }
@@ -66,7 +68,7 @@ impl Allow {
     }
 }
 
-/// Puts the frame around a page's content.
+/// Creates a page from its content.
 pub(super) fn page(content: Content) -> Page {
     let mut random = [0u8; 16];
     getrandom::fill(&mut random).expect("Linux always has its random source");
@@ -76,7 +78,7 @@ pub(super) fn page(content: Content) -> Page {
     } else {
         Html::fill(
             "<script nonce=\"{{nonce}}\">{{script}}</script>\n",
-            &[("nonce", Html::text(&nonce)), ("script", Html::markup(content.script))],
+            &[("nonce", Html::escape(&nonce)), ("script", Html::markup(content.script))],
         )
     };
     let title =
@@ -84,9 +86,9 @@ pub(super) fn page(content: Content) -> Page {
     let html = Html::fill(
         FRAME,
         &[
-            ("title", Html::text(&title)),
+            ("title", Html::escape(&title)),
             ("home", content.home),
-            ("nonce", Html::text(&nonce)),
+            ("nonce", Html::escape(&nonce)),
             ("style", Html::concat([Html::markup(FRAME_STYLE), Html::markup(content.style)])),
             ("body", content.body),
             ("script", script),
@@ -94,6 +96,6 @@ pub(super) fn page(content: Content) -> Page {
     );
     Page {
         html: Bytes::from(html.into_string()),
-        policy: content.allow.policy(&nonce, !content.script.is_empty()),
+        policy: content.permissions.policy(&nonce, !content.script.is_empty()),
     }
 }

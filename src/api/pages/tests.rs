@@ -1,11 +1,11 @@
-//! What holds for all pages together.
+//! Tests of what holds for all pages.
 
 use std::time::Duration;
 
 use proptest::prelude::*;
 
 use super::*;
-use crate::instance::{EndReason, Limits, RateLimited};
+use crate::instance::{EndReason, RateLimited, RateLimits};
 
 const HOME: &str = "https://try.example:8443/";
 const ID: &str = "0190-request";
@@ -19,12 +19,13 @@ fn policy(page: &Page) -> &str {
 }
 
 fn limited(hourly: u32, daily: u32, seconds: u64) -> Page {
-    let limited = RateLimited { limits: Limits { hourly, daily }, retry_after: Duration::from_secs(seconds) };
+    let limited =
+        RateLimited { limits: RateLimits { hourly, daily }, retry_after: Duration::from_secs(seconds) };
     rate_limited(&limited, ID)
 }
 
-fn card(name: &str, ready: usize) -> Card<'_> {
-    Card {
+fn card(name: &str, ready: usize) -> TemplateCard<'_> {
+    TemplateCard {
         name,
         title: "The Shop",
         description: "Sell things.",
@@ -34,8 +35,8 @@ fn card(name: &str, ready: usize) -> Card<'_> {
     }
 }
 
-fn running() -> Running {
-    Running {
+fn running() -> RunningInstance {
+    RunningInstance {
         template: "shop".into(),
         id: "shop-abcdefghijklmnop".into(),
         url: "https://shop-abcdefghijklmnop.try.example/".into(),
@@ -44,41 +45,43 @@ fn running() -> Running {
     }
 }
 
-/// Every page on our own host that is not the front page.
-fn own_errors(text: &str) -> Vec<Page> {
-    let limits = Limits { hourly: 2, daily: 5 };
+/// Every error page on the API's host.
+fn api_host_errors(text: &str) -> Vec<Page> {
+    let limits = RateLimits { hourly: 2, daily: 5 };
     let limited = RateLimited { limits, retry_after: Duration::from_secs(90) };
     vec![
         rate_limited(&limited, text),
-        busy(text, Duration::from_secs(5), text),
-        no_template(text),
-        trouble(text),
+        pool_exhausted(text, Duration::from_secs(5), text),
+        template_not_found(text),
+        internal_error(text),
     ]
 }
 
-/// Every page on an instance's host.
-fn instance_errors(home: &str, template: &str, id: &str) -> Vec<Page> {
+/// Every error page on an instance's host.
+fn instance_host_errors(home: &str, template: &str, id: &str) -> Vec<Page> {
     vec![
-        no_instance(home, id),
-        ended(EndReason::Expired, template, home, id),
-        ended(EndReason::Failed, template, home, id),
-        ended(EndReason::Failed, "", home, id),
-        unreachable(home, id),
+        instance_not_found(home, id),
+        instance_ended(EndReason::Expired, template, home, id),
+        instance_ended(EndReason::Failed, template, home, id),
+        instance_ended(EndReason::Failed, "", home, id),
+        instance_ended(EndReason::NodeLost, template, home, id),
+        instance_ended(EndReason::Unconfirmed, template, home, id),
+        app_unreachable(home, id),
         misdirected(home, id),
     ]
 }
 
 fn every_page(text: &str) -> Vec<Page> {
-    let running = Running {
+    let running = RunningInstance {
         template: text.into(),
         id: text.into(),
         url: text.into(),
         remaining: Duration::from_secs(7),
         credentials: Some(text.into()),
     };
-    // Its first character stands alone on the card.
+    // The card shows its first character alone.
     let title = format!("<{text}");
-    let card = Card {
+    let card = TemplateCard {
         name: text,
         title: &title,
         description: text,
@@ -86,19 +89,19 @@ fn every_page(text: &str) -> Vec<Page> {
         ready: 1,
         running: Some(&running),
     };
-    let mut pages = vec![front(&[card]), front(&[])];
-    pages.extend(own_errors(text));
-    pages.extend(instance_errors(text, text, text));
+    let mut pages = vec![front_page(&[card]), front_page(&[])];
+    pages.extend(api_host_errors(text));
+    pages.extend(instance_host_errors(text, text, text));
     pages
 }
 
 proptest! {
     #![proptest_config(ProptestConfig { cases: 64, failure_persistence: None, ..ProptestConfig::default() })]
 
-    /// Between two rare marks anything goes; what comes out between them must have no character left that ends a
-    /// text or an attribute.
+    /// Any text is put between two rare marks. Between those marks, the page must contain no character that ends a text
+    /// or an attribute.
     #[test]
-    fn nothing_from_outside_becomes_markup(inner in "[<>\"'&a-z{}/!;= \u{e9}\n-]{0,40}") {
+    fn no_text_from_outside_becomes_markup(inner in "[<>\"'&a-z{}/!;= \u{e9}\n-]{0,40}") {
         let text = format!("\u{2e28}{inner}\u{2e29}");
         for page in every_page(&text) {
             prop_assert!(!html(&page).contains("><<"));
@@ -118,7 +121,7 @@ proptest! {
 }
 
 #[test]
-fn a_policy_names_the_nonce_of_its_page_and_no_two_pages_share_one() {
+fn a_policy_contains_the_nonce_of_its_page_and_no_two_pages_share_one() {
     let mut seen = std::collections::HashSet::new();
     for page in every_page("shop").into_iter().chain(every_page("shop")) {
         let nonce = html(&page).split("nonce=\"").nth(1).unwrap().split('"').next().unwrap();
@@ -132,8 +135,8 @@ fn a_policy_names_the_nonce_of_its_page_and_no_two_pages_share_one() {
 }
 
 #[test]
-fn a_policy_allows_nothing_that_is_not_needed() {
-    let page = front(&[card("shop", 1)]);
+fn a_policy_allows_only_what_is_needed() {
+    let page = front_page(&[card("shop", 1)]);
     assert!(policy(&page).starts_with("default-src 'none'; "));
     for directive in ["img-src data:", "base-uri 'none'", "connect-src 'self'", "frame-ancestors 'none'"] {
         assert!(policy(&page).contains(directive), "{directive}");
@@ -150,12 +153,14 @@ fn a_policy_allows_nothing_that_is_not_needed() {
 
 #[test]
 fn only_pages_on_an_instances_host_may_be_framed() {
-    assert!(own_errors(ID).iter().all(|page| policy(page).contains("frame-ancestors 'none'")));
-    assert!(instance_errors(HOME, "shop", ID).iter().all(|page| !policy(page).contains("frame-ancestors")),);
+    assert!(api_host_errors(ID).iter().all(|page| policy(page).contains("frame-ancestors 'none'")));
+    assert!(
+        instance_host_errors(HOME, "shop", ID).iter().all(|page| !policy(page).contains("frame-ancestors")),
+    );
 }
 
 #[test]
-fn a_page_brings_all_that_it_needs() {
+fn a_page_loads_nothing_from_elsewhere() {
     for page in every_page("shop") {
         let html = html(&page);
         for outside in ["src=", "@import", "url(", "style=\"", " onclick", "//cdn", "rel=\"stylesheet\""] {
@@ -178,7 +183,7 @@ fn a_page_has_a_language_one_heading_and_its_landmarks() {
 
 #[test]
 fn the_front_page_has_a_form_for_each_template() {
-    let page = front(&[card("shop", 3), card("blog", 1)]);
+    let page = front_page(&[card("shop", 3), card("blog", 1)]);
     for wanted in [
         r#"method="post" action="/try/shop" data-try>"#,
         r#"method="post" action="/try/blog" data-try>"#,
@@ -196,7 +201,7 @@ fn the_front_page_has_a_form_for_each_template() {
 
 #[test]
 fn with_none_ready_a_template_is_being_prepared_and_can_still_be_tried() {
-    let page = front(&[card("shop", 0)]);
+    let page = front_page(&[card("shop", 0)]);
     assert!(html(&page).contains("<span data-ready-text>being prepared…</span>"));
     assert!(html(&page).contains("action=\"/try/shop\" data-try>"));
     assert!(!html(&page).contains("0 ready"));
@@ -204,13 +209,13 @@ fn with_none_ready_a_template_is_being_prepared_and_can_still_be_tried() {
 
 #[test]
 fn without_templates_the_page_says_so() {
-    assert!(html(&front(&[])).contains("There is nothing to try yet."));
+    assert!(html(&front_page(&[])).contains("There is nothing to try yet."));
 }
 
 #[test]
-fn a_running_copy_takes_the_place_of_the_button_until_it_ends() {
+fn a_running_instance_replaces_the_button_until_it_ends() {
     let running = running();
-    let page = front(&[Card { running: Some(&running), ..card("shop", 2) }]);
+    let page = front_page(&[TemplateCard { running: Some(&running), ..card("shop", 2) }]);
     for wanted in [
         "data-remaining-ms=\"3723000\"",
         "data-clock>1:02:03</span>",
@@ -224,7 +229,7 @@ fn a_running_copy_takes_the_place_of_the_button_until_it_ends() {
 
 #[test]
 fn a_template_without_a_title_or_description_shows_its_name() {
-    let page = front(&[Card { title: " ", description: "", ..card("shop", 1) }]);
+    let page = front_page(&[TemplateCard { title: " ", description: "", ..card("shop", 1) }]);
     assert!(html(&page).contains("dir=\"auto\">shop</h2>"));
     assert!(html(&page).contains("aria-hidden=\"true\">S</span>"));
     assert!(!html(&page).contains("class=\"about\""));
@@ -234,20 +239,20 @@ fn a_template_without_a_title_or_description_shows_its_name() {
 fn a_front_page_with_ten_templates_stays_under_40_kilobytes() {
     let description = "An app of which there is a lot to say, in one sentence of a fair length. ".repeat(2);
     let running = running();
-    let card = Card { description: &description, running: Some(&running), ..card("shop", 5) };
-    let size = front(&[card; 10]).html.len();
+    let card = TemplateCard { description: &description, running: Some(&running), ..card("shop", 5) };
+    let size = front_page(&[card; 10]).html.len();
     assert!(size < 40_000, "{size} bytes");
 }
 
 #[test]
-fn an_error_page_has_a_way_on_and_the_requests_id() {
-    for page in own_errors(ID) {
+fn an_error_page_has_a_link_to_the_front_page_and_the_requests_id() {
+    for page in api_host_errors(ID) {
         assert!(html(&page).contains("href=\"/\">Back to all apps</a>"));
         assert!(html(&page).contains("<span class=\"mono\">0190-request</span>"));
     }
     // With or without the slash at the end of the front page's address.
     for home in [HOME, HOME.trim_end_matches('/')] {
-        for page in instance_errors(home, "shop", ID) {
+        for page in instance_host_errors(home, "shop", ID) {
             assert!(html(&page).contains("href=\"https://try.example:8443/\""));
             assert!(!html(&page).contains("href=\"/\""));
             assert!(html(&page).contains("<span class=\"mono\">0190-request</span>"));
@@ -256,42 +261,47 @@ fn an_error_page_has_a_way_on_and_the_requests_id() {
 }
 
 #[test]
-fn a_limit_is_told_in_words_with_the_time_of_the_next_copy() {
-    let says = |page: Page, text: &str| assert!(html(&page).contains(text), "{text}");
-    says(limited(2, 5, 1), "Everyone can start 2 copies of this app an hour and 5 a day. You can start");
-    says(limited(1, 0, 1), "Everyone can start 1 copy of this app an hour. You");
-    says(limited(0, 3, 1), "Everyone can start 3 copies of this app a day. You");
-    says(limited(0, 0, 1), "<p class=\"what\">You can start the next one in");
-    says(limited(2, 5, 2_465), "data-wait-ms=\"2465000\">42 minutes</strong>.");
+fn the_page_of_a_rate_limit_shows_the_limits_and_the_wait_in_words() {
+    let check = |page: Page, text: &str| assert!(html(&page).contains(text), "{text}");
+    check(limited(2, 5, 1), "Everyone can start 2 copies of this app an hour and 5 a day. You can start");
+    check(limited(1, 0, 1), "Everyone can start 1 copy of this app an hour. You");
+    check(limited(0, 3, 1), "Everyone can start 3 copies of this app a day. You");
+    check(limited(0, 0, 1), "<p class=\"explanation\">You can start the next one in");
+    check(limited(2, 5, 2_465), "data-wait-ms=\"2465000\">42 minutes</strong>.");
 }
 
 #[test]
-fn a_busy_page_offers_another_try_of_the_same_template() {
-    let page = busy("shop", Duration::from_millis(4_200), ID);
+fn the_page_of_an_exhausted_pool_offers_a_retry_with_the_same_template() {
+    let page = pool_exhausted("shop", Duration::from_millis(4_200), ID);
     assert!(html(&page).contains("method=\"post\" action=\"/try/shop\""));
     assert!(html(&page).contains("<span id=\"wait\">5 seconds</span>"));
-    // Without JavaScript nothing would enable it.
+    // Without JavaScript it would never be enabled.
     assert!(!html(&page).contains("data-wait-ms=\"4200\" disabled"));
-    assert!(html(&busy("shop", Duration::ZERO, ID)).contains(">1 second</span>"));
+    assert!(html(&pool_exhausted("shop", Duration::ZERO, ID)).contains(">1 second</span>"));
 }
 
 #[test]
-fn an_ended_copy_offers_a_fresh_one_where_the_front_page_is() {
-    let expired = ended(EndReason::Expired, "shop", HOME, ID);
+fn the_page_of_an_ended_instance_offers_another_on_the_api_host() {
+    let expired = instance_ended(EndReason::Expired, "shop", HOME, ID);
     assert!(html(&expired).contains("<h1>Your time with this copy is over</h1>"));
     assert!(html(&expired).contains("method=\"post\" action=\"https://try.example:8443/try/shop\""));
-    let failed = ended(EndReason::Failed, "", HOME, ID);
+    let failed = instance_ended(EndReason::Failed, "", HOME, ID);
     assert!(html(&failed).contains("<h1>This copy stopped working</h1>"));
     assert!(!html(&failed).contains("<form"));
+    for reason in [EndReason::NodeLost, EndReason::Unconfirmed] {
+        let page = instance_ended(reason, "shop", HOME, ID);
+        assert!(html(&page).contains("<h1>This copy is no longer available</h1>"));
+        assert!(!html(&page).contains("the app ended"));
+    }
 }
 
 #[test]
-fn an_app_that_does_not_answer_can_be_reloaded() {
-    assert!(html(&unreachable(HOME, ID)).contains("<a class=\"button\" href=\"\">Reload</a>"));
+fn the_page_of_an_app_that_does_not_respond_can_be_reloaded() {
+    assert!(html(&app_unreachable(HOME, ID)).contains("<a class=\"button\" href=\"\">Reload</a>"));
 }
 
 #[test]
-fn texts_stand_out_from_what_is_behind_them() {
+fn text_has_enough_contrast_to_its_background() {
     let style = include_str!("frame.css");
     let (light, dark) = style.split_once("@media (prefers-color-scheme: dark)").unwrap();
     for palette in [light, dark] {
@@ -299,7 +309,7 @@ fn texts_stand_out_from_what_is_behind_them() {
             let (_, rest) = palette.split_once(&format!("--{name}: #")).unwrap();
             luminance(rest.split(';').next().unwrap())
         };
-        for (text, behind) in [
+        for (text, background) in [
             ("ink", "back"),
             ("ink", "tint"),
             ("soft", "back"),
@@ -315,14 +325,14 @@ fn texts_stand_out_from_what_is_behind_them() {
             ("warn", "tint"),
             ("bad", "tint"),
         ] {
-            let (a, b) = (colour(text), colour(behind));
+            let (a, b) = (colour(text), colour(background));
             let contrast = (a.max(b) + 0.05) / (a.min(b) + 0.05);
-            assert!(contrast >= 4.5, "{text} on {behind}: {contrast:.2}");
+            assert!(contrast >= 4.5, "{text} on {background}: {contrast:.2}");
         }
     }
 }
 
-/// The relative luminance of WCAG 2.
+/// Returns the relative luminance as WCAG 2 defines it.
 fn luminance(hex: &str) -> f64 {
     let part = |at: usize| {
         let c = f64::from(u8::from_str_radix(&hex[at..at + 2], 16).unwrap()) / 255.0;

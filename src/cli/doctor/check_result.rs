@@ -1,32 +1,32 @@
-//! What a check found, and how it is told.
+//! The result of a check of the host, and its output as text and JSON.
 
 use std::fmt::Write;
 
 use serde::Serialize;
 
-/// How a check ended.
+/// The verdict of a check.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Verdict {
-    /// Nothing to do.
+pub(super) enum Verdict {
+    /// There is nothing to do.
     Ok,
-    /// The configured mode works without it, but not as well, or another mode would not.
+    /// The configured mode works, but not as well as it could; or only another mode would not work.
     Warning,
     /// The configured mode does not work.
     Failed,
 }
 
-/// What one check found. Its texts are one line each.
+/// The result of one check. Each text is one line.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct CheckResult {
-    /// What was looked at: short, lower case, the same in each run.
-    pub check: &'static str,
-    /// How it ended.
-    pub verdict: Verdict,
-    /// What there is.
-    pub found: String,
-    /// What to do about it, unless all is well.
-    pub remedy: Option<String>,
+pub(super) struct CheckResult {
+    /// The short name of the check, the same in each run.
+    pub(super) check: &'static str,
+    /// The verdict.
+    pub(super) verdict: Verdict,
+    /// What the check found.
+    pub(super) found: String,
+    /// How to fix the problem; `None` if there is none.
+    pub(super) remedy: Option<String>,
 }
 
 impl CheckResult {
@@ -39,7 +39,7 @@ impl CheckResult {
         Self { check, verdict: Verdict::Warning, found: one_line(found.into()), remedy }
     }
 
-    /// Something is missing without which the configured mode does not work, if it is `needed` there.
+    /// Returns the result for something missing: `Failed` if the configured mode needs it, else a warning.
     pub(super) fn missing(
         check: &'static str,
         needed: bool,
@@ -51,23 +51,23 @@ impl CheckResult {
     }
 }
 
-/// What tools say may have several lines, and characters that a terminal obeys.
+/// Joins lines and removes control characters, because a tool's output may have both.
 fn one_line(text: String) -> String {
     let words: Vec<_> = text.split(|c: char| c.is_control()).filter(|part| !part.trim().is_empty()).collect();
     words.join(" ")
 }
 
-/// For people: a line a finding, and one with the remedy below it.
-pub fn text(findings: &[CheckResult]) -> String {
-    let width = findings.iter().map(|finding| finding.check.len()).max().unwrap_or(0);
+/// Returns the results as text for people: a line for each, and one with the remedy below it.
+pub(super) fn text(results: &[CheckResult]) -> String {
+    let width = results.iter().map(|result| result.check.len()).max().unwrap_or(0);
     let mut text = String::new();
-    for CheckResult { check, verdict, found, remedy } in findings {
+    for CheckResult { check, verdict, found, remedy } in results {
         let verdict = match verdict {
             Verdict::Ok => "ok",
             Verdict::Warning => "warning",
             Verdict::Failed => "failed",
         };
-        // Writing into a text cannot fail.
+        // Writing into a `String` cannot fail.
         let _ = writeln!(text, "{verdict:8} {check:width$}  {found}");
         if let Some(remedy) = remedy {
             let _ = writeln!(text, "{:8} {:width$}  -> {remedy}", "", "");
@@ -76,10 +76,15 @@ pub fn text(findings: &[CheckResult]) -> String {
     text
 }
 
-/// For programs: an array of objects with `check`, `verdict` (`ok`, `warning`, `failed`), `found` and `remedy` (a
-/// text or null).
-pub fn json(findings: &[CheckResult]) -> String {
-    serde_json::to_string_pretty(findings).expect("it is texts only") + "\n"
+/// Returns the results as JSON: an array of objects with `check`, `verdict` (`ok`, `warning`, `failed`), `found` and `remedy`
+/// (a text or null).
+pub(super) fn json(results: &[CheckResult]) -> String {
+    serde_json::to_string_pretty(results).expect("it has texts only") + "\n"
+}
+
+/// Returns whether the configured mode works.
+pub(super) fn mode_works(results: &[CheckResult]) -> bool {
+    results.iter().all(|result| result.verdict != Verdict::Failed)
 }
 
 #[cfg(test)]
@@ -87,26 +92,23 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_finding_is_a_line_and_each_remedy_one_below() {
-        let findings = [
+    fn each_result_is_a_line_and_each_remedy_is_the_line_below_it() {
+        let results = [
             CheckResult::ok("store", "embedded"),
             CheckResult::missing("criu", true, "two\nlines\x1b[1m", "install it"),
         ];
-        let lines = text(&findings);
+        let lines = text(&results);
         let lines: Vec<_> = lines.lines().map(str::trim).collect();
         assert_eq!(lines, ["ok       store  embedded", "failed   criu   two lines [1m", "-> install it"]);
-        let told: serde_json::Value = serde_json::from_str(&json(&findings)).unwrap();
-        assert_eq!(told[0]["remedy"], serde_json::Value::Null);
-        assert_eq!((told[1]["verdict"].as_str(), told[1]["check"].as_str()), (Some("failed"), Some("criu")));
+        let json: serde_json::Value = serde_json::from_str(&json(&results)).unwrap();
+        assert_eq!(json[0]["remedy"], serde_json::Value::Null);
+        assert_eq!((json[1]["verdict"].as_str(), json[1]["check"].as_str()), (Some("failed"), Some("criu")));
     }
 
     #[test]
-    fn what_another_mode_would_need_is_a_warning() {
+    fn what_only_another_mode_needs_is_a_warning() {
         assert_eq!(CheckResult::missing("a", false, "", "").verdict, Verdict::Warning);
-        assert!(crate::cli::doctor::works(&[CheckResult::missing("a", false, "", "")]));
-        assert!(!crate::cli::doctor::works(&[
-            CheckResult::ok("b", ""),
-            CheckResult::missing("a", true, "", "")
-        ]));
+        assert!(mode_works(&[CheckResult::missing("a", false, "", "")]));
+        assert!(!mode_works(&[CheckResult::ok("b", ""), CheckResult::missing("a", true, "", "")]));
     }
 }

@@ -1,4 +1,4 @@
-//! containerd and what it starts containers with.
+//! Checks containerd, and the runc that it starts containers with.
 
 use std::fs;
 use std::io;
@@ -9,41 +9,45 @@ use tokio::net::UnixStream;
 use tokio::time::timeout;
 
 use super::check_result::CheckResult;
-use super::command::{Ended, run, version};
-use crate::runtime::containerd_process::Daemon;
+use super::tool::{ToolResult, run, version};
+use crate::runtime::containerd_process::ContainerdProcess;
 
-const PATIENCE: Duration = Duration::from_secs(5);
-/// The oldest that pulls images by itself (its transfer service).
-const OLDEST: (u32, u32) = (1, 7);
+/// How long the socket may take to accept a connection.
+const CONNECT_DEADLINE: Duration = Duration::from_secs(5);
+/// The oldest supported version: the first that pulls images by itself, with its transfer service.
+const MIN_VERSION: (u32, u32) = (1, 7);
 
-pub(super) async fn examine(address: &Path, needed: bool) -> (Vec<CheckResult>, Daemon) {
-    let connected = match timeout(PATIENCE, UnixStream::connect(address)).await {
+/// Checks the containerd at `address`. `needed` says whether the configured mode uses it. Also returns what is known of its
+/// process.
+pub(super) async fn check(address: &Path, needed: bool) -> (Vec<CheckResult>, ContainerdProcess) {
+    let connected = match timeout(CONNECT_DEADLINE, UnixStream::connect(address)).await {
         Ok(connected) => connected,
         Err(_) => Err(io::ErrorKind::TimedOut.into()),
     };
     let reached = connected.as_ref().map(|_| ()).map_err(ToString::to_string);
-    let daemon = connected.ok().map_or_else(Daemon::unseen, |stream| Daemon::behind(&stream));
-    let program = program(&daemon);
-    let said = match &program {
+    let containerd =
+        connected.ok().map_or_else(ContainerdProcess::unknown, |stream| ContainerdProcess::of_peer(&stream));
+    let program = program(&containerd);
+    let output = match &program {
         Some(program) => Some(run(program, &["--version"]).await),
         None => None,
     };
-    let mut findings = vec![judge_socket(address, &reached, needed)];
-    findings.extend(said.map(|said| judge_version(&said, needed)));
-    let runc = match daemon.find("runc") {
+    let mut results = vec![judge_socket(address, &reached, needed)];
+    results.extend(output.map(|output| judge_version(&output, needed)));
+    let runc = match containerd.find_program("runc") {
         Some(runc) => Some(run(&runc, &["--version"]).await),
         None => None,
     };
-    findings.push(judge_runc(runc.as_ref(), reached.is_ok(), needed));
-    (findings, daemon)
+    results.push(judge_runc(runc.as_ref(), reached.is_ok(), needed));
+    (results, containerd)
 }
 
-/// What runs, else what would be run.
-fn program(daemon: &Daemon) -> Option<PathBuf> {
-    let running = daemon.pid.and_then(|pid| fs::read_link(format!("/proc/{pid}/exe")).ok());
-    // Under another name it is a stand-in: of no use to ask.
+/// Returns the program of the running containerd, else the one that would be started.
+fn program(containerd: &ContainerdProcess) -> Option<PathBuf> {
+    let running = containerd.pid.and_then(|pid| fs::read_link(format!("/proc/{pid}/exe")).ok());
+    // A program of another name is a test's replacement, which has no version to ask for.
     let named = |path: &PathBuf| path.file_name().is_some_and(|name| name == "containerd");
-    running.filter(named).or_else(|| daemon.find("containerd"))
+    running.filter(named).or_else(|| containerd.find_program("containerd"))
 }
 
 fn judge_socket(address: &Path, reached: &Result<(), String>, needed: bool) -> CheckResult {
@@ -60,36 +64,36 @@ fn judge_socket(address: &Path, reached: &Result<(), String>, needed: bool) -> C
     }
 }
 
-fn judge_version(said: &Ended, needed: bool) -> CheckResult {
+fn judge_version(output: &ToolResult, needed: bool) -> CheckResult {
     const CHECK: &str = "containerd version";
-    let remedy = format!("install containerd {}.{} or newer, best 2.x", OLDEST.0, OLDEST.1);
-    match said {
-        Ended::Well(said) => match version(said) {
-            Some(version) if version < OLDEST => {
-                CheckResult::missing(CHECK, needed, first_line(said), remedy)
+    let remedy = format!("install containerd {}.{} or newer, best 2.x", MIN_VERSION.0, MIN_VERSION.1);
+    match output {
+        ToolResult::Succeeded(output) => match version(output) {
+            Some(version) if version < MIN_VERSION => {
+                CheckResult::missing(CHECK, needed, first_line(output), remedy)
             }
             Some((major, minor)) => CheckResult::ok(CHECK, format!("{major}.{minor}")),
-            None => CheckResult::warning(CHECK, format!("unknown: {}", first_line(said)), remedy),
+            None => CheckResult::warning(CHECK, format!("unknown: {}", first_line(output)), remedy),
         },
-        Ended::Badly(why) => CheckResult::warning(CHECK, format!("unknown: {why}"), remedy),
+        ToolResult::Failed(why) => CheckResult::warning(CHECK, format!("unknown: {why}"), remedy),
     }
 }
 
-/// A containerd that is reached may have a runc where we cannot look.
-fn judge_runc(said: Option<&Ended>, reached: bool, needed: bool) -> CheckResult {
+/// A running containerd may have a runc in a folder that this process cannot see, so a missing runc is then a warning.
+fn judge_runc(output: Option<&ToolResult>, reached: bool, needed: bool) -> CheckResult {
     const CHECK: &str = "runc";
     const REMEDY: &str = "install runc where containerd finds it (its PATH)";
-    match said {
-        Some(Ended::Well(said)) => CheckResult::ok(CHECK, first_line(said)),
-        Some(Ended::Badly(why)) => {
+    match output {
+        Some(ToolResult::Succeeded(output)) => CheckResult::ok(CHECK, first_line(output)),
+        Some(ToolResult::Failed(why)) => {
             CheckResult::missing(CHECK, needed, format!("does not run: {why}"), REMEDY)
         }
         None => CheckResult::missing(CHECK, needed && !reached, "not found in PATH", REMEDY),
     }
 }
 
-fn first_line(said: &str) -> &str {
-    said.lines().next().unwrap_or_default().trim()
+fn first_line(output: &str) -> &str {
+    output.lines().next().unwrap_or_default().trim()
 }
 
 #[cfg(test)]
@@ -97,8 +101,8 @@ mod tests {
     use super::*;
     use crate::cli::doctor::Verdict;
 
-    fn well(said: &str) -> Ended {
-        Ended::Well(said.to_owned())
+    fn well(output: &str) -> ToolResult {
+        ToolResult::Succeeded(output.to_owned())
     }
 
     #[test]
@@ -112,38 +116,41 @@ mod tests {
     }
 
     #[test]
-    fn an_old_containerd_fails_and_one_that_tells_nothing_is_warned_of() {
-        let judged = |said: &str| judge_version(&well(said), true).verdict;
+    fn an_old_containerd_fails_and_an_unknown_version_is_a_warning() {
+        let judged = |output: &str| judge_version(&well(output), true).verdict;
         assert_eq!(judged("containerd github.com/containerd/containerd/v2 2.1.9+unknown "), Verdict::Ok);
         assert_eq!(judged("containerd github.com/containerd/containerd v1.7.0 x"), Verdict::Ok);
         assert_eq!(judged("containerd github.com/containerd/containerd 1.6.20~ds1 x"), Verdict::Failed);
         assert_eq!(judged("containerd"), Verdict::Warning);
-        assert_eq!(judge_version(&Ended::Badly("x".to_owned()), true).verdict, Verdict::Warning);
+        assert_eq!(judge_version(&ToolResult::Failed("x".to_owned()), true).verdict, Verdict::Warning);
     }
 
     #[test]
-    fn a_runc_that_is_not_seen_may_still_be_containerds() {
+    fn a_runc_that_is_not_found_may_still_be_visible_to_containerd() {
         assert_eq!(
             judge_runc(Some(&well("runc version 1.3.6\ncommit: x")), true, true).found,
             "runc version 1.3.6"
         );
         assert_eq!(judge_runc(None, true, true).verdict, Verdict::Warning);
         assert_eq!(judge_runc(None, false, true).verdict, Verdict::Failed);
-        assert_eq!(judge_runc(Some(&Ended::Badly("x".to_owned())), true, true).verdict, Verdict::Failed);
+        assert_eq!(
+            judge_runc(Some(&ToolResult::Failed("x".to_owned())), true, true).verdict,
+            Verdict::Failed
+        );
     }
 
     #[tokio::test]
-    async fn the_process_behind_a_socket_is_known() {
+    async fn the_process_that_listens_at_the_socket_is_found() {
         let folder = std::env::temp_dir().join(format!("try-it-now-doctor-{}", uuid::Uuid::now_v7()));
         fs::create_dir_all(&folder).unwrap();
         let socket = folder.join("c.sock");
         let listener = tokio::net::UnixListener::bind(&socket).unwrap();
-        let (findings, daemon) = examine(&socket, true).await;
-        assert_eq!(daemon.pid, Some(std::process::id() as i32));
-        assert_eq!((findings[0].check, findings[0].verdict), ("containerd", Verdict::Ok));
+        let (results, containerd) = check(&socket, true).await;
+        assert_eq!(containerd.pid, Some(std::process::id() as i32));
+        assert_eq!((results[0].check, results[0].verdict), ("containerd", Verdict::Ok));
         drop(listener);
         fs::remove_dir_all(&folder).unwrap();
-        let (findings, daemon) = examine(&socket, true).await;
-        assert_eq!((daemon.pid, findings[0].verdict), (None, Verdict::Failed));
+        let (results, containerd) = check(&socket, true).await;
+        assert_eq!((containerd.pid, results[0].verdict), (None, Verdict::Failed));
     }
 }

@@ -1,29 +1,30 @@
-//! CRIU: whether containers can be restored instead of started. Without it they start cold, so nothing here fails.
+//! Checks CRIU, which restores instances from checkpoints. Without it instances start cold, so no check here fails.
 
 use std::path::{Path, PathBuf};
 
 use super::check_result::CheckResult;
-use super::command::{Ended, run, version};
 use super::kernel::{CHECKPOINT_RESTORE, Capabilities, SYS_ADMIN, SYS_RESOURCE, capabilities};
-use crate::runtime::containerd_process::Daemon;
+use super::tool::{ToolResult, run, version};
+use crate::runtime::containerd_process::ContainerdProcess;
 
 const CHECK: &str = "criu";
-/// From which kernel on an older CRIU can no longer dump: kernel, the least CRIU.
-const NEEDS: [((u32, u32), (u32, u32)); 2] = [((6, 16), (4, 2)), ((6, 13), (4, 1))];
-/// `f_type` of a tmpfs (`linux/magic.h`).
-const TMPFS: u64 = 0x0102_1994;
+/// The oldest CRIU that can dump on kernels from a version on, newest kernel first: kernel, CRIU.
+const MIN_VERSIONS: [((u32, u32), (u32, u32)); 2] = [((6, 16), (4, 2)), ((6, 13), (4, 1))];
+/// The `f_type` of a tmpfs (`linux/magic.h`).
+const TMPFS_MAGIC: u64 = 0x0102_1994;
 
-pub(super) async fn examine(daemon: &Daemon, kernel: &str) -> Vec<CheckResult> {
-    let Some(criu) = daemon.find("criu") else { return vec![absent()] };
-    let mut findings = vec![judge_version(&run(&criu, &["--version"]).await, version(kernel))];
-    findings.push(judge_check(&run(&criu, &["check"]).await));
-    findings.push(judge_privilege(capabilities(daemon.pid).or_else(|| capabilities(None))));
-    findings.push(judge_cache(on_tmpfs(&run_folder(daemon.pid))));
-    findings
+/// Checks the CRIU that containerd finds. `kernel` is the release of the running kernel.
+pub(super) async fn check(containerd: &ContainerdProcess, kernel: &str) -> Vec<CheckResult> {
+    let Some(criu) = containerd.find_program("criu") else { return vec![absent()] };
+    let mut results = vec![judge_version(&run(&criu, &["--version"]).await, version(kernel))];
+    results.push(judge_check(&run(&criu, &["check"]).await));
+    results.push(judge_privilege(capabilities(containerd.pid).or_else(|| capabilities(None))));
+    results.push(judge_cache(on_tmpfs(&run_folder(containerd.pid))));
+    results
 }
 
 fn absent() -> CheckResult {
-    let found = "not found in PATH: containers start cold, every time";
+    let found = "not found in PATH: every start is a cold start";
     CheckResult::warning(
         CHECK,
         found,
@@ -31,19 +32,23 @@ fn absent() -> CheckResult {
     )
 }
 
-fn judge_version(said: &Ended, kernel: Option<(u32, u32)>) -> CheckResult {
-    let said = match said {
-        Ended::Well(said) => said,
-        Ended::Badly(why) => {
-            return CheckResult::warning(CHECK, format!("does not run: {why}"), "install a whole criu");
+fn judge_version(output: &ToolResult, kernel: Option<(u32, u32)>) -> CheckResult {
+    let output = match output {
+        ToolResult::Succeeded(output) => output,
+        ToolResult::Failed(why) => {
+            return CheckResult::warning(CHECK, format!("does not run: {why}"), "install a complete criu");
         }
     };
-    let Some(own @ (major, minor)) = version(said) else {
-        return CheckResult::warning(CHECK, format!("unknown version: {said}"), "install criu 4.2 or newer");
+    let Some(found @ (major, minor)) = version(output) else {
+        return CheckResult::warning(
+            CHECK,
+            format!("unknown version: {output}"),
+            "install criu 4.2 or newer",
+        );
     };
-    let row = NEEDS.iter().find(|(from, _)| kernel.is_some_and(|kernel| kernel >= *from));
+    let row = MIN_VERSIONS.iter().find(|(from, _)| kernel.is_some_and(|kernel| kernel >= *from));
     match row {
-        Some(((k, l), least @ (m, n))) if own < *least => CheckResult::warning(
+        Some(((k, l), min @ (m, n))) if found < *min => CheckResult::warning(
             CHECK,
             format!(
                 "{major}.{minor} cannot make checkpoints on kernels from {k}.{l} on: containers start cold"
@@ -54,11 +59,11 @@ fn judge_version(said: &Ended, kernel: Option<(u32, u32)>) -> CheckResult {
     }
 }
 
-fn judge_check(said: &Ended) -> CheckResult {
-    match said {
-        Ended::Well(_) => CheckResult::ok("criu check", "looks good"),
-        Ended::Badly(why) => {
-            let remedy = "run it yourself (criu check): it names what the kernel or this user's rights lack";
+fn judge_check(output: &ToolResult) -> CheckResult {
+    match output {
+        ToolResult::Succeeded(_) => CheckResult::ok("criu check", "looks good"),
+        ToolResult::Failed(why) => {
+            let remedy = "run `criu check`: it names the missing kernel options and rights";
             CheckResult::warning("criu check", why.as_str(), remedy)
         }
     }
@@ -84,15 +89,15 @@ fn judge_privilege(effective: Option<Capabilities>) -> CheckResult {
     CheckResult::ok(CHECK, "CAP_SYS_RESOURCE: processes of an image may have any uid")
 }
 
-/// `/run` as containerd sees it.
+/// Returns the path of `/run` in containerd's mount namespace.
 fn run_folder(pid: Option<i32>) -> PathBuf {
     pid.map_or_else(|| "/run".into(), |pid| format!("/proc/{pid}/root/run").into())
 }
 
-/// `None` when it cannot be known.
+/// Returns whether a folder is on a tmpfs; `None` when that cannot be read.
 fn on_tmpfs(folder: &Path) -> Option<bool> {
     let found = rustix::fs::statfs(folder).ok()?;
-    u64::try_from(found.f_type).ok().map(|kind| kind == TMPFS)
+    u64::try_from(found.f_type).ok().map(|kind| kind == TMPFS_MAGIC)
 }
 
 fn judge_cache(tmpfs: Option<bool>) -> CheckResult {
@@ -101,10 +106,10 @@ fn judge_cache(tmpfs: Option<bool>) -> CheckResult {
     match tmpfs {
         Some(true) => CheckResult::ok(CHECK, "/run is a tmpfs"),
         Some(false) => {
-            let found = "/run is no tmpfs: criu probes the kernel anew for each restore (25 to 30 ms)";
+            let found = "/run is not a tmpfs: criu probes the kernel anew for each restore (25 to 30 ms)";
             CheckResult::warning(CHECK, found, remedy)
         }
-        None => CheckResult::warning(CHECK, "containerd's /run cannot be looked at", remedy),
+        None => CheckResult::warning(CHECK, "containerd's /run cannot be read", remedy),
     }
 }
 
@@ -114,7 +119,7 @@ mod tests {
     use crate::cli::doctor::Verdict;
 
     #[test]
-    fn a_criu_that_is_too_old_for_the_kernel_is_warned_of() {
+    fn a_criu_that_is_too_old_for_the_kernel_is_a_warning() {
         for (criu, kernel, verdict) in [
             ("Version: 4.2.1", (6, 18), Verdict::Ok),
             ("Version: 4.1", (6, 16), Verdict::Warning),
@@ -124,16 +129,16 @@ mod tests {
             ("Version: 4.0", (7, 0), Verdict::Warning),
             ("?", (6, 1), Verdict::Warning),
         ] {
-            let judged = judge_version(&Ended::Well(criu.to_owned()), Some(kernel));
+            let judged = judge_version(&ToolResult::Succeeded(criu.to_owned()), Some(kernel));
             assert_eq!(judged.verdict, verdict, "{criu} {kernel:?}");
         }
-        let judged = judge_version(&Ended::Well("Version: 4.1".to_owned()), Some((6, 18)));
+        let judged = judge_version(&ToolResult::Succeeded("Version: 4.1".to_owned()), Some((6, 18)));
         assert!(judged.found.contains("4.1") && judged.found.contains("6.16"), "{judged:?}");
         assert_eq!(judged.remedy.as_deref(), Some("install criu 4.2 or newer"));
     }
 
     #[test]
-    fn what_criu_may_do_follows_from_capabilities() {
+    fn the_rights_of_criu_follow_from_containerds_capabilities() {
         let judged = |bits: &[u32]| judge_privilege(Some(Capabilities::of(bits)));
         assert_eq!(judged(&[SYS_ADMIN, SYS_RESOURCE]).verdict, Verdict::Ok);
         assert_eq!(judged(&[CHECKPOINT_RESTORE, SYS_RESOURCE]).verdict, Verdict::Ok);
@@ -143,15 +148,15 @@ mod tests {
     }
 
     #[test]
-    fn nothing_about_criu_ends_the_configured_mode() {
+    fn no_check_of_criu_fails() {
         let all = [
             absent(),
-            judge_check(&Ended::Badly("no".to_owned())),
+            judge_check(&ToolResult::Failed("no".to_owned())),
             judge_cache(None),
             judge_cache(Some(false)),
         ];
-        assert!(all.iter().all(|finding| finding.verdict == Verdict::Warning && finding.remedy.is_some()));
-        assert_eq!(judge_check(&Ended::Well(String::new())).verdict, Verdict::Ok);
+        assert!(all.iter().all(|result| result.verdict == Verdict::Warning && result.remedy.is_some()));
+        assert_eq!(judge_check(&ToolResult::Succeeded(String::new())).verdict, Verdict::Ok);
         assert_eq!(on_tmpfs(Path::new("/proc")), Some(false));
         assert_eq!(on_tmpfs(Path::new("/nowhere")), None);
     }

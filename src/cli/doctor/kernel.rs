@@ -1,20 +1,21 @@
-//! The kernel: its version, what it lets us do, how it bounds what containers use.
+//! Checks the kernel: its version, the capabilities of this process, and the cgroup controllers.
 
 use std::fs;
 use std::path::Path;
 
 use super::check_result::CheckResult;
-use super::command::version;
+use super::tool::version;
 
-/// Capabilities by their bit (`capability.h`).
+// The bits of capabilities (`linux/capability.h`).
+
 pub(super) const NET_ADMIN: u32 = 12;
 pub(super) const SYS_ADMIN: u32 = 21;
 pub(super) const SYS_RESOURCE: u32 = 24;
 pub(super) const CHECKPOINT_RESTORE: u32 = 40;
 
-/// The oldest kernel with all that the server itself uses: `pidfd` and `close_range`.
-const OLDEST: (u32, u32) = (5, 11);
-/// What limits of a container stand on.
+/// The oldest kernel with the system calls that the server uses: `pidfd_open` and `close_range`.
+const MIN_VERSION: (u32, u32) = (5, 11);
+/// The cgroup controllers that the limits of containers need.
 const CONTROLLERS: [&str; 3] = ["cpu", "memory", "pids"];
 
 /// A set of capabilities.
@@ -37,7 +38,7 @@ impl Capabilities {
     }
 }
 
-/// The controllers that there are, and in which version's hierarchy.
+/// The controllers of this host, and the version of their hierarchy; 0 when none is mounted.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Cgroups {
     version: u8,
@@ -49,17 +50,17 @@ pub(super) fn release() -> String {
 }
 
 pub(super) fn judge_release(release: &str) -> CheckResult {
-    let remedy = format!("use a kernel of at least {}.{}", OLDEST.0, OLDEST.1);
+    let remedy = format!("use a kernel of at least {}.{}", MIN_VERSION.0, MIN_VERSION.1);
     match version(release) {
-        Some(version) if version < OLDEST => CheckResult::missing("kernel", true, release, remedy),
+        Some(version) if version < MIN_VERSION => CheckResult::missing("kernel", true, release, remedy),
         Some(_) => CheckResult::ok("kernel", release),
         None => CheckResult::warning("kernel", "its version cannot be read", remedy),
     }
 }
 
-/// The effective capabilities of a process, of this one without a number; `None` when they cannot be read.
-pub(super) fn capabilities(of: Option<i32>) -> Option<Capabilities> {
-    let process = of.map_or_else(|| "self".to_owned(), |pid| pid.to_string());
+/// Returns the effective capabilities of a process, or of this process without a `pid`; `None` when they cannot be read.
+pub(super) fn capabilities(pid: Option<i32>) -> Option<Capabilities> {
+    let process = pid.map_or_else(|| "self".to_owned(), |pid| pid.to_string());
     Capabilities::parse(&fs::read_to_string(format!("/proc/{process}/status")).ok()?)
 }
 
@@ -88,7 +89,7 @@ pub(super) fn cgroups() -> Cgroups {
     parse_cgroups(&mounts, root.as_deref().unwrap_or_default())
 }
 
-/// Where the second version's hierarchy is mounted.
+/// Returns where the hierarchy of version 2 is mounted.
 fn unified_root(mounts: &str) -> Option<&str> {
     mounts.lines().find_map(|line| {
         let fields: Vec<_> = line.split(' ').collect();
@@ -96,7 +97,7 @@ fn unified_root(mounts: &str) -> Option<&str> {
     })
 }
 
-/// A host may mount both versions; the one that has controllers is the one that counts.
+/// A host may mount both versions. The one that has controllers counts.
 fn parse_cgroups(mounts: &str, unified: &str) -> Cgroups {
     let first: Vec<String> = mounts
         .lines()
@@ -123,14 +124,17 @@ pub(super) fn judge_cgroups(cgroups: &Cgroups, needed: bool) -> CheckResult {
     if cgroups.version == 0 {
         return CheckResult::missing(CHECK, needed, "none is mounted", REMEDY);
     }
-    let there = |name: &&str| cgroups.controllers.iter().any(|controller| controller == name);
-    let (have, lack): (Vec<&str>, Vec<&str>) = CONTROLLERS.into_iter().partition(there);
+    let is_present = |name: &&str| cgroups.controllers.iter().any(|controller| controller == name);
+    let (have, lack): (Vec<&str>, Vec<&str>) = CONTROLLERS.into_iter().partition(is_present);
     let found = format!("version {} with {}", cgroups.version, have.join(", "));
     match lack.is_empty() {
         true => CheckResult::ok(CHECK, found),
         false => {
-            let found =
-                format!("version {} without {}: such limits do not hold", cgroups.version, lack.join(", "));
+            let found = format!(
+                "version {} without {}: the limits that need them have no effect",
+                cgroups.version,
+                lack.join(", ")
+            );
             CheckResult::warning(CHECK, found, "enable these controllers (kernel parameter cgroup_enable=)")
         }
     }
@@ -142,7 +146,7 @@ mod tests {
     use crate::cli::doctor::Verdict;
 
     #[test]
-    fn an_old_kernel_fails_and_an_unknown_one_is_warned_of() {
+    fn an_old_kernel_fails_and_an_unknown_version_is_a_warning() {
         assert_eq!(judge_release("6.18.44-x").verdict, Verdict::Ok);
         assert_eq!(judge_release("5.11.0").verdict, Verdict::Ok);
         assert_eq!(judge_release("5.10.0-28-amd64").verdict, Verdict::Failed);
@@ -150,7 +154,7 @@ mod tests {
     }
 
     #[test]
-    fn capabilities_that_containers_need_are_named_when_they_are_lacking() {
+    fn missing_capabilities_that_containers_need_are_named() {
         let all =
             Capabilities::parse("Name:\tx\nCapPrm:\t0\nCapEff:\t000001fffeffffff\nCapBnd:\t0\n").unwrap();
         assert!(all.has(SYS_ADMIN) && all.has(CHECKPOINT_RESTORE) && !all.has(SYS_RESOURCE));
@@ -168,7 +172,7 @@ mod tests {
     const SECOND: &str = "cgroup2 /sys/fs/cgroup cgroup2 rw,nsdelegate 0 0\n";
 
     #[test]
-    fn both_versions_of_cgroups_are_known_and_the_one_with_controllers_counts() {
+    fn the_version_of_cgroups_with_controllers_counts() {
         let second = parse_cgroups(SECOND, "cpuset cpu io memory pids\n");
         assert_eq!(second.version, 2);
         assert_eq!(judge_cgroups(&second, true).found, "version 2 with cpu, memory, pids");

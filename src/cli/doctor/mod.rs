@@ -1,67 +1,92 @@
-//! What this host can do: one line a check, each with a remedy where something is amiss.
+//! `doctor`: checks the host and prints a fix for each problem.
 //!
-//! Each file looks at one thing: a function that reads the host, and one that judges what was read.
+//! Each file checks one thing: one function reads the host, and another one judges what was read. `check_result.rs` is the
+//! result of a check and its output, `tool.rs` runs external tools, and `at_start.rs` runs all checks when a server starts.
+//!
+//! **A check must have a deadline and change nothing**, because the checks also run at each start of a server.
 
-pub mod at_start;
+pub(super) mod at_start;
 mod check_result;
-mod command;
 mod containerd;
 mod criu;
 mod disk_and_memory;
 mod kernel;
-mod memory;
+mod memory_sharing;
 mod network;
+mod tool;
 
+use std::io::Write;
+use std::path::Path;
+use std::process::ExitCode;
 use std::sync::Arc;
 
+use super::command::{FAILURE, fail, read_config};
 use crate::config::{Config, RuntimeMode};
 use crate::runtime::Checkpoint;
 use crate::runtime::tracefs::Tracefs;
+use crate::server::backends;
 use crate::store::{Store, StoreError};
 
-pub use check_result::{CheckResult, Verdict, json, text};
+use check_result::{CheckResult, Verdict, json, mode_works, text};
 
-/// Examines the host for what `config` asks of it, which changes nothing. What only another mode would need is a
-/// warning at most. Takes seconds at worst: every command and connection has a deadline. `store` is the one that servers
-/// share, if that is configured, and `baked` what there is of checkpoints.
-pub async fn examine(
+/// Checks the host and prints the results. The exit status says whether the configured mode works.
+pub(super) fn run(file: Option<&Path>, as_json: bool) -> ExitCode {
+    let (config, _) = match read_config(file) {
+        Ok(read) => read,
+        Err(status) => return status,
+    };
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return fail(FAILURE, format!("cannot start: {error}")),
+    };
+    let store = backends::shared_store(&config);
+    let results = runtime.block_on(check_host(&config, store, &backends::baked_checkpoints(&config)));
+    // Not dropped, which would wait for the thread of a DNS lookup that has passed its deadline.
+    runtime.shutdown_background();
+    let output = if as_json { json(&results) } else { text(&results) };
+    if let Err(error) = std::io::stdout().write_all(output.as_bytes()) {
+        return fail(FAILURE, error);
+    }
+    if mode_works(&results) { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// Checks the host for what `config` needs, and changes nothing. What only another mode needs is a warning at most. Takes
+/// seconds at most, because every tool and every connection has a deadline. `store` is the store that nodes share, if one is
+/// configured, and `baked` are the checkpoints on this host.
+async fn check_host(
     config: &Config,
     store: Option<Arc<dyn Store>>,
     baked: &[Checkpoint],
 ) -> Vec<CheckResult> {
-    let contained = config.runtime.mode == RuntimeMode::Containerd;
+    let containers = config.runtime.mode == RuntimeMode::Containerd;
     let store = match store {
-        None => embedded("store"),
+        None => CheckResult::ok("store", "embedded in the server"),
         Some(store) => judge_store(store.ping().await),
     };
-    let mut findings = vec![store, embedded("queue")];
-    findings.extend(disk_and_memory::examine(&config.state_dir));
-    findings.push(network::wildcard(&config.server.public.base_domain).await);
+    let mut results = vec![store];
+    results.extend(disk_and_memory::check(&config.state_dir));
+    results.push(network::check_wildcard_dns(&config.server.public.base_domain).await);
     let kernel = kernel::release();
-    findings.push(kernel::judge_release(&kernel));
-    findings.push(kernel::judge_capabilities(kernel::capabilities(None), contained));
-    findings.push(kernel::judge_cgroups(&kernel::cgroups(), contained));
-    let (found, daemon) = containerd::examine(&config.runtime.containerd_address, contained).await;
-    findings.extend(found);
+    results.push(kernel::judge_release(&kernel));
+    results.push(kernel::judge_capabilities(kernel::capabilities(None), containers));
+    results.push(kernel::judge_cgroups(&kernel::cgroups(), containers));
+    let (of_containerd, containerd) = containerd::check(&config.runtime.containerd_address, containers).await;
+    results.extend(of_containerd);
     if config.runtime.criu_enabled {
-        findings.extend(criu::examine(&daemon, &kernel).await);
-        if contained {
-            findings.push(memory::judge_watching(Tracefs::open().map(drop)));
-            findings.extend(config.templates.iter().flat_map(|template| memory::judge(template, baked)));
+        results.extend(criu::check(&containerd, &kernel).await);
+        if containers {
+            results.push(memory_sharing::judge_tracing(Tracefs::mount().map(drop)));
+            let templates = config.templates.iter();
+            results.extend(templates.flat_map(|template| memory_sharing::judge(template, baked)));
         }
     }
-    let wanted = network::Wanted {
-        containers: contained,
+    let needs = network::NetworkNeeds {
+        containers,
         egress: config.templates.iter().any(|template| !template.app.egress.is_sealed()),
-        outside: &config.runtime.outside,
+        settings: &config.runtime.egress,
     };
-    findings.extend(network::examine(&wanted).await);
-    findings
-}
-
-/// Whether the configured mode works, by what was found.
-pub fn works(findings: &[CheckResult]) -> bool {
-    findings.iter().all(|finding| finding.verdict != Verdict::Failed)
+    results.extend(network::check(&needs).await);
+    results
 }
 
 fn judge_store(answer: Result<(), StoreError>) -> CheckResult {
@@ -74,8 +99,4 @@ fn judge_store(answer: Result<(), StoreError>) -> CheckResult {
             "start Valkey, or set VALKEY_ADDR to where it listens",
         ),
     }
-}
-
-fn embedded(check: &'static str) -> CheckResult {
-    CheckResult::ok(check, "embedded in the server")
 }

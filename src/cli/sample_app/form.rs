@@ -2,13 +2,13 @@
 
 use percent_encoding::percent_decode_str;
 
-/// Why a body is no form of ours.
+/// Why a body is no valid form.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub(super) enum FormError {
     #[error("The form is not valid UTF-8.")]
     NotText,
     #[error("The form has the same field twice.")]
-    Twice,
+    DuplicateField,
 }
 
 /// The two fields of the guest book's form; a missing field is an empty one.
@@ -20,6 +20,9 @@ pub(super) struct Form {
 
 impl Form {
     /// Reads a form's body. Fields of other names are ignored.
+    ///
+    /// # Errors
+    /// The body is not UTF-8, or has a field twice.
     pub(super) fn parse(body: &[u8]) -> Result<Form, FormError> {
         let body = std::str::from_utf8(body).map_err(|_| FormError::NotText)?;
         Ok(Form {
@@ -29,13 +32,16 @@ impl Form {
     }
 }
 
-/// The decoded value of one field of a form or a query; `None` when it is absent.
+/// Returns the decoded value of one field of a form or a query; `None` when it is absent.
+///
+/// # Errors
+/// A name or the value is not UTF-8, or the field is there twice.
 pub(super) fn field(encoded: &str, wanted: &str) -> Result<Option<String>, FormError> {
     let mut found = None;
     for pair in encoded.split('&') {
         let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
         if decode(key)? == wanted && found.replace(decode(value)?).is_some() {
-            return Err(FormError::Twice);
+            return Err(FormError::DuplicateField);
         }
     }
     Ok(found)
@@ -62,9 +68,9 @@ mod tests {
     }
 
     #[test]
-    fn bytes_that_are_no_text_and_doubled_fields_are_refused() {
+    fn bytes_that_are_no_utf8_and_duplicate_fields_are_refused() {
         assert_eq!(Form::parse(b"name=%FF"), Err(FormError::NotText));
         assert_eq!(Form::parse(b"name=\xff"), Err(FormError::NotText));
-        assert_eq!(Form::parse(b"name=a&name=b"), Err(FormError::Twice));
+        assert_eq!(Form::parse(b"name=a&name=b"), Err(FormError::DuplicateField));
     }
 }

@@ -1,4 +1,4 @@
-//! The pages. The templates lie beside this file; here their slots are filled.
+//! The pages. Fills the HTML templates beside this file.
 
 use std::time::Duration;
 
@@ -6,10 +6,10 @@ use http::{HeaderMap, HeaderValue, StatusCode};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
-use super::App;
+use super::app::SampleApp;
 use super::form::Form;
-use super::guest_book::{Entry, Refusal};
-use super::reply::{self, Reply};
+use super::guest_book::{BookEntry, EntryRefusal};
+use super::response::{self, AppResponse};
 use crate::api::pages::html::Html;
 use crate::clock::Millis;
 
@@ -29,29 +29,29 @@ const COUNTDOWN: &str = r#"  <div class="fact time" id="time" data-left-ms="{{mi
     <p class="until">until <time id="until" datetime="{{until}}">{{hour}} UTC</time></p>
   </div>"#;
 
-/// Why an entry was not taken, for the page or as JSON.
+/// Why an entry was refused, for the page or as JSON.
 #[derive(Debug)]
-pub(super) struct Problem {
+pub(super) struct FormProblem {
     pub(super) status: StatusCode,
-    /// The form field that it is about, if it is about one.
+    /// The form field that is wrong, if it is one.
     pub(super) field: Option<&'static str>,
     pub(super) message: String,
 }
 
-impl Problem {
-    /// A problem with the request as a whole.
-    pub(super) fn new(status: StatusCode, message: impl Into<String>) -> Problem {
-        Problem { status, field: None, message: message.into() }
+impl FormProblem {
+    /// Returns a problem with the request as a whole.
+    pub(super) fn new(status: StatusCode, message: impl Into<String>) -> FormProblem {
+        FormProblem { status, field: None, message: message.into() }
     }
 
-    fn about(&self, field: &str) -> bool {
+    fn is_about(&self, field: &str) -> bool {
         self.field == Some(field)
     }
 }
 
-impl From<Refusal> for Problem {
-    fn from(refusal: Refusal) -> Problem {
-        Problem {
+impl From<EntryRefusal> for FormProblem {
+    fn from(refusal: EntryRefusal) -> FormProblem {
+        FormProblem {
             status: StatusCode::BAD_REQUEST,
             field: Some(refusal.field()),
             message: refusal.to_string(),
@@ -59,7 +59,7 @@ impl From<Refusal> for Problem {
     }
 }
 
-/// How long the instance still lives.
+/// The time until the instance's deadline.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct TimeLeft {
     until: Millis,
@@ -67,13 +67,13 @@ pub(super) struct TimeLeft {
 }
 
 impl TimeLeft {
-    /// In milliseconds; zero when it is over.
+    /// Returns the time in milliseconds; 0 after the deadline.
     pub(super) fn millis(self) -> u64 {
         u64::try_from(self.left.as_millis()).unwrap_or(u64::MAX)
     }
 }
 
-/// What the proxy says about the instance's end, in the header that it adds to each request; `None` without it.
+/// Returns the time until the deadline in the header that the proxy adds to each request; `None` without the header.
 pub(super) fn time_left(headers: &HeaderMap, now: Millis) -> Option<TimeLeft> {
     let text = headers.get("x-demo-expires-at")?.to_str().ok()?;
     let at = OffsetDateTime::parse(text, &Rfc3339).ok()?;
@@ -81,37 +81,42 @@ pub(super) fn time_left(headers: &HeaderMap, now: Millis) -> Option<TimeLeft> {
     Some(TimeLeft { until, left: until.since(now) })
 }
 
-/// The guest book, with what was typed and what is wrong with it after a refused entry.
-pub(super) fn guest_book(app: &App, headers: &HeaderMap, form: &Form, problem: Option<&Problem>) -> Reply {
+/// Returns the guest book's page. After a refused entry it has the typed text and the problem.
+pub(super) fn guest_book(
+    app: &SampleApp,
+    headers: &HeaderMap,
+    form: &Form,
+    problem: Option<&FormProblem>,
+) -> AppResponse {
     let now = app.clock.now();
-    let book = app.keeper.book();
+    let book = app.entries.book();
     let count = book.newest_first().len();
     let entries = Html::concat(book.newest_first().map(|each| entry(each, now)));
     let state = |field| match problem {
-        Some(problem) if problem.about(field) => Html::markup(" aria-invalid=\"true\" autofocus"),
+        Some(problem) if problem.is_about(field) => Html::markup(" aria-invalid=\"true\" autofocus"),
         _ => Html::default(),
     };
-    let wrong = |field| match problem {
-        Some(problem) if problem.about(field) => Html::text(&problem.message),
+    let field_problem = |field| match problem {
+        Some(problem) if problem.is_about(field) => Html::escape(&problem.message),
         _ => Html::default(),
     };
-    let id = app.settings.own_id();
+    let id = app.settings.current_id();
     let title = format!("{}Guest book · {}", if problem.is_some() { "Not signed: " } else { "" }, id);
     let values = vec![
-        ("title", Html::text(&title)),
-        ("id", Html::text(&id)),
-        ("address", address(&app.settings.own_url())),
+        ("title", Html::escape(&title)),
+        ("id", Html::escape(&id)),
+        ("address", address(&app.settings.current_url())),
         ("countdown", time_left(headers, now).map_or_else(Html::default, countdown)),
         (
             "problem",
-            problem.filter(|p| p.field.is_none()).map_or_else(Html::default, |p| Html::text(&p.message)),
+            problem.filter(|p| p.field.is_none()).map_or_else(Html::default, |p| Html::escape(&p.message)),
         ),
-        ("name", Html::text(&form.name)),
+        ("name", Html::escape(&form.name)),
         ("name_state", state("name")),
-        ("name_wrong", wrong("name")),
-        ("text", Html::text(&form.text)),
+        ("name_wrong", field_problem("name")),
+        ("text", Html::escape(&form.text)),
         ("text_state", state("text")),
-        ("text_wrong", wrong("text")),
+        ("text_wrong", field_problem("text")),
         ("total", Html::number(count as u64)),
         ("empty_state", Html::markup(if count == 0 { "" } else { " hidden" })),
         ("entries", entries),
@@ -120,45 +125,49 @@ pub(super) fn guest_book(app: &App, headers: &HeaderMap, form: &Form, problem: O
     document(problem.map_or(StatusCode::OK, |p| p.status), PAGE, values)
 }
 
-/// A page with a title, a sentence, and a way back.
-pub(super) fn notice(status: StatusCode, title: &str, message: &str) -> Reply {
-    document(status, NOTICE, vec![("title", Html::text(title)), ("message", Html::text(message))])
+/// Returns a page with a title, a sentence, and a link to the guest book.
+pub(super) fn notice(status: StatusCode, title: &str, message: &str) -> AppResponse {
+    document(status, NOTICE, vec![("title", Html::escape(title)), ("message", Html::escape(message))])
 }
 
-fn document(status: StatusCode, template: &'static str, mut values: Vec<(&'static str, Html)>) -> Reply {
+fn document(
+    status: StatusCode,
+    template: &'static str,
+    mut values: Vec<(&'static str, Html)>,
+) -> AppResponse {
     let mut random = [0u8; 16];
-    getrandom::fill(&mut random).expect("Linux always has its random source");
+    getrandom::fill(&mut random).expect("Linux always has a random source");
     let nonce = format!("{:032x}", u128::from_ne_bytes(random));
-    values.push(("nonce", Html::text(&nonce)));
+    values.push(("nonce", Html::escape(&nonce)));
     values.push(("style", Html::markup(STYLE)));
     let html = Html::fill(template, &values).into_string();
-    let mut reply = reply::whole(status, "text/html; charset=utf-8", html);
+    let mut response = response::whole(status, "text/html; charset=utf-8", html);
     let policy = format!(
         "default-src 'none'; style-src 'nonce-{nonce}'; script-src 'nonce-{nonce}'; img-src data:; \
          connect-src 'self' ws: wss:; form-action 'self'; base-uri 'none'; frame-ancestors 'self'"
     );
-    let headers = reply.headers_mut();
+    let headers = response.headers_mut();
     headers.insert(
         "content-security-policy",
         HeaderValue::from_str(&policy).expect("the nonce is hexadecimal, the rest a constant"),
     );
     headers.insert("x-content-type-options", HeaderValue::from_static("nosniff"));
-    // The host name is all that keeps an instance private, so no link may give it away.
+    // The secret host name is what keeps an instance private, so no link may send it to another site.
     headers.insert("referrer-policy", HeaderValue::from_static("same-origin"));
-    reply
+    response
 }
 
-fn entry(entry: &Entry, now: Millis) -> Html {
+fn entry(entry: &BookEntry, now: Millis) -> Html {
     Html::fill(
         ENTRY,
         &[
             ("id", Html::number(entry.id)),
             ("tone", Html::number(u64::from(entry.tone()))),
-            ("initial", Html::text(&entry.initial())),
-            ("name", Html::text(&entry.name)),
-            ("at", Html::text(&entry.at.rfc3339())),
-            ("ago", Html::text(&ago(entry.at, now))),
-            ("text", Html::text(&entry.text)),
+            ("initial", Html::escape(&entry.initial())),
+            ("name", Html::escape(&entry.name)),
+            ("at", Html::escape(&entry.at.rfc3339())),
+            ("ago", Html::escape(&ago(entry.at, now))),
+            ("text", Html::escape(&entry.text)),
         ],
     )
 }
@@ -170,23 +179,23 @@ fn countdown(time: TimeLeft) -> Html {
         COUNTDOWN,
         &[
             ("millis", Html::number(time.millis())),
-            ("clock", Html::text(&clock(time.left))),
-            ("until", Html::text(&until)),
-            ("hour", Html::text(hour)),
+            ("clock", Html::escape(&clock(time.left))),
+            ("until", Html::escape(&until)),
+            ("hour", Html::escape(hour)),
         ],
     )
 }
 
-/// A link, unless the address is none that a browser may follow.
+/// Returns a link, or plain text for a URL that is not http or https.
 fn address(url: &str) -> Html {
     let Some(short) = url.strip_prefix("http://").or_else(|| url.strip_prefix("https://")) else {
-        return Html::text(url);
+        return Html::escape(url);
     };
-    let values = [("url", Html::text(url)), ("short", Html::text(short.trim_end_matches('/')))];
+    let values = [("url", Html::escape(url)), ("short", Html::escape(short.trim_end_matches('/')))];
     Html::fill(r#"<a href="{{url}}">{{short}}</a>"#, &values)
 }
 
-/// `1:02:03` or `2:03`; what is begun of a second counts, so that zero means the end.
+/// Returns `1:02:03` or `2:03`. A part of a second counts as one, so that zero means the end.
 fn clock(left: Duration) -> String {
     let seconds = left.as_millis().div_ceil(1000);
     let (h, m, s) = (seconds / 3600, seconds / 60 % 60, seconds % 60);
@@ -205,7 +214,7 @@ fn ago(at: Millis, now: Millis) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cli::sample_app::guest_book::TONES;
+    use crate::cli::sample_app::guest_book::BADGE_COLOURS;
 
     fn headers(value: &'static str) -> HeaderMap {
         HeaderMap::from_iter([("x-demo-expires-at".parse().unwrap(), HeaderValue::from_static(value))])
@@ -220,7 +229,7 @@ mod tests {
     }
 
     #[test]
-    fn without_a_time_that_can_be_read_there_is_no_countdown() {
+    fn without_a_valid_time_there_is_no_countdown() {
         assert_eq!(time_left(&HeaderMap::new(), Millis(0)), None);
         for bad in ["", "soon", "2023-11-14", "1700000000", "1900-01-01T00:00:00Z"] {
             assert_eq!(time_left(&headers(bad), Millis(0)), None, "{bad}");
@@ -247,14 +256,14 @@ mod tests {
     }
 
     #[test]
-    fn an_address_becomes_a_link_only_when_it_is_on_the_web() {
+    fn a_url_becomes_a_link_only_with_http_or_https() {
         assert_eq!(address("javascript:alert(1)").into_string(), "javascript:alert(1)");
         assert_eq!(address("http://a/?\"").into_string(), "<a href=\"http://a/?&quot;\">a/?&quot;</a>");
         assert_eq!(address("https://a/").into_string(), "<a href=\"https://a/\">a</a>");
     }
 
     #[test]
-    fn every_element_that_the_script_looks_for_is_in_the_template() {
+    fn every_element_that_the_script_uses_is_in_the_template() {
         let wanted = SCRIPT.split("el(\"").skip(1).map(|rest| rest.split('"').next().unwrap());
         for id in wanted.chain(["name-wrong", "text-wrong"]) {
             let attribute = format!("id=\"{id}\"");
@@ -264,6 +273,6 @@ mod tests {
 
     #[test]
     fn the_style_sheet_has_every_colour_of_a_badge() {
-        assert!((1..TONES).all(|tone| STYLE.contains(&format!(".tone-{tone} "))));
+        assert!((1..BADGE_COLOURS).all(|tone| STYLE.contains(&format!(".tone-{tone} "))));
     }
 }

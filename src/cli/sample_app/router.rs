@@ -1,4 +1,4 @@
-//! One flat match from method and path to an answer, and the handlers of the guest book itself.
+//! Maps method and path to a handler, and handles the guest book's own requests.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,19 +11,20 @@ use hyper::body::Incoming;
 use serde_json::{Value, json};
 use tokio::time::timeout;
 
+use super::app::SampleApp;
 use super::form::Form;
-use super::guest_book::{Draft, Entry};
-use super::page::{self, Problem};
-use super::reply::{self, Reply};
-use super::{App, inspect, live, streams};
+use super::guest_book::{BookEntry, EntryDraft};
+use super::page::{self, FormProblem};
+use super::response::{self, AppResponse};
+use super::{inspect, live, streams};
 
-/// Largest form, in bytes: the longest name and text fit with every character percent-encoded.
-const FORM_LIMIT: usize = 8 * 1024;
-/// Time for a form to arrive.
+/// The largest form, in bytes. The longest name and text fit with every character percent-encoded.
+const MAX_FORM: usize = 8 * 1024;
+/// The time for a form to arrive.
 const FORM_DEADLINE: Duration = Duration::from_secs(10);
 
-/// Answers one request. hyper leaves the body off the answer to a HEAD.
-pub(super) async fn answer(app: Arc<App>, request: Request<Incoming>) -> Reply {
+/// Answers one request. hyper omits the body of the answer to a HEAD.
+pub(super) async fn respond(app: Arc<SampleApp>, request: Request<Incoming>) -> AppResponse {
     let method = match *request.method() {
         Method::HEAD => Method::GET,
         ref other => other.clone(),
@@ -31,9 +32,9 @@ pub(super) async fn answer(app: Arc<App>, request: Request<Incoming>) -> Reply {
     let path = request.uri().path().to_owned();
     match (method, path.as_str()) {
         (Method::GET, "/") => page::guest_book(&app, request.headers(), &Form::default(), None),
-        (Method::GET, "/entries") => reply::json(StatusCode::OK, &entries(&app, request.headers())),
+        (Method::GET, "/entries") => response::json(StatusCode::OK, &entries(&app, request.headers())),
         (Method::POST, "/entries") => sign(&app, request).await,
-        (Method::GET, "/health") => reply::text(StatusCode::OK, "ok"),
+        (Method::GET, "/health") => response::text(StatusCode::OK, "ok"),
         (Method::GET, "/live") => live::socket(app, request),
         (Method::GET, "/events") => live::events(&app),
         (Method::POST, "/upload") => streams::upload(request.into_body()).await,
@@ -44,19 +45,19 @@ pub(super) async fn answer(app: Arc<App>, request: Request<Incoming>) -> Reply {
     }
 }
 
-/// The whole book, with the time left: enough for the page's script to catch up after it lost its socket.
-fn entries(app: &App, headers: &HeaderMap) -> Value {
-    let book = app.keeper.book();
+/// Returns the whole book and the remaining time, from which the page's script catches up after its socket broke.
+fn entries(app: &SampleApp, headers: &HeaderMap) -> Value {
+    let book = app.entries.book();
     json!({
-        "entries": book.newest_first().map(Entry::view).collect::<Vec<_>>(),
+        "entries": book.newest_first().map(BookEntry::view).collect::<Vec<_>>(),
         "last_id": book.last_id(),
         "left_ms": page::time_left(headers, app.clock.now()).map(|left| left.millis()),
     })
 }
 
-/// Takes an entry. A browser's form gets a 303 back to the page, or the page again with what is wrong and what was
-/// typed; a client that asks for JSON gets the entry, or `{"error", "field"}`.
-async fn sign(app: &Arc<App>, request: Request<Incoming>) -> Reply {
+/// Adds an entry. A browser's form gets a 303 to the page, or the page with the problem and the typed text. A client that
+/// accepts JSON gets the entry, or `{"error", "field"}`.
+async fn sign(app: &Arc<SampleApp>, request: Request<Incoming>) -> AppResponse {
     let (head, body) = request.into_parts();
     let wants_json = has(&head.headers, ACCEPT, "application/json");
     let mut form = Form::default();
@@ -68,39 +69,44 @@ async fn sign(app: &Arc<App>, request: Request<Incoming>) -> Reply {
         Err(problem) => Err(problem),
     };
     match (outcome, wants_json) {
-        (Ok(entry), true) => reply::json(StatusCode::CREATED, &entry.view()),
-        (Ok(_), false) => reply::with(reply::text(StatusCode::SEE_OTHER, "Signed.\n"), LOCATION, "/"),
+        (Ok(entry), true) => response::json(StatusCode::CREATED, &entry.view()),
+        (Ok(_), false) => response::with(response::text(StatusCode::SEE_OTHER, "Signed.\n"), LOCATION, "/"),
         (Err(problem), true) => {
-            reply::json(problem.status, &json!({ "error": problem.message, "field": problem.field }))
+            response::json(problem.status, &json!({ "error": problem.message, "field": problem.field }))
         }
         (Err(problem), false) => page::guest_book(app, &head.headers, &form, Some(&problem)),
     }
 }
 
-async fn read(headers: &HeaderMap, body: Incoming) -> Result<Form, Problem> {
-    // A client that names no type is taken at its word that it sends a form.
+async fn read(headers: &HeaderMap, body: Incoming) -> Result<Form, FormProblem> {
+    // A body without a content type is read as a form.
     if headers.contains_key(CONTENT_TYPE) && !has(headers, CONTENT_TYPE, "application/x-www-form-urlencoded")
     {
-        return Err(Problem::new(StatusCode::BAD_REQUEST, "Please send the entry as an HTML form."));
+        return Err(FormProblem::new(StatusCode::BAD_REQUEST, "Please send the entry as an HTML form."));
     }
-    let collected = timeout(FORM_DEADLINE, Limited::new(body, FORM_LIMIT).collect())
+    let collected = timeout(FORM_DEADLINE, Limited::new(body, MAX_FORM).collect())
         .await
-        .map_err(|_| Problem::new(StatusCode::REQUEST_TIMEOUT, "The form took too long to arrive."))?;
+        .map_err(|_| FormProblem::new(StatusCode::REQUEST_TIMEOUT, "The form took too long to arrive."))?;
     let bytes: Bytes = match collected {
         Ok(collected) => collected.to_bytes(),
         Err(error) if error.is::<LengthLimitError>() => {
-            return Err(Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "The form is too large: at most 8 KiB."));
+            return Err(FormProblem::new(
+                StatusCode::PAYLOAD_TOO_LARGE,
+                "The form is too large: at most 8 KiB.",
+            ));
         }
-        Err(_) => return Err(Problem::new(StatusCode::BAD_REQUEST, "The form did not arrive as a whole.")),
+        Err(_) => {
+            return Err(FormProblem::new(StatusCode::BAD_REQUEST, "The form did not arrive as a whole."));
+        }
     };
-    Form::parse(&bytes).map_err(|error| Problem::new(StatusCode::BAD_REQUEST, error.to_string()))
+    Form::parse(&bytes).map_err(|error| FormProblem::new(StatusCode::BAD_REQUEST, error.to_string()))
 }
 
-async fn enter(app: &Arc<App>, form: &Form) -> Result<Entry, Problem> {
-    let draft = Draft::new(&form.name, &form.text).map_err(Problem::from)?;
-    app.keeper.sign(draft, app.clock.now()).await.map_err(|error| {
-        tracing::warn!(%error, "an entry was not kept");
-        Problem::new(StatusCode::SERVICE_UNAVAILABLE, error.to_string())
+async fn enter(app: &Arc<SampleApp>, form: &Form) -> Result<BookEntry, FormProblem> {
+    let draft = EntryDraft::new(&form.name, &form.text).map_err(FormProblem::from)?;
+    app.entries.sign(draft, app.clock.now()).await.map_err(|error| {
+        tracing::warn!(%error, "failed to save entry");
+        FormProblem::new(StatusCode::SERVICE_UNAVAILABLE, error.to_string())
     })
 }
 

@@ -1,52 +1,52 @@
-//! What the process runtime tells the app through its environment.
+//! The settings of the sample app, from the environment that the runtime sets.
 
 use std::path::PathBuf;
 
-/// Where the app listens and who it is.
+/// Where the app listens, and which instance it is.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Settings {
-    /// `HOST`: address or name to listen on.
-    pub host: String,
-    /// `PORT`: 0 lets the system choose.
-    pub port: u16,
-    /// `INSTANCE_ID`.
-    pub id: String,
-    /// `INSTANCE_URL`: the public address.
-    pub url: String,
-    /// `INSTANCE_HOST`: the public host name.
-    pub instance_host: String,
-    /// `INSTANCE_FILES`: a folder with the files `id`, `url` and `host`, which win over the three above. A copy of a
-    /// process that runs has that one's environment, and files of its own.
-    pub files: Option<PathBuf>,
-    /// The guest book's file; `guestbook.json` in the working directory.
-    pub data_file: PathBuf,
+pub(crate) struct Settings {
+    /// `HOST`: the address or name to listen on.
+    pub(crate) host: String,
+    /// `PORT`: the port to listen on; with 0 the system chooses one.
+    pub(crate) port: u16,
+    /// `INSTANCE_ID`: the instance's id.
+    pub(crate) id: String,
+    /// `INSTANCE_URL`: the instance's URL.
+    pub(crate) url: String,
+    /// `INSTANCE_HOST`: the instance's host name.
+    pub(crate) instance_host: String,
+    /// `INSTANCE_FILES`: a folder with the files `id`, `url` and `host`, which win over the three variables. A restored instance
+    /// has the environment of the process that was baked, but its own files.
+    pub(crate) files: Option<PathBuf>,
+    /// The guest book's file: `guestbook.json` in the working directory.
+    pub(crate) data_file: PathBuf,
 }
 
-/// Everything wrong with the environment, a line each.
+/// All errors in the environment, one line each.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{}", .0.join("\n"))]
-pub struct SettingsError(Vec<String>);
+pub(crate) struct SettingsError(Vec<String>);
 
 impl Settings {
     /// Reads `HOST` (default 127.0.0.1), `PORT` (required), `INSTANCE_ID` and `INSTANCE_HOST` (default `local`) and
     /// `INSTANCE_URL` (default: where it listens).
     ///
     /// # Errors
-    /// When `PORT` is missing or no port number, or a variable is not UTF-8; all of it at once.
-    pub fn from_env() -> Result<Settings, SettingsError> {
-        let mut odd = Vec::new();
+    /// `PORT` is missing or no port number, or a variable is not UTF-8. All errors at once.
+    pub(crate) fn from_env() -> Result<Settings, SettingsError> {
+        let mut invalid = Vec::new();
         let read = Settings::from_variables(|name| {
             let value = std::env::var_os(name)?;
-            value.into_string().map_err(|_| odd.push(format!("{name} is not valid UTF-8"))).ok()
+            value.into_string().map_err(|_| invalid.push(format!("{name} is not valid UTF-8"))).ok()
         });
-        if odd.is_empty() { read } else { Err(SettingsError(odd)) }
+        if invalid.is_empty() { read } else { Err(SettingsError(invalid)) }
     }
 
-    /// As [`Settings::from_env`], from any source of variables. An empty variable counts as unset.
+    /// Reads the settings as [`Settings::from_env`] does, from any source of variables. An empty variable counts as not set.
     ///
     /// # Errors
-    /// As [`Settings::from_env`].
-    pub fn from_variables(
+    /// `PORT` is missing or no port number.
+    pub(crate) fn from_variables(
         mut variable: impl FnMut(&'static str) -> Option<String>,
     ) -> Result<Settings, SettingsError> {
         let mut given = |name| variable(name).filter(|value| !value.is_empty());
@@ -70,26 +70,27 @@ impl Settings {
     }
 }
 
-/// Who this instance is. Read anew for each visitor, because a copy becomes another between two of them.
+// The identity of the instance. Its files are read for each request, because a restore turns this process into another
+// instance.
 impl Settings {
-    /// Shown on the page.
-    pub fn own_id(&self) -> String {
-        self.own("id", &self.id)
+    /// Returns the instance's id, which the page shows.
+    pub(crate) fn current_id(&self) -> String {
+        self.file_or("id", &self.id)
     }
 
-    /// Shown on the page.
-    pub fn own_url(&self) -> String {
-        self.own("url", &self.url)
+    /// Returns the instance's URL, which the page shows.
+    pub(crate) fn current_url(&self) -> String {
+        self.file_or("url", &self.url)
     }
 
-    /// The public host name.
-    pub fn own_host(&self) -> String {
-        self.own("host", &self.instance_host)
+    /// Returns the instance's host name.
+    pub(crate) fn current_host(&self) -> String {
+        self.file_or("host", &self.instance_host)
     }
 
-    fn own(&self, name: &str, otherwise: &str) -> String {
+    fn file_or(&self, name: &str, default: &str) -> String {
         let file = self.files.as_ref().and_then(|folder| std::fs::read_to_string(folder.join(name)).ok());
-        file.map_or_else(|| otherwise.to_owned(), |text| text.trim_end().to_owned())
+        file.map_or_else(|| default.to_owned(), |text| text.trim_end().to_owned())
     }
 }
 
@@ -122,14 +123,20 @@ mod tests {
     }
 
     #[test]
-    fn a_file_of_its_own_wins_over_the_environment() {
-        let folder = std::env::temp_dir().join(format!("try-it-now-own-{}", std::process::id()));
+    fn the_instances_own_file_wins_over_the_environment() {
+        let folder = std::env::temp_dir().join(format!("try-it-now-sample-app-{}", std::process::id()));
         std::fs::create_dir_all(&folder).unwrap();
         let files = folder.display().to_string();
-        let settings = read(&[("PORT", "1"), ("INSTANCE_ID", "golden"), ("INSTANCE_FILES", &files)]).unwrap();
-        assert_eq!((settings.own_id(), settings.own_host()), ("golden".to_owned(), "local".to_owned()));
-        std::fs::write(folder.join("id"), "copy\n").unwrap();
-        assert_eq!((settings.own_id(), settings.own_host()), ("copy".to_owned(), "local".to_owned()));
+        let settings = read(&[("PORT", "1"), ("INSTANCE_ID", "baked"), ("INSTANCE_FILES", &files)]).unwrap();
+        assert_eq!(
+            (settings.current_id(), settings.current_host()),
+            ("baked".to_owned(), "local".to_owned())
+        );
+        std::fs::write(folder.join("id"), "restored\n").unwrap();
+        assert_eq!(
+            (settings.current_id(), settings.current_host()),
+            ("restored".to_owned(), "local".to_owned())
+        );
         std::fs::remove_dir_all(folder).unwrap();
     }
 }

@@ -1,4 +1,4 @@
-//! Bodies of any length in bounded memory: one to send, one to receive, each with content that can be checked.
+//! Uploads and downloads of any length in bounded memory, with content that the client can check.
 
 use std::time::Duration;
 
@@ -12,16 +12,17 @@ use serde_json::json;
 use tokio::time::timeout;
 
 use super::form::field;
-use super::reply::{self, Reply};
+use super::response::{self, AppResponse};
 
-/// Largest download, in bytes.
+/// The largest download, in bytes.
 const MAX_DOWNLOAD: u64 = 2 << 30;
-/// Longest pause between two pieces of an upload.
-const UPLOAD_PAUSE: Duration = Duration::from_secs(60);
+/// The longest pause between two pieces of an upload.
+const MAX_UPLOAD_PAUSE: Duration = Duration::from_secs(60);
 
-/// Byte `n` of a download is `n % PERIOD`. A prime, so that a piece that is lost, doubled or moved shows.
+/// Byte `n` of a download is `n % PERIOD`. A prime number, so that a lost, repeated or moved piece shows.
 const PERIOD: usize = 251;
-/// About 64 KiB, a whole number of periods, so that every piece starts with the pattern's first byte.
+/// One piece of a download. Its length is a whole number of periods, so that every piece begins with the pattern's first
+/// byte, and about 64 KiB.
 static PIECE: [u8; PERIOD * 261] = {
     let mut piece = [0; PERIOD * 261];
     let mut n = 0;
@@ -32,33 +33,36 @@ static PIECE: [u8; PERIOD * 261] = {
     piece
 };
 
-/// `GET /download?bytes=N[&chunked=1]`: N bytes of the pattern, with a length unless it is to be chunked.
-pub(super) fn download(query: Option<&str>) -> Reply {
+/// Answers `GET /download?bytes=N[&chunked=1]`: N bytes of the pattern, with a length unless the client wants it chunked.
+pub(super) fn download(query: Option<&str>) -> AppResponse {
     let query = query.unwrap_or_default();
     let wanted = field(query, "bytes").ok().flatten().and_then(|text| text.parse::<u64>().ok());
     let Some(bytes) = wanted.filter(|bytes| *bytes <= MAX_DOWNLOAD) else {
-        return reply::text(StatusCode::BAD_REQUEST, "give the size as ?bytes=N, N from 0 to 2147483648\n");
+        return response::text(
+            StatusCode::BAD_REQUEST,
+            "give the size as ?bytes=N, N from 0 to 2147483648\n",
+        );
     };
     let chunked = field(query, "chunked").is_ok_and(|value| value.as_deref() == Some("1"));
     let pieces = stream::unfold(bytes, |left| async move {
         let size = usize::try_from(left).unwrap_or(usize::MAX).min(PIECE.len());
         (size > 0).then(|| (Bytes::from_static(&PIECE[..size]), left - size as u64))
     });
-    let mut reply = reply::streamed("application/octet-stream", pieces);
+    let mut response = response::streamed("application/octet-stream", pieces);
     if !chunked {
-        reply.headers_mut().insert(CONTENT_LENGTH, HeaderValue::from(bytes));
+        response.headers_mut().insert(CONTENT_LENGTH, HeaderValue::from(bytes));
     }
-    reply
+    response
 }
 
-/// `POST /upload`: how many bytes came, and all of them xor-ed together.
-pub(super) async fn upload(mut body: Incoming) -> Reply {
+/// Answers `POST /upload`: the number of received bytes, and the XOR of all bytes.
+pub(super) async fn upload(mut body: Incoming) -> AppResponse {
     let (mut bytes, mut sum) = (0u64, 0u8);
     loop {
-        match timeout(UPLOAD_PAUSE, body.frame()).await {
-            Err(_) => return reply::text(StatusCode::REQUEST_TIMEOUT, "the upload stopped\n"),
-            Ok(Some(Err(_))) => return reply::text(StatusCode::BAD_REQUEST, "the upload broke off\n"),
-            Ok(None) => return reply::json(StatusCode::OK, &json!({ "bytes": bytes, "xor": sum })),
+        match timeout(MAX_UPLOAD_PAUSE, body.frame()).await {
+            Err(_) => return response::text(StatusCode::REQUEST_TIMEOUT, "the upload stopped\n"),
+            Ok(Some(Err(_))) => return response::text(StatusCode::BAD_REQUEST, "the upload broke off\n"),
+            Ok(None) => return response::json(StatusCode::OK, &json!({ "bytes": bytes, "xor": sum })),
             Ok(Some(Ok(frame))) => {
                 if let Some(data) = frame.data_ref() {
                     bytes += data.len() as u64;
@@ -69,7 +73,7 @@ pub(super) async fn upload(mut body: Incoming) -> Reply {
     }
 }
 
-/// Eight bytes at a time: a test sends gigabytes through builds that are not optimised.
+/// Returns the XOR of all bytes. It takes eight bytes at a time, because a test sends gigabytes through unoptimised builds.
 fn xor(data: &[u8]) -> u8 {
     let (words, rest) = data.as_chunks::<8>();
     let wide = words.iter().fold(0, |sum, word| sum ^ u64::from_ne_bytes(*word));
@@ -94,7 +98,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_chunked_download_names_no_length_and_an_empty_one_is_empty() {
+    async fn a_chunked_download_has_no_length_header_and_an_empty_one_no_bytes() {
         let (headers, bytes) = body("chunked=1&bytes=70000").await;
         assert!(!headers.contains_key(CONTENT_LENGTH));
         assert_eq!(bytes.len(), 70_000);

@@ -1,4 +1,4 @@
-//! The whole app over real connections.
+//! Tests of the whole app over real connections.
 
 use std::future::Future;
 use std::path::{Path, PathBuf};
@@ -18,9 +18,13 @@ use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 
+use super::error::SampleAppError;
+use super::listener::run;
 use super::*;
+use crate::clock::Clock;
+use crate::telemetry::task;
 
-/// A folder of its own for one test, removed with it.
+/// A folder for one test, removed when it is dropped.
 pub(super) struct TempFolder(PathBuf);
 
 impl TempFolder {
@@ -43,15 +47,17 @@ impl Drop for TempFolder {
     }
 }
 
-/// Every wait of a test ends.
-async fn soon<T>(future: impl Future<Output = T>) -> T {
-    tokio::time::timeout(Duration::from_secs(20), future).await.expect("this should not take so long")
+/// Waits for a future with a deadline.
+async fn within_deadline<T>(future: impl Future<Output = T>) -> T {
+    tokio::time::timeout(Duration::from_secs(20), future)
+        .await
+        .expect("it should complete before the deadline")
 }
 
 struct Running {
     address: String,
     folder: TempFolder,
-    server: JoinHandle<Result<(), Error>>,
+    server: JoinHandle<Result<(), SampleAppError>>,
 }
 
 impl Drop for Running {
@@ -78,12 +84,12 @@ async fn start() -> Running {
 
 impl Running {
     async fn send(&self, request: http::request::Builder, body: impl Into<Bytes>) -> Response<Incoming> {
-        let stream = soon(TcpStream::connect(&self.address)).await.unwrap();
+        let stream = within_deadline(TcpStream::connect(&self.address)).await.unwrap();
         let (mut sender, connection) =
-            soon(hyper::client::conn::http1::handshake(TokioIo::new(stream))).await.unwrap();
+            within_deadline(hyper::client::conn::http1::handshake(TokioIo::new(stream))).await.unwrap();
         task::spawn("test client", connection);
         let request = request.header("host", &self.address).body(Full::new(body.into())).unwrap();
-        soon(sender.send_request(request)).await.unwrap()
+        within_deadline(sender.send_request(request)).await.unwrap()
     }
 
     async fn get(&self, path: &str) -> (StatusCode, String) {
@@ -100,28 +106,28 @@ impl Running {
     }
 
     async fn live(&self) -> WebSocketStream<TcpStream> {
-        let stream = soon(TcpStream::connect(&self.address)).await.unwrap();
+        let stream = within_deadline(TcpStream::connect(&self.address)).await.unwrap();
         let url = format!("ws://{}/live", self.address);
-        soon(tokio_tungstenite::client_async(url, stream)).await.unwrap().0
+        within_deadline(tokio_tungstenite::client_async(url, stream)).await.unwrap().0
     }
 }
 
 async fn read(response: Response<Incoming>) -> (StatusCode, String) {
     let status = response.status();
-    let bytes = soon(response.into_body().collect()).await.unwrap().to_bytes();
+    let bytes = within_deadline(response.into_body().collect()).await.unwrap().to_bytes();
     (status, String::from_utf8(bytes.to_vec()).unwrap())
 }
 
-async fn hear(socket: &mut WebSocketStream<TcpStream>) -> Value {
+async fn next_message(socket: &mut WebSocketStream<TcpStream>) -> Value {
     loop {
-        if let Message::Text(text) = soon(socket.next()).await.unwrap().unwrap() {
+        if let Message::Text(text) = within_deadline(socket.next()).await.unwrap().unwrap() {
             return serde_json::from_str(&text).unwrap();
         }
     }
 }
 
 #[tokio::test]
-async fn a_posted_entry_is_on_the_page_and_in_the_json_and_nothing_in_it_is_markup() {
+async fn a_posted_entry_is_escaped_on_the_page_and_unchanged_in_the_json() {
     let app = start().await;
     let answer = app.sign("<b>Ada</b>", "line one\nit's & \"so\"").await;
     assert_eq!(answer.status(), StatusCode::SEE_OTHER);
@@ -142,7 +148,7 @@ async fn a_posted_entry_is_on_the_page_and_in_the_json_and_nothing_in_it_is_mark
 }
 
 #[tokio::test]
-async fn a_bad_entry_gets_a_page_that_says_why_and_keeps_what_was_typed() {
+async fn a_refused_entry_gets_a_page_with_the_reason_and_the_typed_text() {
     let app = start().await;
     let (status, page) = read(app.sign("", "my \"words\"").await).await;
     assert_eq!(status, StatusCode::BAD_REQUEST);
@@ -156,7 +162,7 @@ async fn a_bad_entry_gets_a_page_that_says_why_and_keeps_what_was_typed() {
 }
 
 #[tokio::test]
-async fn a_client_that_asks_for_json_gets_the_entry_or_the_field_that_is_wrong() {
+async fn a_client_that_accepts_json_gets_the_entry_or_the_wrong_field() {
     let app = start().await;
     let post = || Request::post("/entries").header(ACCEPT, "application/json");
     let (status, entry) = read(app.send(post(), "name=Ada&text=hello").await).await;
@@ -169,7 +175,7 @@ async fn a_client_that_asks_for_json_gets_the_entry_or_the_field_that_is_wrong()
 }
 
 #[tokio::test]
-async fn the_page_counts_down_only_when_the_proxy_says_until_when() {
+async fn the_page_counts_down_only_when_the_proxy_sends_the_deadline() {
     let app = start().await;
     assert!(!app.get("/").await.1.contains("Time left"));
     let until = (Clock::System.now() + Duration::from_secs(3600)).rfc3339();
@@ -181,7 +187,7 @@ async fn the_page_counts_down_only_when_the_proxy_says_until_when() {
 }
 
 #[tokio::test]
-async fn the_page_allows_only_the_script_and_style_with_its_nonce_and_each_page_has_another() {
+async fn each_page_has_its_own_nonce_and_allows_only_script_and_style_with_it() {
     let app = start().await;
     let mut nonces = Vec::new();
     for _ in 0..2 {
@@ -195,17 +201,17 @@ async fn the_page_allows_only_the_script_and_style_with_its_nonce_and_each_page_
 }
 
 #[tokio::test]
-async fn the_live_socket_says_hello_first_and_then_brings_a_new_entry() {
+async fn the_live_socket_sends_a_hello_and_then_each_new_entry() {
     let app = start().await;
     let mut socket = app.live().await;
-    let hello = hear(&mut socket).await;
+    let hello = next_message(&mut socket).await;
     assert_eq!(hello["type"], "hello");
     assert_eq!(
         (&hello["id"], &hello["visitors"], &hello["last_id"]),
         (&json!("shop-<1>"), &json!(1), &json!(0))
     );
     app.sign("Ada", "live!").await;
-    let entry = hear(&mut socket).await;
+    let entry = next_message(&mut socket).await;
     assert_eq!(
         (&entry["type"], &entry["name"], &entry["text"]),
         (&json!("entry"), &json!("Ada"), &json!("live!"))
@@ -213,53 +219,56 @@ async fn the_live_socket_says_hello_first_and_then_brings_a_new_entry() {
 }
 
 #[tokio::test]
-async fn visitors_are_counted_as_sockets_come_and_go() {
+async fn visitors_are_counted_as_sockets_open_and_close() {
     let app = start().await;
     let mut first = app.live().await;
-    hear(&mut first).await;
+    next_message(&mut first).await;
     let mut second = app.live().await;
-    assert_eq!(hear(&mut second).await["visitors"], 2);
-    assert_eq!(hear(&mut first).await, json!({ "type": "visitors", "n": 2 }));
+    assert_eq!(next_message(&mut second).await["visitors"], 2);
+    assert_eq!(next_message(&mut first).await, json!({ "type": "visitors", "n": 2 }));
     drop(second);
-    assert_eq!(hear(&mut first).await, json!({ "type": "visitors", "n": 1 }));
+    assert_eq!(next_message(&mut first).await, json!({ "type": "visitors", "n": 1 }));
 }
 
 #[tokio::test]
 async fn the_live_socket_echoes_answers_pings_and_closes_on_a_message_that_is_too_long() {
     let app = start().await;
     let mut socket = app.live().await;
-    hear(&mut socket).await;
+    next_message(&mut socket).await;
     let echo = json!({ "type": "echo", "text": "x".repeat(16_000) });
-    soon(socket.send(Message::text(echo.to_string()))).await.unwrap();
-    assert_eq!(hear(&mut socket).await, echo);
-    soon(socket.send(Message::Ping(Bytes::from_static(b"p")))).await.unwrap();
-    assert_eq!(soon(socket.next()).await.unwrap().unwrap(), Message::Pong(Bytes::from_static(b"p")));
+    within_deadline(socket.send(Message::text(echo.to_string()))).await.unwrap();
+    assert_eq!(next_message(&mut socket).await, echo);
+    within_deadline(socket.send(Message::Ping(Bytes::from_static(b"p")))).await.unwrap();
+    assert_eq!(
+        within_deadline(socket.next()).await.unwrap().unwrap(),
+        Message::Pong(Bytes::from_static(b"p"))
+    );
 
-    soon(socket.send(Message::text("x".repeat(300_000)))).await.unwrap();
-    let closed = soon(socket.next()).await.unwrap().unwrap();
+    within_deadline(socket.send(Message::text("x".repeat(300_000)))).await.unwrap();
+    let closed = within_deadline(socket.next()).await.unwrap().unwrap();
     let Message::Close(Some(frame)) = closed else { panic!("{closed:?} instead of a close") };
     assert_eq!(frame.code, CloseCode::Size);
 }
 
 #[tokio::test]
-async fn events_tick_at_once() {
+async fn the_first_event_is_sent_at_once() {
     let app = start().await;
     let answer = app.send(Request::get("/events"), "").await;
     assert_eq!(answer.headers()[CONTENT_TYPE], "text/event-stream");
     let mut body = answer.into_body();
-    let first = soon(body.frame()).await.unwrap().unwrap().into_data().unwrap();
+    let first = within_deadline(body.frame()).await.unwrap().unwrap().into_data().unwrap();
     assert!(first.starts_with(b"event: tick\ndata: {\"n\":0,"), "{first:?}");
 }
 
 #[tokio::test]
-async fn an_upload_is_counted_and_a_download_has_the_length_asked_for() {
+async fn an_upload_is_counted_and_a_download_has_the_requested_length() {
     let app = start().await;
     let (_, sum) = read(app.send(Request::post("/upload"), vec![1, 2, 4, 8, 8]).await).await;
     assert_eq!(serde_json::from_str::<Value>(&sum).unwrap(), json!({ "bytes": 5, "xor": 7 }));
     for (query, length) in [("bytes=100000", Some("100000")), ("bytes=100000&chunked=1", None)] {
         let answer = app.send(Request::get(format!("/download?{query}")), "").await;
         assert_eq!(answer.headers().get(CONTENT_LENGTH).map(|v| v.to_str().unwrap()), length);
-        assert_eq!(soon(answer.into_body().collect()).await.unwrap().to_bytes().len(), 100_000);
+        assert_eq!(within_deadline(answer.into_body().collect()).await.unwrap().to_bytes().len(), 100_000);
     }
 }
 
@@ -277,7 +286,7 @@ async fn whoami_shows_the_request_as_it_arrived() {
 }
 
 #[tokio::test]
-async fn health_is_ok_and_what_is_unknown_is_not_found() {
+async fn health_is_ok_and_an_unknown_path_is_not_found() {
     let app = start().await;
     assert_eq!(app.get("/health").await, (StatusCode::OK, "ok".to_owned()));
     assert_eq!(app.get("/live").await.0, StatusCode::UPGRADE_REQUIRED);
@@ -294,6 +303,6 @@ async fn a_port_in_use_is_an_error_that_names_it() {
     let port = taken.local_addr().unwrap().port();
     let mut settings = Settings::from_variables(|name| (name == "PORT").then(|| port.to_string())).unwrap();
     settings.data_file = folder.path().join("guestbook.json");
-    let error = soon(run(settings)).await.unwrap_err().to_string();
+    let error = within_deadline(run(settings)).await.unwrap_err().to_string();
     assert!(error.starts_with(&format!("cannot listen on 127.0.0.1:{port}:")), "{error}");
 }

@@ -1,95 +1,83 @@
-//! Templates from a TOML file.
+//! The templates of a TOML file.
 
 #[cfg(test)]
 mod tests;
-use std::path::Path;
+
 use std::sync::Arc;
 use std::time::Duration;
 
 use toml::de::DeTable;
 
 use super::defaults::{
-    AUTO_NEEDS, Defaults, LEAST_REPLENISH_INTERVAL, LEAST_TTL, MOST_INSTANCES, Most, OwnPool,
+    AUTO_NEEDS_CONTAINERS, DEFAULT_SILENCE, MAX_INSTANCES, MIN_REPLENISH_INTERVAL, MIN_TTL, PoolMax,
+    PoolOverrides,
 };
 use super::errors::ConfigErrors;
+use super::file_context::{FileContext, request_path};
 use super::template_app::app;
 use super::template_hooks::hooks;
-use super::templates::{SILENCE, request_path};
-use super::toml_table::{Notes, TomlTable};
-use super::units::show_duration;
-use crate::instance::{Limits, TemplateName};
-use crate::template::DEFAULT_TEMPLATE;
-use crate::template::{PoolSizes, ReadyCheck, Template, revision};
+use super::toml_table::{TomlFile, TomlTable};
+use super::units::format_duration;
+use crate::instance::{RateLimits, TemplateName};
+use crate::template::{DEFAULT_TEMPLATE, PoolSizes, ReadyCheck, Template, revision};
 
 const PATH_RULE: &str = "write a path that begins with a slash, such as \"/health\"";
 const TEXT_RULE: &str = "write a text in quotes that is not empty";
 const SECOND: Duration = Duration::from_secs(1);
 const MILLISECOND: Duration = Duration::from_millis(1);
 
-/// What a file's templates are read against.
-pub(super) struct FileContext<'a> {
-    /// The file's path: for its mistakes, and for what its templates name relative to it.
-    pub(super) file: &'a Path,
-    /// This program, for commands that begin with its name.
-    pub(super) own_program: &'a str,
-    pub(super) defaults: &'a Defaults,
-    /// Whether templates are images or commands; `None` when what the environment says about it is wrong.
-    pub(super) containers: Option<bool>,
-    /// The `admin_path` of the template `default`.
-    pub(super) admin_path: &'a str,
-}
-
-/// Reads all templates of a file, in its order, and all that is wrong with it.
+/// Returns all templates of a file in its order, and all errors in it.
 pub(super) fn read(text: &str, context: &FileContext<'_>) -> (Vec<Template>, ConfigErrors) {
-    let notes = Notes::new(context.file, text);
+    let file = TomlFile::new(context.file, text);
     let (document, errors) = DeTable::parse_recoverable(text);
     if !errors.is_empty() {
-        // What a broken file means is a guess; more mistakes made from it would mislead.
+        // The parser guesses what an invalid file means; errors that follow from the guess would mislead.
         for error in errors {
-            notes.wrong(error.span(), "", error.message().replace('\n', " "), "write TOML (https://toml.io)");
+            let problem = error.message().replace('\n', " ");
+            file.report(error.span(), "", problem, "write TOML (https://toml.io)");
         }
-        return (Vec::new(), notes.into_mistakes());
+        return (Vec::new(), file.into_errors());
     }
-    let mut root = TomlTable::root(&notes, &document);
+    let mut root = TomlTable::root(&file, &document);
     let mut found = Vec::new();
-    let templates = root.section("templates").map(|section| section.sections()).unwrap_or_default();
+    let templates = root.table("templates").map(|table| table.tables()).unwrap_or_default();
     if templates.is_empty() {
-        root.wrong("templates", "the file describes no template", "write a table [templates.NAME]");
+        root.report("templates", "the file describes no template", "write a table [templates.NAME]");
     }
-    for (name, mut section) in templates {
-        found.extend(template(name, &mut section, context));
-        section.finish();
+    for (name, mut table) in templates {
+        found.extend(template(name, &mut table, context));
+        table.finish();
     }
     root.finish();
-    (found, notes.into_mistakes())
+    (found, file.into_errors())
 }
 
-fn template(name: &str, section: &mut TomlTable<'_>, context: &FileContext<'_>) -> Option<Template> {
+fn template(name: &str, table: &mut TomlTable<'_>, context: &FileContext<'_>) -> Option<Template> {
     let name =
-        TemplateName::new(name).map_err(|e| section.wrong("", "the name cannot be used", e.to_string())).ok();
-    let app = app(section, context);
-    let ready = ready(section);
-    let warm_up = section.texts("warm_up", "write a list of paths, each with a slash first", request_path);
+        TemplateName::new(name).map_err(|e| table.report("", "the name cannot be used", e.to_string())).ok();
+    let app = app(table, context);
+    let ready = ready(table);
+    let warm_up = table.texts("warm_up", "write a list of paths, each with a slash first", request_path);
     let warm_up: Vec<String> = warm_up.unwrap_or_default().into_iter().map(str::to_owned).collect();
-    let contained = context.containers == Some(true) || section.has("image");
-    let hooks = hooks(section, contained);
-    let title = section.text("title", TEXT_RULE, plain_line).map(str::to_owned);
-    let description = section.text("description", "write a text in quotes on one line", |text| {
+    let is_container = context.has_containers == Some(true) || table.has("image");
+    let hooks = hooks(table, is_container);
+    let title = table.text("title", TEXT_RULE, one_line).map(str::to_owned);
+    let description = table.text("description", "write a text in quotes on one line", |text| {
         (!text.contains(char::is_control)).then(|| text.trim().to_owned())
     });
-    let admin_path = section.text("admin_path", PATH_RULE, request_path).map(str::to_owned);
-    let (ttl, max_ttl) = (section.duration("ttl", LEAST_TTL), section.duration("max_ttl", LEAST_TTL));
-    let (lifetime, conflict) = context.defaults.lifetime.with(ttl, max_ttl);
+    let admin_path = table.text("admin_path", PATH_RULE, request_path).map(str::to_owned);
+    let (ttl, max_ttl) = (table.duration("ttl", MIN_TTL), table.duration("max_ttl", MIN_TTL));
+    let (lease_times, conflict) = context.defaults.lease_times.with(ttl, max_ttl);
     if let Some(conflict) = conflict {
-        let (value, limit) = (show_duration(conflict.value), show_duration(conflict.limit));
-        let wrong = format!("{value} is longer than max_ttl, which is {limit}");
-        section.wrong(conflict.key, wrong, "shorten it or raise max_ttl");
+        let (value, limit) = (format_duration(conflict.value), format_duration(conflict.limit));
+        let problem = format!("{value} is longer than max_ttl, which is {limit}");
+        table.report(conflict.key, problem, "shorten it or raise max_ttl");
     }
-    let silence = section.duration("silence", SECOND).unwrap_or(SILENCE);
-    let pool = pool(section, context);
-    let rate_limit = rate_limit(section, context.defaults.rate_limit);
+    let silence = table.duration("silence", SECOND).unwrap_or(DEFAULT_SILENCE);
+    let pool = pool(table, context);
+    let rate_limit = rate_limit(table, context.defaults.rate_limit);
     let (name, app) = (name?, app?);
-    let own_admin_path =
+    let default_admin_path =
         || if name.as_str() == DEFAULT_TEMPLATE { context.admin_path } else { "/" }.to_owned();
     Some(Template {
         title: title.unwrap_or_else(|| name.to_string()),
@@ -99,68 +87,68 @@ fn template(name: &str, section: &mut TomlTable<'_>, context: &FileContext<'_>) 
         ready,
         warm_up,
         hooks,
-        admin_path: admin_path.unwrap_or_else(own_admin_path),
+        admin_path: admin_path.unwrap_or_else(default_admin_path),
         pool,
-        ttl: lifetime.ttl,
-        max_ttl: lifetime.max_ttl,
+        ttl: lease_times.ttl,
+        max_ttl: lease_times.max_ttl,
         rate_limit,
         silence,
         name,
     })
 }
 
-fn plain_line(text: &str) -> Option<&str> {
+fn one_line(text: &str) -> Option<&str> {
     let text = text.trim();
     (!text.is_empty() && !text.contains(char::is_control)).then_some(text)
 }
 
-fn ready(section: &mut TomlTable<'_>) -> ReadyCheck {
+fn ready(table: &mut TomlTable<'_>) -> ReadyCheck {
     let ReadyCheck { path, status, body, interval, timeout } = ReadyCheck::default();
-    let Some(mut section) = section.section("ready") else {
+    let Some(mut table) = table.table("ready") else {
         return ReadyCheck { path, status, body, interval, timeout };
     };
     let ready = ReadyCheck {
-        path: section.text("path", PATH_RULE, request_path).map_or(path, str::to_owned),
-        status: section.number("status", 200, 599).map_or(status, |n| n as u16),
-        body: section.text("body", TEXT_RULE, |text| (!text.is_empty()).then(|| text.to_owned())).or(body),
-        interval: section.duration("interval", MILLISECOND).unwrap_or(interval),
-        timeout: section.duration("timeout", MILLISECOND).unwrap_or(timeout),
+        path: table.text("path", PATH_RULE, request_path).map_or(path, str::to_owned),
+        status: table.number("status", 200, 599).map_or(status, |n| n as u16),
+        body: table.text("body", TEXT_RULE, |text| (!text.is_empty()).then(|| text.to_owned())).or(body),
+        interval: table.duration("interval", MILLISECOND).unwrap_or(interval),
+        timeout: table.duration("timeout", MILLISECOND).unwrap_or(timeout),
     };
-    section.finish();
+    table.finish();
     ready
 }
 
-fn pool(section: &mut TomlTable<'_>, context: &FileContext<'_>) -> PoolSizes {
+fn pool(table: &mut TomlTable<'_>, context: &FileContext<'_>) -> PoolSizes {
     let base = context.defaults.pool;
-    let own = section.section("pool").map(|mut section| {
-        let mut size = |key, least| section.number(key, least, MOST_INSTANCES).map(|n| n as usize);
-        let own = OwnPool {
+    let sizes = table.table("pool").map(|mut table| {
+        let mut size = |key, min| table.number(key, min, MAX_INSTANCES).map(|n| n as usize);
+        let overrides = PoolOverrides {
             target: size("target", 0),
             min: size("min", 0),
             concurrency: size("concurrency", 1),
-            max: section.number_or_word("max", &Most::rule("\"auto\""), Most::read),
-            replenish_threshold: section.decimal("replenish_threshold", 0.0, 1.0),
-            replenish_interval: section.duration("replenish_interval", LEAST_REPLENISH_INTERVAL),
+            max: table.number_or_word("max", &PoolMax::rule("\"auto\""), PoolMax::read),
+            replenish_threshold: table.decimal("replenish_threshold", 0.0, 1.0),
+            replenish_interval: table.duration("replenish_interval", MIN_REPLENISH_INTERVAL),
         };
-        if own.max == Some(Most::Auto) && context.containers == Some(false) {
-            let [wrong, right] = AUTO_NEEDS;
-            section.wrong("max", wrong, format!("{right}, or serve with CONTAINER_MODE=containerd"));
+        if overrides.max == Some(PoolMax::Auto) && context.has_containers == Some(false) {
+            let remedy = "write a number, or serve with CONTAINER_MODE=containerd";
+            table.report("max", AUTO_NEEDS_CONTAINERS, remedy);
         }
-        let (pool, conflicts) = own.over(base);
+        let (pool, conflicts) = overrides.over(base);
         for c in conflicts {
-            let wrong = format!("{} is more than {}, which is {}", c.value, c.limit_key, c.limit);
-            section.wrong(c.key, wrong, format!("lower it or raise {}", c.limit_key));
+            let problem = format!("{} is more than {}, which is {}", c.value, c.limit_key, c.limit);
+            table.report(c.key, problem, format!("lower it or raise {}", c.limit_key));
         }
-        section.finish();
+        table.finish();
         pool
     });
-    own.unwrap_or(base)
+    sizes.unwrap_or(base)
 }
 
-fn rate_limit(section: &mut TomlTable<'_>, base: Limits) -> Limits {
-    let Some(mut section) = section.section("rate_limit") else { return base };
-    let mut limit = |key, base| section.number(key, 0, u64::from(u32::MAX)).map_or(base, |n| n as u32);
-    let limits = Limits { hourly: limit("hourly", base.hourly), daily: limit("daily", base.daily) };
-    section.finish();
+fn rate_limit(table: &mut TomlTable<'_>, base: RateLimits) -> RateLimits {
+    let Some(mut table) = table.table("rate_limit") else { return base };
+    let mut limit = |key, base| table.number(key, 0, u64::from(u32::MAX)).map_or(base, |n| n as u32);
+    let limits = RateLimits { hourly: limit("hourly", base.hourly), daily: limit("daily", base.daily) };
+    table.finish();
     limits
 }

@@ -1,11 +1,11 @@
-//! The file's side of the configuration.
+//! Tests of the configuration from a file of templates.
 
 use std::collections::BTreeMap;
 
 use proptest::prelude::*;
 
 use crate::config::{Config, ConfigErrors, Environment};
-use crate::template::{Egress, Image, ResourceLimits, ShareMemory};
+use crate::template::{Egress, ImageRef, ResourceLimits, ShareMemory};
 use std::path::Path;
 use std::time::Duration;
 
@@ -14,11 +14,11 @@ const SECOND: Duration = Duration::from_secs(1);
 fn load(env: &[(&str, &str)], text: &str) -> Result<Config, ConfigErrors> {
     let env: Environment =
         env.iter().chain(&[("HOME", "/home/a")]).map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
-    Config::load(&env, Some((Path::new("/etc/tin/demo.toml"), text)), Path::new("/bin/try-it-now"))
+    Config::load(&env, Some((Path::new("/etc/tin/apps.toml"), text)), Path::new("/bin/try-it-now"))
 }
 
-fn fine(text: &str) -> Config {
-    load(&[], text).unwrap_or_else(|mistakes| panic!("{mistakes}"))
+fn load_valid(text: &str) -> Config {
+    load(&[], text).unwrap_or_else(|errors| panic!("{errors}"))
 }
 
 fn lines(text: &str) -> Vec<String> {
@@ -44,8 +44,8 @@ limits = { cpu_seconds = 60, memory = "512M", open_files = 256, file_size = 1024
 "#;
 
 #[test]
-fn every_key_reaches_its_place() {
-    let config = fine(FULL);
+fn every_key_reaches_its_setting() {
+    let config = load_valid(FULL);
     let shop = config.templates.get("shop").unwrap();
     assert_eq!((shop.title.as_str(), shop.description.as_str()), ("A shop", "Sell things."));
     assert_eq!(shop.app.command, ["node", "/etc/tin/shop/server.js", "--quiet"]);
@@ -67,7 +67,7 @@ fn every_key_reaches_its_place() {
 
 #[test]
 fn a_template_needs_only_a_command() {
-    let config = fine("[templates.a]\ncommand = [\"try-it-now\", \"sample-app\"]");
+    let config = load_valid("[templates.a]\ncommand = [\"try-it-now\", \"sample-app\"]");
     let template = config.templates.get("a").unwrap();
     assert_eq!(template.title, "a");
     assert_eq!(template.app.command, ["/bin/try-it-now", "sample-app"]);
@@ -93,13 +93,13 @@ fn a_templates_own_key_wins_over_the_environment_which_wins_over_the_default() {
 }
 
 #[test]
-fn templates_keep_the_order_of_the_file_and_the_first_or_the_default_is_meant() {
+fn templates_keep_the_order_of_the_file_and_an_acquire_without_a_name_gets_default_or_the_first() {
     let two = "[templates.z]\ncommand = ['x']\n[templates.a]\ncommand = ['x']\n";
-    let config = fine(two);
+    let config = load_valid(two);
     let names: Vec<_> = config.templates.iter().map(|t| t.name.as_str()).collect();
     assert_eq!(names, ["z", "a"]);
     assert_eq!(config.templates.default_name().as_str(), "z");
-    let config = fine(&format!("{two}[templates.default]\ncommand = ['x']\n"));
+    let config = load_valid(&format!("{two}[templates.default]\ncommand = ['x']\n"));
     assert_eq!(config.templates.default_name().as_str(), "default");
 }
 
@@ -112,7 +112,7 @@ fn the_admin_path_of_the_environment_is_for_the_default_template() {
 }
 
 #[test]
-fn all_mistakes_of_all_templates_are_told_with_their_lines() {
+fn all_errors_of_all_templates_are_reported_with_their_lines() {
     let text = r#"
 pool_size = 3
 [templates.shop]
@@ -137,31 +137,31 @@ odd = 1
     assert_eq!(
         lines(text),
         [
-            "/etc/tin/demo.toml:20: templates.odd: 1 cannot be used; write a table, [templates.odd]",
-            "/etc/tin/demo.toml:3: templates.shop.command: it is missing; write a list of texts, the program first, \
+            "/etc/tin/apps.toml:20: templates.odd: 1 cannot be used; write a table, [templates.odd]",
+            "/etc/tin/apps.toml:3: templates.shop.command: it is missing; write a list of texts, the program first, \
              such as [\"node\", \"server.js\"]",
-            "/etc/tin/demo.toml:7: templates.shop.env.KEY: its value is no text; write NAME = \"value\"",
-            "/etc/tin/demo.toml:7: templates.shop.env.PORT: every instance is told its own; write NAME = \"value\"",
-            "/etc/tin/demo.toml:6: templates.shop.ready.path: \"up\" cannot be used; write a path that begins with \
+            "/etc/tin/apps.toml:7: templates.shop.env.KEY: its value is no text; write NAME = \"value\"",
+            "/etc/tin/apps.toml:7: templates.shop.env.PORT: every instance gets its own value; write NAME = \"value\"",
+            "/etc/tin/apps.toml:6: templates.shop.ready.path: \"up\" cannot be used; write a path that begins with \
              a slash, such as \"/health\"",
-            "/etc/tin/demo.toml:6: templates.shop.ready.status: \"ok\" cannot be used; write a whole number from \
+            "/etc/tin/apps.toml:6: templates.shop.ready.status: \"ok\" cannot be used; write a whole number from \
              200 to 599",
-            "/etc/tin/demo.toml:4: templates.shop.ttl: \"half an hour\" cannot be used; write a time such as 250ms, \
+            "/etc/tin/apps.toml:4: templates.shop.ttl: \"half an hour\" cannot be used; write a time such as 250ms, \
              30s, 10m, 1h or 1h30m, in quotes, of at least 1s",
-            "/etc/tin/demo.toml:5: templates.shop.warmup: there is no such key; did you mean warm_up?",
-            "/etc/tin/demo.toml:10: templates.blog.image: it needs containers; set CONTAINER_MODE=containerd, or write \
+            "/etc/tin/apps.toml:5: templates.shop.warmup: there is no such key; did you mean warm_up?",
+            "/etc/tin/apps.toml:10: templates.blog.image: it needs containers; set CONTAINER_MODE=containerd, or write \
              a command instead",
-            "/etc/tin/demo.toml:9: templates.blog.command: it names no program; write a list of texts, the program \
+            "/etc/tin/apps.toml:9: templates.blog.command: it names no program; write a list of texts, the program \
              first, such as [\"node\", \"server.js\"]",
-            "/etc/tin/demo.toml:11: templates.blog.port: 0 cannot be used; write a whole number from 1 to 65535",
-            "/etc/tin/demo.toml:15: templates.blog.ttl: 1h is longer than max_ttl, which is 10m; shorten it or raise \
+            "/etc/tin/apps.toml:11: templates.blog.port: 0 cannot be used; write a whole number from 1 to 65535",
+            "/etc/tin/apps.toml:15: templates.blog.ttl: 1h is longer than max_ttl, which is 10m; shorten it or raise \
              max_ttl",
-            "/etc/tin/demo.toml:12: templates.blog.pool.target: 9 is more than max, which is 5; lower it or raise max",
-            "/etc/tin/demo.toml:16: templates.Wiki: the name cannot be used; a template's name is 1 to 46 lower-case \
+            "/etc/tin/apps.toml:12: templates.blog.pool.target: 9 is more than max, which is 5; lower it or raise max",
+            "/etc/tin/apps.toml:16: templates.Wiki: the name cannot be used; a template's name is 1 to 46 lower-case \
              letters, digits and dashes, no dash first or last",
-            "/etc/tin/demo.toml:18: templates.Wiki.egress: true cannot be used; write \"internet\", or a list such as \
+            "/etc/tin/apps.toml:18: templates.Wiki.egress: true cannot be used; write \"internet\", or a list such as \
              [\"api.example.com:443\"]",
-            "/etc/tin/demo.toml:2: pool_size: there is no such key; the keys here are templates",
+            "/etc/tin/apps.toml:2: pool_size: there is no such key; the keys here are templates",
         ]
     );
 }
@@ -169,7 +169,7 @@ odd = 1
 const CONTAINERS: (&str, &str) = ("CONTAINER_MODE", "containerd");
 
 #[test]
-fn an_image_takes_its_own_command_and_port_80_unless_told() {
+fn an_image_runs_its_own_command_and_listens_on_port_80_by_default() {
     let text = r#"
 [templates.shop]
 image = "oci:./images/shop.tar"
@@ -181,9 +181,9 @@ limits = { memory = "1G", open_files = 64, file_size = "1G", pids = 200, disk = 
 image = "wordpress:6"
 limits.cpus = 2
 "#;
-    let config = load(&[CONTAINERS], text).unwrap_or_else(|mistakes| panic!("{mistakes}"));
+    let config = load(&[CONTAINERS], text).unwrap_or_else(|errors| panic!("{errors}"));
     let [shop, blog] = ["shop", "blog"].map(|name| config.templates.get(name).unwrap().app.clone());
-    assert_eq!(shop.image, Some(Image::Tar("/etc/tin/images/shop.tar".into())));
+    assert_eq!(shop.image, Some(ImageRef::Tar("/etc/tin/images/shop.tar".into())));
     // A path of this host means nothing in a container.
     assert_eq!(
         (shop.command.as_slice(), shop.port),
@@ -200,12 +200,12 @@ limits.cpus = 2
         millicpus: Some(1500),
     };
     assert_eq!(shop.limits, limits);
-    assert_eq!(blog.image, Some(Image::Reference("docker.io/library/wordpress:6".to_owned())));
+    assert_eq!(blog.image, Some(ImageRef::Reference("docker.io/library/wordpress:6".to_owned())));
     assert_eq!((blog.command.len(), blog.port, blog.limits.millicpus), (0, 80, Some(2000)));
 }
 
 #[test]
-fn what_makes_no_sense_for_an_image_is_told_and_what_makes_none_without_one() {
+fn keys_for_commands_are_refused_with_an_image_and_keys_for_images_without_one() {
     let text = r#"
 [templates.a]
 command = ["x"]
@@ -216,54 +216,54 @@ command = []
 limits = { cpu_seconds = 1, cpus = 0, pids = 0 }
 egress = true
 "#;
-    let told: Vec<String> =
-        load(&[CONTAINERS], text).unwrap_err().into_iter().map(|m| m.at.replace("templates.", "")).collect();
+    let reported: Vec<String> =
+        load(&[CONTAINERS], text).unwrap_err().into_iter().map(|m| m.key.replace("templates.", "")).collect();
     let expected = ["a.image", "b.image", "b.command", "b.files"];
-    assert_eq!(told[..4], expected);
-    assert_eq!(told[4..], ["b.limits.pids", "b.limits.cpus", "b.limits.cpu_seconds", "b.egress"]);
+    assert_eq!(reported[..4], expected);
+    assert_eq!(reported[4..], ["b.limits.pids", "b.limits.cpus", "b.limits.cpu_seconds", "b.egress"]);
     let text = "[templates.a]\ncommand = ['x']\nport = 80\nlimits = { pids = 5, disk = 1, cpus = 0.5 }\n";
-    let told = lines(text).join("\n");
+    let reported = lines(text).join("\n");
     for key in ["a.port", "a.limits.pids", "a.limits.disk", "a.limits.cpus"] {
-        assert!(told.contains(&format!("templates.{key}: ")), "{key} in {told}");
+        assert!(reported.contains(&format!("templates.{key}: ")), "{key} in {reported}");
     }
 }
 
 #[test]
 fn a_disk_is_part_of_the_memory() {
     let app = |limits: &str| format!("[templates.a]\nimage = 'x'\nlimits = {{ {limits} }}\n");
-    for fine in ["disk = '1M'", "disk = '1G'", "memory = '2G', disk = '2G'", "memory = '64M'"] {
-        assert!(load(&[CONTAINERS], &app(fine)).is_ok(), "{fine}");
+    for valid in ["disk = '1M'", "disk = '1G'", "memory = '2G', disk = '2G'", "memory = '64M'"] {
+        assert!(load(&[CONTAINERS], &app(valid)).is_ok(), "{valid}");
     }
-    for wrong in ["disk = '1025M'", "memory = '64M', disk = '65M'", "disk = '1023K'"] {
-        let told = load(&[CONTAINERS], &app(wrong)).unwrap_err().to_string();
-        assert!(told.contains(":3: templates.a.limits.disk: "), "{wrong}: {told}");
+    for invalid in ["disk = '1025M'", "memory = '64M', disk = '65M'", "disk = '1023K'"] {
+        let reported = load(&[CONTAINERS], &app(invalid)).unwrap_err().to_string();
+        assert!(reported.contains(":3: templates.a.limits.disk: "), "{invalid}: {reported}");
     }
 }
 
 #[test]
-fn a_mode_that_is_a_mistake_is_the_only_mistake() {
+fn an_invalid_mode_is_the_only_error() {
     let text = "[templates.a]\nimage = 'a'\n[templates.b]\ncommand = ['x']\n";
     assert_eq!(load(&[("CONTAINER_MODE", "podman")], text).unwrap_err().len(), 1);
 }
 
 #[test]
-fn mistakes_of_the_environment_and_of_the_file_are_told_together() {
-    let mistakes = load(&[("SERVER_PORT", "x")], "[templates.a]\n").unwrap_err().to_string();
-    assert!(mistakes.contains("SERVER_PORT") && mistakes.contains("templates.a.command"), "{mistakes}");
+fn errors_of_the_environment_and_of_the_file_are_reported_together() {
+    let errors = load(&[("SERVER_PORT", "x")], "[templates.a]\n").unwrap_err().to_string();
+    assert!(errors.contains("SERVER_PORT") && errors.contains("templates.a.command"), "{errors}");
 }
 
 #[test]
-fn broken_toml_is_told_by_line_and_nothing_is_guessed_from_it() {
+fn invalid_toml_is_reported_by_line_and_nothing_is_read_from_it() {
     let found = lines("[templates.a]\ncommand = [\"x\"\nttl = \n[templates.a]\n");
     assert!(!found.is_empty());
-    assert!(found.iter().all(|line| line.starts_with("/etc/tin/demo.toml:") && line.contains("write TOML")));
+    assert!(found.iter().all(|line| line.starts_with("/etc/tin/apps.toml:") && line.contains("write TOML")));
     assert!(
-        lines("a = 1\n[templates.a]\ncommand = ['x']\na = = 2\n")[0].starts_with("/etc/tin/demo.toml:4:")
+        lines("a = 1\n[templates.a]\ncommand = ['x']\na = = 2\n")[0].starts_with("/etc/tin/apps.toml:4:")
     );
 }
 
 #[test]
-fn a_file_without_templates_is_a_mistake() {
+fn a_file_without_templates_is_an_error() {
     for text in ["", "# nothing\n", "[templates]\n"] {
         assert_eq!(lines(text).len(), 1, "{text}");
     }
@@ -273,13 +273,13 @@ fn a_file_without_templates_is_a_mistake() {
 fn a_value_of_the_environment_table_is_never_shown() {
     for text in ["env = { KEY = ['hunter2'] }", "env = { 'A=B' = 'hunter2' }", "env.KEY = \"hunter2\\u0000\""]
     {
-        let told = lines(&format!("[templates.a]\ncommand = ['x']\n{text}\n")).join("\n");
-        assert!(!told.contains("hunter2"), "{told}");
+        let reported = lines(&format!("[templates.a]\ncommand = ['x']\n{text}\n")).join("\n");
+        assert!(!reported.contains("hunter2"), "{reported}");
     }
 }
 
 #[test]
-fn the_templates_that_we_ship_are_right_and_set_no_pool_sizes() {
+fn the_templates_of_this_repository_are_valid_and_set_no_pool_sizes() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("deployments");
     let shipped = std::fs::read_dir(folder.join("templates")).unwrap().map(|entry| entry.unwrap().path());
     let mut files: Vec<_> = shipped.filter(|path| path.extension().is_some_and(|e| e == "toml")).collect();
@@ -291,7 +291,7 @@ fn the_templates_that_we_ship_are_right_and_set_no_pool_sizes() {
         let mode = if text.lines().any(|line| line.starts_with("image")) { "containerd" } else { "process" };
         env.insert("CONTAINER_MODE".to_owned(), mode.to_owned());
         let config = Config::load(&env, Some((&path, &text)), Path::new("/bin/try-it-now"));
-        let config = config.unwrap_or_else(|mistakes| panic!("{mistakes}"));
+        let config = config.unwrap_or_else(|errors| panic!("{errors}"));
         for template in config.templates.iter().filter(|_| path.starts_with(folder.join("templates"))) {
             assert_eq!((template.pool.target, template.pool.min, template.pool.max), (10, 3, 20));
             assert!(template.app.files.as_ref().is_none_or(|files| files.is_dir()), "{template:?}");
@@ -300,7 +300,7 @@ fn the_templates_that_we_ship_are_right_and_set_no_pool_sizes() {
 }
 
 #[test]
-fn every_line_of_the_example_that_is_commented_out_is_right() {
+fn every_line_of_the_example_that_is_commented_out_is_valid() {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("deployments/try-it-now.example.toml");
     let text = std::fs::read_to_string(path).unwrap();
     // A line of prose begins with `# `, a key that is left out with `#` alone.
@@ -312,7 +312,7 @@ fn every_line_of_the_example_that_is_commented_out_is_right() {
         })
         .collect();
     assert_ne!(all.trim(), text.trim());
-    fine(&all);
+    load_valid(&all);
 }
 
 fn toml_like() -> impl Strategy<Value = String> {
@@ -350,10 +350,12 @@ fn toml_like() -> impl Strategy<Value = String> {
 }
 
 proptest! {
+    #![proptest_config(crate::proptest_config())]
+
     #[test]
     fn no_file_makes_loading_panic(text in prop_oneof![toml_like(), "\\PC{0,80}".boxed()]) {
-        if let Err(mistakes) = load(&[], &text) {
-            prop_assert_eq!(mistakes.to_string().lines().count(), mistakes.len(), "{}", mistakes);
+        if let Err(errors) = load(&[], &text) {
+            prop_assert_eq!(errors.to_string().lines().count(), errors.len(), "{}", errors);
         }
     }
 
@@ -380,18 +382,18 @@ egress = ["B.example:443", "198.51.100.1:80"]
 image = "a:1"
 egress = ["198.51.100.1:80", "b.example:443", "b.example:443"]
 "#;
-    let config = load(&[CONTAINERS], text).unwrap_or_else(|mistakes| panic!("{mistakes}"));
+    let config = load(&[CONTAINERS], text).unwrap_or_else(|errors| panic!("{errors}"));
     let [a, b, c, d] = ["a", "b", "c", "d"].map(|name| config.templates.get(name).unwrap());
     assert_eq!((&a.app.egress, &b.app.egress), (&Egress::Sealed, &Egress::Internet));
     let places = ["198.51.100.1:80", "b.example:443"].map(|place| place.parse().unwrap());
     assert_eq!(c.app.egress, Egress::Only(places.to_vec()));
-    // Who is let out is a part of what instances are made from.
+    // The egress is part of what instances are made from.
     assert!(a.revision != b.revision && b.revision != c.revision);
     assert_eq!(c.revision, d.revision);
 }
 
 #[test]
-fn egress_that_cannot_be_is_told_with_its_line() {
+fn invalid_egress_is_reported_with_its_line() {
     let text = r#"
 [templates.a]
 image = "a:1"
@@ -403,10 +405,10 @@ egress = []
 image = "a:1"
 egress = ["10.0.0.1:80", "mail.example:587", "example"]
 "#;
-    let mistakes = load(&[CONTAINERS], text).unwrap_err();
-    let lines: Vec<_> = mistakes.iter().map(ToString::to_string).collect();
+    let errors = load(&[CONTAINERS], text).unwrap_err();
+    let lines: Vec<_> = errors.iter().map(ToString::to_string).collect();
     let at = |line: u32, template: &str, rest: &str| {
-        format!("/etc/tin/demo.toml:{line}: templates.{template}.egress: {rest}")
+        format!("/etc/tin/apps.toml:{line}: templates.{template}.egress: {rest}")
     };
     assert_eq!(
         lines,
@@ -439,7 +441,7 @@ egress = ["10.0.0.1:80", "mail.example:587", "example"]
     assert_eq!(
         lines_of_command(),
         [
-            "/etc/tin/demo.toml:3: templates.a.egress: a command on this host reaches what this host does; leave it out, or \
+            "/etc/tin/apps.toml:3: templates.a.egress: a command on this host reaches all that the host reaches; leave it out, or \
           write an image"
         ]
     );
@@ -450,14 +452,14 @@ fn lines_of_command() -> Vec<String> {
 }
 
 #[test]
-fn the_way_out_is_set_by_the_environment() {
+fn the_addresses_for_egress_are_set_by_the_environment() {
     let text = "[templates.a]\ncommand = ['x']\n";
-    let outside = fine(text).runtime.outside;
-    assert_eq!((outside.range.to_string().as_str(), outside.resolvers), ("10.213.0.0/16", None));
+    let egress = load_valid(text).runtime.egress;
+    assert_eq!((egress.range.to_string().as_str(), egress.resolvers), ("10.213.0.0/16", None));
     let set = [("EGRESS_RANGE", "172.20.0.0/20"), ("EGRESS_DNS", "9.9.9.9, 10.0.0.2")];
-    let outside = load(&set, text).unwrap().runtime.outside;
-    assert_eq!(outside.range.to_string(), "172.20.0.0/20");
-    assert_eq!(outside.resolvers.unwrap().len(), 2);
+    let egress = load(&set, text).unwrap().runtime.egress;
+    assert_eq!(egress.range.to_string(), "172.20.0.0/20");
+    assert_eq!(egress.resolvers.unwrap().len(), 2);
     for range in ["10.213.0.0", "10.213.0.1/16", "8.0.0.0/16", "10.0.0.0/8", "10.0.0.0/30", "172.16.0.0/9"] {
         assert!(load(&[("EGRESS_RANGE", range)], text).is_err(), "{range}");
     }
@@ -467,7 +469,7 @@ fn the_way_out_is_set_by_the_environment() {
 }
 
 #[test]
-fn memory_is_shared_where_nothing_else_is_said() {
+fn memory_is_shared_by_default() {
     let text = r#"
 [templates.a]
 image = "a:1"
@@ -482,35 +484,35 @@ image = "a:1"
 share_memory = "with-shm"
 "#;
     let set = [CONTAINERS, ("SHARED_MEMORY_MAX", "2G")];
-    let config = load(&set, text).unwrap_or_else(|mistakes| panic!("{mistakes}"));
+    let config = load(&set, text).unwrap_or_else(|errors| panic!("{errors}"));
     let [a, b, c, d] = ["a", "b", "c", "d"].map(|name| config.templates.get(name).unwrap());
     let all = [a, b, c, d].map(|template| template.app.share_memory);
     assert_eq!(all, [ShareMemory::Auto, ShareMemory::Auto, ShareMemory::Off, ShareMemory::WithShm]);
-    // What is shared is a part of what instances are made from.
+    // The sharing is part of what instances are made from.
     assert_eq!(a.revision, b.revision);
     assert!(a.revision != c.revision && c.revision != d.revision);
-    assert_eq!(config.runtime.shared_memory, Some(2 << 30));
+    assert_eq!(config.runtime.shared_memory_max, Some(2 << 30));
 
     let set = [CONTAINERS, ("SHARED_MEMORY_MAX", "much")];
-    let mistakes = load(&set, "[templates.a]\nimage = \"a:1\"\nshare_memory = true\n").unwrap_err();
-    let lines: Vec<_> = mistakes.iter().map(ToString::to_string).collect();
+    let errors = load(&set, "[templates.a]\nimage = \"a:1\"\nshare_memory = true\n").unwrap_err();
+    let lines: Vec<_> = errors.iter().map(ToString::to_string).collect();
     let right = "write \"auto\", \"off\" or \"with-shm\"";
     assert!(
         lines.iter().any(|line| line.starts_with("SHARED_MEMORY_MAX: \"much\" cannot be used")),
         "{lines:?}"
     );
-    let expected = format!("/etc/tin/demo.toml:3: templates.a.share_memory: true cannot be used; {right}");
+    let expected = format!("/etc/tin/apps.toml:3: templates.a.share_memory: true cannot be used; {right}");
     assert!(lines.contains(&expected), "{lines:?}");
 
-    let mistakes = load(&[], "[templates.a]\ncommand = [\"a\"]\nshare_memory = \"off\"\n").unwrap_err();
+    let errors = load(&[], "[templates.a]\ncommand = [\"a\"]\nshare_memory = \"off\"\n").unwrap_err();
     assert!(
-        mistakes.to_string().contains("templates.a.share_memory: only containers are copied"),
-        "{mistakes}"
+        errors.to_string().contains("templates.a.share_memory: only containers share memory"),
+        "{errors}"
     );
 }
 
 #[test]
-fn the_size_of_a_pool_may_be_left_to_the_memory_of_the_host_where_instances_are_containers() {
+fn with_containers_the_size_of_a_pool_may_be_left_to_the_memory_of_the_host() {
     let containers = [("CONTAINER_MODE", "containerd")];
     let text = "[templates.a]\nimage = 'a:1'\npool = { max = \"auto\", target = 300 }\n\
                 [templates.b]\nimage = 'b:1'\npool.max = 40\n[templates.c]\nimage = 'c:1'\n";
@@ -520,7 +522,7 @@ fn the_size_of_a_pool_may_be_left_to_the_memory_of_the_host_where_instances_are_
             .templates
             .iter()
             .map(|template| template.pool)
-            .map(|pool| (pool.target, pool.by_memory))
+            .map(|pool| (pool.target, pool.limited_by_memory))
             .collect::<Vec<_>>()
     };
     assert_eq!(sizes(&containers, text), [(300, true), (10, false), (10, false)]);
@@ -529,27 +531,27 @@ fn the_size_of_a_pool_may_be_left_to_the_memory_of_the_host_where_instances_are_
 
     for value in ["\"automatic\"", "\"20\"", "0", "-1", "true", "\"\""] {
         let text = format!("[templates.a]\nimage = 'a:1'\n[templates.a.pool]\nmax = {value}\n");
-        let mistakes = load(&containers, &text).unwrap_err().to_string();
+        let errors = load(&containers, &text).unwrap_err().to_string();
         let right = "cannot be used; write a whole number from 1 to 100000, or \"auto\"";
-        let expected = format!("/etc/tin/demo.toml:4: templates.a.pool.max: {value} {right}");
-        assert!(cfg!(feature = "runtime-none") || mistakes == expected, "{mistakes}");
+        let expected = format!("/etc/tin/apps.toml:4: templates.a.pool.max: {value} {right}");
+        assert!(cfg!(feature = "runtime-none") || errors == expected, "{errors}");
     }
-    let mistakes =
+    let errors =
         load(&[], "[templates.a]\ncommand = ['a']\n[templates.a.pool]\nmax = \"auto\"\n").unwrap_err();
     assert_eq!(
-        mistakes.to_string(),
-        "/etc/tin/demo.toml:4: templates.a.pool.max: auto needs containers, for only of those it is known what they \
-         take; write a number, or serve with CONTAINER_MODE=containerd"
+        errors.to_string(),
+        "/etc/tin/apps.toml:4: templates.a.pool.max: auto needs containers, because only their use of memory is \
+         known; write a number, or serve with CONTAINER_MODE=containerd"
     );
     for (value, right) in [
         ("automatic", "\"automatic\" cannot be used; write a whole number from 1 to"),
         ("0", "\"0\" cannot be used; write a whole number from 1 to"),
         (
             "auto",
-            "auto needs containers, for only of those it is known what they take; set CONTAINER_MODE=containerd",
+            "auto needs containers, because only their use of memory is known; set CONTAINER_MODE=containerd",
         ),
     ] {
-        let mistakes = load(&[("POOL_MAX_SIZE", value)], "[templates.a]\ncommand = ['a']\n").unwrap_err();
-        assert!(mistakes.to_string().starts_with(&format!("POOL_MAX_SIZE: {right}")), "{mistakes}");
+        let errors = load(&[("POOL_MAX_SIZE", value)], "[templates.a]\ncommand = ['a']\n").unwrap_err();
+        assert!(errors.to_string().starts_with(&format!("POOL_MAX_SIZE: {right}")), "{errors}");
     }
 }

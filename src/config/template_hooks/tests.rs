@@ -1,4 +1,4 @@
-//! Hooks in a file of templates.
+//! Tests of the hooks in a file of templates.
 
 use std::path::Path;
 use std::time::Duration;
@@ -9,11 +9,11 @@ use crate::template::hooks::{FileHook, Hooks, TemplateText};
 fn load(mode: &str, text: &str) -> Result<Config, ConfigErrors> {
     let env: Environment =
         [("HOME", "/home/a"), ("CONTAINER_MODE", mode)].map(|(k, v)| (k.to_owned(), v.to_owned())).into();
-    Config::load(&env, Some((Path::new("/etc/tin/demo.toml"), text)), Path::new("/bin/try-it-now"))
+    Config::load(&env, Some((Path::new("/etc/tin/apps.toml"), text)), Path::new("/bin/try-it-now"))
 }
 
 fn hooks(text: &str) -> Hooks {
-    let config = load("containerd", text).unwrap_or_else(|mistakes| panic!("{mistakes}"));
+    let config = load("containerd", text).unwrap_or_else(|errors| panic!("{errors}"));
     config.templates.get("a").unwrap().hooks.clone()
 }
 
@@ -21,7 +21,7 @@ fn lines(mode: &str, text: &str) -> Vec<String> {
     load(mode, text).unwrap_err().iter().map(ToString::to_string).collect()
 }
 
-fn words(text: &str) -> TemplateText {
+fn template_text(text: &str) -> TemplateText {
     TemplateText::parse(text, |_| true).unwrap()
 }
 
@@ -53,26 +53,31 @@ path = "/flush"
 "#;
 
 #[test]
-fn every_hook_reaches_its_place() {
+fn every_hook_reaches_its_setting() {
     let hooks = hooks(FULL);
     assert_eq!(hooks.random, [("ADMIN_PASSWORD".to_owned(), 12), ("SALT".to_owned(), 64)].into());
-    assert_eq!(hooks.credentials, Some(words("Log in as “admin” with {ADMIN_PASSWORD}")));
-    let url =
-        FileHook { path: "/etc/app/url".into(), text: words("{INSTANCE_URL}\n"), mode: 0o644, owner: (0, 0) };
-    let key = FileHook { path: "/etc/app/key".into(), text: words("{SALT}"), mode: 0o600, owner: (33, 34) };
+    assert_eq!(hooks.credentials, Some(template_text("Log in as “admin” with {ADMIN_PASSWORD}")));
+    let url = FileHook {
+        path: "/etc/app/url".into(),
+        text: template_text("{INSTANCE_URL}\n"),
+        mode: 0o644,
+        owner: (0, 0),
+    };
+    let key =
+        FileHook { path: "/etc/app/key".into(), text: template_text("{SALT}"), mode: 0o600, owner: (33, 34) };
     assert_eq!(hooks.files, [url, key]);
     let [first, second] = hooks.calls.http.as_slice() else { panic!() };
     assert_eq!((first.method.as_str(), first.status, first.timeout.as_secs()), ("POST", Some(302), 3));
-    assert_eq!(first.path, words("/setup?host={INSTANCE_HOST}"));
-    assert_eq!(first.headers["X-Key"], words("{SALT}"));
-    assert_eq!(first.body, words("{\"url\": \"{INSTANCE_URL}\"}"));
+    assert_eq!(first.path, template_text("/setup?host={INSTANCE_HOST}"));
+    assert_eq!(first.headers["X-Key"], template_text("{SALT}"));
+    assert_eq!(first.body, template_text("{\"url\": \"{INSTANCE_URL}\"}"));
     assert_eq!((second.method.as_str(), second.status), ("GET", None));
     assert_eq!(second.timeout, Duration::from_secs(10));
-    assert_eq!(hooks.calls.exec[0].command, [words("/app/own"), words("{INSTANCE_ID}")]);
+    assert_eq!(hooks.calls.exec[0].command, [template_text("/app/own"), template_text("{INSTANCE_ID}")]);
     assert_eq!(hooks.calls.exec[0].timeout, Duration::from_secs(5));
-    assert_eq!(hooks.bake.exec[0].command, [words("sync")]);
+    assert_eq!(hooks.bake.exec[0].command, [template_text("sync")]);
     assert_eq!(hooks.bake.exec[0].timeout, Duration::from_secs(30));
-    assert_eq!(hooks.bake.http[0].path, words("/flush"));
+    assert_eq!(hooks.bake.http[0].path, template_text("/flush"));
 }
 
 #[test]
@@ -88,7 +93,7 @@ fn a_changed_hook_is_another_revision() {
 }
 
 #[test]
-fn all_mistakes_in_hooks_are_told_with_their_lines() {
+fn all_errors_in_hooks_are_reported_with_their_lines() {
     let text = r#"
 [templates.a]
 image = "a"
@@ -101,14 +106,14 @@ file = {}
 "/proc/app" = "covered"
 "/etc/app" = "file"
 "/etc/app/url" = "below a file"
-"/etc/unknown" = "{NOBODY}"
+"/etc/unknown" = "{UNKNOWN}"
 "/etc/mode" = { text = "x", mode = "u+x" }
 "/etc/empty" = {}
 "/etc/list" = ["hunter2"]
 [[templates.a.hooks.http]]
 path = "setup"
 method = "post"
-headers = { Host = "x", "a b" = "x", X-Key = "{NOBODY}" }
+headers = { Host = "x", "a b" = "x", X-Key = "{UNKNOWN}" }
 [[templates.a.hooks.http]]
 path = "/"
 status = 99
@@ -118,7 +123,7 @@ command = []
 exec = ["sync"]
 files = {}
 "#;
-    let told = lines("containerd", text);
+    let reported = lines("containerd", text);
     let expected = [
         ":5: templates.a.hooks.random.Key: the name cannot be used",
         ":5: templates.a.hooks.random.INSTANCE_ID: the name cannot be used",
@@ -126,9 +131,9 @@ files = {}
         ":5: templates.a.hooks.random.SHORT: it is no such length; write NAME = LENGTH, from 8",
         ":8: templates.a.hooks.files.etc/app: the path cannot be used",
         ":9: templates.a.hooks.files./etc/../app: the path cannot be used",
-        ":10: templates.a.hooks.files./proc/app: no file of the instance is seen there",
+        ":10: templates.a.hooks.files./proc/app: a mount of the container hides files there",
         ":12: templates.a.hooks.files./etc/app/url: /etc/app cannot be both a file and a folder",
-        ":13: templates.a.hooks.files./etc/unknown: {NOBODY} stands for nothing; the names here are {INSTANCE_ID}, \
+        ":13: templates.a.hooks.files./etc/unknown: {UNKNOWN} is no known placeholder; the names here are {INSTANCE_ID}, \
          {INSTANCE_URL}, {INSTANCE_HOST}, {KEY}",
         ":14: templates.a.hooks.files./etc/mode.mode: \"u+x\" cannot be used",
         ":15: templates.a.hooks.files./etc/empty.text: it is missing",
@@ -136,7 +141,7 @@ files = {}
         ":19: templates.a.hooks.http.method: \"post\" cannot be used",
         ":18: templates.a.hooks.http.path: it cannot be used",
         ":20: templates.a.hooks.http.headers.Host: it is set by the server",
-        ":20: templates.a.hooks.http.headers.X-Key: it has a placeholder that stands for nothing",
+        ":20: templates.a.hooks.http.headers.X-Key: it has an unknown placeholder",
         ":20: templates.a.hooks.http.headers.a b: it is no name of a header",
         ":23: templates.a.hooks.http.status: 99 cannot be used",
         ":25: templates.a.hooks.exec.command: it names no program",
@@ -144,21 +149,24 @@ files = {}
         ":28: templates.a.hooks.bake.files: there is no such key; the keys here are http, exec",
         ":6: templates.a.hooks.file: there is no such key; did you mean files?",
     ];
-    for (told, expected) in told.iter().zip(expected) {
-        assert!(told.starts_with(&format!("/etc/tin/demo.toml{expected}")), "{told}\nis not\n{expected}");
+    for (reported, expected) in reported.iter().zip(expected) {
+        assert!(
+            reported.starts_with(&format!("/etc/tin/apps.toml{expected}")),
+            "{reported}\nis not\n{expected}"
+        );
     }
-    assert_eq!(told.len(), expected.len(), "{told:#?}");
-    assert!(!told.join("\n").contains("hunter2"));
+    assert_eq!(reported.len(), expected.len(), "{reported:#?}");
+    assert!(!reported.join("\n").contains("hunter2"));
 }
 
 #[test]
-fn an_app_on_this_host_can_be_asked_and_nothing_else() {
+fn an_app_on_this_host_can_have_http_hooks_only() {
     let ask = "[templates.a]\ncommand = ['x']\n[[templates.a.hooks.http]]\npath = '/own'\n";
     load("process", ask).unwrap();
     let text = "[templates.a]\ncommand = ['x']\n[templates.a.hooks]\nfiles = {}\nbake = {}\n\
                 exec = [{ command = ['x'] }]\n";
-    let told: Vec<_> = load("process", text).unwrap_err().into_iter().map(|m| m.at).collect();
-    assert_eq!(told, ["templates.a.hooks.exec", "templates.a.hooks.files", "templates.a.hooks.bake"]);
+    let reported: Vec<_> = load("process", text).unwrap_err().into_iter().map(|m| m.key).collect();
+    assert_eq!(reported, ["templates.a.hooks.exec", "templates.a.hooks.files", "templates.a.hooks.bake"]);
 }
 
 #[test]
@@ -167,7 +175,7 @@ fn a_placeholder_needs_its_random_text() {
     assert_eq!(
         lines("containerd", text),
         [
-            "/etc/tin/demo.toml:4: templates.a.hooks.credentials: {ADMIN_PASSWORD} stands for nothing; the names here \
+            "/etc/tin/apps.toml:4: templates.a.hooks.credentials: {ADMIN_PASSWORD} is no known placeholder; the names here \
           are {INSTANCE_ID}, {INSTANCE_URL}, {INSTANCE_HOST}"
         ]
     );

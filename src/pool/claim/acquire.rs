@@ -1,4 +1,4 @@
-//! A visitor gets an instance.
+//! The acquire operation: a visitor gets an instance, or waits for one.
 
 use std::time::Duration;
 
@@ -11,63 +11,75 @@ use crate::pool::template_pool::TemplatePool;
 use crate::store::{Claim, Claimed, Quota, RouteChange, StoreError, Visitor};
 use crate::telemetry::AcquireResult;
 
-/// An instance that is the visitor's from now on.
+/// Assumed time to make an instance, for `retry_after`, before the first has been made.
+const ASSUMED_PROVISION_TIME: Duration = Duration::from_secs(5);
+
+/// An instance that was assigned to the visitor.
 #[derive(Debug)]
 pub struct Acquired {
-    /// The record, assigned.
+    /// The instance's record: assigned.
     pub instance: Instance,
-    /// What is left to the visitor; `None` without limits.
+    /// What remains of the visitor's rate limits; `None` without limits.
     pub quota: Option<Quota>,
-    /// For whoever carries the answer to the visitor.
+    /// Must accompany the answer to the visitor.
     pub delivery: Delivery,
 }
 
-/// Why a visitor got none. Nothing was charged.
+/// Why the visitor got no instance. The rate limits were not charged.
 #[derive(Debug, thiserror::Error)]
 pub enum AcquireError {
-    /// No template has that name.
+    /// No template of that name is configured.
     #[error("no template has that name")]
     NoTemplate,
-    /// The visitor has had enough.
+    /// The visitor's rate limit is exhausted.
     #[error(transparent)]
     RateLimited(#[from] RateLimited),
-    /// Nothing is ready and nothing could be made in time.
+    /// No instance is ready, and none could be made in time.
     #[error("no instance is ready")]
     Exhausted {
-        /// When it is worth trying again.
+        /// Time after which another attempt may succeed.
         retry_after: Duration,
     },
-    /// The store did not do it.
+    /// The store failed.
     #[error(transparent)]
     Store(#[from] StoreError),
 }
 
 impl Pool {
-    /// Gives `visitor` a ready instance of the template called `template`. When none is ready it waits, behind
-    /// those who came before, for one that can be made within the acquire timeout. Dropped before it is done, it leaves
-    /// the visitor without an instance.
+    /// Assigns a ready instance of the template called `template` to `visitor`. When none is ready, waits up to the
+    /// acquire timeout for one to be made, behind the visitors who came before.
+    ///
+    /// A claim makes one call to the store, and waits neither for the runtime nor for any other node.
+    ///
+    /// Cancel safety: if the future is dropped, the visitor has no instance; a claim in progress is undone.
+    ///
+    /// # Errors
+    /// See [`AcquireError`].
     pub async fn acquire(&self, template: &str, visitor: Visitor) -> Result<Acquired, AcquireError> {
         let start = Instant::now();
-        let keeper =
-            self.keepers.get(template).filter(|keeper| keeper.is_kept()).ok_or(AcquireError::NoTemplate)?;
-        let outcome = self.claim_or_wait(&keeper, visitor, start).await;
+        let template_pool = self
+            .template_pools
+            .get(template)
+            .filter(|template_pool| template_pool.is_configured())
+            .ok_or(AcquireError::NoTemplate)?;
+        let outcome = self.claim_or_wait(&template_pool, visitor, start).await;
         let result = match &outcome {
             Ok(_) => AcquireResult::Success,
             Err(AcquireError::RateLimited(_)) => AcquireResult::RateLimited,
             Err(AcquireError::Exhausted { .. }) => AcquireResult::PoolExhausted,
             Err(AcquireError::NoTemplate | AcquireError::Store(_)) => AcquireResult::Error,
         };
-        self.metrics.acquired(template, result, start.elapsed());
+        self.metrics.record_acquire(template, result, start.elapsed());
         outcome
     }
 
     async fn claim_or_wait(
         &self,
-        keeper: &TemplatePool,
+        template_pool: &TemplatePool,
         visitor: Visitor,
         start: Instant,
     ) -> Result<Acquired, AcquireError> {
-        let template = keeper.template();
+        let template = template_pool.template();
         let claim = Claim {
             template: template.name.clone(),
             token: ClaimToken::random(),
@@ -76,74 +88,77 @@ impl Pool {
             limits: template.rate_limit,
             ttl: template.ttl,
         };
-        let mut delivery = Delivery::of(claim, self.ledger.clone());
-        if keeper.line.len() == 0
+        let mut delivery = Delivery::new(claim, self.ledger.clone());
+        if template_pool.wait_queue.len() == 0
             && let Some((instance, quota)) = self.claim(&mut delivery).await?
         {
             return Ok(Acquired { instance, quota, delivery });
         }
-        self.check_patience(keeper).await?;
+        self.check_wait(template_pool).await?;
         let deadline = start + self.acquire_timeout;
-        let place = keeper.line.enter();
-        // Those who make instances are woken when the visitor is counted, each time.
+        let place = template_pool.wait_queue.enter();
+        // The reconcile loop is woken after the visitor is counted as waiting, here and below.
         let first = place.first();
         self.wake.notify_one();
-        let exhausted = |_| AcquireError::Exhausted { retry_after: retry_after(keeper) };
+        let exhausted = |_| AcquireError::Exhausted { retry_after: retry_after(template_pool) };
         let first = tokio::time::timeout_at(deadline, first).await.map_err(exhausted)?;
         loop {
-            // Not under the deadline: a claim that is broken off has to be undone.
+            // Not bounded by the deadline: a claim that is abandoned has to be undone.
             if let Some((instance, quota)) = self.claim(&mut delivery).await? {
                 return Ok(Acquired { instance, quota, delivery });
             }
-            let called = first.called();
+            let instance_ready = first.instance_ready();
             self.wake.notify_one();
-            tokio::time::timeout_at(deadline, called).await.map_err(exhausted)?;
+            tokio::time::timeout_at(deadline, instance_ready).await.map_err(exhausted)?;
         }
     }
 
-    /// One claim: an instance, or `None` when nothing is ready.
+    /// Makes one claim. Returns `None` when no instance is ready.
     async fn claim(
         &self,
         delivery: &mut Delivery,
     ) -> Result<Option<(Instance, Option<Quota>)>, AcquireError> {
-        let claimed = self.ask(self.store.claim(delivery.claiming())).await?;
+        let claimed = self.ask(self.store.claim(delivery.begin_claim())).await?;
         match claimed {
             Claimed::Granted { instance, quota } => {
-                delivery.granted(instance.id().clone());
-                if self.publish(RouteChange::Set(instance.clone())) {
+                delivery.mark_granted(instance.id().clone());
+                if self.publish_route(RouteChange::Set(instance.clone())) {
                     self.wake.notify_one();
                 }
                 Ok(Some((instance, quota)))
             }
             Claimed::RateLimited(limited) => {
-                delivery.came_to_nothing();
+                delivery.claim_got_nothing();
                 Err(limited.into())
             }
             Claimed::Empty => {
-                delivery.came_to_nothing();
+                delivery.claim_got_nothing();
                 Ok(None)
             }
         }
     }
 
-    /// Whether waiting makes sense: something can be made, and in time for everybody who waits already.
-    async fn check_patience(&self, keeper: &TemplatePool) -> Result<(), AcquireError> {
-        let sizes = keeper.sizes();
-        let counts = self.ask(self.store.counts(&keeper.template().name, Some(&self.node))).await?;
-        let ahead = keeper.line.len();
-        let full = counts.assigned + ahead >= sizes.max;
+    /// Checks that waiting makes sense: an instance can be made, and in time for all visitors who wait already.
+    async fn check_wait(&self, template_pool: &TemplatePool) -> Result<(), AcquireError> {
+        let sizes = template_pool.sizes();
+        let counts = self.ask(self.store.counts(&template_pool.template().name, Some(&self.node))).await?;
+        let ahead = template_pool.wait_queue.len();
+        let is_full = counts.assigned + ahead >= sizes.max;
         let rounds = u32::try_from(ahead / sizes.concurrency.max(1)).unwrap_or(u32::MAX).saturating_add(1);
-        // Before the first has been made nobody knows how long it takes; the wait is bounded anyway.
-        let slow = keeper.median().is_some_and(|m| m.saturating_mul(rounds) > self.acquire_timeout);
-        if full || slow || self.is_draining() || keeper.pause().is_some() || self.stopping.is_cancelled() {
-            return Err(AcquireError::Exhausted { retry_after: retry_after(keeper) });
+        // Before the first instance the time is not known; the wait is bounded in any case.
+        let is_slow = template_pool
+            .median_time()
+            .is_some_and(|time| time.saturating_mul(rounds) > self.acquire_timeout);
+        let is_pausing = template_pool.pause().is_some();
+        if is_full || is_slow || self.is_draining() || is_pausing || self.stopping.is_cancelled() {
+            return Err(AcquireError::Exhausted { retry_after: retry_after(template_pool) });
         }
         Ok(())
     }
 }
 
-/// When an instance may be ready: after a broken template's pause, and the time one takes.
-fn retry_after(keeper: &TemplatePool) -> Duration {
-    let making = keeper.median().unwrap_or(Duration::from_secs(5));
-    (keeper.pause().unwrap_or_default() + making).max(Duration::from_secs(1))
+/// Returns the time until an instance may be ready: the back-off of a failing template, and the time to make one.
+fn retry_after(template_pool: &TemplatePool) -> Duration {
+    let provision_time = template_pool.median_time().unwrap_or(ASSUMED_PROVISION_TIME);
+    (template_pool.pause().unwrap_or_default() + provision_time).max(Duration::from_secs(1))
 }

@@ -1,8 +1,12 @@
-//! Whether a visitor got the answer that hands it an instance.
+//! Whether the answer that assigns an instance reached the visitor.
 //!
-//! A claim gives an instance to a visitor before the visitor knows. Whoever carries the answer carries a [`Delivery`] with
-//! it, and says how far it got; dropped on the way, it says that the visitor is gone. What follows from that is noted in
-//! the [`Ledger`] and done apart from the acquire, see [`super::delivery_worker`].
+//! A claim assigns an instance before the visitor knows of it. What carries the answer to the visitor also carries a
+//! [`Delivery`], and reports to it how far the answer got; a delivery that is dropped reports that the visitor is gone.
+//! The consequence is noted in the [`Ledger`], and carried out later by [`super::delivery_worker`].
+//!
+//! **Architecture invariant:** code that sends an answer with an [`Acquired`](super::acquire::Acquired) must take the
+//! delivery out of the answer's body and call [`Delivery::mark_begun`] and [`Delivery::complete`]. Otherwise each claim
+//! is undone.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -15,13 +19,15 @@ use tokio::time::Instant;
 use crate::instance::InstanceId;
 use crate::store::Claim;
 
-/// So many deliveries are confirmed before their time.
-pub(crate) const FULL: usize = 1000;
-/// Most claims that wait to be undone; beyond that the store's sweep does it, a minute later.
-const MOST_UNDONE: usize = 4096;
+/// Number of deliveries that are confirmed at once instead of at the next tick.
+const CONFIRM_BATCH: usize = 1000;
+/// Most undos that wait. Beyond that the oldest is dropped, and the store's sweep ends its claim a minute later.
+const MAX_PENDING_UNDOS: usize = 4096;
 
-/// An answer on its way to the visitor. Dropped before its first byte was handed to the visitor's connection, the claim
-/// is taken back; dropped before the last one, the instance is released.
+/// An answer on its way to the visitor.
+///
+/// Dropped before the first byte was passed to the visitor's connection, the claim is undone; dropped before the last
+/// one, the instance is released.
 #[derive(Debug)]
 pub struct Delivery {
     ledger: Arc<Ledger>,
@@ -30,63 +36,65 @@ pub struct Delivery {
     progress: Progress,
 }
 
-/// A delivery of which every byte was handed to the visitor's connection.
+/// An answer of which each byte was passed to the visitor's connection.
 #[derive(Debug)]
 pub struct Delivered {
     ledger: Arc<Ledger>,
     id: InstanceId,
 }
 
-/// How far a claim and its answer are.
+/// The progress of a claim and its answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Progress {
     /// The visitor has no instance, and the store knows that.
     Idle,
-    /// The store was asked; it may have done it.
+    /// The claim was sent to the store, which may have performed it.
     Claiming,
-    /// The visitor has one and was not told.
+    /// An instance is assigned, and no byte of the answer was given to the connection.
     Granted,
-    /// The visitor may have been told in part.
+    /// A part of the answer was given to the connection.
     Begun,
-    /// The visitor has been told.
-    Done,
+    /// The whole answer was given to the connection.
+    Complete,
 }
 
 impl Delivery {
-    /// Of a claim that was not made yet.
-    pub(crate) fn of(claim: Claim, ledger: Arc<Ledger>) -> Self {
+    /// Creates the delivery of a claim that was not made yet.
+    pub(super) fn new(claim: Claim, ledger: Arc<Ledger>) -> Self {
         Self { ledger, claim, id: None, progress: Progress::Idle }
     }
 
-    /// The claim, to be made now. Whoever is dropped before it hears the answer leaves open what that would have been.
-    pub(crate) fn claiming(&mut self) -> &Claim {
+    /// Returns the claim, to be sent to the store now. If the delivery is dropped before the store answers, the claim
+    /// is undone in case the store performed it.
+    pub(super) fn begin_claim(&mut self) -> &Claim {
         self.progress = Progress::Claiming;
         &self.claim
     }
 
-    /// The claim got nothing, and may be made again.
-    pub(crate) fn came_to_nothing(&mut self) {
+    /// Notes that the claim got no instance. It may be made again.
+    pub(super) fn claim_got_nothing(&mut self) {
         self.progress = Progress::Idle;
     }
 
-    /// The claim got this instance.
-    pub(crate) fn granted(&mut self, id: InstanceId) {
+    /// Notes that the claim got this instance.
+    pub(super) fn mark_granted(&mut self, id: InstanceId) {
         self.id = Some(id);
         self.progress = Progress::Granted;
     }
 
-    /// The first byte of the answer was handed to the visitor's connection. May be said again.
-    pub fn begun(&mut self) {
+    /// Notes that the first byte of the answer was passed to the visitor's connection. Further calls have no effect.
+    pub fn mark_begun(&mut self) {
         if self.progress == Progress::Granted {
             self.progress = Progress::Begun;
         }
     }
 
-    /// The whole answer was handed to the visitor's connection. `None` when there was nothing to deliver.
-    pub fn done(mut self) -> Option<Delivered> {
+    /// Notes that the whole answer was passed to the visitor's connection. Returns `None` when no instance was
+    /// assigned.
+    pub fn complete(mut self) -> Option<Delivered> {
         let id = self.id.take()?;
-        self.progress = Progress::Done;
-        self.ledger.delivered(id.clone());
+        self.progress = Progress::Complete;
+        self.ledger.note_delivered(id.clone());
         Some(Delivered { ledger: self.ledger.clone(), id })
     }
 }
@@ -94,160 +102,162 @@ impl Delivery {
 impl Drop for Delivery {
     fn drop(&mut self) {
         let undo = match (self.progress, self.id.take()) {
-            (Progress::Idle | Progress::Done, _) => return,
+            (Progress::Idle | Progress::Complete, _) => return,
             (Progress::Begun, Some(id)) => Undo::Release(id),
-            (Progress::Claiming | Progress::Granted | Progress::Begun, _) => {
-                Undo::TakeBack(self.claim.clone())
-            }
+            (Progress::Claiming | Progress::Granted | Progress::Begun, _) => Undo::Claim(self.claim.clone()),
         };
-        self.ledger.undo(undo);
+        self.ledger.note_undo(undo);
     }
 }
 
 impl Delivered {
-    /// The visitor's end of the connection refused what was handed to it: it was gone before.
-    pub fn lost(self) {
-        self.ledger.undo(Undo::Release(self.id));
+    /// Notes that the visitor's system refused the answer: the visitor was gone before.
+    pub fn mark_lost(self) {
+        self.ledger.note_undo(Undo::Release(self.id));
     }
 
-    /// The visitor may have left without reading it. Unless somebody comes to use the instance, it is nobody's.
-    pub fn doubted(self) {
-        self.ledger.doubt(self.id);
+    /// Notes that the visitor may have left without reading the answer. The instance is released unless it is used.
+    pub fn mark_doubtful(self) {
+        self.ledger.note_doubtful(self.id);
     }
 }
 
 /// What is to be done about deliveries that have ended.
 #[derive(Debug, Default)]
-pub(crate) struct Ledger {
-    open: Mutex<Open>,
-    /// Rung when there is something that should not wait.
-    pub(crate) news: Notify,
+pub(in crate::pool) struct Ledger {
+    pending: Mutex<Pending>,
+    /// Notified when there is something that should not wait for the next tick.
+    pub(super) urgent: Notify,
 }
 
 #[derive(Debug, Default)]
-struct Open {
+struct Pending {
+    /// Instances whose claims are to be confirmed.
     delivered: Vec<InstanceId>,
     /// Each with the time when it was noted.
-    undone: VecDeque<(Undo, Instant)>,
-    /// Perhaps nobody's, each with the time when that was noted.
-    doubted: VecDeque<(InstanceId, Instant)>,
+    undos: VecDeque<(Undo, Instant)>,
+    /// Instances whose visitors may be gone, each with the time when that was noted.
+    doubtful: VecDeque<(InstanceId, Instant)>,
 }
 
 /// What is to be undone.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Undo {
-    /// A claim that nobody heard of: its instance, if it got one, is ready again.
-    TakeBack(Claim),
-    /// The visitor may have heard of this instance, and is gone: so is the instance.
+pub(super) enum Undo {
+    /// A claim of which no byte of the answer was given to the connection: if it got an instance, that is to be ready
+    /// again.
+    Claim(Claim),
+    /// The instance of a visitor who may know of it, and is gone: it is to be released.
     Release(InstanceId),
 }
 
 impl Ledger {
-    /// Notes one that is to be confirmed.
-    pub(crate) fn delivered(&self, id: InstanceId) {
-        let mut open = self.open.lock();
-        open.delivered.push(id);
-        if open.delivered.len() == FULL {
-            self.news.notify_one();
+    /// Notes an instance whose claim is to be confirmed.
+    pub(in crate::pool) fn note_delivered(&self, id: InstanceId) {
+        let mut pending = self.pending.lock();
+        pending.delivered.push(id);
+        if pending.delivered.len() == CONFIRM_BATCH {
+            self.urgent.notify_one();
         }
     }
 
-    /// Notes what is to be undone.
-    fn undo(&self, undo: Undo) {
-        let mut open = self.open.lock();
-        open.undone.push_back((undo, Instant::now()));
-        if open.undone.len() > MOST_UNDONE {
-            open.undone.pop_front();
+    fn note_undo(&self, undo: Undo) {
+        let mut pending = self.pending.lock();
+        pending.undos.push_back((undo, Instant::now()));
+        if pending.undos.len() > MAX_PENDING_UNDOS {
+            pending.undos.pop_front();
         }
-        drop(open);
-        self.news.notify_one();
+        drop(pending);
+        self.urgent.notify_one();
     }
 
-    /// Notes what may be nobody's.
-    fn doubt(&self, id: InstanceId) {
-        self.open.lock().doubted.push_back((id, Instant::now()));
+    fn note_doubtful(&self, id: InstanceId) {
+        self.pending.lock().doubtful.push_back((id, Instant::now()));
     }
 
-    /// Takes what has been in doubt for so long.
-    pub(crate) fn take_doubted(&self, longest: Duration) -> Vec<InstanceId> {
-        let mut open = self.open.lock();
-        let ripe = open.doubted.iter().take_while(|(_, since)| since.elapsed() >= longest).count();
-        open.doubted.drain(..ripe).map(|(id, _)| id).collect()
+    /// Takes the instances that have been doubtful for at least `age`.
+    pub(super) fn take_doubtful(&self, age: Duration) -> Vec<InstanceId> {
+        let mut pending = self.pending.lock();
+        let due = pending.doubtful.iter().take_while(|(_, since)| since.elapsed() >= age).count();
+        pending.doubtful.drain(..due).map(|(id, _)| id).collect()
     }
 
-    /// Takes what is to be confirmed, if there is enough of it or it has waited long enough.
-    pub(crate) fn take_delivered(&self, in_time: bool) -> Vec<InstanceId> {
-        let mut open = self.open.lock();
-        if in_time || open.delivered.len() >= FULL { std::mem::take(&mut open.delivered) } else { Vec::new() }
+    /// Takes the instances whose claims are to be confirmed, if a confirmation `is_due` or a batch is full; else none.
+    pub(super) fn take_delivered(&self, is_due: bool) -> Vec<InstanceId> {
+        let mut pending = self.pending.lock();
+        if is_due || pending.delivered.len() >= CONFIRM_BATCH {
+            std::mem::take(&mut pending.delivered)
+        } else {
+            Vec::new()
+        }
     }
 
-    /// Takes up to `most` of what is to be undone.
-    pub(crate) fn take_undone(&self, most: usize) -> Vec<(Undo, Instant)> {
-        let mut open = self.open.lock();
-        let most = most.min(open.undone.len());
-        open.undone.drain(..most).collect()
+    /// Takes the oldest undos, at most `most`.
+    pub(super) fn take_undos(&self, most: usize) -> Vec<(Undo, Instant)> {
+        let mut pending = self.pending.lock();
+        let count = most.min(pending.undos.len());
+        pending.undos.drain(..count).collect()
     }
 
-    /// Puts back what could not be confirmed. Nobody is woken for that.
-    pub(crate) fn put_delivered_back(&self, mut delivered: Vec<InstanceId>) {
-        let mut open = self.open.lock();
-        delivered.append(&mut open.delivered);
-        open.delivered = delivered;
+    /// Queues deliveries that could not be confirmed again, as the first. Wakes no task.
+    pub(super) fn requeue_delivered(&self, mut delivered: Vec<InstanceId>) {
+        let mut pending = self.pending.lock();
+        delivered.append(&mut pending.delivered);
+        pending.delivered = delivered;
     }
 
-    /// Puts back what could not be undone. Nobody is woken for that.
-    pub(crate) fn put_undone_back(&self, undone: Vec<(Undo, Instant)>) {
-        let mut open = self.open.lock();
-        for undo in undone.into_iter().rev() {
-            open.undone.push_front(undo);
+    /// Queues undos that failed again, as the first. Wakes no task.
+    pub(super) fn requeue_undos(&self, undos: Vec<(Undo, Instant)>) {
+        let mut pending = self.pending.lock();
+        for undo in undos.into_iter().rev() {
+            pending.undos.push_front(undo);
         }
     }
 }
 
-/// For those who carry deliveries.
+/// A delivery to test the code that carries one.
 #[cfg(test)]
-pub(crate) mod probe {
+pub(crate) mod delivery_probe {
     use super::*;
 
-    /// What a delivery left to do.
+    /// What a delivery left to be done.
     #[derive(Debug, PartialEq, Eq)]
     pub(crate) struct Outcome {
         confirmed: usize,
-        taken_back: usize,
+        claims_undone: usize,
         released: usize,
-        doubted: usize,
+        doubtful: usize,
     }
 
     impl Outcome {
-        const NOTHING: Self = Self { confirmed: 0, taken_back: 0, released: 0, doubted: 0 };
-        pub(crate) const TAKEN_BACK: Self = Self { taken_back: 1, ..Self::NOTHING };
+        const NOTHING: Self = Self { confirmed: 0, claims_undone: 0, released: 0, doubtful: 0 };
+        pub(crate) const CLAIM_UNDONE: Self = Self { claims_undone: 1, ..Self::NOTHING };
         pub(crate) const RELEASED: Self = Self { released: 1, ..Self::NOTHING };
         pub(crate) const CONFIRMED: Self = Self { confirmed: 1, ..Self::NOTHING };
-        pub(crate) const RELEASED_AFTER_ALL: Self = Self { released: 1, ..Self::CONFIRMED };
-        pub(crate) const DOUBTED: Self = Self { doubted: 1, ..Self::CONFIRMED };
+        pub(crate) const CONFIRMED_AND_RELEASED: Self = Self { released: 1, ..Self::CONFIRMED };
+        pub(crate) const CONFIRMED_AND_DOUBTFUL: Self = Self { doubtful: 1, ..Self::CONFIRMED };
     }
 
-    /// A delivery of an instance, and an eye on what it leaves.
+    /// Returns a delivery of an assigned instance, and a function that returns what the delivery left to be done.
     pub(crate) fn granted() -> (Delivery, impl Fn() -> Outcome) {
         let ledger = Arc::new(Ledger::default());
-        let mut delivery = Delivery::of(super::tests::claim(), ledger.clone());
-        delivery.claiming();
-        delivery.granted(super::tests::id());
-        let told = move || {
-            let undone = ledger.take_undone(9);
-            let released = undone.iter().filter(|(undo, _)| matches!(undo, Undo::Release(_))).count();
+        let mut delivery = Delivery::new(super::tests::claim(), ledger.clone());
+        delivery.begin_claim();
+        delivery.mark_granted(super::tests::id());
+        let outcome = move || {
+            let undos = ledger.take_undos(9);
+            let released = undos.iter().filter(|(undo, _)| matches!(undo, Undo::Release(_))).count();
             let confirmed = ledger.take_delivered(true).len();
-            let doubted = ledger.take_doubted(Duration::ZERO).len();
-            Outcome { confirmed, taken_back: undone.len() - released, released, doubted }
+            let doubtful = ledger.take_doubtful(Duration::ZERO).len();
+            Outcome { confirmed, claims_undone: undos.len() - released, released, doubtful }
         };
-        (delivery, told)
+        (delivery, outcome)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::instance::{ClaimToken, Limits, NodeId, TemplateName};
+    use crate::instance::{ClaimToken, NodeId, RateLimits, TemplateName};
     use crate::store::Visitor;
 
     pub(super) fn claim() -> Claim {
@@ -256,7 +266,7 @@ mod tests {
             token: ClaimToken::random(),
             node: NodeId::random(),
             visitor: Visitor("v".to_owned()),
-            limits: Limits { hourly: 0, daily: 0 },
+            limits: RateLimits { hourly: 0, daily: 0 },
             ttl: Duration::from_secs(60),
         }
     }
@@ -265,12 +275,12 @@ mod tests {
         InstanceId::random(&TemplateName::new("t").unwrap())
     }
 
-    /// What is left to do after a delivery that went like this.
+    /// Returns what is to be confirmed and undone after a delivery that took this course.
     fn after(course: impl FnOnce(Delivery)) -> (Vec<InstanceId>, Vec<Undo>) {
         let ledger = Arc::new(Ledger::default());
-        course(Delivery::of(claim(), ledger.clone()));
-        let undone = ledger.take_undone(9).into_iter().map(|(undo, _)| undo).collect();
-        (ledger.take_delivered(true), undone)
+        course(Delivery::new(claim(), ledger.clone()));
+        let undos = ledger.take_undos(9).into_iter().map(|(undo, _)| undo).collect();
+        (ledger.take_delivered(true), undos)
     }
 
     #[test]
@@ -278,71 +288,75 @@ mod tests {
         let (id, claim) = (id(), claim());
         let granted = |it: &mut Delivery| {
             it.claim = claim.clone();
-            it.claiming();
-            it.granted(id.clone());
+            it.begin_claim();
+            it.mark_granted(id.clone());
         };
-        assert_eq!(after(drop), (vec![], vec![]), "nothing was asked of the store");
-        let asked = |mut it: Delivery| {
+        assert_eq!(after(drop), (vec![], vec![]), "the store received no claim");
+        let unanswered = |mut it: Delivery| {
             it.claim = claim.clone();
-            it.claiming();
+            it.begin_claim();
         };
-        assert_eq!(after(asked), (vec![], vec![Undo::TakeBack(claim.clone())]), "the answer is not known");
+        assert_eq!(
+            after(unanswered),
+            (vec![], vec![Undo::Claim(claim.clone())]),
+            "the store's answer is not known"
+        );
         let nothing = |mut it: Delivery| {
-            it.claiming();
-            it.came_to_nothing();
+            it.begin_claim();
+            it.claim_got_nothing();
         };
         assert_eq!(after(nothing), (vec![], vec![]));
-        let untold = |mut it: Delivery| granted(&mut it);
-        assert_eq!(after(untold), (vec![], vec![Undo::TakeBack(claim.clone())]));
-        let half_told = |mut it: Delivery| {
+        let not_begun = |mut it: Delivery| granted(&mut it);
+        assert_eq!(after(not_begun), (vec![], vec![Undo::Claim(claim.clone())]));
+        let begun = |mut it: Delivery| {
             granted(&mut it);
-            it.begun();
-            it.begun();
+            it.mark_begun();
+            it.mark_begun();
         };
-        assert_eq!(after(half_told), (vec![], vec![Undo::Release(id.clone())]));
-        let told = |mut it: Delivery| {
+        assert_eq!(after(begun), (vec![], vec![Undo::Release(id.clone())]));
+        let complete = |mut it: Delivery| {
             granted(&mut it);
-            it.begun();
-            drop(it.done());
+            it.mark_begun();
+            drop(it.complete());
         };
-        assert_eq!(after(told), (vec![id.clone()], vec![]));
+        assert_eq!(after(complete), (vec![id.clone()], vec![]));
         let lost = |mut it: Delivery| {
             granted(&mut it);
-            it.done().unwrap().lost();
+            it.complete().unwrap().mark_lost();
         };
         assert_eq!(after(lost), (vec![id.clone()], vec![Undo::Release(id.clone())]));
-        assert_eq!(after(|it| assert!(it.done().is_none())), (vec![], vec![]));
+        assert_eq!(after(|it| assert!(it.complete().is_none())), (vec![], vec![]));
     }
 
     #[test]
-    fn what_cannot_be_undone_does_not_fill_the_memory() {
+    fn the_number_of_pending_undos_is_bounded() {
         let ledger = Arc::new(Ledger::default());
-        for _ in 0..MOST_UNDONE + 10 {
-            Delivery::of(claim(), ledger.clone()).claiming();
+        for _ in 0..MAX_PENDING_UNDOS + 10 {
+            Delivery::new(claim(), ledger.clone()).begin_claim();
         }
-        assert_eq!(ledger.take_undone(usize::MAX).len(), MOST_UNDONE);
+        assert_eq!(ledger.take_undos(usize::MAX).len(), MAX_PENDING_UNDOS);
     }
 
     #[test]
-    fn a_few_deliveries_wait_for_their_time_and_many_do_not() {
+    fn a_few_deliveries_wait_for_the_next_tick_and_a_full_batch_does_not() {
         let (ledger, first) = (Ledger::default(), id());
-        ledger.delivered(first.clone());
+        ledger.note_delivered(first.clone());
         assert_eq!(ledger.take_delivered(false), []);
         assert_eq!(ledger.take_delivered(true), std::slice::from_ref(&first));
-        (1..FULL).for_each(|_| ledger.delivered(id()));
-        ledger.put_delivered_back(vec![first.clone()]);
+        (1..CONFIRM_BATCH).for_each(|_| ledger.note_delivered(id()));
+        ledger.requeue_delivered(vec![first.clone()]);
         let all = ledger.take_delivered(false);
-        assert_eq!((all.len(), &all[0]), (FULL, &first), "what was put back comes first");
+        assert_eq!((all.len(), &all[0]), (CONFIRM_BATCH, &first), "what was requeued comes first");
     }
 
     #[test]
-    fn what_was_put_back_is_undone_before_what_came_since() {
+    fn an_undo_that_failed_comes_before_those_noted_since() {
         let (ledger, first, second) = (Ledger::default(), Undo::Release(id()), Undo::Release(id()));
-        ledger.undo(first.clone());
-        let taken = ledger.take_undone(5);
-        ledger.undo(second.clone());
-        ledger.put_undone_back(taken);
-        let all: Vec<_> = ledger.take_undone(5).into_iter().map(|(undo, _)| undo).collect();
+        ledger.note_undo(first.clone());
+        let taken = ledger.take_undos(5);
+        ledger.note_undo(second.clone());
+        ledger.requeue_undos(taken);
+        let all: Vec<_> = ledger.take_undos(5).into_iter().map(|(undo, _)| undo).collect();
         assert_eq!(all, [first, second]);
     }
 }

@@ -1,4 +1,5 @@
-//! What deliveries left to do: those that arrived are confirmed, a batch at a time; those that did not are undone.
+//! What follows from the ends of deliveries: claims whose answers arrived are confirmed, a batch at a time; the others
+//! are undone.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,108 +10,118 @@ use tokio::time::MissedTickBehavior;
 use super::delivery::Undo;
 use crate::instance::Instance;
 use crate::pool::Pool;
-use crate::proxy::routes::Found;
-use crate::store::{Claim, RouteChange, StoreError, UNCONFIRMED_FOR};
+use crate::proxy::routes::RouteLookup;
+use crate::store::{CONFIRM_TIMEOUT, Claim, RouteChange, StoreError};
 use crate::telemetry::ReleaseReason;
 
-/// How long a delivery waits for others to be confirmed with it, and a claim that could not be undone for another try.
-const PAUSE: Duration = Duration::from_secs(1);
-/// Most claims undone at a time.
-const AT_ONCE: usize = 16;
+/// How long a confirmation waits for others to be sent with it, and the time until an undo that failed is tried again.
+const SETTLE_INTERVAL: Duration = Duration::from_secs(1);
+/// Most undos at a time.
+const MAX_CONCURRENT_UNDOS: usize = 16;
 
-/// Runs until the server stops.
-pub(crate) async fn run(pool: Arc<Pool>) {
-    let mut tick = tokio::time::interval(PAUSE);
+/// Settles deliveries until the pools shut down.
+pub(in crate::pool) async fn run(pool: Arc<Pool>) {
+    let mut tick = tokio::time::interval(SETTLE_INTERVAL);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     while !pool.stopping.is_cancelled() {
-        let in_time = tokio::select! {
+        let is_due = tokio::select! {
             _ = tick.tick() => true,
-            () = pool.ledger.news.notified() => false,
+            () = pool.ledger.urgent.notified() => false,
             () = pool.stopping.cancelled() => return,
         };
-        settle(&pool, in_time).await;
+        settle(&pool, is_due).await;
     }
 }
 
-/// Does what there is to do; `in_time` also what may wait for more.
-pub(crate) async fn settle(pool: &Arc<Pool>, in_time: bool) {
-    undo(pool).await;
-    if in_time {
-        doubt(pool).await;
+/// Does what the ledger notes. What can wait for the next tick is done only if that `is_due`.
+pub(in crate::pool) async fn settle(pool: &Arc<Pool>, is_due: bool) {
+    undo_all(pool).await;
+    if is_due {
+        release_doubtful(pool).await;
     }
-    let delivered = pool.ledger.take_delivered(in_time);
+    let delivered = pool.ledger.take_delivered(is_due);
     if delivered.is_empty() {
         return;
     }
     if let Err(error) = pool.ask(pool.store.confirm(&delivered)).await {
-        tracing::warn!(%error, count = delivered.len(), "deliveries cannot be confirmed while the store is away");
-        pool.ledger.put_delivered_back(delivered);
+        tracing::warn!(%error, count = delivered.len(), "failed to confirm deliveries; retrying later");
+        pool.ledger.requeue_delivered(delivered);
     }
 }
 
-/// What the store does not answer to is tried again later, and given up once its sweep has done it in any case.
-async fn undo(pool: &Arc<Pool>) {
+/// Undoes what the ledger notes. What the store does not answer is tried again later, and abandoned after
+/// [`CONFIRM_TIMEOUT`]: by then the store's sweep has ended the claim.
+async fn undo_all(pool: &Arc<Pool>) {
     loop {
-        let some = pool.ledger.take_undone(AT_ONCE);
-        if some.is_empty() {
+        let batch = pool.ledger.take_undos(MAX_CONCURRENT_UNDOS);
+        if batch.is_empty() {
             return;
         }
-        let answers = join_all(some.iter().map(|(undo, _)| undo_one(pool, undo))).await;
-        let mut left = some;
-        let mut answers = answers.into_iter();
-        left.retain(|(_, since)| {
-            answers.next().is_some_and(|it| it.is_err()) && since.elapsed() < UNCONFIRMED_FOR
+        let results = join_all(batch.iter().map(|(undo, _)| undo_one(pool, undo))).await;
+        let mut failed = batch;
+        let mut results = results.into_iter();
+        failed.retain(|(_, since)| {
+            results.next().is_some_and(|it| it.is_err()) && since.elapsed() < CONFIRM_TIMEOUT
         });
-        if !left.is_empty() {
-            return pool.ledger.put_undone_back(left);
+        if !failed.is_empty() {
+            return pool.ledger.requeue_undos(failed);
         }
     }
 }
 
-/// Ends those in doubt that nobody came to use. Of those that another server runs, only that one knows.
-async fn doubt(pool: &Arc<Pool>) {
-    for id in pool.ledger.take_doubted(UNCONFIRMED_FOR) {
+/// Releases the doubtful instances that were not used since. Only the node that runs an instance knows its use, so
+/// others' instances are left alone.
+async fn release_doubtful(pool: &Arc<Pool>) {
+    for id in pool.ledger.take_doubtful(CONFIRM_TIMEOUT) {
         let is_unused = match pool.routes.find(id.as_str()) {
-            Found::Live(route) => route.node() == &pool.node && !route.is_used(),
+            RouteLookup::Live(route) => route.node() == &pool.node && !route.is_used(),
             _ => false,
         };
         if is_unused {
-            // What fails here costs the rest of a lease.
+            // A failure is ignored: the instance then lives until its deadline.
             let _ = pool.release(&id).await;
         }
     }
 }
 
 async fn undo_one(pool: &Arc<Pool>, undo: &Undo) -> Result<(), StoreError> {
-    let undone = match undo {
-        Undo::TakeBack(claim) => take_back(pool, claim).await,
+    let result = match undo {
+        Undo::Claim(claim) => undo_claim(pool, claim).await,
         Undo::Release(id) => pool.release(id).await.map(drop),
     };
-    match undone {
+    match result {
         Err(error @ StoreError::Unavailable(_)) => Err(error),
-        // It ended by itself, or somebody who knows of it was faster; or there was no claim.
+        // Otherwise the instance ended already, or another client who knows of it released it, or there was no claim.
         Ok(()) | Err(_) => Ok(()),
     }
 }
 
-async fn take_back(pool: &Arc<Pool>, claim: &Claim) -> Result<(), StoreError> {
-    let ready = pool.ask(pool.store.take_back(claim)).await?;
-    tracing::debug!(id = %ready.id(), "taken back from a visitor who left before the answer began");
-    pool.publish(RouteChange::Set(ready.clone()));
+/// Undoes a claim: the instance is ready again.
+///
+/// It is published as its ready record, never as gone: the node that runs it would stop a gone instance, and the route
+/// table would refuse the claim that comes next.
+async fn undo_claim(pool: &Arc<Pool>, claim: &Claim) -> Result<(), StoreError> {
+    let ready = pool.ask(pool.store.undo_claim(claim)).await?;
+    tracing::debug!(id = %ready.id(), "claim undone: visitor left before the answer began");
+    pool.publish_route(RouteChange::Set(ready.clone()));
     if !is_outdated(pool, &ready) {
-        if let Some(keeper) = pool.keepers.get(ready.id().template()) {
-            keeper.line.call();
+        if let Some(template_pool) = pool.template_pools.get(ready.id().template()) {
+            template_pool.wait_queue.notify_ready();
         }
     } else if pool.ask(pool.store.retire(ready.id())).await.is_ok() {
-        pool.metrics.released(ready.id().template(), ReleaseReason::Drained);
-        pool.take_down(ready.id().clone());
+        pool.metrics.record_release(ready.id().template(), ReleaseReason::Drained);
+        pool.stop_in_background(ready.id().clone());
     }
     pool.wake.notify_one();
     Ok(())
 }
 
-/// Whether it is ours, and the templates were changed while a visitor had it: those that were ready then are gone.
+/// Returns whether the instance is of this node and its template was changed while a visitor had it. The instances that
+/// were ready at the change are retired already.
 fn is_outdated(pool: &Pool, ready: &Instance) -> bool {
-    let wanted = pool.keepers.get(ready.id().template()).is_some_and(|keeper| keeper.wants(ready.revision()));
-    ready.node() == &pool.node && !wanted
+    let is_wanted = pool
+        .template_pools
+        .get(ready.id().template())
+        .is_some_and(|template_pool| template_pool.wants(ready.revision()));
+    ready.node() == &pool.node && !is_wanted
 }

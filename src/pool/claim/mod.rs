@@ -1,4 +1,12 @@
-//! TODO
+//! Assigning an instance to a visitor. `acquire` is the operation of the API; a *claim* is the store's atomic step in
+//! it.
+//!
+//! | file | content |
+//! |---|---|
+//! | `acquire.rs` | the operation: claims, and waits while nothing is ready |
+//! | `wait_queue.rs` | the visitors who wait, in the order of their arrival |
+//! | `delivery.rs` | how far the answer to a claim got |
+//! | `delivery_worker.rs` | confirms the claims whose answers arrived, and undoes the others |
 
 pub(super) mod acquire;
 pub(super) mod delivery;

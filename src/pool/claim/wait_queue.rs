@@ -1,91 +1,96 @@
-//! Visitors who wait for an instance that is being made: first come, first served.
+//! The queue of visitors who wait for an instance that is being made: first come, first served.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use tokio::sync::{Mutex, MutexGuard, Notify};
 
-/// The line before one pool. Only the first in line claims: when it becomes the first, and then whenever an instance
-/// has become ready. So no instance that became ready just before somebody stepped into the line is overlooked, and
-/// a visitor whose claim came to nothing keeps its place.
+/// The waiting visitors of one pool.
+///
+/// Only the first visitor in the queue claims: when it becomes the first, and then each time an instance becomes ready.
+/// So an instance that became ready just before a visitor entered is not overlooked, and a visitor whose claim got
+/// nothing keeps its place.
 #[derive(Debug)]
-pub(crate) struct WaitQueue {
-    /// All who stand in it.
+pub(in crate::pool) struct WaitQueue {
+    /// All visitors in the queue.
     length: AtomicUsize,
-    /// Those of them who wait, and do not claim at this moment.
+    /// Those of them who wait, and do not claim at the moment.
     waiting: AtomicUsize,
-    /// Held by the first in line. tokio's mutex is fair: it goes from hand to hand in the order of asking.
+    /// Locked by the first visitor. tokio's mutex is fair: it grants the lock in the order of the calls to `lock`.
     first: Mutex<()>,
     ready: Notify,
 }
 
-/// A place in the line.
+/// A place in the queue. Dropping it leaves the queue.
 #[derive(Debug)]
-pub(crate) struct Place<'a> {
-    line: &'a WaitQueue,
+pub(super) struct Place<'a> {
+    queue: &'a WaitQueue,
     _counted: Counted<'a>,
 }
 
-/// The first place. Dropped, it goes to the next in line.
+/// The first place in the queue. Dropping it makes the next visitor the first.
 #[derive(Debug)]
-pub(crate) struct First<'a> {
-    line: &'a WaitQueue,
-    _held: MutexGuard<'a, ()>,
+pub(super) struct First<'a> {
+    queue: &'a WaitQueue,
+    _guard: MutexGuard<'a, ()>,
 }
 
 impl WaitQueue {
-    /// An empty line.
-    pub(crate) fn new() -> Self {
+    /// Creates an empty queue.
+    pub(in crate::pool) fn new() -> Self {
         let (length, waiting) = (AtomicUsize::new(0), AtomicUsize::new(0));
         Self { length, waiting, first: Mutex::new(()), ready: Notify::new() }
     }
 
-    /// How many stand in it.
-    pub(crate) fn len(&self) -> usize {
+    /// Returns the number of visitors in the queue.
+    pub(in crate::pool) fn len(&self) -> usize {
         self.length.load(Ordering::Acquire)
     }
 
-    /// For how many an instance has to be made, provided that this is read after what is ready and what is being made.
-    /// Who claims is not among them: the store may have handed out what it had ready, and the visitor not know it yet.
-    pub(crate) fn waiting(&self) -> usize {
+    /// Returns for how many visitors an instance has to be made, provided that this is read after the numbers of ready
+    /// and warming instances. A visitor who claims at the moment is not counted: the store may have assigned a ready
+    /// instance to it whose answer has not arrived yet.
+    pub(in crate::pool) fn waiting(&self) -> usize {
         self.waiting.load(Ordering::Acquire)
     }
 
-    /// Takes the last place.
-    pub(crate) fn enter(&self) -> Place<'_> {
-        Place { line: self, _counted: Counted::new(&self.length) }
+    /// Enters at the end of the queue.
+    pub(super) fn enter(&self) -> Place<'_> {
+        Place { queue: self, _counted: Counted::new(&self.length) }
     }
 
-    /// An instance became ready: tells the first in line, or whoever will be.
-    pub(crate) fn call(&self) {
+    /// Wakes the first visitor, or the next who becomes the first: an instance became ready.
+    pub(in crate::pool) fn notify_ready(&self) {
         self.ready.notify_one();
     }
 }
 
 impl<'a> Place<'a> {
-    /// Waits to be the first in line, who should claim at once. Counted as waiting from the call on.
-    pub(crate) fn first(&self) -> impl Future<Output = First<'a>> + use<'a> {
-        let line = self.line;
-        let waiting = Counted::new(&line.waiting);
+    /// Waits to become the first in the queue, who should claim at once. The visitor is counted as waiting from the
+    /// call on, not from the first poll.
+    pub(super) fn first(&self) -> impl Future<Output = First<'a>> + use<'a> {
+        let queue = self.queue;
+        let waiting = Counted::new(&queue.waiting);
         async move {
-            let held = line.first.lock().await;
+            let guard = queue.first.lock().await;
             drop(waiting);
-            First { line, _held: held }
+            First { queue, _guard: guard }
         }
     }
 }
 
 impl First<'_> {
-    /// Waits until it is worth claiming again. Counted as waiting from the call on.
-    pub(crate) fn called(&self) -> impl Future<Output = ()> {
-        let waiting = Counted::new(&self.line.waiting);
+    /// Waits until another claim may succeed. The visitor is counted as waiting from the call on, not from the first
+    /// poll.
+    pub(super) fn instance_ready(&self) -> impl Future<Output = ()> {
+        let waiting = Counted::new(&self.queue.waiting);
         async move {
-            self.line.ready.notified().await;
+            self.queue.ready.notified().await;
             drop(waiting);
         }
     }
 }
 
-/// One more in a count, for as long as it lives.
+/// One unit of a count, until it is dropped.
 #[derive(Debug)]
 struct Counted<'a>(&'a AtomicUsize);
 
@@ -108,9 +113,9 @@ mod tests {
     use futures_util::FutureExt;
 
     #[tokio::test]
-    async fn the_first_to_come_is_the_first_in_line() {
-        let line = WaitQueue::new();
-        let (a, b) = (line.enter(), line.enter());
+    async fn the_first_visitor_to_enter_is_the_first_in_the_queue() {
+        let queue = WaitQueue::new();
+        let (a, b) = (queue.enter(), queue.enter());
         let mut second = Box::pin(b.first());
         let first = a.first().await;
         assert!((&mut second).now_or_never().is_none());
@@ -119,44 +124,44 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn who_leaves_makes_way_for_the_next() {
-        let line = WaitQueue::new();
-        let (a, b, c) = (line.enter(), line.enter(), line.enter());
+    async fn a_visitor_who_leaves_lets_the_next_become_the_first() {
+        let queue = WaitQueue::new();
+        let (a, b, c) = (queue.enter(), queue.enter(), queue.enter());
         let first = a.first().await;
         let (mut second, mut third) = (Box::pin(b.first()), Box::pin(c.first()));
         assert!((&mut second).now_or_never().is_none());
         assert!((&mut third).now_or_never().is_none());
         drop(second);
         drop(b);
-        assert_eq!(line.len(), 2);
+        assert_eq!(queue.len(), 2);
         drop(first);
         assert!((&mut third).now_or_never().is_some());
     }
 
     #[tokio::test]
-    async fn who_claims_does_not_wait() {
-        let line = WaitQueue::new();
-        let (a, b) = (line.enter(), line.enter());
+    async fn a_visitor_who_claims_is_not_counted_as_waiting() {
+        let queue = WaitQueue::new();
+        let (a, b) = (queue.enter(), queue.enter());
         let (first, second) = (a.first(), b.first());
-        assert_eq!(line.waiting(), 2);
+        assert_eq!(queue.waiting(), 2);
         let first = first.await;
-        assert_eq!(line.waiting(), 1);
-        let called = first.called();
-        assert_eq!((line.waiting(), line.len()), (2, 2));
-        line.call();
-        called.await;
-        assert_eq!(line.waiting(), 1);
+        assert_eq!(queue.waiting(), 1);
+        let ready = first.instance_ready();
+        assert_eq!((queue.waiting(), queue.len()), (2, 2));
+        queue.notify_ready();
+        ready.await;
+        assert_eq!(queue.waiting(), 1);
         drop((first, second, a));
-        assert_eq!((line.waiting(), line.len()), (0, 1));
+        assert_eq!((queue.waiting(), queue.len()), (0, 1));
     }
 
     #[tokio::test]
-    async fn a_call_that_came_while_the_first_was_claiming_is_not_lost() {
-        let line = WaitQueue::new();
-        let place = line.enter();
+    async fn an_instance_that_became_ready_while_the_first_was_claiming_is_not_missed() {
+        let queue = WaitQueue::new();
+        let place = queue.enter();
         let first = place.first().await;
-        line.call();
-        assert!(first.called().now_or_never().is_some());
-        assert!(first.called().now_or_never().is_none());
+        queue.notify_ready();
+        assert!(first.instance_ready().now_or_never().is_some());
+        assert!(first.instance_ready().now_or_never().is_none());
     }
 }

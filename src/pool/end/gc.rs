@@ -1,5 +1,5 @@
-//! What runs and what is on record are brought together: after a crash, after a store that was away, and whenever
-//! the templates change.
+//! Garbage collection: what runs and what is on record are made to agree. It runs at the start, at intervals, after an
+//! outage of the store, and when instances become unwanted.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -13,8 +13,8 @@ use crate::runtime::RuntimeError;
 use crate::store::StoreError;
 use crate::telemetry::ReleaseReason;
 
-/// Longest time that the store may take to list all instances of this server. There may be a hundred thousand, and
-/// they are read a piece at a time behind the visitors' questions.
+/// Longest time that the store may take to list the records of this node. There may be a hundred thousand, which are
+/// read a page at a time, behind the calls that visitors wait for.
 const LIST_DEADLINE: Duration = Duration::from_secs(30);
 
 #[derive(Debug, thiserror::Error)]
@@ -25,106 +25,106 @@ enum GcError {
     Runtime(#[from] RuntimeError),
 }
 
-/// Compares what runs here with what is on record here, and ends what is in only one of them; retires what nobody
-/// wants any more. What a task of ours has in hand is left alone. False when it could not be done.
-pub(crate) async fn collect(pool: &Arc<Pool>) -> bool {
-    match compare(pool).await {
+/// Compares the running instances of this node with its records, and ends each that is only in one of the two; then
+/// retires unwanted instances. Locked instances are left alone. Returns whether it succeeded.
+pub(in crate::pool) async fn collect(pool: &Arc<Pool>) -> bool {
+    match try_collect(pool).await {
         Ok(()) => true,
         Err(error) => {
-            tracing::warn!(%error, "what runs could not be compared with what is on record");
+            tracing::warn!(%error, "failed to garbage-collect instances");
             false
         }
     }
 }
 
-async fn compare(pool: &Arc<Pool>) -> Result<(), GcError> {
-    let mut held = pool.hands.held();
-    // In this order: what is ready on record was started before, and so it runs unless it is dead.
-    let on_record = list(pool).await?;
-    let list = pool.runtime.list().await?;
-    let mut strays = HashSet::with_capacity(list.len());
-    for id in list {
+async fn try_collect(pool: &Arc<Pool>) -> Result<(), GcError> {
+    let mut locked = pool.in_flight.locked();
+    // The records are read first: an instance that is recorded as ready was started before, so it runs unless it died.
+    let records = list_records(pool).await?;
+    let running = pool.runtime.list().await?;
+    let mut unrecorded = HashSet::with_capacity(running.len());
+    for id in running {
         yield_now().await;
-        strays.insert(id);
+        unrecorded.insert(id);
     }
-    // Held before or after: its state was in motion while we looked.
-    held.extend(pool.hands.held());
+    // An instance that was locked before or after the two lists were read may have changed in between.
+    locked.extend(pool.in_flight.locked());
 
-    for instance in on_record.iter().filter(|instance| is_living(instance)) {
+    for instance in records.iter().filter(|instance| is_living(instance)) {
         yield_now().await;
         let id = instance.id();
-        let runs = strays.remove(id);
-        if held.contains(id) {
+        let runs = unrecorded.remove(id);
+        if locked.contains(id) {
             continue;
         }
-        if let State::Warming = instance.life() {
-            if is_still(pool, id, |found| matches!(found.map(Instance::life), Some(State::Warming))).await? {
-                pool.fail(id, "nobody makes it any more").await;
+        if let State::Warming = instance.state() {
+            if is_still(pool, id, |found| matches!(found.map(Instance::state), Some(State::Warming))).await? {
+                pool.fail(id, "its provisioning was abandoned").await;
             }
         } else if !runs {
             pool.fail(id, "it no longer runs").await;
         }
     }
-    for id in strays.iter().filter(|id| !held.contains(id)) {
+    for id in unrecorded.iter().filter(|id| !locked.contains(id)) {
         if is_still(pool, id, |found| !found.is_some_and(is_living)).await? {
-            tracing::info!(%id, "stopping an instance that nobody may have");
-            pool.take_down(id.clone());
+            tracing::info!(%id, "unrecorded instance found; stopping it");
+            pool.stop_in_background(id.clone());
         }
     }
-    retire(pool, unwanted(pool, &on_record).await).await?;
-    for instance in on_record {
+    retire_all(pool, unwanted(pool, &records).await).await?;
+    for record in records {
         yield_now().await;
-        drop(instance);
+        drop(record);
     }
     Ok(())
 }
 
-async fn list(pool: &Pool) -> Result<Vec<Instance>, StoreError> {
+async fn list_records(pool: &Pool) -> Result<Vec<Instance>, StoreError> {
     pool.ask_within(LIST_DEADLINE, pool.store.list(&pool.node)).await
 }
 
-/// Lets others run now and then: visitors must not wait until a hundred thousand instances are compared.
+/// Lets other tasks run at times: visitors must not wait until a hundred thousand instances are compared.
 async fn yield_now() {
     consume_budget().await;
 }
 
 fn is_living(instance: &Instance) -> bool {
-    !matches!(instance.life(), State::Expired { .. })
+    !matches!(instance.state(), State::Expired { .. })
 }
 
-/// Looks again at an instance that was made, or was about to be, while the lists were read: whether its record is
-/// as it was, and nobody has it in hand, who would change that.
+/// Reads the record of an instance again, which may have changed while the lists were read. Returns whether no task has
+/// locked the instance, which would change it, and `condition` holds for its record.
 async fn is_still(
     pool: &Arc<Pool>,
     id: &InstanceId,
-    as_it_was: impl FnOnce(Option<&Instance>) -> bool,
+    condition: impl FnOnce(Option<&Instance>) -> bool,
 ) -> Result<bool, StoreError> {
-    let Some(hold) = pool.hands.take(id) else { return Ok(false) };
+    let Some(lock) = pool.in_flight.lock(id) else { return Ok(false) };
     let found = pool.ask(pool.store.get(id)).await?;
-    if hold.let_go() {
-        pool.fail(id, "it died while it was looked at").await;
+    if lock.unlock() {
+        pool.fail(id, "it died while its record was read").await;
         return Ok(false);
     }
-    Ok(as_it_was(found.as_ref()))
+    Ok(condition(found.as_ref()))
 }
 
-/// Retires what [`Pool::reload`] made unwanted.
-pub(crate) async fn retire_unwanted(pool: &Arc<Pool>) -> Result<(), StoreError> {
-    let on_record = list(pool).await?;
-    retire(pool, unwanted(pool, &on_record).await).await
+/// Retires the instances that the configuration does not want any more.
+pub(in crate::pool) async fn retire_unwanted(pool: &Arc<Pool>) -> Result<(), StoreError> {
+    let records = list_records(pool).await?;
+    retire_all(pool, unwanted(pool, &records).await).await
 }
 
-async fn retire(pool: &Arc<Pool>, unwanted: Vec<&Instance>) -> Result<(), StoreError> {
+async fn retire_all(pool: &Arc<Pool>, unwanted: Vec<&Instance>) -> Result<(), StoreError> {
     for instance in unwanted {
         let id = instance.id();
         match pool.ask(pool.store.retire(id)).await {
             Ok(before) => {
-                if let State::Ready { .. } = before.life() {
-                    pool.metrics.released(id.template(), ReleaseReason::Drained);
+                if let State::Ready { .. } = before.state() {
+                    pool.metrics.record_release(id.template(), ReleaseReason::Drained);
                 }
-                // Whoever is still making it undoes that.
-                if !pool.hands.died(id) {
-                    pool.take_down(id.clone());
+                // If a task is still making it, that task undoes its steps.
+                if !pool.in_flight.report_death(id) {
+                    pool.stop_in_background(id.clone());
                 }
             }
             // A visitor was faster, or it is gone already.
@@ -135,31 +135,33 @@ async fn retire(pool: &Arc<Pool>, unwanted: Vec<&Instance>) -> Result<(), StoreE
     Ok(())
 }
 
-/// Unused instances of a template that is gone or has changed, and ready ones above the target or the capacity.
-async fn unwanted<'a>(pool: &Pool, on_record: &'a [Instance]) -> Vec<&'a Instance> {
+/// Returns the instances to retire: unused ones of a removed or changed template, and ready ones above the target or
+/// the capacity.
+async fn unwanted<'a>(pool: &Pool, records: &'a [Instance]) -> Vec<&'a Instance> {
     let mut assigned: HashMap<&str, usize> = HashMap::new();
-    for instance in on_record.iter().filter(|instance| matches!(instance.life(), State::Assigned { .. })) {
+    for instance in records.iter().filter(|instance| matches!(instance.state(), State::Assigned { .. })) {
         yield_now().await;
         *assigned.entry(instance.id().template()).or_default() += 1;
     }
     let mut kept: HashMap<&str, usize> = HashMap::new();
     let mut is_unwanted = |instance: &Instance, name: &'a str| {
-        let keeper = pool.keepers.get(name).filter(|keeper| keeper.wants(instance.revision()));
-        match (instance.life(), keeper) {
+        let wanting_pool =
+            pool.template_pools.get(name).filter(|template_pool| template_pool.wants(instance.revision()));
+        match (instance.state(), wanting_pool) {
             (State::Assigned { .. } | State::Expired { .. }, _) => false,
             (State::Warming | State::Ready { .. }, None) => true,
             (State::Warming, Some(_)) => false,
-            (State::Ready { .. }, Some(keeper)) => {
-                let (sizes, assigned) = (keeper.sizes(), assigned.get(name).copied().unwrap_or(0));
+            (State::Ready { .. }, Some(template_pool)) => {
+                let (sizes, assigned) = (template_pool.sizes(), assigned.get(name).copied().unwrap_or(0));
                 let count = kept.entry(name).or_default();
                 *count += 1;
-                pool.is_draining()
-                    || *count > (sizes.target + keeper.line.len()).min(sizes.max.saturating_sub(assigned))
+                let wanted = sizes.target + template_pool.wait_queue.len();
+                pool.is_draining() || *count > wanted.min(sizes.max.saturating_sub(assigned))
             }
         }
     };
     let mut unwanted = Vec::new();
-    for instance in on_record {
+    for instance in records {
         yield_now().await;
         if is_unwanted(instance, instance.id().template()) {
             unwanted.push(instance);

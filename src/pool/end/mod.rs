@@ -1,6 +1,15 @@
-//! TODO
+//! The end of instances. Which transitions end an instance is shown in one table in [`crate::instance`].
+//!
+//! | file | content |
+//! |---|---|
+//! | `release.rs` | a visitor gives an instance back; the app is stopped in the background |
+//! | `expire.rs` | deadlines pass |
+//! | `fail.rs` | an instance's process dies |
+//! | `gc.rs` | what runs and what is on record are made to agree; unwanted instances are retired |
+//! | `shutdown.rs` | the server process stops |
 
-pub(super) mod drain;
 pub(super) mod expire;
+pub(super) mod fail;
 pub(super) mod gc;
 pub(super) mod release;
+pub(super) mod shutdown;

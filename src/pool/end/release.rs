@@ -1,37 +1,42 @@
-//! An instance ends: given back by its visitor, or taken down by us.
+//! A visitor gives an instance back, and its app is stopped.
 
 use std::sync::Arc;
 
 use crate::instance::{Instance, InstanceId};
 use crate::pool::Pool;
 use crate::store::{RouteChange, StoreError};
-use crate::telemetry::ReleaseReason;
+use crate::telemetry::{ReleaseReason, task};
 
 impl Pool {
-    /// A visitor gives an instance back. It is unreachable when this returns; its app is taken down afterwards.
+    /// Releases an instance that a visitor has. It is unreachable when this returns; its app is stopped in the
+    /// background by the node that runs it. Returns the record as it was.
+    ///
+    /// # Errors
+    /// `Unknown` when no visitor has the instance any more; `Unavailable` when the store does not answer in time.
     pub async fn release(self: &Arc<Self>, id: &InstanceId) -> Result<Instance, StoreError> {
         let (instance, _) = self.ask(self.store.release(id)).await?;
-        self.publish(RouteChange::Gone(id.clone()));
-        self.metrics.released(id.template(), ReleaseReason::Released);
-        // Its own server takes it down when it hears of it.
+        self.publish_route(RouteChange::Gone(id.clone()));
+        self.metrics.record_release(id.template(), ReleaseReason::Released);
+        // A peer stops its own instance when the store's stream reports the release to it.
         if instance.node() == &self.node {
-            self.take_down(id.clone());
+            self.stop_in_background(id.clone());
             self.wake.notify_one();
         }
         Ok(instance)
     }
 
-    /// Stops an instance in the background. If that fails, [`crate::pool::supply::reconcile`] finds it again.
-    pub(crate) fn take_down(self: &Arc<Self>, id: InstanceId) {
-        // Taken here and not in the task: from now on it is known to be in hand.
-        let Some(hold) = self.hands.take(&id) else { return };
+    /// Stops an instance in the background, unless another task works on it. If that fails, the garbage collection
+    /// finds the instance again.
+    pub(in crate::pool) fn stop_in_background(self: &Arc<Self>, id: InstanceId) {
+        // Locked before the task starts, so that no other task touches the instance from here on.
+        let Some(lock) = self.in_flight.lock(&id) else { return };
         let pool = self.clone();
         let stop = async move {
             if let Err(error) = pool.runtime.stop(&id).await {
-                tracing::error!(%id, %error, "an instance could not be stopped; it will be tried again");
+                tracing::error!(%id, %error, "failed to stop instance; retrying later");
             }
-            hold.let_go();
+            lock.unlock();
         };
-        crate::telemetry::task::spawn("pool take down", self.tasks.track_future(stop));
+        task::spawn("pool stop instance", self.tasks.track_future(stop));
     }
 }

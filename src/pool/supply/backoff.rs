@@ -1,43 +1,43 @@
-//! How long a template that fails to warm is left alone.
+//! How long a template pauses after failures.
 
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-const FIRST: Duration = Duration::from_secs(1);
-const LONGEST: Duration = Duration::from_secs(60);
+const FIRST_PAUSE: Duration = Duration::from_secs(1);
+const MAX_PAUSE: Duration = Duration::from_secs(60);
 
-/// Doubles from one second to one minute with each failure in a row; a success forgets them.
+/// The failures in a row, and the pause that follows from them: it doubles from one second up to one minute.
 #[derive(Debug, Default)]
-pub(crate) struct Backoff {
+pub(in crate::pool) struct Backoff {
     failures: u32,
     until: Option<Instant>,
     why: Option<String>,
 }
 
 impl Backoff {
-    /// Counts a failure. Failures of attempts that ran side by side count once.
-    pub(crate) fn failed(&mut self, now: Instant, why: String) {
+    /// Counts a failure. A failure during a pause does not prolong it: attempts that ran side by side count once.
+    pub(in crate::pool) fn record_failure(&mut self, now: Instant, why: String) {
         self.why = Some(why);
         if self.remaining(now).is_none() {
-            let pause = FIRST.saturating_mul(1 << self.failures.min(6)).min(LONGEST);
+            let pause = FIRST_PAUSE.saturating_mul(1 << self.failures.min(6)).min(MAX_PAUSE);
             self.failures = self.failures.saturating_add(1);
             self.until = Some(now + pause);
         }
     }
 
     /// Forgets all failures.
-    pub(crate) fn succeeded(&mut self) {
+    pub(in crate::pool) fn reset(&mut self) {
         *self = Self::default();
     }
 
-    /// Time until the next attempt, `None` when it may be made now.
-    pub(crate) fn remaining(&self, now: Instant) -> Option<Duration> {
+    /// Returns the time until the next attempt may begin; `None` when it may begin now.
+    pub(in crate::pool) fn remaining(&self, now: Instant) -> Option<Duration> {
         self.until.and_then(|until| until.checked_duration_since(now)).filter(|left| !left.is_zero())
     }
 
-    /// Why the last attempt failed, until one succeeds.
-    pub(crate) fn why(&self) -> Option<&str> {
+    /// Returns why the last attempt failed; `None` after a reset.
+    pub(in crate::pool) fn why(&self) -> Option<&str> {
         self.why.as_deref()
     }
 }
@@ -51,14 +51,14 @@ mod tests {
         let mut backoff = Backoff::default();
         let mut pauses = Vec::new();
         for _ in 0..9 {
-            backoff.failed(Instant::now(), "no".into());
+            backoff.record_failure(Instant::now(), "no".into());
             let pause = backoff.remaining(Instant::now()).unwrap();
             pauses.push(pause.as_secs());
             tokio::time::advance(pause).await;
             assert_eq!(backoff.remaining(Instant::now()), None);
         }
         assert_eq!(pauses, [1, 2, 4, 8, 16, 32, 60, 60, 60]);
-        backoff.succeeded();
+        backoff.reset();
         assert_eq!(backoff.why(), None);
     }
 
@@ -66,8 +66,8 @@ mod tests {
     async fn attempts_that_fail_side_by_side_count_once() {
         let mut backoff = Backoff::default();
         for _ in 0..4 {
-            backoff.failed(Instant::now(), "no".into());
+            backoff.record_failure(Instant::now(), "no".into());
         }
-        assert_eq!(backoff.remaining(Instant::now()), Some(FIRST));
+        assert_eq!(backoff.remaining(Instant::now()), Some(FIRST_PAUSE));
     }
 }

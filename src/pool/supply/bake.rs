@@ -1,129 +1,98 @@
-//! Golden checkpoints: one instance of a template is made, warmed up and frozen, so that the others are copies of it.
+//! Checkpoints: one instance of a template is made, warmed up and frozen, so that the others are restored from it.
 //!
-//! While the first is being made, no other instance of the template is: each would take as long from nothing as the
-//! copies will not. Once a bake has failed, instances are started cold, and baking is tried again less and less
-//! often beside them. The instance that is baked is never on record, so nobody gets it and it takes no place of the
-//! pool's capacity; it is held in hand until it is gone, and one that a crash leaves is a stray to the next server.
+//! While the first instance is being baked, no other instance of the template is made: a cold start takes longer than
+//! the bake and a restore save. Once a bake has failed, instances are started cold, and baking is tried again beside
+//! them, with growing pauses.
+//!
+//! The instance that is baked is never on record. So it is never assigned, and does not count towards the capacity. It
+//! is locked until it is gone; one that a crash leaves running is unrecorded, and the next server process stops it.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
-use parking_lot::Mutex;
 use tokio::time::Instant;
 
-use super::backoff::Backoff;
 use super::provision::{ProvisionDraft, ProvisionError, ProvisionStep, START_STEPS, run_steps};
 use crate::instance::InstanceId;
 use crate::pool::Pool;
 use crate::pool::template_pool::TemplatePool;
 use crate::runtime::{CheckpointStatus, RuntimeError, StartMethod};
-use crate::telemetry::Outcome;
+use crate::telemetry::{Outcome, task};
 use crate::template::Template;
 
-/// Longest time that a runtime may take to say whether there is a checkpoint.
-const ASK_DEADLINE: Duration = Duration::from_secs(1);
-/// Longest time that freezing an instance may take. It writes the app's memory to disk, so this is for the largest.
+/// Longest time that a runtime may take to report whether there is a checkpoint.
+const STATUS_DEADLINE: Duration = Duration::from_secs(1);
+/// Longest time to freeze an instance. The app's memory is written to disk; this suffices for the largest apps.
 const FREEZE_DEADLINE: Duration = Duration::from_secs(300);
 
-/// An instance that is to be frozen is made as any other is, but for the record and for what makes it one of its own.
-const STEPS: [ProvisionStep; 5] = {
-    let [start, answer, warm_up, prepare] = START_STEPS;
+/// The steps of a bake: those of any instance, without its record and without what makes it unlike the others.
+const BAKE_STEPS: [ProvisionStep; 5] = {
+    let [start, answer, warm_up, bake_hooks] = START_STEPS;
     [
         start,
         answer,
         warm_up,
-        prepare,
+        bake_hooks,
         ProvisionStep { name: "freeze", act: |d| freeze(d), undo: |_| Box::pin(async {}) },
     ]
 };
 
-/// What this server remembers of one template's golden checkpoints.
-#[derive(Debug, Default)]
-pub(crate) struct BakeState {
-    baking: AtomicBool,
-    backoff: Mutex<Backoff>,
-    /// The revision of which the runtime last said that there is nothing to bake.
-    settled: Mutex<Option<u64>>,
-}
-
-impl BakeState {
-    /// Whether there was nothing to bake for this revision when the runtime was last asked.
-    pub(crate) fn is_settled(&self, revision: u64) -> bool {
-        *self.settled.lock() == Some(revision)
-    }
-
-    /// Time until baking is tried again after it failed.
-    pub(crate) fn pause(&self) -> Option<Duration> {
-        self.backoff.lock().remaining(Instant::now())
-    }
-
-    /// A new revision: what kept the old one from being baked may be mended.
-    pub(crate) fn forget_failures(&self) {
-        self.backoff.lock().succeeded();
-    }
-
-    fn has_failed(&self) -> bool {
-        self.backoff.lock().why().is_some()
-    }
-}
-
-/// Sees to it that there is a golden checkpoint of a template where the runtime makes any. Whether instances may be
-/// made now; if not, the pool is woken when they may.
-pub(crate) async fn prepare(pool: &Arc<Pool>, keeper: &Arc<TemplatePool>, template: &Template) -> bool {
-    let question = pool.runtime.checkpoint_status(template.revision, &template.app);
-    let Ok(golden) = tokio::time::timeout(ASK_DEADLINE, question).await else {
-        tracing::error!(template = %template.name, "the runtime does not say whether there is a checkpoint");
+/// Makes sure that a template has a checkpoint, where the runtime makes any: begins a bake in the background if needed.
+/// Returns whether instances may be made now; if not, the reconcile loop is woken when they may.
+pub(in crate::pool) async fn ensure_checkpoint(
+    pool: &Arc<Pool>,
+    template_pool: &Arc<TemplatePool>,
+    template: &Template,
+) -> bool {
+    let request = pool.runtime.checkpoint_status(template.revision, &template.app);
+    let Ok(status) = tokio::time::timeout(STATUS_DEADLINE, request).await else {
+        tracing::error!(template = %template.name, "failed to get checkpoint status in time");
         return true;
     };
-    if !keeper.wants(template.revision) {
-        // Whoever changed it has woken the pool.
+    if !template_pool.wants(template.revision) {
+        // The change of the configuration has woken the reconcile loop.
         return false;
     }
-    let bakery = &keeper.bakery;
-    *bakery.settled.lock() = (golden != CheckpointStatus::Missing).then_some(template.revision);
-    keeper.expect(if golden == CheckpointStatus::Present {
-        StartMethod::Restored
-    } else {
-        StartMethod::Cold
+    let bake_state = &template_pool.bake_state;
+    bake_state.set_settled((status != CheckpointStatus::Missing).then_some(template.revision));
+    template_pool.expect_start_method(match status {
+        CheckpointStatus::Present => StartMethod::Restored,
+        CheckpointStatus::Missing | CheckpointStatus::Never => StartMethod::Cold,
     });
-    if golden != CheckpointStatus::Missing {
+    if status != CheckpointStatus::Missing {
         return true;
     }
-    let may_begin = bakery.pause().is_none() && !pool.stopping.is_cancelled();
-    if may_begin && !bakery.baking.swap(true, Ordering::AcqRel) {
-        let baking = Baking { pool: pool.clone(), keeper: keeper.clone() };
-        crate::telemetry::task::spawn(
-            "pool bake",
-            pool.tasks.track_future(async move { baking.run().await }),
-        );
+    let may_begin = bake_state.pause().is_none() && !pool.stopping.is_cancelled();
+    if may_begin && bake_state.try_begin() {
+        let bake = BakeTask { pool: pool.clone(), template_pool: template_pool.clone() };
+        task::spawn("pool bake", pool.tasks.track_future(async move { bake.run().await }));
     }
-    bakery.has_failed()
+    bake_state.has_failed()
 }
 
-/// What came of [`Pool::bake`].
+/// The result of [`Pool::bake`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Baked {
-    /// There is a new checkpoint.
-    Now,
-    /// There was one that fits.
-    Already,
+pub enum BakeOutcome {
+    /// A checkpoint was made.
+    Baked,
+    /// A checkpoint that fits exists already.
+    AlreadyBaked,
 }
 
-/// Why a template was not baked. Nothing half made is left.
+/// Why a template was not baked. No partial checkpoint remains.
 #[derive(Debug, thiserror::Error)]
 pub enum BakeError {
-    /// It is not configured.
+    /// The template is not configured.
     #[error("there is no such template")]
     NoTemplate,
     /// The runtime makes no checkpoints, or cannot on this host.
     #[error("the {0} runtime cannot bake here (see: try-it-now doctor)")]
-    Never(&'static str),
+    Unsupported(&'static str),
     /// One step failed.
-    #[error("it could not {step}: {why}")]
+    #[error("step `{step}` failed: {why}")]
     Step {
-        /// Which one.
+        /// The step's name.
         step: &'static str,
         /// Why it failed.
         why: String,
@@ -131,111 +100,112 @@ pub enum BakeError {
 }
 
 impl Pool {
-    /// Bakes a template for those who will need it, if that was not done before. For a pool that does not run.
+    /// Bakes a template ahead of its use, unless it has a checkpoint. The pool must not be running. The caller shuts
+    /// the pool down afterwards, also when it drops the future.
     ///
     /// # Errors
-    /// Why there is no checkpoint. The caller drains the pool, also when it drops the future.
-    pub async fn bake(self: &Arc<Self>, name: &str) -> Result<Baked, BakeError> {
-        let keeper = self.keepers.get(name).ok_or(BakeError::NoTemplate)?;
-        let template = keeper.template();
+    /// See [`BakeError`].
+    pub async fn bake(self: &Arc<Self>, name: &str) -> Result<BakeOutcome, BakeError> {
+        let template_pool = self.template_pools.get(name).ok_or(BakeError::NoTemplate)?;
+        let template = template_pool.template();
         let failed = |step, why: &dyn std::fmt::Display| BakeError::Step { step, why: why.to_string() };
-        let golden = || self.runtime.checkpoint_status(template.revision, &template.app);
-        if golden().await == CheckpointStatus::Never {
-            return Err(BakeError::Never(self.runtime.name()));
+        let status = || self.runtime.checkpoint_status(template.revision, &template.app);
+        if status().await == CheckpointStatus::Never {
+            return Err(BakeError::Unsupported(self.runtime.name()));
         }
         self.runtime.fetch(&template.app).await.map_err(|error| failed("fetch", &error))?;
-        match golden().await {
-            CheckpointStatus::Never => return Err(BakeError::Never(self.runtime.name())),
-            CheckpointStatus::Present => return Ok(Baked::Already),
+        match status().await {
+            CheckpointStatus::Never => return Err(BakeError::Unsupported(self.runtime.name())),
+            CheckpointStatus::Present => return Ok(BakeOutcome::AlreadyBaked),
             CheckpointStatus::Missing => {}
         }
         let mut exits = self.runtime.exits();
         let id = InstanceId::random(&template.name);
-        let hold = self.hands.take(&id).expect("an id that was just drawn is in nobody's hands");
-        let mut draft = ProvisionDraft::new(self, &keeper, template.clone(), id).for_a_freeze();
-        let mut making = std::pin::pin!(run_steps(&STEPS, &mut draft, &hold));
+        let lock = self.in_flight.lock(&id).expect("no task knows an id that was drawn just now");
+        let mut draft = ProvisionDraft::new(self, &template_pool, template.clone(), id).for_bake();
+        let mut baking = std::pin::pin!(run_steps(&BAKE_STEPS, &mut draft, &lock));
         let outcome = loop {
             tokio::select! {
-                outcome = &mut making => break outcome,
+                outcome = &mut baking => break outcome,
                 Some(exit) = exits.recv() => {
-                    self.hands.died(&exit.id);
+                    self.in_flight.report_death(&exit.id);
                 }
             }
         };
-        outcome.map(|()| Baked::Now).map_err(|(step, error)| failed(step, &error))
+        outcome.map(|()| BakeOutcome::Baked).map_err(|(step, error)| failed(step, &error))
     }
-}
 
-impl Pool {
-    /// What an operator may want to know of a template's golden checkpoint; `None` where there is none.
-    pub async fn about_golden(&self, name: &str) -> Option<String> {
-        let template = self.keepers.get(name)?.template();
+    /// Describes a template's checkpoint for the operator; `None` where there is none.
+    pub async fn describe_checkpoint(&self, name: &str) -> Option<String> {
+        let template = self.template_pools.get(name)?.template();
         self.runtime.describe_checkpoint(template.revision, &template.app).await
     }
 }
 
-/// A bake that is under way until it ends, in whatever way.
-struct Baking {
+/// A bake in progress. Dropping it marks the bake as ended.
+struct BakeTask {
     pool: Arc<Pool>,
-    keeper: Arc<TemplatePool>,
+    template_pool: Arc<TemplatePool>,
 }
 
-impl Drop for Baking {
+impl Drop for BakeTask {
     fn drop(&mut self) {
-        self.keeper.bakery.baking.store(false, Ordering::Release);
+        self.template_pool.bake_state.end();
         self.pool.wake.notify_one();
     }
 }
 
-impl Baking {
+impl BakeTask {
     async fn run(&self) {
-        let (pool, keeper) = (&self.pool, &self.keeper);
-        let template = keeper.template();
+        let (pool, template_pool) = (&self.pool, &self.template_pool);
+        let template = template_pool.template();
         let name = template.name.as_str();
-        if self.is_baked_after_all(&template).await {
+        if self.is_not_needed(&template).await {
             return;
         }
         let id = InstanceId::random(&template.name);
-        let Some(hold) = pool.hands.take(&id) else { return };
+        let Some(lock) = pool.in_flight.lock(&id) else { return };
         let start = Instant::now();
-        tracing::info!(template = name, %id, "baking: an instance is made to be copied");
-        let mut draft = ProvisionDraft::new(pool, keeper, template.clone(), id).for_a_freeze();
-        let outcome = run_steps(&STEPS, &mut draft, &hold).await;
-        // Its end is what it was made for, or was undone.
-        hold.let_go();
+        tracing::info!(template = name, %id, "bake started");
+        let mut draft = ProvisionDraft::new(pool, template_pool, template.clone(), id).for_bake();
+        let outcome = run_steps(&BAKE_STEPS, &mut draft, &lock).await;
+        // Its death needs no handling: it was frozen, or its steps were undone.
+        lock.unlock();
         match outcome {
             Ok(()) => {
-                pool.metrics.baked(name, Outcome::Success, start.elapsed());
-                keeper.bakery.forget_failures();
-                if keeper.wants(template.revision) {
-                    keeper.expect(StartMethod::Restored);
+                pool.metrics.record_bake(name, Outcome::Success, start.elapsed());
+                template_pool.bake_state.reset_backoff();
+                if template_pool.wants(template.revision) {
+                    template_pool.expect_start_method(StartMethod::Restored);
                 }
-                tracing::info!(template = name, millis = start.elapsed().as_millis() as u64, "baked");
+                let millis = start.elapsed().as_millis() as u64;
+                tracing::info!(template = name, millis, "checkpoint baked");
             }
             Err((_, ProvisionError::Stopping)) => {}
-            Err((step, error)) if !keeper.wants(template.revision) => {
-                tracing::debug!(template = name, step, %error, "the bake of an outdated template was given up");
+            Err((step, error)) if !template_pool.wants(template.revision) => {
+                tracing::debug!(template = name, step, %error, "bake of outdated template abandoned");
             }
             Err((step, error)) => {
-                pool.metrics.baked(name, Outcome::Error, start.elapsed());
-                keeper.bakery.backoff.lock().failed(Instant::now(), error.to_string());
-                let pause = keeper.bakery.pause().unwrap_or_default();
+                pool.metrics.record_bake(name, Outcome::Error, start.elapsed());
+                template_pool.bake_state.record_failure(error.to_string());
+                let pause = template_pool.bake_state.pause().unwrap_or_default();
                 tracing::error!(
                     template = name, step, %error, ?pause,
-                    "baking failed: instances are started cold, which is slower, until it works"
+                    "failed to bake checkpoint; instances are started cold, which is slower"
                 );
             }
         }
     }
 
-    /// Fetches the app, which may show that it was baked before this server started. What keeps it from being fetched
-    /// is told by the start that follows.
-    async fn is_baked_after_all(&self, template: &Template) -> bool {
-        let (pool, keeper) = (&self.pool, &self.keeper);
+    /// Fetches the app, after which the runtime may report a checkpoint that an earlier server process baked. Returns
+    /// whether no bake is needed any more. A failed fetch is not reported here: the start that follows fails for the
+    /// same reason.
+    async fn is_not_needed(&self, template: &Template) -> bool {
+        let (pool, template_pool) = (&self.pool, &self.template_pool);
         tokio::select! {
             biased;
             () = pool.stopping.cancelled() => return true,
-            () = keeper.outdated(template.revision) => return true,
+            () = template_pool.outdated(template.revision) => return true,
             fetched = pool.runtime.fetch(&template.app) => if fetched.is_err() { return false },
         }
         pool.runtime.checkpoint_status(template.revision, &template.app).await != CheckpointStatus::Missing
@@ -246,15 +216,15 @@ fn freeze<'a>(draft: &'a mut ProvisionDraft<'_>) -> BoxFuture<'a, Result<(), Pro
     Box::pin(async {
         let (revision, app) = (draft.template.revision, &draft.template.app);
         let runtime = &draft.pool.runtime;
-        let failed = |source| RuntimeError::Io { doing: "freeze it".to_owned(), source };
+        let failed = |source| RuntimeError::Io { operation: "freeze it".to_owned(), source };
         match tokio::time::timeout(FREEZE_DEADLINE, runtime.bake(&draft.id, revision, app)).await {
             Ok(frozen) => frozen?,
             Err(_) => return Err(failed(std::io::ErrorKind::TimedOut.into()).into()),
         }
-        // Else it would be baked again at once, and for ever.
+        // Checked here: without a checkpoint the reconcile loop would bake again at once, without end.
         match runtime.checkpoint_status(revision, app).await {
             CheckpointStatus::Missing => {
-                Err(failed(std::io::Error::other("the checkpoint is not there")).into())
+                Err(failed(std::io::Error::other("there is no checkpoint afterwards")).into())
             }
             CheckpointStatus::Present | CheckpointStatus::Never => Ok(()),
         }

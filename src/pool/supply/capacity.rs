@@ -1,112 +1,115 @@
-//! How many instances the memory of a host has room for, as a pure function of what was seen. All sizes are bytes.
+//! For how many instances the memory of a host has room: a pure function of what was measured. All sizes are bytes.
 //!
-//! An instance that is there may come to take as much as others of its template did, so what it has not taken yet is
-//! spoken for. What is left beyond that and a reserve is divided among the templates.
+//! A living instance may grow to what others of its template took, so the difference is reserved for it. What remains
+//! beyond that and the host's reserve is divided equally among the templates.
 
 use std::collections::{HashMap, VecDeque};
 
 use crate::instance::InstanceId;
 
-/// Copies that visitors had, of which so many tell what one takes.
-const ENOUGH: usize = 5;
-/// Copies that have ended and are remembered.
-const REMEMBERED: usize = 100;
-/// The least that an instance counts for.
-const LEAST: u64 = 1 << 20;
-/// The least that is left to the host and whatever else runs there.
-const LEAST_RESERVE: u64 = 512 << 20;
+/// Instances that visitors had, of which so many show what one takes.
+const ENOUGH_VISITED: usize = 5;
+/// Ended instances that are remembered.
+const MAX_ENDED: usize = 100;
+/// The least memory that an instance counts for.
+const MIN_INSTANCE_COST: u64 = 1 << 20;
+/// The least memory that is reserved for the host and everything else that runs there.
+const MIN_RESERVE: u64 = 512 << 20;
 
-/// What was seen of one template's instances.
+/// The memory that the instances of one template need.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Taken {
-    /// Those that there are, in all states.
-    pub(crate) living: usize,
-    /// What they take by now, in all, none counted for more than `cost`.
-    pub(crate) bytes: u64,
+pub(super) struct MemoryDemand {
+    /// Instances in all states.
+    pub(super) living: usize,
+    /// What they take by now in all, none counted for more than `cost`.
+    pub(super) bytes: u64,
     /// What one may come to take.
-    pub(crate) cost: u64,
+    pub(super) cost: u64,
 }
 
-/// What is left to everything else on a host with that much memory.
-pub(crate) fn reserve(total: u64) -> u64 {
-    (total / 8).max(LEAST_RESERVE)
+/// Returns what is reserved for everything else on a host with `total` bytes of memory.
+pub(in crate::pool) fn reserve(total: u64) -> u64 {
+    (total / 8).max(MIN_RESERVE)
 }
 
-/// The most instances of each template, in the same order.
-pub(crate) fn capacities(available: u64, reserve: u64, pools: &[Taken]) -> Vec<usize> {
-    let spoken_for: i128 = pools.iter().map(Taken::spoken_for).sum();
-    let free = i128::from(available) - i128::from(reserve) - spoken_for;
+/// Returns the capacity of each pool, in the order of `pools`.
+pub(super) fn capacities(available: u64, reserve: u64, pools: &[MemoryDemand]) -> Vec<usize> {
+    let growth: i128 = pools.iter().map(MemoryDemand::growth).sum();
+    let free = i128::from(available) - i128::from(reserve) - growth;
     let share = free.div_euclid((pools.len() as i128).max(1));
-    let capacity = |pool: &Taken| {
-        // Rounded down, also below zero: where there is too little, one less is one less.
+    let capacity = |pool: &MemoryDemand| {
+        // Rounded down also below zero: where the memory does not suffice, a pool loses whole instances.
         let more = share.div_euclid(i128::from(pool.cost.max(1)));
         usize::try_from((pool.living as i128 + more).max(0)).unwrap_or(usize::MAX)
     };
     pools.iter().map(capacity).collect()
 }
 
-impl Taken {
-    /// What its instances may still come to take.
-    fn spoken_for(&self) -> i128 {
+impl MemoryDemand {
+    /// Returns what the living instances may still come to take.
+    fn growth(&self) -> i128 {
         (self.living as i128 * i128::from(self.cost) - i128::from(self.bytes)).max(0)
     }
 }
 
-/// What instances of one template have taken since its last change.
+/// The memory that instances of one template took since the template's last change.
 #[derive(Debug, Default)]
-pub(crate) struct Observed {
-    living: HashMap<InstanceId, Peak>,
-    /// What those took at most that visitors had, and that have ended.
+pub(in crate::pool) struct ObservedMemory {
+    living: HashMap<InstanceId, InstancePeak>,
+    /// The peaks of ended instances that visitors had.
     ended: VecDeque<u64>,
 }
 
 #[derive(Debug, Clone, Copy, Default)]
-struct Peak {
+struct InstancePeak {
     bytes: u64,
-    /// Whether a visitor has it, or had.
-    visited: bool,
+    /// Whether a visitor has the instance, or had it.
+    is_visited: bool,
 }
 
-impl Observed {
-    /// What all that live take now, and whether a visitor has it. Those that are not named have ended.
-    pub(crate) fn observe(&mut self, now: &[(InstanceId, u64, bool)]) {
+impl ObservedMemory {
+    /// Takes over what each living instance takes now, and whether a visitor has it. Instances that are not listed have
+    /// ended.
+    pub(super) fn observe(&mut self, now: &[(InstanceId, u64, bool)]) {
         let mut before = std::mem::take(&mut self.living);
-        for (id, bytes, visited) in now {
+        for (id, bytes, is_visited) in now {
             let peak = before.remove(id).unwrap_or_default();
-            let peak = Peak { bytes: peak.bytes.max(*bytes), visited: peak.visited || *visited };
-            self.living.insert(id.clone(), peak);
+            let is_visited = peak.is_visited || *is_visited;
+            self.living.insert(id.clone(), InstancePeak { bytes: peak.bytes.max(*bytes), is_visited });
         }
-        self.ended.extend(before.into_values().filter(|peak| peak.visited).map(|peak| peak.bytes));
-        self.ended.drain(..self.ended.len().saturating_sub(REMEMBERED));
+        self.ended.extend(before.into_values().filter(|peak| peak.is_visited).map(|peak| peak.bytes));
+        self.ended.drain(..self.ended.len().saturating_sub(MAX_ENDED));
     }
 
-    /// Whether nothing is known of any.
-    pub(crate) fn is_empty(&self) -> bool {
+    /// Returns whether no instance was observed.
+    pub(super) fn is_empty(&self) -> bool {
         self.living.is_empty() && self.ended.is_empty()
     }
 
-    /// What an instance may come to take, which is never more than its `limit`. That is the guess before anything was
-    /// seen. What copies take that nobody has had yet says little: an eighth of what they may still take is added, until
-    /// enough visitors have had some. From then on it is what nine in ten of those took at most, and a quarter more.
-    pub(crate) fn cost(&self, limit: u64) -> u64 {
+    /// Returns what an instance may come to take, which is never more than its `limit`.
+    ///
+    /// Before any observation that is the limit itself. The memory of instances that no visitor has had yet says
+    /// little, so an eighth of the distance to the limit is added until [`ENOUGH_VISITED`] visitors have had one. From
+    /// then on the cost is the 90th percentile of what instances took at most, and a quarter more.
+    pub(super) fn cost(&self, limit: u64) -> u64 {
         let living = || self.living.values();
         let visited: Vec<u64> = living()
-            .filter(|peak| peak.visited)
+            .filter(|peak| peak.is_visited)
             .map(|peak| peak.bytes)
             .chain(self.ended.iter().copied())
             .collect();
-        let enough = visited.len() >= ENOUGH;
-        let Some(used) = nine_in_ten(visited).max(nine_in_ten(living().map(|peak| peak.bytes).collect()))
-        else {
-            return limit.max(LEAST);
+        let is_enough = visited.len() >= ENOUGH_VISITED;
+        let all = living().map(|peak| peak.bytes).collect();
+        let Some(used) = percentile_90(visited).max(percentile_90(all)) else {
+            return limit.max(MIN_INSTANCE_COST);
         };
-        let margin = if enough { used / 4 } else { limit.saturating_sub(used) / 8 };
-        used.saturating_add(margin).min(limit).max(LEAST)
+        let margin = if is_enough { used / 4 } else { limit.saturating_sub(used) / 8 };
+        used.saturating_add(margin).min(limit).max(MIN_INSTANCE_COST)
     }
 }
 
-/// What nine in ten are at most; `None` of nothing.
-fn nine_in_ten(mut all: Vec<u64>) -> Option<u64> {
+/// Returns the 90th percentile; `None` of an empty list.
+fn percentile_90(mut all: Vec<u64>) -> Option<u64> {
     all.sort_unstable();
     let last = all.len().checked_sub(1)?;
     Some(all[(all.len() * 9 / 10).min(last)])
@@ -127,28 +130,28 @@ mod tests {
         (0..count).map(|_| InstanceId::random(&name)).collect()
     }
 
-    fn seen(ids: &[InstanceId], bytes: u64, visited: bool) -> Vec<(InstanceId, u64, bool)> {
-        ids.iter().map(|id| (id.clone(), bytes, visited)).collect()
+    fn seen(ids: &[InstanceId], bytes: u64, is_visited: bool) -> Vec<(InstanceId, u64, bool)> {
+        ids.iter().map(|id| (id.clone(), bytes, is_visited)).collect()
     }
 
     #[test]
     fn before_anything_ran_an_instance_counts_for_its_limit() {
-        assert_eq!(Observed::default().cost(G), G);
-        assert_eq!(Observed::default().cost(0), LEAST);
-        let none = Taken { living: 0, bytes: 0, cost: G };
+        assert_eq!(ObservedMemory::default().cost(G), G);
+        assert_eq!(ObservedMemory::default().cost(0), MIN_INSTANCE_COST);
+        let none = MemoryDemand { living: 0, bytes: 0, cost: G };
         assert_eq!(capacities(22 * G, 3 * G, &[none]), [19]);
     }
 
     #[test]
-    fn what_ran_tells_more_when_visitors_had_it() {
-        let (mut observed, ids) = (Observed::default(), ids(6));
+    fn observed_memory_counts_more_when_visitors_had_the_instances() {
+        let (mut observed, ids) = (ObservedMemory::default(), ids(6));
         observed.observe(&seen(&ids, 32 * M, false));
         assert_eq!(observed.cost(G), 32 * M + (1024 - 32) * M / 8);
         observed.observe(&seen(&ids[..4], 40 * M, true));
         assert_eq!(observed.cost(G), 40 * M + (1024 - 40) * M / 8);
         observed.observe(&seen(&ids[..5], 40 * M, true));
         assert_eq!(observed.cost(G), 50 * M);
-        // What they took at most counts, also when they are gone, and never more than may be.
+        // Their peaks count, also after they have ended, but never more than the limit.
         observed.observe(&seen(&ids[..1], 8 * M, false));
         assert_eq!((observed.cost(G), observed.cost(45 * M)), (50 * M, 45 * M));
         observed.observe(&[]);
@@ -156,8 +159,8 @@ mod tests {
     }
 
     #[test]
-    fn one_that_took_far_more_than_others_does_not_count_for_all() {
-        let (mut observed, ids) = (Observed::default(), ids(40));
+    fn one_instance_that_took_far_more_than_the_others_does_not_raise_the_cost_of_all() {
+        let (mut observed, ids) = (ObservedMemory::default(), ids(40));
         let mut now = seen(&ids, 40 * M, true);
         now[7].1 = 900 * M;
         observed.observe(&now);
@@ -165,44 +168,46 @@ mod tests {
     }
 
     #[test]
-    fn what_ended_long_ago_is_forgotten() {
-        let mut observed = Observed::default();
-        for (number, id) in ids(2 * REMEMBERED + 5).into_iter().enumerate() {
-            observed.observe(&[(id, if number < REMEMBERED { 400 * M } else { 40 * M }, true)]);
+    fn instances_that_ended_long_ago_are_forgotten() {
+        let mut observed = ObservedMemory::default();
+        for (number, id) in ids(2 * MAX_ENDED + 5).into_iter().enumerate() {
+            observed.observe(&[(id, if number < MAX_ENDED { 400 * M } else { 40 * M }, true)]);
         }
-        assert_eq!((observed.ended.len(), observed.cost(G)), (REMEMBERED, 50 * M));
+        assert_eq!((observed.ended.len(), observed.cost(G)), (MAX_ENDED, 50 * M));
     }
 
     #[test]
-    fn where_there_is_too_little_there_are_to_be_fewer() {
-        let ten = Taken { living: 10, bytes: 400 * M, cost: 50 * M };
+    fn a_capacity_falls_below_the_living_instances_where_the_memory_does_not_suffice() {
+        let ten = MemoryDemand { living: 10, bytes: 400 * M, cost: 50 * M };
         assert_eq!(capacities(G + 100 * M, G, &[ten]), [10]);
         assert_eq!(capacities(G + 200 * M, G, &[ten]), [12]);
         assert_eq!(capacities(G, G, &[ten]), [8]);
         assert_eq!(capacities(0, G, &[ten]), [0]);
-        // Two share what is left.
+        // Two pools share what remains.
         assert_eq!(capacities(G + 400 * M, G, &[ten, ten]), [12, 12]);
-        assert_eq!(capacities(u64::MAX, 0, &[Taken { living: 0, bytes: 0, cost: 0 }])[0], usize::MAX);
+        assert_eq!(capacities(u64::MAX, 0, &[MemoryDemand { living: 0, bytes: 0, cost: 0 }])[0], usize::MAX);
         assert!(capacities(G, G, &[]).is_empty());
     }
 
-    fn pools() -> impl Strategy<Value = Vec<Taken>> {
+    fn pools() -> impl Strategy<Value = Vec<MemoryDemand>> {
         let pool = (0_usize..200, 1_u64..2 * G, 0.0_f64..=1.0).prop_map(|(living, cost, grown)| {
             let bytes = (living as f64 * cost as f64 * grown) as u64;
-            Taken { living, bytes, cost }
+            MemoryDemand { living, bytes, cost }
         });
         prop::collection::vec(pool, 1..5)
     }
 
     proptest! {
-        /// All that may run, grown as far as they may, leave the reserve alone.
+        #![proptest_config(crate::proptest_config())]
+
+        /// All instances within the capacities, each grown to its cost, leave the reserve free.
         #[test]
-        fn no_more_are_planned_than_the_memory_has_room_for(
+        fn no_capacity_exceeds_the_room_in_memory(
             available in 0..64 * G, reserve in 0..8 * G, pools in pools(),
         ) {
             let planned = capacities(available, reserve, &pools);
             if pools.iter().zip(&planned).any(|(pool, planned)| *planned > pool.living) {
-                let more = |(pool, planned): (&Taken, &usize)| {
+                let more = |(pool, planned): (&MemoryDemand, &usize)| {
                     *planned as i128 * i128::from(pool.cost) - i128::from(pool.bytes)
                 };
                 let all: i128 = pools.iter().zip(&planned).map(more).sum();
@@ -210,9 +215,9 @@ mod tests {
             }
         }
 
-        /// More memory never means fewer, and neither does a smaller reserve.
+        /// Neither more memory nor a smaller reserve lowers a capacity.
         #[test]
-        fn more_memory_never_means_fewer(
+        fn more_memory_never_lowers_a_capacity(
             available in 0..64 * G, more in 0..8 * G, reserve in 0..8 * G, pools in pools(),
         ) {
             let one = capacities(available, reserve, &pools);
@@ -223,29 +228,29 @@ mod tests {
             }
         }
 
-        /// Instances that cost more are never more, where there is anything to divide.
+        /// A higher cost never raises a capacity, where there is memory to divide.
         #[test]
-        fn dearer_instances_are_never_more(
+        fn a_higher_cost_never_raises_a_capacity(
             available in 8 * G..64 * G, reserve in 0..8 * G, more in 0..G, living in 0_usize..200, bytes in 0..G, cost in 1..G,
         ) {
             let bytes = |cost: u64| bytes.min(living as u64 * cost);
-            let one = Taken { living, bytes: bytes(cost), cost };
-            let dearer = Taken { cost: cost + more, bytes: bytes(cost), ..one };
-            prop_assert!(capacities(available, reserve, &[dearer]) <= capacities(available, reserve, &[one]));
+            let one = MemoryDemand { living, bytes: bytes(cost), cost };
+            let costlier = MemoryDemand { cost: cost + more, bytes: bytes(cost), ..one };
+            prop_assert!(capacities(available, reserve, &[costlier]) <= capacities(available, reserve, &[one]));
         }
 
-        /// An instance never counts for more than it may take, nor for less than nine in ten did.
+        /// The cost never exceeds the limit, and at most one in ten instances took more than the cost.
         #[test]
-        fn the_cost_of_an_instance_lies_between_what_was_seen_and_the_limit(
-            all in prop::collection::vec((0..2 * G, any::<bool>()), 0..60), limit in LEAST..2 * G,
+        fn the_cost_of_an_instance_lies_between_the_observed_memory_and_the_limit(
+            all in prop::collection::vec((0..2 * G, any::<bool>()), 0..60), limit in MIN_INSTANCE_COST..2 * G,
         ) {
-            let now: Vec<_> = ids(all.len()).into_iter().zip(&all).map(|(id, (bytes, visited))| (id, *bytes, *visited)).collect();
-            let mut observed = Observed::default();
+            let now: Vec<_> = ids(all.len()).into_iter().zip(&all).map(|(id, (bytes, is_visited))| (id, *bytes, *is_visited)).collect();
+            let mut observed = ObservedMemory::default();
             observed.observe(&now);
             let cost = observed.cost(limit);
-            prop_assert!((LEAST..=limit).contains(&cost));
-            let dearer = all.iter().filter(|(bytes, _)| *bytes > cost).count();
-            prop_assert!(cost == limit || dearer * 10 <= all.len(), "{dearer} of {}", all.len());
+            prop_assert!((MIN_INSTANCE_COST..=limit).contains(&cost));
+            let costlier = all.iter().filter(|(bytes, _)| *bytes > cost).count();
+            prop_assert!(cost == limit || costlier * 10 <= all.len(), "{costlier} of {}", all.len());
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Hooks: what gives each copy of an app its own address, keys and passwords.
+//! Hooks: what gives each instance of an app its own address, keys and passwords.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -9,39 +9,43 @@ use http_body_util::Full;
 use ring::hmac;
 
 use super::readiness;
-use super::readiness::Target;
+use super::readiness::AppTarget;
 use crate::instance::InstanceId;
-use crate::runtime::{Command, OwnFile, Runtime, StartRequest};
-use crate::template::hooks::{Calls, ExecHook, HttpHook, TemplateText};
+use crate::runtime::{ExecCommand, InstanceFile, Runtime, StartRequest};
+use crate::template::hooks::{ExecHook, FileHook, HookCalls, HttpHook, TemplateText};
 use crate::template::{Hooks, Secret};
 
-/// Letters and digits that nobody mistakes for each other; five bits each.
+/// The characters of random texts: letters and digits that are not mistaken for one another; five bits each.
 const ALPHABET: &[u8; 32] = b"abcdefghijkmnpqrstuvwxyz23456789";
 
-/// Most of a failed command's output that is told.
-const MOST_TOLD: usize = 400;
+/// Most characters of a failed command's output in an error.
+const MAX_REPORTED_OUTPUT: usize = 400;
 
-/// A hook did not do what it was to do.
+/// A hook that failed.
 #[derive(Debug, thiserror::Error)]
 #[error("the hook `{hook}` {what}")]
-pub(crate) struct HookError {
-    /// As the template has it: with placeholders, not with what they stand for.
+pub(in crate::pool) struct HookError {
+    /// As the template declares it: with placeholders instead of their values.
     hook: String,
     what: String,
 }
 
-/// From which all random texts of this node's instances come. An instance's id, which no two have, gives those of one,
-/// so that nothing but the node's secret needs to be kept to know them again.
-pub(crate) struct Randomness(hmac::Key);
+/// The source of the random texts of all instances.
+///
+/// The texts are not stored: each is derived from the secret and the instance's id, which is unique. The secret is the
+/// `secret` file of the node with the embedded store, else the one that all nodes of the cluster share (see
+/// [`LocalNode::set_shared_secret`](crate::cluster::LocalNode::set_shared_secret)).
+pub(in crate::pool) struct RandomTexts(hmac::Key);
 
-impl Randomness {
-    pub(crate) fn new(secret: &Secret) -> Self {
+impl RandomTexts {
+    pub(in crate::pool) fn new(secret: &Secret) -> Self {
         Self(hmac::Key::new(hmac::HMAC_SHA256, secret.reveal().as_bytes()))
     }
 
+    /// Returns the random text `name` of an instance.
     fn text(&self, id: &InstanceId, name: &str, length: usize) -> String {
         let block = |number: u32| {
-            // Neither an id nor a name has a space in it.
+            // Unambiguous: neither an id nor a name contains a space.
             let tag = hmac::sign(&self.0, format!("{id} {name} {number}").as_bytes());
             tag.as_ref().to_vec()
         };
@@ -50,15 +54,16 @@ impl Randomness {
     }
 }
 
-/// What the placeholders in the hooks of one instance stand for.
-pub(crate) struct Values {
-    own: [(&'static str, String); 3],
+/// The values of the placeholders in the hooks of one instance.
+pub(in crate::pool) struct HookValues {
+    builtin: [(&'static str, String); 3],
     random: BTreeMap<String, String>,
 }
 
-impl Values {
-    pub(crate) fn new(
-        randomness: &Randomness,
+impl HookValues {
+    /// Computes the values for the instance `id`, which visitors reach at `url` and `host`.
+    pub(in crate::pool) fn new(
+        random_texts: &RandomTexts,
         hooks: &Hooks,
         id: &InstanceId,
         url: &str,
@@ -66,22 +71,26 @@ impl Values {
     ) -> Self {
         let random = hooks.random.iter();
         let random =
-            random.map(|(name, length)| (name.clone(), randomness.text(id, name, *length))).collect();
-        let own = [("INSTANCE_ID", id.as_str()), ("INSTANCE_URL", url), ("INSTANCE_HOST", host)];
-        Self { own: own.map(|(name, value)| (name, value.to_owned())), random }
+            random.map(|(name, length)| (name.clone(), random_texts.text(id, name, *length))).collect();
+        let builtin = [("INSTANCE_ID", id.as_str()), ("INSTANCE_URL", url), ("INSTANCE_HOST", host)];
+        Self { builtin: builtin.map(|(name, value)| (name, value.to_owned())), random }
     }
 
-    /// Each placeholder is known: the configuration has checked it.
-    pub(crate) fn fill(&self, words: &TemplateText) -> String {
-        words.fill(|name| {
-            let own = self.own.iter().find(|(known, _)| *known == name).map(|(_, value)| value);
-            own.or_else(|| self.random.get(name)).map(String::as_str)
+    /// Returns the text with the values in place of its placeholders. Each placeholder has a value: the configuration
+    /// was checked for that.
+    pub(in crate::pool) fn fill(&self, text: &TemplateText) -> String {
+        text.fill(|name| {
+            let builtin = self.builtin.iter().find(|(known, _)| *known == name).map(|(_, value)| value);
+            builtin.or_else(|| self.random.get(name)).map(String::as_str)
         })
     }
 
-    /// The files of the instance that these are of.
-    pub(crate) fn files(&self, hooks: &Hooks) -> Vec<OwnFile> {
-        let file = |file: &crate::template::hooks::FileHook| OwnFile {
+    /// Returns the files that the instance gets before its app starts.
+    ///
+    /// A restore that fails falls back to a cold start. So a file that no instance can have, declared by mistake, makes
+    /// all starts cold; each is logged.
+    pub(super) fn files(&self, hooks: &Hooks) -> Vec<InstanceFile> {
+        let file = |file: &FileHook| InstanceFile {
             path: file.path.clone(),
             content: self.fill(&file.text),
             mode: file.mode,
@@ -90,35 +99,35 @@ impl Values {
         hooks.files.iter().map(file).collect()
     }
 
-    /// A text of the app's making without the random texts, for a log.
-    fn hide(&self, text: &str) -> String {
+    /// Returns an app's output with the names of the random texts in place of the texts, so that it can be logged.
+    fn redact(&self, output: &str) -> String {
         self.random
             .iter()
-            .fold(text.to_owned(), |text, (name, value)| text.replace(value, &format!("{{{name}}}")))
+            .fold(output.to_owned(), |text, (name, value)| text.replace(value, &format!("{{{name}}}")))
     }
 }
 
-/// Makes the requests, then runs the commands; the first that fails is the last.
-pub(crate) async fn run(
-    calls: &Calls,
-    values: &Values,
-    target: Target<'_>,
-    order: &StartRequest,
+/// Sends the requests, then runs the commands. Stops at the first that fails.
+pub(super) async fn run(
+    calls: &HookCalls,
+    values: &HookValues,
+    target: AppTarget<'_>,
+    start_request: &StartRequest,
 ) -> Result<(), HookError> {
     for hook in &calls.http {
         let failed = |what| HookError { hook: format!("{} {}", hook.method, hook.path.source()), what };
-        ask(hook, values, target).await.map_err(failed)?;
+        send(hook, values, target).await.map_err(failed)?;
     }
     for hook in &calls.exec {
         let failed = |what| HookError { hook: hook.command[0].source().to_owned(), what };
-        execute(hook, values, target.runtime, order).await.map_err(failed)?;
+        execute(hook, values, target.runtime, start_request).await.map_err(failed)?;
     }
     Ok(())
 }
 
-async fn ask(hook: &HttpHook, values: &Values, target: Target<'_>) -> Result<(), String> {
-    let request = request(hook, values).map_err(|error| format!("is no request: {error}"))?;
-    let status = match tokio::time::timeout(hook.timeout, readiness::ask(target, request)).await {
+async fn send(hook: &HttpHook, values: &HookValues, target: AppTarget<'_>) -> Result<(), String> {
+    let request = request(hook, values).map_err(|error| format!("is no valid request: {error}"))?;
+    let status = match tokio::time::timeout(hook.timeout, readiness::send(target, request)).await {
         Ok(Ok((status, _))) => status,
         Ok(Err(error)) => return Err(format!("got no answer: {error}")),
         Err(_) => return Err(too_slow(hook.timeout)),
@@ -127,20 +136,20 @@ async fn ask(hook: &HttpHook, values: &Values, target: Target<'_>) -> Result<(),
         Some(wanted) if wanted != status.as_u16() => {
             Err(format!("was answered with {}, not {wanted}", status.as_u16()))
         }
-        None if !status.is_success() => Err(format!("was answered with {}", told(status))),
+        None if !status.is_success() => Err(unexpected_status(status)),
         _ => Ok(()),
     }
 }
 
-fn told(status: StatusCode) -> String {
-    format!("{}; say so with `status` if that is right", status.as_u16())
+fn unexpected_status(status: StatusCode) -> String {
+    format!("was answered with {}; if that is right, declare it with `status`", status.as_u16())
 }
 
 fn too_slow(timeout: Duration) -> String {
     format!("took longer than {timeout:?}")
 }
 
-fn request(hook: &HttpHook, values: &Values) -> Result<Request<Full<Bytes>>, http::Error> {
+fn request(hook: &HttpHook, values: &HookValues) -> Result<Request<Full<Bytes>>, http::Error> {
     let mut headers = HeaderMap::new();
     for (name, value) in &hook.headers {
         let mut value = HeaderValue::try_from(values.fill(value))?;
@@ -158,22 +167,22 @@ fn request(hook: &HttpHook, values: &Values) -> Result<Request<Full<Bytes>>, htt
 
 async fn execute(
     hook: &ExecHook,
-    values: &Values,
+    values: &HookValues,
     runtime: &dyn Runtime,
-    order: &StartRequest,
+    start_request: &StartRequest,
 ) -> Result<(), String> {
-    let words = hook.command.iter().map(|words| values.fill(words)).collect();
-    let command = Command { words, env: values.random.clone(), timeout: hook.timeout };
-    let ran = runtime.exec(order, command).await;
-    let ran = ran.map_err(|error| format!("could not be run: {}", values.hide(&error.to_string())))?;
+    let argv = hook.command.iter().map(|word| values.fill(word)).collect();
+    let command = ExecCommand { argv, env: values.random.clone(), timeout: hook.timeout };
+    let result = runtime.exec(start_request, command).await;
+    let ran = result.map_err(|error| format!("could not be run: {}", values.redact(&error.to_string())))?;
     let what = match ran.status {
         Some(0) => return Ok(()),
         Some(status) => format!("ended with status {status}"),
         None => too_slow(hook.timeout),
     };
-    let output = values.hide(&String::from_utf8_lossy(&ran.output));
+    let output = values.redact(&String::from_utf8_lossy(&ran.output));
     let output = output.trim();
-    let from = output.char_indices().rev().nth(MOST_TOLD - 1).map_or(0, |(at, _)| at);
+    let from = output.char_indices().rev().nth(MAX_REPORTED_OUTPUT - 1).map_or(0, |(at, _)| at);
     let output = if output.is_empty() { "none" } else { &output[from..] };
     Err(format!("{what}; its last output: {output}"))
 }
@@ -183,8 +192,8 @@ mod tests {
     use super::*;
     use crate::instance::TemplateName;
 
-    fn from(secret: &str) -> Randomness {
-        Randomness::new(&Secret::new(secret))
+    fn from_secret(secret: &str) -> RandomTexts {
+        RandomTexts::new(&Secret::new(secret))
     }
 
     fn id() -> InstanceId {
@@ -192,23 +201,23 @@ mod tests {
     }
 
     #[test]
-    fn random_texts_are_an_instances_own_and_known_again() {
-        let (randomness, a, b) = (from("s"), id(), id());
-        let text = randomness.text(&a, "KEY", 100);
+    fn random_texts_differ_between_instances_and_stay_the_same_for_one() {
+        let (random_texts, a, b) = (from_secret("s"), id(), id());
+        let text = random_texts.text(&a, "KEY", 100);
         assert_eq!(text.len(), 100);
-        assert_eq!(text, randomness.text(&a, "KEY", 100));
-        assert_ne!(text, randomness.text(&b, "KEY", 100));
-        assert_ne!(text, randomness.text(&a, "SALT", 100));
-        assert_eq!(text, from("s").text(&a, "KEY", 100));
-        assert_ne!(text, from("t").text(&a, "KEY", 100));
+        assert_eq!(text, random_texts.text(&a, "KEY", 100));
+        assert_ne!(text, random_texts.text(&b, "KEY", 100));
+        assert_ne!(text, random_texts.text(&a, "SALT", 100));
+        assert_eq!(text, from_secret("s").text(&a, "KEY", 100));
+        assert_ne!(text, from_secret("t").text(&a, "KEY", 100));
         assert!(!text[50..].contains(&text[..50]));
     }
 
     #[test]
-    fn what_an_app_says_is_told_without_the_random_texts() {
+    fn the_output_of_an_app_is_logged_without_the_random_texts() {
         let hooks = Hooks { random: [("KEY".to_owned(), 16)].into(), ..Hooks::default() };
-        let values = Values::new(&from("s"), &hooks, &id(), "http://a/", "a");
-        let told = values.hide(&format!("-{}-", values.random["KEY"]));
-        assert_eq!(told, "-{KEY}-");
+        let values = HookValues::new(&from_secret("s"), &hooks, &id(), "http://a/", "a");
+        let redacted = values.redact(&format!("-{}-", values.random["KEY"]));
+        assert_eq!(redacted, "-{KEY}-");
     }
 }

@@ -1,7 +1,10 @@
 //! Making one instance: a table of named steps, each with its undo.
 //!
-//! Whatever step fails, the steps done before are undone in reverse order, so nothing is left. A crash of the
-//! server between two steps leaves what [`super::reconcile`] and the runtime find at the next start.
+//! If a step fails, its own undo and those of the steps before it run in reverse order, so that nothing remains. What a
+//! crash of the server process between two steps leaves is found by the garbage collection and by the runtime at the
+//! next start.
+//!
+//! To change a step, change its undo and the tests in `pool/tests/faults.rs`, which fail each step.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -9,28 +12,28 @@ use std::sync::atomic::Ordering;
 use futures_util::future::BoxFuture;
 use tokio::time::Instant;
 
-use super::hooks::{self, HookError, Values};
+use super::hooks::{self, HookError, HookValues};
 use super::readiness;
-use super::readiness::{NotReady, Target};
+use super::readiness::{AppTarget, ReadinessError};
 use crate::instance::{Instance, InstanceId};
 use crate::pool::Pool;
 use crate::pool::in_flight::InstanceLock;
 use crate::pool::template_pool::TemplatePool;
 use crate::runtime::{RuntimeError, StartMethod, StartRequest, Started};
 use crate::store::StoreError;
-use crate::telemetry::{Outcome, ProvisionMethod};
+use crate::telemetry::{Outcome, ProvisionMethod, task};
 use crate::template::Template;
-use crate::template::hooks::Calls;
+use crate::template::hooks::HookCalls;
 
-/// Why no instance came of an attempt. Nothing of it is left.
+/// Why an attempt made no instance. Nothing of the attempt remains.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum ProvisionError {
+pub(in crate::pool) enum ProvisionError {
     #[error(transparent)]
     Store(#[from] StoreError),
     #[error(transparent)]
     Runtime(#[from] RuntimeError),
     #[error(transparent)]
-    NotReady(#[from] NotReady),
+    NotReady(#[from] ReadinessError),
     #[error(transparent)]
     Hook(#[from] HookError),
     #[error("the app ended before it was ready; its last output: {0}")]
@@ -41,50 +44,55 @@ pub(crate) enum ProvisionError {
     Outdated,
 }
 
-/// An instance in the making.
-pub(crate) struct ProvisionDraft<'p> {
-    pub(crate) pool: &'p Arc<Pool>,
-    keeper: &'p TemplatePool,
-    pub(crate) template: Arc<Template>,
-    pub(crate) id: InstanceId,
-    /// What its hooks give it.
-    values: Values,
-    order: StartRequest,
+/// An instance that is being made.
+pub(in crate::pool) struct ProvisionDraft<'p> {
+    pub(super) pool: &'p Arc<Pool>,
+    template_pool: &'p TemplatePool,
+    pub(super) template: Arc<Template>,
+    pub(super) id: InstanceId,
+    /// The values of the placeholders in its hooks.
+    values: HookValues,
+    start_request: StartRequest,
+    /// Set by the step `start`.
     started: Option<Started>,
 }
 
-pub(crate) type Act = for<'a> fn(&'a mut ProvisionDraft<'_>) -> BoxFuture<'a, Result<(), ProvisionError>>;
-pub(crate) type Undo = for<'a> fn(&'a ProvisionDraft<'_>) -> BoxFuture<'a, ()>;
+type Act = for<'a> fn(&'a mut ProvisionDraft<'_>) -> BoxFuture<'a, Result<(), ProvisionError>>;
+type UndoStep = for<'a> fn(&'a ProvisionDraft<'_>) -> BoxFuture<'a, ()>;
 
-pub(crate) struct ProvisionStep {
-    pub(crate) name: &'static str,
-    pub(crate) act: Act,
-    pub(crate) undo: Undo,
+/// A step of making an instance.
+pub(in crate::pool) struct ProvisionStep {
+    /// Its name in logs and errors.
+    pub(in crate::pool) name: &'static str,
+    pub(super) act: Act,
+    /// Undoes the step, also one that failed half way. It must succeed if there is nothing to undo.
+    pub(super) undo: UndoStep,
 }
 
-/// From nothing to an instance that answers, and that others could be copied from.
-pub(crate) const START_STEPS: [ProvisionStep; 4] = [
+/// The steps up to an instance that answers, and from which a checkpoint can be made.
+pub(super) const START_STEPS: [ProvisionStep; 4] = [
     ProvisionStep { name: "start", act: |d| Box::pin(d.start()), undo: |d| Box::pin(d.stop()) },
-    ProvisionStep { name: "answer", act: |d| Box::pin(d.answer()), undo: |_| Box::pin(async {}) },
+    ProvisionStep { name: "answer", act: |d| Box::pin(d.wait_until_ready()), undo: |_| Box::pin(async {}) },
     ProvisionStep { name: "warm up", act: |d| Box::pin(d.warm_up()), undo: |_| Box::pin(async {}) },
     ProvisionStep {
         name: "run the bake hooks",
-        act: |d| Box::pin(d.prepare()),
+        act: |d| Box::pin(d.run_bake_hooks()),
         undo: |_| Box::pin(async {}),
     },
 ];
 
-pub(crate) const STEPS: [ProvisionStep; 7] = {
-    let [start, answer, warm_up, prepare] = START_STEPS;
+/// All steps, in their order.
+pub(in crate::pool) const STEPS: [ProvisionStep; 7] = {
+    let [start, answer, warm_up, bake_hooks] = START_STEPS;
     [
         ProvisionStep { name: "record", act: |d| Box::pin(d.record()), undo: |d| Box::pin(d.unrecord()) },
         start,
         answer,
         warm_up,
-        prepare,
+        bake_hooks,
         ProvisionStep {
             name: "run the hooks",
-            act: |d| Box::pin(d.make_its_own()),
+            act: |d| Box::pin(d.run_instance_hooks()),
             undo: |_| Box::pin(async {}),
         },
         ProvisionStep { name: "offer", act: |d| Box::pin(d.offer()), undo: |_| Box::pin(async {}) },
@@ -92,25 +100,26 @@ pub(crate) const STEPS: [ProvisionStep; 7] = {
 };
 
 impl<'p> ProvisionDraft<'p> {
-    /// Of which nothing is done yet.
-    pub(crate) fn new(
+    /// Creates a draft of the instance `id`, of which no step was run.
+    pub(super) fn new(
         pool: &'p Arc<Pool>,
-        keeper: &'p TemplatePool,
+        template_pool: &'p TemplatePool,
         template: Arc<Template>,
         id: InstanceId,
     ) -> Self {
-        let (url, host) = (pool.address.instance_url(&id), pool.address.instance_host(&id));
-        let randomness = pool.randomness.get().expect("nothing is made before the secret is known");
-        let values = Values::new(randomness, &template.hooks, &id, &url, &host);
+        let (url, host) = (pool.public_url.instance_url(&id), pool.public_url.instance_host(&id));
+        let random_texts = pool.random_texts.get().expect("no instance is made before the secret is known");
+        let values = HookValues::new(random_texts, &template.hooks, &id, &url, &host);
         let files = values.files(&template.hooks);
         let (app, revision) = (template.app.clone(), template.revision);
-        let order = StartRequest { id: id.clone(), url, host, app, revision, files, to_be_frozen: false };
-        Self { pool, keeper, template, id, values, order, started: None }
+        let start_request =
+            StartRequest { id: id.clone(), url, host, app, revision, files, will_be_baked: false };
+        Self { pool, template_pool, template, id, values, start_request, started: None }
     }
 
-    /// The same, to be frozen when its steps are done.
-    pub(crate) fn for_a_freeze(mut self) -> Self {
-        self.order.to_be_frozen = true;
+    /// Turns the draft into one of an instance that is frozen after its steps.
+    pub(super) fn for_bake(mut self) -> Self {
+        self.start_request.will_be_baked = true;
         self
     }
 }
@@ -121,26 +130,28 @@ impl ProvisionDraft<'_> {
         let new =
             Instance::warming(self.id.clone(), pool.node.clone(), self.template.revision, pool.clock.now());
         pool.ask(pool.store.insert(new)).await?;
-        // Whoever reloads the templates retires what is on record by then, and this has just come on record.
-        if self.keeper.wants(self.template.revision) { Ok(()) } else { Err(ProvisionError::Outdated) }
+        // A reload retires the instances that are on record by then. If it came earlier, it has missed this one.
+        if self.template_pool.wants(self.template.revision) { Ok(()) } else { Err(ProvisionError::Outdated) }
     }
 
     async fn unrecord(&self) {
         match self.pool.ask(self.pool.store.retire(&self.id)).await {
             Ok(_) | Err(StoreError::Unknown) => {}
-            // It was offered, and a visitor was faster than its end.
+            // It was offered, and assigned to a visitor before this undo.
             Err(StoreError::Refused(_)) => {
                 self.pool.fail(&self.id, "it ended while it was being offered").await
             }
-            Err(error) => tracing::warn!(id = %self.id, %error, "a failed attempt is still on record"),
+            Err(error) => {
+                tracing::warn!(id = %self.id, %error, "failed to remove record of failed attempt");
+            }
         }
     }
 
     async fn start(&mut self) -> Result<(), ProvisionError> {
         let begun = Instant::now();
-        let started = self.pool.runtime.start(&self.order).await?;
-        if started.how == StartMethod::Restored {
-            self.pool.metrics.restored(begun.elapsed());
+        let started = self.pool.runtime.start(&self.start_request).await?;
+        if started.method == StartMethod::Restored {
+            self.pool.metrics.record_restore(begun.elapsed());
         }
         self.started = Some(started);
         Ok(())
@@ -148,63 +159,64 @@ impl ProvisionDraft<'_> {
 
     async fn stop(&self) {
         if let Err(error) = self.pool.runtime.stop(&self.id).await {
-            tracing::error!(id = %self.id, %error, "a failed attempt still runs; it will be stopped again");
+            tracing::error!(id = %self.id, %error, "failed to stop instance of failed attempt; retrying later");
         }
     }
 
-    async fn answer(&mut self) -> Result<(), ProvisionError> {
+    async fn wait_until_ready(&mut self) -> Result<(), ProvisionError> {
         if !self.pool.runtime.runs_apps() {
             return Ok(());
         }
-        let started = Instant::now();
-        let host = self.pool.address.instance_authority(&self.id);
-        readiness::wait(self.target(&host), &self.template.ready, &self.pool.metrics).await?;
-        self.pool.metrics.waited_for_ready(started.elapsed());
+        let begun = Instant::now();
+        let host = self.pool.public_url.instance_authority(&self.id);
+        readiness::wait_until_ready(self.target(&host), &self.template.ready, &self.pool.metrics).await?;
+        self.pool.metrics.record_ready_wait(begun.elapsed());
         Ok(())
     }
 
+    /// Sends the warm-up requests. A restored instance was warmed up before it was frozen, so it gets none, but for the
+    /// first instance of a checkpoint: it gets one request, after which the runtime records which memory a visitor's
+    /// first page needs. Further pages would add memory that most instances need not have.
     async fn warm_up(&mut self) -> Result<(), ProvisionError> {
         let runtime = &self.pool.runtime;
-        // A copy of a golden checkpoint was warmed up before that was frozen. Of the first it is seen what a visitor's first
-        // page changes: what more pages change, most copies would have for nothing.
-        let is_copy = self.started().how == StartMethod::Restored;
-        if !runtime.runs_apps() || is_copy && !runtime.wants_observation(&self.id).await {
+        let is_restored = self.started().method == StartMethod::Restored;
+        if !runtime.runs_apps() || is_restored && !runtime.may_observe(&self.id).await {
             return Ok(());
         }
-        let host = self.pool.address.instance_authority(&self.id);
-        let pages = if is_copy { 1 } else { usize::MAX };
-        for path in self.template.warm_up.iter().take(pages) {
-            readiness::visit(self.target(&host), path, self.template.ready.timeout).await?;
+        let host = self.pool.public_url.instance_authority(&self.id);
+        let requests = if is_restored { 1 } else { usize::MAX };
+        for path in self.template.warm_up.iter().take(requests) {
+            readiness::send_warm_up(self.target(&host), path, self.template.ready.timeout).await?;
         }
-        if is_copy && let Err(error) = runtime.observe(&self.id).await {
-            tracing::debug!(id = %self.id, %error, "what a copy does first is not known");
+        if is_restored && let Err(error) = runtime.observe(&self.id).await {
+            tracing::debug!(id = %self.id, %error, "failed to observe instance");
         }
         Ok(())
     }
 
-    /// What is asked of an app and run in it before it may be copied. A copy has it already.
-    async fn prepare(&mut self) -> Result<(), ProvisionError> {
-        match self.started().how {
+    /// Runs the hooks that come before a bake. In a restored instance they have run already.
+    async fn run_bake_hooks(&mut self) -> Result<(), ProvisionError> {
+        match self.started().method {
             StartMethod::Cold => self.run_hooks(&self.template.hooks.bake).await,
             StartMethod::Restored => Ok(()),
         }
     }
 
-    async fn make_its_own(&mut self) -> Result<(), ProvisionError> {
+    async fn run_instance_hooks(&mut self) -> Result<(), ProvisionError> {
         self.run_hooks(&self.template.hooks.calls).await
     }
 
-    async fn run_hooks(&self, calls: &Calls) -> Result<(), ProvisionError> {
+    async fn run_hooks(&self, calls: &HookCalls) -> Result<(), ProvisionError> {
         if !self.pool.runtime.runs_apps() {
             return Ok(());
         }
-        let host = self.pool.address.instance_authority(&self.id);
-        Ok(hooks::run(calls, &self.values, self.target(&host), &self.order).await?)
+        let host = self.pool.public_url.instance_authority(&self.id);
+        Ok(hooks::run(calls, &self.values, self.target(&host), &self.start_request).await?)
     }
 
     async fn offer(&mut self) -> Result<(), ProvisionError> {
         match self.pool.ask(self.pool.store.offer(&self.id, self.started().endpoint)).await {
-            // Whoever retires what is ready has done that by now, and this has just become ready.
+            // A drain retires the instances that are ready by then. If it came earlier, it has missed this one.
             Ok(_) if self.pool.is_draining() => match self.pool.ask(self.pool.store.retire(&self.id)).await {
                 Err(StoreError::Refused(_)) => Ok(()),
                 _ => Err(ProvisionError::Stopping),
@@ -225,93 +237,92 @@ impl ProvisionDraft<'_> {
         self.started.expect("the step `start` comes first and sets it")
     }
 
-    /// Its app, by the authority that it is called.
-    fn target<'a>(&'a self, host: &'a str) -> Target<'a> {
-        Target { runtime: &*self.pool.runtime, endpoint: self.started().endpoint, host }
+    /// Returns the target of requests to the app with the authority `host`.
+    fn target<'a>(&'a self, host: &'a str) -> AppTarget<'a> {
+        AppTarget { runtime: &*self.pool.runtime, endpoint: self.started().endpoint, host }
     }
 }
 
 /// Begins one attempt in the background.
-pub(crate) fn begin(pool: &Arc<Pool>, keeper: Arc<TemplatePool>) {
-    keeper.making.fetch_add(1, Ordering::AcqRel);
-    let making = ProvisionTask { pool: pool.clone(), keeper };
-    crate::telemetry::task::spawn(
-        "pool provision",
-        pool.tasks.track_future(async move { making.run().await }),
-    );
+pub(in crate::pool) fn begin(pool: &Arc<Pool>, template_pool: Arc<TemplatePool>) {
+    template_pool.attempts.fetch_add(1, Ordering::AcqRel);
+    let attempt = ProvisionTask { pool: pool.clone(), template_pool };
+    task::spawn("pool provision", pool.tasks.track_future(async move { attempt.run().await }));
 }
 
-/// An attempt that is counted until it ends, in whatever way.
+/// An attempt in progress. Dropping it ends its count.
 struct ProvisionTask {
     pool: Arc<Pool>,
-    keeper: Arc<TemplatePool>,
+    template_pool: Arc<TemplatePool>,
 }
 
 impl Drop for ProvisionTask {
     fn drop(&mut self) {
-        self.keeper.making.fetch_sub(1, Ordering::AcqRel);
+        self.template_pool.attempts.fetch_sub(1, Ordering::AcqRel);
         self.pool.wake.notify_one();
     }
 }
 
 impl ProvisionTask {
     async fn run(&self) {
-        let (pool, keeper) = (&self.pool, &self.keeper);
-        let template = keeper.template();
+        let (pool, template_pool) = (&self.pool, &self.template_pool);
+        let template = template_pool.template();
         let id = InstanceId::random(&template.name);
-        let Some(hold) = pool.hands.take(&id) else { return };
-        let start = Instant::now();
-        let mut draft = ProvisionDraft::new(pool, keeper, template.clone(), id.clone());
-        let outcome = run_steps(&STEPS, &mut draft, &hold).await;
-        let died = hold.let_go();
+        let Some(lock) = pool.in_flight.lock(&id) else { return };
+        let begun = Instant::now();
+        let mut draft = ProvisionDraft::new(pool, template_pool, template.clone(), id.clone());
+        let outcome = run_steps(&STEPS, &mut draft, &lock).await;
+        let has_died = lock.unlock();
         let name = template.name.as_str();
-        // One that did not start has failed at what was expected of it.
-        let how = draft.started.map_or_else(|| keeper.expected(), |started| started.how);
-        let method = match how {
+        // An attempt that failed before the start counts as one of the expected method.
+        let start_method =
+            draft.started.map_or_else(|| template_pool.expected_start_method(), |started| started.method);
+        let method = match start_method {
             StartMethod::Restored => ProvisionMethod::CriuRestore,
             StartMethod::Cold => ProvisionMethod::ColdStart,
         };
         match outcome {
             Ok(()) => {
-                pool.metrics.provisioned(name, method, Outcome::Success, start.elapsed());
-                keeper.succeeded(how, start.elapsed());
-                if died {
-                    pool.fail(&id, "died while it was being offered").await;
+                pool.metrics.record_provision(name, method, Outcome::Success, begun.elapsed());
+                template_pool.record_success(start_method, begun.elapsed());
+                if has_died {
+                    pool.fail(&id, "it died while it was being offered").await;
                 } else {
-                    tracing::debug!(%id, millis = start.elapsed().as_millis() as u64, "ready");
-                    keeper.line.call();
+                    tracing::debug!(%id, millis = begun.elapsed().as_millis() as u64, "instance ready");
+                    template_pool.wait_queue.notify_ready();
                 }
             }
             Err((_, ProvisionError::Stopping)) => {}
-            Err((step, error)) if !keeper.wants(template.revision) => {
-                tracing::debug!(%id, step, %error, "an attempt at an outdated template was given up");
+            Err((step, error)) if !template_pool.wants(template.revision) => {
+                tracing::debug!(%id, step, %error, "attempt at outdated template abandoned");
             }
             Err((step, error)) => {
-                pool.metrics.provisioned(name, method, Outcome::Error, start.elapsed());
-                if keeper.wants(template.revision) {
-                    keeper.failed(error.to_string());
+                pool.metrics.record_provision(name, method, Outcome::Error, begun.elapsed());
+                if template_pool.wants(template.revision) {
+                    template_pool.record_failure(error.to_string());
                 }
-                let pause = keeper.pause().unwrap_or_default();
-                tracing::error!(template = name, step, %error, ?pause, "an instance could not be made");
+                let pause = template_pool.pause().unwrap_or_default();
+                tracing::error!(template = name, step, %error, ?pause, "failed to make instance");
             }
         }
     }
 }
 
-/// Runs the steps in order. On failure undoes those that ran, the failed one too, in reverse, and names it.
-pub(crate) async fn run_steps(
+/// Runs the steps in their order. If one fails, runs its undo and those of the steps before it in reverse order, and
+/// returns its name and error.
+pub(super) async fn run_steps(
     steps: &[ProvisionStep],
     draft: &mut ProvisionDraft<'_>,
-    hold: &InstanceLock,
+    lock: &InstanceLock,
 ) -> Result<(), (&'static str, ProvisionError)> {
     for (index, step) in steps.iter().enumerate() {
         let pool = draft.pool.clone();
         let outcome = tokio::select! {
             biased;
             () = pool.stopping.cancelled() => Err(ProvisionError::Stopping),
-            // An attempt at what the operator has replaced must not keep the new version waiting, least of all one that hangs.
-            () = draft.keeper.outdated(draft.template.revision) => Err(ProvisionError::Outdated),
-            () = hold.died() => Err(ProvisionError::Died(last_words(&pool, &draft.id).await)),
+            // An attempt at a replaced revision must not delay the new one, least of all if it hangs.
+            () = draft.template_pool.outdated(draft.template.revision) => Err(ProvisionError::Outdated),
+            () = lock.died() => Err(ProvisionError::Died(last_output(&pool, &draft.id).await)),
             outcome = (step.act)(draft) => outcome,
         };
         if let Err(error) = outcome {
@@ -324,10 +335,10 @@ pub(crate) async fn run_steps(
     Ok(())
 }
 
-/// The end of an instance's log, for the operator.
-async fn last_words(pool: &Pool, id: &InstanceId) -> String {
-    const MOST: usize = 400;
+/// Returns the end of an instance's output, for the operator.
+async fn last_output(pool: &Pool, id: &InstanceId) -> String {
+    const MAX_BYTES: usize = 400;
     let log = pool.runtime.logs(id).await.unwrap_or_default();
-    let text = String::from_utf8_lossy(&log[log.len().saturating_sub(MOST)..]).trim().to_owned();
+    let text = String::from_utf8_lossy(&log[log.len().saturating_sub(MAX_BYTES)..]).trim().to_owned();
     if text.is_empty() { "none".to_owned() } else { text }
 }

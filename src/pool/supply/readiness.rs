@@ -1,4 +1,4 @@
-//! Whether an app answers.
+//! Requests to the app of one instance: its ready check, and its warm-up.
 
 use std::time::Duration;
 
@@ -8,56 +8,64 @@ use http_body_util::Full;
 use tokio::time::Instant;
 
 use crate::instance::Endpoint;
-use crate::request::one_shot::{Failure, exchange};
+use crate::request::one_shot::{ExchangeError, exchange};
 use crate::runtime::Runtime;
 use crate::telemetry::{Metrics, Outcome};
 use crate::template::ReadyCheck;
 
-/// Longest time of one attempt.
-const ATTEMPT: Duration = Duration::from_secs(5);
-/// First pause between two attempts; it doubles up to the check's interval, since most apps need either a few
-/// milliseconds or many.
+/// Longest time of one request of the ready check.
+const CHECK_TIMEOUT: Duration = Duration::from_secs(5);
+/// First pause between two requests of the ready check. It doubles up to the check's interval, since most apps need
+/// either a few milliseconds or many.
 const FIRST_PAUSE: Duration = Duration::from_millis(2);
 const USER_AGENT: &str = concat!("try-it-now/", env!("CARGO_PKG_VERSION"));
 
-/// An app did not answer as its template says.
+/// An app that did not answer as its template declares.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum NotReady {
-    #[error("the app did not get ready within {after:?}: {last}")]
+pub(in crate::pool) enum ReadinessError {
+    #[error("the app was not ready within {after:?}: {last}")]
     Timeout { after: Duration, last: String },
     #[error("warm-up request {path}: {what}")]
     WarmUp { path: String, what: String },
 }
 
-/// The app of one instance: how to reach it, and what it is called.
+/// The app of one instance: how to reach it, and its host name.
 #[derive(Clone, Copy)]
-pub(crate) struct Target<'a> {
-    /// What runs it.
-    pub(crate) runtime: &'a dyn Runtime,
+pub(super) struct AppTarget<'a> {
+    /// The runtime that runs it.
+    pub(super) runtime: &'a dyn Runtime,
     /// Where it listens.
-    pub(crate) endpoint: Endpoint,
-    /// The authority by which visitors call it.
-    pub(crate) host: &'a str,
+    pub(super) endpoint: Endpoint,
+    /// The authority in the requests of its visitors: host and, unless it is the default, port.
+    pub(super) host: &'a str,
 }
 
-/// Asks until the answer is right.
-pub(crate) async fn wait(target: Target<'_>, check: &ReadyCheck, metrics: &Metrics) -> Result<(), NotReady> {
+/// Repeats the ready check until it succeeds.
+///
+/// # Errors
+/// `Timeout` after the check's timeout, with the last failure.
+pub(super) async fn wait_until_ready(
+    target: AppTarget<'_>,
+    check: &ReadyCheck,
+    metrics: &Metrics,
+) -> Result<(), ReadinessError> {
     let deadline = Instant::now() + check.timeout;
     let mut pause = FIRST_PAUSE.min(check.interval);
     loop {
         let start = Instant::now();
-        let answer = tokio::time::timeout(ATTEMPT.min(deadline - start), get(target, &check.path)).await;
-        let verdict = match answer {
+        let response =
+            tokio::time::timeout(CHECK_TIMEOUT.min(deadline - start), get(target, &check.path)).await;
+        let result = match response {
             Err(_) => Err("no answer in time".to_owned()),
             Ok(Err(error)) => Err(error.to_string()),
-            Ok(Ok((status, body))) => judge(check, status, &body),
+            Ok(Ok((status, body))) => check_response(check, status, &body),
         };
-        let outcome = if verdict.is_ok() { Outcome::Success } else { Outcome::Error };
-        metrics.health_checked(outcome, start.elapsed());
-        match verdict {
+        let outcome = if result.is_ok() { Outcome::Success } else { Outcome::Error };
+        metrics.record_ready_check(outcome, start.elapsed());
+        match result {
             Ok(()) => return Ok(()),
             Err(last) if Instant::now() + pause >= deadline => {
-                return Err(NotReady::Timeout { after: check.timeout, last });
+                return Err(ReadinessError::Timeout { after: check.timeout, last });
             }
             Err(_) => tokio::time::sleep(pause).await,
         }
@@ -65,17 +73,24 @@ pub(crate) async fn wait(target: Target<'_>, check: &ReadyCheck, metrics: &Metri
     }
 }
 
-/// Asks once and reads the whole answer, whatever it is; an error only when there is none.
-pub(crate) async fn visit(target: Target<'_>, path: &str, timeout: Duration) -> Result<(), NotReady> {
+/// Sends one warm-up request and reads the whole response, of whatever status.
+///
+/// # Errors
+/// `WarmUp` when there is no response within `timeout`.
+pub(super) async fn send_warm_up(
+    target: AppTarget<'_>,
+    path: &str,
+    timeout: Duration,
+) -> Result<(), ReadinessError> {
     let what = match tokio::time::timeout(timeout, get(target, path)).await {
         Ok(Ok(_)) => return Ok(()),
         Ok(Err(error)) => error.to_string(),
         Err(_) => format!("no answer within {timeout:?}"),
     };
-    Err(NotReady::WarmUp { path: path.to_owned(), what })
+    Err(ReadinessError::WarmUp { path: path.to_owned(), what })
 }
 
-fn judge(check: &ReadyCheck, status: StatusCode, body: &[u8]) -> Result<(), String> {
+fn check_response(check: &ReadyCheck, status: StatusCode, body: &[u8]) -> Result<(), String> {
     if status.as_u16() != check.status {
         return Err(format!("GET {} answered {}, not {}", check.path, status.as_u16(), check.status));
     }
@@ -87,15 +102,18 @@ fn judge(check: &ReadyCheck, status: StatusCode, body: &[u8]) -> Result<(), Stri
     }
 }
 
-async fn get(target: Target<'_>, path: &str) -> Result<(StatusCode, Bytes), Failure> {
-    ask(target, Request::get(path).body(Full::default())?).await
+async fn get(target: AppTarget<'_>, path: &str) -> Result<(StatusCode, Bytes), ExchangeError> {
+    send(target, Request::get(path).body(Full::default())?).await
 }
 
-/// Makes one request, by the name that visitors call the app, and reads the whole answer.
-pub(crate) async fn ask(
-    target: Target<'_>,
+/// Sends one request with the authority that visitors use, and reads the whole response. The caller bounds the wait.
+///
+/// # Errors
+/// The app cannot be reached, or its response is malformed.
+pub(super) async fn send(
+    target: AppTarget<'_>,
     mut request: Request<Full<Bytes>>,
-) -> Result<(StatusCode, Bytes), Failure> {
+) -> Result<(StatusCode, Bytes), ExchangeError> {
     let stream = target.runtime.connect(target.endpoint).await?;
     let headers = request.headers_mut();
     headers.insert(header::HOST, HeaderValue::from_str(target.host)?);
@@ -122,8 +140,9 @@ mod tests {
         }
     }
 
-    /// Answers one connection after another with the given texts, the last one for ever.
-    async fn app(answers: &'static [&'static str]) -> App {
+    /// Starts an app that answers one connection after another with the given texts, and all further ones with the
+    /// last.
+    async fn start_app(answers: &'static [&'static str]) -> TestApp {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         crate::telemetry::task::spawn("test app", async move {
@@ -135,44 +154,44 @@ mod tests {
                 let _ = socket.write_all(text.as_bytes()).await;
             }
         });
-        App { runtime: TestRuntime::default(), address }
+        TestApp { runtime: TestRuntime::default(), address }
     }
 
-    struct App {
+    struct TestApp {
         runtime: TestRuntime,
         address: SocketAddr,
     }
 
-    impl App {
-        fn target(&self) -> Target<'_> {
-            Target { runtime: &self.runtime, endpoint: self.address.into(), host: "a.test" }
+    impl TestApp {
+        fn target(&self) -> AppTarget<'_> {
+            AppTarget { runtime: &self.runtime, endpoint: self.address.into(), host: "a.test" }
         }
     }
 
     #[tokio::test]
-    async fn it_asks_again_until_status_and_text_are_right() {
-        let app = app(&[
+    async fn the_ready_check_is_repeated_until_status_and_text_are_right() {
+        let app = start_app(&[
             "HTTP/1.1 503 Busy\r\nContent-Length: 0\r\n\r\n",
             "HTTP/1.1 302 Found\r\nLocation: /up2\r\nContent-Length: 0\r\n\r\n",
             "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nno",
             "HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nyes",
         ])
         .await;
-        wait(app.target(), &check(), &Metrics::new()).await.unwrap();
+        wait_until_ready(app.target(), &check(), &Metrics::new()).await.unwrap();
     }
 
     #[tokio::test]
-    async fn it_says_what_the_last_answer_was() {
-        let app = app(&["HTTP/1.1 500 Oh\r\nContent-Length: 0\r\n\r\n"]).await;
+    async fn the_error_names_the_last_response() {
+        let app = start_app(&["HTTP/1.1 500 Oh\r\nContent-Length: 0\r\n\r\n"]).await;
         let check = ReadyCheck { timeout: Duration::from_millis(100), ..check() };
-        let error = wait(app.target(), &check, &Metrics::new()).await.unwrap_err();
+        let error = wait_until_ready(app.target(), &check, &Metrics::new()).await.unwrap_err();
         assert!(error.to_string().ends_with("GET /up answered 500, not 200"), "{error}");
     }
 
     #[tokio::test]
-    async fn a_warm_up_request_takes_any_answer_but_no_silence() {
-        let app = app(&["HTTP/1.1 404 No\r\nContent-Length: 0\r\n\r\n", ""]).await;
-        visit(app.target(), "/", Duration::from_secs(5)).await.unwrap();
-        visit(app.target(), "/", Duration::from_secs(5)).await.unwrap_err();
+    async fn a_warm_up_request_accepts_any_response_but_needs_one() {
+        let app = start_app(&["HTTP/1.1 404 No\r\nContent-Length: 0\r\n\r\n", ""]).await;
+        send_warm_up(app.target(), "/", Duration::from_secs(5)).await.unwrap();
+        send_warm_up(app.target(), "/", Duration::from_secs(5)).await.unwrap_err();
     }
 }

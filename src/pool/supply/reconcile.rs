@@ -1,68 +1,69 @@
-//! Observe, plan, act: the loop that keeps what is in step with what should be.
+//! The reconcile loop: it observes, plans and acts, so that each pool has what its template wants.
+//!
+//! The loop is level-triggered. It runs when it is woken and at intervals, and each time reads the present state
+//! instead of relying on the event that woke it.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use super::bake;
-use super::plan::{View, plan};
+use super::plan::{PoolObservation, plan};
 use super::provision;
-use crate::instance::InstanceId;
 use crate::pool::Pool;
-use crate::pool::end::gc::collect;
+use crate::pool::end::gc;
 use crate::pool::template_pool::TemplatePool;
-use crate::runtime::Exit;
-use crate::store::{RouteChange, StoreError};
-use crate::telemetry::ReleaseReason;
+use crate::store::StoreError;
 
-/// How often everything that runs is compared with everything on record.
-const REPAIR_INTERVAL: Duration = Duration::from_secs(10);
-/// The same when it did not work.
-const REPAIR_AGAIN: Duration = Duration::from_secs(1);
-/// The least time between two of them, as a multiple of what the last one took: with a hundred thousand instances
-/// each costs as much as thousands of visitors.
-const REPAIR_SHARE: u32 = 200;
+/// Time between two garbage collections.
+const GC_INTERVAL: Duration = Duration::from_secs(10);
+/// Least time until the next garbage collection after a failed one, or on request.
+const GC_RETRY_INTERVAL: Duration = Duration::from_secs(1);
+/// The least time between two garbage collections, as a multiple of the time that the last one took: with a hundred
+/// thousand instances each costs as much as thousands of visitors.
+const GC_COST_FACTOR: u32 = 200;
 
-/// Runs until the server stops.
-pub(crate) async fn run(pool: Arc<Pool>) {
-    let mut repaired_at = Instant::now();
-    let mut repair_at = repaired_at + REPAIR_INTERVAL;
+/// Runs the loop until the pools shut down.
+pub(in crate::pool) async fn run(pool: Arc<Pool>) {
+    let mut collected_at = Instant::now();
+    let mut collect_at = collected_at + GC_INTERVAL;
     let mut refill_at: HashMap<String, Instant> = HashMap::new();
     while !pool.stopping.is_cancelled() {
         let now = Instant::now();
-        if pool.repair.swap(false, Ordering::AcqRel) {
-            repair_at = repair_at.min(repaired_at + REPAIR_AGAIN);
+        if pool.is_gc_requested.swap(false, Ordering::AcqRel) {
+            collect_at = collect_at.min(collected_at + GC_RETRY_INTERVAL);
         }
-        if now >= repair_at {
-            let done = collect(&pool).await;
-            repaired_at = Instant::now();
-            let pause = if done { REPAIR_INTERVAL } else { REPAIR_AGAIN };
-            repair_at = repaired_at + pause.max((repaired_at - now) * REPAIR_SHARE);
+        if now >= collect_at {
+            let is_done = gc::collect(&pool).await;
+            collected_at = Instant::now();
+            let pause = if is_done { GC_INTERVAL } else { GC_RETRY_INTERVAL };
+            collect_at = collected_at + pause.max((collected_at - now) * GC_COST_FACTOR);
         }
-        let mut next = repair_at;
-        for keeper in pool.keepers.all().into_iter().filter(|keeper| keeper.is_kept()) {
-            let template = keeper.template();
+        let mut next = collect_at;
+        let template_pools = pool.template_pools.all().into_iter();
+        for template_pool in template_pools.filter(|template_pool| template_pool.is_configured()) {
+            let template = template_pool.template();
             let due = refill_at
                 .entry(template.name.as_str().to_owned())
                 .or_insert(now + template.pool.replenish_interval);
-            let interval = now >= *due;
-            if interval {
+            let is_interval_over = now >= *due;
+            if is_interval_over {
                 *due = now + template.pool.replenish_interval;
             }
             next = next.min(*due);
-            if let Err(error) = fill(&pool, &keeper, interval).await {
-                tracing::warn!(template = %template.name, %error, "the pool cannot be filled while the store is away");
+            if let Err(error) = fill(&pool, &template_pool, is_interval_over).await {
+                tracing::warn!(template = %template.name, %error, "failed to fill pool");
             }
-            for pause in [keeper.pause(), keeper.bakery.pause()].into_iter().flatten() {
+            for pause in [template_pool.pause(), template_pool.bake_state.pause()].into_iter().flatten() {
                 next = next.min(now + pause);
             }
         }
         tokio::select! {
-            // Once for all that wake it in this turn of the scheduler, which would else run it after each acquire.
+            // Yields first, so that the loop runs once for all tasks that wake it in this turn of the scheduler.
+            // Otherwise it would run after each acquire.
             () = pool.wake.notified() => tokio::task::yield_now().await,
             () = tokio::time::sleep_until(next) => {}
             () = pool.stopping.cancelled() => {}
@@ -70,78 +71,48 @@ pub(crate) async fn run(pool: Arc<Pool>) {
     }
 }
 
-pub(crate) async fn fill(
+/// Observes one pool, plans, and begins the attempts that the plan asks for.
+pub(in crate::pool) async fn fill(
     pool: &Arc<Pool>,
-    keeper: &Arc<TemplatePool>,
-    interval: bool,
+    template_pool: &Arc<TemplatePool>,
+    is_interval_over: bool,
 ) -> Result<(), StoreError> {
-    let name = keeper.template().name.clone();
-    // Read before the store is asked: an attempt that ends in between is counted once too often, never too seldom.
-    let making = keeper.making.load(Ordering::Acquire);
+    let name = template_pool.template().name.clone();
+    // Read before the store's counts: an attempt that ends in between is counted twice, never left out.
+    let attempts = template_pool.attempts.load(Ordering::Acquire);
     let mut counts = pool.ask(pool.store.counts(&name, Some(&pool.node))).await?;
     // An attempt that has just begun is not on record yet.
-    counts.warming = counts.warming.max(making);
-    // Read after: it may have changed, or gone, while the store was asked.
-    let template = keeper.template();
-    if !keeper.is_kept() {
+    counts.warming = counts.warming.max(attempts);
+    // Read after the store's counts: the template may have been changed or removed meanwhile.
+    let template = template_pool.template();
+    if !template_pool.is_configured() {
         return Ok(());
     }
-    if pool.is_draining() || !pool.knows_its_secret() {
+    if pool.is_draining() || !pool.is_secret_known() {
         return Ok(());
     }
-    let view = View {
+    let observation = PoolObservation {
         counts,
-        making,
-        waiting: keeper.line.waiting(),
-        refilling: keeper.refilling.load(Ordering::Acquire),
-        interval,
-        pausing: keeper.pause().is_some(),
+        attempts,
+        waiting: template_pool.wait_queue.waiting(),
+        is_refilling: template_pool.is_refilling.load(Ordering::Acquire),
+        is_interval_over,
+        is_pausing: template_pool.pause().is_some(),
     };
-    let mut plan = plan(view, &keeper.sizes());
-    if (plan.start > 0 || !keeper.bakery.is_settled(template.revision))
-        && !bake::prepare(pool, keeper, &template).await
+    let mut plan = plan(observation, &template_pool.sizes());
+    if (plan.start > 0 || !template_pool.bake_state.is_settled(template.revision))
+        && !bake::ensure_checkpoint(pool, template_pool, &template).await
     {
-        plan.refilling |= plan.start > 0;
+        plan.is_refilling |= plan.start > 0;
         plan.start = 0;
     }
-    keeper.refilling.store(plan.refilling, Ordering::Release);
+    template_pool.is_refilling.store(plan.is_refilling, Ordering::Release);
     for _ in 0..plan.start {
-        provision::begin(pool, keeper.clone());
+        provision::begin(pool, template_pool.clone());
     }
-    if plan.low != keeper.low.swap(plan.low, Ordering::AcqRel) && plan.low {
-        tracing::warn!(template = %template.name, ready = counts.ready, min = template.pool.min, "the pool is low");
+    let was_low = template_pool.is_low.swap(plan.is_low, Ordering::AcqRel);
+    if plan.is_low && !was_low {
+        tracing::warn!(template = %template.name, ready = counts.ready, min = template.pool.min, "pool is low");
     }
     Ok(())
-}
-
-/// Handles the runtime's exit events as they come.
-pub(crate) async fn watch_exits(pool: Arc<Pool>, mut exits: mpsc::UnboundedReceiver<Exit>) {
-    while let Some(exit) = exits.recv().await {
-        if !pool.hands.died(&exit.id) {
-            pool.fail(&exit.id, &exit.how).await;
-        }
-    }
-}
-
-impl Pool {
-    /// An instance died: nobody will get it, and the visitor who has it is told.
-    pub(crate) async fn fail(self: &Arc<Self>, id: &InstanceId, how: &str) {
-        match self.ask(self.store.fail(id)).await {
-            Ok(before) => {
-                tracing::warn!(%id, how, state = before.life().name(), "an instance died");
-                if let Ok(Some(ended)) = before.failed(self.clock.now()) {
-                    self.publish(RouteChange::Set(ended));
-                }
-                self.metrics.released(id.template(), ReleaseReason::Failed);
-            }
-            // It was given back, retired or expired at the same moment.
-            Err(StoreError::Unknown | StoreError::Refused(_)) => {}
-            Err(error) => {
-                tracing::warn!(%id, %error, "a dead instance is still on record");
-                self.repair_soon();
-            }
-        }
-        self.take_down(id.clone());
-        self.wake.notify_one();
-    }
 }

@@ -1,4 +1,5 @@
-//! The pool on a stage: every fault at every step, and random lives against a model.
+//! The pools against a store, a runtime and an app that fail on demand: each fault at each step, and random operations
+//! against a model.
 
 mod bakes;
 mod deliveries;

@@ -1,5 +1,5 @@
-//! A world for the model: a pool, its visitors, and what they know. The model's knowledge is only what visitors and
-//! the operator did and were told; everything else is checked against it.
+//! The world of the model: a pool, its visitors, and what they know. The model knows only what visitors and the
+//! operator did and which answers they got; everything else is checked against that.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
@@ -14,91 +14,93 @@ use super::test_runtime::TestRuntime;
 use super::test_store::TestStore;
 use crate::clock::{Clock, Millis};
 use crate::instance::{
-    EndReason, Instance, InstanceId, NodeId, RETENTION, State, check, check_step, check_step_or_taken_back,
+    EndReason, Instance, InstanceId, NodeId, RETENTION, State, check, check_step, check_step_or_claim_undone,
 };
 use crate::pool::{Acquired, Pool};
-use crate::proxy::routes::Found;
+use crate::proxy::routes::RouteLookup;
 use crate::store::{Store as _, StoreError, Visitor};
 use crate::template::Templates;
 
 pub(super) const NAMES: [&str; 2] = ["a", "b"];
-/// The clock moves no further than this while tasks wait, so that none of them is late by more.
+/// The clock moves by at most this while tasks wait, so that no task is late by more.
 const TICK: Duration = Duration::from_millis(50);
-/// How long after its deadline an app may run untouched.
+/// How long after its deadline an app may run before it is being stopped.
 const LATENESS: Duration = Duration::from_millis(300);
 const TTL: Duration = Duration::from_secs(5);
 const MAX_TTL: Duration = Duration::from_secs(12);
 /// How long a start takes, and a stop.
 const TAKES: Duration = Duration::from_millis(30);
 
-/// A template as the operator has it, `None` when it is not configured.
+/// A template as the operator configured it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Kept {
+pub(super) struct Configured {
     pub(super) revision: u64,
     pub(super) target: usize,
     pub(super) max: usize,
 }
 
-/// What a visitor knows of an instance.
+/// What a visitor view of an instance.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Knows {
+enum VisitorView {
     Has { since: Millis, until: Millis },
-    GaveBack,
-    Ended { at: Millis, ending: EndReason },
+    Released,
+    Ended { at: Millis, reason: EndReason },
 }
 
-/// What those who acquire agree on; their tasks look at it the moment they are served.
+/// What the visitors know together. The task of each visitor updates it at the moment of its answer.
 #[derive(Default)]
-struct Desk {
-    /// All that was ever handed out.
-    handed: HashMap<InstanceId, Knows>,
-    /// The same in the order of handing out.
+struct VisitorLog {
+    /// All instances that were ever assigned.
+    assigned: HashMap<InstanceId, VisitorView>,
+    /// The same instances in the order of their assignment.
     order: Vec<InstanceId>,
-    /// Instances that were killed, a while ago.
+    /// Instances whose death is known to the server.
     dead: HashSet<InstanceId>,
-    /// The revisions that may be handed out, by template.
+    /// The revisions that may be assigned, by template.
     revisions: HashMap<&'static str, HashSet<u64>>,
-    /// Who waits, by template, in the order of coming.
+    /// The numbers of the waiting visitors, by template, in the order of their arrival.
     waiting: HashMap<&'static str, BTreeSet<u64>>,
-    broken: Vec<String>,
+    violations: Vec<String>,
 }
 
+/// An acquire in progress.
 struct Visit {
     template: &'static str,
     number: u64,
     task: JoinHandle<()>,
 }
 
-/// One life of a server, on a tokio runtime that ends with it as a crash ends a process.
+/// One server process, on a tokio runtime that ends with it as a crash ends a process.
 struct Server {
     pool: Arc<Pool>,
     tokio: tokio::runtime::Runtime,
 }
 
+/// The pool, its surroundings and its visitors.
 pub(super) struct World {
     clock: Clock,
     store: Arc<TestStore>,
     runtime: Arc<TestRuntime>,
     node: NodeId,
     server: Server,
-    desk: Arc<Mutex<Desk>>,
-    kept: HashMap<&'static str, Kept>,
-    /// The capacities. A smaller one binds from the next rest on, for attempts may be under way.
-    most: HashMap<&'static str, usize>,
+    log: Arc<Mutex<VisitorLog>>,
+    configured: HashMap<&'static str, Configured>,
+    /// The capacities. A smaller one holds from the next rest on, for attempts may be in progress.
+    capacities: HashMap<&'static str, usize>,
     visits: Vec<Visit>,
     visitors: u64,
-    /// Acquires that were given up; each may have left an instance that nobody knows to have.
-    given_up: usize,
-    /// The records at the last look.
+    /// Acquires that were abandoned; each may have left an assigned instance of which no visitor knows.
+    abandoned: usize,
+    /// The records at the last check.
     seen: HashMap<InstanceId, Instance>,
-    /// What had been handed out by then.
-    told: HashSet<InstanceId>,
+    /// The instances that had been assigned by then.
+    known: HashSet<InstanceId>,
 }
 
-fn configured(kept: &HashMap<&'static str, Kept>) -> Templates {
+fn templates_of(configured: &HashMap<&'static str, Configured>) -> Templates {
     let mut list = Vec::new();
     for name in NAMES {
-        if let Some(Kept { revision, target, max }) = kept.get(name) {
+        if let Some(Configured { revision, target, max }) = configured.get(name) {
             list.push(template(name, *revision, *target, *max));
         }
     }
@@ -110,34 +112,34 @@ fn start(
     store: &Arc<TestStore>,
     runtime: &Arc<TestRuntime>,
     node: &NodeId,
-    kept: &HashMap<&'static str, Kept>,
+    configured: &HashMap<&'static str, Configured>,
 ) -> Server {
     let tokio =
         tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
-    let pool = pool(store, runtime, clock, node, configured(kept));
+    let pool = pool(store, runtime, clock, node, templates_of(configured));
     tokio.block_on(pool.run());
     Server { pool, tokio }
 }
 
-impl Desk {
+impl VisitorLog {
     fn expect(&mut self, holds: bool, what: impl FnOnce() -> String) {
         if !holds {
-            self.broken.push(what());
+            self.violations.push(what());
         }
     }
 
-    /// A visitor is served at this very moment.
+    /// Notes that a visitor got an instance at this very moment.
     fn served(&mut self, name: &'static str, number: Option<u64>, acquired: Acquired, now: Millis) {
         let Acquired { instance, delivery, .. } = acquired;
-        delivery.done();
+        delivery.complete();
         let id = instance.id().clone();
-        let Some(lease) = instance.lease() else { return self.broken.push(format!("{id} has no lease")) };
+        let Some(lease) = instance.lease() else { return self.violations.push(format!("{id} has no lease")) };
         let (since, until) = (lease.assigned_at(), lease.deadline());
         self.expect(id.template() == name, || format!("{id} is no {name}"));
-        self.expect(!self.handed.contains_key(&id), || format!("{id} was handed out twice"));
-        self.expect(!self.dead.contains(&id), || format!("{id} was dead when it was handed out"));
+        self.expect(!self.assigned.contains_key(&id), || format!("{id} was assigned twice"));
+        self.expect(!self.dead.contains(&id), || format!("{id} was dead when it was assigned"));
         let wanted = self.revisions.get(name).is_some_and(|all| all.contains(&instance.revision()));
-        self.expect(wanted, || format!("{id} was outdated when it was handed out"));
+        self.expect(wanted, || format!("{id} was outdated when it was assigned"));
         self.expect((since, until) == (now, now + TTL), || format!("{id} for {since} to {until}"));
         if let Some(number) = number {
             let first = self.waiting.get(name).and_then(BTreeSet::first).copied();
@@ -146,7 +148,7 @@ impl Desk {
             });
         }
         self.order.push(id.clone());
-        self.handed.insert(id, Knows::Has { since, until });
+        self.assigned.insert(id, VisitorView::Has { since, until });
     }
 
     fn leaves(&mut self, name: &'static str, number: u64) {
@@ -155,16 +157,19 @@ impl Desk {
 }
 
 impl World {
-    pub(super) fn new(kept: HashMap<&'static str, Kept>, bakes: bool) -> Self {
+    pub(super) fn new(configured: HashMap<&'static str, Configured>, bakes: bool) -> Self {
         let clock = Clock::manual(START);
         let store = Arc::new(TestStore::new(clock.clone()));
         let runtime = Arc::new(TestRuntime::new(None, TAKES));
         runtime.bakes.store(bakes, Ordering::SeqCst);
         let node = NodeId::parse("n").unwrap();
-        let server = start(&clock, &store, &runtime, &node, &kept);
-        let desk = Desk {
-            revisions: kept.iter().map(|(name, kept)| (*name, [kept.revision].into())).collect(),
-            ..Desk::default()
+        let server = start(&clock, &store, &runtime, &node, &configured);
+        let log = VisitorLog {
+            revisions: configured
+                .iter()
+                .map(|(name, configured)| (*name, [configured.revision].into()))
+                .collect(),
+            ..VisitorLog::default()
         };
         let mut world = Self {
             clock,
@@ -172,25 +177,26 @@ impl World {
             runtime,
             node,
             server,
-            desk: Arc::new(Mutex::new(desk)),
-            most: kept.iter().map(|(name, kept)| (*name, kept.max)).collect(),
-            kept,
+            log: Arc::new(Mutex::new(log)),
+            capacities: configured.iter().map(|(name, configured)| (*name, configured.max)).collect(),
+            configured,
             visits: Vec::new(),
             visitors: 0,
-            given_up: 0,
+            abandoned: 0,
             seen: HashMap::new(),
-            told: HashSet::new(),
+            known: HashSet::new(),
         };
         world.pause();
         world
     }
 
-    /// Lets every task go on as far as it can without waiting for time, except for a millisecond.
+    /// Lets a millisecond pass, and each task run as far as it can.
     fn pause(&mut self) {
         self.advance(Duration::from_millis(1));
     }
 
-    /// The same without any time: each question to the store takes a few turns.
+    /// Lets each task run as far as it can while no time passes: each call to the store takes a few turns of the
+    /// scheduler.
     fn settle(&self) {
         self.server.tokio.block_on(async {
             for _ in 0..40 {
@@ -201,7 +207,7 @@ impl World {
 
     pub(super) fn advance(&mut self, by: Duration) {
         let mut left = by;
-        // Long waits in bigger steps: lateness is looked at in the short ones.
+        // Long waits in bigger steps: lateness is checked in the short ones.
         let tick = match by.as_secs() {
             0..3 => TICK,
             3..60 => TICK * 5,
@@ -215,29 +221,29 @@ impl World {
             self.settle();
         }
         let now = self.clock.now();
-        let mut desk = self.desk.lock();
-        for knows in desk.handed.values_mut() {
-            if let Knows::Has { until, .. } = *knows
+        let mut log = self.log.lock();
+        for view in log.assigned.values_mut() {
+            if let VisitorView::Has { until, .. } = *view
                 && until <= now
             {
-                *knows = Knows::Ended { at: until, ending: EndReason::Expired };
+                *view = VisitorView::Ended { at: until, reason: EndReason::Expired };
             }
         }
     }
 
-    /// Begins to acquire, and goes on when the visitor was served, refused, or stands in the line.
+    /// Begins an acquire. Returns when the visitor got an instance, was refused, or waits in the queue.
     pub(super) fn acquire(&mut self, name: &'static str) {
         self.visitors += 1;
-        let (number, pool, desk) = (self.visitors, self.server.pool.clone(), self.desk.clone());
-        self.desk.lock().waiting.entry(name).or_default().insert(number);
+        let (number, pool, log) = (self.visitors, self.server.pool.clone(), self.log.clone());
+        self.log.lock().waiting.entry(name).or_default().insert(number);
         let clock = self.clock.clone();
         let visit = async move {
             let answer = pool.acquire(name, Visitor(number.to_string())).await;
-            let mut desk = desk.lock();
+            let mut log = log.lock();
             if let Ok(acquired) = answer {
-                desk.served(name, Some(number), acquired, clock.now());
+                log.served(name, Some(number), acquired, clock.now());
             }
-            desk.leaves(name, number);
+            log.leaves(name, number);
         };
         let runtime = self.server.tokio.enter();
         let task = crate::telemetry::task::spawn("visit", visit);
@@ -247,131 +253,134 @@ impl World {
         self.visits.retain(|visit| !visit.task.is_finished());
     }
 
-    /// A visitor in the middle of an acquire is gone.
-    pub(super) fn give_up(&mut self, which: usize) {
+    /// Makes a visitor leave in the middle of an acquire.
+    pub(super) fn abandon(&mut self, which: usize) {
         if self.visits.is_empty() {
             return;
         }
         let visit = self.visits.swap_remove(which % self.visits.len());
         visit.task.abort();
         self.server.tokio.block_on(async { visit.task.await.ok() });
-        self.desk.lock().leaves(visit.template, visit.number);
-        self.given_up += 1;
+        self.log.lock().leaves(visit.template, visit.number);
+        self.abandoned += 1;
     }
 
-    /// An acquire whose future is dropped after so many polls.
+    /// Begins an acquire whose future is dropped after so many polls.
     pub(super) fn lose(&mut self, name: &'static str, polls: usize) {
         let pool = self.server.pool.clone();
-        let told = self.server.tokio.block_on(async {
+        let answer = self.server.tokio.block_on(async {
             let mut acquire = Box::pin(pool.acquire(name, Visitor("lost".to_owned())));
             for _ in 0..polls {
-                if let std::task::Poll::Ready(told) = futures_util::poll!(&mut acquire) {
-                    return Some(told);
+                if let std::task::Poll::Ready(answer) = futures_util::poll!(&mut acquire) {
+                    return Some(answer);
                 }
                 tokio::task::yield_now().await;
             }
             None
         });
-        match told {
-            None => self.given_up += 1,
-            Some(Ok(acquired)) => self.desk.lock().served(name, None, acquired, self.clock.now()),
+        match answer {
+            None => self.abandoned += 1,
+            Some(Ok(acquired)) => self.log.lock().served(name, None, acquired, self.clock.now()),
             Some(Err(_)) => {}
         }
     }
 
-    /// One of all that were ever handed out.
-    fn one(&self, which: usize) -> Option<(InstanceId, Knows)> {
-        let desk = self.desk.lock();
-        let id = &desk.order[which.checked_rem(desk.order.len())?];
-        Some((id.clone(), desk.handed[id]))
+    /// Returns one of all instances that were ever assigned.
+    fn one(&self, which: usize) -> Option<(InstanceId, VisitorView)> {
+        let log = self.log.lock();
+        let id = &log.order[which.checked_rem(log.order.len())?];
+        Some((id.clone(), log.assigned[id]))
     }
 
-    fn knows(&self, id: &InstanceId, knows: Knows) {
-        self.desk.lock().handed.insert(id.clone(), knows);
+    fn set_view(&self, id: &InstanceId, view: VisitorView) {
+        self.log.lock().assigned.insert(id.clone(), view);
     }
 
     pub(super) fn release(&mut self, which: usize) {
-        let Some((id, knows)) = self.one(which) else { return };
+        let Some((id, view)) = self.one(which) else { return };
         let answer = self.server.tokio.block_on(self.server.pool.release(&id));
-        match knows {
-            Knows::Has { .. } => {
+        match view {
+            VisitorView::Has { .. } => {
                 assert_eq!(answer.unwrap().id(), &id);
-                self.knows(&id, Knows::GaveBack);
+                self.set_view(&id, VisitorView::Released);
             }
-            _ => assert_eq!(answer, Err(StoreError::Unknown), "a second release, or one of what has ended"),
+            _ => assert_eq!(answer, Err(StoreError::Unknown), "a second release, or one after the end"),
         }
     }
 
     pub(super) fn extend(&mut self, which: usize, by: Duration) {
-        let Some((id, knows)) = self.one(which) else { return };
+        let Some((id, view)) = self.one(which) else { return };
         let answer = self.server.tokio.block_on(self.server.pool.extend(&id, by));
-        match knows {
-            Knows::Has { since, until } if until + by <= since + MAX_TTL => {
+        match view {
+            VisitorView::Has { since, until } if until + by <= since + MAX_TTL => {
                 let until = until + by;
                 assert_eq!(answer.unwrap().lease().unwrap().deadline(), until);
-                self.knows(&id, Knows::Has { since, until });
+                self.set_view(&id, VisitorView::Has { since, until });
             }
-            Knows::Has { .. } => assert!(matches!(answer, Err(StoreError::NotExtended(_))), "{answer:?}"),
+            VisitorView::Has { .. } => {
+                assert!(matches!(answer, Err(StoreError::NotExtended(_))), "{answer:?}")
+            }
             _ => assert_eq!(answer, Err(StoreError::Unknown)),
         }
     }
 
-    /// The app of one of all that run ends by itself.
+    /// Makes the app of one running instance die.
     pub(super) fn kill(&mut self, which: usize) {
         let running = self.runtime.running();
         let Some(place) = which.checked_rem(running.len()) else { return };
         let id = &running[place];
         self.runtime.die(id);
         let now = self.clock.now();
-        let mut desk = self.desk.lock();
-        if let Some(knows @ Knows::Has { .. }) = desk.handed.get_mut(id) {
-            *knows = Knows::Ended { at: now, ending: EndReason::Failed };
+        let mut log = self.log.lock();
+        if let Some(view @ VisitorView::Has { .. }) = log.assigned.get_mut(id) {
+            *view = VisitorView::Ended { at: now, reason: EndReason::Failed };
         }
-        drop(desk);
-        // The news travels without the clock.
+        drop(log);
+        // The server learns of the death while no time passes.
         self.settle();
-        self.desk.lock().dead.insert(id.clone());
+        self.log.lock().dead.insert(id.clone());
     }
 
-    /// The operator changes a template, or takes it out.
-    pub(super) fn reload(&mut self, name: &'static str, change: Option<Kept>) {
-        let before = self.kept.clone();
+    /// Makes the operator change a template, or remove it.
+    pub(super) fn reload(&mut self, name: &'static str, change: Option<Configured>) {
+        let before = self.configured.clone();
         match change {
-            Some(kept) => self.kept.insert(name, kept),
-            None => self.kept.remove(name),
+            Some(configured) => self.configured.insert(name, configured),
+            None => self.configured.remove(name),
         };
-        if self.kept.is_empty() {
-            self.kept = before;
+        if self.configured.is_empty() {
+            self.configured = before;
             return;
         }
-        let most = self.most.entry(name).or_default();
-        *most = self.kept.get(name).map_or(0, |kept| kept.max).max(*most);
-        let now_wanted = self.kept.get(name).map(|kept| kept.revision);
-        self.desk.lock().revisions.entry(name).or_default().extend(now_wanted);
-        let reload = self.server.pool.reload(configured(&self.kept));
+        let capacity = self.capacities.entry(name).or_default();
+        *capacity = self.configured.get(name).map_or(0, |configured| configured.max).max(*capacity);
+        let now_wanted = self.configured.get(name).map(|configured| configured.revision);
+        self.log.lock().revisions.entry(name).or_default().extend(now_wanted);
+        let reload = self.server.pool.reload(templates_of(&self.configured));
         self.server.tokio.block_on(reload);
-        self.desk.lock().revisions.insert(name, now_wanted.into_iter().collect());
+        self.log.lock().revisions.insert(name, now_wanted.into_iter().collect());
     }
 
-    pub(super) fn kept(&self, name: &str) -> Option<Kept> {
-        self.kept.get(name).copied()
+    pub(super) fn configured(&self, name: &str) -> Option<Configured> {
+        self.configured.get(name).copied()
     }
 
-    /// The server crashes and starts again; with an embedded store, that begins anew.
+    /// Makes the server crash and start again; without `same_store` with an empty store, as after a crash with the
+    /// embedded one.
     pub(super) fn restart(&mut self, same_store: bool) {
-        self.given_up += self.visits.len();
+        self.abandoned += self.visits.len();
         self.visits.clear();
         if !same_store {
             self.store = Arc::new(TestStore::new(self.clock.clone()));
             self.seen.clear();
-            self.given_up = 0;
-            // Nobody has any of them now, and none may come back.
-            for knows in self.desk.lock().handed.values_mut() {
-                *knows = Knows::GaveBack;
+            self.abandoned = 0;
+            // No visitor has any of them now, and none may come back.
+            for view in self.log.lock().assigned.values_mut() {
+                *view = VisitorView::Released;
             }
         }
-        self.desk.lock().waiting.clear();
-        self.server = start(&self.clock, &self.store, &self.runtime, &self.node, &self.kept);
+        self.log.lock().waiting.clear();
+        self.server = start(&self.clock, &self.store, &self.runtime, &self.node, &self.configured);
     }
 
     fn records(&self) -> HashMap<InstanceId, Instance> {
@@ -380,117 +389,127 @@ impl World {
         all.into_iter().map(|record| (record.id().clone(), record)).collect()
     }
 
-    /// What must hold at every moment.
+    /// Checks what must hold at every moment.
     pub(super) fn check(&mut self) {
         let (records, now) = (self.records(), self.clock.now());
-        // The routes go by the runtime's clock.
+        // The route table uses the clock of the tokio runtime.
         let _context = self.server.tokio.enter();
-        assert_eq!(self.desk.lock().broken, Vec::<String>::new());
-        let mut unknown_to_all = 0;
-        let desk = self.desk.lock();
+        assert_eq!(self.log.lock().violations, Vec::<String>::new());
+        let mut unknown_to_visitors = 0;
+        let log = self.log.lock();
         for (id, before) in &self.seen {
-            // Only what nobody was told of is taken back.
-            let told = desk.handed.contains_key(id) && before.lease().is_some() && self.told.contains(id);
-            let check = if told { check_step } else { check_step_or_taken_back };
+            // Only a claim of which no visitor knows is undone.
+            let is_known =
+                log.assigned.contains_key(id) && before.lease().is_some() && self.known.contains(id);
+            let check = if is_known { check_step } else { check_step_or_claim_undone };
             assert_eq!(check(before, records.get(id), now), Ok(()));
         }
-        self.told = desk.handed.keys().cloned().collect();
+        self.known = log.assigned.keys().cloned().collect();
         for (id, record) in &records {
-            if let State::Assigned { .. } = record.life() {
-                unknown_to_all += usize::from(!desk.handed.contains_key(id));
+            if let State::Assigned { .. } = record.state() {
+                unknown_to_visitors += usize::from(!log.assigned.contains_key(id));
             }
         }
-        assert!(unknown_to_all <= self.given_up, "each instance somebody has was handed to somebody");
-        for (id, knows) in &desk.handed {
-            let found = records.get(id).map(|record| *record.life());
-            match (*knows, found) {
-                (Knows::Has { since, until }, Some(State::Assigned { lease, endpoint })) => {
+        assert!(unknown_to_visitors <= self.abandoned, "a visitor knows of each assigned instance");
+        for (id, view) in &log.assigned {
+            let found = records.get(id).map(|record| *record.state());
+            match (*view, found) {
+                (VisitorView::Has { since, until }, Some(State::Assigned { lease, endpoint })) => {
                     assert_eq!((lease.assigned_at(), lease.deadline()), (since, until));
                     match self.server.pool.routes.find(id.as_str()) {
-                        Found::Live(route) => {
+                        RouteLookup::Live(route) => {
                             assert_eq!((route.endpoint(), route.deadline()), (endpoint, until))
                         }
-                        // A new table learns it from the store, which nobody follows here.
-                        Found::Unknown => {}
+                        // After a restart the table is empty, and no task follows the store here.
+                        RouteLookup::Unknown => {}
                         other => panic!("{id} has {other:?}"),
                     }
                 }
-                (Knows::GaveBack, None) => {
-                    assert!(!matches!(self.server.pool.routes.find(id.as_str()), Found::Live(_)), "{id}");
+                (VisitorView::Released, None) => {
+                    assert!(
+                        !matches!(self.server.pool.routes.find(id.as_str()), RouteLookup::Live(_)),
+                        "{id}"
+                    );
                 }
-                (Knows::Ended { at, ending }, Some(State::Expired { at: ended, ending: told, .. })) => {
-                    assert_eq!((ended, told), (at, ending), "{id}");
+                (
+                    VisitorView::Ended { at, reason },
+                    Some(State::Expired { at: ended, reason: recorded, .. }),
+                ) => {
+                    assert_eq!((ended, recorded), (at, reason), "{id}");
                 }
-                (Knows::Ended { at, .. }, None) => {
+                (VisitorView::Ended { at, .. }, None) => {
                     assert!(at + RETENTION <= now, "{id} is forgotten too early")
                 }
-                (knows, found) => panic!("{id}: the visitor knows {knows:?}, the store {found:?}"),
+                (view, found) => panic!("{id}: the visitor sees {view:?}, the store has {found:?}"),
             }
         }
-        drop(desk);
+        drop(log);
         self.check_capacity(&records);
-        let held = self.server.pool.hands.held();
+        let locked = self.server.pool.in_flight.locked();
         for id in self.runtime.running() {
-            let known = match records.get(&id).map(Instance::life) {
+            let known = match records.get(&id).map(Instance::state) {
                 // Until the sweep, a moment later.
-                Some(State::Expired { at, ending: EndReason::Expired, .. }) => now.since(*at) < LATENESS,
+                Some(State::Expired { at, reason: EndReason::Expired, .. }) => now.since(*at) < LATENESS,
                 Some(State::Expired { .. }) | None => false,
                 Some(_) => true,
             };
-            assert!(known || held.contains(&id), "{id} runs, and nobody knows");
+            assert!(known || locked.contains(&id), "{id} runs, and is neither on record nor locked");
         }
         self.seen = records;
     }
 
-    /// A pool never grows beyond its capacity; one that a smaller capacity has overtaken does not grow.
+    /// Checks that no pool grows beyond its capacity. A pool above a capacity that was lowered must not grow.
     fn check_capacity(&self, records: &HashMap<InstanceId, Instance>) {
         let living = |all: &HashMap<InstanceId, Instance>, name: &str| {
             let lives =
-                |r: &&Instance| !matches!(r.life(), State::Expired { .. }) && r.id().template() == name;
+                |r: &&Instance| !matches!(r.state(), State::Expired { .. }) && r.id().template() == name;
             all.values().filter(lives).count()
         };
         for name in NAMES {
-            let bound = self.most.get(name).copied().unwrap_or(0).max(living(&self.seen, name));
+            let bound = self.capacities.get(name).copied().unwrap_or(0).max(living(&self.seen, name));
             assert!(living(records, name) <= bound, "{name}: {} of {bound}", living(records, name));
         }
     }
 
-    /// Waits until nothing is left to do, and checks that all is as it should be then.
+    /// Waits until the server has nothing to do, and checks that the pools are full and nothing else remains.
     pub(super) fn come_to_rest(&mut self) {
-        // The acquire timeout, the longest back-off that a kill or two cause, a repair, and an interval.
+        // The acquire timeout, the longest back-off after a kill or two, a garbage collection, and an interval.
         for _ in 0..8 {
             self.advance(Duration::from_secs(3));
             self.check();
         }
         self.visits.retain(|visit| !visit.task.is_finished());
-        assert!(self.visits.is_empty(), "every acquire ends");
-        assert!(self.server.pool.hands.held().is_empty());
+        assert!(self.visits.is_empty(), "each acquire has ended");
+        assert!(self.server.pool.in_flight.locked().is_empty());
         let records = self.records();
         for (id, record) in &records {
-            if let State::Assigned { .. } = record.life() {
-                assert!(self.desk.lock().handed.contains_key(id), "{id} is nobody's");
+            if let State::Assigned { .. } = record.state() {
+                assert!(self.log.lock().assigned.contains_key(id), "no visitor knows of {id}");
             }
         }
-        let living = records.values().filter(|record| !matches!(record.life(), State::Expired { .. }));
+        let living = records.values().filter(|record| !matches!(record.state(), State::Expired { .. }));
         let mut ids: Vec<_> = living.map(|record| record.id().clone()).collect();
         ids.sort();
         let mut running = self.runtime.running();
         running.sort();
-        assert_eq!(running, ids, "what runs is what is on record");
+        assert_eq!(running, ids, "the running instances are those on record");
         for name in NAMES {
             let of = |state| {
-                records.values().filter(|r| r.id().template() == name && r.life().name() == state).count()
+                records.values().filter(|r| r.id().template() == name && r.state().name() == state).count()
             };
             let expected = self
-                .kept
+                .configured
                 .get(name)
-                .map_or(0, |kept| kept.target.min(kept.max.saturating_sub(of("assigned"))));
+                .map_or(0, |configured| configured.target.min(configured.max.saturating_sub(of("assigned"))));
             assert_eq!((of("ready"), of("warming")), (expected, 0), "{name} is full");
-            if let Some(keeper) = self.server.pool.keepers.get(name) {
-                assert_eq!((keeper.line.len(), keeper.making.load(Ordering::SeqCst)), (0, 0));
+            if let Some(template_pool) = self.server.pool.template_pools.get(name) {
+                assert_eq!(
+                    (template_pool.wait_queue.len(), template_pool.attempts.load(Ordering::SeqCst)),
+                    (0, 0)
+                );
             }
         }
-        self.most = self.kept.iter().map(|(name, kept)| (*name, kept.max)).collect();
+        self.capacities = self.configured.iter().map(|(name, configured)| (*name, configured.max)).collect();
         self.advance(TAKES);
     }
 }

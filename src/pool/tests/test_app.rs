@@ -1,4 +1,4 @@
-//! A small HTTP server that behaves as told, path by path.
+//! A small HTTP server whose behavior is set path by path.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -9,26 +9,29 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Notify;
 
+/// How the app answers the requests to one path.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Manner {
+pub(super) enum AppBehavior {
+    /// Answers 200.
     Fine,
-    /// 500.
+    /// Answers 500.
     Error,
-    /// Closes without a word.
+    /// Closes the connection without an answer.
     Close,
     /// Reads, and never answers.
     Hang,
 }
 
+/// The running server.
 #[derive(Clone)]
 pub(super) struct TestApp {
     pub(super) endpoint: SocketAddr,
-    manners: Arc<Mutex<HashMap<&'static str, Manner>>>,
-    /// The paths that were asked for.
-    pub(super) asked: Arc<Mutex<Vec<String>>>,
-    /// The keys that requests brought along.
+    behaviors: Arc<Mutex<HashMap<&'static str, AppBehavior>>>,
+    /// The paths of all requests.
+    pub(super) requested: Arc<Mutex<Vec<String>>>,
+    /// The `x-key` headers of all requests.
     pub(super) keys: Arc<Mutex<Vec<String>>>,
-    /// Rung when a request came that will not be answered.
+    /// Notified when a request hangs.
     pub(super) hanging: Arc<Notify>,
 }
 
@@ -37,8 +40,8 @@ impl TestApp {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let app = Self {
             endpoint: listener.local_addr().unwrap(),
-            manners: Arc::default(),
-            asked: Arc::default(),
+            behaviors: Arc::default(),
+            requested: Arc::default(),
             keys: Arc::default(),
             hanging: Arc::default(),
         };
@@ -51,8 +54,8 @@ impl TestApp {
         app
     }
 
-    pub(super) fn set(&self, path: &'static str, manner: Manner) {
-        self.manners.lock().insert(path, manner);
+    pub(super) fn set(&self, path: &'static str, behavior: AppBehavior) {
+        self.behaviors.lock().insert(path, behavior);
     }
 
     async fn answer(self, mut socket: TcpStream) {
@@ -67,15 +70,15 @@ impl TestApp {
         let keys = head.lines().filter_map(|line| line.strip_prefix("x-key: "));
         self.keys.lock().extend(keys.map(str::to_owned));
         let path = head.split(' ').nth(1).unwrap();
-        self.asked.lock().push(path.to_owned());
-        let manner = self.manners.lock().get(path).copied().unwrap_or(Manner::Fine);
-        let status = match manner {
-            Manner::Fine => "200 OK",
-            Manner::Error => "500 Oh",
-            Manner::Close => return,
-            Manner::Hang => {
+        self.requested.lock().push(path.to_owned());
+        let behavior = self.behaviors.lock().get(path).copied().unwrap_or(AppBehavior::Fine);
+        let status = match behavior {
+            AppBehavior::Fine => "200 OK",
+            AppBehavior::Error => "500 Oh",
+            AppBehavior::Close => return,
+            AppBehavior::Hang => {
                 self.hanging.notify_one();
-                // Until the other side gives up.
+                // Until the client closes the connection.
                 let _ = socket.read_u8().await;
                 return;
             }

@@ -1,4 +1,4 @@
-//! A runtime whose instances are entries in a list, and whose faults are ordered.
+//! A runtime whose instances are entries in a list, and which fails on demand.
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
@@ -13,78 +13,80 @@ use tokio::net::TcpStream;
 
 use crate::instance::{Endpoint, InstanceId};
 use crate::runtime::{
-    CheckpointStatus, Command, ExecOutput, Exit, HostMemory, MemoryReport, MemoryUse, Runtime, RuntimeError,
-    StartMethod, StartRequest, Started,
+    CheckpointStatus, ExecCommand, ExecOutput, Exit, HostMemory, MemoryReport, MemoryUse, Runtime,
+    RuntimeError, StartMethod, StartRequest, Started,
 };
 use crate::template::App;
 
-/// What becomes of one start.
+/// How one start fails.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum StartFault {
     /// The app cannot be started.
     Fail,
-    /// The host has no room.
+    /// The host has no resources left.
     Exhausted,
-    /// It runs, but `start` never returns.
+    /// The instance runs, but `start` never returns.
     Hang,
 }
 
 #[derive(Default)]
 pub(crate) struct TestRuntime {
-    /// In the order of their starts.
+    /// The running instances, in the order of their starts.
     running: Mutex<Vec<InstanceId>>,
     listener: Mutex<Option<mpsc::UnboundedSender<Exit>>>,
     app: Option<SocketAddr>,
     /// How long a start takes, and a stop.
     takes: Duration,
     pub(super) next_start: Mutex<Option<StartFault>>,
-    /// So many starts fail.
-    pub(super) bad_starts: AtomicUsize,
-    /// So many stops fail.
-    pub(super) bad_stops: AtomicUsize,
+    /// The number of next starts that fail.
+    pub(super) failing_starts: AtomicUsize,
+    /// The number of next stops that fail.
+    pub(super) failing_stops: AtomicUsize,
     pub(super) starts: AtomicUsize,
-    /// How each start was made that worked.
+    /// The method of each start that succeeded.
     pub(super) methods: Mutex<Vec<StartMethod>>,
-    /// What a start from nothing takes beyond the others.
+    /// How much longer a cold start takes than a restore.
     pub(super) cold_takes: Mutex<Duration>,
-    /// Whether it makes golden checkpoints.
+    /// Whether it makes checkpoints.
     pub(super) bakes: AtomicBool,
-    /// The revisions that it has one of, in the order of their making.
+    /// The revisions with a checkpoint, in the order of the bakes.
     pub(super) baked: Mutex<Vec<u64>>,
-    /// So many bakes fail.
-    pub(super) bad_bakes: AtomicUsize,
-    pub(super) bakes_tried: AtomicUsize,
+    /// The number of next bakes that fail.
+    pub(super) failing_bakes: AtomicUsize,
+    pub(super) bake_attempts: AtomicUsize,
     /// Whether the next bake never returns.
     pub(super) bake_hangs: AtomicBool,
-    /// What becomes of the commands from now on; no status is one that took too long.
-    pub(super) exec_ends: Mutex<Option<Option<u32>>>,
+    /// The exit status of each command from now on; `Some(None)` for commands that time out.
+    pub(super) exec_status: Mutex<Option<Option<u32>>>,
     /// Whether the next command never returns.
     pub(super) exec_hangs: AtomicBool,
-    /// The commands that were run, and in what.
+    /// The commands that were run, each with its instance.
     pub(super) ran: Mutex<Vec<(InstanceId, Vec<String>)>>,
-    /// The memory that its instances take; `None` where it cannot be known.
+    /// The host whose memory is reported; `None` where it cannot be measured.
     pub(super) host: Mutex<Option<TestHost>>,
-    /// Rung when a start hangs.
+    /// Notified when a start, a bake or a command hangs.
     pub(super) hanging: Notify,
     addresses: AtomicU32,
 }
 
-/// A host, in bytes.
+/// The memory of a host, in bytes.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct TestHost {
     pub(super) total: u64,
-    /// What others use.
+    /// What other processes use.
     pub(super) others: u64,
     /// What each instance takes.
     pub(super) each: u64,
 }
 
-fn one_less(count: &AtomicUsize) -> bool {
+/// Takes one from a count. Returns false when it is zero.
+fn take_one(count: &AtomicUsize) -> bool {
     count.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |n| n.checked_sub(1)).is_ok()
 }
 
 impl TestRuntime {
-    /// All of whose apps listen at `app`; without it there are none to ask.
+    /// Creates a runtime all of whose apps listen at `app`; without it the instances have no apps. A start and a stop
+    /// take `takes`.
     pub(crate) fn new(app: Option<SocketAddr>, takes: Duration) -> Self {
         Self { app, takes, ..Self::default() }
     }
@@ -100,11 +102,11 @@ impl TestRuntime {
         running.len() < before
     }
 
-    /// The app of an instance ends by itself. False when it does not run.
+    /// Ends the app of an instance as if it had died. Returns false when it does not run.
     pub(super) fn die(&self, id: &InstanceId) -> bool {
         let died = self.end(id);
         if died && let Some(listener) = &*self.listener.lock() {
-            let _ = listener.send(Exit { id: id.clone(), how: "signal 9".to_owned() });
+            let _ = listener.send(Exit { id: id.clone(), cause: "signal 9".to_owned() });
         }
         died
     }
@@ -131,9 +133,9 @@ impl Runtime for TestRuntime {
         self.app.is_some()
     }
 
-    async fn start(&self, order: &StartRequest) -> Result<Started, RuntimeError> {
+    async fn start(&self, request: &StartRequest) -> Result<Started, RuntimeError> {
         self.starts.fetch_add(1, Ordering::SeqCst);
-        if one_less(&self.bad_starts) {
+        if take_one(&self.failing_starts) {
             return Err(RuntimeError::Start("bad start".to_owned()));
         }
         let fault = self.next_start.lock().take();
@@ -147,7 +149,7 @@ impl Runtime for TestRuntime {
             Some(app) => Endpoint::Sealed { namespace: u32::from_be_bytes(n), port: app.port() },
             None => ([127, n[1], n[2], n[3]], 4000).into(),
         };
-        self.running.lock().push(order.id.clone());
+        self.running.lock().push(request.id.clone());
         if fault == Some(StartFault::Hang) {
             self.hanging.notify_one();
             std::future::pending::<()>().await;
@@ -155,16 +157,16 @@ impl Runtime for TestRuntime {
         if !self.takes.is_zero() {
             tokio::time::sleep(self.takes).await;
         }
-        let how = match self.checkpoint_status(order.revision, &order.app).await {
+        let method = match self.checkpoint_status(request.revision, &request.app).await {
             CheckpointStatus::Present => StartMethod::Restored,
             CheckpointStatus::Missing | CheckpointStatus::Never => StartMethod::Cold,
         };
         let cold_takes = *self.cold_takes.lock();
-        if how == StartMethod::Cold && !cold_takes.is_zero() {
+        if method == StartMethod::Cold && !cold_takes.is_zero() {
             tokio::time::sleep(cold_takes).await;
         }
-        self.methods.lock().push(how);
-        Ok(Started { endpoint, how })
+        self.methods.lock().push(method);
+        Ok(Started { endpoint, method })
     }
 
     async fn connect(&self, endpoint: Endpoint) -> std::io::Result<TcpStream> {
@@ -184,8 +186,8 @@ impl Runtime for TestRuntime {
     }
 
     async fn bake(&self, id: &InstanceId, revision: u64, _: &App) -> Result<(), RuntimeError> {
-        self.bakes_tried.fetch_add(1, Ordering::SeqCst);
-        if one_less(&self.bad_bakes) {
+        self.bake_attempts.fetch_add(1, Ordering::SeqCst);
+        if take_one(&self.failing_bakes) {
             return Err(RuntimeError::Exhausted("disk"));
         }
         if self.bake_hangs.swap(false, Ordering::SeqCst) {
@@ -202,23 +204,23 @@ impl Runtime for TestRuntime {
         Ok(())
     }
 
-    async fn exec(&self, order: &StartRequest, command: Command) -> Result<ExecOutput, RuntimeError> {
-        assert!(self.running.lock().contains(&order.id));
-        assert_eq!(command.env.values().next(), command.words.last());
+    async fn exec(&self, request: &StartRequest, command: ExecCommand) -> Result<ExecOutput, RuntimeError> {
+        assert!(self.running.lock().contains(&request.id));
+        assert_eq!(command.env.values().next(), command.argv.last());
         if self.exec_hangs.swap(false, Ordering::SeqCst) {
             self.hanging.notify_one();
             std::future::pending::<()>().await;
         }
-        let output = Bytes::from(format!("so {}", command.words.join(" ")));
-        self.ran.lock().push((order.id.clone(), command.words));
-        let status = self.exec_ends.lock().unwrap_or(Some(0));
+        let output = Bytes::from(format!("so {}", command.argv.join(" ")));
+        self.ran.lock().push((request.id.clone(), command.argv));
+        let status = self.exec_status.lock().unwrap_or(Some(0));
         Ok(ExecOutput { status, output })
     }
 
     async fn stop(&self, id: &InstanceId) -> Result<(), RuntimeError> {
-        if one_less(&self.bad_stops) {
-            let source = std::io::Error::other("it resists");
-            return Err(RuntimeError::Io { doing: "stop".to_owned(), source });
+        if take_one(&self.failing_stops) {
+            let source = std::io::Error::other("the stop fails");
+            return Err(RuntimeError::Io { operation: "stop".to_owned(), source });
         }
         if !self.takes.is_zero() {
             tokio::time::sleep(self.takes).await;

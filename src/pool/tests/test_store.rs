@@ -1,4 +1,4 @@
-//! The embedded store with a line to it that can be cut: before a question, or before its answer.
+//! The embedded store, with calls that can fail: before the store performs them, or before their answer arrives.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -9,32 +9,31 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 
 use crate::clock::{Clock, Millis};
-use crate::instance::Counts;
-use crate::instance::{Endpoint, Instance, InstanceId, NodeId, TemplateName};
+use crate::instance::{Endpoint, Instance, InstanceId, NodeId, StateCounts, TemplateName};
 use crate::store::memory::MemoryStore;
 use crate::store::{
-    Claim, Claimed, Cursor, Membership, NodeInfo, NodeStatus, RouteEvents, Store, StoreError,
+    Claim, Claimed, Cursor, HeartbeatReply, NodeInfo, NodeStatus, RouteEvents, Store, StoreError,
 };
 
-/// What becomes of one question.
+/// How one call fails.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Line {
-    /// It is not even asked.
+pub(super) enum CallFault {
+    /// It fails and is not performed.
     Refused,
-    /// It is done, and the answer is lost.
+    /// It is performed, and fails.
     AnswerLost,
-    /// It is not asked, and nobody says so.
+    /// It is not performed, and never returns.
     Hangs,
-    /// It is done, and the answer never comes.
+    /// It is performed, and never returns.
     AnswerHangs,
 }
 
 pub(super) struct TestStore {
     pub(super) inner: MemoryStore,
-    faults: Mutex<HashMap<&'static str, Line>>,
-    /// Whether nothing gets through.
+    faults: Mutex<HashMap<&'static str, CallFault>>,
+    /// Whether each call fails.
     pub(super) down: AtomicBool,
-    /// Rung when a question hangs.
+    /// Notified when a call hangs.
     pub(super) hanging: Notify,
 }
 
@@ -44,34 +43,34 @@ impl TestStore {
         Self { inner, faults: Mutex::default(), down: AtomicBool::new(false), hanging: Notify::new() }
     }
 
-    /// Makes the next question of that name go wrong.
-    pub(super) fn cut(&self, question: &'static str, how: Line) {
-        self.faults.lock().insert(question, how);
+    /// Makes the next call of that name fail.
+    pub(super) fn fail_next(&self, name: &'static str, how: CallFault) {
+        self.faults.lock().insert(name, how);
     }
 
-    async fn line<T>(
+    async fn call<T>(
         &self,
-        question: &'static str,
-        asked: impl Future<Output = Result<T, StoreError>>,
+        name: &'static str,
+        call: impl Future<Output = Result<T, StoreError>>,
     ) -> Result<T, StoreError> {
-        let fault = self.faults.lock().remove(question);
-        let away = || Err(StoreError::Unavailable("the line is cut".to_owned()));
-        // Whoever is given up, is given up before the question or before the answer.
+        let fault = self.faults.lock().remove(name);
+        let unavailable = || Err(StoreError::Unavailable("the connection is cut".to_owned()));
+        // A caller that is dropped is dropped here, or after the call was performed.
         tokio::task::yield_now().await;
         match fault {
-            _ if self.down.load(Ordering::SeqCst) => return away(),
-            Some(Line::Refused) => return away(),
-            Some(Line::Hangs) => {
+            _ if self.down.load(Ordering::SeqCst) => return unavailable(),
+            Some(CallFault::Refused) => return unavailable(),
+            Some(CallFault::Hangs) => {
                 self.hanging.notify_one();
                 std::future::pending().await
             }
-            Some(Line::AnswerLost | Line::AnswerHangs) | None => {}
+            Some(CallFault::AnswerLost | CallFault::AnswerHangs) | None => {}
         }
-        let answer = asked.await;
+        let answer = call.await;
         tokio::task::yield_now().await;
         match fault {
-            Some(Line::AnswerLost) => away(),
-            Some(Line::AnswerHangs) => {
+            Some(CallFault::AnswerLost) => unavailable(),
+            Some(CallFault::AnswerHangs) => {
                 self.hanging.notify_one();
                 std::future::pending().await
             }
@@ -83,66 +82,70 @@ impl TestStore {
 #[async_trait]
 impl Store for TestStore {
     async fn insert(&self, instance: Instance) -> Result<(), StoreError> {
-        self.line("insert", self.inner.insert(instance)).await
+        self.call("insert", self.inner.insert(instance)).await
     }
     async fn offer(&self, id: &InstanceId, endpoint: Endpoint) -> Result<Instance, StoreError> {
-        self.line("offer", self.inner.offer(id, endpoint)).await
+        self.call("offer", self.inner.offer(id, endpoint)).await
     }
     async fn claim(&self, claim: &Claim) -> Result<Claimed, StoreError> {
-        self.line("claim", self.inner.claim(claim)).await
+        self.call("claim", self.inner.claim(claim)).await
     }
     async fn confirm(&self, ids: &[InstanceId]) -> Result<(), StoreError> {
-        self.line("confirm", self.inner.confirm(ids)).await
+        self.call("confirm", self.inner.confirm(ids)).await
     }
-    async fn take_back(&self, claim: &Claim) -> Result<Instance, StoreError> {
-        self.line("take_back", self.inner.take_back(claim)).await
+    async fn undo_claim(&self, claim: &Claim) -> Result<Instance, StoreError> {
+        self.call("undo_claim", self.inner.undo_claim(claim)).await
     }
     async fn get(&self, id: &InstanceId) -> Result<Option<Instance>, StoreError> {
-        self.line("get", self.inner.get(id)).await
+        self.call("get", self.inner.get(id)).await
     }
     async fn extend(&self, id: &InstanceId, by: Duration, max_ttl: Duration) -> Result<Instance, StoreError> {
-        self.line("extend", self.inner.extend(id, by, max_ttl)).await
+        self.call("extend", self.inner.extend(id, by, max_ttl)).await
     }
     async fn release(&self, id: &InstanceId) -> Result<(Instance, Cursor), StoreError> {
-        self.line("release", self.inner.release(id)).await
+        self.call("release", self.inner.release(id)).await
     }
     async fn retire(&self, id: &InstanceId) -> Result<Instance, StoreError> {
-        self.line("retire", self.inner.retire(id)).await
+        self.call("retire", self.inner.retire(id)).await
     }
     async fn fail(&self, id: &InstanceId) -> Result<Instance, StoreError> {
-        self.line("fail", self.inner.fail(id)).await
+        self.call("fail", self.inner.fail(id)).await
     }
     async fn sweep(&self, limit: usize) -> Result<Vec<Instance>, StoreError> {
-        self.line("sweep", self.inner.sweep(limit)).await
+        self.call("sweep", self.inner.sweep(limit)).await
     }
     async fn next_deadline(&self) -> Result<Option<Millis>, StoreError> {
-        self.line("next_deadline", self.inner.next_deadline()).await
+        self.call("next_deadline", self.inner.next_deadline()).await
     }
     async fn list(&self, node: &NodeId) -> Result<Vec<Instance>, StoreError> {
-        self.line("list", self.inner.list(node)).await
+        self.call("list", self.inner.list(node)).await
     }
-    async fn counts(&self, template: &TemplateName, node: Option<&NodeId>) -> Result<Counts, StoreError> {
-        self.line("counts", self.inner.counts(template, node)).await
+    async fn counts(
+        &self,
+        template: &TemplateName,
+        node: Option<&NodeId>,
+    ) -> Result<StateCounts, StoreError> {
+        self.call("counts", self.inner.counts(template, node)).await
     }
-    async fn heartbeat(&self, card: &NodeInfo) -> Result<Membership, StoreError> {
-        self.line("beat", self.inner.heartbeat(card)).await
+    async fn heartbeat(&self, info: &NodeInfo) -> Result<HeartbeatReply, StoreError> {
+        self.call("heartbeat", self.inner.heartbeat(info)).await
     }
     async fn nodes(&self) -> Result<Vec<NodeStatus>, StoreError> {
-        self.line("roster", self.inner.nodes()).await
+        self.call("nodes", self.inner.nodes()).await
     }
     async fn drain(&self, node: &NodeId, on: bool) -> Result<(), StoreError> {
-        self.line("drain", self.inner.drain(node, on)).await
+        self.call("drain", self.inner.drain(node, on)).await
     }
     async fn evict_node(&self, node: &NodeId, silence: Duration) -> Result<Vec<Instance>, StoreError> {
-        self.line("bury", self.inner.evict_node(node, silence)).await
+        self.call("evict_node", self.inner.evict_node(node, silence)).await
     }
     async fn routes(&self) -> Result<(Vec<Instance>, Cursor), StoreError> {
-        self.line("routes", self.inner.routes()).await
+        self.call("routes", self.inner.routes()).await
     }
     async fn route_events(&self, cursor: Cursor, wait: Duration) -> Result<RouteEvents, StoreError> {
-        self.line("route_events", self.inner.route_events(cursor, wait)).await
+        self.call("route_events", self.inner.route_events(cursor, wait)).await
     }
     async fn ping(&self) -> Result<(), StoreError> {
-        self.line("ping", self.inner.ping()).await
+        self.call("ping", self.inner.ping()).await
     }
 }

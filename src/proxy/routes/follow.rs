@@ -1,4 +1,4 @@
-//! Keeps the table in step with the store.
+//! The task that applies the store's changes to the route table.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -6,96 +6,83 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::RouteTable;
-use super::table::Applied;
 use crate::store::{Cursor, RouteChange, RouteEvents, Store, StoreError};
 use crate::telemetry::{Metrics, Outcome, RouteOperation};
 
-/// How long one question for changes may wait for an answer.
-const WAIT: Duration = Duration::from_secs(5);
-/// Pause after the store failed.
-const PAUSE: Duration = Duration::from_millis(200);
+/// How long one call for changes may wait for the first.
+const EVENTS_WAIT: Duration = Duration::from_secs(5);
+/// Time from a failed call to the next.
+const ERROR_BACKOFF: Duration = Duration::from_millis(200);
 
-/// From one answer with changes to the next question. At a thousand acquires a second each would else come alone, and cost
-/// the store two questions. Who asks for a host that is not known yet does not wait for it: the store is asked.
-const GATHER: Duration = Duration::from_millis(5);
+/// Time from a call that returned changes to the next call. At a thousand acquires a second each change would otherwise
+/// arrive alone and cost the store two calls. A request for a host that is not in the table yet does not wait for it:
+/// the proxy asks the store.
+const BATCH_INTERVAL: Duration = Duration::from_millis(5);
 
-/// What whoever follows is told.
+/// What [`follow`] reports.
 #[derive(Debug)]
 pub enum FollowEvent<'a> {
-    /// A change, to be applied to the table.
+    /// A change, which the receiver applies to the table.
     Change(&'a RouteChange),
-    /// The table is as the store has it, but how it came to be so is not known.
-    Missed,
+    /// After a gap in the stream, a snapshot was applied to the table. Which changes led to it is not known.
+    Resynced,
 }
 
-/// Follows the store for ever: a snapshot, then every change in order, which it tells; a new snapshot after a gap.
-/// While the store is away the table stays as it is.
+/// Follows the store for ever: applies a snapshot, then passes each change in order to `on_event`; applies a new
+/// snapshot after a gap. If the store is away, the table stays as it is.
 pub async fn follow(
     table: Arc<RouteTable>,
     store: Arc<dyn Store>,
     metrics: Arc<Metrics>,
-    tell: impl Fn(FollowEvent<'_>) + Send,
+    on_event: impl Fn(FollowEvent<'_>) + Send,
 ) {
-    let (mut cursor, mut first) = (None, true);
+    let (mut cursor, mut is_first) = (None, true);
     loop {
-        let step = match cursor {
+        let result = match cursor {
             None => resync(&table, &*store, &metrics).await.map(|cursor| {
-                // Before the first there was nothing to miss.
-                if !std::mem::take(&mut first) {
-                    tell(FollowEvent::Missed);
+                // Before the first snapshot no change can have been missed.
+                if !std::mem::take(&mut is_first) {
+                    on_event(FollowEvent::Resynced);
                 }
                 Some(cursor)
             }),
-            Some(after) => changes(&*store, after, &tell).await,
+            Some(after) => next_changes(&*store, after, &on_event).await,
         };
-        match step {
+        match result {
             Ok(next) => cursor = next,
             Err(error) => {
-                tracing::warn!(%error, "routes cannot be followed; the known ones stay");
-                tokio::time::sleep(PAUSE).await;
+                tracing::warn!(%error, "failed to follow route changes");
+                tokio::time::sleep(ERROR_BACKOFF).await;
             }
         }
     }
 }
 
+/// Applies a snapshot of the store and returns its cursor.
 async fn resync(table: &RouteTable, store: &dyn Store, metrics: &Metrics) -> Result<Cursor, StoreError> {
     let start = Instant::now();
     let before = table.mark();
-    let answer = store.routes().await;
-    if let Ok((snapshot, _)) = &answer {
-        table.replace(snapshot, before);
+    let result = store.routes().await;
+    if let Ok((snapshot, _)) = &result {
+        table.apply_snapshot(snapshot, before);
     }
-    let outcome = if answer.is_ok() { Outcome::Success } else { Outcome::Error };
-    metrics.route_changed(RouteOperation::Resync, outcome, start.elapsed());
-    answer.map(|(_, cursor)| cursor)
+    let outcome = if result.is_ok() { Outcome::Success } else { Outcome::Error };
+    metrics.record_route_change(RouteOperation::Resync, outcome, start.elapsed());
+    result.map(|(_, cursor)| cursor)
 }
 
-/// The cursor to go on from, `None` after a gap.
-async fn changes(
+/// Passes the changes after a cursor to `on_event`. Returns the cursor for the next call; `None` after a gap.
+async fn next_changes(
     store: &dyn Store,
     after: Cursor,
-    tell: &(impl Fn(FollowEvent<'_>) + Send),
+    on_event: &(impl Fn(FollowEvent<'_>) + Send),
 ) -> Result<Option<Cursor>, StoreError> {
-    let RouteEvents::Changes(changes) = store.route_events(after, WAIT).await? else { return Ok(None) };
+    let RouteEvents::Changes(changes) = store.route_events(after, EVENTS_WAIT).await? else {
+        return Ok(None);
+    };
     let Some((last, _)) = changes.last() else { return Ok(Some(after)) };
     let last = *last;
-    changes.iter().for_each(|(_, change)| tell(FollowEvent::Change(change)));
-    tokio::time::sleep(GATHER).await;
+    changes.iter().for_each(|(_, change)| on_event(FollowEvent::Change(change)));
+    tokio::time::sleep(BATCH_INTERVAL).await;
     Ok(Some(last))
-}
-
-impl RouteTable {
-    /// [`RouteTable::apply`], counted. A change that the table knew already is not counted again.
-    pub fn apply_measured(&self, change: &RouteChange, metrics: &Metrics) -> Applied {
-        let start = Instant::now();
-        let applied = self.apply(change);
-        let operation = match applied {
-            Applied::Added => RouteOperation::Add,
-            Applied::Updated => RouteOperation::Update,
-            Applied::Removed => RouteOperation::Remove,
-            Applied::Nothing => return applied,
-        };
-        metrics.route_changed(operation, Outcome::Success, start.elapsed());
-        applied
-    }
 }

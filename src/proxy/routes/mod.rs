@@ -1,11 +1,26 @@
-//! Which host leads where: a table in memory that the proxy reads without a lock and never waits for.
+//! The route table: which host belongs to which instance, in memory, read without a lock.
 //!
-//! The pool writes what it did itself at once; [`follow`] brings everything else from the store's ordered stream.
-//! Both may tell the same change, in any order: an older generation never replaces a newer one, and a host that
-//! is gone stays gone.
+//! | file | content |
+//! |---|---|
+//! | `route.rs` | one route: from a host to an assigned instance |
+//! | `table.rs` | all routes, and the hosts that have ended or do not exist |
+//! | `follow.rs` | the task that applies the store's changes to the table |
+//!
+//! Changes come from two sources. The pool applies what this node did itself at once, and [`follow`] brings every
+//! change from the store's ordered stream. So most changes of this node arrive twice, in any order. Four rules make
+//! that safe:
+//!
+//! - A record of an older generation never replaces a newer one.
+//! - A host that is gone stays gone.
+//! - A change that the table had already is [`RouteUpdate::Unchanged`]. If the stream brings a change that the table
+//!   did not have, another node made it, so the pool acts on it where it concerns an instance of this node.
+//! - A claim that was undone arrives as the instance's ready record, never as gone: the instance is claimed again, and
+//!   the table would refuse the next claim of an instance that is gone.
 
 mod follow;
+mod route;
 mod table;
 
 pub use follow::{FollowEvent, follow};
-pub use table::{Applied, Found, Route, RouteTable};
+pub use route::Route;
+pub use table::{RouteLookup, RouteTable, RouteUpdate};

@@ -1,99 +1,41 @@
-//! The table.
+//! All routes, and the hosts that have ended or do not exist.
 
+use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
 use tokio::time::Instant;
-use tokio_util::sync::CancellationToken;
 
-use crate::clock::Millis;
-use crate::instance::{ClaimToken, EndReason, Endpoint, Instance, InstanceId, NodeId, State};
+use super::Route;
+use crate::instance::{EndReason, Instance, State};
 use crate::store::RouteChange;
+use crate::telemetry::{Metrics, Outcome, RouteOperation};
 
-/// How long a host that is gone, or that the store did not know, is remembered as such. It only has to be longer
-/// than an answer of the store can be under way.
-const ABSENT_FOR: Duration = Duration::from_secs(5);
+/// How long the table remembers that a host is gone, or that the store did not know it. It must be longer than any
+/// answer of the store is in progress.
+const ABSENT_TTL: Duration = Duration::from_secs(5);
 
-/// Most absent hosts remembered; beyond it the oldest are forgotten. Each costs about 200 bytes, and a stranger
-/// can make us remember one with each request.
-const MAX_ABSENT: usize = 65_536;
+/// Maximum number of absent hosts that are remembered; beyond it the oldest are forgotten. Each costs about 200 bytes,
+/// and any client can add one with each request.
+const MAX_ABSENT_HOSTS: usize = 65_536;
 
-/// The way to one assigned instance.
-#[derive(Debug)]
-pub struct Route {
-    id: InstanceId,
-    node: NodeId,
-    incarnation: u64,
-    /// Of the claim that it belongs to: one that was taken back may be followed by another of the same instance.
-    token: ClaimToken,
-    endpoint: Endpoint,
-    generation: AtomicU64,
-    deadline: AtomicU64,
-    used: AtomicBool,
-    ended: CancellationToken,
-}
-
-impl Route {
-    /// Whose route it is.
-    pub fn id(&self) -> &InstanceId {
-        &self.id
-    }
-
-    /// The server that runs it, and the only one that can reach its endpoint.
-    pub fn node(&self) -> &NodeId {
-        &self.node
-    }
-
-    /// Where its app listens, as its own server knows it.
-    pub fn endpoint(&self) -> Endpoint {
-        self.endpoint
-    }
-
-    /// Unique among all routes of this process, so that no connection made for one instance serves another that
-    /// later gets the same address.
-    pub fn incarnation(&self) -> u64 {
-        self.incarnation
-    }
-
-    /// When the visitor's time is over; it may move while the route is held.
-    pub fn deadline(&self) -> Millis {
-        Millis(self.deadline.load(Ordering::Acquire))
-    }
-
-    /// Whether anybody has come by this route, or asked for the instance by its name.
-    pub fn is_used(&self) -> bool {
-        self.used.load(Ordering::Relaxed)
-    }
-
-    /// Somebody does. True for the first.
-    pub fn uses(&self) -> bool {
-        // Looked at first: to write what is written already would take the line from the other processors.
-        !self.is_used() && !self.used.swap(true, Ordering::Relaxed)
-    }
-
-    /// Done when the instance is no longer the visitor's, for whatever reason.
-    pub async fn ended(&self) {
-        self.ended.cancelled().await;
-    }
-}
-
-/// What the table knows of a host label.
+/// The answer of the table for a host's label.
 #[derive(Debug, Clone)]
-pub enum Found {
-    /// An assigned instance.
+pub enum RouteLookup {
+    /// The instance is assigned.
     Live(Arc<Route>),
-    /// An instance that was somebody's until a short while ago.
+    /// The instance was assigned until recently, and ended for this reason.
     Ended(EndReason),
-    /// Surely no instance.
+    /// No visitor has an instance with this label.
     Absent,
-    /// The table cannot tell; the store can.
+    /// The table does not know the host, but the store may.
     Unknown,
 }
 
 #[derive(Debug, Clone)]
-enum Entry {
+enum TableEntry {
     Live(Arc<Route>),
     Ended(EndReason),
     Absent(Absence),
@@ -102,174 +44,179 @@ enum Entry {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Absence {
     until: Instant,
-    /// Nothing older is believed meanwhile. What is gone for good has no later generation.
+    /// Until then, records up to this generation are ignored. An instance that is gone for good has
+    /// [`EVERY_GENERATION`].
     generation: u64,
 }
 
-/// Older than this is all that there ever was of an instance.
-const FOR_GOOD: u64 = u64::MAX;
+/// No record of an instance has a later generation.
+const EVERY_GENERATION: u64 = u64::MAX;
 
-/// See the module. Reads take no lock.
+/// Which host belongs to which instance. Reads take no lock.
 #[derive(Debug, Default)]
 pub struct RouteTable {
-    entries: papaya::HashMap<Arc<str>, Entry>,
-    /// Writers, one at a time, and the absent hosts in the order they will be forgotten.
-    absent: Mutex<std::collections::VecDeque<(Instant, Arc<str>)>>,
+    entries: papaya::HashMap<Arc<str>, TableEntry>,
+    /// The absent hosts, in the order in which they will be forgotten. Every writer holds this lock.
+    absent: Mutex<VecDeque<(Instant, Arc<str>)>>,
     incarnations: AtomicU64,
 }
 
 /// A moment in the table's life: which routes existed.
 #[derive(Debug, Clone, Copy)]
-pub struct Mark(u64);
+pub struct SnapshotMark(u64);
 
-/// What a change did to the table.
+/// The effect of a change on the table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Applied {
-    /// A new host.
+pub enum RouteUpdate {
+    /// A host was added.
     Added,
     /// A known host changed.
     Updated,
     /// A host was removed.
     Removed,
-    /// The table knew as much already.
-    Nothing,
+    /// The table had the change already, or a newer one.
+    Unchanged,
 }
 
 impl RouteTable {
-    /// What is known of a lower-case host label.
-    pub fn find(&self, label: &str) -> Found {
+    /// Looks up a host's label, in lower case.
+    pub fn find(&self, label: &str) -> RouteLookup {
         match self.entries.pin().get(label) {
-            Some(Entry::Live(route)) => Found::Live(route.clone()),
-            Some(Entry::Ended(ending)) => Found::Ended(*ending),
-            Some(Entry::Absent(absence)) if Instant::now() < absence.until => Found::Absent,
-            Some(Entry::Absent(_)) | None => Found::Unknown,
+            Some(TableEntry::Live(route)) => RouteLookup::Live(route.clone()),
+            Some(TableEntry::Ended(reason)) => RouteLookup::Ended(*reason),
+            Some(TableEntry::Absent(absence)) if Instant::now() < absence.until => RouteLookup::Absent,
+            Some(TableEntry::Absent(_)) | None => RouteLookup::Unknown,
         }
     }
 
-    /// Hosts with a route, ended ones included.
+    /// Returns the number of hosts in the table, ended and absent ones included.
     pub fn len(&self) -> usize {
         self.entries.len()
     }
 
-    /// Whether no host is known.
+    /// Returns whether the table knows no host.
     pub fn is_empty(&self) -> bool {
         self.entries.is_empty()
     }
 
-    /// Takes over one change. Of a host that is gone, nothing older is believed.
-    pub fn apply(&self, change: &RouteChange) -> Applied {
+    /// Applies one change. A record that is older than what the table has is ignored.
+    pub fn apply(&self, change: &RouteChange) -> RouteUpdate {
         match change {
             RouteChange::Set(instance) => self.set(instance),
             RouteChange::Gone(id) => self.mark_absent(id.as_str()),
         }
     }
 
-    fn set(&self, instance: &Instance) -> Applied {
+    /// Applies one change as [`RouteTable::apply`] does, and counts it in the metrics unless it has no effect.
+    pub fn apply_with_metrics(&self, change: &RouteChange, metrics: &Metrics) -> RouteUpdate {
+        let start = Instant::now();
+        let update = self.apply(change);
+        let operation = match update {
+            RouteUpdate::Added => RouteOperation::Add,
+            RouteUpdate::Updated => RouteOperation::Update,
+            RouteUpdate::Removed => RouteOperation::Remove,
+            RouteUpdate::Unchanged => return update,
+        };
+        metrics.record_route_change(operation, Outcome::Success, start.elapsed());
+        update
+    }
+
+    fn set(&self, instance: &Instance) -> RouteUpdate {
         let _one_writer = self.absent.lock();
         let entries = self.entries.pin();
         let known = entries.get(instance.id().as_str());
         let generation = instance.generation();
-        match (known, instance.life()) {
-            (Some(Entry::Absent(absence)), _)
+        match (known, instance.state()) {
+            (Some(TableEntry::Absent(absence)), _)
                 if generation <= absence.generation && Instant::now() < absence.until =>
             {
-                Applied::Nothing
+                RouteUpdate::Unchanged
             }
-            (Some(Entry::Live(route)), State::Assigned { .. } | State::Ready { .. })
-                if generation <= route.generation.load(Ordering::Acquire) =>
+            (Some(TableEntry::Live(route)), State::Assigned { .. } | State::Ready { .. })
+                if generation <= route.generation() =>
             {
-                Applied::Nothing
+                RouteUpdate::Unchanged
             }
-            (Some(Entry::Live(route)), State::Assigned { lease, .. }) if route.token == lease.token() => {
-                route.generation.store(generation, Ordering::Release);
-                route.deadline.store(lease.deadline().0, Ordering::Release);
-                Applied::Updated
+            (Some(TableEntry::Live(route)), State::Assigned { lease, .. }) if route.belongs_to(lease) => {
+                route.update(generation, lease);
+                RouteUpdate::Updated
             }
-            // It was taken back: nobody was told of it, and the next who gets it is nobody's successor.
-            (Some(Entry::Live(route)), State::Ready { .. }) => {
-                route.ended.cancel();
+            // The claim was undone: its visitor never got the instance, and the next claim has a route of its own.
+            (Some(TableEntry::Live(route)), State::Ready { .. }) => {
+                route.end();
                 entries.remove(instance.id().as_str());
-                Applied::Removed
+                RouteUpdate::Removed
             }
-            (Some(Entry::Ended(_)), _) => Applied::Nothing,
+            (Some(TableEntry::Ended(_)), _) => RouteUpdate::Unchanged,
             (known, State::Assigned { endpoint, lease }) => {
-                if let Some(Entry::Live(before)) = known {
-                    before.ended.cancel();
+                if let Some(TableEntry::Live(previous)) = known {
+                    previous.end();
                 }
-                let route = Route {
-                    id: instance.id().clone(),
-                    node: instance.node().clone(),
-                    token: lease.token(),
-                    incarnation: self.incarnations.fetch_add(1, Ordering::Relaxed) + 1,
-                    endpoint: *endpoint,
-                    generation: AtomicU64::new(generation),
-                    deadline: AtomicU64::new(lease.deadline().0),
-                    used: AtomicBool::new(false),
-                    ended: CancellationToken::new(),
-                };
-                entries.insert(instance.id().shared(), Entry::Live(Arc::new(route)));
-                Applied::Added
+                let incarnation = self.incarnations.fetch_add(1, Ordering::Relaxed) + 1;
+                let route = Route::new(instance, lease, *endpoint, incarnation);
+                entries.insert(instance.id().shared(), TableEntry::Live(Arc::new(route)));
+                RouteUpdate::Added
             }
-            (known, State::Expired { ending, .. }) => {
-                if let Some(Entry::Live(route)) = known {
-                    route.ended.cancel();
+            (known, State::Expired { reason, .. }) => {
+                if let Some(TableEntry::Live(route)) = known {
+                    route.end();
                 }
-                entries.insert(instance.id().shared(), Entry::Ended(*ending));
-                Applied::Updated
+                entries.insert(instance.id().shared(), TableEntry::Ended(*reason));
+                RouteUpdate::Updated
             }
-            (_, State::Warming | State::Ready { .. }) => Applied::Nothing,
+            (_, State::Warming | State::Ready { .. }) => RouteUpdate::Unchanged,
         }
     }
 
-    /// Remembers for a short while that there is no such instance.
-    pub fn mark_absent(&self, label: &str) -> Applied {
-        self.mark_absent_since(label, FOR_GOOD)
+    /// Remembers for 5 seconds that there is no such instance.
+    pub fn mark_absent(&self, label: &str) -> RouteUpdate {
+        self.mark_absent_since(label, EVERY_GENERATION)
     }
 
-    fn mark_absent_since(&self, label: &str, generation: u64) -> Applied {
+    fn mark_absent_since(&self, label: &str, generation: u64) -> RouteUpdate {
         let now = Instant::now();
         let mut absent = self.absent.lock();
         let entries = self.entries.pin();
-        while absent.front().is_some_and(|(until, _)| *until <= now) || absent.len() >= MAX_ABSENT {
+        while absent.front().is_some_and(|(until, _)| *until <= now) || absent.len() >= MAX_ABSENT_HOSTS {
             let Some((until, key)) = absent.pop_front() else { break };
-            // Only what this very mark left: the host may have been marked again since.
-            if matches!(entries.get(&key), Some(Entry::Absent(absence)) if absence.until == until) {
+            // Only the entry of this very mark is removed: the host may have been marked again since.
+            if matches!(entries.get(&key), Some(TableEntry::Absent(absence)) if absence.until == until) {
                 entries.remove(&key);
             }
         }
-        let (key, until): (Arc<str>, _) = (label.into(), now + ABSENT_FOR);
+        let (key, until): (Arc<str>, _) = (label.into(), now + ABSENT_TTL);
         absent.push_back((until, key.clone()));
-        match entries.insert(key, Entry::Absent(Absence { until, generation })) {
-            Some(Entry::Live(route)) => {
-                route.ended.cancel();
-                Applied::Removed
+        match entries.insert(key, TableEntry::Absent(Absence { until, generation })) {
+            Some(TableEntry::Live(route)) => {
+                route.end();
+                RouteUpdate::Removed
             }
-            Some(Entry::Ended(_)) => Applied::Removed,
-            Some(Entry::Absent(_)) | None => Applied::Nothing,
+            Some(TableEntry::Ended(_)) => RouteUpdate::Removed,
+            Some(TableEntry::Absent(_)) | None => RouteUpdate::Unchanged,
         }
     }
 
-    /// A mark to take before a snapshot is asked of the store.
-    pub fn mark(&self) -> Mark {
-        Mark(self.incarnations.load(Ordering::Acquire))
+    /// Returns a mark of the present moment, to be taken before the store is asked for a snapshot.
+    pub fn mark(&self) -> SnapshotMark {
+        SnapshotMark(self.incarnations.load(Ordering::Acquire))
     }
 
-    /// Makes the table agree with a snapshot of the store: a host that stood in the table at `before` and that the
-    /// snapshot lacks is gone. A host that came later may simply be younger than the snapshot, and stays.
-    pub fn replace(&self, snapshot: &[Instance], before: Mark) {
-        let known: std::collections::HashSet<&str> = snapshot.iter().map(|i| i.id().as_str()).collect();
+    /// Makes the table agree with a snapshot of the store. A host that the table had at `before` and that the snapshot
+    /// lacks is gone. A host that came later may be newer than the snapshot, and stays.
+    pub fn apply_snapshot(&self, snapshot: &[Instance], before: SnapshotMark) {
+        let known: HashSet<&str> = snapshot.iter().map(|i| i.id().as_str()).collect();
         let gone: Vec<(Arc<str>, u64)> = self
             .entries
             .pin()
             .iter()
             .filter(|(label, _)| !known.contains(&***label))
             .filter_map(|(label, entry)| match entry {
-                // It may have been taken back, and be claimed again.
-                Entry::Live(route) if route.incarnation <= before.0 => {
-                    Some((label.clone(), route.generation.load(Ordering::Acquire)))
+                // Its claim may have been undone, so a record of a later claim must be accepted.
+                TableEntry::Live(route) if route.incarnation() <= before.0 => {
+                    Some((label.clone(), route.generation()))
                 }
-                Entry::Ended(_) => Some((label.clone(), FOR_GOOD)),
-                Entry::Live(_) | Entry::Absent(_) => None,
+                TableEntry::Ended(_) => Some((label.clone(), EVERY_GENERATION)),
+                TableEntry::Live(_) | TableEntry::Absent(_) => None,
             })
             .collect();
         for (label, generation) in gone {
@@ -284,7 +231,8 @@ impl RouteTable {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::instance::{ClaimToken, TemplateName};
+    use crate::clock::Millis;
+    use crate::instance::{ClaimToken, InstanceId, NodeId, TemplateName};
 
     const HOUR: Duration = Duration::from_secs(3600);
 
@@ -296,84 +244,84 @@ mod tests {
             .assigned(ClaimToken::random(), Millis(0), HOUR)
             .unwrap()
     }
-    fn set(table: &RouteTable, instance: &Instance) -> Applied {
+    fn set(table: &RouteTable, instance: &Instance) -> RouteUpdate {
         table.apply(&RouteChange::Set(instance.clone()))
     }
     fn live(table: &RouteTable, instance: &Instance) -> Arc<Route> {
         match table.find(instance.id().as_str()) {
-            Found::Live(route) => route,
+            RouteLookup::Live(route) => route,
             other => panic!("{other:?}"),
         }
     }
 
     #[tokio::test(start_paused = true)]
-    async fn an_extension_reaches_those_who_hold_the_route() {
+    async fn an_extension_reaches_the_holders_of_the_route() {
         let (table, instance) = (RouteTable::default(), assigned());
-        assert_eq!(set(&table, &instance), Applied::Added);
+        assert_eq!(set(&table, &instance), RouteUpdate::Added);
         let held = live(&table, &instance);
         let longer = instance.extended(HOUR, HOUR * 3, Millis(1)).unwrap().unwrap();
-        assert_eq!(set(&table, &longer), Applied::Updated);
+        assert_eq!(set(&table, &longer), RouteUpdate::Updated);
         assert_eq!(held.deadline(), Millis(0) + HOUR * 2);
-        assert_eq!(set(&table, &instance), Applied::Nothing, "an older record is not believed");
+        assert_eq!(set(&table, &instance), RouteUpdate::Unchanged, "an older record is ignored");
         assert_eq!(held.deadline(), Millis(0) + HOUR * 2);
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_host_that_is_gone_is_not_brought_back_by_a_late_answer() {
+    async fn a_late_record_does_not_bring_back_a_host_that_is_gone() {
         let (table, instance) = (RouteTable::default(), assigned());
         set(&table, &instance);
         let held = live(&table, &instance);
-        assert_eq!(table.apply(&RouteChange::Gone(instance.id().clone())), Applied::Removed);
+        assert_eq!(table.apply(&RouteChange::Gone(instance.id().clone())), RouteUpdate::Removed);
         held.ended().await;
-        assert_eq!(set(&table, &instance), Applied::Nothing);
-        assert!(matches!(table.find(instance.id().as_str()), Found::Absent));
-        tokio::time::advance(ABSENT_FOR).await;
-        assert!(matches!(table.find(instance.id().as_str()), Found::Unknown));
+        assert_eq!(set(&table, &instance), RouteUpdate::Unchanged);
+        assert!(matches!(table.find(instance.id().as_str()), RouteLookup::Absent));
+        tokio::time::advance(ABSENT_TTL).await;
+        assert!(matches!(table.find(instance.id().as_str()), RouteLookup::Unknown));
     }
 
     #[tokio::test(start_paused = true)]
-    async fn one_that_was_taken_back_leads_nowhere_until_it_is_anothers() {
+    async fn an_instance_whose_claim_was_undone_has_no_route_until_the_next_claim() {
         let (table, first) = (RouteTable::default(), assigned());
         set(&table, &first);
         let held = live(&table, &first);
-        let back = first.taken_back(Millis(1)).unwrap();
-        assert_eq!(set(&table, &back), Applied::Removed);
+        let undone = first.claim_undone(Millis(1)).unwrap();
+        assert_eq!(set(&table, &undone), RouteUpdate::Removed);
         held.ended().await;
-        assert!(matches!(table.find(first.id().as_str()), Found::Unknown));
-        let second = back.assigned(ClaimToken::random(), Millis(2), HOUR).unwrap();
-        assert_eq!(set(&table, &second), Applied::Added);
-        assert_eq!(set(&table, &back), Applied::Nothing, "late news");
-        assert_eq!(set(&table, &first), Applied::Nothing, "later news");
+        assert!(matches!(table.find(first.id().as_str()), RouteLookup::Unknown));
+        let second = undone.assigned(ClaimToken::random(), Millis(2), HOUR).unwrap();
+        assert_eq!(set(&table, &second), RouteUpdate::Added);
+        assert_eq!(set(&table, &undone), RouteUpdate::Unchanged, "a late record");
+        assert_eq!(set(&table, &first), RouteUpdate::Unchanged, "an even later record");
         assert_ne!(live(&table, &second).incarnation(), held.incarnation());
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_claim_after_one_that_was_taken_back_is_believed_though_nobody_told_of_that() {
+    async fn a_claim_after_an_undone_one_is_applied_even_if_the_undo_was_missed() {
         let (table, first) = (RouteTable::default(), assigned());
-        let back = first.taken_back(Millis(1)).unwrap();
-        let second = back.assigned(ClaimToken::random(), Millis(2), HOUR).unwrap();
+        let undone = first.claim_undone(Millis(1)).unwrap();
+        let second = undone.assigned(ClaimToken::random(), Millis(2), HOUR).unwrap();
         set(&table, &first);
         let held = live(&table, &first);
-        assert_eq!(set(&table, &second), Applied::Added);
+        assert_eq!(set(&table, &second), RouteUpdate::Added);
         held.ended().await;
 
         let (table, mark) = (RouteTable::default(), RouteTable::default().mark());
-        table.replace(&[], mark);
+        table.apply_snapshot(&[], mark);
         set(&table, &first);
-        table.replace(&[], table.mark());
-        assert_eq!(set(&table, &first), Applied::Nothing);
-        assert_eq!(set(&table, &second), Applied::Added);
+        table.apply_snapshot(&[], table.mark());
+        assert_eq!(set(&table, &first), RouteUpdate::Unchanged);
+        assert_eq!(set(&table, &second), RouteUpdate::Added);
     }
 
     #[tokio::test(start_paused = true)]
-    async fn an_expired_instance_is_told_from_an_unknown_one() {
+    async fn an_expired_instance_is_distinguished_from_an_unknown_one() {
         let (table, instance) = (RouteTable::default(), assigned());
         set(&table, &instance);
         let held = live(&table, &instance);
         set(&table, &instance.expired(Millis(0) + HOUR).unwrap());
         held.ended().await;
-        assert!(matches!(table.find(instance.id().as_str()), Found::Ended(EndReason::Expired)));
-        assert_eq!(set(&table, &instance), Applied::Nothing);
+        assert!(matches!(table.find(instance.id().as_str()), RouteLookup::Ended(EndReason::Expired)));
+        assert_eq!(set(&table, &instance), RouteUpdate::Unchanged);
     }
 
     #[tokio::test(start_paused = true)]
@@ -386,7 +334,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_snapshot_removes_what_it_lacks_and_keeps_the_rest() {
+    async fn a_snapshot_removes_hosts_that_it_lacks_and_keeps_the_rest() {
         let (table, a, b, c) = (RouteTable::default(), assigned(), assigned(), assigned());
         set(&table, &a);
         set(&table, &b);
@@ -394,19 +342,19 @@ mod tests {
         let mark = table.mark();
         let younger = assigned();
         set(&table, &younger);
-        table.replace(&[b.clone(), c.clone()], mark);
+        table.apply_snapshot(&[b.clone(), c.clone()], mark);
         live(&table, &younger);
-        assert!(matches!(table.find(a.id().as_str()), Found::Absent));
+        assert!(matches!(table.find(a.id().as_str()), RouteLookup::Absent));
         assert!(Arc::ptr_eq(&kept, &live(&table, &b)));
         live(&table, &c);
     }
 
     #[tokio::test(start_paused = true)]
-    async fn strangers_cannot_fill_the_memory_with_hosts_that_do_not_exist() {
+    async fn clients_cannot_fill_the_memory_with_hosts_that_do_not_exist() {
         let table = RouteTable::default();
-        for i in 0..MAX_ABSENT + 100 {
+        for i in 0..MAX_ABSENT_HOSTS + 100 {
             table.mark_absent(&format!("t-{i}"));
         }
-        assert!(table.len() <= MAX_ABSENT);
+        assert!(table.len() <= MAX_ABSENT_HOSTS);
     }
 }

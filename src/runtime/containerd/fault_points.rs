@@ -1,5 +1,6 @@
-//! The steps by which an instance and a checkpoint are made and removed, each of which a test can have fail, or be the
-//! last that its server does.
+//! Steps of making and ending an instance or a checkpoint at which a test can inject a fault: the step fails, or the
+//! server is killed right after it. Each step of this runtime must have a fault point and a place in the lists of
+//! `tests/backends/containerd/faults.rs`.
 
 use std::fmt;
 use std::io;
@@ -7,69 +8,71 @@ use std::sync::Arc;
 
 use crate::runtime::RuntimeError;
 
-/// What was just done, in the order of a life.
+/// A completed step, in the order of an instance's life.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FaultPoint {
-    /// It has a network.
+    /// The instance has a network namespace.
     Network,
-    /// It has a writable layer.
+    /// It has a writable snapshot.
     Snapshot,
-    /// It has a folder of this node, with its pipes, and its output is listened to.
+    /// It has a folder of this node with its pipes, and its output is read.
     Folder,
-    /// It has a disk, and the first files are on it.
+    /// It has a disk, and its first files are on it.
     FirstFiles,
-    /// containerd sees the disk.
+    /// The disk is mounted where containerd sees it.
     Disk,
-    /// containerd has a record of it.
+    /// containerd has a record of its container.
     Record,
-    /// It has a shim, and where nothing is restored its first process.
+    /// It has a shim, and unless it is restored its first process.
     Task,
     /// It runs.
     Start,
-    /// One that runs since before this server was found, to be picked up.
+    /// An instance that an earlier server started was found and is about to be taken over.
     Adoption,
-    /// There is a folder for a checkpoint.
+    /// The checkpoint has a folder.
     BakeFolder,
-    /// Its memory is in there, and its processes are gone.
+    /// The images of the instance's memory are in that folder, and its processes are gone.
     Freeze,
-    /// That memory lies where copies would share it, and the images are still those that share nothing.
+    /// The memory is written to the files that instances will share, and the images still share nothing.
     Memory,
-    /// That memory lies where copies share it, as far as they do.
+    /// The images refer to the shared files, as far as memory is shared.
     Share,
-    /// Its layer is one to stand on.
+    /// The instance's layer is committed as the checkpoint's snapshot.
     Commit,
-    /// The checkpoint is declared whole.
+    /// The manifest is written, which makes the checkpoint valid.
     Manifest,
-    /// Its processes and its shim are gone.
+    /// The processes and the task of the instance are gone.
     NoTask,
-    /// containerd has no record of it.
+    /// containerd has no record of its container.
     NoRecord,
-    /// Its layer is gone.
+    /// Its snapshot is gone.
     NoSnapshot,
     /// Its folder is gone.
     NoFolder,
 }
 
-/// Is told of each step when it is done, and may make it an error after all.
+/// Calls a hook at each fault point. The hook may return an error, which makes the step fail. Without a hook it does
+/// nothing.
 #[derive(Clone, Default)]
-pub struct Watcher(Option<Arc<Watch>>);
+pub struct FaultInjector(Option<Arc<FaultHook>>);
 
-type Watch = dyn Fn(FaultPoint) -> io::Result<()> + Send + Sync;
+type FaultHook = dyn Fn(FaultPoint) -> io::Result<()> + Send + Sync;
 
-impl Watcher {
-    /// One that is told by a call.
-    pub fn new(watch: impl Fn(FaultPoint) -> io::Result<()> + Send + Sync + 'static) -> Self {
-        Self(Some(Arc::new(watch)))
+impl FaultInjector {
+    /// Returns an injector that calls `hook`.
+    pub fn new(hook: impl Fn(FaultPoint) -> io::Result<()> + Send + Sync + 'static) -> Self {
+        Self(Some(Arc::new(hook)))
     }
 
-    pub(super) fn done(&self, step: FaultPoint) -> Result<(), RuntimeError> {
-        let Some(watch) = &self.0 else { return Ok(()) };
-        watch(step).map_err(|source| RuntimeError::Io { doing: format!("{step:?}"), source })
+    /// Calls the hook after a step.
+    pub(super) fn reached(&self, point: FaultPoint) -> Result<(), RuntimeError> {
+        let Some(hook) = &self.0 else { return Ok(()) };
+        hook(point).map_err(|source| RuntimeError::Io { operation: format!("complete {point:?}"), source })
     }
 }
 
-impl fmt::Debug for Watcher {
+impl fmt::Debug for FaultInjector {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(if self.0.is_some() { "Watcher(some)" } else { "Watcher(none)" })
+        f.write_str(if self.0.is_some() { "FaultInjector(some)" } else { "FaultInjector(none)" })
     }
 }

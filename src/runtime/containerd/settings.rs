@@ -1,58 +1,59 @@
-//! What the runtime is told at its start.
+//! Settings of the containerd runtime.
 
 use std::ffi::OsString;
 use std::path::PathBuf;
 
-use super::super::LoginFile;
-use super::Watcher;
+use super::fault_points::FaultInjector;
 use crate::instance::NodeId;
+use crate::runtime::LoginFile;
 use crate::template::egress::EgressSettings;
 
-/// What a containerd runtime needs to know.
+/// Settings of a containerd runtime.
 #[derive(Debug, Clone)]
-pub struct Settings {
+pub struct ContainerdSettings {
     /// containerd's socket.
-    pub address: PathBuf,
-    /// The node's folder for containers. Nobody else may use it, which the caller ensures by a lock.
-    pub folder: PathBuf,
-    /// Who we are.
+    pub socket: PathBuf,
+    /// The node's folder for containers. No other server may use it, which the caller ensures by a lock.
+    pub node_dir: PathBuf,
+    /// The node's id.
     pub node: NodeId,
-    /// The logins for registries, read at each pull; `None` pulls without.
+    /// The file with logins for registries, which is read at each pull; `None` pulls without logins.
     pub logins: Option<LoginFile>,
-    /// Whether instances may be restored from checkpoints. Where the host cannot do that, all starts are cold.
-    pub criu: bool,
-    /// Most bytes of memory that all copies of checkpoints share, whoever uses it; 0 has each copy have its own.
-    pub shared_memory: u64,
-    /// Where `nft` is looked for, as in `PATH`; `None` means this process's own.
-    pub path: Option<OsString>,
-    /// The program of this server, which calls [`internal_command`] before all else; `None` has runc restore instances.
+    /// Whether instances may be restored from checkpoints. Where the host cannot restore, all starts are cold.
+    pub may_restore: bool,
+    /// Most bytes that the shared memory of all checkpoints may take together; 0 gives each instance memory of its own.
+    pub shared_memory_limit: u64,
+    /// Search path in which `nft` is looked up, in the form of `PATH`; `None` uses the path of this process.
+    pub search_path: Option<OsString>,
+    /// This server's own program, which calls [`internal_command`](super::internal_command) before all else; `None` has
+    /// runc restore instances.
     pub program: Option<PathBuf>,
-    /// How instances are let out whose template wants it.
-    pub outside: EgressSettings,
-    /// Who is told of each step. Nobody, unless faults are tried.
-    pub watcher: Watcher,
+    /// How instances of templates with egress reach the internet.
+    pub egress: EgressSettings,
+    /// The fault injector of a test; the default injects no faults.
+    pub faults: FaultInjector,
 }
 
-impl Settings {
-    /// With everything else as usual.
-    pub fn new(address: PathBuf, folder: PathBuf, node: NodeId) -> Self {
+impl ContainerdSettings {
+    /// Returns settings with defaults for everything else.
+    pub fn new(socket: PathBuf, node_dir: PathBuf, node: NodeId) -> Self {
         Self {
-            address,
-            folder,
+            socket,
+            node_dir,
             node,
             logins: None,
-            criu: true,
-            shared_memory: a_quarter_of_the_memory(),
-            path: None,
+            may_restore: true,
+            shared_memory_limit: default_shared_memory_limit(),
+            search_path: None,
             program: None,
-            outside: EgressSettings::default(),
-            watcher: Watcher::default(),
+            egress: EgressSettings::default(),
+            faults: FaultInjector::default(),
         }
     }
 }
 
-/// Bytes: what copies may share where nobody said.
-pub fn a_quarter_of_the_memory() -> u64 {
+/// Returns the default limit of shared memory in bytes: a quarter of the host's memory.
+pub fn default_shared_memory_limit() -> u64 {
     let host = rustix::system::sysinfo();
     host.totalram.saturating_mul(u64::from(host.mem_unit)) / 4
 }

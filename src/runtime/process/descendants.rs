@@ -1,7 +1,7 @@
-//! Ending all that an app has started, however it hid.
+//! Kills all processes that an app has started, whether or not they detached themselves.
 //!
-//! The caller is a child subreaper: whatever loses its parent becomes its child. So when it has no child, it has
-//! no descendant.
+//! The caller must be a child subreaper: a process that loses its parent becomes a child of the caller. So when the
+//! caller has no child, it has no descendant.
 
 use std::collections::HashSet;
 
@@ -10,15 +10,16 @@ use rustix::process::{Pid, Signal, WaitOptions, getpid, wait, waitpid};
 
 use super::processes;
 
-/// A tree that still grows after so many looks is killed as far as it is known, and then looked at again.
-const LOOKS: usize = 64;
+/// Most scans of a process tree that still grows. After these the known processes are killed and the tree is scanned
+/// again.
+const MAX_SCANS: usize = 64;
 
-/// Ends every descendant of this process. Returns when there is none. Every child is reaped here, so no other
-/// code of the process may wait for one.
-pub(super) fn end_all() {
+/// Kills every descendant of this process and returns when there is none. It reaps every child, so no other code of
+/// this process may wait for one.
+pub(super) fn kill_all() {
     while reap() {
         let found = stop_all();
-        // Leaves first: a child's parent is then the one that it was found with.
+        // Leaves first: then the parent of a process is still the one with which it was found.
         for (pid, parent) in found.iter().rev() {
             signal_child(*pid, *parent, Signal::KILL);
         }
@@ -30,7 +31,7 @@ pub(super) fn end_all() {
     }
 }
 
-/// Takes note of ended children without waiting. Says whether there are others.
+/// Reaps children that have ended, without waiting. Returns whether there are other children.
 fn reap() -> bool {
     loop {
         match wait(WaitOptions::NOHANG) {
@@ -41,22 +42,22 @@ fn reap() -> bool {
     }
 }
 
-/// Stops every descendant, so that none can start another while it is being killed, and returns them with their
-/// parents, parents first.
+/// Stops every descendant with SIGSTOP, so that none can start another process while they are killed. Returns them with
+/// their parents, parents first.
 fn stop_all() -> Vec<(Pid, Pid)> {
     let mut found = Vec::new();
     let mut known = HashSet::new();
-    for _ in 0..LOOKS {
+    for _ in 0..MAX_SCANS {
         let before = known.len();
-        let mut look_at = vec![getpid()];
-        while let Some(parent) = look_at.pop() {
+        let mut to_scan = vec![getpid()];
+        while let Some(parent) = to_scan.pop() {
             // A parent is stopped before its children are listed, so few escape the list.
             for pid in processes::children(parent) {
                 if known.insert(pid) {
                     signal_child(pid, parent, Signal::STOP);
                     found.push((pid, parent));
                 }
-                look_at.push(pid);
+                to_scan.push(pid);
             }
         }
         if known.len() == before {
@@ -67,6 +68,6 @@ fn stop_all() -> Vec<(Pid, Pid)> {
 }
 
 fn signal_child(pid: Pid, parent: Pid, signal: Signal) {
-    let is_child = || processes::stat(pid).is_some_and(|s| s.parent == parent.as_raw_nonzero().get());
+    let is_child = || processes::stat(pid).is_some_and(|stat| stat.parent == parent.as_raw_nonzero().get());
     processes::signal(pid, signal, is_child);
 }

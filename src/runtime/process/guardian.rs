@@ -1,8 +1,12 @@
-//! The guardian: a small process between the server and one instance, which ends the instance as a whole.
+//! The guardian: a small process between the server and one instance. It ends the instance as a whole.
 //!
-//! It lives as long as its standard input: a pipe whose other end only the server holds and never writes to
-//! after the order, so that the end of the pipe is the server's order to stop, or its death. It adopts whatever
-//! the app leaves behind, and the app dies with it.
+//! It lives as long as its standard input: a pipe that only the server holds open for writing. The server writes the
+//! launch request to it and nothing after that, so the end of the pipe means that the server wants the instance
+//! stopped, or that the server died. The guardian adopts all processes that lose their parent in the instance, and the
+//! app dies with the guardian.
+//!
+//! `PR_SET_PDEATHSIG` belongs to the *thread* that started a child, and children do not inherit it. So the main thread
+//! of the guardian starts the app, and the main thread waits for it.
 
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::fd::OwnedFd;
@@ -14,65 +18,66 @@ use rustix::process::{
     set_child_subreaper, wait,
 };
 
-use super::folder::{self, FolderError};
-use super::protocol::{Lack, Launch, Report, line};
+use super::instance_dir::{self, InstanceDirError};
+use super::protocol::{LaunchRequest, MissingResource, Report, encode_line};
 use super::{descendants, launcher};
 
-/// The internal subcommand.
+/// Name of the internal command.
 pub(super) const NAME: &str = "internal-guardian";
 
-/// Fails when something of the instance may be left.
+/// Runs the guardian. It exits with a failure if a process or a file of the instance may remain.
 pub(super) fn run() -> ExitCode {
     let mut input = BufReader::new(io::stdin());
-    let mut order = Vec::new();
-    let launch: Launch = match input.read_until(b'\n', &mut order).map(|_| serde_json::from_slice(&order)) {
-        Ok(Ok(launch)) => launch,
-        // The server was gone before it said what to do, so there is nothing to clean up.
-        _ => return ExitCode::SUCCESS,
-    };
-    let wish = Arc::new(Wish::default());
-    watch(input, Arc::clone(&wish));
-    if let Err(failure) = keep(&launch, &wish) {
+    let mut request = Vec::new();
+    let launch: LaunchRequest =
+        match input.read_until(b'\n', &mut request).map(|_| serde_json::from_slice(&request)) {
+            Ok(Ok(launch)) => launch,
+            // The server died before it sent the request, so there is nothing to clean up.
+            _ => return ExitCode::SUCCESS,
+        };
+    let stop = Arc::new(StopRequest::default());
+    watch_server(input, Arc::clone(&stop));
+    if let Err(failure) = run_app(&launch, &stop) {
         report(&failure);
     }
-    descendants::end_all();
-    match folder::remove(&launch.folder) {
+    descendants::kill_all();
+    match instance_dir::remove(&launch.folder) {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => {
-            report(&Report::Failed { why: format!("its folder stays: {e}"), lacking: None });
+            report(&Report::Failed { why: format!("cannot remove its folder: {e}"), lacking: None });
             ExitCode::FAILURE
         }
     }
 }
 
-/// Runs the app until it ends, by itself or on the server's wish.
-fn keep(launch: &Launch, wish: &Wish) -> Result<(), Report> {
+/// Runs the app until it ends by itself or the server wants it stopped.
+fn run_app(launch: &LaunchRequest, stop: &StopRequest) -> Result<(), Report> {
     set_child_subreaper(Some(getpid())).map_err(|e| failed("adopt orphans", &e.into()))?;
-    folder::make(&launch.folder, launch.files.as_deref(), &mut || !wish.to_end()).map_err(|e| {
+    instance_dir::create(&launch.folder, launch.files.as_deref(), &mut || !stop.is_set()).map_err(|e| {
         let lacking = match &e {
-            FolderError::Io { source, .. } => Lack::of(source),
+            InstanceDirError::Io { source, .. } => MissingResource::of(source),
             _ => None,
         };
         Report::Failed { why: e.to_string(), lacking }
     })?;
     let (child, stream) = launcher::spawn().map_err(|e| failed("start the launcher", &e))?;
     let app = Pid::from_child(&child);
-    wish.concerns(pidfd_open(app, PidfdFlags::empty()).map_err(|e| failed("hold the launcher", &e.into()))?);
-    launcher::order(stream, launch).map_err(|why| Report::Failed { why, lacking: None })?;
+    stop.set_app(pidfd_open(app, PidfdFlags::empty()).map_err(|e| failed("hold the launcher", &e.into()))?);
+    launcher::send_request(stream, launch).map_err(|why| Report::Failed { why, lacking: None })?;
     report(&Report::Started);
-    let how = loop {
+    let cause = loop {
         match wait(WaitOptions::empty()) {
-            Ok(Some((pid, status))) if pid == app => break describe(status),
-            // An orphan that ended, or an interruption.
+            Ok(Some((pid, status))) if pid == app => break describe_status(status),
+            // Another process ended, or the call was interrupted.
             Ok(_) | Err(rustix::io::Errno::INTR) => {}
             Err(e) => break format!("unknown: {e}"),
         }
     };
-    report(&Report::Ended { how });
+    report(&Report::Ended { how: cause });
     Ok(())
 }
 
-fn describe(status: WaitStatus) -> String {
+fn describe_status(status: WaitStatus) -> String {
     match (status.exit_status(), status.terminating_signal()) {
         (Some(code), _) => format!("exit status {code}"),
         (_, Some(signal)) => format!("signal {signal}"),
@@ -81,47 +86,50 @@ fn describe(status: WaitStatus) -> String {
 }
 
 fn failed(what: &str, error: &io::Error) -> Report {
-    Report::Failed { why: format!("its guardian could not {what}: {error}"), lacking: Lack::of(error) }
+    Report::Failed {
+        why: format!("its guardian cannot {what}: {error}"),
+        lacking: MissingResource::of(error),
+    }
 }
 
 fn report(report: &Report) {
-    // A server that is dead needs no report.
-    let _ = line(report).and_then(|line| io::stdout().lock().write_all(&line));
+    // An error means that the server is dead, which needs no report.
+    let _ = encode_line(report).and_then(|line| io::stdout().lock().write_all(&line));
     let _ = io::stdout().flush();
 }
 
-/// The server's wish that the instance end, which may come before there is an app.
+/// Whether the server wants the instance stopped, which may be before the app exists, and a descriptor of the app.
 #[derive(Default)]
-struct Wish(Mutex<(bool, Option<OwnedFd>)>);
+struct StopRequest(Mutex<(bool, Option<OwnedFd>)>);
 
-impl Wish {
-    fn to_end(&self) -> bool {
+impl StopRequest {
+    fn is_set(&self) -> bool {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).0
     }
 
-    /// From now on the wish ends this process.
-    fn concerns(&self, app: OwnedFd) {
-        self.change(|wish| wish.1 = Some(app));
+    /// Sets the process that a stop kills. If the stop was requested already, it is killed now.
+    fn set_app(&self, app: OwnedFd) {
+        self.update(|state| state.1 = Some(app));
     }
 
-    fn change(&self, change: impl FnOnce(&mut (bool, Option<OwnedFd>))) {
-        let mut wish = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        change(&mut wish);
-        if let (true, Some(app)) = &*wish {
-            // It has ended already when this fails.
+    fn update(&self, change: impl FnOnce(&mut (bool, Option<OwnedFd>))) {
+        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        change(&mut state);
+        if let (true, Some(app)) = &*state {
+            // An error means that the app has ended already.
             let _ = pidfd_send_signal(app, Signal::KILL);
         }
     }
 }
 
-/// Waits for the end of the pipe, on a thread, for the main one waits for the app. (It must be the main thread
-/// that starts the app: the app dies with the *thread* that started it.)
-fn watch(mut input: impl Read + Send + 'static, wish: Arc<Wish>) {
+/// Waits for the end of the pipe from the server on a thread of its own, because the main thread waits for the app.
+fn watch_server(mut input: impl Read + Send + 'static, stop: Arc<StopRequest>) {
     let watch = move || {
         let _ = io::copy(&mut input, &mut io::sink());
-        wish.change(|wish| wish.0 = true);
+        stop.update(|state| state.0 = true);
     };
-    // Without it the instance could not be ended. The panic ends the guardian, and the server takes care.
+    // Without this thread the instance could not be stopped. The panic ends the guardian, and the server then cleans up
+    // in its place.
     std::thread::Builder::new()
         .name("watch".to_owned())
         .spawn(watch)

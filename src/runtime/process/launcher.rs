@@ -1,7 +1,7 @@
 //! The launcher: the process that becomes the app.
 //!
-//! What has to be set in the new process itself is set here, in a program of our own, since doing it between
-//! `fork` and `exec` takes unsafe code.
+//! It sets what can only be set in the new process itself: session, death signal, limits. To set these between `fork`
+//! and `exec` would need unsafe code, so this is a program of its own.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -18,40 +18,40 @@ use rustix::process::{
     Resource, Rlimit, Signal, getpid, getppid, getrlimit, set_parent_process_death_signal, setrlimit, setsid,
 };
 
-use super::protocol::{Launch, line, working_directory};
+use super::protocol::{LaunchRequest, encode_line, working_directory};
 
-/// The internal subcommand.
+/// Name of the internal command.
 pub(super) const NAME: &str = "internal-launcher";
 
-/// In the guardian: starts the launcher, its output being the guardian's standard error. The stream ends when
-/// the app runs, with nothing read from it, or else gives the reason why it does not.
+/// In the guardian: starts the launcher, whose output is the guardian's standard error. The stream ends without data
+/// when the app runs; otherwise it carries the reason why it does not.
 pub(super) fn spawn() -> io::Result<(Child, UnixStream)> {
-    let (ours, theirs) = UnixStream::pair()?;
+    let (to_launcher, of_launcher) = UnixStream::pair()?;
     let output = || io::stderr().as_fd().try_clone_to_owned();
-    // Not the path of our program: that file may have been replaced by another version.
+    // Not by the path of this program: that file may have been replaced by another version.
     let child = Command::new("/proc/self/exe")
         .arg(NAME)
         .arg(getpid().as_raw_nonzero().to_string())
-        .stdin(Stdio::from(std::os::fd::OwnedFd::from(theirs)))
+        .stdin(Stdio::from(std::os::fd::OwnedFd::from(of_launcher)))
         .stdout(output()?)
         .stderr(output()?)
         .spawn()?;
-    Ok((child, ours))
+    Ok((child, to_launcher))
 }
 
-/// In the guardian: hands the launcher its order and waits until it has become the app.
-pub(super) fn order(mut stream: UnixStream, launch: &Launch) -> Result<(), String> {
-    // When the launcher is dead, the guardian learns how from the system, as it does with the app.
-    let _ = line(launch).and_then(|order| stream.write_all(&order));
+/// In the guardian: sends the launch request to the launcher and waits until it has become the app.
+pub(super) fn send_request(mut stream: UnixStream, launch: &LaunchRequest) -> Result<(), String> {
+    // If the launcher is dead, the guardian learns its exit status from the system, as with the app.
+    let _ = encode_line(launch).and_then(|request| stream.write_all(&request));
     let _ = stream.shutdown(Shutdown::Write);
     let mut why = String::new();
     let _ = stream.read_to_string(&mut why);
     if why.is_empty() { Ok(()) } else { Err(why) }
 }
 
-/// In the launcher. Returns only on failure.
+/// In the launcher: becomes the app. Returns only on failure.
 pub(super) fn run(mut args: impl Iterator<Item = OsString>) -> ExitCode {
-    // A copy that closes when the app takes over; standard input itself is replaced by nothing.
+    // Closes on `exec`; standard input itself is replaced by `/dev/null`.
     let Ok(stream) = io::stdin().as_fd().try_clone_to_owned() else { return ExitCode::FAILURE };
     let mut stream = UnixStream::from(stream);
     let guardian = args.next().and_then(|pid| pid.to_str()?.parse::<i32>().ok());
@@ -75,43 +75,45 @@ fn become_app(stream: &mut UnixStream, guardian: Option<i32>) -> String {
             } else {
                 ""
             };
-            format!("the program {} cannot be run: {error}{hint}", launch.command[0])
+            format!("cannot run the program {}: {error}{hint}", launch.command[0])
         }
         Err(why) => why,
     }
 }
 
-fn prepare(stream: &mut UnixStream, guardian: Option<i32>) -> Result<(Launch, PathBuf), String> {
-    let because = |what: &'static str| move |e: io::Error| format!("{what}: {e}");
-    setsid().map_err(|e| because("a new session")(e.into()))?;
+fn prepare(stream: &mut UnixStream, guardian: Option<i32>) -> Result<(LaunchRequest, PathBuf), String> {
+    let because = |what: &'static str| move |e: io::Error| format!("cannot {what}: {e}");
+    setsid().map_err(|e| because("begin a new session")(e.into()))?;
     set_parent_process_death_signal(Some(Signal::KILL))
-        .map_err(|e| because("the tie to its guardian")(e.into()))?;
-    // The guardian may have died before the tie was made.
+        .map_err(|e| because("set its death signal")(e.into()))?;
+    // The guardian may have died before the death signal was set.
     if guardian.is_none() || getppid().map(|pid| pid.as_raw_nonzero().get()) != guardian {
         return Err("its guardian is dead".to_owned());
     }
-    let mut order = Vec::new();
-    stream.read_to_end(&mut order).map_err(because("its order"))?;
-    let launch: Launch = serde_json::from_slice(&order).map_err(|e| because("its order")(e.into()))?;
-    limit(&launch).map_err(because("a limit on resources"))?;
-    std::env::set_current_dir(working_directory(&launch.folder)).map_err(because("its working directory"))?;
-    let program = find(&launch.command[0], &launch.env)?;
+    let mut request = Vec::new();
+    stream.read_to_end(&mut request).map_err(because("read the launch request"))?;
+    let launch: LaunchRequest =
+        serde_json::from_slice(&request).map_err(|e| because("read the launch request")(e.into()))?;
+    apply_limits(&launch).map_err(because("set a resource limit"))?;
+    std::env::set_current_dir(working_directory(&launch.folder))
+        .map_err(because("enter its working directory"))?;
+    let program = find_program(&launch.command[0], &launch.env)?;
     Ok((launch, program))
 }
 
-fn limit(launch: &Launch) -> io::Result<()> {
+fn apply_limits(launch: &LaunchRequest) -> io::Result<()> {
     let limits = &launch.limits;
     for (resource, soft, hard) in [
-        // A second more before the kill, so that the end shows its cause: SIGXCPU.
+        // The hard limit is a second later, so that the exit status shows the cause: SIGXCPU.
         (Resource::Cpu, limits.cpu_seconds, limits.cpu_seconds.map(|s| s.saturating_add(1))),
         (Resource::Data, limits.memory, limits.memory),
         (Resource::Nofile, limits.open_files, limits.open_files),
         (Resource::Fsize, limits.file_size, limits.file_size),
-        // A dump would be as large as the app and nobody reads it.
+        // A core dump would be as large as the app, and it would be removed unread.
         (Resource::Core, Some(0), Some(0)),
     ] {
         let (Some(soft), Some(hard)) = (soft, hard) else { continue };
-        // Where the host allows less than the template, the host's limit stays.
+        // Where the host allows less than the template, the host's limit applies.
         let host = getrlimit(resource).maximum.unwrap_or(u64::MAX);
         let new = Rlimit { current: Some(soft.min(host)), maximum: Some(hard.min(host)) };
         setrlimit(resource, new)?;
@@ -119,8 +121,8 @@ fn limit(launch: &Launch) -> io::Result<()> {
     Ok(())
 }
 
-/// The file that `program` means: itself when it holds a slash, else the first runnable one in `PATH`.
-fn find(program: &str, env: &BTreeMap<String, String>) -> Result<PathBuf, String> {
+/// Returns the path of `program`: itself if it contains a slash, else the first executable of that name in `PATH`.
+fn find_program(program: &str, env: &BTreeMap<String, String>) -> Result<PathBuf, String> {
     if program.contains('/') {
         return Ok(PathBuf::from(program));
     }

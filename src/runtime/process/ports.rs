@@ -11,62 +11,66 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
 
-/// The ports of one server. A port that was just given back is the last to be given again.
+/// The ports of one server for its instances. A port that was just released is the last to be reserved again.
 #[derive(Debug)]
-pub(super) struct Ports {
-    free: Mutex<Free>,
+pub(super) struct PortPool {
+    free: Mutex<FreePorts>,
     count: usize,
 }
 
 #[derive(Debug)]
-struct Free {
-    /// What the system takes for outgoing connections.
+struct FreePorts {
+    /// Ports that the system uses for outgoing connections.
     outgoing: RangeInclusive<u16>,
-    /// Ports that the system never gives to outgoing connections: an app cannot lose such a port between now
-    /// and the moment when it listens.
-    quiet: VecDeque<u16>,
-    /// The others.
-    others: VecDeque<u16>,
+    /// Ports outside of `outgoing`, which are preferred: no outgoing connection can occupy such a port between its
+    /// reservation and the moment when the app listens.
+    preferred: VecDeque<u16>,
+    /// Ports inside of `outgoing`.
+    fallback: VecDeque<u16>,
 }
 
-/// A port that is ours as long as this lives.
+/// A port that is reserved until this is dropped.
 #[derive(Debug)]
-pub(super) struct Port {
+pub(super) struct ReservedPort {
     number: u16,
-    from: Arc<Ports>,
-    /// Bound to a name that stands for the port. Names of this kind belong to the network namespace, as ports
-    /// do, and end with the process that bound them, however it ends: so servers that share a range agree on who
-    /// has which port even before an app listens.
-    _claim: UnixDatagram,
+    pool: Arc<PortPool>,
+    /// Socket bound to an abstract name that stands for the port. Such names belong to the network namespace, as ports
+    /// do, and vanish with the process that bound them, however it ends. So servers that share a range agree on which
+    /// ports are reserved even before an app listens.
+    _reservation: UnixDatagram,
 }
 
-impl Ports {
-    /// All ports of `range`, in an order that starts anywhere: servers with the same range rarely try the same
+impl PortPool {
+    /// Returns all ports of `range`, beginning at a random one: servers with the same range then rarely try the same
     /// port at the same time.
     pub(super) fn new(range: RangeInclusive<u16>) -> Self {
-        Self::beside(range, outgoing_range(), getrandom::u32().unwrap_or(0))
+        Self::with_outgoing(range, outgoing_range(), getrandom::u32().unwrap_or(0))
     }
 
-    fn beside(range: RangeInclusive<u16>, outgoing: RangeInclusive<u16>, start: u32) -> Self {
-        let (mut others, mut quiet): (VecDeque<_>, VecDeque<_>) =
+    fn with_outgoing(range: RangeInclusive<u16>, outgoing: RangeInclusive<u16>, start: u32) -> Self {
+        let (mut fallback, mut preferred): (VecDeque<_>, VecDeque<_>) =
             range.partition(|port| outgoing.contains(port));
-        for ports in [&mut quiet, &mut others] {
+        for ports in [&mut preferred, &mut fallback] {
             if !ports.is_empty() {
                 ports.rotate_left(start as usize % ports.len());
             }
         }
-        Self { count: quiet.len() + others.len(), free: Mutex::new(Free { outgoing, quiet, others }) }
+        Self {
+            count: preferred.len() + fallback.len(),
+            free: Mutex::new(FreePorts { outgoing, preferred, fallback }),
+        }
     }
 
-    /// Takes a port that nobody uses, or `None` when there is none.
-    pub(super) fn take(self: &Arc<Self>) -> Option<Port> {
+    /// Reserves a port that no other program uses; `None` if there is none.
+    pub(super) fn reserve(self: &Arc<Self>) -> Option<ReservedPort> {
         let mut busy = Vec::new();
-        let mut taken = None;
+        let mut reserved = None;
         for _ in 0..self.count {
             let Some(number) = self.free.lock().pop() else { break };
-            match claim(number) {
-                Ok(claim) => {
-                    taken = Some(Port { number, from: Arc::clone(self), _claim: claim });
+            match bind_reservation(number) {
+                Ok(reservation) => {
+                    reserved =
+                        Some(ReservedPort { number, pool: Arc::clone(self), _reservation: reservation });
                     break;
                 }
                 Err(_) => busy.push(number),
@@ -74,48 +78,48 @@ impl Ports {
         }
         let mut free = self.free.lock();
         busy.into_iter().for_each(|number| free.push(number));
-        taken
+        reserved
     }
 }
 
-impl Free {
+impl FreePorts {
     fn pop(&mut self) -> Option<u16> {
-        self.quiet.pop_front().or_else(|| self.others.pop_front())
+        self.preferred.pop_front().or_else(|| self.fallback.pop_front())
     }
 
     fn push(&mut self, port: u16) {
         if self.outgoing.contains(&port) {
-            self.others.push_back(port);
+            self.fallback.push_back(port);
         } else {
-            self.quiet.push_back(port);
+            self.preferred.push_back(port);
         }
     }
 }
 
-impl Port {
-    /// Where an app that has this port listens.
+impl ReservedPort {
+    /// Returns the address at which an app with this port listens.
     pub(super) fn address(&self) -> SocketAddr {
         SocketAddr::from((Ipv4Addr::LOCALHOST, self.number))
     }
 }
 
-impl Drop for Port {
+impl Drop for ReservedPort {
     fn drop(&mut self) {
-        self.from.free.lock().push(self.number);
+        self.pool.free.lock().push(self.number);
     }
 }
 
-/// Takes the port's name, and makes sure that no program that knows nothing of such names uses the port.
-fn claim(port: u16) -> io::Result<UnixDatagram> {
+/// Binds the port's abstract name, and checks that no program that does not know these names uses the port.
+fn bind_reservation(port: u16) -> io::Result<UnixDatagram> {
     let name = std::os::unix::net::SocketAddr::from_abstract_name(format!("try-it-now-port-{port}"))?;
-    let claim = UnixDatagram::bind_addr(&name)?;
-    // Bound but never listening: nobody can connect to it by mistake. SO_REUSEADDR, as nearly every server sets
-    // it, lets it pass over the remains of closed connections.
+    let reservation = UnixDatagram::bind_addr(&name)?;
+    // Bound but never listening, so no client can connect to it. With SO_REUSEADDR, which nearly every server sets, the
+    // remains of closed connections do not count as use.
     let probe =
         rustix::net::socket_with(AddressFamily::INET, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
     sockopt::set_socket_reuseaddr(&probe, true)?;
     rustix::net::bind(&probe, &SocketAddrV4::new(Ipv4Addr::LOCALHOST, port))?;
-    Ok(claim)
+    Ok(reservation)
 }
 
 fn outgoing_range() -> RangeInclusive<u16> {
@@ -138,17 +142,17 @@ mod tests {
         first..=first + 3
     }
 
-    fn taken(ports: &Arc<Ports>) -> Vec<Port> {
-        std::iter::from_fn(|| ports.take()).collect()
+    fn reserve_all(ports: &Arc<PortPool>) -> Vec<ReservedPort> {
+        std::iter::from_fn(|| ports.reserve()).collect()
     }
 
     #[test]
-    fn two_servers_with_one_range_never_hold_the_same_port() {
+    fn two_servers_with_one_range_never_reserve_the_same_port() {
         let range = four_ports();
-        let (one, other) = (Arc::new(Ports::new(range.clone())), Arc::new(Ports::new(range)));
-        let first = one.take();
-        let mut all = taken(&other);
-        all.extend(taken(&one));
+        let (one, other) = (Arc::new(PortPool::new(range.clone())), Arc::new(PortPool::new(range)));
+        let first = one.reserve();
+        let mut all = reserve_all(&other);
+        all.extend(reserve_all(&one));
         all.extend(first);
         let mut numbers: Vec<_> = all.iter().map(|p| p.number).collect();
         numbers.sort_unstable();
@@ -158,8 +162,8 @@ mod tests {
     }
 
     #[test]
-    fn a_port_that_was_given_back_is_the_last_to_be_given_again() {
-        let ports = Ports::beside(10..=13, 12..=13, 0);
+    fn a_released_port_is_the_last_to_be_reserved_again() {
+        let ports = PortPool::with_outgoing(10..=13, 12..=13, 0);
         let mut free = ports.free.lock();
         let all: Vec<u16> = std::iter::from_fn(|| free.pop()).collect();
         assert_eq!(all, [10, 11, 12, 13]);
@@ -167,23 +171,23 @@ mod tests {
             free.push(port);
         }
         let again: Vec<u16> = std::iter::from_fn(|| free.pop()).collect();
-        assert_eq!(again, [11, 10, 13, 12], "of each kind, the one given back last");
+        assert_eq!(again, [11, 10, 13, 12], "in each group, the port released last");
     }
 
     #[test]
     fn ports_that_outgoing_connections_never_use_come_first() {
-        let ports = Ports::beside(10..=15, 12..=13, 1);
+        let ports = PortPool::with_outgoing(10..=15, 12..=13, 1);
         let free = ports.free.lock();
-        assert_eq!(free.quiet, [11, 14, 15, 10]);
-        assert_eq!(free.others, [13, 12]);
+        assert_eq!(free.preferred, [11, 14, 15, 10]);
+        assert_eq!(free.fallback, [13, 12]);
     }
 
     #[test]
-    fn a_port_that_a_stranger_listens_on_is_skipped() {
-        let stranger = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        let port = stranger.local_addr().unwrap().port();
-        let ports = Arc::new(Ports::new(port..=port));
-        assert!(ports.take().is_none());
-        assert!(ports.take().is_none(), "it is asked for again each time");
+    fn a_port_on_which_another_program_listens_is_skipped() {
+        let other_program = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = other_program.local_addr().unwrap().port();
+        let ports = Arc::new(PortPool::new(port..=port));
+        assert!(ports.reserve().is_none());
+        assert!(ports.reserve().is_none(), "it is tried again each time");
     }
 }

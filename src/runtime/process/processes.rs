@@ -1,23 +1,23 @@
-//! Looking at the host's processes and signalling them, without ever hitting another one that got the same
-//! number meanwhile.
+//! Finds processes of the host and signals them, without ever signalling another process that got the same number in
+//! the meantime.
 
 use std::fs;
 use std::path::PathBuf;
 
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
-/// What matters here of `/proc/PID/stat`.
+/// The fields of `/proc/PID/stat` that this runtime needs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Stat {
-    /// The parent's number; 0 for the first process.
+    /// Number of the parent; 0 for the first process.
     pub(super) parent: i32,
-    /// Whether it has a controlling terminal, and so belongs to a person at work.
-    pub(super) terminal: bool,
-    /// Whether it has ended and waits for its parent to notice.
-    pub(super) ended: bool,
+    /// Whether the process has a controlling terminal, and so belongs to a person who works in a shell.
+    pub(super) has_terminal: bool,
+    /// Whether it has ended and waits to be reaped.
+    pub(super) has_ended: bool,
 }
 
-/// Reads about a process; `None` when there is none of that number.
+/// Returns the state of a process; `None` if there is no process of that number.
 pub(super) fn stat(pid: Pid) -> Option<Stat> {
     parse_stat(&fs::read_to_string(proc_file(pid, "stat")).ok()?)
 }
@@ -29,15 +29,15 @@ fn parse_stat(text: &str) -> Option<Stat> {
     let state = fields.next()?;
     let parent = fields.next()?.parse().ok()?;
     let terminal: i32 = fields.nth(2)?.parse().ok()?;
-    Some(Stat { parent, terminal: terminal != 0, ended: matches!(state, "Z" | "X") })
+    Some(Stat { parent, has_terminal: terminal != 0, has_ended: matches!(state, "Z" | "X") })
 }
 
-/// A file of `/proc/PID`.
+/// Returns the path of a file in `/proc/PID`.
 pub(super) fn proc_file(pid: Pid, name: &str) -> PathBuf {
     PathBuf::from(format!("/proc/{}/{name}", pid.as_raw_nonzero()))
 }
 
-/// All processes of the host, as far as we may see them.
+/// Returns all processes of the host that this process may see.
 pub(super) fn all() -> Vec<Pid> {
     fs::read_dir("/proc")
         .into_iter()
@@ -48,15 +48,15 @@ pub(super) fn all() -> Vec<Pid> {
         .collect()
 }
 
-/// The living and ended children of a process, adopted ones too.
+/// Returns the children of a process that are not reaped yet, adopted ones too.
 pub(super) fn children(pid: Pid) -> Vec<Pid> {
     by_thread(pid).unwrap_or_else(|| by_scan(pid))
 }
 
-/// `None` when this kernel does not list children; empty when the process is gone.
+/// Returns `None` if this kernel does not list children; an empty list if the process is gone.
 fn by_thread(pid: Pid) -> Option<Vec<Pid>> {
     let mut found = Vec::new();
-    // A process that is gone has no children; they have another parent now.
+    // A process that is gone has no children: they have another parent now.
     for thread in fs::read_dir(proc_file(pid, "task")).into_iter().flatten().flatten() {
         let list = thread.path().join("children");
         match fs::read_to_string(&list) {
@@ -75,11 +75,11 @@ fn by_scan(parent: Pid) -> Vec<Pid> {
     all().into_iter().filter(|pid| stat(*pid).is_some_and(|s| s.parent == parent)).collect()
 }
 
-/// Sends a signal to the process of this number, if it is the one meant. Its number is held fast before it is
-/// looked at, so no other process can be hit. Says whether it was sent.
-pub(super) fn signal(pid: Pid, signal: Signal, meant: impl FnOnce() -> bool) -> bool {
+/// Sends a signal to the process of this number if `is_target` confirms it. A pidfd pins the process before the check,
+/// so the signal cannot reach another process that gets the same number. Returns whether the signal was sent.
+pub(super) fn signal(pid: Pid, signal: Signal, is_target: impl FnOnce() -> bool) -> bool {
     pidfd_open(pid, PidfdFlags::empty())
-        .is_ok_and(|process| meant() && pidfd_send_signal(&process, signal).is_ok())
+        .is_ok_and(|process| is_target() && pidfd_send_signal(&process, signal).is_ok())
 }
 
 #[cfg(test)]
@@ -88,16 +88,19 @@ mod tests {
     use std::process::Command;
 
     #[test]
-    fn a_stat_line_is_read_whatever_the_program_is_called() {
+    fn a_stat_line_is_parsed_for_every_name_of_a_program() {
         let line = "42 (a) Z 1 (b) S 7 42 42 34816 50 4194304 1 0";
-        let expected = Stat { parent: 7, terminal: true, ended: false };
+        let expected = Stat { parent: 7, has_terminal: true, has_ended: false };
         assert_eq!(parse_stat(line), Some(expected));
-        assert_eq!(parse_stat("42 (x) Z 7 42 42 0 -1").map(|s| (s.terminal, s.ended)), Some((false, true)));
+        assert_eq!(
+            parse_stat("42 (x) Z 7 42 42 0 -1").map(|s| (s.has_terminal, s.has_ended)),
+            Some((false, true))
+        );
         assert_eq!(parse_stat("garbage"), None);
     }
 
     #[test]
-    fn both_ways_to_find_children_agree() {
+    fn both_methods_to_find_children_agree() {
         let mut child = Command::new("sleep").arg("600").spawn().unwrap();
         let pid = Pid::from_child(&child);
         let own = rustix::process::getpid();
@@ -109,7 +112,7 @@ mod tests {
     }
 
     #[test]
-    fn a_process_that_is_not_meant_is_not_hit() {
+    fn a_process_that_is_not_the_target_is_not_signalled() {
         let mut child = Command::new("sleep").arg("600").spawn().unwrap();
         assert!(!signal(Pid::from_child(&child), Signal::KILL, || false));
         assert!(child.try_wait().unwrap().is_none());

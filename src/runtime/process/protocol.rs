@@ -1,7 +1,7 @@
-//! What the server, the guardian and the launcher tell each other: JSON, a message a line.
+//! The messages between the server, the guardian and the launcher: JSON, one message per line.
 //!
-//! The order goes through a pipe and not through arguments or the environment: arguments can be read by every
-//! user of the host, and the app's environment may hold variables (`LD_PRELOAD`) that are not meant for us.
+//! The launch request goes through a pipe and not through arguments or the environment: every user of the host can read
+//! arguments, and the app's environment may contain variables such as `LD_PRELOAD` that must not affect this program.
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
@@ -11,23 +11,23 @@ use serde::{Deserialize, Serialize};
 
 use crate::template::ResourceLimits;
 
-/// The label that every process of a node carries in its environment.
+/// The environment variable with the node's id that every process of an instance carries.
 pub(super) const NODE_LABEL: &str = "TRY_IT_NOW_NODE";
-/// The variable that names the instance, to the app and to whoever looks for its processes.
+/// The environment variable with the instance's id, for the app and for finding the instance's processes.
 pub(super) const INSTANCE_LABEL: &str = "INSTANCE_ID";
 
-/// Server to guardian, and on to the launcher: what to run and where.
+/// Server to guardian, and on to the launcher: which app to run, and how.
 #[derive(Debug, Serialize, Deserialize)]
-pub(super) struct Launch {
+pub(super) struct LaunchRequest {
     /// Program and arguments, not empty.
     pub(super) command: Vec<String>,
-    /// The whole environment.
+    /// The complete environment.
     pub(super) env: BTreeMap<String, String>,
-    /// The instance's own folder, which does not exist yet.
+    /// The instance's folder, which does not exist yet.
     pub(super) folder: PathBuf,
-    /// What to copy into it.
+    /// The folder whose files are copied into it.
     pub(super) files: Option<PathBuf>,
-    /// What each process may use.
+    /// Limits of each process.
     pub(super) limits: ResourceLimits,
 }
 
@@ -36,24 +36,24 @@ pub(super) struct Launch {
 pub(super) enum Report {
     /// The app runs: its program has replaced the launcher.
     Started,
-    /// It does not, and here is why. The guardian cleans up and ends.
+    /// The app does not run. The guardian cleans up and exits.
     Failed {
-        /// A sentence for the operator.
+        /// The reason, a sentence for the operator.
         why: String,
-        /// What the host ran out of, if that was it.
-        lacking: Option<Lack>,
+        /// The resource that the host ran out of, if that is the reason.
+        lacking: Option<MissingResource>,
     },
-    /// The app's first process ended. The guardian ends the others, removes the folder and ends.
+    /// The app's first process ended. The guardian ends the other processes, removes the folder and exits.
     Ended {
         /// `exit status 1`, `signal 9`.
         how: String,
     },
 }
 
-/// What a host can run out of.
+/// A resource that a host can run out of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) enum Lack {
-    /// Space or inodes.
+pub(super) enum MissingResource {
+    /// Disk space or inodes.
     Disk,
     /// Processes.
     Processes,
@@ -63,8 +63,8 @@ pub(super) enum Lack {
     OpenFiles,
 }
 
-impl Lack {
-    /// What `error` says is lacking.
+impl MissingResource {
+    /// Returns the resource whose lack `error` reports.
     pub(super) fn of(error: &std::io::Error) -> Option<Self> {
         use rustix::io::Errno;
         match Errno::from_io_error(error)? {
@@ -76,7 +76,7 @@ impl Lack {
         }
     }
 
-    /// As in "the host has no ... left".
+    /// Returns the name of the resource as in "the host has no ... left".
     pub(super) fn name(self) -> &'static str {
         match self {
             Self::Disk => "disk space",
@@ -87,24 +87,27 @@ impl Lack {
     }
 }
 
-/// Where the app starts, inside the instance's folder: the copy of the template's files.
+/// Returns the app's working directory inside the instance's folder, which holds the copied files of the template.
 pub(super) fn working_directory(folder: &Path) -> PathBuf {
     folder.join("files")
 }
 
-/// Where its temporary files go, beside the working directory so that they do not show in it.
+/// Returns the folder for temporary files, beside the working directory so that the app does not see it there.
 pub(super) fn temporary_directory(folder: &Path) -> PathBuf {
     folder.join("tmp")
 }
 
-/// One message as one line. Fails on a path that is no Unicode, for JSON cannot hold it.
-pub(super) fn line(message: &impl Serialize) -> std::io::Result<Vec<u8>> {
+/// Encodes a message as one line.
+///
+/// # Errors
+/// A path in the message is not Unicode, which JSON cannot express.
+pub(super) fn encode_line(message: &impl Serialize) -> std::io::Result<Vec<u8>> {
     let mut line = serde_json::to_vec(message)?;
     line.push(b'\n');
     Ok(line)
 }
 
-/// `name=value` as it stands in an environment block.
-pub(super) fn variable(name: &str, value: &str) -> Vec<u8> {
+/// Returns `name=value` as it stands in an environment block.
+pub(super) fn env_entry(name: &str, value: &str) -> Vec<u8> {
     [OsStr::new(name).as_encoded_bytes(), b"=", value.as_bytes()].concat()
 }

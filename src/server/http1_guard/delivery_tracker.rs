@@ -1,126 +1,101 @@
-//! The answer on this connection that hands out an instance: how much of it the client got.
+//! How much of a response that assigns an instance reached the client.
 //!
-//! It cannot be seen from the answer's body, which the engine takes long before it writes: so the engine says when it has
-//! taken all of it, and the write half sees the bytes go. What was written to a client that had left is told apart by the
-//! kernel, see [`Receipt`].
+//! The body of the response cannot show it: the engine takes the body long before it writes the response. So the engine
+//! reports when it has taken all of the body, and the write half sees the bytes go. Whether the client got bytes that
+//! were written after it left only the kernel knows, see [`AckState`].
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use pingora_core::protocols::SocketDigest;
 use tokio::time::Instant;
 
 use crate::pool::{Delivered, Delivery};
-use crate::request::{AckState, Written};
+use crate::request::AckState;
 
-/// One at a time, as answers are. Whether there is one is known without the lock.
+/// How long after a response a reset still says something about it. Clients end connections with a reset, too.
+const RESET_WINDOW: Duration = Duration::from_secs(1);
+
+/// Tracks one response of a connection at a time, since responses follow one another. Whether there is one is known
+/// without the lock.
 #[derive(Debug, Default)]
 pub(super) struct DeliveryTracker {
-    busy: AtomicBool,
-    slot: Mutex<Slot>,
+    is_tracking: AtomicBool,
+    tracked: Mutex<TrackedDelivery>,
 }
 
 #[derive(Debug, Default)]
-enum Slot {
-    /// No answer, or one that hands out nothing.
+enum TrackedDelivery {
+    /// No response, or one that assigns no instance.
     #[default]
-    Empty,
-    /// `whole` is whether the engine has taken all of the answer.
-    OnItsWay { delivery: Delivery, whole: bool },
-    /// Every byte was handed to the kernel at this time; the client was not heard of since.
+    None,
+    /// `is_complete` says whether the engine has taken all of the response.
+    InProgress { delivery: Delivery, is_complete: bool },
+    /// Every byte was given to the kernel at this moment, and nothing was received from the client since.
     Sent(Delivered, Instant),
 }
 
-/// A reset later than this has nothing to do with the answer any more: clients end connections that way, too.
-const SOON: Duration = Duration::from_secs(1);
-
 impl DeliveryTracker {
-    /// Whether there is anything to be told.
-    pub(super) fn is_busy(&self) -> bool {
-        self.busy.load(Ordering::Acquire)
+    /// Whether a response is tracked that is not settled yet.
+    pub(super) fn is_tracking(&self) -> bool {
+        self.is_tracking.load(Ordering::Acquire)
     }
 
-    /// The answer that is made now hands out an instance.
-    pub(super) fn begin(&self, delivery: Delivery) {
-        *self.slot.lock() = Slot::OnItsWay { delivery, whole: false };
-        self.busy.store(true, Ordering::Release);
+    /// Tracks the response that is made now, which assigns an instance.
+    pub(super) fn start(&self, delivery: Delivery) {
+        *self.tracked.lock() = TrackedDelivery::InProgress { delivery, is_complete: false };
+        self.is_tracking.store(true, Ordering::Release);
     }
 
-    /// The engine has taken all of the answer, and will write it before it flushes.
-    pub(super) fn taken(&self) {
-        if let Slot::OnItsWay { whole, .. } = &mut *self.slot.lock() {
-            *whole = true;
+    /// Records that the engine has taken all of the response. The engine writes it before it flushes.
+    pub(super) fn mark_taken(&self) {
+        if let TrackedDelivery::InProgress { is_complete, .. } = &mut *self.tracked.lock() {
+            *is_complete = true;
         }
     }
 
-    /// Some bytes were written.
-    pub(super) fn written(&self) {
-        if let Slot::OnItsWay { delivery, .. } = &mut *self.slot.lock() {
-            delivery.begun();
+    /// Records that some bytes were written.
+    pub(super) fn mark_written(&self) {
+        if let TrackedDelivery::InProgress { delivery, .. } = &mut *self.tracked.lock() {
+            delivery.mark_begun();
         }
     }
 
-    /// Everything that the engine took was written.
-    pub(super) fn flushed(&self) {
-        let mut slot = self.slot.lock();
-        if let Slot::OnItsWay { whole: true, .. } = *slot
-            && let Slot::OnItsWay { delivery, .. } = std::mem::take(&mut *slot)
-            && let Some(delivered) = delivery.done()
+    /// Records that everything that the engine took was written.
+    pub(super) fn mark_flushed(&self) {
+        let mut tracked = self.tracked.lock();
+        if let TrackedDelivery::InProgress { is_complete: true, .. } = *tracked
+            && let TrackedDelivery::InProgress { delivery, .. } = std::mem::take(&mut *tracked)
+            && let Some(delivered) = delivery.complete()
         {
-            *slot = Slot::Sent(delivered, Instant::now());
+            *tracked = TrackedDelivery::Sent(delivered, Instant::now());
         }
     }
 
-    /// The client sent something after it: it got it.
-    pub(super) fn answered(&self) {
-        *self.slot.lock() = Slot::Empty;
-        self.busy.store(false, Ordering::Release);
+    /// Records that the client sent a further message, and so has received the response.
+    pub(super) fn mark_received(&self) {
+        *self.tracked.lock() = TrackedDelivery::None;
+        self.is_tracking.store(false, Ordering::Release);
     }
 
-    /// Whether all of it was sent, and that is all that is known.
+    /// Whether all of the response was sent and the client has not confirmed it.
     pub(super) fn is_sent(&self) -> bool {
-        self.is_busy() && matches!(*self.slot.lock(), Slot::Sent(..))
+        self.is_tracking() && matches!(*self.tracked.lock(), TrackedDelivery::Sent(..))
     }
 
-    /// The connection has ended, and nothing more will be heard.
-    pub(super) fn end(&self, receipt: AckState) {
-        let slot = std::mem::take(&mut *self.slot.lock());
-        self.busy.store(false, Ordering::Release);
-        match (slot, receipt) {
-            (Slot::Sent(delivered, _), AckState::Refused) => delivered.lost(),
-            (Slot::Sent(delivered, at), AckState::Dropped) if at.elapsed() < SOON => delivered.doubted(),
-            (Slot::Sent(delivered, _), AckState::Open) => delivered.doubted(),
+    /// Decides what became of the response, at the end of the connection, when nothing more is received.
+    pub(super) fn settle(&self, ack_state: AckState) {
+        let tracked = std::mem::take(&mut *self.tracked.lock());
+        self.is_tracking.store(false, Ordering::Release);
+        match (tracked, ack_state) {
+            (TrackedDelivery::Sent(delivered, _), AckState::Refused) => delivered.mark_lost(),
+            (TrackedDelivery::Sent(delivered, sent_at), AckState::AcknowledgedThenReset)
+                if sent_at.elapsed() < RESET_WINDOW =>
+            {
+                delivered.mark_doubtful();
+            }
+            (TrackedDelivery::Sent(delivered, _), AckState::Pending) => delivered.mark_doubtful(),
             _ => {}
-        }
-    }
-}
-
-/// Sees to it that nothing is left open when the connection is dropped. Of its parts the first to be, while the kernel
-/// can still be asked.
-#[derive(Debug)]
-pub(super) struct End {
-    pub(super) turn: super::ExchangeSignal,
-    pub(super) socket: Option<Arc<SocketDigest>>,
-    /// What was written when the engine was done with the connection.
-    pub(super) written: Option<Written>,
-}
-
-impl End {
-    /// What the kernel knows of what was sent.
-    pub(super) fn receipt(&mut self) -> AckState {
-        let Some(socket) = &self.socket else { return AckState::Taken };
-        let written = *self.written.get_or_insert_with(|| Written::so_far(socket));
-        AckState::of(socket, written)
-    }
-}
-
-impl Drop for End {
-    fn drop(&mut self) {
-        if self.turn.handover().is_busy() {
-            let receipt = self.receipt();
-            self.turn.handover().end(receipt);
         }
     }
 }
@@ -128,66 +103,78 @@ impl Drop for End {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::pool::delivery_tests::{Outcome, granted};
+    use crate::pool::delivery_probe::{Outcome, granted};
 
-    fn told(course: impl FnOnce(&DeliveryTracker)) -> Outcome {
-        let (delivery, told) = granted();
-        let handover = DeliveryTracker::default();
-        assert!(!handover.is_busy());
-        handover.begin(delivery);
-        assert!(handover.is_busy());
-        course(&handover);
-        drop(handover);
-        told()
+    fn outcome_after(course: impl FnOnce(&DeliveryTracker)) -> Outcome {
+        let (delivery, outcome) = granted();
+        let tracker = DeliveryTracker::default();
+        assert!(!tracker.is_tracking());
+        tracker.start(delivery);
+        assert!(tracker.is_tracking());
+        course(&tracker);
+        drop(tracker);
+        outcome()
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_reset_long_after_the_answer_says_nothing_about_it() {
-        let (delivery, told) = granted();
-        let handover = DeliveryTracker::default();
-        handover.begin(delivery);
-        handover.taken();
-        handover.flushed();
-        tokio::time::advance(SOON).await;
-        handover.end(AckState::Dropped);
-        assert_eq!(told(), Outcome::CONFIRMED);
+    async fn a_reset_long_after_the_response_says_nothing_about_it() {
+        let (delivery, outcome) = granted();
+        let tracker = DeliveryTracker::default();
+        tracker.start(delivery);
+        tracker.mark_taken();
+        tracker.mark_flushed();
+        tokio::time::advance(RESET_WINDOW).await;
+        tracker.settle(AckState::AcknowledgedThenReset);
+        assert_eq!(outcome(), Outcome::CONFIRMED);
     }
 
     #[test]
-    fn what_becomes_of_an_instance_depends_on_how_much_of_the_answer_went() {
-        assert_eq!(told(|_| ()), Outcome::TAKEN_BACK);
-        assert_eq!(told(DeliveryTracker::taken), Outcome::TAKEN_BACK, "taken by the engine and not written");
-        assert_eq!(told(DeliveryTracker::flushed), Outcome::TAKEN_BACK, "an earlier answer was flushed");
+    fn what_becomes_of_an_instance_depends_on_how_much_of_the_response_was_sent() {
+        assert_eq!(outcome_after(|_| ()), Outcome::CLAIM_UNDONE);
+        assert_eq!(
+            outcome_after(DeliveryTracker::mark_taken),
+            Outcome::CLAIM_UNDONE,
+            "taken by the engine and not written"
+        );
+        assert_eq!(
+            outcome_after(DeliveryTracker::mark_flushed),
+            Outcome::CLAIM_UNDONE,
+            "an earlier response was flushed"
+        );
         let half = |it: &DeliveryTracker| {
-            it.written();
-            it.flushed();
+            it.mark_written();
+            it.mark_flushed();
         };
-        assert_eq!(told(half), Outcome::RELEASED, "the rest was still to come");
-        let whole = |it: &DeliveryTracker| {
-            it.taken();
-            it.written();
-            it.flushed();
+        assert_eq!(outcome_after(half), Outcome::RELEASED, "the rest was not written");
+        let whole_response = |it: &DeliveryTracker| {
+            it.mark_taken();
+            it.mark_written();
+            it.mark_flushed();
         };
-        assert_eq!(told(whole), Outcome::CONFIRMED);
-        for (receipt, expected) in [
-            (AckState::Taken, Outcome::CONFIRMED),
-            (AckState::Open, Outcome::DOUBTED),
-            (AckState::Refused, Outcome::RELEASED_AFTER_ALL),
-            (AckState::Dropped, Outcome::DOUBTED),
+        assert_eq!(outcome_after(whole_response), Outcome::CONFIRMED);
+        for (ack_state, expected) in [
+            (AckState::Acknowledged, Outcome::CONFIRMED),
+            (AckState::Pending, Outcome::CONFIRMED_AND_DOUBTFUL),
+            (AckState::Refused, Outcome::CONFIRMED_AND_RELEASED),
+            (AckState::AcknowledgedThenReset, Outcome::CONFIRMED_AND_DOUBTFUL),
         ] {
             let ended = |it: &DeliveryTracker| {
-                whole(it);
+                whole_response(it);
                 assert!(it.is_sent());
-                it.end(receipt);
-                assert!(!it.is_busy());
+                it.settle(ack_state);
+                assert!(!it.is_tracking());
             };
-            assert_eq!(told(ended), expected, "{receipt:?}");
+            assert_eq!(outcome_after(ended), expected, "{ack_state:?}");
         }
-        let answered = |it: &DeliveryTracker| {
-            whole(it);
-            it.answered();
-            it.end(AckState::Refused);
+        let received = |it: &DeliveryTracker| {
+            whole_response(it);
+            it.mark_received();
+            it.settle(AckState::Refused);
         };
-        assert_eq!(told(answered), Outcome::CONFIRMED, "what was refused is of a later answer");
+        assert_eq!(
+            outcome_after(received),
+            Outcome::CONFIRMED,
+            "the refused bytes belong to a later response"
+        );
     }
 }

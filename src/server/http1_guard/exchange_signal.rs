@@ -1,4 +1,4 @@
-//! How the engine tells the guard that an exchange is over.
+//! How an engine reports to the guard that an exchange is over.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering::SeqCst};
@@ -9,7 +9,7 @@ use futures_util::task::AtomicWaker;
 use super::delivery_tracker::DeliveryTracker;
 use crate::pool::Delivery;
 
-/// A handle on the guard of one connection, for whoever finishes its exchanges. Cheap to clone.
+/// A handle on the guard of one connection, for the engine that finishes its exchanges. Cheap to clone.
 #[derive(Debug, Clone, Default)]
 pub struct ExchangeSignal(Arc<Shared>);
 
@@ -17,77 +17,81 @@ pub struct ExchangeSignal(Arc<Shared>);
 struct Shared {
     signal: AtomicU8,
     reader: AtomicWaker,
-    handover: DeliveryTracker,
+    delivery: DeliveryTracker,
 }
 
-/// What the engine said about the exchange in progress.
+/// What the engine reported about the exchange in progress.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Signal {
-    Next,
+pub(super) enum EngineSignal {
+    Finished,
     Tunnel,
 }
 
-const SILENT: u8 = 0;
-const NEXT: u8 = 1;
+const NO_SIGNAL: u8 = 0;
+const FINISHED: u8 = 1;
 const TUNNEL: u8 = 2;
 
 impl ExchangeSignal {
-    /// The exchange in progress is finished: the next head may come. May be said while its body is still being
-    /// read; it counts from the body's end. Saying it twice is the same as once, and it does not take back
-    /// [`Turn::tunnel`].
-    pub fn next(&self) {
-        // Err means that something was said already.
-        let _ = self.0.signal.compare_exchange(SILENT, NEXT, SeqCst, SeqCst);
+    /// Reports that the exchange in progress is finished, so that the next head may be delivered.
+    ///
+    /// The report may come while the body of the request is still being read; it then counts from the end of the body.
+    /// A second report has no further effect. A report does not undo [`start_tunnel`](Self::start_tunnel).
+    pub fn finish_exchange(&self) {
+        // Err: the engine reported something already.
+        let _ = self.0.signal.compare_exchange(NO_SIGNAL, FINISHED, SeqCst, SeqCst);
         self.0.reader.wake();
     }
 
-    /// The upgrade that the present head asked for is granted: everything passes from here on, unchecked. To be
-    /// said before the answer 101 is given to the engine. After any other head it means no more than
-    /// [`Turn::next`].
-    pub fn tunnel(&self) {
+    /// Reports that the upgrade which the present head asked for is granted: from here on every byte passes unchecked.
+    ///
+    /// Call it before the response 101 is given to the engine. After a head that asked for no upgrade it has the effect
+    /// of [`finish_exchange`](Self::finish_exchange).
+    pub fn start_tunnel(&self) {
         self.0.signal.store(TUNNEL, SeqCst);
         self.0.reader.wake();
     }
 
-    /// The answer that is made now hands out an instance. To be said before it is given to the engine.
-    pub fn hands_out(&self, delivery: Delivery) {
-        self.0.handover.begin(delivery);
+    /// Tracks how much of the next response reaches the client, since it assigns an instance. Call it before the
+    /// response is given to the engine.
+    pub fn track_delivery(&self, delivery: Delivery) {
+        self.0.delivery.start(delivery);
     }
 
-    /// The engine has taken all of the present answer.
-    pub fn taken(&self) {
-        if self.0.handover.is_busy() {
-            self.0.handover.taken();
+    /// Records that the engine has taken the whole body of the present response.
+    pub fn mark_response_taken(&self) {
+        if self.0.delivery.is_tracking() {
+            self.0.delivery.mark_taken();
         }
     }
 
-    pub(super) fn handover(&self) -> &DeliveryTracker {
-        &self.0.handover
+    /// Returns the tracker of the connection's present response.
+    pub(super) fn delivery(&self) -> &DeliveryTracker {
+        &self.0.delivery
     }
 
-    /// Takes the signal, or leaves the reader's waker to be called by the next one.
-    pub(super) fn poll_signal(&self, cx: &mut Context<'_>) -> Poll<Signal> {
-        if let Some(signal) = self.take() {
+    /// Takes the signal, or registers the reader's waker for the next one.
+    pub(super) fn poll_signal(&self, cx: &mut Context<'_>) -> Poll<EngineSignal> {
+        if let Some(signal) = self.take_signal() {
             return Poll::Ready(signal);
         }
         self.0.reader.register(cx.waker());
-        // A signal given between the two lines above woke nobody.
-        self.take().map_or(Poll::Pending, Poll::Ready)
+        // A signal between the two lines above called no waker.
+        self.take_signal().map_or(Poll::Pending, Poll::Ready)
     }
 
-    /// Forgets what was said.
+    /// Discards the signal.
     pub(super) fn clear(&self) {
-        self.0.signal.store(SILENT, SeqCst);
+        self.0.signal.store(NO_SIGNAL, SeqCst);
     }
 
-    fn take(&self) -> Option<Signal> {
-        // A plain load first: it is far cheaper than a swap, and mostly there is nothing.
-        if self.0.signal.load(SeqCst) == SILENT {
+    fn take_signal(&self) -> Option<EngineSignal> {
+        // A plain load first: it is far cheaper than a swap, and mostly there is no signal.
+        if self.0.signal.load(SeqCst) == NO_SIGNAL {
             return None;
         }
-        match self.0.signal.swap(SILENT, SeqCst) {
-            NEXT => Some(Signal::Next),
-            TUNNEL => Some(Signal::Tunnel),
+        match self.0.signal.swap(NO_SIGNAL, SeqCst) {
+            FINISHED => Some(EngineSignal::Finished),
+            TUNNEL => Some(EngineSignal::Tunnel),
             _ => None,
         }
     }

@@ -1,4 +1,4 @@
-//! Everything besides reading and writing: passed on to the connection inside, so that pingora takes the guard for it.
+//! The other traits that Pingora requires of a connection, delegated to the connection inside the guard.
 
 use std::fmt;
 use std::io;
@@ -12,16 +12,17 @@ use pingora_core::protocols::{
     UniqueID, UniqueIDType,
 };
 
-use super::{GuardedConnection, ReadState};
+use super::connection::GuardedConnection;
+use super::read_state::ReadState;
 
 impl fmt::Debug for GuardedConnection {
-    /// Without the buffered bytes: they hold secrets, and pingora prints its streams.
+    /// Leaves out the buffered bytes: they hold secrets, and Pingora prints its streams.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Downstream")
+        f.debug_struct("GuardedConnection")
             .field("inner", &self.inner)
             .field("state", &self.state)
             .field("buffered", &self.reader.buf.len())
-            .field("eof", &self.reader.eof)
+            .field("eof", &self.reader.is_eof)
             .finish_non_exhaustive()
     }
 }
@@ -29,7 +30,7 @@ impl fmt::Debug for GuardedConnection {
 #[async_trait]
 impl Shutdown for GuardedConnection {
     async fn shutdown(&mut self) {
-        // Named in full: the method of the same name on AsyncWriteExt leaves out what the stream adds to it.
+        // Named in full: the method of that name on `AsyncWriteExt` leaves out what the stream adds.
         Shutdown::shutdown(&mut *self.inner).await;
     }
 }
@@ -86,8 +87,8 @@ impl GetSocketDigest for GuardedConnection {
 
 #[async_trait]
 impl Peek for GuardedConnection {
-    /// Looks at the first unread bytes: on a passing connection as many as fit `out`, waiting for them. Guarded
-    /// bytes are not shown: `out` is filled with zeros, which no preface is, so that HTTP/1 is concluded.
+    /// Fills `out` with the first unread bytes of a tunnel, and waits until there are enough. Guarded bytes are not
+    /// shown: `out` is filled with zeros, which are no preface of HTTP/2, so that the caller concludes HTTP/1.
     async fn try_peek(&mut self, out: &mut [u8]) -> io::Result<bool> {
         if !matches!(self.state, ReadState::Tunnel) {
             out.fill(0);

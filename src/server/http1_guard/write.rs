@@ -1,4 +1,5 @@
-//! The write half: passed on, with a deadline for a client that does not read, and a patient end after a refusal.
+//! The write half of a guarded connection: passes bytes on, with a deadline for a client that does not read, and waits
+//! for the client at the end.
 
 use std::io;
 use std::pin::Pin;
@@ -8,65 +9,60 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Instant;
 
-use super::read_buffer::Alarm;
-use super::{GuardedConnection, LINGER, ReadState};
+use super::connection::GuardedConnection;
+use super::limits::LINGER_TIMEOUT;
+use super::read_state::ReadState;
 use crate::request::AckState;
 
-/// How often the kernel is asked whether the client took its answer.
-const LOOK: Duration = Duration::from_millis(5);
-
-/// The deadlines of the write half.
-#[derive(Default)]
-pub(super) struct Writer {
-    /// Since when the client has taken nothing of what waits for it.
-    stalled: Option<Instant>,
-    /// Until when a refused client may go on sending.
-    linger: Option<Instant>,
-    /// When to ask again whether the client took its answer.
-    look: Option<Instant>,
-    alarm: Alarm,
-}
+/// How often the kernel is asked whether the client acknowledged its response.
+const ACK_POLL_INTERVAL: Duration = Duration::from_millis(5);
 
 impl GuardedConnection {
-    /// Passes a step of the write half on, unless it has been waiting for too long.
-    fn in_time<T>(&mut self, cx: &mut Context<'_>, step: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
+    /// Returns `step`, or an error if the client has taken no byte for longer than the write timeout.
+    fn enforce_write_timeout<T>(
+        &mut self,
+        cx: &mut Context<'_>,
+        step: Poll<io::Result<T>>,
+    ) -> Poll<io::Result<T>> {
         if step.is_ready() {
-            self.writer.stalled = None;
+            self.write_deadlines.stalled_since = None;
             return step;
         }
-        let since = *self.writer.stalled.get_or_insert_with(Instant::now);
-        ready!(self.writer.alarm.poll_until(cx, since + self.limits.write));
-        Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "the client does not read its answer")))
+        let since = *self.write_deadlines.stalled_since.get_or_insert_with(Instant::now);
+        ready!(self.write_deadlines.timer.poll_until(cx, since + self.timeouts.write));
+        Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "the client does not read its response")))
     }
 
-    /// Notes that bytes of an answer went that hands out an instance.
-    fn noted(&self, step: &Poll<io::Result<usize>>) {
-        if matches!(step, Poll::Ready(Ok(1..))) && self.turn.handover().is_busy() {
-            self.turn.handover().written();
+    /// Records that bytes of a tracked response were written.
+    fn track_written(&self, step: &Poll<io::Result<usize>>) {
+        if matches!(step, Poll::Ready(Ok(1..))) && self.signal.delivery().is_tracking() {
+            self.signal.delivery().mark_written();
         }
     }
 
-    /// Waits until the client's kernel has said whether it took the last answer; a moment, unless the client is gone.
-    fn poll_receipt(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let until = *self.writer.linger.get_or_insert_with(|| Instant::now() + LINGER);
+    /// Waits until the client's kernel has acknowledged or refused the last response, and settles its delivery. The
+    /// wait is short unless the client left, and ends after [`LINGER_TIMEOUT`].
+    fn poll_ack(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let until = *self.write_deadlines.linger_until.get_or_insert_with(|| Instant::now() + LINGER_TIMEOUT);
         loop {
-            let receipt = self.end.receipt();
-            if receipt != AckState::Open || Instant::now() >= until {
-                self.turn.handover().end(receipt);
+            let ack_state = self.acks.ack_state();
+            if ack_state != AckState::Pending || Instant::now() >= until {
+                self.signal.delivery().settle(ack_state);
                 return Poll::Ready(());
             }
-            let look = *self.writer.look.get_or_insert_with(|| Instant::now() + LOOK);
-            ready!(self.writer.alarm.poll_until(cx, look));
-            self.writer.look = None;
+            let next_poll =
+                *self.write_deadlines.next_ack_poll.get_or_insert_with(|| Instant::now() + ACK_POLL_INTERVAL);
+            ready!(self.write_deadlines.timer.poll_until(cx, next_poll));
+            self.write_deadlines.next_ack_poll = None;
         }
     }
 
-    /// Swallows what a client still sends that was refused: closed with bytes unread, a connection is reset, and
-    /// the reset can overtake the answer.
+    /// Discards what a refused client still sends. If a connection is closed with unread bytes, the kernel resets it,
+    /// and the reset can overtake the response.
     fn poll_linger(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let until = *self.writer.linger.get_or_insert_with(|| Instant::now() + LINGER);
+        let until = *self.write_deadlines.linger_until.get_or_insert_with(|| Instant::now() + LINGER_TIMEOUT);
         let mut sink = [0; 4096];
-        while self.writer.alarm.poll_until(cx, until).is_pending() {
+        while self.write_deadlines.timer.poll_until(cx, until).is_pending() {
             let mut buf = ReadBuf::new(&mut sink);
             let read = ready!(Pin::new(&mut self.inner).poll_read(cx, &mut buf));
             if read.is_err() || buf.filled().is_empty() {
@@ -80,8 +76,8 @@ impl GuardedConnection {
 impl AsyncWrite for GuardedConnection {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let step = Pin::new(&mut self.inner).poll_write(cx, bytes);
-        self.noted(&step);
-        self.in_time(cx, step)
+        self.track_written(&step);
+        self.enforce_write_timeout(cx, step)
     }
 
     fn poll_write_vectored(
@@ -90,8 +86,8 @@ impl AsyncWrite for GuardedConnection {
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let step = Pin::new(&mut self.inner).poll_write_vectored(cx, slices);
-        self.noted(&step);
-        self.in_time(cx, step)
+        self.track_written(&step);
+        self.enforce_write_timeout(cx, step)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -101,22 +97,22 @@ impl AsyncWrite for GuardedConnection {
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let step = Pin::new(&mut self.inner).poll_flush(cx);
         if let Poll::Ready(Ok(())) = step
-            && self.turn.handover().is_busy()
+            && self.signal.delivery().is_tracking()
         {
-            self.turn.handover().flushed();
+            self.signal.delivery().mark_flushed();
         }
-        self.in_time(cx, step)
+        self.enforce_write_timeout(cx, step)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        // Before TLS says its goodbye.
-        if self.turn.handover().is_sent() && self.end.receipt() == AckState::Taken {
-            self.turn.handover().end(AckState::Taken);
+        // Before TLS writes its closing alert, which does not count as part of the response.
+        if self.signal.delivery().is_sent() && self.acks.ack_state() == AckState::Acknowledged {
+            self.signal.delivery().settle(AckState::Acknowledged);
         }
         let step = Pin::new(&mut self.inner).poll_shutdown(cx);
-        ready!(self.in_time(cx, step))?;
-        if self.turn.handover().is_sent() {
-            ready!(self.poll_receipt(cx));
+        ready!(self.enforce_write_timeout(cx, step))?;
+        if self.signal.delivery().is_sent() {
+            ready!(self.poll_ack(cx));
         }
         if let ReadState::Refused(_) | ReadState::Answered { .. } = self.state {
             ready!(self.poll_linger(cx));

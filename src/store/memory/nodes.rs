@@ -1,81 +1,89 @@
-//! The nodes on record. There may be one only, and tests of the rules have more.
+//! The nodes on record. A server with this store is the only one; tests of the rules record more.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 use crate::clock::Millis;
 use crate::instance::NodeId;
-use crate::store::nodes::{fresh_secret, silence};
-use crate::store::{MAX_HEARTBEAT_GAP, Membership, NodeInfo, NodeStatus, SUSPECT_AFTER};
+use crate::store::nodes::{random_secret, silence};
+use crate::store::{HeartbeatReply, MAX_HEARTBEAT_GAP, NodeInfo, NodeStatus, SUSPECT_AFTER};
 use crate::template::Secret;
 
-struct Entry {
-    card: NodeInfo,
-    beat: Millis,
-    draining: bool,
+struct NodeRecord {
+    info: NodeInfo,
+    last_heartbeat: Millis,
+    is_draining: bool,
 }
 
+/// The nodes on record, and the secret that they share.
 pub(super) struct Nodes {
-    entries: BTreeMap<NodeId, Entry>,
-    /// From when on there was always a beat within [`PULSE`].
+    records: BTreeMap<NodeId, NodeRecord>,
+    /// Start of the present period without a gap longer than [`MAX_HEARTBEAT_GAP`] between two heartbeats.
     since: Millis,
     secret: Secret,
 }
 
 impl Nodes {
     pub(super) fn new() -> Self {
-        Self { entries: BTreeMap::new(), since: Millis(0), secret: fresh_secret() }
+        Self { records: BTreeMap::new(), since: Millis(0), secret: random_secret() }
     }
 
-    fn latest(&self) -> Option<Millis> {
-        self.entries.values().map(|entry| entry.beat).max()
+    fn latest_heartbeat(&self) -> Option<Millis> {
+        self.records.values().map(|record| record.last_heartbeat).max()
     }
 
-    pub(super) fn beat(&mut self, card: &NodeInfo, now: Millis) -> Membership {
-        if self.latest().is_none_or(|latest| now.since(latest) > MAX_HEARTBEAT_GAP) {
+    /// Records a heartbeat, and returns all nodes.
+    pub(super) fn record_heartbeat(&mut self, info: &NodeInfo, now: Millis) -> HeartbeatReply {
+        if self.latest_heartbeat().is_none_or(|latest| now.since(latest) > MAX_HEARTBEAT_GAP) {
             self.since = now;
         }
-        let draining = self.entries.get(&card.id).map(|entry| entry.draining);
-        let entry = Entry { card: card.clone(), beat: now, draining: draining.unwrap_or(false) };
-        self.entries.insert(card.id.clone(), entry);
-        Membership { members: self.all(now), secret: self.secret.clone(), returned: draining.is_none() }
-    }
-
-    pub(super) fn all(&self, now: Millis) -> Vec<NodeStatus> {
-        let member = |entry: &Entry| NodeStatus {
-            card: entry.card.clone(),
-            silent: self.silence_of(entry, now),
-            draining: entry.draining,
+        let was_draining = self.records.get(&info.id).map(|record| record.is_draining);
+        let record = NodeRecord {
+            info: info.clone(),
+            last_heartbeat: now,
+            is_draining: was_draining.unwrap_or(false),
         };
-        self.entries.values().map(member).collect()
+        self.records.insert(info.id.clone(), record);
+        HeartbeatReply { nodes: self.all(now), secret: self.secret.clone(), is_new: was_draining.is_none() }
     }
 
-    fn silence_of(&self, entry: &Entry, now: Millis) -> Duration {
-        silence(entry.beat, self.since, self.latest().unwrap_or(entry.beat), now)
+    /// Returns all nodes, in the order of their names.
+    pub(super) fn all(&self, now: Millis) -> Vec<NodeStatus> {
+        let status = |record: &NodeRecord| NodeStatus {
+            info: record.info.clone(),
+            silence: self.silence_of(record, now),
+            is_draining: record.is_draining,
+        };
+        self.records.values().map(status).collect()
     }
 
-    /// For how long a node has been silent; `None` when it is not on record.
+    fn silence_of(&self, record: &NodeRecord, now: Millis) -> Duration {
+        let latest = self.latest_heartbeat().unwrap_or(record.last_heartbeat);
+        silence(record.last_heartbeat, self.since, latest, now)
+    }
+
+    /// Returns for how long a node has been silent; `None` when it is not on record.
     pub(super) fn silence(&self, node: &NodeId, now: Millis) -> Option<Duration> {
-        self.entries.get(node).map(|entry| self.silence_of(entry, now))
+        self.records.get(node).map(|record| self.silence_of(record, now))
     }
 
-    /// False when it is not on record.
-    pub(super) fn drain(&mut self, node: &NodeId, on: bool) -> bool {
-        self.entries.get_mut(node).map(|entry| entry.draining = on).is_some()
+    /// Sets or clears the mark that a node drains. Returns false when the node is not on record.
+    pub(super) fn set_draining(&mut self, node: &NodeId, on: bool) -> bool {
+        self.records.get_mut(node).map(|record| record.is_draining = on).is_some()
     }
 
     pub(super) fn is_draining(&self, node: &NodeId) -> bool {
-        self.entries.get(node).is_some_and(|entry| entry.draining)
+        self.records.get(node).is_some_and(|record| record.is_draining)
     }
 
-    /// Whether visitors may be sent to what another node has ready.
-    pub(super) fn is_fit(&self, node: &NodeId, now: Millis) -> bool {
-        self.entries
+    /// Whether a claim from another node may get one of this node's ready instances.
+    pub(super) fn is_claimable(&self, node: &NodeId, now: Millis) -> bool {
+        self.records
             .get(node)
-            .is_none_or(|entry| !entry.draining && self.silence_of(entry, now) <= SUSPECT_AFTER)
+            .is_none_or(|record| !record.is_draining && self.silence_of(record, now) <= SUSPECT_AFTER)
     }
 
-    pub(super) fn forget(&mut self, node: &NodeId) {
-        self.entries.remove(node);
+    pub(super) fn remove(&mut self, node: &NodeId) {
+        self.records.remove(node);
     }
 }

@@ -1,68 +1,68 @@
-//! Who is next: the ready records of one template, in the order in which they became ready.
+//! The queue of ready instances of one template, in the order in which they became ready.
 
 use std::collections::{BTreeMap, HashMap};
 
-use super::records::Slot;
+use super::records::{QueuePosition, Slot};
 use crate::instance::NodeId;
 
-/// A place in the order; those of a queue's front count downwards from zero.
-pub(super) type Turn = i64;
-
-/// Where one steps into the line.
+/// The end of the queue at which a record is added.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum End {
+pub(super) enum QueueEnd {
     Front,
     Back,
 }
 
-/// One queue a node, and a turn that counts over all of them.
+/// One queue for each node, with positions that count over all of them.
 #[derive(Default)]
 pub(super) struct ReadyQueue {
-    by_node: HashMap<NodeId, BTreeMap<Turn, Slot>>,
-    first_turn: Turn,
-    last_turn: Turn,
+    by_node: HashMap<NodeId, BTreeMap<QueuePosition, Slot>>,
+    /// The position given last at the front.
+    front: QueuePosition,
+    /// The position given last at the back.
+    back: QueuePosition,
 }
 
 impl ReadyQueue {
-    /// Puts one in, and says which turn it is.
-    pub(super) fn push(&mut self, node: &NodeId, slot: Slot, end: End) -> Turn {
-        let turn = match end {
-            End::Front => {
-                self.first_turn -= 1;
-                self.first_turn
+    /// Adds a record, and returns its position.
+    pub(super) fn push(&mut self, node: &NodeId, slot: Slot, end: QueueEnd) -> QueuePosition {
+        let position = match end {
+            QueueEnd::Front => {
+                self.front -= 1;
+                self.front
             }
-            End::Back => {
-                self.last_turn += 1;
-                self.last_turn
+            QueueEnd::Back => {
+                self.back += 1;
+                self.back
             }
         };
         match self.by_node.get_mut(node) {
-            Some(turns) => turns.insert(turn, slot),
-            None => self.by_node.entry(node.clone()).or_default().insert(turn, slot),
+            Some(queue) => queue.insert(position, slot),
+            None => self.by_node.entry(node.clone()).or_default().insert(position, slot),
         };
-        turn
+        position
     }
 
-    /// Takes one out, from whatever place.
-    pub(super) fn remove(&mut self, node: &NodeId, turn: Turn) {
-        if let Some(turns) = self.by_node.get_mut(node) {
-            turns.remove(&turn);
+    /// Removes the record at a position.
+    pub(super) fn remove(&mut self, node: &NodeId, position: QueuePosition) {
+        if let Some(queue) = self.by_node.get_mut(node) {
+            queue.remove(&position);
             // Nodes come and go; an empty queue must not stay for ever.
-            if turns.is_empty() {
+            if queue.is_empty() {
                 self.by_node.remove(node);
             }
         }
     }
 
-    /// The longest-ready of `node`.
-    pub(super) fn next_of(&self, node: &NodeId) -> Option<Slot> {
+    /// Returns the longest-ready record of `node`.
+    pub(super) fn first_of(&self, node: &NodeId) -> Option<Slot> {
         self.by_node.get(node).and_then(BTreeMap::first_key_value).map(|(_, slot)| *slot)
     }
 
-    /// The longest-ready of all nodes that are fit.
-    pub(super) fn next_of_any(&self, is_fit: impl Fn(&NodeId) -> bool) -> Option<Slot> {
-        let fit = self.by_node.iter().filter(|(node, _)| is_fit(node));
-        let first = fit.filter_map(|(_, turns)| turns.first_key_value()).min_by_key(|(turn, _)| **turn);
+    /// Returns the longest-ready record of all claimable nodes.
+    pub(super) fn first_of_any(&self, is_claimable: impl Fn(&NodeId) -> bool) -> Option<Slot> {
+        let claimable = self.by_node.iter().filter(|(node, _)| is_claimable(node));
+        let first =
+            claimable.filter_map(|(_, queue)| queue.first_key_value()).min_by_key(|(position, _)| **position);
         first.map(|(_, slot)| *slot)
     }
 }

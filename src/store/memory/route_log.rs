@@ -1,4 +1,4 @@
-//! The ordered stream of route events: the last [`RouteLog::capacity`] of them.
+//! The ordered stream of route events, in memory.
 
 use std::collections::VecDeque;
 
@@ -9,16 +9,19 @@ use crate::instance::InstanceId;
 use crate::store::journal::Journal;
 use crate::store::{Cursor, RouteChange};
 
-/// Most events copied under one lock, so that a far-behind reader does not hold up claims.
-pub(super) const BATCH: usize = 256;
+/// Most events read under one lock, so that a reader that lags far behind does not delay claims.
+pub(super) const EVENTS_PER_BATCH: usize = 256;
 
-/// The lock is the innermost one: it is taken while a template's lock is held, never the other way round. That
-/// makes the order of events the order of the steps, for each record.
+/// The newest route events, up to a fixed number, and the journal of them.
+///
+/// Its lock is the innermost one: it is taken while a template's lock is held, never the other way round. So for each
+/// record the order of the events is the order of the steps.
 pub(super) struct RouteLog {
     ring: Mutex<Ring>,
     capacity: usize,
-    news: Notify,
-    /// Where it is written down, if it is. Behind the ring's lock, so that its order is the same.
+    /// Notified when there may be new events.
+    appended: Notify,
+    /// Written under the ring's lock, so that its lines are in the order of the events.
     journal: Option<Mutex<Journal>>,
 }
 
@@ -32,47 +35,49 @@ struct Ring {
 impl RouteLog {
     pub(super) fn new(capacity: usize, journal: Option<Journal>) -> Self {
         let journal = journal.map(Mutex::new);
-        Self { ring: Mutex::default(), capacity: capacity.max(1), news: Notify::new(), journal }
+        Self { ring: Mutex::default(), capacity: capacity.max(1), appended: Notify::new(), journal }
     }
 
-    /// Whether what it gets is still known after this process.
-    pub(super) fn lasts(&self) -> bool {
+    /// Whether the events are written to a journal.
+    pub(super) fn has_journal(&self) -> bool {
         self.journal.is_some()
     }
 
-    /// Appends an event. Readers learn of it with [`RouteLog::wake`], which is for after the locks.
-    /// `claimed` says that it is a claim, which is to be confirmed.
-    pub(super) fn push(&self, change: RouteChange, claimed: bool) -> Cursor {
-        let mut ring = self.ring.lock();
-        // Dropped after the lock.
-        let _oldest = if ring.events.len() == self.capacity { ring.events.pop_front() } else { None };
-        if let Some(journal) = &self.journal {
-            journal.lock().note(&change, claimed);
-        }
-        ring.events.push_back(change);
-        ring.last += 1;
-        Cursor(ring.last)
+    /// Appends an event. `is_claim` says that it is a claim, which is unconfirmed. The caller wakes the readers with
+    /// [`RouteLog::wake`] after it has released its locks.
+    pub(super) fn push(&self, change: RouteChange, is_claim: bool) -> Cursor {
+        let (cursor, _dropped_without_lock) = {
+            let mut ring = self.ring.lock();
+            let oldest = if ring.events.len() == self.capacity { ring.events.pop_front() } else { None };
+            if let Some(journal) = &self.journal {
+                journal.lock().record_change(&change, is_claim);
+            }
+            ring.events.push_back(change);
+            ring.last += 1;
+            (Cursor(ring.last), oldest)
+        };
+        cursor
     }
 
-    /// The claims of these were confirmed, which only the next server has to know.
-    pub(super) fn confirmed(&self, ids: &[InstanceId]) {
+    /// Writes to the journal that these claims were confirmed. There is no route event for it.
+    pub(super) fn record_confirmed(&self, ids: &[InstanceId]) {
         if let Some(journal) = &self.journal {
-            journal.lock().confirmed(ids);
+            journal.lock().record_confirmed(ids);
         }
     }
 
-    /// Wakes all who wait.
+    /// Wakes all readers that wait for an event.
     pub(super) fn wake(&self) {
-        self.news.notify_waiters();
+        self.appended.notify_waiters();
     }
 
-    /// Cursor of the newest event.
+    /// Returns the cursor of the newest event.
     pub(super) fn last(&self) -> Cursor {
         Cursor(self.ring.lock().last)
     }
 
-    /// At most [`BATCH`] events after `cursor`; fewer means that there were no more. `None` is a gap: they have
-    /// been dropped, or the cursor is not of this stream.
+    /// Returns at most [`EVENTS_PER_BATCH`] events after `cursor`; fewer means that there were no more. `None` is a
+    /// gap: the events have been dropped, or the cursor is not of this stream.
     pub(super) fn after(&self, cursor: Cursor) -> Option<Vec<(Cursor, RouteChange)>> {
         let ring = self.ring.lock();
         let dropped = ring.last - ring.events.len() as u64;
@@ -81,17 +86,17 @@ impl RouteLog {
             return None;
         }
         let from = usize::try_from(from).ok()?;
-        let news = ring.events.range(from..).take(BATCH);
-        Some((cursor.0 + 1..).map(Cursor).zip(news.cloned()).collect())
+        let events = ring.events.range(from..).take(EVENTS_PER_BATCH);
+        Some((cursor.0 + 1..).map(Cursor).zip(events.cloned()).collect())
     }
 
-    /// Waits until there is something after `cursor`.
-    pub(super) async fn followed(&self, cursor: Cursor) -> Option<Vec<(Cursor, RouteChange)>> {
+    /// Waits until there is an event after `cursor`, and returns what [`RouteLog::after`] does. Cancel safe.
+    pub(super) async fn wait_after(&self, cursor: Cursor) -> Option<Vec<(Cursor, RouteChange)>> {
         loop {
-            // Made before the look: it is woken by every wake after this line, so none is lost between.
-            let news = self.news.notified();
+            // Created before the check: each wake after this line wakes it, so none is missed in between.
+            let appended = self.appended.notified();
             match self.after(cursor) {
-                Some(none) if none.is_empty() => news.await,
+                Some(none) if none.is_empty() => appended.await,
                 found => return found,
             }
         }

@@ -1,101 +1,100 @@
-//! All that the store knows of one template. Plain data behind one lock; `now` is an argument.
+//! The instances of one template: each step on them, and the queue, deadlines and counts that go with the records.
+//!
+//! Plain data behind one lock; `now` is an argument.
 
 use std::collections::{BTreeSet, HashMap};
 use std::time::Duration;
 
-use super::claims::{Claims, Fate};
-use super::nodes::Nodes;
-use super::rate_limits::RateLimits;
-use super::ready_queue::{End, ReadyQueue};
-use super::records::{Record, Records, Slot};
-use super::route_log::RouteLog;
 use parking_lot::RwLock;
 
+use super::claim_tokens::{ClaimTokens, TokenState};
+use super::nodes::Nodes;
+use super::rate_limits::VisitorUsages;
+use super::ready_queue::{QueueEnd, ReadyQueue};
+use super::records::{Record, Records, Slot};
+use super::route_log::RouteLog;
 use crate::clock::Millis;
-use crate::instance::Counts;
 use crate::instance::{
-    Endpoint, ExtendRefused, Instance, InstanceId, NodeId, RETENTION, Refused, State, check_step,
-    check_step_or_taken_back,
+    Endpoint, ExtendRefused, Instance, InstanceId, NodeId, State, StateCounts, TransitionRefused, check_step,
+    check_step_or_claim_undone,
 };
-use crate::store::{Claim, Claimed, Cursor, RouteChange, StoreError, UNCONFIRMED_FOR};
+use crate::store::{Claim, Claimed, Cursor, RouteChange, StoreError};
 
-/// Each claim makes at most one usage and one token; it drops up to this many stale ones, so memory is bounded
-/// even when nobody sweeps.
-const TIDIED_BY_A_CLAIM: usize = 2;
+/// Stale usages and stale tokens that each claim removes. A claim adds at most one of each, so memory stays bounded
+/// even without sweeps.
+const STALE_REMOVED_PER_CLAIM: usize = 2;
 
+/// The record after a step, or as it was before where the [`Store`](crate::store::Store) says so.
+type StepResult = Result<Instance, StoreError>;
+
+/// All that the store knows of one template.
 #[derive(Default)]
 pub(super) struct TemplateTable {
     records: Records,
     ready: ReadyQueue,
-    /// When a sweep has something to do with which record. Each assigned and each expired one is in it once.
+    /// When a sweep has something to do with which record. Each assigned and each expired record is in it once.
     due: BTreeSet<(Millis, Slot)>,
-    counts: Counts,
-    /// Those of nodes that have any.
-    counts_by_node: HashMap<NodeId, Counts>,
-    claims: Claims,
-    usages: RateLimits,
+    counts: StateCounts,
+    /// Only of nodes that have instances.
+    counts_by_node: HashMap<NodeId, StateCounts>,
+    tokens: ClaimTokens,
+    usages: VisitorUsages,
 }
 
-/// What a step means besides what it makes of a record.
+/// The kind of a step, where its effect is more than the new record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Kind {
-    /// Nobody knows whether the visitor was told.
+enum StepKind {
+    /// The record is unconfirmed from now on.
     Claim,
-    /// The visitor was not, and the proxies were.
-    TakingBack,
-    Step,
+    /// The record is first in the queue, and proxies learn that it is ready: they knew it as assigned.
+    UndoClaim,
+    Other,
 }
 
-/// When a sweep has something to do with it.
-fn due(record: &Record) -> Option<Millis> {
-    match record.instance.life() {
-        State::Warming | State::Ready { .. } => None,
-        State::Assigned { lease, .. } => {
-            let unconfirmed = record.unconfirmed.map(|since| since + UNCONFIRMED_FOR);
-            Some(unconfirmed.map_or(lease.deadline(), |until| until.min(lease.deadline())))
-        }
-        State::Expired { at, .. } => Some(*at + RETENTION),
-    }
+/// Whether proxies must know an instance.
+fn is_routed(instance: &Instance) -> bool {
+    matches!(instance.state(), State::Assigned { .. } | State::Expired { .. })
 }
 
 impl TemplateTable {
-    pub(super) fn counts(&self, node: Option<&NodeId>) -> Counts {
+    pub(super) fn counts(&self, node: Option<&NodeId>) -> StateCounts {
         match node {
             None => self.counts,
             Some(node) => self.counts_by_node.get(node).copied().unwrap_or_default(),
         }
     }
 
-    fn count(&mut self, node: &NodeId, life: &State, change: impl Fn(&mut usize)) {
-        let apply = |counts: &mut Counts| match life {
+    fn count(&mut self, node: &NodeId, state: &State, change: impl Fn(&mut usize)) {
+        let apply = |counts: &mut StateCounts| match state {
             State::Warming => change(&mut counts.warming),
             State::Ready { .. } => change(&mut counts.ready),
             State::Assigned { .. } => change(&mut counts.assigned),
             State::Expired { .. } => {}
         };
         apply(&mut self.counts);
-        let own = self.counts_by_node.entry(node.clone()).or_default();
-        apply(own);
-        // Nodes come and go.
-        if *own == Counts::default() {
+        let of_node = self.counts_by_node.entry(node.clone()).or_default();
+        apply(of_node);
+        // Nodes come and go; counts of zero must not stay for ever.
+        if *of_node == StateCounts::default() {
             self.counts_by_node.remove(node);
         }
     }
 
+    /// Returns when a sweep next has something to do.
     pub(super) fn next_due(&self) -> Option<Millis> {
         self.due.first().map(|(at, _)| *at)
     }
 
-    /// The records in `count` places from `from` on; `None` past the end.
-    pub(super) fn piece(&self, from: usize, count: usize) -> Option<impl Iterator<Item = &Instance>> {
-        self.records.piece(from, count)
+    /// Returns the records in `count` slots from slot `from` on; `None` past the last slot.
+    pub(super) fn portion(&self, from: usize, count: usize) -> Option<impl Iterator<Item = &Instance>> {
+        self.records.portion(from, count)
     }
 
     pub(super) fn get(&self, id: &InstanceId) -> Option<&Instance> {
         self.records.by_id(id).map(|(_, instance)| instance)
     }
 
-    fn known(&self, id: &InstanceId) -> Result<(Slot, &Instance), StoreError> {
+    fn find(&self, id: &InstanceId) -> Result<(Slot, &Instance), StoreError> {
         self.records.by_id(id).ok_or(StoreError::Unknown)
     }
 
@@ -103,30 +102,36 @@ impl TemplateTable {
         if self.records.slot(instance.id()).is_some() {
             return Err(StoreError::Exists);
         }
-        if !matches!(instance.life(), State::Warming) {
-            return Err(Refused { from: instance.life().name(), step: "be inserted" }.into());
+        if !matches!(instance.state(), State::Warming) {
+            return Err(TransitionRefused { from: instance.state().name(), step: "be inserted" }.into());
         }
         let slot = self.records.insert(instance);
-        self.enlist(slot, End::Back);
+        self.index(slot, QueueEnd::Back);
         Ok(())
     }
 
-    /// Takes a record back that a store before this one had, assigned or expired; since now it is unconfirmed again, if it
-    /// was.
-    pub(super) fn restore(&mut self, instance: Instance, unconfirmed: Option<Millis>) {
+    /// Adds a record from the journal, assigned or expired. `unconfirmed_since` is the present if the claim is
+    /// unconfirmed: the time in which it may be confirmed begins anew.
+    pub(super) fn restore(&mut self, instance: Instance, unconfirmed_since: Option<Millis>) {
         let token = instance.lease().map(|lease| lease.token());
         let slot = self.records.insert(instance);
-        self.records.at_mut(slot).unconfirmed = unconfirmed;
+        self.records.at_mut(slot).unconfirmed_since = unconfirmed_since;
         if let Some(token) = token {
-            self.claims.granted(token, slot);
+            self.tokens.grant(token, slot);
         }
-        self.enlist(slot, End::Back);
+        self.index(slot, QueueEnd::Back);
     }
 
-    pub(super) fn offer(&mut self, id: &InstanceId, at: Endpoint, now: Millis, log: &RouteLog) -> Stepped {
-        let (slot, it) = self.known(id)?;
-        let offered = it.clone().seen_at(now).offered(at)?;
-        self.replace(slot, offered.clone(), Kind::Step, now, log);
+    pub(super) fn offer(
+        &mut self,
+        id: &InstanceId,
+        endpoint: Endpoint,
+        now: Millis,
+        log: &RouteLog,
+    ) -> StepResult {
+        let (slot, instance) = self.find(id)?;
+        let offered = instance.clone().seen_at(now).offered(endpoint)?;
+        self.replace(slot, offered.clone(), StepKind::Other, now, log);
         Ok(offered)
     }
 
@@ -135,80 +140,76 @@ impl TemplateTable {
         claim: &Claim,
         now: Millis,
         log: &RouteLog,
-        members: &RwLock<Nodes>,
+        nodes: &RwLock<Nodes>,
     ) -> Claimed {
         let Claim { node, token, visitor, limits, .. } = claim;
-        let instance = match self.claims.fate(*token, now) {
-            Some(Fate::Holds(slot)) => {
-                let held = &self.records.at(slot).instance;
-                match held.life() {
-                    State::Assigned { lease, .. } if !lease.is_over(now) => held.clone(),
+        let instance = match self.tokens.state(*token, now) {
+            Some(TokenState::Granted(slot)) => {
+                let granted = &self.records.at(slot).instance;
+                match granted.state() {
+                    State::Assigned { lease, .. } if !lease.is_over(now) => granted.clone(),
                     _ => return Claimed::Empty,
                 }
             }
-            Some(Fate::Over { .. }) => return Claimed::Empty,
+            Some(TokenState::Spent { .. }) => return Claimed::Empty,
             None => {
                 let charged = match self.usages.charged(visitor, *limits, now) {
                     Ok(charged) => charged,
                     Err(limited) => return Claimed::RateLimited(limited),
                 };
-                let members = members.read();
-                let own = self.ready.next_of(node).filter(|_| !members.is_draining(node));
-                let any = || self.ready.next_of_any(|node| members.is_fit(node, now));
-                let Some(slot) = own.or_else(any) else { return Claimed::Empty };
-                drop(members);
+                let nodes = nodes.read();
+                let preferred = self.ready.first_of(node).filter(|_| !nodes.is_draining(node));
+                let any = || self.ready.first_of_any(|node| nodes.is_claimable(node, now));
+                let Some(slot) = preferred.or_else(any) else { return Claimed::Empty };
+                drop(nodes);
                 let ready = &self.records.at(slot).instance;
                 let assigned =
                     ready.assigned(*token, now, claim.ttl).expect("the queue holds ready instances only");
-                self.usages.keep(visitor, charged, *limits, now);
-                self.claims.granted(*token, slot);
-                self.replace(slot, assigned.clone(), Kind::Claim, now, log);
-                self.tidy(now, TIDIED_BY_A_CLAIM);
+                self.usages.store(visitor, charged, *limits, now);
+                self.tokens.grant(*token, slot);
+                self.replace(slot, assigned.clone(), StepKind::Claim, now, log);
+                self.remove_stale(now, STALE_REMOVED_PER_CLAIM);
                 assigned
             }
         };
         Claimed::Granted { instance, quota: self.usages.quota(visitor, *limits, now) }
     }
 
-    /// These were delivered.
     pub(super) fn confirm(&mut self, ids: &[InstanceId], log: &RouteLog) {
-        log.confirmed(ids);
+        log.record_confirmed(ids);
         for id in ids {
-            let Some(slot) =
-                self.records.slot(id).filter(|slot| self.records.at(*slot).unconfirmed.is_some())
-            else {
-                continue;
-            };
+            let unconfirmed = |slot: &Slot| self.records.at(*slot).unconfirmed_since.is_some();
+            let Some(slot) = self.records.slot(id).filter(unconfirmed) else { continue };
             let record = self.records.at_mut(slot);
-            let before = due(record);
-            record.unconfirmed = None;
-            if let (Some(before), Some(after)) = (before, due(record)) {
+            let before = record.due();
+            record.unconfirmed_since = None;
+            if let (Some(before), Some(after)) = (before, record.due()) {
                 self.due.remove(&(before, slot));
                 self.due.insert((after, slot));
             }
         }
     }
 
-    pub(super) fn take_back(&mut self, claim: &Claim, now: Millis, log: &RouteLog) -> Stepped {
+    pub(super) fn undo_claim(&mut self, claim: &Claim, now: Millis, log: &RouteLog) -> StepResult {
         let Claim { token, visitor, limits, .. } = claim;
-        let slot = match self.claims.fate(*token, now) {
-            Some(Fate::Holds(slot)) => slot,
-            Some(Fate::Over { .. }) => return Err(StoreError::Unknown),
+        let slot = match self.tokens.state(*token, now) {
+            Some(TokenState::Granted(slot)) => slot,
+            Some(TokenState::Spent { .. }) => return Err(StoreError::Unknown),
             None => {
-                self.claims.over(*token, now);
+                self.tokens.spend(*token, now);
                 return Err(StoreError::Unknown);
             }
         };
-        let Record { instance, unconfirmed: Some(_), .. } = self.records.at(slot) else {
+        let Record { instance, unconfirmed_since: Some(_), .. } = self.records.at(slot) else {
             return Err(StoreError::Unknown);
         };
-        let back = instance.taken_back(now).map_err(|_| StoreError::Unknown)?;
-        if let Some(lease) = instance.lease().filter(|_| !limits.are_none()) {
+        let ready = instance.claim_undone(now).map_err(|_| StoreError::Unknown)?;
+        if let Some(lease) = instance.lease().filter(|_| !limits.is_unlimited()) {
             self.usages.refund(visitor, lease.assigned_at());
         }
-        self.replace(slot, back.clone(), Kind::TakingBack, now, log);
-        self.claims.over(*token, now);
-        Ok(back)
+        self.replace(slot, ready.clone(), StepKind::UndoClaim, now, log);
+        self.tokens.spend(*token, now);
+        Ok(ready)
     }
 
     pub(super) fn extend(
@@ -218,14 +219,14 @@ impl TemplateTable {
         max_ttl: Duration,
         now: Millis,
         log: &RouteLog,
-    ) -> Stepped {
-        let (slot, it) = self.known(id)?;
-        let extended = match it.extended(by, max_ttl, now) {
-            // Past its deadline it reads as expired, which is not assigned.
+    ) -> StepResult {
+        let (slot, instance) = self.find(id)?;
+        let extended = match instance.extended(by, max_ttl, now) {
+            // Past its deadline an instance reads as expired, which is not assigned.
             None | Some(Err(ExtendRefused::Over)) => return Err(StoreError::Unknown),
             Some(extended) => extended?,
         };
-        self.replace(slot, extended.clone(), Kind::Step, now, log);
+        self.replace(slot, extended.clone(), StepKind::Other, now, log);
         Ok(extended)
     }
 
@@ -235,32 +236,44 @@ impl TemplateTable {
         now: Millis,
         log: &RouteLog,
     ) -> Result<(Instance, Cursor), StoreError> {
-        let (slot, it) = self.known(id)?;
-        it.may_be_released(now).map_err(|_| StoreError::Unknown)?;
+        let (slot, instance) = self.find(id)?;
+        instance.may_be_released(now).map_err(|_| StoreError::Unknown)?;
         let (released, cursor) = self.remove(slot, now, log);
         if let Some(lease) = released.lease() {
-            self.claims.over(lease.token(), now);
+            self.tokens.spend(lease.token(), now);
         }
         Ok((released, cursor.expect("an assigned instance has a route")))
     }
 
-    pub(super) fn retire(&mut self, id: &InstanceId, now: Millis, log: &RouteLog) -> Stepped {
-        let (slot, it) = self.known(id)?;
-        it.clone().seen_at(now).may_be_retired()?;
+    pub(super) fn retire(&mut self, id: &InstanceId, now: Millis, log: &RouteLog) -> StepResult {
+        let (slot, instance) = self.find(id)?;
+        instance.clone().seen_at(now).may_be_retired()?;
         Ok(self.remove(slot, now, log).0)
     }
 
-    pub(super) fn fail(&mut self, id: &InstanceId, now: Millis, log: &RouteLog) -> Stepped {
-        let (slot, it) = self.known(id)?;
-        match it.failed(now).map_err(|_| StoreError::Unknown)? {
-            Some(expired) => Ok(self.replace(slot, expired, Kind::Step, now, log)),
-            None => Ok(self.remove(slot, now, log).0),
+    pub(super) fn fail(&mut self, id: &InstanceId, now: Millis, log: &RouteLog) -> StepResult {
+        let (slot, instance) = self.find(id)?;
+        let ended = instance.failed(now).map_err(|_| StoreError::Unknown)?;
+        Ok(self.end(slot, ended, now, log))
+    }
+
+    fn evict(&mut self, id: &InstanceId, now: Millis, log: &RouteLog) -> StepResult {
+        let (slot, instance) = self.find(id)?;
+        let ended = instance.evicted(now).map_err(|_| StoreError::Unknown)?;
+        Ok(self.end(slot, ended, now, log))
+    }
+
+    /// Stores an instance that has ended, or removes it (`None`). Returns the record as it was.
+    fn end(&mut self, slot: Slot, ended: Option<Instance>, now: Millis, log: &RouteLog) -> Instance {
+        match ended {
+            Some(expired) => self.replace(slot, expired, StepKind::Other, now, log),
+            None => self.remove(slot, now, log).0,
         }
     }
 
-    /// Ends what the node has among the records in `count` places from `from` on, and appends those that became expired.
-    /// False past the end.
-    pub(super) fn bury(
+    /// Ends the node's instances among the records in `count` slots from slot `from` on, and appends those that became
+    /// expired. Returns false past the last slot.
+    pub(super) fn evict_portion(
         &mut self,
         node: &NodeId,
         (from, count): (usize, usize),
@@ -268,22 +281,22 @@ impl TemplateTable {
         log: &RouteLog,
         expired: &mut Vec<Instance>,
     ) -> bool {
-        let Some(piece) = self.records.piece(from, count) else { return false };
+        let Some(records) = self.records.portion(from, count) else { return false };
         let ids: Vec<_> =
-            piece.filter(|record| record.node() == node).map(|record| record.id().clone()).collect();
+            records.filter(|record| record.node() == node).map(|record| record.id().clone()).collect();
         for id in ids {
-            // What is over already, or is for the sweep to end, is no failure.
-            if self.fail(&id, now, log).is_ok()
-                && let Some(over) = self.get(&id)
+            // An instance that has expired, or whose deadline has passed and which the sweep will end, is not evicted.
+            if self.evict(&id, now, log).is_ok()
+                && let Some(evicted) = self.get(&id)
             {
-                expired.push(over.clone());
+                expired.push(evicted.clone());
             }
         }
         true
     }
 
-    /// Does what is due with at most `limit` records, the longest due first, and appends those that became
-    /// expired. Returns with how many records it did something.
+    /// Does what is due with at most `limit` records, the longest due first, and appends those that became expired.
+    /// Returns how many records changed.
     pub(super) fn sweep(
         &mut self,
         limit: usize,
@@ -293,86 +306,89 @@ impl TemplateTable {
     ) -> usize {
         for done in 0..limit {
             let Some((_, slot)) = self.due.first().copied().filter(|(at, _)| *at <= now) else { return done };
-            let it = &self.records.at(slot).instance;
-            // Due before its deadline is only what nobody confirmed.
-            let over = it.expired(now).ok().or_else(|| it.failed(now).ok().flatten());
-            if let Some(over) = over {
-                expired.push(over.clone());
-                self.replace(slot, over, Kind::Step, now, log);
+            let instance = &self.records.at(slot).instance;
+            // An assigned instance that is due before its deadline is unconfirmed.
+            let ended = instance.expired(now).or_else(|_| instance.claim_lapsed(now)).ok();
+            if let Some(ended) = ended {
+                expired.push(ended.clone());
+                self.replace(slot, ended, StepKind::Other, now, log);
             } else {
                 let (gone, _) = self.remove(slot, now, log);
                 if let Some(lease) = gone.lease() {
-                    self.claims.forgotten(lease.token());
+                    self.tokens.forget(lease.token());
                 }
             }
         }
         limit
     }
 
-    /// Drops stale usages and tokens, looking at no more than `limit` of each.
-    pub(super) fn tidy(&mut self, now: Millis, limit: usize) {
-        self.claims.tidy(now, limit);
-        self.usages.tidy(now, limit);
+    /// Checks at most `limit` usages and `limit` tokens, and removes those that are stale.
+    pub(super) fn remove_stale(&mut self, now: Millis, limit: usize) {
+        self.tokens.remove_stale(now, limit);
+        self.usages.remove_stale(now, limit);
     }
 
-    /// Stores a step and tells the proxies. Returns the record as it was.
-    fn replace(&mut self, slot: Slot, after: Instance, kind: Kind, now: Millis, log: &RouteLog) -> Instance {
-        self.unlist(slot);
-        let routed = matches!(after.life(), State::Assigned { .. } | State::Expired { .. });
-        if routed || kind == Kind::TakingBack {
-            log.push(RouteChange::Set(after.clone()), kind == Kind::Claim);
+    /// Stores the record after a step and appends the route event. Returns the record as it was.
+    fn replace(
+        &mut self,
+        slot: Slot,
+        after: Instance,
+        kind: StepKind,
+        now: Millis,
+        log: &RouteLog,
+    ) -> Instance {
+        self.unindex(slot);
+        let is_undo = kind == StepKind::UndoClaim;
+        if is_routed(&after) || is_undo {
+            log.push(RouteChange::Set(after.clone()), kind == StepKind::Claim);
         }
         let record = self.records.at_mut(slot);
-        record.unconfirmed = (kind == Kind::Claim).then_some(now);
+        record.unconfirmed_since = (kind == StepKind::Claim).then_some(now);
         let before = std::mem::replace(&mut record.instance, after);
-        let taken_back = kind == Kind::TakingBack;
-        self.enlist(slot, if taken_back { End::Front } else { End::Back });
-        let check = if taken_back { check_step_or_taken_back } else { check_step };
+        self.index(slot, if is_undo { QueueEnd::Front } else { QueueEnd::Back });
+        let check = if is_undo { check_step_or_claim_undone } else { check_step };
         debug_assert_eq!(check(&before, self.get(before.id()), now), Ok(()));
         before
     }
 
-    /// Removes a record, and tells the proxies if they knew it.
+    /// Removes a record, and appends a route event if proxies knew it.
     fn remove(&mut self, slot: Slot, now: Millis, log: &RouteLog) -> (Instance, Option<Cursor>) {
-        self.unlist(slot);
+        self.unindex(slot);
         let gone = self.records.remove(slot).instance;
-        let known = matches!(gone.life(), State::Assigned { .. } | State::Expired { .. });
-        let cursor = known.then(|| log.push(RouteChange::Gone(gone.id().clone()), false));
+        let cursor = is_routed(&gone).then(|| log.push(RouteChange::Gone(gone.id().clone()), false));
         debug_assert_eq!(check_step(&gone, None, now), Ok(()));
         (gone, cursor)
     }
 
-    /// Takes a record out of the queue, the deadlines and the counts, before it changes.
-    fn unlist(&mut self, slot: Slot) {
+    /// Removes a record from the queue, the deadlines and the counts, before it changes.
+    fn unindex(&mut self, slot: Slot) {
         let record = self.records.at(slot);
-        let (life, node) = (*record.instance.life(), record.instance.node().clone());
-        if let State::Ready { .. } = life {
-            self.ready.remove(&node, record.turn);
+        let (state, node) = (*record.instance.state(), record.instance.node().clone());
+        if let State::Ready { .. } = state {
+            self.ready.remove(&node, record.position);
         }
-        if let Some(at) = due(record) {
+        if let Some(at) = record.due() {
             self.due.remove(&(at, slot));
         }
-        self.count(&node, &life, |count| *count -= 1);
+        self.count(&node, &state, |count| *count -= 1);
     }
 
-    /// Puts a record that changed into the queue, the deadlines and the counts.
-    fn enlist(&mut self, slot: Slot, end: End) {
+    /// Adds a record that changed to the queue, the deadlines and the counts.
+    fn index(&mut self, slot: Slot, end: QueueEnd) {
         let record = self.records.at_mut(slot);
-        let (life, node) = (*record.instance.life(), record.instance.node().clone());
-        if let State::Ready { .. } = life {
-            record.turn = self.ready.push(&node, slot, end);
+        let (state, node) = (*record.instance.state(), record.instance.node().clone());
+        if let State::Ready { .. } = state {
+            record.position = self.ready.push(&node, slot, end);
         }
-        if let Some(at) = due(record) {
+        if let Some(at) = record.due() {
             self.due.insert((at, slot));
         }
-        self.count(&node, &life, |count| *count += 1);
+        self.count(&node, &state, |count| *count += 1);
     }
 
+    /// Returns how many tokens, visitors and slots are stored.
     #[cfg(test)]
-    pub(super) fn remembered(&self) -> (usize, usize, usize) {
-        (self.claims.len(), self.usages.len(), self.records.places())
+    pub(super) fn stored(&self) -> (usize, usize, usize) {
+        (self.tokens.len(), self.usages.len(), self.records.slot_count())
     }
 }
-
-/// The record as it is (or was, see the trait) after a step.
-type Stepped = Result<Instance, StoreError>;

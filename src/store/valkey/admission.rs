@@ -1,7 +1,7 @@
-//! Who may ask: while the store is not vouched for nobody is answered, see [`super::recovery`].
+//! Admission of steps: each waits until the state of Valkey is verified, see [`super::recovery`].
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
@@ -11,195 +11,214 @@ use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 
-use super::connection::{Call, Connection, Failure};
-use super::recovery;
-use super::recovery::grant_log::{GrantLog, ReportGeneration, too_late};
-use super::script_reply::Reply;
-use super::scripts::{GatedScript, LoadedScripts, Scripts};
+use super::connection::{Call, CallFailure, Connection};
+use super::recovery::{GrantLog, ReportGeneration, answer_too_late};
+use super::script_reply::ScriptReply;
+use super::scripts::{Scripts, Step, TermSteps};
 use super::settings::Settings;
 use crate::instance::NodeId;
-use crate::store::{Membership, StoreError};
+use crate::store::{HeartbeatReply, StoreError};
 
-/// Pause of a caller that found the gate closed.
-const YIELD_INTERVAL: Duration = Duration::from_millis(1);
+/// Pause of a caller whose step was refused because the term is over.
+const TERM_OVER_BACKOFF: Duration = Duration::from_millis(1);
 
-/// A store that was vouched for.
-pub(super) struct Open {
-    /// What it is called.
-    pub(super) tenure: String,
-    /// In which process.
+/// A term in which this node runs steps.
+pub(super) struct OpenTerm {
+    pub(super) name: String,
+    /// The Valkey process that has the term.
     pub(super) process: String,
-    pub(super) told: LoadedScripts,
-    pub(super) era: ReportGeneration,
+    pub(super) steps: TermSteps,
+    /// The answers of the steps belong to this report generation.
+    pub(super) generation: ReportGeneration,
 }
 
-/// What became of the last attempt to open.
+/// The failed attempts to open a term.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Turn {
-    /// Why it failed, and how many did.
-    failed: (u64, String),
+struct FailedAttempts {
+    count: u64,
+    last_reason: String,
 }
 
-/// What was last told under a tenure of who is there.
+/// The last list of nodes that this node got in a term.
 #[derive(Default)]
-pub(super) struct Heard {
-    pub(super) roster: Option<Membership>,
-    /// The number of that answer.
+pub(super) struct LastNodeList {
+    /// `None` before the first.
+    pub(super) list: Option<HeartbeatReply>,
+    /// The number of the answer that contained it.
     pub(super) number: u64,
-    /// The number of the one before it, that the store knows to have arrived.
+    /// The number of an earlier such answer that Valkey knows this node to have.
     pub(super) acknowledged: u64,
 }
 
-/// See the module.
+/// What all calls of a store and its recovery task share.
+///
+/// Steps are admitted while a term is open. While none is, callers wait until the recovery task opens one, until it
+/// fails, or until their deadline.
 pub(super) struct Admission {
     pub(super) settings: Settings,
-    pub(super) link: Connection,
+    pub(super) connection: Connection,
     pub(super) scripts: Scripts,
-    pub(super) notebook: Mutex<GrantLog>,
-    pub(super) heard: Mutex<Heard>,
-    open: ArcSwapOption<Open>,
-    turned: watch::Sender<Turn>,
-    /// Wakes the keeper: the gate closed.
-    pub(super) wake: Notify,
-    /// Whether what is unclaimed here may have been removed from the store by somebody else.
-    pub(super) unsure: AtomicBool,
-    kept: AtomicBool,
+    pub(super) grant_log: Mutex<GrantLog>,
+    pub(super) last_node_list: Mutex<LastNodeList>,
+    term: ArcSwapOption<OpenTerm>,
+    failed_attempts: watch::Sender<FailedAttempts>,
+    /// Wakes the recovery task before its next check is due.
+    pub(super) wake_recovery: Notify,
+    /// Whether another node may have removed unclaimed instances of this node from Valkey.
+    pub(super) must_check_unclaimed: AtomicBool,
+    /// Ends the recovery task.
     pub(super) stop: CancellationToken,
 }
 
 impl Admission {
-    pub(super) fn new(settings: Settings, notebook: GrantLog) -> Self {
+    pub(super) fn new(settings: Settings, grant_log: GrantLog) -> Self {
         Self {
-            link: Connection::new(settings.clone()),
+            connection: Connection::new(settings.clone()),
             settings,
             scripts: Scripts::new(),
-            notebook: Mutex::new(notebook),
-            heard: Mutex::default(),
-            open: ArcSwapOption::empty(),
-            turned: watch::Sender::default(),
-            wake: Notify::new(),
-            unsure: AtomicBool::new(false),
-            kept: AtomicBool::new(false),
+            grant_log: Mutex::new(grant_log),
+            last_node_list: Mutex::default(),
+            term: ArcSwapOption::empty(),
+            failed_attempts: watch::Sender::default(),
+            wake_recovery: Notify::new(),
+            must_check_unclaimed: AtomicBool::new(false),
             stop: CancellationToken::new(),
         }
     }
 
-    /// Whose store it is.
+    /// Returns the node that uses the store.
     pub(super) fn node(&self) -> &NodeId {
         &self.settings.node
     }
 
-    /// The present for a script: empty for Valkey's own.
-    pub(super) fn now(&self) -> String {
+    /// Returns the present for a script; empty for Valkey's own time.
+    fn now(&self) -> String {
         self.settings.clock.as_ref().map(|clock| clock.now().0.to_string()).unwrap_or_default()
     }
 
-    /// A call of a step in the words of that tenure.
-    pub(super) fn step(&self, open: &Open, step: &GatedScript, arguments: &[&str]) -> Cmd {
+    /// Returns the call of a step in that term.
+    pub(super) fn step_call(&self, term: &OpenTerm, step: &Step, arguments: &[&str]) -> Cmd {
         let mut call = cmd("EVALSHA");
-        call.arg(open.told.hash(step)).arg(1).arg(&self.settings.prefix);
-        call.arg(self.now()).arg(self.settings.route_events).arg(arguments);
+        call.arg(term.steps.hash(step)).arg(1).arg(&self.settings.prefix);
+        call.arg(self.now()).arg(self.settings.max_route_events).arg(arguments);
         call
     }
 
-    /// A call of a script that is no step.
-    pub(super) fn other<'a>(&self, script: &'a Script, arguments: &[&str]) -> ScriptInvocation<'a> {
+    /// Returns the call of a script that is not a step.
+    pub(super) fn script_call<'a>(&self, script: &'a Script, arguments: &[&str]) -> ScriptInvocation<'a> {
         let mut call = script.key(&self.settings.prefix);
-        call.arg(self.now()).arg(self.settings.route_events).arg(arguments);
+        call.arg(self.now()).arg(self.settings.max_route_events).arg(arguments);
         call
     }
 
-    /// Has a step done as soon as the gate is open. Returns in which era it was.
+    /// Runs a step as soon as a term is open. Returns its answer and the term in which it ran.
+    ///
+    /// # Errors
+    /// `Unavailable` when no term opens, or no answer comes, within the call timeout.
     pub(super) async fn run(
-        self: &Arc<Self>,
-        step: &GatedScript,
+        &self,
+        step: &Step,
         arguments: &[&str],
-    ) -> Result<(Reply, Arc<Open>), StoreError> {
-        let deadline = Instant::now() + self.settings.deadline;
+    ) -> Result<(ScriptReply, Arc<OpenTerm>), StoreError> {
+        let deadline = Instant::now() + self.settings.call_timeout;
         loop {
-            let open = self.passed(deadline).await?;
-            let call = Call::Command(self.step(&open, step, arguments));
-            let words: Result<Vec<String>, _> = self.link.call_of(&call, Some(&open.process), deadline).await;
-            match words {
-                Ok(words) if words == ["closed"] => {}
-                Ok(words) => return Ok((Reply::new(words), open)),
-                Err(Failure::NotTold) => {}
-                Err(Failure::Unavailable(error)) => return Err(error),
+            let term = self.wait_for_term(deadline).await?;
+            let call = Call::Command(self.step_call(&term, step, arguments));
+            let answer: Result<Vec<String>, _> =
+                self.connection.call_process(&call, Some(&term.process), deadline).await;
+            match answer {
+                Ok(words) if words == ["unverified"] => {}
+                Ok(words) => return Ok((ScriptReply::new(words), term)),
+                Err(CallFailure::NotVerified) => {}
+                Err(CallFailure::Unavailable(error)) => return Err(error),
             }
-            // It was surely not done.
-            self.close(&open);
-            tokio::time::sleep(YIELD_INTERVAL).await;
+            // The step surely was not done, so it may be called again in the next term.
+            self.close_term(&term);
+            tokio::time::sleep(TERM_OVER_BACKOFF).await;
         }
     }
 
-    /// The same with what is no script and only reads.
-    pub(super) async fn read<T: FromRedisValue>(self: &Arc<Self>, command: Cmd) -> Result<T, StoreError> {
-        let deadline = Instant::now() + self.settings.deadline;
-        let open = self.passed(deadline).await?;
-        match self.link.call_of(&Call::Command(command), Some(&open.process), deadline).await {
+    /// Runs a command that only reads, as soon as a term is open.
+    ///
+    /// # Errors
+    /// `Unavailable` when no term opens, or no answer comes, within the call timeout, or when the term is over.
+    pub(super) async fn read<T: FromRedisValue>(&self, command: Cmd) -> Result<T, StoreError> {
+        let deadline = Instant::now() + self.settings.call_timeout;
+        let term = self.wait_for_term(deadline).await?;
+        match self.connection.call_process(&Call::Command(command), Some(&term.process), deadline).await {
             Ok(answer) => Ok(answer),
-            Err(Failure::Unavailable(error)) => Err(error),
-            Err(Failure::NotTold) => {
-                self.close(&open);
-                Err(too_late())
+            Err(CallFailure::Unavailable(error)) => Err(error),
+            Err(CallFailure::NotVerified) => {
+                self.close_term(&term);
+                Err(answer_too_late())
             }
         }
     }
 
-    /// Waits until the gate is open.
-    pub(super) async fn passed(self: &Arc<Self>, deadline: Instant) -> Result<Arc<Open>, StoreError> {
-        if let Some(open) = self.open.load_full() {
-            return Ok(open);
+    /// Waits until a term is open.
+    ///
+    /// # Errors
+    /// `Unavailable` when an attempt to open one fails, or none opens before the deadline.
+    pub(super) async fn wait_for_term(&self, deadline: Instant) -> Result<Arc<OpenTerm>, StoreError> {
+        if let Some(term) = self.term() {
+            return Ok(term);
         }
-        self.start();
-        let mut turns = self.turned.subscribe();
-        let before = turns.borrow_and_update().failed.0;
+        let mut attempts = self.failed_attempts.subscribe();
+        let failed_before = attempts.borrow_and_update().count;
         loop {
-            if let Some(open) = self.open.load_full() {
-                return Ok(open);
+            if let Some(term) = self.term() {
+                return Ok(term);
             }
-            let (failed, why) = turns.borrow_and_update().failed.clone();
-            if failed > before {
-                return Err(StoreError::Unavailable(why));
+            let FailedAttempts { count, last_reason } = attempts.borrow_and_update().clone();
+            if count > failed_before {
+                return Err(StoreError::Unavailable(last_reason));
             }
-            if timeout_at(deadline, turns.changed()).await.is_err() {
-                return Err(StoreError::Unavailable("it is being recovered".to_owned()));
+            if timeout_at(deadline, attempts.changed()).await.is_err() {
+                return Err(not_verified());
             }
         }
     }
 
-    pub(super) fn current(&self) -> Option<Arc<Open>> {
-        self.open.load_full()
+    /// Returns the open term, if there is one.
+    pub(super) fn term(&self) -> Option<Arc<OpenTerm>> {
+        self.term.load_full()
     }
 
-    /// Closes the gate, unless it was opened anew since.
-    pub(super) fn close(&self, open: &Arc<Open>) {
-        self.open.compare_and_swap(open, None);
-        self.wake.notify_one();
+    /// Whether the open term has that name.
+    pub(super) fn is_open(&self, term: &str) -> bool {
+        self.term().is_some_and(|open| open.name == term)
     }
 
-    pub(super) fn shut(&self) {
-        self.open.store(None);
+    /// Closes a term, unless another was opened since, and wakes the recovery task.
+    pub(super) fn close_term(&self, term: &Arc<OpenTerm>) {
+        self.term.compare_and_swap(term, None);
+        self.wake_recovery.notify_one();
     }
 
-    pub(super) fn open(&self, open: Open) {
-        self.open.store(Some(Arc::new(open)));
-        self.turned.send_modify(|_| {});
+    /// Closes the open term, if there is one.
+    pub(super) fn close_any_term(&self) {
+        self.term.store(None);
     }
 
-    /// An attempt to open failed, and those who wait need not wait on.
-    pub(super) fn failed(&self, why: &StoreError) {
-        let why = match why {
-            StoreError::Unavailable(why) => why.clone(),
+    /// Opens a term, and wakes all callers that wait for one.
+    pub(super) fn open_term(&self, term: OpenTerm) {
+        self.term.store(Some(Arc::new(term)));
+        self.failed_attempts.send_modify(|_| {});
+    }
+
+    /// Lets all callers that wait for a term fail.
+    pub(super) fn report_failed_attempt(&self, error: &StoreError) {
+        let reason = match error {
+            StoreError::Unavailable(reason) => reason.clone(),
             other => other.to_string(),
         };
-        self.turned.send_modify(|turn| turn.failed = (turn.failed.0 + 1, why));
+        self.failed_attempts.send_modify(|attempts| {
+            *attempts = FailedAttempts { count: attempts.count + 1, last_reason: reason };
+        });
     }
+}
 
-    /// Has the gate kept from now on, until the store is dropped.
-    pub(super) fn start(self: &Arc<Self>) {
-        if !self.kept.swap(true, Ordering::AcqRel) {
-            crate::telemetry::task::spawn("store recovery", recovery::keep(self.clone()));
-        }
-    }
+/// The error of a call that came before the state of Valkey was verified.
+pub(super) fn not_verified() -> StoreError {
+    StoreError::Unavailable("its state is not verified yet after a restart or a data loss".to_owned())
 }

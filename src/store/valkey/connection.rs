@@ -1,79 +1,57 @@
-//! The way to Valkey: one connection that all calls share, made anew when it breaks.
+//! The shared connection to Valkey: all calls use it, with a deadline each, and it is opened again when it breaks.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
-use redis::aio::{ConnectionLike, MultiplexedConnection};
-use redis::cluster::ClusterClientBuilder;
-use redis::cluster_async::ClusterConnection;
-use redis::io::tcp::TcpSettings;
-use redis::sentinel::{SentinelClientBuilder, SentinelServerType};
-use redis::{
-    AsyncConnectionConfig, Client, Cmd, ConnectionAddr, ErrorKind, FromRedisValue, IntoConnectionInfo,
-    Pipeline, RedisConnectionInfo, RedisError, RedisFuture, RedisResult, ScriptInvocation, ServerErrorKind,
-    TlsMode, Value, cmd,
-};
+use redis::{Cmd, ErrorKind, FromRedisValue, RedisError, RedisResult, ScriptInvocation, ServerErrorKind};
 use tokio::sync::Mutex;
 use tokio::time::{Instant, timeout, timeout_at};
 
-use super::{Address, Mode, Settings};
+use super::settings::{Mode, Settings};
+use super::transport::Transport;
 use crate::store::StoreError;
 
-/// With less time left nobody begins to connect.
-const TOO_LATE: Duration = Duration::from_millis(20);
+/// With less time than this before its deadline, a call does not begin to connect.
+const MIN_CONNECT_TIME: Duration = Duration::from_millis(20);
 
-/// How often the keys are looked for on a cluster that is being changed, with waits of milliseconds up to this many: so
-/// that there is an answer within the deadline.
-const CLUSTER_RETRIES: u32 = 8;
-const CLUSTER_RETRY_WAIT: u64 = 100;
-
-/// A connection, whatever is at its other end.
-#[derive(Clone)]
-pub(super) enum Transport {
-    /// One server.
-    Single(MultiplexedConnection),
-    /// A cluster: whichever of its servers has our keys.
-    Cluster(ClusterConnection),
-}
-
-/// What can be asked.
+/// A command or script to run.
 pub(super) enum Call<'a> {
     Command(Cmd),
-    /// One that Valkey may have forgotten since: then it is told again.
+    /// A script, which is loaded again if Valkey no longer knows it.
     Script(ScriptInvocation<'a>),
 }
 
-/// Why there is no answer.
+/// Why a call was not done, or has no answer.
 #[derive(Debug)]
-pub(super) enum Failure {
-    /// It cannot be reached, or does not answer.
+pub(super) enum CallFailure {
+    /// Valkey cannot be reached, or does not answer. The call may have been done.
     Unavailable(StoreError),
-    /// Another process answers than the one that was vouched for, or one that was not told what it is asked.
-    NotTold,
+    /// The call surely was not done: another process answers than the one that was verified, or the step is not loaded.
+    NotVerified,
 }
 
-/// A connection, and which process with which past is at its other end: `None` on a cluster, where that changes without
-/// notice.
-struct Line {
-    wire: Transport,
+/// The shared connection while it is open.
+struct OpenConnection {
+    transport: Transport,
+    /// The process at the other end, see [`Transport::process`]. `None` on a cluster, where it changes without notice.
     process: Option<String>,
 }
 
 impl Call<'_> {
-    async fn on<T: FromRedisValue>(&self, wire: &mut Transport) -> RedisResult<T> {
+    async fn run<T: FromRedisValue>(&self, transport: &mut Transport) -> RedisResult<T> {
         match self {
-            Call::Command(command) => command.query_async(wire).await,
-            Call::Script(script) => script.invoke_async(wire).await,
+            Call::Command(command) => command.query_async(transport).await,
+            Call::Script(script) => script.invoke_async(transport).await,
         }
     }
 }
 
-/// The shared connection.
+/// The shared connection, open or not.
 pub(super) struct Connection {
     settings: Settings,
-    current: ArcSwapOption<Line>,
-    /// Held by whoever makes a new one, so that a thousand callers do not make a thousand.
+    current: ArcSwapOption<OpenConnection>,
+    /// Locked by the one caller that connects, so that a thousand callers do not open a thousand connections.
     connecting: Mutex<()>,
 }
 
@@ -82,276 +60,146 @@ impl Connection {
         Self { settings, current: ArcSwapOption::empty(), connecting: Mutex::default() }
     }
 
-    /// Makes a call on the shared connection within the deadline.
+    /// Makes a call within the call timeout, to whatever process is at the other end.
+    ///
+    /// # Errors
+    /// `Unavailable` when there is no answer, after which the call may have been done.
     pub(super) async fn call<T: FromRedisValue>(&self, call: &Call<'_>) -> Result<T, StoreError> {
-        let deadline = Instant::now() + self.settings.deadline;
-        match self.call_of(call, None, deadline).await {
+        let deadline = Instant::now() + self.settings.call_timeout;
+        match self.call_process(call, None, deadline).await {
             Ok(answer) => Ok(answer),
-            Err(Failure::Unavailable(error)) => Err(error),
-            Err(Failure::NotTold) => Err(StoreError::Unavailable("it forgot what it was told".to_owned())),
+            Err(CallFailure::Unavailable(error)) => Err(error),
+            Err(CallFailure::NotVerified) => {
+                Err(StoreError::Unavailable("Valkey no longer has the script".to_owned()))
+            }
         }
     }
 
-    /// The same, of no other process than that one, as far as the connection can tell. Makes the call once more, on a new
-    /// connection, when the first one breaks: the old one may have been broken for long, which only using it tells. Calls
-    /// can stand that, see the prelude of the scripts.
-    pub(super) async fn call_of<T: FromRedisValue>(
+    /// Makes a call to that process and to no other, as far as the connection knows.
+    ///
+    /// If the connection breaks, the call is made once more on a new connection: the old one may have been broken for
+    /// long, which shows only when it is used. So a call must be safe to repeat, see [`super::scripts`].
+    ///
+    /// # Errors
+    /// As [`CallFailure`] says.
+    pub(super) async fn call_process<T: FromRedisValue>(
         &self,
         call: &Call<'_>,
         process: Option<&str>,
         deadline: Instant,
-    ) -> Result<T, Failure> {
-        let mut again = true;
-        let unavailable = |error| Failure::Unavailable(unavailable(error));
+    ) -> Result<T, CallFailure> {
+        let mut may_repeat = true;
+        let unavailable = |error| CallFailure::Unavailable(unavailable(error));
         loop {
-            let line = match timeout_at(deadline, self.line(deadline)).await {
-                Ok(line) => line.map_err(unavailable)?,
-                Err(_) => return Err(Failure::Unavailable(too_far())),
+            let open = match timeout_at(deadline, self.open(deadline)).await {
+                Ok(open) => open.map_err(unavailable)?,
+                Err(_) => return Err(CallFailure::Unavailable(connect_timed_out())),
             };
-            if process.is_some_and(|process| line.process.as_deref().is_some_and(|it| it != process)) {
-                // It may be one to the process before, which nobody has used since.
-                self.give_up(&line);
-                if std::mem::take(&mut again) {
+            if process.is_some_and(|process| open.process.as_deref().is_some_and(|it| it != process)) {
+                // The connection may be one to an earlier process that no call has used since.
+                self.discard(&open);
+                if std::mem::take(&mut may_repeat) {
                     continue;
                 }
-                return Err(Failure::NotTold);
+                return Err(CallFailure::NotVerified);
             }
-            match timeout_at(deadline, call.on(&mut line.wire.clone())).await {
-                Ok(Ok(done)) => return Ok(done),
+            match timeout_at(deadline, call.run(&mut open.transport.clone())).await {
+                Ok(Ok(answer)) => return Ok(answer),
                 Ok(Err(error)) => {
                     if error.kind() == ErrorKind::Server(ServerErrorKind::NoScript) {
-                        return Err(Failure::NotTold);
+                        return Err(CallFailure::NotVerified);
                     }
-                    if broken(&error) {
-                        self.give_up(&line);
-                        if std::mem::take(&mut again) {
+                    if needs_new_connection(&error) {
+                        self.discard(&open);
+                        if std::mem::take(&mut may_repeat) {
                             continue;
                         }
                     }
                     return Err(unavailable(error));
                 }
                 Err(_) => {
-                    // What is silent now may be half open; the next call does not wait behind this one.
-                    self.give_up(&line);
-                    let silent = StoreError::Unavailable("it does not answer in time".to_owned());
-                    return Err(Failure::Unavailable(silent));
+                    // A silent connection may be half open; the next call must not wait on it.
+                    self.discard(&open);
+                    return Err(CallFailure::Unavailable(answer_timed_out()));
                 }
             }
         }
     }
 
-    async fn line(&self, deadline: Instant) -> RedisResult<Arc<Line>> {
-        if let Some(line) = self.current.load_full() {
-            return Ok(line);
+    async fn open(&self, deadline: Instant) -> RedisResult<Arc<OpenConnection>> {
+        if let Some(open) = self.current.load_full() {
+            return Ok(open);
         }
-        let _one_connects = self.connecting.lock().await;
-        if let Some(line) = self.current.load_full() {
-            return Ok(line);
+        let _only_one_connects = self.connecting.lock().await;
+        if let Some(open) = self.current.load_full() {
+            return Ok(open);
         }
-        // All who waited for one that was never made give up at about the same time; each would else begin another.
-        if Instant::now() + TOO_LATE >= deadline {
+        // All callers that waited for a connection that failed reach this at about the same time; without this check
+        // each would begin another.
+        if Instant::now() + MIN_CONNECT_TIME >= deadline {
             return Err(RedisError::from(std::io::Error::from(std::io::ErrorKind::TimedOut)));
         }
-        let mut wire = self.connect(self.settings.deadline).await?;
+        let mut transport = Transport::connect(&self.settings, self.settings.call_timeout).await?;
         let process = match self.settings.mode {
             Mode::Cluster => None,
-            Mode::Single | Mode::Sentinel { .. } => Some(process(&mut wire).await?),
+            Mode::Single | Mode::Sentinel { .. } => Some(transport.process().await?),
         };
-        let line = Arc::new(Line { wire, process });
-        self.current.store(Some(line.clone()));
-        Ok(line)
+        let open = Arc::new(OpenConnection { transport, process });
+        self.current.store(Some(open.clone()));
+        Ok(open)
     }
 
-    /// A connection within the deadline.
-    pub(super) async fn in_time(
+    /// Opens a connection that is not shared, within the call timeout. `answer_timeout` is the longest time of one
+    /// answer on it.
+    ///
+    /// # Errors
+    /// `Unavailable` when Valkey cannot be reached.
+    pub(super) async fn connect(&self, answer_timeout: Duration) -> Result<Transport, StoreError> {
+        self.in_time(Transport::connect(&self.settings, answer_timeout)).await
+    }
+
+    /// Opens a connection that is not shared to the server that has the keys, within the call timeout.
+    ///
+    /// # Errors
+    /// `Unavailable` when Valkey cannot be reached.
+    pub(super) async fn connect_to_key_owner(&self) -> Result<Transport, StoreError> {
+        self.in_time(Transport::connect_to_key_owner(&self.settings)).await
+    }
+
+    async fn in_time(
         &self,
         connecting: impl Future<Output = RedisResult<Transport>>,
     ) -> Result<Transport, StoreError> {
-        match timeout(self.settings.deadline, connecting).await {
-            Ok(wire) => wire.map_err(unavailable),
-            Err(_) => Err(too_far()),
+        match timeout(self.settings.call_timeout, connecting).await {
+            Ok(transport) => transport.map_err(unavailable),
+            Err(_) => Err(connect_timed_out()),
         }
     }
 
-    /// Forgets a connection, unless that was done and there is a newer one.
-    fn give_up(&self, line: &Arc<Line>) {
-        self.current.compare_and_swap(line, None);
-    }
-
-    /// A connection to the very server that has our keys, which ends with it: what is asked on it is asked of one process.
-    pub(super) async fn direct(&self) -> RedisResult<Transport> {
-        let mut wire = self.connect(self.settings.deadline).await?;
-        if let Transport::Single(_) = wire {
-            return Ok(wire);
-        }
-        let slot: i64 =
-            cmd("CLUSTER").arg("KEYSLOT").arg(&self.settings.prefix).query_async(&mut wire).await?;
-        let slots: Vec<Vec<Value>> = cmd("CLUSTER").arg("SLOTS").query_async(&mut wire).await?;
-        let lost = || RedisError::from((ErrorKind::ClusterConnectionNotFound, "no server has our keys"));
-        for range in slots {
-            let [Value::Int(first), Value::Int(last), Value::Array(server), ..] = range.as_slice() else {
-                continue;
-            };
-            if !(*first..=*last).contains(&slot) {
-                continue;
-            }
-            let [host, port, ..] = server.as_slice() else { return Err(lost()) };
-            let host: Option<String> = redis::from_redis_value(host.clone())?;
-            let port: u16 = redis::from_redis_value(port.clone())?;
-            // A server that does not know its own name is where it was asked.
-            let asked = self.settings.addresses.iter().find_map(|address| match address {
-                Address::Tcp(host, _) => Some(host.clone()),
-                Address::Unix(_) => None,
-            });
-            let host = host.filter(|host| !host.is_empty()).or(asked).ok_or_else(lost)?;
-            return self.single(&Address::Tcp(host, port), self.settings.deadline).await;
-        }
-        Err(lost())
-    }
-
-    fn login(&self) -> RedisConnectionInfo {
-        let Settings { username, password, db, .. } = &self.settings;
-        let mut login = RedisConnectionInfo::default().set_db(*db);
-        if let Some(username) = username {
-            login = login.set_username(username);
-        }
-        if let Some(password) = password {
-            login = login.set_password(password);
-        }
-        login
-    }
-
-    fn config(&self, longest: Duration) -> AsyncConnectionConfig {
-        AsyncConnectionConfig::new()
-            .set_connection_timeout(Some(self.settings.deadline))
-            .set_response_timeout(Some(longest))
-    }
-
-    async fn single(&self, address: &Address, longest: Duration) -> RedisResult<Transport> {
-        let info = at(address, self.settings.tls).into_connection_info()?;
-        let info = info.set_redis_settings(self.login()).set_tcp_settings(at_once());
-        let client = Client::open(info)?;
-        Ok(Transport::Single(
-            client.get_multiplexed_async_connection_with_config(&self.config(longest)).await?,
-        ))
-    }
-
-    /// A new connection. `longest` is the time of one answer on it.
-    pub(super) async fn connect(&self, longest: Duration) -> RedisResult<Transport> {
-        let Settings { addresses, mode, username, password, db, tls, deadline, .. } = &self.settings;
-        let first = addresses.first().expect("the configuration names at least one");
-        let addresses = addresses.iter().map(|address| at(address, *tls));
-        match mode {
-            Mode::Single => self.single(first, longest).await,
-            Mode::Sentinel { service } => {
-                let mut builder = SentinelClientBuilder::new(addresses, service, SentinelServerType::Master)?
-                    .set_client_to_redis_tcp_settings(at_once())
-                    .set_client_to_redis_db(*db);
-                if *tls {
-                    builder = builder
-                        .set_client_to_redis_tls_mode(TlsMode::Secure)
-                        .set_client_to_sentinel_tls_mode(TlsMode::Secure);
-                }
-                if let Some(username) = username {
-                    builder = builder.set_client_to_redis_username(username);
-                }
-                if let Some(password) = password {
-                    builder = builder.set_client_to_redis_password(password);
-                }
-                let mut client = builder.build()?;
-                Ok(Transport::Single(client.get_async_connection_with_config(&self.config(longest)).await?))
-            }
-            Mode::Cluster => {
-                let mut builder = ClusterClientBuilder::new(addresses)
-                    .retries(CLUSTER_RETRIES)
-                    .max_retry_wait(CLUSTER_RETRY_WAIT)
-                    .tcp_settings(at_once())
-                    .connection_timeout(*deadline)
-                    .response_timeout(longest);
-                if let Some(username) = username {
-                    builder = builder.username(username);
-                }
-                if let Some(password) = password {
-                    builder = builder.password(password);
-                }
-                if *tls {
-                    builder = builder.tls(TlsMode::Secure);
-                }
-                Ok(Transport::Cluster(builder.build()?.get_async_connection().await?))
-            }
-        }
+    /// Forgets a connection, unless it was replaced by a newer one already.
+    fn discard(&self, open: &Arc<OpenConnection>) {
+        self.current.compare_and_swap(open, None);
     }
 }
 
-/// Whether another connection might do better: this one ended, or leads to a server that no longer has the say.
-fn broken(error: &RedisError) -> bool {
+/// Whether a new connection may help: this one ended, or leads to a server that no longer is the primary.
+fn needs_new_connection(error: &RedisError) -> bool {
     use ServerErrorKind::{MasterDown, ReadOnly};
     error.is_unrecoverable_error()
         || error.is_io_error()
         || matches!(error.kind(), ErrorKind::Server(ReadOnly | MasterDown))
 }
 
-/// Which process is at the other end, and with which past: a server that became another's replica and then master again is
-/// the same process, and may have lost something in between.
-pub(super) async fn process(wire: &mut Transport) -> RedisResult<String> {
-    let told: String = cmd("INFO").arg("server").arg("replication").query_async(wire).await?;
-    let field =
-        |name: &str| told.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':')).map(str::trim);
-    match (field("role"), field("run_id"), field("master_replid")) {
-        (Some("master"), Some(process), Some(past)) => Ok(format!("{process}:{past}")),
-        _ => {
-            Err(RedisError::from((ErrorKind::Server(ServerErrorKind::ReadOnly), "it does not have the say")))
-        }
-    }
+fn connect_timed_out() -> StoreError {
+    StoreError::Unavailable("cannot connect in time".to_owned())
 }
 
-fn too_far() -> StoreError {
-    StoreError::Unavailable("it cannot be reached in time".to_owned())
+/// The error of a call that got no answer in time.
+pub(super) fn answer_timed_out() -> StoreError {
+    StoreError::Unavailable("no answer in time".to_owned())
 }
 
-/// A call does not wait until the one before it is answered, as Nagle's algorithm would have it.
-fn at_once() -> TcpSettings {
-    TcpSettings::default().set_nodelay(true)
-}
-
-fn at(address: &Address, tls: bool) -> ConnectionAddr {
-    match address.clone() {
-        Address::Tcp(host, port) if tls => {
-            ConnectionAddr::TcpTls { host, port, insecure: false, tls_params: None }
-        }
-        Address::Tcp(host, port) => ConnectionAddr::Tcp(host, port),
-        Address::Unix(path) => ConnectionAddr::Unix(path),
-    }
-}
-
+/// The error of a call that failed.
 pub(super) fn unavailable(error: RedisError) -> StoreError {
     StoreError::Unavailable(error.to_string())
-}
-
-impl ConnectionLike for Transport {
-    fn req_packed_command<'a>(&'a mut self, command: &'a Cmd) -> RedisFuture<'a, Value> {
-        match self {
-            Transport::Single(wire) => wire.req_packed_command(command),
-            Transport::Cluster(wire) => wire.req_packed_command(command),
-        }
-    }
-
-    fn req_packed_commands<'a>(
-        &'a mut self,
-        commands: &'a Pipeline,
-        offset: usize,
-        count: usize,
-    ) -> RedisFuture<'a, Vec<Value>> {
-        match self {
-            Transport::Single(wire) => wire.req_packed_commands(commands, offset, count),
-            Transport::Cluster(wire) => wire.req_packed_commands(commands, offset, count),
-        }
-    }
-
-    fn get_db(&self) -> i64 {
-        match self {
-            Transport::Single(wire) => wire.get_db(),
-            Transport::Cluster(wire) => wire.get_db(),
-        }
-    }
 }

@@ -1,80 +1,89 @@
-//! The nodes: who is there, and what becomes of one that is not.
+//! The methods of [`ValkeyStore`] about nodes: heartbeats, the list of nodes, draining and eviction.
 
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::admission::Heard;
+use super::admission::{LastNodeList, not_verified};
 use super::connection::Call;
-use super::script_reply::{Reply, broken};
-use super::{ValkeyStore, millis, record_codec};
+use super::record_codec::{duration_text, token_text};
+use super::script_reply::{ScriptReply, malformed};
+use super::store::ValkeyStore;
 use crate::instance::{ClaimToken, Instance, NodeId};
-use crate::store::{Membership, NodeInfo, NodeStatus, StoreError};
+use crate::store::{HeartbeatReply, NodeInfo, NodeStatus, StoreError};
 use crate::template::Secret;
 
 impl ValkeyStore {
-    /// While the store is being recovered it lacks nodes that have not come back to it yet: then the answer is what was heard
-    /// last, if anything was. The node is heard all the same.
-    pub(super) async fn register(&self, card: &NodeInfo) -> Result<Membership, StoreError> {
-        let gate = &self.gate;
-        if gate.current().is_none() && gate.heard.lock().roster.is_none() {
-            // The first beat comes before all else. What it is told counts only under a tenure.
-            let _heard_all_the_same = gate.passed(Instant::now() + gate.settings.deadline).await;
+    /// Sends a heartbeat, and returns the nodes.
+    ///
+    /// The heartbeat is recorded even while no term is open. The list of nodes then lacks those that have not come back
+    /// yet, so the last list from a term is returned instead, if there was one.
+    pub(super) async fn send_heartbeat(&self, info: &NodeInfo) -> Result<HeartbeatReply, StoreError> {
+        let admission = &self.admission;
+        if admission.term().is_none() && admission.last_node_list.lock().list.is_none() {
+            // The first heartbeat comes before all other calls, and its answer counts only in a term. It is sent even
+            // if none opens.
+            let _ignored = self.wait_for_term(Instant::now() + admission.settings.call_timeout).await;
         }
-        let text = serde_json::to_string(card).map_err(|_| broken())?;
+        let info_text = serde_json::to_string(info).map_err(|_| malformed())?;
         let (secret, acknowledged) = {
-            let heard = gate.heard.lock();
-            let secret = heard.roster.as_ref().map_or(&self.candidate, |roster| &roster.secret);
-            (secret.clone(), heard.number)
+            let last = admission.last_node_list.lock();
+            let secret = last.list.as_ref().map_or(&self.candidate_secret, |known| &known.secret);
+            (secret.clone(), last.number)
         };
-        let number = acknowledged.to_string();
-        let call = record_codec::token(ClaimToken::random());
-        let arguments = [&call, card.id.as_str(), &text, secret.reveal(), &number];
-        let beat = Call::Script(gate.other(&gate.scripts.beat, &arguments));
-        let mut reply = Reply::new(gate.link.call(&beat).await?);
-        let (tenure, number, new, secret) = (reply.text()?, reply.number()?, reply.number()?, reply.text()?);
-        let told = Membership { members: reply.members()?, secret: Secret::new(secret), returned: new == 1 };
-        let mut heard = gate.heard.lock();
-        match &heard.roster {
-            Some(before) if gate.current().is_none_or(|open| open.tenure != tenure) => {
-                gate.wake.notify_one();
-                Ok(Membership { returned: false, ..before.clone() })
+        let call = token_text(ClaimToken::random());
+        let acknowledged_text = acknowledged.to_string();
+        let arguments = [&call, info.id.as_str(), &info_text, secret.reveal(), &acknowledged_text];
+        let heartbeat = Call::Script(admission.script_call(&admission.scripts.heartbeat, &arguments));
+        let mut reply = ScriptReply::new(admission.connection.call(&heartbeat).await?);
+        let (term, number, is_new, secret) =
+            (reply.text()?, reply.number()?, reply.number()? == 1, reply.text()?);
+        let list = HeartbeatReply { nodes: reply.nodes()?, secret: Secret::new(secret), is_new };
+        let mut last = admission.last_node_list.lock();
+        match &last.list {
+            Some(before) if !admission.is_open(&term) => {
+                admission.wake_recovery.notify_one();
+                Ok(HeartbeatReply { is_new: false, ..before.clone() })
             }
-            _ if gate.current().is_some_and(|open| open.tenure == tenure) => {
-                *heard = Heard { roster: Some(told.clone()), number, acknowledged };
-                if told.returned {
-                    gate.unsure.store(true, Ordering::Release);
-                    gate.wake.notify_one();
+            _ if admission.is_open(&term) => {
+                *last = LastNodeList { list: Some(list.clone()), number, acknowledged };
+                if list.is_new {
+                    admission.must_check_unclaimed.store(true, Ordering::Release);
+                    admission.wake_recovery.notify_one();
                 }
-                Ok(told)
+                Ok(list)
             }
-            // It cannot be told from a store that lost who was there, and what they share.
-            _ => Err(StoreError::Unavailable("it is being recovered".to_owned())),
+            // Valkey may have lost the nodes and their shared secret.
+            _ => Err(not_verified()),
         }
     }
 
-    pub(super) async fn read_roster(&self) -> Result<Vec<NodeStatus>, StoreError> {
-        self.run(&self.gate.scripts.roster, &[]).await?.members()
+    /// Reads all nodes.
+    pub(super) async fn read_nodes(&self) -> Result<Vec<NodeStatus>, StoreError> {
+        self.run(&self.admission.scripts.nodes, &[]).await?.0.nodes()
     }
 
+    /// Marks a node as draining, or removes the mark.
     pub(super) async fn set_draining(&self, node: &NodeId, on: bool) -> Result<(), StoreError> {
         let on = if on { "1" } else { "0" };
-        self.once(&self.gate.scripts.drain, &[node.as_str(), on]).await?.0.outcome()
+        self.run_idempotent(&self.admission.scripts.drain, &[node.as_str(), on]).await?.0.outcome()
     }
 
-    pub(super) async fn bury_in_pages(
+    /// Evicts a node, one page of its records in each call. Returns the instances that became expired.
+    pub(super) async fn evict_in_pages(
         &self,
         node: &NodeId,
         silence: Duration,
     ) -> Result<Vec<Instance>, StoreError> {
         let (mut expired, mut place) = (Vec::new(), "0".to_owned());
-        let silence = millis(silence);
+        let silence = duration_text(silence);
         loop {
             let arguments = [node.as_str(), &silence, &place];
-            let (mut page, open) = self.once(&self.gate.scripts.bury, &arguments).await?;
+            let (mut page, term) =
+                self.run_idempotent(&self.admission.scripts.evict_node, &arguments).await?;
             place = page.text()?;
-            self.learn_expired(page, &open, &mut expired)?;
+            self.note_expired(page, &term, &mut expired)?;
             if place == "0" {
                 return Ok(expired);
             }

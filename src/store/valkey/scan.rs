@@ -1,4 +1,4 @@
-//! What is read a page at a time: a node's records, the table of routes, and the events that follow it.
+//! The methods of [`ValkeyStore`] that read in pages: a node's records, the routes, and the route events.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -8,142 +8,141 @@ use redis::streams::{StreamReadOptions, StreamReadReply};
 use redis::{AsyncCommands, RedisResult};
 use tokio::time::Instant;
 
-use super::ValkeyStore;
-use super::admission::Open;
-use super::connection::unavailable;
-use super::recovery::grant_log::too_late;
-use super::script_reply::{Reply, broken};
-use super::scripts::GatedScript;
+use super::admission::OpenTerm;
+use super::connection::{answer_timed_out, unavailable};
+use super::recovery::answer_too_late;
+use super::script_reply::{ScriptReply, malformed};
+use super::scripts::Step;
+use super::store::ValkeyStore;
 use crate::clock::Millis;
 use crate::instance::{Instance, InstanceId};
 use crate::store::{Cursor, RouteChange, RouteEvents, StoreError};
 
-/// Most events of one answer.
-const BATCH: usize = 256;
+/// Most route events in one answer.
+const EVENTS_PER_ANSWER: usize = 256;
 
-/// Most idle connections kept for those who wait for events.
-const IDLE: usize = 4;
+/// Most idle connections kept for calls that wait for route events.
+const MAX_IDLE_TRANSPORTS: usize = 4;
 
 impl ValkeyStore {
-    /// Reads all pages of a step that has pages, `front` what stands at the front of each. Returns the records, the first
-    /// page's present, and under what it was.
-    pub(super) async fn pages(
+    /// Reads all pages of a step. `of` is an argument before the place, `read_front` reads the words before the records
+    /// of each page. Returns the records, the time of the first page, and the term.
+    ///
+    /// # Errors
+    /// The call failed, or another term began between two pages, which then do not belong together.
+    pub(super) async fn read_pages(
         &self,
-        step: &GatedScript,
+        step: &Step,
         of: Option<&str>,
-        mut front: impl FnMut(&mut Reply) -> Result<(), StoreError> + Send,
-    ) -> Result<(HashMap<InstanceId, Instance>, Millis, Arc<Open>), StoreError> {
-        let (mut found, mut first, mut place) = (HashMap::new(), None, "0".to_owned());
-        let mut under: Option<Arc<Open>> = None;
+        mut read_front: impl FnMut(&mut ScriptReply) -> Result<(), StoreError> + Send,
+    ) -> Result<(HashMap<InstanceId, Instance>, Millis, Arc<OpenTerm>), StoreError> {
+        let (mut found, mut first_time, mut place) = (HashMap::new(), None, "0".to_owned());
+        let mut first_term: Option<Arc<OpenTerm>> = None;
         loop {
             let arguments: Vec<&str> = of.into_iter().chain([place.as_str()]).collect();
-            let (mut page, open) = self.gate.run(step, &arguments).await?;
-            // Of two tenures the pages do not fit together.
-            if under.get_or_insert_with(|| open.clone()).tenure != open.tenure {
-                return Err(too_late());
+            let (mut page, term) = self.run(step, &arguments).await?;
+            if first_term.get_or_insert_with(|| term.clone()).name != term.name {
+                return Err(answer_too_late());
             }
             place = page.text()?;
             let now = page.millis()?;
-            first.get_or_insert(now);
-            front(&mut page)?;
-            // One that came twice is newer the second time.
+            first_time.get_or_insert(now);
+            read_front(&mut page)?;
+            // A scan may return a record twice; the later one is newer.
             page.records(|record| {
                 found.insert(record.id().clone(), record);
             })?;
             if place == "0" {
-                return Ok((found, first.unwrap_or(now), open));
+                return Ok((found, first_time.unwrap_or(now), term));
             }
         }
     }
 
-    /// The events after `cursor` that are there; `None` is a gap.
-    async fn news(&self, cursor: Cursor) -> Result<Option<Vec<(Cursor, RouteChange)>>, StoreError> {
-        let (cursor, most) = (cursor.0.to_string(), BATCH.to_string());
-        let (mut reply, open) = self.gate.run(&self.gate.scripts.events, &[&cursor, &most]).await?;
+    /// Reads the route events after `cursor`, without waiting; `None` is a gap.
+    async fn events_after(&self, cursor: Cursor) -> Result<Option<Vec<(Cursor, RouteChange)>>, StoreError> {
+        let (cursor, most) = (cursor.0.to_string(), EVENTS_PER_ANSWER.to_string());
+        let (mut reply, term) = self.run(&self.admission.scripts.route_events, &[&cursor, &most]).await?;
         if reply.text()? == "gap" {
             return Ok(None);
         }
         let (events, now) = (reply.events()?, Instant::now());
-        self.learn(&open, |known| {
+        self.note(&term, |view| {
             for (cursor, change) in &events {
-                known.saw(*cursor);
-                known.follow(change, now);
+                view.advance_cursor(*cursor);
+                view.merge_change(change, now);
             }
         })?;
         Ok(Some(events))
     }
 
-    /// Waits until there may be something after `cursor`.
-    async fn wait(&self, cursor: Cursor, longest: Duration) -> Result<(), StoreError> {
-        let idle = self.waiting.lock().pop();
-        // Taken out while it is in use: one whose caller gave up is still waiting, and is dropped.
-        let mut wire = match idle {
-            Some(wire) => wire,
-            None => {
-                let link = &self.gate.link;
-                link.in_time(link.connect(longest + self.gate.settings.deadline)).await?
-            }
+    /// Waits until there may be a route event after `cursor`, at most `longest`.
+    async fn wait_for_event(&self, cursor: Cursor, longest: Duration) -> Result<(), StoreError> {
+        let answer_timeout = longest + self.admission.settings.call_timeout;
+        // An idle connection is removed while it is used: if the caller drops this future, the connection still waits
+        // for its answer and must not be used again, and is dropped too.
+        let idle = self.idle_transports.lock().pop();
+        let mut transport = match idle {
+            Some(transport) => transport,
+            None => self.admission.connection.connect(answer_timeout).await?,
         };
         let millis = usize::try_from(longest.as_millis()).unwrap_or(usize::MAX).max(1);
         let options = StreamReadOptions::default().block(millis).count(1);
         let (stream, after) = ([self.key("routes")], [format!("{}-0", cursor.0)]);
-        let reading = wire.xread_options(&stream, &after, &options);
+        let reading = transport.xread_options(&stream, &after, &options);
         let read: RedisResult<Option<StreamReadReply>> =
-            match tokio::time::timeout(longest + self.gate.settings.deadline, reading).await {
-                Ok(read) => read,
-                Err(_) => return Err(StoreError::Unavailable("it does not answer in time".to_owned())),
-            };
+            tokio::time::timeout(answer_timeout, reading).await.map_err(|_| answer_timed_out())?;
         read.map_err(unavailable)?;
-        let mut waiting = self.waiting.lock();
-        if waiting.len() < IDLE {
-            waiting.push(wire);
+        let mut idle = self.idle_transports.lock();
+        if idle.len() < MAX_IDLE_TRANSPORTS {
+            idle.push(transport);
         }
         Ok(())
     }
 
-    /// As the embedded store does it: pages of the table, each of its own moment, and over them every event since the
-    /// first page, in order, up to the cursor that is returned.
+    /// Reads a snapshot of the routes, as the embedded store does: pages of the table, each from its own moment, and
+    /// over them every event since the first page, in order, up to the returned cursor.
     pub(super) async fn read_routes(&self) -> Result<(Vec<Instance>, Cursor), StoreError> {
         loop {
             let mut cursor = None;
-            let mark = self.gate.notebook.lock().known.mark();
-            let (mut table, now, open) = self
-                .pages(&self.gate.scripts.routes, None, |page| {
+            let version = self.admission.grant_log.lock().view.version();
+            let (mut table, now, term) = self
+                .read_pages(&self.admission.scripts.routes, None, |page| {
                     let events = page.number()?;
                     cursor.get_or_insert(Cursor(events));
                     Ok(())
                 })
                 .await?;
-            let mut cursor = cursor.ok_or_else(broken)?;
-            // A gap: the stream overtook the reading.
-            while let Some(news) = self.news(cursor).await? {
-                let at_the_end = news.len() < BATCH;
-                for (at, change) in news {
+            let mut cursor = cursor.ok_or_else(malformed)?;
+            // On a gap the stream has dropped events that are still needed, and the read begins anew.
+            while let Some(events) = self.events_after(cursor).await? {
+                let is_last_answer = events.len() < EVENTS_PER_ANSWER;
+                for (at, change) in events {
                     cursor = at;
                     change.apply(&mut table);
                 }
-                if at_the_end {
-                    let table: Vec<Instance> = table.into_values().collect();
-                    self.learn(&open, |known| {
-                        known.saw(cursor);
-                        known.resync(&table, mark, Instant::now());
+                if is_last_answer {
+                    let routes: Vec<Instance> = table.into_values().collect();
+                    self.note(&term, |view| {
+                        view.advance_cursor(cursor);
+                        view.merge_snapshot(&routes, version, Instant::now());
                     })?;
-                    return Ok((table.into_iter().map(|record| record.seen_at(now)).collect(), cursor));
+                    return Ok((routes.into_iter().map(|record| record.seen_at(now)).collect(), cursor));
                 }
             }
         }
     }
 
+    /// Reads the route events after `cursor`, and waits up to `wait` for the first.
     pub(super) async fn read_route_events(
         &self,
         cursor: Cursor,
         wait: Duration,
     ) -> Result<RouteEvents, StoreError> {
-        let mut news = self.news(cursor).await?;
-        if news.as_ref().is_some_and(Vec::is_empty) && !wait.is_zero() {
-            self.wait(cursor, wait).await?;
-            news = self.news(cursor).await?;
+        let mut events = self.events_after(cursor).await?;
+        if events.as_ref().is_some_and(Vec::is_empty) && !wait.is_zero() {
+            self.wait_for_event(cursor, wait).await?;
+            events = self.events_after(cursor).await?;
         }
-        Ok(news.map_or(RouteEvents::Gap, RouteEvents::Changes))
+        Ok(events.map_or(RouteEvents::Gap, RouteEvents::Changes))
     }
 }

@@ -1,44 +1,58 @@
-//! What a script answered, word by word.
+//! What a script answered: a list of words, read one after the other.
 
 use std::time::Duration;
 use std::vec::IntoIter;
 
 use super::record_codec;
 use crate::clock::Millis;
-use crate::instance::{ExtendRefused, Instance, InstanceId, Limits, Refused, Usage};
+use crate::instance::{ExtendRefused, Instance, InstanceId, RateLimits, RateUsage, TransitionRefused};
 use crate::store::{Claimed, Cursor, NodeInfo, NodeStatus, Quota, RouteChange, StoreError};
 
 /// The words of an answer that are not read yet.
-pub(super) struct Reply(IntoIter<String>);
+pub(super) struct ScriptReply(IntoIter<String>);
 
-/// What no script of ours answers.
-pub(super) fn broken() -> StoreError {
-    StoreError::Unavailable("what it holds is not what this program wrote".to_owned())
+/// Returns the error for an answer that no script of this program gives.
+pub(super) fn malformed() -> StoreError {
+    StoreError::Unavailable(
+        "its data is not in this program's format; make sure that no other program uses the same keys"
+            .to_owned(),
+    )
 }
 
-impl Reply {
+impl ScriptReply {
     pub(super) fn new(words: Vec<String>) -> Self {
         Self(words.into_iter())
     }
 
+    /// Reads a word.
     pub(super) fn text(&mut self) -> Result<String, StoreError> {
-        self.0.next().ok_or_else(broken)
+        self.0.next().ok_or_else(malformed)
     }
 
+    /// Reads a number.
     pub(super) fn number(&mut self) -> Result<u64, StoreError> {
-        self.text()?.parse().map_err(|_| broken())
+        self.text()?.parse().map_err(|_| malformed())
     }
 
+    /// Reads a time.
     pub(super) fn millis(&mut self) -> Result<Millis, StoreError> {
         self.number().map(Millis)
     }
 
-    /// The record of that id.
+    /// Reads the record of the instance with that id.
     pub(super) fn record(&mut self, id: &str) -> Result<Instance, StoreError> {
-        record_codec::read(id, &self.text()?).ok_or_else(broken)
+        record_codec::read(id, &self.text()?).ok_or_else(malformed)
     }
 
-    /// All that is left: ids, each with its record.
+    /// Reads the record of the instance with that id; `None` if there is none.
+    pub(super) fn optional_record(&mut self, id: &str) -> Result<Option<Instance>, StoreError> {
+        match self.text()?.as_str() {
+            "" => Ok(None),
+            text => record_codec::read(id, text).ok_or_else(malformed).map(Some),
+        }
+    }
+
+    /// Reads all remaining words: ids, each with its record.
     pub(super) fn records(mut self, mut each: impl FnMut(Instance)) -> Result<(), StoreError> {
         while let Some(id) = self.0.next() {
             each(self.record(&id)?);
@@ -46,36 +60,36 @@ impl Reply {
         Ok(())
     }
 
-    /// All that is left: events.
+    /// Reads all remaining words: route events.
     pub(super) fn events(mut self) -> Result<Vec<(Cursor, RouteChange)>, StoreError> {
         let mut events = Vec::new();
         while let Some(number) = self.0.next() {
-            let cursor = Cursor(number.parse().map_err(|_| broken())?);
-            let (id, text) = (self.text()?, self.text()?);
-            let change = match text.as_str() {
-                "" => RouteChange::Gone(InstanceId::parse(&id).map_err(|_| broken())?),
-                text => RouteChange::Set(record_codec::read(&id, text).ok_or_else(broken)?),
+            let cursor = Cursor(number.parse().map_err(|_| malformed())?);
+            let id = self.text()?;
+            let change = match self.optional_record(&id)? {
+                None => RouteChange::Gone(InstanceId::parse(&id).map_err(|_| malformed())?),
+                Some(record) => RouteChange::Set(record),
             };
             events.push((cursor, change));
         }
         Ok(events)
     }
 
-    /// All that is left: nodes.
-    pub(super) fn members(mut self) -> Result<Vec<NodeStatus>, StoreError> {
-        let mut members = Vec::new();
-        while let Some(card) = self.0.next() {
-            let (silent, draining) = (Duration::from_millis(self.number()?), self.text()? == "1");
-            // One of another version of this program, which tells of itself in another way, is no reason to know nobody.
-            if let Ok(card) = serde_json::from_str::<NodeInfo>(&card) {
-                members.push(NodeStatus { card, silent, draining });
+    /// Reads all remaining words: nodes. Returns them in the order of their names.
+    pub(super) fn nodes(mut self) -> Result<Vec<NodeStatus>, StoreError> {
+        let mut nodes = Vec::new();
+        while let Some(info) = self.0.next() {
+            let (silence, is_draining) = (Duration::from_millis(self.number()?), self.text()? == "1");
+            // A node of another version may report of itself in another format. It is left out, the others are not.
+            if let Ok(info) = serde_json::from_str::<NodeInfo>(&info) {
+                nodes.push(NodeStatus { info, silence, is_draining });
             }
         }
-        members.sort_by(|a, b| a.card.id.cmp(&b.card.id));
-        Ok(members)
+        nodes.sort_by(|a, b| a.info.id.cmp(&b.info.id));
+        Ok(nodes)
     }
 
-    /// How a step ended.
+    /// Reads the outcome of a step.
     pub(super) fn outcome(&mut self) -> Result<(), StoreError> {
         match self.text()?.as_str() {
             "ok" => Ok(()),
@@ -84,36 +98,38 @@ impl Reply {
             "refused" => {
                 let (from, step) = (self.text()?, self.text()?);
                 let known = |text: &str, all: &[&'static str]| all.iter().copied().find(|one| *one == text);
-                let from = known(&from, &["warming", "ready", "assigned", "expired"]).ok_or_else(broken)?;
-                let step = known(&step, &["be inserted", "be offered", "be retired"]).ok_or_else(broken)?;
-                Err(Refused { from, step }.into())
+                let from =
+                    known(&from, &["warming", "ready", "assigned", "expired"]).ok_or_else(malformed)?;
+                let step =
+                    known(&step, &["be inserted", "be offered", "be retired"]).ok_or_else(malformed)?;
+                Err(TransitionRefused { from, step }.into())
             }
-            _ => Err(broken()),
+            _ => Err(malformed()),
         }
     }
 
-    /// How an extension ended.
-    pub(super) fn extended(&mut self, longest: Duration) -> Result<(), StoreError> {
+    /// Reads the outcome of an extension; `max_ttl` is the limit that applied.
+    pub(super) fn extended(&mut self, max_ttl: Duration) -> Result<(), StoreError> {
         match self.text()?.as_str() {
             "ok" => Ok(()),
             "unknown" => Err(StoreError::Unknown),
-            "beyond" => Err(ExtendRefused::MaxTtlExceeded(longest).into()),
-            _ => Err(broken()),
+            "beyond" => Err(ExtendRefused::MaxTtlExceeded(max_ttl).into()),
+            _ => Err(malformed()),
         }
     }
 
-    /// How a claim ended.
-    pub(super) fn claimed(mut self, limits: Limits) -> Result<Claimed, StoreError> {
-        let how = self.text()?;
-        if how == "empty" {
+    /// Reads the outcome of a claim; `limits` are those that applied.
+    pub(super) fn claimed(mut self, limits: RateLimits) -> Result<Claimed, StoreError> {
+        let outcome = self.text()?;
+        if outcome == "empty" {
             return Ok(Claimed::Empty);
         }
         let now = self.millis()?;
-        let usage = Usage::recorded(self.window()?, self.window()?);
-        match how.as_str() {
+        let usage = RateUsage::recorded(self.window()?, self.window()?);
+        match outcome.as_str() {
             "limited" => match usage.charged(limits, now) {
                 Err(limited) => Ok(Claimed::RateLimited(limited)),
-                Ok(_) => Err(broken()),
+                Ok(_) => Err(malformed()),
             },
             "granted" => {
                 let id = self.text()?;
@@ -122,13 +138,13 @@ impl Reply {
                 let quota = quota.map(|(remaining, limit, reset)| Quota { limit, remaining, reset });
                 Ok(Claimed::Granted { instance, quota })
             }
-            _ => Err(broken()),
+            _ => Err(malformed()),
         }
     }
 
     fn window(&mut self) -> Result<Option<(Millis, u32)>, StoreError> {
         let (opened, used) = (self.text()?, self.number()?);
         let used = u32::try_from(used).unwrap_or(u32::MAX);
-        Ok(record_codec::millis(&opened).map(|opened| (opened, used)))
+        Ok(record_codec::read_millis(&opened).map(|opened| (opened, used)))
     }
 }

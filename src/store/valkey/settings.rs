@@ -1,4 +1,4 @@
-//! How to find a Valkey, and what is ours in it.
+//! Where Valkey is, how to log in, and which of its keys belong to this cluster.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -7,42 +7,44 @@ use std::time::Duration;
 use crate::clock::Clock;
 use crate::instance::NodeId;
 
-/// Longest time of one call, unless [`Settings`] say otherwise.
-pub const DEADLINE: Duration = Duration::from_secs(1);
+/// Default of [`Settings::call_timeout`].
+pub const CALL_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Route events kept for followers that lag behind, unless [`Settings`] say otherwise.
-pub const ROUTE_EVENTS: usize = 65_536;
+/// Default of [`Settings::max_route_events`].
+pub const MAX_ROUTE_EVENTS: usize = 65_536;
 
-/// How long a store that came back waits for nodes that were there, unless [`Settings`] say otherwise.
-pub const PATIENCE: Duration = Duration::from_secs(5);
+/// Default of [`Settings::recovery_timeout`].
+pub const RECOVERY_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How to find a Valkey, and what is ours in it.
+/// The settings of a [`ValkeyStore`](super::ValkeyStore).
+///
+/// The default is one server on this host at the usual port, without a password, with the usual keys and a random node.
 #[derive(Clone)]
 pub struct Settings {
-    /// Of the one server, or of some of the Sentinels or of the cluster's servers.
+    /// The address of the one server, or addresses of some Sentinels or of some servers of the cluster.
     pub addresses: Vec<Address>,
-    /// What is at those addresses.
+    /// What listens at those addresses.
     pub mode: Mode,
-    /// Who we are there; `None` is the default user.
+    /// The user; `None` is Valkey's default user.
     pub username: Option<String>,
-    /// The password.
+    /// The password of that user.
     pub password: Option<String>,
     /// The number of the database; 0 on a cluster.
     pub db: i64,
     /// Whether to speak TLS, with the certificates that this system trusts.
     pub tls: bool,
-    /// What all keys begin with: a hash tag, so that they lie together.
+    /// What all keys begin with: a hash tag, so that a cluster keeps them on one server.
     pub prefix: String,
-    /// Longest time of one call, a new connection included.
-    pub deadline: Duration,
-    /// Whose time it is: `None` is Valkey's own. Only tests have another.
+    /// Longest time of one call, including the time to connect.
+    pub call_timeout: Duration,
+    /// The clock of the scripts; `None` is Valkey's own. Only tests have another.
     pub clock: Option<Clock>,
     /// Route events kept for followers that lag behind.
-    pub route_events: usize,
-    /// Whose store it is. No two servers have the same.
+    pub max_route_events: usize,
+    /// The node that uses the store. No two servers have the same name.
     pub node: NodeId,
-    /// How long a store that came back waits for nodes that were there before it went away.
-    pub patience: Duration,
+    /// How long a recovery waits without a new report for nodes that have not reported yet.
+    pub recovery_timeout: Duration,
 }
 
 /// Where a server listens.
@@ -54,14 +56,14 @@ pub enum Address {
     Unix(PathBuf),
 }
 
-/// What is at the addresses.
+/// What listens at the addresses.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Mode {
     /// One server.
     Single,
-    /// Sentinels, which know the server in charge.
+    /// Sentinels, which know the primary server.
     Sentinel {
-        /// The name that they know it by.
+        /// The name by which the Sentinels know the service.
         service: String,
     },
     /// A cluster.
@@ -75,7 +77,6 @@ impl fmt::Debug for Settings {
     }
 }
 
-/// One server of this host at the usual port, without a password, our usual keys, and a node that nobody knows.
 impl Default for Settings {
     fn default() -> Self {
         Self {
@@ -86,11 +87,11 @@ impl Default for Settings {
             db: 0,
             tls: false,
             prefix: "{try-it-now}".to_owned(),
-            deadline: DEADLINE,
+            call_timeout: CALL_TIMEOUT,
             clock: None,
-            route_events: ROUTE_EVENTS,
+            max_route_events: MAX_ROUTE_EVENTS,
             node: NodeId::random(),
-            patience: PATIENCE,
+            recovery_timeout: RECOVERY_TIMEOUT,
         }
     }
 }

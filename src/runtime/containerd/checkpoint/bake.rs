@@ -1,41 +1,60 @@
-//! An instance becomes a checkpoint, and a checkpoint goes.
+//! Freezes an instance into a checkpoint, and removes checkpoints.
+//!
+//! # Traps
+//! In debug builds a bake reads all of CRIU's image files and writes them again, and fails if one differs. See
+//! `image_dir` in `sharing`.
+//!
+//! An instance that was restored from a checkpoint cannot be frozen: it maps files of its checkpoint, and a checkpoint
+//! must not refer to anything outside of itself.
 
 use std::io;
 use std::sync::Arc;
 
-use super::catalog::{Key, Sharing};
-use super::sharing;
-use super::sharing::{AllocatorReport, Evidence, NotShared, Watch};
+use super::manifest::{CheckpointKey, Sharing};
+use super::sharing::{self, AllocatorReport, Evidence, MadviseTrace, ShareError};
 use crate::instance::InstanceId;
 use crate::runtime::RuntimeError;
 use crate::runtime::blocking::{IoContext, blocking};
-use crate::runtime::containerd::container::instances::Running;
+use crate::runtime::containerd::container;
+use crate::runtime::containerd::container::instances::RunningContainer;
+use crate::runtime::containerd::fault_points::FaultPoint;
 use crate::runtime::containerd::image::snapshots;
-use crate::runtime::containerd::{FaultPoint, Inner, container};
+use crate::runtime::containerd::inner::Inner;
 use crate::template::{App, ShareMemory};
 
+/// The start of the names of checkpoints' snapshots in containerd. Existing checkpoints have it.
+const SNAPSHOT_PREFIX: &str = "golden-";
+
 impl Inner {
-    /// Freezes a warmed instance into the checkpoint for what it was made of, and removes it.
+    /// Freezes an instance that has been warmed up into a checkpoint, and removes the instance and older checkpoints of
+    /// its template. If another bake has made the same checkpoint already, only the instance is removed.
+    ///
+    /// # Errors
+    /// Checkpoints cannot be restored here, the instance was itself restored, or a step of the bake failed. Then no
+    /// checkpoint remains.
     pub(crate) async fn bake(
         &self,
         id: &InstanceId,
-        instance: &Arc<Running>,
+        instance: &Arc<RunningContainer>,
         revision: u64,
         app: &App,
     ) -> Result<(), RuntimeError> {
-        let image = self.image(app).await?;
+        let image = self.fetch_image(app).await?;
         let ingredients = self.ingredients(revision, &image);
-        let ingredients =
-            ingredients.ok_or_else(|| RuntimeError::Start("nothing is restored here".to_owned()))?;
+        let ingredients = ingredients
+            .ok_or_else(|| RuntimeError::Start("checkpoints cannot be restored on this host".to_owned()))?;
         let key = ingredients.key();
-        let from = instance.from.lock().clone();
+        let from = instance.checkpoint.lock().clone();
         match from {
-            // Another has made it since this one was wanted. A copy has its memory in files of the checkpoint that it is
-            // of, and what is frozen may refer to nothing outside.
-            Some(from) if from == key && self.checkpoints.has(&key) => {
-                return self.take_away(id, instance).await;
+            // Another bake has made this checkpoint, and the instance was restored from it.
+            Some(from) if from == key && self.checkpoints.contains(&key) => {
+                return self.remove_instance(id, instance).await;
             }
-            Some(_) => return Err(RuntimeError::Start("a copy of a checkpoint cannot be frozen".to_owned())),
+            Some(_) => {
+                return Err(RuntimeError::Start(
+                    "an instance that was restored from a checkpoint cannot be frozen".to_owned(),
+                ));
+            }
             None => {}
         }
         let frozen = async {
@@ -43,19 +62,19 @@ impl Inner {
             self.checkpoints
                 .finish(id.template(), ingredients, sharing)
                 .await
-                .doing(|| "record the checkpoint".to_owned())?;
-            self.watcher.done(FaultPoint::Manifest)
+                .context(|| "write the checkpoint's manifest".to_owned())?;
+            self.faults.reached(FaultPoint::Manifest)
         };
         if let Err(error) = frozen.await {
-            self.forget(&key).await;
+            self.remove_checkpoint(&key).await;
             return Err(error);
         }
-        // The checkpoint is whole, and whoever stops what does not belong to anybody stops this too.
-        if let Err(error) = self.take_away(id, instance).await {
-            tracing::warn!(%id, %error, "what was frozen is still there");
+        // The checkpoint is complete. An instance that remains is removed by the next reconciliation.
+        if let Err(error) = self.remove_instance(id, instance).await {
+            tracing::warn!(%id, %error, "failed to remove frozen instance");
         }
-        for older in self.checkpoints.older(id.template(), &key) {
-            self.forget(&older).await;
+        for older in self.checkpoints.replaced_by(id.template(), &key) {
+            self.remove_checkpoint(&older).await;
         }
         Ok(())
     }
@@ -63,137 +82,149 @@ impl Inner {
     async fn freeze(
         &self,
         id: &InstanceId,
-        instance: &Running,
-        key: &Key,
+        instance: &RunningContainer,
+        key: &CheckpointKey,
         app: &App,
     ) -> Result<Sharing, RuntimeError> {
-        let habits = self.examine(id, instance, app).await?;
-        // That may have taken a while, and whoever stops it waits for its turn.
-        if instance.leaves() {
+        let allocators = self.examine(id, instance, app).await?;
+        // The examination takes a while. A stop that came meanwhile waits for the lock that the bake holds.
+        if instance.is_ending() {
             return Err(RuntimeError::Start(format!("{id} was stopped before it was frozen")));
         }
-        let images = self.checkpoints.begin(key).doing(|| "make a checkpoint".to_owned())?;
-        self.watcher.done(FaultPoint::BakeFolder)?;
-        instance.leave();
-        let work = self.folder.of(id);
+        let images = self.checkpoints.begin(key).context(|| "create a checkpoint".to_owned())?;
+        self.faults.reached(FaultPoint::BakeFolder)?;
+        instance.begin_end();
+        let work = self.node_dir.instance_dir(id);
         if let Err(error) = container::freeze(&self.client, id.as_str(), &images, &work).await {
             let log = tokio::fs::read_to_string(work.join("dump.log")).await.unwrap_or_default();
-            let why: Vec<&str> = log.lines().filter(|line| line.contains("Error")).collect();
-            return Err(RuntimeError::Start(format!("{error}; CRIU says: {}", why.join("; "))));
+            let errors: Vec<&str> = log.lines().filter(|line| line.contains("Error")).collect();
+            return Err(RuntimeError::Start(format!("{error}; errors of CRIU: {}", errors.join("; "))));
         }
-        let given_up = ask(instance, Watch::seen).await;
-        // So that whoever tries the program on another app hears of images that it does not understand.
+        let discarded = with_trace(instance, MadviseTrace::stop_and_read).await;
+        // Developers who bake another app learn of images that this program cannot read.
         if cfg!(debug_assertions) {
-            let read = blocking(move || sharing::read_and_write_again(&images)).await;
-            let count = read.map_err(|why| RuntimeError::Start(format!("CRIU's images: {why}")))?;
-            tracing::debug!(id = id.as_str(), count, "all images are understood");
+            let verified = blocking(move || sharing::verify_round_trip(&images)).await;
+            let count = verified.map_err(|why| RuntimeError::Start(format!("CRIU's images: {why}")))?;
+            tracing::debug!(id = id.as_str(), count, "images verified");
         }
-        self.watcher.done(FaultPoint::Freeze)?;
+        self.faults.reached(FaultPoint::Freeze)?;
         container::remove_task(&self.client, id.as_str()).await?;
-        self.watcher.done(FaultPoint::NoTask)?;
-        let evidence = habits.and_then(|habits| Ok(Evidence { habits, given_up: given_up? }));
-        let sharing = self.share(id, key, app, evidence).await?;
-        self.watcher.done(FaultPoint::Share)?;
-        let name = self.snapshot_name(key);
-        self.layers.forget(&name);
+        self.faults.reached(FaultPoint::NoTask)?;
+        let evidence = allocators.and_then(|allocators| Ok(Evidence { allocators, discarded: discarded? }));
+        let sharing = self.share_memory(id, key, app, evidence).await?;
+        self.faults.reached(FaultPoint::Share)?;
+        let name = self.checkpoint_snapshot(key);
+        self.known_layers.forget(&name);
         snapshots::remove(&self.client, &name).await?;
         let disk = instance.disk.lock().clone();
-        let disk = disk.ok_or_else(|| RuntimeError::Start("another server started it".to_owned()))?;
+        let disk = disk.ok_or_else(|| {
+            RuntimeError::Start("it has no disk of this server, because another server started it".to_owned())
+        })?;
         let mounts = snapshots::mounts(&self.client, id.as_str()).await?;
-        let layer = snapshots::own_files(&mounts);
-        let layer = layer.ok_or_else(|| RuntimeError::Start("its snapshot is no overlay".to_owned()))?;
+        let layer = snapshots::upper_dir(&mounts);
+        let layer = layer.ok_or_else(|| RuntimeError::Start("its snapshot is not an overlay".to_owned()))?;
         disk.copy_to(&layer).await?;
         snapshots::commit(&self.client, self.node.as_str(), id.as_str(), &name).await?;
-        self.watcher.done(FaultPoint::Commit)?;
+        self.faults.reached(FaultPoint::Commit)?;
         Ok(sharing)
     }
 
-    /// What the processes of what runs are made of, or why its copies must not share their memory.
+    /// Examines the processes of an instance. Returns the allocators in them, or why instances of its checkpoint must
+    /// not share memory.
     async fn examine(
         &self,
         id: &InstanceId,
-        instance: &Running,
+        instance: &RunningContainer,
         app: &App,
     ) -> Result<Result<AllocatorReport, String>, RuntimeError> {
         if app.share_memory.is_off() {
-            return Ok(Err("its template says so".to_owned()));
+            return Ok(Err("its template turns sharing off".to_owned()));
         }
-        let processes = container::processes(&self.client, id.as_str()).await?;
-        let same = processes.clone();
-        let habits = match blocking(move || sharing::examine(&same)).await {
-            Ok(habits) => habits,
-            Err(objection) => return Ok(Err(objection)),
+        let processes = container::list_processes(&self.client, id.as_str()).await?;
+        let scanned = processes.clone();
+        let allocators = match blocking(move || sharing::scan_allocators(&scanned)).await {
+            Ok(allocators) => allocators,
+            Err(why) => return Ok(Err(why)),
         };
-        Ok(match ask(instance, move |watch| watch.misses(&processes)).await {
-            Ok(None) => Ok(habits),
-            Ok(Some(pid)) => Err(format!("process {pid} was started by a command beside the app")),
+        Ok(match with_trace(instance, move |trace| trace.first_untraced(&processes)).await {
+            Ok(None) => Ok(allocators),
+            Ok(Some(pid)) => Err(format!("process {pid} was started by a command and not by the app")),
             Err(why) => Err(why),
         })
     }
 
-    async fn share(
+    /// Makes the instances of a checkpoint share memory if the evidence allows it.
+    async fn share_memory(
         &self,
         id: &InstanceId,
-        key: &Key,
+        key: &CheckpointKey,
         app: &App,
         evidence: Result<Evidence, String>,
     ) -> Result<Sharing, RuntimeError> {
         let template = id.template();
-        let (most, parts) = (app.limits.container_memory(), app.share_memory == ShareMemory::WithShm);
+        let (limit, with_shm) = (app.limits.container_memory(), app.share_memory == ShareMemory::WithShm);
         let why = match evidence {
             Err(why) => why,
-            Ok(evidence) => match self.checkpoints.share(key, most, parts, evidence, &self.watcher).await {
-                Ok(shared) => {
-                    tracing::info!(template, mebibytes = shared.bytes() >> 20, "copies share their memory");
-                    return Ok(Sharing::Shared(shared));
+            Ok(evidence) => {
+                match self.checkpoints.share(key, limit, with_shm, evidence, &self.faults).await {
+                    Ok(files) => {
+                        tracing::info!(
+                            template,
+                            mebibytes = files.mapped_bytes >> 20,
+                            "memory of checkpoint shared"
+                        );
+                        return Ok(Sharing::Shared(files));
+                    }
+                    Err(ShareError::Unchanged(why)) => why,
+                    Err(error @ ShareError::Damaged(_)) => {
+                        return Err(RuntimeError::Start(error.to_string()));
+                    }
                 }
-                Err(NotShared::Unchanged(why)) => why,
-                Err(error @ NotShared::Spoilt(_)) => return Err(RuntimeError::Start(error.to_string())),
-            },
+            }
         };
         if !app.share_memory.is_off() {
             tracing::warn!(
                 template,
                 why,
-                "each copy has memory of its own, which takes more of it and more time"
+                "memory of checkpoint not shared: each instance takes more memory and starts more slowly"
             );
         }
-        Ok(Sharing::Not(why))
+        Ok(Sharing::Private(why))
     }
 
-    /// Removes a checkpoint. Its snapshot may still be stood on; then it goes with the last that does.
-    pub(crate) async fn forget(&self, key: &Key) {
-        self.layers.forget(&self.snapshot_name(key));
+    /// Removes a checkpoint. If instances still use its snapshot, that is removed after the last of them has ended.
+    pub(crate) async fn remove_checkpoint(&self, key: &CheckpointKey) {
+        self.known_layers.forget(&self.checkpoint_snapshot(key));
         if let Err(error) = self.checkpoints.remove(key) {
-            tracing::warn!(checkpoint = key.as_str(), %error, "a checkpoint's files could not be removed");
+            tracing::warn!(checkpoint = key.as_str(), %error, "failed to remove checkpoint's files");
         }
-        if let Err(error) = snapshots::remove(&self.client, &self.snapshot_name(key)).await {
-            tracing::debug!(checkpoint = key.as_str(), %error, "a checkpoint's snapshot is still in use");
+        if let Err(error) = snapshots::remove(&self.client, &self.checkpoint_snapshot(key)).await {
+            tracing::debug!(checkpoint = key.as_str(), %error, "checkpoint's snapshot still in use");
         }
     }
 
-    /// The committed snapshot that belongs to a checkpoint.
-    pub(crate) fn snapshot_name(&self, key: &Key) -> String {
-        format!("golden-{}-{}", self.node, key.as_str())
+    /// Returns the name of a checkpoint's committed snapshot.
+    pub(crate) fn checkpoint_snapshot(&self, key: &CheckpointKey) -> String {
+        format!("{SNAPSHOT_PREFIX}{}-{}", self.node, key.as_str())
     }
 }
 
-/// Asks whoever watches an instance, or says why nobody can be asked.
-async fn ask<T: Send + 'static>(
-    instance: &Running,
-    question: impl FnOnce(&Watch) -> io::Result<T> + Send + 'static,
+/// Calls `read` with an instance's trace on a thread that may block.
+async fn with_trace<T: Send + 'static>(
+    instance: &RunningContainer,
+    read: impl FnOnce(&MadviseTrace) -> io::Result<T> + Send + 'static,
 ) -> Result<T, String> {
-    let watch = instance.watch.lock().take();
-    let asking = move || {
-        let answer = match &watch {
-            Some(Ok(watch)) => question(watch).map_err(|error| error.to_string()),
+    let trace = instance.madvise_trace.lock().take();
+    let reading = move || {
+        let result = match &trace {
+            Some(Ok(trace)) => read(trace).map_err(|error| error.to_string()),
             Some(Err(error)) => Err(error.to_string()),
-            None => Err("nobody did".to_owned()),
+            None => Err("the instance was started without a trace".to_owned()),
         };
-        (answer, watch)
+        (result, trace)
     };
-    let (answer, watch) = blocking(asking).await;
-    // It ends with the instance.
-    *instance.watch.lock() = watch;
-    answer.map_err(|why| format!("what it did with its memory could not be watched: {why}"))
+    let (result, trace) = blocking(reading).await;
+    // The trace is removed together with the instance.
+    *instance.madvise_trace.lock() = trace;
+    result.map_err(|why| format!("cannot trace how it discards memory: {why}"))
 }

@@ -1,4 +1,4 @@
-//! Whether this host can freeze and restore.
+//! Finds CRIU, without which no instance can be frozen or restored.
 
 use std::path::Path;
 use std::process::Stdio;
@@ -7,18 +7,18 @@ use std::time::Duration;
 use tokio::net::UnixStream;
 use tokio::process::Command;
 
-use crate::runtime::containerd_process::Daemon;
+use crate::runtime::containerd_process::ContainerdProcess;
 
-/// Longest time to say a version.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// Maximum time until CRIU has printed its version.
+const VERSION_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// The version of the CRIU that the containerd at this socket finds; `None` when there is none that works.
+/// Returns the version of the CRIU that the containerd at this socket would run; `None` if there is none that works.
 pub(crate) async fn version(socket: &Path) -> Option<String> {
     let stream = UnixStream::connect(socket).await.ok()?;
-    let criu = Daemon::behind(&stream).find("criu")?;
+    let criu = ContainerdProcess::of_peer(&stream).find_program("criu")?;
     let mut command = Command::new(criu);
     command.arg("--version").stdin(Stdio::null()).kill_on_drop(true);
-    let output = tokio::time::timeout(PATIENCE, command.output()).await.ok()?.ok()?;
+    let output = tokio::time::timeout(VERSION_TIMEOUT, command.output()).await.ok()?.ok()?;
     if !output.status.success() {
         return None;
     }

@@ -1,39 +1,39 @@
-//! The messages that runc's shim takes and containerd's own bindings lack: those of `containerd.runc.v1`. Only the
-//! fields that we set.
+//! Messages of runc's shim (`containerd.runc.v1`) that containerd's own bindings lack, with only the fields that this
+//! runtime sets.
 
 use prost::Message;
 use prost_types::Any;
 
-/// How a task is created.
+/// Options for creating a task.
 #[derive(Clone, PartialEq, Message)]
 pub(crate) struct RuncOptions {
-    /// What the shim runs; runc where it is empty.
+    /// Program that the shim runs; empty for runc.
     #[prost(string, tag = "6")]
     pub(crate) program: String,
-    /// The folder of CRIU's images to restore from; empty for a cold start.
+    /// Folder of CRIU's images to restore from; empty for a cold start.
     #[prost(string, tag = "10")]
     pub(crate) criu_image_path: String,
-    /// Where CRIU works and logs.
+    /// Folder in which CRIU works and writes its log.
     #[prost(string, tag = "11")]
     pub(crate) criu_work_path: String,
 }
 
-/// How a task is checkpointed.
+/// Options for checkpointing a task.
 #[derive(Clone, PartialEq, Message)]
 pub(crate) struct CheckpointOptions {
-    /// Whether the task ends with it.
+    /// Whether the task ends with the checkpoint.
     #[prost(bool, tag = "1")]
     pub(crate) exit: bool,
-    /// Whether files that the task holds locked may be.
+    /// Whether the task may hold locks on files.
     #[prost(bool, tag = "5")]
     pub(crate) file_locks: bool,
-    /// What is done about its cgroups.
+    /// How CRIU handles the task's cgroups.
     #[prost(string, tag = "7")]
     pub(crate) cgroups_mode: String,
-    /// Where the images go.
+    /// Folder for the images.
     #[prost(string, tag = "8")]
     pub(crate) image_path: String,
-    /// Where CRIU works and logs.
+    /// Folder in which CRIU works and writes its log.
     #[prost(string, tag = "9")]
     pub(crate) work_path: String,
 }

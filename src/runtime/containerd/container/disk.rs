@@ -1,9 +1,12 @@
-//! An instance's disk: all that it writes beside its image lies in a tmpfs of its own, which is full when it holds what
-//! the instance may write. It is part of the instance's memory, so there is one limit above all.
+//! An instance's disk. Everything that an instance writes on top of its image lies in a tmpfs of its own, whose size is
+//! the template's disk limit. The tmpfs counts as the instance's memory, so the memory limit bounds both.
 //!
-//! The tmpfs is held as a descriptor and mounted where containerd sees it only while containerd mounts the instance's
-//! root on it, which keeps it from then on. So it is gone with the instance, and one whose instance never began is gone
-//! with the server, however that ends.
+//! The tmpfs is held as a descriptor. It is mounted where containerd sees it only while containerd mounts the
+//! instance's root on it; the overlay keeps it from then on. So it is gone with the instance, and the tmpfs of an
+//! instance that never started is gone with the server, however the server ends.
+//!
+//! What must be in the layer before a start is written to [`Disk::upper_dir`]. The snapshot's own folder in containerd
+//! stays empty until a bake copies the tmpfs there.
 
 use std::fs::{self, Permissions};
 use std::io;
@@ -19,64 +22,74 @@ use crate::runtime::RuntimeError;
 use crate::runtime::blocking::IoContext;
 use crate::runtime::containerd::host::tmpfs::Tmpfs;
 
-/// What the instance writes, and what overlayfs needs beside it.
+/// The folder with what the instance writes.
 const UPPER: &str = "upper";
+/// The folder that overlayfs needs beside it.
 const WORK: &str = "work";
 
-/// Bytes of disk for each file that there may be: each takes about a KiB of the kernel's memory besides.
-const BYTES_A_FILE: u64 = 4096;
+/// Bytes of disk per file: the number of files is limited because each takes about a KiB of the kernel's memory
+/// besides.
+const BYTES_PER_FILE: u64 = 4096;
 
-/// Longest time to write a disk's files elsewhere.
-const PATIENCE: Duration = Duration::from_secs(10 * 60);
+/// Longest time to copy a disk's files.
+const COPY_DEADLINE: Duration = Duration::from_secs(10 * 60);
 
-/// See the module.
+/// A tmpfs for what one instance writes.
 #[derive(Debug)]
 pub(crate) struct Disk(Arc<Tmpfs>);
 
 impl Disk {
-    /// An empty one for that many bytes.
-    pub(crate) fn make(bytes: u64) -> io::Result<Self> {
-        let disk = Tmpfs::make("try-it-now", bytes, (bytes / BYTES_A_FILE).max(64))?;
+    /// Creates an empty disk of that many bytes.
+    ///
+    /// # Errors
+    /// The kernel refuses, for example without `CAP_SYS_ADMIN`.
+    pub(crate) fn create(bytes: u64) -> io::Result<Self> {
+        let disk = Tmpfs::create("try-it-now", bytes, (bytes / BYTES_PER_FILE).max(64))?;
         for folder in [UPPER, WORK] {
             let path = disk.path().join(folder);
             fs::create_dir(&path)?;
-            // Whatever the server's own mask is: it is the root folder of apps that need not run as root.
+            // Whatever the server's umask is: this is the root folder of apps that may not run as root.
             fs::set_permissions(path, Permissions::from_mode(0o755))?;
         }
         Ok(Self(Arc::new(disk)))
     }
 
-    /// The folder with what the instance writes, for this server to write to first.
-    pub(crate) fn files(&self) -> PathBuf {
+    /// Returns the folder with what the instance writes, to which this server may write before the start.
+    pub(crate) fn upper_dir(&self) -> PathBuf {
         self.0.path().join(UPPER)
     }
 
-    /// Mounts it at `at`, an empty folder, where containerd sees it.
+    /// Mounts the disk at `at`, an empty folder, where containerd sees it.
+    ///
+    /// # Errors
+    /// containerd's mount namespace cannot be entered, or the kernel refuses.
     pub(crate) async fn attach(&self, containerd: &Path, at: &Path) -> io::Result<()> {
         self.0.attach(containerd, at).await
     }
 
-    /// Copies its files to an empty folder, with all that the file system knows about them.
+    /// Copies the disk's files to an empty folder, with all their attributes.
+    ///
+    /// # Errors
+    /// `cp` fails or takes too long.
     pub(crate) async fn copy_to(&self, folder: &Path) -> Result<(), RuntimeError> {
-        let doing = || format!("copy what was written to {}", folder.display());
+        let context = || format!("copy the instance's files to {}", folder.display());
         let mut copy = Command::new("cp");
         copy.args(["--archive", "--sparse=always", "--"])
-            .arg(self.files().join("."))
+            .arg(self.upper_dir().join("."))
             .arg(folder)
             .kill_on_drop(true);
-        let copied = tokio::time::timeout(PATIENCE, copy.output()).await;
-        let output = copied.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())).doing(doing)?;
+        let copied = tokio::time::timeout(COPY_DEADLINE, copy.output()).await;
+        let output = copied.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())).context(context)?;
         match output.status.success() {
             true => Ok(()),
-            false => {
-                Err(io::Error::other(String::from_utf8_lossy(&output.stderr).trim().to_owned())).doing(doing)
-            }
+            false => Err(io::Error::other(String::from_utf8_lossy(&output.stderr).trim().to_owned()))
+                .context(context),
         }
     }
 }
 
-/// Has the overlay keep what is written on the disk attached at `at`.
-pub(crate) fn redirect(mounts: &mut [Mount], at: &Path) {
+/// Makes an overlay write to the disk that is attached at `at`.
+pub(super) fn redirect_overlay(mounts: &mut [Mount], at: &Path) {
     for mount in mounts.iter_mut().filter(|mount| mount.r#type == "overlay") {
         for option in &mut mount.options {
             for (name, folder) in [("upperdir", UPPER), ("workdir", WORK)] {
@@ -102,7 +115,7 @@ mod tests {
             ..Mount::default()
         };
         let mut mounts = [overlay, Mount { r#type: "bind".to_owned(), ..Mount::default() }];
-        redirect(&mut mounts, Path::new("/n/disk"));
+        redirect_overlay(&mut mounts, Path::new("/n/disk"));
         let expected =
             ["index=off", "workdir=/n/disk/work", "upperdir=/n/disk/upper", "lowerdir=/s/8/fs:/s/7/fs"];
         assert_eq!(mounts[0].options, expected);
@@ -111,7 +124,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_disk_is_mounted_only_while_it_is_attached_and_lives_as_long_as_it_is_held() {
-        let disk = match Disk::make(1 << 20) {
+        let disk = match Disk::create(1 << 20) {
             Ok(disk) => Arc::new(disk),
             Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
                 assert!(std::env::var_os("TRY_IT_NOW_NO_SKIPS").is_none_or(|value| value != "1"));
@@ -128,7 +141,7 @@ mod tests {
         let mounted = || fs::read_to_string("/proc/self/mountinfo").unwrap().contains(at.to_str().unwrap());
         disk.attach(&socket, &at).await.unwrap();
         assert!(mounted());
-        fs::write(disk.files().join("word"), "kept").unwrap();
+        fs::write(disk.upper_dir().join("word"), "kept").unwrap();
         assert_eq!(fs::read(at.join("upper/word")).unwrap(), b"kept");
         let full = fs::write(at.join("upper/more"), vec![0; 1 << 20]).unwrap_err();
         assert_eq!(full.kind(), io::ErrorKind::StorageFull);

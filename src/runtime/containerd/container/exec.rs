@@ -1,4 +1,4 @@
-//! A command beside the app, in its container.
+//! Runs a command beside the app, in its container.
 
 use std::convert::Infallible;
 use std::time::Duration;
@@ -10,64 +10,69 @@ use prost_types::Any;
 use serde_json::Value;
 
 use super::spec;
-use super::start::most_open_files;
-use super::{SIGKILL, blame_the_app};
+use super::start::max_open_files;
+use super::task::{SIGKILL, classify_runc_error};
 use crate::runtime::blocking::IoContext;
-use crate::runtime::containerd::Inner;
-use crate::runtime::containerd::client::{Answer, Client, lasting, request};
-use crate::runtime::log::Log;
-use crate::runtime::{Command, ExecOutput, RuntimeError, StartRequest};
+use crate::runtime::containerd::client::{Client, ResponseExt, request, request_without_deadline};
+use crate::runtime::containerd::inner::Inner;
+use crate::runtime::output_log::OutputLog;
+use crate::runtime::{ExecCommand, ExecOutput, RuntimeError, StartRequest};
 use crate::template::random_hex;
 
-/// Output that is kept of a command, in bytes: its end says what went wrong.
-const LOG_LIMIT: usize = 16 * 1024;
+/// Output kept of a command, in bytes. The last output shows what went wrong.
+const EXEC_OUTPUT_BYTES: usize = 16 * 1024;
 
-/// Most that a pipe holds. What a command has started may write without end.
-const MOST_LEFT: usize = 1 << 20;
+/// Most bytes read from the pipe after the command ended: as many as a pipe holds. A process that the command started
+/// may write without end.
+const MAX_DRAIN_BYTES: usize = 1 << 20;
 
-/// Time that a command has to be gone after it was killed.
-const GRACE: Duration = Duration::from_secs(5);
+/// Time in which a killed command must end.
+const KILL_DEADLINE: Duration = Duration::from_secs(5);
 
 impl Inner {
-    /// Runs a command to its end, or to its deadline. Nothing of it is left then but what it has started.
+    /// Runs a command until it ends or its timeout expires. Afterwards only processes that it started remain.
+    ///
+    /// # Errors
+    /// The command cannot be run or removed.
     pub(crate) async fn exec(
         &self,
-        order: &StartRequest,
-        command: Command,
+        request: &StartRequest,
+        command: ExecCommand,
     ) -> Result<ExecOutput, RuntimeError> {
-        let random = random_hex::<8>().doing(|| "name a command".to_owned())?;
+        let random = random_hex::<8>().context(|| "name a command".to_owned())?;
         let name = format!("exec-{random}");
-        let image = self.image(&order.app).await?;
-        let process = spec::command(order, &image.config, &command, most_open_files())?;
-        let on_host = || format!("make a pipe for a command in {}", order.id);
-        let (pipe, mut output) = self.folder.make_pipe(&order.id, &name).doing(on_host)?;
-        let exec = Exec { client: &self.client, container: order.id.as_str(), name: &name };
-        let log = Log::new(LOG_LIMIT);
+        let image = self.fetch_image(&request.app).await?;
+        let process = spec::exec_process(request, &image.config, &command, max_open_files())?;
+        let context = || format!("create a pipe for a command in {}", request.id);
+        let (pipe, mut output) = self.node_dir.create_pipe(&request.id, &name).context(context)?;
+        let exec = ExecProcess { client: &self.client, container: request.id.as_str(), name: &name };
+        let log = OutputLog::new(EXEC_OUTPUT_BYTES);
         let text = pipe.display().to_string();
         let status = exec.run(&process, &text, log.fill_from(&mut output), command.timeout).await;
-        // After that all that it wrote has come through the pipe.
+        // After this all of its output has gone through the pipe.
         let removed = exec.remove().await;
-        let mut rest = [0; LOG_LIMIT];
-        for _ in 0..MOST_LEFT / LOG_LIMIT {
-            // By the system's word: tokio may not have heard yet that there is something to read.
+        let mut rest = [0; EXEC_OUTPUT_BYTES];
+        for _ in 0..MAX_DRAIN_BYTES / EXEC_OUTPUT_BYTES {
+            // Reads by the system call, because tokio may not have noticed yet that there is data.
             let Ok(n @ 1..) = rustix::io::read(&output, &mut rest) else { break };
             log.push(&rest[..n]);
         }
-        self.folder.remove_pipe(&pipe).doing(on_host)?;
+        self.node_dir.remove_pipe(&pipe).context(context)?;
         let status = status?;
         removed?;
         Ok(ExecOutput { status, output: log.bytes() })
     }
 }
 
-struct Exec<'a> {
+/// A process of containerd beside the first one of a container.
+struct ExecProcess<'a> {
     client: &'a Client,
     container: &'a str,
     name: &'a str,
 }
 
-impl Exec<'_> {
-    /// To its exit status; `None` when it had to be killed.
+impl ExecProcess<'_> {
+    /// Runs the process and returns its exit status; `None` if it was killed at its timeout.
     async fn run(
         &self,
         process: &Value,
@@ -86,10 +91,10 @@ impl Exec<'_> {
             exec_id: self.name.to_owned(),
             ..Default::default()
         };
-        let doing = || format!("run a command in {}", self.container);
-        self.client.tasks().exec(request(message)).await.doing(doing).map_err(blame_the_app)?;
+        let context = || format!("run a command in {}", self.container);
+        self.client.tasks().exec(request(message)).await.context(context).map_err(classify_runc_error)?;
         let message = StartTask { container_id: self.container.to_owned(), exec_id: self.name.to_owned() };
-        self.client.tasks().start(request(message)).await.doing(doing).map_err(blame_the_app)?;
+        self.client.tasks().start(request(message)).await.context(context).map_err(classify_runc_error)?;
 
         let message = WaitRequest { container_id: self.container.to_owned(), exec_id: self.name.to_owned() };
         let mut tasks = self.client.tasks();
@@ -98,12 +103,12 @@ impl Exec<'_> {
             std::future::pending::<Infallible>().await
         };
         let ended = tokio::select! {
-            ended = tokio::time::timeout(timeout, tasks.wait(lasting(message))) => ended,
+            ended = tokio::time::timeout(timeout, tasks.wait(request_without_deadline(message))) => ended,
             never = reading => match never {},
         };
         match ended {
             Ok(answer) => {
-                let answer = answer.doing(|| format!("wait for a command in {}", self.container))?;
+                let answer = answer.context(|| format!("wait for a command in {}", self.container))?;
                 Ok(Some(answer.exit_status))
             }
             Err(_) => {
@@ -121,17 +126,17 @@ impl Exec<'_> {
             ..Default::default()
         };
         if let Err(error) = self.client.tasks().kill(request(message)).await {
-            tracing::warn!(id = self.container, %error, "a command that took too long could not be killed");
+            tracing::warn!(id = self.container, %error, "failed to kill command after its timeout");
         }
         let message = WaitRequest { container_id: self.container.to_owned(), exec_id: self.name.to_owned() };
-        let _ = tokio::time::timeout(GRACE, self.client.tasks().wait(request(message))).await;
+        let _ = tokio::time::timeout(KILL_DEADLINE, self.client.tasks().wait(request(message))).await;
     }
 
-    /// Forgets it. One that does not exist is no error.
+    /// Removes the process from containerd. One that does not exist is no error.
     async fn remove(&self) -> Result<(), RuntimeError> {
         let message =
             DeleteProcessRequest { container_id: self.container.to_owned(), exec_id: self.name.to_owned() };
         let removed = self.client.tasks().delete_process(request(message)).await;
-        removed.if_known(|| format!("remove a command from {}", self.container)).map(drop)
+        removed.if_found(|| format!("remove a command from {}", self.container)).map(drop)
     }
 }

@@ -1,4 +1,4 @@
-//! What runs.
+//! The running instances of this runtime.
 
 use std::collections::HashMap;
 use std::io;
@@ -13,126 +13,130 @@ use tokio_util::sync::CancellationToken;
 use super::disk::Disk;
 use crate::instance::InstanceId;
 use crate::runtime::Exit;
-use crate::runtime::containerd::checkpoint::catalog::Key;
-use crate::runtime::containerd::checkpoint::sharing::Watch;
+use crate::runtime::containerd::checkpoint::manifest::CheckpointKey;
+use crate::runtime::containerd::checkpoint::sharing::MadviseTrace;
 use crate::runtime::containerd::network::egress::EgressLink;
-use crate::runtime::log::Log;
+use crate::runtime::output_log::OutputLog;
 use crate::telemetry::task;
 
-/// An instance from the call of `start` until nothing of it is left.
-pub(crate) struct Running {
-    /// Whose turn it is to do something to it.
-    pub(crate) turn: tokio::sync::Mutex<()>,
-    pub(crate) log: Arc<Log>,
-    /// Its network namespace; 0 before it has one.
+/// Output kept of each instance, in bytes.
+pub(crate) const OUTPUT_LOG_BYTES: usize = 256 * 1024;
+
+/// An instance, from the call of `start` until no resource of it remains.
+pub(crate) struct RunningContainer {
+    /// Held by the operation that changes the instance: start, stop, bake, or the handling of an exit.
+    pub(crate) operation_lock: tokio::sync::Mutex<()>,
+    pub(crate) log: Arc<OutputLog>,
+    /// Number of its network namespace; 0 before it has one.
     pub(crate) namespace: AtomicU32,
-    /// Its way out of there, if its template wants one.
-    pub(crate) outlet: Mutex<Option<EgressLink>>,
-    /// Whether its end is our own doing.
-    leaving: AtomicBool,
-    /// Done when its output is of no more interest.
-    pub(crate) gone: CancellationToken,
-    /// The checkpoint that it was restored from.
-    pub(crate) from: Mutex<Option<Key>>,
-    /// What it writes to; `None` before it has one, or when a server before this one started it.
+    /// Its link to the internet, if its template has egress.
+    pub(crate) egress_link: Mutex<Option<EgressLink>>,
+    /// Whether the server is ending it.
+    is_being_ended: AtomicBool,
+    /// Cancelled when the instance is removed; then its output is no longer read.
+    pub(crate) removed: CancellationToken,
+    /// The checkpoint from which it was restored.
+    pub(crate) checkpoint: Mutex<Option<CheckpointKey>>,
+    /// The disk that it writes to; `None` before it has one, or if an earlier server started it.
     pub(crate) disk: Mutex<Option<Arc<Disk>>>,
-    /// Who watches what it does with its memory, or why nobody can; `None` where it is not to be frozen.
-    pub(crate) watch: Mutex<Option<io::Result<Watch>>>,
+    /// The trace of the memory that it discards, or why there is none; `None` if the instance will not be baked.
+    pub(crate) madvise_trace: Mutex<Option<io::Result<MadviseTrace>>>,
 }
 
-impl Running {
-    /// From now on its end is no news.
-    pub(crate) fn leave(&self) {
-        self.leaving.store(true, Ordering::Release);
+impl RunningContainer {
+    /// Marks the instance as ended by the server: its exit is not reported.
+    pub(crate) fn begin_end(&self) {
+        self.is_being_ended.store(true, Ordering::Release);
     }
 
-    /// Whether its end is our own doing.
-    pub(crate) fn leaves(&self) -> bool {
-        self.leaving.load(Ordering::Acquire)
+    /// Returns whether the server is ending it.
+    pub(crate) fn is_ending(&self) -> bool {
+        self.is_being_ended.load(Ordering::Acquire)
     }
 
-    /// Keeps the end of what it writes.
+    /// Reads its output into its log until it is removed.
     pub(crate) fn keep_output(&self, pipe: Receiver) {
-        let (log, gone) = (self.log.clone(), self.gone.clone());
+        let (log, removed) = (self.log.clone(), self.removed.clone());
         task::spawn("an instance's output", async move {
             tokio::select! {
                 () = log.fill_from(pipe) => {}
-                () = gone.cancelled() => {}
+                () = removed.cancelled() => {}
             }
         });
     }
 }
 
-/// All instances of this runtime.
+/// All running instances, and the receiver of their exits.
 #[derive(Default)]
 pub(crate) struct Instances {
-    running: Mutex<HashMap<InstanceId, Arc<Running>>>,
-    listener: Mutex<Option<mpsc::UnboundedSender<Exit>>>,
+    running: Mutex<HashMap<InstanceId, Arc<RunningContainer>>>,
+    exit_listener: Mutex<Option<mpsc::UnboundedSender<Exit>>>,
 }
 
 impl Instances {
-    /// Takes the place of an instance; `None` when it is taken.
-    pub(crate) fn enter(&self, id: &InstanceId, log_limit: usize) -> Option<Arc<Running>> {
+    /// Adds an instance; `None` if the id exists.
+    pub(crate) fn insert(&self, id: &InstanceId, log_limit: usize) -> Option<Arc<RunningContainer>> {
         let mut running = self.running.lock();
         if running.contains_key(id) {
             return None;
         }
-        let instance = Arc::new(Running {
-            turn: tokio::sync::Mutex::default(),
-            log: Arc::new(Log::new(log_limit)),
+        let instance = Arc::new(RunningContainer {
+            operation_lock: tokio::sync::Mutex::default(),
+            log: Arc::new(OutputLog::new(log_limit)),
             namespace: AtomicU32::new(0),
-            outlet: Mutex::default(),
-            leaving: AtomicBool::new(false),
-            gone: CancellationToken::new(),
-            from: Mutex::default(),
+            egress_link: Mutex::default(),
+            is_being_ended: AtomicBool::new(false),
+            removed: CancellationToken::new(),
+            checkpoint: Mutex::default(),
             disk: Mutex::default(),
-            watch: Mutex::default(),
+            madvise_trace: Mutex::default(),
         });
         running.insert(id.clone(), instance.clone());
         Some(instance)
     }
 
-    pub(crate) fn get(&self, id: &InstanceId) -> Option<Arc<Running>> {
+    pub(crate) fn get(&self, id: &InstanceId) -> Option<Arc<RunningContainer>> {
         self.running.lock().get(id).cloned()
     }
 
-    /// The checkpoint that an instance is a copy of.
-    pub(crate) fn origin(&self, id: &InstanceId) -> Option<Key> {
-        self.get(id)?.from.lock().clone()
+    /// Returns the checkpoint from which an instance was restored.
+    pub(crate) fn checkpoint_of(&self, id: &InstanceId) -> Option<CheckpointKey> {
+        self.get(id)?.checkpoint.lock().clone()
     }
 
     pub(crate) fn ids(&self) -> Vec<InstanceId> {
         self.running.lock().keys().cloned().collect()
     }
 
-    /// The checkpoints that instances stand on.
-    pub(crate) fn stood_on(&self) -> Vec<Key> {
-        self.running.lock().values().filter_map(|instance| instance.from.lock().clone()).collect()
+    /// Returns the checkpoints on whose snapshots instances are based.
+    pub(crate) fn checkpoints_in_use(&self) -> Vec<CheckpointKey> {
+        self.running.lock().values().filter_map(|instance| instance.checkpoint.lock().clone()).collect()
     }
 
-    pub(crate) fn listen(&self) -> mpsc::UnboundedReceiver<Exit> {
+    /// Returns a receiver of all exits from now on, in place of the previous receiver.
+    pub(crate) fn subscribe_exits(&self) -> mpsc::UnboundedReceiver<Exit> {
         let (sender, exits) = mpsc::unbounded_channel();
-        *self.listener.lock() = Some(sender);
+        *self.exit_listener.lock() = Some(sender);
         exits
     }
 
-    /// By the name of its container.
-    pub(crate) fn find(&self, id: &str) -> Option<(InstanceId, Arc<Running>)> {
+    /// Returns the instance whose container has this name.
+    pub(crate) fn find(&self, id: &str) -> Option<(InstanceId, Arc<RunningContainer>)> {
         let running = self.running.lock();
         let found = running.iter().find(|(known, _)| known.as_str() == id);
         found.map(|(known, instance)| (known.clone(), instance.clone()))
     }
 
-    /// Tells whoever listens that it ended.
-    pub(crate) fn tell(&self, id: &InstanceId, how: String) {
-        if let Some(listener) = &*self.listener.lock() {
-            // A listener that is gone does not want to know.
-            let _ = listener.send(Exit { id: id.clone(), how });
+    /// Sends an exit to the receiver.
+    pub(super) fn report_exit(&self, id: &InstanceId, cause: String) {
+        if let Some(exit_listener) = &*self.exit_listener.lock() {
+            // A receiver that is gone needs no report.
+            let _ = exit_listener.send(Exit { id: id.clone(), cause });
         }
     }
 
-    /// Frees its place, unless another has it by now.
-    pub(crate) fn remove(&self, id: &InstanceId, instance: &Arc<Running>) {
+    /// Removes an instance, unless another one has its id by now.
+    pub(crate) fn remove(&self, id: &InstanceId, instance: &Arc<RunningContainer>) {
         let mut running = self.running.lock();
         if running.get(id).is_some_and(|current| Arc::ptr_eq(current, instance)) {
             running.remove(id);

@@ -1,7 +1,12 @@
-//! Writing files into an instance's layer before anything runs in it.
+//! Writes files into an instance's layer before any of its processes runs. This is the only writer into a layer.
 //!
-//! Whoever made the image, or whoever's app was frozen, chose what lies in the layers below, and is not trusted: no
-//! link is followed, neither in them nor in the layer itself, so nothing outside of the layer can be written.
+//! The author of the image, or of the app that was frozen, chose the content of the lower layers and is not trusted: no
+//! link is followed, neither in the lower layers nor in the layer itself, so that no file outside of the layer is
+//! written.
+//!
+//! In an overlay, a folder of the upper layer replaces the permissions of the same folder below, and a link below is
+//! hidden completely. So a folder made here copies the permissions of the one below, and where a link or a file lies
+//! below, no folder is made.
 
 use std::fs::File;
 use std::io::{self, Write};
@@ -16,22 +21,26 @@ use rustix::fs::{
 use rustix::io::Errno;
 use rustix::process::{Gid, Uid};
 
-use crate::runtime::OwnFile;
+use crate::runtime::InstanceFile;
 
+/// Permissions of a folder that no lower layer has.
 const FOLDER_MODE: u32 = 0o755;
-/// With which overlayfs marks a folder that hides what lies below it.
+/// Attribute by which overlayfs marks a folder that hides the content of the same folder below.
 const OPAQUE: &str = "trusted.overlay.opaque";
 
-/// The folders of an overlay.
-pub(crate) struct LayerWriter {
-    own: OwnedFd,
-    /// Those below, the uppermost first.
-    below: Vec<OwnedFd>,
+/// The folders of an overlay: the layer to write to, and the layers below.
+pub(super) struct LayerWriter {
+    upper: OwnedFd,
+    /// The lower layers, the uppermost first.
+    lower: Vec<OwnedFd>,
 }
 
 impl LayerWriter {
-    /// The layer whose own files lie in the folder `own`, on what lies below in these mounts.
-    pub(crate) fn open(own: &Path, mounts: &[Mount]) -> io::Result<Self> {
+    /// Opens the layer whose own files lie in the folder `upper`, with the lower layers of these mounts.
+    ///
+    /// # Errors
+    /// A folder cannot be opened.
+    pub(crate) fn open(upper: &Path, mounts: &[Mount]) -> io::Result<Self> {
         let option = |name: &str| {
             let options = mounts.iter().flat_map(|mount| &mount.options);
             options.filter_map(|option| option.strip_prefix(name)?.strip_prefix('=')).next()
@@ -40,80 +49,81 @@ impl LayerWriter {
             open(path, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
                 .map_err(io::Error::from)
         };
-        let below = option("lowerdir").unwrap_or_default().split(':').filter(|path| !path.is_empty());
+        let lower = option("lowerdir").unwrap_or_default().split(':').filter(|path| !path.is_empty());
         Ok(Self {
-            own: folder(own)?,
-            below: below.map(|path| folder(Path::new(path))).collect::<io::Result<_>>()?,
+            upper: folder(upper)?,
+            lower: lower.map(|path| folder(Path::new(path))).collect::<io::Result<_>>()?,
         })
     }
 
-    /// Writes a file in the place of what was at its path, and the folders to it. Those have the permissions that they
-    /// have in the layers below.
+    /// Writes a file, replacing what was at its path, and makes the folders that lead to it with the permissions that
+    /// they have in the lower layers.
     ///
     /// # Errors
-    /// What leads to it is a link or no folder, or it is a folder itself.
-    pub(crate) fn write(&self, file: &OwnFile) -> io::Result<()> {
+    /// A part of the path is a link or not a folder, or the path is a folder.
+    pub(crate) fn write(&self, file: &InstanceFile) -> io::Result<()> {
         self.try_write(file).map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", file.path)))
     }
 
-    fn try_write(&self, file: &OwnFile) -> io::Result<()> {
+    fn try_write(&self, file: &InstanceFile) -> io::Result<()> {
         let (folder, name) = file.path.rsplit_once('/').ok_or(io::ErrorKind::InvalidInput)?;
-        let (here, below) = self.enter(folder)?;
+        let (here, lower) = self.open_folder(folder)?;
         if let Some(there) = stat(&here, name)? {
             if is_folder(&there) {
                 return Err(io::ErrorKind::IsADirectory.into());
             }
             unlinkat(&here, name, AtFlags::empty())?;
-        } else if look_below(&below, name)?.0.is_some_and(|seen| is_folder(&seen)) {
+        } else if look_up_lower(&lower, name)?.0.is_some_and(|seen| is_folder(&seen)) {
             return Err(io::ErrorKind::IsADirectory.into());
         }
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let mut made = File::from(openat2(&here, name, flags, Mode::RUSR | Mode::WUSR, confined())?);
-        made.write_all(file.content.as_bytes())?;
-        own(&made, file.owner, file.mode)
+        let mut written = File::from(openat2(&here, name, flags, Mode::RUSR | Mode::WUSR, confined())?);
+        written.write_all(file.content.as_bytes())?;
+        set_owner_and_mode(&written, file.owner, file.mode)
     }
 
-    /// Makes a folder of root's, and those to it.
+    /// Makes a folder that root owns, and the folders that lead to it.
     ///
     /// # Errors
-    /// What leads to it is a link or no folder.
-    pub(crate) fn make_folder(&self, path: &str, mode: u32) -> io::Result<()> {
-        own(self.enter(path)?.0, (0, 0), mode)
+    /// A part of the path is a link or not a folder.
+    pub(super) fn make_folder(&self, path: &str, mode: u32) -> io::Result<()> {
+        set_owner_and_mode(self.open_folder(path)?.0, (0, 0), mode)
     }
 
-    /// A folder of this layer, made where it is not there, and those of its name in the layers below.
-    fn enter(&self, path: &str) -> io::Result<(OwnedFd, Vec<OwnedFd>)> {
-        let mut here = self.own.try_clone()?;
-        let mut below = self.below.iter().map(OwnedFd::try_clone).collect::<io::Result<Vec<_>>>()?;
+    /// Opens a folder of this layer, which is made if it does not exist, and the folders of the same path in the lower
+    /// layers.
+    fn open_folder(&self, path: &str) -> io::Result<(OwnedFd, Vec<OwnedFd>)> {
+        let mut here = self.upper.try_clone()?;
+        let mut lower = self.lower.iter().map(OwnedFd::try_clone).collect::<io::Result<Vec<_>>>()?;
         for part in path.split('/').filter(|part| !part.is_empty()) {
             let seen;
-            (seen, below) = look_below(&below, part)?;
+            (seen, lower) = look_up_lower(&lower, part)?;
             if seen.is_some_and(|seen| !is_folder(&seen)) && stat(&here, part)?.is_none() {
                 return Err(io::Error::other(format!("`{part}` is a link or a file in the image")));
             }
             if stat(&here, part)?.is_none() {
                 make_folder(&here, part, seen.as_ref())?;
             }
-            here = enter(&here, part)?;
+            here = open_folder(&here, part)?;
         }
-        Ok((here, below))
+        Ok((here, lower))
     }
 }
 
-/// Not out of the folder that it starts in, by no means.
+/// Returns flags with which a path cannot leave the folder in which it starts.
 fn confined() -> ResolveFlags {
     ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS
 }
 
-fn enter(folder: &OwnedFd, name: &str) -> io::Result<OwnedFd> {
+fn open_folder(folder: &OwnedFd, name: &str) -> io::Result<OwnedFd> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     openat2(folder, name, flags, Mode::empty(), confined()).map_err(|error| match error {
-        Errno::LOOP | Errno::NOTDIR => io::Error::other(format!("`{name}` is no folder")),
+        Errno::LOOP | Errno::NOTDIR => io::Error::other(format!("`{name}` is not a folder")),
         other => other.into(),
     })
 }
 
-/// What has that name in a folder, itself and not what it leads to.
+/// Returns what has this name in a folder: a link itself and not its target.
 fn stat(folder: &OwnedFd, name: &str) -> io::Result<Option<Stat>> {
     match statat(folder, name, AtFlags::SYMLINK_NOFOLLOW) {
         Ok(there) => Ok(Some(there)),
@@ -122,8 +132,8 @@ fn stat(folder: &OwnedFd, name: &str) -> io::Result<Option<Stat>> {
     }
 }
 
-/// What is seen under a name in folders that lie over each other, if anything, and the folders of that name in them.
-fn look_below(folders: &[OwnedFd], name: &str) -> io::Result<(Option<Stat>, Vec<OwnedFd>)> {
+/// Returns what an overlay of these folders shows under a name, and the folders of that name in them.
+fn look_up_lower(folders: &[OwnedFd], name: &str) -> io::Result<(Option<Stat>, Vec<OwnedFd>)> {
     let (mut seen, mut found) = (None, Vec::new());
     for folder in folders {
         let Some(there) = stat(folder, name)? else { continue };
@@ -131,11 +141,11 @@ fn look_below(folders: &[OwnedFd], name: &str) -> io::Result<(Option<Stat>, Vec<
             break;
         }
         if !is_folder(&there) {
-            // It hides what lies below, or is hidden by what lies above.
+            // A file hides what lies below it, and is hidden by what lies above.
             seen = seen.or(Some(there));
             break;
         }
-        let entered = enter(folder, name)?;
+        let entered = open_folder(folder, name)?;
         let hides = fgetxattr(&entered, OPAQUE, &mut [0_u8; 1]).is_ok();
         seen = seen.or(Some(there));
         found.push(entered);
@@ -150,20 +160,20 @@ fn is_folder(there: &Stat) -> bool {
     FileType::from_raw_mode(there.st_mode) == FileType::Directory
 }
 
-/// What overlayfs has in the place of what was removed.
+/// Returns whether an entry is the mark of overlayfs for a removed file.
 fn is_whiteout(there: &Stat) -> bool {
     FileType::from_raw_mode(there.st_mode) == FileType::CharacterDevice && there.st_rdev == 0
 }
 
-/// Makes a folder as the one below is, since from now on it is this one whose permissions count.
+/// Makes a folder with owner and permissions of the one below, because from now on those of this folder count.
 fn make_folder(folder: &OwnedFd, name: &str, below: Option<&Stat>) -> io::Result<()> {
     mkdirat(folder, name, Mode::RWXU)?;
     let (owner, mode) =
         below.map_or(((0, 0), FOLDER_MODE), |below| ((below.st_uid, below.st_gid), below.st_mode));
-    own(enter(folder, name)?, owner, mode)
+    set_owner_and_mode(open_folder(folder, name)?, owner, mode)
 }
 
-fn own(file: impl AsFd, (user, group): (u32, u32), mode: u32) -> io::Result<()> {
+fn set_owner_and_mode(file: impl AsFd, (user, group): (u32, u32), mode: u32) -> io::Result<()> {
     fchown(&file, Some(Uid::from_raw(user)), Some(Gid::from_raw(group)))?;
     fchmod(&file, Mode::from_raw_mode(mode))?;
     Ok(())

@@ -1,10 +1,10 @@
-//! Which system calls an app may make: what ordinary programs use, and nothing that reaches past the container.
-//! The choice follows what container engines allow by default, without the calls that need capabilities which no
-//! instance has, and without io_uring, whose state cannot be checkpointed.
+//! The seccomp filter: which system calls an app may make. It allows what ordinary programs use, and nothing that
+//! reaches outside of the container. The list follows what container engines allow by default, without the calls that
+//! need capabilities which no instance has, and without io_uring, whose state CRIU cannot checkpoint.
 
 use serde_json::{Value, json};
 
-/// Allowed with any arguments.
+/// System calls that are allowed with any arguments.
 const ALLOWED: &str = "
     accept accept4 access alarm arch_prctl bind brk cachestat capget capset chdir chmod chown clock_getres
     clock_gettime clock_nanosleep close close_range connect copy_file_range creat dup dup2 dup3 epoll_create
@@ -41,7 +41,7 @@ const AF_VSOCK: u64 = 40;
 const EPERM: u32 = 1;
 const ENOSYS: u32 = 38;
 
-/// The filter, as the runtime specification has it.
+/// Returns the filter in the form of the runtime specification.
 pub(crate) fn filter() -> Value {
     let names: Vec<&str> = ALLOWED.split_whitespace().collect();
     json!({
@@ -55,14 +55,14 @@ pub(crate) fn filter() -> Value {
                 "action": "SCMP_ACT_ALLOW",
                 "args": [{ "index": 0, "value": CLONE_NEW, "valueTwo": 0, "op": "SCMP_CMP_MASKED_EQ" }],
             },
-            // Its flags lie in memory, where a filter cannot see them; programs then try `clone`.
+            // Its flags lie in memory, where a filter cannot see them; programs then fall back to `clone`.
             { "names": ["clone3"], "action": "SCMP_ACT_ERRNO", "errnoRet": ENOSYS },
             {
                 "names": ["socket"],
                 "action": "SCMP_ACT_ALLOW",
                 "args": [{ "index": 0, "value": AF_VSOCK, "op": "SCMP_CMP_NE" }],
             },
-            // Programs ask which kind of system they are told to be; they may not choose another.
+            // Programs may ask which kind of system they run on, and may not choose another.
             {
                 "names": ["personality"],
                 "action": "SCMP_ACT_ALLOW",

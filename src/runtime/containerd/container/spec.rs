@@ -1,4 +1,9 @@
-//! What a container is: the specification that runc gets. Pure.
+//! Specifications of containers and of commands in them, as runc takes them. Pure.
+//!
+//! Containers have no user namespace: uid 0 in a container is uid 0 of the host. What holds it are the capabilities,
+//! seccomp, `no_new_privs` and the other namespaces.
+//!
+//! A change here that old checkpoints must not be restored with needs a new format number in `checkpoint/manifest.rs`.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -7,10 +12,10 @@ use serde_json::{Value, json};
 
 use super::seccomp;
 use crate::runtime::containerd::image::ImageConfig;
-use crate::runtime::{Command, RuntimeError, StartRequest};
+use crate::runtime::{ExecCommand, RuntimeError, StartRequest};
 use crate::template::App;
 
-/// What an app may do beyond an ordinary user: handle files and users inside its own container.
+/// Capabilities of an app that runs as root: it may handle files and users inside its own container.
 const CAPABILITIES: [&str; 10] = [
     "CAP_CHOWN",
     "CAP_DAC_OVERRIDE",
@@ -24,69 +29,74 @@ const CAPABILITIES: [&str; 10] = [
     "CAP_SYS_CHROOT",
 ];
 
-/// What an instance may use unless its template says otherwise.
-const PIDS: u32 = 512;
+/// Most processes and threads of an instance unless its template says otherwise.
+const DEFAULT_PIDS: u32 = 512;
 
-/// How much sooner than others an instance's processes are ended, out of 1000.
-const OOM_SCORE: i32 = 500;
+/// How much the processes of instances are preferred when the host runs out of memory, out of 1000.
+const OOM_SCORE_ADJ: i32 = 500;
 
-/// The period over which processor time is shared out, in microseconds.
-const CPU_PERIOD: u64 = 100_000;
+/// Period of the processor limit, in microseconds.
+const CPU_PERIOD_MICROS: u64 = 100_000;
 
-/// Where things of this host lie that a container is given.
+/// Paths and limits of this host that go into a specification.
 #[derive(Debug)]
-pub(crate) struct Place<'a> {
+pub(super) struct HostPaths<'a> {
     /// The instance's network namespace.
     pub(crate) network: &'a Path,
-    /// The folder that the container has as its `/dev`.
+    /// The folder that becomes the container's `/dev`.
     pub(crate) devices: &'a Path,
-    /// The file of settings for CRIU.
-    pub(crate) criu: &'a Path,
-    /// Open files that this host lets a process have; without `CAP_SYS_RESOURCE` nobody may raise it.
-    pub(crate) most_open_files: u64,
-    /// The cgroup, below the roots.
+    /// CRIU's configuration file.
+    pub(crate) criu_config: &'a Path,
+    /// Open files that this host allows to a process. Without `CAP_SYS_RESOURCE` limits can only be lowered, by runc
+    /// and CRIU too.
+    pub(super) max_open_files: u64,
+    /// The cgroup, as a path below the root of each hierarchy.
     pub(crate) cgroup: &'a str,
 }
 
-/// Writes the specification.
-pub(crate) fn write(
-    order: &StartRequest,
+/// Returns the specification of an instance's container.
+///
+/// # Errors
+/// No command is given, or the image's user is a name.
+pub(super) fn container_spec(
+    request: &StartRequest,
     image: &ImageConfig,
-    place: &Place<'_>,
+    host: &HostPaths<'_>,
 ) -> Result<Value, RuntimeError> {
-    let app = &*order.app;
+    let app = &*request.app;
     let memory = app.limits.container_memory();
     Ok(json!({
         "ociVersion": "1.1.0",
-        "process": process(order, image, place.most_open_files, &arguments(app, image)?, &environment(order, image))?,
+        "process": process(request, image, host.max_open_files, &arguments(app, image)?, &environment(request, image))?,
         "root": { "path": "rootfs" },
         "hostname": "instance",
-        // Each mount costs a restore time, so there are no more than apps need; a tmpfs costs it 10 ms, since CRIU has
-        // tar unpack it, empty or not.
+        // Each mount makes a restore slower, so there are only those that apps need. A tmpfs costs 10 ms, because CRIU
+        // has tar unpack it, empty or not. So `/dev/shm` leads into the writable layer, and folders of `/proc` are
+        // read-only instead of masked.
         "mounts": [
             mount("/proc", "proc", "proc", &["nosuid", "noexec", "nodev"]),
-            // Programs may be run from it, since else memory of a copy that is mapped from a file there could not hold
-            // code. There are none in it.
-            mount("/dev", "bind", &place.devices.display().to_string(), &["bind", "ro", "nosuid"]),
+            // Not `noexec`: shared memory is a private mapping of files there, and it may hold code, such as that of a
+            // just-in-time compiler. There are no programs in it.
+            mount("/dev", "bind", &host.devices.display().to_string(), &["bind", "ro", "nosuid"]),
         ],
-        "annotations": { "org.criu.config": place.criu },
+        "annotations": { "org.criu.config": host.criu_config },
         "linux": {
             "namespaces": [
                 { "type": "pid" },
                 { "type": "ipc" },
                 { "type": "uts" },
                 { "type": "mount" },
-                { "type": "network", "path": place.network },
+                { "type": "network", "path": host.network },
             ],
-            "cgroupsPath": place.cgroup,
+            "cgroupsPath": host.cgroup,
             "resources": {
                 "devices": devices(),
                 "memory": { "limit": memory, "swap": memory },
-                "pids": { "limit": app.limits.pids.unwrap_or(PIDS) },
+                "pids": { "limit": app.limits.pids.unwrap_or(DEFAULT_PIDS) },
                 "cpu": cpu(app),
             },
             "seccomp": seccomp::filter(),
-            // Files alone: a folder would be masked by a tmpfs.
+            // Only files: a folder would be masked by a tmpfs.
             "maskedPaths": [
                 "/proc/interrupts", "/proc/kcore", "/proc/keys", "/proc/latency_stats", "/proc/sched_debug",
                 "/proc/timer_list", "/proc/timer_stats",
@@ -99,30 +109,33 @@ pub(crate) fn write(
     }))
 }
 
-/// A command beside the app: it may do what that may, and knows more of the instance.
-pub(crate) fn command(
-    order: &StartRequest,
+/// Returns the specification of a command beside the app. It has the rights of the app and a larger environment.
+///
+/// # Errors
+/// The image's user is a name.
+pub(super) fn exec_process(
+    request: &StartRequest,
     image: &ImageConfig,
-    command: &Command,
-    most_open_files: u64,
+    command: &ExecCommand,
+    max_open_files: u64,
 ) -> Result<Value, RuntimeError> {
-    let own = command.env.iter().map(|(name, value)| format!("{name}={value}"));
-    let env: Vec<String> = environment(order, image).into_iter().chain(own).collect();
-    process(order, image, most_open_files, &command.words, &env)
+    let extra = command.env.iter().map(|(name, value)| format!("{name}={value}"));
+    let env: Vec<String> = environment(request, image).into_iter().chain(extra).collect();
+    process(request, image, max_open_files, &command.argv, &env)
 }
 
 fn process(
-    order: &StartRequest,
+    request: &StartRequest,
     image: &ImageConfig,
-    most_open_files: u64,
+    max_open_files: u64,
     arguments: &[String],
     env: &[String],
 ) -> Result<Value, RuntimeError> {
-    let app = &*order.app;
+    let app = &*request.app;
     let (uid, gid) = user(&image.user)?;
     let working_dir = if image.working_dir.is_empty() { "/" } else { &image.working_dir };
     let mut limits = Vec::new();
-    limits.extend(app.limits.open_files.map(|files| limit("RLIMIT_NOFILE", files.min(most_open_files))));
+    limits.extend(app.limits.open_files.map(|files| limit("RLIMIT_NOFILE", files.min(max_open_files))));
     limits.extend(app.limits.file_size.map(|size| limit("RLIMIT_FSIZE", size)));
     limits.extend(app.limits.cpu_seconds.map(|seconds| limit("RLIMIT_CPU", seconds)));
     Ok(json!({
@@ -137,8 +150,8 @@ fn process(
         },
         "rlimits": limits,
         "noNewPrivileges": true,
-        // When the host itself runs out of memory, instances end before whoever serves them does.
-        "oomScoreAdj": OOM_SCORE,
+        // When the host runs out of memory, instances end before the server that serves them.
+        "oomScoreAdj": OOM_SCORE_ADJ,
     }))
 }
 
@@ -153,13 +166,13 @@ fn limit(kind: &str, value: u64) -> Value {
 fn cpu(app: &App) -> Value {
     match app.limits.millicpus {
         Some(thousandths) => {
-            json!({ "period": CPU_PERIOD, "quota": u64::from(thousandths) * CPU_PERIOD / 1000 })
+            json!({ "period": CPU_PERIOD_MICROS, "quota": u64::from(thousandths) * CPU_PERIOD_MICROS / 1000 })
         }
         None => json!({}),
     }
 }
 
-/// Nothing but what lies in every container's `/dev`.
+/// Returns the rules for device files: only those in every container's `/dev` (`host/node_dir.rs`) are allowed.
 fn devices() -> Value {
     let allow = |major: u32, minor: u32| json!({ "allow": true, "type": "c", "major": major, "minor": minor, "access": "rwm" });
     json!([
@@ -181,32 +194,33 @@ fn arguments(app: &App, image: &ImageConfig) -> Result<Vec<String>, RuntimeError
     let arguments: Vec<String> = parts.into_iter().flatten().flatten().cloned().collect();
     if arguments.is_empty() {
         return Err(RuntimeError::Start(
-            "neither the template nor the image says which command to run".to_owned(),
+            "neither the template nor the image names a command to run".to_owned(),
         ));
     }
     Ok(arguments)
 }
 
-/// The image's, then the template's, then what is promised.
-fn environment(order: &StartRequest, image: &ImageConfig) -> Vec<String> {
+/// Returns the environment: the image's variables, then the template's, then the promised ones, each replacing the ones
+/// before it.
+fn environment(request: &StartRequest, image: &ImageConfig) -> Vec<String> {
     let mut variables = BTreeMap::from([
         ("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"),
         ("HOME", "/root"),
     ]);
     variables.extend(image.env.iter().flatten().filter_map(|pair| pair.split_once('=')));
-    variables.extend(order.app.env.iter().map(|(name, value)| (name.as_str(), value.as_str())));
-    let port = order.app.port.to_string();
+    variables.extend(request.app.env.iter().map(|(name, value)| (name.as_str(), value.as_str())));
+    let port = request.app.port.to_string();
     variables.extend([
         ("HOST", "127.0.0.1"),
         ("PORT", &port),
-        ("INSTANCE_ID", order.id.as_str()),
-        ("INSTANCE_URL", &order.url),
-        ("INSTANCE_HOST", &order.host),
+        ("INSTANCE_ID", request.id.as_str()),
+        ("INSTANCE_URL", &request.url),
+        ("INSTANCE_HOST", &request.host),
     ]);
     variables.into_iter().map(|(name, value)| format!("{name}={value}")).collect()
 }
 
-/// `uid` or `uid:gid`; names would have to be looked up inside the image.
+/// Parses `uid` or `uid:gid`. Names are refused, because they would have to be looked up inside the image.
 fn user(user: &str) -> Result<(u32, u32), RuntimeError> {
     let (uid, gid) = user.split_once(':').unwrap_or((user, ""));
     let number = |text: &str| match text {
@@ -214,7 +228,7 @@ fn user(user: &str) -> Result<(u32, u32), RuntimeError> {
         digits => digits.parse(),
     };
     number(uid).and_then(|uid| Ok((uid, number(gid)?))).map_err(|_| {
-        RuntimeError::Start(format!("the image's user `{user}` is a name, and only numbers are understood"))
+        RuntimeError::Start(format!("the image's user `{user}` is a name, and only numbers are supported"))
     })
 }
 
@@ -229,31 +243,31 @@ mod tests {
     fn specification(limits: ResourceLimits) -> Value {
         let id = InstanceId::random(&TemplateName::new("shop").unwrap());
         let app = Arc::new(App { command: vec!["app".to_owned()], limits, ..App::default() });
-        let order = StartRequest {
+        let request = StartRequest {
             url: String::new(),
             host: String::new(),
             id,
             app,
             revision: 1,
             files: Vec::new(),
-            to_be_frozen: false,
+            will_be_baked: false,
         };
-        let place = Place {
+        let host = HostPaths {
             network: Path::new("/proc/1/fd/3"),
             devices: Path::new("/dev"),
-            criu: Path::new("/criu.conf"),
-            most_open_files: 1024,
+            criu_config: Path::new("/criu.conf"),
+            max_open_files: 1024,
             cgroup: "/try-it-now/shop",
         };
-        write(&order, &ImageConfig::default(), &place).unwrap()
+        container_spec(&request, &ImageConfig::default(), &host).unwrap()
     }
 
-    /// The files of cgroup v2 that runc writes for a specification, and what. Panics at what v2 has no file for: runc
-    /// would refuse it or leave it out.
+    /// Returns the files of cgroup v2 and the values that runc writes for a specification. Panics at settings for which
+    /// v2 has no file: runc would refuse or ignore them.
     fn on_v2(specification: &Value) -> BTreeMap<&'static str, String> {
         let linux = &specification["linux"];
         let path = linux["cgroupsPath"].as_str().unwrap();
-        // With colons it would be a slice of systemd's.
+        // With colons it would be a slice of systemd.
         assert!(path.starts_with('/') && !path.contains(':'), "{path}");
         let mut files = BTreeMap::new();
         for (controller, settings) in linux["resources"].as_object().unwrap() {
@@ -263,17 +277,17 @@ mod tests {
             match (controller.as_str(), names.as_slice()) {
                 ("memory", ["limit", "swap"]) => {
                     files.insert("memory.max", number("limit").to_string());
-                    // In the specification, as on v1, it is memory and swap together.
+                    // In the specification, as on v1, the value is memory and swap together.
                     files.insert("memory.swap.max", (number("swap") - number("limit")).to_string());
                 }
                 ("pids", ["limit"]) => _ = files.insert("pids.max", number("limit").to_string()),
                 ("cpu", []) => {}
                 ("cpu", ["period", "quota"]) => {
-                    // The kernel takes nothing shorter.
+                    // The kernel takes no shorter quota.
                     assert!(number("quota") >= 1000);
                     files.insert("cpu.max", format!("{} {}", number("quota"), number("period")));
                 }
-                // A program in the kernel there: a list that denies all that it does not name.
+                // On v2 a program in the kernel: a list that denies everything that it does not name.
                 ("devices", []) => {
                     let rules = settings.as_array().unwrap();
                     assert_eq!(rules[0], json!({ "allow": false, "access": "rwm" }));
@@ -290,14 +304,14 @@ mod tests {
         let expected = |files: &[(&'static str, &str)]| -> BTreeMap<&'static str, String> {
             files.iter().map(|(file, value)| (*file, (*value).to_owned())).collect()
         };
-        let own = ResourceLimits {
+        let limits = ResourceLimits {
             memory: Some(64 << 20),
             pids: Some(24),
             millicpus: Some(10),
             ..ResourceLimits::default()
         };
         assert_eq!(
-            on_v2(&specification(own)),
+            on_v2(&specification(limits)),
             expected(&[
                 ("memory.max", "67108864"),
                 ("memory.swap.max", "0"),
@@ -317,8 +331,8 @@ mod tests {
         assert_eq!(process["noNewPrivileges"], true);
         assert!(process["oomScoreAdj"].as_i64().unwrap() > 0);
         let bounding = process["capabilities"]["bounding"].as_array().unwrap();
-        for taken in ["CAP_SYS_ADMIN", "CAP_NET_ADMIN", "CAP_NET_RAW", "CAP_SYS_PTRACE", "CAP_MKNOD"] {
-            assert!(!bounding.contains(&taken.into()), "{taken}");
+        for absent in ["CAP_SYS_ADMIN", "CAP_NET_ADMIN", "CAP_NET_RAW", "CAP_SYS_PTRACE", "CAP_MKNOD"] {
+            assert!(!bounding.contains(&absent.into()), "{absent}");
         }
     }
 }

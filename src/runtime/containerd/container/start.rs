@@ -1,4 +1,8 @@
-//! An instance is started, or restored.
+//! Starts an instance: cold, or restored from a checkpoint.
+//!
+//! Two rules hold throughout. Whatever containerd was asked for is waited for, even if something else failed meanwhile:
+//! containerd may carry it out later, after everything was removed. And a step that failed is undone by
+//! [`Inner::undo_start`], not here.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -10,158 +14,170 @@ use rustix::process::{Resource, getrlimit};
 use serde_json::Value;
 use tokio::time::Instant;
 
-use super::ContainerDraft;
 use super::disk::{self, Disk};
-use super::instances::Running;
+use super::instances::RunningContainer;
 use super::layer_writer::LayerWriter;
-use super::spec::{self, Place};
+use super::record::{self, ContainerDraft};
+use super::spec::{self, HostPaths};
+use super::task;
 use crate::instance::Endpoint;
 use crate::runtime::blocking::{IoContext, blocking};
-use crate::runtime::containerd::checkpoint::catalog::Key;
-use crate::runtime::containerd::container;
-use crate::runtime::containerd::host::{cgroups, node_dir, tmpfs};
-use crate::runtime::containerd::image::Unpacked;
+use crate::runtime::containerd::checkpoint::manifest::CheckpointKey;
+use crate::runtime::containerd::fault_points::FaultPoint;
+use crate::runtime::containerd::host::{cgroups, node_dir, orphans, tmpfs};
+use crate::runtime::containerd::image::UnpackedImage;
 use crate::runtime::containerd::image::snapshots;
-use crate::runtime::containerd::takeover::orphans;
-use crate::runtime::containerd::{FaultPoint, Inner};
+use crate::runtime::containerd::inner::Inner;
 use crate::runtime::{RuntimeError, StartMethod, StartRequest, Started};
 
-/// What was made of an instance before it starts, and how long that took.
-struct Made {
-    /// Its disk and its first files.
+/// How long the parts of a preparation took, as far as each was waited for.
+struct Preparation {
+    /// The disk and the first files.
     files: Duration,
-    /// containerd's record, beyond that.
+    /// containerd's record, as far as it took longer than the files.
     record: Duration,
-    /// Its shim, and where nothing is restored its first process.
+    /// The shim, and unless the instance is restored its first process.
     task: Duration,
     done: Instant,
 }
 
 impl Inner {
-    /// Starts it, restored where there is a checkpoint and it works.
+    /// Starts an instance, by a restore if there is a checkpoint and the restore succeeds, else cold.
+    ///
+    /// A failed restore falls back to a cold start. So a file hook that no restored instance can have makes every start
+    /// cold, with a warning each.
+    ///
+    /// # Errors
+    /// The cold start failed. The caller removes what was made.
     pub(crate) async fn start(
         &self,
-        order: &StartRequest,
-        instance: &Running,
+        request: &StartRequest,
+        instance: &RunningContainer,
     ) -> Result<Started, RuntimeError> {
-        let image = self.image(&order.app).await?;
-        let key = self.ingredients(order.revision, &image).map(|ingredients| ingredients.key());
-        if let Some(key) = key.filter(|key| self.checkpoints.has(key)) {
-            // Before it stands on it: who replaces the checkpoint meanwhile leaves the rest to the last that does.
-            *instance.from.lock() = Some(key.clone());
-            match self.launch(order, instance, &image, Some(&key)).await {
+        let image = self.fetch_image(&request.app).await?;
+        let key = self.ingredients(request.revision, &image).map(|ingredients| ingredients.key());
+        if let Some(key) = key.filter(|key| self.checkpoints.contains(key)) {
+            // Before the instance is based on it: if the checkpoint is replaced meanwhile, its snapshot is removed with
+            // the last instance that is based on it.
+            *instance.checkpoint.lock() = Some(key.clone());
+            match self.launch(request, instance, &image, Some(&key)).await {
                 Ok(endpoint) => {
-                    self.checkpoints.worked(&key);
-                    return Ok(Started { endpoint, how: StartMethod::Restored });
+                    self.checkpoints.record_restore(&key);
+                    return Ok(Started { endpoint, method: StartMethod::Restored });
                 }
                 Err(error) => {
-                    tracing::warn!(id = %order.id, %error, "a restore failed; starting cold instead");
-                    self.take_back(&order.id, instance).await?;
-                    orphans::end(&self.address, order.id.as_str()).await?;
-                    instance.from.lock().take();
-                    let given_up = self.checkpoints.failed(&key);
-                    if given_up {
+                    tracing::warn!(id = %request.id, %error, "failed to restore instance; starting cold");
+                    self.undo_start(&request.id, instance).await?;
+                    orphans::remove(&self.socket, request.id.as_str()).await?;
+                    instance.checkpoint.lock().take();
+                    let is_abandoned = self.checkpoints.record_failure(&key);
+                    if is_abandoned {
                         tracing::error!(
-                            template = order.id.template(),
-                            "the checkpoint is given up and made anew"
+                            template = request.id.template(),
+                            "checkpoint abandoned; baking a new one"
                         );
                     }
-                    // One that was replaced meanwhile goes with the last that stands on it.
-                    if given_up || !self.checkpoints.has(&key) {
-                        self.forget(&key).await;
+                    // A checkpoint that was replaced meanwhile is removed with the last instance that is based on it.
+                    if is_abandoned || !self.checkpoints.contains(&key) {
+                        self.remove_checkpoint(&key).await;
                     }
                 }
             }
         }
-        let endpoint = self.launch(order, instance, &image, None).await?;
-        Ok(Started { endpoint, how: StartMethod::Cold })
+        let endpoint = self.launch(request, instance, &image, None).await?;
+        Ok(Started { endpoint, method: StartMethod::Cold })
     }
 
+    /// Makes an instance with its network, snapshot, files and container, and starts it.
+    ///
+    /// The snapshot is made concurrently with everything else if its layers are known, so an instance may have a task
+    /// before it has a snapshot.
     async fn launch(
         &self,
-        order: &StartRequest,
-        instance: &Running,
-        image: &Unpacked,
-        checkpoint: Option<&Key>,
+        request: &StartRequest,
+        instance: &RunningContainer,
+        image: &UnpackedImage,
+        checkpoint: Option<&CheckpointKey>,
     ) -> Result<Endpoint, RuntimeError> {
-        let id = order.id.as_str();
-        let doing = |what: &'static str| move || format!("{what} for {id}");
-        let begun = Instant::now();
-        let _prepared = cgroups::prepare_for_changes();
-        let namespace = self.network(order, instance).await?;
+        let id = request.id.as_str();
+        let context = |operation: &'static str| move || format!("{operation} for {id}");
+        let start = Instant::now();
+        let _fast_changes = cgroups::keep_cgroup_changes_fast();
+        let namespace = self.assign_network(request, instance).await?;
         instance.namespace.store(namespace, Ordering::Release);
-        self.watcher.done(FaultPoint::Network)?;
+        self.faults.reached(FaultPoint::Network)?;
         let network = self.namespaces.path(namespace);
         let network = network.ok_or(RuntimeError::Exhausted("network namespaces"))?;
-        let namespace_took = begun.elapsed();
+        let namespace_took = start.elapsed();
 
-        let parent = checkpoint.map_or_else(|| image.snapshot.clone(), |key| self.snapshot_name(key));
+        let parent = checkpoint.map_or_else(|| image.snapshot.clone(), |key| self.checkpoint_snapshot(key));
         let snapshot = async {
             let mounts = snapshots::prepare(&self.client, self.node.as_str(), id, &parent).await?;
-            self.watcher.done(FaultPoint::Snapshot)?;
+            self.faults.reached(FaultPoint::Snapshot)?;
             Ok(mounts)
         };
-        let make = |mounts| self.make(order, instance, image, checkpoint, &network, mounts);
-        let (made, snapshot_took) = match checkpoint.and_then(|_| self.layers.of(&parent)) {
-            // Each to its end: what containerd was asked for it may do later, too, and then nobody would remove it.
+        let prepare = |mounts| self.prepare(request, instance, image, checkpoint, &network, mounts);
+        let (prepared, snapshot_took) = match checkpoint.and_then(|_| self.known_layers.get(&parent)) {
+            // Both to their end: containerd may carry out later what it was asked for, and then no caller would remove
+            // it.
             Some(known) => {
-                let both = async { (snapshot.await, Instant::now()) };
-                let ((mounts, there), made) = tokio::join!(both, make(known.clone()));
-                self.layers.learn(&parent, &mounts?, Some(&known))?;
-                let made = made?;
-                let alone = there.saturating_duration_since(made.done);
-                (made, alone)
+                let with_time = async { (snapshot.await, Instant::now()) };
+                let ((mounts, snapshot_done), prepared) = tokio::join!(with_time, prepare(known.clone()));
+                self.known_layers.check_or_record(&parent, &mounts?, Some(&known))?;
+                let prepared = prepared?;
+                let waited = snapshot_done.saturating_duration_since(prepared.done);
+                (prepared, waited)
             }
             None => {
                 let mounts = snapshot.await?;
-                let took = begun.elapsed() - namespace_took;
-                self.layers.learn(&parent, &mounts, None)?;
-                (make(mounts).await?, took)
+                let took = start.elapsed() - namespace_took;
+                self.known_layers.check_or_record(&parent, &mounts, None)?;
+                (prepare(mounts).await?, took)
             }
         };
-        let prepared = Instant::now();
-        let at = self.folder.disk(&order.id);
-        // The overlay keeps it.
+        let before_start = Instant::now();
+        let at = self.node_dir.disk_mount_point(&request.id);
+        // The overlay keeps the disk.
         let detach = blocking(move || tmpfs::detach(&at));
-        let (started, detached) = tokio::join!(container::start(&self.client, id, &self.watcher), detach);
-        // Whatever it was, the next one need not fail for want of the shim.
-        started.inspect_err(|_| self.shim.doubt())?;
-        detached.doing(doing("detach a disk"))?;
+        let (started, detached) = tokio::join!(task::start_task(&self.client, id, &self.faults), detach);
+        // Whatever the reason is, the next instance must not fail because the shim is gone.
+        started.inspect_err(|_| self.shared_shim.invalidate())?;
+        detached.context(context("detach the disk"))?;
         let micros = |took: Duration| took.as_micros() as u64;
-        // Measured by the case `restore` of perf/, which reads these names. What goes on beside something else counts as
-        // long as it alone is waited for.
+        // The case `restore` of perf/ measures by these names. A step beside another one counts as long as it alone is
+        // waited for.
         tracing::debug!(
             id,
             restored = checkpoint.is_some(),
             namespace_micros = micros(namespace_took),
             snapshot_micros = micros(snapshot_took),
-            files_micros = micros(made.files),
-            container_micros = micros(made.record),
-            task_micros = micros(made.task),
-            start_micros = micros(prepared.elapsed()),
+            files_micros = micros(prepared.files),
+            container_micros = micros(prepared.record),
+            task_micros = micros(prepared.task),
+            start_micros = micros(before_start.elapsed()),
             "launched"
         );
-        Ok(Endpoint::Sealed { namespace, port: order.app.port })
+        Ok(Endpoint::Sealed { namespace, port: request.app.port })
     }
 
-    /// Makes all of it but its network and its snapshot, to be started.
-    async fn make(
+    /// Makes everything but the network and the snapshot, up to a task that can be started.
+    async fn prepare(
         &self,
-        order: &StartRequest,
-        instance: &Running,
-        image: &Unpacked,
-        checkpoint: Option<&Key>,
+        request: &StartRequest,
+        instance: &RunningContainer,
+        image: &UnpackedImage,
+        checkpoint: Option<&CheckpointKey>,
         network: &Path,
         mut mounts: Vec<Mount>,
-    ) -> Result<Made, RuntimeError> {
-        let id = order.id.as_str();
-        let begun = Instant::now();
-        let spec = self.spec(order, image, network, checkpoint)?;
-        let shim = self.shim.get(&self.client).await;
-        let is_watched = order.to_be_frozen
+    ) -> Result<Preparation, RuntimeError> {
+        let id = request.id.as_str();
+        let start = Instant::now();
+        let spec = self.container_spec(request, image, network, checkpoint)?;
+        let shim = self.shared_shim.get(&self.client).await;
+        let is_traced = request.will_be_baked
             && checkpoint.is_none()
-            && self.criu.is_some()
-            && !order.app.share_memory.is_off();
+            && self.criu_version.is_some()
+            && !request.app.share_memory.is_off();
         let draft = ContainerDraft {
             id,
             node: self.node.as_str(),
@@ -169,107 +185,128 @@ impl Inner {
             namespace: instance.namespace.load(Ordering::Acquire),
             shim: shim.as_deref(),
             spec: &spec,
-            input: &self.folder.input(&order.id),
-            output: &self.folder.output(&order.id),
-            work: &self.folder.of(&order.id),
-            checkpoint: checkpoint.map(|key| (key, self.checkpoints.images(key))),
-            watch: is_watched.then_some(&instance.watch),
+            input: &self.node_dir.input_pipe(&request.id),
+            output: &self.node_dir.output_pipe(&request.id),
+            work_dir: &self.node_dir.instance_dir(&request.id),
+            checkpoint: checkpoint.map(|key| (key, self.checkpoints.images_dir(key))),
+            madvise_trace: is_traced.then_some(&instance.madvise_trace),
             restorer: checkpoint.and(self.restorer.as_deref()),
-            watcher: &self.watcher,
+            faults: &self.faults,
         };
-        let files = async { (self.furnish(order, instance, checkpoint, &mounts).await, begun.elapsed()) };
-        // Each to its end, as above.
-        let (recorded, (furnished, files)) = tokio::join!(container::record(&self.client, &draft), files);
-        furnished?;
+        let files =
+            async { (self.prepare_files(request, instance, checkpoint, &mounts).await, start.elapsed()) };
+        // Both to their end, as in `launch`.
+        let (recorded, (files_written, files)) =
+            tokio::join!(record::create_record(&self.client, &draft), files);
+        files_written?;
         recorded?;
-        let record = begun.elapsed() - files;
-        disk::redirect(&mut mounts, &self.folder.disk(&order.id));
-        let task = container::prepare(&self.client, &draft, mounts).await;
-        task.inspect_err(|_| self.shim.doubt())?;
+        let record = start.elapsed() - files;
+        disk::redirect_overlay(&mut mounts, &self.node_dir.disk_mount_point(&request.id));
+        let task = task::create_task(&self.client, &draft, mounts).await;
+        task.inspect_err(|_| self.shared_shim.invalidate())?;
         let done = Instant::now();
-        Ok(Made { files, record, task: done - begun - files - record, done })
+        Ok(Preparation { files, record, task: done - start - files - record, done })
     }
 
-    /// Gives it its folder, its disk and its first files.
-    async fn furnish(
+    /// Makes the instance's folder, its disk and its first files.
+    async fn prepare_files(
         &self,
-        order: &StartRequest,
-        instance: &Running,
-        checkpoint: Option<&Key>,
+        request: &StartRequest,
+        instance: &RunningContainer,
+        checkpoint: Option<&CheckpointKey>,
         mounts: &[Mount],
     ) -> Result<(), RuntimeError> {
-        let doing = |what: &'static str| move || format!("{what} for {}", order.id);
-        let output = self.folder.make(&order.id).doing(doing("make a pipe for the output"))?;
+        let context = |operation: &'static str| move || format!("{operation} for {}", request.id);
+        let output = self
+            .node_dir
+            .create_instance_dir(&request.id)
+            .context(context("create a pipe for the output"))?;
         instance.keep_output(output);
-        self.watcher.done(FaultPoint::Folder)?;
-        let record =
-            instance.outlet.lock().as_ref().map(|outlet| self.outlets.record(outlet, &order.app.egress));
+        self.faults.reached(FaultPoint::Folder)?;
+        let record = instance
+            .egress_link
+            .lock()
+            .as_ref()
+            .map(|link| self.egress_links.record(link, &request.app.egress));
         if let Some(record) = record {
-            self.folder.note_outlet(&order.id, &record).doing(doing("note the way out"))?;
+            self.node_dir
+                .save_egress_record(&request.id, &record)
+                .context(context("record the egress link"))?;
         }
-        let disk = Disk::make(order.app.limits.container_disk()).map(Arc::new).doing(doing("make a disk"))?;
+        let disk = Disk::create(request.app.limits.container_disk())
+            .map(Arc::new)
+            .context(context("create a disk"))?;
         *instance.disk.lock() = Some(disk.clone());
-        let layer = LayerWriter::open(&disk.files(), mounts).doing(doing("look at the layers"))?;
-        let resolvers = (!order.app.egress.is_sealed()).then(|| self.outlets.resolv_conf());
-        first_files(&layer, order, checkpoint.is_none(), resolvers).doing(doing("write the first files"))?;
-        self.watcher.done(FaultPoint::FirstFiles)?;
-        let at = self.folder.disk(&order.id);
-        disk.attach(&self.address, &at).await.doing(doing("attach a disk"))?;
-        self.watcher.done(FaultPoint::Disk)
+        let layer = LayerWriter::open(&disk.upper_dir(), mounts).context(context("open the layers"))?;
+        let resolvers = (!request.app.egress.is_sealed()).then(|| self.egress_links.resolv_conf());
+        write_first_files(&layer, request, checkpoint.is_none(), resolvers)
+            .context(context("write the first files"))?;
+        self.faults.reached(FaultPoint::FirstFiles)?;
+        let at = self.node_dir.disk_mount_point(&request.id);
+        disk.attach(&self.socket, &at).await.context(context("attach the disk"))?;
+        self.faults.reached(FaultPoint::Disk)
     }
 
-    /// The number of a network namespace for it: one that leads nowhere, or as far as its template wants.
-    async fn network(&self, order: &StartRequest, instance: &Running) -> Result<u32, RuntimeError> {
-        if order.app.egress.is_sealed() {
+    /// Returns the number of a network namespace for the instance: sealed, or with a link for its template's egress.
+    async fn assign_network(
+        &self,
+        request: &StartRequest,
+        instance: &RunningContainer,
+    ) -> Result<u32, RuntimeError> {
+        if request.app.egress.is_sealed() {
             return self
                 .namespaces
-                .make()
+                .create()
                 .await
-                .doing(|| format!("make a network namespace for {}", order.id));
+                .context(|| format!("create a network namespace for {}", request.id));
         }
-        let outlet = self.outlets.take(&order.app.egress).await?;
-        let number = self.namespaces.hold(outlet.namespace());
-        *instance.outlet.lock() = Some(outlet);
+        let link = self.egress_links.open(&request.app.egress).await?;
+        let number = self.namespaces.hold(link.namespace());
+        *instance.egress_link.lock() = Some(link);
         Ok(number)
     }
 
-    fn spec(
+    fn container_spec(
         &self,
-        order: &StartRequest,
-        image: &Unpacked,
+        request: &StartRequest,
+        image: &UnpackedImage,
         network: &Path,
-        checkpoint: Option<&Key>,
+        checkpoint: Option<&CheckpointKey>,
     ) -> Result<Value, RuntimeError> {
-        let shared = checkpoint.and_then(|key| self.checkpoints.devices(key));
-        let place = Place {
+        let shared = checkpoint.and_then(|key| self.checkpoints.devices_dir(key));
+        let host_paths = HostPaths {
             network,
-            devices: &shared.unwrap_or_else(|| self.folder.devices()),
-            criu: &self.folder.criu_config(checkpoint.is_some()),
-            most_open_files: most_open_files(),
-            cgroup: &cgroups::path(order.id.as_str()),
+            devices: &shared.unwrap_or_else(|| self.node_dir.devices()),
+            criu_config: &self.node_dir.criu_config(checkpoint.is_some()),
+            max_open_files: max_open_files(),
+            cgroup: &cgroups::path(request.id.as_str()),
         };
-        spec::write(order, &image.config, &place)
+        spec::container_spec(request, &image.config, &host_paths)
     }
 }
 
-/// Gives a layer the files that make it this instance's own. A checkpoint's snapshot is furnished already.
-fn first_files(
+/// Writes the files that make a layer this instance's own. A checkpoint's snapshot has the base files already.
+fn write_first_files(
     layer: &LayerWriter,
-    order: &StartRequest,
+    request: &StartRequest,
     is_new: bool,
     resolvers: Option<String>,
 ) -> std::io::Result<()> {
     if is_new {
-        layer.make_folder(node_dir::SHARED_MEMORY, 0o1777)?;
+        layer.make_folder(node_dir::SHM_TARGET, 0o1777)?;
     }
-    let furniture = node_dir::furniture();
-    let furniture = furniture.iter().filter(|_| is_new);
-    let resolvers = resolvers.map(node_dir::name_resolvers);
-    let own = node_dir::introduction(order)?;
-    furniture.chain(&own).chain(&resolvers).chain(&order.files).try_for_each(|file| layer.write(file))
+    let base_files = node_dir::base_files();
+    let base_files = base_files.iter().filter(|_| is_new);
+    let resolvers = resolvers.map(node_dir::resolv_conf_file);
+    let identity_files = node_dir::identity_files(request)?;
+    base_files
+        .chain(&identity_files)
+        .chain(&resolvers)
+        .chain(&request.files)
+        .try_for_each(|file| layer.write(file))
 }
 
-/// Open files that this host lets a process have.
-pub(crate) fn most_open_files() -> u64 {
+/// Returns the number of open files that this host allows to a process.
+pub(super) fn max_open_files() -> u64 {
     getrlimit(Resource::Nofile).maximum.unwrap_or(u64::MAX)
 }

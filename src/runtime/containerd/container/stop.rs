@@ -1,64 +1,81 @@
-//! An instance ends, by itself or by us.
+//! Ends an instance, on request or after its container ended by itself.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use super::instances::Running;
+use super::instances::RunningContainer;
+use super::task;
 use crate::instance::InstanceId;
 use crate::runtime::RuntimeError;
 use crate::runtime::blocking::IoContext;
-use crate::runtime::containerd::{FaultPoint, Inner, container};
+use crate::runtime::containerd::fault_points::FaultPoint;
+use crate::runtime::containerd::inner::Inner;
 
 impl Inner {
-    /// The container of an instance ended. Unless that was to be, tells whoever listens, and removes what is left.
-    pub(crate) async fn ended(
+    /// Handles the exit of an instance's container: reports it and removes the instance, unless the server is ending
+    /// the instance itself.
+    ///
+    /// # Errors
+    /// A part of the instance cannot be removed.
+    pub(super) async fn handle_exit(
         &self,
         id: &InstanceId,
-        instance: &Arc<Running>,
-        how: String,
+        instance: &Arc<RunningContainer>,
+        cause: String,
     ) -> Result<(), RuntimeError> {
-        // A start that is under way has another container for it if this was a restore that failed.
-        let _turn = instance.turn.lock().await;
-        if instance.leaves() || matches!(container::lives(&self.client, id.as_str()).await, Ok(Some(_))) {
+        // The exit may be that of a failed restore, and a start in progress may have another container for the instance
+        // by now.
+        let _lock = instance.operation_lock.lock().await;
+        if instance.is_ending() || matches!(task::running_pid(&self.client, id.as_str()).await, Ok(Some(_))) {
             return Ok(());
         }
-        instance.leave();
-        self.instances.tell(id, how);
-        self.take_away(id, instance).await
+        instance.begin_end();
+        self.instances.report_exit(id, cause);
+        self.remove_instance(id, instance).await
     }
 
-    /// Removes all of an instance, and its place among those that run.
-    pub(crate) async fn take_away(
+    /// Removes an instance completely, and takes it from the list of running instances.
+    ///
+    /// # Errors
+    /// A part of it cannot be removed. It stays in the list, so a later call can try again.
+    pub(crate) async fn remove_instance(
         &self,
         id: &InstanceId,
-        instance: &Arc<Running>,
+        instance: &Arc<RunningContainer>,
     ) -> Result<(), RuntimeError> {
-        instance.leave();
-        self.take_back(id, instance).await?;
+        instance.begin_end();
+        self.undo_start(id, instance).await?;
         self.instances.remove(id, instance);
-        instance.gone.cancel();
-        let from = instance.from.lock().take();
-        if let Some(key) = from.filter(|key| !self.checkpoints.has(key)) {
-            self.forget(&key).await;
+        instance.removed.cancel();
+        let checkpoint = instance.checkpoint.lock().take();
+        if let Some(key) = checkpoint.filter(|key| !self.checkpoints.contains(key)) {
+            self.remove_checkpoint(&key).await;
         }
         Ok(())
     }
 
-    /// Removes what was made of an instance so far.
-    pub(crate) async fn take_back(&self, id: &InstanceId, instance: &Running) -> Result<(), RuntimeError> {
-        self.namespaces.let_go(instance.namespace.swap(0, Ordering::AcqRel));
-        container::remove(&self.client, id.as_str(), &self.watcher).await?;
-        // Not before all that could use it has ended.
-        let outlet = instance.outlet.lock().take();
-        if let Some(outlet) = outlet {
-            self.outlets.give_back(outlet).await?;
+    /// Removes everything that a start has made so far.
+    ///
+    /// # Errors
+    /// A part of it cannot be removed.
+    pub(super) async fn undo_start(
+        &self,
+        id: &InstanceId,
+        instance: &RunningContainer,
+    ) -> Result<(), RuntimeError> {
+        self.namespaces.release(instance.namespace.swap(0, Ordering::AcqRel));
+        task::remove_container(&self.client, id.as_str(), &self.faults).await?;
+        // Not before all processes that could use the link have ended.
+        let link = instance.egress_link.lock().take();
+        if let Some(link) = link {
+            self.egress_links.release(link).await?;
         }
         instance.disk.lock().take();
-        let watch = instance.watch.lock().take();
-        if let Some(Ok(watch)) = watch {
-            watch.end().await;
+        let trace = instance.madvise_trace.lock().take();
+        if let Some(Ok(trace)) = trace {
+            trace.remove().await;
         }
-        self.folder.remove(id.as_str()).doing(|| format!("remove the folder of {id}"))?;
-        self.watcher.done(FaultPoint::NoFolder)
+        self.node_dir.remove(id.as_str()).context(|| format!("remove the folder of {id}"))?;
+        self.faults.reached(FaultPoint::NoFolder)
     }
 }

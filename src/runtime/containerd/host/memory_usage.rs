@@ -1,4 +1,7 @@
-//! What instances take of the host's memory, as the kernel counts it.
+//! Reads from the kernel what instances use of the host's memory.
+//!
+//! The kernel counts memory as private if no other process maps it at the moment, so the only instance of a
+//! checkpoint would seem to own all shared memory. Therefore this file counts anonymous memory.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -7,48 +10,53 @@ use std::io;
 use super::cgroups;
 use crate::instance::InstanceId;
 use crate::runtime::blocking::blocking;
-use crate::runtime::containerd::Inner;
+use crate::runtime::containerd::inner::Inner;
 use crate::runtime::memory_report::{HostMemory, MemoryReport, MemoryUse};
 
 impl Inner {
-    /// Reads it all, a third of a millisecond for each process. `None` where the kernel does not tell.
+    /// Returns what all instances use. It takes a third of a millisecond for each process. `None` if the kernel does
+    /// not report it.
     pub(crate) async fn memory(&self) -> Option<MemoryReport> {
         let shares = |id: &InstanceId| {
-            let of = self.instances.origin(id);
-            of.is_some_and(|key| self.checkpoints.devices(&key).is_some())
+            let checkpoint = self.instances.checkpoint_of(id);
+            checkpoint.is_some_and(|key| self.checkpoints.devices_dir(&key).is_some())
         };
         let ids: Vec<_> = self.instances.ids().into_iter().map(|id| (shares(&id), id)).collect();
-        let shared = self.checkpoints.shared();
+        let shared = self.checkpoints.shared_bytes();
         blocking(move || {
-            let host = host(&fs::read_to_string("/proc/meminfo").ok()?)?;
+            let host = host_memory(&fs::read_to_string("/proc/meminfo").ok()?)?;
             let uses =
-                ids.into_iter().filter_map(|(shares, id)| Some((of_instance(id.as_str(), shares)?, id)));
+                ids.into_iter().filter_map(|(shares, id)| Some((instance_memory(id.as_str(), shares)?, id)));
             Some(MemoryReport { instances: uses.map(|(used, id)| (id, used)).collect(), shared, host })
         })
         .await
     }
 }
 
-/// `None` for one that has no processes, or none any more. One that shares has memory in files that are not its own.
-fn of_instance(id: &str, shares: bool) -> Option<MemoryUse> {
+/// Returns what one instance uses; `None` if it has no processes, or none any more. If it shares memory, its files in
+/// memory are the checkpoint's and not its own.
+fn instance_memory(id: &str, shares: bool) -> Option<MemoryUse> {
     let processes: BTreeSet<i32> = cgroups::processes(id).into_iter().collect();
     let read = |pid: &i32| fs::read_to_string(format!("/proc/{pid}/smaps_rollup"));
-    // One that has ended meanwhile has none.
-    let uses: Vec<_> =
-        processes.iter().map(read).filter_map(io::Result::ok).map(|text| of_process(&text, shares)).collect();
+    // A process that has ended meanwhile uses none.
+    let uses: Vec<_> = processes
+        .iter()
+        .map(read)
+        .filter_map(io::Result::ok)
+        .map(|text| process_memory(&text, shares))
+        .collect();
     if uses.is_empty() {
         return None;
     }
     let sum: MemoryUse = uses.into_iter().sum();
-    Some(MemoryUse { charged: cgroups::charged(id).unwrap_or(sum.private), ..sum })
+    Some(MemoryUse { charged: cgroups::charged_bytes(id).unwrap_or(sum.private), ..sum })
 }
 
-/// The sums that a process's `smaps_rollup` has. What processes of an instance have in common counts for each in part; no
-/// other instance has any of it. What the kernel calls private is something else: it counts what nobody else has mapped just
-/// now, and so all that copies share for the only one of them.
-fn of_process(rollup: &str, shares: bool) -> MemoryUse {
+/// Sums up a process's `smaps_rollup`. Memory that several processes of an instance map counts for each in part; no
+/// other instance maps any of it.
+fn process_memory(rollup: &str, shares: bool) -> MemoryUse {
     let mut used = MemoryUse::default();
-    for (name, bytes) in rollup.lines().filter_map(kilobytes) {
+    for (name, bytes) in rollup.lines().filter_map(parse_kilobytes) {
         match name {
             "Pss_Anon" | "Private_Hugetlb" => used.private += bytes,
             "Pss_Shmem" if !shares => used.private += bytes,
@@ -59,13 +67,13 @@ fn of_process(rollup: &str, shares: bool) -> MemoryUse {
     used
 }
 
-fn host(meminfo: &str) -> Option<HostMemory> {
-    let find = |wanted: &str| meminfo.lines().filter_map(kilobytes).find(|(name, _)| *name == wanted);
+fn host_memory(meminfo: &str) -> Option<HostMemory> {
+    let find = |wanted: &str| meminfo.lines().filter_map(parse_kilobytes).find(|(name, _)| *name == wanted);
     Some(HostMemory { total: find("MemTotal")?.1, available: find("MemAvailable")?.1 })
 }
 
-/// `Name:  12 kB`, in bytes.
-fn kilobytes(line: &str) -> Option<(&str, u64)> {
+/// Parses `Name:  12 kB`; returns the name and the bytes.
+fn parse_kilobytes(line: &str) -> Option<(&str, u64)> {
     let (name, value) = line.split_once(':')?;
     let count: u64 = value.trim().strip_suffix(" kB")?.parse().ok()?;
     Some((name, count.checked_mul(1024)?))
@@ -76,26 +84,26 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_the_kernel_counts_is_read() {
+    fn the_files_of_the_kernel_are_parsed() {
         let rollup = "55a0-7ffe ---p 00000000 00:00 0    [rollup]\nRss:   9000 kB\nPss:   120 kB\nPss_Dirty: 7 kB\n\
                       Pss_Anon: 20 kB\nPss_File: 93 kB\nPss_Shmem: 7 kB\nPrivate_Dirty:  16 kB\nPrivate_Hugetlb:  0 kB\n";
         let expected = MemoryUse { private: 20 << 10, proportional: 120 << 10, charged: 0 };
-        assert_eq!(of_process(rollup, true), expected);
-        assert_eq!(of_process(rollup, false), MemoryUse { private: 27 << 10, ..expected });
-        // Of one that ends.
-        assert_eq!(of_process("", true), MemoryUse::default());
+        assert_eq!(process_memory(rollup, true), expected);
+        assert_eq!(process_memory(rollup, false), MemoryUse { private: 27 << 10, ..expected });
+        // A process that is ending has an empty file.
+        assert_eq!(process_memory("", true), MemoryUse::default());
         let meminfo = "MemTotal:  1000 kB\nMemFree:  5 kB\nMemAvailable:  400 kB\nHugePages_Total:  0\n";
-        assert_eq!(host(meminfo), Some(HostMemory { total: 1_024_000, available: 409_600 }));
-        assert_eq!(host("MemTotal: 1 kB\n"), None);
-        assert_eq!(kilobytes("MemTotal:  99999999999999999999 kB"), None);
+        assert_eq!(host_memory(meminfo), Some(HostMemory { total: 1_024_000, available: 409_600 }));
+        assert_eq!(host_memory("MemTotal: 1 kB\n"), None);
+        assert_eq!(parse_kilobytes("MemTotal:  99999999999999999999 kB"), None);
     }
 
     #[test]
-    fn this_very_process_has_memory_of_its_own() {
-        let own = of_process(&fs::read_to_string("/proc/self/smaps_rollup").unwrap(), false);
+    fn this_process_has_private_memory() {
+        let own = process_memory(&fs::read_to_string("/proc/self/smaps_rollup").unwrap(), false);
         assert!(own.private > 100 << 10 && own.proportional >= own.private, "{own:?}");
-        let host = host(&fs::read_to_string("/proc/meminfo").unwrap()).unwrap();
+        let host = host_memory(&fs::read_to_string("/proc/meminfo").unwrap()).unwrap();
         assert!(host.total > host.available && host.available > own.private, "{host:?}");
-        assert_eq!(of_instance("no-such-instance", false), None);
+        assert_eq!(instance_memory("no-such-instance", false), None);
     }
 }

@@ -1,7 +1,19 @@
-//! TODO
+//! What this runtime keeps or reads on the host outside of containerd.
+//!
+//! | file | what it does |
+//! |---|---|
+//! | `node_dir` | the node's folder: pipes, devices, CRIU's configuration, records for the next server |
+//! | `tmpfs` | file systems in memory that containerd sees |
+//! | `cgroups` | the control groups of instances |
+//! | `shared_shim` | the one shim for all instances of a host |
+//! | `orphans` | processes that containerd does not know |
+//! | `memory_usage` | what instances use of the host's memory |
+//! | `kernel` | the running kernel |
 
 pub(super) mod cgroups;
-pub(super) mod memory_usage;
+pub(super) mod kernel;
+mod memory_usage;
 pub(super) mod node_dir;
+pub(super) mod orphans;
 pub(super) mod shared_shim;
 pub(super) mod tmpfs;

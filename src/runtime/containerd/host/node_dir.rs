@@ -1,4 +1,6 @@
-//! This node's files for its containers.
+//! The node's folder for its containers.
+//!
+//! A newer server takes over what an older one left: names of files here must not change.
 
 use std::fs::{self, Permissions};
 use std::io;
@@ -10,8 +12,8 @@ use tokio::net::unix::pipe::{OpenOptions, Receiver};
 
 use super::tmpfs;
 use crate::instance::InstanceId;
-use crate::runtime::containerd::network::egress::Record;
-use crate::runtime::{OwnFile, StartRequest};
+use crate::runtime::containerd::network::egress::EgressRecord;
+use crate::runtime::{InstanceFile, StartRequest};
 use crate::template::random_hex;
 
 /// The node's folder for containers.
@@ -20,163 +22,218 @@ pub(crate) struct NodeDir {
     root: PathBuf,
 }
 
-/// Where an instance's disk is attached for a moment.
-const DISK: &str = "disk";
+/// Name of the folder where an instance's disk is attached while it is started.
+const DISK_DIR: &str = "disk";
 
-/// What an instance's output goes through.
-const OUTPUT: &str = "output";
+/// Name of the pipe for an instance's output.
+const OUTPUT_PIPE: &str = "output";
 
-/// What it could read from, and never gets anything. A container without it holds this host's `/dev/null` open, and
-/// what lies outside of a container cannot be frozen with it.
-const INPUT: &str = "input";
+/// Name of the pipe for an instance's input, to which nothing is ever written. Without it a container would hold this
+/// host's `/dev/null` open from outside, and CRIU cannot freeze a container with it.
+const INPUT_PIPE: &str = "input";
 
-/// What is known of its way out.
-const OUTLET: &str = "outlet.json";
-/// Where a container has what its `/dev/shm` leads to: in its writable layer, which is frozen with the rest.
-pub(crate) const SHARED_MEMORY: &str = "/etc/try-it-now/shm";
+/// Name of the file with the record of an instance's egress link.
+const EGRESS_RECORD_FILE: &str = "outlet.json";
+/// The folder to which `/dev/shm` leads in a container. It is in the writable layer, which is frozen with the rest; a
+/// tmpfs would cost each restore 10 ms, because CRIU has tar unpack it, empty or not.
+pub(crate) const SHM_TARGET: &str = "/etc/try-it-now/shm";
 
-/// For all that CRIU does. A sealed instance's network need not be locked while it is copied, connections are not
-/// copied, databases hold locks, and files that were deleted while open are copied whole.
-const CRIU: &str = "network-lock skip\ntcp-close\nfile-locks\nghost-limit 67108864\n";
+/// CRIU's options for freezing and restoring. The network of a sealed instance need not be locked: it has nothing but a
+/// loopback, and a lock wants iptables or nft and takes long. Connections are not restored. Databases hold file locks.
+/// Deleted files that are still open are stored completely, up to this size in bytes.
+const CRIU_OPTIONS: &str = "network-lock skip\ntcp-close\nfile-locks\nghost-limit 67108864\n";
 
-/// Restores are many, and each line of their log costs time.
-const NO_LOG: &str = "log-file /dev/null\n";
+/// CRIU's additional options for restoring: there are many restores, and writing the log takes time.
+const NO_LOG_OPTION: &str = "log-file /dev/null\n";
 
-/// Where the checkpoints lie in a node's folder for containers.
-pub(crate) fn checkpoints(root: &Path) -> PathBuf {
-    root.join("golden")
+/// Name of the folder for checkpoints.
+const CHECKPOINTS: &str = "golden";
+
+/// Returns the folder for checkpoints in a node's folder for containers.
+pub(crate) fn checkpoints_dir(root: &Path) -> PathBuf {
+    root.join(CHECKPOINTS)
 }
 
 impl NodeDir {
-    /// Takes it over, and makes what all containers share.
+    /// Opens the folder, and makes what all containers share.
+    ///
+    /// # Errors
+    /// The folder cannot be written, or device files cannot be made.
     pub(crate) fn open(root: PathBuf) -> io::Result<Self> {
         let root = std::path::absolute(root)?;
         fs::create_dir_all(root.join("instances"))?;
-        fs::write(root.join("criu-freeze.conf"), CRIU)?;
-        fs::write(root.join("criu-restore.conf"), format!("{CRIU}{NO_LOG}"))?;
-        let folder = Self { root };
-        fs::create_dir_all(folder.devices())?;
-        make_devices(&folder.devices())?;
-        fs::create_dir_all(folder.memory())?;
-        Ok(folder)
+        fs::write(root.join("criu-freeze.conf"), CRIU_OPTIONS)?;
+        fs::write(root.join("criu-restore.conf"), format!("{CRIU_OPTIONS}{NO_LOG_OPTION}"))?;
+        let node_dir = Self { root };
+        fs::create_dir_all(node_dir.devices())?;
+        create_devices(&node_dir.devices())?;
+        fs::create_dir_all(node_dir.shared_memory_dir())?;
+        Ok(node_dir)
     }
 
-    /// Makes a link of that name to a program, or renews it: containers that live longer than a server call it.
-    pub(crate) fn link(&self, name: &str, program: &Path) -> io::Result<PathBuf> {
+    /// Makes or renews a link to a program, and returns the link's path.
+    ///
+    /// A shim runs the link for the whole life of its container, which may be longer than the server's. So each server
+    /// that starts renews the link; without it no instance could be ended.
+    ///
+    /// # Errors
+    /// The folder cannot be written.
+    pub(crate) fn renew_link(&self, name: &str, program: &Path) -> io::Result<PathBuf> {
         let (link, draft) = (self.root.join(name), self.root.join(format!("{name}.draft")));
-        if_there(fs::remove_file(&draft))?;
+        ignore_missing(fs::remove_file(&draft))?;
         symlink(program, &draft)?;
         fs::rename(draft, &link)?;
         Ok(link)
     }
 
-    /// What every container has as its `/dev`.
+    /// Returns the folder that becomes `/dev` in every container without shared memory.
     pub(crate) fn devices(&self) -> PathBuf {
         self.root.join("dev")
     }
 
-    pub(crate) fn criu_config(&self, restores: bool) -> PathBuf {
-        self.root.join(if restores { "criu-restore.conf" } else { "criu-freeze.conf" })
+    /// Returns the file with CRIU's options, for restoring or for freezing.
+    pub(crate) fn criu_config(&self, is_restore: bool) -> PathBuf {
+        self.root.join(if is_restore { "criu-restore.conf" } else { "criu-freeze.conf" })
     }
 
-    /// The root of what keeps the shared shim alive.
-    pub(crate) fn shim(&self) -> PathBuf {
+    /// Returns the root file system of the container that keeps the shared shim alive.
+    pub(crate) fn shim_root(&self) -> PathBuf {
         self.root.join("shim")
     }
 
-    pub(crate) fn checkpoints(&self) -> PathBuf {
-        checkpoints(&self.root)
+    /// Returns the folder for checkpoints.
+    pub(crate) fn checkpoints_dir(&self) -> PathBuf {
+        checkpoints_dir(&self.root)
     }
 
-    /// Where the memory is attached that clones share.
-    pub(crate) fn memory(&self) -> PathBuf {
+    /// Returns the folder where the shared memory of checkpoints is mounted.
+    pub(crate) fn shared_memory_dir(&self) -> PathBuf {
         self.root.join("memory")
     }
 
-    /// The folder of an instance, which CRIU works in too.
-    pub(crate) fn of(&self, id: &InstanceId) -> PathBuf {
+    /// Returns an instance's folder, in which CRIU works too.
+    pub(crate) fn instance_dir(&self, id: &InstanceId) -> PathBuf {
         self.root.join("instances").join(id.as_str())
     }
 
-    pub(crate) fn output(&self, id: &InstanceId) -> PathBuf {
-        self.of(id).join(OUTPUT)
+    /// Returns the pipe for an instance's output.
+    pub(crate) fn output_pipe(&self, id: &InstanceId) -> PathBuf {
+        self.instance_dir(id).join(OUTPUT_PIPE)
     }
 
-    pub(crate) fn input(&self, id: &InstanceId) -> PathBuf {
-        self.of(id).join(INPUT)
+    /// Returns the pipe for an instance's input.
+    pub(crate) fn input_pipe(&self, id: &InstanceId) -> PathBuf {
+        self.instance_dir(id).join(INPUT_PIPE)
     }
 
-    pub(crate) fn disk(&self, id: &InstanceId) -> PathBuf {
-        self.of(id).join(DISK)
+    /// Returns the folder where an instance's disk is attached while it is started.
+    pub(crate) fn disk_mount_point(&self, id: &InstanceId) -> PathBuf {
+        self.instance_dir(id).join(DISK_DIR)
     }
 
-    /// Makes an instance's folder and the pipes in it, and opens its output for reading. It stays open whether anybody
-    /// writes or not.
-    pub(crate) fn make(&self, id: &InstanceId) -> io::Result<Receiver> {
-        fs::create_dir_all(self.disk(id))?;
-        for pipe in [self.input(id), self.output(id)] {
+    /// Makes an instance's folder and its pipes, and opens the output for reading. The pipe is opened for writing too,
+    /// so that the reader sees no end of the output while no process writes.
+    ///
+    /// # Errors
+    /// The folder cannot be written.
+    pub(crate) fn create_instance_dir(&self, id: &InstanceId) -> io::Result<Receiver> {
+        fs::create_dir_all(self.disk_mount_point(id))?;
+        for pipe in [self.input_pipe(id), self.output_pipe(id)] {
             mknodat(CWD, pipe, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0)?;
         }
         self.open_output(id)
     }
 
+    /// Opens an instance's output for reading, like [`NodeDir::create_instance_dir`].
+    ///
+    /// # Errors
+    /// There is no such pipe.
     pub(crate) fn open_output(&self, id: &InstanceId) -> io::Result<Receiver> {
-        self.open_output_of(id.as_str())
+        self.open_output_by_name(id.as_str())
     }
 
-    /// The same by the name of a folder.
-    pub(crate) fn open_output_of(&self, id: &str) -> io::Result<Receiver> {
-        OpenOptions::new().read_write(true).open_receiver(self.root.join("instances").join(id).join(OUTPUT))
+    /// Opens the output pipe in the instance folder of this name for reading.
+    ///
+    /// # Errors
+    /// There is no such pipe.
+    pub(crate) fn open_output_by_name(&self, id: &str) -> io::Result<Receiver> {
+        OpenOptions::new()
+            .read_write(true)
+            .open_receiver(self.root.join("instances").join(id).join(OUTPUT_PIPE))
     }
 
-    /// Makes a pipe in an instance's folder for the output of a command in it, and opens it as [`Folder::make`] does.
-    pub(crate) fn make_pipe(&self, id: &InstanceId, name: &str) -> io::Result<(PathBuf, Receiver)> {
-        let pipe = self.of(id).join(name);
+    /// Makes a pipe in an instance's folder for the output of a command, and opens it like
+    /// [`NodeDir::create_instance_dir`].
+    ///
+    /// # Errors
+    /// The folder cannot be written.
+    pub(crate) fn create_pipe(&self, id: &InstanceId, name: &str) -> io::Result<(PathBuf, Receiver)> {
+        let pipe = self.instance_dir(id).join(name);
         mknodat(CWD, &pipe, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0)?;
         let output = OpenOptions::new().read_write(true).open_receiver(&pipe)?;
         Ok((pipe, output))
     }
 
+    /// Removes a pipe. One that does not exist is no error.
+    ///
+    /// # Errors
+    /// The folder cannot be written.
     pub(crate) fn remove_pipe(&self, pipe: &Path) -> io::Result<()> {
-        if_there(fs::remove_file(pipe))
+        ignore_missing(fs::remove_file(pipe))
     }
 
-    /// Notes what the next server must know of an instance's way out.
-    pub(crate) fn note_outlet(&self, id: &InstanceId, record: &Record) -> io::Result<()> {
-        fs::write(self.of(id).join(OUTLET), serde_json::to_vec(record)?)
+    /// Stores what the next server needs to know about an instance's egress link.
+    ///
+    /// # Errors
+    /// The folder cannot be written.
+    pub(crate) fn save_egress_record(&self, id: &InstanceId, record: &EgressRecord) -> io::Result<()> {
+        fs::write(self.instance_dir(id).join(EGRESS_RECORD_FILE), serde_json::to_vec(record)?)
     }
 
-    /// What was noted; `None` for an instance without a way out.
-    pub(crate) fn outlet(&self, id: &InstanceId) -> io::Result<Option<Record>> {
-        match fs::read(self.of(id).join(OUTLET)) {
+    /// Returns what is stored about an instance's egress link; `None` for a sealed instance.
+    ///
+    /// # Errors
+    /// The file cannot be read.
+    pub(crate) fn egress_record(&self, id: &InstanceId) -> io::Result<Option<EgressRecord>> {
+        match fs::read(self.instance_dir(id).join(EGRESS_RECORD_FILE)) {
             Ok(record) => Ok(Some(serde_json::from_slice(&record)?)),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(error),
         }
     }
 
+    /// Removes an instance's folder. One that does not exist is no error.
+    ///
+    /// # Errors
+    /// An entry cannot be removed.
     pub(crate) fn remove(&self, id: &str) -> io::Result<()> {
         let folder = self.root.join("instances").join(id);
-        // A server may have crashed while it was attached, and its files are the instance's.
-        tmpfs::detach(&folder.join(DISK))?;
-        if_there(fs::remove_dir_all(folder))
+        // If a server crashed while the disk was attached, it must be detached before the folder's files are removed.
+        tmpfs::detach(&folder.join(DISK_DIR))?;
+        ignore_missing(fs::remove_dir_all(folder))
     }
 
-    /// All instances that have a folder.
-    pub(crate) fn list(&self) -> io::Result<Vec<String>> {
+    /// Returns the names of all instance folders.
+    ///
+    /// # Errors
+    /// The folder cannot be read.
+    pub(crate) fn list_instances(&self) -> io::Result<Vec<String>> {
         fs::read_dir(self.root.join("instances"))?
             .map(|entry| entry.map(|entry| entry.file_name().to_string_lossy().into_owned()))
             .collect()
     }
 }
 
-/// Makes what a container has in its `/dev`.
-pub(crate) fn make_devices(devices: &Path) -> io::Result<()> {
+/// Makes the device files and links of a container's `/dev`. Existing ones are kept.
+///
+/// # Errors
+/// The folder cannot be written, or device files cannot be made.
+pub(crate) fn create_devices(devices: &Path) -> io::Result<()> {
     for (name, major, minor) in
         [("null", 1, 3), ("zero", 1, 5), ("full", 1, 7), ("random", 1, 8), ("urandom", 1, 9), ("tty", 5, 0)]
     {
         let path = devices.join(name);
-        if_new(
+        ignore_existing(
             mknodat(CWD, &path, FileType::CharacterDevice, Mode::empty(), makedev(major, minor))
                 .map_err(io::Error::from),
         )?;
@@ -184,40 +241,44 @@ pub(crate) fn make_devices(devices: &Path) -> io::Result<()> {
     }
     for (name, target) in [
         ("fd", "/proc/self/fd"),
-        ("shm", SHARED_MEMORY),
+        ("shm", SHM_TARGET),
         ("stdin", "/proc/self/fd/0"),
         ("stdout", "/proc/self/fd/1"),
         ("stderr", "/proc/self/fd/2"),
     ] {
-        if_new(symlink(target, devices.join(name)))?;
+        ignore_existing(symlink(target, devices.join(name)))?;
     }
     Ok(())
 }
 
-/// What engines put into every container.
-pub(crate) fn furniture() -> [OwnFile; 2] {
+/// Returns the files that container engines put into every container.
+pub(crate) fn base_files() -> [InstanceFile; 2] {
     [("/etc/hosts", "127.0.0.1\tlocalhost instance\n"), ("/etc/hostname", "instance\n")]
-        .map(|(path, content)| OwnFile::new(path, content))
+        .map(|(path, content)| InstanceFile::new(path, content))
 }
 
-/// Tells an instance with a way out whom to ask for names, whatever its image or its checkpoint says.
-pub(crate) fn name_resolvers(resolv_conf: String) -> OwnFile {
-    OwnFile::new("/etc/resolv.conf", resolv_conf)
+/// Returns the file that names an instance's name servers, whatever its image or its checkpoint contains.
+pub(crate) fn resolv_conf_file(resolv_conf: String) -> InstanceFile {
+    InstanceFile::new("/etc/resolv.conf", resolv_conf)
 }
 
-/// What tells an instance who it is, in files below `/etc/try-it-now`: `id`, `url`, `host`, and `seed`, random text of
-/// its own from which an app can derive its salts and keys. A restored process knows from its environment only what the
-/// one knew that was frozen.
-pub(crate) fn introduction(order: &StartRequest) -> io::Result<[OwnFile; 4]> {
+/// Returns the files below `/etc/try-it-now` that tell an instance which one it is: `id`, `url`, `host`, and `seed`,
+/// random text of its own from which an app can derive salts and keys. A restored process has the environment of the
+/// process that was frozen, so it learns this only from files.
+///
+/// # Errors
+/// The system has no random numbers.
+pub(crate) fn identity_files(request: &StartRequest) -> io::Result<[InstanceFile; 4]> {
     let seed = random_hex::<32>()?;
-    let files = [("id", order.id.as_str()), ("url", &order.url), ("host", &order.host), ("seed", &seed)];
-    Ok(files.map(|(name, text)| OwnFile::new(format!("/etc/try-it-now/{name}"), text)))
+    let files =
+        [("id", request.id.as_str()), ("url", &request.url), ("host", &request.host), ("seed", &seed)];
+    Ok(files.map(|(name, text)| InstanceFile::new(format!("/etc/try-it-now/{name}"), text)))
 }
 
-fn if_new(outcome: io::Result<()>) -> io::Result<()> {
+fn ignore_existing(outcome: io::Result<()>) -> io::Result<()> {
     outcome.or_else(|error| if error.kind() == io::ErrorKind::AlreadyExists { Ok(()) } else { Err(error) })
 }
 
-fn if_there(outcome: io::Result<()>) -> io::Result<()> {
+fn ignore_missing(outcome: io::Result<()>) -> io::Result<()> {
     outcome.or_else(|error| if error.kind() == io::ErrorKind::NotFound { Ok(()) } else { Err(error) })
 }

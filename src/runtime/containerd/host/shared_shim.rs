@@ -1,12 +1,16 @@
-//! One shim for all instances of this host. The shim is the process between containerd and runc; one for each container
-//! takes two programs to start, which is a fifth of a restore, and three more to end.
+//! One shim for all instances of this host. The shim is the process between containerd and runc. A shim for each
+//! container would take two programs to start, which is a fifth of a restore, and three more to end.
 //!
-//! A shim lives as long as it has a container, so ours has one that never starts: runc made its first process, which
-//! waits for ever to be told to. That container belongs to no node, outlives servers, and goes with
-//! [`clean`](crate::runtime::containerd::clean). Instances name it as their sandbox, and so are made by its shim.
+//! A shim lives as long as it has a container. So there is one container that never starts: runc made its first
+//! process, which waits for ever to be started. This *shim container* (`shared-shim-…`) belongs to no node, outlives
+//! servers, is shown as CREATED by `ctr`, and is removed by [`clean`](crate::runtime::containerd::clean). Instances
+//! name it as their sandbox, and so their containers are made by its shim.
 //!
-//! The price is that a shim that dies takes the ways to all its containers with it. Then containerd tells that this one
-//! ended, and its instances are ended from outside.
+//! containerd gives a container whose sandbox is not on record a shim of its own that no program ends. So the sandbox
+//! record (`ctr sandboxes ls`) is made before the container and removed after it.
+//!
+//! The price: if the shim dies, containerd can no longer control any of its containers. It then reports the exit of the
+//! shim container, and this server kills the instances from outside (`container/exit_events.rs`).
 
 use std::collections::HashMap;
 use std::fs;
@@ -25,87 +29,80 @@ use prost_types::Any;
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
-use super::cgroups;
+use super::{cgroups, orphans};
 use crate::instance::NodeId;
 use crate::runtime::RuntimeError;
 use crate::runtime::blocking::IoContext;
-use crate::runtime::containerd::Watcher;
-use crate::runtime::containerd::client::{Answer, Client, request};
-use crate::runtime::containerd::container;
-use crate::runtime::containerd::container::{RUNC, SPEC};
-use crate::runtime::containerd::takeover::containers;
-use crate::runtime::containerd::takeover::orphans;
+use crate::runtime::containerd::client::labels::{ALL_NODES, MAKER_LABEL, NODE_LABEL};
+use crate::runtime::containerd::client::{Client, ResponseExt, request};
+use crate::runtime::containerd::container::record::{RUNTIME_NAME, SPEC_TYPE_URL, list_containers};
+use crate::runtime::containerd::container::task;
+use crate::runtime::containerd::fault_points::FaultInjector;
 use crate::template::random_hex;
 
-/// What the name begins with of a container that keeps the shim alive; no instance's has that form. Each has another name:
-/// of one whose maker was killed, containerd and runc keep remains under its own.
-const KEEPER: &str = "shared-shim-";
+/// Prefix of the names of shim containers. No instance's id has that form. Each one has a new name, because containerd
+/// and runc keep remains under the name of a container whose server was killed while it made it.
+const NAME_PREFIX: &str = "shared-shim-";
 
-/// Random bytes in its name.
-const RANDOM: usize = 6;
+/// Random bytes in the name.
+const RANDOM_BYTES: usize = 6;
 
-/// Whether a container of that name keeps a shim alive.
-pub(crate) fn is_keeper(id: &str) -> bool {
-    id.strip_prefix(KEEPER).is_some_and(|random| random.len() == 2 * RANDOM)
+/// Returns whether a container of that name keeps a shared shim alive.
+pub(crate) fn is_shim_container(id: &str) -> bool {
+    id.strip_prefix(NAME_PREFIX).is_some_and(|random| random.len() == 2 * RANDOM_BYTES)
 }
 
-/// What its label says where those of instances name their node.
-const NOBODY: &str = "all";
-
-/// The label that says which node made it.
-const MAKER_LABEL: &str = "try-it-now/maker";
-
-/// What it would run if it were started.
+/// Program of the shim container, which would run if the container were started.
 const PROGRAM: &str = "never-run";
 
-/// Pause after it could not be made.
-const PAUSE: Duration = Duration::from_secs(10);
+/// Pause after a failed attempt to make the shim.
+const RETRY_INTERVAL: Duration = Duration::from_secs(10);
 
-/// The shim that instances share.
+/// The shim that the instances of this host share.
 #[derive(Debug)]
 pub(crate) struct SharedShim {
-    /// Who makes it here.
+    /// Id of the node that makes the shim here.
     node: NodeId,
     /// containerd's socket.
     socket: PathBuf,
-    /// The keeper's root.
+    /// Root file system of the shim container.
     root: PathBuf,
-    /// What all containers have as their `/dev`: without it runc would make one in the root.
+    /// The folder that becomes `/dev` in all containers. Without it runc would make one in the root.
     devices: PathBuf,
-    /// The name of the container that kept it alive when somebody looked, if nothing told otherwise since.
-    keeper: Mutex<Option<Arc<str>>>,
-    /// Whose turn it is to make it, and when that failed the last time.
-    turn: tokio::sync::Mutex<Option<Instant>>,
+    /// Name of the shim container, as long as nothing suggests that it is gone.
+    container_id: Mutex<Option<Arc<str>>>,
+    /// Held while the shim is looked for or made, with the time of the last failure.
+    creation_lock: tokio::sync::Mutex<Option<Instant>>,
 }
 
 impl SharedShim {
-    /// One whose keeper has these as its root and its `/dev`.
+    /// Returns a shared shim that is looked for or made when it is first needed.
     pub(crate) fn new(node: &NodeId, socket: PathBuf, root: PathBuf, devices: PathBuf) -> Self {
-        let (keeper, turn) = (Mutex::default(), tokio::sync::Mutex::default());
-        Self { node: node.clone(), socket, root, devices, keeper, turn }
+        let (container_id, creation_lock) = (Mutex::default(), tokio::sync::Mutex::default());
+        Self { node: node.clone(), socket, root, devices, container_id, creation_lock }
     }
 
-    /// The name under which a container is made in it; `None` where it cannot be had, and the container gets a shim of
-    /// its own.
+    /// Returns the name of the sandbox in which a container is made; `None` if there is no shared shim, and the
+    /// container gets a shim of its own.
     pub(crate) async fn get(&self, client: &Client) -> Option<Arc<str>> {
-        if let Some(keeper) = self.known() {
-            return Some(keeper);
+        if let Some(container_id) = self.known() {
+            return Some(container_id);
         }
-        let mut failed = self.turn.lock().await;
-        if let Some(keeper) = self.known() {
-            return Some(keeper);
+        let mut failed = self.creation_lock.lock().await;
+        if let Some(container_id) = self.known() {
+            return Some(container_id);
         }
-        // To try takes longer than what is to be saved.
-        if failed.is_some_and(|at| at.elapsed() < PAUSE) {
+        // An attempt takes longer than a shared shim saves.
+        if failed.is_some_and(|at| at.elapsed() < RETRY_INTERVAL) {
             return None;
         }
-        match self.find_or_make(client).await {
-            Ok(keeper) => {
-                *self.keeper.lock() = Some(keeper.clone());
-                Some(keeper)
+        match self.find_or_create(client).await {
+            Ok(container_id) => {
+                *self.container_id.lock() = Some(container_id.clone());
+                Some(container_id)
             }
             Err(error) => {
-                tracing::warn!(%error, "instances get a shim each, which makes them slower to start");
+                tracing::warn!(%error, "failed to make shared shim; each instance starts slower, with its own shim");
                 *failed = Some(Instant::now());
                 None
             }
@@ -113,78 +110,74 @@ impl SharedShim {
     }
 
     fn known(&self) -> Option<Arc<str>> {
-        self.keeper.lock().clone()
+        self.container_id.lock().clone()
     }
 
-    /// It may be gone.
-    pub(crate) fn doubt(&self) {
-        *self.keeper.lock() = None;
+    /// Discards what is known of the shim, because it may be gone.
+    pub(crate) fn invalidate(&self) {
+        *self.container_id.lock() = None;
     }
 
-    /// That of another server of this host, or a new one. Of two servers that look at the same time each makes one, which
-    /// does no harm.
-    async fn find_or_make(&self, client: &Client) -> Result<Arc<str>, RuntimeError> {
-        for container in containers(client, Some(NOBODY)).await? {
-            match container::process(client, &container.id).await {
+    /// Returns the shim container of another server of this host, or makes one. If two servers look at the same time,
+    /// each makes one, which does no harm.
+    async fn find_or_create(&self, client: &Client) -> Result<Arc<str>, RuntimeError> {
+        for container in list_containers(client, Some(ALL_NODES)).await? {
+            match task::first_process(client, &container.id).await {
                 Ok(Some(process)) if process.status() == Status::Created => return Ok(container.id.into()),
-                // Somebody killed what only waits: its shim may be gone any moment.
+                // The waiting process was killed, and the shim may end at any moment.
                 Ok(Some(process)) if process.status() == Status::Stopped => {
                     remove(client, &container.id).await?;
                 }
-                // This server crashed while it made it.
+                // This server crashed while it made the container.
                 _ if container.labels.get(MAKER_LABEL).is_some_and(|maker| maker == self.node.as_str()) => {
                     remove(client, &container.id).await?;
-                    orphans::end(&self.socket, &container.id).await?;
+                    orphans::remove(&self.socket, &container.id).await?;
                 }
-                // Another server makes it, or will find that it crashed.
+                // Another server is making it, or will find that it crashed.
                 _ => {}
             }
         }
-        let random = random_hex::<RANDOM>().doing(|| "name the shared shim".to_owned())?;
-        let keeper = format!("{KEEPER}{random}");
-        let made = self.make(client, &keeper).await;
-        if made.is_err() {
-            remove(client, &keeper).await?;
+        let random = random_hex::<RANDOM_BYTES>().context(|| "name the shared shim".to_owned())?;
+        let container_id = format!("{NAME_PREFIX}{random}");
+        let created = self.create(client, &container_id).await;
+        if created.is_err() {
+            remove(client, &container_id).await?;
         }
-        made.map(|()| keeper.into())
+        created.map(|()| container_id.into())
     }
 
-    async fn make(&self, client: &Client, keeper: &str) -> Result<(), RuntimeError> {
-        self.furnish().doing(|| "make the shim's folder".to_owned())?;
+    async fn create(&self, client: &Client, container_id: &str) -> Result<(), RuntimeError> {
+        self.create_root().context(|| "create the shim's root".to_owned())?;
         let sandbox = Sandbox {
-            sandbox_id: keeper.to_owned(),
-            runtime: Some(sandbox::Runtime { name: RUNC.to_owned(), options: None }),
+            sandbox_id: container_id.to_owned(),
+            runtime: Some(sandbox::Runtime { name: RUNTIME_NAME.to_owned(), options: None }),
             ..Default::default()
         };
-        // First, since containers of a sandbox that is not on record get shims that nobody ends.
+        // First, because containers of a sandbox that is not on record get shims that no program ends.
         let message = StoreCreateRequest { sandbox: Some(sandbox) };
-        client
-            .sandboxes()
-            .create(request(message))
-            .await
-            .doing(|| "put the shared shim on record".to_owned())?;
+        client.sandboxes().create(request(message)).await.context(|| "record the shared shim".to_owned())?;
         let record = Container {
-            id: keeper.to_owned(),
+            id: container_id.to_owned(),
             labels: HashMap::from([
-                (crate::runtime::containerd::NODE_LABEL.to_owned(), NOBODY.to_owned()),
+                (NODE_LABEL.to_owned(), ALL_NODES.to_owned()),
                 (MAKER_LABEL.to_owned(), self.node.as_str().to_owned()),
             ]),
-            runtime: Some(Shim { name: RUNC.to_owned(), options: None }),
+            runtime: Some(Shim { name: RUNTIME_NAME.to_owned(), options: None }),
             spec: Some(Any {
-                type_url: SPEC.to_owned(),
-                value: serde_json::to_vec(&self.specification(keeper)).expect("a value is JSON"),
+                type_url: SPEC_TYPE_URL.to_owned(),
+                value: serde_json::to_vec(&self.specification(container_id)).expect("a value is JSON"),
             }),
             ..Default::default()
         };
         let message = CreateContainerRequest { container: Some(record) };
-        client.containers().create(request(message)).await.doing(|| "make the shared shim".to_owned())?;
-        let message = CreateTaskRequest { container_id: keeper.to_owned(), ..Default::default() };
+        client.containers().create(request(message)).await.context(|| "create the shared shim".to_owned())?;
+        let message = CreateTaskRequest { container_id: container_id.to_owned(), ..Default::default() };
         let started = client.tasks().create(request(message)).await;
-        started.doing(|| "start the shared shim".to_owned()).map(drop)
+        started.context(|| "start the shared shim".to_owned()).map(drop)
     }
 
-    fn specification(&self, keeper: &str) -> Value {
-        let own = ["pid", "ipc", "uts", "mount", "network"].map(|kind| json!({ "type": kind }));
+    fn specification(&self, container_id: &str) -> Value {
+        let namespaces = ["pid", "ipc", "uts", "mount", "network"].map(|kind| json!({ "type": kind }));
         json!({
             "ociVersion": "1.1.0",
             "process": {
@@ -198,12 +191,12 @@ impl SharedShim {
                 { "destination": "/proc", "type": "proc", "source": "proc" },
                 { "destination": "/dev", "type": "bind", "source": self.devices, "options": ["bind", "ro"] },
             ],
-            "linux": { "namespaces": own, "cgroupsPath": cgroups::path(keeper) },
+            "linux": { "namespaces": namespaces, "cgroupsPath": cgroups::path(container_id) },
         })
     }
 
-    /// runc insists on a program, though it is never run.
-    fn furnish(&self) -> io::Result<()> {
+    /// Makes the root file system. runc insists on a program, though it never runs.
+    fn create_root(&self) -> io::Result<()> {
         fs::create_dir_all(&self.root)?;
         let program = self.root.join(PROGRAM);
         fs::write(&program, "")?;
@@ -211,10 +204,14 @@ impl SharedShim {
     }
 }
 
-/// Removes a keeper. Those of all instances that it was the shim of must be gone, or they are as good as dead.
-pub(crate) async fn remove(client: &Client, keeper: &str) -> Result<(), RuntimeError> {
-    container::remove(client, keeper, &Watcher::default()).await?;
-    let message = StoreDeleteRequest { sandbox_id: keeper.to_owned() };
+/// Removes a shim container. The containers of all instances in its shim must be gone; otherwise these instances can no
+/// longer be controlled.
+///
+/// # Errors
+/// containerd refuses or does not answer.
+pub(crate) async fn remove(client: &Client, container_id: &str) -> Result<(), RuntimeError> {
+    task::remove_container(client, container_id, &FaultInjector::default()).await?;
+    let message = StoreDeleteRequest { sandbox_id: container_id.to_owned() };
     let deleted = client.sandboxes().delete(request(message)).await;
-    deleted.if_known(|| "forget the shared shim".to_owned()).map(drop)
+    deleted.if_found(|| "remove the record of the shared shim".to_owned()).map(drop)
 }

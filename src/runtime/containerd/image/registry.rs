@@ -1,4 +1,6 @@
-//! Pulling images: containerd gets them from the registry itself, and asks us for logins.
+//! Pulls images. containerd fetches them from the registry itself, and asks this server for logins.
+//!
+//! [`explain`] recognises containerd's error texts; the test `image_pulls` checks it against real registries.
 
 use containerd_client::tonic::{Code, Status, Streaming};
 use containerd_client::types::transfer::{
@@ -8,21 +10,26 @@ use prost::Message;
 use prost_types::Any;
 use tokio::sync::mpsc;
 
-use super::transfer::{self, Stream, any};
+use super::transfer::{self, TransferStream, to_any};
 use crate::runtime::containerd::client::Client;
 use crate::runtime::{Login, LoginFile, Logins, RuntimeError};
 
-/// Pulls what a full reference names, and unpacks it. Registries on this host may speak plain HTTP: containerd falls back
-/// to it for those, and for no others.
-pub(crate) async fn pull(
+/// Pulls the image of a full reference, and unpacks it. Registries on this host may use plain HTTP: containerd falls
+/// back to it for these, and for no others.
+///
+/// # Errors
+/// The login file that the operator named cannot be read, or the image cannot be pulled. The text states the reason.
+pub(super) async fn pull(
     client: &Client,
     reference: &str,
     file: Option<&LoginFile>,
 ) -> Result<(), RuntimeError> {
     let logins = match file.map(LoginFile::read) {
-        Some(Err(wrong)) if file.is_some_and(|file| file.named) => return Err(RuntimeError::Start(wrong)),
-        Some(Err(wrong)) => {
-            tracing::warn!(%wrong, "images are pulled without logins");
+        Some(Err(error)) if file.is_some_and(|file| file.is_explicit) => {
+            return Err(RuntimeError::Start(error));
+        }
+        Some(Err(error)) => {
+            tracing::warn!(%error, "failed to read registry logins; pulling without");
             Logins::default()
         }
         Some(Ok(logins)) => logins,
@@ -37,20 +44,20 @@ pub(crate) async fn pull(
         ..Default::default()
     };
     let source = OciRegistry { reference: reference.to_owned(), resolver: Some(resolver) };
-    let destination = transfer::store(reference.to_owned(), Vec::new());
-    let transferring = transfer::transfer(client, any(&source), any(&destination));
+    let destination = transfer::image_store(reference.to_owned(), Vec::new());
+    let transferring = transfer::transfer(client, to_any(&source), to_any(&destination));
     let transferred = match stream {
         None => transferring.await,
-        Some(Stream { sender, incoming, .. }) => tokio::select! {
+        Some(TransferStream { sender, incoming, .. }) => tokio::select! {
             transferred = transferring => transferred,
-            never = log_in(&logins, reference, sender, incoming) => match never {},
+            never = answer_logins(&logins, reference, sender, incoming) => match never {},
         },
     };
     transferred.map(drop).map_err(|status| RuntimeError::Start(explain(reference, &status, &logins)))
 }
 
-/// Answers containerd whenever it asks for a login, and waits for the end of the transfer.
-async fn log_in(
+/// Answers containerd's requests for a login until the transfer ends. Never returns.
+async fn answer_logins(
     logins: &Logins,
     reference: &str,
     sender: mpsc::Sender<Any>,
@@ -59,20 +66,15 @@ async fn log_in(
     while let Ok(Some(question)) = incoming.message().await {
         let question = AuthRequest::decode(question.value.as_slice()).unwrap_or_default();
         let login = logins.find(reference, &question.host);
-        tracing::debug!(
-            reference,
-            host = question.host,
-            known = login.is_some(),
-            "containerd asks for a login"
-        );
-        if sender.send(any(&answer(login))).await.is_err() {
+        tracing::debug!(reference, host = question.host, known = login.is_some(), "login requested");
+        if sender.send(to_any(&auth_response(login))).await.is_err() {
             break;
         }
     }
     std::future::pending().await
 }
 
-fn answer(login: Option<&Login>) -> AuthResponse {
+fn auth_response(login: Option<&Login>) -> AuthResponse {
     let (kind, username, secret) = match login {
         None => (AuthType::None, "", ""),
         Some(Login::Password { user, password }) => (AuthType::Credentials, user.as_str(), password.reveal()),
@@ -86,7 +88,7 @@ fn answer(login: Option<&Login>) -> AuthResponse {
     }
 }
 
-/// What is wrong, in words for the operator: containerd tells all in one text.
+/// Returns why a pull failed, in words for the operator: containerd reports all reasons in one text.
 fn explain(reference: &str, status: &Status, logins: &Logins) -> String {
     let registry = reference.split('/').next().unwrap_or_default();
     let text = status.message();
@@ -105,25 +107,25 @@ fn explain(reference: &str, status: &Status, logins: &Logins) -> String {
     ];
     let why = if has(&unauthorised) || matches!(status.code(), Code::Unauthenticated | Code::PermissionDenied)
     {
-        match (logins.find(reference, registry), logins.are_elsewhere()) {
+        match (logins.find(reference, registry), logins.has_credential_helpers()) {
             (Some(_), _) => format!("{registry} refuses the login that REGISTRY_AUTH_FILE has for it"),
             (None, false) => format!("{registry} wants a login, and REGISTRY_AUTH_FILE has none for it"),
             (None, true) => format!(
-                "{registry} wants a login, and REGISTRY_AUTH_FILE leaves logins to a program, which is not asked: name \
-                 a file that holds it"
+                "{registry} wants a login, and REGISTRY_AUTH_FILE leaves logins to a credential helper, which this \
+                 server does not run: name a file that contains the login"
             ),
         }
     } else if has(&unreachable) {
         format!("{registry} cannot be reached")
     } else if has(&["no match for platform"]) {
-        let ours = transfer::platform();
-        format!("it is not for this platform, {}/{}", ours.os, ours.architecture)
+        let host = transfer::platform();
+        format!("it is not for this platform, {}/{}", host.os, host.architecture)
     } else if status.code() == Code::NotFound || has(&["not found"]) {
         format!("{registry} has no such image or tag")
     } else if status.code() == Code::DeadlineExceeded {
-        format!("{registry} is too slow")
+        format!("{registry} did not answer in time")
     } else {
-        "containerd could not".to_owned()
+        "containerd failed".to_owned()
     };
-    format!("pull {reference}: {why} ({text})")
+    format!("cannot pull {reference}: {why} ({text})")
 }

@@ -1,5 +1,5 @@
-//! What the names of allow lists lead to. They are looked up by this host, again and again, and an address stays allowed
-//! for a while after its last sight, because large sites answer with a few of theirs at a time.
+//! Resolves the names of allow lists. This host looks them up again and again, and an address stays allowed for a while
+//! after it was last seen, because large sites answer with a few of their addresses at a time.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::{IpAddr, Ipv4Addr};
@@ -10,61 +10,65 @@ use parking_lot::Mutex;
 use tokio::net::lookup_host;
 use tokio::time::{Instant, timeout};
 
-use super::firewall_rules::OutboundInterface;
+use super::firewall_rules::AllowedDestinations;
 use crate::template::Egress;
-use crate::template::egress::{Destination, Host, is_public};
+use crate::template::egress::{Destination, DestinationHost, is_public};
 
-/// How long an address is allowed after it was last seen.
-const KEEP: Duration = Duration::from_secs(600);
+/// How long an address stays allowed after it was last seen.
+const ADDRESS_TTL: Duration = Duration::from_secs(600);
 
-/// Longest time of a look-up.
-const PATIENCE: Duration = Duration::from_secs(3);
+/// Longest time of a lookup.
+const LOOKUP_DEADLINE: Duration = Duration::from_secs(3);
 
-/// Most look-ups at a time.
-const AT_ONCE: usize = 8;
+/// Most concurrent lookups.
+const MAX_CONCURRENT_LOOKUPS: usize = 8;
 
-/// Most addresses of one name.
-const MOST_ADDRESSES: usize = 64;
+/// Most addresses kept of one name.
+const MAX_ADDRESSES_PER_NAME: usize = 64;
 
-/// Addresses, and when each was last seen.
-type Seen = BTreeMap<Ipv4Addr, Instant>;
+/// Addresses with the time at which each was last seen.
+type LastSeen = BTreeMap<Ipv4Addr, Instant>;
 
-/// All that was ever looked up and is still in use.
+/// The names in use, with their addresses.
 #[derive(Debug, Default)]
-pub(crate) struct ResolvedNames {
-    known: Mutex<HashMap<String, Seen>>,
+pub(super) struct ResolvedNames {
+    known: Mutex<HashMap<String, LastSeen>>,
 }
 
 impl ResolvedNames {
-    /// What a template's instances may reach now. Names that nobody has asked for yet are looked up, which takes
-    /// seconds at most; one that leads nowhere is no error, it may later.
-    pub(crate) async fn way(&self, egress: &Egress) -> OutboundInterface {
+    /// Returns what a template's instances may reach now. New names are looked up first, which takes seconds at most. A
+    /// name without an address is no error: it may have one later.
+    pub(crate) async fn resolve(&self, egress: &Egress) -> AllowedDestinations {
         let new: BTreeSet<&str> = {
             let known = self.known.lock();
             names(egress).filter(|name| !known.contains_key(*name)).collect()
         };
         self.look_up(new.into_iter()).await;
-        self.known_way(egress)
+        self.known_destinations(egress)
     }
 
-    /// The same without a look-up.
-    pub(crate) fn known_way(&self, egress: &Egress) -> OutboundInterface {
-        let Egress::Only(places) = egress else { return OutboundInterface::Open };
+    /// Returns what a template's instances may reach, by the last lookups.
+    pub(super) fn known_destinations(&self, egress: &Egress) -> AllowedDestinations {
+        let Egress::Only(destinations) = egress else { return AllowedDestinations::AnyPublic };
         let known = self.known.lock();
         let addresses = |destination: &Destination| -> Vec<Ipv4Addr> {
             match &destination.host {
-                Host::Address(address) => vec![*address],
-                Host::Name(name) => {
+                DestinationHost::Address(address) => vec![*address],
+                DestinationHost::Name(name) => {
                     known.get(name).into_iter().flat_map(|seen| seen.keys().copied()).collect()
                 }
             }
         };
-        let places = places.iter().flat_map(|to| addresses(to).into_iter().map(|address| (address, to.port)));
-        OutboundInterface::Only { places: places.collect(), asks: names(egress).next().is_some() }
+        let destinations =
+            destinations.iter().flat_map(|to| addresses(to).into_iter().map(|address| (address, to.port)));
+        AllowedDestinations::Only {
+            destinations: destinations.collect(),
+            may_resolve: names(egress).next().is_some(),
+        }
     }
 
-    /// Looks all names up that are in use, and forgets the others.
-    pub(crate) async fn refresh(&self, in_use: &[Egress]) {
+    /// Looks up all names in use, and discards the others.
+    pub(super) async fn refresh(&self, in_use: &[Egress]) {
         let wanted: BTreeSet<&str> = in_use.iter().flat_map(names).collect();
         self.known.lock().retain(|name, _| wanted.contains(name.as_str()));
         self.look_up(wanted.into_iter()).await;
@@ -72,52 +76,52 @@ impl ResolvedNames {
 
     async fn look_up<'a>(&self, names: impl Iterator<Item = &'a str>) {
         let names: Vec<&str> = names.collect();
-        for some in names.chunks(AT_ONCE) {
-            let found = join_all(some.iter().map(|name| addresses_of(name))).await;
+        for batch in names.chunks(MAX_CONCURRENT_LOOKUPS) {
+            let found = join_all(batch.iter().map(|name| addresses_of(name))).await;
             let now = Instant::now();
             let mut known = self.known.lock();
-            for (name, found) in some.iter().zip(found) {
+            for (name, found) in batch.iter().zip(found) {
                 merge(known.entry((*name).to_owned()).or_default(), &found, now);
             }
         }
     }
 }
 
-/// The names of a list.
+/// Returns the names of an allow list.
 fn names(egress: &Egress) -> impl Iterator<Item = &str> {
-    let places = match egress {
-        Egress::Only(places) => places.as_slice(),
+    let destinations = match egress {
+        Egress::Only(destinations) => destinations.as_slice(),
         Egress::Sealed | Egress::Internet => &[],
     };
-    places.iter().filter_map(|place| match &place.host {
-        Host::Name(name) => Some(name.as_str()),
-        Host::Address(_) => None,
+    destinations.iter().filter_map(|destination| match &destination.host {
+        DestinationHost::Name(name) => Some(name.as_str()),
+        DestinationHost::Address(_) => None,
     })
 }
 
-/// The addresses of a name that instances may be let to; whoever owns a name can have it lead anywhere.
+/// Looks up the addresses of a name. Only public ones count, because the owner of a name can point it anywhere.
 async fn addresses_of(name: &str) -> Vec<Ipv4Addr> {
-    let found = match timeout(PATIENCE, lookup_host((name, 0))).await {
+    let found = match timeout(LOOKUP_DEADLINE, lookup_host((name, 0))).await {
         Ok(Ok(found)) => found,
         Ok(Err(error)) => {
-            tracing::warn!(name, %error, "a name that instances may reach leads nowhere");
+            tracing::warn!(name, %error, "failed to resolve name of allow list");
             return Vec::new();
         }
         Err(_) => {
-            tracing::warn!(name, "a name that instances may reach was not found in time");
+            tracing::warn!(name, "failed to resolve name of allow list in time");
             return Vec::new();
         }
     };
-    let of_four = |address: IpAddr| if let IpAddr::V4(address) = address { Some(address) } else { None };
-    let found = found.filter_map(|found| of_four(found.ip()));
-    found.filter(|address| is_public(*address)).take(MOST_ADDRESSES).collect()
+    let ipv4 = |address: IpAddr| if let IpAddr::V4(address) = address { Some(address) } else { None };
+    let found = found.filter_map(|found| ipv4(found.ip()));
+    found.filter(|address| is_public(*address)).take(MAX_ADDRESSES_PER_NAME).collect()
 }
 
-/// Adds what was found just now, and drops what was not for too long.
-fn merge(seen: &mut Seen, found: &[Ipv4Addr], now: Instant) {
+/// Adds the addresses that were just found, and drops those that were not seen for too long.
+fn merge(seen: &mut LastSeen, found: &[Ipv4Addr], now: Instant) {
     seen.extend(found.iter().map(|address| (*address, now)));
-    seen.retain(|_, last| now.duration_since(*last) < KEEP);
-    while seen.len() > MOST_ADDRESSES {
+    seen.retain(|_, last| now.duration_since(*last) < ADDRESS_TTL);
+    while seen.len() > MAX_ADDRESSES_PER_NAME {
         let oldest = seen.iter().min_by_key(|(_, last)| **last).map(|(address, _)| *address);
         let Some(oldest) = oldest else { return };
         seen.remove(&oldest);
@@ -134,28 +138,31 @@ mod tests {
 
     #[test]
     fn an_address_stays_for_a_while_after_it_was_last_seen() {
-        let (mut seen, begun) = (Seen::new(), Instant::now());
+        let (mut seen, begun) = (LastSeen::new(), Instant::now());
         merge(&mut seen, &[address(1), address(2)], begun);
-        merge(&mut seen, &[address(2), address(3)], begun + KEEP / 2);
+        merge(&mut seen, &[address(2), address(3)], begun + ADDRESS_TTL / 2);
         assert_eq!(seen.len(), 3);
-        merge(&mut seen, &[], begun + KEEP);
+        merge(&mut seen, &[], begun + ADDRESS_TTL);
         assert_eq!(seen.into_keys().collect::<Vec<_>>(), [address(2), address(3)]);
     }
 
     #[test]
-    fn a_name_with_no_end_of_addresses_keeps_the_newest() {
-        let (mut seen, begun) = (Seen::new(), Instant::now());
+    fn a_name_with_ever_new_addresses_keeps_the_newest() {
+        let (mut seen, begun) = (LastSeen::new(), Instant::now());
         for last in 0..=255 {
             merge(&mut seen, &[address(last)], begun + Duration::from_millis(u64::from(last)));
         }
-        assert_eq!(seen.len(), MOST_ADDRESSES);
+        assert_eq!(seen.len(), MAX_ADDRESSES_PER_NAME);
         assert!(seen.contains_key(&address(255)) && !seen.contains_key(&address(0)));
     }
 
     #[tokio::test]
-    async fn a_name_that_leads_home_opens_nothing() {
+    async fn a_name_with_a_local_address_opens_nothing() {
         let egress = Egress::Only(vec!["localhost:80".parse().unwrap(), "198.51.100.1:81".parse().unwrap()]);
-        let way = ResolvedNames::default().way(&egress).await;
-        assert_eq!(way, OutboundInterface::Only { places: BTreeSet::from([(address(1), 81)]), asks: true });
+        let allowed = ResolvedNames::default().resolve(&egress).await;
+        assert_eq!(
+            allowed,
+            AllowedDestinations::Only { destinations: BTreeSet::from([(address(1), 81)]), may_resolve: true }
+        );
     }
 }

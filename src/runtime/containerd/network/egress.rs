@@ -1,16 +1,10 @@
-//! The way out for instances of templates with `egress`: a pair of links, an address, and a firewall.
+//! Links to the internet for instances of templates with `egress`: a veth pair, an address, and a place in the
+//! firewall.
 //!
-//! | a file | what it knows |
-//! |---|---|
-//! | `slots` | which addresses are free (pure) |
-//! | `links` | making and removing pairs, by netlink |
-//! | `rules` | the firewall's table as text (pure) |
-//! | `firewall` | that table in the kernel, by `nft` |
-//! | `names` | what the names of allow lists lead to |
-//!
-//! A pair belongs to the namespace that it leads from, and that to who holds it open: what a crashed server held idle is
-//! gone with it, and what its instances are in is picked up by the next. A pair without an instance is in no set of the
-//! table, which lets nothing through that is not, and is used again after a rest.
+//! A veth pair belongs to the namespace at its inner end, and that namespace to the process that holds it open. So the
+//! spare pairs of a crashed server are gone with it, and the pairs of its instances are adopted by the next server. A
+//! pair without an instance is in no set of the firewall's table, so no packet from it passes. A released pair is used
+//! again after the cooldown of its address.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::ffi::OsString;
@@ -23,65 +17,65 @@ use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
-use super::addresses::{AddressPair, AddressPool, REST};
+use super::addresses::{ADDRESS_COOLDOWN, AddressPair, AddressPool};
 use super::dns::ResolvedNames;
 use super::firewall::Firewall;
-use super::firewall_rules::{Fixed, Guests, InstanceRules};
-use super::links::Plan;
+use super::firewall_rules::{InstanceRules, RulesByLink, TableConfig};
+use super::links::LinkPair;
 use crate::runtime::RuntimeError;
 use crate::runtime::blocking::IoContext;
 use crate::telemetry::task;
 use crate::template::Egress;
 use crate::template::egress::{EgressSettings, public_resolvers};
 
-/// Pairs made ahead once the first was asked for.
-const SPARE: usize = 4;
+/// Links made ahead once the first one was needed.
+const SPARE_LINKS: usize = 4;
 
-/// Most pairs that are kept for later.
-const MOST_IDLE: usize = 32;
+/// Most released links that are kept for later instances.
+const MAX_IDLE_LINKS: usize = 32;
 
-/// Addresses that may turn out to be another node's before it is given up.
-const TRIES: usize = 16;
+/// Most addresses that are tried for a link, because another node of this host may use them.
+const MAX_ADDRESS_ATTEMPTS: usize = 16;
 
-/// The largest packet where this host's own is unknown, in bytes.
-const MTU: u32 = 1500;
+/// The largest packet where the one of this host's own link is unknown, in bytes.
+const DEFAULT_MTU: u32 = 1500;
 
-/// Whom instances ask for names where this host asks nobody that they may ask too.
-const RESOLVERS: [Ipv4Addr; 2] = [Ipv4Addr::new(9, 9, 9, 9), Ipv4Addr::new(1, 1, 1, 1)];
+/// Name servers for instances where this host uses none that instances may reach.
+const DEFAULT_RESOLVERS: [Ipv4Addr; 2] = [Ipv4Addr::new(9, 9, 9, 9), Ipv4Addr::new(1, 1, 1, 1)];
 
-/// All ways out of this node.
+/// All links of this node.
 #[derive(Debug)]
 pub(crate) struct EgressLinks {
     home: Arc<File>,
     node: String,
-    /// What the names of this node's links begin with.
-    links: String,
-    outside: EgressSettings,
+    /// Prefix of the names of this node's links.
+    link_prefix: String,
+    settings: EgressSettings,
     firewall: Firewall,
     names: ResolvedNames,
-    slots: Mutex<AddressPool>,
-    /// Made ahead.
+    addresses: Mutex<AddressPool>,
+    /// Links made ahead.
     spare: Mutex<Vec<EgressLink>>,
-    /// Whose turn it is to make some: two at once would make too many.
-    filling: tokio::sync::Mutex<()>,
-    /// Used before and at rest since then.
+    /// Held by the task that makes links ahead: two at once would make too many.
+    refill_lock: tokio::sync::Mutex<()>,
+    /// Released links, with the time of their release.
     idle: Mutex<VecDeque<(Instant, EgressLink)>>,
-    /// What those with an instance may reach, by link.
+    /// Allowed destinations of the links that have an instance, by the link's name.
     in_use: Mutex<BTreeMap<String, (AddressPair, Egress)>>,
-    /// The largest packet; `None` before this host was made ready.
+    /// The largest packet in bytes; `None` before this host was prepared.
     mtu: tokio::sync::Mutex<Option<u32>>,
 }
 
-/// A namespace with a way out.
+/// A network namespace with a link to the internet.
 #[derive(Debug)]
 pub(crate) struct EgressLink {
-    slot: AddressPair,
+    pair: AddressPair,
     namespace: Arc<File>,
 }
 
-/// What must be known of an outlet after a crash.
+/// What a server stores about the link of an instance for the server after a crash.
 #[derive(Debug, Serialize, Deserialize)]
-pub(crate) struct Record {
+pub(crate) struct EgressRecord {
     slot: u32,
     address: Ipv4Addr,
     egress: Egress,
@@ -94,138 +88,161 @@ impl EgressLink {
 }
 
 impl EgressLinks {
-    pub(crate) fn new(node: &str, outside: EgressSettings, path: Option<OsString>) -> io::Result<Arc<Self>> {
-        let links = super::addresses::links_of(node);
-        let resolvers = outside.resolvers.clone().unwrap_or_else(|| {
-            let own = public_resolvers(&fs::read_to_string("/etc/resolv.conf").unwrap_or_default());
-            if own.is_empty() { RESOLVERS.to_vec() } else { own }
+    /// Returns the links of a node. Nothing is made before the first one is needed.
+    ///
+    /// # Errors
+    /// This server's own network namespace cannot be opened.
+    pub(crate) fn new(
+        node: &str,
+        settings: EgressSettings,
+        search_path: Option<OsString>,
+    ) -> io::Result<Arc<Self>> {
+        let link_prefix = super::addresses::link_prefix(node);
+        let resolvers = settings.resolvers.clone().unwrap_or_else(|| {
+            let host_resolvers =
+                public_resolvers(&fs::read_to_string("/etc/resolv.conf").unwrap_or_default());
+            if host_resolvers.is_empty() { DEFAULT_RESOLVERS.to_vec() } else { host_resolvers }
         });
-        let chance = getrandom::u32().map_err(io::Error::other)?;
+        let random = getrandom::u32().map_err(io::Error::other)?;
         let table = format!("{}{node}", super::firewall_rules::TABLE_PREFIX);
-        let fixed = Fixed { table, links: links.clone(), range: outside.range, resolvers };
+        let table_config =
+            TableConfig { table, link_prefix: link_prefix.clone(), range: settings.range, resolvers };
         Ok(Arc::new(Self {
             home: Arc::new(File::open("/proc/thread-self/ns/net")?),
             node: node.to_owned(),
-            links,
-            firewall: Firewall::new(fixed, path),
+            link_prefix,
+            firewall: Firewall::new(table_config, search_path),
             names: ResolvedNames::default(),
-            slots: Mutex::new(AddressPool::new(&outside.range, chance)),
-            outside,
+            addresses: Mutex::new(AddressPool::new(&settings.range, random)),
+            settings,
             spare: Mutex::default(),
-            filling: tokio::sync::Mutex::default(),
+            refill_lock: tokio::sync::Mutex::default(),
             idle: Mutex::default(),
             in_use: Mutex::default(),
             mtu: tokio::sync::Mutex::default(),
         }))
     }
 
-    /// What instances have as their `/etc/resolv.conf`.
+    /// Returns the content of `/etc/resolv.conf` for instances.
     pub(crate) fn resolv_conf(&self) -> String {
         self.firewall.resolvers().iter().map(|resolver| format!("nameserver {resolver}\n")).collect()
     }
 
-    /// A namespace from which `egress` can be reached and nothing else.
-    pub(crate) async fn take(self: &Arc<Self>, egress: &Egress) -> Result<EgressLink, RuntimeError> {
-        let mtu = self.prepare().await?;
-        let ready = self.spare.lock().pop().or_else(|| self.rested());
-        let outlet = match ready {
-            Some(outlet) => outlet,
-            None => self.make(mtu).await.doing(|| "make a way out".to_owned())?,
-        };
-        let outlets = self.clone();
-        task::spawn("spare ways out", async move { outlets.fill_up(mtu).await });
-        let way = self.names.way(egress).await;
-        let link = outlet.slot.link(&self.links);
-        let guest = InstanceRules { address: outlet.slot.of_instance(&self.outside.range), way };
-        if let Err(source) = self.firewall.admit(&link, guest).await {
-            self.discard(outlet).await;
-            return Err(RuntimeError::Io { doing: "open the firewall for an instance".to_owned(), source });
-        }
-        self.in_use.lock().insert(link, (outlet.slot, egress.clone()));
-        Ok(outlet)
-    }
-
-    /// Takes one back. All that ran in it must have ended.
+    /// Opens a link for an instance: a namespace from which only the destinations of `egress` can be reached.
     ///
     /// # Errors
-    /// The firewall could not be told; the outlet is gone all the same.
-    pub(crate) async fn give_back(&self, outlet: EgressLink) -> Result<(), RuntimeError> {
-        let link = outlet.slot.link(&self.links);
-        self.in_use.lock().remove(&link);
-        if let Err(source) = self.firewall.dismiss(&link).await {
-            self.discard(outlet).await;
-            return Err(RuntimeError::Io { doing: format!("close the firewall for {link}"), source });
+    /// This host cannot forward packets, or the link or the firewall cannot be set up.
+    pub(crate) async fn open(self: &Arc<Self>, egress: &Egress) -> Result<EgressLink, RuntimeError> {
+        let mtu = self.prepare().await?;
+        let ready = self.spare.lock().pop().or_else(|| self.take_idle());
+        let link = match ready {
+            Some(link) => link,
+            None => self.make(mtu).await.context(|| "create an egress link".to_owned())?,
+        };
+        let links = self.clone();
+        task::spawn("spare egress links", async move { links.refill(mtu).await });
+        let destinations = self.names.resolve(egress).await;
+        let name = link.pair.link_name(&self.link_prefix);
+        let rules = InstanceRules { address: link.pair.of_instance(&self.settings.range), destinations };
+        if let Err(source) = self.firewall.admit(&name, rules).await {
+            self.discard(link).await;
+            return Err(RuntimeError::Io {
+                operation: "open the firewall for an instance".to_owned(),
+                source,
+            });
         }
-        if self.idle.lock().len() < MOST_IDLE {
-            self.idle.lock().push_back((Instant::now(), outlet));
+        self.in_use.lock().insert(name, (link.pair, egress.clone()));
+        Ok(link)
+    }
+
+    /// Releases a link. All processes in it must have ended.
+    ///
+    /// # Errors
+    /// The firewall could not be changed; the link is removed nevertheless.
+    pub(crate) async fn release(&self, link: EgressLink) -> Result<(), RuntimeError> {
+        let name = link.pair.link_name(&self.link_prefix);
+        self.in_use.lock().remove(&name);
+        if let Err(source) = self.firewall.remove(&name).await {
+            self.discard(link).await;
+            return Err(RuntimeError::Io { operation: format!("close the firewall for {name}"), source });
+        }
+        if self.idle.lock().len() < MAX_IDLE_LINKS {
+            self.idle.lock().push_back((Instant::now(), link));
         } else {
-            self.discard(outlet).await;
+            self.discard(link).await;
         }
         Ok(())
     }
 
-    /// What the next server has to know of it.
-    pub(crate) fn record(&self, outlet: &EgressLink, egress: &Egress) -> Record {
-        let address = outlet.slot.of_instance(&self.outside.range);
-        Record { slot: outlet.slot.0, address, egress: egress.clone() }
+    /// Returns what the next server needs to know about a link.
+    pub(crate) fn record(&self, link: &EgressLink, egress: &Egress) -> EgressRecord {
+        let address = link.pair.of_instance(&self.settings.range);
+        EgressRecord { slot: link.pair.0, address, egress: egress.clone() }
     }
 
-    /// Picks up the outlet of an instance that a server before this one started, by a process in it. It is let out when
-    /// [`Outlets::take_over`] is done.
+    /// Adopts the link of an instance that an earlier server started, by a process in its namespace. The firewall
+    /// allows its packets when [`EgressLinks::take_over`] is done.
     ///
     /// # Errors
-    /// Nothing is in it any more, or its address is from another range than this server's.
-    pub(crate) fn adopt(&self, record: Record, pid: u32) -> io::Result<EgressLink> {
-        let slot = AddressPair(record.slot);
-        let in_range = u64::from(slot.0) < self.outside.range.size() / 2;
-        if !in_range || slot.of_instance(&self.outside.range) != record.address {
-            return Err(io::Error::other("EGRESS_RANGE is another now"));
+    /// The process is gone, or the link's address is not from this server's range.
+    pub(crate) fn adopt(&self, record: EgressRecord, pid: u32) -> io::Result<EgressLink> {
+        let pair = AddressPair(record.slot);
+        let in_range = u64::from(pair.0) < self.settings.range.address_count() / 2;
+        if !in_range || pair.of_instance(&self.settings.range) != record.address {
+            return Err(io::Error::other("its address is outside of EGRESS_RANGE"));
         }
-        let outlet = EgressLink { slot, namespace: Arc::new(File::open(format!("/proc/{pid}/ns/net"))?) };
-        self.slots.lock().keep(slot);
-        self.in_use.lock().insert(slot.link(&self.links), (slot, record.egress));
-        Ok(outlet)
+        let link = EgressLink { pair, namespace: Arc::new(File::open(format!("/proc/{pid}/ns/net"))?) };
+        self.addresses.lock().mark_used(pair);
+        self.in_use.lock().insert(pair.link_name(&self.link_prefix), (pair, record.egress));
+        Ok(link)
     }
 
-    /// After all that runs was adopted: what else is here of this node is removed.
+    /// Removes what belongs to this node and was not adopted, and renews the firewall. Comes after all adoptions.
+    ///
+    /// # Errors
+    /// The kernel or `nft` refuses.
     pub(crate) async fn take_over(self: &Arc<Self>) -> Result<(), RuntimeError> {
         let adopted = self.in_use.lock().clone();
         let egress: Vec<Egress> = adopted.values().map(|(_, egress)| egress.clone()).collect();
         self.names.refresh(&egress).await;
-        let guests: Guests =
-            adopted.into_iter().map(|(link, (slot, egress))| (link, self.guest(slot, &egress))).collect();
-        let doing = || "take over the ways out".to_owned();
-        for link in super::links::list(Some(&self.node)).await.doing(doing)? {
-            if !guests.contains_key(&link) {
-                super::links::remove(&link).await.doing(doing)?;
+        let rules: RulesByLink =
+            adopted.into_iter().map(|(link, (pair, egress))| (link, self.rules_of(pair, &egress))).collect();
+        let context = || "take over the egress links".to_owned();
+        for link in super::links::list(Some(&self.node)).await.context(context)? {
+            if !rules.contains_key(&link) {
+                super::links::remove(&link).await.context(context)?;
             }
         }
-        let any = !guests.is_empty();
-        self.firewall.replace(guests).await.doing(doing)?;
-        // What runs goes on running, whatever would be said to a newcomer.
+        let any = !rules.is_empty();
+        self.firewall.replace(rules).await.context(context)?;
+        // Adopted instances keep running even if a new one would be refused.
         if any && let Err(error) = self.prepare().await {
-            tracing::error!(%error, "instances that were picked up may not get out any more");
+            tracing::error!(%error, "failed to prepare host for egress; adopted instances may be cut off");
         }
         Ok(())
     }
 
-    fn guest(&self, slot: AddressPair, egress: &Egress) -> InstanceRules {
-        InstanceRules { address: slot.of_instance(&self.outside.range), way: self.names.known_way(egress) }
+    fn rules_of(&self, pair: AddressPair, egress: &Egress) -> InstanceRules {
+        InstanceRules {
+            address: pair.of_instance(&self.settings.range),
+            destinations: self.names.known_destinations(egress),
+        }
     }
 
-    /// Sees once that this host passes packets on, and starts to look after its table.
+    /// Prepares this host once: checks its routes, turns packet forwarding on, and starts the refresh task. Returns the
+    /// largest packet in bytes.
     async fn prepare(self: &Arc<Self>) -> Result<u32, RuntimeError> {
         let mut ready = self.mtu.lock().await;
         if let Some(mtu) = *ready {
             return Ok(mtu);
         }
         let routes = fs::read_to_string("/proc/thread-self/net/route")
-            .doing(|| "read this host's routes".to_owned())?;
-        if let Some((network, link)) = self.outside.clash(&routes) {
+            .context(|| "read this host's routes".to_owned())?;
+        if let Some((network, link)) = self.settings.conflicting_route(&routes) {
             return Err(RuntimeError::Start(format!(
-                "the addresses for instances, {}, are taken: {link} leads to {network}; set EGRESS_RANGE to a private \
-                 range that nothing here uses",
-                self.outside.range
+                "the range for instances, {}, is in use: {link} leads to {network}; set EGRESS_RANGE to a private \
+                 range that this host does not use",
+                self.settings.range
             )));
         }
         forward_packets()?;
@@ -233,110 +250,111 @@ impl EgressLinks {
             Some(link) => super::links::mtu(link).await.ok().flatten(),
             None => None,
         };
-        task::spawn("ways out", look_after(Arc::downgrade(self)));
-        Ok(*ready.insert(mtu.unwrap_or(MTU)))
+        task::spawn("egress refresh", run_refresh(Arc::downgrade(self)));
+        Ok(*ready.insert(mtu.unwrap_or(DEFAULT_MTU)))
     }
 
-    fn rested(&self) -> Option<EgressLink> {
+    fn take_idle(&self) -> Option<EgressLink> {
         let mut idle = self.idle.lock();
         let (since, _) = idle.front()?;
-        if since.elapsed() < REST {
+        if since.elapsed() < ADDRESS_COOLDOWN {
             return None;
         }
-        idle.pop_front().map(|(_, outlet)| outlet)
+        idle.pop_front().map(|(_, link)| link)
     }
 
-    async fn fill_up(&self, mtu: u32) {
-        let _turn = self.filling.lock().await;
-        while self.spare.lock().len() < SPARE {
-            let outlet = match self.rested() {
-                Some(outlet) => outlet,
+    async fn refill(&self, mtu: u32) {
+        let _lock = self.refill_lock.lock().await;
+        while self.spare.lock().len() < SPARE_LINKS {
+            let link = match self.take_idle() {
+                Some(link) => link,
                 None => match self.make(mtu).await {
-                    Ok(outlet) => outlet,
-                    Err(error) => return tracing::warn!(%error, "no spare way out could be made"),
+                    Ok(link) => link,
+                    Err(error) => return tracing::warn!(%error, "failed to create spare egress link"),
                 },
             };
-            self.spare.lock().push(outlet);
+            self.spare.lock().push(link);
         }
     }
 
     async fn make(&self, mtu: u32) -> io::Result<EgressLink> {
-        for _ in 0..TRIES {
-            let Some(slot) = self.slots.lock().take(Instant::now()) else { break };
-            let plan = Plan {
-                link: slot.link(&self.links),
+        for _ in 0..MAX_ADDRESS_ATTEMPTS {
+            let Some(pair) = self.addresses.lock().allocate(Instant::now()) else { break };
+            let link_pair = LinkPair {
+                name: pair.link_name(&self.link_prefix),
                 node: self.node.clone(),
-                gateway: slot.of_host(&self.outside.range),
-                address: slot.of_instance(&self.outside.range),
+                gateway: pair.of_host(&self.settings.range),
+                address: pair.of_instance(&self.settings.range),
                 mtu,
             };
-            match super::links::make(&self.home, plan).await {
-                Ok(namespace) => return Ok(EgressLink { slot, namespace: Arc::new(namespace) }),
+            match super::links::create(&self.home, link_pair).await {
+                Ok(namespace) => return Ok(EgressLink { pair, namespace: Arc::new(namespace) }),
                 Err(error) => {
-                    self.slots.lock().give_back(slot, Instant::now());
-                    // Another server of this host has it, whose addresses are from the same range.
+                    self.addresses.lock().release(pair, Instant::now());
+                    // It exists if another server of this host, with the same range, uses it.
                     if error.kind() != io::ErrorKind::AlreadyExists {
                         return Err(error);
                     }
                 }
             }
         }
-        Err(io::Error::other(format!("no address of {} is free", self.outside.range)))
+        Err(io::Error::other(format!("no address of {} is free", self.settings.range)))
     }
 
-    async fn discard(&self, outlet: EgressLink) {
-        let link = outlet.slot.link(&self.links);
-        if let Err(error) = super::links::remove(&link).await {
-            tracing::warn!(link, %error, "a link could not be removed");
+    async fn discard(&self, link: EgressLink) {
+        let name = link.pair.link_name(&self.link_prefix);
+        if let Err(error) = super::links::remove(&name).await {
+            tracing::warn!(link = name, %error, "failed to remove egress link");
         }
-        self.slots.lock().give_back(outlet.slot, Instant::now());
+        self.addresses.lock().release(link.pair, Instant::now());
     }
 
-    /// Looks the names up again, and at the table.
-    async fn tend(&self) -> io::Result<()> {
+    /// Resolves the names in use again, and restores the firewall's table if it is missing.
+    async fn refresh(&self) -> io::Result<()> {
         let in_use = self.in_use.lock().clone();
         let egress: Vec<Egress> = in_use.values().map(|(_, egress)| egress.clone()).collect();
         self.names.refresh(&egress).await;
-        let ways = in_use.iter().map(|(link, (_, egress))| (link.clone(), self.names.known_way(egress)));
-        if self.firewall.mend().await? {
-            tracing::error!("somebody removed the firewall's table of this server; it is there again");
+        let destinations =
+            in_use.iter().map(|(link, (_, egress))| (link.clone(), self.names.known_destinations(egress)));
+        if self.firewall.restore_if_missing().await? {
+            tracing::error!("the firewall's table was removed by another program; restored");
         }
-        self.firewall.change(&ways.collect()).await
+        self.firewall.update_destinations(&destinations.collect()).await
     }
 }
 
-/// As long as the server lives.
-async fn look_after(outlets: Weak<EgressLinks>) {
-    while let Some(pause) = outlets.upgrade().map(|outlets| outlets.outside.refresh) {
+/// Refreshes names and firewall for as long as the server lives.
+async fn run_refresh(links: Weak<EgressLinks>) {
+    while let Some(pause) = links.upgrade().map(|links| links.settings.refresh_interval) {
         tokio::time::sleep(pause).await;
-        let Some(outlets) = outlets.upgrade() else { return };
-        if let Err(error) = outlets.tend().await {
-            tracing::error!(%error, "the firewall for instances could not be seen to");
+        let Some(links) = links.upgrade() else { return };
+        if let Err(error) = links.refresh().await {
+            tracing::error!(%error, "failed to reconcile egress firewall");
         }
     }
 }
 
-/// Has this host pass on what is not for itself, which routers do and others do not.
+/// Makes this host forward packets, which routers do and other hosts do not.
 fn forward_packets() -> Result<(), RuntimeError> {
-    const SWITCH: &str = "/proc/sys/net/ipv4/ip_forward";
-    let state = fs::read_to_string(SWITCH).doing(|| format!("read {SWITCH}"))?;
+    const SYSCTL: &str = "/proc/sys/net/ipv4/ip_forward";
+    let state = fs::read_to_string(SYSCTL).context(|| format!("read {SYSCTL}"))?;
     if state.trim() != "0" {
         return Ok(());
     }
-    fs::write(SWITCH, "1").map_err(|error| {
+    fs::write(SYSCTL, "1").map_err(|error| {
         RuntimeError::Start(format!(
-            "instances cannot get out: net.ipv4.ip_forward is 0 and cannot be set ({error}); as root: sysctl -w \
-             net.ipv4.ip_forward=1"
+            "instances cannot reach the internet: net.ipv4.ip_forward is 0 and cannot be set ({error}); as root: \
+             sysctl -w net.ipv4.ip_forward=1"
         ))
     })?;
     tracing::warn!(
-        "set net.ipv4.ip_forward to 1, for a template has egress: from now on this host passes packets on for others too, \
-         unless its own firewall forbids that"
+        "set net.ipv4.ip_forward to 1 because a template has egress; this host now forwards packets of other hosts \
+         too, unless its own firewall forbids it"
     );
     Ok(())
 }
 
-/// The link of the default route in `/proc/net/route`.
+/// Returns the link of the default route in `/proc/net/route`.
 fn default_link(routes: &str) -> Option<&str> {
     routes.lines().skip(1).find_map(|line| {
         let fields: Vec<&str> = line.split_whitespace().collect();
@@ -345,16 +363,16 @@ fn default_link(routes: &str) -> Option<&str> {
     })
 }
 
-/// Removes the links and the tables of nftables of all nodes from this host, once nothing runs in containers any more.
-/// Returns how many of both that were.
+/// Removes the links and the firewall tables of all nodes from this host. No instance may run any more. Returns how
+/// many links and tables that were.
 ///
 /// # Errors
-/// Something resists.
+/// The kernel or `nft` refuses.
 pub async fn clean() -> Result<usize, RuntimeError> {
-    let doing = || "remove the links and the firewall of instances".to_owned();
-    let links = super::links::list(None).await.doing(doing)?;
+    let context = || "remove the links and the firewall of instances".to_owned();
+    let links = super::links::list(None).await.context(context)?;
     for link in &links {
-        super::links::remove(link).await.doing(doing)?;
+        super::links::remove(link).await.context(context)?;
     }
-    Ok(links.len() + super::firewall::clean(None).await.doing(doing)?)
+    Ok(links.len() + super::firewall::clean(None).await.context(context)?)
 }

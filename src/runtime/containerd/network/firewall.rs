@@ -1,4 +1,4 @@
-//! The table in the kernel: the program `nft` is told what changes, one call after the other.
+//! The firewall's table in the kernel, changed by the program `nft`, one call at a time.
 
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
@@ -12,141 +12,160 @@ use tokio::sync::Mutex;
 use tokio::time::timeout;
 
 use super::firewall_rules;
-use super::firewall_rules::{Fixed, Guests, InstanceRules, OutboundInterface, TABLE_PREFIX};
+use super::firewall_rules::{AllowedDestinations, InstanceRules, RulesByLink, TABLE_PREFIX, TableConfig};
 
-/// Longest time of one change.
+/// Longest time of one call of `nft`.
 const DEADLINE: Duration = Duration::from_secs(10);
 
-/// This node's table. It stands as long as an instance has a way out.
+/// This node's table. It exists as long as an instance has egress.
 #[derive(Debug)]
-pub(crate) struct Firewall {
-    fixed: Fixed,
-    /// Where `nft` is looked for.
-    path: Option<OsString>,
-    state: Mutex<State>,
+pub(super) struct Firewall {
+    config: TableConfig,
+    /// Search path for `nft`, in the form of `PATH`; `None` uses that of this process.
+    search_path: Option<OsString>,
+    state: Mutex<FirewallState>,
 }
 
 #[derive(Debug, Default)]
-struct State {
-    /// All that are, or are to be, in the table.
-    guests: Guests,
-    /// Whether the table holds these and no others, as far as we know.
-    stands: bool,
+struct FirewallState {
+    /// All instances that are, or should be, in the table.
+    instances: RulesByLink,
+    /// Whether the table contains exactly these, as far as this server knows.
+    is_current: bool,
 }
 
 impl Firewall {
-    pub(crate) fn new(fixed: Fixed, path: Option<OsString>) -> Self {
-        Self { fixed, path, state: Mutex::default() }
+    pub(crate) fn new(config: TableConfig, search_path: Option<OsString>) -> Self {
+        Self { config, search_path, state: Mutex::default() }
     }
 
+    /// Returns the name servers that instances may ask.
     pub(crate) fn resolvers(&self) -> &[std::net::Ipv4Addr] {
-        &self.fixed.resolvers
+        &self.config.resolvers
     }
 
-    /// Lets an instance out. Until this returns nothing passes from its link.
-    pub(crate) async fn admit(&self, link: &str, guest: InstanceRules) -> io::Result<()> {
+    /// Lets an instance's packets pass. Until this returns, none from its link do.
+    ///
+    /// # Errors
+    /// `nft` failed. No packet of the instance passes.
+    pub(super) async fn admit(&self, link: &str, rules: InstanceRules) -> io::Result<()> {
         let mut state = self.state.lock().await;
-        let text = self.fixed.admit(link, &guest);
-        state.guests.insert(link.to_owned(), guest);
-        let outcome = self.update(&mut state, text).await;
+        let text = self.config.add_instance(link, &rules);
+        state.instances.insert(link.to_owned(), rules);
+        let outcome = self.apply(&mut state, text).await;
         if outcome.is_err() {
-            state.guests.remove(link);
-            state.stands = false;
+            state.instances.remove(link);
+            state.is_current = false;
         }
         outcome
     }
 
-    /// Lets an instance out no more. With the last one the table goes.
+    /// Stops an instance's packets. With the last instance the table is deleted.
     ///
     /// # Errors
-    /// It may be let out still. Its link must be removed or left without a sender.
-    pub(crate) async fn dismiss(&self, link: &str) -> io::Result<()> {
+    /// `nft` failed. Packets may still pass, so the link must be removed or have no sender.
+    pub(crate) async fn remove(&self, link: &str) -> io::Result<()> {
         let mut state = self.state.lock().await;
-        let Some(guest) = state.guests.remove(link) else { return Ok(()) };
-        let text = self.fixed.dismiss(link, &guest);
-        self.update(&mut state, text).await
+        let Some(rules) = state.instances.remove(link) else { return Ok(()) };
+        let text = self.config.remove_instance(link, &rules);
+        self.apply(&mut state, text).await
     }
 
-    /// Takes over: these are let out, and whoever else was is not.
-    pub(crate) async fn replace(&self, guests: Guests) -> io::Result<()> {
+    /// Replaces the table of an earlier server: only these instances' packets pass.
+    ///
+    /// # Errors
+    /// `nft` failed.
+    pub(crate) async fn replace(&self, instances: RulesByLink) -> io::Result<()> {
         let mut state = self.state.lock().await;
-        *state = State { guests, stands: false };
-        match state.guests.is_empty() {
-            // Where there is no table, there need not even be a program to remove it.
-            true if !self.stands().await => Ok(()),
-            _ => self.update(&mut state, String::new()).await,
+        *state = FirewallState { instances, is_current: false };
+        match state.instances.is_empty() {
+            // Where there is no table, `nft` need not even be installed.
+            true if !self.is_in_kernel().await => Ok(()),
+            _ => self.apply(&mut state, String::new()).await,
         }
     }
 
-    /// What the names of allow lists lead to now; links that are not there are passed over.
-    pub(crate) async fn change(&self, ways: &BTreeMap<String, OutboundInterface>) -> io::Result<()> {
+    /// Updates the destinations of allow lists. Links without an instance are ignored.
+    ///
+    /// # Errors
+    /// `nft` failed.
+    pub(super) async fn update_destinations(
+        &self,
+        destinations: &BTreeMap<String, AllowedDestinations>,
+    ) -> io::Result<()> {
         let mut state = self.state.lock().await;
         let mut text = String::new();
-        for (link, way) in ways {
-            let Some(guest) = state.guests.get_mut(link) else { continue };
+        for (link, new_destinations) in destinations {
+            let Some(rules) = state.instances.get_mut(link) else { continue };
             if let (
-                OutboundInterface::Only { places: old, .. },
-                OutboundInterface::Only { places: new, .. },
-            ) = (&guest.way, way)
+                AllowedDestinations::Only { destinations: old, .. },
+                AllowedDestinations::Only { destinations: new, .. },
+            ) = (&rules.destinations, new_destinations)
             {
-                text += &self.fixed.change(link, old, new);
+                text += &self.config.change_destinations(link, old, new);
             }
-            guest.way = way.clone();
+            rules.destinations = new_destinations.clone();
         }
-        if text.is_empty() { Ok(()) } else { self.update(&mut state, text).await }
+        if text.is_empty() { Ok(()) } else { self.apply(&mut state, text).await }
     }
 
-    /// Makes the table anew if somebody has removed it, with whatever else was in nftables perhaps: until then instances
-    /// are held by nothing. Whether it was so.
-    pub(crate) async fn mend(&self) -> io::Result<bool> {
+    /// Restores the table if another program deleted it, perhaps with everything else in nftables: until then no rule
+    /// restricts the instances. Returns whether that was so.
+    ///
+    /// # Errors
+    /// `nft` failed.
+    pub(super) async fn restore_if_missing(&self) -> io::Result<bool> {
         let mut state = self.state.lock().await;
-        if state.guests.is_empty() || (state.stands && self.stands().await) {
+        if state.instances.is_empty() || (state.is_current && self.is_in_kernel().await) {
             return Ok(false);
         }
-        state.stands = false;
-        self.update(&mut state, String::new()).await.map(|()| true)
+        state.is_current = false;
+        self.apply(&mut state, String::new()).await.map(|()| true)
     }
 
-    /// Brings the table to what the state says: by `text` where it stands, else anew.
-    async fn update(&self, state: &mut State, text: String) -> io::Result<()> {
-        if state.guests.is_empty() {
-            state.stands = false;
-            return self.run(&["-f", "-"], &self.fixed.gone()).await.map(drop);
+    /// Brings the table to the state: by the commands `text` if it exists, else by writing all of it.
+    async fn apply(&self, state: &mut FirewallState, text: String) -> io::Result<()> {
+        if state.instances.is_empty() {
+            state.is_current = false;
+            return self.run(&["-f", "-"], &self.config.delete()).await.map(drop);
         }
-        if state.stands {
+        if state.is_current {
             match self.run(&["-f", "-"], &text).await {
                 Ok(_) => return Ok(()),
                 Err(error) => {
-                    tracing::warn!(%error, "the firewall's table was not as it was left and is made anew");
-                    state.stands = false;
+                    tracing::warn!(%error, "the firewall's table was changed by another program; writing it again");
+                    state.is_current = false;
                 }
             }
         }
-        self.run(&["-f", "-"], &self.fixed.whole(&state.guests)).await?;
-        state.stands = true;
+        self.run(&["-f", "-"], &self.config.full_table(&state.instances)).await?;
+        state.is_current = true;
         Ok(())
     }
 
-    async fn stands(&self) -> bool {
-        self.run(&["-t", "list", "table", "inet", &self.fixed.table], "").await.is_ok()
+    async fn is_in_kernel(&self) -> bool {
+        self.run(&["-t", "list", "table", "inet", &self.config.table], "").await.is_ok()
     }
 
     async fn run(&self, arguments: &[&str], input: &str) -> io::Result<String> {
-        nft(self.path.as_deref(), arguments, input).await
+        nft(self.search_path.as_deref(), arguments, input).await
     }
 }
 
-/// Removes the tables of all nodes; how many there were. Without the program there are none.
+/// Deletes the tables of all nodes, and returns how many there were. Without `nft` there are none.
+///
+/// # Errors
+/// `nft` failed.
 pub(crate) async fn clean(path: Option<&OsStr>) -> io::Result<usize> {
     let listed = match nft(path, &["list", "tables", "inet"], "").await {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(0),
         listed => listed?,
     };
     let names = listed.lines().filter_map(|line| line.trim().strip_prefix("table inet "));
-    let ours: Vec<&str> = names.filter(|name| name.starts_with(TABLE_PREFIX)).collect();
-    let text: String = ours.iter().map(|table| firewall_rules::gone(table)).collect();
+    let tables: Vec<&str> = names.filter(|name| name.starts_with(TABLE_PREFIX)).collect();
+    let text: String = tables.iter().map(|table| firewall_rules::delete_table(table)).collect();
     nft(path, &["-f", "-"], &text).await?;
-    Ok(ours.len())
+    Ok(tables.len())
 }
 
 async fn nft(path: Option<&OsStr>, arguments: &[&str], input: &str) -> io::Result<String> {
@@ -163,7 +182,7 @@ async fn nft(path: Option<&OsStr>, arguments: &[&str], input: &str) -> io::Resul
     let working = async {
         let mut nft = command.spawn()?;
         if let Some(mut stdin) = nft.stdin.take() {
-            // One that does not read to the end says why when it ends.
+            // An `nft` that does not read to the end states the reason when it exits.
             let _ = stdin.write_all(input.as_bytes()).await;
         }
         nft.wait_with_output().await
@@ -172,7 +191,7 @@ async fn nft(path: Option<&OsStr>, arguments: &[&str], input: &str) -> io::Resul
     if output.status.success() {
         return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
     }
-    let said = String::from_utf8_lossy(&output.stderr);
-    let first = said.lines().find(|line| !line.trim().is_empty()).unwrap_or("no reason given");
+    let message = String::from_utf8_lossy(&output.stderr);
+    let first = message.lines().find(|line| !line.trim().is_empty()).unwrap_or("no reason given");
     Err(io::Error::other(format!("nft: {} ({})", first.trim(), output.status)))
 }

@@ -1,8 +1,11 @@
 //! The firewall's table as text for `nft`. Pure.
 //!
-//! The rules never change while the table stands; who is in it are elements of its sets. What an instance sends is
-//! judged packet by packet and not by the connection that it claims to belong to, so that an address that had other
-//! rights before leaves none of them behind.
+//! The rules never change while the table exists; the instances are elements of its sets. What an instance sends is
+//! judged packet by packet and never by `ct state established`: its address may have had other rights a minute ago, and
+//! connections outlive them.
+//!
+//! A server replaces the table of the one before only when it starts. The doctor's trial of `nft`
+//! (`cli/doctor/network.rs`) must use what this table uses.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
@@ -10,58 +13,59 @@ use std::net::Ipv4Addr;
 
 use crate::template::egress::{BLOCKED_NETWORKS, Ipv4Network, LINK_PREFIX, MAIL_PORTS};
 
-/// Connections that one instance may have at a time, that it does not use up what this host can keep track of.
-const CONNECTIONS: u32 = 1024;
+/// Most connections of one instance at a time, so that it cannot fill this host's connection tracking.
+const MAX_CONNECTIONS: u32 = 1024;
 
-/// What all that is ours in nftables begins with; the node's name follows.
-pub(crate) const TABLE_PREFIX: &str = "try-it-now-";
+/// Prefix of the names of this program's tables; the node's id follows. A newer server finds an older one's table by
+/// it.
+pub(super) const TABLE_PREFIX: &str = "try-it-now-";
 
-/// What stays the same as long as a server runs.
+/// The parts of the table that do not change while a server runs.
 #[derive(Debug, Clone)]
-pub(crate) struct Fixed {
-    /// The name of the table, this node's own.
+pub(super) struct TableConfig {
+    /// Name of this node's table.
     pub(crate) table: String,
-    /// What the names of this node's links begin with.
-    pub(crate) links: String,
-    /// The addresses of instances.
+    /// Prefix of the names of this node's links.
+    pub(super) link_prefix: String,
+    /// The range of the instances' addresses.
     pub(crate) range: Ipv4Network,
-    /// Who may be asked for names.
+    /// Name servers that instances may ask.
     pub(crate) resolvers: Vec<Ipv4Addr>,
 }
 
-/// An instance with a way out.
+/// What the firewall knows of one instance.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct InstanceRules {
-    /// Its own address, the only one that it may send from.
+pub(super) struct InstanceRules {
+    /// The instance's address, the only one from which it may send.
     pub(crate) address: Ipv4Addr,
     /// What it may reach.
-    pub(crate) way: OutboundInterface,
+    pub(crate) destinations: AllowedDestinations,
 }
 
-/// What an instance may reach, names resolved.
+/// The destinations that an instance may reach, with resolved names.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum OutboundInterface {
+pub(super) enum AllowedDestinations {
     /// All public addresses.
-    Open,
-    /// These ports of these addresses.
+    AnyPublic,
+    /// Only these ports of these addresses.
     Only {
-        places: BTreeSet<(Ipv4Addr, u16)>,
-        /// Whether it may ask for names.
-        asks: bool,
+        destinations: BTreeSet<(Ipv4Addr, u16)>,
+        /// Whether it may ask the name servers.
+        may_resolve: bool,
     },
 }
 
-/// All guests by the names of this host's ends of their links.
-pub(crate) type Guests = BTreeMap<String, InstanceRules>;
+/// All instances, by the names of this host's ends of their links.
+pub(super) type RulesByLink = BTreeMap<String, InstanceRules>;
 
-impl Fixed {
-    /// The whole table, in place of the one that may stand.
-    pub(crate) fn whole(&self, guests: &Guests) -> String {
-        let Self { table, links, range, resolvers } = self;
-        let links = format!("\"{links}*\"");
+impl TableConfig {
+    /// Returns the whole table, which replaces an existing one.
+    pub(super) fn full_table(&self, instances: &RulesByLink) -> String {
+        let Self { table, link_prefix, range, resolvers } = self;
+        let links = format!("\"{link_prefix}*\"");
         let never = braces(&BLOCKED_NETWORKS);
         let mail = braces(&MAIL_PORTS);
-        // Braces with nothing between are an error.
+        // Braces without an element are an error.
         let resolvers = match resolvers.as_slice() {
             [] => String::new(),
             some => format!("elements = {};", braces(some)),
@@ -69,7 +73,7 @@ impl Fixed {
         let foreign = format!("\"{LINK_PREFIX}*\"");
         let no = "reject with icmp admin-prohibited";
         let mut text = format!(
-            "{gone}table inet {table} {{
+            "{delete}table inet {table} {{
   set instances {{ type ifname . ipv4_addr; }}
   set asking {{ type ifname; }}
   set open {{ type ifname; }}
@@ -103,7 +107,7 @@ impl Fixed {
   chain outward {{
     oifname {foreign} {no}
     ct status dnat {no}
-    ct state new add @connections {{ ip saddr ct count over {CONNECTIONS} }} {no}
+    ct state new add @connections {{ ip saddr ct count over {MAX_CONNECTIONS} }} {no}
     iifname @asking ip daddr @resolvers meta l4proto {{ tcp, udp }} th dport 53 accept
     ip daddr @never {no}
     meta l4proto {{ tcp, udp }} th dport {mail} {no}
@@ -118,78 +122,83 @@ impl Fixed {
   }}
 }}
 ",
-            gone = self.gone(),
+            delete = self.delete(),
         );
-        for (link, guest) in guests {
-            text += &self.admit(link, guest);
+        for (link, rules) in instances {
+            text += &self.add_instance(link, rules);
         }
         text
     }
 
-    /// Without the table, whether it stands or not.
-    pub(crate) fn gone(&self) -> String {
-        gone(&self.table)
+    /// Returns the commands that delete the table, whether it exists or not.
+    pub(crate) fn delete(&self) -> String {
+        delete_table(&self.table)
     }
 
-    pub(crate) fn admit(&self, link: &str, guest: &InstanceRules) -> String {
-        self.elements("add", link, guest)
+    /// Returns the commands that add an instance to the sets.
+    pub(super) fn add_instance(&self, link: &str, rules: &InstanceRules) -> String {
+        self.elements("add", link, rules)
     }
 
-    pub(crate) fn dismiss(&self, link: &str, guest: &InstanceRules) -> String {
-        self.elements("delete", link, guest)
+    /// Returns the commands that remove an instance from the sets.
+    pub(crate) fn remove_instance(&self, link: &str, rules: &InstanceRules) -> String {
+        self.elements("delete", link, rules)
     }
 
-    /// Other places for a guest that may reach some only.
-    pub(crate) fn change(
+    /// Returns the commands that change the destinations of an instance that may reach only some.
+    pub(super) fn change_destinations(
         &self,
         link: &str,
         old: &BTreeSet<(Ipv4Addr, u16)>,
         new: &BTreeSet<(Ipv4Addr, u16)>,
     ) -> String {
-        let added = self.places("add", link, new.difference(old));
-        self.places("delete", link, old.difference(new)) + &added
+        let added = self.destination_elements("add", link, new.difference(old));
+        self.destination_elements("delete", link, old.difference(new)) + &added
     }
 
-    fn elements(&self, verb: &str, link: &str, guest: &InstanceRules) -> String {
+    fn elements(&self, verb: &str, link: &str, rules: &InstanceRules) -> String {
         let table = &self.table;
         let mut text =
-            format!("{verb} element inet {table} instances {{ \"{link}\" . {} }}\n", guest.address);
+            format!("{verb} element inet {table} instances {{ \"{link}\" . {} }}\n", rules.address);
         let mut line = |set: &str| {
-            // Writing into a text cannot fail.
+            // Writing into a string cannot fail.
             let _ = writeln!(text, "{verb} element inet {table} {set} {{ \"{link}\" }}");
         };
-        match &guest.way {
-            OutboundInterface::Open => {
+        match &rules.destinations {
+            AllowedDestinations::AnyPublic => {
                 line("asking");
                 line("open");
             }
-            OutboundInterface::Only { places, asks } => {
-                if *asks {
+            AllowedDestinations::Only { destinations, may_resolve } => {
+                if *may_resolve {
                     line("asking");
                 }
-                text += &self.places(verb, link, places.iter());
+                text += &self.destination_elements(verb, link, destinations.iter());
             }
         }
         text
     }
 
-    fn places<'a>(
+    fn destination_elements<'a>(
         &self,
         verb: &str,
         link: &str,
-        places: impl Iterator<Item = &'a (Ipv4Addr, u16)>,
+        destinations: impl Iterator<Item = &'a (Ipv4Addr, u16)>,
     ) -> String {
-        let places: Vec<_> =
-            places.map(|(address, port)| format!("\"{link}\" . {address} . {port}")).collect();
-        match places.is_empty() {
+        let destinations: Vec<_> =
+            destinations.map(|(address, port)| format!("\"{link}\" . {address} . {port}")).collect();
+        match destinations.is_empty() {
             true => String::new(),
-            false => format!("{verb} element inet {} allowed {{ {} }}\n", self.table, places.join(", ")),
+            false => {
+                format!("{verb} element inet {} allowed {{ {} }}\n", self.table, destinations.join(", "))
+            }
         }
     }
 }
 
-/// Removes a table that may stand or not. To add it first is no error, and to delete it then is none either.
-pub(crate) fn gone(table: &str) -> String {
+/// Returns the commands that delete a table, whether it exists or not: to add an existing one is no error, and then it
+/// can be deleted.
+pub(super) fn delete_table(table: &str) -> String {
     format!("add table inet {table}\ndelete table inet {table}\n")
 }
 
@@ -202,60 +211,68 @@ fn braces(elements: &[impl ToString]) -> String {
 mod tests {
     use super::*;
 
-    fn fixed() -> Fixed {
-        Fixed {
+    fn config() -> TableConfig {
+        TableConfig {
             table: "try-it-now-node-1".to_owned(),
-            links: "tinabcde".to_owned(),
-            range: Ipv4Network::around("10.213.0.0".parse().unwrap(), 16),
+            link_prefix: "tinabcde".to_owned(),
+            range: Ipv4Network::containing("10.213.0.0".parse().unwrap(), 16),
             resolvers: vec!["9.9.9.9".parse().unwrap()],
         }
     }
 
-    fn guest(way: OutboundInterface) -> InstanceRules {
-        InstanceRules { address: "10.213.0.3".parse().unwrap(), way }
+    fn rules(destinations: AllowedDestinations) -> InstanceRules {
+        InstanceRules { address: "10.213.0.3".parse().unwrap(), destinations }
     }
 
-    fn places(list: &[(&str, u16)]) -> BTreeSet<(Ipv4Addr, u16)> {
+    fn destinations(list: &[(&str, u16)]) -> BTreeSet<(Ipv4Addr, u16)> {
         list.iter().map(|(address, port)| (address.parse().unwrap(), *port)).collect()
     }
 
     #[test]
-    fn the_rules_are_the_same_whoever_is_in() {
-        let fixed = fixed();
-        let guests = Guests::from([("tinabcde1".to_owned(), guest(OutboundInterface::Open))]);
-        let (empty, one) = (fixed.whole(&Guests::new()), fixed.whole(&guests));
-        assert_eq!(one.strip_prefix(&empty).unwrap(), fixed.admit("tinabcde1", &guests["tinabcde1"]));
+    fn the_rules_do_not_depend_on_the_instances() {
+        let config = config();
+        let instances = RulesByLink::from([("tinabcde1".to_owned(), rules(AllowedDestinations::AnyPublic))]);
+        let (empty, one) = (config.full_table(&RulesByLink::new()), config.full_table(&instances));
+        assert_eq!(
+            one.strip_prefix(&empty).unwrap(),
+            config.add_instance("tinabcde1", &instances["tinabcde1"])
+        );
         assert!(empty.starts_with("add table inet try-it-now-node-1\ndelete table inet try-it-now-node-1\n"));
         assert!(empty.contains("169.254.0.0/16") && empty.contains("th dport { 25, 465, 587 } reject"));
     }
 
     #[test]
-    fn a_guest_is_dismissed_by_what_admitted_it() {
-        let fixed = fixed();
-        for way in [
-            OutboundInterface::Open,
-            OutboundInterface::Only {
-                places: places(&[("198.51.100.1", 443), ("198.51.100.2", 80)]),
-                asks: true,
+    fn an_instance_is_removed_from_the_sets_that_it_was_added_to() {
+        let config = config();
+        for destinations in [
+            AllowedDestinations::AnyPublic,
+            AllowedDestinations::Only {
+                destinations: destinations(&[("198.51.100.1", 443), ("198.51.100.2", 80)]),
+                may_resolve: true,
             },
-            OutboundInterface::Only { places: places(&[]), asks: false },
+            AllowedDestinations::Only { destinations: destinations(&[]), may_resolve: false },
         ] {
-            let guest = guest(way);
-            let admitted = fixed.admit("tinabcde1", &guest);
-            assert_eq!(fixed.dismiss("tinabcde1", &guest), admitted.replace("add element", "delete element"));
+            let rules = rules(destinations);
+            let admitted = config.add_instance("tinabcde1", &rules);
+            assert_eq!(
+                config.remove_instance("tinabcde1", &rules),
+                admitted.replace("add element", "delete element")
+            );
             assert!(admitted.contains("instances { \"tinabcde1\" . 10.213.0.3 }"));
         }
     }
 
     #[test]
-    fn only_what_changed_of_the_places_is_told() {
-        let (old, new) =
-            (places(&[("198.51.100.1", 80), ("198.51.100.2", 80)]), places(&[("198.51.100.2", 80)]));
-        let fixed = fixed();
+    fn only_changed_destinations_are_updated() {
+        let (old, new) = (
+            destinations(&[("198.51.100.1", 80), ("198.51.100.2", 80)]),
+            destinations(&[("198.51.100.2", 80)]),
+        );
+        let config = config();
         assert_eq!(
-            fixed.change("tinabcde1", &old, &new),
+            config.change_destinations("tinabcde1", &old, &new),
             "delete element inet try-it-now-node-1 allowed { \"tinabcde1\" . 198.51.100.1 . 80 }\n"
         );
-        assert_eq!(fixed.change("tinabcde1", &new, &new), "");
+        assert_eq!(config.change_destinations("tinabcde1", &new, &new), "");
     }
 }

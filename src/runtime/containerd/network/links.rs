@@ -1,4 +1,4 @@
-//! Pairs of links, by netlink: one end in a network namespace of an instance, the other in this server's own.
+//! Veth pairs, by netlink: one end in the network namespace of an instance, the other in this server's own.
 
 use std::fs::{self, File};
 use std::io;
@@ -14,109 +14,112 @@ use rtnetlink::packet_route::route::RouteScope;
 use rtnetlink::{Error, Handle, LinkMessageBuilder, LinkUnspec, LinkVeth, RouteMessageBuilder};
 use tokio::time::timeout;
 
-use crate::runtime::blocking::apart;
+use crate::runtime::blocking::on_own_thread;
 
-/// The instance's end.
-const INNER: &str = "eth0";
+/// Name of the instance's end.
+const INNER_NAME: &str = "eth0";
 
-/// The loopback's number: it is the first link of every namespace.
+/// Index of the loopback: it is the first link of every namespace.
 const LOOPBACK: u32 = 1;
 
-/// What the alias of this host's end begins with; the node's name follows.
-const ALIAS: &str = "try-it-now ";
+/// Prefix of the alias of this host's end; the node's id follows. `clean` and the next server find links by it.
+const ALIAS_PREFIX: &str = "try-it-now ";
 
-/// Longest time that the kernel may take.
+/// Longest time of a request to the kernel.
 const DEADLINE: Duration = Duration::from_secs(10);
 
-/// A pair to be made.
+/// A veth pair to be created.
 #[derive(Debug, Clone)]
-pub(crate) struct Plan {
-    /// The name of this host's end.
-    pub(crate) link: String,
+pub(super) struct LinkPair {
+    /// Name of this host's end.
+    pub(crate) name: String,
     pub(crate) node: String,
-    /// This host's address on it.
-    pub(crate) gateway: Ipv4Addr,
-    /// The instance's.
+    /// Address of this host's end.
+    pub(super) gateway: Ipv4Addr,
+    /// Address of the instance's end.
     pub(crate) address: Ipv4Addr,
     /// The largest packet, in bytes.
-    pub(crate) mtu: u32,
+    pub(super) mtu: u32,
 }
 
-/// Makes the pair and the namespace, with its loopback up, that holds the instance's end. The pair goes when the
-/// namespace does.
+/// Creates a veth pair and the namespace with its inner end, whose loopback is up. The pair vanishes with the
+/// namespace.
 ///
 /// # Errors
-/// `AlreadyExists` when another node has this name or address. Nothing is left.
-pub(crate) async fn make(home: &Arc<File>, plan: Plan) -> io::Result<File> {
-    let (theirs, own) = (plan.clone(), home.clone());
-    let namespace = apart("new namespace", move || inner_end(&own, &theirs)).await?;
-    match outer_end(&plan).await {
+/// `AlreadyExists` if another node uses this name or address. Nothing remains.
+pub(crate) async fn create(home: &Arc<File>, pair: LinkPair) -> io::Result<File> {
+    let (inner_pair, home) = (pair.clone(), home.clone());
+    let namespace = on_own_thread("new namespace", move || create_inner_end(&home, &inner_pair)).await?;
+    match set_up_outer_end(&pair).await {
         Ok(()) => Ok(namespace),
         Err(error) => {
-            // Not left to the kernel, which removes a namespace some time after its last user.
-            let _ = remove(&plan.link).await;
+            // Not left to the kernel, which removes a namespace only some time after its last use.
+            let _ = remove(&pair.name).await;
             Err(error)
         }
     }
 }
 
-/// In a thread that may leave its namespace.
-fn inner_end(home: &File, plan: &Plan) -> io::Result<File> {
+/// Creates the namespace and the pair. Runs on a thread of its own, because it changes the thread's namespace.
+fn create_inner_end(home: &File, pair: &LinkPair) -> io::Result<File> {
     unshare(CloneFlags::CLONE_NEWNET)?;
     let namespace = File::open("/proc/thread-self/ns/net")?;
-    without_ipv6("default")?;
+    disable_ipv6("default")?;
     let reactor = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     reactor.block_on(netlink(|handle| async move {
-        let peer = LinkMessageBuilder::<LinkUnspec>::new().name(&plan.link).mtu(plan.mtu);
+        let peer = LinkMessageBuilder::<LinkUnspec>::new().name(&pair.name).mtu(pair.mtu);
         let peer = peer.setns_by_fd(home.as_raw_fd()).build();
-        let pair =
-            LinkMessageBuilder::<LinkVeth>::new_with_info_kind(InfoKind::Veth).name(INNER).mtu(plan.mtu);
-        let pair = pair.set_info_data(InfoData::Veth(InfoVeth::Peer(peer))).build();
-        handle.link().add(pair).execute().await?;
-        let index = find(&handle, INNER).await?.header.index;
+        let veth =
+            LinkMessageBuilder::<LinkVeth>::new_with_info_kind(InfoKind::Veth).name(INNER_NAME).mtu(pair.mtu);
+        let veth = veth.set_info_data(InfoData::Veth(InfoVeth::Peer(peer))).build();
+        handle.link().add(veth).execute().await?;
+        let index = find(&handle, INNER_NAME).await?.header.index;
         for index in [LOOPBACK, index] {
             handle.link().set(LinkUnspec::new_with_index(index).up().build()).execute().await?;
         }
-        // Both addresses of the pair, and so the way to this host's end.
-        handle.address().add(index, plan.address.into(), 31).execute().await?;
-        let default = RouteMessageBuilder::<Ipv4Addr>::new().gateway(plan.gateway).output_interface(index);
+        // The network of both addresses of the pair, which implies the route to this host's end.
+        handle.address().add(index, pair.address.into(), 31).execute().await?;
+        let default = RouteMessageBuilder::<Ipv4Addr>::new().gateway(pair.gateway).output_interface(index);
         handle.route().add(default.build()).execute().await
     }))?;
     Ok(namespace)
 }
 
-async fn outer_end(plan: &Plan) -> io::Result<()> {
-    without_ipv6(&plan.link)?;
+async fn set_up_outer_end(pair: &LinkPair) -> io::Result<()> {
+    disable_ipv6(&pair.name)?;
     netlink(|handle| async move {
-        let index = find(&handle, &plan.link).await?.header.index;
-        let alias = format!("{ALIAS}{}", plan.node);
+        let index = find(&handle, &pair.name).await?.header.index;
+        let alias = format!("{ALIAS_PREFIX}{}", pair.node);
         let link = LinkUnspec::new_with_index(index).append_extra_attribute(LinkAttribute::IfAlias(alias));
         handle.link().set(link.up().build()).execute().await?;
-        // Alone, and so without a route that the kernel makes up: two nodes of a host that chose the same addresses
-        // would both get that one. The route of our own is refused to the second.
-        handle.address().add(index, plan.gateway.into(), 32).execute().await?;
-        let route = RouteMessageBuilder::<Ipv4Addr>::new().destination_prefix(plan.address, 32);
+        // With a prefix of 32 bits the kernel adds no route of its own. Two nodes of a host that chose the same
+        // addresses would both get such a route; the explicit route below is refused to the second one.
+        handle.address().add(index, pair.gateway.into(), 32).execute().await?;
+        let route = RouteMessageBuilder::<Ipv4Addr>::new().destination_prefix(pair.address, 32);
         let route = route.output_interface(index).scope(RouteScope::Link);
         handle.route().add(route.build()).execute().await
     })
     .await
 }
 
-/// No address of IPv6 for a link of the current namespace, or with `default` for all to come.
-fn without_ipv6(link: &str) -> io::Result<()> {
-    match fs::write(format!("/proc/sys/net/ipv6/conf/{link}/disable_ipv6"), "1") {
-        // A kernel without it.
+/// Disables IPv6 for a link of the thread's namespace, or with `default` for all links to come.
+fn disable_ipv6(name: &str) -> io::Result<()> {
+    match fs::write(format!("/proc/sys/net/ipv6/conf/{name}/disable_ipv6"), "1") {
+        // The kernel has no IPv6.
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         outcome => outcome,
     }
 }
 
-/// Removes a link by the name of this host's end, and with it the other end. One that is not there is no error.
-pub(crate) async fn remove(link: &str) -> io::Result<()> {
+/// Removes the pair whose outer end has this name. One that does not exist is no error.
+///
+/// # Errors
+/// The kernel refuses.
+pub(crate) async fn remove(name: &str) -> io::Result<()> {
     netlink(|handle| async move {
-        match find(&handle, link).await {
+        match find(&handle, name).await {
             Ok(found) => handle.link().del(found.header.index).execute().await,
-            Err(error) if kind(&error) == io::ErrorKind::NotFound => Ok(()),
+            Err(error) if error_kind(&error) == io::ErrorKind::NotFound => Ok(()),
             Err(error) => Err(error),
         }
     })
@@ -125,29 +128,36 @@ pub(crate) async fn remove(link: &str) -> io::Result<()> {
     .or_else(|error| if error.kind() == io::ErrorKind::NotFound { Ok(()) } else { Err(error) })
 }
 
-/// This host's ends of the pairs of a node, or of all nodes.
+/// Returns the names of the outer ends of the pairs of a node, or with `None` of all nodes.
+///
+/// # Errors
+/// The kernel does not answer.
 pub(crate) async fn list(node: Option<&str>) -> io::Result<Vec<String>> {
     let links: Vec<LinkMessage> =
         netlink(|handle| async move { handle.link().get().execute().try_collect().await }).await?;
-    let ours = links.into_iter().filter_map(|link| {
-        let (mut name, mut ours) = (None, false);
+    let names = links.into_iter().filter_map(|link| {
+        let (mut name, mut is_listed) = (None, false);
         for attribute in link.attributes {
             match attribute {
                 LinkAttribute::IfName(text) => name = Some(text),
                 LinkAttribute::IfAlias(alias) => {
-                    ours = alias.strip_prefix(ALIAS).is_some_and(|of| node.is_none_or(|node| node == of));
+                    is_listed =
+                        alias.strip_prefix(ALIAS_PREFIX).is_some_and(|id| node.is_none_or(|node| node == id));
                 }
                 _ => {}
             }
         }
-        name.filter(|_| ours)
+        name.filter(|_| is_listed)
     });
-    Ok(ours.collect())
+    Ok(names.collect())
 }
 
-/// The largest packet of a link, in bytes.
-pub(crate) async fn mtu(link: &str) -> io::Result<Option<u32>> {
-    let found = netlink(|handle| async move { find(&handle, link).await }).await?;
+/// Returns the largest packet of a link, in bytes.
+///
+/// # Errors
+/// There is no such link.
+pub(super) async fn mtu(name: &str) -> io::Result<Option<u32>> {
+    let found = netlink(|handle| async move { find(&handle, name).await }).await?;
     Ok(found.attributes.iter().find_map(|attribute| match attribute {
         LinkAttribute::Mtu(mtu) => Some(*mtu),
         _ => None,
@@ -160,23 +170,23 @@ async fn find(handle: &Handle, name: &str) -> Result<LinkMessage, Error> {
     found.try_next().await?.ok_or(Error::RequestFailed)
 }
 
-/// Asks the kernel something about the namespace of this thread.
+/// Sends requests to the kernel that concern the namespace of this thread.
 async fn netlink<T, F>(work: impl FnOnce(Handle) -> F) -> io::Result<T>
 where
     F: Future<Output = Result<T, Error>>,
 {
     let (connection, handle, _) = rtnetlink::new_connection()?;
-    let asked = timeout(DEADLINE, work(handle));
+    let request = timeout(DEADLINE, work(handle));
     tokio::select! {
-        answer = asked => match answer {
-            Ok(answer) => answer.map_err(|error| io::Error::new(kind(&error), error)),
+        answer = request => match answer {
+            Ok(answer) => answer.map_err(|error| io::Error::new(error_kind(&error), error)),
             Err(_) => Err(io::ErrorKind::TimedOut.into()),
         },
         () = connection => Err(io::ErrorKind::BrokenPipe.into()),
     }
 }
 
-fn kind(error: &Error) -> io::ErrorKind {
+fn error_kind(error: &Error) -> io::ErrorKind {
     const NO_SUCH_DEVICE: i32 = 19;
     match error {
         Error::NetlinkError(error) if error.raw_code().abs() == NO_SUCH_DEVICE => io::ErrorKind::NotFound,

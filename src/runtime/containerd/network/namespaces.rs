@@ -1,9 +1,9 @@
-//! Network namespaces with a loopback and nothing else: nothing to reach, and nothing to leak.
+//! Network namespaces with a loopback and nothing else (*sealed*): no app can reach anything, and nothing leaks.
 //!
-//! Each is held as a file descriptor and mounted nowhere, so one that nobody uses is gone with the server, however
-//! that ends. containerd is given the descriptor's name in `/proc`. Numbers are never given twice, so that a
-//! connection meant for one instance cannot reach the next.
-
+//! A namespace is held as a file descriptor: it has no name and is mounted nowhere. So an unused one is gone with the
+//! server, however the server ends; a used one is gone with the last process that holds it. containerd gets it as
+//! `/proc/PID/fd/N` of this server, so the descriptor must be open while the container is made. Numbers are never
+//! reused, so that a connection for one instance cannot reach the next one.
 use std::collections::HashMap;
 use std::fs::File;
 use std::io;
@@ -18,88 +18,101 @@ use parking_lot::Mutex;
 use rtnetlink::LinkUnspec;
 use tokio::net::{TcpSocket, TcpStream};
 
-use crate::runtime::blocking::apart;
+use crate::runtime::blocking::on_own_thread;
 use crate::telemetry::task;
 
-/// The loopback's number: it is the first link of every namespace.
+/// Index of the loopback: it is the first link of every namespace.
 const LOOPBACK: u32 = 1;
 
-/// Namespaces made ahead; as many as are used up while one is made.
-const SPARE: usize = 8;
+/// Namespaces made ahead: as many as are used while one is made.
+const SPARE_NAMESPACES: usize = 8;
 
-/// All that this server holds.
+/// All namespaces that this server holds.
 #[derive(Debug)]
 pub(crate) struct Namespaces {
-    /// The server's own, to come back to.
+    /// The server's own namespace, to return to.
     home: File,
-    /// Made ahead, for instances to come: making one takes longer than everything else that is ours in a restore.
+    /// Namespaces made ahead, because making one takes longer than everything else that this server does in a restore.
     spare: Mutex<Vec<File>>,
-    /// Whose turn it is to make some: two at once would make too many.
-    filling: tokio::sync::Mutex<()>,
+    /// Held by the task that makes namespaces ahead: two at once would make too many.
+    refill_lock: tokio::sync::Mutex<()>,
     held: Mutex<HashMap<u32, Arc<File>>>,
-    last: AtomicU32,
+    last_number: AtomicU32,
 }
 
 impl Namespaces {
+    /// Returns an empty set.
+    ///
+    /// # Errors
+    /// This server's own network namespace cannot be opened.
     pub(crate) fn new() -> io::Result<Self> {
         let home = File::open("/proc/thread-self/ns/net")?;
-        let (spare, filling, held) = (Mutex::default(), tokio::sync::Mutex::default(), Mutex::default());
-        Ok(Self { home, spare, filling, held, last: AtomicU32::new(0) })
+        let (spare, refill_lock, held) = (Mutex::default(), tokio::sync::Mutex::default(), Mutex::default());
+        Ok(Self { home, spare, refill_lock, held, last_number: AtomicU32::new(0) })
     }
 
-    /// Gives one that nobody was in before, made ahead or now. Needs the right to (`CAP_SYS_ADMIN`).
-    pub(crate) async fn make(self: &Arc<Self>) -> io::Result<u32> {
+    /// Returns the number of a namespace that no instance used before, made ahead or now.
+    ///
+    /// # Errors
+    /// The kernel refuses, for example without `CAP_SYS_ADMIN`.
+    pub(crate) async fn create(self: &Arc<Self>) -> io::Result<u32> {
         let spare = self.spare.lock().pop();
         let namespaces = self.clone();
-        task::spawn("spare network namespaces", async move { namespaces.fill_up().await });
+        task::spawn("spare network namespaces", async move { namespaces.refill().await });
         match spare {
             Some(file) => Ok(self.hold(Arc::new(file))),
-            None => Ok(self.hold(Arc::new(Self::make_one().await?))),
+            None => Ok(self.hold(Arc::new(Self::create_one().await?))),
         }
     }
 
-    /// Makes spare ones up to [`SPARE`].
-    async fn fill_up(&self) {
-        let _turn = self.filling.lock().await;
-        while self.spare.lock().len() < SPARE {
-            match Self::make_one().await {
+    /// Makes namespaces ahead, up to [`SPARE_NAMESPACES`].
+    async fn refill(&self) {
+        let _lock = self.refill_lock.lock().await;
+        while self.spare.lock().len() < SPARE_NAMESPACES {
+            match Self::create_one().await {
                 Ok(file) => self.spare.lock().push(file),
-                Err(error) => return tracing::warn!(%error, "no spare network namespace could be made"),
+                Err(error) => return tracing::warn!(%error, "failed to create spare network namespace"),
             }
         }
     }
 
-    async fn make_one() -> io::Result<File> {
-        apart("new namespace", new_namespace).await
+    async fn create_one() -> io::Result<File> {
+        on_own_thread("new namespace", new_namespace).await
     }
 
-    /// Holds the one that a process is in, under the number that a server before this one gave it.
+    /// Holds the namespace of a process, under the number that an earlier server gave it.
+    ///
+    /// # Errors
+    /// The process is gone.
     pub(crate) fn adopt(&self, number: u32, pid: u32) -> io::Result<()> {
         let file = File::open(format!("/proc/{pid}/ns/net"))?;
-        self.last.fetch_max(number, Ordering::Relaxed);
+        self.last_number.fetch_max(number, Ordering::Relaxed);
         self.held.lock().insert(number, Arc::new(file));
         Ok(())
     }
 
-    /// Holds one that was made elsewhere, under a number that was never given before.
+    /// Holds a namespace that was made elsewhere, under a new number.
     pub(crate) fn hold(&self, file: Arc<File>) -> u32 {
-        let number = self.last.fetch_add(1, Ordering::Relaxed) + 1;
+        let number = self.last_number.fetch_add(1, Ordering::Relaxed) + 1;
         self.held.lock().insert(number, file);
         number
     }
 
-    /// The name by which other processes of this host can open it, as long as it is held.
+    /// Returns the path by which other processes of this host can open a namespace, valid while it is held.
     pub(crate) fn path(&self, number: u32) -> Option<PathBuf> {
         let descriptor = self.held.lock().get(&number)?.as_raw_fd();
         Some(PathBuf::from(format!("/proc/{}/fd/{descriptor}", std::process::id())))
     }
 
-    /// Lets it go. What still runs in it keeps it alive, but it can be reached no more.
-    pub(crate) fn let_go(&self, number: u32) {
+    /// Stops holding a namespace. Processes in it keep it alive, but it can no longer be connected to.
+    pub(crate) fn release(&self, number: u32) {
         self.held.lock().remove(&number);
     }
 
-    /// Connects to what listens on the loopback of that namespace.
+    /// Connects to the app that listens at this port on the loopback of a namespace.
+    ///
+    /// # Errors
+    /// `AddrNotAvailable` if the namespace is not held; else the system's error.
     pub(crate) async fn connect(&self, number: u32, port: u16) -> io::Result<TcpStream> {
         let namespace = self.held.lock().get(&number).cloned();
         let namespace = namespace.ok_or_else(|| io::Error::from(io::ErrorKind::AddrNotAvailable))?;
@@ -108,13 +121,13 @@ impl Namespaces {
         socket.connect(SocketAddr::from((Ipv4Addr::LOCALHOST, port))).await
     }
 
-    /// A socket stays in the namespace where it was made. Nothing here waits, so this thread serves nobody else in
-    /// between.
+    /// Returns a socket of a namespace: a socket stays in the namespace where it was made. This does not wait, so the
+    /// thread serves nothing else while it is in that namespace.
     fn socket_in(&self, namespace: &File) -> io::Result<TcpSocket> {
         setns(namespace, CloneFlags::CLONE_NEWNET)?;
         let socket = TcpSocket::new_v4();
         if setns(&self.home, CloneFlags::CLONE_NEWNET).is_err() {
-            // This thread would serve other visitors from inside a stranger's namespace.
+            // This thread would serve other visitors from inside an instance's namespace.
             std::process::abort();
         }
         socket
@@ -140,7 +153,7 @@ fn new_namespace() -> io::Result<File> {
 mod tests {
     use super::*;
 
-    /// Whether this process may make namespaces; without that there is nothing to test here.
+    /// Returns whether this process may make namespaces; without that right there is nothing to test here.
     fn allowed() -> bool {
         let allowed = rustix::process::geteuid().is_root();
         if !allowed {
@@ -149,7 +162,7 @@ mod tests {
         allowed
     }
 
-    /// A listener inside a namespace, which is a socket made there.
+    /// Returns a listener inside a namespace: its socket is made there.
     fn listen(namespaces: &Namespaces, number: u32, port: u16) -> tokio::net::TcpListener {
         let namespace = namespaces.held.lock()[&number].clone();
         let socket = namespaces.socket_in(&namespace).unwrap();
@@ -163,7 +176,7 @@ mod tests {
             return;
         }
         let namespaces = Arc::new(Namespaces::new().unwrap());
-        let (a, b) = (namespaces.make().await.unwrap(), namespaces.make().await.unwrap());
+        let (a, b) = (namespaces.create().await.unwrap(), namespaces.create().await.unwrap());
         let (at_a, _at_b) = (listen(&namespaces, a, 80), listen(&namespaces, b, 80));
         let connected = namespaces.connect(a, 80).await.unwrap();
         let (accepted, from) = at_a.accept().await.unwrap();
@@ -175,27 +188,27 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn one_that_was_let_go_cannot_be_reached_and_its_number_is_not_given_again() {
+    async fn a_released_namespace_cannot_be_reached_and_its_number_is_not_reused() {
         if !allowed() {
             return;
         }
         let namespaces = Arc::new(Namespaces::new().unwrap());
-        let first = namespaces.make().await.unwrap();
+        let first = namespaces.create().await.unwrap();
         let _listener = listen(&namespaces, first, 80);
         assert!(namespaces.path(first).unwrap().exists());
-        namespaces.let_go(first);
+        namespaces.release(first);
         assert!(namespaces.path(first).is_none());
         namespaces.connect(first, 80).await.unwrap_err();
-        assert_ne!(namespaces.make().await.unwrap(), first);
+        assert_ne!(namespaces.create().await.unwrap(), first);
     }
 
     #[tokio::test]
-    async fn there_is_nothing_but_a_loopback() {
+    async fn a_sealed_namespace_has_only_a_loopback() {
         if !allowed() {
             return;
         }
         let namespaces = Arc::new(Namespaces::new().unwrap());
-        let number = namespaces.make().await.unwrap();
+        let number = namespaces.create().await.unwrap();
         let namespace = namespaces.held.lock()[&number].clone();
         let socket = namespaces.socket_in(&namespace).unwrap();
         let outside = socket.connect("192.0.2.1:80".parse().unwrap()).await.unwrap_err();

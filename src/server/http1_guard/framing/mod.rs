@@ -1,42 +1,38 @@
-//! Where a request body ends: an incremental check of its framing. Pure: bytes in, verdict out.
+//! The incremental check of a body's framing, which finds where the body ends. Pure: bytes in, verdict out.
 
 #[cfg(test)]
 mod tests;
 
-use super::head::{Framing, MAX_FIELDS, MAX_HEAD, Refusal, is_control, is_tchar};
+use super::head::{Framing, is_control, is_tchar};
+use super::limits::{MAX_CHUNK_LINE_BYTES, MAX_EXTENSION_BYTES, MAX_FIELDS, MAX_HEAD_BYTES};
+use super::refusal::Refusal;
 
-/// Most bytes of a chunk's first line, its CRLF included.
-pub const MAX_CHUNK_LINE: usize = 256;
-
-/// Most bytes that the chunk extensions of one body may have together.
-pub const MAX_EXTENSIONS: usize = 16 * 1024;
-
-/// Trailers that would change where a message ends or whom it is for.
+/// Trailers that would change where a message ends or which host it is for.
 const FORBIDDEN_TRAILERS: [&[u8]; 3] = [b"content-length", b"transfer-encoding", b"host"];
 
 /// Bytes of the longest of [`FORBIDDEN_TRAILERS`].
-const LONGEST_FORBIDDEN: usize = 17;
+const LONGEST_FORBIDDEN_LEN: usize = 17;
 
-/// The body of one message, as far as it was seen.
+/// Checks the body of one message as its bytes arrive.
 #[derive(Debug, Clone)]
-pub struct Body {
-    at: At,
+pub(super) struct BodyChecker {
+    next: NextByte,
     /// Bytes of the present chunk line.
-    line: usize,
+    chunk_line_bytes: usize,
     /// Bytes of all chunk extensions.
-    extensions: usize,
+    extension_bytes: usize,
     /// Bytes of all trailers.
-    trailers: usize,
+    trailer_bytes: usize,
     /// Number of trailers.
-    fields: usize,
+    trailers: usize,
 }
 
-/// What the next byte is.
+/// The role of the next byte.
 #[derive(Debug, Clone)]
-enum At {
+enum NextByte {
     /// One of the bytes of a body of known length.
     Plain { left: u64 },
-    /// A digit of a chunk's size, or what follows the digits.
+    /// A digit of a chunk's size, or the byte that follows the digits.
     Size { digits: u8, size: u64 },
     /// A blank between the size and the extension's semicolon, or that semicolon.
     Blank { size: u64 },
@@ -53,25 +49,25 @@ enum At {
     /// The first byte of a trailer, or the CR of the end.
     TrailerStart,
     /// Inside a trailer's name.
-    TrailerName(Name),
+    TrailerName(NamePrefix),
     /// Inside a trailer's value.
     TrailerValue,
     /// The LF of a trailer.
     TrailerLf,
     /// The LF of the end.
     EndLf,
-    /// Of the next message.
+    /// The first byte of the next message.
     Done,
 }
 
-/// A trailer's name: its first bytes in lower case, and its length.
+/// The name of a trailer: its first bytes in lower case, and its length.
 #[derive(Debug, Clone)]
-struct Name {
-    start: [u8; LONGEST_FORBIDDEN],
+struct NamePrefix {
+    start: [u8; LONGEST_FORBIDDEN_LEN],
     len: usize,
 }
 
-impl Name {
+impl NamePrefix {
     fn push(mut self, b: u8) -> Self {
         if let Some(place) = self.start.get_mut(self.len) {
             *place = b.to_ascii_lowercase();
@@ -85,129 +81,139 @@ impl Name {
     }
 }
 
-impl Body {
-    /// A body of which nothing was seen yet.
-    pub fn new(framing: Framing) -> Self {
-        let at = match framing {
-            Framing::None | Framing::Length(0) => At::Done,
-            Framing::Length(left) => At::Plain { left },
-            Framing::Chunked => At::Size { digits: 0, size: 0 },
+impl BodyChecker {
+    /// Begins the check of a body with this framing.
+    pub(super) fn new(framing: Framing) -> Self {
+        let next = match framing {
+            Framing::None | Framing::Length(0) => NextByte::Done,
+            Framing::Length(left) => NextByte::Plain { left },
+            Framing::Chunked => NextByte::Size { digits: 0, size: 0 },
         };
-        Body { at, line: 0, extensions: 0, trailers: 0, fields: 0 }
+        BodyChecker { next, chunk_line_bytes: 0, extension_bytes: 0, trailer_bytes: 0, trailers: 0 }
     }
 
-    /// Whether the body was seen to its end.
-    pub fn is_done(&self) -> bool {
-        matches!(self.at, At::Done)
+    /// Whether the check has reached the end of the body.
+    pub(super) fn is_done(&self) -> bool {
+        matches!(self.next, NextByte::Done)
     }
 
-    /// Takes in the next bytes and says how many of them belong to this message: all, unless it ends before.
-    /// How the bytes are cut into calls makes no difference.
+    /// Checks the next bytes and returns how many of them belong to this message: all, unless the message ends before.
+    /// How the bytes are split over calls makes no difference.
     ///
     /// # Errors
-    /// What is wrong with the framing; the body must not be used further.
-    pub fn accept(&mut self, bytes: &[u8]) -> Result<usize, Refusal> {
+    /// The fault in the framing. The checker must not be used further.
+    pub(super) fn accept(&mut self, bytes: &[u8]) -> Result<usize, Refusal> {
         let mut taken = 0;
         while let Some(b) = bytes.get(taken) {
-            let have = (bytes.len() - taken) as u64;
-            let (at, count) = match std::mem::replace(&mut self.at, At::Done) {
-                At::Done => break,
-                At::Plain { left } if left <= have => (At::Done, left),
-                At::Plain { left } => (At::Plain { left: left - have }, have),
-                At::Data { left } if left <= have => (At::DataCr, left),
-                At::Data { left } => (At::Data { left: left - have }, have),
-                at => (self.step(at, *b)?, 1),
+            let available = (bytes.len() - taken) as u64;
+            let (next, count) = match std::mem::replace(&mut self.next, NextByte::Done) {
+                NextByte::Done => break,
+                NextByte::Plain { left } if left <= available => (NextByte::Done, left),
+                NextByte::Plain { left } => (NextByte::Plain { left: left - available }, available),
+                NextByte::Data { left } if left <= available => (NextByte::DataCr, left),
+                NextByte::Data { left } => (NextByte::Data { left: left - available }, available),
+                next => (self.step(next, *b)?, 1),
             };
-            self.at = at;
-            taken += count as usize; // At most `have`, which came from a usize.
+            self.next = next;
+            taken += count as usize; // At most `available`, which came from a usize.
         }
         Ok(taken)
     }
 
-    /// The state after a byte that is part of the framing.
-    fn step(&mut self, at: At, b: u8) -> Result<At, Refusal> {
-        match at {
-            At::Size { .. } | At::Blank { .. } | At::Extension { .. } | At::SizeLf { .. } => {
-                self.line += 1;
-                if self.line > MAX_CHUNK_LINE {
+    /// Checks a byte that is part of the framing, and returns the role of the byte after it.
+    fn step(&mut self, next: NextByte, b: u8) -> Result<NextByte, Refusal> {
+        match next {
+            NextByte::Size { .. }
+            | NextByte::Blank { .. }
+            | NextByte::Extension { .. }
+            | NextByte::SizeLf { .. } => {
+                self.chunk_line_bytes += 1;
+                if self.chunk_line_bytes > MAX_CHUNK_LINE_BYTES {
                     return Err(Refusal::ChunkLineTooLong);
                 }
-                self.chunk_line(at, b)
+                self.chunk_line(next, b)
             }
-            At::DataCr if b == b'\r' => Ok(At::DataLf),
-            At::DataLf if b == b'\n' => Ok(At::Size { digits: 0, size: 0 }),
-            At::DataCr | At::DataLf => Err(Refusal::ChunkEnd),
-            at => {
-                self.trailers += 1;
-                if self.trailers > MAX_HEAD {
+            NextByte::DataCr if b == b'\r' => Ok(NextByte::DataLf),
+            NextByte::DataLf if b == b'\n' => Ok(NextByte::Size { digits: 0, size: 0 }),
+            NextByte::DataCr | NextByte::DataLf => Err(Refusal::ChunkEnd),
+            next => {
+                self.trailer_bytes += 1;
+                if self.trailer_bytes > MAX_HEAD_BYTES {
                     return Err(Refusal::HeadTooLarge);
                 }
-                self.trailer(at, b)
+                self.trailer(next, b)
             }
         }
     }
 
-    fn chunk_line(&mut self, at: At, b: u8) -> Result<At, Refusal> {
-        match (at, b) {
-            (At::Size { digits, size }, b) if b.is_ascii_hexdigit() => {
+    /// Checks a byte of the line before a chunk.
+    fn chunk_line(&mut self, next: NextByte, b: u8) -> Result<NextByte, Refusal> {
+        match (next, b) {
+            (NextByte::Size { digits, size }, b) if b.is_ascii_hexdigit() => {
                 if digits == 16 {
                     return Err(Refusal::ChunkSize);
                 }
                 let digit = char::from(b).to_digit(16).map_or(0, u64::from);
-                Ok(At::Size { digits: digits + 1, size: size << 4 | digit })
+                Ok(NextByte::Size { digits: digits + 1, size: size << 4 | digit })
             }
-            (At::Size { digits: 0, .. }, _) => Err(Refusal::ChunkSize),
-            (At::Size { size, .. } | At::Extension { size }, b'\r') => Ok(At::SizeLf { size }),
-            (At::Size { size, .. } | At::Blank { size }, b' ' | b'\t') => {
+            (NextByte::Size { digits: 0, .. }, _) => Err(Refusal::ChunkSize),
+            (NextByte::Size { size, .. } | NextByte::Extension { size }, b'\r') => {
+                Ok(NextByte::SizeLf { size })
+            }
+            (NextByte::Size { size, .. } | NextByte::Blank { size }, b' ' | b'\t') => {
                 self.extension_byte()?;
-                Ok(At::Blank { size })
+                Ok(NextByte::Blank { size })
             }
-            (At::Size { size, .. } | At::Blank { size }, b';') => {
+            (NextByte::Size { size, .. } | NextByte::Blank { size }, b';') => {
                 self.extension_byte()?;
-                Ok(At::Extension { size })
+                Ok(NextByte::Extension { size })
             }
-            (At::Size { .. }, _) => Err(Refusal::ChunkSize),
-            (At::Extension { size }, b) if b.is_ascii_graphic() || matches!(b, b' ' | b'\t') => {
+            (NextByte::Size { .. }, _) => Err(Refusal::ChunkSize),
+            (NextByte::Extension { size }, b) if b.is_ascii_graphic() || matches!(b, b' ' | b'\t') => {
                 self.extension_byte()?;
-                Ok(At::Extension { size })
+                Ok(NextByte::Extension { size })
             }
-            (At::SizeLf { size }, b'\n') => {
-                self.line = 0;
-                Ok(if size == 0 { At::TrailerStart } else { At::Data { left: size } })
+            (NextByte::SizeLf { size }, b'\n') => {
+                self.chunk_line_bytes = 0;
+                Ok(if size == 0 { NextByte::TrailerStart } else { NextByte::Data { left: size } })
             }
-            (At::SizeLf { .. }, _) => Err(Refusal::BareCr),
+            (NextByte::SizeLf { .. }, _) => Err(Refusal::BareCr),
             _ => Err(Refusal::ChunkExtension),
         }
     }
 
+    /// Counts a byte of a chunk extension.
     fn extension_byte(&mut self) -> Result<(), Refusal> {
-        self.extensions += 1;
-        if self.extensions > MAX_EXTENSIONS { Err(Refusal::ExtensionsTooLarge) } else { Ok(()) }
+        self.extension_bytes += 1;
+        if self.extension_bytes > MAX_EXTENSION_BYTES { Err(Refusal::ExtensionsTooLarge) } else { Ok(()) }
     }
 
-    fn trailer(&mut self, at: At, b: u8) -> Result<At, Refusal> {
-        match (at, b) {
-            (At::TrailerStart, b'\r') => Ok(At::EndLf),
-            (At::TrailerStart, b' ' | b'\t') => Err(Refusal::Fold),
-            (At::TrailerStart, b) if is_tchar(b) => {
-                self.fields += 1;
-                if self.fields > MAX_FIELDS {
+    /// Checks a byte of the trailers or of the line end after them.
+    fn trailer(&mut self, next: NextByte, b: u8) -> Result<NextByte, Refusal> {
+        match (next, b) {
+            (NextByte::TrailerStart, b'\r') => Ok(NextByte::EndLf),
+            (NextByte::TrailerStart, b' ' | b'\t') => Err(Refusal::Fold),
+            (NextByte::TrailerStart, b) if is_tchar(b) => {
+                self.trailers += 1;
+                if self.trailers > MAX_FIELDS {
                     return Err(Refusal::TooManyFields);
                 }
-                Ok(At::TrailerName(Name { start: [0; LONGEST_FORBIDDEN], len: 0 }.push(b)))
+                Ok(NextByte::TrailerName(NamePrefix { start: [0; LONGEST_FORBIDDEN_LEN], len: 0 }.push(b)))
             }
-            (At::TrailerName(name), b':') if name.is_forbidden() => Err(Refusal::ForbiddenTrailer),
-            (At::TrailerName(_), b':') => Ok(At::TrailerValue),
-            (At::TrailerName(name), b) if is_tchar(b) => Ok(At::TrailerName(name.push(b))),
-            (At::TrailerName(_), b' ' | b'\t') => Err(Refusal::SpaceBeforeColon),
-            (At::TrailerName(_), b'\r') => Err(Refusal::NoColon),
-            (At::TrailerStart | At::TrailerValue | At::TrailerName(_), b'\n') => Err(Refusal::BareLf),
-            (At::TrailerStart | At::TrailerName(_), _) => Err(Refusal::FieldName),
-            (At::TrailerValue, b'\r') => Ok(At::TrailerLf),
-            (At::TrailerValue, b) if is_control(b) => Err(Refusal::Control),
-            (At::TrailerValue, _) => Ok(At::TrailerValue),
-            (At::TrailerLf, b'\n') => Ok(At::TrailerStart),
-            (At::EndLf, b'\n') => Ok(At::Done),
+            (NextByte::TrailerName(name), b':') if name.is_forbidden() => Err(Refusal::ForbiddenTrailer),
+            (NextByte::TrailerName(_), b':') => Ok(NextByte::TrailerValue),
+            (NextByte::TrailerName(name), b) if is_tchar(b) => Ok(NextByte::TrailerName(name.push(b))),
+            (NextByte::TrailerName(_), b' ' | b'\t') => Err(Refusal::SpaceBeforeColon),
+            (NextByte::TrailerName(_), b'\r') => Err(Refusal::NoColon),
+            (NextByte::TrailerStart | NextByte::TrailerValue | NextByte::TrailerName(_), b'\n') => {
+                Err(Refusal::BareLf)
+            }
+            (NextByte::TrailerStart | NextByte::TrailerName(_), _) => Err(Refusal::FieldName),
+            (NextByte::TrailerValue, b'\r') => Ok(NextByte::TrailerLf),
+            (NextByte::TrailerValue, b) if is_control(b) => Err(Refusal::Control),
+            (NextByte::TrailerValue, _) => Ok(NextByte::TrailerValue),
+            (NextByte::TrailerLf, b'\n') => Ok(NextByte::TrailerStart),
+            (NextByte::EndLf, b'\n') => Ok(NextByte::Done),
             _ => Err(Refusal::BareCr),
         }
     }

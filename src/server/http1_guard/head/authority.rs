@@ -1,4 +1,4 @@
-//! Hosts with an optional port, as they stand in `Host` and in absolute-form targets.
+//! A host with an optional port, as it stands in `Host` and in an absolute-form target.
 
 use std::net::Ipv6Addr;
 
@@ -15,16 +15,16 @@ pub(super) fn is_valid(raw: &[u8]) -> bool {
     host_ok && port.is_none_or(is_port)
 }
 
-/// Whether two valid authorities name the same place for a scheme whose default port is `default_port`:
-/// without regard to case, the default port and a trailing dot.
-pub(super) fn same(a: &[u8], b: &[u8], default_port: &[u8]) -> bool {
+/// Whether two valid authorities name the same host and port for a scheme whose default port is `default_port`. Case,
+/// the default port and a trailing dot make no difference.
+pub(super) fn is_same(a: &[u8], b: &[u8], default_port: &[u8]) -> bool {
     let ((host_a, port_a), (host_b, port_b)) = (split(a), split(b));
     let port = |port: Option<_>| port.filter(|p| *p != default_port);
     let bare = |host| <[u8]>::strip_suffix(host, b".").unwrap_or(host);
     port(port_a) == port(port_b) && bare(host_a).eq_ignore_ascii_case(bare(host_b))
 }
 
-/// Cuts at the colon before the port; the colons inside brackets belong to the host.
+/// Splits at the colon before the port. The colons inside brackets belong to the host.
 fn split(raw: &[u8]) -> (&[u8], Option<&[u8]>) {
     let host_end = if raw.first() == Some(&b'[') {
         memchr::memchr(b']', raw).map_or(raw.len(), |i| i + 1)
@@ -34,7 +34,7 @@ fn split(raw: &[u8]) -> (&[u8], Option<&[u8]>) {
     match &raw[host_end..] {
         [] => (raw, None),
         [b':', port @ ..] => (&raw[..host_end], Some(port)),
-        // Something after the bracket that is no port: the whole is no valid host.
+        // The bytes after the bracket are no port, so the whole is no valid host.
         _ => (raw, None),
     }
 }

@@ -1,6 +1,8 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::server::http1_guard::limits::{MAX_FIELDS, MAX_HEAD_BYTES};
+use crate::server::http1_guard::refusal::Refusal;
 
 const HOST: &str = "Host: a.example\r\n";
 
@@ -8,30 +10,30 @@ fn verdict(head: &str) -> Result<Head, Refusal> {
     check(head.as_bytes())
 }
 
-/// A request for `/` with these header lines besides a good Host.
+/// Checks a request for `/` with these header lines besides a valid Host.
 fn with(lines: &str) -> Result<Head, Refusal> {
     verdict(&format!("GET / HTTP/1.1\r\n{HOST}{lines}\r\n"))
 }
 
-/// A request with this request line and a good Host.
+/// Checks a request with this request line and a valid Host.
 fn line(line: &str) -> Result<Head, Refusal> {
     verdict(&format!("{line}\r\n{HOST}\r\n"))
 }
 
-/// A request whose only header is Host with this value.
+/// Checks a request whose only header is Host with this value.
 fn host(value: &str) -> Result<Head, Refusal> {
     verdict(&format!("GET / HTTP/1.1\r\nHost: {value}\r\n\r\n"))
 }
 
 #[test]
-fn a_plain_request_passes_and_says_what_it_is() {
+fn a_plain_request_passes_and_its_parts_are_reported() {
     let raw = b"GET /a?b=c%20d HTTP/1.1\r\nAccept: */*\r\nhOST: \t a.example:8080 \t\r\nX:\r\n\r\n";
     let head = check(raw).unwrap();
     assert_eq!(head.len, raw.len());
-    assert_eq!(head.version, Version::Http11);
+    assert_eq!(head.version, Http1Version::Http11);
     assert_eq!(head.framing, Framing::None);
     assert_eq!(head.host(raw), "a.example:8080");
-    assert!(!head.upgrade && !head.expect_continue && !head.close);
+    assert!(!head.is_websocket_upgrade && !head.has_expect_continue && !head.is_last_exchange);
 }
 
 #[test]
@@ -292,7 +294,7 @@ fn a_transfer_encoding_is_chunked_alone() {
 #[test]
 fn an_upgrade_is_a_get_for_a_websocket_on_http_1_1() {
     let upgrade = |request: &str, lines: &str| {
-        verdict(&format!("{request}\r\n{HOST}{lines}\r\n")).map(|head| head.upgrade)
+        verdict(&format!("{request}\r\n{HOST}{lines}\r\n")).map(|head| head.is_websocket_upgrade)
     };
     const GET: &str = "GET /ws HTTP/1.1";
     const ASKS: &str = "Connection: keep-alive, Upgrade\r\nUpgrade: WebSocket\r\n";
@@ -310,16 +312,16 @@ fn an_upgrade_is_a_get_for_a_websocket_on_http_1_1() {
 }
 
 #[test]
-fn close_and_continue_are_seen() {
-    assert!(with("Connection: x , CLOSE\r\n").unwrap().close);
-    assert!(!with("Connection: closed\r\n").unwrap().close);
-    assert!(line("GET / HTTP/1.0").unwrap().close);
+fn connection_close_and_expect_continue_are_reported() {
+    assert!(with("Connection: x , CLOSE\r\n").unwrap().is_last_exchange);
+    assert!(!with("Connection: closed\r\n").unwrap().is_last_exchange);
+    assert!(line("GET / HTTP/1.0").unwrap().is_last_exchange);
     let kept = verdict("GET / HTTP/1.0\r\nHost: a\r\nConnection: Keep-Alive\r\n\r\n").unwrap();
-    assert!(!kept.close);
-    assert!(with("Expect: 100-Continue\r\n").unwrap().expect_continue);
-    assert!(!with("Expect: 200-ok\r\n").unwrap().expect_continue);
+    assert!(!kept.is_last_exchange);
+    assert!(with("Expect: 100-Continue\r\n").unwrap().has_expect_continue);
+    assert!(!with("Expect: 200-ok\r\n").unwrap().has_expect_continue);
     let old = verdict("GET / HTTP/1.0\r\nHost: a\r\nExpect: 100-continue\r\n\r\n").unwrap();
-    assert!(!old.expect_continue);
+    assert!(!old.has_expect_continue);
 }
 
 #[test]
@@ -330,8 +332,8 @@ fn too_many_fields_and_too_long_a_head_are_refused_and_the_limits_themselves_pas
 
     let rest = format!("GET / HTTP/1.1\r\n{HOST}X: \r\n\r\n").len();
     let long = |len: usize| with(&format!("X: {}\r\n", "a".repeat(len - rest)));
-    assert_eq!(long(MAX_HEAD).unwrap().len, MAX_HEAD);
-    assert_eq!(long(MAX_HEAD + 1), Err(Refusal::HeadTooLarge));
+    assert_eq!(long(MAX_HEAD_BYTES).unwrap().len, MAX_HEAD_BYTES);
+    assert_eq!(long(MAX_HEAD_BYTES + 1), Err(Refusal::HeadTooLarge));
 }
 
 #[test]
@@ -390,6 +392,8 @@ fn almost_a_head() -> impl Strategy<Value = Vec<u8>> {
 }
 
 proptest! {
+    #![proptest_config(crate::proptest_config())]
+
     #[test]
     fn no_bytes_make_the_check_panic(bytes in almost_a_head()) {
         if let Ok(head) = check(&bytes) {

@@ -1,7 +1,7 @@
-//! Where this server writes down what it knows, before anybody hears of it.
+//! What this node knows, and the journal of what it granted, written before any caller gets the answer.
 //!
-//! What is handed out here goes to a file too, and so does the tenure in which that was so: a server that is started
-//! again under the same tenure need tell the store nothing, for the store has lost nothing since.
+//! Beside the journal lies a file with the name of the term that knows all of it: a server that is started again in the
+//! same term need not report to Valkey, which has lost nothing since.
 
 use std::fs;
 use std::io;
@@ -13,122 +13,131 @@ use crate::instance::{Instance, InstanceId, NodeId, RETENTION, State};
 use crate::store::StoreError;
 use crate::store::journal::Journal;
 
-/// Which report of what is known came last. An answer to a question from before it came too late to be part of it.
+/// The number of reports that this node has begun. An answer to a call from before a report came too late to be in it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct ReportGeneration(u64);
 
-/// See the module.
+/// The local view with its journal, and what was reported of it.
 #[derive(Debug)]
 pub(crate) struct GrantLog {
-    pub(crate) known: LocalView,
-    era: u64,
-    /// The tenure that has been told all of it.
-    tenure: Option<String>,
+    pub(crate) view: LocalView,
+    generation: ReportGeneration,
+    /// The term that knows the whole view.
+    reported_term: Option<String>,
     /// The highest epoch seen.
     pub(crate) epoch: u64,
+    /// The journal, and the file with the name of the term.
     journal: Option<(Journal, PathBuf)>,
 }
 
-/// What is told of an answer that came too late: whether the step was done is open.
-pub(crate) fn too_late() -> StoreError {
-    StoreError::Unavailable("it was lost before its answer was written down".to_owned())
+/// The error of an answer that came too late to be believed. Whether the step was done is unknown.
+pub(crate) fn answer_too_late() -> StoreError {
+    StoreError::Unavailable("the answer came after a recovery had begun".to_owned())
 }
 
 impl GrantLog {
-    /// One without a file.
-    pub(crate) fn new(own: NodeId) -> Self {
-        Self { known: LocalView::new(own), era: 0, tenure: None, epoch: 0, journal: None }
+    /// Returns a log without a file.
+    pub(crate) fn new(node: NodeId) -> Self {
+        let generation = ReportGeneration(0);
+        Self { view: LocalView::new(node), generation, reported_term: None, epoch: 0, journal: None }
     }
 
-    /// One with a file, and with what that says and still counts at `now`.
+    /// Opens or creates a log with a file. The view begins with the instances in the file that matter at `now`.
     ///
     /// # Errors
     /// The file cannot be read or written.
-    pub(crate) fn open(own: NodeId, file: &Path, now: Millis) -> io::Result<Self> {
+    pub(crate) fn open(node: NodeId, file: &Path, now: Millis) -> io::Result<Self> {
         let (journal, granted) = Journal::open(file.to_owned())?;
-        let mut notebook = Self::new(own);
-        let counts = |(record, _): &&(Instance, bool)| match record.life() {
+        let mut log = Self::new(node);
+        let matters = |(record, _): &&(Instance, bool)| match record.state() {
             State::Assigned { lease, .. } => now < lease.deadline() + RETENTION,
             State::Expired { at, .. } => now < *at + RETENTION,
             State::Warming | State::Ready { .. } => false,
         };
-        let counted = granted.iter().filter(counts);
-        counted.for_each(|(record, unconfirmed)| notebook.known.remember(record, !unconfirmed));
-        let beside = file.with_extension("tenure");
-        notebook.tenure = fs::read_to_string(&beside).ok();
-        notebook.journal = Some((journal, beside));
-        Ok(notebook)
+        let granted = granted.iter().filter(matters);
+        granted.for_each(|(record, is_unconfirmed)| log.view.restore(record, !is_unconfirmed));
+        let term_file = file.with_extension("tenure");
+        log.reported_term = fs::read_to_string(&term_file).ok();
+        log.journal = Some((journal, term_file));
+        Ok(log)
     }
 
-    /// Does something with what is known, and writes down what has to be.
-    pub(crate) fn note<T>(&mut self, learn: impl FnOnce(&mut LocalView) -> T) -> T {
-        let learnt = learn(&mut self.known);
-        let notes = self.known.take_notes();
+    /// Updates the view, and journals what changed of the instances granted here.
+    pub(crate) fn update<T>(&mut self, update: impl FnOnce(&mut LocalView) -> T) -> T {
+        let updated = update(&mut self.view);
+        let changes = self.view.take_unjournaled();
         if let Some((journal, _)) = &mut self.journal {
-            notes.iter().for_each(|(change, claimed)| journal.note(change, *claimed));
+            changes
+                .iter()
+                .for_each(|(change, is_unconfirmed)| journal.record_change(change, *is_unconfirmed));
         }
-        learnt
+        updated
     }
 
-    /// The same with the answer to a question of that era.
+    /// Updates the view with the answer to a call from that report generation, and journals what changed.
     ///
     /// # Errors
-    /// What is known was told to a store since: it may have lost what it answered, and must not be believed.
-    pub(crate) fn note_in(
+    /// A report has begun since the call. Valkey may have lost what it answered, so the answer must not be believed.
+    pub(crate) fn update_from(
         &mut self,
-        era: ReportGeneration,
-        learn: impl FnOnce(&mut LocalView),
+        generation: ReportGeneration,
+        update: impl FnOnce(&mut LocalView),
     ) -> Result<(), StoreError> {
-        if self.era() != era {
-            return Err(too_late());
+        if self.generation != generation {
+            return Err(answer_too_late());
         }
-        self.note(learn);
+        self.update(update);
         Ok(())
     }
 
-    /// Visitors of these were told, said an answer to a question of that era.
+    /// Notes that claims are confirmed, as the answer to a call from that report generation says, and journals it.
     ///
     /// # Errors
-    /// As with [`Notebook::note_in`].
-    pub(crate) fn confirmed(&mut self, era: ReportGeneration, ids: &[InstanceId]) -> Result<(), StoreError> {
-        self.note_in(era, |known| ids.iter().for_each(|id| known.confirm(id)))?;
+    /// As of [`GrantLog::update_from`].
+    pub(crate) fn confirm(
+        &mut self,
+        generation: ReportGeneration,
+        ids: &[InstanceId],
+    ) -> Result<(), StoreError> {
+        self.update_from(generation, |view| ids.iter().for_each(|id| view.confirm(id)))?;
         if let Some((journal, _)) = &mut self.journal {
-            journal.confirmed(ids);
+            journal.record_confirmed(ids);
         }
         Ok(())
     }
 
-    pub(crate) fn era(&self) -> ReportGeneration {
-        ReportGeneration(self.era)
+    /// Returns the present report generation.
+    pub(crate) fn generation(&self) -> ReportGeneration {
+        self.generation
     }
 
-    /// All that is known. From now on answers to questions of before come too late.
+    /// Begins a report, and returns all that this node knows. From now on answers to earlier calls come too late.
     pub(crate) fn begin_report(&mut self) -> Vec<(InstanceId, String)> {
-        self.era += 1;
-        self.known.report()
+        self.generation.0 += 1;
+        self.view.report()
     }
 
-    /// Whether what is known was told to that tenure, or learnt from it.
-    pub(crate) fn is_told(&self, tenure: &str) -> bool {
-        self.tenure.as_deref() == Some(tenure)
+    /// Whether the whole view was reported to that term, or learnt from it.
+    pub(crate) fn is_reported_to(&self, term: &str) -> bool {
+        self.reported_term.as_deref() == Some(term)
     }
 
-    /// All that is known has been told to that tenure.
-    pub(crate) fn told(&mut self, tenure: &str, epoch: u64) {
+    /// Notes that the whole view was reported to that term, and writes the term's name beside the journal.
+    pub(crate) fn set_reported_to(&mut self, term: &str, epoch: u64) {
         self.epoch = self.epoch.max(epoch);
-        self.tenure = Some(tenure.to_owned());
+        self.reported_term = Some(term.to_owned());
         if let Some((_, file)) = &self.journal
-            && let Err(error) = write(file, tenure)
+            && let Err(error) = write_term(file, term)
         {
-            // What stands there is older, or nothing: after a start all is told once more.
-            tracing::warn!(file = %file.display(), %error, "the tenure of the store cannot be written down");
+            // The file has an older term, or none: after a start everything is reported once more.
+            tracing::warn!(file = %file.display(), %error, "failed to write name of store's term");
         }
     }
 }
 
-fn write(file: &Path, tenure: &str) -> io::Result<()> {
+fn write_term(file: &Path, term: &str) -> io::Result<()> {
     let draft = file.with_extension("tenure-draft");
-    fs::write(&draft, tenure)?;
+    fs::write(&draft, term)?;
     fs::rename(draft, file)
 }
 
@@ -142,12 +151,12 @@ mod tests {
     use super::*;
     use crate::instance::{ClaimToken, TemplateName};
 
-    fn own() -> NodeId {
+    fn node() -> NodeId {
         NodeId::parse("own").unwrap()
     }
 
     fn file() -> PathBuf {
-        std::env::temp_dir().join(format!("try-it-now-notebook-{}", NodeId::random()))
+        std::env::temp_dir().join(format!("try-it-now-grant-log-{}", NodeId::random()))
     }
 
     fn remove(file: &Path) {
@@ -157,51 +166,51 @@ mod tests {
 
     fn assigned(ttl: u64) -> Instance {
         let id = InstanceId::random(&TemplateName::new("shop").unwrap());
-        let ready = Instance::warming(id, own(), 1, Millis(1)).offered(([127, 0, 0, 1], 80).into()).unwrap();
+        let ready = Instance::warming(id, node(), 1, Millis(1)).offered(([127, 0, 0, 1], 80).into()).unwrap();
         ready.assigned(ClaimToken::random(), Millis(10), Duration::from_millis(ttl)).unwrap()
     }
 
     #[test]
-    fn an_answer_to_a_question_from_before_a_report_is_refused_and_not_learnt() {
-        let mut notebook = GrantLog::new(own());
-        let (before, first, second) = (notebook.era(), assigned(9), assigned(9));
-        notebook.note_in(before, |known| known.learn(&first, true)).unwrap();
-        assert_eq!(notebook.begin_report().len(), 1);
-        assert_eq!(notebook.note_in(before, |known| known.learn(&second, true)), Err(too_late()));
-        assert_eq!(notebook.begin_report().len(), 1);
-        notebook.note_in(notebook.era(), |known| known.learn(&second, true)).unwrap();
-        assert_eq!(notebook.begin_report().len(), 2);
+    fn an_answer_to_a_call_from_before_a_report_is_refused_and_not_merged() {
+        let mut log = GrantLog::new(node());
+        let (before, first, second) = (log.generation(), assigned(9), assigned(9));
+        log.update_from(before, |view| view.merge(&first, true)).unwrap();
+        assert_eq!(log.begin_report().len(), 1);
+        assert_eq!(log.update_from(before, |view| view.merge(&second, true)), Err(answer_too_late()));
+        assert_eq!(log.begin_report().len(), 1);
+        log.update_from(log.generation(), |view| view.merge(&second, true)).unwrap();
+        assert_eq!(log.begin_report().len(), 2);
     }
 
     #[test]
-    fn what_was_handed_out_is_known_again_after_a_start_as_long_as_it_counts() {
+    fn granted_instances_are_known_again_after_a_start_for_as_long_as_they_matter() {
         let file = file();
-        let mut notebook = GrantLog::open(own(), &file, Millis(0)).unwrap();
+        let mut log = GrantLog::open(node(), &file, Millis(0)).unwrap();
         let (long, short, ended, other) = (assigned(90_000), assigned(5), assigned(90_000), assigned(90_000));
         for granted in [&long, &short, &ended] {
-            notebook.note(|known| known.learn(granted, true));
+            log.update(|view| view.merge(granted, true));
         }
-        notebook.note(|known| known.learn(&other, false));
-        notebook.note(|known| known.end(&ended, Instant::now()));
+        log.update(|view| view.merge(&other, false));
+        log.update(|view| view.merge_end(&ended, Instant::now()));
         let later = Millis(20) + RETENTION;
-        let again = GrantLog::open(own(), &file, later).unwrap().begin_report();
+        let again = GrantLog::open(node(), &file, later).unwrap().begin_report();
         assert_eq!(again.iter().map(|(id, _)| id).collect::<Vec<_>>(), [long.id()]);
         let again =
-            GrantLog::open(own(), &file, later + Duration::from_millis(90_000)).unwrap().begin_report();
+            GrantLog::open(node(), &file, later + Duration::from_millis(90_000)).unwrap().begin_report();
         assert!(again.is_empty());
         remove(&file);
     }
 
     #[test]
-    fn after_a_start_it_is_known_which_tenure_was_told_all() {
+    fn after_a_start_the_log_knows_to_which_term_everything_was_reported() {
         let file = file();
-        let mut notebook = GrantLog::open(own(), &file, Millis(0)).unwrap();
-        assert!(!notebook.is_told("1.a.b"));
-        notebook.told("1.a.b", 1);
-        notebook.told("2.c.d", 2);
-        assert_eq!(notebook.epoch, 2);
-        let again = GrantLog::open(own(), &file, Millis(0)).unwrap();
-        assert!(again.is_told("2.c.d") && !again.is_told("1.a.b"));
+        let mut log = GrantLog::open(node(), &file, Millis(0)).unwrap();
+        assert!(!log.is_reported_to("1.a.b"));
+        log.set_reported_to("1.a.b", 1);
+        log.set_reported_to("2.c.d", 2);
+        assert_eq!(log.epoch, 2);
+        let again = GrantLog::open(node(), &file, Millis(0)).unwrap();
+        assert!(again.is_reported_to("2.c.d") && !again.is_reported_to("1.a.b"));
         remove(&file);
     }
 }

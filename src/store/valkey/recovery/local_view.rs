@@ -1,10 +1,12 @@
-//! What this server knows of the instances, whatever becomes of the store: those of its own node, and those that it
-//! handed out. It is what a store that lost some of its past is told, see [`crate::store::valkey::recovery`].
+//! What this node knows of the instances, whatever happens to Valkey: those that it runs, and those that it granted.
 //!
-//! Facts about an instance are of one history, so of two the later one holds, in whatever order they are learnt: that it
-//! expired, else that of the higher generation. That it is gone beats all that was up to then.
+//! A Valkey that lost data gets its content from the local views of all nodes, see [`super`].
+//!
+//! The facts about an instance belong to one history, so they can be merged in any order. Of two records the newer one
+//! wins: an expired one, else the one with the higher generation. The end of an instance wins against all its records
+//! of earlier generations.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -13,129 +15,144 @@ use crate::instance::{ClaimToken, Instance, InstanceId, NodeId, State};
 use crate::store::valkey::record_codec;
 use crate::store::{Cursor, RouteChange};
 
-/// How long it is known that one is gone. A store comes back younger than that, or not at all.
-const REMEMBERED: Duration = Duration::from_secs(600);
+/// How long the view knows that an instance is gone. A Valkey comes back with data younger than this, or with none.
+const GONE_RETENTION: Duration = Duration::from_secs(600);
 
-/// Most of those; beyond it the oldest are forgotten first.
-const MOST_GONE: usize = 100_000;
+/// Most instances that the view knows to be gone; beyond that it forgets the oldest first.
+const MAX_GONE: usize = 100_000;
 
-/// See the module.
+/// What this node knows of the instances that it runs or granted.
+///
+/// An instance is *granted here* if a claim that this node made got it.
 #[derive(Debug)]
 pub(crate) struct LocalView {
-    own: NodeId,
+    node: NodeId,
     facts: HashMap<InstanceId, Fact>,
-    /// Those gone, in the order in which that was learnt.
+    /// The instances that are gone, in the order in which the view learnt it.
     gone: VecDeque<(Instant, InstanceId)>,
-    /// How many times anything was learnt.
-    learnt: u64,
+    /// How many records the view has merged.
+    version: u64,
     /// The greatest cursor seen.
     cursor: Cursor,
-    /// What has to be written down of those that were handed out here.
-    /// With each, whether nobody knows that its visitor was told.
-    notes: Vec<(RouteChange, bool)>,
+    /// Changes of instances granted here that the journal lacks, each with whether the claim is unconfirmed.
+    unjournaled: Vec<(RouteChange, bool)>,
 }
 
 #[derive(Debug)]
 enum Fact {
-    There {
+    Present {
         record: Instance,
-        /// Whether it was handed out here.
-        granted: bool,
-        /// Whether its visitor was told, if it was.
-        confirmed: bool,
-        /// Whether it was to end, and perhaps has: nobody is to get it.
-        doubtful: bool,
-        /// When it was learnt, in the order of learning.
-        at: u64,
+        is_granted_here: bool,
+        /// Whether the claim is confirmed. Meaningful if it was granted here.
+        is_confirmed: bool,
+        /// Whether this node wanted to end the instance, and may have done so: no visitor may get it.
+        is_doubtful: bool,
+        /// The version of the view with this record.
+        since: ViewVersion,
     },
     Gone {
-        /// What would have been its next.
+        /// The generation that the next record would have had.
         generation: u64,
-        /// Of the claim that had got it.
+        /// The token of the claim that got the instance.
         token: Option<ClaimToken>,
     },
 }
 
-/// A moment in the order of learning.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Mark(u64);
+/// A version of the view. It grows with each record that is merged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct ViewVersion(u64);
 
-/// How far on a record is: `further` in `recover_report.lua` is the same.
+/// Orders the records of one instance from older to newer. `is_newer` in `recover_report.lua` has the same order.
 fn rank(record: &Instance) -> (bool, u64, u8, u64) {
-    let (over, rank) = match record.life() {
+    let (is_expired, rank) = match record.state() {
         State::Warming => (false, 0),
         State::Ready { .. } => (false, 1),
         State::Assigned { .. } => (false, 2),
         State::Expired { .. } => (true, 3),
     };
-    (over, record.generation(), rank, record.lease().map_or(0, |lease| lease.deadline().0))
+    (is_expired, record.generation(), rank, record.lease().map_or(0, |lease| lease.deadline().0))
 }
 
 impl LocalView {
-    pub(crate) fn new(own: NodeId) -> Self {
+    /// Returns an empty view of that node.
+    pub(crate) fn new(node: NodeId) -> Self {
         Self {
-            own,
+            node,
             facts: HashMap::new(),
             gone: VecDeque::new(),
-            learnt: 0,
+            version: 0,
             cursor: Cursor(0),
-            notes: Vec::new(),
+            unjournaled: Vec::new(),
         }
     }
 
-    /// A step that was done here, or that concerns one that is known.
-    pub(crate) fn learn(&mut self, record: &Instance, granted_here: bool) {
-        let mut fact = (record.clone(), granted_here, false, false);
+    /// Merges the record after a step that this node did. `is_granted_here` says that the step was a claim.
+    pub(crate) fn merge(&mut self, record: &Instance, is_granted_here: bool) {
+        let mut merged = (record.clone(), is_granted_here, false, false);
         match self.facts.get(record.id()) {
             Some(Fact::Gone { generation, .. }) if *generation >= record.generation() => return,
-            Some(Fact::There { record: known, granted, doubtful, confirmed, .. }) => {
-                let newer = rank(record) > rank(known);
-                // Whoever does more with it knows of it.
-                let confirmed = !(newer && granted_here) && (*confirmed || newer && *granted);
-                let record = if newer { record } else { known }.clone();
-                fact = (record, granted_here || *granted, *doubtful, confirmed);
-                if !newer && fact.1 == *granted {
+            Some(Fact::Present {
+                record: known,
+                is_granted_here: granted,
+                is_doubtful,
+                is_confirmed,
+                ..
+            }) => {
+                let is_newer = rank(record) > rank(known);
+                // A later step of a client confirms the claim: only a client that got the answer can ask for it.
+                let confirmed = !(is_newer && is_granted_here) && (*is_confirmed || is_newer && *granted);
+                let newest = if is_newer { record } else { known }.clone();
+                merged = (newest, is_granted_here || *granted, *is_doubtful, confirmed);
+                if !is_newer && merged.1 == *granted {
                     return;
                 }
             }
             Some(Fact::Gone { .. }) | None => {}
         }
-        self.learnt += 1;
-        let (record, granted, doubtful, confirmed) = fact;
-        if granted {
-            self.notes.push((RouteChange::Set(record.clone()), !confirmed));
+        self.version += 1;
+        let (record, is_granted_here, is_doubtful, is_confirmed) = merged;
+        if is_granted_here {
+            self.unjournaled.push((RouteChange::Set(record.clone()), !is_confirmed));
         }
         let id = record.id().clone();
-        self.facts.insert(id, Fact::There { record, granted, doubtful, confirmed, at: self.learnt });
+        let since = ViewVersion(self.version);
+        self.facts.insert(id, Fact::Present { record, is_granted_here, is_doubtful, is_confirmed, since });
     }
 
-    /// One that the journal says was handed out here. It need not be written down again.
-    pub(crate) fn remember(&mut self, record: &Instance, told: bool) {
-        self.learn(record, true);
-        self.notes.clear();
-        if told {
+    /// Merges a record that another node may have changed, if it is of an instance that this node runs or granted.
+    pub(crate) fn merge_if_known(&mut self, record: &Instance) {
+        if record.node() == &self.node || self.facts.contains_key(record.id()) {
+            self.merge(record, false);
+        }
+    }
+
+    /// Merges a record from the journal, which was granted here. It is not journaled again.
+    pub(crate) fn restore(&mut self, record: &Instance, is_confirmed: bool) {
+        self.merge(record, true);
+        self.unjournaled.clear();
+        if is_confirmed {
             self.confirm(record.id());
         }
     }
 
-    /// Its visitor was told.
+    /// Notes that the claim of an instance is confirmed.
     pub(crate) fn confirm(&mut self, id: &InstanceId) {
-        if let Some(Fact::There { confirmed, .. }) = self.facts.get_mut(id) {
-            *confirmed = true;
+        if let Some(Fact::Present { is_confirmed, .. }) = self.facts.get_mut(id) {
+            *is_confirmed = true;
         }
     }
 
-    /// It is gone, and was this before.
-    pub(crate) fn end(&mut self, before: &Instance, now: Instant) {
+    /// Notes that an instance is gone; `before` is its last record.
+    pub(crate) fn merge_end(&mut self, before: &Instance, now: Instant) {
         let generation = before.generation() + 1;
         match self.facts.get(before.id()) {
             Some(Fact::Gone { generation: known, .. }) if *known >= generation => return,
-            Some(Fact::There { record, granted, .. }) => {
+            Some(Fact::Present { record, is_granted_here, .. }) => {
                 if record.generation() >= generation {
                     return;
                 }
-                if *granted {
-                    self.notes.push((RouteChange::Gone(before.id().clone()), false));
+                if *is_granted_here {
+                    self.unjournaled.push((RouteChange::Gone(before.id().clone()), false));
                 }
             }
             _ => {}
@@ -143,12 +160,12 @@ impl LocalView {
         let token = before.lease().map(|lease| lease.token());
         self.facts.insert(before.id().clone(), Fact::Gone { generation, token });
         self.gone.push_back((now, before.id().clone()));
-        self.forget_old(now);
+        self.forget_long_gone(now);
     }
 
-    fn forget_old(&mut self, now: Instant) {
+    fn forget_long_gone(&mut self, now: Instant) {
         while let Some((at, _)) = self.gone.front()
-            && (self.gone.len() > MOST_GONE || now.duration_since(*at) > REMEMBERED)
+            && (self.gone.len() > MAX_GONE || now.duration_since(*at) > GONE_RETENTION)
             && let Some((_, id)) = self.gone.pop_front()
         {
             if let Some(Fact::Gone { .. }) = self.facts.get(&id) {
@@ -157,88 +174,85 @@ impl LocalView {
         }
     }
 
-    /// It is to end: nobody is to get it, even if that cannot be told to the store now.
-    pub(crate) fn doubt(&mut self, id: &InstanceId) {
-        if let Some(Fact::There { doubtful, .. }) = self.facts.get_mut(id) {
-            *doubtful = true;
+    /// Notes that this node wants to end an instance: no visitor may get it, even if the step does not reach Valkey.
+    pub(crate) fn mark_doubtful(&mut self, id: &InstanceId) {
+        if let Some(Fact::Present { is_doubtful, .. }) = self.facts.get_mut(id) {
+            *is_doubtful = true;
         }
     }
 
-    /// A change that the store tells, of whatever instance.
-    pub(crate) fn follow(&mut self, change: &RouteChange, now: Instant) {
+    /// Merges a route event of any instance.
+    pub(crate) fn merge_change(&mut self, change: &RouteChange, now: Instant) {
         match change {
             RouteChange::Set(record) => self.merge_if_known(record),
             RouteChange::Gone(id) => {
-                if let Some(Fact::There { record, .. }) = self.facts.get(id) {
+                if let Some(Fact::Present { record, .. }) = self.facts.get(id) {
                     let before = record.clone();
-                    self.end(&before, now);
+                    self.merge_end(&before, now);
                 }
             }
         }
     }
 
-    /// A record that somebody else may have changed.
-    pub(crate) fn merge_if_known(&mut self, record: &Instance) {
-        if record.node() == &self.own || self.facts.contains_key(record.id()) {
-            self.learn(record, false);
-        }
-    }
-
-    pub(crate) fn saw(&mut self, cursor: Cursor) {
+    /// Notes that a route event with that cursor exists.
+    pub(crate) fn advance_cursor(&mut self, cursor: Cursor) {
         self.cursor = self.cursor.max(cursor);
     }
 
+    /// Returns the greatest cursor seen.
     pub(crate) fn cursor(&self) -> Cursor {
         self.cursor
     }
 
-    pub(crate) fn mark(&self) -> Mark {
-        Mark(self.learnt)
+    /// Returns the present version.
+    pub(crate) fn version(&self) -> ViewVersion {
+        ViewVersion(self.version)
     }
 
-    /// All that proxies must know, as the store had it at some time after `before`: what visitors had by then and what is
-    /// not among it is gone.
-    pub(crate) fn resync(&mut self, all: &[Instance], before: Mark, now: Instant) {
-        let there: std::collections::HashSet<_> = all.iter().map(Instance::id).collect();
-        let lost = |fact: &Fact| match fact {
-            Fact::There { record, at, .. } if *at <= before.0 && !there.contains(record.id()) => {
+    /// Merges a snapshot of the routes, which was read after the view had the version `before`. An assigned or expired
+    /// instance that the view knew by then and the snapshot lacks is gone.
+    pub(crate) fn merge_snapshot(&mut self, routes: &[Instance], before: ViewVersion, now: Instant) {
+        let listed: HashSet<_> = routes.iter().map(Instance::id).collect();
+        let gone = |fact: &Fact| match fact {
+            Fact::Present { record, since, .. } if *since <= before && !listed.contains(record.id()) => {
                 record.lease().map(|_| record.clone())
             }
             _ => None,
         };
-        let lost: Vec<Instance> = self.facts.values().filter_map(lost).collect();
-        lost.iter().for_each(|record| self.end(record, now));
-        all.iter().for_each(|record| self.merge_if_known(record));
+        let gone: Vec<Instance> = self.facts.values().filter_map(gone).collect();
+        gone.iter().for_each(|record| self.merge_end(record, now));
+        routes.iter().for_each(|record| self.merge_if_known(record));
     }
 
-    /// What nobody has had, as far as is known here.
+    /// Returns the instances that no visitor has had, as far as this node knows.
     pub(crate) fn unclaimed(&self) -> Vec<InstanceId> {
         let unclaimed = |fact: &Fact| match fact {
-            Fact::There { record, .. } if record.lease().is_none() => Some(record.id().clone()),
+            Fact::Present { record, .. } if record.lease().is_none() => Some(record.id().clone()),
             _ => None,
         };
         self.facts.values().filter_map(unclaimed).collect()
     }
 
-    /// The store no longer has a record that was unclaimed, and learnt of by `before`: it removed it to be sure.
-    pub(crate) fn forget(&mut self, id: &InstanceId, before: Mark) {
-        if let Some(Fact::There { record, at, .. }) = self.facts.get(id)
-            && *at <= before.0
+    /// Forgets an unclaimed instance that the view knew at the version `before` and that Valkey does not have: a
+    /// recovery removed it, because no report proved that it was unclaimed.
+    pub(crate) fn forget_unclaimed(&mut self, id: &InstanceId, before: ViewVersion) {
+        if let Some(Fact::Present { record, since, .. }) = self.facts.get(id)
+            && *since <= before
             && record.lease().is_none()
         {
             self.facts.remove(id);
         }
     }
 
-    /// All of it as the scripts of a recovery read it: an id, and its record, with a sign in front if it was handed out
-    /// here (`+` its visitor was told, `?` nobody knows), or how it is gone.
+    /// Returns all facts in the format of `recover_report.lua`: an id, and its record with a sign in front if it was
+    /// granted here (`+` confirmed, `?` unconfirmed), or its end.
     pub(crate) fn report(&self) -> Vec<(InstanceId, String)> {
-        let told = |(id, fact): (&InstanceId, &Fact)| match fact {
-            Fact::There { record, doubtful: true, .. } if record.lease().is_none() => {
+        let reported = |(id, fact): (&InstanceId, &Fact)| match fact {
+            Fact::Present { record, is_doubtful: true, .. } if record.lease().is_none() => {
                 (id.clone(), format!("gone|{}|", record.generation() + 1))
             }
-            Fact::There { record, granted, confirmed, .. } => {
-                let sign = match (granted, confirmed) {
+            Fact::Present { record, is_granted_here, is_confirmed, .. } => {
+                let sign = match (is_granted_here, is_confirmed) {
                     (true, true) => "+",
                     (true, false) => "?",
                     (false, _) => "",
@@ -246,16 +260,16 @@ impl LocalView {
                 (id.clone(), sign.to_owned() + &record_codec::write(record))
             }
             Fact::Gone { generation, token } => {
-                let token = token.map(record_codec::token).unwrap_or_default();
+                let token = token.map(record_codec::token_text).unwrap_or_default();
                 (id.clone(), format!("gone|{generation}|{token}"))
             }
         };
-        self.facts.iter().map(told).collect()
+        self.facts.iter().map(reported).collect()
     }
 
-    /// What has to be written down since this was last asked.
-    pub(crate) fn take_notes(&mut self) -> Vec<(RouteChange, bool)> {
-        std::mem::take(&mut self.notes)
+    /// Returns the changes that the journal lacks, and forgets them.
+    pub(crate) fn take_unjournaled(&mut self) -> Vec<(RouteChange, bool)> {
+        std::mem::take(&mut self.unjournaled)
     }
 }
 
@@ -268,12 +282,12 @@ mod tests {
     use crate::clock::Millis;
     use crate::instance::TemplateName;
 
-    fn own() -> NodeId {
+    fn this_node() -> NodeId {
         NodeId::parse("own").unwrap()
     }
 
-    fn known() -> LocalView {
-        LocalView::new(own())
+    fn new_view() -> LocalView {
+        LocalView::new(this_node())
     }
 
     fn warming(node: &str) -> Instance {
@@ -281,8 +295,8 @@ mod tests {
         Instance::warming(id, NodeId::parse(node).unwrap(), 1, Millis(1))
     }
 
-    /// An instance's whole life, each step its own record.
-    fn life(node: &str) -> Vec<Instance> {
+    /// Returns the records of one instance, as it was after each step.
+    fn records_after_each_step(node: &str) -> Vec<Instance> {
         let warming = warming(node);
         let ready = warming.offered(([127, 0, 0, 1], 80).into()).unwrap();
         let held = ready.assigned(ClaimToken(7), Millis(10), Duration::from_secs(1)).unwrap();
@@ -292,108 +306,111 @@ mod tests {
         vec![warming, ready, held, longer, ended]
     }
 
-    fn told(known: &LocalView) -> Vec<String> {
-        known.report().into_iter().map(|(_, text)| text).collect()
+    fn facts(view: &LocalView) -> Vec<String> {
+        view.report().into_iter().map(|(_, text)| text).collect()
     }
 
-    fn unsigned(known: &LocalView) -> Vec<String> {
-        told(known).iter().map(|text| text.trim_start_matches(['+', '?']).to_owned()).collect()
-    }
-
-    #[test]
-    fn of_others_only_what_was_handed_out_here_is_known() {
-        let (mut known, now) = (known(), Instant::now());
-        let theirs = life("other");
-        known.follow(&RouteChange::Set(theirs[2].clone()), now);
-        assert!(known.report().is_empty());
-        known.learn(&theirs[2], true);
-        known.follow(&RouteChange::Set(theirs[4].clone()), now);
-        assert_eq!(told(&known), ["+".to_owned() + &record_codec::write(&theirs[4])]);
-        let ours = life("own");
-        known.follow(&RouteChange::Set(ours[2].clone()), now);
-        assert_eq!(known.report().len(), 2);
+    fn unsigned_facts(view: &LocalView) -> Vec<String> {
+        facts(view).iter().map(|text| text.trim_start_matches(['+', '?']).to_owned()).collect()
     }
 
     #[test]
-    fn what_was_handed_out_here_is_to_be_written_down_once_a_step() {
-        let (mut known, now) = (known(), Instant::now());
-        let steps = life("own");
-        known.learn(&steps[0], false);
-        known.learn(&steps[1], false);
-        assert_eq!(known.take_notes(), []);
-        known.follow(&RouteChange::Set(steps[2].clone()), now);
-        known.learn(&steps[2], true);
-        known.follow(&RouteChange::Set(steps[2].clone()), now);
-        assert_eq!(known.take_notes(), [(RouteChange::Set(steps[2].clone()), true)]);
-        known.end(&steps[2], now);
-        known.end(&steps[2], now);
-        assert_eq!(known.take_notes(), [(RouteChange::Gone(steps[2].id().clone()), false)]);
+    fn of_other_nodes_instances_only_those_granted_here_are_known() {
+        let (mut view, now) = (new_view(), Instant::now());
+        let of_other_node = records_after_each_step("other");
+        view.merge_change(&RouteChange::Set(of_other_node[2].clone()), now);
+        assert!(view.report().is_empty());
+        view.merge(&of_other_node[2], true);
+        view.merge_change(&RouteChange::Set(of_other_node[4].clone()), now);
+        assert_eq!(facts(&view), ["+".to_owned() + &record_codec::write(&of_other_node[4])]);
+        let of_this_node = records_after_each_step("own");
+        view.merge_change(&RouteChange::Set(of_this_node[2].clone()), now);
+        assert_eq!(view.report().len(), 2);
     }
 
     #[test]
-    fn a_snapshot_without_it_ends_what_a_visitor_had_before_it_and_nothing_else() {
-        let (mut known, now) = (known(), Instant::now());
-        let (had, ready, new) = (life("own"), life("own"), life("own"));
-        known.learn(&had[2], true);
-        known.learn(&ready[1], false);
-        let mark = known.mark();
-        known.learn(&new[2], true);
-        known.resync(&[], mark, now);
-        let mut told = told(&known);
-        told.sort();
+    fn each_step_of_an_instance_granted_here_is_journaled_once() {
+        let (mut view, now) = (new_view(), Instant::now());
+        let records = records_after_each_step("own");
+        view.merge(&records[0], false);
+        view.merge(&records[1], false);
+        assert_eq!(view.take_unjournaled(), []);
+        view.merge_change(&RouteChange::Set(records[2].clone()), now);
+        view.merge(&records[2], true);
+        view.merge_change(&RouteChange::Set(records[2].clone()), now);
+        assert_eq!(view.take_unjournaled(), [(RouteChange::Set(records[2].clone()), true)]);
+        view.merge_end(&records[2], now);
+        view.merge_end(&records[2], now);
+        assert_eq!(view.take_unjournaled(), [(RouteChange::Gone(records[2].id().clone()), false)]);
+    }
+
+    #[test]
+    fn a_snapshot_ends_the_claimed_instances_that_it_lacks_and_no_others() {
+        let (mut view, now) = (new_view(), Instant::now());
+        let (had, ready, new) =
+            (records_after_each_step("own"), records_after_each_step("own"), records_after_each_step("own"));
+        view.merge(&had[2], true);
+        view.merge(&ready[1], false);
+        let version = view.version();
+        view.merge(&new[2], true);
+        view.merge_snapshot(&[], version, now);
+        let mut reported = facts(&view);
+        reported.sort();
         let granted = "?".to_owned() + &record_codec::write(&new[2]);
         let mut expected = [format!("gone|4|{:032x}", 7), record_codec::write(&ready[1]), granted];
         expected.sort();
-        assert_eq!(told, expected);
-        assert_eq!(known.unclaimed(), [ready[0].id().clone()]);
-        known.forget(ready[0].id(), known.mark());
-        known.forget(new[0].id(), known.mark());
-        assert_eq!(known.report().len(), 2);
+        assert_eq!(reported, expected);
+        assert_eq!(view.unclaimed(), [ready[0].id().clone()]);
+        view.forget_unclaimed(ready[0].id(), view.version());
+        view.forget_unclaimed(new[0].id(), view.version());
+        assert_eq!(view.report().len(), 2);
     }
 
     #[test]
-    fn what_was_to_end_is_not_told_as_ready() {
-        let mut known = known();
-        let steps = life("own");
-        known.learn(&steps[1], false);
-        known.doubt(steps[1].id());
-        assert_eq!(told(&known), ["gone|3|"]);
-        known.merge_if_known(&steps[2]);
-        assert_eq!(told(&known), [record_codec::write(&steps[2])], "a visitor was faster");
+    fn a_doubtful_instance_is_not_reported_as_ready() {
+        let mut view = new_view();
+        let records = records_after_each_step("own");
+        view.merge(&records[1], false);
+        view.mark_doubtful(records[1].id());
+        assert_eq!(facts(&view), ["gone|3|"]);
+        view.merge_if_known(&records[2]);
+        assert_eq!(facts(&view), [record_codec::write(&records[2])], "a visitor was faster");
     }
 
     #[test]
-    fn what_is_long_gone_is_forgotten() {
-        let (mut known, now) = (known(), Instant::now());
+    fn an_instance_that_is_long_gone_is_forgotten() {
+        let (mut view, now) = (new_view(), Instant::now());
         for _ in 0..3 {
-            known.end(&life("own")[2], now);
+            view.merge_end(&records_after_each_step("own")[2], now);
         }
-        known.end(&life("own")[2], now + REMEMBERED + Duration::from_secs(1));
-        assert_eq!(known.report().len(), 1);
+        view.merge_end(&records_after_each_step("own")[2], now + GONE_RETENTION + Duration::from_secs(1));
+        assert_eq!(view.report().len(), 1);
     }
 
     proptest! {
-        /// Answers, events and snapshots tell the same steps in whatever order.
+        #![proptest_config(crate::proptest_config())]
+
+        /// Answers, events and snapshots arrive in any order.
         #[test]
-        fn the_order_of_learning_does_not_matter(order in vec((0_usize..5, any::<bool>()), 1..12), ends in any::<bool>()) {
-            let (steps, now) = (life("own"), Instant::now());
-            let (mut one, mut other) = (known(), known());
+        fn the_order_of_merging_does_not_matter(order in vec((0_usize..5, any::<bool>()), 1..12), ends in any::<bool>()) {
+            let (records, now) = (records_after_each_step("own"), Instant::now());
+            let (mut one, mut other) = (new_view(), new_view());
             for (step, here) in &order {
-                one.learn(&steps[*step], *here && *step >= 2);
+                one.merge(&records[*step], *here && *step >= 2);
             }
             let last = order.iter().map(|(step, _)| *step).max().unwrap();
             if ends {
-                one.end(&steps[last], now);
-                other.end(&steps[last], now);
+                one.merge_end(&records[last], now);
+                other.merge_end(&records[last], now);
             }
             for (step, here) in order.iter().rev() {
-                other.learn(&steps[*step], *here && *step >= 2);
+                other.merge(&records[*step], *here && *step >= 2);
             }
             if ends {
-                prop_assert!(told(&one) == told(&other) && told(&one)[0].starts_with("gone|"));
+                prop_assert!(facts(&one) == facts(&other) && facts(&one)[0].starts_with("gone|"));
             } else {
-                prop_assert_eq!(unsigned(&one), unsigned(&other));
-                prop_assert_eq!(unsigned(&one), vec![record_codec::write(&steps[last])]);
+                prop_assert_eq!(unsigned_facts(&one), unsigned_facts(&other));
+                prop_assert_eq!(unsigned_facts(&one), vec![record_codec::write(&records[last])]);
             }
         }
     }

@@ -1,12 +1,14 @@
--- ARGV: now, capacity, call, id, by, longest.
-local before = load(ARGV[4])
-if not before or before.state ~= 'assigned' or over(before) then
+-- Moves the deadline of an assigned instance.
+--
+-- ARGV: now, capacity, call, id, by, longest time from the assignment.
+local before = load_record(ARGV[4])
+if not before or before.state ~= 'assigned' or is_over(before) then
   return {'unknown'}
 end
-local r = copy(before)
-r.deadline = before.deadline + tonumber(ARGV[5])
-if r.deadline > before.assigned + tonumber(ARGV[6]) then
+local record = copy_record(before)
+record.deadline = before.deadline + tonumber(ARGV[5])
+if record.deadline > before.assigned + tonumber(ARGV[6]) then
   return {'beyond'}
 end
-replace(r, before)
-return remember({'ok', r.text})
+replace(record, before)
+return remember({'ok', record.text})

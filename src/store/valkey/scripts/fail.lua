@@ -1,14 +1,16 @@
--- ARGV: now, capacity, call, id. The record as it was, and as it is now if there still is one.
-local before = load(ARGV[4])
-if not before or before.state == 'expired' or over(before) then
+-- Ends an instance whose app died. Answers the record as it was, and as it is now if there still is one.
+--
+-- ARGV: now, capacity, call, id.
+local before = load_record(ARGV[4])
+if not before or before.state == 'expired' or is_over(before) then
   return {'unknown'}
 end
 local after = ''
 if before.state == 'assigned' then
-  local r = copy(before)
-  r.state, r.ended, r.ending = 'expired', now, 'failed'
-  replace(r, before)
-  after = r.text
+  local record = copy_record(before)
+  record.state, record.ended, record.ending = 'expired', now, 'failed'
+  replace(record, before)
+  after = record.text
 else
   remove(before)
 end

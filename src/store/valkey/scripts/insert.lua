@@ -1,13 +1,15 @@
+-- Records a new, warming instance.
+--
 -- ARGV: now, capacity, call, id, record.
 local id, text = ARGV[4], ARGV[5]
-if redis.call('EXISTS', P .. ':record:' .. id) == 1 then
+if redis.call('EXISTS', PREFIX .. ':record:' .. id) == 1 then
   return {'exists'}
 end
-local r = unpack_record(id, text)
-if r.state ~= 'warming' then
-  return {'refused', r.state, 'be inserted'}
+local record = unpack_record(id, text)
+if record.state ~= 'warming' then
+  return {'refused', record.state, 'be inserted'}
 end
-redis.call('SET', P .. ':record:' .. id, text)
-redis.call('SADD', P .. ':node:' .. r.node, id)
-move(nil, r)
+redis.call('SET', PREFIX .. ':record:' .. id, text)
+redis.call('SADD', PREFIX .. ':node:' .. record.node, id)
+reindex(nil, record)
 return remember({'ok'})

@@ -1,49 +1,59 @@
--- What all scripts share. KEYS[1] is the prefix of all keys; ARGV[1] is the present, or empty for the server's own time.
+-- What all scripts share. KEYS[1] is the prefix of all keys; ARGV[1] is the present in milliseconds, or empty for the
+-- server's own time.
 --
--- <prefix>:record:<id>                      a record, see `pack`
--- <prefix>:node:<node>                      set: the ids of a node's records
--- <prefix>:ready:<template>                 sorted set by turn: the ids that are ready
--- <prefix>:ready:<template>:<node>          the same of one node
--- <prefix>:turn                             the last turn given
--- <prefix>:front                            the last turn given before all others; these count downwards from 0
--- <prefix>:due                              sorted set by time: the assigned by their deadline, or the end of the wait to
---                                           be confirmed, the expired by the end of their retention. Half a millisecond
---                                           less says of an assigned one that its visitor is not known to have been told
--- <prefix>:counts                           hash: <state>:<template>:<node> to how many, if any
--- <prefix>:token:<template>:<token>         what a claim got: an id, or "over:<until when that is known>"
--- <prefix>:usage:<template>:<visitor>       hash: what a visitor had
--- <prefix>:calls:<span>                     hash: a call to what a step answered in that span of time, in case it is asked
---                                           again
--- <prefix>:routes                           stream: what proxies must know, the n-th event under the id n-0
--- <prefix>:events                           how many events there were
--- <prefix>:nodes                            hash: a node's name to what it tells of itself
--- <prefix>:beats                            sorted set by time: when a node was last heard
--- <prefix>:since                            from when on there was always somebody heard
--- <prefix>:draining                         set: the nodes of which nothing is given out
--- <prefix>:secret                           what all nodes know, and nobody else
--- <prefix>:beat                             how many beats there were
--- <prefix>:joined                           hash: a node to the number of its first beat
--- <prefix>:newest                           the greatest of those
--- <prefix>:informed                         hash: a node to the number of the last answer with all members that it surely has
--- <prefix>:tenure                           "<epoch>.<random>.<process>": what was vouched for, and in which process; none
---                                           while that is not known. The following are those of a recovery, see recover_*
--- <prefix>:recovering                       hash: which process, round, epoch, cursor; how much was told, and when last
--- <prefix>:expected  <prefix>:reported      sets: the nodes that were there, and those that have told all
--- <prefix>:asserted:<node>                  set: what the node says is nobody's
--- <prefix>:ended                            hash: what is gone to its generation
--- <prefix>:settled                          the last round that came to its end
+-- The keys. Their names and formats are fixed: nodes of other versions of this program use them too.
+--
+-- <prefix>:record:<id>                a record, see `pack`
+-- <prefix>:node:<node>                set: the ids of a node's records
+-- <prefix>:ready:<template>           sorted set by queue position: the ids of ready instances
+-- <prefix>:ready:<template>:<node>    the ready instances of one node, at the same positions
+-- <prefix>:turn                       the position given last at the back of the queue
+-- <prefix>:front                      the position given last at the front; these count down from 0
+-- <prefix>:due                        sorted set by time. An assigned instance is at its deadline, or at the end of the
+--                                     time in which its claim may be confirmed; an expired one is at the end of its
+--                                     retention. Half a millisecond less than a whole number marks an assigned instance
+--                                     as unconfirmed
+-- <prefix>:counts                     hash: <state>:<template>:<node> to how many instances, if there are any
+-- <prefix>:token:<template>:<token>   what a claim got: an id, or "over:<until when the spent token is known>"
+-- <prefix>:usage:<template>:<visitor> hash: what a visitor has claimed
+-- <prefix>:calls:<span>               hash: the name of a call to what it answered in that span of time, in case the
+--                                     call is repeated
+-- <prefix>:routes                     stream: the route events, the n-th with the id n-0
+-- <prefix>:events                     how many route events there were
+-- <prefix>:nodes                      hash: a node's name to its `NodeInfo`
+-- <prefix>:beats                      sorted set by time: each node's last heartbeat
+-- <prefix>:since                      start of the present period without a gap longer than MAX_HEARTBEAT_GAP between
+--                                     two heartbeats
+-- <prefix>:draining                   set: the nodes of which no instance is assigned
+-- <prefix>:secret                     the secret that all nodes share
+-- <prefix>:beat                       how many heartbeats there were, which is the number of the last one
+-- <prefix>:joined                     hash: a node to the number of its first heartbeat
+-- <prefix>:newest                     the greatest of those numbers
+-- <prefix>:informed                   hash: a node to the number of the last answer with all nodes that it surely has
+-- <prefix>:tenure                     the term, "<epoch>.<random>.<process>": names the verified state and the Valkey
+--                                     process that has it. Absent while the state is not verified
+--
+-- The keys of a recovery, see recover_*.lua:
+--
+-- <prefix>:recovering                 hash: process, round, epoch, cursor; `version` counts the reports, `heard` is the
+--                                     time of the last one
+-- <prefix>:expected                   set: the nodes that were there
+-- <prefix>:reported                   set: the nodes that have reported all they know
+-- <prefix>:asserted:<node>            set: the instances that the node reports as ready
+-- <prefix>:ended                      hash: the id of an instance that is gone to its generation
+-- <prefix>:settled                    the last round that was finished
 
-local P = KEYS[1]
+local PREFIX = KEYS[1]
 local RETENTION = 600000
-local PATIENCE = 10000
-local PULSE = 2000
-local UNCONFIRMED_FOR = 60000
--- Far more than anything could have been counted by one server and not by another.
-local JUMP = 1048576
+local CALL_SPAN = 10000
+local MAX_HEARTBEAT_GAP = 2000
+local CONFIRM_TIMEOUT = 60000
+-- Far more than one node can have counted without another node learning of it.
+local COUNTER_JUMP = 1048576
 
 local time = redis.call('TIME')
-local real = tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
-local now = tonumber(ARGV[1]) or real
+local real_now = tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
+local now = tonumber(ARGV[1]) or real_now
 
 local function whole(number)
   return string.format('%.0f', number)
@@ -53,7 +63,7 @@ local function template_of(id)
   return string.match(id, '^(.*)%-[^-]*$')
 end
 
--- Fields that are only passed on stay text: a revision has more digits than a number here can hold.
+-- Fields that a script only copies stay text: a revision has more digits than a number here can hold.
 local FIELDS = '^([^|]*)|([^|]*)|([^|]*)|([^|]*)|([^|]*)|([^|]*)|([^|]*)|([^|]*)|([^|]*)|([^|]*)|([^|]*)$'
 
 local function unpack_record(id, text)
@@ -70,170 +80,175 @@ local function time_text(time)
   return time and whole(time) or ''
 end
 
-local function pack(r)
+-- The text of a record. `record_codec.rs` reads and writes the same fields in the same order. A record that expired
+-- before its deadline has the ending 'failed', and instead of its endpoint the kind of its end, which older versions
+-- ignore: 'unconfirmed', 'node_lost', or anything else where the app died.
+local function pack(record)
   return table.concat({
-    whole(r.generation), r.state, r.node, r.revision, r.created, r.endpoint, r.token, time_text(r.assigned),
-    time_text(r.deadline), time_text(r.ended), r.ending,
+    whole(record.generation), record.state, record.node, record.revision, record.created, record.endpoint, record.token,
+    time_text(record.assigned), time_text(record.deadline), time_text(record.ended), record.ending,
   }, '|')
 end
 
-local function load(id)
-  local text = redis.call('GET', P .. ':record:' .. id)
+local function load_record(id)
+  local text = redis.call('GET', PREFIX .. ':record:' .. id)
   return text and unpack_record(id, text)
 end
 
-local function count(field, by)
-  if redis.call('HINCRBY', P .. ':counts', field, by) == 0 then
-    redis.call('HDEL', P .. ':counts', field)
+local function copy_record(record)
+  return unpack_record(record.id, record.text)
+end
+
+local function add_to_count(field, by)
+  if redis.call('HINCRBY', PREFIX .. ':counts', field, by) == 0 then
+    redis.call('HDEL', PREFIX .. ':counts', field)
   end
 end
 
--- As what it counts.
-local function counted(r)
-  return r and r.state ~= 'expired' and r.state .. ':' .. template_of(r.id) .. ':' .. r.node
+-- The field of the hash `counts` in which a record is counted, if it is counted.
+local function count_field(record)
+  return record and record.state ~= 'expired' and record.state .. ':' .. template_of(record.id) .. ':' .. record.node
 end
 
-local function is_timed(r)
-  return r and (r.state == 'assigned' or r.state == 'expired')
+local function is_in_due(record)
+  return record and (record.state == 'assigned' or record.state == 'expired')
 end
 
-local function wait_until_confirmed(id, deadline, since)
-  redis.call('ZADD', P .. ':due', math.min(deadline, since + UNCONFIRMED_FOR) - 0.5, id)
+local function mark_unconfirmed(id, deadline, since)
+  redis.call('ZADD', PREFIX .. ':due', math.min(deadline, since + CONFIRM_TIMEOUT) - 0.5, id)
 end
 
 local function is_unconfirmed(id)
-  local due = tonumber(redis.call('ZSCORE', P .. ':due', id) or 0)
+  local due = tonumber(redis.call('ZSCORE', PREFIX .. ':due', id) or 0)
   return due ~= math.floor(due)
 end
 
--- Moves what was `before`, if there was anything, to where it belongs as it is `after`, if it still is: in the queues, the
--- deadlines and the counts. A ready one that is at the front, and an assigned one that is unconfirmed, has a field that says
--- so.
-local function move(before, after)
+-- Moves a record in the queues, the deadlines and the counts from where it belongs as it was `before` (nil for a new
+-- one) to where it belongs as it is `after` (nil for one that is removed). The field `front` of a ready record puts it
+-- at the front of the queue, the field `unconfirmed` of an assigned one marks it as unconfirmed.
+local function reindex(before, after)
   if before and before.state == 'ready' then
     local template = template_of(before.id)
-    redis.call('ZREM', P .. ':ready:' .. template, before.id)
-    redis.call('ZREM', P .. ':ready:' .. template .. ':' .. before.node, before.id)
-  elseif is_timed(before) and not is_timed(after) then
-    redis.call('ZREM', P .. ':due', before.id)
+    redis.call('ZREM', PREFIX .. ':ready:' .. template, before.id)
+    redis.call('ZREM', PREFIX .. ':ready:' .. template .. ':' .. before.node, before.id)
+  elseif is_in_due(before) and not is_in_due(after) then
+    redis.call('ZREM', PREFIX .. ':due', before.id)
   end
   if after and after.state == 'ready' then
     local template = template_of(after.id)
-    local turn = after.front and redis.call('DECR', P .. ':front') or redis.call('INCR', P .. ':turn')
-    redis.call('ZADD', P .. ':ready:' .. template, turn, after.id)
-    redis.call('ZADD', P .. ':ready:' .. template .. ':' .. after.node, turn, after.id)
+    local position = after.front and redis.call('DECR', PREFIX .. ':front') or redis.call('INCR', PREFIX .. ':turn')
+    redis.call('ZADD', PREFIX .. ':ready:' .. template, position, after.id)
+    redis.call('ZADD', PREFIX .. ':ready:' .. template .. ':' .. after.node, position, after.id)
   elseif after and after.state == 'assigned' and after.unconfirmed then
-    wait_until_confirmed(after.id, after.deadline, after.assigned)
-  elseif is_timed(after) then
-    -- Whatever else is done with an assigned one is done by somebody who knows of it.
-    redis.call('ZADD', P .. ':due', after.state == 'assigned' and after.deadline or after.ended + RETENTION, after.id)
+    mark_unconfirmed(after.id, after.deadline, after.assigned)
+  elseif is_in_due(after) then
+    -- Any later step on an assigned instance confirms its claim: only a client that got the answer can ask for it.
+    local due = after.state == 'assigned' and after.deadline or after.ended + RETENTION
+    redis.call('ZADD', PREFIX .. ':due', due, after.id)
   end
-  local was, is = counted(before), counted(after)
+  local was, is = count_field(before), count_field(after)
   if was ~= is then
     if was then
-      count(was, -1)
+      add_to_count(was, -1)
     end
     if is then
-      count(is, 1)
+      add_to_count(is, 1)
     end
   end
 end
 
--- ARGV[2] is how many events are kept. Returns which event it is.
-local function tell(id, text)
-  local event = redis.call('INCR', P .. ':events')
-  redis.call('XADD', P .. ':routes', 'MAXLEN', '~', ARGV[2], whole(event) .. '-0', 'id', id, 'record', text)
+-- Appends a route event and returns its number. ARGV[2] is how many events are kept.
+local function publish(id, text)
+  local event = redis.call('INCR', PREFIX .. ':events')
+  redis.call('XADD', PREFIX .. ':routes', 'MAXLEN', '~', ARGV[2], whole(event) .. '-0', 'id', id, 'record', text)
   return event
 end
 
--- Stores a step: the state and what belongs to it are set already.
-local function replace(r, before)
-  r.generation = before.generation + 1
-  r.text = pack(r)
-  redis.call('SET', P .. ':record:' .. r.id, r.text)
-  move(before, r)
-  -- Of one that was ready before nobody was told.
-  if r.state == 'assigned' or r.state == 'expired' or before.state == 'assigned' then
-    tell(r.id, r.text)
+-- Stores a record after a step: its state and what belongs to the state are set already.
+local function replace(record, before)
+  record.generation = before.generation + 1
+  record.text = pack(record)
+  redis.call('SET', PREFIX .. ':record:' .. record.id, record.text)
+  reindex(before, record)
+  -- Proxies do not know a warming or ready instance. One that is ready after an undone claim they knew as assigned.
+  if record.state == 'assigned' or record.state == 'expired' or before.state == 'assigned' then
+    publish(record.id, record.text)
   end
 end
 
--- Removes a record. Returns which event tells of it, where proxies knew it.
-local function remove(r)
-  move(r, nil)
-  redis.call('DEL', P .. ':record:' .. r.id)
-  redis.call('SREM', P .. ':node:' .. r.node, r.id)
-  if r.state == 'assigned' or r.state == 'expired' then
-    return tell(r.id, '')
+-- Removes a record. Returns the number of the route event, if proxies knew the instance.
+local function remove(record)
+  reindex(record, nil)
+  redis.call('DEL', PREFIX .. ':record:' .. record.id)
+  redis.call('SREM', PREFIX .. ':node:' .. record.node, record.id)
+  if record.state == 'assigned' or record.state == 'expired' then
+    return publish(record.id, '')
   end
 end
 
-local function copy(r)
-  return unpack_record(r.id, r.text)
-end
-
--- Its lease has ended, whether that was swept or not.
-local function over(r)
-  return r.state == 'assigned' and r.deadline <= now
+-- Whether the deadline of an assigned instance has passed, swept or not.
+local function is_over(record)
+  return record.state == 'assigned' and record.deadline <= now
 end
 
 -- The state as readers see it.
-local function seen(r)
-  return over(r) and 'expired' or r.state
+local function visible_state(record)
+  return is_over(record) and 'expired' or record.state
 end
 
--- The ARGV[3] of what changes something names the call. Whoever lost the answer asks again by the same name, and gets that
--- answer (`once.lua`): nothing is done twice. Only what changed something is worth remembering, and only as long as a caller
--- is patient. A span's answers go together: were each a key with an end of its own, Valkey would stand still for tens of
--- milliseconds, again and again, to look for those whose end has come.
-local SPAN = math.floor(real / PATIENCE)
+-- The ARGV[3] of a script that changes something is the name of the call. A caller that lost the answer repeats the
+-- call with the same name and gets the same answer (`repeated_call.lua`): nothing is done twice. Only the answer of a
+-- call that changed something is remembered, and only for as long as a caller waits. The answers of one span of time
+-- share a key: with a key and an expiry for each answer, Valkey would pause for tens of milliseconds, again and again,
+-- to search for expired ones.
+local SPAN = math.floor(real_now / CALL_SPAN)
 
-local function calls(span)
-  return P .. ':calls:' .. whole(span)
+local function calls_key(span)
+  return PREFIX .. ':calls:' .. whole(span)
 end
 
 local function remember(answer)
-  local calls = calls(SPAN)
-  redis.call('HSET', calls, ARGV[3], cjson.encode(answer))
-  if redis.call('HLEN', calls) == 1 then
-    redis.call('PEXPIRE', calls, 3 * PATIENCE)
+  local key = calls_key(SPAN)
+  redis.call('HSET', key, ARGV[3], cjson.encode(answer))
+  if redis.call('HLEN', key) == 1 then
+    redis.call('PEXPIRE', key, 3 * CALL_SPAN)
   end
   return answer
 end
 
-local function token_key(r)
-  return P .. ':token:' .. template_of(r.id) .. ':' .. r.token
+local function token_key(record)
+  return PREFIX .. ':token:' .. template_of(record.id) .. ':' .. record.token
 end
 
--- When any node was last heard.
-local function latest()
-  return tonumber(redis.call('ZRANGE', P .. ':beats', -1, -1, 'WITHSCORES')[2])
+-- The time of the last heartbeat of any node.
+local function latest_heartbeat()
+  return tonumber(redis.call('ZRANGE', PREFIX .. ':beats', -1, -1, 'WITHSCORES')[2])
 end
 
--- For how long a node has not been heard while others were; nil when it never was.
+-- For how long a node has been silent while other nodes were heard; nil when it never sent a heartbeat.
 local function silence(node)
-  local beat = tonumber(redis.call('ZSCORE', P .. ':beats', node))
-  if not beat then
+  local last = tonumber(redis.call('ZSCORE', PREFIX .. ':beats', node))
+  if not last then
     return nil
   end
-  if now - latest() > PULSE then
+  if now - latest_heartbeat() > MAX_HEARTBEAT_GAP then
     return 0
   end
-  local since = tonumber(redis.call('GET', P .. ':since')) or 0
-  return math.max(0, now - math.max(beat, since))
+  local since = tonumber(redis.call('GET', PREFIX .. ':since')) or 0
+  return math.max(0, now - math.max(last, since))
 end
 
-local function draining(node)
-  return redis.call('SISMEMBER', P .. ':draining', node) == 1
+local function is_draining(node)
+  return redis.call('SISMEMBER', PREFIX .. ':draining', node) == 1
 end
 
--- Appends what each node told, for how long it has been silent, and whether it is draining.
-local function members(found)
-  local cards = redis.call('HGETALL', P .. ':nodes')
-  for n = 1, #cards, 2 do
-    found[#found + 1] = cards[n + 1]
-    found[#found + 1] = whole(silence(cards[n]) or 0)
-    found[#found + 1] = draining(cards[n]) and '1' or '0'
+-- Appends each node's info, for how long it has been silent, and whether it drains.
+local function append_nodes(found)
+  local infos = redis.call('HGETALL', PREFIX .. ':nodes')
+  for n = 1, #infos, 2 do
+    found[#found + 1] = infos[n + 1]
+    found[#found + 1] = whole(silence(infos[n]) or 0)
+    found[#found + 1] = is_draining(infos[n]) and '1' or '0'
   end
   return found
 end

@@ -1,18 +1,24 @@
--- ARGV: now, capacity, 'round' or 'late', which round or tenure, node, then id and record of each, with a sign in front if
--- the node handed it out ('+' its visitor was told, '?' nobody knows), or id and 'gone|<what would have been its next generation>|<the token that had it>'.
+-- Merges a page of what a node knows of the instances, in a round or late in a term.
 --
--- Whatever order these come in, the result is the same: of two records the expired one holds, else that of the higher
--- generation, then that with more time, and none holds against its end. What is late cannot make anything ready: without
--- it, all that was ready was removed.
-local late = ARGV[3] == 'late'
-local R, ended, asserted = P .. ':recovering', P .. ':ended', P .. ':asserted:' .. ARGV[5]
-local current = late and redis.call('GET', P .. ':tenure') or redis.call('HGET', R, 'round')
+-- ARGV: now, capacity, 'round' or 'late', the name of the round or term, node, then an id and a fact of each instance.
+-- A fact is a record, with a sign in front if the node granted the claim ('+' confirmed, '?' unconfirmed), or
+-- 'gone|<generation that its next record would have had>|<token that had it>'.
+-- Answers: 'ok', or 'over' when the round or term is over.
+--
+-- The result does not depend on the order of the reports: of two records the expired one wins, else the one with the
+-- higher generation, then the one with the later deadline; and the end of an instance wins against its records of
+-- earlier generations. A late report cannot make an instance ready: the round ended without that node, so all ready
+-- instances were removed.
+local is_late = ARGV[3] == 'late'
+local RECOVERING, ended, asserted = PREFIX .. ':recovering', PREFIX .. ':ended', PREFIX .. ':asserted:' .. ARGV[5]
+local current = is_late and redis.call('GET', PREFIX .. ':tenure') or redis.call('HGET', RECOVERING, 'round')
 if current ~= ARGV[4] then
-  return {'closed'}
+  return {'over'}
 end
-local RANK = {warming = 0, ready = 1, assigned = 2, expired = 3}
+local STATE_RANK = {warming = 0, ready = 1, assigned = 2, expired = 3}
 
-local function further(a, b)
+-- `rank` in `recovery/local_view.rs` has the same order.
+local function is_newer(a, b)
   if (a.state == 'expired') ~= (b.state == 'expired') then
     return a.state == 'expired'
   end
@@ -20,89 +26,89 @@ local function further(a, b)
     return a.generation > b.generation
   end
   if a.state ~= b.state then
-    return RANK[a.state] > RANK[b.state]
+    return STATE_RANK[a.state] > STATE_RANK[b.state]
   end
   return (a.deadline or 0) > (b.deadline or 0)
 end
 
-local function is_over(key)
+local function is_token_spent(key)
   local got = redis.call('GET', key)
   return got and string.match(got, '^over:') ~= nil
 end
 
-local function end_it(id, generation, token)
-  local mine = load(id)
-  if mine and mine.generation < generation then
-    remove(mine)
-    mine = nil
+local function merge_end(id, generation, token)
+  local known = load_record(id)
+  if known and known.generation < generation then
+    remove(known)
+    known = nil
   end
-  if token ~= '' and not mine then
-    local key = P .. ':token:' .. template_of(id) .. ':' .. token
-    if not is_over(key) then
+  if token ~= '' and not known then
+    local key = PREFIX .. ':token:' .. template_of(id) .. ':' .. token
+    if not is_token_spent(key) then
       redis.call('SET', key, 'over:' .. whole(now + RETENTION), 'PX', 2 * RETENTION)
     end
   end
-  if not late then
-    local known = tonumber(redis.call('HGET', ended, id)) or 0
-    redis.call('HSET', ended, id, whole(math.max(known, generation)))
+  if not is_late then
+    local known_generation = tonumber(redis.call('HGET', ended, id)) or 0
+    redis.call('HSET', ended, id, whole(math.max(known_generation, generation)))
   end
 end
 
-local function put(r)
-  local held = r.state == 'assigned' or r.state == 'expired'
-  if held and redis.call('GET', P .. ':record:' .. r.id) == r.text then
-    -- As nearly always. Had it been told to have ended, it would not be there.
+local function merge_record(record)
+  local is_claimed = record.state == 'assigned' or record.state == 'expired'
+  if is_claimed and redis.call('GET', PREFIX .. ':record:' .. record.id) == record.text then
+    -- The usual case. If the end of the instance had been reported, the record would not exist.
     return
   end
-  if late and not held then
+  if is_late and not is_claimed then
     return
   end
-  if (tonumber(redis.call('HGET', ended, r.id)) or 0) >= r.generation then
+  if (tonumber(redis.call('HGET', ended, record.id)) or 0) >= record.generation then
     return
   end
-  if held and (is_over(token_key(r)) or (r.ended or r.deadline) + RETENTION <= now) then
+  if is_claimed and (is_token_spent(token_key(record)) or (record.ended or record.deadline) + RETENTION <= now) then
     return
   end
-  local mine = load(r.id)
-  if not mine or further(r, mine) then
-    redis.call('SET', P .. ':record:' .. r.id, r.text)
-    redis.call('SADD', P .. ':node:' .. r.node, r.id)
-    move(mine, r)
-    if held then
-      redis.call('SET', token_key(r), r.id)
-      if late then
-        tell(r.id, r.text)
+  local known = load_record(record.id)
+  if not known or is_newer(record, known) then
+    redis.call('SET', PREFIX .. ':record:' .. record.id, record.text)
+    redis.call('SADD', PREFIX .. ':node:' .. record.node, record.id)
+    reindex(known, record)
+    if is_claimed then
+      redis.call('SET', token_key(record), record.id)
+      if is_late then
+        publish(record.id, record.text)
       end
     end
   end
-  if r.state == 'ready' then
-    redis.call('SADD', asserted, r.id)
+  if record.state == 'ready' then
+    redis.call('SADD', asserted, record.id)
   end
 end
 
--- Its visitor was told, which this store may have lost.
+-- The confirmation may be among what this Valkey lost.
 local function confirm(id)
   if is_unconfirmed(id) then
-    redis.call('ZADD', P .. ':due', load(id).deadline, id)
+    redis.call('ZADD', PREFIX .. ':due', load_record(id).deadline, id)
   end
 end
 
 for n = 6, #ARGV, 2 do
   local generation, token = string.match(ARGV[n + 1], '^gone|(%d+)|(.*)$')
   if generation then
-    end_it(ARGV[n], tonumber(generation), token)
+    merge_end(ARGV[n], tonumber(generation), token)
   else
     local sign, text = string.match(ARGV[n + 1], '^([+?]?)(.*)$')
-    local r = unpack_record(ARGV[n], text)
-    r.unconfirmed = sign == '?'
-    put(r)
+    local record = unpack_record(ARGV[n], text)
+    record.unconfirmed = sign == '?'
+    merge_record(record)
     if sign == '+' then
       confirm(ARGV[n])
     end
   end
 end
-if not late then
-  redis.call('HINCRBY', R, 'version', 1)
-  redis.call('HSET', R, 'heard', whole(real))
+if not is_late then
+  redis.call('HINCRBY', RECOVERING, 'version', 1)
+  redis.call('HSET', RECOVERING, 'heard', whole(real_now))
 end
 return {'ok'}

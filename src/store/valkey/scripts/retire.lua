@@ -1,10 +1,12 @@
+-- Removes an instance that no visitor has or had.
+--
 -- ARGV: now, capacity, call, id.
-local r = load(ARGV[4])
-if not r then
+local record = load_record(ARGV[4])
+if not record then
   return {'unknown'}
 end
-if r.state ~= 'warming' and r.state ~= 'ready' then
-  return {'refused', seen(r), 'be retired'}
+if record.state ~= 'warming' and record.state ~= 'ready' then
+  return {'refused', visible_state(record), 'be retired'}
 end
-remove(r)
-return remember({'ok', r.text})
+remove(record)
+return remember({'ok', record.text})

@@ -1,5 +1,5 @@
-// A catalogue that is made at the start and kept in memory, and a cart that belongs to the visitor. HEAP_MIB says how large
-// the catalogue is.
+// A catalogue that is created at the start and stays in memory, and a cart of the visitor. HEAP_MIB is the size of the
+// catalogue.
 'use strict';
 
 const http = require('node:http');
@@ -8,7 +8,7 @@ const size = Number(process.env.HEAP_MIB ?? 0) * 2 ** 20;
 const products = [];
 const cart = new Map();
 
-// A product takes 200 bytes or so of V8's heap: an object, its texts and its numbers.
+// A product takes about 200 bytes of V8's heap: an object, its texts and its numbers.
 do {
   for (let i = 0; i < 1_000; i++) {
     const number = products.length;
@@ -27,7 +27,7 @@ const page = () => `<!doctype html>
 <ul>${[...cart].map(([name, count]) => `<li>${count} × ${name}</li>`).join('')}</ul>
 `;
 
-// Puts a product into the cart, if there is such.
+// Puts a product into the cart if it exists. Returns whether it does.
 function put(form) {
   const product = products[new URLSearchParams(form).get('number')];
   if (product) cart.set(product.name, (cart.get(product.name) ?? 0) + 1);
@@ -53,6 +53,6 @@ const server = http.createServer((request, response) => {
   }
 });
 
-// For whoever ends the app.
+// Ends at once when the runtime stops the app.
 process.on('SIGTERM', () => process.exit(0));
 server.listen(Number(process.env.PORT ?? 80));

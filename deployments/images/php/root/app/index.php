@@ -1,5 +1,5 @@
 <?php
-// A page that counts its visits and keeps notes, in a SQLite file of its own.
+// A page that counts its visits and stores notes, in a SQLite file.
 declare(strict_types=1);
 
 $path = parse_url($_SERVER['REQUEST_URI'], PHP_URL_PATH);
@@ -16,7 +16,7 @@ if ($path !== '/' && $path !== '/up') {
 function database(): PDO
 {
     $database = new PDO('sqlite:/var/lib/visits.sqlite', options: [PDO::ATTR_ERRMODE => PDO::ERRMODE_EXCEPTION]);
-    $database->exec('PRAGMA synchronous = OFF'); // a visitor's data lives as long as the instance
+    $database->exec('PRAGMA synchronous = OFF'); // a visitor's data exists as long as the instance
     $database->exec('CREATE TABLE IF NOT EXISTS visits (number INTEGER NOT NULL)');
     $database->exec('CREATE TABLE IF NOT EXISTS notes (id INTEGER PRIMARY KEY, text TEXT NOT NULL)');
     return $database;

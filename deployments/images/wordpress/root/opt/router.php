@@ -1,5 +1,5 @@
 <?php
-// Whether PHP, WordPress' settings and the database work, for a fraction of what a page costs.
+// The ready check: PHP, the settings of WordPress and the database work. It costs a fraction of a page.
 if ($_SERVER['REQUEST_URI'] === '/.ready') {
     define('SHORTINIT', true);
     require '/usr/share/wordpress/wp-load.php';
@@ -7,7 +7,7 @@ if ($_SERVER['REQUEST_URI'] === '/.ready') {
     return;
 }
 
-// For each request: the file that its path names, or else WordPress, as a web server's rules have it.
+// Serves the file that the path names, else WordPress, like the usual rewrite rules of a web server.
 $path = rawurldecode(parse_url('http://localhost' . $_SERVER['REQUEST_URI'], PHP_URL_PATH) ?: '/');
 $file = realpath($_SERVER['DOCUMENT_ROOT'] . $path);
 
@@ -24,7 +24,7 @@ if ($file === false || !is_file($file) || str_contains($path, '/.')) {
     $file = $_SERVER['DOCUMENT_ROOT'] . '/index.php';
     $path = '/index.php';
 } elseif (!str_ends_with($file, '.php')) {
-    return false; // PHP's server sends it
+    return false; // PHP's server sends the file
 }
 $_SERVER['SCRIPT_FILENAME'] = $file;
 $_SERVER['SCRIPT_NAME'] = $_SERVER['PHP_SELF'] = $path;

@@ -1,4 +1,4 @@
-//! Control groups of version 1, as runc makes them.
+//! Cgroups of version 1, as runc creates them.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -7,72 +7,78 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
-use super::other;
+/// The file that exists where all hierarchies are one.
+const CGROUP_V2_FILE: &str = "/sys/fs/cgroup/cgroup.controllers";
 
-/// There where all hierarchies are one.
-const VERSION_2: &str = "/sys/fs/cgroup/cgroup.controllers";
-
-/// Runc's settings that are understood here; one that is set beside them is for runc.
-const UNDERSTOOD: [&str; 7] =
+/// The names of runc's limits that are supported here. If another is set, runc must do the restore.
+const SUPPORTED_LIMITS: [&str; 7] =
     ["path", "devices", "memory", "memory_swap", "pids_limit", "cpu_quota", "cpu_period"];
 
-/// The groups of a container that were made.
+/// The cgroups of a container that were created.
 #[derive(Debug, Default)]
-pub(super) struct Groups(BTreeSet<PathBuf>);
+pub(super) struct Cgroups(BTreeSet<PathBuf>);
 
-/// What is written where: a file of a kind of group, and its content.
+/// The content of a file in the cgroup of a controller.
 #[derive(Debug, PartialEq, Eq)]
-struct Setting {
-    kind: &'static str,
+struct CgroupSetting {
+    controller: &'static str,
     file: &'static str,
     content: String,
 }
 
-impl Groups {
-    /// Makes these, by kind and folder, with these limits.
+impl Cgroups {
+    /// Creates the cgroups in `folders`, each with its controller, and sets runc's limits.
     ///
     /// # Errors
-    /// Also where there is anything that only runc knows how to do.
-    pub(super) fn make(&mut self, folders: &[(&str, &Path)], limits: &Value) -> io::Result<()> {
-        if Path::new(VERSION_2).exists() {
+    /// A cgroup cannot be created or exists already, or only runc supports a limit or the version of the cgroups.
+    pub(super) fn create(&mut self, folders: &[(&str, &Path)], limits: &Value) -> io::Result<()> {
+        if Path::new(CGROUP_V2_FILE).exists() {
             return Err(io::ErrorKind::Unsupported.into());
         }
         let settings = settings(limits)?;
-        for (kind, folder) in folders {
+        for (controller, folder) in folders {
             if folder.exists() && !self.0.contains(*folder) {
                 return Err(io::ErrorKind::AlreadyExists.into());
             }
             fs::create_dir_all(folder)?;
             self.0.insert(folder.to_path_buf());
-            if *kind == "cpuset" {
+            if *controller == "cpuset" {
                 inherit(folder)?;
             }
-            for setting in settings.iter().filter(|setting| setting.kind == *kind) {
+            for setting in settings.iter().filter(|setting| setting.controller == *controller) {
                 fs::write(folder.join(setting.file), &setting.content)?;
             }
         }
-        let missing = settings.iter().find(|setting| !folders.iter().any(|(kind, _)| *kind == setting.kind));
-        missing.map_or(Ok(()), |setting| Err(other(format!("there is no group for {}", setting.kind))))
+        let missing = settings
+            .iter()
+            .find(|setting| !folders.iter().any(|(controller, _)| *controller == setting.controller));
+        missing.map_or(Ok(()), |setting| {
+            Err(io::Error::other(format!("no cgroup of the controller {}", setting.controller)))
+        })
     }
 
-    /// Puts a process in them.
+    /// Moves a process into all cgroups.
+    ///
+    /// # Errors
+    /// A cgroup cannot be written.
     pub(super) fn add(&self, pid: u32) -> io::Result<()> {
         self.0.iter().try_for_each(|folder| fs::write(folder.join("cgroup.procs"), pid.to_string()))
     }
 
-    /// The numbers of all that is in them.
+    /// Returns the numbers of the processes in the cgroups.
     pub(super) fn processes(&self) -> Vec<i32> {
         let list = self.0.first().and_then(|folder| fs::read_to_string(folder.join("cgroup.procs")).ok());
         list.unwrap_or_default().lines().filter_map(|line| line.parse().ok()).collect()
     }
 
-    /// Removes them, if nobody is in them.
+    /// Removes the cgroups that have no processes.
     pub(super) fn remove(&self) {
         self.0.iter().for_each(|folder| drop(fs::remove_dir(folder)));
     }
 }
 
-/// Nobody can be in a group without processors and memory of its own; a new one has none.
+/// Gives a cgroup of the controller `cpuset` the CPUs and memory nodes of its parent. A new one has none, and without
+/// them no process can be moved into it.
 fn inherit(folder: &Path) -> io::Result<()> {
     for file in ["cpuset.cpus", "cpuset.mems"] {
         if fs::read_to_string(folder.join(file))?.trim().is_empty() {
@@ -84,22 +90,22 @@ fn inherit(folder: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// In the order in which they are written.
-fn settings(limits: &Value) -> io::Result<Vec<Setting>> {
-    let limits = limits.as_object().ok_or_else(|| other("there are no limits"))?;
+/// Returns the settings for runc's limits in the order in which they must be written.
+fn settings(limits: &Value) -> io::Result<Vec<CgroupSetting>> {
+    let limits = limits.as_object().ok_or_else(|| io::Error::other("runc recorded no limits"))?;
     let is_set =
         |value: &Value| !matches!(value, Value::Null | Value::Bool(false)) && *value != 0 && *value != "";
     if let Some((name, _)) =
-        limits.iter().find(|(name, value)| !UNDERSTOOD.contains(&name.as_str()) && is_set(value))
+        limits.iter().find(|(name, value)| !SUPPORTED_LIMITS.contains(&name.as_str()) && is_set(value))
     {
-        return Err(other(format!("{name} is for runc")));
+        return Err(io::Error::other(format!("only runc supports the limit {name}")));
     }
     let mut settings = Vec::new();
     for rule in limits.get("devices").and_then(Value::as_array).into_iter().flatten() {
         let file = if rule["allow"] == true { "devices.allow" } else { "devices.deny" };
-        settings.push(Setting { kind: "devices", file, content: device(rule)? });
+        settings.push(CgroupSetting { controller: "devices", file, content: device(rule)? });
     }
-    for (name, kind, file) in [
+    for (name, controller, file) in [
         ("memory", "memory", "memory.limit_in_bytes"),
         ("memory_swap", "memory", "memory.memsw.limit_in_bytes"),
         ("pids_limit", "pids", "pids.max"),
@@ -111,8 +117,8 @@ fn settings(limits: &Value) -> io::Result<Vec<Setting>> {
                 let content = value
                     .as_i64()
                     .filter(|number| *number > 0)
-                    .ok_or_else(|| other(format!("{name} is odd")))?;
-                settings.push(Setting { kind, file, content: content.to_string() });
+                    .ok_or_else(|| io::Error::other(format!("the limit {name} is no positive number")))?;
+                settings.push(CgroupSetting { controller, file, content: content.to_string() });
             }
             _ => {}
         }
@@ -120,21 +126,21 @@ fn settings(limits: &Value) -> io::Result<Vec<Setting>> {
     Ok(settings)
 }
 
-/// A rule as the kernel reads it.
+/// Returns a rule for devices as the kernel reads it.
 fn device(rule: &Value) -> io::Result<String> {
-    let odd = || other(format!("a rule for devices is odd: {rule}"));
+    let unknown = || io::Error::other(format!("unknown rule for devices: {rule}"));
     let kind =
-        rule["type"].as_u64().and_then(|kind| u8::try_from(kind).ok()).map(char::from).ok_or_else(odd)?;
+        rule["type"].as_u64().and_then(|kind| u8::try_from(kind).ok()).map(char::from).ok_or_else(unknown)?;
     let number = |name: &str| match rule[name].as_i64() {
         Some(-1) => Ok("*".to_owned()),
         Some(number) if number >= 0 => Ok(number.to_string()),
-        _ => Err(odd()),
+        _ => Err(unknown()),
     };
     let access = rule["permissions"].as_str().filter(|access| access.chars().all(|c| "rwm".contains(c)));
     if !"abc".contains(kind) {
-        return Err(odd());
+        return Err(unknown());
     }
-    Ok(format!("{kind} {}:{} {}", number("major")?, number("minor")?, access.ok_or_else(odd)?))
+    Ok(format!("{kind} {}:{} {}", number("major")?, number("minor")?, access.ok_or_else(unknown)?))
 }
 
 #[cfg(test)]
@@ -144,7 +150,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn limits_are_written_as_the_kernel_reads_them() {
+    fn limits_become_settings_as_the_kernel_reads_them() {
         let limits = json!({
             "path": "/try-it-now/shop-1", "memory": 64, "memory_swap": 64, "pids_limit": 5, "cpu_quota": 1000, "rootless": false,
             "cpu_period": 2000, "oom_kill_disable": null, "hugetlb": 0,
@@ -155,7 +161,7 @@ mod tests {
             ],
         });
         let written: Vec<_> =
-            settings(&limits).unwrap().into_iter().map(|one| (one.file, one.content)).collect();
+            settings(&limits).unwrap().into_iter().map(|setting| (setting.file, setting.content)).collect();
         let expected = [
             ("devices.deny", "a *:* rwm"),
             ("devices.allow", "c 1:3 rw"),
@@ -170,8 +176,8 @@ mod tests {
     }
 
     #[test]
-    fn what_only_runc_knows_is_refused() {
-        for odd in [
+    fn limits_that_only_runc_supports_are_refused() {
+        for limits in [
             json!({ "cpu_shares": 2 }),
             json!({ "memory": -1 }),
             json!({ "memory": "much" }),
@@ -180,7 +186,7 @@ mod tests {
             json!({ "devices": [{ "type": 99, "major": 1, "minor": 3, "permissions": "x", "allow": true }] }),
             json!([]),
         ] {
-            settings(&odd).unwrap_err();
+            settings(&limits).unwrap_err();
         }
     }
 }

@@ -1,4 +1,8 @@
-//! The steps of a restore by CRIU, as runc does them.
+//! The steps of a restore with CRIU. They are those of runc.
+//!
+//! # Traps
+//! The first breakpoint that a process of a host sets takes the kernel 10 ms and more; those within a second after it
+//! do not. CRIU sets one in each restore.
 
 use std::fs::{self, File, Permissions};
 use std::io;
@@ -17,46 +21,50 @@ use rustix::net::sockopt::{Timeout, set_socket_timeout};
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, recv, send, socketpair};
 use serde_json::Value;
 
-use super::cgroup_v1::Groups;
-use super::criu_rpc::{ExternalMount, IGNORE_GROUPS, Inherited, Options, Response, kind};
-use super::runc_state::{Own, RuncState};
-use super::{Request, criu_rpc, other};
-use crate::runtime::containerd::checkpoint::sharing::PrefaultList;
+use super::cgroup_v1::Cgroups;
+use super::criu_rpc::{
+    CriuOptions, CriuRequest, CriuResponse, ExternalMount, IGNORE_CGROUPS, InheritedFd, KIND_NOTIFY,
+    KIND_RESTORE,
+};
+use super::request::RestoreRequest;
+use super::runc_state::{InstanceValues, RuncState};
+use crate::runtime::containerd::checkpoint::prefault::PrefaultList;
 
-/// Longest silence of CRIU.
-const PATIENCE: Duration = Duration::from_secs(25);
+/// Maximum time between two messages of CRIU.
+const RESPONSE_TIMEOUT: Duration = Duration::from_secs(25);
 
-/// CRIU's longest answer.
-const ANSWER: usize = 64 * 1024;
+/// Maximum bytes of a message of CRIU.
+const MAX_RESPONSE_BYTES: usize = 64 * 1024;
 
-/// What runc and CRIU call a network that is restored into.
+/// The name that runc and CRIU give to the network namespace that is restored into.
 const NETWORK: &str = "extRootNetNS";
-/// `CLONE_NEWNET`: the network itself is not restored.
+/// `CLONE_NEWNET`: the content of the network namespace is not restored.
 const NO_NETWORK: u32 = 0x4000_0000;
 
-/// What is made for a restore before CRIU comes to it; undone when it is dropped, but for what a container keeps.
+/// The resources of a container before CRIU restores it. They are released on drop, except those that a restored
+/// container keeps.
 pub(super) struct RestoreDraft<'a> {
-    request: &'a Request,
-    model: RuncState,
-    /// The path of its network namespace.
+    request: &'a RestoreRequest,
+    state: RuncState,
+    /// The path of the container's network namespace.
     network: String,
-    mounted: Mounted,
-    groups: Groups,
-    /// What it will change at once, if that is known.
-    touched: Option<PrefaultList>,
-    /// Runc's folder of it, until it is a container.
-    notes: Notes<'a>,
+    root: RootMount,
+    cgroups: Cgroups,
+    /// The pages to prefault, if they are known.
+    prefault_list: Option<PrefaultList>,
+    state_dir: StateDir<'a>,
 }
 
-struct Notes<'a> {
+/// Runc's folder of state for the container, removed on drop unless the container is restored.
+struct StateDir<'a> {
     folder: &'a Path,
-    stay: bool,
+    is_kept: bool,
 }
 
-impl Drop for Notes<'_> {
+impl Drop for StateDir<'_> {
     fn drop(&mut self) {
-        if !self.stay {
-            // Only what lies in it: below there was a mount, and what is there is not ours.
+        if !self.is_kept {
+            // Only these files: if the root is still mounted in a folder below, its files must not be removed.
             for file in ["state.json", "state.draft"] {
                 let _ = fs::remove_file(self.folder.join(file));
             }
@@ -65,113 +73,116 @@ impl Drop for Notes<'_> {
     }
 }
 
-/// The root, where CRIU wants it: at a mount of its own.
-struct Mounted(PathBuf);
+/// The container's root as a mount of its own, as CRIU requires, unmounted on drop.
+struct RootMount(PathBuf);
 
-impl Drop for Mounted {
+impl Drop for RootMount {
     fn drop(&mut self) {
         let _ = unmount(&self.0, UnmountFlags::DETACH);
         let _ = fs::remove_dir(&self.0);
     }
 }
 
-/// Makes all that can be made without CRIU. What it returns, and what fails, leaves nothing.
+/// Creates everything that a restore needs except cgroups. `state` is what runc recorded of another instance of the
+/// checkpoint.
+///
+/// # Errors
+/// A resource cannot be created, or something is not as expected, so that runc must do the restore. Nothing remains.
 pub(super) fn prepare<'a>(
-    request: &'a Request,
-    model: RuncState,
-    notes: &'a Path,
+    request: &'a RestoreRequest,
+    state: RuncState,
+    state_dir: &'a Path,
 ) -> io::Result<RestoreDraft<'a>> {
-    let model = model.of(&request.id)?;
+    let state = state.renamed(&request.id)?;
     let spec: Value = serde_json::from_slice(&fs::read(request.bundle.join("config.json"))?)?;
     let namespaces = spec["linux"]["namespaces"].as_array().into_iter().flatten();
     let network = namespaces.filter(|one| one["type"] == "network").find_map(|one| one["path"].as_str());
-    let network = network.ok_or_else(|| other("there is no network"))?.to_owned();
-    let root = model.root()?;
-    // Runc would make them.
-    for place in ["proc", "dev"] {
-        if !fs::symlink_metadata(root.join(place))?.is_dir() {
+    let network =
+        network.ok_or_else(|| io::Error::other("the container has no network namespace"))?.to_owned();
+    let root = state.root()?;
+    // Runc creates these folders where they are missing.
+    for name in ["proc", "dev"] {
+        if !fs::symlink_metadata(root.join(name))?.is_dir() {
             return Err(io::ErrorKind::NotADirectory.into());
         }
     }
     fs::create_dir_all(&request.root)?;
-    fs::create_dir(notes)?;
-    let kept = Notes { folder: notes, stay: false };
-    fs::set_permissions(notes, Permissions::from_mode(0o711))?;
-    let at = notes.join("criu-root");
-    fs::create_dir(&at)?;
-    let mounted = Mounted(at);
-    mount_bind_recursive(&root, &mounted.0)?;
+    fs::create_dir(state_dir)?;
+    let created = StateDir { folder: state_dir, is_kept: false };
+    fs::set_permissions(state_dir, Permissions::from_mode(0o711))?;
+    let mount_point = state_dir.join("criu-root");
+    fs::create_dir(&mount_point)?;
+    let mount = RootMount(mount_point);
+    mount_bind_recursive(&root, &mount.0)?;
     Ok(RestoreDraft {
         request,
-        model,
+        state,
         network,
-        mounted,
-        groups: Groups::default(),
-        touched: None,
-        notes: kept,
+        root: mount,
+        cgroups: Cgroups::default(),
+        prefault_list: None,
+        state_dir: created,
     })
 }
 
 impl RestoreDraft<'_> {
-    /// Makes its control groups.
+    /// Creates the container's cgroups.
     ///
     /// # Errors
-    /// They are for runc.
-    pub(super) fn limit(&mut self) -> io::Result<()> {
-        let made = self.groups.make(&self.model.groups(), self.model.limits());
-        if made.is_err() {
-            self.groups.remove();
+    /// They cannot be created, or only runc can create them. None remains.
+    pub(super) fn create_cgroups(&mut self) -> io::Result<()> {
+        let created = self.cgroups.create(&self.state.cgroups(), self.state.limits());
+        if created.is_err() {
+            self.cgroups.remove();
         }
-        made
+        created
     }
 
-    /// Has CRIU restore it.
+    /// Restores the container with CRIU.
     ///
     /// # Errors
-    /// Then processes of it may be left in its groups.
+    /// CRIU fails or does not respond in time. Processes of the container may remain in its cgroups.
     pub(super) fn restore(mut self) -> io::Result<()> {
         let images = File::open(&self.request.images)?;
         let work = File::open(&self.request.work)?;
-        // These two are CRIU's, too, under the numbers that they have here.
+        // CRIU inherits the network namespace and one end of the socket under the numbers that they have here.
         let network = open(&self.network, OFlags::RDONLY, Mode::empty())?;
-        let (ours, theirs) =
+        let (socket, criu_socket) =
             socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::empty(), None)?;
-        fcntl_setfd(&ours, FdFlags::CLOEXEC)?;
-        set_socket_timeout(&ours, Timeout::Recv, Some(PATIENCE))?;
-        let criu = Command::new("criu").arg("swrk").arg(theirs.as_raw_fd().to_string()).spawn()?;
-        drop(theirs);
-        let mut criu = Ended(criu);
-        self.groups.add(criu.0.id())?;
+        fcntl_setfd(&socket, FdFlags::CLOEXEC)?;
+        set_socket_timeout(&socket, Timeout::Recv, Some(RESPONSE_TIMEOUT))?;
+        let criu = Command::new("criu").arg("swrk").arg(criu_socket.as_raw_fd().to_string()).spawn()?;
+        drop(criu_socket);
+        let mut criu = KilledOnDrop(criu);
+        self.cgroups.add(criu.0.id())?;
         let options = self.options(&images, &work, &network)?;
-        tell(
-            &ours,
-            &criu_rpc::Request { kind: kind::RESTORE, options: Some(options), notify_success: None },
-        )?;
-        // CRIU has enough to do meanwhile.
-        self.touched = self.request.images.parent().and_then(PrefaultList::find);
-        let pid = self.follow(&ours)?;
-        drop(ours);
+        let request = CriuRequest { kind: KIND_RESTORE, options: Some(options), notify_success: None };
+        send_request(&socket, &request)?;
+        // CRIU restores meanwhile.
+        self.prefault_list = self.request.images.parent().and_then(PrefaultList::load);
+        let pid = self.follow(&socket)?;
+        drop(socket);
         let status = criu.0.wait()?;
         if !status.success() {
-            return Err(other(format!("{status}")));
+            return Err(io::Error::other(format!("{status}")));
         }
         let draft = self.request.pid_file.with_extension("draft");
         fs::write(&draft, pid.to_string())?;
         fs::rename(draft, &self.request.pid_file)?;
-        self.notes.stay = true;
-        drop(self.mounted);
+        self.state_dir.is_kept = true;
+        drop(self.root);
         Ok(())
     }
 
-    fn options(&self, images: &File, work: &File, network: &OwnedFd) -> io::Result<Options> {
+    fn options(&self, images: &File, work: &File, network: &OwnedFd) -> io::Result<CriuOptions> {
         let pipes: Vec<String> =
             serde_json::from_slice(&fs::read(self.request.images.join("descriptors.json"))?)?;
         let pipes = pipes.into_iter().zip(0..).filter(|(name, _)| name.contains("pipe:"));
-        let pipes = pipes.map(|(name, descriptor)| Inherited { name, descriptor });
-        let network = Inherited { name: NETWORK.to_owned(), descriptor: network.as_raw_fd() };
-        let mounts = self.model.mounts().into_iter();
-        let root = self.mounted.0.to_str().ok_or(io::ErrorKind::InvalidInput)?;
-        Ok(Options {
+        let pipes = pipes.map(|(name, descriptor)| InheritedFd { name, descriptor });
+        let network = InheritedFd { name: NETWORK.to_owned(), descriptor: network.as_raw_fd() };
+        let mounts = self.state.mounts().into_iter();
+        let root = self.root.0.to_str().ok_or(io::ErrorKind::InvalidInput)?;
+        Ok(CriuOptions {
             images: images.as_raw_fd(),
             work: Some(work.as_raw_fd()),
             evasive_devices: Some(true),
@@ -183,91 +194,99 @@ impl RestoreDraft<'_> {
             mounts: mounts.map(|(inside, outside)| ExternalMount { inside, outside }).collect(),
             sibling: Some(true),
             inherited: [network].into_iter().chain(pipes).collect(),
-            // All of its processes are children of CRIU, which is in the right ones.
-            groups: Some(IGNORE_GROUPS),
+            // The container's processes are children of CRIU, which is in the right cgroups.
+            cgroup_mode: Some(IGNORE_CGROUPS),
             empty_namespaces: Some(NO_NETWORK),
             orphan_terminals: Some(true),
-            config: self.model.criu_config(),
+            config: self.state.criu_config(),
         })
     }
 
-    /// Answers CRIU until it is done. The first process.
+    /// Replies to the notifications of CRIU until the restore is done. Returns the number of the container's first
+    /// process.
     fn follow(&mut self, socket: &OwnedFd) -> io::Result<i32> {
-        let mut buffer = vec![0; ANSWER];
-        let mut first = None;
+        let mut buffer = vec![0; MAX_RESPONSE_BYTES];
+        let mut first_process = None;
         loop {
             let (bytes, _) = recv(socket, buffer.as_mut_slice(), RecvFlags::empty())?;
             if bytes == 0 {
-                return Err(other("it ended without an answer"));
+                return Err(io::Error::other("it ended without a response"));
             }
-            let answer = Response::decode(&buffer[..bytes]).map_err(io::Error::other)?;
-            if !answer.success {
-                return Err(other(format!("it failed with {}", answer.errno.unwrap_or_default())));
+            let response = CriuResponse::decode(&buffer[..bytes]).map_err(io::Error::other)?;
+            if !response.success {
+                let errno = response.errno.unwrap_or_default();
+                return Err(io::Error::other(format!("it failed with error number {errno}")));
             }
-            match (answer.kind, answer.notify) {
-                (kind::RESTORE, _) => return first.ok_or_else(|| other("it told of no process")),
-                (kind::NOTIFY, Some(notify)) => {
-                    if let (Some("post-restore"), Some(pid)) = (notify.script.as_deref(), notify.pid) {
-                        self.note(pid)?;
-                        first = Some(pid);
-                    }
-                    // All of it is there, and nothing of it runs yet.
-                    if notify.script.as_deref() == Some("pre-resume") {
-                        self.touch();
-                    }
-                    let heard =
-                        criu_rpc::Request { kind: kind::NOTIFY, options: None, notify_success: Some(true) };
-                    tell(socket, &heard)?;
+            match (response.kind, response.notify) {
+                (KIND_RESTORE, _) => {
+                    return first_process.ok_or_else(|| io::Error::other("it reported no process"));
                 }
-                (kind, _) => return Err(other(format!("it answered something else ({kind})"))),
+                (KIND_NOTIFY, Some(notification)) => {
+                    let stage = notification.script.as_deref();
+                    if let (Some("post-restore"), Some(pid)) = (stage, notification.pid) {
+                        self.record_state(pid)?;
+                        first_process = Some(pid);
+                    }
+                    // All processes exist, and none of them runs yet.
+                    if stage == Some("pre-resume") {
+                        self.prefault();
+                    }
+                    let reply = CriuRequest { kind: KIND_NOTIFY, options: None, notify_success: Some(true) };
+                    send_request(socket, &reply)?;
+                }
+                (kind, _) => return Err(io::Error::other(format!("unknown response of kind {kind}"))),
             }
         }
     }
 
-    /// Has it what it will change at once. Without that it is slower, and no less right.
-    fn touch(&self) {
-        if let Some(touched) = &self.touched {
-            touched.touch(&self.groups.processes());
+    /// Prefaults the container's memory if the pages are known. Without that its first requests are slower, but
+    /// correct.
+    fn prefault(&self) {
+        if let Some(list) = &self.prefault_list {
+            list.prefault(&self.cgroups.processes());
         }
     }
 
-    fn note(&mut self, pid: i32) -> io::Result<()> {
-        let made = Timestamp::from(fs::metadata(self.notes.folder)?.modified()?);
-        let leads = |number| fs::read_link(format!("/proc/self/fd/{number}"));
-        let descriptors = (0..3).map(|number| Ok(leads(number)?.display().to_string()));
-        let own = Own {
+    /// Records the state that runc would record of the container.
+    fn record_state(&mut self, pid: i32) -> io::Result<()> {
+        let created = Timestamp::from(fs::metadata(self.state_dir.folder)?.modified()?);
+        let target = |number| fs::read_link(format!("/proc/self/fd/{number}"));
+        let descriptors = (0..3).map(|number| Ok(target(number)?.display().to_string()));
+        let values = InstanceValues {
             id: &self.request.id,
             network: &self.network,
             pid,
-            started: started(&fs::read_to_string(format!("/proc/{pid}/stat"))?)?,
-            created: made.to_string(),
+            start_ticks: start_ticks(&fs::read_to_string(format!("/proc/{pid}/stat"))?)?,
+            created: created.to_string(),
             descriptors: descriptors.collect::<io::Result<_>>()?,
         };
-        self.model.note(self.notes.folder, own)
+        self.state.record(self.state_dir.folder, values)
     }
 }
 
-fn tell(socket: &OwnedFd, message: &criu_rpc::Request) -> io::Result<()> {
+fn send_request(socket: &OwnedFd, message: &CriuRequest) -> io::Result<()> {
     send(socket, &message.encode_to_vec(), SendFlags::NOSIGNAL)?;
     Ok(())
 }
 
-/// CRIU, which ends at the latest with this.
-struct Ended(Child);
+/// The process of CRIU, killed on drop if it still runs.
+struct KilledOnDrop(Child);
 
-impl Drop for Ended {
+impl Drop for KilledOnDrop {
     fn drop(&mut self) {
-        // Both do nothing after its end.
+        // Both do nothing after the process has ended.
         let _ = self.0.kill();
         let _ = self.0.wait();
     }
 }
 
-/// When a process began, out of its `stat`: its name may hold anything, brackets too.
-fn started(stat: &str) -> io::Result<u64> {
+/// Returns when a process started, in ticks since the host started, from the process's `stat`. The name of the process
+/// may contain anything, brackets too.
+fn start_ticks(stat: &str) -> io::Result<u64> {
     let fields = stat.rsplit_once(')').map(|(_, fields)| fields);
-    let started = fields.and_then(|fields| fields.split_whitespace().nth(19));
-    started.and_then(|ticks| ticks.parse().ok()).ok_or_else(|| other("its stat is another"))
+    let ticks = fields.and_then(|fields| fields.split_whitespace().nth(19));
+    let ticks = ticks.and_then(|ticks| ticks.parse().ok());
+    ticks.ok_or_else(|| io::Error::other("the stat of the first process has an unknown format"))
 }
 
 #[cfg(test)]
@@ -275,10 +294,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_beginning_of_a_process_is_found_behind_any_name() {
+    fn the_start_of_a_process_is_read_behind_any_name() {
         let stat = "7 (a) b) S 1 7 7 0 -1 4194560 1 2 3 4 5 6 7 8 20 0 1 0 4672837 9 9";
-        assert_eq!(started(stat).unwrap(), 4_672_837);
-        started("7 (a S 1").unwrap_err();
-        started("7 (a) S 1").unwrap_err();
+        assert_eq!(start_ticks(stat).unwrap(), 4_672_837);
+        start_ticks("7 (a S 1").unwrap_err();
+        start_ticks("7 (a) S 1").unwrap_err();
     }
 }

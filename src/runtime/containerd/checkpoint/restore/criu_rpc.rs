@@ -1,29 +1,30 @@
-//! The messages of CRIU's RPC, those fields that are used. One message is one packet.
+//! The messages of CRIU's RPC, with the fields that are used. One message is one packet.
 
 use prost::Message;
 
-/// What is asked for, and what was answered.
-pub(super) mod kind {
-    pub(in crate::runtime::containerd::checkpoint::restore) const RESTORE: i32 = 2;
-    pub(in crate::runtime::containerd::checkpoint::restore) const NOTIFY: i32 = 6;
-}
+/// The kind of a request or of its response: restore a checkpoint.
+pub(super) const KIND_RESTORE: i32 = 2;
+/// The kind of a notification by CRIU, and of the reply to it.
+pub(super) const KIND_NOTIFY: i32 = 6;
 
-/// Control groups are left alone: processes stay where CRIU is.
-pub(super) const IGNORE_GROUPS: i32 = 0;
+/// The mode in which CRIU leaves cgroups alone: processes stay in those of CRIU.
+pub(super) const IGNORE_CGROUPS: i32 = 0;
 
+/// A request to CRIU, or the reply to one of its notifications.
 #[derive(Clone, PartialEq, Message)]
-pub(super) struct Request {
+pub(super) struct CriuRequest {
     #[prost(int32, tag = "1")]
     pub(super) kind: i32,
     #[prost(message, optional, tag = "2")]
-    pub(super) options: Option<Options>,
+    pub(super) options: Option<CriuOptions>,
     #[prost(bool, optional, tag = "3")]
     pub(super) notify_success: Option<bool>,
 }
 
+/// How CRIU restores. Descriptors are those of the process that asks.
 #[derive(Clone, PartialEq, Message)]
-pub(super) struct Options {
-    /// A descriptor of whoever asks, as are the others.
+pub(super) struct CriuOptions {
+    /// The descriptor of the folder with the image files.
     #[prost(int32, required, tag = "1")]
     pub(super) images: i32,
     #[prost(bool, optional, tag = "6")]
@@ -42,14 +43,14 @@ pub(super) struct Options {
     pub(super) work: Option<i32>,
     #[prost(message, repeated, tag = "23")]
     pub(super) mounts: Vec<ExternalMount>,
-    /// Its first process is to be a child of whoever started CRIU.
+    /// Whether the first process becomes a child of the process that started CRIU.
     #[prost(bool, optional, tag = "26")]
     pub(super) sibling: Option<bool>,
     #[prost(message, repeated, tag = "27")]
-    pub(super) inherited: Vec<Inherited>,
+    pub(super) inherited: Vec<InheritedFd>,
     #[prost(int32, optional, tag = "34")]
-    pub(super) groups: Option<i32>,
-    /// Namespaces that are not restored.
+    pub(super) cgroup_mode: Option<i32>,
+    /// The namespaces whose content is not restored, as flags of `clone`.
     #[prost(uint32, optional, tag = "38")]
     pub(super) empty_namespaces: Option<u32>,
     #[prost(bool, optional, tag = "50")]
@@ -58,6 +59,7 @@ pub(super) struct Options {
     pub(super) config: Option<String>,
 }
 
+/// A mount of the checkpoint that is replaced by a folder of the host.
 #[derive(Clone, PartialEq, Message)]
 pub(super) struct ExternalMount {
     #[prost(string, required, tag = "1")]
@@ -66,32 +68,35 @@ pub(super) struct ExternalMount {
     pub(super) outside: String,
 }
 
-/// A descriptor of CRIU's that stands for what an image calls so.
+/// A descriptor that CRIU inherits and uses for what the image files call `name`.
 #[derive(Clone, PartialEq, Message)]
-pub(super) struct Inherited {
+pub(super) struct InheritedFd {
     #[prost(string, required, tag = "1")]
     pub(super) name: String,
     #[prost(int32, required, tag = "2")]
     pub(super) descriptor: i32,
 }
 
+/// The response to a request, or a notification.
 #[derive(Clone, PartialEq, Message)]
-pub(super) struct Response {
+pub(super) struct CriuResponse {
     #[prost(int32, tag = "1")]
     pub(super) kind: i32,
     #[prost(bool, tag = "2")]
     pub(super) success: bool,
     #[prost(message, optional, tag = "5")]
-    pub(super) notify: Option<Notify>,
+    pub(super) notify: Option<Notification>,
     #[prost(int32, optional, tag = "7")]
     pub(super) errno: Option<i32>,
 }
 
+/// A stage of the restore that CRIU has reached. It waits for the reply.
 #[derive(Clone, PartialEq, Message)]
-pub(super) struct Notify {
+pub(super) struct Notification {
+    /// The name of the stage.
     #[prost(string, optional, tag = "1")]
     pub(super) script: Option<String>,
-    /// The first process, from outside.
+    /// The number of the first process on the host.
     #[prost(int32, optional, tag = "2")]
     pub(super) pid: Option<i32>,
 }

@@ -1,5 +1,8 @@
-//! What runc notes of a container in its `state.json`, taken from one that it restored itself. Another of the same checkpoint
-//! differs by its name, its network and its processes only.
+//! The state that runc records of a container in its `state.json`.
+//!
+//! Runc restores the first instance of each checkpoint. The state that it records is stored with the checkpoint, as
+//! `runc.json`. The state of another instance of the checkpoint differs only in its name, its network and its
+//! processes. With another runc, or a container that is specified differently, runc does the restore again.
 
 use std::fs;
 use std::io;
@@ -9,127 +12,150 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::other;
-
-/// The file's name, beside CRIU's images.
+/// The name of the stored state in a checkpoint's folder.
 const FILE: &str = "runc.json";
 
-/// Runc's notes of a container.
+/// The name of runc's file in the container's folder of state.
 const STATE: &str = "state.json";
 
-/// What runc noted of one container, and which runc that was.
+/// The state that runc recorded of one container, and which runc that was.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) struct RuncState {
-    runc: Program,
+    runc: ProgramFile,
     /// The container's name.
     id: String,
-    /// What runc was given of it, but for what is each one's own.
+    /// The container's specification without what differs for each instance.
     spec: Value,
+    /// The content of `state.json`.
     state: Value,
 }
 
-/// A program file; another version of it may note something else.
+/// A program file. Another version of the program may record other state.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-struct Program {
+struct ProgramFile {
     path: PathBuf,
     bytes: u64,
     modified: i64,
     inode: u64,
 }
 
-impl Program {
+impl ProgramFile {
     fn at(path: &Path) -> io::Result<Self> {
         let file = path.metadata()?;
         Ok(Self { path: path.to_owned(), bytes: file.size(), modified: file.mtime(), inode: file.ino() })
     }
 }
 
-/// What is new with each container.
+/// What differs in the state of each container.
 #[derive(Debug)]
-pub(super) struct Own<'a> {
+pub(super) struct InstanceValues<'a> {
     pub(super) id: &'a str,
-    /// Its network namespace.
+    /// The path of its network namespace.
     pub(super) network: &'a str,
-    /// Its first process.
+    /// The number of its first process on the host.
     pub(super) pid: i32,
-    /// When that began, in ticks since the machine did.
-    pub(super) started: u64,
-    /// The same by the calendar.
+    /// When the first process started, in ticks since the host started.
+    pub(super) start_ticks: u64,
+    /// When the container was created, as a timestamp of RFC 3339.
     pub(super) created: String,
-    /// What its first three descriptors lead to.
+    /// The targets of its first three descriptors.
     pub(super) descriptors: Vec<String>,
 }
 
 impl RuncState {
-    /// That of a checkpoint, if it was made by this runc of what is as this container is.
+    /// Returns the stored state of a checkpoint, if this runc recorded it of a container with the same specification.
     pub(super) fn find(images: &Path, runc: &Path, bundle: &Path, id: &str) -> Option<Self> {
-        let model: Self = serde_json::from_slice(&fs::read(file(images)?).ok()?).ok()?;
-        let fits = model.runc == Program::at(runc).ok()? && model.spec == plain(bundle, id).ok()?;
-        fits.then_some(model)
+        let stored: Self = serde_json::from_slice(&fs::read(stored_state(images)?).ok()?).ok()?;
+        let is_usable =
+            stored.runc == ProgramFile::at(runc).ok()? && stored.spec == common_spec(bundle, id).ok()?;
+        is_usable.then_some(stored)
     }
 
-    /// Makes the notes that lie there the model.
-    pub(super) fn keep(images: &Path, runc: &Path, bundle: &Path, notes: &Path, id: &str) -> io::Result<()> {
-        let state = serde_json::from_slice(&fs::read(notes.join(STATE))?)?;
-        let model = Self { runc: Program::at(runc)?, id: id.to_owned(), spec: plain(bundle, id)?, state };
-        model.check()?;
-        let file = file(images).ok_or(io::ErrorKind::InvalidInput)?;
-        // Two may do it at the same time.
+    /// Stores the state that runc has recorded of a container with the container's checkpoint.
+    ///
+    /// # Errors
+    /// The state cannot be read or written, or lacks something that is needed later.
+    pub(super) fn save(
+        images: &Path,
+        runc: &Path,
+        bundle: &Path,
+        state_dir: &Path,
+        id: &str,
+    ) -> io::Result<()> {
+        let state = serde_json::from_slice(&fs::read(state_dir.join(STATE))?)?;
+        let runc = ProgramFile::at(runc)?;
+        let recorded = Self { runc, id: id.to_owned(), spec: common_spec(bundle, id)?, state };
+        recorded.check()?;
+        let file = stored_state(images).ok_or(io::ErrorKind::InvalidInput)?;
+        // Two processes may do this at the same time.
         let draft = file.with_extension(format!("{id}.draft"));
-        fs::write(&draft, serde_json::to_vec(&model)?)?;
+        fs::write(&draft, serde_json::to_vec(&recorded)?)?;
         fs::rename(draft, file)
     }
 
-    /// Whether all that is used of it is there.
+    /// Checks that the state has everything that is used later.
     fn check(&self) -> io::Result<()> {
         let state = &self.state;
-        let whole = state["id"] == self.id.as_str()
+        let is_complete = state["id"] == self.id.as_str()
             && state["init_process_pid"].is_u64()
             && state["init_process_start"].is_u64()
             && state["created"].is_string()
             && state["external_descriptors"].is_array()
-            && self.network_place().is_some()
+            && self.network_index().is_some()
             && ["cgroup_paths", "namespace_paths"].iter().all(|part| state[*part].is_object());
-        if whole { Ok(()) } else { Err(other("runc notes something else than we know")) }
+        if is_complete { Ok(()) } else { Err(io::Error::other("runc recorded state of an unknown form")) }
     }
 
-    fn network_place(&self) -> Option<usize> {
+    /// Returns the index of the network namespace in the list of namespaces.
+    fn network_index(&self) -> Option<usize> {
         self.state["config"]["namespaces"].as_array()?.iter().position(|one| one["type"] == "NEWNET")
     }
 
-    /// The same of a container with this name: all that holds the model's name holds this one.
-    pub(super) fn of(&self, id: &str) -> io::Result<Self> {
+    /// Returns the state with the container's name replaced by another wherever it occurs.
+    ///
+    /// # Errors
+    /// The result is no JSON.
+    pub(super) fn renamed(&self, id: &str) -> io::Result<Self> {
         let text = serde_json::to_string(&self.state)?.replace(&self.id, id);
         Ok(Self { id: id.to_owned(), state: serde_json::from_str(&text)?, ..self.clone() })
     }
 
-    /// What runc would note in these folders.
-    pub(super) fn note(&mut self, notes: &Path, own: Own<'_>) -> io::Result<()> {
-        let network = self.network_place().ok_or_else(|| other("there is no network"))?;
+    /// Sets the values of a container, and writes the state to its folder as runc would.
+    ///
+    /// # Errors
+    /// The file cannot be written.
+    pub(super) fn record(&mut self, state_dir: &Path, values: InstanceValues<'_>) -> io::Result<()> {
+        let network =
+            self.network_index().ok_or_else(|| io::Error::other("the container has no network namespace"))?;
         let state = &mut self.state;
-        state["id"] = json!(own.id);
-        state["init_process_pid"] = json!(own.pid);
-        state["init_process_start"] = json!(own.started);
-        state["created"] = json!(own.created);
-        state["external_descriptors"] = json!(own.descriptors);
-        state["config"]["namespaces"][network]["path"] = json!(own.network);
+        state["id"] = json!(values.id);
+        state["init_process_pid"] = json!(values.pid);
+        state["init_process_start"] = json!(values.start_ticks);
+        state["created"] = json!(values.created);
+        state["external_descriptors"] = json!(values.descriptors);
+        state["config"]["namespaces"][network]["path"] = json!(values.network);
         for path in state["namespace_paths"].as_object_mut().into_iter().flat_map(|paths| paths.values_mut())
         {
             let kind = path.as_str().and_then(|path| path.rsplit('/').next()).unwrap_or_default();
-            *path = json!(format!("/proc/{}/ns/{kind}", own.pid));
+            *path = json!(format!("/proc/{}/ns/{kind}", values.pid));
         }
-        let draft = notes.join("state.draft");
+        let draft = state_dir.join("state.draft");
         fs::write(&draft, serde_json::to_vec(state)?)?;
-        fs::rename(draft, notes.join(STATE))
+        fs::rename(draft, state_dir.join(STATE))
     }
 
-    /// The container's root.
+    /// Returns the path of the container's root.
+    ///
+    /// # Errors
+    /// Runc recorded none.
     pub(super) fn root(&self) -> io::Result<PathBuf> {
-        let root = self.state["config"]["rootfs"].as_str().ok_or_else(|| other("there is no root"))?;
+        let root = self.state["config"]["rootfs"]
+            .as_str()
+            .ok_or_else(|| io::Error::other("runc recorded no root"))?;
         Ok(root.into())
     }
 
-    /// What CRIU is to use in the place of mounts from outside: inside, and outside.
+    /// Returns the mounts from outside of the container: for each path inside, the path on the host.
     pub(super) fn mounts(&self) -> Vec<(String, String)> {
         let config = &self.state["config"];
         let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
@@ -144,27 +170,28 @@ impl RuncState {
         mounts
     }
 
-    /// The folder of CRIU's settings.
+    /// Returns the path of CRIU's configuration file.
     pub(super) fn criu_config(&self) -> Option<String> {
         let labels = self.state["config"]["labels"].as_array()?;
         let mut labels = labels.iter().filter_map(Value::as_str);
         labels.find_map(|label| label.strip_prefix("org.criu.config=")).map(str::to_owned)
     }
 
-    /// The folders of its control groups.
-    pub(super) fn groups(&self) -> Vec<(&str, &Path)> {
+    /// Returns the folders of the container's cgroups, each with its controller.
+    pub(super) fn cgroups(&self) -> Vec<(&str, &Path)> {
         let paths = self.state["cgroup_paths"].as_object().into_iter().flatten();
         paths.filter_map(|(name, path)| Some((name.as_str(), Path::new(path.as_str()?)))).collect()
     }
 
-    /// Its limits, as runc has them.
+    /// Returns the container's limits in runc's form.
     pub(super) fn limits(&self) -> &Value {
         &self.state["config"]["cgroups"]
     }
 }
 
-/// The specification in a bundle without what is each container's own: its name, its network, its environment.
-fn plain(bundle: &Path, id: &str) -> io::Result<Value> {
+/// Returns the specification in a bundle without what differs for each instance: its name, its network, its
+/// environment.
+fn common_spec(bundle: &Path, id: &str) -> io::Result<Value> {
     let text = fs::read_to_string(bundle.join("config.json"))?.replace(id, "");
     let mut spec: Value = serde_json::from_str(&text)?;
     for namespace in spec["linux"]["namespaces"].as_array_mut().into_iter().flatten() {
@@ -178,7 +205,8 @@ fn plain(bundle: &Path, id: &str) -> io::Result<Value> {
     Ok(spec)
 }
 
-fn file(images: &Path) -> Option<PathBuf> {
+/// Returns the path of the stored state of the checkpoint with these image files.
+fn stored_state(images: &Path) -> Option<PathBuf> {
     Some(images.parent()?.join(FILE))
 }
 
@@ -227,13 +255,13 @@ mod tests {
         }
     }
 
-    /// A folder with images, notes of a container and a runc.
+    /// A folder with a checkpoint, the state of a container, its bundle and a runc.
     fn folder(state: &Value) -> Folder {
         let folder =
-            std::env::temp_dir().join(format!("try-it-now-model-{}", crate::instance::NodeId::random()));
+            std::env::temp_dir().join(format!("try-it-now-runc-state-{}", crate::instance::NodeId::random()));
         fs::create_dir_all(folder.join("key/images")).unwrap();
-        fs::create_dir(folder.join("notes")).unwrap();
-        fs::write(folder.join("notes/state.json"), state.to_string()).unwrap();
+        fs::create_dir(folder.join("state")).unwrap();
+        fs::write(folder.join("state/state.json"), state.to_string()).unwrap();
         fs::create_dir(folder.join("bundle")).unwrap();
         fs::write(folder.join("bundle/config.json"), spec("shop-1", 7, 512).to_string()).unwrap();
         fs::write(folder.join("runc"), "one").unwrap();
@@ -241,31 +269,33 @@ mod tests {
     }
 
     #[test]
-    fn what_runc_noted_of_one_is_noted_of_the_next_with_its_own_names() {
+    fn the_state_of_one_instance_is_recorded_with_the_values_of_the_next() {
         let Folder(folder) = &folder(&state());
-        let [images, runc, bundle, notes] =
-            ["key/images", "runc", "bundle", "notes"].map(|part| folder.join(part));
+        let [images, runc, bundle, state_dir] =
+            ["key/images", "runc", "bundle", "state"].map(|part| folder.join(part));
         assert!(RuncState::find(&images, &runc, &bundle, "shop-1").is_none());
-        RuncState::keep(&images, &runc, &bundle, &notes, "shop-1").unwrap();
+        RuncState::save(&images, &runc, &bundle, &state_dir, "shop-1").unwrap();
         fs::write(bundle.join("config.json"), spec("shop-2", 8, 512).to_string()).unwrap();
-        let mut model = RuncState::find(&images, &runc, &bundle, "shop-2").unwrap().of("shop-2").unwrap();
-        assert_eq!(model.root().unwrap(), Path::new("/run/shop-2/rootfs"));
-        assert_eq!(model.criu_config().unwrap(), "/criu.conf");
-        assert_eq!(model.groups(), [("pids", Path::new("/sys/fs/cgroup/pids/try-it-now/shop-2"))]);
+        let mut recorded =
+            RuncState::find(&images, &runc, &bundle, "shop-2").unwrap().renamed("shop-2").unwrap();
+        assert_eq!(recorded.root().unwrap(), Path::new("/run/shop-2/rootfs"));
+        assert_eq!(recorded.criu_config().unwrap(), "/criu.conf");
+        assert_eq!(recorded.cgroups(), [("pids", Path::new("/sys/fs/cgroup/pids/try-it-now/shop-2"))]);
         let pair = |inside: &str, outside: &str| (inside.to_owned(), outside.to_owned());
         let mounts =
             [pair("/dev", "/memory/shop"), pair("/dev/null", "/dev/null"), pair("/dev/zero", "/dev/zero")];
-        assert_eq!(model.mounts(), mounts);
-        let own = Own {
+        assert_eq!(recorded.mounts(), mounts);
+        let values = InstanceValues {
             id: "shop-2",
             network: "/proc/9/fd/33",
             pid: 8,
-            started: 80,
+            start_ticks: 80,
             created: "now".to_owned(),
             descriptors: vec!["pipe:[2]".to_owned()],
         };
-        model.note(&notes, own).unwrap();
-        let noted: Value = serde_json::from_slice(&fs::read(notes.join("state.json")).unwrap()).unwrap();
+        recorded.record(&state_dir, values).unwrap();
+        let written: Value =
+            serde_json::from_slice(&fs::read(state_dir.join("state.json")).unwrap()).unwrap();
         let mut expected: Value =
             serde_json::from_str(&state().to_string().replace("shop-1", "shop-2")).unwrap();
         expected["init_process_pid"] = json!(8);
@@ -274,15 +304,15 @@ mod tests {
         expected["config"]["namespaces"][1]["path"] = json!("/proc/9/fd/33");
         expected["namespace_paths"]["NEWNS"] = json!("/proc/8/ns/mnt");
         expected["external_descriptors"] = json!(["pipe:[2]"]);
-        assert_eq!(noted, expected);
+        assert_eq!(written, expected);
     }
 
     #[test]
-    fn a_model_of_another_runc_or_none_that_we_know_is_not_used() {
+    fn state_of_another_runc_or_of_an_unknown_form_is_not_used() {
         let Folder(folder) = &folder(&state());
-        let [images, runc, bundle, notes] =
-            ["key/images", "runc", "bundle", "notes"].map(|part| folder.join(part));
-        RuncState::keep(&images, &runc, &bundle, &notes, "shop-1").unwrap();
+        let [images, runc, bundle, state_dir] =
+            ["key/images", "runc", "bundle", "state"].map(|part| folder.join(part));
+        RuncState::save(&images, &runc, &bundle, &state_dir, "shop-1").unwrap();
         fs::write(bundle.join("config.json"), spec("shop-1", 7, 511).to_string()).unwrap();
         assert!(RuncState::find(&images, &runc, &bundle, "shop-1").is_none());
         fs::write(bundle.join("config.json"), spec("shop-1", 7, 512).to_string()).unwrap();
@@ -292,12 +322,12 @@ mod tests {
         fs::write(folder.join("key/runc.json"), "{").unwrap();
         assert!(RuncState::find(&images, &runc, &bundle, "shop-1").is_none());
         for part in ["id", "init_process_pid", "created", "config", "cgroup_paths", "namespace_paths"] {
-            let mut odd = state();
-            odd[part] = json!([]);
-            fs::write(notes.join("state.json"), odd.to_string()).unwrap();
-            RuncState::keep(&images, &runc, &bundle, &notes, "shop-1").unwrap_err();
+            let mut incomplete = state();
+            incomplete[part] = json!([]);
+            fs::write(state_dir.join("state.json"), incomplete.to_string()).unwrap();
+            RuncState::save(&images, &runc, &bundle, &state_dir, "shop-1").unwrap_err();
         }
-        fs::write(notes.join("state.json"), "").unwrap();
-        RuncState::keep(&images, &runc, &bundle, &notes, "shop-1").unwrap_err();
+        fs::write(state_dir.join("state.json"), "").unwrap();
+        RuncState::save(&images, &runc, &bundle, &state_dir, "shop-1").unwrap_err();
     }
 }

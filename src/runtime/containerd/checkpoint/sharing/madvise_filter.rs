@@ -1,21 +1,28 @@
-//! What a program hears when it gives memory up. In a mapping of a file that would turn to what the file holds, which is
-//! neither zero nor as it was. Some programs are right if nothing comes of it, some if they are told that it does not work;
-//! in copies of those a filter of system calls answers, and the memory stays as it is. It comes on top of the filters that
-//! a process has, and goes on to its children.
+//! The seccomp filter that answers `madvise` calls in instances whose processes rely on discarded memory being zero.
 //!
-//! CRIU's image of all filters is a list, each with the number of the one below it; a thread names its uppermost. Where
-//! all threads of a process have the same, only its first names it, and the filter's flags say that it is for all.
+//! In a private mapping of a file, discarded memory turns to the content of the file, which is neither zero nor what it
+//! was. Some programs work if a discard has no effect, others if it fails. Their instances get a filter of system calls
+//! that answers for the kernel, and the memory stays as it is. It comes on top of the filters that a process has, and
+//! child processes inherit it.
+//!
+//! CRIU's image of all filters is a list, in which each filter has the number of the one below it. A thread names its
+//! uppermost filter. Where all threads of a process have the same filter, only its first thread names it, and the flags
+//! of the filter say that it is for all.
+//!
+//! # Traps
+//! One result does not suit all programs: V8 ends itself when a discard fails, and Go relies on zeros where a discard
+//! succeeds.
 
 use std::collections::HashMap;
 
-use super::allocator_scan::ZeroReliance;
-use super::criu_image::Image;
+use super::criu_image::CriuImage;
 use super::image_dir::ImageDir;
-use super::plan::{Refused, malformed};
-use super::proto_message::Message;
+use super::proto_message::ProtoMessage;
+use super::refused::Refused;
+use super::zero_reliance::ZeroReliance;
 
-/// What the kernel calls this architecture (`AUDIT_ARCH_...`), and its number for `madvise`.
-const CALL: Option<(u32, u32)> = if cfg!(target_arch = "x86_64") {
+/// The kernel's number of this architecture (`AUDIT_ARCH_...`), and the architecture's number of `madvise`.
+const MADVISE: Option<(u32, u32)> = if cfg!(target_arch = "x86_64") {
     Some((0xC000_003E, 28))
 } else if cfg!(target_arch = "aarch64") {
     Some((0xC000_00B7, 233))
@@ -24,18 +31,20 @@ const CALL: Option<(u32, u32)> = if cfg!(target_arch = "x86_64") {
 };
 
 /// Whether there is a filter for this architecture.
-pub(super) const CAN_BE_ANSWERED: bool = CALL.is_some();
+pub(super) const IS_SUPPORTED: bool = MADVISE.is_some();
 
-/// What a filter does with a call: it is not made, and returns this error, or succeeds with 0 (`SECCOMP_RET_ERRNO`).
-const ANSWERED: u32 = 0x0005_0000;
-/// Linux can be built without `madvise`, and then that is its error, so programs are made to get along with it.
+/// The filter's result that skips a call (`SECCOMP_RET_ERRNO`). The call returns the error in the lower bits, or
+/// succeeds if that is 0.
+const SKIP_CALL: u32 = 0x0005_0000;
+/// The error of `madvise` on a kernel that was built without it, so programs can handle it.
 const ENOSYS: u32 = 38;
 
 /// `MADV_DONTNEED`, `MADV_FREE` and `MADV_DONTNEED_LOCKED`. Not `MADV_REMOVE`, which no private mapping takes.
-const GIVING_UP: [u32; 3] = [4, 8, 24];
+const DISCARDING_ADVICE: [u32; 3] = [4, 8, 24];
 
-/// The list of processes and of their threads.
+/// The image with the list of processes and their threads.
 const PROCESSES: &str = "pstree.img";
+/// The image with the list of filters.
 const FILTERS: &str = "seccomp.img";
 
 /// The fields of `pstree_entry`.
@@ -50,7 +59,7 @@ mod thread {
     pub(super) const MODE: u32 = 11;
     pub(super) const FILTER: u32 = 12;
 
-    /// It has filters.
+    /// The mode of a thread with filters.
     pub(super) const FILTERED: u64 = 2;
 }
 
@@ -61,48 +70,52 @@ mod filter {
     pub(super) const BELOW: u32 = 2;
     pub(super) const FLAGS: u32 = 3;
 
-    /// For all threads of the process.
+    /// The flag of a filter that all threads of the process have.
     pub(super) const ALL_THREADS: u64 = 1;
 }
 
-/// What a process of this habit is to hear; `None` if the kernel may do as it is told.
-fn answer(habit: ZeroReliance) -> Option<u32> {
-    match habit {
-        ZeroReliance::Plain => None,
-        ZeroReliance::Hints => Some(ANSWERED),
-        ZeroReliance::Asks => Some(ANSWERED | ENOSYS),
+/// Returns the filter's result for a discard of a process with this reliance; `None` if it needs no filter.
+fn result_for(reliance: ZeroReliance) -> Option<u32> {
+    match reliance {
+        ZeroReliance::Unfiltered => None,
+        ZeroReliance::Hint => Some(SKIP_CALL),
+        ZeroReliance::Checked => Some(SKIP_CALL | ENOSYS),
     }
 }
 
-/// The images, by name, of a checkpoint in whose copies these processes hear what suits them.
-pub(super) fn answer_all(
+/// Returns the changed images, by name, of a checkpoint whose restored processes have the filters that they need.
+///
+/// # Errors
+/// A process has no filter on top of which another can come, or the images are inconsistent.
+pub(super) fn add_filters(
     source: &ImageDir<'_>,
     processes: &[(u32, ZeroReliance)],
 ) -> Result<Vec<(String, Vec<u8>)>, Refused> {
-    let answers = processes.iter().filter_map(|(pid, habit)| Some((u64::from(*pid), answer(*habit)?)));
-    let answers: Vec<(u64, u32)> = answers.collect();
-    if answers.is_empty() {
+    let results =
+        processes.iter().filter_map(|(pid, reliance)| Some((u64::from(*pid), result_for(*reliance)?)));
+    let results: Vec<(u64, u32)> = results.collect();
+    if results.is_empty() {
         return Ok(Vec::new());
     }
     let processes = source.read(PROCESSES)?;
-    let mut filters = Filters::read(source)?;
+    let mut filters = FilterList::read(source)?;
     let mut changed = Vec::new();
-    for (pid, answer) in answers {
+    for (pid, result) in results {
         let listed = processes.records.iter().find(|process| process.number(process::PID) == Some(pid));
-        let threads: Vec<u64> = listed.ok_or(Refused::Contradiction)?.all_numbers(process::THREADS).collect();
+        let threads: Vec<u64> = listed.ok_or(Refused::Inconsistent)?.all_numbers(process::THREADS).collect();
         if !threads.contains(&pid) {
-            return Err(Refused::Contradiction);
+            return Err(Refused::Inconsistent);
         }
-        let (mut filtered, mut for_all) = (0, false);
+        let (mut filtered, mut is_for_all) = (0, false);
         for thread in &threads {
             let name = format!("core-{thread}.img");
             let mut core = source.read(&name)?;
-            let Some(flags) = filters.put_on(&name, &mut core, answer)? else { continue };
+            let Some(flags) = filters.add_to_thread(&name, &mut core, result)? else { continue };
             changed.push((name, core.write()));
             filtered += 1;
-            for_all |= *thread == pid && flags & filter::ALL_THREADS != 0;
+            is_for_all |= *thread == pid && flags & filter::ALL_THREADS != 0;
         }
-        if filtered < threads.len() && !for_all {
+        if filtered < threads.len() && !is_for_all {
             return Err(Refused::Lacks("filter of system calls"));
         }
     }
@@ -110,90 +123,101 @@ pub(super) fn answer_all(
     Ok(changed)
 }
 
-/// The list of filters, which becomes longer.
-struct Filters {
-    image: Image,
-    /// By the number of a filter and our answer, that of ours above it.
-    ours: HashMap<(u32, u32), u32>,
+/// The list of filters, to which new ones are added.
+struct FilterList {
+    image: CriuImage,
+    /// The number of the filter that was added above a filter, by the number of that one and the result of the new one.
+    added: HashMap<(u32, u32), u32>,
 }
 
-impl Filters {
+impl FilterList {
     fn read(source: &ImageDir<'_>) -> Result<Self, Refused> {
         let image = source.read(FILTERS)?;
         if image.records.len() != 1 {
-            return Err(Refused::Contradiction);
+            return Err(Refused::Inconsistent);
         }
-        Ok(Self { image, ours: HashMap::new() })
+        Ok(Self { image, added: HashMap::new() })
     }
 
-    /// Puts ours above those that a thread names, if it does; the flags of its own.
-    fn put_on(&mut self, name: &str, core: &mut Image, answer: u32) -> Result<Option<u64>, Refused> {
-        let wrong = |why| malformed(name, why);
-        let [core] = core.records.as_mut_slice() else { return Err(Refused::Contradiction) };
-        let thread = Message::read(core.bytes(thread::CORE).ok_or(Refused::Contradiction)?).map_err(wrong)?;
+    /// Adds a filter with this result above the one that a thread names. Returns the flags of that one; `None` if the
+    /// thread names none.
+    fn add_to_thread(
+        &mut self,
+        name: &str,
+        core: &mut CriuImage,
+        result: u32,
+    ) -> Result<Option<u64>, Refused> {
+        let wrong = |why| Refused::malformed(name, why);
+        let [core] = core.records.as_mut_slice() else { return Err(Refused::Inconsistent) };
+        let thread =
+            ProtoMessage::read(core.bytes(thread::CORE).ok_or(Refused::Inconsistent)?).map_err(wrong)?;
         if thread.number(thread::MODE) != Some(thread::FILTERED) {
             return Ok(None);
         }
-        let (ours, flags) = self.above(thread.need_u32(thread::FILTER).map_err(wrong)?, answer)?;
-        let named = core.change_each(thread::CORE, |mut thread| {
-            thread.set_number(thread::FILTER, u64::from(ours));
+        let (number, flags) = self.add_above(thread.need_u32(thread::FILTER).map_err(wrong)?, result)?;
+        let changed = core.change_each(thread::CORE, |mut thread| {
+            thread.set_number(thread::FILTER, u64::from(number));
             Ok(Some(thread))
         });
-        named.map_err(wrong)?;
+        changed.map_err(wrong)?;
         Ok(Some(flags))
     }
 
-    /// The number of ours above a filter, and the flags of that one, which ours has too.
-    fn above(&mut self, below: u32, answer: u32) -> Result<(u32, u64), Refused> {
-        let [list] = self.image.records.as_mut_slice() else { return Err(Refused::Contradiction) };
-        let theirs = list.all_bytes(filter::EACH).nth(below as usize).ok_or(Refused::Contradiction)?;
-        let flags = Message::read(theirs).map_err(|why| malformed(FILTERS, why))?.number(filter::FLAGS);
+    /// Adds a filter with this result above another, unless that was done before. Returns its number, and the flags of
+    /// the other, which it has too.
+    fn add_above(&mut self, below: u32, result: u32) -> Result<(u32, u64), Refused> {
+        let [list] = self.image.records.as_mut_slice() else { return Err(Refused::Inconsistent) };
+        let existing = list.all_bytes(filter::EACH).nth(below as usize).ok_or(Refused::Inconsistent)?;
+        let flags = ProtoMessage::read(existing)
+            .map_err(|why| Refused::malformed(FILTERS, why))?
+            .number(filter::FLAGS);
         let flags = flags.unwrap_or(0);
-        if let Some(ours) = self.ours.get(&(below, answer)) {
-            return Ok((*ours, flags));
+        if let Some(number) = self.added.get(&(below, result)) {
+            return Ok((*number, flags));
         }
         let number =
-            u32::try_from(list.all_bytes(filter::EACH).count()).map_err(|_| Refused::Contradiction)?;
-        let mut ours = Message::default();
-        ours.push_bytes(filter::PROGRAM, &program(answer).ok_or(Refused::Contradiction)?);
-        ours.set_number(filter::BELOW, u64::from(below));
-        ours.set_number(filter::FLAGS, flags);
-        list.push_bytes(filter::EACH, &ours.write());
-        self.ours.insert((below, answer), number);
+            u32::try_from(list.all_bytes(filter::EACH).count()).map_err(|_| Refused::Inconsistent)?;
+        let mut added = ProtoMessage::default();
+        added.push_bytes(filter::PROGRAM, &program(result).ok_or(Refused::Inconsistent)?);
+        added.set_number(filter::BELOW, u64::from(below));
+        added.set_number(filter::FLAGS, flags);
+        list.push_bytes(filter::EACH, &added.write());
+        self.added.insert((below, result), number);
         Ok((number, flags))
     }
 }
 
-/// The filter, as the kernel takes it: instructions of classic BPF about a `seccomp_data`.
-fn program(answer: u32) -> Option<Vec<u8>> {
+/// Returns the filter that ends a discarding `madvise` with this result and allows every other call, as the kernel
+/// takes it: instructions of classic BPF about a `seccomp_data`.
+fn program(result: u32) -> Option<Vec<u8>> {
     const LOAD: u16 = 0x20;
-    const IS: u16 = 0x15;
-    const ANSWER: u16 = 0x06;
-    // Where things lie in a `seccomp_data`; of the third argument, which is an `int`, the lower half.
+    const JUMP_IF_EQUAL: u16 = 0x15;
+    const RETURN: u16 = 0x06;
+    // Offsets in a `seccomp_data`; of the third argument, which is an `int`, that of the lower half.
     const NUMBER: u32 = 0;
     const ARCHITECTURE: u32 = 4;
     const ADVICE: u32 = if cfg!(target_endian = "little") { 32 } else { 36 };
     const ALLOW: u32 = 0x7fff_0000;
 
-    let (architecture, call) = CALL?;
-    let [one, two, three] = GIVING_UP;
-    // How many instructions to pass over if it is so, and if it is not.
+    let (architecture, madvise) = MADVISE?;
+    let [one, two, three] = DISCARDING_ADVICE;
+    // Each instruction has the number of instructions to skip if the values are equal, and if they are not.
     let instructions: [(u16, u8, u8, u32); 9] = [
         (LOAD, 0, 0, ARCHITECTURE),
-        (IS, 0, 6, architecture),
+        (JUMP_IF_EQUAL, 0, 6, architecture),
         (LOAD, 0, 0, NUMBER),
-        (IS, 0, 4, call),
+        (JUMP_IF_EQUAL, 0, 4, madvise),
         (LOAD, 0, 0, ADVICE),
-        (IS, 3, 0, one),
-        (IS, 2, 0, two),
-        (IS, 1, 0, three),
-        (ANSWER, 0, 0, ALLOW),
+        (JUMP_IF_EQUAL, 3, 0, one),
+        (JUMP_IF_EQUAL, 2, 0, two),
+        (JUMP_IF_EQUAL, 1, 0, three),
+        (RETURN, 0, 0, ALLOW),
     ];
-    let answered = (ANSWER, 0, 0, answer);
-    let bytes = instructions.into_iter().chain([answered]).flat_map(|(what, yes, no, value)| {
+    let skipped = (RETURN, 0, 0, result);
+    let bytes = instructions.into_iter().chain([skipped]).flat_map(|(code, equal, unequal, value)| {
         let mut bytes = [0; 8];
-        bytes[..2].copy_from_slice(&what.to_ne_bytes());
-        bytes[2..4].copy_from_slice(&[yes, no]);
+        bytes[..2].copy_from_slice(&code.to_ne_bytes());
+        bytes[2..4].copy_from_slice(&[equal, unequal]);
         bytes[4..].copy_from_slice(&value.to_ne_bytes());
         bytes
     });
@@ -204,14 +228,14 @@ fn program(answer: u32) -> Option<Vec<u8>> {
 mod tests {
     use super::*;
 
-    /// What the kernel makes of a call, by the rules of `bpf(4)` for the three kinds of instruction there are.
-    fn of_kernel(architecture: u32, call: u32, advice: u64) -> u32 {
+    /// Returns the result of the filter for a call, by the rules of `bpf(4)` for the three kinds of instruction in it.
+    fn run(architecture: u32, call: u32, advice: u64) -> u32 {
         let mut data = [0; 64];
         data[..4].copy_from_slice(&call.to_ne_bytes());
         data[4..8].copy_from_slice(&architecture.to_ne_bytes());
         data[32..40].copy_from_slice(&advice.to_ne_bytes());
         let number = |bytes: &[u8], at: usize| u32::from_ne_bytes(bytes[at..at + 4].try_into().unwrap());
-        let program = program(ANSWERED | ENOSYS).unwrap();
+        let program = program(SKIP_CALL | ENOSYS).unwrap();
         let (mut at, mut loaded) = (0, 0);
         loop {
             let instruction = &program[8 * at..8 * at + 8];
@@ -227,16 +251,16 @@ mod tests {
     }
 
     #[test]
-    fn only_what_gives_memory_up_is_answered() {
-        let (architecture, call) = CALL.unwrap();
+    fn only_discarding_advice_is_skipped() {
+        let (architecture, call) = MADVISE.unwrap();
         for advice in 0..64 {
-            let expected = if GIVING_UP.contains(&advice) { 0x5_0026 } else { 0x7fff_0000 };
-            // Of an `int` the upper half is anything.
+            let expected = if DISCARDING_ADVICE.contains(&advice) { 0x5_0026 } else { 0x7fff_0000 };
+            // The upper half of an `int` argument is undefined.
             for above in [0, 0xffff_ffff_u64 << 32] {
-                assert_eq!(of_kernel(architecture, call, above | u64::from(advice)), expected, "{advice}");
+                assert_eq!(run(architecture, call, above | u64::from(advice)), expected, "{advice}");
             }
-            assert_eq!(of_kernel(architecture, call + 1, u64::from(advice)), 0x7fff_0000, "{advice}");
-            assert_eq!(of_kernel(0x4000_0003, call, u64::from(advice)), 0x7fff_0000, "{advice}");
+            assert_eq!(run(architecture, call + 1, u64::from(advice)), 0x7fff_0000, "{advice}");
+            assert_eq!(run(0x4000_0003, call, u64::from(advice)), 0x7fff_0000, "{advice}");
         }
     }
 }

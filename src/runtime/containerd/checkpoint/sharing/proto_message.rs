@@ -1,58 +1,77 @@
-//! A protobuf message whose schema is known only as far as it is needed: it is kept as the bytes that it was, and only
-//! fields that are set are written anew.
+//! A protobuf message whose schema is known only in part: its bytes stay as they were read, except for fields that are
+//! set. Pure.
 
 use std::ops::Range;
 
 use prost::encoding::{WireType, decode_key, decode_varint, encode_key, encode_varint};
 
-use super::criu_image::Malformed;
+/// Why an image file or a message in it cannot be used.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+pub(super) enum Malformed {
+    /// It ends within a record or a field.
+    #[error("it is cut short")]
+    Short,
+    /// A varint that is too long, or a field of an unknown wire type.
+    #[error("it is no protobuf message")]
+    Nonsense,
+    /// A message has 4 GiB or more.
+    #[error("a message is too long")]
+    Long,
+    /// A required field is missing.
+    #[error("a message lacks field {0}")]
+    Lacks(u32),
+    /// A field has a value that it cannot have.
+    #[error("field {0} of a message is out of its bounds")]
+    Bounds(u32),
+}
 
-/// One field. Small, for a hostile message has one in every two bytes.
+/// The place of one field in a message. It is small, because a hostile message has a field in every two bytes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Field {
     number: u32,
-    kind: Kind,
-    /// Where it begins in the message, with its number and its kind.
+    kind: FieldKind,
+    /// The offset in the message where its number and wire type begin.
     start: u32,
-    /// Where its value begins.
+    /// The offset where its value begins; of bytes, behind their length.
     value: u32,
+    /// The offset behind its value.
     end: u32,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Kind {
+enum FieldKind {
     Number,
     Bytes,
-    /// Of a fixed width, which nothing here needs.
+    /// A value of fixed width. Nothing here needs one.
     Other,
 }
 
-/// See the module. No longer than 4 GiB.
+/// A message of less than 4 GiB, as it was read, and the places of its fields.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(super) struct Message {
+pub(super) struct ProtoMessage {
     bytes: Vec<u8>,
     fields: Vec<Field>,
 }
 
 impl Field {
-    /// The field that begins at `start` of a message.
+    /// Reads the field that begins at an offset of a message.
     fn read(message: &[u8], start: usize) -> Result<Self, Malformed> {
         let mut rest = &message[start..];
         let (number, kind) = decode_key(&mut rest).map_err(|_| Malformed::Nonsense)?;
         let mut value = message.len() - rest.len();
         let kind = match kind {
-            WireType::Varint => varint(&mut rest).map(|_| Kind::Number)?,
+            WireType::Varint => varint(&mut rest).map(|_| FieldKind::Number)?,
             WireType::LengthDelimited => {
                 let length = usize::try_from(varint(&mut rest)?).map_err(|_| Malformed::Short)?;
                 value = message.len() - rest.len();
-                skip(&mut rest, length).map(|()| Kind::Bytes)?
+                skip(&mut rest, length).map(|()| FieldKind::Bytes)?
             }
-            WireType::ThirtyTwoBit => skip(&mut rest, 4).map(|()| Kind::Other)?,
-            WireType::SixtyFourBit => skip(&mut rest, 8).map(|()| Kind::Other)?,
+            WireType::ThirtyTwoBit => skip(&mut rest, 4).map(|()| FieldKind::Other)?,
+            WireType::SixtyFourBit => skip(&mut rest, 8).map(|()| FieldKind::Other)?,
             WireType::StartGroup | WireType::EndGroup => return Err(Malformed::Nonsense),
         };
         let end = message.len() - rest.len();
-        let [start, value, end] = [start, value, end].map(place);
+        let [start, value, end] = [start, value, end].map(offset);
         Ok(Self { number, kind, start, value, end })
     }
 
@@ -65,7 +84,8 @@ impl Field {
     }
 }
 
-fn place(at: usize) -> u32 {
+/// Returns an offset in a message as a [`Field`] stores it.
+fn offset(at: usize) -> u32 {
     u32::try_from(at).expect("a message is read behind a length of 32 bits, and grows by little")
 }
 
@@ -78,7 +98,11 @@ fn skip(bytes: &mut &[u8], length: usize) -> Result<(), Malformed> {
     Ok(())
 }
 
-impl Message {
+impl ProtoMessage {
+    /// Reads a message.
+    ///
+    /// # Errors
+    /// The bytes are no protobuf message, or have 4 GiB or more.
     pub(super) fn read(bytes: &[u8]) -> Result<Self, Malformed> {
         if u32::try_from(bytes.len()).is_err() {
             return Err(Malformed::Long);
@@ -92,49 +116,56 @@ impl Message {
         Ok(Self { bytes: bytes.to_vec(), fields })
     }
 
+    /// Returns the message's bytes.
     pub(super) fn write(&self) -> Vec<u8> {
         self.bytes.clone()
     }
 
-    /// A number that it may have. Where it has several, the last counts, as protobuf has it.
+    /// Returns the number in a field, if the message has that field. Of several the last counts, as protobuf requires.
     pub(super) fn number(&self, number: u32) -> Option<u64> {
         let field = self.fields.iter().rev().find(|field| field.number == number)?;
         match field.kind {
-            Kind::Number => varint(&mut &self.bytes[field.value()]).ok(),
-            Kind::Bytes | Kind::Other => None,
+            FieldKind::Number => varint(&mut &self.bytes[field.value()]).ok(),
+            FieldKind::Bytes | FieldKind::Other => None,
         }
     }
 
-    /// All numbers of a field that are written one by one.
+    /// Returns all numbers of a repeated field that is not packed.
     pub(super) fn all_numbers(&self, number: u32) -> impl Iterator<Item = u64> {
         let fields =
-            self.fields.iter().filter(move |field| field.number == number && field.kind == Kind::Number);
+            self.fields.iter().filter(move |field| field.number == number && field.kind == FieldKind::Number);
         fields.filter_map(|field| varint(&mut &self.bytes[field.value()]).ok())
     }
 
-    /// A number that it must have.
+    /// Returns the number in a required field.
+    ///
+    /// # Errors
+    /// The message lacks the field.
     pub(super) fn need(&self, number: u32) -> Result<u64, Malformed> {
         self.number(number).ok_or(Malformed::Lacks(number))
     }
 
-    /// A number of 32 bits that it must have.
+    /// Returns the number of 32 bits in a required field.
+    ///
+    /// # Errors
+    /// The message lacks the field, or its value is larger.
     pub(super) fn need_u32(&self, number: u32) -> Result<u32, Malformed> {
         self.need(number)?.try_into().map_err(|_| Malformed::Bounds(number))
     }
 
-    /// All texts, or messages, of a field.
+    /// Returns all values of a repeated field of texts or messages.
     pub(super) fn all_bytes(&self, number: u32) -> impl Iterator<Item = &[u8]> {
-        let texts =
-            self.fields.iter().filter(move |field| field.number == number && field.kind == Kind::Bytes);
-        texts.map(|field| &self.bytes[field.value()])
+        let fields =
+            self.fields.iter().filter(move |field| field.number == number && field.kind == FieldKind::Bytes);
+        fields.map(|field| &self.bytes[field.value()])
     }
 
-    /// The text, or the message, of a field.
+    /// Returns the text or message in a field, if the message has that field. Of several the last counts.
     pub(super) fn bytes(&self, number: u32) -> Option<&[u8]> {
         self.all_bytes(number).last()
     }
 
-    /// Sets a number, in the place of the one that is there.
+    /// Sets the number in a field. It replaces the last number that the field has, or is added at the end.
     pub(super) fn set_number(&mut self, number: u32, value: u64) {
         let mut raw = Vec::new();
         encode_key(number, WireType::Varint, &mut raw);
@@ -142,13 +173,13 @@ impl Message {
         match self.fields.iter().rfind(|field| field.number == number).map(Field::whole) {
             Some(there) => {
                 self.bytes.splice(there, raw);
-                *self = Self::read(&self.bytes).expect("one field of a message gave way to another");
+                *self = Self::read(&self.bytes).expect("one field of a message replaced another");
             }
             None => self.push(&raw),
         }
     }
 
-    /// Adds a text, or a message.
+    /// Adds a text or a message to a repeated field.
     pub(super) fn push_bytes(&mut self, number: u32, bytes: &[u8]) {
         self.push(&delimited(number, bytes));
     }
@@ -156,22 +187,25 @@ impl Message {
     fn push(&mut self, field: &[u8]) {
         let start = self.bytes.len();
         self.bytes.extend(field);
-        self.fields.push(Field::read(&self.bytes, start).expect("it was just written"));
+        self.fields.push(Field::read(&self.bytes, start).expect("the field was encoded here"));
     }
 
-    /// Has `change` make each message of a field into another, or leave it with `None`.
+    /// Replaces each message in a field by what `change` returns for it; with `None` the message stays.
+    ///
+    /// # Errors
+    /// The field has a value that is no message, or `change` fails. Then nothing is changed.
     pub(super) fn change_each<E: From<Malformed>>(
         &mut self,
         number: u32,
-        mut change: impl FnMut(Message) -> Result<Option<Message>, E>,
+        mut change: impl FnMut(ProtoMessage) -> Result<Option<ProtoMessage>, E>,
     ) -> Result<(), E> {
         let mut bytes = Vec::with_capacity(self.bytes.len());
         for field in &self.fields {
             if field.number == number {
-                if field.kind != Kind::Bytes {
+                if field.kind != FieldKind::Bytes {
                     return Err(Malformed::Bounds(number).into());
                 }
-                if let Some(changed) = change(Message::read(&self.bytes[field.value()])?)? {
+                if let Some(changed) = change(ProtoMessage::read(&self.bytes[field.value()])?)? {
                     bytes.extend(delimited(number, &changed.bytes));
                     continue;
                 }
@@ -183,7 +217,7 @@ impl Message {
     }
 }
 
-/// A field with a text, or a message.
+/// Encodes a field with a text or a message.
 fn delimited(number: u32, bytes: &[u8]) -> Vec<u8> {
     let mut raw = Vec::with_capacity(bytes.len() + 10);
     encode_key(number, WireType::LengthDelimited, &mut raw);
@@ -197,10 +231,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_not_set_stays_as_it_was() {
-        // Field 1 twice, the second with a number that is longer than it need be; field 5 of 32 bits; field 2 a text.
+    fn fields_that_are_not_set_keep_their_bytes() {
+        // Field 1 twice, the second as a varint that is longer than necessary; field 5 of 32 bits; field 2 a text.
         let bytes = [0x08, 1, 0x08, 0x82, 0x00, 0x2d, 1, 2, 3, 4, 0x12, 2, b'h', b'i'];
-        let mut message = Message::read(&bytes).unwrap();
+        let mut message = ProtoMessage::read(&bytes).unwrap();
         assert_eq!(message.write(), bytes);
         assert_eq!((message.number(1), message.number(5), message.number(9)), (Some(2), None, None));
         assert_eq!(message.bytes(2), Some(b"hi".as_slice()));
@@ -214,7 +248,7 @@ mod tests {
     }
 
     #[test]
-    fn nonsense_is_refused() {
+    fn bytes_that_are_no_message_are_refused() {
         for (bytes, why) in [
             (vec![0x08], Malformed::Nonsense),
             (vec![0x0b, 0x0c], Malformed::Nonsense),
@@ -223,10 +257,10 @@ mod tests {
             (vec![0x09, 1, 2], Malformed::Short),
             (vec![0x08, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x7f], Malformed::Nonsense),
         ] {
-            assert_eq!(Message::read(&bytes), Err(why), "{bytes:?}");
+            assert_eq!(ProtoMessage::read(&bytes), Err(why), "{bytes:?}");
         }
-        assert_eq!(Message::default().need(3), Err(Malformed::Lacks(3)));
-        let mut message = Message::default();
+        assert_eq!(ProtoMessage::default().need(3), Err(Malformed::Lacks(3)));
+        let mut message = ProtoMessage::default();
         message.set_number(3, 1 << 32);
         assert_eq!(message.need_u32(3), Err(Malformed::Bounds(3)));
     }

@@ -7,40 +7,43 @@ use super::*;
 const K: u64 = 1024;
 const M: u64 = K * K;
 
-/// A mapping: its pages' numbers, protection, flags, status and advice.
+/// A mapping: the numbers of its pages, its protection, flags, status and advice.
 type Mapping = (Range<u64>, u64, u64, u64, u64);
 
 const HEAP: (u64, u64, u64, u64) = (3, 0x22, 0x221, 0);
 
-static NONE: LazyLock<(Parted, DiscardedRanges)> = LazyLock::new(Default::default);
-/// For a process of which nothing more is known.
-static NOTHING: LazyLock<Rules<'static>> =
-    LazyLock::new(|| Rules { parted: &NONE.0, given_up: &NONE.1, habit: ZeroReliance::Plain });
+static EMPTY: LazyLock<(ShmemFiles, DiscardedRanges)> = LazyLock::new(Default::default);
+/// The rules for a process without private shmem that discarded nothing.
+static PLAIN: LazyLock<SharingRules<'static>> = LazyLock::new(|| SharingRules {
+    shmem_files: &EMPTY.0,
+    discarded: &EMPTY.1,
+    reliance: ZeroReliance::Unfiltered,
+});
 
-fn parting(parted: &Parted) -> Rules<'_> {
-    Rules { parted, ..*NOTHING }
+fn with_private_shmem(shmem_files: &ShmemFiles) -> SharingRules<'_> {
+    SharingRules { shmem_files, ..*PLAIN }
 }
 
 fn mapping(pages: Range<u64>, (protection, flags, status, advice): (u64, u64, u64, u64)) -> Mapping {
     (pages, protection, flags, status, advice)
 }
 
-fn image(records: Vec<Message>) -> Image {
-    let mut image = Image::read(&[0x19, 0x43, 0x56, 0x54, 0, 0, 0, 0]).unwrap();
+fn image(records: Vec<ProtoMessage>) -> CriuImage {
+    let mut image = CriuImage::read(&[0x19, 0x43, 0x56, 0x54, 0, 0, 0, 0]).unwrap();
     image.records = records;
     image
 }
 
-fn message(numbers: &[(u32, u64)]) -> Message {
-    let mut message = Message::default();
+fn message(numbers: &[(u32, u64)]) -> ProtoMessage {
+    let mut message = ProtoMessage::default();
     numbers.iter().for_each(|(number, value)| message.set_number(*number, *value));
     message
 }
 
-fn mm(mappings: &[Mapping]) -> Image {
+fn mm(mappings: &[Mapping]) -> CriuImage {
     let mut process = message(&[(1, 5), (12, 2)]);
     for (pages, protection, flags, status, advice) in mappings {
-        let (start, end) = (pages.start * PAGE, pages.end * PAGE);
+        let (start, end) = (pages.start * PAGE_SIZE, pages.end * PAGE_SIZE);
         let fields =
             [(1, start), (2, end), (3, 0), (4, 0), (5, *protection), (6, *flags), (7, *status), (8, 1)];
         let mut mapping = message(&fields);
@@ -52,52 +55,52 @@ fn mm(mappings: &[Mapping]) -> Image {
     image(vec![process])
 }
 
-fn pagemap(runs: &[(u64, u64, u64)]) -> Image {
+fn pagemap(runs: &[(u64, u64, u64)]) -> CriuImage {
     let head = message(&[(1, 7)]);
     let entry = |(page, count, flags): &(u64, u64, u64)| {
-        message(&[(1, page * PAGE), (2, 0), (4, *flags), (5, *count)])
+        message(&[(1, page * PAGE_SIZE), (2, 0), (4, *flags), (5, *count)])
     };
     image(std::iter::once(head).chain(runs.iter().map(entry)).collect())
 }
 
-/// What is left in a pagemap: first page and count.
-fn left(pagemap: &Image) -> Vec<(u64, u64)> {
+/// The first page and the count of each entry of a pagemap.
+fn entries(pagemap: &CriuImage) -> Vec<(u64, u64)> {
     let entries = pagemap.records.iter().skip(1);
-    entries.map(|entry| (entry.need(1).unwrap() / PAGE, entry.need(5).unwrap())).collect()
+    entries.map(|entry| (entry.need(1).unwrap() / PAGE_SIZE, entry.need(5).unwrap())).collect()
 }
 
-/// Offset, file, flags and status of each mapping.
-fn mapped(mm: &Image) -> Vec<[u64; 4]> {
-    let mappings = mm.records[0].all_bytes(14).map(|bytes| Message::read(bytes).unwrap());
+/// The offset, file, flags and status of each mapping.
+fn mapped(mm: &CriuImage) -> Vec<[u64; 4]> {
+    let mappings = mm.records[0].all_bytes(14).map(|bytes| ProtoMessage::read(bytes).unwrap());
     mappings.map(|mapping| [3, 4, 6, 7].map(|field| mapping.need(field).unwrap())).collect()
 }
 
 #[test]
-fn a_heap_goes_to_the_file_and_what_is_beside_it_stays() {
+fn the_pages_of_a_heap_go_to_the_file_and_those_beside_it_stay() {
     let library = mapping(10..20, (3, 2, 65, 0));
     let (mut mm, mut pagemap) = (
         mm(&[library, mapping(20..24, HEAP), mapping(30..40, HEAP)]),
-        // One run over the border of two mappings, one that is zeros, one of the second heap.
+        // A run in two mappings, one of zeros, one in the second heap.
         pagemap(&[(18, 4, 4), (22, 1, 0), (31, 2, 6)]),
     );
-    let plan = share(&mut mm, &mut pagemap, 6 * PAGE, 9, &NOTHING).unwrap().unwrap();
-    let second = 4 * PAGE + GAP;
+    let plan = plan_process(&mut mm, &mut pagemap, 6 * PAGE_SIZE, 9, &PLAIN).unwrap().unwrap();
+    let second = 4 * PAGE_SIZE + GROWTH_GAP;
     assert_eq!(mapped(&mm), [[0, 0, 2, 65], [0, 9, 2, 65], [second, 9, 2, 65]]);
-    assert_eq!(left(&pagemap), [(18, 2)]);
-    let kept = 0..2 * PAGE;
+    assert_eq!(entries(&pagemap), [(18, 2)]);
+    let kept = 0..2 * PAGE_SIZE;
     let expected = SharingPlan {
         kept: vec![kept],
-        moved: vec![(2 * PAGE..4 * PAGE, 0), (4 * PAGE..6 * PAGE, second + PAGE)],
-        length: second + 10 * PAGE + GAP,
-        mapped: vec![0..4 * PAGE, second..second + 10 * PAGE],
-        parted: false,
+        moved: vec![(2 * PAGE_SIZE..4 * PAGE_SIZE, 0), (4 * PAGE_SIZE..6 * PAGE_SIZE, second + PAGE_SIZE)],
+        file_length: second + 10 * PAGE_SIZE + GROWTH_GAP,
+        mapped: vec![0..4 * PAGE_SIZE, second..second + 10 * PAGE_SIZE],
+        has_private_shmem: false,
     };
     assert_eq!(plan, expected);
-    assert_eq!(plan.room(), 14 * PAGE);
+    assert_eq!(plan.mapped_bytes(), 14 * PAGE_SIZE);
 }
 
 #[test]
-fn data_of_a_library_goes_to_the_file_where_nothing_of_it_is_the_librarys_any_more() {
+fn data_of_a_library_is_shared_where_each_of_its_pages_was_dumped() {
     const DATA: (u64, u64, u64, u64) = (3, 2, 0x41, 0);
     let all = [
         mapping(1..3, DATA),
@@ -106,19 +109,19 @@ fn data_of_a_library_goes_to_the_file_where_nothing_of_it_is_the_librarys_any_mo
         mapping(7..8, (5, 2, 0x41, 0)),
     ];
     let (mut mm, mut pagemap) = (mm(&all), pagemap(&[(1, 3, 4), (4, 2, 4), (7, 1, 4)]));
-    let plan = share(&mut mm, &mut pagemap, 6 * PAGE, 9, &NOTHING).unwrap().unwrap();
+    let plan = plan_process(&mut mm, &mut pagemap, 6 * PAGE_SIZE, 9, &PLAIN).unwrap().unwrap();
     assert_eq!(mapped(&mm).iter().map(|mapping| mapping[1]).collect::<Vec<_>>(), [9, 9, 0, 0]);
-    assert_eq!(left(&pagemap), [(5, 1), (7, 1)]);
+    assert_eq!(entries(&pagemap), [(5, 1), (7, 1)]);
     assert_eq!(plan.moved.len(), 3);
 }
 
 #[test]
-fn mappings_that_a_file_cannot_stand_for_stay() {
+fn mappings_that_a_file_cannot_replace_stay() {
     for (what, kind) in [
-        ("nothing may be read", (0, 0x22, 0x201, 0)),
+        ("no access", (0, 0x22, 0x201, 0)),
         ("shared", (3, 1, 0x101, 0)),
         ("code", (7, 2, 0x41, 0)),
-        ("of a file in memory", (3, 2, 0x4041, 0)),
+        ("a memfd", (3, 2, 0x4041, 0)),
         ("the stack, which grows downwards", (3, 0x122, 0x201, 0)),
         ("the vdso", (5, 0x22, 0x209, 0)),
         ("vvar", (1, 0x22, 0x1201, 0)),
@@ -127,107 +130,118 @@ fn mappings_that_a_file_cannot_stand_for_stay() {
         ("huge pages", (3, 0x4_0022, 0x201, 0)),
         ("locked", (3, 0x2022, 0x201, 0)),
         ("zero in a child", (3, 0x22, 0x201, 1 << 18)),
-        ("what nobody knows yet", (3, 0x22, 0x201 | 1 << 20, 0)),
+        ("an unknown status", (3, 0x22, 0x201 | 1 << 20, 0)),
     ] {
         let (mut mm, mut pagemap) = (mm(&[mapping(1..5, kind)]), pagemap(&[(1, 4, 4)]));
         let before = (mm.clone(), pagemap.clone());
-        assert_eq!(share(&mut mm, &mut pagemap, 4 * PAGE, 9, &NOTHING), Ok(None), "{what}");
+        assert_eq!(plan_process(&mut mm, &mut pagemap, 4 * PAGE_SIZE, 9, &PLAIN), Ok(None), "{what}");
         assert!((mm, pagemap) == before, "{what}");
     }
 }
 
 #[test]
-fn what_was_given_up_stays_as_it_is() {
-    let notes =
-        format!("x-7 [000] ..... 0.9: sys_madvise(start: {:#x}, len_in: 0x1000, behavior: 4)", 7 * PAGE);
-    let given_up = DiscardedRanges::read(&notes).unwrap();
-    let rules = Rules { parted: &Parted::from([(0, 10)]), given_up: &given_up, habit: ZeroReliance::Plain };
-    let common = mapping(7..9, (3, 1, 0x4081, 0));
+fn mappings_with_discarded_memory_stay() {
+    let trace =
+        format!("x-7 [000] ..... 0.9: sys_madvise(start: {:#x}, len_in: 0x1000, behavior: 4)", 7 * PAGE_SIZE);
+    let discarded = DiscardedRanges::read(&trace).unwrap();
+    let rules = SharingRules {
+        shmem_files: &ShmemFiles::from([(0, 10)]),
+        discarded: &discarded,
+        reliance: ZeroReliance::Unfiltered,
+    };
+    let shmem = mapping(7..9, (3, 1, 0x4081, 0));
     let (mut mm, mut pagemap) =
-        (mm(&[mapping(1..4, HEAP), mapping(5..8, HEAP), common]), pagemap(&[(1, 7, 4)]));
-    share(&mut mm, &mut pagemap, 7 * PAGE, 9, &rules).unwrap().unwrap();
+        (mm(&[mapping(1..4, HEAP), mapping(5..8, HEAP), shmem]), pagemap(&[(1, 7, 4)]));
+    plan_process(&mut mm, &mut pagemap, 7 * PAGE_SIZE, 9, &rules).unwrap().unwrap();
     assert_eq!(mapped(&mm), [[0, 9, 2, 0x41], [0, 0, 0x22, 0x221], [0, 0, 1, 0x4081]]);
-    assert_eq!(left(&pagemap), [(4, 4)]);
+    assert_eq!(entries(&pagemap), [(4, 4)]);
 }
 
 #[test]
-fn a_mapping_with_guards_in_it_stays_and_so_does_one_that_nobody_touched() {
+fn a_mapping_with_guards_stays_and_so_does_one_without_dumped_pages() {
     let guard = mapping(3..4, (0, 0x22, 1 << 16, 0));
     let (mut mm, mut pagemap) =
         (mm(&[mapping(1..5, HEAP), mapping(6..9, HEAP), guard]), pagemap(&[(1, 2, 4)]));
-    assert_eq!(share(&mut mm, &mut pagemap, 2 * PAGE, 9, &NOTHING), Ok(None));
+    assert_eq!(plan_process(&mut mm, &mut pagemap, 2 * PAGE_SIZE, 9, &PLAIN), Ok(None));
 }
 
 #[test]
-fn what_lies_elsewhere_or_contradicts_itself_is_refused() {
+fn images_with_pages_elsewhere_or_inconsistent_ones_are_refused() {
     let heap = || mm(&[mapping(1..5, HEAP)]);
-    let refused = |mut mm: Image, mut pagemap: Image, pages: u64| {
-        share(&mut mm, &mut pagemap, pages * PAGE, 9, &NOTHING).unwrap_err()
+    let refused = |mut mm: CriuImage, mut pagemap: CriuImage, pages: u64| {
+        plan_process(&mut mm, &mut pagemap, pages * PAGE_SIZE, 9, &PLAIN).unwrap_err()
     };
     assert_eq!(refused(heap(), pagemap(&[(1, 1, 5)]), 1), Refused::Elsewhere);
     assert_eq!(refused(heap(), pagemap(&[(1, 1, 2)]), 1), Refused::Elsewhere);
     let mut parent = pagemap(&[(1, 1, 4)]);
     parent.records[1].set_number(3, 1);
     assert_eq!(refused(heap(), parent, 1), Refused::Elsewhere);
-    // More pages than there are, fewer, not in order, beyond all addresses, mappings over each other.
-    assert_eq!(refused(heap(), pagemap(&[(1, 3, 4)]), 2), Refused::Contradiction);
-    assert_eq!(refused(heap(), pagemap(&[(1, 1, 4)]), 2), Refused::Contradiction);
-    assert_eq!(refused(heap(), pagemap(&[(2, 1, 4), (1, 1, 4)]), 2), Refused::Contradiction);
-    assert_eq!(refused(heap(), pagemap(&[(1, u64::MAX / PAGE, 4)]), 2), Refused::Contradiction);
-    assert_eq!(refused(heap(), pagemap(&[(1, u64::MAX, 4)]), 2), Refused::Contradiction);
+    // More pages than are stored, fewer, not in order, beyond all addresses, mappings that overlap.
+    assert_eq!(refused(heap(), pagemap(&[(1, 3, 4)]), 2), Refused::Inconsistent);
+    assert_eq!(refused(heap(), pagemap(&[(1, 1, 4)]), 2), Refused::Inconsistent);
+    assert_eq!(refused(heap(), pagemap(&[(2, 1, 4), (1, 1, 4)]), 2), Refused::Inconsistent);
+    assert_eq!(refused(heap(), pagemap(&[(1, u64::MAX / PAGE_SIZE, 4)]), 2), Refused::Inconsistent);
+    assert_eq!(refused(heap(), pagemap(&[(1, u64::MAX, 4)]), 2), Refused::Inconsistent);
     let twice = mm(&[mapping(1..5, HEAP), mapping(2..6, HEAP)]);
-    assert_eq!(refused(twice, pagemap(&[(1, 4, 4)]), 4), Refused::Contradiction);
+    assert_eq!(refused(twice, pagemap(&[(1, 4, 4)]), 4), Refused::Inconsistent);
     let endless = mm(&[mapping(1..1 << 51, HEAP), mapping(1 << 51..(1 << 52) - 1, HEAP)]);
-    assert_eq!(refused(endless, pagemap(&[(1, 1, 4), (1 << 51, 1, 4)]), 2), Refused::Contradiction);
+    assert_eq!(refused(endless, pagemap(&[(1, 1, 4), (1 << 51, 1, 4)]), 2), Refused::Inconsistent);
     assert!(matches!(refused(image(Vec::new()), pagemap(&[]), 0), Refused::Malformed { .. }));
     let nothing = image(vec![message(&[(1, 1)]), message(&[])]);
     assert!(matches!(refused(heap(), nothing, 0), Refused::Malformed { .. }));
 }
 
 #[test]
-fn pages_are_counted_where_older_versions_of_criu_did() {
+fn the_page_counts_of_older_versions_of_criu_are_read_and_written() {
     let old = image(vec![message(&[(1, 7)]), message(&[(1, 0), (2, 3)])]);
     let (mut mm, mut pagemap) = (mm(&[mapping(1..2, HEAP)]), old);
-    let plan = share(&mut mm, &mut pagemap, 3 * PAGE, 9, &NOTHING).unwrap().unwrap();
-    assert_eq!(plan.kept, [0..PAGE, 2 * PAGE..3 * PAGE]);
+    let plan = plan_process(&mut mm, &mut pagemap, 3 * PAGE_SIZE, 9, &PLAIN).unwrap().unwrap();
+    assert_eq!(plan.kept, [0..PAGE_SIZE, 2 * PAGE_SIZE..3 * PAGE_SIZE]);
     let counts: Vec<_> =
         pagemap.records[1..].iter().map(|entry| (entry.need(1).unwrap(), entry.need(2).unwrap())).collect();
-    assert_eq!(counts, [(0, 1), (2 * PAGE, 1)]);
+    assert_eq!(counts, [(0, 1), (2 * PAGE_SIZE, 1)]);
 }
 
 #[test]
-fn memory_in_common_becomes_each_ones_own_where_that_is_wanted() {
+fn shared_anonymous_memory_becomes_private_where_it_has_a_file() {
     let mut mm = mm(&[mapping(1..5, (3, 1, 0x4081, 0)), mapping(6..8, (3, 1, 0x81, 0))]);
     mm.records[0]
         .change_each(14, |mut mapping| {
-            mapping.set_number(3, PAGE);
+            mapping.set_number(3, PAGE_SIZE);
             mapping.set_number(4, 3);
             Ok::<_, Malformed>(Some(mapping))
         })
         .unwrap();
-    let none = share(&mut mm, &mut pagemap(&[]), 0, 9, &parting(&Parted::from([(4, 10)])));
+    let none =
+        plan_process(&mut mm, &mut pagemap(&[]), 0, 9, &with_private_shmem(&ShmemFiles::from([(4, 10)])));
     assert_eq!(none, Ok(None));
-    let plan = share(&mut mm, &mut pagemap(&[]), 0, 9, &parting(&Parted::from([(3, 10)]))).unwrap().unwrap();
-    assert_eq!(plan, SharingPlan { parted: true, ..SharingPlan::default() });
-    // A file that is mapped for all to see is none of it.
-    assert_eq!(mapped(&mm), [[PAGE, 10, 2, 65], [PAGE, 3, 1, 0x81]]);
+    let plan =
+        plan_process(&mut mm, &mut pagemap(&[]), 0, 9, &with_private_shmem(&ShmemFiles::from([(3, 10)])))
+            .unwrap()
+            .unwrap();
+    assert_eq!(plan, SharingPlan { has_private_shmem: true, ..SharingPlan::default() });
+    // A shared mapping of a file is no anonymous memory.
+    assert_eq!(mapped(&mm), [[PAGE_SIZE, 10, 2, 65], [PAGE_SIZE, 3, 1, 0x81]]);
 }
 
 #[test]
-fn pages_in_common_go_to_their_places() {
-    let moved = vec![(0..PAGE, 0), (PAGE..3 * PAGE, 4 * PAGE)];
-    let mapped = std::iter::once(0..8 * PAGE).collect();
-    let expected = SharingPlan { moved, length: 8 * PAGE + GAP, mapped, ..SharingPlan::default() };
-    assert_eq!(expected.room(), 8 * PAGE);
-    assert_eq!(part(&pagemap(&[(0, 1, 4), (4, 2, 4)]), 3 * PAGE, 8 * PAGE), Ok(expected));
-    assert_eq!(part(&pagemap(&[(7, 2, 4)]), 2 * PAGE, 8 * PAGE), Err(Refused::Contradiction));
-    assert_eq!(part(&pagemap(&[]), 0, u64::MAX), Err(Refused::Contradiction));
+fn pages_of_shared_anonymous_memory_keep_their_offsets() {
+    let moved = vec![(0..PAGE_SIZE, 0), (PAGE_SIZE..3 * PAGE_SIZE, 4 * PAGE_SIZE)];
+    let mapped = std::iter::once(0..8 * PAGE_SIZE).collect();
+    let expected =
+        SharingPlan { moved, file_length: 8 * PAGE_SIZE + GROWTH_GAP, mapped, ..SharingPlan::default() };
+    assert_eq!(expected.mapped_bytes(), 8 * PAGE_SIZE);
+    assert_eq!(plan_shmem(&pagemap(&[(0, 1, 4), (4, 2, 4)]), 3 * PAGE_SIZE, 8 * PAGE_SIZE), Ok(expected));
+    assert_eq!(plan_shmem(&pagemap(&[(7, 2, 4)]), 2 * PAGE_SIZE, 8 * PAGE_SIZE), Err(Refused::Inconsistent));
+    assert_eq!(plan_shmem(&pagemap(&[]), 0, u64::MAX), Err(Refused::Inconsistent));
 }
 
 proptest! {
-    /// Every page is found where it was: among those that stayed, at its place in the file, or it is none.
+    #![proptest_config(crate::proptest_config())]
+
+    /// Each page is stored once: in the image of the pages or at its offset in the file.
     #[test]
-    fn no_page_is_lost_and_none_is_there_twice(
+    fn no_page_is_lost_or_duplicated(
         mappings in prop::collection::vec((0_u64..4, 1_u64..9, any::<bool>()), 0..12),
         runs in prop::collection::vec((0_u64..3, 1_u64..9, any::<bool>()), 0..12),
     ) {
@@ -246,45 +260,45 @@ proptest! {
             present.extend((start..page).filter(|_| is_present));
         }
         let (mut mm, mut pagemap) = (mm(&all), pagemap(&listed));
-        let Some(plan) = share(&mut mm, &mut pagemap, present.len() as u64 * PAGE, 9, &NOTHING).unwrap() else { return Ok(()) };
+        let Some(plan) = plan_process(&mut mm, &mut pagemap, present.len() as u64 * PAGE_SIZE, 9, &PLAIN).unwrap() else { return Ok(()) };
 
         let mut found = Vec::new();
-        let kept: Vec<u64> = plan.kept.iter().flat_map(|kept| kept.clone().step_by(PAGE as usize)).collect();
+        let kept: Vec<u64> = plan.kept.iter().flat_map(|kept| kept.clone().step_by(PAGE_SIZE as usize)).collect();
         let mut kept = kept.into_iter();
         for entry in &pagemap.records[1..] {
-            let (first, count) = (entry.need(1).unwrap() / PAGE, entry.need(5).unwrap());
+            let (first, count) = (entry.need(1).unwrap() / PAGE_SIZE, entry.need(5).unwrap());
             if entry.need(4).unwrap() & 4 != 0 {
                 found.extend((first..first + count).map(|page| (kept.next().unwrap(), page)));
             }
         }
         prop_assert_eq!(kept.next(), None);
         for (from, to) in &plan.moved {
-            for step in (0..from.end - from.start).step_by(PAGE as usize) {
+            for step in (0..from.end - from.start).step_by(PAGE_SIZE as usize) {
                 let offset = to + step;
-                let place = mm.records[0].all_bytes(14).map(|bytes| Message::read(bytes).unwrap()).find_map(|mapping| {
+                let place = mm.records[0].all_bytes(14).map(|bytes| ProtoMessage::read(bytes).unwrap()).find_map(|mapping| {
                     let [start, end, at, file] = [1, 2, 3, 4].map(|field| mapping.need(field).unwrap());
                     (file == 9 && (at..at + (end - start)).contains(&offset)).then(|| start + (offset - at))
                 });
-                found.push((from.start + step, place.unwrap() / PAGE));
-                prop_assert!(offset + PAGE + GAP <= plan.length);
+                found.push((from.start + step, place.unwrap() / PAGE_SIZE));
+                prop_assert!(offset + PAGE_SIZE + GROWTH_GAP <= plan.file_length);
             }
         }
         found.sort_unstable();
-        let expected: Vec<_> = present.iter().enumerate().map(|(at, page)| (at as u64 * PAGE, *page)).collect();
+        let expected: Vec<_> = present.iter().enumerate().map(|(at, page)| (at as u64 * PAGE_SIZE, *page)).collect();
         prop_assert_eq!(found, expected);
-        prop_assert!(plan.room() <= 200 * M);
+        prop_assert!(plan.mapped_bytes() <= 200 * M);
     }
 
     #[test]
-    fn nothing_that_an_image_may_say_panics(
+    fn no_content_of_an_image_panics(
         mappings in prop::collection::vec(prop::collection::vec((1_u32..11, any::<u64>()), 0..11), 0..6),
         runs in prop::collection::vec(prop::collection::vec((1_u32..6, any::<u64>()), 0..6), 0..6),
         pages in any::<u64>(),
     ) {
-        let mut process = Message::default();
+        let mut process = ProtoMessage::default();
         mappings.iter().for_each(|fields| process.push_bytes(14, &message(fields).write()));
         let mut mm = image(vec![process]);
         let mut pagemap = image(runs.iter().map(|fields| message(fields)).collect());
-        let _ = share(&mut mm, &mut pagemap, pages, 9, &NOTHING);
+        let _ = plan_process(&mut mm, &mut pagemap, pages, 9, &PLAIN);
     }
 }

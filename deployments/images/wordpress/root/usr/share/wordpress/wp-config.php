@@ -1,17 +1,17 @@
 <?php
 define('DB_NAME', 'wordpress');
-define('DB_USER', 'root'); // by its uid, over the socket: there is no password to know
+define('DB_USER', 'root'); // authenticated by its uid on the socket, without a password
 define('DB_PASSWORD', '');
 define('DB_HOST', 'localhost:/run/mysqld/mysqld.sock');
 define('DB_CHARSET', 'utf8mb4');
 define('DB_COLLATE', '');
 $table_prefix = 'wp_';
 
-// Whoever ends TLS in front of the instance says so.
+// The proxy reports with this field that it has ended TLS.
 if (($_SERVER['HTTP_X_FORWARDED_PROTO'] ?? '') === 'https') {
     $_SERVER['HTTPS'] = 'on';
 }
-// A clone learns its address with each request, so every link names the clone that shows it.
+// An instance takes its address from each request, so every link names the instance that shows it.
 (function () {
     $host = $_SERVER['HTTP_HOST'] ?? 'localhost';
     if (!preg_match('/^[a-z0-9._-]+(:[0-9]+)?$/iD', $host)) {
@@ -21,8 +21,8 @@ if (($_SERVER['HTTP_X_FORWARDED_PROTO'] ?? '') === 'https') {
     define('WP_HOME', $home);
     define('WP_SITEURL', $home);
 
-    // Clones must not share keys: a file of random text, written for each before it serves, is what theirs come from. No
-    // script, since the compiled form of one would come out of the checkpoint.
+    // Instances must not share keys. They are derived from a file of random text that each instance has before it
+    // starts. It is no PHP script, because the compiled form of a script would come from the checkpoint.
     $own = '/etc/try-it-now/seed';
     $first = '/var/lib/seed';
     if (!is_readable($own) && !is_readable($first)) {
@@ -35,7 +35,7 @@ if (($_SERVER['HTTP_X_FORWARDED_PROTO'] ?? '') === 'https') {
     }
 })();
 
-// There is no way out of the container, so nothing waits for one.
+// The container has no egress, so WordPress must not wait for other hosts.
 define('WP_HTTP_BLOCK_EXTERNAL', true);
 define('AUTOMATIC_UPDATER_DISABLED', true);
 define('WP_AUTO_UPDATE_CORE', false);

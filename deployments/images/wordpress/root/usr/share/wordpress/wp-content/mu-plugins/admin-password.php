@@ -1,6 +1,6 @@
 <?php
-// Each copy has a password of its own for “admin”: it is in a file that was written before the copy was made. The
-// database was frozen with one that nobody knows, and while it is still that one, the one in the file is right.
+// Each instance has its own password for “admin”, in a file that was written before the instance started. The database
+// was frozen with an unknown password. As long as that one is set, the password in the file is valid.
 const OWN_PASSWORD = '/etc/try-it-now/admin-password';
 
 add_filter('check_password', function ($check, $password, $hash, $user) {

@@ -1,0 +1,67 @@
+//! A request as an endpoint sees it: its JSON body, its query parameters and what it accepts.
+
+use bytes::Bytes;
+use http::request::Parts;
+use http::{HeaderMap, header};
+
+use super::ApiError;
+use crate::cluster::Provenance;
+use crate::request::{ClientAddr, RequestId};
+
+/// Maximum length of a request's body in bytes; a longer one is refused with 413.
+pub const MAX_BODY: usize = 64 * 1024;
+
+/// A request with its whole body.
+pub(super) struct ApiRequest<'a> {
+    pub(super) head: &'a Parts,
+    pub(super) body: Bytes,
+    pub(super) client: ClientAddr,
+    pub(super) id: &'a RequestId,
+}
+
+impl ApiRequest<'_> {
+    /// Returns whether another node may be queried to answer this request. A node queries for its own clients only,
+    /// never for another node, so that no query travels further than one hop.
+    pub(super) fn may_be_forwarded(&self) -> bool {
+        self.head.extensions.get::<Provenance>().is_none_or(Provenance::may_be_forwarded)
+    }
+}
+
+/// Parses the JSON body; `None` when it is empty. A body without a declared media type is read as JSON, since existing
+/// clients declare none.
+///
+/// # Errors
+/// [`ApiError::UnsupportedMediaType`] when another type is declared, [`ApiError::InvalidRequest`] when the body is not
+/// the JSON that `T` needs.
+pub(super) fn read_json<T: serde::de::DeserializeOwned>(
+    request: &ApiRequest<'_>,
+) -> Result<Option<T>, ApiError> {
+    if request.body.is_empty() {
+        return Ok(None);
+    }
+    if let Some(media_type) = request.head.headers.get(header::CONTENT_TYPE) {
+        let media_type = media_type.to_str().unwrap_or("").split(';').next().unwrap_or("").trim();
+        if !media_type.eq_ignore_ascii_case("application/json") {
+            return Err(ApiError::UnsupportedMediaType);
+        }
+    }
+    serde_json::from_slice(&request.body)
+        .map(Some)
+        .map_err(|error| ApiError::InvalidRequest(format!("invalid request body: {error}")))
+}
+
+/// Returns the first value of a query parameter, percent-decoded.
+pub(super) fn query_parameter(query: &str, name: &str) -> Option<Vec<u8>> {
+    query
+        .split('&')
+        .find_map(|pair| pair.strip_prefix(name)?.strip_prefix('='))
+        .map(|value| percent_encoding::percent_decode_str(value).collect())
+}
+
+/// Returns whether the client accepts HTML: it is a browser that shows a page, rather than a program that reads JSON.
+pub(super) fn accepts_html(headers: &HeaderMap) -> bool {
+    headers
+        .get_all(header::ACCEPT)
+        .iter()
+        .any(|value| value.to_str().is_ok_and(|media_types| media_types.contains("text/html")))
+}

@@ -1,0 +1,91 @@
+//! The pools' part in the cluster: what heartbeats report, and what changes elsewhere mean for the instances here.
+
+use std::sync::Arc;
+
+use super::Pool;
+use super::supply::hooks::RandomTexts;
+use crate::cluster::LocalNode;
+use crate::instance::{Instance, State};
+use crate::proxy::routes::{RouteLookup, RouteUpdate};
+use crate::store::{PoolInfo, RouteChange};
+use crate::telemetry::ReleaseReason;
+use crate::template::{Secret, Template};
+
+impl Pool {
+    /// Applies a change from the store's stream of events, and stops an instance of this node that another node ended.
+    ///
+    /// What this node does itself is in its route table before the stream reports it. So a change that the table knows
+    /// already needs no action, and a change that is new to the table was made by another node.
+    pub fn apply_route_change(self: &Arc<Self>, change: &RouteChange) {
+        let node = match change {
+            RouteChange::Set(instance) => Some(instance.node().clone()),
+            RouteChange::Gone(id) => match self.routes.find(id.as_str()) {
+                RouteLookup::Live(route) => Some(route.node().clone()),
+                _ => None,
+            },
+        };
+        let applied = self.routes.apply_with_metrics(change, &self.metrics);
+        if applied == RouteUpdate::Unchanged || node.as_ref() != Some(&self.node) {
+            return;
+        }
+        match change {
+            // Ready: its claim was undone, and no visitor ever knew of it.
+            RouteChange::Set(instance)
+                if matches!(instance.state(), State::Assigned { .. } | State::Ready { .. }) => {}
+            RouteChange::Set(instance) => self.stop_in_background(instance.id().clone()),
+            RouteChange::Gone(id) => self.stop_in_background(id.clone()),
+        }
+        self.wake.notify_one();
+    }
+
+    /// Returns whether this node makes no instances and lets those that it has finish.
+    pub(super) fn is_draining(&self) -> bool {
+        self.membership.is_draining()
+    }
+
+    /// Returns whether the secret of the random texts is known. Before that no instance is made.
+    pub(super) fn is_secret_known(&self) -> bool {
+        self.random_texts.get().is_some()
+    }
+}
+
+impl LocalNode for Pool {
+    fn runtime_name(&self) -> &'static str {
+        self.runtime.name()
+    }
+
+    fn pool_infos(&self) -> Vec<PoolInfo> {
+        let is_draining = self.is_draining();
+        let info = |template: &Arc<Template>| PoolInfo {
+            template: template.name.clone(),
+            target: if is_draining { 0 } else { template.pool.target },
+            capacity: self.template_pools.get(template.name.as_str()).map_or(0, |pool| pool.sizes().max),
+        };
+        self.templates().iter().map(info).collect()
+    }
+
+    fn set_shared_secret(&self, secret: &Secret) {
+        if self.is_clustered && self.random_texts.set(RandomTexts::new(secret)).is_ok() {
+            self.wake.notify_one();
+        }
+    }
+
+    fn draining_changed(&self, is_draining: bool) {
+        if !is_draining {
+            self.template_pools.refill_all();
+        }
+        // The garbage collection retires what is ready.
+        self.garbage_collect_soon();
+    }
+
+    fn garbage_collect_soon(&self) {
+        Pool::garbage_collect_soon(self);
+    }
+
+    fn publish_evicted(&self, ended: &[Instance]) {
+        for instance in ended {
+            self.publish_route(RouteChange::Set(instance.clone()));
+            self.metrics.record_release(instance.id().template(), ReleaseReason::Failed);
+        }
+    }
+}

@@ -1,0 +1,96 @@
+//! The entry point: decides whether CRIU or runc does what the shim asks for.
+
+use std::ffi::{OsStr, OsString};
+use std::fs;
+use std::io::Write;
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::{Command, ExitCode};
+
+use serde_json::json;
+
+use super::criu_restore;
+use super::request::RestoreRequest;
+use super::runc_state::RuncState;
+use crate::runtime::containerd_process::{find_program, own_search_path};
+
+/// The name of the link to this program by which it is called in place of runc.
+pub(crate) const LINK_NAME: &str = "try-it-now-runc";
+
+/// The program for everything else, looked up in `PATH`.
+const RUNC: &str = "runc";
+
+/// Acts as runc if the program was called by [`LINK_NAME`]; else returns `None`. `arguments` begin with the program's
+/// name.
+pub(crate) fn run_internal_command(mut arguments: impl Iterator<Item = OsString>) -> Option<ExitCode> {
+    let program = arguments.next()?;
+    if Path::new(&program).file_name() != Some(OsStr::new(LINK_NAME)) {
+        return None;
+    }
+    let arguments: Vec<OsString> = arguments.collect();
+    Some(match RestoreRequest::read(&arguments) {
+        Some(request) => restore(&request, &arguments),
+        None => become_runc(&arguments),
+    })
+}
+
+/// Restores with CRIU where that is possible, else with runc.
+fn restore(request: &RestoreRequest, arguments: &[OsString]) -> ExitCode {
+    let Some(runc) = find_program(RUNC, &own_search_path()) else { return become_runc(arguments) };
+    let state = RuncState::find(&request.images, &runc, &request.bundle, &request.id);
+    let Some(state) = state else { return restore_with_runc(request, &runc, arguments) };
+    let state_dir = request.state_dir();
+    let prepared = criu_restore::prepare(request, state, &state_dir).and_then(|mut draft| {
+        draft.create_cgroups()?;
+        Ok(draft)
+    });
+    let Ok(draft) = prepared else { return become_runc(arguments) };
+    match draft.restore() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            let line = json!({ "level": "error", "msg": format!("CRIU: {error}") });
+            // The format of runc's log: the shim returns the last line of the log as the error.
+            let _ = fs::File::options()
+                .create(true)
+                .append(true)
+                .open(&request.log)
+                .and_then(|mut log| writeln!(log, "{line}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Restores with runc, and stores the state that runc records for later restores of the checkpoint.
+fn restore_with_runc(request: &RestoreRequest, runc: &Path, arguments: &[OsString]) -> ExitCode {
+    let status = match Command::new(runc).args(arguments).status() {
+        Ok(status) => status,
+        Err(error) => {
+            eprintln!("{}: {error}", runc.display());
+            return ExitCode::FAILURE;
+        }
+    };
+    if status.success() {
+        // If this fails, runc does the next restore too.
+        let _ = RuncState::save(&request.images, runc, &request.bundle, &request.state_dir(), &request.id);
+    }
+    ExitCode::from(status.code().and_then(|code| u8::try_from(code).ok()).unwrap_or(1))
+}
+
+/// Replaces this process by runc. Returns only if that fails.
+fn become_runc(arguments: &[OsString]) -> ExitCode {
+    let error = Command::new(RUNC).args(arguments).exec();
+    eprintln!("{RUNC}: {error}");
+    ExitCode::FAILURE
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_program_acts_as_runc_only_if_called_by_the_name_of_the_link() {
+        let arguments = [OsString::from("/usr/bin/try-it-now"), "restore".into()];
+        assert!(run_internal_command(arguments.into_iter()).is_none());
+        assert!(run_internal_command(std::iter::empty()).is_none());
+    }
+}

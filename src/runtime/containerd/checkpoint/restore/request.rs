@@ -1,0 +1,96 @@
+//! The arguments with which the shim asks for a restore.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+/// The arguments of `restore`: exactly those that the shim passes. With any other argument the restore is left to runc.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct RestoreRequest {
+    /// The folder in which runc has a folder of state for each container.
+    pub(super) root: PathBuf,
+    pub(super) log: PathBuf,
+    pub(super) images: PathBuf,
+    pub(super) work: PathBuf,
+    pub(super) pid_file: PathBuf,
+    pub(super) bundle: PathBuf,
+    pub(super) id: String,
+}
+
+impl RestoreRequest {
+    /// Reads the arguments behind the program's name; `None` if runc must do what they ask for.
+    pub(super) fn read(arguments: &[OsString]) -> Option<Self> {
+        let mut words = arguments.iter().map(|word| word.to_str());
+        let (mut root, mut log, mut images, mut work) = (None, None, None, None);
+        let (mut pid_file, mut bundle, mut id, mut is_restore) = (None, None, None, false);
+        while let Some(word) = words.next() {
+            match word? {
+                "--root" => root = Some(words.next()??.into()),
+                "--log" => log = Some(words.next()??.into()),
+                "--log-format" => (words.next()?? == "json").then_some(())?,
+                "restore" if !is_restore => is_restore = true,
+                "--image-path" => images = Some(words.next()??.into()),
+                "--work-path" => work = Some(words.next()??.into()),
+                "--pid-file" => pid_file = Some(words.next()??.into()),
+                "--bundle" => bundle = Some(words.next()??.into()),
+                "--detach" | "-no-subreaper" | "--no-subreaper" => {}
+                other if is_restore && !other.starts_with('-') && id.is_none() => id = Some(other.to_owned()),
+                _ => return None,
+            }
+        }
+        let id = id.filter(|id| is_restore && !id.contains('/') && !id.starts_with('.'))?;
+        Some(Self {
+            root: root?,
+            log: log?,
+            images: images?,
+            work: work?,
+            pid_file: pid_file?,
+            bundle: bundle?,
+            id,
+        })
+    }
+
+    /// Returns the folder with runc's state of the container.
+    pub(super) fn state_dir(&self) -> PathBuf {
+        self.root.join(&self.id)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+
+    fn read(line: &str) -> Option<RestoreRequest> {
+        RestoreRequest::read(&line.split(' ').map(OsString::from).collect::<Vec<_>>())
+    }
+
+    const LINE: &str = "--root /r --log /l --log-format json restore --image-path /i --work-path /w --detach --pid-file /p \
+                        -no-subreaper --bundle /b shop-1";
+
+    #[test]
+    fn the_arguments_of_the_shim_are_read() {
+        let request = read(LINE).unwrap();
+        assert_eq!(request.id, "shop-1");
+        assert_eq!(request.state_dir(), Path::new("/r/shop-1"));
+        assert_eq!((request.images, request.work), ("/i".into(), "/w".into()));
+    }
+
+    #[test]
+    fn any_other_arguments_are_left_to_runc() {
+        for line in [
+            "--root /r --log /l --log-format json kill --all shop-1 9",
+            "--version",
+            "",
+            &LINE.replace("--detach", "--detach --lazy-pages"),
+            &LINE.replace("json", "text"),
+            &LINE.replace("--image-path /i ", ""),
+            &LINE.replace(" shop-1", ""),
+            &LINE.replace("shop-1", "../shop-1"),
+            &format!("{LINE} another"),
+            &format!("{LINE} --bundle"),
+        ] {
+            assert_eq!(read(line), None, "{line}");
+        }
+    }
+}

@@ -1,0 +1,252 @@
+//! The files of shared memory of this node's checkpoints, and the limit of the memory that they may take.
+//!
+//! The files of a checkpoint are on a tmpfs of their own, in the folder that its instances have as their read-only
+//! `/dev`. The tmpfs is attached where containerd sees it. Every instance's mount holds it too, so it exists until the
+//! last of them ends.
+
+use std::collections::HashMap;
+use std::fs::{self, File};
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use ring::digest::{Context, SHA256};
+use rustix::fs::{SeekFrom, seek};
+use rustix::io::Errno;
+
+use super::layout::{MEMORY_DIR, PAGE_SIZE};
+use super::madvise_trace;
+use super::rewrite::{Evidence, RewriteDraft};
+use crate::runtime::blocking::blocking;
+use crate::runtime::containerd::checkpoint::manifest::{CheckpointKey, FileDigest, SharedFiles};
+use crate::runtime::containerd::fault_points::{FaultInjector, FaultPoint};
+use crate::runtime::containerd::host::node_dir;
+use crate::runtime::containerd::host::tmpfs::{self, Tmpfs};
+
+/// The name of the file systems in the list of mounts.
+const TMPFS_NAME: &str = "try-it-now-memory";
+
+/// Maximum number of files beside those of memory: devices, links, folders.
+const OTHER_FILES: u64 = 64;
+/// Bytes that these other files take.
+const OTHER_BYTES: u64 = 1 << 20;
+
+/// The shared memory of this node's checkpoints.
+#[derive(Debug)]
+pub(crate) struct SharedMemory {
+    /// The folder with one folder for each checkpoint, on which its tmpfs is attached.
+    root: PathBuf,
+    /// containerd's socket.
+    containerd: PathBuf,
+    /// Maximum bytes of all checkpoints together.
+    limit: u64,
+    reservations: Mutex<HashMap<CheckpointKey, Reservation>>,
+}
+
+/// The shared memory of one checkpoint.
+#[derive(Debug)]
+struct Reservation {
+    /// Bytes that count towards the limit.
+    bytes: u64,
+    /// The file system, once it is written.
+    tmpfs: Option<Arc<Tmpfs>>,
+}
+
+/// Why the memory of a checkpoint is not shared.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ShareError {
+    /// The checkpoint is unchanged and can be restored.
+    #[error("{0}")]
+    Unchanged(String),
+    /// Some of its images may be replaced, so it must not be restored.
+    #[error("cannot replace the checkpoint's images: {0}")]
+    Damaged(io::Error),
+}
+
+impl SharedMemory {
+    /// Returns shared memory below a folder, in which checkpoints may take `limit` bytes together.
+    pub(crate) fn new(root: PathBuf, containerd: PathBuf, limit: u64) -> Self {
+        Self { root, containerd, limit, reservations: Mutex::default() }
+    }
+
+    /// Returns the folder that the instances of a checkpoint have as their `/dev`.
+    pub(crate) fn devices_dir(&self, key: &CheckpointKey) -> PathBuf {
+        self.root.join(key.as_str())
+    }
+
+    /// Rewrites the images of a checkpoint so that its memory is shared, and writes the files of memory.
+    /// `instance_limit` is the memory in bytes that one of its instances may use. With `with_shm`, shared anonymous
+    /// memory becomes private to each process.
+    ///
+    /// # Errors
+    /// The memory cannot be shared, does not fit into the limit, or cannot be written. See [`ShareError`].
+    pub(crate) async fn share(
+        &self,
+        key: &CheckpointKey,
+        images: PathBuf,
+        instance_limit: u64,
+        with_shm: bool,
+        evidence: Evidence,
+        faults: &FaultInjector,
+    ) -> Result<SharedFiles, ShareError> {
+        let draft = blocking(move || RewriteDraft::read(&images, with_shm, &evidence)).await;
+        let draft = draft.map_err(|why| ShareError::Unchanged(why.to_string()))?;
+        let mapped_bytes = draft.mapped_bytes();
+        let _ = self.remove(key);
+        self.reserve(key, mapped_bytes)?;
+        let outcome = self.write(key, draft, instance_limit, faults).await;
+        if outcome.is_err() {
+            let _ = self.remove(key);
+        }
+        outcome
+    }
+
+    /// Counts the memory of a checkpoint towards the limit.
+    fn reserve(&self, key: &CheckpointKey, bytes: u64) -> Result<(), ShareError> {
+        let mut reservations = self.reservations.lock();
+        let used =
+            reservations.values().fold(0_u64, |sum, reservation| sum.saturating_add(reservation.bytes));
+        if used.saturating_add(bytes) > self.limit {
+            let [needed, used, limit] = [bytes, used, self.limit].map(|bytes| bytes >> 20);
+            let why = format!(
+                "its memory of {needed} MiB does not fit: checkpoints share {used} MiB of {limit} MiB already"
+            );
+            return Err(ShareError::Unchanged(why));
+        }
+        reservations.insert(key.clone(), Reservation { bytes, tmpfs: None });
+        Ok(())
+    }
+
+    async fn write(
+        &self,
+        key: &CheckpointKey,
+        draft: RewriteDraft,
+        instance_limit: u64,
+        faults: &FaultInjector,
+    ) -> Result<SharedFiles, ShareError> {
+        let unchanged = |error: io::Error| ShareError::Unchanged(format!("cannot write its memory: {error}"));
+        let mapped_bytes = draft.mapped_bytes();
+        // A mapping that grows finds zeros in the file, and they take memory when they are first accessed.
+        let bytes = mapped_bytes.saturating_add(instance_limit).saturating_add(OTHER_BYTES);
+        let tmpfs = Tmpfs::create(TMPFS_NAME, bytes, OTHER_FILES + draft.file_count());
+        let tmpfs = tmpfs.map(Arc::new).map_err(unchanged)?;
+        let into = tmpfs.path();
+        let written = blocking(move || {
+            let written = node_dir::create_devices(&into).and_then(|()| draft.write(&into));
+            match written.and_then(|()| digest_all(&into)) {
+                Ok(digests) => Ok((draft, digests)),
+                Err(error) => {
+                    draft.discard();
+                    Err(error)
+                }
+            }
+        });
+        let (draft, digests) = written.await.map_err(unchanged)?;
+        let at = self.devices_dir(key);
+        let attached = async {
+            fs::create_dir_all(&at)?;
+            tmpfs.attach(&self.containerd, &at).await?;
+            faults.reached(FaultPoint::Memory).map_err(io::Error::other)
+        };
+        if let Err(error) = attached.await {
+            draft.discard();
+            return Err(unchanged(error));
+        }
+        blocking(move || draft.replace_images()).await.map_err(ShareError::Damaged)?;
+        self.reservations.lock().insert(key.clone(), Reservation { bytes: mapped_bytes, tmpfs: Some(tmpfs) });
+        Ok(SharedFiles { mapped_bytes, digests })
+    }
+
+    /// Finds the shared memory of a checkpoint that an earlier server wrote, and counts it towards the limit.
+    ///
+    /// # Errors
+    /// The memory does not exist or has changed; for example, the host was restarted.
+    pub(crate) async fn find(&self, key: &CheckpointKey, files: &SharedFiles) -> io::Result<()> {
+        let tmpfs = Arc::new(Tmpfs::find(&self.containerd, &self.devices_dir(key)).await?);
+        let path = tmpfs.path();
+        if blocking(move || digest_all(&path)).await? != files.digests {
+            return Err(io::Error::other("its shared memory has changed"));
+        }
+        let reservation = Reservation { bytes: files.mapped_bytes, tmpfs: Some(tmpfs) };
+        self.reservations.lock().insert(key.clone(), reservation);
+        Ok(())
+    }
+
+    /// Returns the bytes that the shared memory of a checkpoint takes now; 0 if its memory is not shared.
+    pub(crate) fn allocated_bytes(&self, key: &CheckpointKey) -> u64 {
+        let tmpfs = self.reservations.lock().get(key).and_then(|reservation| reservation.tmpfs.clone());
+        tmpfs.and_then(|tmpfs| tmpfs.used_bytes().ok()).unwrap_or(0)
+    }
+
+    /// Detaches the shared memory of a checkpoint. Instances that run keep it.
+    ///
+    /// # Errors
+    /// The memory cannot be unmounted, or its folder cannot be removed.
+    pub(crate) fn remove(&self, key: &CheckpointKey) -> io::Result<()> {
+        self.reservations.lock().remove(key);
+        tmpfs::detach(&self.devices_dir(key))
+    }
+
+    /// Detaches all shared memory that belongs to no checkpoint.
+    ///
+    /// # Errors
+    /// Some memory cannot be unmounted, or its folder cannot be removed.
+    pub(crate) fn detach_unknown(&self) -> io::Result<()> {
+        for entry in fs::read_dir(&self.root)? {
+            let name = entry?.file_name();
+            let is_known = self.reservations.lock().keys().any(|key| name == key.as_str());
+            if !is_known {
+                tmpfs::detach(&self.root.join(name))?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Detaches the shared memory of all nodes, and removes their traces. Returns how many checkpoints had shared memory.
+///
+/// # Errors
+/// Some memory cannot be unmounted, or a trace cannot be removed.
+pub(crate) async fn remove_all(containerd: &Path) -> io::Result<usize> {
+    blocking(|| madvise_trace::remove_all(None)).await?;
+    Ok(tmpfs::detach_all(containerd, TMPFS_NAME).await?.len())
+}
+
+/// Returns the checksums of all files of memory in a folder of devices.
+fn digest_all(devices: &Path) -> io::Result<Vec<FileDigest>> {
+    let folder = devices.join(MEMORY_DIR);
+    let mut names = fs::read_dir(&folder)?
+        .map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned()))
+        .collect::<io::Result<Vec<_>>>()?;
+    names.sort_unstable();
+    names.into_iter().map(|name| digest(&folder, name)).collect()
+}
+
+/// Returns the checksum of each page of a file that is not zero, and of its offset. A page of zeros counts like a hole:
+/// an instance that reads a hole allocates one.
+fn digest(folder: &Path, name: String) -> io::Result<FileDigest> {
+    let file = File::open(folder.join(&name))?;
+    let bytes = file.metadata()?.len();
+    let (mut sum, mut page, mut at) = (Context::new(&SHA256), [0; PAGE_SIZE as usize], 0);
+    loop {
+        let data = match seek(&file, SeekFrom::Data(at)) {
+            Ok(data) => data,
+            // The rest of the file is a hole.
+            Err(Errno::NXIO) => {
+                return Ok(FileDigest { name, bytes, sha256: hex::encode(sum.finish().as_ref()) });
+            }
+            Err(error) => return Err(error.into()),
+        };
+        let hole = seek(&file, SeekFrom::Hole(data))?;
+        for offset in (data..hole).step_by(PAGE_SIZE as usize) {
+            file.read_exact_at(&mut page, offset)?;
+            if page != [0; PAGE_SIZE as usize] {
+                sum.update(&offset.to_le_bytes());
+                sum.update(&page);
+            }
+        }
+        at = hole;
+    }
+}

@@ -1,0 +1,113 @@
+//! Processes of an instance that containerd does not know.
+//!
+//! containerd abandons the creation of a task when its client dies. The shim that it has started by then, and the
+//! container's first process or `runc init`, may live on, and no program controls them any more. They are found by the
+//! shim's command line and by the instance's cgroup.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use ring::digest::{SHA256, digest};
+use rustix::process::{Pid, Signal, kill_process};
+use tokio::net::UnixStream;
+
+use super::cgroups;
+use crate::runtime::RuntimeError;
+use crate::runtime::containerd::client::NAMESPACE;
+use crate::runtime::containerd_process::ContainerdProcess;
+
+/// Most attempts to kill all processes. Killed processes need a moment to end.
+const MAX_ATTEMPTS: usize = 500;
+/// Pause between two attempts.
+const RETRY_INTERVAL: Duration = Duration::from_millis(10);
+
+/// Kills all processes of an instance that containerd no longer knows, and removes the files that runc and the shim
+/// keep about it. Returns whether there were such processes.
+///
+/// # Errors
+/// A process does not end.
+pub(crate) async fn remove(socket: &Path, id: &str) -> Result<bool, RuntimeError> {
+    let found = kill_processes(id).await?;
+    if found {
+        remove_files(socket, id).await;
+    }
+    Ok(found)
+}
+
+/// Kills all processes of an instance and removes its cgroups. Returns whether there were any.
+///
+/// # Errors
+/// A process does not end.
+pub(crate) async fn kill_processes(id: &str) -> Result<bool, RuntimeError> {
+    let mut found = false;
+    for _ in 0..MAX_ATTEMPTS {
+        let (pids, groups) = (find_processes(id), cgroups::folders(id));
+        if pids.is_empty() && groups.is_empty() {
+            return Ok(found);
+        }
+        found = true;
+        for pid in pids {
+            // An error means that it has ended meanwhile.
+            let _ = kill_process(pid, Signal::KILL);
+        }
+        // Succeeds once the groups are empty.
+        groups.iter().for_each(|group| drop(fs::remove_dir(group)));
+        tokio::time::sleep(RETRY_INTERVAL).await;
+    }
+    let source = io::Error::from(io::ErrorKind::TimedOut);
+    Err(RuntimeError::Io { operation: format!("kill the orphaned processes of {id}"), source })
+}
+
+/// Returns the shim of an instance, and all processes in its cgroup.
+fn find_processes(id: &str) -> Vec<Pid> {
+    let mut pids = cgroups::processes(id);
+    let processes = fs::read_dir("/proc").into_iter().flatten().flatten();
+    pids.extend(processes.filter_map(|entry| {
+        let pid = entry.file_name().to_str()?.parse::<i32>().ok()?;
+        is_shim(&fs::read(entry.path().join("cmdline")).ok()?, id).then_some(pid)
+    }));
+    pids.sort_unstable();
+    pids.dedup();
+    pids.into_iter().filter_map(Pid::from_raw).collect()
+}
+
+/// Returns whether this is the command line with which containerd starts the shim of an instance.
+fn is_shim(command_line: &[u8], id: &str) -> bool {
+    let words: Vec<&[u8]> = command_line.split(|byte| *byte == 0).collect();
+    let has =
+        |name: &str, value: &str| words.windows(2).any(|pair| pair == [name.as_bytes(), value.as_bytes()]);
+    let program = words[0].rsplit(|byte| *byte == b'/').next().unwrap_or_default();
+    program.starts_with(b"containerd-shim") && has("-namespace", NAMESPACE) && has("-id", id)
+}
+
+/// Removes the files that runc and the shim keep about an instance in containerd's `/run`.
+async fn remove_files(socket: &Path, id: &str) {
+    let Ok(stream) = UnixStream::connect(socket).await else { return };
+    let Some(pid) = ContainerdProcess::of_peer(&stream).pid else { return };
+    let run = PathBuf::from(format!("/proc/{pid}/root/run/containerd"));
+    let _ = fs::remove_dir_all(run.join("runc").join(NAMESPACE).join(id));
+    // containerd names a shim's socket so.
+    let name = digest(&SHA256, socket.join(NAMESPACE).join(id).as_os_str().as_encoded_bytes());
+    let _ = fs::remove_file(run.join("s").join(hex::encode(name.as_ref())));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_shim_of_that_instance_in_this_namespace_matches() {
+        let shim = |namespace: &str, id: &str| {
+            format!(
+                "/usr/bin/containerd-shim-runc-v2\0-namespace\0{namespace}\0-id\0{id}\0-address\0/run/c.sock\0"
+            )
+        };
+        assert!(is_shim(shim("try-it-now", "shop-1").as_bytes(), "shop-1"));
+        assert!(!is_shim(shim("try-it-now", "shop-12").as_bytes(), "shop-1"));
+        assert!(!is_shim(shim("moby", "shop-1").as_bytes(), "shop-1"));
+        assert!(!is_shim(b"vi\0-namespace\0try-it-now\0-id\0shop-1\0", "shop-1"));
+        assert!(!is_shim(b"", "shop-1"));
+    }
+}

@@ -1,0 +1,88 @@
+//! The guarded connection: its parts, and how its caller ends the guard.
+
+use std::net::{IpAddr, Ipv4Addr};
+
+use bytes::Bytes;
+use pingora_core::protocols::Stream;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::time::timeout;
+
+use super::ack_observer::AckObserver;
+use super::deadlines::{DeadlineTimer, WriteDeadlines};
+use super::exchange_signal::ExchangeSignal;
+use super::limits::{ClientTimeouts, LINGER_TIMEOUT};
+use super::read_buffer::ReadBuffer;
+use super::read_state::{HeadWait, ReadState};
+
+/// A client's connection whose read half lets one checked message at a time through.
+pub struct GuardedConnection {
+    /// Declared before `inner`, and so dropped before it: the observer asks the kernel about the socket of `inner`.
+    pub(super) acks: AckObserver,
+    pub(super) inner: Stream,
+    pub(super) reader: ReadBuffer,
+    pub(super) state: ReadState,
+    /// Whether no head was read yet, so that the connection may still become HTTP/2.
+    pub(super) is_first_message: bool,
+    pub(super) timeouts: ClientTimeouts,
+    pub(super) read_timer: DeadlineTimer,
+    pub(super) write_deadlines: WriteDeadlines,
+    pub(super) signal: ExchangeSignal,
+}
+
+impl GuardedConnection {
+    /// Guards a connection of which nothing was read. `inner` may be a TLS stream.
+    pub fn new(inner: Stream, timeouts: ClientTimeouts) -> Self {
+        let signal = ExchangeSignal::default();
+        GuardedConnection {
+            acks: AckObserver::new(signal.clone(), inner.get_socket_digest()),
+            inner,
+            reader: ReadBuffer::default(),
+            state: ReadState::Between(HeadWait::default()),
+            is_first_message: true,
+            timeouts,
+            read_timer: DeadlineTimer::default(),
+            write_deadlines: WriteDeadlines::default(),
+            signal,
+        }
+    }
+
+    /// Returns the handle with which an engine reports how an exchange ended. All handles of a connection share one
+    /// state.
+    pub fn exchange_signal(&self) -> ExchangeSignal {
+        self.signal.clone()
+    }
+
+    /// Returns the address of the TCP connection's other end, which may be a proxy's. It is unspecified (0.0.0.0) if
+    /// the socket has none.
+    pub fn peer_ip(&self) -> IpAddr {
+        self.inner
+            .get_socket_digest()
+            .and_then(|digest| digest.peer_addr().and_then(|address| address.as_inet().copied()))
+            .map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |address| address.ip())
+    }
+
+    /// Whether no message has begun, so that no message is cut off if the connection ends now.
+    pub fn is_idle(&self) -> bool {
+        matches!(self.state, ReadState::Between(_)) && self.reader.buf.is_empty()
+    }
+
+    /// Ends the guard. Returns the bytes that were read and not delivered, and the connection that they came from.
+    pub fn into_parts(self) -> (Bytes, Stream) {
+        (self.reader.buf.freeze(), self.inner)
+    }
+
+    /// Ends the connection so that a response that is already written can arrive: closes the write half and discards,
+    /// for at most two seconds, what the client still sends. If a connection is closed with unread bytes, the kernel
+    /// resets it, and the reset can overtake the response.
+    pub async fn linger(&mut self) {
+        let mut sink = [0; 4096];
+        let discard = async {
+            if self.inner.shutdown().await.is_ok() {
+                while !matches!(self.inner.read(&mut sink).await, Ok(0) | Err(_)) {}
+            }
+        };
+        // The timeout is the expected end for a client that never stops sending.
+        let _ = timeout(LINGER_TIMEOUT, discard).await;
+        self.state = ReadState::Ended;
+    }
+}

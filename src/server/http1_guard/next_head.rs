@@ -1,0 +1,83 @@
+//! The wait for a head that no engine reads yet, so that the caller can choose the engine.
+
+use std::future::poll_fn;
+
+use bytes::{Buf, Bytes};
+
+use super::connection::GuardedConnection;
+use super::head::Head;
+use super::read_state::{HeadWait, HeadWaitEnd, ReadState, after_head};
+use super::refusal::Refusal;
+
+/// What [`GuardedConnection::next_head`] found.
+#[derive(Debug)]
+pub enum NextHead {
+    /// The connection begins with the preface of HTTP/2. Reads now pass all bytes on, the preface first.
+    Http2,
+    /// A checked head is buffered. The next read delivers it.
+    Head(HeadInfo),
+    /// No further message comes: the client left or was idle for too long, or the engine left the previous message
+    /// unread.
+    Closed,
+    /// The head was refused. The caller answers with the refusal's status and closes. Nothing more is read.
+    Refused(Refusal),
+}
+
+/// A checked head that is buffered and not yet delivered.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HeadInfo {
+    /// The host as received, with its port.
+    pub host: String,
+    /// What the check found.
+    pub head: Head,
+}
+
+impl GuardedConnection {
+    /// Waits until a whole checked head is buffered, and does not deliver it. The call also reports that the previous
+    /// exchange is over.
+    ///
+    /// Cancel-safe: the bytes that arrived stay in the buffer, and the deadlines keep their start.
+    pub async fn next_head(&mut self) -> NextHead {
+        if let ReadState::Done { .. } = self.state {
+            self.state = ReadState::Between(HeadWait::default());
+        }
+        if let ReadState::Between(_) = self.state {
+            let ended = poll_fn(|cx| self.poll_head(cx, true)).await;
+            match ended {
+                Ok(HeadWaitEnd::Head) => {}
+                Ok(HeadWaitEnd::Http2) => {
+                    self.state = ReadState::Tunnel;
+                    return NextHead::Http2;
+                }
+                Ok(HeadWaitEnd::Refused(refusal)) => {
+                    self.state = ReadState::Ended;
+                    return NextHead::Refused(refusal);
+                }
+                Ok(HeadWaitEnd::Eof) | Err(_) => {
+                    self.state = ReadState::Ended;
+                    return NextHead::Closed;
+                }
+            }
+        }
+        match &self.state {
+            ReadState::Head { head, left } if *left == head.len => {
+                NextHead::Head(HeadInfo { host: head.host(&self.reader.buf).to_owned(), head: head.clone() })
+            }
+            _ => NextHead::Closed,
+        }
+    }
+
+    /// Removes the buffered head and returns it, for a caller that carries out the exchange itself. Returns no bytes if
+    /// no whole head is buffered.
+    pub fn take_head(&mut self) -> Bytes {
+        match &self.state {
+            ReadState::Head { head, left } if *left == head.len => {
+                let bytes = Bytes::copy_from_slice(&self.reader.buf[..head.len]);
+                self.reader.buf.advance(head.len);
+                self.state = after_head(head);
+                bytes
+            }
+            _ => Bytes::new(),
+        }
+    }
+}

@@ -1,0 +1,170 @@
+//! The guard in front of the real hyper and the real Pingora.
+
+use std::convert::Infallible;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body_util::BodyExt;
+use hyper::body::{Body, Frame, Incoming, SizeHint};
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
+use pingora_core::protocols::http::ServerSession;
+use pingora_http::ResponseHeader;
+use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
+use tokio::time::timeout;
+
+use super::super::*;
+
+const DEADLINE: Duration = Duration::from_secs(20);
+
+/// A body that reports the end of the exchange when hyper drops it.
+struct ReportingBody {
+    text: Option<Bytes>,
+    signal: ExchangeSignal,
+}
+
+impl Body for ReportingBody {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        Poll::Ready(self.text.take().map(|text| Ok(Frame::data(text))))
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        SizeHint::with_exact(self.text.as_ref().map_or(0, |text| text.len() as u64))
+    }
+}
+
+impl Drop for ReportingBody {
+    fn drop(&mut self) {
+        self.signal.finish_exchange();
+    }
+}
+
+/// Answers a request, a little later, with its path and its body. A request for `/unread` is answered without its body.
+async fn echo(
+    request: Request<Incoming>,
+    signal: ExchangeSignal,
+) -> Result<Response<ReportingBody>, Infallible> {
+    let path = request.uri().path().to_owned();
+    let body = match path.as_str() {
+        "/unread" => Bytes::new(),
+        _ => request.into_body().collect().await.map(|body| body.to_bytes()).unwrap_or_default(),
+    };
+    for _ in 0..5 {
+        tokio::task::yield_now().await;
+    }
+    let text = [path.as_bytes(), b"=", &body, b";"].concat();
+    Ok(Response::new(ReportingBody { text: Some(text.into()), signal }))
+}
+
+/// Sends these bytes in pieces of `piece` bytes and returns the bodies of all responses until hyper ends the
+/// connection.
+async fn hyper_responses(bytes: &str, piece: usize) -> String {
+    let (mut client, server) = tokio::io::duplex(piece);
+    let guard = GuardedConnection::new(Box::new(server), ClientTimeouts::default());
+    let signal = guard.exchange_signal();
+    let serve = http1::Builder::new()
+        .serve_connection(TokioIo::new(guard), service_fn(move |request| echo(request, signal.clone())));
+    let client_side = async {
+        let (mut read, mut write) = tokio::io::split(&mut client);
+        let mut all = String::new();
+        // Not all bytes may be taken: those after a refused head are discarded.
+        let (_, got) = tokio::join!(write.write_all(bytes.as_bytes()), read.read_to_string(&mut all));
+        got.unwrap();
+        all
+    };
+    let (served, all) = timeout(DEADLINE, async { tokio::join!(serve, client_side) }).await.unwrap();
+    served.unwrap();
+    // Each response is its head, an empty line and a body that ends in a semicolon.
+    all.split("\r\n\r\n")
+        .filter_map(|part| part.split_once(';'))
+        .map(|(body, _)| format!("{body};"))
+        .collect()
+}
+
+#[tokio::test]
+async fn hyper_answers_pipelined_requests_in_order_and_a_refused_one_last() {
+    let requests = "GET /1 HTTP/1.1\r\nHost: a\r\n\r\n\
+        POST /2 HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\nhello\
+        \r\nPOST /3 HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n2;x\r\nde\r\n0\r\n\r\n\
+        GET /4 HTTP/1.1\r\nHost: a\r\n\r\n\
+        GET /5 HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n";
+    for piece in [1, 7, 64, 4096] {
+        assert_eq!(
+            hyper_responses(requests, piece).await,
+            "/1=;/2=hello;/3=abcde;/4=;/.refused/400=;",
+            "pieces of {piece}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn hyper_goes_on_after_a_response_that_did_not_wait_for_the_body() {
+    let requests = "POST /unread HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\nhello\
+        GET /2 HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n";
+    assert_eq!(hyper_responses(requests, 4096).await, "/unread=;/2=;");
+}
+
+/// Serves one exchange in a session of Pingora, which answers with the path and the body.
+async fn pingora_exchange(guard: GuardedConnection) -> Option<GuardedConnection> {
+    let mut session = ServerSession::new_http1(Box::new(guard));
+    session.set_keepalive(Some(60));
+    assert!(session.read_request().await.unwrap());
+    let mut text = format!("{}=", session.req_header().uri.path()).into_bytes();
+    while let Some(part) = session.read_request_body().await.unwrap() {
+        text.extend_from_slice(&part);
+    }
+    text.push(b';');
+    let mut head = ResponseHeader::build(200, None).unwrap();
+    head.insert_header("Content-Length", text.len()).unwrap();
+    session.write_response_header(Box::new(head)).await.unwrap();
+    session.write_response_body(text.into(), true).await.unwrap();
+    let stream = session.finish().await.unwrap()?.into_parts().0;
+    Some(
+        *stream
+            .into_any()
+            .downcast::<GuardedConnection>()
+            .expect("the session was made of a guarded connection"),
+    )
+}
+
+async fn pingora_responses(mut client: DuplexStream, bytes: &str) -> String {
+    let mut all = String::new();
+    client.write_all(bytes.as_bytes()).await.unwrap();
+    client.read_to_string(&mut all).await.unwrap();
+    all.split("\r\n\r\n")
+        .filter_map(|part| part.split_once(';'))
+        .map(|(body, _)| format!("{body};"))
+        .collect()
+}
+
+#[tokio::test]
+async fn pingora_returns_the_guard_after_each_of_several_pipelined_requests() {
+    let requests = "GET /1 HTTP/1.1\r\nHost: a\r\n\r\n\
+        POST /2 HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\nhello\
+        POST /3 HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n2;x\r\nde\r\n0\r\n\r\n\
+        GET /4 HTTP/1.1\r\nHost: a\r\n\r\n\
+        GET /5 HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n";
+    let (client, server) = tokio::io::duplex(64 * 1024);
+    let serve = async {
+        let mut guard = GuardedConnection::new(Box::new(server), ClientTimeouts::default());
+        for _ in 0..4 {
+            assert!(matches!(guard.next_head().await, NextHead::Head(_)));
+            guard = pingora_exchange(guard).await.expect("the connection is kept");
+        }
+        assert!(matches!(guard.next_head().await, NextHead::Refused(Refusal::SeveralHosts)));
+        guard.linger().await;
+    };
+    let both = async { tokio::join!(serve, pingora_responses(client, requests)) };
+    let ((), bodies) = timeout(DEADLINE, both).await.unwrap();
+    assert_eq!(bodies, "/1=;/2=hello;/3=abcde;/4=;");
+}

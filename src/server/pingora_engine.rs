@@ -1,0 +1,79 @@
+//! Pingora as an engine: forwards the requests of instances, over HTTP/1 one at a time, over HTTP/2 as a whole.
+
+use std::sync::Arc;
+
+use pingora_core::apps::{HttpServerApp, HttpServerOptions, ReusedHttpStream, ServerApp};
+use pingora_core::protocols::Stream;
+use pingora_core::protocols::http::ServerSession;
+use pingora_core::protocols::http::v2::server::default_h2_options;
+use pingora_core::server::configuration::ServerConf;
+use pingora_proxy::{HttpProxy, http_proxy};
+
+use super::http1_guard::{ClientTimeouts, GuardedConnection, MAX_HEAD_BYTES};
+use super::shutdown::StopSignal;
+use crate::proxy::Proxy;
+
+/// Most idle connections to apps, over all instances.
+const UPSTREAM_POOL_SIZE: usize = 4096;
+
+/// How often a request is sent again if an idle connection to the app turns out to be closed.
+const MAX_RETRIES: usize = 2;
+
+/// Pingora's proxy with its settings.
+pub(super) struct PingoraEngine {
+    proxy: Arc<HttpProxy<Proxy>>,
+    timeouts: ClientTimeouts,
+    stop: StopSignal,
+}
+
+impl PingoraEngine {
+    /// Sets up Pingora in front of `proxy`.
+    pub(super) fn new(proxy: Proxy, timeouts: ClientTimeouts, stop: StopSignal) -> Self {
+        let conf = ServerConf {
+            max_retries: MAX_RETRIES,
+            upstream_keepalive_pool_size: UPSTREAM_POOL_SIZE,
+            ..ServerConf::default()
+        };
+        let mut pingora = http_proxy(&Arc::new(conf), proxy);
+        let mut options = HttpServerOptions::default();
+        options.h2c = true;
+        options.h2_idle_timeout = Some(timeouts.idle);
+        pingora.server_options = Some(options);
+        let mut h2 = default_h2_options();
+        h2.max_header_list_size(MAX_HEAD_BYTES as u32);
+        pingora.h2_options = Some(h2);
+        Self { proxy: Arc::new(pingora), timeouts, stop }
+    }
+
+    /// Announces the shutdown to Pingora, so that each last response says that its connection closes.
+    pub(super) async fn close(&self) {
+        self.proxy.http_cleanup().await;
+    }
+
+    /// Serves an HTTP/2 connection to its end.
+    pub(super) async fn serve_http2(&self, stream: Stream) {
+        self.proxy.process_new(stream, self.stop.receiver()).await;
+    }
+
+    /// Serves one HTTP/1 exchange, whose head is buffered in the guard. Returns the connection if it stays open.
+    pub(super) async fn serve_exchange(&self, stream: GuardedConnection) -> Option<GuardedConnection> {
+        let mut session = ServerSession::new_http1(Box::new(stream));
+        session.set_keepalive(Some(self.timeouts.idle.as_secs()));
+        let reused = self.proxy.process_new_http(session, self.stop.receiver()).await?;
+        let (stream, _) = reused.consume();
+        stream.into_any().downcast::<GuardedConnection>().ok().map(|guard| *guard)
+    }
+
+    /// Serves the requests that come through a pipe. Hyper has parsed them and wrote them anew.
+    pub(super) async fn serve_pipe(&self, mut session: ServerSession) {
+        loop {
+            session.set_keepalive(Some(self.timeouts.idle.as_secs()));
+            let reused = self.proxy.process_new_http(session, self.stop.receiver()).await;
+            let Some((stream, settings)) = reused.map(ReusedHttpStream::consume) else { return };
+            session = ServerSession::new_http1(stream);
+            if let Some(settings) = settings {
+                settings.apply_to_session(&mut session);
+            }
+        }
+    }
+}

@@ -1,0 +1,3 @@
+//! Tests of whole servers in this process.
+
+mod node_forwarding;

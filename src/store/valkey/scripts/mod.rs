@@ -1,0 +1,120 @@
+//! The Lua scripts: each transition is one call of one of them, so all of it happens or none.
+//!
+//! `prelude.lua` lists all keys and has what the scripts share. The arguments of a script have no names, only places:
+//! to change a script, change its call in `store.rs`, `nodes.rs`, `scan.rs` or `recovery/` too. A new script that
+//! changes something is added to the steps of `tests/backends/valkey/faults.rs`.
+//!
+//! # Two rules for scripts
+//! - **A script that reads or changes instances is a [`Step`], never a plain `Script`.** The text of a step begins with
+//!   the name of the term, and Valkey knows the step by the hash of its text. So only a Valkey process into which the
+//!   step was loaded in that term runs it, see [`super::recovery`]. A plain `Script` is loaded on demand, also into a
+//!   Valkey whose state is not verified.
+//! - **A script that changes something is idempotent.** A call is made twice when the connection breaks, and the client
+//!   of a Valkey cluster repeats more by itself. So each such script begins with `repeated_call.lua`, which answers a
+//!   repeated call, and ends with `remember`. A claim has its token instead.
+
+use redis::{RedisResult, Script, cmd};
+
+use super::transport::Transport;
+
+/// Most records that one call changes: Valkey runs nothing else meanwhile.
+pub(super) const RECORDS_PER_CALL: usize = 128;
+
+/// Most claims that one call confirms. So many take well under a millisecond, for which other claims wait.
+pub(super) const CONFIRMED_PER_CALL: usize = 32;
+
+/// A script that reads or changes instances.
+#[derive(Debug)]
+pub(super) struct Step {
+    /// Its place among all steps.
+    index: usize,
+    text: &'static str,
+}
+
+/// All steps with the name of one term in their texts: the text and the hash of each.
+#[derive(Debug)]
+pub(super) struct TermSteps(Vec<(String, String)>);
+
+impl TermSteps {
+    /// Returns the hash by which Valkey knows a step.
+    pub(super) fn hash(&self, step: &Step) -> &str {
+        &self.0[step.index].1
+    }
+
+    /// Loads all steps into the Valkey process at the other end of a connection.
+    ///
+    /// # Errors
+    /// The connection broke, or Valkey refused a script.
+    pub(super) async fn load(&self, transport: &mut Transport) -> RedisResult<()> {
+        let mut all = redis::pipe();
+        for (text, _) in &self.0 {
+            all.add_command(cmd("SCRIPT").arg("LOAD").arg(text).clone()).ignore();
+        }
+        all.query_async(transport).await
+    }
+}
+
+macro_rules! text {
+    (idempotent $name:expr) => {
+        concat!(
+            include_str!("prelude.lua"),
+            include_str!("repeated_call.lua"),
+            include_str!(concat!($name, ".lua"))
+        )
+    };
+    ($name:expr) => {
+        concat!(include_str!("prelude.lua"), include_str!(concat!($name, ".lua")))
+    };
+}
+
+macro_rules! scripts {
+    (
+        idempotent steps: $($change:ident)*; steps: $($step:ident)*;
+        other idempotent scripts: $($named:ident)*; other scripts: $($other:ident)*;
+    ) => {
+        /// All scripts, each named as its file. The first argument of an idempotent one is the name of the call.
+        #[derive(Debug)]
+        pub(super) struct Scripts {
+            $(pub(super) $change: Step,)*
+            $(pub(super) $step: Step,)*
+            $(pub(super) $named: Script,)*
+            $(pub(super) $other: Script,)*
+        }
+
+        impl Scripts {
+            pub(super) fn new() -> Self {
+                let mut indices = 0..;
+                let mut step = |text| Step { index: indices.next().expect("the range is infinite"), text };
+                Self {
+                    $($change: step(text!(idempotent stringify!($change))),)*
+                    $($step: step(text!(stringify!($step))),)*
+                    $($named: Script::new(text!(idempotent stringify!($named))),)*
+                    $($other: Script::new(text!(stringify!($other))),)*
+                }
+            }
+
+            fn steps(&self) -> Vec<&Step> {
+                vec![$(&self.$change,)* $(&self.$step),*]
+            }
+        }
+    };
+}
+
+scripts! {
+    idempotent steps: insert offer confirm undo_claim extend release retire fail sweep drain evict_node;
+    steps: claim get list routes route_events nodes;
+    other idempotent scripts: heartbeat;
+    other scripts: acknowledge_nodes recover_begin recover_nodes recover_report recover_finish;
+}
+
+impl Scripts {
+    /// Returns the steps of a term. Its name must not contain quotes.
+    pub(super) fn steps_of(&self, term: &str) -> TermSteps {
+        let steps = self.steps().into_iter().map(|step| {
+            let text = format!("local TERM = '{term}'\n{}{}", include_str!("check_term.lua"), step.text);
+            let hash = Script::new(&text).get_hash().to_owned();
+            (text, hash)
+        });
+        TermSteps(steps.collect())
+    }
+}

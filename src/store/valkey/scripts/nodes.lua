@@ -1,0 +1,4 @@
+-- Reads all nodes.
+--
+-- ARGV: now, capacity.
+return append_nodes({})

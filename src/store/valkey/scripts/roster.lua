@@ -1,2 +1,0 @@
--- ARGV: now, capacity. All members.
-return members({})
