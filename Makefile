@@ -42,10 +42,11 @@ soak: needs ## Write to fifty instances of WordPress for ten minutes (SOAK_SECON
 	  cargo test $(LOCKED) --test server soak:: -- --nocapture $(ARGS); \
 	fi
 
-lint: needs ## Check formatting, lints, and the licences and sources of all dependencies
+lint: needs ## Check formatting, lints, links in docs, and the licences and sources of all dependencies
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets $(LOCKED) -- -D warnings
 	cargo clippy --package try-it-now --all-targets --features runtime-none $(LOCKED) -- -D warnings
+	RUSTDOCFLAGS='-D warnings' cargo doc --quiet --no-deps --document-private-items $(LOCKED) --package try-it-now
 	@if cargo deny --version >/dev/null 2>&1; then \
 	  cargo deny --log-level error check licenses bans sources; \
 	  if cargo deny --log-level off fetch db >/dev/null 2>&1; then \

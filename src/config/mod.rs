@@ -1,6 +1,6 @@
 //! The configuration: the settings of a server and its templates, read from environment variables and a TOML file.
 //!
-//! [`Config::load`] is a pure function of both texts and reports all errors at once. [`read`] passes it the environment of
+//! [`Config::load`] is a pure function of both texts and reports all errors at once. [`read()`] passes it the environment of
 //! this process and the text of the file. This folder only reads and reports: templates are types of `template/`, and the
 //! other settings are the structs that it defines.
 //!

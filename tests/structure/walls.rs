@@ -137,7 +137,7 @@ fn every_module_of_the_crate_root_exists_and_has_a_line_of_explanation() {
         let Some(name) = declaration.and_then(|rest| rest.strip_suffix(';')) else {
             continue;
         };
-        assert!(pair[0].starts_with("/// "), "`{name}` lacks its line of explanation");
+        assert!(pair[0].starts_with("// "), "`{name}` lacks its line of explanation");
         names.insert(name.to_owned());
     }
     let there: BTreeSet<_> =

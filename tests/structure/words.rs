@@ -153,6 +153,10 @@ fn whole_words_are_found_over_line_ends_and_parts_of_words_are_not() {
     assert!(forbidden("untold, told-off, retold").is_empty());
     let mut wrong = Vec::new();
     let path = root().join("src/lib.rs");
-    check_rust(&path, "/// Something is taken\n/// back.\nfn a() {}\nfn b() { log(\"nobody is here\") }", &mut wrong);
+    check_rust(
+        &path,
+        "/// Something is taken\n/// back.\nfn a() {}\nfn b() { log(\"nobody is here\") }",
+        &mut wrong,
+    );
     assert_eq!(wrong.len(), 2, "{wrong:?}");
 }

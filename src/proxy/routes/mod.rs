@@ -6,7 +6,7 @@
 //! | `table.rs` | all routes, and the hosts that have ended or do not exist |
 //! | `follow.rs` | the task that applies the store's changes to the table |
 //!
-//! Changes come from two sources. The pool applies what this node did itself at once, and [`follow`] brings every
+//! Changes come from two sources. The pool applies what this node did itself at once, and [`follow()`] brings every
 //! change from the store's ordered stream. So most changes of this node arrive twice, in any order. Four rules make
 //! that safe:
 //!
