@@ -5,5 +5,6 @@ mod config;
 pub mod crash;
 mod doctor;
 mod pool;
+mod readme;
 mod reload;
 mod shutdown;
