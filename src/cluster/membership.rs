@@ -14,10 +14,9 @@ use tokio::sync::Mutex;
 
 use super::LocalNode;
 use crate::instance::NodeId;
-use crate::store::{HeartbeatReply, NodeInfo, NodeStatus, PoolInfo, SUSPECT_AFTER, Store, StoreError};
-
-/// Longest time of a call to the store, but for an eviction.
-const STORE_DEADLINE: Duration = Duration::from_secs(1);
+use crate::store::{
+    CALL_DEADLINE, HeartbeatReply, NodeInfo, NodeStatus, PoolInfo, SUSPECT_AFTER, Store, StoreError, within,
+};
 
 /// Longest time of an eviction. The node may have a hundred thousand instances, which the store ends a page at a time.
 const EVICTION_DEADLINE: Duration = Duration::from_secs(30);
@@ -100,7 +99,7 @@ impl Membership {
             mode: local.runtime_name().to_owned(),
             pools: local.pool_infos(),
         };
-        let reply = within(STORE_DEADLINE, self.store.heartbeat(&info)).await?;
+        let reply = within(CALL_DEADLINE, self.store.heartbeat(&info)).await?;
         let before = self.nodes.swap(Arc::new(reply.nodes.clone()));
         let own = reply.nodes.iter().find(|node| node.info.id == self.own_id);
         self.set_drained(own.is_some_and(|own| own.is_draining), local);
@@ -161,11 +160,11 @@ impl Membership {
     /// `Unavailable` when the store does not answer in time.
     pub async fn nodes(&self) -> Result<Vec<NodeSummary>, StoreError> {
         let mut nodes = Vec::new();
-        for status in within(STORE_DEADLINE, self.store.nodes()).await? {
+        for status in within(CALL_DEADLINE, self.store.nodes()).await? {
             let mut pools = Vec::new();
             for PoolInfo { template, target, capacity } in &status.info.pools {
                 let counts =
-                    within(STORE_DEADLINE, self.store.counts(template, Some(&status.info.id))).await?;
+                    within(CALL_DEADLINE, self.store.counts(template, Some(&status.info.id))).await?;
                 pools.push(NodePool {
                     template: template.to_string(),
                     ready: counts.ready,
@@ -193,7 +192,7 @@ impl Membership {
     ) -> Result<(), StoreError> {
         // Else the reply to a heartbeat that is in progress could undo what is set here.
         let _no_heartbeat = self.has_left.lock().await;
-        within(STORE_DEADLINE, self.store.drain(node, is_drained)).await?;
+        within(CALL_DEADLINE, self.store.drain(node, is_drained)).await?;
         if *node == self.own_id {
             self.set_drained(is_drained, local);
         }
@@ -205,16 +204,5 @@ impl Membership {
             tracing::info!(is_drained, "node draining changed");
             local.draining_changed(is_drained);
         }
-    }
-}
-
-/// Bounds a call to the store.
-async fn within<T>(
-    deadline: Duration,
-    call: impl Future<Output = Result<T, StoreError>>,
-) -> Result<T, StoreError> {
-    match tokio::time::timeout(deadline, call).await {
-        Ok(result) => result,
-        Err(_) => Err(StoreError::Unavailable(format!("no answer within {deadline:?}"))),
     }
 }

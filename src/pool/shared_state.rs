@@ -22,12 +22,9 @@ use crate::config::PublicUrl;
 use crate::instance::NodeId;
 use crate::proxy::routes::{RouteTable, RouteUpdate};
 use crate::runtime::Runtime;
-use crate::store::{RouteChange, Store, StoreError};
+use crate::store::{CALL_DEADLINE, RouteChange, Store, StoreError, within};
 use crate::telemetry::Metrics;
 use crate::template::{Secret, Templates};
-
-/// Longest time of a usual call to the store.
-const STORE_DEADLINE: Duration = Duration::from_secs(1);
 
 /// What [`Pool::new`] needs.
 pub struct PoolParts {
@@ -173,18 +170,6 @@ impl Pool {
         &self,
         call: impl Future<Output = Result<T, StoreError>>,
     ) -> Result<T, StoreError> {
-        self.ask_within(STORE_DEADLINE, call).await
-    }
-
-    /// Bounds a call to the store that may take longer than usual.
-    pub(super) async fn ask_within<T>(
-        &self,
-        deadline: Duration,
-        call: impl Future<Output = Result<T, StoreError>>,
-    ) -> Result<T, StoreError> {
-        match tokio::time::timeout(deadline, call).await {
-            Ok(result) => result,
-            Err(_) => Err(StoreError::Unavailable(format!("no answer within {deadline:?}"))),
-        }
+        within(CALL_DEADLINE, call).await
     }
 }

@@ -7,6 +7,7 @@
 //! |---|---|
 //! | `mod.rs` | the trait |
 //! | `claim.rs`, `route_events.rs`, `nodes.rs`, `error.rs` | what its methods take and return |
+//! | `deadline.rs` | how its callers bound a call |
 //! | `memory/` | the embedded store: one node, in memory |
 //! | `valkey/` | the shared store: many nodes, on Valkey |
 //! | `journal.rs` | the file of visitors' instances that lets both outlive the server process |
@@ -15,6 +16,7 @@
 //! (`tests/suites/store/reference_model.rs`).
 
 mod claim;
+mod deadline;
 mod error;
 mod journal;
 pub mod memory;
@@ -27,6 +29,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 
 pub use claim::{CONFIRM_TIMEOUT, Claim, Claimed, Quota, Visitor};
+pub use deadline::{CALL_DEADLINE, within};
 pub use error::StoreError;
 pub use nodes::{HeartbeatReply, MAX_HEARTBEAT_GAP, NodeInfo, NodeStatus, PoolInfo, SUSPECT_AFTER};
 pub use route_events::{Cursor, RouteChange, RouteEvents};

@@ -18,6 +18,7 @@ mod suites {
 mod support {
     pub mod fault_proxy;
     pub mod leak_check;
+    pub mod skip;
     pub mod stack;
     #[allow(dead_code, reason = "the server's tests use the rest")]
     pub mod valkey_server;

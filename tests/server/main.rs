@@ -10,6 +10,7 @@ mod support {
     pub mod harness;
     pub mod leak_check;
     pub mod private_containerd;
+    pub mod skip;
     pub mod stack;
     #[allow(dead_code, reason = "the backends' tests use clusters and Sentinels")]
     pub mod valkey_server;

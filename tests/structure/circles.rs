@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::imports::paths;
+use super::imports::{absolute, paths};
 use super::sources::sources;
 
 /// Most circles in the crate.
@@ -53,21 +53,6 @@ fn split_exports(code: &str) -> (Vec<String>, String) {
         }
     }
     (exports, rest)
-}
-
-/// Makes a path absolute that `module` names: `super` climbs, a child's name descends.
-fn absolute(path: &[String], module: &[String], children: &BTreeSet<String>) -> Option<Vec<String>> {
-    let climbs = path.iter().take_while(|part| *part == "super").count();
-    match path.first()?.as_str() {
-        "crate" => Some(path[1..].to_vec()),
-        "self" => Some([module, &path[1..]].concat()),
-        "super" => {
-            let kept = module.len().checked_sub(climbs)?;
-            Some([&module[..kept], &path[climbs..]].concat())
-        }
-        child if children.contains(child) => Some([module, path].concat()),
-        _ => None,
-    }
 }
 
 fn modules() -> BTreeMap<String, Module> {

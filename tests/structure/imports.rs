@@ -1,5 +1,7 @@
 //! Which paths of this crate a source file names.
 
+use std::collections::BTreeSet;
+
 use super::sources::Source;
 
 /// Returns every path of this crate that a file names, from the crate's root. `None` stands for a path that climbs to the
@@ -7,15 +9,32 @@ use super::sources::Source;
 pub(crate) fn named_paths(source: &Source) -> Vec<Option<Vec<String>>> {
     let root = if source.name == "main.rs" { "try_it_now" } else { "crate" };
     let mut known: Vec<_> = paths(&source.code, root).into_iter().map(Some).collect();
-    let module = source.module();
-    for path in paths(&source.code, "super") {
-        let climbed = 1 + path.iter().take_while(|part| *part == "super").count();
-        let folder = module.len().checked_sub(climbed).filter(|left| *left > 0).map(|left| &module[..left]);
-        known.push(folder.map(|folder| {
-            folder.iter().map(|part| (*part).to_owned()).chain(path[climbed - 1..].iter().cloned()).collect()
-        }));
+    let module: Vec<String> = source.module().into_iter().map(str::to_owned).collect();
+    for mut path in paths(&source.code, "super") {
+        path.insert(0, "super".to_owned());
+        let climbs_to_root = path.iter().take_while(|part| *part == "super").count() >= module.len();
+        known.push(absolute(&path, &module, &BTreeSet::new()).filter(|_| !climbs_to_root));
     }
     known
+}
+
+/// Makes a path absolute that `module` names: `super` climbs, a child's name descends.
+pub(crate) fn absolute(
+    path: &[String],
+    module: &[String],
+    children: &BTreeSet<String>,
+) -> Option<Vec<String>> {
+    let climbs = path.iter().take_while(|part| *part == "super").count();
+    match path.first()?.as_str() {
+        "crate" => Some(path[1..].to_vec()),
+        "self" => Some([module, &path[1..]].concat()),
+        "super" => {
+            let kept = module.len().checked_sub(climbs)?;
+            Some([&module[..kept], &path[climbs..]].concat())
+        }
+        child if children.contains(child) => Some([module, path].concat()),
+        _ => None,
+    }
 }
 
 /// Returns all paths that begin with `root`, braces resolved: `crate::a::{b, c::D}` is `a::b` and `a::c::D`.

@@ -44,8 +44,6 @@ const MAY_USE: &[(&str, &str)] = &[
 
 /// The one file that may name every backend.
 const BACKENDS_FILE: &str = "server/backends.rs";
-/// The only files outside the server that call a backend: the program's other roles and the doctor.
-const ENTRY_FILES: [&str; 1] = ["main.rs"];
 const INNER: [&str; 6] = [
     "store::memory",
     "store::valkey",
@@ -76,8 +74,7 @@ fn breaches(source: &Source) -> Vec<String> {
         let used = unit(&path);
         let may_use = used == own
             || allowed.split_whitespace().any(|name| name == used)
-            || (source.name == BACKENDS_FILE && INNER.contains(&used.as_str()))
-            || (ENTRY_FILES.contains(&source.name.as_str()) && used.starts_with("runtime"));
+            || (source.name == BACKENDS_FILE && INNER.contains(&used.as_str()));
         if !may_use {
             wrong.push(format!("{}: `{own}` must not use `{}`", source.name, path.join("::")));
         }

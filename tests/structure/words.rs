@@ -155,7 +155,7 @@ fn whole_words_are_found_over_line_ends_and_parts_of_words_are_not() {
     let path = root().join("src/lib.rs");
     check_rust(
         &path,
-        "/// Something is taken\n/// back.\nfn a() {}\nfn b() { log(\"nobody is here\") }",
+        "/// Something is taken\n/// back.\nfn a() {}\nfn b() { log(\"it is told now\") }",
         &mut wrong,
     );
     assert_eq!(wrong.len(), 2, "{wrong:?}");

@@ -5,6 +5,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::{env, fs};
 
+use super::skip::skip;
+
 /// A running containerd.
 #[derive(Debug, Clone)]
 pub(crate) struct Stack {
@@ -17,16 +19,13 @@ pub(crate) struct Stack {
 impl Stack {
     /// Returns the containerd that the environment names, else the one of this checkout. Returns `None` and prints why
     /// if there is none or an image is missing; panics if no test may be skipped.
-    #[expect(clippy::print_stdout, reason = "the reason for a skipped test goes to the output of the test")]
     pub(crate) fn find() -> Option<Self> {
         let found = Self::from_environment().or_else(Self::from_checkout);
         let has_images = ["php", "node"].into_iter().all(|name| image_archive(name).is_file());
         if has_images && found.as_ref().is_some_and(|stack| stack.address.exists()) {
             return found;
         }
-        let why = "skipped: no containerd is running, or an image is missing (run `make stack-up images`)";
-        assert!(env::var_os("TRY_IT_NOW_NO_SKIPS").is_none_or(|value| value != "1"), "{why}");
-        println!("{why}");
+        skip("no containerd is running, or an image is missing (run `make stack-up images`)");
         None
     }
 
@@ -47,7 +46,6 @@ impl Stack {
 
 /// Returns the folders to search for the stack's programs, in the form of `PATH`. Returns `None` and prints why if
 /// `program` is in none of them; panics if no test may be skipped.
-#[expect(clippy::print_stdout, reason = "the reason for a skipped test goes to the output of the test")]
 pub(crate) fn path_with(program: &str) -> Option<OsString> {
     let from_checkout = [target_dir().join("stack/usr/bin"), target_dir().join("stack/usr/sbin")];
     let from_environment = env::var_os("PATH").unwrap_or_default();
@@ -55,9 +53,7 @@ pub(crate) fn path_with(program: &str) -> Option<OsString> {
     if all.iter().any(|folder| folder.join(program).is_file()) {
         return Some(env::join_paths(all).unwrap());
     }
-    let why = format!("skipped: {program} is missing (run `make stack`)");
-    assert!(env::var_os("TRY_IT_NOW_NO_SKIPS").is_none_or(|value| value != "1"), "{why}");
-    println!("{why}");
+    skip(&format!("{program} is missing (run `make stack`)"));
     None
 }
 

@@ -10,7 +10,7 @@ use tokio::task::consume_budget;
 use crate::instance::{Instance, InstanceId, State};
 use crate::pool::Pool;
 use crate::runtime::RuntimeError;
-use crate::store::StoreError;
+use crate::store::{StoreError, within};
 use crate::telemetry::ReleaseReason;
 
 /// Longest time that the store may take to list the records of this node. There may be a hundred thousand, which are
@@ -80,7 +80,7 @@ async fn try_collect(pool: &Arc<Pool>) -> Result<(), GcError> {
 }
 
 async fn list_records(pool: &Pool) -> Result<Vec<Instance>, StoreError> {
-    pool.ask_within(LIST_DEADLINE, pool.store.list(&pool.node)).await
+    within(LIST_DEADLINE, pool.store.list(&pool.node)).await
 }
 
 /// Lets other tasks run at times: visitors must not wait until a hundred thousand instances are compared.

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use crate::support::harness::{Server, get, request};
+use crate::support::skip::skip;
 
 fn read(name: &str) -> String {
     std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(name)).unwrap()
@@ -18,18 +19,6 @@ fn blocks(text: &str, language: &str) -> Vec<String> {
 /// The app of the README's template: answers each request with its instance's id.
 const SERVER_JS: &str = "require('http').createServer((request, response) => response.end(process.env.INSTANCE_ID))\
     .listen(process.env.PORT, process.env.HOST);";
-
-/// Whether node is there. If not, says so by name, and fails where no test may be skipped.
-#[expect(clippy::print_stdout, reason = "it reports a skipped test")]
-fn has_node() -> bool {
-    let found = Command::new("node").arg("--version").output().is_ok();
-    if !found {
-        let why = "skipped: node is missing";
-        assert!(std::env::var_os("TRY_IT_NOW_NO_SKIPS").is_none_or(|value| value != "1"), "{why}");
-        println!("{why}");
-    }
-    found
-}
 
 /// Splits a command line at spaces outside of single quotes, as a shell does.
 fn shell_words(line: &str) -> Vec<String> {
@@ -48,8 +37,8 @@ fn shell_words(line: &str) -> Vec<String> {
 
 #[tokio::test]
 async fn the_template_file_and_the_api_call_of_the_readme_work_as_printed() {
-    if !has_node() {
-        return;
+    if Command::new("node").arg("--version").output().is_err() {
+        return skip("node is missing");
     }
     let readme = read("README.md");
     let [templates] = &blocks(&readme, "toml")[..] else { panic!("the README has one template file") };

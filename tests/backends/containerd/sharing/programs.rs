@@ -10,7 +10,8 @@ use try_it_now::instance::Endpoint;
 use try_it_now::runtime::{Runtime, StartMethod};
 use try_it_now::template::{App, ImageRef, ShareMemory};
 
-use crate::containerd::{REVISION, TestNode, env, fs, oci_archive, start, wait_until, with_timeout};
+use crate::containerd::{REVISION, TestNode, fs, oci_archive, start, wait_until, with_timeout};
+use crate::support::skip::skip;
 
 /// Mebibytes that each kind of program has in memory.
 const BULK: u64 = 8;
@@ -216,12 +217,10 @@ impl HugePages {
 
     /// Allows `count` huge pages. Returns `None` and prints why if the kernel has none; panics if no test may be
     /// skipped.
-    #[expect(clippy::print_stdout, reason = "the reason for a skipped test goes to the output of the test")]
     fn allow(count: u32) -> Option<Self> {
         let before = fs::read_to_string(Self::SETTING);
         if before.is_err() || fs::write(Self::SETTING, count.to_string()).is_err() {
-            assert!(env::var_os("TRY_IT_NOW_NO_SKIPS").is_none_or(|value| value != "1"));
-            println!("skipped: this kernel has no huge pages");
+            skip("this kernel has no huge pages");
         }
         before.ok().map(Self)
     }
