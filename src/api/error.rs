@@ -31,6 +31,9 @@ pub enum ApiError {
     /// The API key is wrong or missing.
     #[error("unauthorized")]
     Unauthorized,
+    /// The page of another website sent an unsafe request.
+    #[error("requests from other sites are refused")]
+    CrossSite,
     /// There is no such path, template, instance or node; the text names which kind.
     #[error("{0} not found")]
     NotFound(&'static str),
@@ -40,7 +43,7 @@ pub enum ApiError {
     /// The body is longer than [`MAX_BODY`](super::MAX_BODY).
     #[error("request body too large")]
     TooLarge,
-    /// The body's declared media type is not JSON.
+    /// The body is no JSON, and its declared media type says so.
     #[error("unsupported media type, use application/json")]
     UnsupportedMediaType,
     /// The head is too long, or has too many header fields.
@@ -92,6 +95,7 @@ impl ApiError {
             E::InvalidRequest(_) | E::MalformedHead | E::MaxTtlExceeded(_) => StatusCode::BAD_REQUEST,
             E::Timeout => StatusCode::REQUEST_TIMEOUT,
             E::Unauthorized => StatusCode::UNAUTHORIZED,
+            E::CrossSite => StatusCode::FORBIDDEN,
             E::NotFound(_) => StatusCode::NOT_FOUND,
             E::MethodNotAllowed(_) => StatusCode::METHOD_NOT_ALLOWED,
             E::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
@@ -117,6 +121,7 @@ impl ApiError {
             E::Timeout => "REQUEST_TIMEOUT",
             E::MaxTtlExceeded(_) => "MAX_TTL_EXCEEDED",
             E::Unauthorized => "UNAUTHORIZED",
+            E::CrossSite => "CROSS_SITE",
             E::NotFound(_) => "NOT_FOUND",
             E::MethodNotAllowed(_) => "METHOD_NOT_ALLOWED",
             E::TooLarge => "TOO_LARGE",
@@ -139,6 +144,9 @@ impl ApiError {
             ApiError::RateLimited(limited) => Some(limited.to_string()),
             ApiError::MaxTtlExceeded(max) => {
                 Some(format!("at most {} minutes from assignment", max.as_secs() / 60))
+            }
+            ApiError::CrossSite => {
+                Some("a site with a button of its own belongs into BUTTON_ORIGINS".to_owned())
             }
             _ => None,
         }

@@ -9,6 +9,7 @@
 //! | `router.rs` | [`Api`], and the flat match from method and path to an endpoint |
 //! | `request.rs` | a request as an endpoint sees it: JSON body, query parameters, `Accept` |
 //! | `api_key.rs` | the check of the API key |
+//! | `cross_site.rs` | the check that another website does not act in a visitor's name |
 //! | `endpoints/` | one endpoint a file |
 //! | `error.rs` | [`ApiError`]: the only map from errors to status, code, text and headers |
 //! | `response.rs`, `body.rs` | JSON and HTML responses, and their bodies |
@@ -24,6 +25,7 @@
 
 mod api_key;
 mod body;
+mod cross_site;
 mod endpoints;
 mod error;
 mod event_stream;
@@ -34,6 +36,7 @@ mod response;
 mod router;
 
 pub use body::Body;
+pub use cross_site::TrustedOrigins;
 pub use error::ApiError;
 pub use path::REFUSED_PATH;
 pub use request::MAX_BODY;

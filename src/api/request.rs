@@ -27,27 +27,35 @@ impl ApiRequest<'_> {
     }
 }
 
-/// Parses the JSON body; `None` when it is empty. A body without a declared media type is read as JSON, since existing
-/// clients declare none.
+/// Parses the JSON body; `None` when it is empty. A body is read as JSON whatever its media type says: `curl -d` declares
+/// a form. The media type protects from nothing; requests of other sites are refused by
+/// [`TrustedOrigins`](super::TrustedOrigins).
 ///
 /// # Errors
-/// [`ApiError::UnsupportedMediaType`] when another type is declared, [`ApiError::InvalidRequest`] when the body is not
-/// the JSON that `T` needs.
+/// [`ApiError::InvalidRequest`] when the body is not the JSON that `T` needs, [`ApiError::UnsupportedMediaType`] when it
+/// is no JSON and another type is declared.
 pub(super) fn read_json<T: serde::de::DeserializeOwned>(
     request: &ApiRequest<'_>,
 ) -> Result<Option<T>, ApiError> {
     if request.body.is_empty() {
         return Ok(None);
     }
-    if let Some(media_type) = request.head.headers.get(header::CONTENT_TYPE) {
-        let media_type = media_type.to_str().unwrap_or("").split(';').next().unwrap_or("").trim();
-        if !media_type.eq_ignore_ascii_case("application/json") {
-            return Err(ApiError::UnsupportedMediaType);
+    serde_json::from_slice(&request.body).map(Some).map_err(|error| {
+        // JSON of the wrong shape is the better message, whatever type was declared.
+        if error.is_data() || declares_json(&request.head.headers) {
+            ApiError::InvalidRequest(format!("invalid request body: {error}"))
+        } else {
+            ApiError::UnsupportedMediaType
         }
-    }
-    serde_json::from_slice(&request.body)
-        .map(Some)
-        .map_err(|error| ApiError::InvalidRequest(format!("invalid request body: {error}")))
+    })
+}
+
+/// Returns whether a body is meant to be JSON: its media type says so, or none is declared.
+fn declares_json(headers: &HeaderMap) -> bool {
+    headers.get(header::CONTENT_TYPE).is_none_or(|media_type| {
+        let media_type = media_type.to_str().unwrap_or("").split(';').next().unwrap_or("").trim();
+        media_type.eq_ignore_ascii_case("application/json")
+    })
 }
 
 /// Returns the first value of a query parameter, percent-decoded.

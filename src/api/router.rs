@@ -5,13 +5,14 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use http::request::Parts;
-use http::{Method, Response, header};
+use http::{HeaderValue, Method, Response, StatusCode, header};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use super::cross_site::TrustedOrigins;
 use super::path::{Path, needs_api_key};
 use super::request::{ApiRequest, accepts_html};
-use super::{ApiError, Body, response};
+use super::{ApiError, Body, pages, response};
 use crate::cluster::PeerClient;
 use crate::config::TrustedProxies;
 use crate::instance::InstanceId;
@@ -26,6 +27,7 @@ pub struct Api {
     pub(super) metrics: Arc<Metrics>,
     pub(super) api_key: Option<Secret>,
     trusted_proxies: TrustedProxies,
+    trusted_origins: TrustedOrigins,
     /// Requests data from other nodes; `None` where this node is alone.
     pub(super) peers: Option<PeerClient>,
     /// Ends event streams when the server shuts down.
@@ -39,9 +41,10 @@ impl Api {
         metrics: Arc<Metrics>,
         api_key: Option<Secret>,
         trusted_proxies: TrustedProxies,
+        trusted_origins: TrustedOrigins,
         shutdown: CancellationToken,
     ) -> Self {
-        Self { pool, metrics, api_key, trusted_proxies, peers: None, shutdown }
+        Self { pool, metrics, api_key, trusted_proxies, trusted_origins, peers: None, shutdown }
     }
 
     /// Sets the client that requests from other nodes what only they know, such as the output of their instances.
@@ -71,6 +74,11 @@ impl Api {
         };
         let mut response = result.unwrap_or_else(|error| error.to_response(&request_id));
         response.headers_mut().insert(RequestId::HEADER, request_id.to_header_value());
+        if let Some(origin) = self.trusted_origins.button_origin(&head.headers) {
+            // The script of a site with a button may read the response.
+            response.headers_mut().insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin.clone());
+            response.headers_mut().append(header::VARY, HeaderValue::from_static("Origin"));
+        }
         if head.method == Method::HEAD {
             remove_body(&mut response);
         }
@@ -88,6 +96,9 @@ impl Api {
     async fn route(&self, path: Path<'_>, request: ApiRequest<'_>) -> Result<Response<Body>, ApiError> {
         if needs_api_key(request.head.uri.path()) {
             self.check_api_key(request.head)?;
+        }
+        if self.trusted_origins.is_cross_site(request.head) {
+            return refuse_cross_site(&request);
         }
         let method = match &request.head.method {
             &Method::HEAD => &Method::GET,
@@ -120,6 +131,14 @@ impl Api {
             (_, path) => Err(ApiError::MethodNotAllowed(path.allow())),
         }
     }
+}
+
+/// Refuses the request of another site, with a page if the client is a browser that shows one.
+fn refuse_cross_site(request: &ApiRequest<'_>) -> Result<Response<Body>, ApiError> {
+    if accepts_html(&request.head.headers) {
+        return Ok(response::html(StatusCode::FORBIDDEN, pages::cross_site(request.id.as_str())));
+    }
+    Err(ApiError::CrossSite)
 }
 
 fn parse_id(id: &str) -> Result<InstanceId, ApiError> {

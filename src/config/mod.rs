@@ -1,8 +1,8 @@
 //! The configuration: the settings of a server and its templates, read from environment variables and a TOML file.
 //!
-//! [`Config::load`] is a pure function of both texts and reports all errors at once. [`read()`] passes it the environment of
-//! this process and the text of the file. This folder only reads and reports: templates are types of `template/`, and the
-//! other settings are the structs that it defines.
+//! [`Config::load`] is a pure function of both texts and reports all errors at once. [`read()`] passes it the
+//! environment of this process and the text of the file. This folder only reads and reports: templates are types of
+//! `template/`, and the other settings are the structs that it defines.
 //!
 //! | file | what it reads |
 //! |---|---|
@@ -14,12 +14,13 @@
 //! | `ignored.rs` | variables without effect, with a warning |
 //! | `public_url.rs` `trusted_proxies.rs` `units.rs` | the notation of URLs, networks, times and sizes |
 //! | `default_template.rs` | the one template of a server without a file |
-//! | `template_file/` `template_app.rs` `template_hooks/` | the file of templates; `file_context.rs` is what its tables are read against |
+//! | `template_file/` `template_app.rs` `template_hooks/` | the file of templates |
+//! | `file_context.rs` | what the tables of that file are read against |
 //! | `toml_table.rs` | one table of that file, typed |
 //! | `errors.rs` | errors with their places and remedies |
 //!
-//! **A new variable or key of a template** needs a row in `docs/settings.md`, which a test compares with this code, and a
-//! line in `deployments/try-it-now.example.toml` if it is a key. A new hook also needs `template/hooks.rs`,
+//! **A new variable or key of a template** needs a row in `docs/settings.md`, which a test compares with this code, and
+//! a line in `deployments/try-it-now.example.toml` if it is a key. A new hook also needs `template/hooks.rs`,
 //! `pool/supply/hooks.rs` and `docs/hooks.md`.
 
 mod cluster;
@@ -52,7 +53,7 @@ pub use errors::{ConfigError, ConfigErrors};
 pub use host::HostSettings;
 pub use load::{Config, settings};
 pub use log::{LogFormat, LogSettings};
-pub use public_url::{PublicUrl, Scheme};
+pub use public_url::{Origin, PublicUrl, Scheme};
 pub use read::{read, read_host};
 pub use runtime::{RuntimeMode, RuntimeSettings};
 pub use server::{ServerSettings, TlsFiles};

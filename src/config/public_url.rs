@@ -31,12 +31,15 @@ pub struct PublicUrl {
     pub base_domain: String,
 }
 
-/// An `http` or `https` URL without a path, as in `PUBLIC_URL`.
+/// An `http` or `https` URL without a path, as in `PUBLIC_URL`: the origin of a web page.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Origin {
-    pub(super) scheme: Scheme,
-    pub(super) host: String,
-    pub(super) port: u16,
+pub struct Origin {
+    /// The scheme.
+    pub scheme: Scheme,
+    /// The host in lower case, IPv6 in brackets.
+    pub host: String,
+    /// The port, also where it is the scheme's own.
+    pub port: u16,
 }
 
 impl Scheme {
@@ -94,6 +97,11 @@ impl PublicUrl {
     /// Returns the host of an instance's URL with the port that the URL names, in the notation of a `Host` header.
     pub fn instance_authority(&self, id: &InstanceId) -> String {
         self.authority(&self.instance_host(id))
+    }
+
+    /// Returns the origin of the front page.
+    pub fn home_origin(&self) -> Origin {
+        Origin { scheme: self.scheme, host: self.home_host.clone(), port: self.port }
     }
 
     /// Returns the URL of the front page, which ends with a slash.
@@ -154,8 +162,8 @@ fn host_or_ipv4(text: &str) -> Option<String> {
     }
 }
 
-/// Returns a host name in lower case and without the last dot: DNS labels of letters, digits, dashes and underscores. `None`
-/// for an IP address, and for a name that browsers read as one because its last label is a number.
+/// Returns a host name in lower case and without the last dot: DNS labels of letters, digits, dashes and underscores.
+/// `None` for an IP address, and for a name that browsers read as one because its last label is a number.
 pub(super) fn host_name(text: &str) -> Option<String> {
     let name = text.strip_suffix('.').unwrap_or(text).to_ascii_lowercase();
     let is_label = |l: &str| {

@@ -21,6 +21,8 @@ pub struct ServerSettings {
     /// The host names and addresses, apart from the base domain, `localhost` and IP addresses, that the API
     /// answers: lower case, no port, IPv6 without brackets.
     pub api_hosts: BTreeSet<String>,
+    /// The other sites whose pages may acquire instances for their visitors.
+    pub button_origins: Vec<Origin>,
     /// The files for TLS; `None` serves without TLS.
     pub tls: Option<TlsFiles>,
     /// The peers whose forwarding headers are believed.
@@ -70,10 +72,13 @@ impl ServerSettings {
             }
         };
         let timeout = Duration::from_secs(30);
+        let button_origins =
+            env.list_if_set("BUTTON_ORIGINS", None, str::parse::<Origin>).unwrap_or_default();
         Self {
             listen: SocketAddr::new(host, port),
             public,
             api_hosts,
+            button_origins,
             tls,
             trusted_proxies: TrustedProxies(env.list(
                 "TRUSTED_PROXIES",

@@ -76,7 +76,7 @@ fn without_any_variable_everything_has_its_documented_default() {
 }
 
 /// Each variable of the original service, with its default there or a valid value.
-const DOCUMENTED: [(&str, &str); 44] = [
+const DOCUMENTED: [(&str, &str); 45] = [
     ("LOG_LEVEL", "info"),
     ("LOG_FORMAT", "json"),
     ("SERVER_HOST", "0.0.0.0"),
@@ -118,6 +118,7 @@ const DOCUMENTED: [(&str, &str); 44] = [
     ("MAX_CONNECTIONS", "10000"),
     ("SHUTDOWN_GRACE", "30s"),
     ("API_HOSTS", ""),
+    ("BUTTON_ORIGINS", ""),
     ("PUBLIC_URL", ""),
     ("TLS_CERT", ""),
     ("TLS_KEY", ""),
@@ -201,6 +202,7 @@ fn all_errors_are_reported_at_once() {
         ("TLS_CERT", "/c.pem"),
         ("BASE_DOMAIN", "10.0.0.1"),
         ("API_HOSTS", "a.example:80"),
+        ("BUTTON_ORIGINS", "market.example.org"),
         ("PUBLIC_URL", "apps.example.com"),
         ("TRUSTED_PROXIES", "10.0.0.0/8,all,none"),
         ("SERVER_READ_TIMEOUT", "30"),

@@ -20,7 +20,7 @@ use super::listener::{self, ListenerContext};
 use super::shutdown::{ProcessSignals, ShutdownSequence, StopSignal};
 use super::state_dir::NodeDir;
 use super::tls::{ServerTls, TlsError};
-use crate::api::Api;
+use crate::api::{Api, TrustedOrigins};
 use crate::clock::Clock;
 use crate::cluster::{self, Directory, Heartbeat, PeerClient, PeerTls};
 use crate::config::{self, Config};
@@ -90,7 +90,7 @@ pub async fn serve(config: Config, file: Option<PathBuf>, own_program: PathBuf) 
     let port = bound.port();
     let mut public_url = server.public;
     public_url.set_bound_port(port);
-    let home = public_url.home_url();
+    let (home, home_origin) = (public_url.home_url(), public_url.home_origin());
     let hosts = Arc::new(Hosts::new(&public_url.base_domain, server.api_hosts));
 
     // The node and its backends.
@@ -129,8 +129,10 @@ pub async fn serve(config: Config, file: Option<PathBuf>, own_program: PathBuf) 
     let peer_tls = tls.as_ref().filter(|_| is_clustered).map(|tls| PeerTls::new(tls.own_certificate()));
     let peer_tls = peer_tls.transpose().map_err(TlsError::from)?;
     let peers = PeerClient { directory: directory.clone(), tls: peer_tls.clone(), api_key: api_key.clone() };
+    let trusted_origins = TrustedOrigins { home: home_origin, button_origins: server.button_origins };
+    let trusted_proxies = server.trusted_proxies.clone();
     let api =
-        Api::new(pool.clone(), metrics.clone(), api_key, server.trusted_proxies.clone(), tunnels.clone());
+        Api::new(pool.clone(), metrics.clone(), api_key, trusted_proxies, trusted_origins, tunnels.clone());
     let api = Arc::new(if is_clustered { api.with_peer_client(peers) } else { api });
     let in_flight = InFlightRequests::default();
     let proxy = Proxy::new(proxy::ProxyParts {

@@ -145,7 +145,8 @@ async fn after_the_deadline_every_page_reports_it_and_offers_another_instance() 
     browser.screenshot("ended").await;
     let console = browser.console().await;
     assert!(console.iter().all(|said| said.contains("410")), "{console:?}");
-    browser.click("main button").await;
+    browser.click("main .button").await;
+    browser.click("#try-default").await;
     browser.element("#instance").await;
     assert_ne!(instance_id(&browser).await, mine);
     // The page of the app reports the end too.

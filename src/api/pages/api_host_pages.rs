@@ -76,6 +76,17 @@ pub(crate) fn template_not_found(request_id: &str) -> Page {
     .page()
 }
 
+/// Returns the page for a button on another site that this server does not know.
+pub(crate) fn cross_site(request_id: &str) -> Page {
+    Notice {
+        explanation: Html::markup(
+            "Its owner has to allow that first. Meanwhile you can start a copy from here yourself.",
+        ),
+        ..api_host_notice(Icon::Warning, "That button was on another site", request_id)
+    }
+    .page()
+}
+
 /// Returns the page for an internal error.
 pub(crate) fn internal_error(request_id: &str) -> Page {
     Notice {

@@ -9,8 +9,9 @@ use crate::instance::EndReason;
 const HOME_BUTTON: &str = r#"<a class="button" href="{{home}}" target="_top">See what you can try</a>"#;
 const HOME_LINK: &str = r#"<a class="quiet" href="{{home}}" target="_top">See all apps</a>"#;
 const RELOAD_BUTTON: &str = r#"<a class="button" href="">Reload</a>"#;
-const START_ANOTHER: &str = include_str!("instance_ended.html");
-const SUBMIT_ONCE_SCRIPT: &str = include_str!("submit_once.js");
+/// A link, not a form: a page on an instance's host is another site to the API, and may not act for the visitor.
+const START_ANOTHER: &str =
+    r#"<a class="button" href="{{home}}#template-{{template}}" target="_top">{{label}}</a>"#;
 
 /// Returns the page for a host that no instance has: 404.
 pub(crate) fn instance_not_found(home: &str, request_id: &str) -> Page {
@@ -69,7 +70,7 @@ pub(crate) fn instance_ended(reason: EndReason, template: &str, home: &str, requ
         ),
         Html::fill(HOME_LINK, &[("home", with_final_slash(home))]),
     ]);
-    Notice { actions, script: SUBMIT_ONCE_SCRIPT, has_forms: true, ..notice }.page()
+    Notice { actions, ..notice }.page()
 }
 
 /// Returns the page of an instance whose app does not respond (502), or not in time (504).

@@ -284,7 +284,8 @@ fn the_page_of_an_exhausted_pool_offers_a_retry_with_the_same_template() {
 fn the_page_of_an_ended_instance_offers_another_on_the_api_host() {
     let expired = instance_ended(EndReason::Expired, "shop", HOME, ID);
     assert!(html(&expired).contains("<h1>Your time with this copy is over</h1>"));
-    assert!(html(&expired).contains("method=\"post\" action=\"https://try.example:8443/try/shop\""));
+    assert!(html(&expired).contains("href=\"https://try.example:8443/#template-shop\" target=\"_top\""));
+    assert!(!html(&expired).contains("<form"), "another site's form is refused");
     let failed = instance_ended(EndReason::Failed, "", HOME, ID);
     assert!(html(&failed).contains("<h1>This copy stopped working</h1>"));
     assert!(!html(&failed).contains("<form"));

@@ -21,7 +21,7 @@ use super::super::http1_guard::ClientTimeouts;
 use super::super::listener::{self, ListenerContext};
 use super::super::shutdown::StopSignal;
 use super::super::tls::ServerTls;
-use crate::api::Api;
+use crate::api::{Api, TrustedOrigins};
 use crate::cli::sample_app;
 use crate::clock::Millis;
 use crate::cluster::{Directory, HOP_HEADER, PeerTls};
@@ -69,7 +69,10 @@ impl Node {
         let stop = StopSignal::new(is_stopping, tunnels.clone());
         // No proxy is trusted, not even this host, where the other node is.
         let trusted = TrustedProxies::default();
-        let api = Arc::new(Api::new(pool.clone(), metrics.clone(), None, trusted.clone(), tunnels));
+        let origins =
+            TrustedOrigins { home: "http://demo.test".parse().unwrap(), button_origins: Vec::new() };
+        let api = Api::new(pool.clone(), metrics.clone(), None, trusted.clone(), origins, tunnels);
+        let api = Arc::new(api);
         let proxy = Proxy::new(proxy::ProxyParts {
             hosts: Arc::new(Hosts::new("demo.test", [])),
             api: api.clone(),

@@ -50,6 +50,66 @@ async fn without_the_api_key_every_protected_call_is_refused() {
     }
 }
 
+/// Every call with an unsafe method, on known paths and one unknown path.
+const UNSAFE: [(&str, &str); 8] = [
+    ("POST", "/api/v1/demo/acquire"),
+    ("DELETE", "/api/v1/demo/default-aaaaaaaaaaaaaaaa"),
+    ("POST", "/api/v1/demo/default-aaaaaaaaaaaaaaaa/extend"),
+    ("POST", "/api/v1/nodes/node-aaaaaaaaaaaa/drain"),
+    ("DELETE", "/api/v1/nodes/node-aaaaaaaaaaaa/drain"),
+    ("POST", "/try/default"),
+    ("POST", "/end/default-aaaaaaaaaaaaaaaa"),
+    ("POST", "/nothing"),
+];
+
+#[tokio::test]
+async fn the_page_of_another_site_can_neither_acquire_nor_end_an_instance() {
+    let server = Server::start(&[]).await;
+    let before = server.stats().await;
+    let instance = format!("http://default-aaaaaaaaaaaaaaaa.localhost:{}", server.port);
+    let attacks: [&[(&str, &str)]; 6] = [
+        &[("sec-fetch-site", "cross-site"), ("origin", "https://evil.example")],
+        &[("sec-fetch-site", "same-site"), ("origin", &instance)],
+        &[("origin", "https://evil.example")],
+        // A visitor can run any script in an instance.
+        &[("origin", &instance)],
+        &[("origin", "null")],
+        &[("sec-fetch-site", "cross-site"), ("content-type", "text/plain")],
+    ];
+    for (method, path) in UNSAFE {
+        for headers in attacks {
+            let answer = server.request(method, path, headers, "").await;
+            answer.assert_error(403, "CROSS_SITE");
+            assert_eq!(answer.header("access-control-allow-origin"), "", "{method} {path} {headers:?}");
+        }
+    }
+    let browser = [("sec-fetch-site", "cross-site"), ("accept", "text/html")];
+    let page = server.request("POST", "/try/default", &browser, "").await;
+    assert_eq!(page.status, 403);
+    assert!(page.text().contains("another site"), "{}", page.text());
+    assert_eq!(server.stats().await, before, "nothing was acquired");
+}
+
+#[tokio::test]
+async fn a_site_with_a_button_may_acquire_and_read_the_answer() {
+    let origins = "https://market.example.org, http://plugins.example:8080";
+    let server = Server::start(&[("BUTTON_ORIGINS", origins)]).await;
+    let own = format!("http://localhost:{}", server.port);
+    for (origin, is_button) in [("https://market.example.org", true), (own.as_str(), false)] {
+        let site = if is_button { "cross-site" } else { "same-origin" };
+        let headers = [("origin", origin), ("sec-fetch-site", site)];
+        let answer = server.request("POST", "/api/v1/demo/acquire", &headers, "").await;
+        assert_eq!(answer.status, 200, "{origin}: {}", answer.text());
+        let readable = if is_button { origin } else { "" };
+        assert_eq!(answer.header("access-control-allow-origin"), readable);
+        let headers = [("origin", origin)];
+        let answer = server.request("POST", "/try/default", &headers, "").await;
+        assert_eq!(answer.status, 303, "{origin}: {}", answer.text());
+    }
+    let headers = [("origin", "https://plugins.example:8080"), ("sec-fetch-site", "cross-site")];
+    server.request("POST", "/api/v1/demo/acquire", &headers, "").await.assert_error(403, "CROSS_SITE");
+}
+
 #[tokio::test]
 async fn the_api_key_is_accepted_in_the_header_and_in_the_query() {
     let server = start().await;
