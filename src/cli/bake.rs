@@ -75,7 +75,8 @@ fn names(templates: &Templates, only: Option<&str>) -> Result<Vec<String>, Comma
     }
 }
 
-/// Bakes templates one after another until all are baked or `interrupted` completes. Ends all instances that it started.
+/// Bakes templates one after another until all are baked or `interrupted` completes. Ends all instances that it
+/// started.
 async fn bake_all(
     pool: &Arc<Pool>,
     names: Vec<String>,

@@ -30,8 +30,8 @@ struct Removed {
 
 /// Cleans the host and prints what was removed.
 ///
-/// **Trap.** In containerd it removes everything in the namespace of this program, also what other servers use that share
-/// the containerd.
+/// **Trap.** In containerd it removes everything in the namespace of this program, also what other servers use that
+/// share the containerd.
 pub(super) fn run() -> ExitCode {
     let host = match config::read_host() {
         Ok(host) => host,
@@ -53,8 +53,8 @@ pub(super) fn run() -> ExitCode {
 }
 
 /// Removes everything of this program from the host, in every mode: containers, processes, links and firewall tables,
-/// checkpoints, and the records in the state folder. Images and the names of nodes stay. A host that never ran containers
-/// needs no containerd.
+/// checkpoints, and the records in the state folder. Images and the names of nodes stay. A host that never ran
+/// containers needs no containerd.
 ///
 /// # Errors
 /// A server uses the state folder, or something cannot be removed.
@@ -90,8 +90,9 @@ fn remove_paths(nodes: &[NodeDir]) -> Result<Vec<PathBuf>, CommandError> {
     Ok(removed)
 }
 
-/// Returns the cgroups of all containers of this program: one below the root with version 2, or one in each hierarchy with
-/// version 1. The kernel refuses to remove a cgroup that still has containers, such as those of another containerd.
+/// Returns the cgroups of all containers of this program: one below the root with version 2, or one in each hierarchy
+/// with version 1. The kernel refuses to remove a cgroup that still has containers, such as those of another
+/// containerd.
 fn cgroups(root: &Path) -> Vec<PathBuf> {
     let hierarchies = fs::read_dir(root).into_iter().flatten().flatten().map(|entry| entry.path());
     let found = hierarchies.chain([root.to_owned()]).map(|hierarchy| hierarchy.join("try-it-now"));

@@ -48,9 +48,9 @@ pub(super) const BUILT_IN: Defaults = Defaults {
     rate_limit: RateLimits { hourly: 2, daily: 5 },
 };
 
-/// The pool settings of one level (environment or template), which override those of a weaker level. A size that is not set
-/// gives way to a smaller one above it, never the other way round: an operator who sets a small pool need not set all three
-/// sizes, and no pool exceeds a limit that was not raised.
+/// The pool settings of one level (environment or template), which override those of a weaker level. A size that is not
+/// set gives way to a smaller one above it, never the other way round: an operator who sets a small pool need not set
+/// all three sizes, and no pool exceeds a limit that was not raised.
 #[derive(Debug, Default)]
 pub(super) struct PoolOverrides {
     pub(super) target: Option<usize>,
@@ -147,8 +147,8 @@ impl LeaseTimes {
 }
 
 impl Defaults {
-    /// Returns the built-in defaults with the values of the environment. `has_containers` is `None` when `CONTAINER_MODE` is
-    /// invalid.
+    /// Returns the built-in defaults with the values of the environment. `has_containers` is `None` when
+    /// `CONTAINER_MODE` is invalid.
     pub(super) fn read(env: &mut Variables<'_>, has_containers: Option<bool>) -> Self {
         let lease_times = BUILT_IN.lease_times;
         let pool = read_pool(env, has_containers);

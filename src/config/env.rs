@@ -1,7 +1,8 @@
-//! Reads environment variables. An empty value counts as not set. An invalid value is reported and replaced by the default.
+//! Reads environment variables. An empty value counts as not set. An invalid value is reported and replaced by the
+//! default.
 //!
-//! [`Variables`] records the name, default and kind of each variable that it is asked for, so that the list of all settings
-//! follows from the code that reads them.
+//! [`Variables`] records the name, default and kind of each variable that it is asked for, so that the list of all
+//! settings follows from the code that reads them.
 
 use std::collections::BTreeMap;
 use std::fmt::{self, Display};
@@ -61,8 +62,8 @@ impl Display for SettingKind {
 
 /// Reads variables one after another, and collects errors and settings.
 ///
-/// Each method comes in two forms. The one named `..._if_set` returns `None` for a variable that is not set or invalid; its
-/// `default` is only recorded, because the caller combines the value with others first.
+/// Each method comes in two forms. The one named `..._if_set` returns `None` for a variable that is not set or invalid;
+/// its `default` is only recorded, because the caller combines the value with others first.
 pub(super) struct Variables<'e> {
     values: &'e Environment,
     settings: Vec<Setting>,
@@ -210,7 +211,8 @@ impl<'e> Variables<'e> {
         })
     }
 
-    /// Returns several values, separated by commas. Empty values are skipped, and invalid ones are reported and skipped.
+    /// Returns several values, separated by commas. Empty values are skipped, and invalid ones are reported and
+    /// skipped.
     pub(super) fn list_if_set<T, E: Display>(
         &mut self,
         name: &'static str,

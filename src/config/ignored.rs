@@ -7,8 +7,8 @@ use super::errors::nearest_name;
 const CHECKED_PREFIXES: [&str; 2] = ["POOL_", "RATE_LIMIT_"];
 
 /// Reads the variables of the original service that this program accepts but does not use. Their values are checked, so
-/// that an invalid one shows when it is written. `NATS_URL` is an error, because an operator who sets it counts on a queue
-/// that all nodes share.
+/// that an invalid one shows when it is written. `NATS_URL` is an error, because an operator who sets it counts on a
+/// queue that all nodes share.
 pub(super) fn read_unused(env: &mut Variables<'_>, warnings: &mut Vec<String>) {
     // The value is not shown, because such an address may contain a password.
     if env.text("NATS_URL").is_some() {
@@ -35,8 +35,8 @@ fn stream_name(text: &str) -> Result<(), &'static str> {
     if is_valid { Ok(()) } else { Err("write letters, digits, dashes and underscores") }
 }
 
-/// Returns a warning for each unknown variable whose name is nearly that of a variable about sizes or limits. `env` has read
-/// all variables.
+/// Returns a warning for each unknown variable whose name is nearly that of a variable about sizes or limits. `env` has
+/// read all variables.
 pub(super) fn misspelt(env: &Variables<'_>) -> Vec<String> {
     let is_checked = |name: &str| CHECKED_PREFIXES.iter().any(|prefix| name.starts_with(prefix));
     let known: Vec<&str> =

@@ -107,8 +107,9 @@ impl FromEnvironment {
 }
 
 impl Config {
-    /// Reads the configuration from environment variables and, if there is one, from a file of templates, given as its path
-    /// and text. `own_program` is the path of this program, which a command of a template may name as `try-it-now`.
+    /// Reads the configuration from environment variables and, if there is one, from a file of templates, given as its
+    /// path and text. `own_program` is the path of this program, which a command of a template may name as
+    /// `try-it-now`.
     ///
     /// # Errors
     /// All errors of both, in the order of reading.

@@ -11,9 +11,9 @@ use super::runtime::{RuntimeMode, RuntimeSettings};
 use super::server::ServerSettings;
 use crate::template::ImageRef;
 
-/// Reads the configuration of this process, and the file of templates if one is named. A later call reads the file again.
-/// `own_program` is the path of this program, which the caller determines once: after an upgrade of the program's file the
-/// system no longer knows it.
+/// Reads the configuration of this process, and the file of templates if one is named. A later call reads the file
+/// again. `own_program` is the path of this program, which the caller determines once: after an upgrade of the
+/// program's file the system no longer knows it.
 ///
 /// # Errors
 /// All errors at once, among them files and folders that do not exist.
@@ -66,14 +66,14 @@ fn environment() -> Environment {
         .collect()
 }
 
-/// Returns the absolute path of a file and its text. The path is absolute because templates name folders relative to it, which
-/// must not depend on the working directory.
+/// Returns the absolute path of a file and its text. The path is absolute because templates name folders relative to
+/// it, which must not depend on the working directory.
 fn read_file(path: &Path) -> io::Result<(PathBuf, String)> {
     Ok((absolute(path)?, std::fs::read_to_string(path)?))
 }
 
-/// Returns an error for each file and folder that the configuration names and that cannot be read. `file` is the file of
-/// templates.
+/// Returns an error for each file and folder that the configuration names and that cannot be read. `file` is the file
+/// of templates.
 fn missing_files(config: &Config, file: Option<&Path>) -> Vec<ConfigError> {
     let mut missing = tls_files(&config.server);
     missing.extend(registry_logins(&config.runtime));

@@ -214,8 +214,8 @@ impl<'t> TomlTable<'t> {
         })
     }
 
-    /// Returns a table of texts. `problem` says what is wrong with a pair, if anything. Values are not shown in errors, because
-    /// they may be secrets.
+    /// Returns a table of texts. `problem` says what is wrong with a pair, if anything. Values are not shown in errors,
+    /// because they may be secrets.
     pub(super) fn pairs(
         &mut self,
         key: &'static str,

@@ -8,7 +8,8 @@ use ipnet::IpNet;
 
 /// A network of IP addresses, or one address. A network of one family contains no address of the other, except that an
 /// IPv4-mapped IPv6 address (`::ffff:a.b.c.d`) counts as the IPv4 address that it maps.
-// Bits beyond the prefix are zero, and an IPv4-mapped network is stored as IPv4, so that equal networks are equal values.
+// Bits beyond the prefix are zero, and an IPv4-mapped network is stored as IPv4, so that equal networks are equal
+// values.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct TrustedNetwork(IpNet);
 
@@ -79,8 +80,8 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    /// The bits of an address, shifted to the top so that a prefix counts from the same end in both families, and how many
-    /// there are.
+    /// The bits of an address, shifted to the top so that a prefix counts from the same end in both families, and how
+    /// many there are.
     fn bits(address: IpAddr) -> (u128, u8) {
         match address {
             IpAddr::V4(v4) => (u128::from(v4.to_bits()) << 96, 32),

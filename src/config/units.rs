@@ -10,8 +10,8 @@ pub(super) const SIZE_RULE: &str = "write a size such as 512M or 1G (K, M, G and
 /// The longest time that a setting may have. No setting needs more, and sums of such times cannot overflow.
 const MAX_DURATION: Duration = Duration::from_secs(366 * 24 * 3600);
 
-/// Reads a time: `250ms`, `30s`, `10m`, `1h`, `7d` and sums such as `1h30m`, the larger unit first. `0` needs no unit. A time
-/// is at most 366 days.
+/// Reads a time: `250ms`, `30s`, `10m`, `1h`, `7d` and sums such as `1h30m`, the larger unit first. `0` needs no unit.
+/// A time is at most 366 days.
 pub fn parse_duration(text: &str) -> Option<Duration> {
     if text == "0" {
         return Some(Duration::ZERO);

@@ -17,22 +17,25 @@
 //! | transition | from -> to | what it means | method |
 //! |---|---|---|---|
 //! | insert | -> `warming` | A node begins to make the instance. | [`Instance::warming`] |
-//! | offer | `warming` -> `ready` | The app answers its ready check; visitors may get the instance. | [`Instance::offered`] |
+//! | offer | `warming` -> `ready` | The app answers; visitors may get the instance. | [`Instance::offered`] |
 //! | claim | `ready` -> `assigned` | One visitor gets the instance, and the lease begins. | [`Instance::assigned`] |
-//! | undo claim | `assigned` -> `ready` | No byte of the claim's answer was sent; another visitor may get the instance. | [`Instance::claim_undone`] |
+//! | undo claim | `assigned` -> `ready` | No byte of the claim's answer was sent. | [`Instance::claim_undone`] |
 //! | extend | `assigned` -> `assigned` | The deadline moves forward. | [`Instance::extended`] |
 //! | expire | `assigned` -> `expired` | The deadline has come. | [`Instance::expired`] |
 //! | lapse | `assigned` -> `expired` | The claim was not confirmed in time. | [`Instance::claim_lapsed`] |
 //! | fail | `assigned` -> `expired` | The app died before the deadline. | [`Instance::failed`] |
 //! | fail | `warming`, `ready` -> gone | The app died before a visitor had it. | [`Instance::failed`] |
-//! | evict | `assigned` -> `expired` | The instance's node is gone: the rule of fail, for all instances of the node. | [`Instance::evicted`] |
+//! | evict | `assigned` -> `expired` | The instance's node is gone. | [`Instance::evicted`] |
 //! | evict | `warming`, `ready` -> gone | The instance's node is gone. | [`Instance::evicted`] |
 //! | release | `assigned` -> gone | The visitor ends the lease early. | [`Instance::may_be_released`] |
-//! | retire | `warming`, `ready` -> gone | The pool removes an unused instance: to shrink, to stop, or because its template changed. | [`Instance::may_be_retired`] |
+//! | retire | `warming`, `ready` -> gone | The pool removes an unused instance. | [`Instance::may_be_retired`] |
 //! | forget | `expired` -> gone | [`RETENTION`] has passed since the end. | [`Instance::may_be_forgotten`] |
 //!
 //! Why an assigned instance expired is kept as [`EndReason`]: each reason has its own page. The API has two names for
 //! them, see [`EndReason::name`].
+//!
+//! An instance whose claim was undone may be assigned to another visitor. Evict ends all instances of a node by the same
+//! rules as fail. The pool retires instances to shrink, to stop, or because their template changed.
 //!
 //! "Gone" is no state: the record is deleted. A visitor of an expired instance gets 410, one of an instance that is
 //! gone gets 404.

@@ -14,11 +14,11 @@ pub struct App {
     /// The image that containers are made from; `None` for an app that is a command on this host.
     pub image: Option<ImageRef>,
     /// Program and arguments. A program without a slash is looked up in `PATH`; a relative path is resolved in the
-    /// instance's working directory. With an image, a command replaces both the image's entrypoint and its arguments, and
-    /// an empty command means the image's own. Without an image, the command is never empty.
+    /// instance's working directory. With an image, a command replaces both the image's entrypoint and its arguments,
+    /// and an empty command means the image's own. Without an image, the command is never empty.
     pub command: Vec<String>,
-    /// The port that the app listens on inside its container. 0 without an image, because then each instance gets its own
-    /// port in `PORT`.
+    /// The port that the app listens on inside its container. 0 without an image, because then each instance gets its
+    /// own port in `PORT`.
     pub port: u16,
     /// Additional environment variables.
     pub env: BTreeMap<String, String>,

@@ -108,8 +108,8 @@ impl fmt::Display for Destination {
     }
 }
 
-/// Returns whether a text is a DNS name: labels of letters, digits, dashes and underscores. The last label is no number,
-/// because such a text is part of an address.
+/// Returns whether a text is a DNS name: labels of letters, digits, dashes and underscores. The last label is no
+/// number, because such a text is part of an address.
 fn is_name(text: &str) -> bool {
     let label = |label: &str| {
         let is_valid = label.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_');
@@ -190,8 +190,8 @@ impl Default for EgressSettings {
 }
 
 impl EgressSettings {
-    /// Returns the first of this host's routes that overlaps with the range, as network and link. `routes` is the text of
-    /// `/proc/net/route`. The links of instances and the default route do not count.
+    /// Returns the first of this host's routes that overlaps with the range, as network and link. `routes` is the text
+    /// of `/proc/net/route`. The links of instances and the default route do not count.
     pub fn conflicting_route(&self, routes: &str) -> Option<(Ipv4Network, String)> {
         let number = |text: &str| u32::from_str_radix(text, 16).ok().map(|n| Ipv4Addr::from(n.to_ne_bytes()));
         routes.lines().skip(1).find_map(|line| {

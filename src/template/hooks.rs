@@ -20,15 +20,15 @@ pub struct Hooks {
     /// The random texts: the name of the placeholder and the number of characters. Each instance has its own texts, and
     /// all hooks of an instance see the same ones.
     ///
-    /// The texts are not stored. They are derived from the instance's id and a secret: the node's `secret` file with the
-    /// embedded store, else the secret that all nodes share. Without that secret no instance can be made.
+    /// The texts are not stored. They are derived from the instance's id and a secret: the node's `secret` file with
+    /// the embedded store, else the secret that all nodes share. Without that secret no instance can be made.
     pub random: BTreeMap<String, usize>,
     /// Files in the instance's writable layer. They exist before its first process runs.
     pub files: Vec<FileHook>,
     /// Requests to the app and commands in the instance, once the app answers.
     pub calls: HookCalls,
-    /// Requests and commands after the warm-up of a bake, before the checkpoint is made; and after the warm-up of each cold
-    /// start.
+    /// Requests and commands after the warm-up of a bake, before the checkpoint is made; and after the warm-up of each
+    /// cold start.
     pub bake: HookCalls,
     /// What the visitor logs in with. The API and the front page show it.
     pub credentials: Option<TemplateText>,
@@ -85,8 +85,8 @@ pub struct ExecHook {
     pub timeout: Duration,
 }
 
-/// A text with placeholders: names of capital letters, digits and underscores in braces, such as `{INSTANCE_URL}`. Other
-/// braces are plain characters, and so are braces after a `$`, which a shell may interpret.
+/// A text with placeholders: names of capital letters, digits and underscores in braces, such as `{INSTANCE_URL}`.
+/// Other braces are plain characters, and so are braces after a `$`, which a shell may interpret.
 ///
 /// Its `Debug` does not show the text, because an operator may have written a secret.
 #[derive(Clone, Default, PartialEq, Eq, Serialize)]
@@ -111,8 +111,8 @@ impl TemplateText {
         }
     }
 
-    /// Returns the text with each placeholder replaced by its `value`. A placeholder without a value stays as it is. Values
-    /// are not searched for placeholders.
+    /// Returns the text with each placeholder replaced by its `value`. A placeholder without a value stays as it is.
+    /// Values are not searched for placeholders.
     pub fn fill<'v>(&self, value: impl Fn(&str) -> Option<&'v str>) -> String {
         let mut filled = String::with_capacity(self.0.len());
         let mut done = 0;

@@ -25,8 +25,8 @@ const MAX_TAG_LENGTH: usize = 128;
 const RULE: &str = "write a reference such as wordpress:6, ghcr.io/you/app@sha256:..., or oci: and the path of an \
                     OCI archive";
 
-/// Where an app's image comes from. Equal values name the same tag, digest or archive; the content of a tag or an archive
-/// may still change.
+/// Where an app's image comes from. Equal values name the same tag, digest or archive; the content of a tag or an
+/// archive may still change.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize)]
 pub enum ImageRef {
     /// An OCI archive (a tar file) on this host.

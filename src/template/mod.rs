@@ -74,8 +74,8 @@ pub struct Template {
     pub revision: u64,
 }
 
-/// Returns the fingerprint for [`Template::revision`]: FNV-1a over the JSON of what instances are made from. The same build
-/// gives the same number after a restart.
+/// Returns the fingerprint for [`Template::revision`]: FNV-1a over the JSON of what instances are made from. The same
+/// build gives the same number after a restart.
 pub fn revision(app: &App, ready: &ReadyCheck, warm_up: &[String], hooks: &Hooks) -> u64 {
     fnv1a(&serde_json::to_vec(&(app, ready, warm_up, hooks)).expect("a checked template's paths are UTF-8"))
 }

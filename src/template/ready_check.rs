@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-/// How readiness is checked: `GET path` is repeated until the answer has the expected status and text. Redirects are not
-/// followed. Its JSON is part of the template's [revision](super::Template::revision).
+/// How readiness is checked: `GET path` is repeated until the answer has the expected status and text. Redirects are
+/// not followed. Its JSON is part of the template's [revision](super::Template::revision).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct ReadyCheck {
     /// Path and query; begins with a slash.

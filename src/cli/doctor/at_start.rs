@@ -10,11 +10,7 @@ use crate::telemetry::task;
 
 /// Checks the host in the background if instances are containers, which need much of the host. Problems are logged with
 /// their remedies. The server starts in any case, and does what it can.
-pub(in crate::cli) fn check_in_background(
-    config: &Config,
-    store: Option<Arc<dyn Store>>,
-    baked: Vec<Checkpoint>,
-) {
+pub(crate) fn check_in_background(config: &Config, store: Option<Arc<dyn Store>>, baked: Vec<Checkpoint>) {
     if config.runtime.mode != RuntimeMode::Containerd {
         return;
     }

@@ -76,8 +76,8 @@ pub(super) fn text(results: &[CheckResult]) -> String {
     text
 }
 
-/// Returns the results as JSON: an array of objects with `check`, `verdict` (`ok`, `warning`, `failed`), `found` and `remedy`
-/// (a text or null).
+/// Returns the results as JSON: an array of objects with `check`, `verdict` (`ok`, `warning`, `failed`), `found` and
+/// `remedy` (a text or null).
 pub(super) fn json(results: &[CheckResult]) -> String {
     serde_json::to_string_pretty(results).expect("it has texts only") + "\n"
 }

@@ -17,8 +17,8 @@ const CONNECT_DEADLINE: Duration = Duration::from_secs(5);
 /// The oldest supported version: the first that pulls images by itself, with its transfer service.
 const MIN_VERSION: (u32, u32) = (1, 7);
 
-/// Checks the containerd at `address`. `needed` says whether the configured mode uses it. Also returns what is known of its
-/// process.
+/// Checks the containerd at `address`. `needed` says whether the configured mode uses it. Also returns what is known of
+/// its process.
 pub(super) async fn check(address: &Path, needed: bool) -> (Vec<CheckResult>, ContainerdProcess) {
     let connected = match timeout(CONNECT_DEADLINE, UnixStream::connect(address)).await {
         Ok(connected) => connected,

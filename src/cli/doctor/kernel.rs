@@ -58,7 +58,8 @@ pub(super) fn judge_release(release: &str) -> CheckResult {
     }
 }
 
-/// Returns the effective capabilities of a process, or of this process without a `pid`; `None` when they cannot be read.
+/// Returns the effective capabilities of a process, or of this process without a `pid`; `None` when they cannot be
+/// read.
 pub(super) fn capabilities(pid: Option<i32>) -> Option<Capabilities> {
     let process = pid.map_or_else(|| "self".to_owned(), |pid| pid.to_string());
     Capabilities::parse(&fs::read_to_string(format!("/proc/{process}/status")).ok()?)

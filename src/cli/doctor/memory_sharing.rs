@@ -18,7 +18,8 @@ pub(super) fn judge_tracing(tried: io::Result<()>) -> CheckResult {
     }
 }
 
-/// Returns a result for each different outcome of baking a template on this host. Several servers may have different ones.
+/// Returns a result for each different outcome of baking a template on this host. Several servers may have different
+/// ones.
 pub(super) fn judge(template: &Template, baked: &[Checkpoint]) -> Vec<CheckResult> {
     const CHECK: &str = "shared memory";
     let name = &template.name;

@@ -1,7 +1,8 @@
 //! `doctor`: checks the host and prints a fix for each problem.
 //!
-//! Each file checks one thing: one function reads the host, and another one judges what was read. `check_result.rs` is the
-//! result of a check and its output, `tool.rs` runs external tools, and `at_start.rs` runs all checks when a server starts.
+//! Each file checks one thing: one function reads the host, and another one judges what was read. `check_result.rs` is
+//! the result of a check and its output, `tool.rs` runs external tools, and `at_start.rs` runs all checks when a server
+//! starts.
 //!
 //! **A check must have a deadline and change nothing**, because the checks also run at each start of a server.
 
@@ -50,9 +51,9 @@ pub(super) fn run(file: Option<&Path>, as_json: bool) -> ExitCode {
     if mode_works(&results) { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
-/// Checks the host for what `config` needs, and changes nothing. What only another mode needs is a warning at most. Takes
-/// seconds at most, because every tool and every connection has a deadline. `store` is the store that nodes share, if one is
-/// configured, and `baked` are the checkpoints on this host.
+/// Checks the host for what `config` needs, and changes nothing. What only another mode needs is a warning at most.
+/// Takes seconds at most, because every tool and every connection has a deadline. `store` is the store that nodes
+/// share, if one is configured, and `baked` are the checkpoints on this host.
 async fn check_host(
     config: &Config,
     store: Option<Arc<dyn Store>>,

@@ -70,7 +70,8 @@ impl EntryStore {
     /// Adds an entry: it is saved first, and then visible to readers and subscribers.
     ///
     /// # Errors
-    /// The file cannot be written, and the book is unchanged; or it was not written in time, and the entry may appear later.
+    /// The file cannot be written, and the book is unchanged; or it was not written in time, and the entry may appear
+    /// later.
     pub(super) async fn sign(
         self: &Arc<Self>,
         draft: EntryDraft,
@@ -79,7 +80,8 @@ impl EntryStore {
         let lock = Arc::clone(&self.write_lock).lock_owned();
         let lock = timeout(SAVE_DEADLINE, lock).await.map_err(|_| SignError::Late)?;
         let store = Arc::clone(self);
-        // The lock moves to the thread that writes: a request that is abandoned must not let the next write overtake this one.
+        // The lock moves to the thread that writes: a request that is abandoned must not let the next write overtake
+        // this one.
         let write = tokio::task::spawn_blocking(move || {
             let _lock = lock;
             let mut next = GuestBook::clone(&store.book());
@@ -98,8 +100,8 @@ impl EntryStore {
     }
 }
 
-/// Replaces `file` in one step, so that a reader and a crash leave the old book or the new one. There is no fsync: a killed
-/// process loses nothing, and an instance does not survive a power failure.
+/// Replaces `file` in one step, so that a reader and a crash leave the old book or the new one. There is no fsync: a
+/// killed process loses nothing, and an instance does not survive a power failure.
 fn save(file: &Path, bytes: &[u8]) -> io::Result<()> {
     let mut draft = file.as_os_str().to_owned();
     draft.push(".tmp");

@@ -102,8 +102,8 @@ impl BookEntry {
         (hash ^ (hash >> 16)) % BADGE_COLOURS
     }
 
-    /// Returns the entry as clients see it. It includes `initial` and `tone`, so that the page's script need not know the rules
-    /// for them.
+    /// Returns the entry as clients see it. It includes `initial` and `tone`, so that the page's script need not know
+    /// the rules for them.
     pub(super) fn view(&self) -> Value {
         json!({
             "id": self.id, "name": self.name, "text": self.text, "at": self.at.rfc3339(),

@@ -17,12 +17,13 @@ use super::router;
 use super::settings::Settings;
 use crate::telemetry::task;
 
-/// The time for a request's head, in which hyper includes the idle time before it. It is longer than any proxy keeps an idle
-/// connection, so that this side never closes a connection just as a request is sent on it.
+/// The time for a request's head, in which hyper includes the idle time before it. It is longer than any proxy keeps an
+/// idle connection, so that this side never closes a connection just as a request is sent on it.
 const HEAD_DEADLINE: Duration = Duration::from_secs(150);
 /// The bytes that a connection may buffer. Dozens of these apps run at the same time.
 const CONNECTION_BUFFER: usize = 64 * 1024;
-/// The pause after a failed accept, which would otherwise fail again at once. The usual reason is a lack of descriptors.
+/// The pause after a failed accept, which would otherwise fail again at once. The usual reason is a lack of
+/// descriptors.
 const ACCEPT_BACKOFF: Duration = Duration::from_millis(50);
 
 /// Runs the sample app with the settings of the environment. Returns the exit status.

@@ -183,8 +183,8 @@ async fn send(socket: &mut Socket, message: Message) -> bool {
     matches!(timeout(SEND_DEADLINE, socket.send(message)).await, Ok(Ok(())))
 }
 
-/// Sends the reason, then reads what the client has sent already: closing a connection with unread bytes resets it, and the
-/// reason would be lost.
+/// Sends the reason, then reads what the client has sent already: closing a connection with unread bytes resets it, and
+/// the reason would be lost.
 async fn close(mut socket: Socket, frame: CloseFrame) {
     let closing = async {
         if socket.send(Message::Close(Some(frame))).await.is_ok() {

@@ -1,8 +1,8 @@
 //! The built-in sample app: a guest book, one for each instance.
 //!
 //! It is what a first click opens, and what tests send their traffic to: besides the page it has a live socket,
-//! server-sent events, streams of any length in both directions, and a view of a request as it arrived. It trusts its proxy
-//! and has no login.
+//! server-sent events, streams of any length in both directions, and a view of a request as it arrived. It trusts its
+//! proxy and has no login.
 //!
 //! ```text
 //! listener ── router ── page, html        GET /            the page, readable and usable without JavaScript

@@ -91,7 +91,7 @@ function finish() {
   ended = true;
   if (socket) socket.close();
   el("send").disabled = true;
-  el("problem").textContent = "The time of this demo is over. Thank you for trying it!";
+  el("problem").textContent = "Your time with this app is over. Thank you for trying it!";
   status("ended", "Ended");
 }
 

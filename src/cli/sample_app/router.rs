@@ -55,8 +55,8 @@ fn entries(app: &SampleApp, headers: &HeaderMap) -> Value {
     })
 }
 
-/// Adds an entry. A browser's form gets a 303 to the page, or the page with the problem and the typed text. A client that
-/// accepts JSON gets the entry, or `{"error", "field"}`.
+/// Adds an entry. A browser's form gets a 303 to the page, or the page with the problem and the typed text. A client
+/// that accepts JSON gets the entry, or `{"error", "field"}`.
 async fn sign(app: &Arc<SampleApp>, request: Request<Incoming>) -> AppResponse {
     let (head, body) = request.into_parts();
     let wants_json = has(&head.headers, ACCEPT, "application/json");

@@ -15,8 +15,8 @@ pub(crate) struct Settings {
     pub(crate) url: String,
     /// `INSTANCE_HOST`: the instance's host name.
     pub(crate) instance_host: String,
-    /// `INSTANCE_FILES`: a folder with the files `id`, `url` and `host`, which win over the three variables. A restored instance
-    /// has the environment of the process that was baked, but its own files.
+    /// `INSTANCE_FILES`: a folder with the files `id`, `url` and `host`, which win over the three variables. A restored
+    /// instance has the environment of the process that was baked, but its own files.
     pub(crate) files: Option<PathBuf>,
     /// The guest book's file: `guestbook.json` in the working directory.
     pub(crate) data_file: PathBuf,
@@ -42,7 +42,8 @@ impl Settings {
         if invalid.is_empty() { read } else { Err(SettingsError(invalid)) }
     }
 
-    /// Reads the settings as [`Settings::from_env`] does, from any source of variables. An empty variable counts as not set.
+    /// Reads the settings as [`Settings::from_env`] does, from any source of variables. An empty variable counts as not
+    /// set.
     ///
     /// # Errors
     /// `PORT` is missing or no port number.

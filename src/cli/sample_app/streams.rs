@@ -21,8 +21,8 @@ const MAX_UPLOAD_PAUSE: Duration = Duration::from_secs(60);
 
 /// Byte `n` of a download is `n % PERIOD`. A prime number, so that a lost, repeated or moved piece shows.
 const PERIOD: usize = 251;
-/// One piece of a download. Its length is a whole number of periods, so that every piece begins with the pattern's first
-/// byte, and about 64 KiB.
+/// One piece of a download. Its length is a whole number of periods, so that every piece begins with the pattern's
+/// first byte, and about 64 KiB.
 static PIECE: [u8; PERIOD * 261] = {
     let mut piece = [0; PERIOD * 261];
     let mut n = 0;
@@ -33,7 +33,8 @@ static PIECE: [u8; PERIOD * 261] = {
     piece
 };
 
-/// Answers `GET /download?bytes=N[&chunked=1]`: N bytes of the pattern, with a length unless the client wants it chunked.
+/// Answers `GET /download?bytes=N[&chunked=1]`: N bytes of the pattern, with a length unless the client wants it
+/// chunked.
 pub(super) fn download(query: Option<&str>) -> AppResponse {
     let query = query.unwrap_or_default();
     let wanted = field(query, "bytes").ok().flatten().and_then(|text| text.parse::<u64>().ok());
@@ -73,7 +74,8 @@ pub(super) async fn upload(mut body: Incoming) -> AppResponse {
     }
 }
 
-/// Returns the XOR of all bytes. It takes eight bytes at a time, because a test sends gigabytes through unoptimised builds.
+/// Returns the XOR of all bytes. It takes eight bytes at a time, because a test sends gigabytes through unoptimised
+/// builds.
 fn xor(data: &[u8]) -> u8 {
     let (words, rest) = data.as_chunks::<8>();
     let wide = words.iter().fold(0, |sum, word| sum ^ u64::from_ne_bytes(*word));
