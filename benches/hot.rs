@@ -23,7 +23,7 @@ use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_mai
 use parking_lot::Mutex;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
-use try_it_now::api::{Api, TrustedOrigins};
+use try_it_now::api::{Api, ApiKey, TrustedOrigins};
 use try_it_now::clock::{Clock, Millis};
 use try_it_now::config::{PublicUrl, Scheme, TrustedProxies};
 use try_it_now::instance::{ClaimToken, Endpoint, Instance, InstanceId, NodeId, RateLimits, TemplateName};
@@ -284,7 +284,8 @@ fn acquire(c: &mut Criterion) {
         let origins =
             TrustedOrigins { home: "http://localhost".parse().unwrap(), button_origins: Vec::new() };
         let trusted = TrustedProxies::default();
-        let api = Api::new(pool, metrics, None, trusted, origins, CancellationToken::new());
+        let key = ApiKey { secret: Secret::new("key"), is_required: false };
+        let api = Api::new(pool, metrics, key, trusted, origins, CancellationToken::new());
         let request = http::Request::post("/api/v1/demo/acquire")
             .header("host", "demo.example.com:8080")
             .header("user-agent", "bench")

@@ -8,7 +8,7 @@
 //! ones in `Origin`. A request with neither does not come from a page.
 
 use http::request::Parts;
-use http::{HeaderMap, HeaderName, HeaderValue, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, header};
 
 use crate::config::Origin;
 use crate::request::authority;
@@ -44,6 +44,14 @@ impl TrustedOrigins {
             Some(_) => true,
             None => origin.is_some_and(|origin| !self.is_own(origin, head)),
         }
+    }
+
+    /// Returns whether a browser asks if the script of a site with a button may send a request that is not simple, such
+    /// as one with an instance's token.
+    pub(super) fn is_preflight(&self, head: &Parts) -> bool {
+        head.method == Method::OPTIONS
+            && head.headers.contains_key(header::ACCESS_CONTROL_REQUEST_METHOD)
+            && self.button_origin(&head.headers).is_some()
     }
 
     /// Returns the `Origin` of a request if that is one of `BUTTON_ORIGINS`.

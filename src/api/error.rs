@@ -31,6 +31,9 @@ pub enum ApiError {
     /// The API key is wrong or missing.
     #[error("unauthorized")]
     Unauthorized,
+    /// The instance's token is missing, or is another instance's.
+    #[error("this needs the instance's token")]
+    Forbidden,
     /// The page of another website sent an unsafe request.
     #[error("requests from other sites are refused")]
     CrossSite,
@@ -95,7 +98,7 @@ impl ApiError {
             E::InvalidRequest(_) | E::MalformedHead | E::MaxTtlExceeded(_) => StatusCode::BAD_REQUEST,
             E::Timeout => StatusCode::REQUEST_TIMEOUT,
             E::Unauthorized => StatusCode::UNAUTHORIZED,
-            E::CrossSite => StatusCode::FORBIDDEN,
+            E::CrossSite | E::Forbidden => StatusCode::FORBIDDEN,
             E::NotFound(_) => StatusCode::NOT_FOUND,
             E::MethodNotAllowed(_) => StatusCode::METHOD_NOT_ALLOWED,
             E::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
@@ -122,6 +125,7 @@ impl ApiError {
             E::MaxTtlExceeded(_) => "MAX_TTL_EXCEEDED",
             E::Unauthorized => "UNAUTHORIZED",
             E::CrossSite => "CROSS_SITE",
+            E::Forbidden => "FORBIDDEN",
             E::NotFound(_) => "NOT_FOUND",
             E::MethodNotAllowed(_) => "METHOD_NOT_ALLOWED",
             E::TooLarge => "TOO_LARGE",
@@ -145,6 +149,10 @@ impl ApiError {
             ApiError::MaxTtlExceeded(max) => {
                 Some(format!("at most {} minutes from assignment", max.as_secs() / 60))
             }
+            ApiError::Forbidden => Some(
+                "send the token from the answer to the acquire in the header X-Instance-Token, or the API key"
+                    .to_owned(),
+            ),
             ApiError::CrossSite => {
                 Some("a site with a button of its own belongs into BUTTON_ORIGINS".to_owned())
             }

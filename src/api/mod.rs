@@ -8,7 +8,7 @@
 //! | `path.rs` | every path: how it is parsed, its pattern in logs and metrics, its methods, its protection |
 //! | `router.rs` | [`Api`], and the flat match from method and path to an endpoint |
 //! | `request.rs` | a request as an endpoint sees it: JSON body, query parameters, `Accept` |
-//! | `api_key.rs` | the check of the API key |
+//! | `access.rs` | who may do what: the API key, and the tokens of instances |
 //! | `cross_site.rs` | the check that another website does not act in a visitor's name |
 //! | `endpoints/` | one endpoint a file |
 //! | `error.rs` | [`ApiError`]: the only map from errors to status, code, text and headers |
@@ -23,7 +23,7 @@
 //! its [`Body`]. The engine that sends the response takes it out and reports how far the response got. A delivery that
 //! is dropped in the body undoes the claim, so an engine that ignores it never assigns an instance.
 
-mod api_key;
+mod access;
 mod body;
 mod cross_site;
 mod endpoints;
@@ -35,6 +35,7 @@ mod request;
 mod response;
 mod router;
 
+pub use access::{ApiKey, INSTANCE_TOKEN_HEADER};
 pub use body::Body;
 pub use cross_site::TrustedOrigins;
 pub use error::ApiError;

@@ -75,6 +75,11 @@ impl<'a> Path<'a> {
         }
     }
 
+    /// Returns whether only the operator may call the path.
+    pub(super) fn is_operators(&self) -> bool {
+        matches!(self, Path::Metrics | Path::Nodes | Path::Drain(_))
+    }
+
     /// Returns the methods that the path supports, as the value of an `Allow` header.
     pub(super) fn allow(&self) -> &'static str {
         match self {
@@ -86,7 +91,7 @@ impl<'a> Path<'a> {
     }
 }
 
-/// Returns whether a raw path needs the API key, even if it is no path of [`Path`].
+/// Returns whether a raw path needs the API key where `API_KEY` is set, even if it is no path of [`Path`].
 pub(super) fn needs_api_key(path: &str) -> bool {
     path == "/metrics" || path.starts_with("/api/v1/")
 }

@@ -9,8 +9,9 @@ use http::{HeaderValue, Method, Response, StatusCode, header};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use super::access::ApiKey;
 use super::cross_site::TrustedOrigins;
-use super::path::{Path, needs_api_key};
+use super::path::Path;
 use super::request::{ApiRequest, accepts_html};
 use super::{ApiError, Body, pages, response};
 use crate::cluster::PeerClient;
@@ -19,13 +20,12 @@ use crate::instance::InstanceId;
 use crate::pool::Pool;
 use crate::request::{ClientAddr, RequestId};
 use crate::telemetry::{HostKind, Metrics, RequestRecord};
-use crate::template::Secret;
 
 /// Handles every request whose host is not an instance's.
 pub struct Api {
     pub(super) pool: Arc<Pool>,
     pub(super) metrics: Arc<Metrics>,
-    pub(super) api_key: Option<Secret>,
+    pub(super) api_key: ApiKey,
     trusted_proxies: TrustedProxies,
     trusted_origins: TrustedOrigins,
     /// Requests data from other nodes; `None` where this node is alone.
@@ -35,11 +35,11 @@ pub struct Api {
 }
 
 impl Api {
-    /// Creates the API of a pool. Without `api_key`, every endpoint is open. `shutdown` ends event streams.
+    /// Creates the API of a pool. `shutdown` ends event streams.
     pub fn new(
         pool: Arc<Pool>,
         metrics: Arc<Metrics>,
-        api_key: Option<Secret>,
+        api_key: ApiKey,
         trusted_proxies: TrustedProxies,
         trusted_origins: TrustedOrigins,
         shutdown: CancellationToken,
@@ -94,9 +94,10 @@ impl Api {
     }
 
     async fn route(&self, path: Path<'_>, request: ApiRequest<'_>) -> Result<Response<Body>, ApiError> {
-        if needs_api_key(request.head.uri.path()) {
-            self.check_api_key(request.head)?;
+        if self.trusted_origins.is_preflight(request.head) {
+            return Ok(preflight_response());
         }
+        self.check_caller(&path, &request)?;
         if self.trusted_origins.is_cross_site(request.head) {
             return refuse_cross_site(&request);
         }
@@ -106,10 +107,10 @@ impl Api {
         };
         match (method, path) {
             (&Method::POST, Path::Acquire) => self.acquire(request).await,
-            (&Method::GET, Path::Instance(id)) => self.get_instance(&parse_id(id)?).await,
-            (&Method::DELETE, Path::Instance(id)) => self.release(&parse_id(id)?).await,
+            (&Method::GET, Path::Instance(id)) => self.get_instance(&parse_id(id)?, request).await,
+            (&Method::DELETE, Path::Instance(id)) => self.release(&parse_id(id)?, request).await,
             (&Method::POST, Path::Extend(id)) => self.extend(&parse_id(id)?, request).await,
-            (&Method::GET, Path::Status(id)) => self.status(&parse_id(id)?).await,
+            (&Method::GET, Path::Status(id)) => self.status(&parse_id(id)?, request).await,
             (&Method::GET, Path::Logs(id)) => self.logs(&parse_id(id)?, request).await,
             (&Method::GET, Path::PoolStats) => self.pool_stats(request).await,
             (&Method::GET, Path::Nodes) => self.nodes().await,
@@ -139,6 +140,20 @@ fn refuse_cross_site(request: &ApiRequest<'_>) -> Result<Response<Body>, ApiErro
         return Ok(response::html(StatusCode::FORBIDDEN, pages::cross_site(request.id.as_str())));
     }
     Err(ApiError::CrossSite)
+}
+
+/// Returns the answer to a browser that asks whether the script of a site with a button may send a request.
+fn preflight_response() -> Response<Body> {
+    let mut response = response::with_body(StatusCode::NO_CONTENT, "text/plain; charset=utf-8", "");
+    let headers = response.headers_mut();
+    headers.remove(header::CONTENT_TYPE);
+    headers.insert(header::ACCESS_CONTROL_ALLOW_METHODS, HeaderValue::from_static("GET, HEAD, POST, DELETE"));
+    headers.insert(
+        header::ACCESS_CONTROL_ALLOW_HEADERS,
+        HeaderValue::from_static("content-type, x-instance-token, x-request-id"),
+    );
+    headers.insert(header::ACCESS_CONTROL_MAX_AGE, HeaderValue::from_static("600"));
+    response
 }
 
 fn parse_id(id: &str) -> Result<InstanceId, ApiError> {

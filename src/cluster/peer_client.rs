@@ -12,7 +12,6 @@ use super::{Directory, HOP_HEADER, PeerTls, connect};
 use crate::clock::Millis;
 use crate::instance::{InstanceId, NodeId};
 use crate::request::one_shot::exchange;
-use crate::template::Secret;
 
 /// Longest time from the request to the end of the response.
 const RESPONSE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -23,8 +22,6 @@ pub struct PeerClient {
     pub directory: Arc<Directory>,
     /// TLS to the peers; `None` where the nodes use none on their port.
     pub tls: Option<PeerTls>,
-    /// The API key, which all nodes share.
-    pub api_key: Option<Secret>,
 }
 
 /// A request to a peer that failed.
@@ -52,14 +49,13 @@ impl PeerClient {
         // The empty label: the request is for the node's API, not for an instance.
         let (address, hop) =
             self.directory.hop_to(node, "", now).await.map_err(|error| failed(error.to_string()))?;
-        let mut request = Request::get(format!("/api/v1/demo/{id}/logs"))
+        let request = Request::get(format!("/api/v1/demo/{id}/logs"))
             // Each node's API answers to this name, whatever else it is configured for.
             .header("host", "localhost")
-            .header(HOP_HEADER, hop);
-        if let Some(key) = &self.api_key {
-            request = request.header("x-api-key", key.reveal());
-        }
-        let request = request.body(Full::default()).map_err(|error| failed(error.to_string()))?;
+            // The proof that this node has checked its caller.
+            .header(HOP_HEADER, hop)
+            .body(Full::default())
+            .map_err(|error| failed(error.to_string()))?;
         let exchanging = async {
             let stream = connect(address).await?;
             match &self.tls {

@@ -5,7 +5,10 @@ use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde::{Deserialize, Serialize};
+use subtle::ConstantTimeEq;
 
 /// Longest template name, in bytes. A dash and 16 characters follow it in an instance's id, and an id is a DNS label of
 /// at most 63 bytes.
@@ -26,7 +29,7 @@ pub struct MalformedName(pub &'static str);
 pub struct TemplateName(Arc<str>);
 
 /// An instance's id, which is also its host label: the template's name, a dash, and 80 random bits in lower-case
-/// base32. It cannot be guessed, so knowing it is the right to use the instance.
+/// base32. It cannot be guessed: knowing it is the right to open the app, and nothing else.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct InstanceId {
@@ -41,7 +44,10 @@ pub struct InstanceId {
 pub struct NodeId(Arc<str>);
 
 /// Makes a claim idempotent: a claim that is repeated with the same token gets the same instance. 128 random bits.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+///
+/// It is also the instance's token: the secret by which its visitor proves that the instance is theirs. Its `Debug`
+/// does not show it.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct ClaimToken(pub u128);
 
 fn is_label(s: &str, max: usize) -> bool {
@@ -165,6 +171,23 @@ impl ClaimToken {
     pub fn random() -> Self {
         Self(u128::from_le_bytes(random::<16>()))
     }
+
+    /// Returns the token as its visitor gets it: base64url without padding, 22 characters.
+    pub fn reveal(&self) -> String {
+        URL_SAFE_NO_PAD.encode(self.0.to_be_bytes())
+    }
+
+    /// Returns whether `offered` is the text of this token. The comparison takes the same time wherever the two
+    /// differ.
+    pub fn matches(&self, offered: &[u8]) -> bool {
+        self.reveal().as_bytes().ct_eq(offered).into()
+    }
+}
+
+impl fmt::Debug for ClaimToken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("ClaimToken(..)")
+    }
 }
 
 macro_rules! text_like {
@@ -220,6 +243,18 @@ mod tests {
         let template = TemplateName::new(&"a".repeat(MAX_TEMPLATE_NAME)).unwrap();
         assert_eq!(InstanceId::random(&template).as_str().len(), 63);
         assert!(TemplateName::new(&"a".repeat(MAX_TEMPLATE_NAME + 1)).is_err());
+    }
+
+    #[test]
+    fn a_token_matches_its_own_text_only_and_is_not_printed() {
+        let token = ClaimToken(0xfedc_ba98_7654_3210_0123_4567_89ab_cdef);
+        let text = token.reveal();
+        assert_eq!(text, "_ty6mHZUMhABI0VniavN7w");
+        assert!(token.matches(text.as_bytes()));
+        for other in ["", "_ty6mHZUMhABI0VniavN7", "_ty6mHZUMhABI0VniavN7A", "_TY6MHZUMHABI0VNIAVN7W"] {
+            assert!(!token.matches(other.as_bytes()), "{other}");
+        }
+        assert_eq!(format!("{token:?}"), "ClaimToken(..)");
     }
 
     #[test]

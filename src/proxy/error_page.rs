@@ -4,6 +4,7 @@ use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Response, header};
 
 use super::Proxy;
+use super::headers::add_privacy_headers;
 use crate::api::pages::{self, Page};
 use crate::api::{ApiError, Body};
 use crate::instance::InstanceId;
@@ -24,7 +25,9 @@ impl Proxy {
             ApiError::MalformedHead | ApiError::HeadersTooLarge | ApiError::TooLarge | ApiError::Timeout
         );
         if is_refusal || wants_json(&head.headers) {
-            return error.to_response(request_id);
+            let mut response = error.to_response(request_id);
+            add_privacy_headers(response.headers_mut());
+            return response;
         }
         let page = self.error_page(error, head, request_id.as_str());
         let mut response = Response::new(Body::full(page.html));
@@ -35,6 +38,7 @@ impl Proxy {
         headers.insert(header::CONTENT_SECURITY_POLICY, page.policy);
         headers.insert(RequestId::HEADER, request_id.to_header_value());
         error.add_headers(headers);
+        add_privacy_headers(headers);
         response
     }
 

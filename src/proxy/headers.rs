@@ -11,6 +11,7 @@ use pingora_http::{RequestHeader, ResponseHeader};
 use super::Proxy;
 use super::routes::Route;
 use super::target::Target;
+use crate::api::INSTANCE_TOKEN_HEADER;
 use crate::cluster::{HOP_HEADER, Provenance};
 use crate::config::Scheme;
 use crate::request::{RequestId, authority, forwarded_for};
@@ -21,6 +22,14 @@ const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 const API_KEY: HeaderName = HeaderName::from_static("x-api-key");
+
+const CLEAR_SITE_DATA: HeaderName = HeaderName::from_static("clear-site-data");
+
+/// The headers that keep an instance's address private.
+const PRIVACY_HEADERS: [(HeaderName, HeaderValue); 2] = [
+    (header::REFERRER_POLICY, HeaderValue::from_static("same-origin")),
+    (HeaderName::from_static("x-robots-tag"), HeaderValue::from_static("noindex")),
+];
 
 /// Headers that concern one connection only (RFC 9110, section 7.6.1). `Transfer-Encoding` is not among them: the
 /// engines frame the body.
@@ -99,6 +108,7 @@ fn is_removed_from_request(name: &HeaderName) -> bool {
         || HOP_BY_HOP.contains(&text)
         || *name == header::FORWARDED
         || *name == API_KEY
+        || *name == INSTANCE_TOKEN_HEADER
         || *name == EXPIRES_AT
         || *name == HOP_HEADER
 }
@@ -167,20 +177,67 @@ pub(super) fn rewrite_response(response: &mut ResponseHeader) -> Result<()> {
     for name in &hop_by_hop {
         response.remove_header(name);
     }
-    if response.headers.contains_key(header::SET_COOKIE) {
-        let cookies = host_only_cookies(&response.headers);
-        response.remove_header(&header::SET_COOKIE);
-        for cookie in cookies {
-            response.append_header(header::SET_COOKIE, cookie)?;
+    for (name, values) in confined_fields(&response.headers) {
+        response.remove_header(&name);
+        for value in values {
+            response.append_header(name.clone(), value)?;
+        }
+    }
+    for (name, value) in PRIVACY_HEADERS {
+        if !response.headers.contains_key(&name) {
+            response.insert_header(name, value)?;
         }
     }
     Ok(())
 }
 
-/// Returns the cookies of a response without their `Domain`: each then belongs to the instance's own host, so that no
-/// instance can set a cookie for another.
-pub(super) fn host_only_cookies(headers: &HeaderMap) -> Vec<HeaderValue> {
-    headers.get_all(header::SET_COOKIE).iter().map(host_only).collect()
+/// Does to the headers of an app's response to a handshake what [`rewrite_response`] does to those of other responses.
+pub(super) fn rewrite_handshake_response(headers: &mut HeaderMap) {
+    for name in named_by_connection(headers) {
+        headers.remove(name);
+    }
+    for (name, values) in confined_fields(headers) {
+        headers.remove(&name);
+        for value in values {
+            headers.append(name.clone(), value);
+        }
+    }
+    add_privacy_headers(headers);
+}
+
+/// Gives a response on an instance's host the headers that keep its address private, unless it has them. A reader of
+/// the address in a `Referer`, or in the results of a search, could open the app.
+pub(super) fn add_privacy_headers(headers: &mut HeaderMap) {
+    for (name, value) in PRIVACY_HEADERS {
+        headers.entry(name).or_insert(value);
+    }
+}
+
+/// Returns the headers by which a response would have an effect on other hosts of the site, each with the values that
+/// replace its own.
+fn confined_fields(headers: &HeaderMap) -> Vec<(HeaderName, Vec<HeaderValue>)> {
+    let mut replaced = Vec::new();
+    if headers.contains_key(header::SET_COOKIE) {
+        // Without `Domain`, a cookie belongs to the instance's own host.
+        let cookies = headers.get_all(header::SET_COOKIE).iter().map(host_only).collect();
+        replaced.push((header::SET_COOKIE, cookies));
+    }
+    if headers.contains_key(CLEAR_SITE_DATA) {
+        replaced.push((CLEAR_SITE_DATA, without_cookies(headers).into_iter().collect()));
+    }
+    replaced
+}
+
+/// Returns `Clear-Site-Data` without the cookies, which a browser clears on every host of the site, the front page's
+/// too; `None` if nothing remains.
+fn without_cookies(headers: &HeaderMap) -> Option<HeaderValue> {
+    let lines = headers.get_all(CLEAR_SITE_DATA).iter().filter_map(|line| line.to_str().ok());
+    let mut kinds: Vec<&str> = lines.flat_map(|line| line.split(',')).map(str::trim).collect();
+    if kinds.iter().any(|kind| kind.trim_matches('"') == "*") {
+        kinds = vec![r#""cache""#, r#""storage""#, r#""executionContexts""#];
+    }
+    kinds.retain(|kind| !kind.trim_matches('"').eq_ignore_ascii_case("cookies"));
+    HeaderValue::from_str(&kinds.join(", ")).ok().filter(|kept| !kept.is_empty())
 }
 
 fn host_only(cookie: &HeaderValue) -> HeaderValue {
@@ -224,6 +281,35 @@ mod tests {
         assert_eq!(stripped("a=b; domain"), "a=b");
         assert_eq!(stripped("domain=x; Path=/; HttpOnly"), "domain=x; Path=/; HttpOnly");
         assert_eq!(stripped("a=b; Domain=x; Domain=y; Secure"), "a=b; Secure");
+    }
+
+    #[test]
+    fn clear_site_data_clears_no_cookie_of_another_host() {
+        for (sent, expected) in [
+            (&[r#""cache""#][..], r#""cache""#),
+            (&[r#""cache", "cookies", "storage""#], r#""cache", "storage""#),
+            (&[r#""cookies""#], ""),
+            (&[r#""Cookies""#, r#"cookies, "cache""#], r#""cache""#),
+            (&[r#""*""#], r#""cache", "storage", "executionContexts""#),
+            (&[r#""cookies", "*""#], r#""cache", "storage", "executionContexts""#),
+        ] {
+            let mut response = ResponseHeader::build(200, None).unwrap();
+            for line in sent {
+                response.append_header(CLEAR_SITE_DATA, *line).unwrap();
+            }
+            rewrite_response(&mut response).unwrap();
+            let kept = response.headers.get(CLEAR_SITE_DATA).map_or("", |kept| kept.to_str().unwrap());
+            assert_eq!(kept, expected, "{sent:?}");
+        }
+    }
+
+    #[test]
+    fn a_response_keeps_the_instance_address_private_unless_the_app_decides_otherwise() {
+        let mut response = ResponseHeader::build(200, None).unwrap();
+        response.insert_header("x-robots-tag", "all").unwrap();
+        rewrite_response(&mut response).unwrap();
+        assert_eq!(response.headers["referrer-policy"], "same-origin");
+        assert_eq!(response.headers["x-robots-tag"], "all");
     }
 
     #[test]

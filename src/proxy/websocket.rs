@@ -24,7 +24,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::Proxy;
 use super::app_peer::APP_CONNECT_TIMEOUT;
-use super::headers::{RequestSource, host_only_cookies, named_by_connection, rewrite_handshake};
+use super::headers::{RequestSource, rewrite_handshake, rewrite_handshake_response};
 use super::routes::Route;
 use super::service::INSTANCE_PATH_PATTERN;
 use super::target::Target;
@@ -104,14 +104,7 @@ impl Proxy {
             self.upstream_read_timeout(&route, &target, &head.headers).unwrap_or(APP_CONNECT_TIMEOUT);
         let upstream = self.connect_upstream(head, &route, &target).await?;
         let mut response = send_handshake(upstream, &route, handshake, response_timeout).await?;
-        let cookies = host_only_cookies(response.headers());
-        for name in named_by_connection(response.headers()) {
-            response.headers_mut().remove(name);
-        }
-        response.headers_mut().remove(header::SET_COOKIE);
-        for cookie in cookies {
-            response.headers_mut().append(header::SET_COOKIE, cookie);
-        }
+        rewrite_handshake_response(response.headers_mut());
         if response.status() == StatusCode::SWITCHING_PROTOCOLS {
             let upstream = hyper::upgrade::on(&mut response);
             response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));

@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, Ipv6Addr};
 
-use http::{HeaderMap, HeaderName};
+use http::{HeaderMap, HeaderName, header};
 
 use crate::config::TrustedProxies;
 
@@ -13,18 +13,33 @@ pub struct ClientAddr {
     pub address: IpAddr,
     /// Whether the client's connection uses TLS.
     pub is_secure: bool,
+    /// Whether the client is a program on this host: its connection is from loopback, and no proxy has added a field.
+    pub is_local: bool,
 }
 
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+
+/// The fields that proxies add. A request with one of them comes through a proxy, whatever the field says.
+const PROXY_FIELDS: [HeaderName; 8] = [
+    FORWARDED_FOR,
+    FORWARDED_PROTO,
+    HeaderName::from_static("x-forwarded-host"),
+    HeaderName::from_static("x-forwarded-port"),
+    HeaderName::from_static("x-forwarded-server"),
+    HeaderName::from_static("x-real-ip"),
+    header::FORWARDED,
+    header::VIA,
+];
 
 impl ClientAddr {
     /// Finds the client behind `peer`. Forwarded headers are used only if `peer` is a trusted proxy. Their addresses
     /// are read from the right: the first that is no trusted proxy is the client.
     pub fn of(peer: IpAddr, is_secure: bool, headers: &HeaderMap, trusted: &TrustedProxies) -> Self {
         let peer = peer.to_canonical();
+        let is_local = peer.is_loopback() && !PROXY_FIELDS.iter().any(|name| headers.contains_key(name));
         if !trusted.contains(peer) {
-            return Self { address: peer, is_secure };
+            return Self { address: peer, is_secure, is_local };
         }
         let mut address = peer;
         for hop in forwarded_chain(headers).into_iter().rev() {
@@ -42,7 +57,7 @@ impl ClientAddr {
                 }
                 None => is_secure,
             };
-        Self { address, is_secure }
+        Self { address, is_secure, is_local }
     }
 
     /// Returns the key by which rate limits count the client: a whole IPv4 address, or the /64 of an IPv6 address.
@@ -129,8 +144,29 @@ mod tests {
     }
 
     #[test]
+    fn a_local_client_is_one_on_loopback_of_which_no_proxy_says_anything() {
+        let is_local = |peer: &str, headers: &HeaderMap, trusted: &TrustedProxies| {
+            ClientAddr::of(peer.parse().unwrap(), false, headers, trusted).is_local
+        };
+        for trusted in [trusted(), TrustedProxies(vec![])] {
+            for peer in ["127.0.0.1", "127.9.9.9", "::1", "::ffff:127.0.0.1"] {
+                assert!(is_local(peer, &HeaderMap::new(), &trusted), "{peer}");
+                for name in PROXY_FIELDS {
+                    let headers = HeaderMap::from_iter([(name, HeaderValue::from_static("127.0.0.1"))]);
+                    assert!(!is_local(peer, &headers, &trusted), "{peer} {headers:?}");
+                }
+            }
+            for peer in ["203.0.113.9", "10.0.0.1", "2001:db8::1"] {
+                assert!(!is_local(peer, &HeaderMap::new(), &trusted), "{peer}");
+            }
+        }
+    }
+
+    #[test]
     fn an_ipv6_client_counts_by_its_network() {
-        let key = |a: &str| ClientAddr { address: a.parse().unwrap(), is_secure: false }.rate_limit_key();
+        let key = |a: &str| {
+            ClientAddr { address: a.parse().unwrap(), is_secure: false, is_local: false }.rate_limit_key()
+        };
         assert_eq!(key("2001:db8:1:2:3:4:5:6"), "2001:db8:1:2::/64");
         assert_eq!(key("2001:db8:1:2:ffff::1"), "2001:db8:1:2::/64");
         assert_eq!(key("192.0.2.7"), "192.0.2.7");

@@ -18,9 +18,9 @@ use super::dispatch::Dispatcher;
 use super::http1_guard::ClientTimeouts;
 use super::listener::{self, ListenerContext};
 use super::shutdown::{ProcessSignals, ShutdownSequence, StopSignal};
-use super::state_dir::NodeDir;
+use super::state_dir::{self, NodeDir};
 use super::tls::{ServerTls, TlsError};
-use crate::api::{Api, TrustedOrigins};
+use crate::api::{Api, ApiKey, TrustedOrigins};
 use crate::clock::Clock;
 use crate::cluster::{self, Directory, Heartbeat, PeerClient, PeerTls};
 use crate::config::{self, Config};
@@ -31,6 +31,7 @@ use crate::request::{Hosts, InFlightRequests};
 use crate::runtime::RuntimeError;
 use crate::store::Store;
 use crate::telemetry::{Metrics, task};
+use crate::template::Secret;
 
 /// Why the server did not start. Everything that was started before the error is ended again.
 #[derive(Debug, thiserror::Error)]
@@ -99,6 +100,7 @@ pub async fn serve(config: Config, file: Option<PathBuf>, own_program: PathBuf) 
     let runtime = start_runtime(&node, &runtime_settings, &own_program).await?;
     let clock = Clock::System;
     let is_clustered = store_settings.is_some();
+    let api_key = api_key_or_own(api_key, &state_dir, bound).map_err(state_error)?;
     // In a cluster all nodes share one secret, since any of them may show the texts of an instance.
     let secret = if is_clustered { None } else { Some(node.secret().map_err(state_error)?) };
     let store =
@@ -128,7 +130,7 @@ pub async fn serve(config: Config, file: Option<PathBuf>, own_program: PathBuf) 
     let directory = Arc::new(Directory::alone(node.id().clone()));
     let peer_tls = tls.as_ref().filter(|_| is_clustered).map(|tls| PeerTls::new(tls.own_certificate()));
     let peer_tls = peer_tls.transpose().map_err(TlsError::from)?;
-    let peers = PeerClient { directory: directory.clone(), tls: peer_tls.clone(), api_key: api_key.clone() };
+    let peers = PeerClient { directory: directory.clone(), tls: peer_tls.clone() };
     let trusted_origins = TrustedOrigins { home: home_origin, button_origins: server.button_origins };
     let trusted_proxies = server.trusted_proxies.clone();
     let api =
@@ -185,6 +187,24 @@ pub async fn serve(config: Config, file: Option<PathBuf>, own_program: PathBuf) 
         .run(&pool)
         .await;
     Ok(())
+}
+
+/// Returns the configured API key, or else the key of this server, which is made at its first start.
+fn api_key_or_own(configured: Option<Secret>, state_dir: &Path, bound: SocketAddr) -> io::Result<ApiKey> {
+    if let Some(secret) = configured {
+        return Ok(ApiKey { secret, is_required: true });
+    }
+    let (secret, file) = state_dir::own_api_key(state_dir)?;
+    if bound.ip().is_loopback() {
+        tracing::info!(key_file = %file.display(), "API_KEY is not set; operator's calls need this key or come from this host");
+    } else {
+        tracing::warn!(
+            key_file = %file.display(),
+            "API_KEY is not set, and other hosts reach this server: they may acquire instances without a key; \
+             operator's calls need this key or come from this host"
+        );
+    }
+    Ok(ApiKey { secret, is_required: false })
 }
 
 /// Applies the store's route changes to the route table, and to the pool where another node made them.

@@ -4,9 +4,9 @@
 //! stopped. If there is none, it makes a folder. So two servers on one host never touch each other's instances, and the
 //! next server finds what a crashed server left.
 
-use std::fs::{self, File, TryLockError};
+use std::fs::{self, File, Permissions, TryLockError};
 use std::io::{self, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use crate::instance::NodeId;
@@ -106,20 +106,7 @@ impl NodeDir {
     /// # Errors
     /// The file cannot be read or written.
     pub fn secret(&self) -> io::Result<Secret> {
-        let path = self.path.join("secret");
-        match fs::read_to_string(&path) {
-            Ok(text) if text.len() == SECRET_LENGTH => return Ok(Secret::new(text)),
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-            // A file of another length was not completely written, so its secret was never used.
-            _ => {}
-        }
-        let secret = random_hex::<{ SECRET_LENGTH / 2 }>()?;
-        let draft = self.path.join("secret.draft");
-        let mut file = File::options().create(true).write(true).truncate(true).mode(0o600).open(&draft)?;
-        file.write_all(secret.as_bytes())?;
-        file.sync_all()?;
-        fs::rename(draft, path)?;
-        Ok(Secret::new(secret))
+        read_or_make_secret(&self.path.join("secret"))
     }
 
     /// Returns the folder for the instances of the process runtime. It may not exist yet.
@@ -141,6 +128,55 @@ impl NodeDir {
     /// Returns the folder for containers and their checkpoints. It may not exist yet.
     pub fn containers_dir(&self) -> PathBuf {
         self.path.join(CONTAINERS_DIR_NAME)
+    }
+}
+
+/// Returns the API key of the servers that use `state_dir`, and its file. It is made at the first start, readable for
+/// the server's user only, and then kept.
+///
+/// # Errors
+/// The file cannot be read or written.
+pub fn own_api_key(state_dir: &Path) -> io::Result<(Secret, PathBuf)> {
+    let path = state_dir.join("api-key");
+    read_or_make_secret(&path).map(|secret| (secret, path))
+}
+
+/// Returns the secret in a file. If there is none, makes one. Of several servers that do so at once one makes it, and
+/// a server that is killed meanwhile leaves at most a draft, which the next one overwrites.
+fn read_or_make_secret(path: &Path) -> io::Result<Secret> {
+    if let Some(secret) = read_secret(path)? {
+        return Ok(secret);
+    }
+    let draft = path.with_extension("draft");
+    let mut file = File::options().create(true).truncate(false).write(true).mode(0o600).open(&draft)?;
+    file.lock()?;
+    // Another server may have renamed the draft that this one has opened.
+    if let Some(secret) = read_secret(path)? {
+        return Ok(secret);
+    }
+    let secret = random_hex::<{ SECRET_LENGTH / 2 }>()?;
+    file.set_permissions(Permissions::from_mode(0o600))?;
+    file.set_len(0)?;
+    file.write_all(secret.as_bytes())?;
+    file.sync_all()?;
+    fs::rename(draft, path)?;
+    Ok(Secret::new(secret))
+}
+
+/// Returns the secret in a file; `None` if there is no such file.
+///
+/// # Errors
+/// The file cannot be read, or has another length: then it was written by hand, and to replace it is not ours.
+fn read_secret(path: &Path) -> io::Result<Option<Secret>> {
+    match fs::read_to_string(path) {
+        Ok(text) if text.len() == SECRET_LENGTH => Ok(Some(Secret::new(text))),
+        Ok(text) => Err(io::Error::other(format!(
+            "{} has {} characters instead of {SECRET_LENGTH}; remove it to get a new one at the next start",
+            path.display(),
+            text.len()
+        ))),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
     }
 }
 
@@ -171,7 +207,6 @@ mod tests {
 
     #[test]
     fn a_node_keeps_its_secret_and_no_other_user_may_read_it() {
-        use std::os::unix::fs::PermissionsExt;
         let dir = state_dir();
         let node = NodeDir::lock_any(&dir).unwrap();
         let secret = node.secret().unwrap();
@@ -179,6 +214,26 @@ mod tests {
         assert_eq!(fs::metadata(node.path.join("secret")).unwrap().permissions().mode() & 0o777, 0o600);
         let other = NodeDir::lock_any(&dir).unwrap();
         assert_ne!(other.secret().unwrap(), secret);
+        fs::remove_dir_all(dir).unwrap();
+    }
+
+    #[test]
+    fn servers_that_start_at_once_make_one_api_key() {
+        let dir = state_dir();
+        fs::create_dir_all(&dir).unwrap();
+        // What a server that was killed has left.
+        fs::write(dir.join("api-key.draft"), "half").unwrap();
+        let keys: Vec<Secret> = std::thread::scope(|scope| {
+            let servers: Vec<_> = (0..8).map(|_| scope.spawn(|| own_api_key(&dir).unwrap().0)).collect();
+            servers.into_iter().map(|server| server.join().unwrap()).collect()
+        });
+        let (kept, file) = own_api_key(&dir).unwrap();
+        assert!(keys.iter().all(|key| *key == kept) && kept.reveal().len() == SECRET_LENGTH);
+        let names: Vec<_> = fs::read_dir(&dir).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        assert_eq!(names, ["api-key"]);
+        assert_eq!(fs::metadata(&file).unwrap().permissions().mode() & 0o077, 0);
+        fs::write(&file, "short").unwrap();
+        assert!(own_api_key(&dir).unwrap_err().to_string().contains("remove it"));
         fs::remove_dir_all(dir).unwrap();
     }
 }

@@ -21,6 +21,7 @@ struct AcquireResponse<'a> {
     admin_url: String,
     expires_at: String,
     ttl_seconds: u64,
+    token: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     credentials: Option<&'a str>,
 }
@@ -45,6 +46,7 @@ impl Api {
             admin_url,
             expires_at: lease.deadline().rfc3339(),
             ttl_seconds: lease.deadline().since(lease.assigned_at()).as_secs(),
+            token: lease.token().reveal(),
             credentials: credentials.as_ref().map(Secret::reveal),
         };
         let mut response = response::json(StatusCode::OK, &acquired).map(|body| body.with_delivery(delivery));

@@ -31,6 +31,7 @@ impl Api {
             .and_then(|body| u64::try_from(body.minutes).ok())
             .filter(|minutes| (1..=60).contains(minutes))
             .ok_or_else(|| ApiError::InvalidRequest("minutes must be an integer from 1 to 60".to_owned()))?;
+        self.check_change(id, &request, "EXTEND_ERROR").await?;
         let instance = self
             .pool
             .extend(id, Duration::from_secs(60 * minutes))

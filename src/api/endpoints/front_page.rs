@@ -1,8 +1,9 @@
 //! `GET /`: the front page, with what can be tried and the instances that the visitor has.
 
-use http::{HeaderMap, Response, StatusCode};
+use http::{Response, StatusCode};
 
-use super::instance_cookie;
+use super::instance_cookie::{self, ClaimedInstance};
+use crate::api::access::has_token;
 use crate::api::pages::{self, RunningInstance, TemplateCard};
 use crate::api::{Api, ApiError, ApiRequest, Body, response};
 use crate::instance::{Instance, InstanceId, State};
@@ -17,7 +18,7 @@ impl Api {
     ) -> Result<Response<Body>, ApiError> {
         // Without the store the page still shows the templates.
         let stats = self.pool.stats().await.unwrap_or_default();
-        let (running, ended) = self.visitors_instances(&request.head.headers).await;
+        let (running, ended) = self.visitors_instances(&request).await;
         let templates = self.pool.templates();
         let cards: Vec<TemplateCard<'_>> = templates
             .iter()
@@ -35,18 +36,21 @@ impl Api {
             .collect();
         let mut response = response::html(StatusCode::OK, pages::front_page(&cards));
         for id in &ended {
-            instance_cookie::clear(&mut response, id.template());
+            instance_cookie::clear(&mut response, id.template(), request.client.is_secure);
         }
         Ok(response)
     }
 
-    /// Returns the instances in the visitor's cookies that still run, and the ids of those that have ended.
-    async fn visitors_instances(&self, headers: &HeaderMap) -> (Vec<RunningInstance>, Vec<InstanceId>) {
+    /// Returns the instances in the visitor's cookies that still run, and the ids of those that have ended or whose
+    /// token is wrong.
+    async fn visitors_instances(&self, request: &ApiRequest<'_>) -> (Vec<RunningInstance>, Vec<InstanceId>) {
         let now = self.pool.clock().now();
         let (mut running, mut ended) = (Vec::new(), Vec::new());
-        for id in instance_cookie::instance_ids(headers).take(MAX_COOKIES) {
+        let cookies = instance_cookie::read(&request.head.headers, request.client.is_secure);
+        for ClaimedInstance { id, token } in cookies.take(MAX_COOKIES) {
             // If the store does not answer, the instance may still run, so its cookie stays.
             let Ok(found) = self.pool.get(&id).await else { continue };
+            let found = found.filter(|instance| has_token(instance, token));
             let credentials = found.as_ref().and_then(|instance| self.pool.credentials(instance));
             match found.as_ref().map(Instance::state) {
                 Some(State::Assigned { lease, .. }) => running.push(RunningInstance {

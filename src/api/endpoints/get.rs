@@ -3,7 +3,8 @@
 use http::{Response, StatusCode};
 use serde::Serialize;
 
-use crate::api::{Api, ApiError, Body, response};
+use crate::api::access::InstanceAccess;
+use crate::api::{Api, ApiError, ApiRequest, Body, response};
 use crate::instance::{InstanceId, State};
 use crate::pool::InstanceMemory;
 use crate::template::Secret;
@@ -30,14 +31,19 @@ struct GetResponse<'a> {
 }
 
 impl Api {
-    pub(in crate::api) async fn get_instance(&self, id: &InstanceId) -> Result<Response<Body>, ApiError> {
+    pub(in crate::api) async fn get_instance(
+        &self,
+        id: &InstanceId,
+        request: ApiRequest<'_>,
+    ) -> Result<Response<Body>, ApiError> {
         let found = self.pool.get(id).await.map_err(|e| ApiError::from_store(e, "GET_ERROR"))?;
         let instance = found.ok_or(ApiError::NotFound("instance"))?;
+        let may_read_credentials = self.instance_access(&instance, &request)? == InstanceAccess::Full;
         let (url, admin_url) = self.urls(&instance);
         let lease = instance.lease();
         let is_assigned = matches!(instance.state(), State::Assigned { .. });
         let now = self.pool.clock().now();
-        let credentials = self.pool.credentials(&instance).filter(|_| is_assigned);
+        let credentials = self.pool.credentials(&instance).filter(|_| is_assigned && may_read_credentials);
         let body = GetResponse {
             id: id.as_str(),
             url,

@@ -7,6 +7,7 @@ use std::time::Duration;
 use http::Response;
 
 use super::instance_cookie;
+use crate::api::access::has_token;
 use crate::api::{Api, ApiError, ApiRequest, Body, pages, response};
 use crate::instance::InstanceId;
 use crate::pool::Acquired;
@@ -29,11 +30,16 @@ impl Api {
         let max_ttl = self.pool.templates().get(template).map_or(granted, |template| template.max_ttl);
         let mut response = response::see_other(&self.pool.public_url().instance_url(instance.id()));
         response = response.map(|body| body.with_delivery(delivery));
-        instance_cookie::set(&mut response, instance.id(), max_ttl, request.client.is_secure);
+        if let Some(lease) = instance.lease() {
+            let is_secure = request.client.is_secure;
+            instance_cookie::set(&mut response, instance.id(), lease.token(), max_ttl, is_secure);
+        }
         Ok(response)
     }
 
-    /// Releases an instance and redirects the browser to the front page. Knowing the id suffices.
+    /// Releases an instance and redirects the browser to the front page. The request needs the cookie with the
+    /// instance's token, unless the operator sent it; without it the instance stays, and the front page shows what the
+    /// visitor has.
     pub(in crate::api) async fn end_instance(
         &self,
         id: &str,
@@ -41,9 +47,14 @@ impl Api {
     ) -> Result<Response<Body>, ApiError> {
         let mut response = response::see_other("/");
         let Ok(id) = InstanceId::parse(id) else { return Ok(response) };
+        match self.may_end(&id, &request).await {
+            Ok(true) => {}
+            Ok(false) => return Ok(response),
+            Err(error) => return Ok(error_page(&error, id.template(), &request)),
+        }
         match self.pool.release(&id).await {
             Ok(_) | Err(StoreError::Unknown | StoreError::Refused(_)) => {
-                instance_cookie::clear(&mut response, id.template());
+                instance_cookie::clear(&mut response, id.template(), request.client.is_secure);
                 Ok(response)
             }
             Err(error) => {
@@ -51,6 +62,18 @@ impl Api {
                 Ok(error_page(&error, id.template(), &request))
             }
         }
+    }
+
+    /// Returns whether the caller is the instance's visitor, by the cookie, or the operator.
+    async fn may_end(&self, id: &InstanceId, request: &ApiRequest<'_>) -> Result<bool, ApiError> {
+        if self.is_trusted_without_token(request) {
+            return Ok(true);
+        }
+        let mut cookies = instance_cookie::read(&request.head.headers, request.client.is_secure);
+        let Some(claimed) = cookies.find(|claimed| claimed.id == *id) else { return Ok(false) };
+        let found = self.pool.get(id).await.map_err(|e| ApiError::from_store(e, "RELEASE_ERROR"))?;
+        // A record that is gone is no obstacle: the cookie is then cleared.
+        Ok(found.is_none_or(|instance| has_token(&instance, claimed.token)))
     }
 }
 

@@ -10,7 +10,7 @@ use serde_json::json;
 use tokio::time::Instant;
 
 use crate::api::event_stream::event;
-use crate::api::{Api, ApiError, Body};
+use crate::api::{Api, ApiError, ApiRequest, Body};
 use crate::instance::{Instance, InstanceId, State};
 use crate::pool::Pool;
 
@@ -34,9 +34,14 @@ struct StatusStream {
 }
 
 impl Api {
-    pub(in crate::api) async fn status(&self, id: &InstanceId) -> Result<Response<Body>, ApiError> {
+    pub(in crate::api) async fn status(
+        &self,
+        id: &InstanceId,
+        request: ApiRequest<'_>,
+    ) -> Result<Response<Body>, ApiError> {
         let found = self.pool.get(id).await.map_err(|e| ApiError::from_store(e, "GET_ERROR"))?;
-        found.ok_or(ApiError::NotFound("instance"))?;
+        // A token is not needed, but a wrong one is refused.
+        self.instance_access(&found.ok_or(ApiError::NotFound("instance"))?, &request)?;
         let now = Instant::now();
         let status = StatusStream {
             pool: self.pool.clone(),

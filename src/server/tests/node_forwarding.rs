@@ -21,7 +21,7 @@ use super::super::http1_guard::ClientTimeouts;
 use super::super::listener::{self, ListenerContext};
 use super::super::shutdown::StopSignal;
 use super::super::tls::ServerTls;
-use crate::api::{Api, TrustedOrigins};
+use crate::api::{Api, ApiKey, TrustedOrigins};
 use crate::cli::sample_app;
 use crate::clock::Millis;
 use crate::cluster::{Directory, HOP_HEADER, PeerTls};
@@ -71,7 +71,8 @@ impl Node {
         let trusted = TrustedProxies::default();
         let origins =
             TrustedOrigins { home: "http://demo.test".parse().unwrap(), button_origins: Vec::new() };
-        let api = Api::new(pool.clone(), metrics.clone(), None, trusted.clone(), origins, tunnels);
+        let key = ApiKey { secret: Secret::new("key"), is_required: false };
+        let api = Api::new(pool.clone(), metrics.clone(), key, trusted.clone(), origins, tunnels);
         let api = Arc::new(api);
         let proxy = Proxy::new(proxy::ProxyParts {
             hosts: Arc::new(Hosts::new("demo.test", [])),

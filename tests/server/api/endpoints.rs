@@ -52,7 +52,7 @@ async fn an_acquire_returns_a_url_that_works_as_printed() {
         assert_eq!(answer.status, 200, "{body:?}: {}", answer.text());
         assert_eq!(answer.header("cache-control"), "no-store");
         let acquired = answer.json();
-        assert_eq!(keys(&acquired), ["admin_url", "expires_at", "id", "ttl_seconds", "url"]);
+        assert_eq!(keys(&acquired), ["admin_url", "expires_at", "id", "token", "ttl_seconds", "url"]);
         let id = acquired["id"].as_str().unwrap();
         assert!(id.starts_with("default-") && id.len() == "default-".len() + 16, "{id}");
         assert_eq!(acquired["url"], format!("http://{id}.localhost:{}/", server.port));

@@ -8,6 +8,7 @@ mod events;
 mod expiry;
 mod metrics;
 mod pages;
+mod tokens;
 
 mod heavy {
     mod delivery;

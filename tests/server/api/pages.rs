@@ -25,7 +25,8 @@ async fn a_click_leads_to_an_instance_that_the_front_page_then_shows() {
     let id = host.split('.').next().unwrap();
     assert_eq!(get(server.port, host, "/").await.status, 200);
     let (pair, attributes) = cookie(&acquired);
-    assert_eq!(pair, format!("instance-default={id}"));
+    let token = pair.strip_prefix(&format!("instance-default={id}.")).expect("the cookie has the id");
+    assert_eq!(token.len(), 22, "128 bits in base64url: {token}");
     assert_eq!(attributes, "Path=/; Max-Age=1200; HttpOnly; SameSite=Lax");
 
     let front = server.request("GET", "/", &[("cookie", &format!("a=b; {pair}; c=d"))], "").await.text();
@@ -52,7 +53,18 @@ async fn a_click_leads_to_an_instance_that_the_front_page_then_shows() {
 async fn a_cookie_is_secure_if_the_visitor_came_over_tls() {
     let server = Server::start(&[]).await;
     let acquired = server.request("POST", "/try/default", &[FORM, ("x-forwarded-proto", "https")], "").await;
-    assert!(cookie(&acquired).1.contains("Secure"), "{:?}", acquired.headers);
+    let (pair, attributes) = cookie(&acquired);
+    assert!(attributes.ends_with("; Secure") && attributes.starts_with("Path=/; "), "{attributes}");
+    assert!(pair.starts_with("__Host-instance-default="), "{pair}");
+    let shows = async |cookie: &str, proto: &str| {
+        let headers = [("cookie", cookie), ("x-forwarded-proto", proto)];
+        server.request("GET", "/", &headers, "").await.text().contains("action=\"/end/default-")
+    };
+    assert!(shows(&pair, "https").await);
+    // The script of an instance can set a cookie of the other name for the front page.
+    let plain = pair.trim_start_matches("__Host-");
+    assert!(!shows(plain, "https").await);
+    assert!(!shows(&pair, "http").await);
 }
 
 #[tokio::test]

@@ -182,7 +182,7 @@ async fn when_a_server_is_killed_only_its_own_instances_end() {
     let host = format!("{name}:{}", survivor.port);
     let page = request(survivor.port, "GET", &host, "/", &[("accept", "text/html")], "").await;
     assert_eq!(page.status, 410);
-    let button = format!("action=\"http://localhost:{}/try/default\"", survivor.port);
+    let button = format!("href=\"http://localhost:{}/#template-default\"", survivor.port);
     assert!(page.text().contains(&button) && page.text().contains("Start again"), "{}", page.text());
     assert_eq!(visit(&survivor, &safe).await.status, 200);
     wait_until_gone(&survivor, &victim).await;

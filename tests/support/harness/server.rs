@@ -1,6 +1,6 @@
 //! One server under test, with a process, a port and a state folder of its own.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -188,6 +188,11 @@ impl Server {
     /// Returns the state folder and keeps it when this server is dropped, so that another server can use it.
     pub fn keep_folder(&mut self) -> PathBuf {
         std::mem::take(&mut self.folder)
+    }
+
+    /// Returns the state folder.
+    pub fn folder(&self) -> &Path {
+        &self.folder
     }
 
     /// Returns the name of its node.
