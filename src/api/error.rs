@@ -58,6 +58,9 @@ pub enum ApiError {
     /// The visitor has reached a rate limit.
     #[error("rate limit exceeded")]
     RateLimited(RateLimited),
+    /// The visitor has reached the lower quota, and may acquire more with a proof of work for this challenge.
+    #[error("rate limit exceeded without a proof of work")]
+    ProofRequired(RateLimited, Box<serde_json::Value>),
     /// No instance is ready; a retry makes sense after this time.
     #[error("no instance is ready, try again shortly")]
     PoolExhausted(Duration),
@@ -87,6 +90,9 @@ struct ErrorBody<'a> {
     code: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
     details: Option<String>,
+    /// What a client solves to acquire more, in ALTCHA's JSON.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    challenge: Option<&'a serde_json::Value>,
     request_id: &'a str,
 }
 
@@ -105,7 +111,7 @@ impl ApiError {
             E::UnsupportedMediaType => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             E::HeadersTooLarge => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
             E::Misdirected => StatusCode::MISDIRECTED_REQUEST,
-            E::RateLimited(_) => StatusCode::TOO_MANY_REQUESTS,
+            E::RateLimited(_) | E::ProofRequired(..) => StatusCode::TOO_MANY_REQUESTS,
             E::InstanceEnded(_) => StatusCode::GONE,
             E::AppUnreachable => StatusCode::BAD_GATEWAY,
             E::AppTimeout => StatusCode::GATEWAY_TIMEOUT,
@@ -132,7 +138,7 @@ impl ApiError {
             E::UnsupportedMediaType => "UNSUPPORTED_MEDIA_TYPE",
             E::HeadersTooLarge => "HEADERS_TOO_LARGE",
             E::Misdirected => "MISDIRECTED_REQUEST",
-            E::RateLimited(_) => "RATE_LIMITED",
+            E::RateLimited(_) | E::ProofRequired(..) => "RATE_LIMITED",
             E::PoolExhausted(_) => "POOL_EXHAUSTED",
             E::InstanceEnded(_) => "EXPIRED",
             E::AppUnreachable => "INSTANCE_UNREACHABLE",
@@ -145,7 +151,7 @@ impl ApiError {
 
     fn details(&self) -> Option<String> {
         match self {
-            ApiError::RateLimited(limited) => Some(limited.to_string()),
+            ApiError::RateLimited(limited) | ApiError::ProofRequired(limited, _) => Some(limited.to_string()),
             ApiError::MaxTtlExceeded(max) => {
                 Some(format!("at most {} minutes from assignment", max.as_secs() / 60))
             }
@@ -163,7 +169,7 @@ impl ApiError {
     /// Returns the seconds after which a retry makes sense; `None` when none does.
     pub fn retry_after(&self) -> Option<u64> {
         let retry_after = match self {
-            ApiError::RateLimited(limited) => limited.retry_after,
+            ApiError::RateLimited(limited) | ApiError::ProofRequired(limited, _) => limited.retry_after,
             ApiError::PoolExhausted(retry_after) => *retry_after,
             ApiError::StoreUnavailable | ApiError::TooManyConnections => Duration::from_secs(1),
             _ => return None,
@@ -177,7 +183,7 @@ impl ApiError {
             headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
         }
         match self {
-            ApiError::RateLimited(limited) => {
+            ApiError::RateLimited(limited) | ApiError::ProofRequired(limited, _) => {
                 response::add_rate_limit_headers(
                     headers,
                     binding_limit(limited),
@@ -202,6 +208,10 @@ impl ApiError {
             error: self.to_string(),
             code: self.code(),
             details: self.details(),
+            challenge: match self {
+                ApiError::ProofRequired(_, challenge) => Some(challenge),
+                _ => None,
+            },
             request_id: request_id.as_str(),
         };
         let mut response = response::json(self.status(), &body);

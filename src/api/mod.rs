@@ -10,6 +10,7 @@
 //! | `request.rs` | a request as an endpoint sees it: JSON body, query parameters, `Accept` |
 //! | `access.rs` | who may do what: the API key, and the tokens of instances |
 //! | `cross_site.rs` | the check that another website does not act in a visitor's name |
+//! | `proof_of_work.rs` | what a client computes before it may acquire more than the lower quota |
 //! | `endpoints/` | one endpoint a file |
 //! | `error.rs` | [`ApiError`]: the only map from errors to status, code, text and headers |
 //! | `response.rs`, `body.rs` | JSON and HTML responses, and their bodies |
@@ -31,6 +32,7 @@ mod error;
 mod event_stream;
 pub(crate) mod pages;
 mod path;
+mod proof_of_work;
 mod request;
 mod response;
 mod router;

@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 use super::access::ApiKey;
 use super::cross_site::TrustedOrigins;
 use super::path::Path;
+use super::proof_of_work::ProofsOfWork;
 use super::request::{ApiRequest, accepts_html};
 use super::{ApiError, Body, pages, response};
 use crate::cluster::PeerClient;
@@ -28,6 +29,9 @@ pub struct Api {
     pub(super) api_key: ApiKey,
     trusted_proxies: TrustedProxies,
     trusted_origins: TrustedOrigins,
+    /// See [`Api::with_proof_of_work`].
+    pub(super) proof_of_work_above: Option<u32>,
+    pub(super) proofs_of_work: ProofsOfWork,
     /// Requests data from other nodes; `None` where this node is alone.
     pub(super) peers: Option<PeerClient>,
     /// Ends event streams when the server shuts down.
@@ -44,12 +48,28 @@ impl Api {
         trusted_origins: TrustedOrigins,
         shutdown: CancellationToken,
     ) -> Self {
-        Self { pool, metrics, api_key, trusted_proxies, trusted_origins, peers: None, shutdown }
+        Self {
+            pool,
+            metrics,
+            api_key,
+            trusted_proxies,
+            trusted_origins,
+            proof_of_work_above: None,
+            proofs_of_work: ProofsOfWork::default(),
+            peers: None,
+            shutdown,
+        }
     }
 
     /// Sets the client that requests from other nodes what only they know, such as the output of their instances.
     pub fn with_peer_client(self, peers: PeerClient) -> Self {
         Self { peers: Some(peers), ..self }
+    }
+
+    /// Asks visitors for a proof of work when they acquire more than `above` instances of a template in an hour; `None`
+    /// asks for none.
+    pub fn with_proof_of_work(self, above: Option<u32>) -> Self {
+        Self { proof_of_work_above: above, ..self }
     }
 
     /// Answers one request, counts it in the metrics and writes its log line.

@@ -23,6 +23,9 @@ pub struct ServerSettings {
     pub api_hosts: BTreeSet<String>,
     /// The other sites whose pages may acquire instances for their visitors.
     pub button_origins: Vec<Origin>,
+    /// The instances of one template that a visitor may acquire in an hour without a proof of work; `None` asks for no
+    /// proof.
+    pub proof_of_work_above: Option<u32>,
     /// The files for TLS; `None` serves without TLS.
     pub tls: Option<TlsFiles>,
     /// The peers whose forwarding headers are believed.
@@ -79,6 +82,9 @@ impl ServerSettings {
             public,
             api_hosts,
             button_origins,
+            proof_of_work_above: env
+                .number_if_set("PROOF_OF_WORK_ABOVE", None, 1..=u32::MAX.into())
+                .map(|number| number as u32),
             tls,
             trusted_proxies: TrustedProxies(env.list(
                 "TRUSTED_PROXIES",

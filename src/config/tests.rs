@@ -76,7 +76,7 @@ fn without_any_variable_everything_has_its_documented_default() {
 }
 
 /// Each variable of the original service, with its default there or a valid value.
-const DOCUMENTED: [(&str, &str); 45] = [
+const DOCUMENTED: [(&str, &str); 46] = [
     ("LOG_LEVEL", "info"),
     ("LOG_FORMAT", "json"),
     ("SERVER_HOST", "0.0.0.0"),
@@ -116,6 +116,7 @@ const DOCUMENTED: [(&str, &str); 45] = [
     ("RATE_LIMIT_DAILY", "5"),
     ("ACQUIRE_TIMEOUT", "2s"),
     ("MAX_CONNECTIONS", "10000"),
+    ("PROOF_OF_WORK_ABOVE", ""),
     ("SHUTDOWN_GRACE", "30s"),
     ("API_HOSTS", ""),
     ("BUTTON_ORIGINS", ""),
@@ -207,6 +208,7 @@ fn all_errors_are_reported_at_once() {
         ("TRUSTED_PROXIES", "10.0.0.0/8,all,none"),
         ("SERVER_READ_TIMEOUT", "30"),
         ("MAX_CONNECTIONS", "0"),
+        ("PROOF_OF_WORK_ABOVE", "0"),
         ("LOG_LEVEL", "loud"),
         ("LOG_FORMAT", "xml"),
         ("CONTAINER_PORT_RANGE_START", "2000"),

@@ -72,6 +72,12 @@ fn refunded(window: Option<RateWindow>, charged_at: Millis) -> Option<RateWindow
 }
 
 impl RateLimits {
+    /// Returns the limits with at most `hourly` instances in one hour, if that is given and not zero.
+    pub fn up_to(self, hourly: Option<u32>) -> Self {
+        let lowest = [Some(self.hourly), hourly].into_iter().flatten().filter(|limit| *limit > 0).min();
+        Self { hourly: lowest.unwrap_or(0), ..self }
+    }
+
     /// Returns whether there is no limit at all.
     pub fn is_unlimited(self) -> bool {
         self.hourly == 0 && self.daily == 0
@@ -165,6 +171,16 @@ mod tests {
             "the charge of this hour"
         );
         assert_eq!(refunded.remaining(RateLimits { hourly: 0, daily: 3 }, later), Some((2, 3, DAY - HOUR)));
+    }
+
+    #[test]
+    fn the_lower_of_two_hourly_limits_applies_and_zero_is_none() {
+        let hourly = |own, other| RateLimits { hourly: own, daily: 3 }.up_to(other);
+        for (own, other, expected) in
+            [(2, None, 2), (2, Some(1), 1), (2, Some(5), 2), (0, Some(5), 5), (0, None, 0), (2, Some(0), 2)]
+        {
+            assert_eq!(hourly(own, other), RateLimits { hourly: expected, daily: 3 });
+        }
     }
 
     #[test]

@@ -49,6 +49,13 @@ impl Pool {
     }
 }
 
+impl Pool {
+    /// Returns the secret that signs challenges of the proof of work, which all nodes share; `None` before it is known.
+    pub fn proof_of_work_secret(&self) -> Option<Secret> {
+        self.random_texts.get().map(|texts| texts.proof_of_work_secret())
+    }
+}
+
 impl LocalNode for Pool {
     fn runtime_name(&self) -> &'static str {
         self.runtime.name()

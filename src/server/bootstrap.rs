@@ -135,6 +135,7 @@ pub async fn serve(config: Config, file: Option<PathBuf>, own_program: PathBuf) 
     let trusted_proxies = server.trusted_proxies.clone();
     let api =
         Api::new(pool.clone(), metrics.clone(), api_key, trusted_proxies, trusted_origins, tunnels.clone());
+    let api = api.with_proof_of_work(server.proof_of_work_above);
     let api = Arc::new(if is_clustered { api.with_peer_client(peers) } else { api });
     let in_flight = InFlightRequests::default();
     let proxy = Proxy::new(proxy::ProxyParts {

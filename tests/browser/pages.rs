@@ -156,6 +156,23 @@ async fn after_the_deadline_every_page_reports_it_and_offers_another_instance() 
 }
 
 #[tokio::test]
+async fn a_browser_makes_the_proof_of_work_by_itself() {
+    let Some(browser) = Browser::start().await else { return };
+    let settings = [("RATE_LIMIT_HOURLY", "2"), ("PROOF_OF_WORK_ABOVE", "1")];
+    let server = Server::start(&settings).await;
+    server.acquire().await;
+    browser.open(&front_page_url(&server)).await;
+    browser.click("#try-default").await;
+    assert_eq!(browser.text("h1").await, "One moment, please");
+    browser.screenshot("proof-of-work").await;
+    browser.click("main button").await;
+    browser.element("#instance").await;
+    let console = browser.console().await;
+    assert!(console.iter().all(|said| said.contains("429")), "{console:?}");
+    browser.close().await;
+}
+
+#[tokio::test]
 async fn every_button_works_without_javascript() {
     let Some(browser) = Browser::without_javascript().await else { return };
     let server = Server::start(&[]).await;

@@ -5,13 +5,15 @@ use serde::{Deserialize, Serialize};
 
 use crate::api::{Api, ApiError, ApiRequest, Body, read_json, response};
 use crate::instance::{Instance, TemplateName};
-use crate::pool::Acquired;
+use crate::pool::{AcquireError, Acquired};
 use crate::store::Visitor;
 use crate::template::Secret;
 
 #[derive(Deserialize)]
 struct AcquireBody {
     template: Option<String>,
+    /// A proof of work, see [`ProofsOfWork`](crate::api::proof_of_work::ProofsOfWork).
+    altcha: Option<String>,
 }
 
 #[derive(Serialize)]
@@ -29,14 +31,15 @@ struct AcquireResponse<'a> {
 impl Api {
     pub(in crate::api) async fn acquire(&self, request: ApiRequest<'_>) -> Result<Response<Body>, ApiError> {
         let body: Option<AcquireBody> = read_json(&request)?;
-        let template = match body.and_then(|body| body.template) {
+        let (template, proof) = body.map_or((None, None), |body| (body.template, body.altcha));
+        let template = match template {
             Some(name) => {
                 TemplateName::new(&name).map_err(|error| ApiError::InvalidRequest(error.to_string()))?
             }
             None => self.pool.templates().default_name().clone(),
         };
-        let visitor = Visitor(request.client.rate_limit_key());
-        let Acquired { instance, quota, delivery } = self.pool.acquire(template.as_str(), visitor).await?;
+        let Acquired { instance, quota, delivery } =
+            self.acquire_with_proof(template.as_str(), proof.as_deref(), &request).await?;
         let lease = instance.lease().ok_or(ApiError::Internal("ACQUIRE_ERROR"))?;
         let (url, admin_url) = self.urls(&instance);
         let credentials = self.pool.credentials(&instance);
@@ -59,6 +62,40 @@ impl Api {
             );
         }
         Ok(response)
+    }
+
+    /// Acquires an instance. Where proofs of work are asked for, a request without one gets instances up to the lower
+    /// quota.
+    ///
+    /// # Errors
+    /// [`ApiError::ProofRequired`] above the lower quota, [`ApiError::InvalidRequest`] for a proof that is not valid,
+    /// and what [`AcquireError`] becomes.
+    pub(super) async fn acquire_with_proof(
+        &self,
+        template: &str,
+        proof: Option<&str>,
+        request: &ApiRequest<'_>,
+    ) -> Result<Acquired, ApiError> {
+        let visitor = Visitor(request.client.rate_limit_key());
+        let Some((lower_quota, secret)) = self.proof_of_work_above.zip(self.pool.proof_of_work_secret())
+        else {
+            return Ok(self.pool.acquire(template, visitor).await?);
+        };
+        if let Some(proof) = proof {
+            let checked = self.proofs_of_work.check(&secret, proof, template, &visitor);
+            checked.map_err(|error| ApiError::InvalidRequest(error.to_string()))?;
+            return Ok(self.pool.acquire(template, visitor).await?);
+        }
+        match self.pool.acquire_up_to(Some(lower_quota), template, visitor.clone()).await {
+            Err(AcquireError::RateLimited(limited)) => {
+                let now = self.pool.clock().now();
+                Err(match self.proofs_of_work.challenge(&secret, template, &visitor, now) {
+                    Some(challenge) => ApiError::ProofRequired(limited, Box::new(challenge)),
+                    None => ApiError::RateLimited(limited),
+                })
+            }
+            outcome => Ok(outcome?),
+        }
     }
 
     /// Returns an instance's URL, and the URL of its administration pages.

@@ -8,10 +8,11 @@ use http::Response;
 
 use super::instance_cookie;
 use crate::api::access::has_token;
+use crate::api::request::query_parameter;
 use crate::api::{Api, ApiError, ApiRequest, Body, pages, response};
 use crate::instance::InstanceId;
 use crate::pool::Acquired;
-use crate::store::{StoreError, Visitor};
+use crate::store::StoreError;
 
 impl Api {
     /// Acquires an instance for the visitor and redirects the browser to it. An error is answered with a page.
@@ -20,10 +21,13 @@ impl Api {
         template: &str,
         request: ApiRequest<'_>,
     ) -> Result<Response<Body>, ApiError> {
-        let visitor = Visitor(request.client.rate_limit_key());
-        let Acquired { instance, delivery, .. } = match self.pool.acquire(template, visitor).await {
+        // The form of the page that asks for a proof has it in this field.
+        let fields = std::str::from_utf8(&request.body).unwrap_or("");
+        let proof = query_parameter(fields, "altcha").and_then(|proof| String::from_utf8(proof).ok());
+        let acquired = self.acquire_with_proof(template, proof.as_deref(), &request).await;
+        let Acquired { instance, delivery, .. } = match acquired {
             Ok(acquired) => acquired,
-            Err(error) => return Ok(error_page(&error.into(), template, &request)),
+            Err(error) => return Ok(error_page(&error, template, &request)),
         };
         // If the template was removed a moment ago, the lease cannot be extended: its own TTL is the longest.
         let granted = instance.lease().map_or(Duration::ZERO, |l| l.deadline().since(l.assigned_at()));
@@ -82,6 +86,8 @@ fn error_page(error: &ApiError, template: &str, request: &ApiRequest<'_>) -> Res
     let request_id = request.id.as_str();
     let page = match error {
         ApiError::RateLimited(limited) => pages::rate_limited(limited, request_id),
+        ApiError::ProofRequired(_, challenge) => pages::proof_required(template, challenge, request_id),
+        ApiError::InvalidRequest(_) => pages::invalid_proof(template, request_id),
         ApiError::PoolExhausted(retry_after) => pages::pool_exhausted(template, *retry_after, request_id),
         ApiError::NotFound(_) => pages::template_not_found(request_id),
         _ => pages::internal_error(request_id),

@@ -11,6 +11,8 @@ use crate::instance::{RateLimited, RateLimits};
 const FRONT_PAGE_BUTTON: &str = r#"<a class="button" href="/">Back to all apps</a>"#;
 const TRY_AGAIN: &str = include_str!("try_again.html");
 const TRY_AGAIN_SCRIPT: &str = concat!(include_str!("submit_once.js"), include_str!("try_again.js"));
+const PROOF_FORM: &str = include_str!("proof_of_work.html");
+const PROOF_SCRIPT: &str = include_str!("proof_of_work.js");
 const RATE_LIMITED_SCRIPT: &str = include_str!("rate_limited.js");
 
 /// Returns the page of a visitor who has reached a rate limit.
@@ -27,6 +29,42 @@ pub(crate) fn rate_limited(limited: &RateLimited, request_id: &str) -> Page {
         ),
         script: RATE_LIMITED_SCRIPT,
         ..api_host_notice(Icon::Clock, "That was your last copy for now", request_id)
+    }
+    .page()
+}
+
+/// Returns the page of a visitor who needs a proof of work for the next instance: its script makes the proof and posts
+/// it. `challenge` is in ALTCHA's JSON.
+pub(crate) fn proof_required(template: &str, challenge: &serde_json::Value, request_id: &str) -> Page {
+    Notice {
+        explanation: Html::markup(
+            "You have started some copies already. So that everyone gets one, your browser has to do a short \
+             calculation before the next. It takes a few seconds.",
+        ),
+        actions: Html::fill(
+            PROOF_FORM,
+            &[("template", Html::escape(template)), ("challenge", Html::escape(&challenge.to_string()))],
+        ),
+        script: PROOF_SCRIPT,
+        has_forms: true,
+        ..api_host_notice(Icon::Clock, "One moment, please", request_id)
+    }
+    .page()
+}
+
+/// Returns the page of a visitor whose proof of work is wrong, too old or used.
+pub(crate) fn invalid_proof(template: &str, request_id: &str) -> Page {
+    Notice {
+        explanation: Html::markup(
+            "The calculation was made too long ago, or used already. Please try again.",
+        ),
+        actions: Html::fill(
+            TRY_AGAIN,
+            &[("template", Html::escape(template)), ("millis", Html::number(0_u32))],
+        ),
+        script: TRY_AGAIN_SCRIPT,
+        has_forms: true,
+        ..api_host_notice(Icon::Clock, "That took too long", request_id)
     }
     .page()
 }

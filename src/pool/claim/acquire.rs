@@ -56,13 +56,27 @@ impl Pool {
     /// # Errors
     /// See [`AcquireError`].
     pub async fn acquire(&self, template: &str, visitor: Visitor) -> Result<Acquired, AcquireError> {
+        self.acquire_up_to(None, template, visitor).await
+    }
+
+    /// Does what [`Pool::acquire`] does, up to `hourly` instances of the visitor in an hour, if that is fewer than the
+    /// template allows.
+    ///
+    /// # Errors
+    /// See [`AcquireError`].
+    pub async fn acquire_up_to(
+        &self,
+        hourly: Option<u32>,
+        template: &str,
+        visitor: Visitor,
+    ) -> Result<Acquired, AcquireError> {
         let start = Instant::now();
         let template_pool = self
             .template_pools
             .get(template)
             .filter(|template_pool| template_pool.is_configured())
             .ok_or(AcquireError::NoTemplate)?;
-        let outcome = self.claim_or_wait(&template_pool, visitor, start).await;
+        let outcome = self.claim_or_wait(&template_pool, hourly, visitor, start).await;
         let result = match &outcome {
             Ok(_) => AcquireResult::Success,
             Err(AcquireError::RateLimited(_)) => AcquireResult::RateLimited,
@@ -76,6 +90,7 @@ impl Pool {
     async fn claim_or_wait(
         &self,
         template_pool: &TemplatePool,
+        hourly: Option<u32>,
         visitor: Visitor,
         start: Instant,
     ) -> Result<Acquired, AcquireError> {
@@ -85,7 +100,7 @@ impl Pool {
             token: ClaimToken::random(),
             node: self.node.clone(),
             visitor,
-            limits: template.rate_limit,
+            limits: template.rate_limit.up_to(hourly),
             ttl: template.ttl,
         };
         let mut delivery = Delivery::new(claim, self.ledger.clone());

@@ -38,6 +38,11 @@ pub(in crate::pool) struct HookError {
 pub(in crate::pool) struct RandomTexts(hmac::Key);
 
 impl RandomTexts {
+    /// Returns the secret that signs challenges of the proof of work.
+    pub(in crate::pool) fn proof_of_work_secret(&self) -> Secret {
+        Secret::new(hex::encode(hmac::sign(&self.0, b"proof of work")))
+    }
+
     pub(in crate::pool) fn new(secret: &Secret) -> Self {
         Self(hmac::Key::new(hmac::HMAC_SHA256, secret.reveal().as_bytes()))
     }
