@@ -3,7 +3,8 @@
 use http::request::Parts;
 
 use super::request::query_parameter;
-use super::{Api, ApiError};
+use super::{Api, ApiError, ApiRequest};
+use crate::pool::Asker;
 
 impl Api {
     /// Checks the header `X-API-Key`, or the query parameter `api_key`, which is for clients that cannot set headers,
@@ -21,5 +22,14 @@ impl Api {
         } else {
             Err(ApiError::Unauthorized)
         }
+    }
+
+    /// Returns who asks for an instance by its id. A client with the API key may ask for as many unknown ids as it
+    /// likes.
+    pub(super) fn asker(&self, request: &ApiRequest<'_>) -> Asker {
+        if self.api_key.is_some() && self.check_api_key(request.head).is_ok() {
+            return Asker::Trusted;
+        }
+        Asker::Client(request.client.address)
     }
 }

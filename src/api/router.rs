@@ -11,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::cross_site::TrustedOrigins;
 use super::path::{Path, needs_api_key};
+use super::ready_counts::ReadyTicker;
 use super::request::{ApiRequest, accepts_html};
 use super::{ApiError, Body, pages, response};
 use crate::cluster::PeerClient;
@@ -30,6 +31,8 @@ pub struct Api {
     trusted_origins: TrustedOrigins,
     /// Requests data from other nodes; `None` where this node is alone.
     pub(super) peers: Option<PeerClient>,
+    /// The numbers of ready instances, for the event stream and the front page.
+    pub(super) ready_ticker: Arc<ReadyTicker>,
     /// Ends event streams when the server shuts down.
     pub(super) shutdown: CancellationToken,
 }
@@ -44,7 +47,8 @@ impl Api {
         trusted_origins: TrustedOrigins,
         shutdown: CancellationToken,
     ) -> Self {
-        Self { pool, metrics, api_key, trusted_proxies, trusted_origins, peers: None, shutdown }
+        let ready_ticker = ReadyTicker::new(pool.clone(), shutdown.clone());
+        Self { ready_ticker, pool, metrics, api_key, trusted_proxies, trusted_origins, peers: None, shutdown }
     }
 
     /// Sets the client that requests from other nodes what only they know, such as the output of their instances.
@@ -106,10 +110,10 @@ impl Api {
         };
         match (method, path) {
             (&Method::POST, Path::Acquire) => self.acquire(request).await,
-            (&Method::GET, Path::Instance(id)) => self.get_instance(&parse_id(id)?).await,
-            (&Method::DELETE, Path::Instance(id)) => self.release(&parse_id(id)?).await,
+            (&Method::GET, Path::Instance(id)) => self.get_instance(&parse_id(id)?, request).await,
+            (&Method::DELETE, Path::Instance(id)) => self.release(&parse_id(id)?, request).await,
             (&Method::POST, Path::Extend(id)) => self.extend(&parse_id(id)?, request).await,
-            (&Method::GET, Path::Status(id)) => self.status(&parse_id(id)?).await,
+            (&Method::GET, Path::Status(id)) => self.status(&parse_id(id)?, request).await,
             (&Method::GET, Path::Logs(id)) => self.logs(&parse_id(id)?, request).await,
             (&Method::GET, Path::PoolStats) => self.pool_stats(request).await,
             (&Method::GET, Path::Nodes) => self.nodes().await,

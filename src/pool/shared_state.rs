@@ -7,12 +7,17 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use parking_lot::Mutex;
 use tokio::sync::Notify;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::claim::delivery::Ledger;
+use super::claim::refused_visitors::RefusedVisitors;
 use super::in_flight::InFlight;
+use super::lookup_budget::LookupBudget;
+use super::stats::LatestStats;
 use super::supply::hooks::RandomTexts;
 use super::supply::memory_sample::MemorySample;
 use super::template_pool::TemplatePools;
@@ -68,12 +73,18 @@ pub struct Pool {
     pub(super) template_pools: TemplatePools,
     /// How far the answers got that assigned instances.
     pub(super) ledger: Arc<Ledger>,
+    /// The counts of all pools; locked while they are queried.
+    pub(super) latest_stats: tokio::sync::Mutex<LatestStats>,
+    /// The visitors whom a rate limit refused a moment ago.
+    pub(super) refused_visitors: RefusedVisitors,
     /// The instances that a task is making or stopping at present.
     pub(super) in_flight: InFlight,
     /// The source of the random texts in hooks; set once its secret is known.
     pub(super) random_texts: OnceLock<RandomTexts>,
     /// Whether other nodes share the store, so that the random texts are derived from the shared secret.
     pub(super) is_clustered: bool,
+    /// How often the store may be asked for ids that are unknown here.
+    pub(super) lookup_budget: Mutex<LookupBudget>,
     /// The memory of this node's instances, as it was measured last.
     pub(super) memory_sample: ArcSwap<MemorySample>,
     /// Wakes the memory sampler before its interval ends.
@@ -107,9 +118,12 @@ impl Pool {
             templates: ArcSwap::from_pointee(parts.templates),
             template_pools,
             ledger: Arc::default(),
+            latest_stats: tokio::sync::Mutex::default(),
+            refused_visitors: RefusedVisitors::default(),
             in_flight: InFlight::default(),
             is_clustered: parts.secret.is_none(),
             random_texts: parts.secret.map(|secret| RandomTexts::new(&secret).into()).unwrap_or_default(),
+            lookup_budget: Mutex::new(LookupBudget::new(Instant::now())),
             memory_sample: ArcSwap::default(),
             sample_memory_now: Notify::new(),
             wake: Notify::new(),

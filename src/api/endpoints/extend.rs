@@ -33,7 +33,7 @@ impl Api {
             .ok_or_else(|| ApiError::InvalidRequest("minutes must be an integer from 1 to 60".to_owned()))?;
         let instance = self
             .pool
-            .extend(id, Duration::from_secs(60 * minutes))
+            .extend(id, Duration::from_secs(60 * minutes), self.asker(&request))
             .await
             .map_err(|e| ApiError::from_store(e, "EXTEND_ERROR"))?;
         let lease = instance.lease().ok_or(ApiError::Internal("EXTEND_ERROR"))?;

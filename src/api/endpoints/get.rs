@@ -3,7 +3,7 @@
 use http::{Response, StatusCode};
 use serde::Serialize;
 
-use crate::api::{Api, ApiError, Body, response};
+use crate::api::{Api, ApiError, ApiRequest, Body, response};
 use crate::instance::{InstanceId, State};
 use crate::pool::InstanceMemory;
 use crate::template::Secret;
@@ -30,8 +30,13 @@ struct GetResponse<'a> {
 }
 
 impl Api {
-    pub(in crate::api) async fn get_instance(&self, id: &InstanceId) -> Result<Response<Body>, ApiError> {
-        let found = self.pool.get(id).await.map_err(|e| ApiError::from_store(e, "GET_ERROR"))?;
+    pub(in crate::api) async fn get_instance(
+        &self,
+        id: &InstanceId,
+        request: ApiRequest<'_>,
+    ) -> Result<Response<Body>, ApiError> {
+        let asker = self.asker(&request);
+        let found = self.pool.get(id, asker).await.map_err(|e| ApiError::from_store(e, "GET_ERROR"))?;
         let instance = found.ok_or(ApiError::NotFound("instance"))?;
         let (url, admin_url) = self.urls(&instance);
         let lease = instance.lease();

@@ -29,7 +29,8 @@ impl Api {
         let Some(peers) = self.peers.as_ref().filter(|_| request.may_be_forwarded()) else {
             return Ok(None);
         };
-        let found = self.pool.get(id).await.map_err(|e| ApiError::from_store(e, "GET_ERROR"))?;
+        let asker = self.asker(&request);
+        let found = self.pool.get(id, asker).await.map_err(|e| ApiError::from_store(e, "GET_ERROR"))?;
         let Some(instance) = found.filter(|instance| instance.node() != peers.directory.own_id()) else {
             return Ok(None);
         };

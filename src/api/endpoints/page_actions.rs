@@ -41,7 +41,7 @@ impl Api {
     ) -> Result<Response<Body>, ApiError> {
         let mut response = response::see_other("/");
         let Ok(id) = InstanceId::parse(id) else { return Ok(response) };
-        match self.pool.release(&id).await {
+        match self.pool.release_for(&id, self.asker(&request)).await {
             Ok(_) | Err(StoreError::Unknown | StoreError::Refused(_)) => {
                 instance_cookie::clear(&mut response, id.template());
                 Ok(response)

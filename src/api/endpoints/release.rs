@@ -3,7 +3,7 @@
 use http::{Response, StatusCode};
 use serde::Serialize;
 
-use crate::api::{Api, ApiError, Body, response};
+use crate::api::{Api, ApiError, ApiRequest, Body, response};
 use crate::instance::InstanceId;
 
 #[derive(Serialize)]
@@ -14,8 +14,13 @@ struct ReleaseResponse<'a> {
 }
 
 impl Api {
-    pub(in crate::api) async fn release(&self, id: &InstanceId) -> Result<Response<Body>, ApiError> {
-        self.pool.release(id).await.map_err(|e| ApiError::from_store(e, "RELEASE_ERROR"))?;
+    pub(in crate::api) async fn release(
+        &self,
+        id: &InstanceId,
+        request: ApiRequest<'_>,
+    ) -> Result<Response<Body>, ApiError> {
+        let released = self.pool.release_for(id, self.asker(&request)).await;
+        released.map_err(|e| ApiError::from_store(e, "RELEASE_ERROR"))?;
         let body = ReleaseResponse {
             id: id.as_str(),
             status: "released",

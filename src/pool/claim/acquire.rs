@@ -49,7 +49,8 @@ impl Pool {
     /// Assigns a ready instance of the template called `template` to `visitor`. When none is ready, waits up to the
     /// acquire timeout for one to be made, behind the visitors who came before.
     ///
-    /// A claim makes one call to the store, and waits neither for the runtime nor for any other node.
+    /// A claim makes one call to the store, and waits neither for the runtime nor for any other node. A visitor whom a
+    /// rate limit refused a moment ago is refused without a call.
     ///
     /// Cancel safety: if the future is dropped, the visitor has no instance; a claim in progress is undone.
     ///
@@ -80,6 +81,11 @@ impl Pool {
         start: Instant,
     ) -> Result<Acquired, AcquireError> {
         let template = template_pool.template();
+        let refused =
+            self.refused_visitors.find(&template.name, &visitor, template.rate_limit, Instant::now());
+        if let Some(refused) = refused {
+            return Err(refused.into());
+        }
         let claim = Claim {
             template: template.name.clone(),
             token: ClaimToken::random(),
@@ -118,6 +124,7 @@ impl Pool {
         &self,
         delivery: &mut Delivery,
     ) -> Result<Option<(Instance, Option<Quota>)>, AcquireError> {
+        let mark = self.refused_visitors.mark();
         let claimed = self.ask(self.store.claim(delivery.begin_claim())).await?;
         match claimed {
             Claimed::Granted { instance, quota } => {
@@ -129,6 +136,8 @@ impl Pool {
             }
             Claimed::RateLimited(limited) => {
                 delivery.claim_got_nothing();
+                let Claim { template, visitor, .. } = delivery.claim();
+                self.refused_visitors.remember(template, visitor, &limited, mark, Instant::now());
                 Err(limited.into())
             }
             Claimed::Empty => {
