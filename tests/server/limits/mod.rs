@@ -3,3 +3,4 @@
 mod connections;
 mod rate_limits;
 mod requests;
+mod store_calls;
