@@ -16,6 +16,7 @@
 //! | `instances.rs` | what else the API and the proxy ask of one instance |
 //! | `local_node.rs` | the pools' part in the cluster |
 //! | `stats.rs` | the counts of all pools, and their gauges |
+//! | `shared_query.rs` | one query of the store for many callers |
 //! | `run.rs` | starts the tasks; takes over a changed configuration |
 //!
 //! The states and the transitions between them are defined in [`crate::instance`]; the store performs them.
@@ -28,6 +29,7 @@ mod local_node;
 mod lookup;
 mod lookup_budget;
 mod run;
+mod shared_query;
 mod shared_state;
 mod stats;
 mod supply;

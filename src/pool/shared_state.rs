@@ -17,7 +17,8 @@ use super::claim::delivery::Ledger;
 use super::claim::refused_visitors::RefusedVisitors;
 use super::in_flight::InFlight;
 use super::lookup_budget::LookupBudget;
-use super::stats::LatestStats;
+use super::shared_query::SharedQuery;
+use super::stats::TemplateStats;
 use super::supply::hooks::RandomTexts;
 use super::supply::memory_sample::MemorySample;
 use super::template_pool::TemplatePools;
@@ -73,8 +74,9 @@ pub struct Pool {
     pub(super) template_pools: TemplatePools,
     /// How far the answers got that assigned instances.
     pub(super) ledger: Arc<Ledger>,
-    /// The counts of all pools; locked while they are queried.
-    pub(super) latest_stats: tokio::sync::Mutex<LatestStats>,
+    /// The query for the counts of all pools, and the check that the store answers.
+    pub(super) stats_query: SharedQuery<Result<Vec<TemplateStats>, StoreError>>,
+    pub(super) ping_query: SharedQuery<Result<(), StoreError>>,
     /// The visitors whom a rate limit refused a moment ago.
     pub(super) refused_visitors: RefusedVisitors,
     /// The instances that a task is making or stopping at present.
@@ -118,7 +120,8 @@ impl Pool {
             templates: ArcSwap::from_pointee(parts.templates),
             template_pools,
             ledger: Arc::default(),
-            latest_stats: tokio::sync::Mutex::default(),
+            stats_query: SharedQuery::default(),
+            ping_query: SharedQuery::default(),
             refused_visitors: RefusedVisitors::default(),
             in_flight: InFlight::default(),
             is_clustered: parts.secret.is_none(),
@@ -158,12 +161,12 @@ impl Pool {
         self.runtime.name()
     }
 
-    /// Checks that the store answers.
+    /// Checks that the store answers. Callers at the same time share a check, which begins after each of them called.
     ///
     /// # Errors
     /// `Unavailable` when it does not answer in time.
     pub async fn ping(&self) -> Result<(), StoreError> {
-        self.ask(self.store.ping()).await
+        self.ping_query.answer(self.ask(self.store.ping())).await
     }
 
     /// Has what runs compared with what is on record before the interval ends: something was left undone, or changes

@@ -4,15 +4,11 @@ use std::collections::BTreeSet;
 
 use futures_util::try_join;
 use serde::Serialize;
-use tokio::time::Instant;
 
 use super::{CapacityBasis, Pool};
 use crate::instance::{StateCounts, TemplateName};
 use crate::store::{NodeStatus, StoreError};
 use crate::telemetry::PoolMemory;
-
-/// When the latest query of the counts began, and its answer.
-pub(super) type LatestStats = Option<(Instant, Result<Vec<TemplateStats>, StoreError>)>;
 
 /// The counts of one pool, or the sum of several. The field names are part of the API.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
@@ -66,21 +62,12 @@ impl Pool {
     ///
     /// Also sets the pool gauges. These are of this node alone; whatever reads the metrics of all nodes sums them.
     ///
-    /// One query of the store is in progress at a time, and answers all callers who came before it began: the counts
-    /// are never older than the call, and many callers cost no more than one.
+    /// Callers at the same time share a query of the store. The counts are never older than the call.
     ///
     /// # Errors
     /// `Unavailable` when the store does not answer in time.
     pub async fn stats(&self) -> Result<Vec<TemplateStats>, StoreError> {
-        let called = Instant::now();
-        let mut latest = self.latest_stats.lock().await;
-        if let Some((_, stats)) = latest.as_ref().filter(|(begun, _)| *begun > called) {
-            return stats.clone();
-        }
-        let begun = Instant::now();
-        let stats = self.query_stats().await;
-        *latest = Some((begun, stats.clone()));
-        stats
+        self.stats_query.answer(self.query_stats()).await
     }
 
     async fn query_stats(&self) -> Result<Vec<TemplateStats>, StoreError> {
