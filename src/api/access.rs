@@ -18,6 +18,7 @@ use super::request::{ApiRequest, query_parameter};
 use super::{Api, ApiError};
 use crate::cluster::Provenance;
 use crate::instance::{Instance, InstanceId, State};
+use crate::pool::Asker;
 use crate::request::{authority, canonical_host};
 use crate::template::Secret;
 
@@ -100,6 +101,33 @@ impl Api {
         }
     }
 
+    /// Checks the token that a request offers for an instance, if it offers one.
+    ///
+    /// # Errors
+    /// [`ApiError::Forbidden`] when it is not the instance's, [`ApiError::NotFound`] when there is no such instance,
+    /// [`ApiError::StoreUnavailable`].
+    pub(super) async fn check_offered_token(
+        &self,
+        id: &InstanceId,
+        request: &ApiRequest<'_>,
+    ) -> Result<(), ApiError> {
+        if offered_token(request.head).is_none() || self.is_trusted_without_token(request) {
+            return Ok(());
+        }
+        let found = self.pool.get(id, self.asker(request)).await;
+        let found = found.map_err(|error| ApiError::from_store(error, "GET_ERROR"))?;
+        self.instance_access(&found.ok_or(ApiError::NotFound("instance"))?, request).map(|_| ())
+    }
+
+    /// Returns who asks for an instance by its id. A client with the API key, and a peer, may ask for as many unknown
+    /// ids as it likes.
+    pub(super) fn asker(&self, request: &ApiRequest<'_>) -> Asker {
+        if self.has_api_key(request.head) || is_from_peer(request.head) {
+            return Asker::Trusted;
+        }
+        Asker::Client(request.client.address)
+    }
+
     /// Checks that the caller may change an assigned instance: extend it, or end it.
     ///
     /// # Errors
@@ -114,7 +142,8 @@ impl Api {
         if self.is_trusted_without_token(request) {
             return Ok(());
         }
-        let found = self.pool.get(id).await.map_err(|error| ApiError::from_store(error, code))?;
+        let found = self.pool.get(id, self.asker(request)).await;
+        let found = found.map_err(|error| ApiError::from_store(error, code))?;
         let instance = found
             .filter(|instance| matches!(instance.state(), State::Assigned { .. }))
             .ok_or(ApiError::NotFound("instance"))?;

@@ -1,10 +1,21 @@
 //! Responses of server-sent events.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt};
 use http::{HeaderValue, Response, header};
+use serde_json::json;
 
 use super::{Api, Body};
+
+/// Shortest time after which a stream ends although the client reads it, so that no stream outlives a deployment for
+/// long.
+const MIN_STREAM_TIME: Duration = Duration::from_secs(30 * 60);
+/// How much longer a stream may live. Streams that began together, after a restart, end apart from each other.
+const STREAM_TIME_SPREAD: Duration = Duration::from_secs(3 * 60);
+/// Time without an event after which a stream sends something, so that a broken connection is detected.
+pub(super) const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(15);
 
 impl Api {
     /// Creates a response of server-sent events that no proxy on the way buffers. The stream ends with `events`, or
@@ -18,6 +29,18 @@ impl Api {
         headers.insert("x-accel-buffering", HeaderValue::from_static("no"));
         response
     }
+}
+
+/// Returns the longest life of a new stream: 30 minutes and up to [`STREAM_TIME_SPREAD`] more.
+pub(super) fn max_stream_time() -> Duration {
+    // Without randomness the streams end together, which costs speed only.
+    let spread = u64::from(getrandom::u32().unwrap_or_default()) % STREAM_TIME_SPREAD.as_millis() as u64;
+    MIN_STREAM_TIME + Duration::from_millis(spread)
+}
+
+/// Returns the last event of a stream that has reached its longest life. The client then reconnects.
+pub(super) fn reconnect_event() -> Bytes {
+    event("reconnect", &json!({"reason": "this stream has run for 30 minutes"}))
 }
 
 /// Formats one event.

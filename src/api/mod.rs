@@ -15,6 +15,7 @@
 //! | `error.rs` | [`ApiError`]: the only map from errors to status, code, text and headers |
 //! | `response.rs`, `body.rs` | JSON and HTML responses, and their bodies |
 //! | `event_stream.rs` | responses of server-sent events |
+//! | `ready_counts.rs` | the numbers of ready instances, queried once for all clients that watch them |
 //! | `pages/` | the HTML of the front page and of every error page |
 //!
 //! To add a header to all responses of the API, set it in [`Api::handle`]. To add an endpoint: a variant of `Path` with
@@ -33,6 +34,7 @@ mod event_stream;
 pub(crate) mod pages;
 mod path;
 mod proof_of_work;
+mod ready_counts;
 mod request;
 mod response;
 mod router;

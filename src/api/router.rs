@@ -13,6 +13,7 @@ use super::access::ApiKey;
 use super::cross_site::TrustedOrigins;
 use super::path::Path;
 use super::proof_of_work::ProofsOfWork;
+use super::ready_counts::ReadyTicker;
 use super::request::{ApiRequest, accepts_html};
 use super::{ApiError, Body, pages, response};
 use crate::cluster::PeerClient;
@@ -34,6 +35,8 @@ pub struct Api {
     pub(super) proofs_of_work: ProofsOfWork,
     /// Requests data from other nodes; `None` where this node is alone.
     pub(super) peers: Option<PeerClient>,
+    /// The numbers of ready instances, for the event stream and the front page.
+    pub(super) ready_ticker: Arc<ReadyTicker>,
     /// Ends event streams when the server shuts down.
     pub(super) shutdown: CancellationToken,
 }
@@ -49,6 +52,7 @@ impl Api {
         shutdown: CancellationToken,
     ) -> Self {
         Self {
+            ready_ticker: ReadyTicker::new(pool.clone(), shutdown.clone()),
             pool,
             metrics,
             api_key,

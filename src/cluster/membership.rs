@@ -124,8 +124,20 @@ impl Membership {
 
     /// Returns the peers that were heard within [`SUSPECT_AFTER`].
     pub fn living_peers(&self) -> Vec<NodeStatus> {
-        let is_living = |node: &&NodeStatus| node.info.id != self.own_id && node.silence <= SUSPECT_AFTER;
-        self.nodes.load().iter().filter(is_living).cloned().collect()
+        self.nodes.load().iter().filter(|node| self.is_living_peer(node)).cloned().collect()
+    }
+
+    /// Returns whether a peer that was heard within [`SUSPECT_AFTER`] has a pool of the template `name`.
+    pub fn has_peer_with_template(&self, name: &str) -> bool {
+        self.nodes
+            .load()
+            .iter()
+            .filter(|node| self.is_living_peer(node))
+            .any(|node| node.info.pools.iter().any(|pool| pool.template.as_str() == name))
+    }
+
+    fn is_living_peer(&self, node: &NodeStatus) -> bool {
+        node.info.id != self.own_id && node.silence <= SUSPECT_AFTER
     }
 
     /// Ends all instances of a node that has been silent for at least `silence`, and publishes their end. Returns

@@ -46,6 +46,14 @@ pub struct RateLimited {
     pub retry_after: Duration,
 }
 
+impl RateLimited {
+    /// Returns whether the refusal holds until its time is over, whatever the visitor does: it may be repeated without
+    /// another look at the usage. Both windows end by time alone.
+    pub fn is_until_time(&self) -> bool {
+        true
+    }
+}
+
 fn current(window: Option<RateWindow>, length: Duration, now: Millis) -> Option<RateWindow> {
     window.filter(|w| now < w.opened + length)
 }

@@ -7,30 +7,24 @@ use bytes::Bytes;
 use tokio::net::TcpStream;
 
 use super::supply::hooks::HookValues;
-use super::{InstanceMemory, Pool};
+use super::{Asker, InstanceMemory, Pool};
 use crate::instance::{Endpoint, Instance, InstanceId};
-use crate::proxy::routes::{Route, RouteLookup};
+use crate::proxy::routes::Route;
 use crate::store::{RouteChange, StoreError};
 use crate::template::{Secret, Template};
 
 impl Pool {
-    /// Returns the instance's record; `None` when there is none. The caller knows the instance's name, so this counts
-    /// as its use.
-    ///
-    /// # Errors
-    /// `Unavailable` when the store does not answer in time.
-    pub async fn get(&self, id: &InstanceId) -> Result<Option<Instance>, StoreError> {
-        self.record_use_of(id);
-        self.ask(self.store.get(id)).await
-    }
-
     /// Extends the lease by `by` from its deadline, up to the template's longest time. Returns the new record.
     ///
     /// # Errors
-    /// `Unknown` when no visitor has the instance or its template was never configured here; `NotExtended` beyond the
-    /// longest time; `Unavailable` when the store does not answer in time.
-    pub async fn extend(&self, id: &InstanceId, by: Duration) -> Result<Instance, StoreError> {
+    /// `Unknown` when no visitor has the instance, its template was never configured here, or `asker` has used up the
+    /// budget for unknown ids; `NotExtended` beyond the longest time; `Unavailable` when the store does not answer in
+    /// time.
+    pub async fn extend(&self, id: &InstanceId, by: Duration, asker: Asker) -> Result<Instance, StoreError> {
         let template = self.template_of(id).ok_or(StoreError::Unknown)?;
+        if !self.may_be_assigned(id, asker).await? {
+            return Err(StoreError::Unknown);
+        }
         let instance = self.ask(self.store.extend(id, by, template.max_ttl)).await?;
         self.record_use_of(id);
         self.publish_route(RouteChange::Set(instance.clone()));
@@ -42,12 +36,6 @@ impl Pool {
     pub fn record_use(&self, route: &Route) {
         if route.mark_used() {
             self.ledger.note_delivered(route.id().clone());
-        }
-    }
-
-    fn record_use_of(&self, id: &InstanceId) {
-        if let RouteLookup::Live(route) = self.routes.find(id.as_str()) {
-            self.record_use(&route);
         }
     }
 

@@ -12,9 +12,11 @@
 //! | `supply/` | making instances: plan, provisioning, checkpoints, capacity |
 //! | `claim/` | assigning an instance to a visitor, and whether the answer reached the visitor |
 //! | `end/` | the end of instances: release, expiry, failure, garbage collection, shutdown |
-//! | `instances.rs` | what the API and the proxy ask of one instance |
+//! | `lookup.rs`, `lookup_budget.rs` | an instance by its id, and how often the store is asked for ids that are unknown here |
+//! | `instances.rs` | what else the API and the proxy ask of one instance |
 //! | `local_node.rs` | the pools' part in the cluster |
 //! | `stats.rs` | the counts of all pools, and their gauges |
+//! | `shared_query.rs` | one query of the store for many callers |
 //! | `run.rs` | starts the tasks; takes over a changed configuration |
 //!
 //! The states and the transitions between them are defined in [`crate::instance`]; the store performs them.
@@ -24,7 +26,10 @@ mod end;
 mod in_flight;
 mod instances;
 mod local_node;
+mod lookup;
+mod lookup_budget;
 mod run;
+mod shared_query;
 mod shared_state;
 mod stats;
 mod supply;
@@ -36,6 +41,7 @@ pub use claim::acquire::{AcquireError, Acquired};
 #[cfg(test)]
 pub(crate) use claim::delivery::delivery_probe;
 pub use claim::delivery::{Delivered, Delivery};
+pub use lookup::{Asker, InstanceStatus};
 pub use shared_state::{Pool, PoolParts};
 pub use stats::{PoolStats, TemplateStats};
 pub use supply::bake::{BakeError, BakeOutcome};

@@ -7,12 +7,18 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use parking_lot::Mutex;
 use tokio::sync::Notify;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::claim::delivery::Ledger;
+use super::claim::refused_visitors::RefusedVisitors;
 use super::in_flight::InFlight;
+use super::lookup_budget::LookupBudget;
+use super::shared_query::SharedQuery;
+use super::stats::TemplateStats;
 use super::supply::hooks::RandomTexts;
 use super::supply::memory_sample::MemorySample;
 use super::template_pool::TemplatePools;
@@ -68,12 +74,19 @@ pub struct Pool {
     pub(super) template_pools: TemplatePools,
     /// How far the answers got that assigned instances.
     pub(super) ledger: Arc<Ledger>,
+    /// The query for the counts of all pools, and the check that the store answers.
+    pub(super) stats_query: SharedQuery<Result<Vec<TemplateStats>, StoreError>>,
+    pub(super) ping_query: SharedQuery<Result<(), StoreError>>,
+    /// The visitors whom a rate limit refused a moment ago.
+    pub(super) refused_visitors: RefusedVisitors,
     /// The instances that a task is making or stopping at present.
     pub(super) in_flight: InFlight,
     /// The source of the random texts in hooks; set once its secret is known.
     pub(super) random_texts: OnceLock<RandomTexts>,
     /// Whether other nodes share the store, so that the random texts are derived from the shared secret.
     pub(super) is_clustered: bool,
+    /// How often the store may be asked for ids that are unknown here.
+    pub(super) lookup_budget: Mutex<LookupBudget>,
     /// The memory of this node's instances, as it was measured last.
     pub(super) memory_sample: ArcSwap<MemorySample>,
     /// Wakes the memory sampler before its interval ends.
@@ -107,9 +120,13 @@ impl Pool {
             templates: ArcSwap::from_pointee(parts.templates),
             template_pools,
             ledger: Arc::default(),
+            stats_query: SharedQuery::default(),
+            ping_query: SharedQuery::default(),
+            refused_visitors: RefusedVisitors::default(),
             in_flight: InFlight::default(),
             is_clustered: parts.secret.is_none(),
             random_texts: parts.secret.map(|secret| RandomTexts::new(&secret).into()).unwrap_or_default(),
+            lookup_budget: Mutex::new(LookupBudget::new(Instant::now())),
             memory_sample: ArcSwap::default(),
             sample_memory_now: Notify::new(),
             wake: Notify::new(),
@@ -144,12 +161,12 @@ impl Pool {
         self.runtime.name()
     }
 
-    /// Checks that the store answers.
+    /// Checks that the store answers. Callers at the same time share a check, which begins after each of them called.
     ///
     /// # Errors
     /// `Unavailable` when it does not answer in time.
     pub async fn ping(&self) -> Result<(), StoreError> {
-        self.ask(self.store.ping()).await
+        self.ping_query.answer(self.ask(self.store.ping())).await
     }
 
     /// Has what runs compared with what is on record before the interval ends: something was left undone, or changes

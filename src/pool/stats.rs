@@ -62,9 +62,15 @@ impl Pool {
     ///
     /// Also sets the pool gauges. These are of this node alone; whatever reads the metrics of all nodes sums them.
     ///
+    /// Callers at the same time share a query of the store. The counts are never older than the call.
+    ///
     /// # Errors
     /// `Unavailable` when the store does not answer in time.
     pub async fn stats(&self) -> Result<Vec<TemplateStats>, StoreError> {
+        self.stats_query.answer(self.query_stats()).await
+    }
+
+    async fn query_stats(&self) -> Result<Vec<TemplateStats>, StoreError> {
         let (templates, peers) = (self.templates(), self.membership.living_peers());
         let mut all = Vec::new();
         for template in templates.iter() {

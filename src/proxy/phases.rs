@@ -105,7 +105,8 @@ impl ProxyHttp for Proxy {
             }
             Destination::Instance(label) => {
                 ctx.host = HostKind::Instance;
-                match self.resolve_target(&label, &ctx.provenance).await {
+                let source = request_source(session, &ctx.provenance);
+                match self.resolve_target(&label, &head.headers, source).await {
                     Ok(target) => {
                         ctx.target = Some(target);
                         return Ok(false);

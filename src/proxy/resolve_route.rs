@@ -2,22 +2,31 @@
 
 use std::sync::Arc;
 
+use http::HeaderMap;
+
 use super::Proxy;
+use super::headers::RequestSource;
 use super::routes::{Route, RouteLookup};
 use crate::api::ApiError;
-use crate::instance::{EndReason, InstanceId, State};
-use crate::store::RouteChange;
+use crate::instance::{EndReason, InstanceId};
+use crate::pool::Asker;
+use crate::request::ClientAddr;
 
 impl Proxy {
     /// Returns the live route of a host's label. The route table answers for every host that it knows; for another
-    /// host the store is asked once.
+    /// host the store is asked once, within the budget of the client.
     ///
     /// # Errors
     /// [`ApiError::InstanceEnded`] when the instance has ended, [`ApiError::NotFound`] when no visitor has an instance
     /// with that label, [`ApiError::StoreUnavailable`] when the host is unknown and the store does not answer.
-    pub(super) async fn resolve_route(&self, label: &str) -> Result<Arc<Route>, ApiError> {
+    pub(super) async fn resolve_route(
+        &self,
+        label: &str,
+        headers: &HeaderMap,
+        source: RequestSource<'_>,
+    ) -> Result<Arc<Route>, ApiError> {
         let found = match self.0.routes.find(label) {
-            RouteLookup::Unknown => self.find_in_store(label).await?,
+            RouteLookup::Unknown => self.find_in_store(label, self.asker(headers, source)).await?,
             found => found,
         };
         match found {
@@ -34,21 +43,20 @@ impl Proxy {
         }
     }
 
-    /// Asks the store for an instance, and applies its record to the route table.
-    async fn find_in_store(&self, label: &str) -> Result<RouteLookup, ApiError> {
+    /// Asks the store for an instance, within the budget for unknown ids. The pool applies what it learns to the route
+    /// table; an instance that no visitor has stays unknown there.
+    async fn find_in_store(&self, label: &str, asker: Asker) -> Result<RouteLookup, ApiError> {
         let Ok(id) = InstanceId::parse(label) else { return Ok(RouteLookup::Absent) };
-        let found = self.0.pool.get(&id).await.map_err(|e| ApiError::from_store(e, "PROXY_ERROR"))?;
-        match found {
-            Some(instance) if matches!(instance.state(), State::Assigned { .. } | State::Expired { .. }) => {
-                self.0.pool.apply_route_change(&RouteChange::Set(instance));
-            }
-            // A ready or warming instance has no visitor. It may be assigned at any moment, so it is not marked as
-            // absent.
-            Some(_) => return Ok(RouteLookup::Absent),
-            None => {
-                self.0.routes.mark_absent(label);
-            }
-        }
+        self.0.pool.get(&id, asker).await.map_err(|e| ApiError::from_store(e, "PROXY_ERROR"))?;
         Ok(self.0.routes.find(label))
+    }
+
+    /// Returns who asks for an unknown host. A peer forwards only requests for instances that it knows.
+    fn asker(&self, headers: &HeaderMap, source: RequestSource<'_>) -> Asker {
+        if source.provenance.is_trusted() {
+            return Asker::Trusted;
+        }
+        let trusted_proxies = &self.0.trusted_proxies;
+        Asker::Client(ClientAddr::of(source.peer, source.is_secure, headers, trusted_proxies).address)
     }
 }

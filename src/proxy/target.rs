@@ -7,9 +7,9 @@ use std::time::Duration;
 use http::{HeaderMap, HeaderValue, header};
 
 use super::Proxy;
+use super::headers::RequestSource;
 use super::routes::Route;
 use crate::api::ApiError;
-use crate::cluster::Provenance;
 
 /// How much longer than the app another node may be silent: it reports the app's timeout before its own is over.
 const NODE_SILENCE_MARGIN: Duration = Duration::from_secs(5);
@@ -30,7 +30,7 @@ pub(super) enum Target {
 }
 
 impl Proxy {
-    /// Returns the live route of a host's label, and its target for a request with this provenance.
+    /// Returns the live route of a host's label, and its target for a request with these headers from this source.
     ///
     /// # Errors
     /// Those of [`Proxy::resolve_route`]; [`ApiError::AppUnreachable`] when the node that runs the app is not known,
@@ -38,10 +38,11 @@ impl Proxy {
     pub(super) async fn resolve_target(
         &self,
         label: &str,
-        provenance: &Provenance,
+        headers: &HeaderMap,
+        source: RequestSource<'_>,
     ) -> Result<(Arc<Route>, Target), ApiError> {
-        let route = self.resolve_route(label).await?;
-        let directory = &self.0.directory;
+        let route = self.resolve_route(label, headers, source).await?;
+        let (directory, provenance) = (&self.0.directory, source.provenance);
         if route.node() == directory.own_id() {
             return Ok((route, Target::App));
         }

@@ -91,7 +91,7 @@ impl Proxy {
         let Destination::Instance(label) = self.0.hosts.destination(&head.uri, &head.headers) else {
             return Err(ApiError::MalformedHead);
         };
-        let (route, target) = self.resolve_target(&label, source.provenance).await?;
+        let (route, target) = self.resolve_target(&label, &head.headers, source).await?;
         let path_and_query = head.uri.path_and_query().map_or("/", |path| path.as_str());
         let mut handshake = Request::new(Empty::<Bytes>::new());
         *handshake.uri_mut() = path_and_query.parse().map_err(|_| ApiError::MalformedHead)?;

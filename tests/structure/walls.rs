@@ -20,7 +20,7 @@ const MAY_USE: &[(&str, &str)] = &[
         "server",
         "proxy api pool proxy::routes cluster store runtime request config template instance telemetry clock",
     ),
-    ("proxy", "api pool proxy::routes cluster store request config template instance telemetry clock"),
+    ("proxy", "api pool proxy::routes cluster request config template instance telemetry clock"),
     ("api", "pool cluster store request config template instance telemetry clock"),
     // An instance, in order.
     ("pool", "proxy::routes cluster store runtime request config template instance telemetry clock"),

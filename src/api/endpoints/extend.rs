@@ -34,7 +34,7 @@ impl Api {
         self.check_change(id, &request, "EXTEND_ERROR").await?;
         let instance = self
             .pool
-            .extend(id, Duration::from_secs(60 * minutes))
+            .extend(id, Duration::from_secs(60 * minutes), self.asker(&request))
             .await
             .map_err(|e| ApiError::from_store(e, "EXTEND_ERROR"))?;
         let lease = instance.lease().ok_or(ApiError::Internal("EXTEND_ERROR"))?;

@@ -1,12 +1,20 @@
 //! `GET /`: the front page, with what can be tried and the instances that the visitor has.
 
+use std::sync::Arc;
+use std::time::Duration;
+
 use http::{Response, StatusCode};
+use tokio::time::timeout;
 
 use super::instance_cookie::{self, ClaimedInstance};
 use crate::api::access::has_token;
 use crate::api::pages::{self, RunningInstance, TemplateCard};
+use crate::api::ready_counts::ReadyCounts;
 use crate::api::{Api, ApiError, ApiRequest, Body, response};
 use crate::instance::{Instance, InstanceId, State};
+
+/// Longest wait for the first counts: as long as a query of the store may take.
+const MAX_COUNTS_WAIT: Duration = Duration::from_secs(1);
 
 /// Maximum number of a visitor's cookies for which the store is queried.
 const MAX_COOKIES: usize = 8;
@@ -17,7 +25,7 @@ impl Api {
         request: ApiRequest<'_>,
     ) -> Result<Response<Body>, ApiError> {
         // Without the store the page still shows the templates.
-        let stats = self.pool.stats().await.unwrap_or_default();
+        let counts = self.ready_counts().await;
         let (running, ended) = self.visitors_instances(&request).await;
         let templates = self.pool.templates();
         let cards: Vec<TemplateCard<'_>> = templates
@@ -29,7 +37,7 @@ impl Api {
                     title: &template.title,
                     description: &template.description,
                     ttl: template.ttl,
-                    ready: stats.iter().find(|s| s.template == name).map_or(0, |s| s.stats.ready),
+                    ready: counts.as_ref().map_or(0, |counts| counts.of_template(name)),
                     running: running.iter().find(|r| r.template == name),
                 }
             })
@@ -41,15 +49,23 @@ impl Api {
         Ok(response)
     }
 
+    /// Returns the numbers of ready instances as they were at most a second ago, or as they were known last while the
+    /// store is away; `None` if they never were.
+    async fn ready_counts(&self) -> Option<Arc<ReadyCounts>> {
+        let mut counts = self.ready_ticker.watch();
+        let first = timeout(MAX_COUNTS_WAIT, counts.wait_for(Option::is_some)).await;
+        first.ok()?.ok()?.clone()
+    }
+
     /// Returns the instances in the visitor's cookies that still run, and the ids of those that have ended or whose
     /// token is wrong.
     async fn visitors_instances(&self, request: &ApiRequest<'_>) -> (Vec<RunningInstance>, Vec<InstanceId>) {
-        let now = self.pool.clock().now();
+        let (now, asker) = (self.pool.clock().now(), self.asker(request));
         let (mut running, mut ended) = (Vec::new(), Vec::new());
         let cookies = instance_cookie::read(&request.head.headers, request.client.is_secure);
         for ClaimedInstance { id, token } in cookies.take(MAX_COOKIES) {
             // If the store does not answer, the instance may still run, so its cookie stays.
-            let Ok(found) = self.pool.get(&id).await else { continue };
+            let Ok(found) = self.pool.get(&id, asker).await else { continue };
             let found = found.filter(|instance| has_token(instance, token));
             let credentials = found.as_ref().and_then(|instance| self.pool.credentials(instance));
             match found.as_ref().map(Instance::state) {

@@ -36,7 +36,8 @@ impl Api {
         id: &InstanceId,
         request: ApiRequest<'_>,
     ) -> Result<Response<Body>, ApiError> {
-        let found = self.pool.get(id).await.map_err(|e| ApiError::from_store(e, "GET_ERROR"))?;
+        let asker = self.asker(&request);
+        let found = self.pool.get(id, asker).await.map_err(|e| ApiError::from_store(e, "GET_ERROR"))?;
         let instance = found.ok_or(ApiError::NotFound("instance"))?;
         let may_read_credentials = self.instance_access(&instance, &request)? == InstanceAccess::Full;
         let (url, admin_url) = self.urls(&instance);

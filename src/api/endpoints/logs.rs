@@ -32,7 +32,8 @@ impl Api {
             // A node has the output of its instance for a moment longer than the store has the record.
             return Ok(());
         }
-        let found = self.pool.get(id).await.map_err(|e| ApiError::from_store(e, "GET_ERROR"))?;
+        let asker = self.asker(request);
+        let found = self.pool.get(id, asker).await.map_err(|e| ApiError::from_store(e, "GET_ERROR"))?;
         match self.instance_access(&found.ok_or(ApiError::NotFound("instance"))?, request)? {
             InstanceAccess::Full => Ok(()),
             InstanceAccess::StateOnly => Err(ApiError::Forbidden),
@@ -47,7 +48,8 @@ impl Api {
         let Some(peers) = self.peers.as_ref().filter(|_| request.may_be_forwarded()) else {
             return Ok(None);
         };
-        let found = self.pool.get(id).await.map_err(|e| ApiError::from_store(e, "GET_ERROR"))?;
+        let asker = self.asker(&request);
+        let found = self.pool.get(id, asker).await.map_err(|e| ApiError::from_store(e, "GET_ERROR"))?;
         let Some(instance) = found.filter(|instance| instance.node() != peers.directory.own_id()) else {
             return Ok(None);
         };

@@ -56,7 +56,7 @@ impl Api {
             Ok(false) => return Ok(response),
             Err(error) => return Ok(error_page(&error, id.template(), &request)),
         }
-        match self.pool.release(&id).await {
+        match self.pool.release_for(&id, self.asker(&request)).await {
             Ok(_) | Err(StoreError::Unknown | StoreError::Refused(_)) => {
                 instance_cookie::clear(&mut response, id.template(), request.client.is_secure);
                 Ok(response)
@@ -75,7 +75,11 @@ impl Api {
         }
         let mut cookies = instance_cookie::read(&request.head.headers, request.client.is_secure);
         let Some(claimed) = cookies.find(|claimed| claimed.id == *id) else { return Ok(false) };
-        let found = self.pool.get(id).await.map_err(|e| ApiError::from_store(e, "RELEASE_ERROR"))?;
+        let found = self
+            .pool
+            .get(id, self.asker(request))
+            .await
+            .map_err(|e| ApiError::from_store(e, "RELEASE_ERROR"))?;
         // A record that is gone is no obstacle: the cookie is then cleared.
         Ok(found.is_none_or(|instance| has_token(&instance, claimed.token)))
     }

@@ -49,7 +49,8 @@ impl Pool {
     /// Assigns a ready instance of the template called `template` to `visitor`. When none is ready, waits up to the
     /// acquire timeout for one to be made, behind the visitors who came before.
     ///
-    /// A claim makes one call to the store, and waits neither for the runtime nor for any other node.
+    /// A claim makes one call to the store, and waits neither for the runtime nor for any other node. A visitor whom a
+    /// rate limit refused a moment ago is refused without a call.
     ///
     /// Cancel safety: if the future is dropped, the visitor has no instance; a claim in progress is undone.
     ///
@@ -95,12 +96,17 @@ impl Pool {
         start: Instant,
     ) -> Result<Acquired, AcquireError> {
         let template = template_pool.template();
+        let limits = template.rate_limit.up_to(hourly);
+        let refused = self.refused_visitors.find(&template.name, &visitor, limits, Instant::now());
+        if let Some(refused) = refused {
+            return Err(refused.into());
+        }
         let claim = Claim {
             template: template.name.clone(),
             token: ClaimToken::random(),
             node: self.node.clone(),
             visitor,
-            limits: template.rate_limit.up_to(hourly),
+            limits,
             ttl: template.ttl,
         };
         let mut delivery = Delivery::new(claim, self.ledger.clone());
@@ -133,6 +139,7 @@ impl Pool {
         &self,
         delivery: &mut Delivery,
     ) -> Result<Option<(Instance, Option<Quota>)>, AcquireError> {
+        let mark = self.refused_visitors.mark();
         let claimed = self.ask(self.store.claim(delivery.begin_claim())).await?;
         match claimed {
             Claimed::Granted { instance, quota } => {
@@ -144,6 +151,8 @@ impl Pool {
             }
             Claimed::RateLimited(limited) => {
                 delivery.claim_got_nothing();
+                let Claim { template, visitor, .. } = delivery.claim();
+                self.refused_visitors.remember(template, visitor, &limited, mark, Instant::now());
                 Err(limited.into())
             }
             Claimed::Empty => {

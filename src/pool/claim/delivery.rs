@@ -71,6 +71,11 @@ impl Delivery {
         &self.claim
     }
 
+    /// Returns the claim.
+    pub(super) fn claim(&self) -> &Claim {
+        &self.claim
+    }
+
     /// Notes that the claim got no instance. It may be made again.
     pub(super) fn claim_got_nothing(&mut self) {
         self.progress = Progress::Idle;

@@ -101,7 +101,10 @@ async fn undo_one(pool: &Arc<Pool>, undo: &Undo) -> Result<(), StoreError> {
 /// It is published as its ready record, never as gone: the node that runs it would stop a gone instance, and the route
 /// table would refuse the claim that comes next.
 async fn undo_claim(pool: &Arc<Pool>, claim: &Claim) -> Result<(), StoreError> {
-    let ready = pool.ask(pool.store.undo_claim(claim)).await?;
+    let undone = pool.ask(pool.store.undo_claim(claim)).await;
+    // After an error too: the store may have given the charge back before its answer was lost.
+    pool.refused_visitors.forget(&claim.template, &claim.visitor);
+    let ready = undone?;
     tracing::debug!(id = %ready.id(), "claim undone: visitor left before the answer began");
     pool.publish_route(RouteChange::Set(ready.clone()));
     if !is_outdated(pool, &ready) {

@@ -3,17 +3,33 @@
 use std::sync::Arc;
 
 use crate::instance::{Instance, InstanceId};
-use crate::pool::Pool;
+use crate::pool::{Asker, Pool};
 use crate::store::{RouteChange, StoreError};
 use crate::telemetry::{ReleaseReason, task};
 
 impl Pool {
+    /// Releases an instance for a client, as [`Pool::release`] does.
+    ///
+    /// # Errors
+    /// `Unknown` when no visitor has the instance any more, or `asker` has used up the budget for unknown ids;
+    /// `Unavailable` when the store does not answer in time.
+    pub async fn release_for(
+        self: &Arc<Self>,
+        id: &InstanceId,
+        asker: Asker,
+    ) -> Result<Instance, StoreError> {
+        if !self.may_be_assigned(id, asker).await? {
+            return Err(StoreError::Unknown);
+        }
+        self.release(id).await
+    }
+
     /// Releases an instance that a visitor has. It is unreachable when this returns; its app is stopped in the
     /// background by the node that runs it. Returns the record as it was.
     ///
     /// # Errors
     /// `Unknown` when no visitor has the instance any more; `Unavailable` when the store does not answer in time.
-    pub async fn release(self: &Arc<Self>, id: &InstanceId) -> Result<Instance, StoreError> {
+    pub(in crate::pool) async fn release(self: &Arc<Self>, id: &InstanceId) -> Result<Instance, StoreError> {
         let (instance, _) = self.ask(self.store.release(id)).await?;
         self.publish_route(RouteChange::Gone(id.clone()));
         self.metrics.record_release(id.template(), ReleaseReason::Released);

@@ -8,7 +8,7 @@ use super::test_app::TestApp;
 use super::test_store::CallFault;
 use crate::instance::{Instance, InstanceId};
 use crate::pool::claim::delivery_worker::settle;
-use crate::pool::{AcquireError, Acquired};
+use crate::pool::{AcquireError, Acquired, Asker};
 use crate::proxy::routes::RouteLookup;
 use crate::store::{CONFIRM_TIMEOUT, Store as _, StoreError, Visitor};
 use crate::template::Template;
@@ -178,7 +178,7 @@ async fn a_doubtful_instance_is_released_unless_it_is_used() {
         panic!("it has no route")
     };
     visited.mark_used();
-    fixture.pool.get(&ids[2]).await.unwrap();
+    fixture.pool.get(&ids[2], Asker::Trusted).await.unwrap();
     let pool = Arc::clone(&fixture.pool);
     tokio::time::advance(CONFIRM_TIMEOUT - Duration::from_millis(1)).await;
     settle(&pool, true).await;

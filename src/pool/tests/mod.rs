@@ -1,10 +1,11 @@
 //! The pools against a store, a runtime and an app that fail on demand: each fault at each step, and random operations
-//! against a model.
+//! against a model; and what a flood of requests costs the store.
 
 mod bakes;
 mod deliveries;
 mod faults;
 pub(crate) mod fixture;
+mod floods;
 mod memory;
 mod model;
 mod model_world;

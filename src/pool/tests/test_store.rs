@@ -31,6 +31,8 @@ pub(super) enum CallFault {
 pub(super) struct TestStore {
     pub(super) inner: MemoryStore,
     faults: Mutex<HashMap<&'static str, CallFault>>,
+    /// How often each call was made.
+    calls: Mutex<HashMap<&'static str, usize>>,
     /// Whether each call fails.
     pub(super) down: AtomicBool,
     /// Notified when a call hangs.
@@ -40,7 +42,13 @@ pub(super) struct TestStore {
 impl TestStore {
     pub(super) fn new(clock: Clock) -> Self {
         let inner = MemoryStore::new(clock);
-        Self { inner, faults: Mutex::default(), down: AtomicBool::new(false), hanging: Notify::new() }
+        Self {
+            inner,
+            faults: Mutex::default(),
+            calls: Mutex::default(),
+            down: AtomicBool::new(false),
+            hanging: Notify::new(),
+        }
     }
 
     /// Makes the next call of that name fail.
@@ -48,11 +56,17 @@ impl TestStore {
         self.faults.lock().insert(name, how);
     }
 
+    /// Returns how often the call of that name was made.
+    pub(super) fn calls(&self, name: &'static str) -> usize {
+        self.calls.lock().get(name).copied().unwrap_or(0)
+    }
+
     async fn call<T>(
         &self,
         name: &'static str,
         call: impl Future<Output = Result<T, StoreError>>,
     ) -> Result<T, StoreError> {
+        *self.calls.lock().entry(name).or_default() += 1;
         let fault = self.faults.lock().remove(name);
         let unavailable = || Err(StoreError::Unavailable("the connection is cut".to_owned()));
         // A caller that is dropped is dropped here, or after the call was performed.

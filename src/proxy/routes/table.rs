@@ -2,7 +2,7 @@
 
 use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -59,6 +59,8 @@ pub struct RouteTable {
     /// The absent hosts, in the order in which they will be forgotten. Every writer holds this lock.
     absent: Mutex<VecDeque<(Instant, Arc<str>)>>,
     incarnations: AtomicU64,
+    /// Whether a snapshot of the store was applied.
+    is_filled: AtomicBool,
 }
 
 /// A moment in the table's life: which routes existed.
@@ -97,6 +99,12 @@ impl RouteTable {
     /// Returns whether the table knows no host.
     pub fn is_empty(&self) -> bool {
         self.entries.is_empty()
+    }
+
+    /// Returns whether a snapshot of the store was applied. Before that, the table lacks instances that were assigned
+    /// before the server started.
+    pub fn is_filled(&self) -> bool {
+        self.is_filled.load(Ordering::Acquire)
     }
 
     /// Applies one change. A record that is older than what the table has is ignored.
@@ -143,25 +151,26 @@ impl RouteTable {
             }
             // The claim was undone: its visitor never got the instance, and the next claim has a route of its own.
             (Some(TableEntry::Live(route)), State::Ready { .. }) => {
-                route.end();
+                // The table changes before the holders of the route wake, here and below: they look the host up again.
                 entries.remove(instance.id().as_str());
+                route.end();
                 RouteUpdate::Removed
             }
             (Some(TableEntry::Ended(_)), _) => RouteUpdate::Unchanged,
             (known, State::Assigned { endpoint, lease }) => {
-                if let Some(TableEntry::Live(previous)) = known {
-                    previous.end();
-                }
                 let incarnation = self.incarnations.fetch_add(1, Ordering::Relaxed) + 1;
                 let route = Route::new(instance, lease, *endpoint, incarnation);
                 entries.insert(instance.id().shared(), TableEntry::Live(Arc::new(route)));
+                if let Some(TableEntry::Live(previous)) = known {
+                    previous.end();
+                }
                 RouteUpdate::Added
             }
             (known, State::Expired { reason, .. }) => {
+                entries.insert(instance.id().shared(), TableEntry::Ended(*reason));
                 if let Some(TableEntry::Live(route)) = known {
                     route.end();
                 }
-                entries.insert(instance.id().shared(), TableEntry::Ended(*reason));
                 RouteUpdate::Updated
             }
             (_, State::Warming | State::Ready { .. }) => RouteUpdate::Unchanged,
@@ -225,6 +234,7 @@ impl RouteTable {
         for instance in snapshot {
             self.set(instance);
         }
+        self.is_filled.store(true, Ordering::Release);
     }
 }
 

@@ -4,3 +4,4 @@ mod connections;
 mod proof_of_work;
 mod rate_limits;
 mod requests;
+mod store_calls;

@@ -1,12 +1,14 @@
 //! A client of server-sent events.
 
+use std::net::Ipv4Addr;
+
 use bytes::Bytes;
 use http::{HeaderMap, Request};
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
 use serde_json::Value;
-use tokio::net::TcpStream;
+use tokio::net::TcpSocket;
 
 use super::MAX_WAIT;
 
@@ -21,8 +23,15 @@ pub struct EventStream {
 impl EventStream {
     /// Sends `GET path` with this `Host` and waits for the head of the answer.
     pub async fn open(port: u16, host: &str, path: &str) -> Self {
+        Self::open_from(Ipv4Addr::LOCALHOST, port, host, path).await
+    }
+
+    /// Does the same on a connection from this loopback address.
+    pub async fn open_from(source: Ipv4Addr, port: u16, host: &str, path: &str) -> Self {
         let opening = async {
-            let stream = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
+            let socket = TcpSocket::new_v4().unwrap();
+            socket.bind((source, 0).into()).unwrap();
+            let stream = socket.connect((Ipv4Addr::LOCALHOST, port).into()).await.unwrap();
             let (mut send, connection) =
                 hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.unwrap();
             try_it_now::telemetry::task::spawn("test", connection);
