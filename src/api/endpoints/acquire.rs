@@ -6,7 +6,6 @@ use serde::{Deserialize, Serialize};
 use crate::api::{Api, ApiError, ApiRequest, Body, read_json, response};
 use crate::instance::{Instance, TemplateName};
 use crate::pool::Acquired;
-use crate::store::Visitor;
 use crate::template::Secret;
 
 #[derive(Deserialize)]
@@ -34,7 +33,7 @@ impl Api {
             }
             None => self.pool.templates().default_name().clone(),
         };
-        let visitor = Visitor(request.client.rate_limit_key());
+        let visitor = request.client.visitor();
         let Acquired { instance, quota, delivery } = self.pool.acquire(template.as_str(), visitor).await?;
         let lease = instance.lease().ok_or(ApiError::Internal("ACQUIRE_ERROR"))?;
         let (url, admin_url) = self.urls(&instance);

@@ -10,7 +10,7 @@ use super::instance_cookie;
 use crate::api::{Api, ApiError, ApiRequest, Body, pages, response};
 use crate::instance::InstanceId;
 use crate::pool::Acquired;
-use crate::store::{StoreError, Visitor};
+use crate::store::StoreError;
 
 impl Api {
     /// Acquires an instance for the visitor and redirects the browser to it. An error is answered with a page.
@@ -19,7 +19,7 @@ impl Api {
         template: &str,
         request: ApiRequest<'_>,
     ) -> Result<Response<Body>, ApiError> {
-        let visitor = Visitor(request.client.rate_limit_key());
+        let visitor = request.client.visitor();
         let Acquired { instance, delivery, .. } = match self.pool.acquire(template, visitor).await {
             Ok(acquired) => acquired,
             Err(error) => return Ok(error_page(&error.into(), template, &request)),

@@ -148,7 +148,7 @@ impl RouteTable {
                 RouteUpdate::Removed
             }
             (Some(TableEntry::Ended(_)), _) => RouteUpdate::Unchanged,
-            (known, State::Assigned { endpoint, lease }) => {
+            (known, State::Assigned { endpoint, lease, .. }) => {
                 if let Some(TableEntry::Live(previous)) = known {
                     previous.end();
                 }

@@ -7,7 +7,7 @@
 //! |---|---|
 //! | `store.rs` | [`MemoryStore`], which finds the table of a template and locks it |
 //! | `template_table.rs` | the steps on the instances of one template, pure but for the route log |
-//! | `records.rs`, `ready_queue.rs`, `claim_tokens.rs`, `rate_limits.rs` | the parts of that table |
+//! | `records.rs`, `ready_queue.rs`, `claim_tokens.rs`, `rate_limits.rs`, `assigned_instances.rs` | the parts of that table |
 //! | `route_log.rs` | the ordered stream of route events |
 //! | `nodes.rs` | the nodes on record |
 //!
@@ -18,6 +18,7 @@
 //! event between the two cursors is applied, in order, over whatever the read saw; and a record that changes after the
 //! returned cursor was read before that change. The result is exactly the table at the returned cursor.
 
+mod assigned_instances;
 mod claim_tokens;
 mod nodes;
 mod rate_limits;

@@ -11,7 +11,7 @@ use try_it_now::store::valkey::{Address, CALL_TIMEOUT, Settings, ValkeyStore};
 use try_it_now::store::{Claim, Claimed, Cursor, Store, StoreError};
 
 use super::{ValkeyBackend, server, tcp};
-use crate::suites::store::fixture::{HOUR, MINUTE, StoreFixture, TTL, new_claim, node, template};
+use crate::suites::store::fixture::{HOUR, MINUTE, NO_LIMITS, StoreFixture, TTL, new_claim, node, template};
 use crate::suites::store::nodes::node_info;
 use crate::support::fault_proxy::{Fault, FaultProxy};
 use crate::support::valkey_server::MAX_WAIT;
@@ -117,7 +117,7 @@ impl FaultyStore {
             }),
             Operation::Confirm => store.confirm(std::slice::from_ref(id)).await.map(|()| vec![id.clone()]),
             Operation::TakeBack => store.undo_claim(&self.claim).await.map(one),
-            Operation::Extend => store.extend(id, MINUTE, MINUTE * 60).await.map(one),
+            Operation::Extend => store.extend(id, MINUTE, MINUTE * 60, NO_LIMITS).await.map(one),
             Operation::Release => store.release(id).await.map(|(record, _)| one(record)),
             Operation::Retire => store.retire(id).await.map(one),
             Operation::Fail => store.fail(id).await.map(one),
@@ -214,7 +214,7 @@ impl FaultyStore {
 async fn load_scripts(fixture: &StoreFixture) {
     let (store, unknown) = (&fixture.store, InstanceId::random(&new_claim().template));
     fixture.add_ready("blog", "c").await;
-    assert_eq!(store.extend(&unknown, MINUTE, MINUTE).await, Err(StoreError::Unknown));
+    assert_eq!(store.extend(&unknown, MINUTE, MINUTE, NO_LIMITS).await, Err(StoreError::Unknown));
     assert_eq!(store.release(&unknown).await, Err(StoreError::Unknown));
     assert_eq!(store.retire(&unknown).await, Err(StoreError::Unknown));
     assert_eq!(store.fail(&unknown).await, Err(StoreError::Unknown));

@@ -17,7 +17,7 @@ use try_it_now::store::{Claim, Claimed, Cursor, RouteEvents, Store, StoreError};
 use try_it_now::telemetry::task::spawn;
 
 use super::{own_prefix, tcp};
-use crate::suites::store::fixture::{MINUTE, new_claim, node, template};
+use crate::suites::store::fixture::{MINUTE, NO_LIMITS, new_claim, node, template};
 use crate::suites::store::nodes::node_info;
 use crate::support::fault_proxy::{Fault, FaultProxy};
 use crate::support::valkey_server::{MAX_WAIT, Persistence, ValkeyCluster, ValkeyServer};
@@ -184,7 +184,7 @@ async fn client(number: usize, node: Arc<Node>, log: Arc<ClientLog>, stop: Arc<A
                         }
                     }
                     1 => {
-                        if let Ok(longer) = node.store.extend(id, MINUTE, LEASE * 2).await {
+                        if let Ok(longer) = node.store.extend(id, MINUTE, LEASE * 2, NO_LIMITS).await {
                             let until = longer.lease().unwrap().deadline();
                             log.granted.lock().insert(id.clone(), (claim.token, until));
                         }

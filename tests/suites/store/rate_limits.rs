@@ -2,13 +2,13 @@
 
 use std::time::Duration;
 
-use try_it_now::instance::{RateLimited, RateLimits};
+use try_it_now::instance::{RateLimited, RateLimits, ReachedLimit};
 use try_it_now::store::{Claim, Claimed, Quota, Visitor};
 
 use super::fixture::{HOUR, NO_LIMITS, StoreFixture, new_claim, template};
 
 const DAY: Duration = Duration::from_secs(24 * 3600);
-const LIMITS: RateLimits = RateLimits { hourly: 2, daily: 3 };
+const LIMITS: RateLimits = RateLimits { hourly: 2, daily: 3, concurrent: 0 };
 
 /// Returns a new claim of the same visitor, under [`LIMITS`].
 fn new_limited_claim() -> Claim {
@@ -33,7 +33,7 @@ fn remaining(claimed: &Claimed) -> u32 {
 }
 
 fn rate_limited(retry_after: Duration) -> Claimed {
-    Claimed::RateLimited(RateLimited { limits: LIMITS, retry_after })
+    Claimed::RateLimited(RateLimited { limits: LIMITS, reached: ReachedLimit::Window, retry_after })
 }
 
 pub(crate) async fn a_visitor_gets_what_the_limit_allows_and_is_then_refused_with_a_wait(s: &StoreFixture) {
@@ -117,7 +117,7 @@ pub(crate) async fn a_release_refunds_no_charge(s: &StoreFixture) {
 pub(crate) async fn visitors_are_counted_separately(s: &StoreFixture) {
     add_and_claim(s, &new_limited_claim()).await;
     add_and_claim(s, &new_limited_claim()).await;
-    let other = Claim { visitor: Visitor("2001:db8::/64".to_owned()), ..new_limited_claim() };
+    let other = Claim { visitor: Visitor::new("2001:db8::/64"), ..new_limited_claim() };
     assert_eq!(remaining(&add_and_claim(s, &other).await), 1);
     assert_eq!(s.claim(&new_limited_claim()).await, rate_limited(HOUR));
 }
