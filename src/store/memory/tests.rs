@@ -95,6 +95,41 @@ async fn visitors_without_limits_are_not_stored() {
 }
 
 #[tokio::test]
+async fn the_networks_of_ended_instances_are_not_stored() {
+    let fixture = Fixture::new();
+    let limits = RateLimits { concurrent: 1, ..NO_LIMITS };
+    for visitor in 0..100 {
+        let id = fixture.ready().await;
+        assert!(fixture.claim(visitor, limits).await.instance().is_some());
+        assert_eq!(fixture.stored().1, 1);
+        fixture.store.release(&id).await.unwrap();
+        assert_eq!(fixture.stored().1, 0);
+    }
+}
+
+#[tokio::test]
+async fn after_a_restart_the_instances_of_a_visitor_still_count() {
+    let file = std::env::temp_dir().join(format!("try-it-now-store-{}", NodeId::random()));
+    let mut fixture = Fixture::new();
+    let limits = RateLimits { hourly: 2, daily: 5, concurrent: 1 };
+    fixture.store = MemoryStore::open(fixture.clock.clone(), file.clone()).unwrap();
+    let id = fixture.ready().await;
+    assert!(fixture.claim(1, limits).await.instance().is_some());
+    fixture.store = MemoryStore::open(fixture.clock.clone(), file.clone()).unwrap();
+    fixture.ready().await;
+    assert!(matches!(fixture.claim(1, limits).await, Claimed::RateLimited(_)));
+    assert!(fixture.claim(2, limits).await.instance().is_some());
+    let by = Duration::from_secs(1);
+    fixture.store.extend(&id, by, by * 999, RateLimits { hourly: 1, ..NO_LIMITS }).await.unwrap();
+    let refused = fixture.store.extend(&id, by, by * 999, RateLimits { hourly: 1, ..NO_LIMITS }).await;
+    assert!(refused.is_err(), "an extension is charged to the visitor of the lease: {refused:?}");
+    fixture.store.release(&id).await.unwrap();
+    fixture.ready().await;
+    assert!(matches!(fixture.claim(1, limits).await, Claimed::Granted { .. }));
+    std::fs::remove_file(file).unwrap();
+}
+
+#[tokio::test]
 async fn a_batch_of_events_is_bounded_and_the_next_batch_begins_where_it_ended() {
     let fixture = Fixture::new();
     let id = fixture.ready().await;

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use tokio::time::{Instant, timeout};
-use try_it_now::instance::{ClaimToken, Instance, InstanceId};
+use try_it_now::instance::{ClaimToken, ExtendRefused, Instance, InstanceId, RateLimits};
 use try_it_now::store::valkey::{Address, CALL_TIMEOUT, Settings, ValkeyStore};
 use try_it_now::store::{Claim, Claimed, Cursor, Store, StoreError};
 
@@ -362,6 +362,23 @@ async fn a_claim_repeated_through_every_fault_gets_one_instance() {
     }
     assert!(got.len() >= 4 && got.iter().all(|it| *it == got[0]), "{got:?}");
     assert_eq!(faulty.fixture.counts("shop").await, (0, 1, 1));
+}
+
+#[tokio::test]
+async fn an_extension_whose_request_or_answer_is_lost_is_charged_once() {
+    let Some(faulty) = FaultyStore::new(Operation::Extend).await else { return };
+    let (fixture, store) = (&faulty.fixture, &faulty.store);
+    let limits = RateLimits { hourly: 3, daily: 3, concurrent: 0 };
+    let it = fixture.granted(&Claim { limits, ttl: HOUR, ..new_claim() }).await;
+    for fault in [Fault::LoseAnswer, Fault::LoseRequest] {
+        faulty.proxy.set(fault);
+        store.extend(it.id(), MINUTE, 9 * HOUR, limits).await.unwrap();
+    }
+    faulty.proxy.set(Fault::None);
+    let refused = store.extend(it.id(), MINUTE, 9 * HOUR, limits).await;
+    assert!(matches!(refused, Err(StoreError::NotExtended(ExtendRefused::RateLimited(_)))), "{refused:?}");
+    let deadline = fixture.get(it.id()).await.unwrap().lease().unwrap().deadline();
+    assert_eq!(deadline, it.lease().unwrap().deadline() + 2 * MINUTE);
 }
 
 #[tokio::test]

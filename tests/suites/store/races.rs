@@ -104,6 +104,36 @@ pub(crate) async fn a_rate_limit_holds_against_concurrent_claims(s: &StoreFixtur
     assert_eq!(s.counts("shop").await, (0, 25, 5));
 }
 
+pub(crate) async fn of_many_claims_for_the_last_place_one_wins(s: &StoreFixture) {
+    let limits = RateLimits { concurrent: 3, ..NO_LIMITS };
+    let claim = move || Claim { limits, ..new_claim() };
+    for _ in 0..40 {
+        s.add_ready("shop", "a").await;
+    }
+    s.granted(&claim()).await;
+    s.granted(&claim()).await;
+    for _ in 0..10 {
+        let claimed = at_once(s, 8, |_, store| async move { store.claim(&claim()).await.unwrap() }).await;
+        let granted: Vec<_> = claimed.iter().filter_map(Claimed::instance).collect();
+        assert_eq!(granted.len(), 1, "{claimed:?}");
+        s.store.release(granted[0].id()).await.unwrap();
+    }
+}
+
+pub(crate) async fn of_many_extensions_as_many_as_the_limit_allows_win(s: &StoreFixture) {
+    let limits = RateLimits { hourly: 4, daily: 9, concurrent: 0 };
+    s.add_ready("shop", "a").await;
+    let it = s.granted(&Claim { limits, ..new_claim() }).await;
+    let answers = at_once(s, 12, |_, store| {
+        let id = it.id().clone();
+        async move { store.extend(&id, MINUTE, 99 * MINUTE, limits).await }
+    })
+    .await;
+    assert_eq!(answers.iter().filter(|answer| answer.is_ok()).count(), 3);
+    let longer = s.get(it.id()).await.unwrap();
+    assert_eq!(longer.lease().unwrap().deadline(), it.lease().unwrap().deadline() + 3 * MINUTE);
+}
+
 pub(crate) async fn of_two_releases_one_wins(s: &StoreFixture) {
     for _ in 0..ROUNDS {
         let it = s.add_assigned().await;
