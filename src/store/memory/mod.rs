@@ -7,7 +7,8 @@
 //! |---|---|
 //! | `store.rs` | [`MemoryStore`], which finds the table of a template and locks it |
 //! | `template_table.rs` | the steps on the instances of one template, pure but for the route log |
-//! | `records.rs`, `ready_queue.rs`, `claim_tokens.rs`, `rate_limits.rs`, `assigned_instances.rs` | the parts of that table |
+//! | `records.rs`, `ready_queue.rs`, `instance_counts.rs` | its records, those that are ready, and the counts |
+//! | `claim_tokens.rs`, `rate_limits.rs`, `assigned_instances.rs` | its tokens, and what limits count of each visitor |
 //! | `route_log.rs` | the ordered stream of route events |
 //! | `nodes.rs` | the nodes on record |
 //!
@@ -20,6 +21,7 @@
 
 mod assigned_instances;
 mod claim_tokens;
+mod instance_counts;
 mod nodes;
 mod rate_limits;
 mod ready_queue;

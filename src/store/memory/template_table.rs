@@ -2,13 +2,14 @@
 //!
 //! Plain data behind one lock; `now` is an argument.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use parking_lot::RwLock;
 
 use super::assigned_instances::AssignedInstances;
 use super::claim_tokens::{ClaimTokens, TokenState};
+use super::instance_counts::InstanceCounts;
 use super::nodes::Nodes;
 use super::rate_limits::VisitorUsages;
 use super::ready_queue::{QueueEnd, ReadyQueue};
@@ -35,9 +36,7 @@ pub(super) struct TemplateTable {
     ready: ReadyQueue,
     /// When a sweep has something to do with which record. Each assigned and each expired record is in it once.
     due: BTreeSet<(Millis, Slot)>,
-    counts: StateCounts,
-    /// Only of nodes that have instances.
-    counts_by_node: HashMap<NodeId, StateCounts>,
+    counts: InstanceCounts,
     tokens: ClaimTokens,
     usages: VisitorUsages,
     /// The assigned instances of visitors whom limits count.
@@ -61,26 +60,7 @@ fn is_routed(instance: &Instance) -> bool {
 
 impl TemplateTable {
     pub(super) fn counts(&self, node: Option<&NodeId>) -> StateCounts {
-        match node {
-            None => self.counts,
-            Some(node) => self.counts_by_node.get(node).copied().unwrap_or_default(),
-        }
-    }
-
-    fn count(&mut self, node: &NodeId, state: &State, change: impl Fn(&mut usize)) {
-        let apply = |counts: &mut StateCounts| match state {
-            State::Warming => change(&mut counts.warming),
-            State::Ready { .. } => change(&mut counts.ready),
-            State::Assigned { .. } => change(&mut counts.assigned),
-            State::Expired { .. } => {}
-        };
-        apply(&mut self.counts);
-        let of_node = self.counts_by_node.entry(node.clone()).or_default();
-        apply(of_node);
-        // Nodes come and go; counts of zero must not stay for ever.
-        if *of_node == StateCounts::default() {
-            self.counts_by_node.remove(node);
-        }
+        self.counts.of(node)
     }
 
     /// Returns when a sweep next has something to do.
@@ -392,7 +372,7 @@ impl TemplateTable {
         if let Some(at) = record.due() {
             self.due.remove(&(at, slot));
         }
-        self.count(&node, &state, |count| *count -= 1);
+        self.counts.change(&node, &state, |count| *count -= 1);
     }
 
     /// Adds a record that changed to the queue, the deadlines, the visitor's instances and the counts.
@@ -408,7 +388,7 @@ impl TemplateTable {
         if let Some(at) = record.due() {
             self.due.insert((at, slot));
         }
-        self.count(&node, &state, |count| *count += 1);
+        self.counts.change(&node, &state, |count| *count += 1);
     }
 
     /// Returns how many tokens, networks of visitors (as many as are charged or have instances) and slots are stored.
