@@ -42,7 +42,7 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 const HOUR: Duration = Duration::from_secs(3600);
 const START: Millis = Millis(1_700_000_000_000);
-const NO_LIMITS: RateLimits = RateLimits { hourly: 0, daily: 0 };
+const NO_LIMITS: RateLimits = RateLimits::NONE;
 /// Labels that are looked up in turn. Their routes in a big table do not fit in the processor's caches.
 const LABEL_COUNT: usize = 65_536;
 /// Claims between two refills. Refills are not measured.
@@ -188,7 +188,7 @@ fn claim() -> Claim {
         template: template(),
         token: ClaimToken::random(),
         node: node(),
-        visitor: Visitor("192.0.2.1".to_owned()),
+        visitor: Visitor::new("192.0.2.1"),
         limits: NO_LIMITS,
         ttl: HOUR,
     }
@@ -259,7 +259,7 @@ fn templates(rate_limit: RateLimits) -> Templates {
 fn acquire(c: &mut Criterion) {
     let tokio = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let mut group = c.benchmark_group("acquire");
-    let high_limits = RateLimits { hourly: u32::MAX, daily: u32::MAX };
+    let high_limits = RateLimits { hourly: u32::MAX, daily: u32::MAX, concurrent: u32::MAX };
     for (name, limits) in [("without limits", NO_LIMITS), ("with rate limits", high_limits)] {
         let store = Arc::new(MemoryStore::new(Clock::System));
         let (routes, metrics) = (Arc::new(RouteTable::default()), Arc::new(Metrics::new()));

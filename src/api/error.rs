@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use super::body::Body;
 use super::response;
-use crate::instance::{EndReason, ExtendRefused, RateLimited, RateLimits};
+use crate::instance::{EndReason, ExtendRefused, RateLimited, RateLimits, ReachedLimit};
 use crate::pool::AcquireError;
 use crate::request::RequestId;
 use crate::store::StoreError;
@@ -228,15 +228,18 @@ impl ApiError {
                 ApiError::NotFound("instance")
             }
             StoreError::NotExtended(ExtendRefused::MaxTtlExceeded(max)) => ApiError::MaxTtlExceeded(max),
+            StoreError::NotExtended(ExtendRefused::RateLimited(limited)) => ApiError::RateLimited(limited),
             StoreError::Exists => ApiError::Internal(code),
         }
     }
 }
 
-/// Returns the limit of the window that the visitor has to wait for. If both windows are used up, that is the day's,
-/// which ends later.
+/// Returns the limit that the visitor has to wait for. If both windows are used up, that is the day's, which ends later.
 fn binding_limit(limited: &RateLimited) -> u32 {
-    let RateLimits { hourly, daily } = limited.limits;
+    let RateLimits { hourly, daily, concurrent } = limited.limits;
+    if limited.reached == ReachedLimit::Concurrent {
+        return concurrent;
+    }
     let in_this_hour = limited.retry_after <= Duration::from_secs(3600);
     // A daily limit that is not above the hourly one is always reached first.
     if hourly > 0 && (daily == 0 || (hourly < daily && in_this_hour)) { hourly } else { daily }

@@ -16,7 +16,7 @@ use serde_json::Value;
 use tokio::time::Instant;
 
 use crate::clock::Millis;
-use crate::store::Visitor;
+use crate::instance::Visitor;
 use crate::template::Secret;
 
 /// How long a challenge may be answered.
@@ -115,7 +115,7 @@ impl UsedChallenges {
 /// Returns what a challenge is for.
 fn purpose(template: &str, visitor: &Visitor) -> BTreeMap<String, Value> {
     let text = |text: &str| Value::String(text.to_owned());
-    BTreeMap::from([("template".to_owned(), text(template)), ("visitor".to_owned(), text(&visitor.0))])
+    BTreeMap::from([("template".to_owned(), text(template)), ("visitor".to_owned(), text(visitor.as_str()))])
 }
 
 #[cfg(test)]
@@ -125,7 +125,7 @@ mod tests {
     use altcha::{SolveChallengeOptions, solve_challenge};
 
     fn visitor(name: &str) -> Visitor {
-        Visitor(name.to_owned())
+        Visitor::new(name)
     }
 
     /// Solves a challenge as a client does.

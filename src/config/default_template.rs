@@ -40,7 +40,7 @@ fn of_app(app: App, ready: ReadyCheck, defaults: &Defaults, admin_path: &str) ->
         pool: defaults.pool,
         ttl: defaults.lease_times.ttl,
         max_ttl: defaults.lease_times.max_ttl,
-        rate_limit: defaults.rate_limit,
+        rate_limit: defaults.rate_limit.limits(),
         silence: DEFAULT_SILENCE,
     }
 }

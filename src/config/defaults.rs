@@ -23,7 +23,16 @@ pub(super) const DEFAULT_IMAGE_PORT: u16 = 80;
 pub(super) struct Defaults {
     pub(super) pool: PoolSizes,
     pub(super) lease_times: LeaseTimes,
-    pub(super) rate_limit: RateLimits,
+    pub(super) rate_limit: RateDefaults,
+}
+
+/// How many instances one visitor may have of a template.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) struct RateDefaults {
+    pub(super) hourly: u32,
+    pub(super) daily: u32,
+    /// At a time; as many as in an hour where it is not set.
+    pub(super) concurrent: Option<u32>,
 }
 
 /// How long leases last.
@@ -45,7 +54,7 @@ pub(super) const BUILT_IN: Defaults = Defaults {
         concurrency: 4,
     },
     lease_times: LeaseTimes { ttl: Duration::from_secs(3600), max_ttl: Duration::from_secs(24 * 3600) },
-    rate_limit: RateLimits { hourly: 2, daily: 5 },
+    rate_limit: RateDefaults { hourly: 2, daily: 5, concurrent: None },
 };
 
 /// The pool settings of one level (environment or template), which override those of a weaker level. A size that is not
@@ -146,6 +155,14 @@ impl LeaseTimes {
     }
 }
 
+impl RateDefaults {
+    /// Returns the limits that apply.
+    pub(super) fn limits(self) -> RateLimits {
+        let Self { hourly, daily, concurrent } = self;
+        RateLimits { hourly, daily, concurrent: concurrent.unwrap_or(hourly) }
+    }
+}
+
 impl Defaults {
     /// Returns the built-in defaults with the values of the environment. `has_containers` is `None` when
     /// `CONTAINER_MODE` is invalid.
@@ -161,10 +178,15 @@ impl Defaults {
             let problem = format!("{value} is longer than {limit_name}, which is {limit}");
             env.report(variable(key), problem, format!("shorten it or raise {limit_name}"));
         }
-        let mut limit = |name, default| env.number(name, u64::from(default), 0..=u64::from(u32::MAX)) as u32;
-        let rate_limit = RateLimits {
-            hourly: limit("RATE_LIMIT_HOURLY", BUILT_IN.rate_limit.hourly),
-            daily: limit("RATE_LIMIT_DAILY", BUILT_IN.rate_limit.daily),
+        let mut limit = |name, default: Option<u32>| {
+            let number = env.number_if_set(name, default.map(u64::from), 0..=u64::from(u32::MAX));
+            number.map(|n| n as u32)
+        };
+        let RateDefaults { hourly, daily, concurrent } = BUILT_IN.rate_limit;
+        let rate_limit = RateDefaults {
+            hourly: limit("RATE_LIMIT_HOURLY", Some(hourly)).unwrap_or(hourly),
+            daily: limit("RATE_LIMIT_DAILY", Some(daily)).unwrap_or(daily),
+            concurrent: limit("RATE_LIMIT_CONCURRENT", concurrent),
         };
         Self { pool, lease_times, rate_limit }
     }

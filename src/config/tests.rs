@@ -71,12 +71,12 @@ fn without_any_variable_everything_has_its_documented_default() {
     };
     assert_eq!(template.pool, pool);
     assert_eq!((template.ttl, template.max_ttl), (seconds(3600), seconds(24 * 3600)));
-    assert_eq!(template.rate_limit, RateLimits { hourly: 2, daily: 5 });
+    assert_eq!(template.rate_limit, RateLimits { hourly: 2, daily: 5, concurrent: 2 });
     assert_eq!(template.silence, seconds(60));
 }
 
 /// Each variable of the original service, with its default there or a valid value.
-const DOCUMENTED: [(&str, &str); 46] = [
+const DOCUMENTED: [(&str, &str); 47] = [
     ("LOG_LEVEL", "info"),
     ("LOG_FORMAT", "json"),
     ("SERVER_HOST", "0.0.0.0"),
@@ -114,6 +114,7 @@ const DOCUMENTED: [(&str, &str); 46] = [
     ("PS_ADMIN_PATH", ""),
     ("RATE_LIMIT_HOURLY", "2"),
     ("RATE_LIMIT_DAILY", "5"),
+    ("RATE_LIMIT_CONCURRENT", ""),
     ("ACQUIRE_TIMEOUT", "2s"),
     ("MAX_CONNECTIONS", "10000"),
     ("PROOF_OF_WORK_ABOVE", ""),
@@ -148,6 +149,7 @@ fn every_variable_reaches_its_setting() {
         ("STATE_DIR", "/var/lib/tin"),
         ("POOL_TARGET_SIZE", "2"),
         ("RATE_LIMIT_HOURLY", "0"),
+        ("RATE_LIMIT_CONCURRENT", "3"),
         ("PS_ADMIN_PATH", "admin-area"),
         ("CONTAINER_PORT_RANGE_START", "40000"),
         ("CONTAINER_PORT_RANGE_END", "40099"),
@@ -164,7 +166,7 @@ fn every_variable_reaches_its_setting() {
     assert_eq!(config.runtime.ports, 40_000..=40_099);
     let template = config.templates.get("default").unwrap();
     assert_eq!((template.pool.min, template.pool.target, template.pool.max), (2, 2, 20));
-    assert_eq!(template.rate_limit, RateLimits { hourly: 0, daily: 5 });
+    assert_eq!(template.rate_limit, RateLimits { hourly: 0, daily: 5, concurrent: 3 });
     assert_eq!(template.admin_path, "/admin-area");
     assert!(!format!("{config:?}").contains("hunter2"));
 }
@@ -222,6 +224,7 @@ fn all_errors_are_reported_at_once() {
         ("POOL_REPLENISH_THRESHOLD", "NaN"),
         ("POOL_DEFAULT_TTL", "48h"),
         ("RATE_LIMIT_DAILY", "-1"),
+        ("RATE_LIMIT_CONCURRENT", "many"),
         ("PS_ADMIN_PATH", "a b"),
     ];
     let mut reported = invalid(&wrong);

@@ -111,6 +111,12 @@ pub fn check_step(before: &Instance, after: Option<&Instance>, now: Millis) -> R
         }
         _ => {}
     }
+    if let (State::Assigned { visitor: a, .. }, State::Assigned { visitor: b, .. }) =
+        (before.state(), after.state())
+        && a != b
+    {
+        return violation("an instance has one visitor", format!("{id} counts for another visitor"));
+    }
     match (endpoint(before), endpoint(after)) {
         (Some(a), Some(b)) if a != b => {
             violation("an instance keeps its endpoint", format!("{id}: {a}, {b}"))
@@ -223,6 +229,8 @@ mod tests {
             |key: &'static str, to: u64| next(&move |v| v["life"]["assigned"]["lease"][key] = json!(to));
         assert_eq!(step(&lease("token", 2)), "an instance has one visitor");
         assert_eq!(step(&lease("assigned_at", 11)), "an instance has one visitor");
+        let counted = next(&|v| v["life"]["assigned"]["visitor"] = json!("192.0.2.1"));
+        assert_eq!(step(&counted), "an instance has one visitor");
         assert_eq!(step(&lease("deadline", 109)), "a deadline only moves forward");
         let moved = next(&|v| v["life"]["assigned"]["endpoint"] = json!({ "direct": "127.0.0.1:4001" }));
         assert_eq!(step(&moved), "an instance keeps its endpoint");

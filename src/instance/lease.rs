@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::ClaimToken;
+use super::{ClaimToken, RateLimited};
 use crate::clock::Millis;
 
 /// One visitor's time with one instance, from the claim to the deadline.
@@ -24,6 +24,9 @@ pub enum ExtendRefused {
     /// The new deadline would lie more than the maximum TTL after the assignment.
     #[error("the lease would pass its maximum of {0:?} from assignment")]
     MaxTtlExceeded(Duration),
+    /// The visitor of the lease has reached a limit, for which an extension counts as an instance does.
+    #[error(transparent)]
+    RateLimited(#[from] RateLimited),
 }
 
 impl Lease {
@@ -65,7 +68,8 @@ impl Lease {
     /// Returns the lease with a deadline that is later by `by`.
     ///
     /// # Errors
-    /// The lease is over, or the new deadline would lie more than `max_ttl` after the assignment.
+    /// `Over`, or `MaxTtlExceeded` where the new deadline would lie more than `max_ttl` after the assignment. Limits are
+    /// checked by the store.
     pub fn extended(self, by: Duration, max_ttl: Duration, now: Millis) -> Result<Self, ExtendRefused> {
         if self.is_over(now) {
             return Err(ExtendRefused::Over);

@@ -18,7 +18,7 @@
 //! |---|---|---|---|
 //! | insert | -> `warming` | A node begins to make the instance. | [`Instance::warming`] |
 //! | offer | `warming` -> `ready` | The app answers; visitors may get the instance. | [`Instance::offered`] |
-//! | claim | `ready` -> `assigned` | One visitor gets the instance, and the lease begins. | [`Instance::assigned`] |
+//! | claim | `ready` -> `assigned` | One visitor gets the instance, and the lease begins. | [`Instance::assigned`], [`Instance::assigned_to`] |
 //! | undo claim | `assigned` -> `ready` | No byte of the claim's answer was sent. | [`Instance::claim_undone`] |
 //! | extend | `assigned` -> `assigned` | The deadline moves forward. | [`Instance::extended`] |
 //! | expire | `assigned` -> `expired` | The deadline has come. | [`Instance::expired`] |
@@ -55,11 +55,13 @@ mod lease;
 mod properties;
 mod rate_limit;
 mod state;
+mod visitor;
 
 pub use counts::StateCounts;
 pub use endpoint::Endpoint;
 pub use id::{ClaimToken, InstanceId, MAX_TEMPLATE_NAME, MalformedName, NodeId, TemplateName};
 pub use invariants::{Violation, check, check_step, check_step_or_claim_undone};
 pub use lease::{ExtendRefused, Lease};
-pub use rate_limit::{RateLimited, RateLimits, RateUsage, RateWindow};
+pub use rate_limit::{RateLimited, RateLimits, RateUsage, RateWindow, ReachedLimit};
 pub use state::{EndReason, Instance, RETENTION, State, TransitionRefused};
+pub use visitor::{Visitor, VisitorNetwork};

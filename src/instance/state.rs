@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::{ClaimToken, Endpoint, ExtendRefused, InstanceId, Lease, NodeId};
+use super::{ClaimToken, Endpoint, ExtendRefused, InstanceId, Lease, NodeId, Visitor};
 use crate::clock::Millis;
 
 /// How long the record of an expired instance is kept, so that its visitor gets 410 and not 404.
@@ -25,7 +25,7 @@ pub struct Instance {
 }
 
 /// The state of an instance. It changes only through the methods of [`Instance`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum State {
     /// The instance is being made; no visitor may have it yet.
@@ -41,6 +41,9 @@ pub enum State {
         endpoint: Endpoint,
         /// The visitor's time with the instance.
         lease: Lease,
+        /// The visitor whom limits count. `None` if the claim had no limits, and in records of older versions.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        visitor: Option<Visitor>,
     },
     /// A visitor had the instance. Its record is kept for [`RETENTION`].
     Expired {
@@ -158,6 +161,14 @@ impl Instance {
         }
     }
 
+    /// Returns the visitor who has the instance, if limits count the visitor.
+    pub fn visitor(&self) -> Option<&Visitor> {
+        match &self.state {
+            State::Assigned { visitor, .. } => visitor.as_ref(),
+            State::Warming | State::Ready { .. } | State::Expired { .. } => None,
+        }
+    }
+
     fn with_state(&self, state: State) -> Self {
         Self { generation: self.generation + 1, state, ..self.clone() }
     }
@@ -183,15 +194,32 @@ impl Instance {
         }
     }
 
-    /// Claim: ready to assigned. One visitor has the instance for `ttl` from `now`.
+    /// Claim without limits: ready to assigned. One visitor, whom no limit counts, has the instance for `ttl` from
+    /// `now`.
     ///
     /// # Errors
     /// The instance is not ready.
     pub fn assigned(&self, token: ClaimToken, now: Millis, ttl: Duration) -> Result<Self, TransitionRefused> {
+        self.claimed(Lease::new(token, now, ttl), None)
+    }
+
+    /// Claim with limits: ready to assigned. This visitor has the instance for `ttl` from `now`.
+    ///
+    /// # Errors
+    /// The instance is not ready.
+    pub fn assigned_to(
+        &self,
+        visitor: &Visitor,
+        token: ClaimToken,
+        now: Millis,
+        ttl: Duration,
+    ) -> Result<Self, TransitionRefused> {
+        self.claimed(Lease::new(token, now, ttl), Some(visitor.clone()))
+    }
+
+    fn claimed(&self, lease: Lease, visitor: Option<Visitor>) -> Result<Self, TransitionRefused> {
         match self.state {
-            State::Ready { endpoint } => {
-                Ok(self.with_state(State::Assigned { endpoint, lease: Lease::new(token, now, ttl) }))
-            }
+            State::Ready { endpoint } => Ok(self.with_state(State::Assigned { endpoint, lease, visitor })),
             _ => Err(self.refuse("be assigned")),
         }
     }
@@ -204,7 +232,7 @@ impl Instance {
     pub fn claim_undone(&self, now: Millis) -> Result<Self, TransitionRefused> {
         const STEP: &str = "have its claim undone";
         match self.state {
-            State::Assigned { endpoint, lease } if !lease.is_over(now) => {
+            State::Assigned { endpoint, lease, .. } if !lease.is_over(now) => {
                 Ok(self.with_state(State::Ready { endpoint }))
             }
             State::Assigned { .. } => Err(self.refuse_as_expired(STEP)),
@@ -222,14 +250,12 @@ impl Instance {
         max_ttl: Duration,
         now: Millis,
     ) -> Option<Result<Self, ExtendRefused>> {
-        match self.state {
-            State::Assigned { endpoint, lease } => Some(
-                lease
-                    .extended(by, max_ttl, now)
-                    .map(|lease| self.with_state(State::Assigned { endpoint, lease })),
-            ),
-            _ => None,
-        }
+        let State::Assigned { endpoint, lease, ref visitor } = self.state else { return None };
+        let extended = lease.extended(by, max_ttl, now);
+        Some(
+            extended
+                .map(|lease| self.with_state(State::Assigned { endpoint, lease, visitor: visitor.clone() })),
+        )
     }
 
     /// Expire: assigned to expired, once the deadline has come.
@@ -411,10 +437,26 @@ mod tests {
             .unwrap()
             .assigned(token, Millis(20), Duration::from_secs(1))
             .unwrap();
-        for record in [fresh(), assigned.clone(), assigned.failed(Millis(30)).unwrap().unwrap()] {
+        let ready = fresh().offered(endpoint.into()).unwrap();
+        let visitor = Visitor::new("2001:db8::/64").within(4, "2001:db8::/56");
+        let counted = ready.assigned_to(&visitor, token, Millis(20), Duration::from_secs(1)).unwrap();
+        assert_eq!(counted.visitor(), Some(&visitor));
+        for record in [fresh(), assigned.clone(), counted, assigned.failed(Millis(30)).unwrap().unwrap()] {
             let text = serde_json::to_string(&record).unwrap();
             assert_eq!(serde_json::from_str::<Instance>(&text).unwrap(), record);
         }
+    }
+
+    #[test]
+    fn the_visitor_stays_with_the_lease_through_extensions_and_is_forgotten_at_its_end() {
+        let (visitor, second) = (Visitor::new("192.0.2.1"), Duration::from_secs(1));
+        let ready = fresh().offered(endpoint()).unwrap();
+        let held = ready.assigned_to(&visitor, ClaimToken(1), Millis(20), second).unwrap();
+        let longer = held.extended(second, 9 * second, Millis(30)).unwrap().unwrap();
+        assert_eq!(longer.visitor(), Some(&visitor));
+        assert_eq!(held.claim_undone(Millis(30)).unwrap().visitor(), None);
+        assert_eq!(longer.failed(Millis(30)).unwrap().unwrap().visitor(), None);
+        assert!(!format!("{:?}", held.expired(Millis(1_020)).unwrap()).contains("192.0.2.1"));
     }
 
     #[test]

@@ -14,18 +14,19 @@ use crate::store::{RouteChange, StoreError};
 use crate::template::{Secret, Template};
 
 impl Pool {
-    /// Extends the lease by `by` from its deadline, up to the template's longest time. Returns the new record.
+    /// Extends the lease by `by` from its deadline, up to the template's longest time, and charges its visitor as for one
+    /// more instance. Returns the new record.
     ///
     /// # Errors
     /// `Unknown` when no visitor has the instance, its template was never configured here, or `asker` has used up the
-    /// budget for unknown ids; `NotExtended` beyond the longest time; `Unavailable` when the store does not answer in
-    /// time.
+    /// budget for unknown ids; `NotExtended` beyond the longest time, or where the visitor has reached a limit;
+    /// `Unavailable` when the store does not answer in time.
     pub async fn extend(&self, id: &InstanceId, by: Duration, asker: Asker) -> Result<Instance, StoreError> {
         let template = self.template_of(id).ok_or(StoreError::Unknown)?;
         if !self.may_be_assigned(id, asker).await? {
             return Err(StoreError::Unknown);
         }
-        let instance = self.ask(self.store.extend(id, by, template.max_ttl)).await?;
+        let instance = self.ask(self.store.extend(id, by, template.max_ttl, template.rate_limit)).await?;
         self.record_use_of(id);
         self.publish_route(RouteChange::Set(instance.clone()));
         Ok(instance)

@@ -5,6 +5,11 @@ use std::net::{IpAddr, Ipv6Addr};
 use http::{HeaderMap, HeaderName, header};
 
 use crate::config::TrustedProxies;
+use crate::instance::Visitor;
+
+/// The IPv6 networks beyond the /64 by which a client counts: the bits of the prefix, and how many times each limit its
+/// clients may use together. A household usually gets a /56 and a site a /48, so that one client has many /64s.
+const WIDE_NETWORKS: [(u32, u32); 2] = [(56, 4), (48, 16)];
 
 /// The client that sent a request, according to the connection and to trusted proxies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -60,13 +65,20 @@ impl ClientAddr {
         Self { address, is_secure, is_local }
     }
 
-    /// Returns the key by which rate limits count the client: a whole IPv4 address, or the /64 of an IPv6 address.
-    pub fn rate_limit_key(&self) -> String {
+    /// Returns the networks by which limits count the client: a whole IPv4 address, or the /64, the /56 and the /48 of
+    /// an IPv6 address.
+    pub fn visitor(&self) -> Visitor {
         match self.address {
-            IpAddr::V4(v4) => v4.to_string(),
+            IpAddr::V4(v4) => Visitor::new(v4.to_string()),
             IpAddr::V6(v6) => {
-                let network = Ipv6Addr::from_bits(v6.to_bits() & !u128::from(u64::MAX));
-                format!("{network}/64")
+                let network = |prefix: u32| {
+                    let base = Ipv6Addr::from_bits(v6.to_bits() & (u128::MAX << (128 - prefix)));
+                    format!("{base}/{prefix}")
+                };
+                let narrowest = Visitor::new(network(64));
+                WIDE_NETWORKS
+                    .into_iter()
+                    .fold(narrowest, |visitor, (prefix, factor)| visitor.within(factor, &network(prefix)))
             }
         }
     }
@@ -163,13 +175,16 @@ mod tests {
     }
 
     #[test]
-    fn an_ipv6_client_counts_by_its_network() {
-        let key = |a: &str| {
-            ClientAddr { address: a.parse().unwrap(), is_secure: false, is_local: false }.rate_limit_key()
+    fn an_ipv6_client_counts_by_its_networks() {
+        let text = |a: &str| {
+            let client = ClientAddr { address: a.parse().unwrap(), is_secure: false, is_local: false };
+            client.visitor().as_str().to_owned()
         };
-        assert_eq!(key("2001:db8:1:2:3:4:5:6"), "2001:db8:1:2::/64");
-        assert_eq!(key("2001:db8:1:2:ffff::1"), "2001:db8:1:2::/64");
-        assert_eq!(key("192.0.2.7"), "192.0.2.7");
+        let networks = "2001:db8:1:2ff::/64,4*2001:db8:1:200::/56,16*2001:db8:1::/48";
+        assert_eq!(text("2001:db8:1:2ff:3:4:5:6"), networks);
+        assert_eq!(text("2001:db8:1:2ff:ffff::1"), networks);
+        assert_eq!(text("2001:db8:1:3ff::1"), "2001:db8:1:3ff::/64,4*2001:db8:1:300::/56,16*2001:db8:1::/48");
+        assert_eq!(text("192.0.2.7"), "192.0.2.7");
     }
 
     #[test]

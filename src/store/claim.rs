@@ -1,15 +1,15 @@
 //! A claim, and its outcome.
 
+use std::cmp::Reverse;
 use std::time::Duration;
 
-use crate::instance::{ClaimToken, Instance, NodeId, RateLimited, RateLimits, TemplateName};
+use crate::clock::Millis;
+use crate::instance::{
+    ClaimToken, Instance, NodeId, RateLimited, RateLimits, RateUsage, TemplateName, Visitor,
+};
 
 /// How long a claim may stay unconfirmed before a sweep ends its instance.
 pub const CONFIRM_TIMEOUT: Duration = Duration::from_secs(60);
-
-/// A visitor as rate limits count visitors: an IPv4 address, or an IPv6 /64, as text.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct Visitor(pub String);
 
 /// A request for one ready instance.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -22,7 +22,7 @@ pub struct Claim {
     pub token: ClaimToken,
     /// The node whose instances are preferred.
     pub node: NodeId,
-    /// The visitor who is charged.
+    /// The visitor who is charged, in each of the visitor's networks.
     pub visitor: Visitor,
     /// The rate limits that apply to the visitor.
     pub limits: RateLimits,
@@ -30,15 +30,30 @@ pub struct Claim {
     pub ttl: Duration,
 }
 
-/// What a visitor may still claim in the tighter of the two rate-limit windows.
+/// What a visitor may still claim in the tightest of the rate-limit windows, of all networks of the visitor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Quota {
-    /// Instances allowed in the window.
+    /// Instances allowed in such a window, as configured.
     pub limit: u32,
     /// Instances still allowed.
     pub remaining: u32,
     /// Time until the window ends.
     pub reset: Duration,
+}
+
+impl Quota {
+    /// Returns the quota of a visitor from the usage of each network, which is given with the network's factor.
+    pub(crate) fn tightest(
+        usages: impl Iterator<Item = (u32, RateUsage)>,
+        limits: RateLimits,
+        now: Millis,
+    ) -> Option<Self> {
+        let quotas = usages.filter_map(|(factor, usage)| {
+            let (remaining, limit, reset) = usage.remaining(limits, factor, now)?;
+            Some(Self { limit, remaining, reset })
+        });
+        quotas.min_by_key(|quota| (quota.remaining, Reverse(quota.reset)))
+    }
 }
 
 /// The outcome of a claim. Only `Granted` charges the visitor.

@@ -252,6 +252,25 @@ mod tests {
     }
 
     #[test]
+    fn a_record_of_an_older_version_is_read_without_a_visitor_and_a_new_one_with_it() {
+        let path = file();
+        let old = r#"{"set":{"id":"shop-aaaaaaaaaaaaaaaa","node":"n","revision":1,"generation":3,"created_at":1,"life":{"assigned":{"endpoint":{"direct":"127.0.0.1:4000"},"lease":{"token":7,"assigned_at":2,"deadline":60002}}}}}"#;
+        fs::write(&path, format!("{old}\n")).unwrap();
+        let found = reopened(&path);
+        assert!(
+            matches!(found[0].state(), crate::instance::State::Assigned { visitor: None, .. }),
+            "{found:?}"
+        );
+        let (mut journal, _) = Journal::open(path.clone()).unwrap();
+        let ready = found[0].claim_undone(Millis(3)).unwrap();
+        let visitor = crate::instance::Visitor::new("192.0.2.1");
+        let counted = ready.assigned_to(&visitor, ClaimToken(8), Millis(4), Duration::from_secs(60)).unwrap();
+        journal.record_change(&RouteChange::Set(counted.clone()), false);
+        assert_eq!(reopened(&path), [counted]);
+        fs::remove_file(path).unwrap();
+    }
+
+    #[test]
     fn a_partial_line_loses_only_itself() {
         let path = file();
         let (mut journal, _) = Journal::open(path.clone()).unwrap();

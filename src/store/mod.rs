@@ -28,14 +28,15 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 
-pub use claim::{CONFIRM_TIMEOUT, Claim, Claimed, Quota, Visitor};
+pub use claim::{CONFIRM_TIMEOUT, Claim, Claimed, Quota};
 pub use deadline::{CALL_DEADLINE, within};
 pub use error::StoreError;
 pub use nodes::{HeartbeatReply, MAX_HEARTBEAT_GAP, NodeInfo, NodeStatus, PoolInfo, SUSPECT_AFTER};
 pub use route_events::{Cursor, RouteChange, RouteEvents};
 
 use crate::clock::Millis;
-use crate::instance::{Endpoint, Instance, InstanceId, NodeId, StateCounts, TemplateName};
+pub use crate::instance::Visitor;
+use crate::instance::{Endpoint, Instance, InstanceId, NodeId, RateLimits, StateCounts, TemplateName};
 
 /// The records of all instances and nodes, and the transitions between their states.
 ///
@@ -63,7 +64,8 @@ pub trait Store: Send + Sync + 'static {
     ///
     /// The token is checked first, then the visitor's limits (`RateLimited` even when nothing is ready), then the
     /// queue. The visitor is charged in the same step, and only if the answer is a new instance; without limits nothing
-    /// is counted.
+    /// is counted. A limit holds in each of the visitor's networks. An instance counts as one at a time until its
+    /// deadline, or until it ends before: released, failed, unconfirmed for too long, or its claim undone.
     ///
     /// A token whose instance is assigned gets that instance, as it is now. Once that instance was released, expired or
     /// died, the token gets `Empty` and never a second instance: a client that repeats a claim so late lost the answer,
@@ -101,10 +103,19 @@ pub trait Store: Send + Sync + 'static {
 
     /// Moves the deadline of an assigned instance by `by`, up to `max_ttl` from its assignment.
     ///
+    /// In the same step the visitor for whom the instance was claimed, not the one who asks for the extension, is charged as for
+    /// one more instance. Not charged is an extension without hourly and daily limits, or of a claim without limits.
+    ///
     /// # Errors
-    /// `NotExtended` beyond `max_ttl`, and nothing changes. `Unknown` unless the instance is assigned and its deadline
-    /// lies ahead.
-    async fn extend(&self, id: &InstanceId, by: Duration, max_ttl: Duration) -> Result<Instance, StoreError>;
+    /// In this order, and nothing changes: `Unknown` unless the instance is assigned and its deadline lies ahead;
+    /// `NotExtended` beyond `max_ttl`, or where the visitor has reached the hourly or the daily limit.
+    async fn extend(
+        &self,
+        id: &InstanceId,
+        by: Duration,
+        max_ttl: Duration,
+        limits: RateLimits,
+    ) -> Result<Instance, StoreError>;
 
     /// Removes an instance that its visitor returns. Returns the record as it was, and the cursor of the route event.
     ///

@@ -26,7 +26,7 @@ const MAY_USE: &[(&str, &str)] = &[
     ("pool", "proxy::routes cluster store runtime request config template instance telemetry clock"),
     ("cluster", "store request template instance telemetry clock"),
     ("proxy::routes", "store instance telemetry clock"),
-    ("request", "config telemetry clock"),
+    ("request", "config instance telemetry clock"),
     // What both stand on.
     ("store::memory", "store template instance telemetry clock"),
     ("store::valkey", "store template instance telemetry clock"),

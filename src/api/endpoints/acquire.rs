@@ -6,7 +6,6 @@ use serde::{Deserialize, Serialize};
 use crate::api::{Api, ApiError, ApiRequest, Body, read_json, response};
 use crate::instance::{Instance, TemplateName};
 use crate::pool::{AcquireError, Acquired};
-use crate::store::Visitor;
 use crate::template::Secret;
 
 #[derive(Deserialize)]
@@ -76,7 +75,7 @@ impl Api {
         proof: Option<&str>,
         request: &ApiRequest<'_>,
     ) -> Result<Acquired, ApiError> {
-        let visitor = Visitor(request.client.rate_limit_key());
+        let visitor = request.client.visitor();
         let Some((lower_quota, secret)) = self.proof_of_work_above.zip(self.pool.proof_of_work_secret())
         else {
             return Ok(self.pool.acquire(template, visitor).await?);

@@ -6,7 +6,7 @@ use super::Page;
 use super::html::Html;
 use super::humanize;
 use super::notice::{Icon, Notice};
-use crate::instance::{RateLimited, RateLimits};
+use crate::instance::{RateLimited, RateLimits, ReachedLimit};
 
 const FRONT_PAGE_BUTTON: &str = r#"<a class="button" href="/">Back to all apps</a>"#;
 const TRY_AGAIN: &str = include_str!("try_again.html");
@@ -22,7 +22,7 @@ pub(crate) fn rate_limited(limited: &RateLimited, request_id: &str) -> Page {
             "{{limits}}You can start the next one in \
              <strong id=\"retry-time\" data-wait-ms=\"{{millis}}\">{{wait}}</strong>.",
             &[
-                ("limits", Html::escape(&limits_sentence(limited.limits))),
+                ("limits", Html::escape(&limits_sentence(limited))),
                 ("millis", Html::number(limited.retry_after.as_millis())),
                 ("wait", Html::escape(&humanize::wait(limited.retry_after))),
             ],
@@ -70,9 +70,16 @@ pub(crate) fn invalid_proof(template: &str, request_id: &str) -> Page {
 }
 
 /// Returns a sentence with the limits of one visitor; empty without limits.
-fn limits_sentence(limits: RateLimits) -> String {
+fn limits_sentence(limited: &RateLimited) -> String {
     let copies = |n: u32| humanize::count(n.into(), "copy", "copies");
-    match (limits.hourly, limits.daily) {
+    let RateLimits { hourly, daily, concurrent } = limited.limits;
+    if limited.reached == ReachedLimit::Concurrent {
+        return format!(
+            "Everyone can have {} of this app at a time. End one of yours, or wait. ",
+            copies(concurrent)
+        );
+    }
+    match (hourly, daily) {
         (0, 0) => String::new(),
         (hourly, 0) => format!("Everyone can start {} of this app an hour. ", copies(hourly)),
         (0, daily) => format!("Everyone can start {} of this app a day. ", copies(daily)),

@@ -5,7 +5,7 @@ use std::time::Duration;
 use proptest::prelude::*;
 
 use super::*;
-use crate::instance::{EndReason, RateLimited, RateLimits};
+use crate::instance::{EndReason, RateLimited, RateLimits, ReachedLimit};
 
 const HOME: &str = "https://try.example:8443/";
 const ID: &str = "0190-request";
@@ -19,9 +19,9 @@ fn policy(page: &Page) -> &str {
 }
 
 fn limited(hourly: u32, daily: u32, seconds: u64) -> Page {
-    let limited =
-        RateLimited { limits: RateLimits { hourly, daily }, retry_after: Duration::from_secs(seconds) };
-    rate_limited(&limited, ID)
+    let limits = RateLimits { hourly, daily, concurrent: 2 };
+    let retry_after = Duration::from_secs(seconds);
+    rate_limited(&RateLimited { limits, reached: ReachedLimit::Window, retry_after }, ID)
 }
 
 fn card(name: &str, ready: usize) -> TemplateCard<'_> {
@@ -47,10 +47,11 @@ fn running() -> RunningInstance {
 
 /// Every error page on the API's host.
 fn api_host_errors(text: &str) -> Vec<Page> {
-    let limits = RateLimits { hourly: 2, daily: 5 };
-    let limited = RateLimited { limits, retry_after: Duration::from_secs(90) };
+    let limits = RateLimits { hourly: 2, daily: 5, concurrent: 1 };
+    let limited = |reached| RateLimited { limits, reached, retry_after: Duration::from_secs(90) };
     vec![
-        rate_limited(&limited, text),
+        rate_limited(&limited(ReachedLimit::Window), text),
+        rate_limited(&limited(ReachedLimit::Concurrent), text),
         pool_exhausted(text, Duration::from_secs(5), text),
         template_not_found(text),
         internal_error(text),
@@ -268,6 +269,13 @@ fn the_page_of_a_rate_limit_shows_the_limits_and_the_wait_in_words() {
     check(limited(0, 3, 1), "Everyone can start 3 copies of this app a day. You");
     check(limited(0, 0, 1), "<p class=\"explanation\">You can start the next one in");
     check(limited(2, 5, 2_465), "data-wait-ms=\"2465000\">42 minutes</strong>.");
+    let limits = RateLimits { hourly: 2, daily: 5, concurrent: 1 };
+    let retry_after = Duration::from_secs(60);
+    let at_a_time = RateLimited { limits, reached: ReachedLimit::Concurrent, retry_after };
+    check(
+        rate_limited(&at_a_time, ID),
+        "Everyone can have 1 copy of this app at a time. End one of yours, or wait. You",
+    );
 }
 
 #[test]

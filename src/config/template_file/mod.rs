@@ -10,7 +10,7 @@ use toml::de::DeTable;
 
 use super::defaults::{
     AUTO_NEEDS_CONTAINERS, DEFAULT_SILENCE, MAX_INSTANCES, MIN_REPLENISH_INTERVAL, MIN_TTL, PoolMax,
-    PoolOverrides,
+    PoolOverrides, RateDefaults,
 };
 use super::errors::ConfigErrors;
 use super::file_context::{FileContext, request_path};
@@ -145,10 +145,14 @@ fn pool(table: &mut TomlTable<'_>, context: &FileContext<'_>) -> PoolSizes {
     sizes.unwrap_or(base)
 }
 
-fn rate_limit(table: &mut TomlTable<'_>, base: RateLimits) -> RateLimits {
-    let Some(mut table) = table.table("rate_limit") else { return base };
-    let mut limit = |key, base| table.number(key, 0, u64::from(u32::MAX)).map_or(base, |n| n as u32);
-    let limits = RateLimits { hourly: limit("hourly", base.hourly), daily: limit("daily", base.daily) };
+fn rate_limit(table: &mut TomlTable<'_>, base: RateDefaults) -> RateLimits {
+    let Some(mut table) = table.table("rate_limit") else { return base.limits() };
+    let mut limit = |key| table.number(key, 0, u64::from(u32::MAX)).map(|n| n as u32);
+    let rates = RateDefaults {
+        hourly: limit("hourly").unwrap_or(base.hourly),
+        daily: limit("daily").unwrap_or(base.daily),
+        concurrent: limit("concurrent").or(base.concurrent),
+    };
     table.finish();
-    limits
+    rates.limits()
 }

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use proptest::prelude::*;
 
 use crate::config::{Config, ConfigErrors, Environment};
+use crate::instance::RateLimits;
 use crate::template::{Egress, ImageRef, ResourceLimits, ShareMemory};
 use std::path::Path;
 use std::time::Duration;
@@ -39,7 +40,7 @@ max_ttl = "2h"
 silence = "90s"
 ready = { path = "/up", status = 204, body = "ok", interval = "10ms", timeout = "5s" }
 pool = { target = 4, min = 1, max = 8, replenish_threshold = 1, replenish_interval = "1s", concurrency = 2 }
-rate_limit = { hourly = 0, daily = 9 }
+rate_limit = { hourly = 0, daily = 9, concurrent = 4 }
 limits = { cpu_seconds = 60, memory = "512M", open_files = 256, file_size = 1024 }
 "#;
 
@@ -60,7 +61,7 @@ fn every_key_reaches_its_setting() {
     assert_eq!((shop.pool.min, shop.pool.target, shop.pool.max), (1, 4, 8));
     assert_eq!((shop.pool.replenish_threshold, shop.pool.concurrency), (1.0, 2));
     assert_eq!(shop.pool.replenish_interval, SECOND);
-    assert_eq!((shop.rate_limit.hourly, shop.rate_limit.daily), (0, 9));
+    assert_eq!(shop.rate_limit, RateLimits { hourly: 0, daily: 9, concurrent: 4 });
     assert_eq!((shop.app.limits.cpu_seconds, shop.app.limits.memory), (Some(60), Some(512 << 20)));
     assert_eq!((shop.app.limits.open_files, shop.app.limits.file_size), (Some(256), Some(1024)));
 }
@@ -89,7 +90,21 @@ fn a_templates_own_key_wins_over_the_environment_which_wins_over_the_default() {
     let a = config.templates.get("a").unwrap();
     assert_eq!((a.ttl, a.max_ttl), (SECOND * 300, SECOND * 360));
     assert_eq!((a.pool.target, a.pool.max, a.pool.min), (6, 9, 3));
-    assert_eq!((a.rate_limit.hourly, a.rate_limit.daily), (2, 7));
+    assert_eq!(a.rate_limit, RateLimits { hourly: 2, daily: 7, concurrent: 2 });
+}
+
+#[test]
+fn the_limit_of_instances_at_a_time_is_the_hourly_one_unless_it_is_set() {
+    let text = "[templates.a]\ncommand = ['x']\n[templates.b]\ncommand = ['x']\nrate_limit.hourly = 0\n\
+                [templates.c]\ncommand = ['x']\nrate_limit = { hourly = 7, concurrent = 1 }\n";
+    let concurrent = |env: &[(&str, &str)]| {
+        let config = load(env, text).unwrap();
+        ["a", "b", "c"].map(|name| config.templates.get(name).unwrap().rate_limit.concurrent)
+    };
+    assert_eq!(concurrent(&[]), [2, 0, 1]);
+    assert_eq!(concurrent(&[("RATE_LIMIT_HOURLY", "9")]), [9, 0, 1]);
+    assert_eq!(concurrent(&[("RATE_LIMIT_CONCURRENT", "5")]), [5, 5, 1]);
+    assert_eq!(concurrent(&[("RATE_LIMIT_CONCURRENT", "0")]), [0, 0, 1]);
 }
 
 #[test]

@@ -270,8 +270,8 @@ mod tests {
             template: TemplateName::new("t").unwrap(),
             token: ClaimToken::random(),
             node: NodeId::random(),
-            visitor: Visitor("v".to_owned()),
-            limits: RateLimits { hourly: 0, daily: 0 },
+            visitor: Visitor::new("v"),
+            limits: RateLimits::NONE,
             ttl: Duration::from_secs(60),
         }
     }

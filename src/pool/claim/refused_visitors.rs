@@ -10,7 +10,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
-use crate::instance::{RateLimited, RateLimits, TemplateName};
+use crate::instance::{RateLimited, RateLimits, ReachedLimit, TemplateName};
 use crate::store::Visitor;
 
 /// How long a refusal is repeated without the store.
@@ -70,7 +70,7 @@ impl RefusedVisitors {
             refusals.remove(&key);
             return None;
         }
-        Some(RateLimited { limits, retry_after: refusal.limit_ends - now })
+        Some(RateLimited { limits, reached: ReachedLimit::Window, retry_after: refusal.limit_ends - now })
     }
 
     /// Returns a mark of the present moment, to be taken before the store is asked for a claim.
@@ -126,17 +126,17 @@ impl Refusals {
 mod tests {
     use super::*;
 
-    const LIMITS: RateLimits = RateLimits { hourly: 2, daily: 5 };
+    const LIMITS: RateLimits = RateLimits { hourly: 2, daily: 5, concurrent: 0 };
     const HOUR: Duration = Duration::from_secs(3600);
 
     fn template() -> TemplateName {
         TemplateName::new("t").unwrap()
     }
     fn visitor(n: usize) -> Visitor {
-        Visitor(n.to_string())
+        Visitor::new(n.to_string())
     }
     fn remember(refused: &RefusedVisitors, n: usize, retry_after: Duration) {
-        let refusal = RateLimited { limits: LIMITS, retry_after };
+        let refusal = RateLimited { limits: LIMITS, reached: ReachedLimit::Window, retry_after };
         refused.remember(&template(), &visitor(n), &refusal, refused.mark(), Instant::now());
     }
     fn find(refused: &RefusedVisitors, n: usize) -> Option<Duration> {
@@ -182,7 +182,7 @@ mod tests {
         assert_eq!(refused.find(&template(), &visitor(1), more, now), None);
         assert_size(&refused, 0);
         remember(&refused, 1, HOUR);
-        let none = RateLimits { hourly: 0, daily: 0 };
+        let none = RateLimits::NONE;
         assert_eq!(refused.find(&template(), &visitor(1), none, now), None);
     }
 
@@ -196,7 +196,7 @@ mod tests {
         // The store refused before it gave the charge back, and its answer arrives after that.
         let mark = refused.mark();
         refused.forget(&template(), &visitor(3));
-        let late = RateLimited { limits: LIMITS, retry_after: HOUR };
+        let late = RateLimited { limits: LIMITS, reached: ReachedLimit::Window, retry_after: HOUR };
         refused.remember(&template(), &visitor(3), &late, mark, Instant::now());
         assert_eq!(find(&refused, 3), None);
     }

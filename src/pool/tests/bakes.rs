@@ -41,7 +41,7 @@ impl Fixture {
     }
 
     async fn acquire(&self) -> Result<(), crate::pool::AcquireError> {
-        let acquired = self.pool.acquire("t", Visitor("192.0.2.1".to_owned())).await;
+        let acquired = self.pool.acquire("t", Visitor::new("192.0.2.1")).await;
         acquired.map(|acquired| drop(acquired.delivery.complete()))
     }
 }

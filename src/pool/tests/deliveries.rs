@@ -29,7 +29,7 @@ async fn fixture_with_one() -> (Fixture, InstanceId) {
 }
 
 async fn acquire(fixture: &Fixture) -> Result<Acquired, AcquireError> {
-    fixture.pool.acquire("t", Visitor("192.0.2.1".to_owned())).await
+    fixture.pool.acquire("t", Visitor::new("192.0.2.1")).await
 }
 
 async fn states(fixture: &Fixture) -> Vec<&'static str> {

@@ -101,8 +101,8 @@ impl Fixture {
             template: self.template_pool().template().name.clone(),
             token: ClaimToken::random(),
             node: self.node.clone(),
-            visitor: Visitor("192.0.2.1".to_owned()),
-            limits: RateLimits { hourly: 0, daily: 0 },
+            visitor: Visitor::new("192.0.2.1"),
+            limits: RateLimits::NONE,
             ttl: Duration::from_secs(60),
         };
         self.store.inner.claim(&claim).await.unwrap()

@@ -59,7 +59,7 @@ pub(super) fn template(name: &str, revision: u64, target: usize, max: usize) -> 
         },
         ttl: Duration::from_secs(5),
         max_ttl: Duration::from_secs(12),
-        rate_limit: RateLimits { hourly: 0, daily: 0 },
+        rate_limit: RateLimits::NONE,
         silence: Duration::from_secs(60),
         revision,
     }

@@ -17,7 +17,7 @@ const CLIENT: Asker = Asker::Client(IpAddr::V4(std::net::Ipv4Addr::new(203, 0, 1
 
 /// Creates a fixture whose visitors get one instance an hour, with `ready` ready instances.
 async fn fixture_with(ready: u16) -> Fixture {
-    let limits = RateLimits { hourly: 1, daily: 0 };
+    let limits = RateLimits { hourly: 1, daily: 0, concurrent: 0 };
     let fixture = Fixture::with(None, Template { rate_limit: limits, ..template("t", 1, 1, 9) });
     for n in 0..ready {
         insert(&fixture, n).await;
@@ -39,7 +39,7 @@ fn random_id(template: &str) -> InstanceId {
 }
 
 async fn acquire(fixture: &Fixture, visitor: &str) -> Result<Acquired, AcquireError> {
-    fixture.pool.acquire("t", Visitor(visitor.to_owned())).await
+    fixture.pool.acquire("t", Visitor::new(visitor)).await
 }
 
 async fn get(fixture: &Fixture, id: &InstanceId, asker: Asker) -> Result<Option<Instance>, StoreError> {

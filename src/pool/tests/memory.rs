@@ -72,7 +72,7 @@ async fn a_pool_grows_as_the_memory_of_its_instances_is_observed_and_never_beyon
 
     // Visitors have had some instances, which took no more.
     for _ in 0..6 {
-        let acquired = fixture.pool.acquire("t", Visitor("192.0.2.1".to_owned())).await.unwrap();
+        let acquired = fixture.pool.acquire("t", Visitor::new("192.0.2.1")).await.unwrap();
         acquired.delivery.complete();
     }
     let known = fixture.run_for(120).await;

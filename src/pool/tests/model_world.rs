@@ -238,7 +238,7 @@ impl World {
         self.log.lock().waiting.entry(name).or_default().insert(number);
         let clock = self.clock.clone();
         let visit = async move {
-            let answer = pool.acquire(name, Visitor(number.to_string())).await;
+            let answer = pool.acquire(name, Visitor::new(number.to_string())).await;
             let mut log = log.lock();
             if let Ok(acquired) = answer {
                 log.served(name, Some(number), acquired, clock.now());
@@ -269,7 +269,7 @@ impl World {
     pub(super) fn lose(&mut self, name: &'static str, polls: usize) {
         let pool = self.server.pool.clone();
         let answer = self.server.tokio.block_on(async {
-            let mut acquire = Box::pin(pool.acquire(name, Visitor("lost".to_owned())));
+            let mut acquire = Box::pin(pool.acquire(name, Visitor::new("lost")));
             for _ in 0..polls {
                 if let std::task::Poll::Ready(answer) = futures_util::poll!(&mut acquire) {
                     return Some(answer);
@@ -412,9 +412,9 @@ impl World {
         }
         assert!(unknown_to_visitors <= self.abandoned, "a visitor knows of each assigned instance");
         for (id, view) in &log.assigned {
-            let found = records.get(id).map(|record| *record.state());
+            let found = records.get(id).map(|record| record.state().clone());
             match (*view, found) {
-                (VisitorView::Has { since, until }, Some(State::Assigned { lease, endpoint })) => {
+                (VisitorView::Has { since, until }, Some(State::Assigned { lease, endpoint, .. })) => {
                     assert_eq!((lease.assigned_at(), lease.deadline()), (since, until));
                     match self.server.pool.routes.find(id.as_str()) {
                         RouteLookup::Live(route) => {

@@ -9,7 +9,7 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 
 use crate::clock::{Clock, Millis};
-use crate::instance::{Endpoint, Instance, InstanceId, NodeId, StateCounts, TemplateName};
+use crate::instance::{Endpoint, Instance, InstanceId, NodeId, RateLimits, StateCounts, TemplateName};
 use crate::store::memory::MemoryStore;
 use crate::store::{
     Claim, Claimed, Cursor, HeartbeatReply, NodeInfo, NodeStatus, RouteEvents, Store, StoreError,
@@ -113,8 +113,14 @@ impl Store for TestStore {
     async fn get(&self, id: &InstanceId) -> Result<Option<Instance>, StoreError> {
         self.call("get", self.inner.get(id)).await
     }
-    async fn extend(&self, id: &InstanceId, by: Duration, max_ttl: Duration) -> Result<Instance, StoreError> {
-        self.call("extend", self.inner.extend(id, by, max_ttl)).await
+    async fn extend(
+        &self,
+        id: &InstanceId,
+        by: Duration,
+        max_ttl: Duration,
+        limits: RateLimits,
+    ) -> Result<Instance, StoreError> {
+        self.call("extend", self.inner.extend(id, by, max_ttl, limits)).await
     }
     async fn release(&self, id: &InstanceId) -> Result<(Instance, Cursor), StoreError> {
         self.call("release", self.inner.release(id)).await

@@ -11,7 +11,7 @@ use crate::store::Visitor;
 #[tokio::test]
 async fn one_instance_is_made_for_a_visitor_and_no_second_one_while_its_claim_is_under_way() {
     let fixture = Fixture::with(Some(TestApp::start().await), template("t", 1, 0, 4));
-    let mut visitor = Box::pin(fixture.pool.acquire("t", Visitor("192.0.2.1".to_owned())));
+    let mut visitor = Box::pin(fixture.pool.acquire("t", Visitor::new("192.0.2.1")));
     while fixture.template_pool().wait_queue.waiting() == 0 {
         assert!((&mut visitor).now_or_never().is_none(), "nothing is ready");
         tokio::task::yield_now().await;

@@ -157,7 +157,7 @@ impl RouteTable {
                 RouteUpdate::Removed
             }
             (Some(TableEntry::Ended(_)), _) => RouteUpdate::Unchanged,
-            (known, State::Assigned { endpoint, lease }) => {
+            (known, State::Assigned { endpoint, lease, .. }) => {
                 let incarnation = self.incarnations.fetch_add(1, Ordering::Relaxed) + 1;
                 let route = Route::new(instance, lease, *endpoint, incarnation);
                 entries.insert(instance.id().shared(), TableEntry::Live(Arc::new(route)));

@@ -7,7 +7,8 @@
 //! |---|---|
 //! | `store.rs` | [`MemoryStore`], which finds the table of a template and locks it |
 //! | `template_table.rs` | the steps on the instances of one template, pure but for the route log |
-//! | `records.rs`, `ready_queue.rs`, `claim_tokens.rs`, `rate_limits.rs` | the parts of that table |
+//! | `records.rs`, `ready_queue.rs`, `instance_counts.rs` | its records, those that are ready, and the counts |
+//! | `claim_tokens.rs`, `rate_limits.rs`, `assigned_instances.rs` | its tokens, and what limits count of each visitor |
 //! | `route_log.rs` | the ordered stream of route events |
 //! | `nodes.rs` | the nodes on record |
 //!
@@ -18,7 +19,9 @@
 //! event between the two cursors is applied, in order, over whatever the read saw; and a record that changes after the
 //! returned cursor was read before that change. The result is exactly the table at the returned cursor.
 
+mod assigned_instances;
 mod claim_tokens;
+mod instance_counts;
 mod nodes;
 mod rate_limits;
 mod ready_queue;

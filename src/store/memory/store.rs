@@ -13,7 +13,7 @@ use super::nodes::Nodes;
 use super::route_log::{EVENTS_PER_BATCH, RouteLog};
 use super::template_table::TemplateTable;
 use crate::clock::{Clock, Millis};
-use crate::instance::{Endpoint, Instance, InstanceId, NodeId, State, StateCounts, TemplateName};
+use crate::instance::{Endpoint, Instance, InstanceId, NodeId, RateLimits, State, StateCounts, TemplateName};
 use crate::store::journal::Journal;
 use crate::store::{
     Claim, Claimed, Cursor, HeartbeatReply, NodeInfo, NodeStatus, RouteEvents, Store, StoreError,
@@ -195,8 +195,14 @@ impl Store for MemoryStore {
         Ok(found.map(|instance| instance.seen_at(now)))
     }
 
-    async fn extend(&self, id: &InstanceId, by: Duration, max_ttl: Duration) -> Result<Instance, StoreError> {
-        self.with_table_of(id, |table, now| table.extend(id, by, max_ttl, now, &self.log))
+    async fn extend(
+        &self,
+        id: &InstanceId,
+        by: Duration,
+        max_ttl: Duration,
+        limits: RateLimits,
+    ) -> Result<Instance, StoreError> {
+        self.with_table_of(id, |table, now| table.extend(id, (by, max_ttl), limits, now, &self.log))
     }
 
     async fn release(&self, id: &InstanceId) -> Result<(Instance, Cursor), StoreError> {

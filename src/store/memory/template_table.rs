@@ -2,12 +2,14 @@
 //!
 //! Plain data behind one lock; `now` is an argument.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use parking_lot::RwLock;
 
+use super::assigned_instances::AssignedInstances;
 use super::claim_tokens::{ClaimTokens, TokenState};
+use super::instance_counts::InstanceCounts;
 use super::nodes::Nodes;
 use super::rate_limits::VisitorUsages;
 use super::ready_queue::{QueueEnd, ReadyQueue};
@@ -15,14 +17,14 @@ use super::records::{Record, Records, Slot};
 use super::route_log::RouteLog;
 use crate::clock::Millis;
 use crate::instance::{
-    Endpoint, ExtendRefused, Instance, InstanceId, NodeId, State, StateCounts, TransitionRefused, check_step,
-    check_step_or_claim_undone,
+    Endpoint, ExtendRefused, Instance, InstanceId, NodeId, RateLimited, RateLimits, State, StateCounts,
+    TransitionRefused, Visitor, check_step, check_step_or_claim_undone,
 };
 use crate::store::{Claim, Claimed, Cursor, RouteChange, StoreError};
 
-/// Stale usages and stale tokens that each claim removes. A claim adds at most one of each, so memory stays bounded
-/// even without sweeps.
-const STALE_REMOVED_PER_CLAIM: usize = 2;
+/// Stale usages and stale tokens that each claim removes. A claim adds at most one token and three usages, one for each
+/// network of its visitor, so memory stays bounded even without sweeps.
+const STALE_REMOVED_PER_CLAIM: usize = 4;
 
 /// The record after a step, or as it was before where the [`Store`](crate::store::Store) says so.
 type StepResult = Result<Instance, StoreError>;
@@ -34,11 +36,11 @@ pub(super) struct TemplateTable {
     ready: ReadyQueue,
     /// When a sweep has something to do with which record. Each assigned and each expired record is in it once.
     due: BTreeSet<(Millis, Slot)>,
-    counts: StateCounts,
-    /// Only of nodes that have instances.
-    counts_by_node: HashMap<NodeId, StateCounts>,
+    counts: InstanceCounts,
     tokens: ClaimTokens,
     usages: VisitorUsages,
+    /// The assigned instances of visitors whom limits count.
+    assigned: AssignedInstances,
 }
 
 /// The kind of a step, where its effect is more than the new record.
@@ -58,26 +60,7 @@ fn is_routed(instance: &Instance) -> bool {
 
 impl TemplateTable {
     pub(super) fn counts(&self, node: Option<&NodeId>) -> StateCounts {
-        match node {
-            None => self.counts,
-            Some(node) => self.counts_by_node.get(node).copied().unwrap_or_default(),
-        }
-    }
-
-    fn count(&mut self, node: &NodeId, state: &State, change: impl Fn(&mut usize)) {
-        let apply = |counts: &mut StateCounts| match state {
-            State::Warming => change(&mut counts.warming),
-            State::Ready { .. } => change(&mut counts.ready),
-            State::Assigned { .. } => change(&mut counts.assigned),
-            State::Expired { .. } => {}
-        };
-        apply(&mut self.counts);
-        let of_node = self.counts_by_node.entry(node.clone()).or_default();
-        apply(of_node);
-        // Nodes come and go; counts of zero must not stay for ever.
-        if *of_node == StateCounts::default() {
-            self.counts_by_node.remove(node);
-        }
+        self.counts.of(node)
     }
 
     /// Returns when a sweep next has something to do.
@@ -153,19 +136,21 @@ impl TemplateTable {
             }
             Some(TokenState::Spent { .. }) => return Claimed::Empty,
             None => {
-                let charged = match self.usages.charged(visitor, *limits, now) {
-                    Ok(charged) => charged,
-                    Err(limited) => return Claimed::RateLimited(limited),
-                };
+                if let Some(limited) = self.rate_limited(visitor, *limits, now) {
+                    return Claimed::RateLimited(limited);
+                }
                 let nodes = nodes.read();
                 let preferred = self.ready.first_of(node).filter(|_| !nodes.is_draining(node));
                 let any = || self.ready.first_of_any(|node| nodes.is_claimable(node, now));
                 let Some(slot) = preferred.or_else(any) else { return Claimed::Empty };
                 drop(nodes);
                 let ready = &self.records.at(slot).instance;
-                let assigned =
-                    ready.assigned(*token, now, claim.ttl).expect("the queue holds ready instances only");
-                self.usages.store(visitor, charged, *limits, now);
+                let assigned = match limits.is_unlimited() {
+                    true => ready.assigned(*token, now, claim.ttl),
+                    false => ready.assigned_to(visitor, *token, now, claim.ttl),
+                };
+                let assigned = assigned.expect("the queue holds ready instances only");
+                self.usages.charge(visitor, *limits, now);
                 self.tokens.grant(*token, slot);
                 self.replace(slot, assigned.clone(), StepKind::Claim, now, log);
                 self.remove_stale(now, STALE_REMOVED_PER_CLAIM);
@@ -173,6 +158,12 @@ impl TemplateTable {
             }
         };
         Claimed::Granted { instance, quota: self.usages.quota(visitor, *limits, now) }
+    }
+
+    /// Returns the refusal of a visitor who may not have one more instance.
+    fn rate_limited(&self, visitor: &Visitor, limits: RateLimits, now: Millis) -> Option<RateLimited> {
+        let for_window = self.usages.wait(visitor, limits, now);
+        RateLimited::with_waits(limits, for_window, self.assigned.wait(visitor, limits.concurrent, now))
     }
 
     pub(super) fn confirm(&mut self, ids: &[InstanceId], log: &RouteLog) {
@@ -204,7 +195,7 @@ impl TemplateTable {
             return Err(StoreError::Unknown);
         };
         let ready = instance.claim_undone(now).map_err(|_| StoreError::Unknown)?;
-        if let Some(lease) = instance.lease().filter(|_| !limits.is_unlimited()) {
+        if let Some(lease) = instance.lease().filter(|_| limits.has_windows()) {
             self.usages.refund(visitor, lease.assigned_at());
         }
         self.replace(slot, ready.clone(), StepKind::UndoClaim, now, log);
@@ -215,8 +206,8 @@ impl TemplateTable {
     pub(super) fn extend(
         &mut self,
         id: &InstanceId,
-        by: Duration,
-        max_ttl: Duration,
+        (by, max_ttl): (Duration, Duration),
+        limits: RateLimits,
         now: Millis,
         log: &RouteLog,
     ) -> StepResult {
@@ -226,6 +217,14 @@ impl TemplateTable {
             None | Some(Err(ExtendRefused::Over)) => return Err(StoreError::Unknown),
             Some(extended) => extended?,
         };
+        if let Some(visitor) = extended.visitor() {
+            if let Some(limited) =
+                RateLimited::with_waits(limits, self.usages.wait(visitor, limits, now), None)
+            {
+                return Err(ExtendRefused::RateLimited(limited).into());
+            }
+            self.usages.charge(visitor, limits, now);
+        }
         self.replace(slot, extended.clone(), StepKind::Other, now, log);
         Ok(extended)
     }
@@ -360,35 +359,41 @@ impl TemplateTable {
         (gone, cursor)
     }
 
-    /// Removes a record from the queue, the deadlines and the counts, before it changes.
+    /// Removes a record from the queue, the deadlines, the visitor's instances and the counts, before it changes.
     fn unindex(&mut self, slot: Slot) {
         let record = self.records.at(slot);
-        let (state, node) = (*record.instance.state(), record.instance.node().clone());
+        let (state, node) = (record.instance.state().clone(), record.instance.node().clone());
         if let State::Ready { .. } = state {
             self.ready.remove(&node, record.position);
+        }
+        if let State::Assigned { lease, visitor: Some(visitor), .. } = &state {
+            self.assigned.remove(visitor, lease.deadline(), slot);
         }
         if let Some(at) = record.due() {
             self.due.remove(&(at, slot));
         }
-        self.count(&node, &state, |count| *count -= 1);
+        self.counts.change(&node, &state, |count| *count -= 1);
     }
 
-    /// Adds a record that changed to the queue, the deadlines and the counts.
+    /// Adds a record that changed to the queue, the deadlines, the visitor's instances and the counts.
     fn index(&mut self, slot: Slot, end: QueueEnd) {
         let record = self.records.at_mut(slot);
-        let (state, node) = (*record.instance.state(), record.instance.node().clone());
+        let (state, node) = (record.instance.state().clone(), record.instance.node().clone());
         if let State::Ready { .. } = state {
             record.position = self.ready.push(&node, slot, end);
+        }
+        if let State::Assigned { lease, visitor: Some(visitor), .. } = &state {
+            self.assigned.insert(visitor, lease.deadline(), slot);
         }
         if let Some(at) = record.due() {
             self.due.insert((at, slot));
         }
-        self.count(&node, &state, |count| *count += 1);
+        self.counts.change(&node, &state, |count| *count += 1);
     }
 
-    /// Returns how many tokens, visitors and slots are stored.
+    /// Returns how many tokens, networks of visitors (as many as are charged or have instances) and slots are stored.
     #[cfg(test)]
     pub(super) fn stored(&self) -> (usize, usize, usize) {
-        (self.tokens.len(), self.usages.len(), self.records.slot_count())
+        (self.tokens.len(), self.usages.len().max(self.assigned.len()), self.records.slot_count())
     }
 }

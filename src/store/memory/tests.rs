@@ -8,7 +8,7 @@ use crate::clock::{Clock, Millis};
 use crate::instance::{ClaimToken, Instance, InstanceId, NodeId, RateLimits, TemplateName};
 use crate::store::{CONFIRM_TIMEOUT, Claim, Claimed, Cursor, RouteEvents, Store as _, Visitor};
 
-const NO_LIMITS: RateLimits = RateLimits { hourly: 0, daily: 0 };
+const NO_LIMITS: RateLimits = RateLimits::NONE;
 
 struct Fixture {
     store: MemoryStore,
@@ -37,7 +37,7 @@ impl Fixture {
             template: self.template.clone(),
             token: ClaimToken::random(),
             node: self.node.clone(),
-            visitor: Visitor(visitor.to_string()),
+            visitor: Visitor::new(visitor.to_string()),
             limits,
             ttl: Duration::from_secs(60),
         };
@@ -53,7 +53,7 @@ impl Fixture {
 #[tokio::test]
 async fn claims_alone_keep_the_memory_bounded() {
     let fixture = Fixture::new();
-    let limits = RateLimits { hourly: 2, daily: 5 };
+    let limits = RateLimits { hourly: 2, daily: 5, concurrent: 0 };
     for visitor in 0..5_000 {
         let id = fixture.ready().await;
         assert!(fixture.claim(visitor, limits).await.instance().is_some());
@@ -71,7 +71,13 @@ async fn a_sweep_removes_visitors_and_tokens_that_are_stale() {
     let fixture = Fixture::new();
     for visitor in 0..100 {
         let id = fixture.ready().await;
-        assert!(fixture.claim(visitor, RateLimits { hourly: 2, daily: 5 }).await.instance().is_some());
+        assert!(
+            fixture
+                .claim(visitor, RateLimits { hourly: 2, daily: 5, concurrent: 0 })
+                .await
+                .instance()
+                .is_some()
+        );
         fixture.store.release(&id).await.unwrap();
     }
     assert_eq!(fixture.stored(), (100, 100, 1));
@@ -89,12 +95,47 @@ async fn visitors_without_limits_are_not_stored() {
 }
 
 #[tokio::test]
+async fn the_networks_of_ended_instances_are_not_stored() {
+    let fixture = Fixture::new();
+    let limits = RateLimits { concurrent: 1, ..NO_LIMITS };
+    for visitor in 0..100 {
+        let id = fixture.ready().await;
+        assert!(fixture.claim(visitor, limits).await.instance().is_some());
+        assert_eq!(fixture.stored().1, 1);
+        fixture.store.release(&id).await.unwrap();
+        assert_eq!(fixture.stored().1, 0);
+    }
+}
+
+#[tokio::test]
+async fn after_a_restart_the_instances_of_a_visitor_still_count() {
+    let file = std::env::temp_dir().join(format!("try-it-now-store-{}", NodeId::random()));
+    let mut fixture = Fixture::new();
+    let limits = RateLimits { hourly: 2, daily: 5, concurrent: 1 };
+    fixture.store = MemoryStore::open(fixture.clock.clone(), file.clone()).unwrap();
+    let id = fixture.ready().await;
+    assert!(fixture.claim(1, limits).await.instance().is_some());
+    fixture.store = MemoryStore::open(fixture.clock.clone(), file.clone()).unwrap();
+    fixture.ready().await;
+    assert!(matches!(fixture.claim(1, limits).await, Claimed::RateLimited(_)));
+    assert!(fixture.claim(2, limits).await.instance().is_some());
+    let by = Duration::from_secs(1);
+    fixture.store.extend(&id, by, by * 999, RateLimits { hourly: 1, ..NO_LIMITS }).await.unwrap();
+    let refused = fixture.store.extend(&id, by, by * 999, RateLimits { hourly: 1, ..NO_LIMITS }).await;
+    assert!(refused.is_err(), "an extension is charged to the visitor of the lease: {refused:?}");
+    fixture.store.release(&id).await.unwrap();
+    fixture.ready().await;
+    assert!(matches!(fixture.claim(1, limits).await, Claimed::Granted { .. }));
+    std::fs::remove_file(file).unwrap();
+}
+
+#[tokio::test]
 async fn a_batch_of_events_is_bounded_and_the_next_batch_begins_where_it_ended() {
     let fixture = Fixture::new();
     let id = fixture.ready().await;
     fixture.claim(1, NO_LIMITS).await;
     for _ in 0..EVENTS_PER_BATCH {
-        fixture.store.extend(&id, Duration::ZERO, Duration::from_secs(60)).await.unwrap();
+        fixture.store.extend(&id, Duration::ZERO, Duration::from_secs(60), NO_LIMITS).await.unwrap();
     }
     let mut cursor = Cursor(0);
     for expected in [EVENTS_PER_BATCH, 1] {
@@ -118,7 +159,7 @@ async fn a_claim_unconfirmed_before_a_restart_may_be_confirmed_for_a_minute_afte
         template: fixture.template.clone(),
         token: ClaimToken::random(),
         node: fixture.node.clone(),
-        visitor: Visitor("v".to_owned()),
+        visitor: Visitor::new("v"),
         limits: NO_LIMITS,
         ttl: Duration::from_secs(3600),
     };

@@ -3,13 +3,14 @@
 //! The order of the fields is that of `pack` in `scripts/prelude.lua`. Records of older versions must stay readable,
 //! and older versions must be able to read those of this one, for they may share the Valkey. So an expired record names
 //! each early end `failed` in its last field, and what kind of end it was in the field of the endpoint: there older
-//! versions ignore it, and left the endpoint.
+//! versions ignore it, and left the endpoint. An assigned record has the visitor in the last field, which older versions
+//! ignore in that state, and keep.
 
 use std::net::SocketAddr;
 use std::time::Duration;
 
 use crate::clock::Millis;
-use crate::instance::{ClaimToken, EndReason, Endpoint, Instance, InstanceId, Lease, NodeId, State};
+use crate::instance::{ClaimToken, EndReason, Endpoint, Instance, InstanceId, Lease, NodeId, State, Visitor};
 
 /// What separates the fields. No field can contain it.
 const SEPARATOR: char = '|';
@@ -36,9 +37,10 @@ pub(super) fn write(instance: &Instance) -> String {
     match instance.state() {
         State::Warming => {}
         State::Ready { endpoint } => at = endpoint_text(*endpoint),
-        State::Assigned { endpoint, lease } => {
+        State::Assigned { endpoint, lease, visitor } => {
             at = endpoint_text(*endpoint);
             write_lease(lease);
+            ending = visitor.as_ref().map_or("", Visitor::as_str);
         }
         State::Expired { lease, at: ended_at, reason } => {
             write_lease(lease);
@@ -71,7 +73,10 @@ pub(super) fn read(id: &str, text: &str) -> Option<Instance> {
     let state = match state {
         "warming" => State::Warming,
         "ready" => State::Ready { endpoint: read_endpoint(at)? },
-        "assigned" => State::Assigned { endpoint: read_endpoint(at)?, lease: lease()? },
+        "assigned" => {
+            let visitor = (!ending.is_empty()).then(|| Visitor::new(ending));
+            State::Assigned { endpoint: read_endpoint(at)?, lease: lease()?, visitor }
+        }
         "expired" => {
             let reason = match (ending, at) {
                 ("expired", _) => EndReason::Expired,
@@ -141,7 +146,9 @@ mod tests {
         let lost = held.evicted(Millis(30)).unwrap().unwrap();
         let lapsed = held.claim_lapsed(Millis(30)).unwrap();
         let over = held.expired(Millis(9_000)).unwrap();
-        for record in [warming, ready, sealed, held, dead, lost, lapsed, over] {
+        let visitor = Visitor::new("2001:db8::/64").within(4, "2001:db8::/56");
+        let counted = ready.assigned_to(&visitor, ClaimToken(7), Millis(20), Duration::from_secs(1)).unwrap();
+        for record in [warming, ready, sealed, held, counted, dead, lost, lapsed, over] {
             assert_eq!(read(id.as_str(), &write(&record)), Some(record));
         }
     }
@@ -152,8 +159,8 @@ mod tests {
         let token = token_text(ClaimToken(7));
         let reason = |endpoint: &str, ending: &str| {
             let text = format!("4|expired|a|1|1|{endpoint}|{token}|20|1020|30|{ending}");
-            match *read(id.as_str(), &text).unwrap().state() {
-                State::Expired { reason, .. } => reason,
+            match read(id.as_str(), &text).unwrap().state() {
+                State::Expired { reason, .. } => *reason,
                 other => panic!("{other:?}"),
             }
         };

@@ -5,7 +5,9 @@ use std::vec::IntoIter;
 
 use super::record_codec;
 use crate::clock::Millis;
-use crate::instance::{ExtendRefused, Instance, InstanceId, RateLimits, RateUsage, TransitionRefused};
+use crate::instance::{
+    ExtendRefused, Instance, InstanceId, RateLimited, RateLimits, RateUsage, TransitionRefused,
+};
 use crate::store::{Claimed, Cursor, NodeInfo, NodeStatus, Quota, RouteChange, StoreError};
 
 /// The words of an answer that are not read yet.
@@ -108,12 +110,17 @@ impl ScriptReply {
         }
     }
 
-    /// Reads the outcome of an extension; `max_ttl` is the limit that applied.
-    pub(super) fn extended(&mut self, max_ttl: Duration) -> Result<(), StoreError> {
+    /// Reads the outcome of an extension; `max_ttl` and `limits` are those that applied.
+    pub(super) fn extended(&mut self, max_ttl: Duration, limits: RateLimits) -> Result<(), StoreError> {
         match self.text()?.as_str() {
             "ok" => Ok(()),
             "unknown" => Err(StoreError::Unknown),
             "beyond" => Err(ExtendRefused::MaxTtlExceeded(max_ttl).into()),
+            "limited" => {
+                let (now, usages) = (self.millis()?, self.usages()?);
+                let limited = rate_limited(&usages, None, limits, now).ok_or_else(malformed)?;
+                Err(ExtendRefused::RateLimited(limited).into())
+            }
             _ => Err(malformed()),
         }
     }
@@ -124,22 +131,30 @@ impl ScriptReply {
         if outcome == "empty" {
             return Ok(Claimed::Empty);
         }
-        let now = self.millis()?;
-        let usage = RateUsage::recorded(self.window()?, self.window()?);
+        let (now, may_claim_at) = (self.millis()?, record_codec::read_millis(&self.text()?));
+        let usages = self.usages()?;
         match outcome.as_str() {
-            "limited" => match usage.charged(limits, now) {
-                Err(limited) => Ok(Claimed::RateLimited(limited)),
-                Ok(_) => Err(malformed()),
-            },
+            "limited" => {
+                let limited = rate_limited(&usages, may_claim_at, limits, now).ok_or_else(malformed)?;
+                Ok(Claimed::RateLimited(limited))
+            }
             "granted" => {
                 let id = self.text()?;
                 let instance = self.record(&id)?;
-                let quota = usage.remaining(limits, now);
-                let quota = quota.map(|(remaining, limit, reset)| Quota { limit, remaining, reset });
-                Ok(Claimed::Granted { instance, quota })
+                Ok(Claimed::Granted { instance, quota: Quota::tightest(usages.into_iter(), limits, now) })
             }
             _ => Err(malformed()),
         }
+    }
+
+    /// Reads the usages of a visitor's networks, each with the network's factor.
+    fn usages(&mut self) -> Result<Vec<(u32, RateUsage)>, StoreError> {
+        let count = self.number()?;
+        let mut usage = || {
+            let factor = u32::try_from(self.number()?).unwrap_or(u32::MAX);
+            Ok((factor, RateUsage::recorded(self.window()?, self.window()?)))
+        };
+        (0..count).map(|_| usage()).collect()
     }
 
     fn window(&mut self) -> Result<Option<(Millis, u32)>, StoreError> {
@@ -147,4 +162,15 @@ impl ScriptReply {
         let used = u32::try_from(used).unwrap_or(u32::MAX);
         Ok(record_codec::read_millis(&opened).map(|opened| (opened, used)))
     }
+}
+
+/// Returns the refusal of a visitor with these usages, who may have one more instance at a time from `may_claim_at` on.
+fn rate_limited(
+    usages: &[(u32, RateUsage)],
+    may_claim_at: Option<Millis>,
+    limits: RateLimits,
+    now: Millis,
+) -> Option<RateLimited> {
+    let waits = usages.iter().filter_map(|(factor, usage)| usage.wait(limits.times(*factor), now));
+    RateLimited::with_waits(limits, waits.max(), may_claim_at.map(|at| at.since(now)))
 }

@@ -21,7 +21,9 @@ use super::scripts::{CONFIRMED_PER_CALL, RECORDS_PER_CALL, Step};
 use super::settings::Settings;
 use super::transport::Transport;
 use crate::clock::{Clock, Millis};
-use crate::instance::{ClaimToken, Endpoint, Instance, InstanceId, NodeId, StateCounts, TemplateName};
+use crate::instance::{
+    ClaimToken, Endpoint, Instance, InstanceId, NodeId, RateLimits, StateCounts, TemplateName,
+};
 use crate::store::nodes::random_secret;
 use crate::store::{
     Claim, Claimed, Cursor, HeartbeatReply, NodeInfo, NodeStatus, RouteEvents, Store, StoreError,
@@ -181,9 +183,11 @@ impl Store for ValkeyStore {
 
     async fn claim(&self, claim: &Claim) -> Result<Claimed, StoreError> {
         let Claim { template, token, node, visitor, limits, ttl } = claim;
-        let (hourly, daily) = (limits.hourly.to_string(), limits.daily.to_string());
+        let [hourly, daily, concurrent] =
+            [limits.hourly, limits.daily, limits.concurrent].map(|limit| limit.to_string());
         let (token, ttl) = (token_text(*token), duration_text(*ttl));
-        let arguments = [template.as_str(), node.as_str(), &token, &visitor.0, &hourly, &daily, &ttl];
+        let of_visitor = [visitor.as_str(), &hourly, &daily, &concurrent];
+        let arguments = [&[template.as_str(), node.as_str(), &token][..], &of_visitor, &[&ttl]].concat();
         let (reply, term) = self.run(&self.admission.scripts.claim, &arguments).await?;
         let claimed = reply.claimed(*limits)?;
         if let Some(granted) = claimed.instance() {
@@ -204,8 +208,8 @@ impl Store for ValkeyStore {
 
     async fn undo_claim(&self, claim: &Claim) -> Result<Instance, StoreError> {
         let Claim { template, token, visitor, limits, .. } = claim;
-        let is_limited = if limits.is_unlimited() { "0" } else { "1" };
-        let arguments = [template.as_str(), &token_text(*token), &visitor.0, is_limited];
+        let is_charged = if limits.has_windows() { "1" } else { "0" };
+        let arguments = [template.as_str(), &token_text(*token), visitor.as_str(), is_charged];
         let (mut reply, term) = self.run_idempotent(&self.admission.scripts.undo_claim, &arguments).await?;
         reply.outcome()?;
         let id = reply.text()?;
@@ -220,10 +224,17 @@ impl Store for ValkeyStore {
         Ok(reply.optional_record(id.as_str())?.map(|record| record.seen_at(now)))
     }
 
-    async fn extend(&self, id: &InstanceId, by: Duration, max_ttl: Duration) -> Result<Instance, StoreError> {
-        let arguments = [id.as_str(), &duration_text(by), &duration_text(max_ttl)];
+    async fn extend(
+        &self,
+        id: &InstanceId,
+        by: Duration,
+        max_ttl: Duration,
+        limits: RateLimits,
+    ) -> Result<Instance, StoreError> {
+        let [hourly, daily] = [limits.hourly, limits.daily].map(|limit| limit.to_string());
+        let arguments = [id.as_str(), &duration_text(by), &duration_text(max_ttl), &hourly, &daily];
         let (mut reply, term) = self.run_idempotent(&self.admission.scripts.extend, &arguments).await?;
-        reply.extended(max_ttl)?;
+        reply.extended(max_ttl, limits)?;
         let extended = reply.record(id.as_str())?;
         self.note(&term, |view| view.merge(&extended, false))?;
         Ok(extended)

@@ -6,12 +6,12 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use tokio::time::{Instant, timeout};
-use try_it_now::instance::{ClaimToken, Instance, InstanceId};
+use try_it_now::instance::{ClaimToken, ExtendRefused, Instance, InstanceId, RateLimits};
 use try_it_now::store::valkey::{Address, CALL_TIMEOUT, Settings, ValkeyStore};
 use try_it_now::store::{Claim, Claimed, Cursor, Store, StoreError};
 
 use super::{ValkeyBackend, server, tcp};
-use crate::suites::store::fixture::{HOUR, MINUTE, StoreFixture, TTL, new_claim, node, template};
+use crate::suites::store::fixture::{HOUR, MINUTE, NO_LIMITS, StoreFixture, TTL, new_claim, node, template};
 use crate::suites::store::nodes::node_info;
 use crate::support::fault_proxy::{Fault, FaultProxy};
 use crate::support::valkey_server::MAX_WAIT;
@@ -117,7 +117,7 @@ impl FaultyStore {
             }),
             Operation::Confirm => store.confirm(std::slice::from_ref(id)).await.map(|()| vec![id.clone()]),
             Operation::TakeBack => store.undo_claim(&self.claim).await.map(one),
-            Operation::Extend => store.extend(id, MINUTE, MINUTE * 60).await.map(one),
+            Operation::Extend => store.extend(id, MINUTE, MINUTE * 60, NO_LIMITS).await.map(one),
             Operation::Release => store.release(id).await.map(|(record, _)| one(record)),
             Operation::Retire => store.retire(id).await.map(one),
             Operation::Fail => store.fail(id).await.map(one),
@@ -214,7 +214,7 @@ impl FaultyStore {
 async fn load_scripts(fixture: &StoreFixture) {
     let (store, unknown) = (&fixture.store, InstanceId::random(&new_claim().template));
     fixture.add_ready("blog", "c").await;
-    assert_eq!(store.extend(&unknown, MINUTE, MINUTE).await, Err(StoreError::Unknown));
+    assert_eq!(store.extend(&unknown, MINUTE, MINUTE, NO_LIMITS).await, Err(StoreError::Unknown));
     assert_eq!(store.release(&unknown).await, Err(StoreError::Unknown));
     assert_eq!(store.retire(&unknown).await, Err(StoreError::Unknown));
     assert_eq!(store.fail(&unknown).await, Err(StoreError::Unknown));
@@ -362,6 +362,23 @@ async fn a_claim_repeated_through_every_fault_gets_one_instance() {
     }
     assert!(got.len() >= 4 && got.iter().all(|it| *it == got[0]), "{got:?}");
     assert_eq!(faulty.fixture.counts("shop").await, (0, 1, 1));
+}
+
+#[tokio::test]
+async fn an_extension_whose_request_or_answer_is_lost_is_charged_once() {
+    let Some(faulty) = FaultyStore::new(Operation::Extend).await else { return };
+    let (fixture, store) = (&faulty.fixture, &faulty.store);
+    let limits = RateLimits { hourly: 3, daily: 3, concurrent: 0 };
+    let it = fixture.granted(&Claim { limits, ttl: HOUR, ..new_claim() }).await;
+    for fault in [Fault::LoseAnswer, Fault::LoseRequest] {
+        faulty.proxy.set(fault);
+        store.extend(it.id(), MINUTE, 9 * HOUR, limits).await.unwrap();
+    }
+    faulty.proxy.set(Fault::None);
+    let refused = store.extend(it.id(), MINUTE, 9 * HOUR, limits).await;
+    assert!(matches!(refused, Err(StoreError::NotExtended(ExtendRefused::RateLimited(_)))), "{refused:?}");
+    let deadline = fixture.get(it.id()).await.unwrap().lease().unwrap().deadline();
+    assert_eq!(deadline, it.lease().unwrap().deadline() + 2 * MINUTE);
 }
 
 #[tokio::test]

@@ -18,7 +18,7 @@ use try_it_now::store::{Claim, Claimed, Store, StoreError};
 use try_it_now::telemetry::task::spawn;
 
 use super::{own_prefix, server, tcp};
-use crate::suites::store::fixture::{new_claim, node, template};
+use crate::suites::store::fixture::{NO_LIMITS, new_claim, node, template};
 use crate::support::valkey_server::MAX_WAIT;
 
 const CLIENTS: usize = 64;
@@ -172,7 +172,12 @@ impl Client {
                 self.step(&id, release, Observation::ReleaseResponse).await;
             }
             2 | 3 => {
-                self.step(&id, self.store.extend(&id, LEASE / 2, MAX_TTL), Observation::ExtendResponse).await
+                self.step(
+                    &id,
+                    self.store.extend(&id, LEASE / 2, MAX_TTL, NO_LIMITS),
+                    Observation::ExtendResponse,
+                )
+                .await
             }
             4 => self.step(&id, self.store.fail(&id), Observation::Failed).await,
             5 => self.sweep().await,

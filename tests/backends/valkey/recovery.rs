@@ -11,13 +11,15 @@ use futures_util::future::join_all;
 use parking_lot::Mutex;
 use tokio::time::{Instant, timeout};
 use try_it_now::clock::{Clock, Millis};
-use try_it_now::instance::{ClaimToken, Instance, InstanceId, NodeId, State};
+use try_it_now::instance::{
+    ClaimToken, Instance, InstanceId, NodeId, RETENTION, RateLimits, ReachedLimit, State, Visitor,
+};
 use try_it_now::store::valkey::{Address, Mode, Settings, ValkeyStore};
 use try_it_now::store::{Claim, Claimed, Cursor, RouteEvents, Store, StoreError};
 use try_it_now::telemetry::task::spawn;
 
 use super::{own_prefix, tcp};
-use crate::suites::store::fixture::{MINUTE, new_claim, node, template};
+use crate::suites::store::fixture::{MINUTE, NO_LIMITS, new_claim, node, template};
 use crate::suites::store::nodes::node_info;
 use crate::support::fault_proxy::{Fault, FaultProxy};
 use crate::support::valkey_server::{MAX_WAIT, Persistence, ValkeyCluster, ValkeyServer};
@@ -184,7 +186,7 @@ async fn client(number: usize, node: Arc<Node>, log: Arc<ClientLog>, stop: Arc<A
                         }
                     }
                     1 => {
-                        if let Ok(longer) = node.store.extend(id, MINUTE, LEASE * 2).await {
+                        if let Ok(longer) = node.store.extend(id, MINUTE, LEASE * 2, NO_LIMITS).await {
                             let until = longer.lease().unwrap().deadline();
                             log.granted.lock().insert(id.clone(), (claim.token, until));
                         }
@@ -364,6 +366,50 @@ async fn the_grants_of_a_node_that_died_with_valkey_are_in_its_journal() {
     server.restart();
     assert_eq!(b.state(assigned.id()).await.as_ref(), Some(&assigned));
     remove(&file);
+}
+
+#[tokio::test]
+async fn the_instances_of_a_visitor_count_after_every_loss_of_data() {
+    for loss in [DataLoss::Recent, DataLoss::All] {
+        let Some(mut server) = ValkeyServer::start(Persistence::AppendOnly, &[]) else { return };
+        let (a, _b) = two_nodes(&server, |settings| settings).await;
+        let visitor = Visitor::new("2001:db8::/64").within(2, "2001:db8::/56");
+        let limits = RateLimits { hourly: 0, daily: 0, concurrent: 2 };
+        let claim = || Claim { visitor: visitor.clone(), limits, ..a.claim() };
+        let mut granted = Vec::new();
+        for _ in 0..2 {
+            a.ready().await;
+            server.save_backup();
+            granted.push(a.store.claim(&claim()).await.unwrap().instance().unwrap().clone());
+        }
+        match loss {
+            DataLoss::All => server.lose_data(),
+            _ => server.restore_backup(),
+        }
+        server.restart();
+        let claimed = until_answered(async || a.store.claim(&claim()).await).await.unwrap();
+        let Claimed::RateLimited(limited) = claimed else { panic!("{loss:?}: {claimed:?}") };
+        assert_eq!((limited.reached, limited.limits), (ReachedLimit::Concurrent, limits));
+        let once = RateLimits { hourly: 1, ..RateLimits::NONE };
+        let longer = a.store.extend(granted[1].id(), MINUTE, LEASE * 9, once).await.unwrap();
+        assert_eq!(longer.visitor(), Some(&visitor), "the record is as it was granted");
+        let refused = a.store.extend(granted[0].id(), MINUTE, LEASE * 9, once).await;
+        assert!(matches!(refused, Err(StoreError::NotExtended(_))), "{refused:?}");
+        a.store.release(granted[0].id()).await.unwrap();
+        a.ready().await;
+        let third = a.store.claim(&claim()).await.unwrap().instance().unwrap().clone();
+        let keys = |server: &ValkeyServer| server.query::<Vec<String>>(&["KEYS", "*:assigned:*"]).unwrap();
+        assert_eq!(keys(&server).len(), 2, "one for each network");
+        for key in keys(&server) {
+            let ends_in: i64 = server.query(&["PTTL", &key]).unwrap();
+            let longest = (LEASE + MINUTE + RETENTION).as_millis() as i64;
+            assert!((longest - 60_000..=longest).contains(&ends_in), "{key} ends in {ends_in} ms");
+        }
+        for id in [longer.id(), third.id()] {
+            a.store.release(id).await.unwrap();
+        }
+        assert_eq!(keys(&server), Vec::<String>::new(), "an instance that ends leaves nothing");
+    }
 }
 
 #[tokio::test]

@@ -21,7 +21,7 @@ pub(crate) async fn the_lease_is_as_claimed(s: &StoreFixture) {
     let mut claim = new_claim();
     claim.ttl = 7 * MINUTE;
     let it = s.granted(&claim).await;
-    let (State::Ready { endpoint: offered }, State::Assigned { endpoint, lease }) =
+    let (State::Ready { endpoint: offered }, State::Assigned { endpoint, lease, visitor: None }) =
         (before.state(), it.state())
     else {
         panic!("{it:?}")

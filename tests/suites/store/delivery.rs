@@ -8,7 +8,7 @@ use try_it_now::store::{CONFIRM_TIMEOUT, Claim, Claimed, Cursor, RouteChange, St
 use super::fixture::{HOUR, MINUTE, NO_LIMITS, StoreFixture, TTL, ids, new_claim};
 
 const TICK: Duration = Duration::from_millis(1);
-const LIMITS: RateLimits = RateLimits { hourly: 2, daily: 3 };
+const LIMITS: RateLimits = RateLimits { hourly: 2, daily: 3, concurrent: 0 };
 
 /// A claim whose lease is longer than the time that a claim may be unconfirmed.
 fn new_long_claim() -> Claim {

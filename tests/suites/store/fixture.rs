@@ -17,7 +17,7 @@ use super::Backend;
 pub(crate) const MINUTE: Duration = Duration::from_secs(60);
 pub(crate) const HOUR: Duration = Duration::from_secs(3600);
 pub(crate) const TTL: Duration = Duration::from_secs(60);
-pub(crate) const NO_LIMITS: RateLimits = RateLimits { hourly: 0, daily: 0 };
+pub(crate) const NO_LIMITS: RateLimits = RateLimits::NONE;
 /// The templates and nodes that the tests use.
 pub(crate) const TEMPLATES: [&str; 2] = ["shop", "blog"];
 pub(crate) const NODES: [&str; 3] = ["a", "b", "c"];
@@ -45,7 +45,7 @@ pub(crate) fn new_claim() -> Claim {
         template: template("shop"),
         token: ClaimToken::random(),
         node: node("a"),
-        visitor: Visitor("192.0.2.1".to_owned()),
+        visitor: Visitor::new("192.0.2.1"),
         limits: NO_LIMITS,
         ttl: TTL,
     }
@@ -141,7 +141,7 @@ impl StoreFixture {
         by: Duration,
         max: Duration,
     ) -> Result<Instance, StoreError> {
-        self.store.extend(id, by, max).await
+        self.store.extend(id, by, max, NO_LIMITS).await
     }
 
     pub(crate) async fn sweep(&self) -> Vec<Instance> {

@@ -10,7 +10,7 @@ use try_it_now::instance::{ClaimToken, EndReason, ExtendRefused, RateLimits, Sta
 use try_it_now::store::{Claim, Claimed, Store, StoreError};
 use try_it_now::telemetry::task::spawn;
 
-use super::fixture::{MINUTE, StoreFixture, TTL, new_claim, template};
+use super::fixture::{MINUTE, NO_LIMITS, StoreFixture, TTL, new_claim, template};
 
 /// How often each race is run: every run interleaves differently.
 const ROUNDS: usize = 60;
@@ -79,7 +79,7 @@ pub(crate) async fn one_claim_sent_many_times_at_once_gets_one_instance_and_one_
     for _ in 0..3 {
         s.add_ready("shop", "a").await;
     }
-    let claim = Claim { limits: RateLimits { hourly: 2, daily: 2 }, ..new_claim() };
+    let claim = Claim { limits: RateLimits { hourly: 2, daily: 2, concurrent: 0 }, ..new_claim() };
     let answers = at_once(s, 16, |_, store| {
         let claim = claim.clone();
         async move { store.claim(&claim).await.unwrap() }
@@ -95,13 +95,43 @@ pub(crate) async fn a_rate_limit_holds_against_concurrent_claims(s: &StoreFixtur
     for _ in 0..30 {
         s.add_ready("shop", "a").await;
     }
-    let limits = RateLimits { hourly: 5, daily: 9 };
+    let limits = RateLimits { hourly: 5, daily: 9, concurrent: 0 };
     let claimed = at_once(s, 30, move |_, store| async move {
         store.claim(&Claim { limits, ..new_claim() }).await.unwrap()
     })
     .await;
     assert_eq!(claimed.iter().filter(|claimed| claimed.instance().is_some()).count(), 5);
     assert_eq!(s.counts("shop").await, (0, 25, 5));
+}
+
+pub(crate) async fn of_many_claims_for_the_last_place_one_wins(s: &StoreFixture) {
+    let limits = RateLimits { concurrent: 3, ..NO_LIMITS };
+    let claim = move || Claim { limits, ..new_claim() };
+    for _ in 0..40 {
+        s.add_ready("shop", "a").await;
+    }
+    s.granted(&claim()).await;
+    s.granted(&claim()).await;
+    for _ in 0..10 {
+        let claimed = at_once(s, 8, |_, store| async move { store.claim(&claim()).await.unwrap() }).await;
+        let granted: Vec<_> = claimed.iter().filter_map(Claimed::instance).collect();
+        assert_eq!(granted.len(), 1, "{claimed:?}");
+        s.store.release(granted[0].id()).await.unwrap();
+    }
+}
+
+pub(crate) async fn of_many_extensions_as_many_as_the_limit_allows_win(s: &StoreFixture) {
+    let limits = RateLimits { hourly: 4, daily: 9, concurrent: 0 };
+    s.add_ready("shop", "a").await;
+    let it = s.granted(&Claim { limits, ..new_claim() }).await;
+    let answers = at_once(s, 12, |_, store| {
+        let id = it.id().clone();
+        async move { store.extend(&id, MINUTE, 99 * MINUTE, limits).await }
+    })
+    .await;
+    assert_eq!(answers.iter().filter(|answer| answer.is_ok()).count(), 3);
+    let longer = s.get(it.id()).await.unwrap();
+    assert_eq!(longer.lease().unwrap().deadline(), it.lease().unwrap().deadline() + 3 * MINUTE);
 }
 
 pub(crate) async fn of_two_releases_one_wins(s: &StoreFixture) {
@@ -123,7 +153,7 @@ pub(crate) async fn of_two_extensions_to_the_limit_one_wins(s: &StoreFixture) {
         let longest = TTL + MINUTE;
         let answers = at_once(s, 2, |_, store| {
             let id = it.id().clone();
-            async move { store.extend(&id, MINUTE, longest).await }
+            async move { store.extend(&id, MINUTE, longest, NO_LIMITS).await }
         })
         .await;
         assert_eq!(answers.iter().filter(|answer| answer.is_ok()).count(), 1);

@@ -16,20 +16,31 @@ use super::Backend;
 use super::fixture::{MINUTE, NO_LIMITS, NODES, StoreFixture, TEMPLATES, TTL, new_claim, node, template};
 use super::reference_model::{ClaimResult, ModelState, ReferenceModel, View, view};
 
+/// One network each, or a narrow one in a wide one that two visitors share.
+const VISITORS: [&str; 4] = ["192.0.2.1", "192.0.2.2", "a::/64,2*a::/56", "a:0:0:1::/64,2*a::/56"];
+
+const LIMITS: [RateLimits; 4] = [
+    NO_LIMITS,
+    RateLimits { hourly: 2, daily: 3, concurrent: 0 },
+    RateLimits { hourly: 2, daily: 3, concurrent: 1 },
+    RateLimits { hourly: 0, daily: 0, concurrent: 2 },
+];
+
 #[derive(Debug, Clone)]
 enum Step {
     Insert(usize, usize),
     InsertAgain(Index),
     Offer(Index),
-    /// Template, node, visitor, whether limits apply, and whether the lease is longer than the time that a claim may be
+    /// Template, node, visitor, which limits apply, and whether the lease is longer than the time that a claim may be
     /// unconfirmed.
-    Claim(usize, usize, usize, bool, bool),
+    Claim(usize, usize, usize, usize, bool),
     Confirm(Vec<Index>),
     /// An earlier claim, or one that never arrives.
     TakeBack(Option<Index>),
     /// An earlier claim again, because its answer was lost.
     Repeat(Index),
-    Extend(Index, u64, u64),
+    /// The time to add, the longest lease, and which limits apply.
+    Extend(Index, u64, u64, usize),
     Release(Index),
     Retire(Index),
     Fail(Index),
@@ -45,12 +56,13 @@ fn step() -> impl Strategy<Value = Step> {
         5 => (of.clone(), on.clone()).prop_map(|(of, on)| Step::Insert(of, on)),
         1 => which().prop_map(Step::InsertAgain),
         8 => which().prop_map(Step::Offer),
-        8 => (of, on, 0..2_usize, any::<bool>(), any::<bool>())
-            .prop_map(|(of, on, by, all, long)| Step::Claim(of, on, by, all, long)),
+        8 => (of, on, 0..VISITORS.len(), 0..LIMITS.len(), any::<bool>())
+            .prop_map(|(of, on, by, limits, long)| Step::Claim(of, on, by, limits, long)),
         2 => vec(which(), 0..4).prop_map(Step::Confirm),
         3 => proptest::option::weighted(0.9, which()).prop_map(Step::TakeBack),
         3 => which().prop_map(Step::Repeat),
-        4 => (which(), 0..90_000_u64, 0..240_000_u64).prop_map(|(it, by, max)| Step::Extend(it, by, max)),
+        4 => (which(), 0..90_000_u64, 0..240_000_u64, 0..LIMITS.len())
+            .prop_map(|(it, by, max, limits)| Step::Extend(it, by, max, limits)),
         3 => which().prop_map(Step::Release),
         1 => which().prop_map(Step::Retire),
         2 => which().prop_map(Step::Fail),
@@ -126,11 +138,11 @@ impl StoreAndModel {
                 assert_eq!(viewed(self.fixture.take_back(&claim).await), self.model.take_back(&claim));
                 self.claims.push(claim);
             }
-            Step::Claim(of, on, by, all, long) => {
-                let limits = if *all { NO_LIMITS } else { RateLimits { hourly: 2, daily: 3 } };
+            Step::Claim(of, on, by, limits, long) => {
+                let limits = LIMITS[*limits];
                 let (template, node) = (template(TEMPLATES[*of]), node(NODES[*on]));
                 let ttl = if *long { MINUTE * 3 } else { TTL };
-                let visitor = Visitor(by.to_string());
+                let visitor = Visitor::new(VISITORS[*by]);
                 self.claim(Claim { template, node, limits, visitor, ttl, ..new_claim() }).await;
             }
             Step::Repeat(it) => {
@@ -138,9 +150,13 @@ impl StoreAndModel {
                     self.claim(it.get(&self.claims).clone()).await;
                 }
             }
-            Step::Extend(it, by, max) => {
+            Step::Extend(it, by, max, limits) => {
+                let limits = LIMITS[*limits];
                 let (id, by, max) = (self.which(it), Duration::from_millis(*by), Duration::from_millis(*max));
-                assert_eq!(viewed(store.extend(&id, by, max).await), self.model.extend(&id, by, max));
+                assert_eq!(
+                    viewed(store.extend(&id, by, max, limits).await),
+                    self.model.extend(&id, by, max, limits)
+                );
             }
             Step::Release(it) => {
                 let id = self.which(it);

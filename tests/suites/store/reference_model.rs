@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use try_it_now::clock::Millis;
 use try_it_now::instance::{
-    ClaimToken, EndReason, Endpoint, ExtendRefused, Instance, InstanceId, RateLimited, RateLimits, State,
-    TransitionRefused,
+    ClaimToken, EndReason, Endpoint, ExtendRefused, Instance, InstanceId, RateLimited, RateLimits,
+    ReachedLimit, State, TransitionRefused,
 };
 use try_it_now::store::{Claim, Claimed, Quota, StoreError, Visitor};
 
@@ -20,7 +20,7 @@ const DAY: Duration = Duration::from_secs(24 * 3600);
 pub(crate) enum ModelState {
     Warming,
     Ready(Endpoint),
-    Assigned { at: Endpoint, token: ClaimToken, from: Millis, until: Millis },
+    Assigned { at: Endpoint, token: ClaimToken, from: Millis, until: Millis, by: Option<Visitor> },
     Expired { token: ClaimToken, from: Millis, until: Millis, ended: Millis, reason: EndReason },
 }
 
@@ -45,8 +45,8 @@ pub(crate) struct ReferenceModel {
     pub(crate) records: Vec<View>,
     /// For each granted claim: its token, its instance, and when that was released.
     tokens: Vec<(ClaimToken, InstanceId, Option<Millis>)>,
-    /// The charges and the refunds, in order.
-    charges: Vec<(String, Visitor, Charge)>,
+    /// The charges and the refunds, in order, each of one template and one network of visitors.
+    charges: Vec<(String, String, Charge)>,
     /// The assigned instances whose claims are not confirmed.
     pub(crate) unconfirmed: HashSet<InstanceId>,
 }
@@ -59,21 +59,22 @@ enum Charge {
 }
 
 pub(crate) fn view(of: &Instance) -> View {
-    let state = match *of.state() {
+    let state = match of.state() {
         State::Warming => ModelState::Warming,
-        State::Ready { endpoint } => ModelState::Ready(endpoint),
-        State::Assigned { endpoint, lease } => ModelState::Assigned {
-            at: endpoint,
+        State::Ready { endpoint } => ModelState::Ready(*endpoint),
+        State::Assigned { endpoint, lease, visitor } => ModelState::Assigned {
+            at: *endpoint,
             token: lease.token(),
             from: lease.assigned_at(),
             until: lease.deadline(),
+            by: visitor.clone(),
         },
         State::Expired { lease, at, reason } => ModelState::Expired {
             token: lease.token(),
             from: lease.assigned_at(),
             until: lease.deadline(),
-            ended: at,
-            reason,
+            ended: *at,
+            reason: *reason,
         },
     };
     View { id: of.id().clone(), node: of.node().to_string(), generation: of.generation(), state }
@@ -162,16 +163,75 @@ impl ReferenceModel {
     pub(crate) fn extend(
         &mut self,
         id: &InstanceId,
-        by: Duration,
+        longer: Duration,
         max: Duration,
+        limits: RateLimits,
     ) -> Result<View, StoreError> {
-        let ModelState::Assigned { at, token, from, until } = self.find(id)?.state else {
+        let ModelState::Assigned { at, token, from, until, by } = self.find(id)?.state else {
             return Err(StoreError::Unknown);
         };
-        if until + by > from + max {
+        if until + longer > from + max {
             return Err(StoreError::NotExtended(ExtendRefused::MaxTtlExceeded(max)));
         }
-        Ok(self.put(id, Some(ModelState::Assigned { at, token, from, until: until + by })))
+        if let Some(visitor) = &by {
+            let retry_after = self.window_wait(id.template(), visitor, limits);
+            if !retry_after.is_zero() {
+                let limited = RateLimited { limits, reached: ReachedLimit::Window, retry_after };
+                return Err(StoreError::NotExtended(ExtendRefused::RateLimited(limited)));
+            }
+            self.charge(id.template(), visitor, limits, Charge::At(self.now));
+        }
+        Ok(self.put(id, Some(ModelState::Assigned { at, token, from, until: until + longer, by })))
+    }
+
+    /// Charges or refunds each network of the visitor.
+    fn charge(&mut self, template: &str, visitor: &Visitor, limits: RateLimits, charge: Charge) {
+        if limits.hourly + limits.daily > 0 {
+            for network in visitor.networks() {
+                self.charges.push((template.to_owned(), network.name.to_owned(), charge));
+            }
+        }
+    }
+
+    /// Returns the longest time until each window of each network of the visitor has room; zero for now.
+    fn window_wait(&self, template: &str, visitor: &Visitor, limits: RateLimits) -> Duration {
+        let mut longest = Duration::ZERO;
+        for network in visitor.networks() {
+            for (length, limit) in [(HOUR, limits.hourly), (DAY, limits.daily)] {
+                match self.window(template, network.name, length) {
+                    Some((ends, used)) if limit > 0 && used >= limit * network.factor => {
+                        longest = longest.max(ends.since(self.now));
+                    }
+                    _ => {}
+                }
+            }
+        }
+        longest
+    }
+
+    /// Returns the longest time until each network of the visitor has fewer instances than the limit; zero for now.
+    fn end_wait(&self, template: &str, visitor: &Visitor, limit: u32) -> Duration {
+        let mut longest = Duration::ZERO;
+        for network in visitor.networks().filter(|_| limit > 0) {
+            let in_network = |by: &Option<Visitor>| {
+                by.as_ref().is_some_and(|by| by.networks().any(|other| other.name == network.name))
+            };
+            let of_template = self.records.iter().filter(|record| record.id.template() == template);
+            let mut ends: Vec<_> = of_template
+                .filter_map(|record| match &record.state {
+                    ModelState::Assigned { until, by, .. } if *until > self.now && in_network(by) => {
+                        Some(*until)
+                    }
+                    _ => None,
+                })
+                .collect();
+            ends.sort();
+            let allowed = (limit * network.factor) as usize;
+            if ends.len() >= allowed {
+                longest = longest.max(ends[ends.len() - allowed].since(self.now));
+            }
+        }
+        longest
     }
 
     pub(crate) fn release(&mut self, id: &InstanceId) -> Result<View, StoreError> {
@@ -209,10 +269,7 @@ impl ReferenceModel {
         self.put(&granted, Some(ModelState::Ready(at)));
         let back = self.records.pop().unwrap();
         self.records.insert(0, back.clone());
-        if claim.limits.hourly + claim.limits.daily > 0 {
-            let charge = (claim.template.to_string(), claim.visitor.clone(), Charge::Undone(from));
-            self.charges.push(charge);
-        }
+        self.charge(claim.template.as_str(), &claim.visitor, claim.limits, Charge::Undone(from));
         self.tokens.iter_mut().filter(|grant| grant.0 == claim.token).for_each(|grant| grant.2 = Some(now));
         Ok(back)
     }
@@ -269,14 +326,13 @@ impl ReferenceModel {
             },
             _ => {}
         }
-        let RateLimits { hourly, daily } = claim.limits;
-        let waits = [(HOUR, hourly), (DAY, daily)].map(|(length, limit)| match self.window(claim, length) {
-            Some((ends, used)) if limit > 0 && used >= limit => ends.since(self.now),
-            _ => Duration::ZERO,
-        });
-        let retry_after = waits[0].max(waits[1]);
-        if !retry_after.is_zero() {
-            return ClaimResult::Not(Claimed::RateLimited(RateLimited { limits: claim.limits, retry_after }));
+        let Claim { limits, visitor, .. } = claim;
+        let window = self.window_wait(claim.template.as_str(), visitor, *limits);
+        let end = self.end_wait(claim.template.as_str(), visitor, limits.concurrent);
+        if !window.max(end).is_zero() {
+            let reached = if end > window { ReachedLimit::Concurrent } else { ReachedLimit::Window };
+            let limited = RateLimited { limits: *limits, reached, retry_after: window.max(end) };
+            return ClaimResult::Not(Claimed::RateLimited(limited));
         }
         let ready =
             |r: &&View| r.id.template() == claim.template.as_str() && matches!(r.state, ModelState::Ready(_));
@@ -285,21 +341,20 @@ impl ReferenceModel {
             return ClaimResult::Not(Claimed::Empty);
         };
         let (ModelState::Ready(at), from) = (next.state, self.now) else { unreachable!() };
-        let state = ModelState::Assigned { at, token: claim.token, from, until: from + claim.ttl };
+        let by = (limits.hourly + limits.daily + limits.concurrent > 0).then(|| visitor.clone());
+        let state = ModelState::Assigned { at, token: claim.token, from, until: from + claim.ttl, by };
         self.tokens.push((claim.token, next.id.clone(), None));
-        if hourly + daily > 0 {
-            self.charges.push((claim.template.to_string(), claim.visitor.clone(), Charge::At(from)));
-        }
+        self.charge(claim.template.as_str(), visitor, *limits, Charge::At(from));
         let granted = self.put(&next.id, Some(state));
         self.unconfirmed.insert(next.id);
         ClaimResult::Instance(granted, self.quota(claim))
     }
 
-    /// Returns when the visitor's current window ends and how many charges are in it. Counts all charges again.
-    fn window(&self, claim: &Claim, length: Duration) -> Option<(Millis, u32)> {
+    /// Returns when the current window of a network ends and how many charges are in it. Counts all charges again.
+    fn window(&self, of_template: &str, of_network: &str, length: Duration) -> Option<(Millis, u32)> {
         let mut window: Option<(Millis, u32)> = None;
-        for (template, visitor, charge) in &self.charges {
-            if (template.as_str(), visitor) == (claim.template.as_str(), &claim.visitor) {
+        for (template, network, charge) in &self.charges {
+            if (template.as_str(), network.as_str()) == (of_template, of_network) {
                 window = match (*charge, window) {
                     (Charge::At(at), Some((ends, used))) if at < ends => Some((ends, used + 1)),
                     (Charge::At(at), _) => Some((at + length, 1)),
@@ -314,12 +369,15 @@ impl ReferenceModel {
     }
 
     fn quota(&self, claim: &Claim) -> Option<Quota> {
-        let RateLimits { hourly, daily } = claim.limits;
+        let RateLimits { hourly, daily, .. } = claim.limits;
         let mut quotas = Vec::new();
-        for (length, limit) in [(HOUR, hourly), (DAY, daily)] {
-            let (ends, used) = self.window(claim, length).unwrap_or((self.now + length, 0));
-            if limit > 0 {
-                quotas.push(Quota { limit, remaining: limit - used, reset: ends.since(self.now) });
+        for network in claim.visitor.networks() {
+            for (length, limit) in [(HOUR, hourly), (DAY, daily)].into_iter().filter(|(_, limit)| *limit > 0)
+            {
+                let window = self.window(claim.template.as_str(), network.name, length);
+                let (ends, used) = window.unwrap_or((self.now + length, 0));
+                let remaining = limit * network.factor - used;
+                quotas.push(Quota { limit, remaining, reset: ends.since(self.now) });
             }
         }
         quotas.sort_by_key(|q| (q.remaining, std::cmp::Reverse(q.reset)));

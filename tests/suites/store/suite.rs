@@ -84,6 +84,16 @@ macro_rules! store_suite {
                 visitors_are_counted_separately
                 templates_are_counted_separately
                 a_limit_is_reported_even_when_nothing_is_ready
+                visitors_who_share_a_wide_network_share_its_multiple_of_the_limits
+                a_visitor_has_no_more_instances_at_a_time_than_allowed
+                an_instance_that_ends_early_frees_its_place
+                a_wide_network_bounds_the_instances_at_a_time_too
+                a_lower_limit_waits_for_as_many_ends_as_it_takes
+                an_extension_delays_the_next_claim_at_a_time
+                of_two_reached_limits_the_one_with_the_longer_wait_is_reported
+                an_extension_is_charged_to_the_visitor_of_the_lease
+                an_extension_beyond_the_limits_changes_nothing
+                a_lease_without_limits_is_extended_without_a_charge
             }
             routes {
                 the_stream_has_each_change_of_an_assigned_instance_in_order
@@ -117,6 +127,8 @@ macro_rules! store_suite {
                 of_many_claims_exactly_as_many_as_are_ready_are_granted
                 one_claim_sent_many_times_at_once_gets_one_instance_and_one_charge
                 a_rate_limit_holds_against_concurrent_claims
+                of_many_claims_for_the_last_place_one_wins
+                of_many_extensions_as_many_as_the_limit_allows_win
                 of_two_releases_one_wins
                 of_two_extensions_to_the_limit_one_wins
                 a_failure_against_a_claim_has_one_order

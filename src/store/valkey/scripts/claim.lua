@@ -1,36 +1,38 @@
 -- Assigns a ready instance to a visitor.
 --
--- ARGV: now, capacity, template, node, token, visitor, hourly, daily, ttl.
--- Answers: 'empty'; or 'limited' or 'granted', the present, the two windows of the visitor's usage (each its start,
--- empty if it is not open, and its count), and with 'granted' the id and the record.
+-- ARGV: now, capacity, template, node, token, visitor, hourly, daily, concurrent, ttl.
+-- Answers: 'empty'; or 'limited' or 'granted', the present, when the visitor may have one more instance at a time (empty
+-- for now), the usages of the visitor's networks (see `append_usages`; none without hourly and daily limits), and with
+-- 'granted' the id and the record.
 --
 -- It needs no name for the call: a repeated claim is recognised by its token.
-local template, node, token = ARGV[3], ARGV[4], ARGV[5]
-local hourly, daily, ttl = tonumber(ARGV[7]), tonumber(ARGV[8]), tonumber(ARGV[9])
-local HOUR, DAY, SUSPECT_AFTER = 3600000, 86400000, 3000
+local template, node, token, visitor = ARGV[3], ARGV[4], ARGV[5], ARGV[6]
+local hourly, daily, concurrent, ttl = tonumber(ARGV[7]), tonumber(ARGV[8]), tonumber(ARGV[9]), tonumber(ARGV[10])
+local SUSPECT_AFTER = 3000
 local key = PREFIX .. ':token:' .. template .. ':' .. token
-local usage_key = PREFIX .. ':usage:' .. template .. ':' .. ARGV[6]
-local is_limited = hourly > 0 or daily > 0
 
--- Two windows, each with its start and the number of claims in it. A window that has ended counts as not open.
-local function usage()
-  local u = redis.call('HMGET', usage_key, 'hour', 'hour_used', 'day', 'day_used')
-  local hour, hour_used, day, day_used = tonumber(u[1]), tonumber(u[2]), tonumber(u[3]), tonumber(u[4])
-  if not hour or now >= hour + HOUR then
-    hour, hour_used = nil, 0
-  end
-  if not day or now >= day + DAY then
-    day, day_used = nil, 0
-  end
-  return hour, hour_used, day, day_used
+local function usages()
+  return (hourly > 0 or daily > 0) and usages_of(template, visitor) or {}
 end
 
-local function answer(outcome, id, text)
-  local hour, hour_used, day, day_used
-  if is_limited then
-    hour, hour_used, day, day_used = usage()
+local function granted(record, usages)
+  local answer = append_usages({'granted', whole(now), ''}, usages)
+  answer[#answer + 1], answer[#answer + 2] = record.id, record.text
+  return answer
+end
+
+-- When so many of the visitor's instances have reached their deadlines that the visitor may have one more; nil for now.
+local function next_end()
+  local latest
+  for _, network in ipairs(concurrent > 0 and networks_of(visitor) or {}) do
+    local assigned, after = assigned_key(template, network.name), '(' .. whole(now)
+    local excess = redis.call('ZCOUNT', assigned, after, '+inf') - concurrent * network.factor
+    if excess >= 0 then
+      local last = redis.call('ZRANGE', assigned, after, '+inf', 'BYSCORE', 'LIMIT', excess, 1, 'WITHSCORES')
+      latest = math.max(latest or 0, tonumber(last[2]))
+    end
   end
-  return {outcome, whole(now), time_text(hour), whole(hour_used or 0), time_text(day), whole(day_used or 0), id, text}
+  return latest
 end
 
 local got = redis.call('GET', key)
@@ -42,17 +44,15 @@ if spent_until then
 elseif got then
   local record = load_record(got)
   if record and record.state == 'assigned' and not is_over(record) then
-    return answer('granted', record.id, record.text)
+    return granted(record, usages())
   end
   return {'empty'}
 end
 
-local hour, hour_used, day, day_used
-if is_limited then
-  hour, hour_used, day, day_used = usage()
-  if (hourly > 0 and hour_used >= hourly) or (daily > 0 and day_used >= daily) then
-    return answer('limited', '', '')
-  end
+local charged = usages()
+local may_claim_at = next_end()
+if may_claim_at or is_used_up(charged, hourly, daily) then
+  return append_usages({'limited', whole(now), time_text(may_claim_at)}, charged)
 end
 
 local all_ready = PREFIX .. ':ready:' .. template
@@ -92,11 +92,8 @@ local before = load_record(first)
 local record = copy_record(before)
 record.state, record.token, record.assigned, record.deadline = 'assigned', token, now, now + ttl
 record.unconfirmed = true
+record.visitor = (hourly > 0 or daily > 0 or concurrent > 0) and visitor or ''
 replace(record, before)
 redis.call('SET', key, record.id)
-if is_limited then
-  redis.call('HSET', usage_key, 'hour', whole(hour or now), 'hour_used', whole(hour_used + 1),
-    'day', whole(day or now), 'day_used', whole(day_used + 1))
-  redis.call('PEXPIRE', usage_key, DAY)
-end
-return answer('granted', record.id, record.text)
+charge(charged)
+return granted(record, charged)

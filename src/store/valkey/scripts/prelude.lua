@@ -15,7 +15,10 @@
 --                                     as unconfirmed
 -- <prefix>:counts                     hash: <state>:<template>:<node> to how many instances, if there are any
 -- <prefix>:token:<template>:<token>   what a claim got: an id, or "over:<until when the spent token is known>"
--- <prefix>:usage:<template>:<visitor> hash: what a visitor has claimed
+-- <prefix>:usage:<template>:<network> hash: the charges of a network of visitors
+-- <prefix>:assigned:<template>:<network>
+--                                     sorted set by deadline: the assigned instances of a network of visitors. Those
+--                                     whose deadline has passed no longer count, swept or not
 -- <prefix>:calls:<span>               hash: the name of a call to what it answered in that span of time, in case the
 --                                     call is repeated
 -- <prefix>:routes                     stream: the route events, the n-th with the id n-0
@@ -63,16 +66,33 @@ local function template_of(id)
   return string.match(id, '^(.*)%-[^-]*$')
 end
 
+local HOUR, DAY = 3600000, 86400000
+
+-- The networks of a visitor, each with its name and how many times each limit it may use. `instance/visitor.rs` has the
+-- format.
+local function networks_of(visitor)
+  local networks = {}
+  for entry in string.gmatch(visitor, '[^,]+') do
+    local factor, name = string.match(entry, '^(%d+)%*(.*)$')
+    networks[#networks + 1] = {name = name or entry, factor = tonumber(factor) or 1}
+  end
+  return networks
+end
+
 -- Fields that a script only copies stay text: a revision has more digits than a number here can hold.
 local FIELDS = '^([^|]*)|([^|]*)|([^|]*)|([^|]*)|([^|]*)|([^|]*)|([^|]*)|([^|]*)|([^|]*)|([^|]*)|([^|]*)$'
 
 local function unpack_record(id, text)
   local generation, state, node, revision, created, endpoint, token, assigned, deadline, ended, ending =
     string.match(text, FIELDS)
+  local visitor = ''
+  if state == 'assigned' then
+    visitor, ending = ending, ''
+  end
   return {
     id = id, generation = tonumber(generation), state = state, node = node, revision = revision, created = created,
     endpoint = endpoint, token = token, assigned = tonumber(assigned), deadline = tonumber(deadline),
-    ended = tonumber(ended), ending = ending, text = text,
+    ended = tonumber(ended), ending = ending, visitor = visitor, text = text,
   }
 end
 
@@ -82,11 +102,13 @@ end
 
 -- The text of a record. `record_codec.rs` reads and writes the same fields in the same order. A record that expired
 -- before its deadline has the ending 'failed', and instead of its endpoint the kind of its end, which older versions
--- ignore: 'unconfirmed', 'node_lost', or anything else where the app died.
+-- ignore: 'unconfirmed', 'node_lost', or anything else where the app died. An assigned record has no ending, and
+-- instead of it the visitor whom limits count, which older versions ignore too, and keep.
 local function pack(record)
   return table.concat({
     whole(record.generation), record.state, record.node, record.revision, record.created, record.endpoint, record.token,
-    time_text(record.assigned), time_text(record.deadline), time_text(record.ended), record.ending,
+    time_text(record.assigned), time_text(record.deadline), time_text(record.ended),
+    record.state == 'assigned' and record.visitor or record.ending,
   }, '|')
 end
 
@@ -123,7 +145,35 @@ local function is_unconfirmed(id)
   return due ~= math.floor(due)
 end
 
--- Moves a record in the queues, the deadlines and the counts from where it belongs as it was `before` (nil for a new
+local function assigned_key(template, network)
+  return PREFIX .. ':assigned:' .. template .. ':' .. network
+end
+
+-- The visitor whom limits count for an instance; empty if there is none.
+local function visitor_of(record)
+  return record and record.state == 'assigned' and record.visitor or ''
+end
+
+-- Moves a record among the assigned instances of its visitor. The keys end by themselves only where a node of an older
+-- version ended the instances.
+local function reindex_visitor(before, after)
+  local was, is = visitor_of(before), visitor_of(after)
+  if was ~= is then
+    for _, network in ipairs(networks_of(was)) do
+      redis.call('ZREM', assigned_key(template_of(before.id), network.name), before.id)
+    end
+  end
+  for _, network in ipairs(networks_of(is)) do
+    local key, longest = assigned_key(template_of(after.id), network.name), whole(after.deadline - now + RETENTION)
+    redis.call('ZADD', key, after.deadline, after.id)
+    -- A key without an end counts as one that never ends, so the first end is set apart.
+    if redis.call('PEXPIRE', key, longest, 'NX') == 0 then
+      redis.call('PEXPIRE', key, longest, 'GT')
+    end
+  end
+end
+
+-- Moves a record in the queues, the deadlines, the visitor's instances and the counts from where it belongs as it was `before` (nil for a new
 -- one) to where it belongs as it is `after` (nil for one that is removed). The field `front` of a ready record puts it
 -- at the front of the queue, the field `unconfirmed` of an assigned one marks it as unconfirmed.
 local function reindex(before, after)
@@ -146,6 +196,7 @@ local function reindex(before, after)
     local due = after.state == 'assigned' and after.deadline or after.ended + RETENTION
     redis.call('ZADD', PREFIX .. ':due', due, after.id)
   end
+  reindex_visitor(before, after)
   local was, is = count_field(before), count_field(after)
   if was ~= is then
     if was then
@@ -218,6 +269,60 @@ end
 
 local function token_key(record)
   return PREFIX .. ':token:' .. template_of(record.id) .. ':' .. record.token
+end
+
+-- The charges of each network of a visitor for a template: two windows, each with its start and the number of charges in
+-- it. A window that has ended counts as not open.
+local function usages_of(template, visitor)
+  local usages = networks_of(visitor)
+  for _, usage in ipairs(usages) do
+    usage.key = PREFIX .. ':usage:' .. template .. ':' .. usage.name
+    local u = redis.call('HMGET', usage.key, 'hour', 'hour_used', 'day', 'day_used')
+    usage.hour, usage.hour_used, usage.day, usage.day_used =
+      tonumber(u[1]), tonumber(u[2]), tonumber(u[3]), tonumber(u[4])
+    if not usage.hour or now >= usage.hour + HOUR then
+      usage.hour, usage.hour_used = nil, 0
+    end
+    if not usage.day or now >= usage.day + DAY then
+      usage.day, usage.day_used = nil, 0
+    end
+  end
+  return usages
+end
+
+-- Whether a network has used up a limit.
+local function is_used_up(usages, hourly, daily)
+  for _, usage in ipairs(usages) do
+    if (hourly > 0 and usage.hour_used >= hourly * usage.factor) or (daily > 0 and usage.day_used >= daily * usage.factor)
+    then
+      return true
+    end
+  end
+  return false
+end
+
+-- Charges each network once.
+local function charge(usages)
+  for _, usage in ipairs(usages) do
+    usage.hour, usage.hour_used = usage.hour or now, usage.hour_used + 1
+    usage.day, usage.day_used = usage.day or now, usage.day_used + 1
+    redis.call('HSET', usage.key, 'hour', whole(usage.hour), 'hour_used', whole(usage.hour_used),
+      'day', whole(usage.day), 'day_used', whole(usage.day_used))
+    redis.call('PEXPIRE', usage.key, DAY)
+  end
+end
+
+-- Appends how many networks there are, then of each its factor and its two windows (each its start, empty if it is not
+-- open, and its count).
+local function append_usages(found, usages)
+  found[#found + 1] = whole(#usages)
+  for _, usage in ipairs(usages) do
+    for _, word in ipairs({whole(usage.factor), time_text(usage.hour), whole(usage.hour_used), time_text(usage.day),
+      whole(usage.day_used)}) do
+      found[#found + 1] = word
+    end
+  end
+  return found
 end
 
 -- The time of the last heartbeat of any node.

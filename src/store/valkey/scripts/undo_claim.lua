@@ -1,7 +1,7 @@
 -- Undoes an unconfirmed claim: its instance is ready again, at the front of the queue, and its token is spent. A token
 -- that has no instance is spent too, so that a claim that is still on its way gets none.
 --
--- ARGV: now, capacity, call, template, token, visitor, '1' if the visitor has limits.
+-- ARGV: now, capacity, call, template, token, visitor, '1' if the visitor was charged.
 local key = PREFIX .. ':token:' .. ARGV[4] .. ':' .. ARGV[5]
 local got = redis.call('GET', key)
 local function spend_token()
@@ -23,8 +23,8 @@ replace(record, before)
 spend_token()
 
 -- A window that opened after the charge does not contain it. A window without any other charge was never opened.
-if ARGV[7] == '1' then
-  local usage = PREFIX .. ':usage:' .. ARGV[4] .. ':' .. ARGV[6]
+for _, network in ipairs(ARGV[7] == '1' and networks_of(ARGV[6]) or {}) do
+  local usage = PREFIX .. ':usage:' .. ARGV[4] .. ':' .. network.name
   for _, window in ipairs({'hour', 'day'}) do
     local opened = tonumber(redis.call('HGET', usage, window) or '')
     if opened and opened <= before.assigned and redis.call('HINCRBY', usage, window .. '_used', -1) <= 0 then
