@@ -102,7 +102,7 @@ async fn undo_one(pool: &Arc<Pool>, undo: &Undo) -> Result<(), StoreError> {
 /// table would refuse the claim that comes next.
 async fn undo_claim(pool: &Arc<Pool>, claim: &Claim) -> Result<(), StoreError> {
     let ready = pool.ask(pool.store.undo_claim(claim)).await?;
-    tracing::debug!(id = %ready.id(), "claim undone: visitor left before the answer began");
+    tracing::debug!(id = %ready.id(), "claim undone: visitor left before the answer was written");
     pool.publish_route(RouteChange::Set(ready.clone()));
     if !is_outdated(pool, &ready) {
         if let Some(template_pool) = pool.template_pools.get(ready.id().template()) {

@@ -54,10 +54,10 @@ impl DeliveryTracker {
         }
     }
 
-    /// Records that some bytes were written.
-    pub(super) fn mark_written(&self) {
+    /// Records that bytes are written now. Call it before the write.
+    pub(super) fn mark_attempted(&self) {
         if let TrackedDelivery::InProgress { delivery, .. } = &mut *self.tracked.lock() {
-            delivery.mark_begun();
+            delivery.mark_attempted();
         }
     }
 
@@ -142,13 +142,13 @@ mod tests {
             "an earlier response was flushed"
         );
         let half = |it: &DeliveryTracker| {
-            it.mark_written();
+            it.mark_attempted();
             it.mark_flushed();
         };
         assert_eq!(outcome_after(half), Outcome::RELEASED, "the rest was not written");
         let whole_response = |it: &DeliveryTracker| {
             it.mark_taken();
-            it.mark_written();
+            it.mark_attempted();
             it.mark_flushed();
         };
         assert_eq!(outcome_after(whole_response), Outcome::CONFIRMED);
