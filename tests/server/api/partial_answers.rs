@@ -1,16 +1,25 @@
 //! Clients that stop reading so that a part of an acquire's answer is sent, and then reset the connection. They may know
 //! the address of their instance, so no other visitor gets it.
 
+use std::io;
 use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use bytes::Bytes;
+use h2::client::ResponseFuture;
+use http::Request;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::TcpSocket;
 use tokio::time::{Instant, timeout};
 
 use super::delivery::assigned_id;
 use crate::support::harness::{
-    AcquiredInstance, Answer, Certificate, RawConnection, Server, Transport, eventually, instance_folders,
+    AcquiredInstance, Answer, Certificate, MAX_WAIT, RawConnection, Server, Transport, eventually,
+    instance_folders,
 };
 
 /// The pool has one instance, so that the one which a client gets is known before.
@@ -168,6 +177,16 @@ impl Target {
         id
     }
 
+    /// Asserts that the next visitor gets another instance than `id`, whose client is gone.
+    async fn assert_next_visitor_gets_another(&self, id: &str) {
+        eventually("the instance of the hostile client is not assigned", async || {
+            let stats = self.answer("GET", "/api/v1/pool/stats").await.json();
+            (stats["assigned"] == 0 && stats["ready"].as_u64()? > 0).then_some(())
+        })
+        .await;
+        assert_ne!(self.next_visitor().await, id, "the hostile client may know its address");
+    }
+
     /// Lets a client stall the server in the middle of the answer to `acquire`. Then it reads what was sent, while the
     /// server is stopped as if it were busy, and resets the connection. Returns what the client got of the answer;
     /// `None` if the server did not handle the acquire.
@@ -200,12 +219,7 @@ impl Target {
             self.answer("DELETE", &format!("/api/v1/demo/{id}")).await;
             return Some(Got::Everything);
         };
-        eventually("the instance of the hostile client is not assigned", async || {
-            let stats = self.answer("GET", "/api/v1/pool/stats").await.json();
-            (stats["assigned"] == 0 && stats["ready"].as_u64()? > 0).then_some(())
-        })
-        .await;
-        assert_ne!(self.next_visitor().await, id, "{acquire:?} after {fillers} answers: {got:?}: {last}");
+        self.assert_next_visitor_gets_another(&id).await;
         Some(got)
     }
 }
@@ -215,8 +229,8 @@ impl Target {
 async fn attack_with_partial_answers(engine: Engine, is_encrypted: bool) {
     let target = Target::start(engine, is_encrypted).await;
     let wanted = if is_encrypted { Got::Nothing } else { Got::PartWithAddress };
+    let (mut too_few, mut too_many) = (0, MAX_FILLERS);
     for acquire in [Acquire::Button, Acquire::Api] {
-        let (mut too_few, mut too_many) = (0, MAX_FILLERS);
         let mut attacks = Vec::new();
         while attacks.last().is_none_or(|(_, got)| *got != Some(wanted)) {
             assert!(attacks.len() < MAX_ATTACKS, "{acquire:?}: no answer was sent in part: {attacks:?}");
@@ -232,6 +246,8 @@ async fn attack_with_partial_answers(engine: Engine, is_encrypted: bool) {
                 (too_few, too_many) = (too_few.saturating_sub(4), too_many + 4);
             }
         }
+        // Both kinds of answers are of about the same length.
+        (too_few, too_many) = (too_few.saturating_sub(8), too_many + 8);
     }
 }
 
@@ -253,4 +269,106 @@ async fn a_client_that_got_a_part_of_an_encrypted_answer_from_pingora_does_not_s
 #[tokio::test]
 async fn a_client_that_got_a_part_of_an_encrypted_answer_from_hyper_does_not_share_its_instance() {
     attack_with_partial_answers(Engine::Hyper, true).await;
+}
+
+/// A transport from which nothing more is read once it is stalled.
+struct Stallable {
+    inner: Box<dyn Transport>,
+    is_stalled: Arc<AtomicBool>,
+}
+
+impl AsyncRead for Stallable {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        if self.is_stalled.load(Ordering::Relaxed) {
+            return Poll::Pending;
+        }
+        Pin::new(&mut self.inner).poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for Stallable {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.inner).poll_write(cx, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.inner).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.inner).poll_shutdown(cx)
+    }
+}
+
+/// The client's side of an HTTP/2 connection.
+struct Http2Client {
+    send: h2::client::SendRequest<Bytes>,
+    is_stalled: Arc<AtomicBool>,
+    connection: tokio::task::JoinHandle<()>,
+}
+
+impl Http2Client {
+    /// Connects to `target` with this flow-control window for each answer.
+    async fn connect(target: &Target, window: u32) -> Self {
+        let is_stalled = Arc::new(AtomicBool::new(false));
+        let stream = Stallable { inner: target.connect().await, is_stalled: is_stalled.clone() };
+        let mut settings = h2::client::Builder::new();
+        settings.initial_window_size(window).initial_connection_window_size(1 << 24);
+        let (send, connection) = settings.handshake(stream).await.unwrap();
+        let connection = tokio::spawn(async move { drop(connection.await) });
+        Self { send: send.ready().await.unwrap(), is_stalled, connection }
+    }
+
+    async fn request(&self, method: &str, path: &str, id: &str) -> (ResponseFuture, h2::SendStream<Bytes>) {
+        let uri = format!("http://localhost{path}");
+        let request = Request::builder().method(method).uri(uri).header("x-request-id", id).body(()).unwrap();
+        self.send.clone().ready().await.unwrap().send_request(request, true).unwrap()
+    }
+}
+
+#[tokio::test]
+async fn a_stream_that_is_reset_after_its_head_arrived_does_not_share_its_instance() {
+    let target = Target::start(Engine::Pingora, false).await;
+    for _ in 0..2 {
+        let id = target.only_instance().await;
+        // No byte of the body may be sent.
+        let client = Http2Client::connect(&target, 0).await;
+        let (answer, mut stream) = client.request("POST", "/api/v1/demo/acquire", "reset").await;
+        assert_eq!(timeout(MAX_WAIT, answer).await.unwrap().unwrap().status(), 200);
+        stream.send_reset(h2::Reason::CANCEL);
+        target.assert_next_visitor_gets_another(&id).await;
+    }
+}
+
+#[tokio::test]
+async fn a_head_in_the_queue_of_an_http2_connection_counts_as_sent() {
+    let target = Target::start(Engine::Pingora, false).await;
+    for path in ["/try/default", "/api/v1/demo/acquire"] {
+        let id = target.only_instance().await;
+        let client = Http2Client::connect(&target, 1 << 20).await;
+        client.is_stalled.store(true, Ordering::Relaxed);
+        let mut unread = Vec::new();
+        for _ in 0..60 {
+            unread.push(client.request("GET", "/", "filler").await);
+        }
+        let acquire = client.request("POST", path, path).await;
+        target.server.log_until(|line| line.contains(&format!("\"request_id\":\"{path}\""))).await;
+        client.connection.abort();
+        drop((unread, acquire, client));
+        // The instance is released, or stays assigned if the kernel closed the socket before it could be asked.
+        eventually("another instance is ready", async || {
+            let stats = target.answer("GET", "/api/v1/pool/stats").await.json();
+            (stats["ready"].as_u64()? > 0).then_some(())
+        })
+        .await;
+        assert_ne!(target.next_visitor().await, id, "the hostile client may know its address");
+        target.answer("DELETE", &format!("/api/v1/demo/{id}")).await;
+    }
+    let undone: Vec<_> =
+        target.server.log().into_iter().filter(|line| line.contains("claim undone")).collect();
+    assert!(undone.is_empty(), "{undone:?}");
 }
