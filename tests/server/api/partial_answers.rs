@@ -319,7 +319,7 @@ impl Http2Client {
         let mut settings = h2::client::Builder::new();
         settings.initial_window_size(window).initial_connection_window_size(1 << 24);
         let (send, connection) = settings.handshake(stream).await.unwrap();
-        let connection = tokio::spawn(async move { drop(connection.await) });
+        let connection = try_it_now::telemetry::task::spawn("test", async move { drop(connection.await) });
         Self { send: send.ready().await.unwrap(), is_stalled, connection }
     }
 
