@@ -1,7 +1,6 @@
 //! What one client or one visitor may take of the server.
 
 mod connections;
-pub mod hostile_clients;
 mod rate_limits;
 mod requests;
 
