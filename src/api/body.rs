@@ -15,8 +15,8 @@ use crate::pool::Delivery;
 pub enum Body {
     /// The whole body; `None` after it was sent.
     Full(Option<Bytes>),
-    /// The whole body of a response that assigns an instance. The engine that sends it takes the [`Delivery`] out and
-    /// reports how far the response got.
+    /// The whole body of a response that assigns an instance. The engine that sends it takes the [`Delivery`] out,
+    /// reports the first write before it attempts it, and reports how far the response got.
     WithDelivery(Option<Bytes>, Delivery),
     /// Chunks as they are produced, for server-sent events.
     Stream(BoxStream<'static, Bytes>),

@@ -22,8 +22,9 @@
 //! its pattern and methods, a line in the match of `router.rs`, a file in `endpoints/`, a test in `tests/server/api/`.
 //!
 //! **Architecture invariant:** the response that assigns an instance carries a [`Delivery`](crate::pool::Delivery) in
-//! its [`Body`]. The engine that sends the response takes it out and reports how far the response got. A delivery that
-//! is dropped in the body undoes the claim, so an engine that ignores it never assigns an instance.
+//! its [`Body`]. The engine that sends the response takes it out, reports the first write before it attempts it, and
+//! reports how far the response got. A delivery that is dropped in the body undoes the claim, so an engine that ignores
+//! it never assigns an instance, and one that reports a write only afterwards assigns an instance twice.
 
 mod access;
 mod body;

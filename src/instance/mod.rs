@@ -19,7 +19,7 @@
 //! | insert | -> `warming` | A node begins to make the instance. | [`Instance::warming`] |
 //! | offer | `warming` -> `ready` | The app answers; visitors may get the instance. | [`Instance::offered`] |
 //! | claim | `ready` -> `assigned` | One visitor gets the instance, and the lease begins. | [`Instance::assigned`], [`Instance::assigned_to`] |
-//! | undo claim | `assigned` -> `ready` | No byte of the claim's answer was sent. | [`Instance::claim_undone`] |
+//! | undo claim | `assigned` -> `ready` | No byte of the claim's answer was attempted. | [`Instance::claim_undone`] |
 //! | extend | `assigned` -> `assigned` | The deadline moves forward. | [`Instance::extended`] |
 //! | expire | `assigned` -> `expired` | The deadline has come. | [`Instance::expired`] |
 //! | lapse | `assigned` -> `expired` | The claim was not confirmed in time. | [`Instance::claim_lapsed`] |

@@ -224,8 +224,8 @@ impl Instance {
         }
     }
 
-    /// Undo of a claim: assigned to ready, because no byte of the claim's answer was sent and so no client knows of the
-    /// instance. The store checks that; this method checks only that the lease runs.
+    /// Undo of a claim: assigned to ready, because no byte of the claim's answer was attempted and so no client knows of
+    /// the instance. The store checks that; this method checks only that the lease runs.
     ///
     /// # Errors
     /// The instance is not assigned, or its deadline has passed.

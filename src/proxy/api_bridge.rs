@@ -7,6 +7,7 @@ use futures_util::StreamExt;
 use http::request::Parts;
 use http::{Response, Version, header};
 use pingora_core::Result;
+use pingora_core::protocols::http::ServerSession;
 use pingora_http::ResponseHeader;
 use pingora_proxy::Session;
 use tokio::time::{Instant, timeout_at};
@@ -15,7 +16,7 @@ use super::Proxy;
 use super::headers::RequestSource;
 use super::provenance::set_provenance;
 use crate::api::{ApiError, Body, MAX_BODY};
-use crate::pool::Delivered;
+use crate::pool::{Delivered, Delivery};
 use crate::request::{AckState, BytesWritten};
 
 /// Time between two queries of the kernel whether a client's system has acknowledged a response.
@@ -89,6 +90,27 @@ async fn confirm_delivery(session: &Session, delivered: Delivered) {
     }
 }
 
+/// Writes the head of a response that assigns an instance, and notes the attempt where the client may learn of it.
+///
+/// Over HTTP/1 that is before the write: Pingora flushes a head without a body, and the flush of a client that reads
+/// nothing ends in the middle of the head. Over HTTP/2 h2 refuses the head of a cancelled stream as a whole, and nothing
+/// of it is written. Once h2 accepts a head, the connection's task may write it at any time.
+///
+/// # Errors
+/// The head cannot be written.
+async fn write_tracked_head(
+    downstream: &mut ServerSession,
+    head: ResponseHeader,
+    delivery: &mut Delivery,
+) -> Result<()> {
+    if !downstream.is_http2() {
+        delivery.mark_attempted();
+    }
+    downstream.write_response_header(Box::new(head)).await?;
+    delivery.mark_attempted();
+    Ok(())
+}
+
 /// Sends a response. If it assigns an instance, reports how far the response got: a write to a client that has left
 /// succeeds, so only the kernel's counters of acknowledged bytes show whether the client got it.
 ///
@@ -114,11 +136,11 @@ pub(super) async fn send(session: &mut Session, mut response: Response<Body>) ->
             if !head.headers.contains_key(header::CONTENT_LENGTH) {
                 head.set_content_length(bytes.len())?;
             }
-            downstream.write_response_header(Box::new(head)).await?;
             let Some(mut delivery) = delivery else {
+                downstream.write_response_header(Box::new(head)).await?;
                 return downstream.write_response_body(bytes, true).await;
             };
-            delivery.mark_begun();
+            write_tracked_head(downstream, head, &mut delivery).await?;
             downstream.write_response_body(bytes, true).await?;
             if let Some(delivered) = delivery.complete() {
                 confirm_delivery(session, delivered).await;
@@ -143,5 +165,139 @@ pub(super) async fn send(session: &mut Session, mut response: Response<Body>) ->
                 }
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use http::StatusCode;
+    use pingora_core::protocols::http::v2;
+    use pingora_core::protocols::http::v2::server::{H2Accept, HttpSession};
+    use pingora_core::protocols::{Digest, Stream};
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    use super::*;
+    use crate::pool::delivery_probe::{Outcome, granted};
+    use crate::telemetry::task;
+
+    const MAX_WAIT: Duration = Duration::from_secs(20);
+    const HOST: &str = "instance-0123456789.localhost";
+
+    /// Returns the response that assigns an instance: a redirect, which may have a body.
+    fn assigning(body: &'static str, delivery: Delivery) -> Response<Body> {
+        Response::builder()
+            .status(StatusCode::SEE_OTHER)
+            .header(header::LOCATION, format!("http://{HOST}/"))
+            .body(Body::full(body).with_delivery(delivery))
+            .unwrap()
+    }
+
+    /// Sends a response over HTTP/1 to a client that takes `room` bytes and reads no more before it leaves. Returns what
+    /// it got, and what the delivery left to be done.
+    async fn outcome_with_room(room: usize, body: &'static str) -> (String, Outcome) {
+        let (mut client, server) = tokio::io::duplex(room);
+        let (delivery, outcome) = granted();
+        let mut session = Session::new_h1(Box::new(server));
+        let request = client.write_all(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n");
+        let (sent, read) = tokio::join!(request, session.as_downstream_mut().read_request());
+        sent.unwrap();
+        assert!(read.unwrap());
+        let mut sending = Box::pin(send(&mut session, assigning(body, delivery)));
+        // Polled once: writes what the client takes.
+        let is_sent = futures_util::poll!(&mut sending).is_ready();
+        let mut got = vec![0; room];
+        let length = client.read(&mut got).await.unwrap();
+        drop(client);
+        let result = if is_sent { Ok(()) } else { sending.await };
+        assert_eq!(result.is_ok(), is_sent, "a client that left cannot be sent the rest");
+        got.truncate(length);
+        (String::from_utf8(got).unwrap(), outcome())
+    }
+
+    #[tokio::test]
+    async fn a_head_that_was_sent_in_part_releases_the_instance_and_never_undoes_its_claim() {
+        for body in ["", "body"] {
+            for room in [1, 64, 128, 150] {
+                let test = timeout_at(Instant::now() + MAX_WAIT, outcome_with_room(room, body));
+                let (got, outcome) = test.await.expect("it ends");
+                assert!(got.len() == room && !got.contains("\r\n\r\n"), "no part of a head: {got}");
+                assert_eq!(outcome, Outcome::RELEASED, "{room} bytes were sent: {got}");
+            }
+            let (got, outcome) = outcome_with_room(4096, body).await;
+            assert!(got.contains(HOST) && got.ends_with(&format!("\r\n\r\n{body}")), "{got}");
+            assert_eq!(outcome, Outcome::CONFIRMED, "the whole response was sent");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_response_of_which_no_write_was_attempted_undoes_the_claim() {
+        let (delivery, outcome) = granted();
+        drop(assigning("body", delivery));
+        assert_eq!(outcome(), Outcome::CLAIM_UNDONE);
+    }
+
+    /// An HTTP/2 request from a client whose window takes no byte of a body.
+    struct Http2Exchange {
+        session: Session,
+        /// The server's side of the connection. Nothing is read or written unless it is polled.
+        connection: h2::server::Connection<Stream, Bytes>,
+        request: h2::SendStream<Bytes>,
+        response: h2::client::ResponseFuture,
+    }
+
+    async fn http2_exchange() -> Http2Exchange {
+        let (client, server) = tokio::io::duplex(65_536);
+        let mut settings = h2::client::Builder::new();
+        settings.initial_window_size(0);
+        let (client, server) =
+            tokio::join!(settings.handshake(client), v2::server::handshake(Box::new(server), None));
+        let (mut send_request, client) = client.unwrap();
+        task::spawn("test", client);
+        let mut connection = server.unwrap();
+        let request = http::Request::post("http://a/").body(()).unwrap();
+        let (response, request) = send_request.send_request(request, false).unwrap();
+        let accepted = HttpSession::from_h2_conn(&mut connection, Arc::new(Digest::default())).await;
+        let Some(H2Accept::Session(accepted)) = accepted.unwrap() else { panic!("no request") };
+        // A session cannot be made for HTTP/2, so the stream of this one is replaced.
+        let mut session = Session::new_h1(Box::new(tokio::io::duplex(1).0));
+        *session.as_downstream_mut() = ServerSession::new_http2(accepted);
+        Http2Exchange { session, connection, request, response }
+    }
+
+    #[tokio::test]
+    async fn a_head_that_h2_accepted_counts_as_attempted_before_it_is_written() {
+        let Http2Exchange { mut session, mut connection, response, request: _request } =
+            http2_exchange().await;
+        let (delivery, outcome) = granted();
+        let mut sending = Box::pin(send(&mut session, assigning("body", delivery)));
+        assert!(futures_util::poll!(&mut sending).is_pending(), "the client's window is closed");
+        drop(sending);
+        assert_eq!(outcome(), Outcome::RELEASED);
+        // The connection's task writes the head, though its sender is gone.
+        let head = tokio::select! {
+            _ = connection.accept() => panic!("the connection ended"),
+            head = response => head.unwrap(),
+        };
+        assert!(head.headers()[header::LOCATION].to_str().unwrap().contains(HOST));
+    }
+
+    #[tokio::test]
+    async fn a_head_that_h2_refuses_because_the_stream_was_reset_undoes_the_claim() {
+        let Http2Exchange { mut session, mut connection, mut request, response: _response } =
+            http2_exchange().await;
+        request.send_reset(h2::Reason::CANCEL);
+        {
+            let mut reset = Box::pin(session.as_downstream_mut().read_body_or_idle(true));
+            let ended = tokio::select! {
+                _ = connection.accept() => panic!("the connection ended"),
+                ended = &mut reset => ended,
+            };
+            assert!(ended.is_err(), "the reset arrived");
+        }
+        let (delivery, outcome) = granted();
+        send(&mut session, assigning("body", delivery)).await.unwrap_err();
+        assert_eq!(outcome(), Outcome::CLAIM_UNDONE);
     }
 }

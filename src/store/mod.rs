@@ -86,7 +86,7 @@ pub trait Store: Send + Sync + 'static {
     /// `Unavailable` only.
     async fn confirm(&self, ids: &[InstanceId]) -> Result<(), StoreError>;
 
-    /// Undoes a claim of whose answer no byte was delivered, and returns its instance, which is ready again.
+    /// Undoes a claim of whose answer no byte was attempted, and returns its instance, which is ready again.
     ///
     /// The instance becomes the first in the queue, and the visitor's charge is undone. In any case a token without an
     /// instance never gets one from then on: a claim with it that is still on its way gets `Empty`.

@@ -4,9 +4,11 @@
 //! [`Delivery`], and reports to it how far the answer got; a delivery that is dropped reports that the visitor is gone.
 //! The consequence is noted in the [`Ledger`], and carried out later by [`super::delivery_worker`].
 //!
-//! **Architecture invariant:** code that sends an answer with an [`Acquired`](super::acquire::Acquired) must take the
-//! delivery out of the answer's body and call [`Delivery::mark_begun`] and [`Delivery::complete`]. Otherwise each claim
-//! is undone.
+//! **Architecture invariant:** a claim is undone only where no byte of its answer was attempted. Code that sends an
+//! answer with an [`Acquired`](super::acquire::Acquired) must take the delivery out of the answer's body, call
+//! [`Delivery::mark_attempted`] before the first write and [`Delivery::complete`] after the last one. A sender that
+//! calls it after the first write lets a client learn the address of an instance that the next visitor gets: a write
+//! that blocks or fails may have sent a part of the answer. Without any call each claim is undone.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -26,8 +28,8 @@ const MAX_PENDING_UNDOS: usize = 4096;
 
 /// An answer on its way to the visitor.
 ///
-/// Dropped before the first byte was passed to the visitor's connection, the claim is undone; dropped before the last
-/// one, the instance is released.
+/// Dropped before the first write to the visitor's connection was attempted, the claim is undone; dropped before the
+/// last byte was passed to the connection, the instance is released.
 #[derive(Debug)]
 pub struct Delivery {
     ledger: Arc<Ledger>,
@@ -50,10 +52,11 @@ enum Progress {
     Idle,
     /// The claim was sent to the store, which may have performed it.
     Claiming,
-    /// An instance is assigned, and no byte of the answer was given to the connection.
+    /// An instance is assigned, and no write of the answer was attempted. The visitor cannot know of the instance.
     Granted,
-    /// A part of the answer was given to the connection.
-    Begun,
+    /// A write was attempted, and the whole answer was not given to the connection. The visitor may know of the
+    /// instance.
+    Attempted,
     /// The whole answer was given to the connection.
     Complete,
 }
@@ -87,10 +90,14 @@ impl Delivery {
         self.progress = Progress::Granted;
     }
 
-    /// Notes that the first byte of the answer was passed to the visitor's connection. Further calls have no effect.
-    pub fn mark_begun(&mut self) {
+    /// Notes that bytes of the answer are written now. Further calls have no effect.
+    ///
+    /// Call it before the first write to the visitor's connection, not after it: a write that blocks or fails may have
+    /// sent a part of the answer. A queue from which another task writes counts as the connection; a queue that refuses
+    /// the answer does not.
+    pub fn mark_attempted(&mut self) {
         if self.progress == Progress::Granted {
-            self.progress = Progress::Begun;
+            self.progress = Progress::Attempted;
         }
     }
 
@@ -108,8 +115,10 @@ impl Drop for Delivery {
     fn drop(&mut self) {
         let undo = match (self.progress, self.id.take()) {
             (Progress::Idle | Progress::Complete, _) => return,
-            (Progress::Begun, Some(id)) => Undo::Release(id),
-            (Progress::Claiming | Progress::Granted | Progress::Begun, _) => Undo::Claim(self.claim.clone()),
+            (Progress::Attempted, Some(id)) => Undo::Release(id),
+            (Progress::Claiming | Progress::Granted | Progress::Attempted, _) => {
+                Undo::Claim(self.claim.clone())
+            }
         };
         self.ledger.note_undo(undo);
     }
@@ -148,8 +157,7 @@ struct Pending {
 /// What is to be undone.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Undo {
-    /// A claim of which no byte of the answer was given to the connection: if it got an instance, that is to be ready
-    /// again.
+    /// A claim of whose answer no byte was attempted: if it got an instance, that is to be ready again.
     Claim(Claim),
     /// The instance of a visitor who may know of it, and is gone: it is to be released.
     Release(InstanceId),
@@ -311,17 +319,17 @@ mod tests {
             it.claim_got_nothing();
         };
         assert_eq!(after(nothing), (vec![], vec![]));
-        let not_begun = |mut it: Delivery| granted(&mut it);
-        assert_eq!(after(not_begun), (vec![], vec![Undo::Claim(claim.clone())]));
-        let begun = |mut it: Delivery| {
+        let not_attempted = |mut it: Delivery| granted(&mut it);
+        assert_eq!(after(not_attempted), (vec![], vec![Undo::Claim(claim.clone())]));
+        let attempted = |mut it: Delivery| {
             granted(&mut it);
-            it.mark_begun();
-            it.mark_begun();
+            it.mark_attempted();
+            it.mark_attempted();
         };
-        assert_eq!(after(begun), (vec![], vec![Undo::Release(id.clone())]));
+        assert_eq!(after(attempted), (vec![], vec![Undo::Release(id.clone())]));
         let complete = |mut it: Delivery| {
             granted(&mut it);
-            it.mark_begun();
+            it.mark_attempted();
             drop(it.complete());
         };
         assert_eq!(after(complete), (vec![id.clone()], vec![]));

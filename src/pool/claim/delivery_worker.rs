@@ -105,7 +105,7 @@ async fn undo_claim(pool: &Arc<Pool>, claim: &Claim) -> Result<(), StoreError> {
     // After an error too: the store may have given the charge back before its answer was lost.
     pool.refused_visitors.forget(&claim.template, &claim.visitor);
     let ready = undone?;
-    tracing::debug!(id = %ready.id(), "claim undone: visitor left before the answer began");
+    tracing::debug!(id = %ready.id(), "claim undone: visitor left before the answer was written");
     pool.publish_route(RouteChange::Set(ready.clone()));
     if !is_outdated(pool, &ready) {
         if let Some(template_pool) = pool.template_pools.get(ready.id().template()) {

@@ -65,7 +65,7 @@ async fn an_instance_whose_visitor_left_before_the_answer_began_is_assigned_to_t
 async fn an_instance_whose_visitor_left_in_the_middle_of_the_answer_is_released() {
     let (fixture, id) = fixture_with_one().await;
     let mut acquired = acquire(&fixture).await.unwrap();
-    acquired.delivery.mark_begun();
+    acquired.delivery.mark_attempted();
     drop(acquired);
     settle(&fixture.pool, false).await;
     fixture.tasks_ended().await;

@@ -54,10 +54,10 @@ impl DeliveryTracker {
         }
     }
 
-    /// Records that some bytes were written.
-    pub(super) fn mark_written(&self) {
+    /// Records that bytes are written now. Call it before the write.
+    pub(super) fn mark_attempted(&self) {
         if let TrackedDelivery::InProgress { delivery, .. } = &mut *self.tracked.lock() {
-            delivery.mark_begun();
+            delivery.mark_attempted();
         }
     }
 
@@ -72,10 +72,14 @@ impl DeliveryTracker {
         }
     }
 
-    /// Records that the client sent a further message, and so has received the response.
+    /// Records that the client sent a further message, and so has received a response that was sent. A client that
+    /// pipelines sends it earlier, so a response that was not sent yet stays tracked.
     pub(super) fn mark_received(&self) {
-        *self.tracked.lock() = TrackedDelivery::None;
-        self.is_tracking.store(false, Ordering::Release);
+        let mut tracked = self.tracked.lock();
+        if !matches!(*tracked, TrackedDelivery::InProgress { .. }) {
+            *tracked = TrackedDelivery::None;
+            self.is_tracking.store(false, Ordering::Release);
+        }
     }
 
     /// Whether all of the response was sent and the client has not confirmed it.
@@ -142,13 +146,13 @@ mod tests {
             "an earlier response was flushed"
         );
         let half = |it: &DeliveryTracker| {
-            it.mark_written();
+            it.mark_attempted();
             it.mark_flushed();
         };
         assert_eq!(outcome_after(half), Outcome::RELEASED, "the rest was not written");
         let whole_response = |it: &DeliveryTracker| {
             it.mark_taken();
-            it.mark_written();
+            it.mark_attempted();
             it.mark_flushed();
         };
         assert_eq!(outcome_after(whole_response), Outcome::CONFIRMED);
@@ -166,6 +170,18 @@ mod tests {
             };
             assert_eq!(outcome_after(ended), expected, "{ack_state:?}");
         }
+        let pipelined = |it: &DeliveryTracker| {
+            it.mark_taken();
+            it.mark_received();
+            it.mark_attempted();
+            it.mark_flushed();
+            it.settle(AckState::Acknowledged);
+        };
+        assert_eq!(
+            outcome_after(pipelined),
+            Outcome::CONFIRMED,
+            "a further message came before the response left"
+        );
         let received = |it: &DeliveryTracker| {
             whole_response(it);
             it.mark_received();

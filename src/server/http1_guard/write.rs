@@ -33,10 +33,11 @@ impl GuardedConnection {
         Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "the client does not read its response")))
     }
 
-    /// Records that bytes of a tracked response were written.
-    fn track_written(&self, step: &Poll<io::Result<usize>>) {
-        if matches!(step, Poll::Ready(Ok(1..))) && self.signal.delivery().is_tracking() {
-            self.signal.delivery().mark_written();
+    /// Records that bytes of a tracked response are written now. It must come before the write, whose result does not
+    /// show what was sent: below TLS, a write that is pending or failed may have sent a part of its bytes.
+    fn track_attempt(&self) {
+        if self.signal.delivery().is_tracking() {
+            self.signal.delivery().mark_attempted();
         }
     }
 
@@ -75,8 +76,8 @@ impl GuardedConnection {
 
 impl AsyncWrite for GuardedConnection {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        self.track_attempt();
         let step = Pin::new(&mut self.inner).poll_write(cx, bytes);
-        self.track_written(&step);
         self.enforce_write_timeout(cx, step)
     }
 
@@ -85,8 +86,8 @@ impl AsyncWrite for GuardedConnection {
         cx: &mut Context<'_>,
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        self.track_attempt();
         let step = Pin::new(&mut self.inner).poll_write_vectored(cx, slices);
-        self.track_written(&step);
         self.enforce_write_timeout(cx, step)
     }
 

@@ -8,6 +8,7 @@ mod events;
 mod expiry;
 mod metrics;
 mod pages;
+mod partial_answers;
 mod tokens;
 
 mod heavy {

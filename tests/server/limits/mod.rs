@@ -5,3 +5,7 @@ mod proof_of_work;
 mod rate_limits;
 mod requests;
 mod store_calls;
+
+mod heavy {
+    mod hostile_clients;
+}

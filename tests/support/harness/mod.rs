@@ -14,7 +14,7 @@ pub use client::{Answer, get, request, send_raw, try_request};
 pub use event_stream::EventStream;
 pub use http2::{h2_collect, h2_get, h2_over, h2_request, h2c};
 pub use processes::{instance_folders, kill_app, processes_of};
-pub use raw_connection::RawConnection;
+pub use raw_connection::{RawConnection, Transport};
 pub use server::{AcquiredInstance, Server};
 pub use tls::Certificate;
 

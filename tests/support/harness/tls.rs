@@ -15,12 +15,18 @@ use tokio_rustls::rustls::{ClientConfig, RootCertStore};
 impl Server {
     /// Starts a server that speaks only TLS, with `cert.pem` and `key.pem` in its folder. Does not wait for the pool.
     pub async fn with_tls() -> (Self, Certificate) {
+        Self::with_tls_and(&[]).await
+    }
+
+    /// Starts such a server with these variables too.
+    pub async fn with_tls_and(variables: &[(&str, &str)]) -> (Self, Certificate) {
         let certificate = Certificate::new();
         let folder = std::env::temp_dir().join(format!("try-it-now-serve-{}", uuid::Uuid::now_v7()));
         std::fs::create_dir_all(&folder).unwrap();
         let (cert, key) = (folder.join("cert.pem"), folder.join("key.pem"));
         certificate.write(&cert, &key);
-        let variables = [("TLS_CERT", cert.to_str().unwrap()), ("TLS_KEY", key.to_str().unwrap())];
+        let files = [("TLS_CERT", cert.to_str().unwrap()), ("TLS_KEY", key.to_str().unwrap())];
+        let variables = [&files, variables].concat();
         (Self::start_in(folder.clone(), &variables, &[]).await, certificate)
     }
 }
@@ -62,12 +68,21 @@ impl Certificate {
 
     /// Connects with a client that trusts only this certificate.
     pub async fn connect(&self, port: u16, alpn: &[&str]) -> std::io::Result<TlsStream<TcpStream>> {
+        let stream = TcpStream::connect(("127.0.0.1", port)).await?;
+        stream.set_nodelay(true)?;
+        self.connect_over(stream, alpn).await
+    }
+
+    /// Begins TLS on a connection, as a client that trusts only this certificate.
+    pub async fn connect_over(
+        &self,
+        stream: TcpStream,
+        alpn: &[&str],
+    ) -> std::io::Result<TlsStream<TcpStream>> {
         let mut roots = RootCertStore::empty();
         roots.add(self.der()).unwrap();
         let mut config = ClientConfig::builder().with_root_certificates(roots).with_no_client_auth();
         config.alpn_protocols = alpn.iter().map(|name| name.as_bytes().to_vec()).collect();
-        let stream = TcpStream::connect(("127.0.0.1", port)).await?;
-        stream.set_nodelay(true)?;
         let name = ServerName::try_from("localhost").unwrap();
         TlsConnector::from(Arc::new(config)).connect(name, stream).await
     }

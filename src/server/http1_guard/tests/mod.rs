@@ -20,6 +20,7 @@ use super::read::{HTTP2_PREFACE, MAX_READ_AHEAD};
 use super::read_state::ReadState;
 use super::*;
 use crate::api::REFUSED_PATH;
+use crate::pool::delivery_probe::{Outcome, granted};
 use crate::telemetry::task;
 
 const GET: &str = "GET / HTTP/1.1\r\nHost: a\r\n\r\n";
@@ -529,4 +530,39 @@ proptest! {
         let expected: String = messages.iter().map(|sent| sent.strip_prefix("\r\n").unwrap_or(sent)).collect();
         prop_assert_eq!(got.into_inner().unwrap(), expected);
     }
+}
+
+#[tokio::test]
+async fn a_write_that_blocks_or_fails_counts_as_an_attempt_and_releases_the_instance() {
+    for room in [0, 1, 9] {
+        for does_client_leave in [false, true] {
+            let (mut client, server) = tokio::io::duplex(9);
+            let mut guard = GuardedConnection::new(Box::new(server), ClientTimeouts::default());
+            // The rest of an earlier response.
+            guard.write_all(&b"123456789"[room..]).await.unwrap();
+            let (delivery, outcome) = granted();
+            guard.signal.track_delivery(delivery);
+            if does_client_leave {
+                drop(client);
+                assert!(guard.write_all(b"HTTP/1.1 303 See Other").now_or_never().unwrap().is_err());
+            } else {
+                assert!(guard.write_all(b"HTTP/1.1 303 See Other").now_or_never().is_none(), "it blocks");
+                let mut got = [0; 16];
+                assert_eq!(client.read(&mut got).await.unwrap(), 9);
+                drop(client);
+            }
+            drop(guard);
+            assert_eq!(
+                outcome(),
+                Outcome::RELEASED,
+                "room for {room} bytes, left before: {does_client_leave}"
+            );
+        }
+    }
+    let (delivery, outcome) = granted();
+    let (client, guard) = guarded();
+    guard.signal.track_delivery(delivery);
+    drop(client);
+    drop(guard);
+    assert_eq!(outcome(), Outcome::CLAIM_UNDONE, "no write was attempted");
 }
