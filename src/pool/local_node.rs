@@ -3,13 +3,13 @@
 use std::sync::Arc;
 
 use super::Pool;
-use super::supply::hooks::RandomTexts;
+use super::supply::hooks::RandomTextSources;
 use crate::cluster::LocalNode;
 use crate::instance::{Instance, State};
 use crate::proxy::routes::{RouteLookup, RouteUpdate};
 use crate::store::{PoolInfo, RouteChange};
 use crate::telemetry::ReleaseReason;
-use crate::template::{Secret, Template};
+use crate::template::{NodeSecret, Template};
 
 impl Pool {
     /// Applies a change from the store's stream of events, and stops an instance of this node that another node ended.
@@ -64,8 +64,8 @@ impl LocalNode for Pool {
         self.templates().iter().map(info).collect()
     }
 
-    fn set_shared_secret(&self, secret: &Secret) {
-        if self.is_clustered && self.random_texts.set(RandomTexts::new(secret)).is_ok() {
+    fn set_shared_secret(&self, secret: &NodeSecret) {
+        if self.is_clustered && self.random_texts.set(RandomTextSources::new(secret)).is_ok() {
             self.wake.notify_one();
         }
     }

@@ -13,7 +13,7 @@ use tokio_util::task::TaskTracker;
 
 use super::claim::delivery::Ledger;
 use super::in_flight::InFlight;
-use super::supply::hooks::RandomTexts;
+use super::supply::hooks::RandomTextSources;
 use super::supply::memory_sample::MemorySample;
 use super::template_pool::TemplatePools;
 use crate::clock::Clock;
@@ -24,7 +24,7 @@ use crate::proxy::routes::{RouteTable, RouteUpdate};
 use crate::runtime::Runtime;
 use crate::store::{CALL_DEADLINE, RouteChange, Store, StoreError, within};
 use crate::telemetry::Metrics;
-use crate::template::{Secret, Templates};
+use crate::template::{NodeSecret, Templates};
 
 /// What [`Pool::new`] needs.
 pub struct PoolParts {
@@ -43,7 +43,7 @@ pub struct PoolParts {
     /// The secret from which the random texts of hooks are derived. No visitor may know it, and it must stay the same
     /// for as long as an instance lives. `None` selects the secret that all nodes of the cluster share; no instance is
     /// made before that is known.
-    pub secret: Option<Secret>,
+    pub secret: Option<NodeSecret>,
     /// How visitors reach this node.
     pub public_url: PublicUrl,
     /// The configured templates.
@@ -70,8 +70,8 @@ pub struct Pool {
     pub(super) ledger: Arc<Ledger>,
     /// The instances that a task is making or stopping at present.
     pub(super) in_flight: InFlight,
-    /// The source of the random texts in hooks; set once its secret is known.
-    pub(super) random_texts: OnceLock<RandomTexts>,
+    /// The sources of the random texts in hooks; set once its secret is known.
+    pub(super) random_texts: OnceLock<RandomTextSources>,
     /// Whether other nodes share the store, so that the random texts are derived from the shared secret.
     pub(super) is_clustered: bool,
     /// The memory of this node's instances, as it was measured last.
@@ -109,7 +109,10 @@ impl Pool {
             ledger: Arc::default(),
             in_flight: InFlight::default(),
             is_clustered: parts.secret.is_none(),
-            random_texts: parts.secret.map(|secret| RandomTexts::new(&secret).into()).unwrap_or_default(),
+            random_texts: parts
+                .secret
+                .map(|secret| RandomTextSources::new(&secret).into())
+                .unwrap_or_default(),
             memory_sample: ArcSwap::default(),
             sample_memory_now: Notify::new(),
             wake: Notify::new(),

@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use tokio::net::TcpListener;
 use tokio::sync::watch;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -31,6 +32,7 @@ use crate::request::{Hosts, InFlightRequests};
 use crate::runtime::RuntimeError;
 use crate::store::Store;
 use crate::telemetry::{Metrics, task};
+use crate::template::{NodeSecret, Secret};
 
 /// Why the server did not start. Everything that was started before the error is ended again.
 #[derive(Debug, thiserror::Error)]
@@ -100,7 +102,12 @@ pub async fn serve(config: Config, file: Option<PathBuf>, own_program: PathBuf) 
     let clock = Clock::System;
     let is_clustered = store_settings.is_some();
     // In a cluster all nodes share one secret, since any of them may show the texts of an instance.
-    let secret = if is_clustered { None } else { Some(node.secret().map_err(state_error)?) };
+    let secret =
+        if is_clustered { None } else { Some(NodeSecret::random(node.secret().map_err(state_error)?)) };
+    let shared_secret = match node_settings.secret.filter(|_| is_clustered) {
+        Some(text) => Some(stretch(text).await),
+        None => None,
+    };
     let store =
         open_store(store_settings, node_settings.timeout, &node, &*runtime, &clock).map_err(state_error)?;
 
@@ -158,7 +165,7 @@ pub async fn serve(config: Config, file: Option<PathBuf>, own_program: PathBuf) 
         local: pool.clone(),
         directory,
         address: node_settings.address.unwrap_or_else(|| cluster::own_address(bound).to_string()),
-        secret: node_settings.secret,
+        secret: shared_secret,
         timeout: node_settings.timeout,
     };
     heartbeat.run().await;
@@ -185,6 +192,14 @@ pub async fn serve(config: Config, file: Option<PathBuf>, own_program: PathBuf) 
         .run(&pool)
         .await;
     Ok(())
+}
+
+/// Stretches the secret of the configuration, if it may be guessed, on a thread that may take its time.
+async fn stretch(text: Secret) -> NodeSecret {
+    let begun = Instant::now();
+    let secret = tokio::task::spawn_blocking(|| NodeSecret::chosen(text)).await;
+    tracing::debug!(took_ms = begun.elapsed().as_millis() as u64, "secret of the cluster prepared");
+    secret.expect("stretching does not panic")
 }
 
 /// Applies the store's route changes to the route table, and to the pool where another node made them.

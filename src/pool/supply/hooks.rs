@@ -13,7 +13,8 @@ use super::readiness::AppTarget;
 use crate::instance::InstanceId;
 use crate::runtime::{ExecCommand, InstanceFile, Runtime, StartRequest};
 use crate::template::hooks::{ExecHook, FileHook, HookCalls, HttpHook, TemplateText};
-use crate::template::{Hooks, Secret};
+use crate::template::node_secret::KeyUse;
+use crate::template::{Hooks, NodeSecret, Template};
 
 /// The characters of random texts: letters and digits that are not mistaken for one another; five bits each.
 const ALPHABET: &[u8; 32] = b"abcdefghijkmnpqrstuvwxyz23456789";
@@ -32,16 +33,45 @@ pub(in crate::pool) struct HookError {
 
 /// The source of the random texts of all instances.
 ///
-/// The texts are not stored: each is derived from the secret and the instance's id, which is unique. The secret is the
-/// `secret` file of the node with the embedded store, else the one that all nodes of the cluster share (see
+/// The texts are not stored: each is derived from a key and the instance's id, which is unique. The key comes from the
+/// `secret` file of the node with the embedded store, else from the secret that all nodes of the cluster share (see
 /// [`LocalNode::set_shared_secret`](crate::cluster::LocalNode::set_shared_secret)).
+///
+/// **When the derivation changes**, change `RANDOM_TEXTS_DERIVATION` in `template/mod.rs` too: instances outlive the
+/// server, and their texts must stay what they are.
 pub(in crate::pool) struct RandomTexts(hmac::Key);
 
-impl RandomTexts {
-    pub(in crate::pool) fn new(secret: &Secret) -> Self {
-        Self(hmac::Key::new(hmac::HMAC_SHA256, secret.reveal().as_bytes()))
+/// The sources of the random texts: of the instances that this version makes, and of those that outlived an earlier one.
+pub(in crate::pool) struct RandomTextSources {
+    current: RandomTexts,
+    earlier: RandomTexts,
+}
+
+impl RandomTextSources {
+    pub(in crate::pool) fn new(secret: &NodeSecret) -> Self {
+        Self {
+            current: RandomTexts(secret.key(KeyUse::HookTexts)),
+            earlier: RandomTexts(secret.earlier_hook_texts_key()),
+        }
     }
 
+    /// Returns the source for new instances.
+    pub(in crate::pool) fn current(&self) -> &RandomTexts {
+        &self.current
+    }
+
+    /// Returns the source for an instance of `template` that was made at this revision; `None` when the template has
+    /// changed since.
+    pub(in crate::pool) fn of_revision(&self, revision: u64, template: &Template) -> Option<&RandomTexts> {
+        if revision == template.revision {
+            Some(&self.current)
+        } else {
+            (revision == template.earlier_revision()).then_some(&self.earlier)
+        }
+    }
+}
+
+impl RandomTexts {
     /// Returns the random text `name` of an instance.
     fn text(&self, id: &InstanceId, name: &str, length: usize) -> String {
         let block = |number: u32| {
@@ -191,9 +221,10 @@ async fn execute(
 mod tests {
     use super::*;
     use crate::instance::TemplateName;
+    use crate::template::Secret;
 
     fn from_secret(secret: &str) -> RandomTexts {
-        RandomTexts::new(&Secret::new(secret))
+        RandomTextSources::new(&NodeSecret::random(Secret::new(secret))).current
     }
 
     fn id() -> InstanceId {

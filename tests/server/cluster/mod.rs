@@ -2,6 +2,7 @@
 
 mod membership;
 mod node_forwarding;
+mod node_secret;
 mod valkey;
 
 mod heavy {
