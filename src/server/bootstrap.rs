@@ -24,7 +24,7 @@ use super::tls::{ServerTls, TlsError};
 use crate::api::{Api, TrustedOrigins};
 use crate::clock::Clock;
 use crate::cluster::{self, Directory, Heartbeat, PeerClient, PeerTls};
-use crate::config::{self, Config};
+use crate::config::{self, Config, RuntimeMode};
 use crate::pool::{self, Pool};
 use crate::proxy::routes::{self, FollowEvent, RouteTable};
 use crate::proxy::{self, Proxy};
@@ -138,8 +138,14 @@ pub async fn serve(config: Config, file: Option<PathBuf>, own_program: PathBuf) 
     let peers = PeerClient { directory: directory.clone(), tls: peer_tls.clone(), api_key: api_key.clone() };
     let trusted_origins = TrustedOrigins { home: home_origin, button_origins: server.button_origins };
     let trusted_proxies = server.trusted_proxies.clone();
-    let api =
-        Api::new(pool.clone(), metrics.clone(), api_key, trusted_proxies, trusted_origins, tunnels.clone());
+    let api = Api::new(
+        pool.clone(),
+        metrics.clone(),
+        api_key,
+        trusted_proxies.clone(),
+        trusted_origins,
+        tunnels.clone(),
+    );
     let api = Arc::new(if is_clustered { api.with_peer_client(peers) } else { api });
     let in_flight = InFlightRequests::default();
     let proxy = Proxy::new(proxy::ProxyParts {
@@ -184,7 +190,14 @@ pub async fn serve(config: Config, file: Option<PathBuf>, own_program: PathBuf) 
         connections: connections.clone(),
     };
     task::spawn("accept", listener::run(context, listener, stop));
-    tracing::info!(address = %home, port, node = %node.id(), "listening");
+    if runtime_settings.mode == RuntimeMode::Process && trusted_proxies.has_loopback() {
+        tracing::info!(
+            remedy = "set TRUSTED_PROXIES to the proxy's address, or to nothing if there is none; or \
+                      CONTAINER_MODE=containerd",
+            "apps of the process runtime may claim any client address: loopback is a trusted proxy"
+        );
+    }
+    tracing::info!(address = %home, port, node = %node.id(), trusted_proxies = %trusted_proxies, "listening");
 
     // The shutdown.
     signals.wait(|| reload_templates(&pool, file.as_deref(), &own_program)).await;
