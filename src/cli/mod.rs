@@ -52,7 +52,7 @@ enum Command {
         /// Print JSON: an array of objects with check, verdict, found and remedy
         #[arg(long)]
         json: bool,
-        /// Where visitors reach the server, if not at PUBLIC_URL: checked for proxies that pass forwarded fields on
+        /// Where visitors reach the server, if not at PUBLIC_URL: checked for proxies that forward a visitor's X-Forwarded-For unchanged
         #[arg(long, value_name = "URL")]
         url: Option<Origin>,
     },

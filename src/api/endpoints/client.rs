@@ -1,5 +1,5 @@
-//! `GET /api/v1/client`: the caller's own address as the server sees it, by which an operator finds a proxy that passes
-//! a client's own forwarded fields on.
+//! `GET /api/v1/client`: the caller's own address as the server sees it, by which an operator finds a proxy that
+//! forwards a client's own `X-Forwarded-For` unchanged.
 
 use http::{Response, StatusCode};
 use serde_json::json;

@@ -1,7 +1,7 @@
 //! Checks who may say in a forwarded field (`X-Forwarded-For`) which address a visitor has.
 //!
 //! A proxy in front of the server must replace the field that a visitor sent, or add the visitor's address at its end.
-//! A proxy that passes the field on as it came lets each visitor choose an address, and with it a rate limit. So the
+//! A proxy that forwards the field as it came lets each visitor choose an address, and with it a rate limit. So the
 //! doctor sends a request with an invented address through the public URL, and asks the server which one it saw.
 
 use std::io;
@@ -47,7 +47,7 @@ pub(super) fn judge_trust(trusted: &TrustedProxies, mode: RuntimeMode) -> CheckR
     CheckResult::ok(CHECK, found)
 }
 
-/// Checks that no proxy on the way from `url` to the server passes on the forwarded field of a client.
+/// Checks that no proxy on the way from `url` to the server forwards a client's own field unchanged.
 pub(super) async fn check(url: &Origin, server: &ServerSettings) -> CheckResult {
     let invented = invented_address();
     let found = match timeout(DEADLINE, address_seen_at(url, server, invented)).await {
@@ -160,7 +160,7 @@ fn judge(url: &str, invented: IpAddr, found: Result<IpAddr, NotSeen>) -> CheckRe
             CHECK,
             true,
             format!(
-                "a proxy on the way from {url} passes the X-Forwarded-For of visitors on, so each can choose an address"
+                "a proxy on the way from {url} forwards the X-Forwarded-For of visitors unchanged, so each can choose an address"
             ),
             "have the outermost proxy replace the field: in nginx proxy_set_header X-Forwarded-For $remote_addr; in \
              HAProxy http-request set-header x-forwarded-for %[src]; Caddy and Traefik do so by default",
@@ -205,7 +205,7 @@ mod tests {
     }
 
     #[test]
-    fn only_the_invented_address_shows_a_proxy_that_passes_fields_on() {
+    fn only_the_invented_address_shows_a_proxy_that_forwards_fields_unchanged() {
         let invented = invented_address();
         let verdict = |found| judge("http://a:80", invented, found).verdict;
         assert_eq!(verdict(Ok(invented)), Verdict::Failed);

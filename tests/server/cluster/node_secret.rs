@@ -7,8 +7,8 @@ use tokio::net::{TcpSocket, TcpStream};
 use crate::support::harness::{AcquiredInstance, RawConnection, Server, eventually};
 use crate::support::valkey_server::{Persistence, ValkeyServer};
 
-/// Returns the random text `KEY` of an instance as whoever knows the secret could compute it if the secret itself were
-/// the key.
+/// Returns the random text `KEY` of an instance as a visitor could compute it from the secret if the secret itself
+/// were the key.
 fn text_from(secret: &str, id: &str) -> String {
     const ALPHABET: &[u8; 32] = b"abcdefghijkmnpqrstuvwxyz23456789";
     let key = hmac::Key::new(hmac::HMAC_SHA256, secret.as_bytes());

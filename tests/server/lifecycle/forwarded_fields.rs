@@ -1,4 +1,4 @@
-//! Whose forwarded fields are believed: what the log and the doctor say of it, and a proxy that passes on what a
+//! Whose forwarded fields are believed: what the log and the doctor say of it, and a proxy that forwards what a
 //! visitor claims.
 
 use serde_json::{Value, json};
@@ -29,7 +29,7 @@ async fn run_doctor(variables: &[(&str, &str)], arguments: &[&str], check: &str)
 }
 
 #[tokio::test]
-async fn the_doctor_finds_a_proxy_that_passes_on_the_field_of_a_visitor() {
+async fn the_doctor_finds_a_proxy_that_forwards_the_field_of_a_visitor_unchanged() {
     let server = Server::start_with(&EMPTY, &[]).await;
     let port = server.port.to_string();
     let wrong = ["", "proxy_set_header X-Forwarded-For $http_x_forwarded_for;"];
