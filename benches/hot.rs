@@ -35,7 +35,7 @@ use try_it_now::server::http1_guard::head;
 use try_it_now::store::memory::MemoryStore;
 use try_it_now::store::{Claim, Claimed, RouteChange, Store, Visitor};
 use try_it_now::telemetry::Metrics;
-use try_it_now::template::{App, Hooks, PoolSizes, ReadyCheck, Secret, Template, Templates};
+use try_it_now::template::{App, Hooks, NodeSecret, PoolSizes, ReadyCheck, Secret, Template, Templates};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -271,7 +271,7 @@ fn acquire(c: &mut Criterion) {
             metrics: metrics.clone(),
             clock: Clock::System,
             node: node(),
-            secret: Some(Secret::new("secret")),
+            secret: Some(NodeSecret::random(Secret::new("secret"))),
             public_url: PublicUrl {
                 scheme: Scheme::Http,
                 port: 8080,

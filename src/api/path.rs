@@ -20,6 +20,7 @@ pub(super) enum Path<'a> {
     Status(&'a str),
     Logs(&'a str),
     PoolStats,
+    Client,
     Nodes,
     Drain(&'a str),
     Refused(&'a str),
@@ -47,6 +48,7 @@ impl<'a> Path<'a> {
             [Some("api"), Some("v1"), Some("demo"), Some(id), Some("status"), None] => Path::Status(id),
             [Some("api"), Some("v1"), Some("demo"), Some(id), Some("logs"), None] => Path::Logs(id),
             [Some("api"), Some("v1"), Some("pool"), Some("stats"), None, _] => Path::PoolStats,
+            [Some("api"), Some("v1"), Some("client"), None, ..] => Path::Client,
             [Some("api"), Some("v1"), Some("nodes"), None, ..] => Path::Nodes,
             [Some("api"), Some("v1"), Some("nodes"), Some(id), Some("drain"), None] => Path::Drain(id),
             _ => Path::Unknown,
@@ -68,6 +70,7 @@ impl<'a> Path<'a> {
             Path::Status(_) => "/api/v1/demo/{id}/status",
             Path::Logs(_) => "/api/v1/demo/{id}/logs",
             Path::PoolStats => "/api/v1/pool/stats",
+            Path::Client => "/api/v1/client",
             Path::Nodes => "/api/v1/nodes",
             Path::Drain(_) => "/api/v1/nodes/{id}/drain",
             Path::Refused(_) => "/.refused/{status}",
@@ -91,7 +94,8 @@ impl<'a> Path<'a> {
     }
 }
 
-/// Returns whether a raw path needs the API key where `API_KEY` is set, even if it is no path of [`Path`].
+/// Returns whether a raw path needs the API key where `API_KEY` is set, even if it is no path of [`Path`]. Callers may see their own address
+/// without it.
 pub(super) fn needs_api_key(path: &str) -> bool {
-    path == "/metrics" || path.starts_with("/api/v1/")
+    path == "/metrics" || (path.starts_with("/api/v1/") && path != "/api/v1/client")
 }

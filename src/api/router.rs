@@ -137,6 +137,7 @@ impl Api {
             (&Method::GET, Path::Status(id)) => self.status(&parse_id(id)?, request).await,
             (&Method::GET, Path::Logs(id)) => self.logs(&parse_id(id)?, request).await,
             (&Method::GET, Path::PoolStats) => self.pool_stats(request).await,
+            (&Method::GET, Path::Client) => self.client(request).await,
             (&Method::GET, Path::Nodes) => self.nodes().await,
             (&Method::POST, Path::Drain(id)) => self.drain(id, true).await,
             (&Method::DELETE, Path::Drain(id)) => self.drain(id, false).await,

@@ -19,7 +19,7 @@ use crate::proxy::routes::RouteTable;
 use crate::server::backends::{open_memory_store, start_runtime};
 use crate::server::state_dir::NodeDir;
 use crate::telemetry::{self, Metrics};
-use crate::template::Templates;
+use crate::template::{NodeSecret, Templates};
 
 /// Bakes the template of the name `only`, or all templates, and prints the progress.
 pub(super) fn run(file: Option<&Path>, only: Option<&str>) -> ExitCode {
@@ -57,7 +57,7 @@ async fn bake(config: Config, own_program: PathBuf, only: Option<&str>) -> Resul
         metrics: Arc::new(Metrics::new()),
         clock,
         node: node.id().clone(),
-        secret: Some(secret),
+        secret: Some(NodeSecret::random(secret)),
         public_url: config.server.public,
         templates: config.templates,
         acquire_timeout: config.acquire_timeout,

@@ -26,6 +26,8 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+use crate::config::Origin;
+
 /// Puts a "Try it now" button on any app.
 #[derive(Parser)]
 #[command(version, arg_required_else_help = false)]
@@ -50,6 +52,9 @@ enum Command {
         /// Print JSON: an array of objects with check, verdict, found and remedy
         #[arg(long)]
         json: bool,
+        /// Where visitors reach the server, if not at PUBLIC_URL: checked for proxies that forward a visitor's X-Forwarded-For unchanged
+        #[arg(long, value_name = "URL")]
+        url: Option<Origin>,
     },
     /// Make the checkpoint of one template, or of all, before a server starts, which else makes them itself
     Bake {
@@ -70,7 +75,7 @@ impl Cli {
     pub fn run(self) -> ExitCode {
         match self.command.unwrap_or(Command::Serve { config: None }) {
             Command::Serve { config } => serve::run(config),
-            Command::Doctor { config, json } => doctor::run(config.as_deref(), json),
+            Command::Doctor { config, json, url } => doctor::run(config.as_deref(), json, url),
             Command::Bake { config, template } => bake::run(config.as_deref(), template.as_deref()),
             Command::Clean => clean::run(),
             Command::SampleApp => sample_app::run_command(),

@@ -14,7 +14,7 @@ use super::hop_header;
 use super::hop_header::{HopKey, Provenance};
 use crate::clock::Millis;
 use crate::instance::NodeId;
-use crate::template::Secret;
+use crate::template::NodeSecret;
 
 /// How long the resolved address of a host name is used before it is resolved again.
 const RESOLUTION_TTL: Duration = Duration::from_secs(10);
@@ -48,7 +48,7 @@ struct Snapshot {
     /// Of each peer.
     addresses: HashMap<NodeId, Arc<PeerAddress>>,
     /// `None` until the first update: then no request is forwarded, and no hop is trusted.
-    secret: Option<(Secret, HopKey)>,
+    secret: Option<(NodeSecret, HopKey)>,
 }
 
 /// Where one peer is reached.
@@ -74,7 +74,7 @@ impl Directory {
 
     /// Replaces the peers, each with its `host:port`, and the secret that all nodes share. `nodes` may contain this
     /// node, which is ignored.
-    pub fn update(&self, nodes: impl IntoIterator<Item = (NodeId, String)>, secret: &Secret) {
+    pub fn update(&self, nodes: impl IntoIterator<Item = (NodeId, String)>, secret: &NodeSecret) {
         let before = self.snapshot.load();
         let peers = nodes.into_iter().filter(|(node, _)| *node != self.own_id);
         let addresses = peers
@@ -84,7 +84,7 @@ impl Directory {
             })
             .collect();
         let unchanged = before.secret.as_ref().filter(|(known, _)| known == secret).cloned();
-        let secret = unchanged.unwrap_or_else(|| (secret.clone(), HopKey::new(secret.reveal())));
+        let secret = unchanged.unwrap_or_else(|| (secret.clone(), HopKey::new(secret)));
         self.snapshot.store(Arc::new(Snapshot { addresses, secret: Some(secret) }));
         self.updated.send_replace(());
     }
@@ -182,6 +182,7 @@ impl PeerAddress {
 mod tests {
     use super::*;
     use crate::cluster::HOP_HEADER;
+    use crate::template::Secret;
 
     const NOW: Millis = Millis(1_700_000_000_000);
 
@@ -189,12 +190,16 @@ mod tests {
         NodeId::parse(name).unwrap()
     }
 
+    fn secret(text: &str) -> NodeSecret {
+        NodeSecret::random(Secret::new(text))
+    }
+
     /// Returns the directories of `a` and `b`, which know each other.
     fn two_nodes() -> (Directory, Directory) {
         let nodes = || [("a", "127.0.0.1:1"), ("b", "127.0.0.1:2")].map(|(n, at)| (node(n), at.to_owned()));
         let (a, b) = (Directory::alone(node("a")), Directory::alone(node("b")));
-        a.update(nodes(), &Secret::new("s"));
-        b.update(nodes(), &Secret::new("s"));
+        a.update(nodes(), &secret("s"));
+        b.update(nodes(), &secret("s"));
         (a, b)
     }
 
@@ -231,7 +236,7 @@ mod tests {
         let updating = async {
             for nodes in [vec![], vec![(node("b"), "127.0.0.1:2".to_owned())]] {
                 tokio::time::sleep(NEW_NODE_TIMEOUT / 3).await;
-                a.update(nodes, &Secret::new("s"));
+                a.update(nodes, &secret("s"));
             }
         };
         let (found, ()) = tokio::join!(asking, updating);
@@ -256,11 +261,11 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_node_that_is_no_longer_listed_is_unreachable_and_a_new_secret_replaces_the_old() {
         let (a, b) = two_nodes();
-        a.update([(node("b"), "localhost:3".to_owned())], &Secret::new("t"));
+        a.update([(node("b"), "localhost:3".to_owned())], &secret("t"));
         let (address, hop) = a.hop_to(&node("b"), "shop-x", NOW).await.unwrap();
         assert!(address.ip().is_loopback() && address.port() == 3, "a host name is resolved");
         assert_eq!(b.provenance(&headers_with(hop), "shop-x", NOW), Provenance::Unverified);
-        a.update([], &Secret::new("t"));
+        a.update([], &secret("t"));
         let lost = a.hop_to(&node("b"), "shop-x", NOW).await.unwrap_err();
         assert_eq!(lost.to_string(), "cannot reach node b: it is not in the cluster");
     }

@@ -13,7 +13,7 @@ use super::{Directory, LocalNode, Membership};
 use crate::instance::NodeId;
 use crate::store::{HeartbeatReply, NodeStatus};
 use crate::telemetry::task;
-use crate::template::Secret;
+use crate::template::NodeSecret;
 
 /// Time from one heartbeat to the next.
 pub const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(1);
@@ -29,7 +29,7 @@ pub struct Heartbeat {
     /// Where the peers reach this node: `host:port`.
     pub address: String,
     /// The secret that all nodes share; `None` selects the one that the store keeps for that.
-    pub secret: Option<Secret>,
+    pub secret: Option<NodeSecret>,
     /// How long a node may be silent before it is evicted.
     pub timeout: Duration,
 }
@@ -84,9 +84,10 @@ impl Heartbeat {
             Ok(Some(reply)) => {
                 let addresses =
                     reply.nodes.iter().map(|node| (node.info.id.clone(), node.info.address.clone()));
-                let secret = self.secret.as_ref().unwrap_or(&reply.secret);
-                self.directory.update(addresses, secret);
-                self.local.set_shared_secret(secret);
+                let secret = self.secret.clone();
+                let secret = secret.unwrap_or_else(|| NodeSecret::random(reply.secret.clone()));
+                self.directory.update(addresses, &secret);
+                self.local.set_shared_secret(&secret);
                 if std::mem::take(has_failed) {
                     self.local.garbage_collect_soon();
                 }

@@ -2,7 +2,7 @@
 
 use crate::instance::Instance;
 use crate::store::PoolInfo;
-use crate::template::Secret;
+use crate::template::NodeSecret;
 
 /// The pools of this node, as the cluster uses them.
 ///
@@ -16,7 +16,7 @@ pub trait LocalNode: Send + Sync + 'static {
 
     /// Takes over the secret that all nodes of the cluster share. Only the first call has an effect: what was derived
     /// from the secret must not change.
-    fn set_shared_secret(&self, secret: &Secret);
+    fn set_shared_secret(&self, secret: &NodeSecret);
 
     /// Reacts to a change of [`Membership::is_draining`](super::Membership::is_draining): retires the ready instances,
     /// or fills the pools again.

@@ -4,13 +4,17 @@ use std::time::Duration;
 
 use super::env::{SettingKind, Variables};
 use crate::template::Secret;
+use crate::template::node_secret::is_strong;
 
 /// How long a node may send no heartbeat unless the operator says otherwise.
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(5);
 /// The shortest timeout. A node sends a heartbeat each second, so a shorter silence means nothing.
 const MIN_TIMEOUT: Duration = Duration::from_secs(2);
-/// The fewest characters of a secret. A shorter secret could be guessed.
+/// The fewest characters of a secret. A shorter secret could be guessed even though it is stretched.
 const MIN_SECRET_LENGTH: usize = 16;
+/// How to make a secret that is not stretched.
+const SECRET_REMEDY: &str =
+    "use the output of `openssl rand -base64 32`, the same for all servers, or unset it";
 const ADDRESS_RULE: &str = "write host:port, where the other servers reach this one";
 
 /// How the other nodes of the cluster see this node.
@@ -24,14 +28,17 @@ pub struct NodeSettings {
     pub timeout: Duration,
 }
 
-pub(super) fn read(env: &mut Variables<'_>) -> NodeSettings {
+/// Reads the settings. `is_clustered` is whether nodes share a store, so that the secret has a use.
+pub(super) fn read(env: &mut Variables<'_>, is_clustered: bool, warnings: &mut Vec<String>) -> NodeSettings {
     let secret = env.text("NODE_SECRET");
     if secret.is_some_and(|text| text.len() < MIN_SECRET_LENGTH) {
-        env.report(
-            "NODE_SECRET",
-            format!("it has fewer than {MIN_SECRET_LENGTH} characters"),
-            "use a long random text, the same for all servers, or unset it",
-        );
+        let problem = format!("it has fewer than {MIN_SECRET_LENGTH} characters");
+        env.report("NODE_SECRET", problem, SECRET_REMEDY);
+    } else if is_clustered && secret.is_some_and(|text| !is_strong(text)) {
+        warnings.push(format!(
+            "NODE_SECRET may be guessed, so it is stretched by scrypt at each start, which takes 128 MiB of memory; \
+             {SECRET_REMEDY}"
+        ));
     }
     NodeSettings {
         address: env.value_if_set("NODE_ADDR", SettingKind::Text, None, address),
@@ -59,10 +66,18 @@ mod tests {
     use crate::config::env::Environment;
 
     fn node(pairs: &[(&str, &str)]) -> Result<NodeSettings, String> {
+        node_and_warnings(pairs, true).map(|(read, _)| read)
+    }
+
+    fn node_and_warnings(
+        pairs: &[(&str, &str)],
+        is_clustered: bool,
+    ) -> Result<(NodeSettings, Vec<String>), String> {
         let env: Environment = pairs.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
         let mut env = Variables::new(&env);
-        let read = read(&mut env);
-        env.errors.into_result(read).map_err(|errors| errors.to_string())
+        let mut warnings = Vec::new();
+        let read = read(&mut env, is_clustered, &mut warnings);
+        env.errors.into_result((read, warnings)).map_err(|errors| errors.to_string())
     }
 
     #[test]
@@ -90,5 +105,18 @@ mod tests {
         let short = node(&[("NODE_SECRET", "0123456789abcde")]).unwrap_err();
         assert!(short.contains("fewer than 16") && !short.contains("0123"), "{short}");
         assert!(node(&[("NODE_TIMEOUT", "1s")]).unwrap_err().contains("at least 2s"));
+    }
+
+    #[test]
+    fn a_secret_that_may_be_guessed_causes_a_warning_with_a_remedy_where_it_is_used() {
+        let warnings = |secret, is_clustered| {
+            node_and_warnings(&[("NODE_SECRET", secret)], is_clustered).unwrap().1.join("\n")
+        };
+        let guessable = "a-company-name-2026";
+        let warning = warnings(guessable, true);
+        assert!(warning.contains("NODE_SECRET") && warning.contains("openssl rand -base64 32"), "{warning}");
+        assert!(!warning.contains(guessable));
+        assert_eq!(warnings(guessable, false), "");
+        assert_eq!(warnings("q83vEjRWeJCrze8SNFZ4kKvN7xI0VniQq83vEjRWeJA=", true), "");
     }
 }

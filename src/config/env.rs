@@ -1,4 +1,4 @@
-//! Reads environment variables. An empty value counts as not set. An invalid value is reported and replaced by the
+//! Reads environment variables. An empty value counts as not set, unless its reader asks for it. An invalid value is reported and replaced by the
 //! default.
 //!
 //! [`Variables`] records the name, default and kind of each variable that it is asked for, so that the list of all
@@ -93,6 +93,11 @@ impl<'e> Variables<'e> {
     /// Returns whether a variable has a value. Does not count as reading it.
     pub(super) fn is_set(&self, name: &str) -> bool {
         self.trimmed(name).is_some()
+    }
+
+    /// Returns whether a variable is set to an empty value. Does not count as reading it.
+    pub(super) fn is_set_empty(&self, name: &str) -> bool {
+        self.values.get(name).is_some_and(|value| value.trim().is_empty())
     }
 
     /// Returns the names of all variables that are set, also of those that the program does not read.

@@ -80,7 +80,7 @@ impl FromEnvironment {
         let has_containers = mode.map(|mode| mode == RuntimeMode::Containerd);
         let image = runtime::image(env, has_containers, has_file, &mut warnings);
         let store = store::read(env);
-        let node = cluster::read(env);
+        let node = cluster::read(env, store.is_some(), &mut warnings);
         ignored::read_unused(env, &mut warnings);
         let api_key = env.text("API_KEY").and_then(|key| api_key(env, key));
         let acquire_timeout = env.duration("ACQUIRE_TIMEOUT", Duration::from_secs(2), Duration::ZERO);

@@ -86,17 +86,21 @@ impl ServerSettings {
                 .number_if_set("PROOF_OF_WORK_ABOVE", None, 1..=u32::MAX.into())
                 .map(|number| number as u32),
             tls,
-            trusted_proxies: TrustedProxies(env.list(
-                "TRUSTED_PROXIES",
-                "127.0.0.1,::1",
-                str::parse::<TrustedNetwork>,
-            )),
+            trusted_proxies: trusted_proxies(env),
             read_timeout: env.duration("SERVER_READ_TIMEOUT", timeout, MILLISECOND),
             write_timeout: env.duration("SERVER_WRITE_TIMEOUT", timeout, MILLISECOND),
             max_connections: env.number("MAX_CONNECTIONS", 10_000, 1..=1_000_000) as usize,
             shutdown_grace: env.duration("SHUTDOWN_GRACE", timeout, Duration::ZERO),
         }
     }
+}
+
+/// Reads the list of trusted proxies. Unlike other settings it may be empty: then no proxy is trusted. An operator who
+/// writes nothing there must not get the default, which trusts this host.
+fn trusted_proxies(env: &mut Variables<'_>) -> TrustedProxies {
+    const NAME: &str = "TRUSTED_PROXIES";
+    let list = env.list(NAME, "127.0.0.1,::1", str::parse::<TrustedNetwork>);
+    TrustedProxies(if env.is_set_empty(NAME) { Vec::new() } else { list })
 }
 
 fn listen_address(text: &str) -> Result<IpAddr, &'static str> {

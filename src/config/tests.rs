@@ -172,6 +172,16 @@ fn every_variable_reaches_its_setting() {
 }
 
 #[test]
+fn an_empty_variable_counts_as_not_set_but_an_empty_list_of_proxies_trusts_none() {
+    for empty in ["", " "] {
+        let config = load_valid(&[("API_KEY", empty), ("NODE_SECRET", empty), ("TRUSTED_PROXIES", empty)]);
+        assert_eq!((&config.api_key, &config.node.secret), (&None, &None));
+        assert_eq!(config.server.trusted_proxies, TrustedProxies::default());
+        assert!(config.warnings.is_empty(), "{:?}", config.warnings);
+    }
+}
+
+#[test]
 fn the_public_url_wins_over_the_address_that_the_server_listens_on() {
     let id = InstanceId::parse("a-aaaaaaaaaaaaaaaa").unwrap();
     let mut public = load_valid(&[

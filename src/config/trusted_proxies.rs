@@ -1,7 +1,7 @@
 //! The proxies whose forwarding headers are believed.
 
 use std::fmt;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::str::FromStr;
 
 use ipnet::IpNet;
@@ -43,6 +43,32 @@ impl TrustedProxies {
     pub fn contains(&self, peer: IpAddr) -> bool {
         self.0.iter().any(|network| network.contains(peer))
     }
+
+    /// Returns whether the forwarding headers of programs on this host may be believed, at one of its loopback
+    /// addresses at least.
+    pub fn has_loopback(&self) -> bool {
+        let loopback = IpNet::new(Ipv4Addr::LOCALHOST.into(), 8).expect("8 is a prefix of IPv4");
+        let is_loopback = |TrustedNetwork(network): &TrustedNetwork| {
+            network.contains(&IpAddr::from(Ipv6Addr::LOCALHOST))
+                || network.contains(&loopback.network())
+                || loopback.contains(&network.network())
+        };
+        self.0.iter().any(is_loopback)
+    }
+}
+
+/// Writes the list as in the configuration, or `no proxy`.
+impl fmt::Display for TrustedProxies {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.0.is_empty() {
+            return f.write_str("no proxy");
+        }
+        for (n, network) in self.0.iter().enumerate() {
+            f.write_str(if n == 0 { "" } else { ", " })?;
+            network.fmt(f)?;
+        }
+        Ok(())
+    }
 }
 
 impl FromStr for TrustedNetwork {
@@ -75,8 +101,6 @@ impl fmt::Display for TrustedNetwork {
 
 #[cfg(test)]
 mod tests {
-    use std::net::Ipv6Addr;
-
     use super::*;
     use proptest::prelude::*;
 

@@ -50,10 +50,10 @@ impl Pool {
     pub fn credentials(&self, instance: &Instance) -> Option<Secret> {
         let (id, template) = (instance.id(), self.template_of(instance.id())?);
         let is_known = self.is_clustered || instance.node() == &self.node;
-        let is_known = is_known && instance.revision() == template.revision;
         let text = template.hooks.credentials.as_ref().filter(|_| is_known)?;
+        let random_texts = self.random_texts.get()?.of_revision(instance.revision(), &template)?;
         let (url, host) = (self.public_url.instance_url(id), self.public_url.instance_host(id));
-        let values = HookValues::new(self.random_texts.get()?, &template.hooks, id, &url, &host);
+        let values = HookValues::new(random_texts, &template.hooks, id, &url, &host);
         Some(Secret::new(values.fill(text)))
     }
 

@@ -3,13 +3,13 @@
 use std::sync::Arc;
 
 use super::Pool;
-use super::supply::hooks::RandomTexts;
+use super::supply::hooks::RandomTextSources;
 use crate::cluster::LocalNode;
 use crate::instance::{Instance, State};
 use crate::proxy::routes::{RouteLookup, RouteUpdate};
 use crate::store::{PoolInfo, RouteChange};
 use crate::telemetry::ReleaseReason;
-use crate::template::{Secret, Template};
+use crate::template::{NodeSecret, Secret, Template};
 
 impl Pool {
     /// Applies a change from the store's stream of events, and stops an instance of this node that another node ended.
@@ -52,7 +52,7 @@ impl Pool {
 impl Pool {
     /// Returns the secret that signs challenges of the proof of work, which all nodes share; `None` before it is known.
     pub fn proof_of_work_secret(&self) -> Option<Secret> {
-        self.random_texts.get().map(|texts| texts.proof_of_work_secret())
+        self.random_texts.get().map(|texts| texts.proof_of_work_secret().clone())
     }
 }
 
@@ -71,8 +71,8 @@ impl LocalNode for Pool {
         self.templates().iter().map(info).collect()
     }
 
-    fn set_shared_secret(&self, secret: &Secret) {
-        if self.is_clustered && self.random_texts.set(RandomTexts::new(secret)).is_ok() {
+    fn set_shared_secret(&self, secret: &NodeSecret) {
+        if self.is_clustered && self.random_texts.set(RandomTextSources::new(secret)).is_ok() {
             self.wake.notify_one();
         }
     }

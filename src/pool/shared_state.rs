@@ -19,7 +19,7 @@ use super::in_flight::InFlight;
 use super::lookup_budget::LookupBudget;
 use super::shared_query::SharedQuery;
 use super::stats::TemplateStats;
-use super::supply::hooks::RandomTexts;
+use super::supply::hooks::RandomTextSources;
 use super::supply::memory_sample::MemorySample;
 use super::template_pool::TemplatePools;
 use crate::clock::Clock;
@@ -30,7 +30,7 @@ use crate::proxy::routes::{RouteTable, RouteUpdate};
 use crate::runtime::Runtime;
 use crate::store::{CALL_DEADLINE, RouteChange, Store, StoreError, within};
 use crate::telemetry::Metrics;
-use crate::template::{Secret, Templates};
+use crate::template::{NodeSecret, Templates};
 
 /// What [`Pool::new`] needs.
 pub struct PoolParts {
@@ -49,7 +49,7 @@ pub struct PoolParts {
     /// The secret from which the random texts of hooks are derived. No visitor may know it, and it must stay the same
     /// for as long as an instance lives. `None` selects the secret that all nodes of the cluster share; no instance is
     /// made before that is known.
-    pub secret: Option<Secret>,
+    pub secret: Option<NodeSecret>,
     /// How visitors reach this node.
     pub public_url: PublicUrl,
     /// The configured templates.
@@ -81,8 +81,8 @@ pub struct Pool {
     pub(super) refused_visitors: RefusedVisitors,
     /// The instances that a task is making or stopping at present.
     pub(super) in_flight: InFlight,
-    /// The source of the random texts in hooks; set once its secret is known.
-    pub(super) random_texts: OnceLock<RandomTexts>,
+    /// The sources of the random texts in hooks; set once its secret is known.
+    pub(super) random_texts: OnceLock<RandomTextSources>,
     /// Whether other nodes share the store, so that the random texts are derived from the shared secret.
     pub(super) is_clustered: bool,
     /// How often the store may be asked for ids that are unknown here.
@@ -125,7 +125,10 @@ impl Pool {
             refused_visitors: RefusedVisitors::default(),
             in_flight: InFlight::default(),
             is_clustered: parts.secret.is_none(),
-            random_texts: parts.secret.map(|secret| RandomTexts::new(&secret).into()).unwrap_or_default(),
+            random_texts: parts
+                .secret
+                .map(|secret| RandomTextSources::new(&secret).into())
+                .unwrap_or_default(),
             lookup_budget: Mutex::new(LookupBudget::new(Instant::now())),
             memory_sample: ArcSwap::default(),
             sample_memory_now: Notify::new(),

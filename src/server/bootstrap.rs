@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use tokio::net::TcpListener;
 use tokio::sync::watch;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -23,7 +24,7 @@ use super::tls::{ServerTls, TlsError};
 use crate::api::{Api, ApiKey, TrustedOrigins};
 use crate::clock::Clock;
 use crate::cluster::{self, Directory, Heartbeat, PeerClient, PeerTls};
-use crate::config::{self, Config};
+use crate::config::{self, Config, RuntimeMode};
 use crate::pool::{self, Pool};
 use crate::proxy::routes::{self, FollowEvent, RouteTable};
 use crate::proxy::{self, Proxy};
@@ -31,7 +32,7 @@ use crate::request::{Hosts, InFlightRequests};
 use crate::runtime::RuntimeError;
 use crate::store::Store;
 use crate::telemetry::{Metrics, task};
-use crate::template::Secret;
+use crate::template::{NodeSecret, Secret};
 
 /// Why the server did not start. Everything that was started before the error is ended again.
 #[derive(Debug, thiserror::Error)]
@@ -102,7 +103,12 @@ pub async fn serve(config: Config, file: Option<PathBuf>, own_program: PathBuf) 
     let is_clustered = store_settings.is_some();
     let api_key = api_key_or_own(api_key, &state_dir, bound).map_err(state_error)?;
     // In a cluster all nodes share one secret, since any of them may show the texts of an instance.
-    let secret = if is_clustered { None } else { Some(node.secret().map_err(state_error)?) };
+    let secret =
+        if is_clustered { None } else { Some(NodeSecret::random(node.secret().map_err(state_error)?)) };
+    let shared_secret = match node_settings.secret.filter(|_| is_clustered) {
+        Some(text) => Some(stretch(text).await),
+        None => None,
+    };
     let store =
         open_store(store_settings, node_settings.timeout, &node, &*runtime, &clock).map_err(state_error)?;
 
@@ -133,8 +139,14 @@ pub async fn serve(config: Config, file: Option<PathBuf>, own_program: PathBuf) 
     let peers = PeerClient { directory: directory.clone(), tls: peer_tls.clone() };
     let trusted_origins = TrustedOrigins { home: home_origin, button_origins: server.button_origins };
     let trusted_proxies = server.trusted_proxies.clone();
-    let api =
-        Api::new(pool.clone(), metrics.clone(), api_key, trusted_proxies, trusted_origins, tunnels.clone());
+    let api = Api::new(
+        pool.clone(),
+        metrics.clone(),
+        api_key,
+        trusted_proxies.clone(),
+        trusted_origins,
+        tunnels.clone(),
+    );
     let api = api.with_proof_of_work(server.proof_of_work_above);
     let api = Arc::new(if is_clustered { api.with_peer_client(peers) } else { api });
     let in_flight = InFlightRequests::default();
@@ -161,7 +173,7 @@ pub async fn serve(config: Config, file: Option<PathBuf>, own_program: PathBuf) 
         local: pool.clone(),
         directory,
         address: node_settings.address.unwrap_or_else(|| cluster::own_address(bound).to_string()),
-        secret: node_settings.secret,
+        secret: shared_secret,
         timeout: node_settings.timeout,
     };
     heartbeat.run().await;
@@ -180,7 +192,14 @@ pub async fn serve(config: Config, file: Option<PathBuf>, own_program: PathBuf) 
         connections: connections.clone(),
     };
     task::spawn("accept", listener::run(context, listener, stop));
-    tracing::info!(address = %home, port, node = %node.id(), "listening");
+    if runtime_settings.mode == RuntimeMode::Process && trusted_proxies.has_loopback() {
+        tracing::info!(
+            remedy = "set TRUSTED_PROXIES to the proxy's address, or to nothing if there is none; or \
+                      CONTAINER_MODE=containerd",
+            "apps of the process runtime may claim any client address: loopback is a trusted proxy"
+        );
+    }
+    tracing::info!(address = %home, port, node = %node.id(), trusted_proxies = %trusted_proxies, "listening");
 
     // The shutdown.
     signals.wait(|| reload_templates(&pool, file.as_deref(), &own_program)).await;
@@ -206,6 +225,14 @@ fn api_key_or_own(configured: Option<Secret>, state_dir: &Path, bound: SocketAdd
         );
     }
     Ok(ApiKey { secret, is_required: false })
+}
+
+/// Stretches the secret of the configuration, if it may be guessed, on a thread that may take its time.
+async fn stretch(text: Secret) -> NodeSecret {
+    let begun = Instant::now();
+    let secret = tokio::task::spawn_blocking(|| NodeSecret::chosen(text)).await;
+    tracing::debug!(took_ms = begun.elapsed().as_millis() as u64, "secret of the cluster prepared");
+    secret.expect("stretching does not panic")
 }
 
 /// Applies the store's route changes to the route table, and to the pool where another node made them.

@@ -14,12 +14,14 @@
 //! | `pool_sizes.rs` | how many instances a node keeps |
 //! | `templates.rs` | all templates of a server |
 //! | `secret.rs` | texts that must not appear in a log |
+//! | `node_secret.rs` | the secret of a node or a cluster, and the key for each of its uses |
 
 mod app;
 pub mod egress;
 pub mod hooks;
 mod image_ref;
 mod limits;
+pub mod node_secret;
 mod pool_sizes;
 mod ready_check;
 mod secret;
@@ -33,6 +35,7 @@ pub use egress::Egress;
 pub use hooks::Hooks;
 pub use image_ref::ImageRef;
 pub use limits::ResourceLimits;
+pub use node_secret::NodeSecret;
 pub use pool_sizes::PoolSizes;
 pub use ready_check::ReadyCheck;
 pub use secret::{Secret, random_hex};
@@ -76,8 +79,30 @@ pub struct Template {
 
 /// Returns the fingerprint for [`Template::revision`]: FNV-1a over the JSON of what instances are made from. The same
 /// build gives the same number after a restart.
+///
+/// How random texts are derived counts too, where there are any, so that the revision of an instance says which
+/// derivation its texts came from.
 pub fn revision(app: &App, ready: &ReadyCheck, warm_up: &[String], hooks: &Hooks) -> u64 {
-    fnv1a(&serde_json::to_vec(&(app, ready, warm_up, hooks)).expect("a checked template's paths are UTF-8"))
+    let mut json = revision_json(app, ready, warm_up, hooks);
+    if !hooks.random.is_empty() {
+        json.extend(RANDOM_TEXTS_DERIVATION);
+    }
+    fnv1a(&json)
+}
+
+/// Stands for the present derivation of random texts in [`revision`]. Earlier versions had nothing in its place.
+const RANDOM_TEXTS_DERIVATION: &[u8] = b"random texts v2";
+
+fn revision_json(app: &App, ready: &ReadyCheck, warm_up: &[String], hooks: &Hooks) -> Vec<u8> {
+    serde_json::to_vec(&(app, ready, warm_up, hooks)).expect("a checked template's paths are UTF-8")
+}
+
+impl Template {
+    /// Returns the revision that earlier versions gave to the same template, whose random texts they derived from the
+    /// secret itself.
+    pub fn earlier_revision(&self) -> u64 {
+        fnv1a(&revision_json(&self.app, &self.ready, &self.warm_up, &self.hooks))
+    }
 }
 
 fn fnv1a(bytes: &[u8]) -> u64 {
@@ -113,6 +138,16 @@ mod tests {
         assert_ne!(revision(&app("a"), &ready, &["/".to_owned()]), first);
         let hooks = Hooks { random: [("KEY".to_owned(), 32)].into(), ..Hooks::default() };
         assert_ne!(super::revision(&app("a"), &ready, &[], &hooks), first);
+    }
+
+    #[test]
+    fn the_revision_says_how_random_texts_were_derived_where_there_are_any() {
+        let (app, ready) = (app("a"), ReadyCheck::default());
+        let mut hooks = Hooks::default();
+        let earlier = |hooks: &Hooks| fnv1a(&revision_json(&app, &ready, &[], hooks));
+        assert_eq!(super::revision(&app, &ready, &[], &hooks), earlier(&hooks));
+        hooks.random.insert("KEY".to_owned(), 16);
+        assert_ne!(super::revision(&app, &ready, &[], &hooks), earlier(&hooks));
     }
 
     #[test]

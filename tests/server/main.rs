@@ -9,6 +9,7 @@ mod support {
     pub mod fault_proxy;
     pub mod harness;
     pub mod leak_check;
+    pub mod nginx;
     pub mod private_containerd;
     pub mod skip;
     pub mod stack;

@@ -25,6 +25,14 @@ fn every_topic_says_who_needs_it() {
 }
 
 #[test]
+fn the_compose_file_sets_no_variable_to_nothing() {
+    let text = fs::read_to_string(root().join("deployments/compose.yaml")).unwrap();
+    assert!(text.contains("  API_KEY:\n"), "the key of the operator's shell is not passed");
+    let empty: Vec<_> = text.lines().filter(|line| line.contains("-}")).collect();
+    assert!(empty.is_empty(), "write only the name, so that an unset variable stays unset: {empty:?}");
+}
+
+#[test]
 fn every_link_leads_to_a_file() {
     let mut pages = files("docs", &[".md"]);
     pages.extend(["README.md", "CLAUDE.md", "perf/README.md"].map(|name| root().join(name)));

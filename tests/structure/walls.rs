@@ -14,7 +14,7 @@ use super::sources::{Source, root, sources};
 /// writes and the proxy reads.
 const MAY_USE: &[(&str, &str)] = &[
     ("main", "cli runtime"),
-    ("cli", "server api pool proxy::routes store runtime config template instance telemetry clock"),
+    ("cli", "server api pool proxy::routes store request runtime config template instance telemetry clock"),
     // A request, in order.
     (
         "server",

@@ -10,6 +10,7 @@
 //! | `logs.rs` | `GET /api/v1/demo/{id}/logs` |
 //! | `pool_stats.rs` | `GET /api/v1/pool/stats` |
 //! | `nodes.rs` | `GET /api/v1/nodes`, `POST` and `DELETE /api/v1/nodes/{id}/drain` |
+//! | `client.rs` | `GET /api/v1/client` |
 //! | `health.rs`, `metrics.rs` | `GET /health`, `GET /metrics` |
 //! | `front_page.rs`, `ready_feed.rs` | `GET /`, and `GET /ready`, by which that page updates its numbers |
 //! | `page_actions.rs` | `POST /try/{template}` and `POST /end/{id}`: the buttons of the front page |
@@ -18,6 +19,7 @@
 //! Every endpoint returns a response or the [`ApiError`](super::ApiError) that becomes one.
 
 mod acquire;
+mod client;
 mod extend;
 mod front_page;
 mod get;

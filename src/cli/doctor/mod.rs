@@ -11,6 +11,7 @@ mod check_result;
 mod containerd;
 mod criu;
 mod disk_and_memory;
+mod forwarded_fields;
 mod kernel;
 mod memory_sharing;
 mod network;
@@ -22,7 +23,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use super::command::{FAILURE, fail, read_config};
-use crate::config::{Config, RuntimeMode};
+use crate::config::{Config, Origin, RuntimeMode};
 use crate::runtime::Checkpoint;
 use crate::runtime::tracefs::Tracefs;
 use crate::server::backends;
@@ -30,8 +31,9 @@ use crate::store::{Store, StoreError};
 
 use check_result::{CheckResult, Verdict, json, mode_works, text};
 
-/// Checks the host and prints the results. The exit status says whether the configured mode works.
-pub(super) fn run(file: Option<&Path>, as_json: bool) -> ExitCode {
+/// Checks the host and prints the results. The exit status says whether the configured mode works. `url` is where
+/// visitors reach the server, if not at `PUBLIC_URL`.
+pub(super) fn run(file: Option<&Path>, as_json: bool, url: Option<Origin>) -> ExitCode {
     let (config, _) = match read_config(file) {
         Ok(read) => read,
         Err(status) => return status,
@@ -41,7 +43,14 @@ pub(super) fn run(file: Option<&Path>, as_json: bool) -> ExitCode {
         Err(error) => return fail(FAILURE, format!("cannot start: {error}")),
     };
     let store = backends::shared_store(&config);
-    let results = runtime.block_on(check_host(&config, store, &backends::baked_checkpoints(&config)));
+    let baked = backends::baked_checkpoints(&config);
+    let url = url.unwrap_or_else(|| config.server.public.home_origin());
+    let results = runtime.block_on(async {
+        let mut results = check_host(&config, store, &baked).await;
+        // Not part of the checks at start, when the server does not answer yet.
+        results.push(forwarded_fields::check(&url, &config.server).await);
+        results
+    });
     // Not dropped, which would wait for the thread of a DNS lookup that has passed its deadline.
     runtime.shutdown_background();
     let output = if as_json { json(&results) } else { text(&results) };
@@ -66,6 +75,7 @@ async fn check_host(
     };
     let mut results = vec![store];
     results.extend(disk_and_memory::check(&config.state_dir));
+    results.push(forwarded_fields::judge_trust(&config.server.trusted_proxies, config.runtime.mode));
     results.push(network::check_wildcard_dns(&config.server.public.base_domain).await);
     let kernel = kernel::release();
     results.push(kernel::judge_release(&kernel));

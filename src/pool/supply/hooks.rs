@@ -13,7 +13,8 @@ use super::readiness::AppTarget;
 use crate::instance::InstanceId;
 use crate::runtime::{ExecCommand, InstanceFile, Runtime, StartRequest};
 use crate::template::hooks::{ExecHook, FileHook, HookCalls, HttpHook, TemplateText};
-use crate::template::{Hooks, Secret};
+use crate::template::node_secret::KeyUse;
+use crate::template::{Hooks, NodeSecret, Secret, Template};
 
 /// The characters of random texts: letters and digits that are not mistaken for one another; five bits each.
 const ALPHABET: &[u8; 32] = b"abcdefghijkmnpqrstuvwxyz23456789";
@@ -32,21 +33,54 @@ pub(in crate::pool) struct HookError {
 
 /// The source of the random texts of all instances.
 ///
-/// The texts are not stored: each is derived from the secret and the instance's id, which is unique. The secret is the
-/// `secret` file of the node with the embedded store, else the one that all nodes of the cluster share (see
+/// The texts are not stored: each is derived from a key and the instance's id, which is unique. The key comes from the
+/// `secret` file of the node with the embedded store, else from the secret that all nodes of the cluster share (see
 /// [`LocalNode::set_shared_secret`](crate::cluster::LocalNode::set_shared_secret)).
+///
+/// **When the derivation changes**, change `RANDOM_TEXTS_DERIVATION` in `template/mod.rs` too: instances outlive the
+/// server, and their texts must stay what they are.
 pub(in crate::pool) struct RandomTexts(hmac::Key);
 
-impl RandomTexts {
+/// The sources of the random texts: of the instances that this version makes, and of those that outlived an earlier one.
+/// Also the other secret of the pool that all nodes share.
+pub(in crate::pool) struct RandomTextSources {
+    current: RandomTexts,
+    earlier: RandomTexts,
+    proof_of_work: Secret,
+}
+
+impl RandomTextSources {
+    pub(in crate::pool) fn new(secret: &NodeSecret) -> Self {
+        let proof_of_work = hmac::sign(&secret.key(KeyUse::ProofOfWork), b"challenges");
+        Self {
+            current: RandomTexts(secret.key(KeyUse::HookTexts)),
+            earlier: RandomTexts(secret.earlier_hook_texts_key()),
+            proof_of_work: Secret::new(hex::encode(proof_of_work)),
+        }
+    }
+
     /// Returns the secret that signs challenges of the proof of work.
-    pub(in crate::pool) fn proof_of_work_secret(&self) -> Secret {
-        Secret::new(hex::encode(hmac::sign(&self.0, b"proof of work")))
+    pub(in crate::pool) fn proof_of_work_secret(&self) -> &Secret {
+        &self.proof_of_work
     }
 
-    pub(in crate::pool) fn new(secret: &Secret) -> Self {
-        Self(hmac::Key::new(hmac::HMAC_SHA256, secret.reveal().as_bytes()))
+    /// Returns the source for new instances.
+    pub(in crate::pool) fn current(&self) -> &RandomTexts {
+        &self.current
     }
 
+    /// Returns the source for an instance of `template` that was made at this revision; `None` when the template has
+    /// changed since.
+    pub(in crate::pool) fn of_revision(&self, revision: u64, template: &Template) -> Option<&RandomTexts> {
+        if revision == template.revision {
+            Some(&self.current)
+        } else {
+            (revision == template.earlier_revision()).then_some(&self.earlier)
+        }
+    }
+}
+
+impl RandomTexts {
     /// Returns the random text `name` of an instance.
     fn text(&self, id: &InstanceId, name: &str, length: usize) -> String {
         let block = |number: u32| {
@@ -198,7 +232,7 @@ mod tests {
     use crate::instance::TemplateName;
 
     fn from_secret(secret: &str) -> RandomTexts {
-        RandomTexts::new(&Secret::new(secret))
+        RandomTextSources::new(&NodeSecret::random(Secret::new(secret))).current
     }
 
     fn id() -> InstanceId {

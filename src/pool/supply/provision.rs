@@ -109,7 +109,7 @@ impl<'p> ProvisionDraft<'p> {
     ) -> Self {
         let (url, host) = (pool.public_url.instance_url(&id), pool.public_url.instance_host(&id));
         let random_texts = pool.random_texts.get().expect("no instance is made before the secret is known");
-        let values = HookValues::new(random_texts, &template.hooks, &id, &url, &host);
+        let values = HookValues::new(random_texts.current(), &template.hooks, &id, &url, &host);
         let files = values.files(&template.hooks);
         let (app, revision) = (template.app.clone(), template.revision);
         let start_request =

@@ -3,11 +3,11 @@
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use super::fixture::{BAKE, Fixture, LONG, OWN, READY, WARM, template, templates};
+use super::fixture::{BAKE, Fixture, LONG, OWN, READY, START, WARM, template, templates};
 use super::test_app::AppBehavior;
 use super::test_runtime::StartFault;
 use super::test_store::CallFault;
-use crate::instance::{ClaimToken, EndReason, RateLimits, State};
+use crate::instance::{ClaimToken, EndReason, Instance, InstanceId, RateLimits, State};
 use crate::pool::end::gc::collect;
 use crate::store::{Claim, Claimed, Store as _, Visitor};
 
@@ -330,6 +330,22 @@ async fn an_instance_has_random_texts_of_its_own_in_all_its_hooks_and_no_error_c
         let text = ran.iter().find(|(id, _)| id == record.id()).map(|(_, words)| words[1].as_str());
         assert_eq!(fixture.pool.credentials(&record).unwrap().reveal(), text.unwrap());
     }
+}
+
+#[tokio::test]
+async fn an_instance_that_an_earlier_version_made_keeps_its_credentials() {
+    let fixture = Fixture::new().await;
+    let template = fixture.template_pool().template();
+    let id = InstanceId::parse("t-aaaaaaaaaaaaaaaa").unwrap();
+    let credentials = |revision| {
+        let record = Instance::warming(id.clone(), fixture.node.clone(), revision, START);
+        fixture.pool.credentials(&record).map(|text| text.reveal().to_owned())
+    };
+    let (current, earlier) = (credentials(template.revision), credentials(template.earlier_revision()));
+    // As earlier versions derived it: HMAC-SHA256("secret", "t-aaaaaaaaaaaaaaaa KEY 0"), computed with Python.
+    assert_eq!(earlier.as_deref(), Some("sy6biq87dgps7gem"));
+    assert!(current.is_some() && current != earlier);
+    assert_eq!(credentials(template.revision + 1), None, "of a template that has changed since");
 }
 
 #[tokio::test]

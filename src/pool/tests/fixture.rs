@@ -19,7 +19,7 @@ use crate::runtime::Runtime as _;
 use crate::store::Store as _;
 use crate::telemetry::Metrics;
 use crate::template::hooks::{ExecHook, HookCalls, HttpHook, TemplateText};
-use crate::template::{App, Hooks, PoolSizes, ReadyCheck, Secret, Template, Templates};
+use crate::template::{App, Hooks, NodeSecret, PoolSizes, ReadyCheck, Secret, Template, Templates};
 
 pub(crate) const START: Millis = Millis(1_700_000_000_000);
 /// A timeout that is reached only if a task hangs.
@@ -105,7 +105,7 @@ pub(super) fn pool(
         metrics: Arc::new(Metrics::new()),
         clock: clock.clone(),
         node: node.clone(),
-        secret: Some(Secret::new("secret")),
+        secret: Some(NodeSecret::random(Secret::new("secret"))),
         public_url: PublicUrl {
             scheme: Scheme::Http,
             port: 80,

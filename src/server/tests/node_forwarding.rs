@@ -33,7 +33,7 @@ use crate::proxy::{self, Proxy};
 use crate::request::{Hosts, InFlightRequests};
 use crate::store::RouteChange;
 use crate::telemetry::{Metrics, MetricsFormat, task};
-use crate::template::Secret;
+use crate::template::{NodeSecret, Secret};
 
 /// Longest wait for a response.
 const RESPONSE_TIMEOUT: Duration = Duration::from_secs(20);
@@ -100,7 +100,7 @@ impl Node {
     /// Sets the addresses at which this node reaches these nodes.
     fn set_directory(&self, members: &[(&NodeId, SocketAddr)]) {
         let members = members.iter().map(|(node, address)| ((*node).clone(), address.to_string()));
-        self.directory.update(members, &Secret::new("shared"));
+        self.directory.update(members, &NodeSecret::random(Secret::new("shared")));
     }
 
     /// Puts an instance into this node's route table.
@@ -341,7 +341,10 @@ async fn a_forged_hop_never_reaches_the_app_and_changes_nothing() {
     let cluster = Cluster::new().await;
     let plain = cluster.b.get_after(None, &cluster.host, "/whoami", HeaderMap::new()).await.seen();
     let other = Directory::alone(cluster.a.id.clone());
-    other.update([(cluster.b.id.clone(), "127.0.0.1:1".to_owned())], &Secret::new("guessed"));
+    other.update(
+        [(cluster.b.id.clone(), "127.0.0.1:1".to_owned())],
+        &NodeSecret::random(Secret::new("guessed")),
+    );
     let now = crate::pool::tests::fixture::START;
     let label = cluster.instance.id().as_str();
     let guessed = other.hop_to(&cluster.b.id, label, now).await.unwrap().1;

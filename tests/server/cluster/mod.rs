@@ -2,6 +2,7 @@
 
 mod membership;
 mod node_forwarding;
+mod node_secret;
 mod status_streams;
 mod valkey;
 

@@ -4,6 +4,7 @@ mod cli;
 mod config;
 pub mod crash;
 mod doctor;
+mod forwarded_fields;
 mod pool;
 mod readme;
 mod reload;
