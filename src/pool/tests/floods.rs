@@ -136,7 +136,7 @@ async fn a_flood_of_invented_ids_neither_hides_an_assigned_instance_nor_ends_its
     let acquired = acquire(&fixture, "a").await.unwrap();
     let id = acquired.instance.id().clone();
     acquired.delivery.complete();
-    fixture.pool.routes.apply_snapshot(&[acquired.instance.clone()], fixture.pool.routes.mark());
+    fixture.pool.routes.apply_snapshot(std::slice::from_ref(&acquired.instance), fixture.pool.routes.mark());
     for _ in 0..100 {
         let _ = get(&fixture, &random_id("t"), CLIENT).await;
     }
