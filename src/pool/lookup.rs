@@ -19,9 +19,11 @@ use crate::instance::{Instance, InstanceId, State};
 use crate::proxy::routes::{Route, RouteLookup};
 use crate::store::{RouteChange, StoreError};
 
-/// How long an id for which the store is not asked may take to arrive in the store's stream of events, which brings each
-/// change of other nodes within some milliseconds.
-const STREAM_DELAY: Duration = Duration::from_millis(100);
+/// How long an id for which the store is not asked may take to arrive in the store's stream of events. The stream brings
+/// each change of other nodes within some milliseconds, unless a machine is very busy.
+const MAX_STREAM_DELAY: Duration = Duration::from_millis(250);
+/// Time between two looks at the route table meanwhile.
+const STREAM_LOOK_INTERVAL: Duration = Duration::from_millis(25);
 
 /// Who asks for an instance, as the budget for unknown ids counts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -139,9 +141,10 @@ impl Pool {
         if !is_filled {
             return Err(StoreError::Unavailable("too many queries for unknown instances".to_owned()));
         }
-        if self.is_clustered {
-            // Clients behind one address share a budget. The stream brings what another node assigned just now.
-            tokio::time::sleep(STREAM_DELAY).await;
+        // Clients behind one address share a budget. The stream brings what another node assigned just now.
+        let deadline = Instant::now() + MAX_STREAM_DELAY;
+        while self.is_clustered && is_known().is_none() && Instant::now() < deadline {
+            tokio::time::sleep(STREAM_LOOK_INTERVAL).await;
         }
         Ok(is_known().unwrap_or(false))
     }

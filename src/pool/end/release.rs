@@ -8,7 +8,8 @@ use crate::store::{RouteChange, StoreError};
 use crate::telemetry::{ReleaseReason, task};
 
 impl Pool {
-    /// Releases an instance for a client, as [`Pool::release`] does.
+    /// Releases an instance that a visitor has, for a client who names it. Returns the record as it was. The instance is
+    /// unreachable when this returns; its app is stopped in the background by the node that runs it.
     ///
     /// # Errors
     /// `Unknown` when no visitor has the instance any more, or `asker` has used up the budget for unknown ids;
@@ -24,8 +25,7 @@ impl Pool {
         self.release(id).await
     }
 
-    /// Releases an instance that a visitor has. It is unreachable when this returns; its app is stopped in the
-    /// background by the node that runs it. Returns the record as it was.
+    /// Releases an instance that a visitor has, as [`Pool::release_for`] does.
     ///
     /// # Errors
     /// `Unknown` when no visitor has the instance any more; `Unavailable` when the store does not answer in time.
