@@ -76,6 +76,12 @@ pub enum ApiError {
     /// The store did not answer within its deadline.
     #[error("store unavailable")]
     StoreUnavailable,
+    /// The client has as many requests in flight as it may have.
+    #[error("too many requests at a time")]
+    TooManyRequests,
+    /// The instance has as many requests in flight as it may have.
+    #[error("this instance has too many requests in progress")]
+    InstanceBusy,
     /// The server has reached its limit of connections.
     #[error("too many connections")]
     TooManyConnections,
@@ -111,11 +117,11 @@ impl ApiError {
             E::UnsupportedMediaType => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             E::HeadersTooLarge => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
             E::Misdirected => StatusCode::MISDIRECTED_REQUEST,
-            E::RateLimited(_) | E::ProofRequired(..) => StatusCode::TOO_MANY_REQUESTS,
+            E::RateLimited(_) | E::ProofRequired(..) | E::TooManyRequests => StatusCode::TOO_MANY_REQUESTS,
             E::InstanceEnded(_) => StatusCode::GONE,
             E::AppUnreachable => StatusCode::BAD_GATEWAY,
             E::AppTimeout => StatusCode::GATEWAY_TIMEOUT,
-            E::PoolExhausted(_) | E::StoreUnavailable | E::TooManyConnections => {
+            E::PoolExhausted(_) | E::StoreUnavailable | E::TooManyConnections | E::InstanceBusy => {
                 StatusCode::SERVICE_UNAVAILABLE
             }
             E::Internal(_) => StatusCode::INTERNAL_SERVER_ERROR,
@@ -145,6 +151,8 @@ impl ApiError {
             E::AppTimeout => "INSTANCE_SILENT",
             E::StoreUnavailable => "STORE_UNAVAILABLE",
             E::TooManyConnections => "TOO_MANY_CONNECTIONS",
+            E::TooManyRequests => "TOO_MANY_REQUESTS",
+            E::InstanceBusy => "INSTANCE_BUSY",
             E::Internal(code) => code,
         }
     }
@@ -171,7 +179,10 @@ impl ApiError {
         let retry_after = match self {
             ApiError::RateLimited(limited) | ApiError::ProofRequired(limited, _) => limited.retry_after,
             ApiError::PoolExhausted(retry_after) => *retry_after,
-            ApiError::StoreUnavailable | ApiError::TooManyConnections => Duration::from_secs(1),
+            ApiError::StoreUnavailable
+            | ApiError::TooManyConnections
+            | ApiError::TooManyRequests
+            | ApiError::InstanceBusy => Duration::from_secs(1),
             _ => return None,
         };
         Some(retry_after.as_millis().div_ceil(1000).max(1) as u64)

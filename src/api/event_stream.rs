@@ -7,7 +7,8 @@ use futures_util::{Stream, StreamExt};
 use http::{HeaderValue, Response, header};
 use serde_json::json;
 
-use super::{Api, Body};
+use super::{Api, ApiError, Body};
+use crate::request::ClientAddr;
 
 /// Shortest time after which a stream ends although the client reads it, so that no stream outlives a deployment for
 /// long.
@@ -19,15 +20,28 @@ pub(super) const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(15);
 
 impl Api {
     /// Creates a response of server-sent events that no proxy on the way buffers. The stream ends with `events`, or
-    /// when the server shuts down.
-    pub(super) fn event_stream(&self, events: impl Stream<Item = Bytes> + Send + 'static) -> Response<Body> {
+    /// when the server shuts down. It counts among the requests of its client until then.
+    ///
+    /// # Errors
+    /// [`ApiError::TooManyRequests`] when the client has as many as it may have.
+    pub(super) fn event_stream(
+        &self,
+        client: &ClientAddr,
+        events: impl Stream<Item = Bytes> + Send + 'static,
+    ) -> Result<Response<Body>, ApiError> {
+        let permit = self.client_permits.try_begin(client).ok_or(ApiError::TooManyRequests)?;
+        let events = events.map(move |event| {
+            // Owned by the stream, so that it is dropped with the stream.
+            let _permit = &permit;
+            event
+        });
         let shutdown = self.shutdown.clone();
         let mut response = Response::new(Body::stream(events.take_until(shutdown.cancelled_owned())));
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
         headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));
         headers.insert("x-accel-buffering", HeaderValue::from_static("no"));
-        response
+        Ok(response)
     }
 }
 

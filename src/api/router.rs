@@ -20,7 +20,7 @@ use crate::cluster::PeerClient;
 use crate::config::TrustedProxies;
 use crate::instance::InstanceId;
 use crate::pool::Pool;
-use crate::request::{ClientAddr, RequestId};
+use crate::request::{ClientAddr, ClientPermits, RequestId};
 use crate::telemetry::{HostKind, Metrics, RequestRecord};
 
 /// Handles every request whose host is not an instance's.
@@ -33,6 +33,8 @@ pub struct Api {
     /// See [`Api::with_proof_of_work`].
     pub(super) proof_of_work_above: Option<u32>,
     pub(super) proofs_of_work: ProofsOfWork,
+    /// See [`Api::with_client_permits`].
+    pub(super) client_permits: ClientPermits,
     /// Requests data from other nodes; `None` where this node is alone.
     pub(super) peers: Option<PeerClient>,
     /// The numbers of ready instances, for the event stream and the front page.
@@ -51,7 +53,10 @@ impl Api {
         trusted_origins: TrustedOrigins,
         shutdown: CancellationToken,
     ) -> Self {
+        // Without limits until they are set.
+        let client_permits = ClientPermits::new(usize::MAX, trusted_proxies.clone());
         Self {
+            client_permits,
             ready_ticker: ReadyTicker::new(pool.clone(), shutdown.clone()),
             pool,
             metrics,
@@ -68,6 +73,11 @@ impl Api {
     /// Sets the client that requests from other nodes what only they know, such as the output of their instances.
     pub fn with_peer_client(self, peers: PeerClient) -> Self {
         Self { peers: Some(peers), ..self }
+    }
+
+    /// Counts event streams among the requests in flight of their clients.
+    pub fn with_client_permits(self, client_permits: ClientPermits) -> Self {
+        Self { client_permits, ..self }
     }
 
     /// Asks visitors for a proof of work when they acquire more than `above` instances of a template in an hour; `None`
@@ -144,7 +154,7 @@ impl Api {
             (&Method::GET, Path::Health) => self.health().await,
             (&Method::GET, Path::Metrics) => self.metrics(request).await,
             (&Method::GET, Path::FrontPage) => self.front_page(request).await,
-            (&Method::GET, Path::ReadyFeed) => self.ready_feed().await,
+            (&Method::GET, Path::ReadyFeed) => self.ready_feed(request).await,
             (&Method::POST, Path::Try(template)) => self.try_template(template, request).await,
             (&Method::POST, Path::End(id)) => self.end_instance(id, request).await,
             // The address of a button, typed or reloaded: it must acquire nothing, and leads to the page with the

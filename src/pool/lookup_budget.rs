@@ -5,10 +5,12 @@
 //! cannot do what one may not.
 
 use std::collections::HashMap;
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::IpAddr;
 use std::time::Duration;
 
 use tokio::time::Instant;
+
+use crate::request::client_network;
 
 /// Queries that one client may make at once, and the time until it may make one more.
 const CLIENT_BURST: u32 = 20;
@@ -39,7 +41,7 @@ impl LookupBudget {
     /// Charges one query to a client and to all clients. Returns false if either budget is used up; then neither is
     /// charged.
     pub(super) fn charge(&mut self, client: IpAddr, now: Instant) -> bool {
-        let client = network(client);
+        let client = client_network(client);
         let own = self.clients.get(&client).copied().unwrap_or(Bucket::full(now));
         // The client first: a client beyond its own budget must not use up that of all.
         let own = own.charged(CLIENT_BURST, CLIENT_INTERVAL, now);
@@ -52,14 +54,6 @@ impl LookupBudget {
         }
         self.clients.insert(client, own);
         true
-    }
-}
-
-/// Returns what counts as one client: an IPv4 address, or the /64 of an IPv6 address.
-fn network(address: IpAddr) -> IpAddr {
-    match address.to_canonical() {
-        IpAddr::V6(v6) => Ipv6Addr::from_bits(v6.to_bits() & !u128::from(u64::MAX)).into(),
-        v4 => v4,
     }
 }
 
@@ -84,6 +78,8 @@ impl Bucket {
 
 #[cfg(test)]
 mod tests {
+    use std::net::Ipv6Addr;
+
     use super::*;
     use proptest::collection::vec;
     use proptest::prelude::*;

@@ -50,6 +50,9 @@ impl Proxy {
                 pages::instance_ended(*reason, &template_name(head), &home, request_id)
             }
             ApiError::AppUnreachable | ApiError::AppTimeout => pages::app_unreachable(&home, request_id),
+            ApiError::TooManyRequests | ApiError::InstanceBusy | ApiError::TooManyConnections => {
+                pages::too_busy(&home, request_id)
+            }
             ApiError::Misdirected => pages::misdirected(&home, request_id),
             _ => pages::internal_error(request_id),
         }

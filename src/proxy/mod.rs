@@ -8,6 +8,7 @@
 //! | `phases.rs` | Pingora's phases, with a chart of a request's life |
 //! | `provenance.rs` | whether a visitor or another node sent a request: the check of the hop header |
 //! | `resolve_route.rs` | from a host's label to a live route: the route table, else the store |
+//! | `request_permit.rs` | how many requests are carried at a time: for one instance, for one client, for all |
 //! | `target.rs` | from a route to the app on this node, or to the node that runs the app |
 //! | `app_peer.rs`, `node_peer.rs` | the upstream connection to an app, and to another node |
 //! | `headers.rs` | the request headers that an app gets, and the response headers that a visitor gets |
@@ -34,6 +35,7 @@ mod headers;
 mod node_peer;
 mod phases;
 mod provenance;
+mod request_permit;
 mod resolve_route;
 pub mod routes;
 mod service;
@@ -41,5 +43,6 @@ mod target;
 mod websocket;
 
 pub use phases::RequestContext;
+pub use request_permit::{RequestLimits, RequestPermit};
 pub use service::{Proxy, ProxyParts};
 pub use websocket::HandshakeBody;

@@ -40,6 +40,7 @@ use tokio::time::Instant;
 
 use super::headers::{RequestSource, is_event_stream, rewrite_request, rewrite_response};
 use super::node_peer::NodeTlsConnector;
+use super::request_permit::RequestPermit;
 use super::routes::Route;
 use super::service::INSTANCE_PATH_PATTERN;
 use super::target::Target;
@@ -60,6 +61,7 @@ pub struct RequestContext {
     host: HostKind,
     provenance: Provenance,
     target: Option<(Arc<Route>, Target)>,
+    permit: Option<RequestPermit>,
     /// Whether [`Api::handle`](crate::api::Api::handle) counts the request, so that the phase `logging` must not.
     is_logged_by_api: bool,
     in_flight: InFlightGuard,
@@ -76,6 +78,7 @@ impl ProxyHttp for Proxy {
             host: HostKind::Unknown,
             provenance: Provenance::FromOutside,
             target: None,
+            permit: None,
             is_logged_by_api: false,
             in_flight: self.0.in_flight.begin(),
         }
@@ -107,11 +110,14 @@ impl ProxyHttp for Proxy {
                 ctx.host = HostKind::Instance;
                 let source = request_source(session, &ctx.provenance);
                 match self.resolve_target(&label, &head.headers, source).await {
-                    Ok(target) => {
-                        ctx.target = Some(target);
-                        return Ok(false);
-                    }
                     Err(error) => error,
+                    Ok(target) => match self.begin_request(&target.0, &head.headers, source) {
+                        Err(error) => error,
+                        Ok(permit) => {
+                            (ctx.target, ctx.permit) = (Some(target), Some(permit));
+                            return Ok(false);
+                        }
+                    },
                 }
             }
             Destination::Unknown => ApiError::Misdirected,

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::request_permit::RequestLimits;
 use super::routes::RouteTable;
 use crate::api::Api;
 use crate::cluster::{Directory, PeerTls};
@@ -36,6 +37,8 @@ pub struct ProxyParts {
     pub read_timeout: Duration,
     /// How long a client may leave a response unread.
     pub write_timeout: Duration,
+    /// How many requests are carried at a time.
+    pub limits: RequestLimits,
     /// The requests that a shutdown waits for.
     pub in_flight: InFlightRequests,
 }

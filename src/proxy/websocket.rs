@@ -92,6 +92,7 @@ impl Proxy {
             return Err(ApiError::MalformedHead);
         };
         let (route, target) = self.resolve_target(&label, &head.headers, source).await?;
+        let permit = self.begin_request(&route, &head.headers, source)?;
         let path_and_query = head.uri.path_and_query().map_or("/", |path| path.as_str());
         let mut handshake = Request::new(Empty::<Bytes>::new());
         *handshake.uri_mut() = path_and_query.parse().map_err(|_| ApiError::MalformedHead)?;
@@ -110,6 +111,7 @@ impl Proxy {
             response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
             let clock = self.0.pool.clock().clone();
             crate::telemetry::task::spawn("websocket tunnel", async move {
+                let _permit = permit;
                 tokio::select! {
                     () = copy_both_ways(client, upstream) => {}
                     () = route.ended() => {}

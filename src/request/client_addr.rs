@@ -84,6 +84,14 @@ impl ClientAddr {
     }
 }
 
+/// Returns what counts as one client: a whole IPv4 address, or the /64 of an IPv6 address.
+pub fn client_network(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V6(v6) => Ipv6Addr::from_bits(v6.to_bits() & !u128::from(u64::MAX)).into(),
+        v4 => v4,
+    }
+}
+
 /// Returns all entries of `X-Forwarded-For` from left to right; `None` for an unreadable one.
 fn forwarded_chain(headers: &HeaderMap) -> Vec<Option<IpAddr>> {
     headers

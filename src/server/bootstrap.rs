@@ -27,8 +27,8 @@ use crate::cluster::{self, Directory, Heartbeat, PeerClient, PeerTls};
 use crate::config::{self, Config, RuntimeMode};
 use crate::pool::{self, Pool};
 use crate::proxy::routes::{self, FollowEvent, RouteTable};
-use crate::proxy::{self, Proxy};
-use crate::request::{Hosts, InFlightRequests};
+use crate::proxy::{self, Proxy, RequestLimits};
+use crate::request::{ClientPermits, Hosts, InFlightRequests};
 use crate::runtime::RuntimeError;
 use crate::store::Store;
 use crate::telemetry::{Metrics, task};
@@ -147,7 +147,8 @@ pub async fn serve(config: Config, file: Option<PathBuf>, own_program: PathBuf) 
         trusted_origins,
         tunnels.clone(),
     );
-    let api = api.with_proof_of_work(server.proof_of_work_above);
+    let clients = ClientPermits::new(server.max_requests_per_client, trusted_proxies.clone());
+    let api = api.with_proof_of_work(server.proof_of_work_above).with_client_permits(clients.clone());
     let api = Arc::new(if is_clustered { api.with_peer_client(peers) } else { api });
     let in_flight = InFlightRequests::default();
     let proxy = Proxy::new(proxy::ProxyParts {
@@ -161,6 +162,8 @@ pub async fn serve(config: Config, file: Option<PathBuf>, own_program: PathBuf) 
         trusted_proxies: server.trusted_proxies,
         read_timeout: server.read_timeout,
         write_timeout: server.write_timeout,
+        // Each client's connection may have one upstream connection: the maximum is such that both fit.
+        limits: RequestLimits::new(clients, server.max_requests_per_instance, server.max_connections),
         in_flight: in_flight.clone(),
     });
     let timeouts = ClientTimeouts { write: server.write_timeout, ..ClientTimeouts::default() };

@@ -16,6 +16,12 @@ use crate::proxy::Proxy;
 /// Most idle connections to apps, over all instances.
 const UPSTREAM_POOL_SIZE: usize = 4096;
 
+/// Most streams at a time on one HTTP/2 connection: as many as RFC 9113, section 6.5.2, recommends at least.
+const MAX_CONCURRENT_STREAMS: u32 = 100;
+
+/// Most bytes of a response that one HTTP/2 stream holds while its client does not read, beyond what its window allows.
+const MAX_SEND_BUFFER: usize = 64 * 1024;
+
 /// How often a request is sent again if an idle connection to the app turns out to be closed.
 const MAX_RETRIES: usize = 2;
 
@@ -41,6 +47,8 @@ impl PingoraEngine {
         pingora.server_options = Some(options);
         let mut h2 = default_h2_options();
         h2.max_header_list_size(MAX_HEAD_BYTES as u32);
+        h2.max_concurrent_streams(MAX_CONCURRENT_STREAMS);
+        h2.max_send_buffer_size(MAX_SEND_BUFFER);
         pingora.h2_options = Some(h2);
         Self { proxy: Arc::new(pingora), timeouts, stop }
     }

@@ -9,7 +9,7 @@ use tokio::time::Instant;
 
 use crate::api::event_stream::{KEEPALIVE_INTERVAL, max_stream_time, reconnect_event};
 use crate::api::ready_counts::WatchedCounts;
-use crate::api::{Api, ApiError, Body};
+use crate::api::{Api, ApiError, ApiRequest, Body};
 
 /// One stream's state.
 struct ReadyFeed {
@@ -22,8 +22,11 @@ struct ReadyFeed {
 }
 
 impl Api {
-    pub(in crate::api) async fn ready_feed(&self) -> Result<Response<Body>, ApiError> {
-        Ok(self.event_stream(ready_events(self.ready_ticker.watch(), max_stream_time())))
+    pub(in crate::api) async fn ready_feed(
+        &self,
+        request: ApiRequest<'_>,
+    ) -> Result<Response<Body>, ApiError> {
+        self.event_stream(&request.client, ready_events(self.ready_ticker.watch(), max_stream_time()))
     }
 }
 

@@ -88,6 +88,21 @@ pub(crate) fn app_unreachable(home: &str, request_id: &str) -> Page {
     .page()
 }
 
+/// Returns the page for a request beyond a limit of requests at a time.
+pub(crate) fn too_busy(home: &str, request_id: &str) -> Page {
+    Notice {
+        explanation: Html::markup(
+            "Too many requests are in progress at a time. Please close pages that still load, and reload this one.",
+        ),
+        actions: Html::concat([
+            Html::markup(RELOAD_BUTTON),
+            Html::fill(HOME_LINK, &[("home", with_final_slash(home))]),
+        ]),
+        ..instance_host_notice(Icon::Warning, "That was too much at once", home, request_id)
+    }
+    .page()
+}
+
 /// Returns the page for a host that is neither an instance's nor the API's: 421.
 pub(crate) fn misdirected(home: &str, request_id: &str) -> Page {
     Notice {

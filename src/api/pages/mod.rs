@@ -31,5 +31,7 @@ pub(crate) use api_host_pages::{
     template_not_found,
 };
 pub(crate) use front_page::{RunningInstance, TemplateCard, front_page};
-pub(crate) use instance_host_pages::{app_unreachable, instance_ended, instance_not_found, misdirected};
+pub(crate) use instance_host_pages::{
+    app_unreachable, instance_ended, instance_not_found, misdirected, too_busy,
+};
 pub(crate) use page::Page;

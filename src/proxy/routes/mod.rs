@@ -22,5 +22,5 @@ mod route;
 mod table;
 
 pub use follow::{FollowEvent, follow};
-pub use route::Route;
+pub use route::{Route, RoutePermit};
 pub use table::{RouteLookup, RouteTable, RouteUpdate};

@@ -1,6 +1,7 @@
 //! One route: from a host to an assigned instance.
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
 use tokio_util::sync::CancellationToken;
 
@@ -19,7 +20,19 @@ pub struct Route {
     generation: AtomicU64,
     deadline: AtomicU64,
     is_used: AtomicBool,
+    /// Requests in flight, tunnels included.
+    in_flight: AtomicUsize,
     ended: CancellationToken,
+}
+
+/// A request in flight for one instance. It counts until it is dropped.
+#[derive(Debug)]
+pub struct RoutePermit(Arc<Route>);
+
+impl Drop for RoutePermit {
+    fn drop(&mut self) {
+        self.0.in_flight.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 impl Route {
@@ -34,6 +47,7 @@ impl Route {
             generation: AtomicU64::new(instance.generation()),
             deadline: AtomicU64::new(lease.deadline().0),
             is_used: AtomicBool::new(false),
+            in_flight: AtomicUsize::new(0),
             ended: CancellationToken::new(),
         }
     }
@@ -75,6 +89,13 @@ impl Route {
         !self.is_used() && !self.is_used.swap(true, Ordering::Relaxed)
     }
 
+    /// Counts a request until the permit is dropped. Returns `None` if `max` requests are in flight.
+    pub fn try_begin(self: &Arc<Self>, max: usize) -> Option<RoutePermit> {
+        // Counted first: two requests for the last place may both be refused, and never both be let in.
+        let permit = RoutePermit(self.clone());
+        (self.in_flight.fetch_add(1, Ordering::Relaxed) < max).then_some(permit)
+    }
+
     /// Waits until the instance is no longer assigned to this visitor, for whatever reason.
     pub async fn ended(&self) {
         self.ended.cancelled().await;
@@ -99,5 +120,30 @@ impl Route {
     /// Wakes all that wait in [`Route::ended`].
     pub(super) fn end(&self) {
         self.ended.cancel();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    use crate::instance::TemplateName;
+
+    #[test]
+    fn an_instance_has_so_many_requests_in_flight_and_no_more() {
+        let instance = Instance::warming(
+            InstanceId::random(&TemplateName::new("t").unwrap()),
+            NodeId::random(),
+            0,
+            Millis(1),
+        );
+        let lease = Lease::new(ClaimToken::random(), Millis(1), Duration::from_secs(1));
+        let route = Arc::new(Route::new(&instance, &lease, Endpoint::from(([127, 0, 0, 1], 1)), 1));
+        let held: Vec<_> = (0..3).filter_map(|_| route.try_begin(2)).collect();
+        assert_eq!(held.len(), 2);
+        assert!(route.try_begin(2).is_none());
+        drop(held);
+        assert!(route.try_begin(1).is_some());
     }
 }

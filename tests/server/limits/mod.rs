@@ -4,6 +4,7 @@ mod connections;
 mod proof_of_work;
 mod rate_limits;
 mod requests;
+mod requests_in_flight;
 mod store_calls;
 
 mod heavy {

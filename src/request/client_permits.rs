@@ -1,0 +1,116 @@
+//! How many requests of one client may be in flight.
+
+use std::collections::HashMap;
+use std::collections::hash_map::{Entry, RandomState};
+use std::hash::BuildHasher;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+
+use super::{ClientAddr, client_network};
+use crate::config::TrustedProxies;
+
+/// Number of maps. Requests of different clients seldom wait for each other's lock.
+const SHARDS: usize = 32;
+
+/// Counts the requests in flight by client: an IPv4 address, or the /64 of an IPv6 address. All clones share the counts.
+///
+/// A trusted proxy that names no client is not bounded: all visitors come through it.
+#[derive(Debug, Clone)]
+pub struct ClientPermits(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    max: usize,
+    trusted: TrustedProxies,
+    hasher: RandomState,
+    shards: [Mutex<HashMap<IpAddr, usize>>; SHARDS],
+}
+
+/// One request in flight. It counts until it is dropped.
+#[derive(Debug)]
+pub struct ClientPermit(Option<(Arc<Inner>, IpAddr)>);
+
+impl ClientPermits {
+    /// Allows each client, but the proxies in `trusted`, at most `max` requests at a time.
+    pub fn new(max: usize, trusted: TrustedProxies) -> Self {
+        let shards = std::array::from_fn(|_| Mutex::default());
+        Self(Arc::new(Inner { max, trusted, hasher: RandomState::new(), shards }))
+    }
+
+    /// Counts a request of this client until the permit is dropped. Returns `None` if it has as many as it may have.
+    pub fn try_begin(&self, client: &ClientAddr) -> Option<ClientPermit> {
+        let inner = &self.0;
+        if inner.trusted.contains(client.address) {
+            return Some(ClientPermit(None));
+        }
+        let network = client_network(client.address);
+        let mut counts = inner.shard(network).lock();
+        let count = counts.entry(network).or_default();
+        if *count >= inner.max {
+            return None;
+        }
+        *count += 1;
+        drop(counts);
+        Some(ClientPermit(Some((inner.clone(), network))))
+    }
+}
+
+impl Inner {
+    fn shard(&self, network: IpAddr) -> &Mutex<HashMap<IpAddr, usize>> {
+        &self.shards[self.hasher.hash_one(network) as usize % SHARDS]
+    }
+}
+
+impl Drop for ClientPermit {
+    fn drop(&mut self) {
+        let Some((inner, network)) = self.0.take() else { return };
+        let mut counts = inner.shard(network).lock();
+        if let Entry::Occupied(mut entry) = counts.entry(network) {
+            *entry.get_mut() -= 1;
+            if *entry.get() == 0 {
+                entry.remove();
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn client(address: &str) -> ClientAddr {
+        ClientAddr { address: address.parse().unwrap(), is_secure: false, is_local: false }
+    }
+
+    fn permits(max: usize) -> ClientPermits {
+        ClientPermits::new(max, TrustedProxies(vec!["127.0.0.1".parse().unwrap()]))
+    }
+
+    #[test]
+    fn each_client_has_its_own_permits_and_gets_them_back() {
+        let permits = permits(2);
+        let held: Vec<_> = (0..2).map(|_| permits.try_begin(&client("192.0.2.1")).unwrap()).collect();
+        assert!(permits.try_begin(&client("192.0.2.1")).is_none());
+        assert!(permits.try_begin(&client("192.0.2.2")).is_some());
+        drop(held);
+        assert!(permits.try_begin(&client("192.0.2.1")).is_some());
+        assert!(permits.0.shards.iter().all(|shard| shard.lock().is_empty()), "no client is remembered");
+    }
+
+    #[test]
+    fn the_addresses_of_one_ipv6_network_are_one_client() {
+        let permits = permits(1);
+        let _held = permits.try_begin(&client("2001:db8::1")).unwrap();
+        assert!(permits.try_begin(&client("2001:db8::2")).is_none());
+        assert!(permits.try_begin(&client("2001:db8:0:1::1")).is_some());
+    }
+
+    #[test]
+    fn a_trusted_proxy_that_names_no_client_is_not_bounded() {
+        let permits = permits(1);
+        let held: Vec<_> = (0..9).map(|_| permits.try_begin(&client("127.0.0.1"))).collect();
+        assert!(held.iter().all(Option::is_some));
+    }
+}
