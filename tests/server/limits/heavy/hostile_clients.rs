@@ -164,7 +164,7 @@ impl Hostile {
                 trickle(&mut stream, &format!("GET / HTTP/1.1\r\nHost: {host}\r\nX-A: ")).await
             }
             Attack::TrickledBody => {
-                let (host, path, length) = if n / Attack::ALL.len() % 2 == 0 {
+                let (host, path, length) = if (n / Attack::ALL.len()).is_multiple_of(2) {
                     (host.as_str(), "/upload", 1_000_000_000)
                 } else {
                     ("localhost", "/api/v1/demo/acquire", 10_000)
@@ -377,6 +377,7 @@ fn descriptors(pid: u32) -> usize {
 
 /// Measures the good clients alone and beside the hostile ones, and asserts that they notice nothing and that the
 /// server's memory is bounded.
+#[expect(clippy::print_stdout, reason = "the figures are the result")]
 async fn good_clients_are_served_beside_hostile_ones(load: Load) {
     let server = Server::start(&[("POOL_TARGET_SIZE", "3"), ("LOG_LEVEL", "info")]).await;
     let (port, pid) = (server.port, server.pid());
