@@ -92,9 +92,9 @@ async fn confirm_delivery(session: &Session, delivered: Delivered) {
 
 /// Writes the head of a response that assigns an instance, and notes the attempt where the client may learn of it.
 ///
-/// Over HTTP/1 that is before the write: Pingora flushes a head without a body, and the flush of a client that reads
-/// nothing ends in the middle of the head. Over HTTP/2 h2 refuses the head of a cancelled stream as a whole, and nothing
-/// of it is written. Once h2 accepts a head, the connection's task may write it at any time.
+/// Over HTTP/1 that is before the write: Pingora flushes a head without a body, and the flush to a client that reads
+/// nothing ends in the middle of the head. Over HTTP/2 h2 refuses the head of a cancelled stream, and then writes no
+/// byte. Once h2 accepts a head, the connection's task may write it at any time.
 ///
 /// # Errors
 /// The head cannot be written.
