@@ -40,6 +40,8 @@ pub struct ServerSettings {
     pub max_requests_per_client: usize,
     /// The most requests in flight for one instance.
     pub max_requests_per_instance: usize,
+    /// The most bytes of messages that the server holds for all clients together.
+    pub max_buffered_bytes: usize,
     /// How long requests in flight may take to finish when the server shuts down.
     pub shutdown_grace: Duration,
 }

@@ -32,7 +32,12 @@ impl Proxy {
     pub(super) async fn answer_api(&self, session: &mut Session, source: RequestSource<'_>) -> Result<()> {
         let mut head: Parts = (**session.req_header()).clone();
         set_provenance(&mut head, source.provenance);
-        let body = read_body(session, self.0.read_timeout).await;
+        // Held until the request was handled, since the handler has the body.
+        let buffer = self.reserve_body(&head);
+        let body = match &buffer {
+            Some(_) => read_body(session, self.0.read_timeout).await,
+            None => Err(ApiError::TooManyConnections),
+        };
         if body.is_err() {
             session.set_keepalive(None);
         }

@@ -11,6 +11,7 @@ use pingora_core::protocols::l4::socket::SocketAddr as PeerAddress;
 use pingora_core::protocols::l4::stream::Stream;
 use pingora_core::upstreams::peer::{H1UpgradePolicy, HttpPeer};
 use pingora_core::{Error, ErrorType, Result};
+use rustix::net::sockopt::set_socket_recv_buffer_size;
 
 use super::routes::Route;
 use crate::instance::Endpoint;
@@ -22,6 +23,10 @@ pub(super) const APP_CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long an idle connection is kept. It must be shorter than the idle timeout of app servers (Node.js: 5 s), since a
 /// request that is sent while the app closes the connection is lost.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(4);
+
+/// Size of the kernel's receive buffer of an upstream connection, in bytes. While a client does not read, Pingora holds
+/// about ten pieces of the response, each of what one read returns: 64 KiB with large buffers.
+const UPSTREAM_RECV_BUFFER: usize = 32 * 1024;
 
 /// Returns how Pingora reaches the app of a route. `read_timeout` is how long the app may be silent.
 pub(super) fn peer(
@@ -60,6 +65,7 @@ pub(super) fn set_common_options(
     peer.options.read_timeout = read_timeout;
     peer.options.write_timeout = Some(write_timeout);
     peer.options.idle_timeout = Some(IDLE_TIMEOUT);
+    peer.options.tcp_recv_buf = Some(UPSTREAM_RECV_BUFFER);
     // WebSockets do not come here (`websocket.rs`). Any other upgrade may be declined, by not forwarding the request
     // for it.
     peer.options.http_upstream_request_policy.h1_upgrade = H1UpgradePolicy::Deny;
@@ -82,7 +88,11 @@ impl Connect for SealedConnector {
     /// Has no deadline of its own: the peer's `total_connection_timeout` bounds it.
     async fn connect(&self, _: &PeerAddress) -> Result<Stream> {
         match self.pool.connect(self.endpoint).await {
-            Ok(stream) => Ok(stream.into()),
+            Ok(stream) => {
+                // A failure only leaves the buffer larger.
+                let _ = set_socket_recv_buffer_size(&stream, UPSTREAM_RECV_BUFFER);
+                Ok(stream.into())
+            }
             Err(error) => {
                 let context = format!("cannot connect to {}", self.endpoint);
                 Err(Error::because(ErrorType::ConnectError, context, error).into_up())

@@ -47,11 +47,14 @@ use super::target::Target;
 use super::{Proxy, api_bridge, app_peer, node_peer};
 use crate::api::ApiError;
 use crate::cluster::{HOP_HEADER, Provenance};
-use crate::request::{Destination, InFlightGuard, RequestId};
+use crate::request::{BufferPermit, Destination, InFlightGuard, RequestId};
 use crate::telemetry::{HostKind, RequestRecord};
 
 /// Maximum number of header fields of a request. The HTTP/1 guard counts them on HTTP/1, this file on HTTP/2.
 const MAX_FIELDS: usize = 100;
+
+/// The error of a response for which the server has no memory left.
+const NO_BUFFER_LEFT: ErrorType = ErrorType::Custom("no buffer left");
 
 /// What the phases of one request share.
 #[derive(Debug)]
@@ -62,6 +65,7 @@ pub struct RequestContext {
     provenance: Provenance,
     target: Option<(Arc<Route>, Target)>,
     permit: Option<RequestPermit>,
+    response_buffer: Option<BufferPermit>,
     /// Whether [`Api::handle`](crate::api::Api::handle) counts the request, so that the phase `logging` must not.
     is_logged_by_api: bool,
     in_flight: InFlightGuard,
@@ -79,6 +83,7 @@ impl ProxyHttp for Proxy {
             provenance: Provenance::FromOutside,
             target: None,
             permit: None,
+            response_buffer: None,
             is_logged_by_api: false,
             in_flight: self.0.in_flight.begin(),
         }
@@ -181,6 +186,8 @@ impl ProxyHttp for Proxy {
         response: &mut ResponseHeader,
         ctx: &mut RequestContext,
     ) -> Result<()> {
+        let buffer = self.0.limits.begin_response(&response.headers);
+        ctx.response_buffer = Some(buffer.ok_or_else(|| Error::new(NO_BUFFER_LEFT))?);
         rewrite_response(response)?;
         if is_event_stream(&response.headers) {
             ctx.in_flight.mark_as_stream();
@@ -208,6 +215,7 @@ impl ProxyHttp for Proxy {
         use ErrorType::{ConnectTimedout, ReadTimedout, WriteTimedout};
         let is_local = ctx.target.as_ref().is_none_or(|(_, target)| matches!(target, Target::App));
         let api_error = match (error.esource(), error.etype()) {
+            (_, etype) if *etype == NO_BUFFER_LEFT => ApiError::TooManyConnections,
             // A node that accepts no connection is gone, as an app that refuses one is.
             (ErrorSource::Upstream, ConnectTimedout) if !is_local => ApiError::AppUnreachable,
             (ErrorSource::Upstream, ConnectTimedout | ReadTimedout | WriteTimedout) => ApiError::AppTimeout,

@@ -7,13 +7,19 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use http::HeaderMap;
+use http::request::Parts;
+use http::{HeaderMap, Version, header};
 
 use super::Proxy;
-use super::headers::RequestSource;
+use super::headers::{RequestSource, is_event_stream};
 use super::routes::{Route, RoutePermit};
-use crate::api::ApiError;
-use crate::request::{ClientAddr, ClientPermit, ClientPermits};
+use crate::api::{ApiError, MAX_BODY};
+use crate::request::{
+    BufferBudget, BufferPermit, ClientAddr, ClientPermit, ClientPermits, UNREAD_RESPONSE_BYTES,
+};
+
+/// The bytes that count for an event stream, whose events are small.
+const EVENT_STREAM_BYTES: usize = 16 * 1024;
 
 /// The limits of requests in flight.
 #[derive(Debug, Clone)]
@@ -24,6 +30,8 @@ pub struct RequestLimits {
     pub per_instance: usize,
     /// Requests for all instances: each may need a descriptor for its upstream connection.
     pub total: usize,
+    /// Bytes of messages that clients have not taken, or not sent to their end.
+    pub buffers: BufferBudget,
     in_flight: Arc<AtomicUsize>,
 }
 
@@ -46,8 +54,20 @@ impl Drop for TotalPermit {
 
 impl RequestLimits {
     /// Sets the limits.
-    pub fn new(clients: ClientPermits, per_instance: usize, total: usize) -> Self {
-        Self { clients, per_instance, total, in_flight: Arc::default() }
+    pub fn new(clients: ClientPermits, per_instance: usize, total: usize, buffers: BufferBudget) -> Self {
+        Self { clients, per_instance, total, buffers, in_flight: Arc::default() }
+    }
+
+    /// Counts the bytes that the response of an app may occupy while its client does not read. Returns `None` if the
+    /// budget has fewer left.
+    pub(super) fn begin_response(&self, headers: &HeaderMap) -> Option<BufferPermit> {
+        let length = headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
+        let bytes = if is_event_stream(headers) {
+            EVENT_STREAM_BYTES
+        } else {
+            length.unwrap_or(UNREAD_RESPONSE_BYTES).min(UNREAD_RESPONSE_BYTES)
+        };
+        self.buffers.try_reserve(bytes)
     }
 
     fn try_begin(&self) -> Option<TotalPermit> {
@@ -57,6 +77,14 @@ impl RequestLimits {
 }
 
 impl Proxy {
+    /// Counts the bytes of the body of a request for the API. Returns `None` if the budget has fewer left.
+    pub fn reserve_body(&self, head: &Parts) -> Option<BufferPermit> {
+        let length = head.headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
+        let is_chunked = head.headers.contains_key(header::TRANSFER_ENCODING) || head.version == Version::HTTP_2;
+        let bytes = length.unwrap_or(if is_chunked { MAX_BODY } else { 0 }).min(MAX_BODY);
+        self.0.limits.buffers.try_reserve(bytes)
+    }
+
     /// Counts a request for an instance until the permit is dropped. A request that a peer forwards was counted there
     /// for its client.
     ///

@@ -121,7 +121,13 @@ impl HyperConnection {
         let _in_flight = self.engine.proxy.in_flight().begin();
         let (mut parts, body) = request.into_parts();
         self.engine.proxy.verify_hop_header(&mut parts);
-        let body = if body.is_end_stream() { Ok(Bytes::new()) } else { self.read_body(body).await };
+        // Held until the request was handled, since the handler has the body.
+        let buffer = self.engine.proxy.reserve_body(&parts);
+        let body = match &buffer {
+            None => Err(ApiError::TooManyConnections),
+            Some(_) if body.is_end_stream() => Ok(Bytes::new()),
+            Some(_) => self.read_body(body).await,
+        };
         let is_refused = body.is_err();
         let mut response = self.engine.api.handle(&parts, body, self.peer, self.is_secure).await;
         // The sender of a response that assigns an instance must take the delivery out of the body and report its

@@ -5,10 +5,8 @@ use std::time::Duration;
 use futures_util::future::join_all;
 use http::Request;
 
-use crate::support::harness::websocket::{handshake, open};
-use crate::support::harness::{
-    EventStream, RawConnection, Server, eventually, get, h2_get, h2_request, h2c, request,
-};
+use crate::support::harness::websocket::handshake;
+use crate::support::harness::{RawConnection, Server, eventually, get, h2_get, h2_request, h2c, request};
 
 const ATTACKER: (&str, &str) = ("x-forwarded-for", "203.0.113.9");
 const VISITOR: (&str, &str) = ("x-forwarded-for", "198.51.100.7");
@@ -67,10 +65,9 @@ async fn what_one_client_holds_open_is_bounded_and_given_back() {
         for _ in 0..5 {
             if kind == "WebSockets" {
                 let mut connection = RawConnection::connect(server.port).await;
-                let head = handshake(&instance.host)
-                    .replace("\r\n\r\n", &format!("\r\n{}: {}\r\n\r\n", ATTACKER.0, ATTACKER.1));
-                connection.send(head).await;
-                assert_eq!(connection.read_head().await.status, 101);
+                let field = format!("{}: {}\r\n", ATTACKER.0, ATTACKER.1);
+                let head = handshake(&mut connection, &instance.host, "/live", &field).await;
+                assert_eq!(head.status, 101);
                 sockets.push(connection);
             } else {
                 let (host, path) = if kind.ends_with("API") {
