@@ -201,6 +201,13 @@ impl<'e> Variables<'e> {
         })
     }
 
+    /// Returns a number of bytes, more than 0.
+    pub(super) fn size(&mut self, name: &'static str, default: &'static str) -> u64 {
+        self.value(name, SettingKind::Size, default, |text| {
+            parse_size(text).filter(|size| *size > 0).ok_or(SIZE_RULE)
+        })
+    }
+
     /// Returns what one of some words stands for. The case of letters does not matter. The default is one of the words.
     pub(super) fn word<T: Copy>(
         &mut self,

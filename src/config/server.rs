@@ -98,6 +98,7 @@ impl ServerSettings {
             max_connections: env.number("MAX_CONNECTIONS", 10_000, 1..=1_000_000) as usize,
             max_requests_per_client: env.number("MAX_REQUESTS_PER_CLIENT", 256, 1..=1_000_000) as usize,
             max_requests_per_instance: env.number("MAX_REQUESTS_PER_INSTANCE", 512, 1..=1_000_000) as usize,
+            max_buffered_bytes: usize::try_from(env.size("MAX_BUFFERED_BYTES", "512M")).unwrap_or(usize::MAX),
             shutdown_grace: env.duration("SHUTDOWN_GRACE", timeout, Duration::ZERO),
         }
     }

@@ -76,7 +76,7 @@ fn without_any_variable_everything_has_its_documented_default() {
 }
 
 /// Each variable of the original service, with its default there or a valid value.
-const DOCUMENTED: [(&str, &str); 49] = [
+const DOCUMENTED: [(&str, &str); 50] = [
     ("LOG_LEVEL", "info"),
     ("LOG_FORMAT", "json"),
     ("SERVER_HOST", "0.0.0.0"),
@@ -117,6 +117,7 @@ const DOCUMENTED: [(&str, &str); 49] = [
     ("RATE_LIMIT_CONCURRENT", ""),
     ("ACQUIRE_TIMEOUT", "2s"),
     ("MAX_CONNECTIONS", "10000"),
+    ("MAX_BUFFERED_BYTES", "512M"),
     ("MAX_REQUESTS_PER_CLIENT", "256"),
     ("MAX_REQUESTS_PER_INSTANCE", "512"),
     ("PROOF_OF_WORK_ABOVE", ""),

@@ -68,8 +68,8 @@ impl Lease {
     /// Returns the lease with a deadline that is later by `by`.
     ///
     /// # Errors
-    /// `Over`, or `MaxTtlExceeded` where the new deadline would lie more than `max_ttl` after the assignment. Limits are
-    /// checked by the store.
+    /// `Over`, or `MaxTtlExceeded` where the new deadline would lie more than `max_ttl` after the assignment. The store
+    /// checks the limits of the visitor.
     pub fn extended(self, by: Duration, max_ttl: Duration, now: Millis) -> Result<Self, ExtendRefused> {
         if self.is_over(now) {
             return Err(ExtendRefused::Over);

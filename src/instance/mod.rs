@@ -18,7 +18,7 @@
 //! |---|---|---|---|
 //! | insert | -> `warming` | A node begins to make the instance. | [`Instance::warming`] |
 //! | offer | `warming` -> `ready` | The app answers; visitors may get the instance. | [`Instance::offered`] |
-//! | claim | `ready` -> `assigned` | One visitor gets the instance, and the lease begins. | [`Instance::assigned`], [`Instance::assigned_to`] |
+//! | claim | `ready` -> `assigned` | One visitor gets the instance, and the lease begins. | [`Instance::assigned_to`] |
 //! | undo claim | `assigned` -> `ready` | No byte of the claim's answer was attempted. | [`Instance::claim_undone`] |
 //! | extend | `assigned` -> `assigned` | The deadline moves forward. | [`Instance::extended`] |
 //! | expire | `assigned` -> `expired` | The deadline has come. | [`Instance::expired`] |
@@ -33,6 +33,8 @@
 //!
 //! Why an assigned instance expired is kept as [`EndReason`]: each reason has its own page. The API has two names for
 //! them, see [`EndReason::name`].
+//!
+//! A claim without limits is [`Instance::assigned`], which records no visitor.
 //!
 //! An instance whose claim was undone may be assigned to another visitor. Evict ends all instances of a node by the same
 //! rules as fail. The pool retires instances to shrink, to stop, or because their template changed.

@@ -79,8 +79,10 @@ impl RequestLimits {
 impl Proxy {
     /// Counts the bytes of the body of a request for the API. Returns `None` if the budget has fewer left.
     pub fn reserve_body(&self, head: &Parts) -> Option<BufferPermit> {
-        let length = head.headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
-        let is_chunked = head.headers.contains_key(header::TRANSFER_ENCODING) || head.version == Version::HTTP_2;
+        let length =
+            head.headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
+        let is_chunked =
+            head.headers.contains_key(header::TRANSFER_ENCODING) || head.version == Version::HTTP_2;
         let bytes = length.unwrap_or(if is_chunked { MAX_BODY } else { 0 }).min(MAX_BODY);
         self.0.limits.buffers.try_reserve(bytes)
     }

@@ -7,7 +7,7 @@ use crate::instance::{ExtendRefused, TransitionRefused};
 /// Nothing changed, with one exception: after `Unavailable` the step may have been done and only its answer lost. Each
 /// step may then be repeated without harm: a claim gets its instance again, a sweep continues, and `insert`, `offer`,
 /// `release`, `retire` and `fail` report that nothing remains to do (`Exists`, `Refused`, `Unknown`). Only `extend`
-/// would be done twice; the limit of a lease still holds.
+/// would be done and charged twice; the limits of the lease and of its visitor still hold.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum StoreError {
     /// The store did not answer within its deadline, or its answer cannot be used.

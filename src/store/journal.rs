@@ -254,7 +254,11 @@ mod tests {
     #[test]
     fn a_record_of_an_older_version_is_read_without_a_visitor_and_a_new_one_with_it() {
         let path = file();
-        let old = r#"{"set":{"id":"shop-aaaaaaaaaaaaaaaa","node":"n","revision":1,"generation":3,"created_at":1,"life":{"assigned":{"endpoint":{"direct":"127.0.0.1:4000"},"lease":{"token":7,"assigned_at":2,"deadline":60002}}}}}"#;
+        let old = concat!(
+            r#"{"set":{"id":"shop-aaaaaaaaaaaaaaaa","node":"n","revision":1,"generation":3,"created_at":1,"#,
+            r#""life":{"assigned":{"endpoint":{"direct":"127.0.0.1:4000"},"#,
+            r#""lease":{"token":7,"assigned_at":2,"deadline":60002}}}}}"#,
+        );
         fs::write(&path, format!("{old}\n")).unwrap();
         let found = reopened(&path);
         assert!(

@@ -103,8 +103,9 @@ pub trait Store: Send + Sync + 'static {
 
     /// Moves the deadline of an assigned instance by `by`, up to `max_ttl` from its assignment.
     ///
-    /// In the same step the visitor for whom the instance was claimed, not the one who asks for the extension, is charged as for
-    /// one more instance. Not charged is an extension without hourly and daily limits, or of a claim without limits.
+    /// In the same step the visitor for whom the instance was claimed, not the one who asks for the extension, is charged
+    /// as for one more instance. An extension without hourly and daily limits, or of a claim without limits, is not
+    /// charged.
     ///
     /// # Errors
     /// In this order, and nothing changes: `Unknown` unless the instance is assigned and its deadline lies ahead;

@@ -3,8 +3,8 @@
 //! The order of the fields is that of `pack` in `scripts/prelude.lua`. Records of older versions must stay readable,
 //! and older versions must be able to read those of this one, for they may share the Valkey. So an expired record names
 //! each early end `failed` in its last field, and what kind of end it was in the field of the endpoint: there older
-//! versions ignore it, and left the endpoint. An assigned record has the visitor in the last field, which older versions
-//! ignore in that state, and keep.
+//! versions ignore it, and left the endpoint. An assigned record has the visitor in the last field, which older
+//! versions ignore in that state, and keep.
 
 use std::net::SocketAddr;
 use std::time::Duration;

@@ -88,7 +88,7 @@ async fn an_acquire_is_one_command_to_valkey() {
             _ => *commands.entry((name, words.split("\" \"").count())).or_default() += 1,
         }
     }
-    let (claim, news, wait) = (("EVALSHA".to_owned(), 13), ("EVALSHA".to_owned(), 8), "XREAD");
+    let (claim, news, wait) = (("EVALSHA".to_owned(), 14), ("EVALSHA".to_owned(), 8), "XREAD");
     let counts = ("HMGET".to_owned(), 5);
     assert_eq!(commands.remove(&claim), Some(8), "{commands:?}");
     // The server follows the routes on another connection, and the pool reconciles after each claim. All other commands

@@ -105,6 +105,37 @@ async fn what_one_client_holds_open_is_bounded_and_given_back() {
     }
 }
 
+#[tokio::test]
+async fn unread_answers_of_all_clients_together_are_bounded_in_bytes() {
+    let server = Server::start(&[("MAX_BUFFERED_BYTES", "2M")]).await;
+    let (attacked, good) = (server.acquire().await, server.acquire().await);
+    let mut unread = Vec::new();
+    for n in 0..6 {
+        let mut connection = RawConnection::connect(server.port).await;
+        let client = format!("203.0.113.{n}");
+        connection
+            .send(format!(
+                "GET /download?bytes=100000000 HTTP/1.1\r\nHost: {}\r\nX-Forwarded-For: {client}\r\n\r\n",
+                attacked.host
+            ))
+            .await;
+        let status = connection.read_head().await.status;
+        assert_eq!(status, if n < 4 { 200 } else { 503 }, "{n}");
+        unread.push(connection);
+    }
+    let refused = ("accept", "application/json");
+    request(server.port, "GET", &attacked.host, "/download?bytes=1000000", &[refused], "")
+        .await
+        .assert_error(503, "TOO_MANY_CONNECTIONS");
+    // The API needs no bytes for a request without a body.
+    assert_eq!(server.request("GET", "/health", &[], "").await.status, 200);
+    drop(unread);
+    eventually("the bytes are free again", async || {
+        (get(server.port, &good.host, "/download?bytes=1000000").await.status == 200).then_some(())
+    })
+    .await;
+}
+
 /// Returns the memory of a process that is in use now, in KiB.
 fn resident_kib(pid: u32) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();

@@ -1,9 +1,9 @@
 -- Assigns a ready instance to a visitor.
 --
 -- ARGV: now, capacity, template, node, token, visitor, hourly, daily, concurrent, ttl.
--- Answers: 'empty'; or 'limited' or 'granted', the present, when the visitor may have one more instance at a time (empty
--- for now), the usages of the visitor's networks (see `append_usages`; none without hourly and daily limits), and with
--- 'granted' the id and the record.
+-- Answers: 'empty'; or 'limited' or 'granted', the present, when the visitor may have one more instance at a time
+-- (empty for now), the usages of the visitor's networks (see `append_usages`; none without hourly and daily limits), and
+-- with 'granted' the id and the record.
 --
 -- It needs no name for the call: a repeated claim is recognised by its token.
 local template, node, token, visitor = ARGV[3], ARGV[4], ARGV[5], ARGV[6]

@@ -1,8 +1,8 @@
 -- Moves the deadline of an assigned instance, and charges the visitor for whom it was claimed.
 --
 -- ARGV: now, capacity, call, id, by, longest time from the assignment, hourly, daily.
--- Answers: 'ok' and the record; 'unknown'; 'beyond'; or 'limited', the present, and the usages of the visitor's networks
--- (see `append_usages`).
+-- Answers: 'ok' and the record; 'unknown'; 'beyond'; or 'limited', the present, and the usages of the visitor's
+-- networks (see `append_usages`).
 local before = load_record(ARGV[4])
 if not before or before.state ~= 'assigned' or is_over(before) then
   return {'unknown'}

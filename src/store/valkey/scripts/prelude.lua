@@ -173,9 +173,9 @@ local function reindex_visitor(before, after)
   end
 end
 
--- Moves a record in the queues, the deadlines, the visitor's instances and the counts from where it belongs as it was `before` (nil for a new
--- one) to where it belongs as it is `after` (nil for one that is removed). The field `front` of a ready record puts it
--- at the front of the queue, the field `unconfirmed` of an assigned one marks it as unconfirmed.
+-- Moves a record in the queues, the deadlines, the visitor's instances and the counts from where it belongs as it was
+-- `before` (nil for a new one) to where it belongs as it is `after` (nil for one that is removed). The field `front` of
+-- a ready record puts it at the front of the queue, the field `unconfirmed` of an assigned one marks it as unconfirmed.
 local function reindex(before, after)
   if before and before.state == 'ready' then
     local template = template_of(before.id)
@@ -271,8 +271,8 @@ local function token_key(record)
   return PREFIX .. ':token:' .. template_of(record.id) .. ':' .. record.token
 end
 
--- The charges of each network of a visitor for a template: two windows, each with its start and the number of charges in
--- it. A window that has ended counts as not open.
+-- The charges of each network of a visitor for a template: two windows, each with its start and the number of charges
+-- in it. A window that has ended counts as not open.
 local function usages_of(template, visitor)
   local usages = networks_of(visitor)
   for _, usage in ipairs(usages) do
@@ -293,8 +293,9 @@ end
 -- Whether a network has used up a limit.
 local function is_used_up(usages, hourly, daily)
   for _, usage in ipairs(usages) do
-    if (hourly > 0 and usage.hour_used >= hourly * usage.factor) or (daily > 0 and usage.day_used >= daily * usage.factor)
-    then
+    local has_room_in_hour = hourly == 0 or usage.hour_used < hourly * usage.factor
+    local has_room_in_day = daily == 0 or usage.day_used < daily * usage.factor
+    if not (has_room_in_hour and has_room_in_day) then
       return true
     end
   end
