@@ -40,21 +40,22 @@ use tokio::time::Instant;
 
 use super::headers::{RequestSource, is_event_stream, rewrite_request, rewrite_response};
 use super::node_peer::NodeTlsConnector;
-use super::request_permit::RequestPermit;
+use super::request_permit::{RequestPermit, ResponsePermit};
 use super::routes::Route;
 use super::service::INSTANCE_PATH_PATTERN;
 use super::target::Target;
 use super::{Proxy, api_bridge, app_peer, node_peer};
 use crate::api::ApiError;
 use crate::cluster::{HOP_HEADER, Provenance};
-use crate::request::{BufferPermit, Destination, InFlightGuard, RequestId};
+use crate::request::{Destination, InFlightGuard, RequestId};
 use crate::telemetry::{HostKind, RequestRecord};
 
 /// Maximum number of header fields of a request. The HTTP/1 guard counts them on HTTP/1, this file on HTTP/2.
 const MAX_FIELDS: usize = 100;
 
-/// The error of a response for which the server has no memory left.
-const NO_BUFFER_LEFT: ErrorType = ErrorType::Custom("no buffer left");
+/// The error of a response for which its client, or all clients together, have no bytes left.
+const CLIENT_BUFFERS_FULL: ErrorType = ErrorType::Custom("client buffers full");
+const BUFFERS_FULL: ErrorType = ErrorType::Custom("buffers full");
 
 /// What the phases of one request share.
 #[derive(Debug)]
@@ -65,7 +66,7 @@ pub struct RequestContext {
     provenance: Provenance,
     target: Option<(Arc<Route>, Target)>,
     permit: Option<RequestPermit>,
-    response_buffer: Option<BufferPermit>,
+    response_permit: Option<ResponsePermit>,
     /// Whether [`Api::handle`](crate::api::Api::handle) counts the request, so that the phase `logging` must not.
     is_logged_by_api: bool,
     in_flight: InFlightGuard,
@@ -83,7 +84,7 @@ impl ProxyHttp for Proxy {
             provenance: Provenance::FromOutside,
             target: None,
             permit: None,
-            response_buffer: None,
+            response_permit: None,
             is_logged_by_api: false,
             in_flight: self.0.in_flight.begin(),
         }
@@ -186,8 +187,14 @@ impl ProxyHttp for Proxy {
         response: &mut ResponseHeader,
         ctx: &mut RequestContext,
     ) -> Result<()> {
-        let buffer = self.0.limits.begin_response(&response.headers);
-        ctx.response_buffer = Some(buffer.ok_or_else(|| Error::new(NO_BUFFER_LEFT))?);
+        let client = ctx.permit.as_ref().and_then(|permit| permit.client.as_ref());
+        let permit = self.0.limits.begin_response(client, &response.headers);
+        ctx.response_permit = Some(permit.map_err(|error| {
+            Error::new(match error {
+                ApiError::TooManyRequests => CLIENT_BUFFERS_FULL,
+                _ => BUFFERS_FULL,
+            })
+        })?);
         rewrite_response(response)?;
         if is_event_stream(&response.headers) {
             ctx.in_flight.mark_as_stream();
@@ -215,7 +222,8 @@ impl ProxyHttp for Proxy {
         use ErrorType::{ConnectTimedout, ReadTimedout, WriteTimedout};
         let is_local = ctx.target.as_ref().is_none_or(|(_, target)| matches!(target, Target::App));
         let api_error = match (error.esource(), error.etype()) {
-            (_, etype) if *etype == NO_BUFFER_LEFT => ApiError::TooManyConnections,
+            (_, etype) if *etype == CLIENT_BUFFERS_FULL => ApiError::TooManyRequests,
+            (_, etype) if *etype == BUFFERS_FULL => ApiError::TooManyConnections,
             // A node that accepts no connection is gone, as an app that refuses one is.
             (ErrorSource::Upstream, ConnectTimedout) if !is_local => ApiError::AppUnreachable,
             (ErrorSource::Upstream, ConnectTimedout | ReadTimedout | WriteTimedout) => ApiError::AppTimeout,

@@ -18,8 +18,11 @@ use crate::request::{
     BufferBudget, BufferPermit, ClientAddr, ClientPermit, ClientPermits, UNREAD_RESPONSE_BYTES,
 };
 
-/// The bytes that count for an event stream, whose events are small.
-const EVENT_STREAM_BYTES: usize = 16 * 1024;
+/// A response up to this length counts for no bytes: it fits into the kernel's buffer.
+const SMALL_RESPONSE_BYTES: usize = 16 * 1024;
+
+/// The part of the budget of bytes that one client may use.
+const CLIENT_SHARE: usize = 16;
 
 /// The limits of requests in flight.
 #[derive(Debug, Clone)]
@@ -32,15 +35,25 @@ pub struct RequestLimits {
     pub total: usize,
     /// Bytes of messages that clients have not taken, or not sent to their end.
     pub buffers: BufferBudget,
+    client_buffers: ClientPermits,
     in_flight: Arc<AtomicUsize>,
 }
 
 /// A request that counts in each limit until it is dropped.
 #[derive(Debug)]
 pub struct RequestPermit {
+    /// The client; `None` for a request that a peer forwards.
+    pub(super) client: Option<ClientAddr>,
     _client: Option<ClientPermit>,
     _instance: RoutePermit,
     _total: TotalPermit,
+}
+
+/// The bytes of one response, which count until this is dropped.
+#[derive(Debug)]
+pub(super) struct ResponsePermit {
+    _client: Option<ClientPermit>,
+    _all: BufferPermit,
 }
 
 #[derive(Debug)]
@@ -54,20 +67,41 @@ impl Drop for TotalPermit {
 
 impl RequestLimits {
     /// Sets the limits.
-    pub fn new(clients: ClientPermits, per_instance: usize, total: usize, buffers: BufferBudget) -> Self {
-        Self { clients, per_instance, total, buffers, in_flight: Arc::default() }
+    pub fn new(clients: ClientPermits, per_instance: usize, total: usize, max_buffered_bytes: usize) -> Self {
+        // At least one large response for each client.
+        let client_bytes = (max_buffered_bytes / CLIENT_SHARE).max(UNREAD_RESPONSE_BYTES);
+        Self {
+            client_buffers: clients.with_max(client_bytes),
+            clients,
+            per_instance,
+            total,
+            buffers: BufferBudget::new(max_buffered_bytes),
+            in_flight: Arc::default(),
+        }
     }
 
-    /// Counts the bytes that the response of an app may occupy while its client does not read. Returns `None` if the
-    /// budget has fewer left.
-    pub(super) fn begin_response(&self, headers: &HeaderMap) -> Option<BufferPermit> {
+    /// Counts the bytes that the response of an app may occupy while its client does not read. A client may use a
+    /// sixteenth of the budget; small responses count for nothing.
+    ///
+    /// # Errors
+    /// [`ApiError::TooManyRequests`] or [`ApiError::TooManyConnections`], when the client or all clients together have
+    /// fewer bytes left.
+    pub(super) fn begin_response(
+        &self,
+        client: Option<&ClientAddr>,
+        headers: &HeaderMap,
+    ) -> Result<ResponsePermit, ApiError> {
         let length = headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
-        let bytes = if is_event_stream(headers) {
-            EVENT_STREAM_BYTES
-        } else {
-            length.unwrap_or(UNREAD_RESPONSE_BYTES).min(UNREAD_RESPONSE_BYTES)
+        let bytes = match length {
+            _ if is_event_stream(headers) => 0,
+            Some(length) if length <= SMALL_RESPONSE_BYTES => 0,
+            length => length.unwrap_or(UNREAD_RESPONSE_BYTES).min(UNREAD_RESPONSE_BYTES),
         };
-        self.buffers.try_reserve(bytes)
+        let own = client.map(|client| self.client_buffers.try_take(client, bytes));
+        Ok(ResponsePermit {
+            _client: own.map(|own| own.ok_or(ApiError::TooManyRequests)).transpose()?,
+            _all: self.buffers.try_reserve(bytes).ok_or(ApiError::TooManyConnections)?,
+        })
     }
 
     fn try_begin(&self) -> Option<TotalPermit> {
@@ -100,14 +134,12 @@ impl Proxy {
         source: RequestSource<'_>,
     ) -> Result<RequestPermit, ApiError> {
         let limits = &self.0.limits;
-        let client = if source.provenance.is_trusted() {
-            None
-        } else {
-            let client = ClientAddr::of(source.peer, source.is_secure, headers, &self.0.trusted_proxies);
-            Some(limits.clients.try_begin(&client).ok_or(ApiError::TooManyRequests)?)
-        };
+        let client = (!source.provenance.is_trusted())
+            .then(|| ClientAddr::of(source.peer, source.is_secure, headers, &self.0.trusted_proxies));
+        let permit = client.map(|client| limits.clients.try_begin(&client).ok_or(ApiError::TooManyRequests));
         Ok(RequestPermit {
-            _client: client,
+            client,
+            _client: permit.transpose()?,
             _instance: route.try_begin(limits.per_instance).ok_or(ApiError::InstanceBusy)?,
             _total: limits.try_begin().ok_or(ApiError::TooManyConnections)?,
         })

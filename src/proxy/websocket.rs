@@ -25,6 +25,7 @@ use tokio_util::sync::CancellationToken;
 use super::Proxy;
 use super::app_peer::APP_CONNECT_TIMEOUT;
 use super::headers::{RequestSource, rewrite_handshake, rewrite_handshake_response};
+use super::request_permit::RequestPermit;
 use super::routes::Route;
 use super::service::INSTANCE_PATH_PATTERN;
 use super::target::Target;
@@ -92,7 +93,7 @@ impl Proxy {
             return Err(ApiError::MalformedHead);
         };
         let (route, target) = self.resolve_target(&label, &head.headers, source).await?;
-        let permit = self.begin_request(&route, &head.headers, source)?;
+        let permit = Arc::new(self.begin_request(&route, &head.headers, source)?);
         let path_and_query = head.uri.path_and_query().map_or("/", |path| path.as_str());
         let mut handshake = Request::new(Empty::<Bytes>::new());
         *handshake.uri_mut() = path_and_query.parse().map_err(|_| ApiError::MalformedHead)?;
@@ -104,7 +105,8 @@ impl Proxy {
         let response_timeout =
             self.upstream_read_timeout(&route, &target, &head.headers).unwrap_or(APP_CONNECT_TIMEOUT);
         let upstream = self.connect_upstream(head, &route, &target).await?;
-        let mut response = send_handshake(upstream, &route, handshake, response_timeout).await?;
+        let mut response =
+            send_handshake(upstream, &route, permit.clone(), handshake, response_timeout).await?;
         rewrite_handshake_response(response.headers_mut());
         if response.status() == StatusCode::SWITCHING_PROTOCOLS {
             let upstream = hyper::upgrade::on(&mut response);
@@ -154,6 +156,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin + Send> Io for T {}
 async fn send_handshake(
     upstream: Box<dyn Io>,
     route: &Arc<Route>,
+    permit: Arc<RequestPermit>,
     handshake: Request<Empty<Bytes>>,
     response_timeout: Duration,
 ) -> Result<Response<Incoming>, ApiError> {
@@ -161,6 +164,8 @@ async fn send_handshake(
         http1::handshake(TokioIo::new(upstream)).await.map_err(|_| ApiError::AppUnreachable)?;
     let ended = route.clone();
     crate::telemetry::task::spawn("websocket handshake", async move {
+        // The body of a declined handshake may have no end.
+        let _permit = permit;
         tokio::select! {
             // Its error reaches the client as the response's error.
             _ = connection.with_upgrades() => {}

@@ -1,4 +1,4 @@
-//! How many requests of one client may be in flight.
+//! How much one client may use at a time: requests in flight, or bytes.
 
 use std::collections::HashMap;
 use std::collections::hash_map::{Entry, RandomState};
@@ -14,7 +14,8 @@ use crate::config::TrustedProxies;
 /// Number of maps. Requests of different clients seldom wait for each other's lock.
 const SHARDS: usize = 32;
 
-/// Counts the requests in flight by client: an IPv4 address, or the /64 of an IPv6 address. All clones share the counts.
+/// Counts what is in use by client: an IPv4 address, or the /64 of an IPv6 address. What is counted, requests or bytes,
+/// the owner decides. All clones share the counts.
 ///
 /// A trusted proxy that names no client is not bounded: all visitors come through it.
 #[derive(Debug, Clone)]
@@ -28,32 +29,40 @@ struct Inner {
     shards: [Mutex<HashMap<IpAddr, usize>>; SHARDS],
 }
 
-/// One request in flight. It counts until it is dropped.
+/// What one request uses. It counts until it is dropped.
 #[derive(Debug)]
-pub struct ClientPermit(Option<(Arc<Inner>, IpAddr)>);
+pub struct ClientPermit(Option<(Arc<Inner>, IpAddr, usize)>);
 
 impl ClientPermits {
-    /// Allows each client, but the proxies in `trusted`, at most `max` requests at a time.
+    /// Allows each client, but the proxies in `trusted`, at most `max` at a time.
     pub fn new(max: usize, trusted: TrustedProxies) -> Self {
         let shards = std::array::from_fn(|_| Mutex::default());
         Self(Arc::new(Inner { max, trusted, hasher: RandomState::new(), shards }))
     }
 
+    /// Returns separate counts with another maximum, for the same clients.
+    pub fn with_max(&self, max: usize) -> Self {
+        Self::new(max, self.0.trusted.clone())
+    }
+
     /// Counts a request of this client until the permit is dropped. Returns `None` if it has as many as it may have.
     pub fn try_begin(&self, client: &ClientAddr) -> Option<ClientPermit> {
+        self.try_take(client, 1)
+    }
+
+    /// Counts `amount` for this client until the permit is dropped. Returns `None` if it has less left.
+    pub fn try_take(&self, client: &ClientAddr, amount: usize) -> Option<ClientPermit> {
         let inner = &self.0;
-        if inner.trusted.contains(client.address) {
+        if amount == 0 || inner.trusted.contains(client.address) {
             return Some(ClientPermit(None));
         }
         let network = client_network(client.address);
         let mut counts = inner.shard(network).lock();
-        let count = counts.entry(network).or_default();
-        if *count >= inner.max {
-            return None;
-        }
-        *count += 1;
+        let used = counts.get(&network).copied().unwrap_or(0);
+        let more = used.checked_add(amount).filter(|more| *more <= inner.max)?;
+        counts.insert(network, more);
         drop(counts);
-        Some(ClientPermit(Some((inner.clone(), network))))
+        Some(ClientPermit(Some((inner.clone(), network, amount))))
     }
 }
 
@@ -65,10 +74,10 @@ impl Inner {
 
 impl Drop for ClientPermit {
     fn drop(&mut self) {
-        let Some((inner, network)) = self.0.take() else { return };
+        let Some((inner, network, amount)) = self.0.take() else { return };
         let mut counts = inner.shard(network).lock();
         if let Entry::Occupied(mut entry) = counts.entry(network) {
-            *entry.get_mut() -= 1;
+            *entry.get_mut() -= amount;
             if *entry.get() == 0 {
                 entry.remove();
             }
@@ -97,6 +106,18 @@ mod tests {
         drop(held);
         assert!(permits.try_begin(&client("192.0.2.1")).is_some());
         assert!(permits.0.shards.iter().all(|shard| shard.lock().is_empty()), "no client is remembered");
+    }
+
+    #[test]
+    fn amounts_add_up_to_the_maximum() {
+        let permits = permits(10);
+        let six = permits.try_take(&client("192.0.2.1"), 6).unwrap();
+        assert!(permits.try_take(&client("192.0.2.1"), 5).is_none());
+        assert!(permits.try_take(&client("192.0.2.1"), usize::MAX).is_none());
+        let _four = permits.try_take(&client("192.0.2.1"), 4).unwrap();
+        drop(six);
+        assert!(permits.try_take(&client("192.0.2.1"), 6).is_some());
+        assert!(permits.try_take(&client("192.0.2.2"), 0).is_some());
     }
 
     #[test]

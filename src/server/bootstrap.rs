@@ -28,7 +28,7 @@ use crate::config::{self, Config, RuntimeMode};
 use crate::pool::{self, Pool};
 use crate::proxy::routes::{self, FollowEvent, RouteTable};
 use crate::proxy::{self, Proxy, RequestLimits};
-use crate::request::{BufferBudget, ClientPermits, Hosts, InFlightRequests};
+use crate::request::{ClientPermits, Hosts, InFlightRequests};
 use crate::runtime::RuntimeError;
 use crate::store::Store;
 use crate::telemetry::{Metrics, task};
@@ -167,7 +167,7 @@ pub async fn serve(config: Config, file: Option<PathBuf>, own_program: PathBuf) 
             clients,
             server.max_requests_per_instance,
             server.max_connections,
-            BufferBudget::new(server.max_buffered_bytes),
+            server.max_buffered_bytes,
         ),
         in_flight: in_flight.clone(),
     });

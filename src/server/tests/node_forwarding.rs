@@ -30,7 +30,7 @@ use crate::instance::{ClaimToken, Endpoint, Instance, InstanceId, NodeId, Templa
 use crate::pool::tests::fixture::sealed_pool;
 use crate::proxy::routes::RouteTable;
 use crate::proxy::{self, Proxy, RequestLimits};
-use crate::request::{BufferBudget, ClientPermits, Hosts, InFlightRequests};
+use crate::request::{ClientPermits, Hosts, InFlightRequests};
 use crate::store::RouteChange;
 use crate::telemetry::{Metrics, MetricsFormat, task};
 use crate::template::{NodeSecret, Secret};
@@ -85,12 +85,7 @@ impl Node {
             trusted_proxies: trusted,
             read_timeout: RESPONSE_TIMEOUT,
             write_timeout: RESPONSE_TIMEOUT,
-            limits: RequestLimits::new(
-                ClientPermits::new(100, TrustedProxies::default()),
-                100,
-                100,
-                BufferBudget::new(1 << 30),
-            ),
+            limits: RequestLimits::new(ClientPermits::new(100, TrustedProxies::default()), 100, 100, 1 << 30),
             in_flight: InFlightRequests::default(),
         });
         let dispatcher =

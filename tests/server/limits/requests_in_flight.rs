@@ -106,29 +106,36 @@ async fn what_one_client_holds_open_is_bounded_and_given_back() {
 }
 
 #[tokio::test]
-async fn unread_answers_of_all_clients_together_are_bounded_in_bytes() {
-    let server = Server::start(&[("MAX_BUFFERED_BYTES", "2M")]).await;
+async fn unread_answers_are_bounded_in_bytes_for_each_client_and_for_all() {
+    // A client may use a sixteenth: two answers.
+    let server = Server::start(&[("MAX_BUFFERED_BYTES", "16M")]).await;
     let (attacked, good) = (server.acquire().await, server.acquire().await);
     let mut unread = Vec::new();
-    for n in 0..6 {
-        let mut connection = RawConnection::connect(server.port).await;
-        let client = format!("203.0.113.{n}");
-        connection
-            .send(format!(
-                "GET /download?bytes=100000000 HTTP/1.1\r\nHost: {}\r\nX-Forwarded-For: {client}\r\n\r\n",
-                attacked.host
-            ))
-            .await;
-        let status = connection.read_head().await.status;
-        assert_eq!(status, if n < 4 { 200 } else { 503 }, "{n}");
-        unread.push(connection);
+    for client in 0..18 {
+        for n in 0..3 {
+            let mut connection = RawConnection::connect(server.port).await;
+            connection
+                .send(format!(
+                    "GET /download?bytes=100000000 HTTP/1.1\r\nHost: {}\r\nX-Forwarded-For: 203.0.113.{client}\r\n\r\n",
+                    attacked.host
+                ))
+                .await;
+            let expected = match (client, n) {
+                (16.., _) => 503,
+                (_, 2) => 429,
+                _ => 200,
+            };
+            let status = connection.read_head().await.status;
+            assert_eq!(status, expected, "answer {n} of client {client}");
+            unread.push(connection);
+        }
     }
-    let refused = ("accept", "application/json");
-    request(server.port, "GET", &attacked.host, "/download?bytes=1000000", &[refused], "")
-        .await
-        .assert_error(503, "TOO_MANY_CONNECTIONS");
-    // The API needs no bytes for a request without a body.
-    assert_eq!(server.request("GET", "/health", &[], "").await.status, 200);
+    let json = [("accept", "application/json")];
+    let large = request(server.port, "GET", &attacked.host, "/download?bytes=1000000", &json, "").await;
+    large.assert_error(503, "TOO_MANY_CONNECTIONS");
+    // Small answers and the API need no bytes of the budget.
+    assert_eq!(get(server.port, &good.host, "/download?bytes=1000").await.status, 200);
+    assert_eq!(server.request("GET", "/", &[], "").await.status, 200);
     drop(unread);
     eventually("the bytes are free again", async || {
         (get(server.port, &good.host, "/download?bytes=1000000").await.status == 200).then_some(())

@@ -70,8 +70,9 @@ const P99_FLOOR: Duration = Duration::from_millis(20);
 
 /// What the server may use besides what its connections hold: allocator, routes, the good clients.
 const BASE_MEMORY: u64 = 64 << 20;
-/// What the server may hold of answers that their clients do not read, over all clients.
-const UNREAD_ANSWERS: u64 = 64 << 20;
+/// What the server may hold of answers that their clients do not read: a sixteenth of `MAX_BUFFERED_BYTES` for each
+/// address of hostile clients.
+const UNREAD_ANSWERS: u64 = HOSTILE_ADDRESSES as u64 * (512 << 20) / 16;
 /// What one connection may hold besides: its buffers for heads, and of TLS and HTTP/2 for frames.
 const MEMORY_PER_CONNECTION: u64 = 64 << 10;
 
