@@ -1,11 +1,12 @@
 //! Where each peer is reached, and the secret that signs hops. It is read without a lock on each forwarded request.
 
-use std::collections::HashMap;
-use std::net::SocketAddr;
+use std::collections::{HashMap, HashSet};
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::{ArcSwap, ArcSwapOption};
+use futures_util::future::join_all;
 use http::{HeaderMap, HeaderValue};
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout};
@@ -109,6 +110,14 @@ impl Directory {
         };
         let address = address.resolve().await.map_err(|why| unreachable(&why))?;
         Ok((address, key.sign(&self.own_id, node, label, now)))
+    }
+
+    /// Returns the IP address at which each peer is reached. A peer whose host name cannot be resolved is left out.
+    /// Takes at most a second.
+    pub async fn peer_addresses(&self) -> HashSet<IpAddr> {
+        let peers: Vec<_> = self.snapshot.load().addresses.values().cloned().collect();
+        let resolved = join_all(peers.iter().map(|peer| peer.resolve())).await;
+        resolved.into_iter().flatten().map(|address| address.ip().to_canonical()).collect()
     }
 
     fn lookup(&self, node: &NodeId) -> Option<(Arc<PeerAddress>, HopKey)> {

@@ -36,6 +36,8 @@ pub struct ServerSettings {
     pub write_timeout: Duration,
     /// The most connections at a time.
     pub max_connections: usize,
+    /// The most connections of one client at a time.
+    pub max_connections_per_client: usize,
     /// How long requests in flight may take to finish when the server shuts down.
     pub shutdown_grace: Duration,
 }
@@ -90,6 +92,7 @@ impl ServerSettings {
             read_timeout: env.duration("SERVER_READ_TIMEOUT", timeout, MILLISECOND),
             write_timeout: env.duration("SERVER_WRITE_TIMEOUT", timeout, MILLISECOND),
             max_connections: env.number("MAX_CONNECTIONS", 10_000, 1..=1_000_000) as usize,
+            max_connections_per_client: env.number("MAX_CONNECTIONS_PER_CLIENT", 256, 1..=1_000_000) as usize,
             shutdown_grace: env.duration("SHUTDOWN_GRACE", timeout, Duration::ZERO),
         }
     }

@@ -16,6 +16,7 @@ use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::super::client_connections::ConnectionMaxima;
 use super::super::dispatch::Dispatcher;
 use super::super::http1_guard::ClientTimeouts;
 use super::super::listener::{self, ListenerContext};
@@ -91,8 +92,15 @@ impl Node {
             Dispatcher::new(api, proxy, ClientTimeouts::default(), RESPONSE_TIMEOUT, stop.clone());
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let context =
-            ListenerContext { dispatcher, tls, max_connections: 100, connections: TaskTracker::new() };
+        let context = ListenerContext {
+            dispatcher,
+            tls,
+            maxima: ConnectionMaxima { total: 100, per_client: 100 },
+            trusted_proxies: TrustedProxies::default(),
+            directory: directory.clone(),
+            metrics: metrics.clone(),
+            connections: TaskTracker::new(),
+        };
         task::spawn("accept", listener::run(context, listener, stop));
         Self { id, address, routes, directory, metrics, _stop_requests: stop_requests }
     }
