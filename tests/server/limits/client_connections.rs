@@ -4,7 +4,8 @@
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
-use tokio::time::timeout;
+use futures_util::future::join_all;
+use tokio::time::{Instant, timeout};
 
 use crate::support::harness::{AcquiredInstance, RawConnection, Server, eventually};
 
@@ -120,6 +121,24 @@ async fn a_tls_connection_beyond_the_maximum_ends_before_its_handshake() {
     // Another client gets its handshake: the server waits for its first byte.
     let mut other = RawConnection::connect_from(GOOD, server.port).await;
     assert!(timeout(Duration::from_millis(500), other.try_read_head()).await.is_err());
+}
+
+#[tokio::test]
+async fn a_tls_client_that_begins_nothing_loses_its_connection_after_ten_seconds() {
+    let (server, certificate) = Server::with_tls_and(&[]).await;
+    let no_handshake = RawConnection::connect(server.port).await;
+    let no_preface = RawConnection::over(certificate.connect(server.port, &["h2"]).await.unwrap());
+    let mut half_a_preface = RawConnection::over(certificate.connect(server.port, &["h2"]).await.unwrap());
+    half_a_preface.send("PRI * HTTP/2.0").await;
+    let begun = Instant::now();
+    let ends = [no_handshake, no_preface, half_a_preface].map(async |mut connection| {
+        // HTTP/2 may have begun with the server's settings.
+        connection.read_to_end().await;
+        begun.elapsed()
+    });
+    for (n, took) in join_all(ends).await.into_iter().enumerate() {
+        assert!(took > Duration::from_secs(8) && took < Duration::from_secs(14), "{n}: {took:?}");
+    }
 }
 
 #[tokio::test]
