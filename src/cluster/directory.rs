@@ -112,6 +112,11 @@ impl Directory {
         Ok((address, key.sign(&self.own_id, node, label, now)))
     }
 
+    /// Returns a receiver that changes with each update of the directory, which comes with each heartbeat.
+    pub fn updates(&self) -> watch::Receiver<()> {
+        self.updated.subscribe()
+    }
+
     /// Returns the IP address at which each peer is reached. A peer whose host name cannot be resolved is left out.
     /// Takes at most a second.
     pub async fn peer_addresses(&self) -> HashSet<IpAddr> {
@@ -127,7 +132,7 @@ impl Directory {
     }
 
     async fn wait_for(&self, node: &NodeId) -> (Arc<PeerAddress>, HopKey) {
-        let mut updated = self.updated.subscribe();
+        let mut updated = self.updates();
         loop {
             // Marked as seen before the lookup, so that an update during the lookup wakes the wait below.
             updated.borrow_and_update();

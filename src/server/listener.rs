@@ -37,8 +37,6 @@ const KEEPALIVE_IDLE: Duration = Duration::from_secs(60);
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(15);
 /// Unanswered probes after which the system closes a connection. A client that vanished frees its slot in two minutes.
 const KEEPALIVE_PROBES: u32 = 4;
-/// How often the addresses of the other nodes are resolved.
-const PEERS_INTERVAL: Duration = Duration::from_secs(5);
 
 /// What the connections of a listener share.
 pub(super) struct ListenerContext {
@@ -119,10 +117,11 @@ fn enable_keepalive(listener: &TcpListener) {
 
 /// Keeps the addresses of the other nodes up to date until the server shuts down.
 async fn follow_nodes(directory: Arc<Directory>, nodes: Arc<ArcSwap<HashSet<IpAddr>>>, mut stop: StopSignal) {
+    let mut updates = directory.updates();
     loop {
         nodes.store(Arc::new(directory.peer_addresses().await));
         tokio::select! {
-            () = tokio::time::sleep(PEERS_INTERVAL) => {}
+            updated = updates.changed() => if updated.is_err() { return },
             () = stop.requested() => return,
         }
     }

@@ -10,6 +10,7 @@ use http::{HeaderMap, HeaderValue, Request, StatusCode};
 use http_body_util::{BodyExt, Full};
 use hyper_util::rt::TokioIo;
 use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout};
@@ -41,6 +42,9 @@ const RESPONSE_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// Longest time of a response that waits at most for a failed connect, with room for a busy machine.
 const MAX_CONNECT_WAIT: Duration = Duration::from_millis(3_000);
+
+/// Most connections of one client to a node.
+const MAX_CONNECTIONS_PER_CLIENT: usize = 50;
 
 /// One node with its server and its route table.
 struct Node {
@@ -95,7 +99,7 @@ impl Node {
         let context = ListenerContext {
             dispatcher,
             tls,
-            maxima: ConnectionMaxima { total: 100, per_client: 100 },
+            maxima: ConnectionMaxima { total: 200, per_client: MAX_CONNECTIONS_PER_CLIENT },
             trusted_proxies: TrustedProxies::default(),
             directory: directory.clone(),
             metrics: metrics.clone(),
@@ -462,4 +466,39 @@ async fn a_peer_with_another_certificate_gets_no_request() {
         Cluster::with_tls(Some(certificate()), Some(PeerTls::new(certificate().own_certificate()).unwrap()))
             .await;
     cluster.assert_unreachable("another certificate").await;
+}
+
+#[tokio::test]
+async fn another_node_may_hold_more_connections_than_one_client() {
+    let cluster = Cluster::new().await;
+    // While this host is no address of a node, its connections are those of a client.
+    cluster.a.set_directory(&[]);
+    let mut held = Vec::new();
+    let refused = async {
+        loop {
+            let mut connection = cluster.a.connect().await;
+            let mut first = [0; 12];
+            // An admitted connection gets no byte before it sends one.
+            match timeout(Duration::from_millis(50), connection.read_exact(&mut first)).await {
+                Ok(_) => return assert_eq!(&first, b"HTTP/1.1 503"),
+                Err(_) => held.push(connection),
+            }
+        }
+    };
+    timeout(RESPONSE_TIMEOUT, refused).await.expect("a connection is refused");
+    assert!(held.len() >= MAX_CONNECTIONS_PER_CLIENT, "{}", held.len());
+    cluster.a.set_directory(&[(&cluster.b.id, cluster.b.address)]);
+    let answered = async {
+        loop {
+            let mut connection = cluster.a.connect().await;
+            // A refused connection may be closed already.
+            let _ = connection.write_all(b"GET /health HTTP/1.1\r\nHost: demo.test\r\n\r\n").await;
+            let mut first = [0; 12];
+            let _ = connection.read_exact(&mut first).await;
+            if &first == b"HTTP/1.1 200" {
+                return;
+            }
+        }
+    };
+    timeout(RESPONSE_TIMEOUT, answered).await.expect("the connections of a node are no client's");
 }
