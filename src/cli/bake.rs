@@ -46,7 +46,7 @@ async fn bake(config: Config, own_program: PathBuf, only: Option<&str>) -> Resul
     let unusable = |source| CommandError::Folder { folder: folder.clone(), source };
     let node = NodeDir::lock_any(&folder).map_err(unusable)?;
     let secret = node.secret().map_err(unusable)?;
-    let runtime = start_runtime(&node, &config.runtime, &own_program).await?;
+    let runtime = start_runtime(&node, &config.runtime, &own_program, None).await?;
     let clock = Clock::System;
     // The journal is read, so that assigned instances of a server that stopped keep running.
     let store = open_memory_store(&node, &*runtime, clock.clone()).map_err(unusable)?;

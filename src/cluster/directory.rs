@@ -1,11 +1,12 @@
 //! Where each peer is reached, and the secret that signs hops. It is read without a lock on each forwarded request.
 
-use std::collections::HashMap;
-use std::net::SocketAddr;
+use std::collections::{HashMap, HashSet};
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::{ArcSwap, ArcSwapOption};
+use futures_util::future::join_all;
 use http::{HeaderMap, HeaderValue};
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout};
@@ -111,6 +112,19 @@ impl Directory {
         Ok((address, key.sign(&self.own_id, node, label, now)))
     }
 
+    /// Returns a receiver that changes with each update of the directory, which comes with each heartbeat.
+    pub fn updates(&self) -> watch::Receiver<()> {
+        self.updated.subscribe()
+    }
+
+    /// Returns the IP address at which each peer is reached. A peer whose host name cannot be resolved is left out.
+    /// Takes at most a second.
+    pub async fn peer_addresses(&self) -> HashSet<IpAddr> {
+        let peers: Vec<_> = self.snapshot.load().addresses.values().cloned().collect();
+        let resolved = join_all(peers.iter().map(|peer| peer.resolve())).await;
+        resolved.into_iter().flatten().map(|address| address.ip().to_canonical()).collect()
+    }
+
     fn lookup(&self, node: &NodeId) -> Option<(Arc<PeerAddress>, HopKey)> {
         let snapshot = self.snapshot.load();
         let (_, key) = snapshot.secret.as_ref()?;
@@ -118,7 +132,7 @@ impl Directory {
     }
 
     async fn wait_for(&self, node: &NodeId) -> (Arc<PeerAddress>, HopKey) {
-        let mut updated = self.updated.subscribe();
+        let mut updated = self.updates();
         loop {
             // Marked as seen before the lookup, so that an update during the lookup wakes the wait below.
             updated.borrow_and_update();

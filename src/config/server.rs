@@ -42,6 +42,8 @@ pub struct ServerSettings {
     pub max_requests_per_instance: usize,
     /// The most bytes of messages that the server holds for all clients together.
     pub max_buffered_bytes: usize,
+    /// The most connections of one client at a time.
+    pub max_connections_per_client: usize,
     /// How long requests in flight may take to finish when the server shuts down.
     pub shutdown_grace: Duration,
 }
@@ -99,6 +101,7 @@ impl ServerSettings {
             max_requests_per_client: env.number("MAX_REQUESTS_PER_CLIENT", 256, 1..=1_000_000) as usize,
             max_requests_per_instance: env.number("MAX_REQUESTS_PER_INSTANCE", 512, 1..=1_000_000) as usize,
             max_buffered_bytes: usize::try_from(env.size("MAX_BUFFERED_BYTES", "512M")).unwrap_or(usize::MAX),
+            max_connections_per_client: env.number("MAX_CONNECTIONS_PER_CLIENT", 256, 1..=1_000_000) as usize,
             shutdown_grace: env.duration("SHUTDOWN_GRACE", timeout, Duration::ZERO),
         }
     }

@@ -76,7 +76,7 @@ fn without_any_variable_everything_has_its_documented_default() {
 }
 
 /// Each variable of the original service, with its default there or a valid value.
-const DOCUMENTED: [(&str, &str); 50] = [
+const DOCUMENTED: [(&str, &str); 51] = [
     ("LOG_LEVEL", "info"),
     ("LOG_FORMAT", "json"),
     ("SERVER_HOST", "0.0.0.0"),
@@ -120,6 +120,7 @@ const DOCUMENTED: [(&str, &str); 50] = [
     ("MAX_BUFFERED_BYTES", "512M"),
     ("MAX_REQUESTS_PER_CLIENT", "256"),
     ("MAX_REQUESTS_PER_INSTANCE", "512"),
+    ("MAX_CONNECTIONS_PER_CLIENT", "256"),
     ("PROOF_OF_WORK_ABOVE", ""),
     ("SHUTDOWN_GRACE", "30s"),
     ("API_HOSTS", ""),
@@ -142,6 +143,7 @@ fn every_variable_reaches_its_setting() {
         ("SERVER_HOST", "::1"),
         ("SERVER_PORT", "0"),
         ("MAX_CONNECTIONS", "7"),
+        ("MAX_CONNECTIONS_PER_CLIENT", "5"),
         ("SHUTDOWN_GRACE", "0s"),
         ("API_KEY", "hunter2"),
         ("API_HOSTS", "Try.Example.com, 10.0.0.1"),
@@ -160,6 +162,7 @@ fn every_variable_reaches_its_setting() {
     assert_eq!(config.log, LogSettings { level: tracing::Level::DEBUG, format: LogFormat::Text });
     assert_eq!(config.server.listen.to_string(), "[::1]:0");
     assert_eq!((config.server.max_connections, config.server.shutdown_grace), (7, Duration::ZERO));
+    assert_eq!(config.server.max_connections_per_client, 5);
     assert!(config.api_key.as_ref().unwrap().matches(b"hunter2"));
     assert!(config.server.api_hosts.contains("try.example.com") && config.server.api_hosts.len() == 2);
     assert!(!config.server.trusted_proxies.contains("127.0.0.1".parse().unwrap()));
@@ -223,6 +226,7 @@ fn all_errors_are_reported_at_once() {
         ("TRUSTED_PROXIES", "10.0.0.0/8,all,none"),
         ("SERVER_READ_TIMEOUT", "30"),
         ("MAX_CONNECTIONS", "0"),
+        ("MAX_CONNECTIONS_PER_CLIENT", "0"),
         ("PROOF_OF_WORK_ABOVE", "0"),
         ("LOG_LEVEL", "loud"),
         ("LOG_FORMAT", "xml"),

@@ -43,6 +43,6 @@ mod target;
 mod websocket;
 
 pub use phases::RequestContext;
-pub use request_permit::{RequestLimits, RequestPermit};
+pub use request_permit::{RequestLimits, RequestMaxima, RequestPermit};
 pub use service::{Proxy, ProxyParts};
 pub use websocket::HandshakeBody;

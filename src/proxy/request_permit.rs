@@ -24,17 +24,26 @@ const SMALL_RESPONSE_BYTES: usize = 16 * 1024;
 /// The part of the budget of bytes that one client may use.
 const CLIENT_SHARE: usize = 16;
 
-/// The limits of requests in flight.
-#[derive(Debug, Clone)]
-pub struct RequestLimits {
-    /// Requests of one client. The API counts its event streams here too.
-    pub clients: ClientPermits,
-    /// Requests for one instance.
+/// What the proxy may use at most.
+#[derive(Debug, Clone, Copy)]
+pub struct RequestMaxima {
+    /// Requests in flight for one instance.
     pub per_instance: usize,
-    /// Requests for all instances: each may need a descriptor for its upstream connection.
+    /// Requests in flight for all instances: each may need a descriptor for its upstream connection.
     pub total: usize,
     /// Bytes of messages that clients have not taken, or not sent to their end.
-    pub buffers: BufferBudget,
+    pub buffered_bytes: usize,
+    /// Upstream connections that are kept while no request uses them.
+    pub idle_upstreams: usize,
+}
+
+/// Counts what the requests in flight use, up to the maxima.
+#[derive(Debug, Clone)]
+pub struct RequestLimits {
+    maxima: RequestMaxima,
+    /// Requests of one client. The API counts its event streams here too.
+    clients: ClientPermits,
+    buffers: BufferBudget,
     client_buffers: ClientPermits,
     in_flight: Arc<AtomicUsize>,
 }
@@ -67,16 +76,15 @@ impl Drop for TotalPermit {
 
 impl RequestLimits {
     /// Sets the limits.
-    pub fn new(clients: ClientPermits, per_instance: usize, total: usize, max_buffered_bytes: usize) -> Self {
+    pub fn new(clients: ClientPermits, maxima: RequestMaxima) -> Self {
         // At least one large response for each client.
-        let client_bytes = (max_buffered_bytes / CLIENT_SHARE).max(UNREAD_RESPONSE_BYTES);
+        let client_bytes = (maxima.buffered_bytes / CLIENT_SHARE).max(UNREAD_RESPONSE_BYTES);
         Self {
             client_buffers: clients.with_max(client_bytes),
             clients,
-            per_instance,
-            total,
-            buffers: BufferBudget::new(max_buffered_bytes),
+            buffers: BufferBudget::new(maxima.buffered_bytes),
             in_flight: Arc::default(),
+            maxima,
         }
     }
 
@@ -106,11 +114,16 @@ impl RequestLimits {
 
     fn try_begin(&self) -> Option<TotalPermit> {
         let permit = TotalPermit(self.in_flight.clone());
-        (self.in_flight.fetch_add(1, Ordering::Relaxed) < self.total).then_some(permit)
+        (self.in_flight.fetch_add(1, Ordering::Relaxed) < self.maxima.total).then_some(permit)
     }
 }
 
 impl Proxy {
+    /// Returns how many upstream connections are kept while no request uses them.
+    pub fn max_idle_upstreams(&self) -> usize {
+        self.0.limits.maxima.idle_upstreams
+    }
+
     /// Counts the bytes of the body of a request for the API. Returns `None` if the budget has fewer left.
     pub fn reserve_body(&self, head: &Parts) -> Option<BufferPermit> {
         let length =
@@ -140,7 +153,7 @@ impl Proxy {
         Ok(RequestPermit {
             client,
             _client: permit.transpose()?,
-            _instance: route.try_begin(limits.per_instance).ok_or(ApiError::InstanceBusy)?,
+            _instance: route.try_begin(limits.maxima.per_instance).ok_or(ApiError::InstanceBusy)?,
             _total: limits.try_begin().ok_or(ApiError::TooManyConnections)?,
         })
     }

@@ -19,7 +19,8 @@ use crate::store::valkey::{self, ValkeyStore};
 /// The ports of a runtime that starts no instance.
 const UNUSED_PORTS: RangeInclusive<u16> = 1..=1;
 
-/// Starts the configured runtime for a node. It ends the instances that a crashed server left, or adopts them if its
+/// Starts the configured runtime for a node. `open_files` is the soft limit of open files of apps that are processes; `None`
+/// leaves them that of this process. The runtime ends the instances that a crashed server left, or adopts them if its
 /// instances outlive the server.
 ///
 /// # Errors
@@ -28,10 +29,12 @@ pub async fn start_runtime(
     node: &NodeDir,
     config: &config::RuntimeSettings,
     own_program: &Path,
+    open_files: Option<u64>,
 ) -> Result<Arc<dyn Runtime>, RuntimeError> {
     Ok(match config.mode {
         config::RuntimeMode::Process => {
-            Arc::new(ProcessRuntime::open(process_settings(node, own_program, config.ports.clone())).await?)
+            let settings = process_settings(node, own_program, config.ports.clone());
+            Arc::new(ProcessRuntime::open(process::ProcessSettings { open_files, ..settings }).await?)
         }
         config::RuntimeMode::Containerd => Arc::new(
             ContainerdRuntime::open(containerd::ContainerdSettings {
@@ -134,6 +137,7 @@ fn process_settings(
         instances_dir: node.instances_dir(),
         node: node.id().clone(),
         port_range: ports,
+        open_files: None,
         log_limit: process::OUTPUT_LOG_BYTES,
     }
 }

@@ -15,6 +15,8 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::backends::{open_store, start_runtime};
+use super::client_connections::ConnectionMaxima;
+use super::descriptors::{self, OpenFileLimits};
 use super::dispatch::Dispatcher;
 use super::http1_guard::ClientTimeouts;
 use super::listener::{self, ListenerContext};
@@ -27,7 +29,7 @@ use crate::cluster::{self, Directory, Heartbeat, PeerClient, PeerTls};
 use crate::config::{self, Config, RuntimeMode};
 use crate::pool::{self, Pool};
 use crate::proxy::routes::{self, FollowEvent, RouteTable};
-use crate::proxy::{self, Proxy, RequestLimits};
+use crate::proxy::{self, Proxy, RequestLimits, RequestMaxima};
 use crate::request::{ClientPermits, Hosts, InFlightRequests};
 use crate::runtime::RuntimeError;
 use crate::store::Store;
@@ -71,6 +73,7 @@ pub enum StartError {
 /// The server cannot start; see [`StartError`].
 pub async fn serve(config: Config, file: Option<PathBuf>, own_program: PathBuf) -> Result<(), StartError> {
     let signals = ProcessSignals::listen().map_err(StartError::Signals)?;
+    let open_files = descriptors::raise();
     let Config {
         server,
         runtime: runtime_settings,
@@ -98,7 +101,7 @@ pub async fn serve(config: Config, file: Option<PathBuf>, own_program: PathBuf) 
     // The node and its backends.
     let state_error = |source| StartError::State { folder: state_dir.clone(), source };
     let node = NodeDir::lock_any(&state_dir).map_err(state_error)?;
-    let runtime = start_runtime(&node, &runtime_settings, &own_program).await?;
+    let runtime = start_runtime(&node, &runtime_settings, &own_program, open_files.original).await?;
     let clock = Clock::System;
     let is_clustered = store_settings.is_some();
     let api_key = api_key_or_own(api_key, &state_dir, bound).map_err(state_error)?;
@@ -113,6 +116,7 @@ pub async fn serve(config: Config, file: Option<PathBuf>, own_program: PathBuf) 
         open_store(store_settings, node_settings.timeout, &node, &*runtime, &clock).map_err(state_error)?;
 
     // The pool.
+    let instances = templates.iter().map(|template| template.pool.max).fold(0, usize::saturating_add);
     let routes = Arc::new(RouteTable::default());
     let metrics = Arc::new(Metrics::new());
     metrics.set_criu_available(runtime.may_restore());
@@ -151,6 +155,7 @@ pub async fn serve(config: Config, file: Option<PathBuf>, own_program: PathBuf) 
     let api = api.with_proof_of_work(server.proof_of_work_above).with_client_permits(clients.clone());
     let api = Arc::new(if is_clustered { api.with_peer_client(peers) } else { api });
     let in_flight = InFlightRequests::default();
+    let max_connections = fitting_connections(open_files, server.max_connections, instances);
     let proxy = Proxy::new(proxy::ProxyParts {
         hosts,
         api: api.clone(),
@@ -165,9 +170,12 @@ pub async fn serve(config: Config, file: Option<PathBuf>, own_program: PathBuf) 
         // Each client's connection may have one upstream connection: the maximum is such that both fit.
         limits: RequestLimits::new(
             clients,
-            server.max_requests_per_instance,
-            server.max_connections,
-            server.max_buffered_bytes,
+            RequestMaxima {
+                per_instance: server.max_requests_per_instance,
+                total: max_connections,
+                buffered_bytes: server.max_buffered_bytes,
+                idle_upstreams: descriptors::idle_upstreams(open_files.raised),
+            },
         ),
         in_flight: in_flight.clone(),
     });
@@ -179,13 +187,13 @@ pub async fn serve(config: Config, file: Option<PathBuf>, own_program: PathBuf) 
     let heartbeat = Heartbeat {
         membership: pool.membership().clone(),
         local: pool.clone(),
-        directory,
+        directory: directory.clone(),
         address: node_settings.address.unwrap_or_else(|| cluster::own_address(bound).to_string()),
         secret: shared_secret,
         timeout: node_settings.timeout,
     };
     heartbeat.run().await;
-    task::spawn("routes follow", follow_routes(routes, store, metrics, pool.clone()));
+    task::spawn("routes follow", follow_routes(routes, store, metrics.clone(), pool.clone()));
     if let Some(tls) = &tls {
         task::spawn("tls reload", tls.clone().reload());
     }
@@ -196,7 +204,10 @@ pub async fn serve(config: Config, file: Option<PathBuf>, own_program: PathBuf) 
     let context = ListenerContext {
         dispatcher,
         tls,
-        max_connections: server.max_connections,
+        maxima: ConnectionMaxima { total: max_connections, per_client: server.max_connections_per_client },
+        trusted_proxies: trusted_proxies.clone(),
+        directory,
+        metrics,
         connections: connections.clone(),
     };
     task::spawn("accept", listener::run(context, listener, stop));
@@ -215,6 +226,23 @@ pub async fn serve(config: Config, file: Option<PathBuf>, own_program: PathBuf) 
         .run(&pool)
         .await;
     Ok(())
+}
+
+/// Returns the most connections of clients at a time. If they are fewer than configured, a warning is logged.
+fn fitting_connections(open_files: OpenFileLimits, wanted: usize, instances: usize) -> usize {
+    let fitting = descriptors::connections_within(open_files.raised, wanted, instances);
+    if fitting < wanted {
+        tracing::warn!(
+            configured = wanted,
+            used = fitting,
+            open_files = open_files.raised,
+            needed = descriptors::limit_for(wanted, instances),
+            remedy = "raise the hard limit of open files (`ulimit -Hn`, LimitNOFILE= of a systemd unit, `ulimits:` of \
+                      a compose file), or lower MAX_CONNECTIONS",
+            "MAX_CONNECTIONS does not fit into the limit of open files"
+        );
+    }
+    fitting
 }
 
 /// Returns the configured API key, or else the key of this server, which is made at its first start.

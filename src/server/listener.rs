@@ -1,29 +1,47 @@
-//! Accepts connections, up to a maximum.
+//! Accepts connections, up to a maximum of all and of each client.
 
+use std::collections::HashSet;
 use std::io;
+use std::net::IpAddr;
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use pingora_core::protocols::l4::stream::Stream as L4Stream;
 use pingora_core::protocols::{GetSocketDigest, SocketDigest, Stream};
+use rustix::net::sockopt;
+use socket2::SockRef;
 use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio_util::task::TaskTracker;
 
+use super::client_connections::{ConnectionMaxima, ConnectionSlots};
+use super::descriptors::MAX_REFUSALS;
 use super::dispatch::Dispatcher;
 use super::shutdown::StopSignal;
 use super::tls::ServerTls;
 use super::wire_format::encode_response;
 use crate::api::ApiError;
+use crate::cluster::Directory;
+use crate::config::TrustedProxies;
 use crate::request::RequestId;
-use crate::telemetry::task;
+use crate::telemetry::{Metrics, task};
 
 /// Pause after the kernel refused to accept, for example because the process has no free descriptor.
 const ACCEPT_RETRY_INTERVAL: Duration = Duration::from_millis(50);
 /// Longest time to send the response 503 to a client beyond the maximum.
 const REFUSAL_TIMEOUT: Duration = Duration::from_secs(1);
+/// Time without a packet after which the system asks a client whether it is still there, and between two such probes.
+const KEEPALIVE_IDLE: Duration = Duration::from_secs(60);
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(15);
+/// Unanswered probes after which the system closes a connection. A client that vanished frees its slot in two minutes.
+const KEEPALIVE_PROBES: u32 = 4;
+
+/// Most bytes that the kernel takes of a response beyond what the client's window lets it send. Its send buffer may grow
+/// to megabytes, and what an idle client leaves there stays.
+const MAX_UNSENT: u32 = 128 * 1024;
 
 /// What the connections of a listener share.
 pub(super) struct ListenerContext {
@@ -32,29 +50,40 @@ pub(super) struct ListenerContext {
     /// Terminates TLS. Without it connections are in the clear.
     pub(super) tls: Option<Arc<ServerTls>>,
     /// Most connections at a time. A further one gets the response 503 and is closed.
-    pub(super) max_connections: usize,
+    pub(super) maxima: ConnectionMaxima,
+    /// Peers that connect for many clients, so that the maximum of one client does not hold for them.
+    pub(super) trusted_proxies: TrustedProxies,
+    /// The other nodes, which connect for many clients too.
+    pub(super) directory: Arc<Directory>,
+    /// Counts refused connections.
+    pub(super) metrics: Arc<Metrics>,
     /// Tracks every open connection.
     pub(super) connections: TaskTracker,
 }
 
 /// Accepts connections until the server shuts down.
 pub(super) async fn run(context: ListenerContext, listener: TcpListener, mut stop: StopSignal) {
-    let slots = Arc::new(Semaphore::new(context.max_connections));
+    enable_keepalive(&listener);
+    let slots = ConnectionSlots::new(context.maxima);
+    let refusals = Arc::new(Semaphore::new(MAX_REFUSALS));
+    let nodes = Arc::new(ArcSwap::from_pointee(HashSet::new()));
+    task::spawn("addresses of nodes", follow_nodes(context.directory.clone(), nodes.clone(), stop.clone()));
     let context = Arc::new(context);
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
             () = stop.requested() => return context.dispatcher.close().await,
         };
-        let stream = match accepted {
-            Ok((stream, _)) => stream,
+        let (stream, peer) = match accepted {
+            Ok((stream, peer)) => (stream, peer.ip().to_canonical()),
             Err(error) => {
                 tracing::warn!(%error, "failed to accept connection");
                 tokio::time::sleep(ACCEPT_RETRY_INTERVAL).await;
                 continue;
             }
         };
-        match slots.clone().try_acquire_owned() {
+        let is_proxy = context.trusted_proxies.contains(peer) || nodes.load().contains(&peer);
+        match slots.take(peer, is_proxy) {
             Ok(slot) => {
                 let connections = context.connections.clone();
                 let context = context.clone();
@@ -65,14 +94,47 @@ pub(super) async fn run(context: ListenerContext, listener: TcpListener, mut sto
                 };
                 task::spawn("connection", connections.track_future(serving));
             }
-            Err(_) => {
-                task::spawn("refuse connection", refuse_connection(stream));
+            Err(reason) => {
+                context.metrics.record_refused_connection(reason);
+                // A client that speaks TLS could not read the response. Beyond the maximum of refusals the connection
+                // is closed at once: a client that connects in a loop must not use up descriptors.
+                if context.tls.is_none()
+                    && let Ok(refusal) = refusals.clone().try_acquire_owned()
+                {
+                    task::spawn("refuse connection", async move {
+                        refuse_connection(stream).await;
+                        drop(refusal);
+                    });
+                }
             }
         }
     }
 }
 
+/// Has the system close connections whose clients vanished. Accepted sockets inherit these options.
+fn enable_keepalive(listener: &TcpListener) {
+    // Failures are ignored: a dead connection then lasts longer.
+    let _ = sockopt::set_socket_keepalive(listener, true);
+    let _ = sockopt::set_tcp_keepidle(listener, KEEPALIVE_IDLE);
+    let _ = sockopt::set_tcp_keepintvl(listener, KEEPALIVE_INTERVAL);
+    let _ = sockopt::set_tcp_keepcnt(listener, KEEPALIVE_PROBES);
+}
+
+/// Keeps the addresses of the other nodes up to date until the server shuts down.
+async fn follow_nodes(directory: Arc<Directory>, nodes: Arc<ArcSwap<HashSet<IpAddr>>>, mut stop: StopSignal) {
+    let mut updates = directory.updates();
+    loop {
+        nodes.store(Arc::new(directory.peer_addresses().await));
+        tokio::select! {
+            updated = updates.changed() => if updated.is_err() { return },
+            () = stop.requested() => return,
+        }
+    }
+}
+
 async fn serve_connection(context: &ListenerContext, stream: TcpStream) -> io::Result<()> {
+    // A failure only leaves more in the kernel's buffer.
+    let _ = SockRef::from(&stream).set_tcp_notsent_lowat(MAX_UNSENT);
     // Responses are written whole. To hold back their last packet would only cost time.
     stream.set_nodelay(true)?;
     let digest = SocketDigest::from_raw_fd(stream.as_raw_fd());

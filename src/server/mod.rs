@@ -8,7 +8,9 @@
 //! | `bootstrap` | the composition root: starts a server, runs it, shuts it down |
 //! | `backends` | creates the configured store and runtime; the only file that names concrete backends |
 //! | `state_dir` | this node's folder: its id, its lock, its files |
-//! | `listener` | accepts connections, up to a maximum |
+//! | `listener` | accepts connections, up to the maxima of `client_connections` |
+//! | `client_connections` | counts the connections of each client |
+//! | `descriptors` | the limit of open files, and how many connections fit into it |
 //! | `tls`, `tls_connection` | terminates TLS, and reloads the certificate when its files change |
 //! | `http1_guard/` | the guard: passes one checked message at a time to an engine |
 //! | `dispatch` | chooses the engine of a connection |
@@ -20,6 +22,8 @@
 
 pub mod backends;
 pub mod bootstrap;
+mod client_connections;
+pub(crate) mod descriptors;
 mod dispatch;
 pub mod http1_guard;
 mod hyper_engine;

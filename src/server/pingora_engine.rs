@@ -13,9 +13,6 @@ use super::http1_guard::{ClientTimeouts, GuardedConnection, MAX_HEAD_BYTES};
 use super::shutdown::StopSignal;
 use crate::proxy::Proxy;
 
-/// Most idle connections to apps, over all instances.
-const UPSTREAM_POOL_SIZE: usize = 4096;
-
 /// Most streams at a time on one HTTP/2 connection: as many as RFC 9113, section 6.5.2, recommends at least.
 const MAX_CONCURRENT_STREAMS: u32 = 100;
 
@@ -37,7 +34,7 @@ impl PingoraEngine {
     pub(super) fn new(proxy: Proxy, timeouts: ClientTimeouts, stop: StopSignal) -> Self {
         let conf = ServerConf {
             max_retries: MAX_RETRIES,
-            upstream_keepalive_pool_size: UPSTREAM_POOL_SIZE,
+            upstream_keepalive_pool_size: proxy.max_idle_upstreams(),
             ..ServerConf::default()
         };
         let mut pingora = http_proxy(&Arc::new(conf), proxy);

@@ -19,7 +19,7 @@ use crate::config::TlsFiles;
 
 /// How often the files are checked for a change.
 const RELOAD_INTERVAL: Duration = Duration::from_secs(5);
-/// Longest time of a handshake.
+/// Longest time of a handshake, and after it of the preface of HTTP/2.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A certificate or key that cannot be used.
@@ -66,11 +66,11 @@ impl ServerTls {
     }
 
     /// Answers a handshake and agrees on HTTP/2 if the client can speak it, else on HTTP/1.1. Returns `None` if the
-    /// handshake fails or takes longer than 10 seconds.
+    /// handshake fails or takes longer than 10 seconds. HTTP/2 must begin within another 10 seconds.
     pub(super) async fn accept(&self, stream: Stream) -> Option<TlsConnection> {
         let acceptor = self.acceptor.load().0.clone();
         let stream = tokio::time::timeout(HANDSHAKE_TIMEOUT, acceptor.accept(stream)).await.ok()?.ok()?;
-        Some(TlsConnection::new(stream))
+        Some(TlsConnection::new(stream, HANDSHAKE_TIMEOUT))
     }
 
     /// Reloads the certificate and the private key whenever their files change. If the new pair cannot be used, the

@@ -4,6 +4,7 @@ use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use pingora_core::protocols::raw_connect::ProxyDigest;
@@ -13,7 +14,11 @@ use pingora_core::protocols::{
     TimingDigest, UniqueID, UniqueIDType,
 };
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::Sleep;
 use tokio_rustls::server::TlsStream;
+
+/// Length of the text with which each connection of HTTP/2 begins.
+const PREFACE_BYTES: usize = 24;
 
 /// An encrypted connection, which Pingora takes for any other.
 #[derive(Debug)]
@@ -21,11 +26,21 @@ pub(super) struct TlsConnection {
     inner: TlsStream<Stream>,
     alpn: Option<ALPN>,
     digest: Arc<SslDigest>,
+    /// Until the preface of HTTP/2 is read.
+    preface: Option<PrefaceWait>,
+}
+
+/// The wait for the preface of HTTP/2, to which Pingora sets no deadline.
+#[derive(Debug)]
+struct PrefaceWait {
+    missing_bytes: usize,
+    deadline: Pin<Box<Sleep>>,
 }
 
 impl TlsConnection {
-    /// Wraps a connection whose handshake is complete.
-    pub(super) fn new(inner: TlsStream<Stream>) -> Self {
+    /// Wraps a connection whose handshake is complete. If it agreed on HTTP/2, its preface must arrive within
+    /// `preface_timeout`; then a read fails.
+    pub(super) fn new(inner: TlsStream<Stream>, preface_timeout: Duration) -> Self {
         let session = inner.get_ref().1;
         let alpn = match session.alpn_protocol() {
             Some(b"h2") => Some(ALPN::H2),
@@ -36,7 +51,11 @@ impl TlsConnection {
         let cipher =
             session.negotiated_cipher_suite().map(|c| format!("{:?}", c.suite())).unwrap_or_default();
         let digest = Arc::new(SslDigest::new(cipher, version, None, None, vec![]));
-        Self { inner, alpn, digest }
+        let preface = (alpn == Some(ALPN::H2)).then(|| PrefaceWait {
+            missing_bytes: PREFACE_BYTES,
+            deadline: Box::pin(tokio::time::sleep(preface_timeout)),
+        });
+        Self { inner, alpn, digest, preface }
     }
 }
 
@@ -46,7 +65,17 @@ impl AsyncRead for TlsConnection {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.inner).poll_read(cx, buf)
+        let before = buf.filled().len();
+        let read = Pin::new(&mut self.inner).poll_read(cx, buf);
+        if let Some(wait) = &mut self.preface {
+            wait.missing_bytes = wait.missing_bytes.saturating_sub(buf.filled().len() - before);
+            if wait.missing_bytes == 0 {
+                self.preface = None;
+            } else if read.is_pending() && wait.deadline.as_mut().poll(cx).is_ready() {
+                return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+            }
+        }
+        read
     }
 }
 

@@ -2,7 +2,9 @@
 
 use prometheus_client::encoding::EncodeLabelSet;
 
-use super::labels::{AcquireResult, Outcome, ProvisionMethod, ReleaseReason, RouteOperation};
+use super::labels::{
+    AcquireResult, ConnectionRefusal, Outcome, ProvisionMethod, ReleaseReason, RouteOperation,
+};
 
 /// The labels of a template's gauges.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -43,6 +45,12 @@ pub(super) struct BakeLabels {
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub(super) struct MethodLabel {
     pub(super) method: ProvisionMethod,
+}
+
+/// The label of a refused connection.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(super) struct RefusalLabel {
+    pub(super) reason: ConnectionRefusal,
 }
 
 /// The label of a ready check.

@@ -59,6 +59,15 @@ label! {
     }
 }
 label! {
+    /// Why a connection was refused.
+    ConnectionRefusal {
+        /// All peers together hold as many connections as the server takes.
+        Server = "server",
+        /// The client holds as many connections as one client may.
+        Client = "client",
+    }
+}
+label! {
     /// Whether an operation succeeded.
     Outcome {
         /// It succeeded.

@@ -12,9 +12,11 @@ use prometheus_client::registry::Registry;
 
 use super::label_sets::{
     AcquireLabels, BakeLabels, BuildLabels, HttpLabels, MethodLabel, OutcomeLabel, ProvisionLabels,
-    ReleaseLabels, RouteLabels, TemplateLabel,
+    RefusalLabel, ReleaseLabels, RouteLabels, TemplateLabel,
 };
-use super::labels::{AcquireResult, HostKind, Outcome, ProvisionMethod, ReleaseReason, RouteOperation};
+use super::labels::{
+    AcquireResult, ConnectionRefusal, HostKind, Outcome, ProvisionMethod, ReleaseReason, RouteOperation,
+};
 use super::memory_metrics::{MemoryMetrics, PoolMemory};
 use super::text_format::from_openmetrics;
 
@@ -73,6 +75,7 @@ pub struct Metrics {
     bakes: Family<BakeLabels, Counter>,
     rate_limit_hits: Counter,
     forwarded_requests: Counter,
+    connections_refused: Family<RefusalLabel, Counter>,
     health_checks: Family<OutcomeLabel, Counter>,
     route_operations: Family<RouteLabels, Counter>,
     acquisition_duration: Histogram,
@@ -126,6 +129,8 @@ impl Metrics {
             "Requests for another node's instances that were forwarded to that node",
             Counter::default()
         );
+        let connections_refused =
+            register!("connections_refused", "Connections refused by a maximum", Family::default());
         let health_checks = register!("health_checks", "Ready checks by result", Family::default());
         let route_operations = register!("route_operations", "Changes of the route table", Family::default());
         let acquisition_duration = register!(
@@ -175,6 +180,7 @@ impl Metrics {
             bakes,
             rate_limit_hits,
             forwarded_requests,
+            connections_refused,
             health_checks,
             route_operations,
             acquisition_duration,
@@ -281,6 +287,11 @@ impl Metrics {
     /// Records one request for another node's instance that is forwarded to that node.
     pub fn record_forwarded_request(&self) {
         self.forwarded_requests.inc();
+    }
+
+    /// Records one connection that is refused.
+    pub fn record_refused_connection(&self, reason: ConnectionRefusal) {
+        self.connections_refused.get_or_create(&RefusalLabel { reason }).inc();
     }
 
     /// Records one request in its metric and in a log line.

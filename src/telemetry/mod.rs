@@ -17,7 +17,9 @@ mod metrics;
 pub mod task;
 mod text_format;
 
-pub use labels::{AcquireResult, HostKind, Outcome, ProvisionMethod, ReleaseReason, RouteOperation};
+pub use labels::{
+    AcquireResult, ConnectionRefusal, HostKind, Outcome, ProvisionMethod, ReleaseReason, RouteOperation,
+};
 pub use log::init;
 pub use memory_metrics::PoolMemory;
 pub use metrics::{Metrics, MetricsFormat, RequestRecord};

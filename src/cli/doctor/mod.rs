@@ -15,6 +15,7 @@ mod forwarded_fields;
 mod kernel;
 mod memory_sharing;
 mod network;
+mod open_files;
 mod tool;
 
 use std::io::Write;
@@ -75,6 +76,7 @@ async fn check_host(
     };
     let mut results = vec![store];
     results.extend(disk_and_memory::check(&config.state_dir));
+    results.push(open_files::check(config));
     results.push(forwarded_fields::judge_trust(&config.server.trusted_proxies, config.runtime.mode));
     results.push(network::check_wildcard_dns(&config.server.public.base_domain).await);
     let kernel = kernel::release();

@@ -118,6 +118,13 @@ fn apply_limits(launch: &LaunchRequest) -> io::Result<()> {
         let new = Rlimit { current: Some(soft.min(host)), maximum: Some(hard.min(host)) };
         setrlimit(resource, new)?;
     }
+    if let (Some(soft), None) = (launch.open_files, limits.open_files) {
+        let maximum = getrlimit(Resource::Nofile).maximum;
+        setrlimit(
+            Resource::Nofile,
+            Rlimit { current: Some(soft.min(maximum.unwrap_or(u64::MAX))), maximum },
+        )?;
+    }
     Ok(())
 }
 

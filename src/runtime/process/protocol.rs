@@ -29,6 +29,8 @@ pub(super) struct LaunchRequest {
     pub(super) files: Option<PathBuf>,
     /// Limits of each process.
     pub(super) limits: ResourceLimits,
+    /// The soft limit of open files of each process if `limits` has none. `None` leaves the one that is inherited.
+    pub(super) open_files: Option<u64>,
 }
 
 /// Guardian to server.

@@ -21,6 +21,8 @@ pub struct ProcessSettings {
     pub node: NodeId,
     /// Ports for the apps. Other programs may use some of them, and other servers may use the same range.
     pub port_range: RangeInclusive<u16>,
+    /// The soft limit of open files of apps whose template sets none. `None` leaves them that of this process.
+    pub open_files: Option<u64>,
     /// Output kept of each instance, in bytes.
     pub log_limit: usize,
 }

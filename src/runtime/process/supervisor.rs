@@ -252,6 +252,7 @@ impl Supervisor {
             folder: self.folder.clone(),
             files: files.context(|| "find the template's files".to_owned())?,
             limits: app.limits,
+            open_files: self.shared.settings.open_files,
         })
     }
 }

@@ -10,12 +10,14 @@ use http::{HeaderMap, HeaderValue, Request, StatusCode};
 use http_body_util::{BodyExt, Full};
 use hyper_util::rt::TokioIo;
 use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::super::client_connections::ConnectionMaxima;
 use super::super::dispatch::Dispatcher;
 use super::super::http1_guard::ClientTimeouts;
 use super::super::listener::{self, ListenerContext};
@@ -29,7 +31,7 @@ use crate::config::{TlsFiles, TrustedProxies};
 use crate::instance::{ClaimToken, Endpoint, Instance, InstanceId, NodeId, TemplateName};
 use crate::pool::tests::fixture::sealed_pool;
 use crate::proxy::routes::RouteTable;
-use crate::proxy::{self, Proxy, RequestLimits};
+use crate::proxy::{self, Proxy, RequestLimits, RequestMaxima};
 use crate::request::{ClientPermits, Hosts, InFlightRequests};
 use crate::store::RouteChange;
 use crate::telemetry::{Metrics, MetricsFormat, task};
@@ -40,6 +42,9 @@ const RESPONSE_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// Longest time of a response that waits at most for a failed connect, with room for a busy machine.
 const MAX_CONNECT_WAIT: Duration = Duration::from_millis(3_000);
+
+/// Most connections of one client to a node.
+const MAX_CONNECTIONS_PER_CLIENT: usize = 50;
 
 /// One node with its server and its route table.
 struct Node {
@@ -85,15 +90,25 @@ impl Node {
             trusted_proxies: trusted,
             read_timeout: RESPONSE_TIMEOUT,
             write_timeout: RESPONSE_TIMEOUT,
-            limits: RequestLimits::new(ClientPermits::new(100, TrustedProxies::default()), 100, 100, 1 << 30),
+            limits: RequestLimits::new(
+                ClientPermits::new(100, TrustedProxies::default()),
+                RequestMaxima { per_instance: 100, total: 100, buffered_bytes: 1 << 30, idle_upstreams: 100 },
+            ),
             in_flight: InFlightRequests::default(),
         });
         let dispatcher =
             Dispatcher::new(api, proxy, ClientTimeouts::default(), RESPONSE_TIMEOUT, stop.clone());
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let context =
-            ListenerContext { dispatcher, tls, max_connections: 100, connections: TaskTracker::new() };
+        let context = ListenerContext {
+            dispatcher,
+            tls,
+            maxima: ConnectionMaxima { total: 200, per_client: MAX_CONNECTIONS_PER_CLIENT },
+            trusted_proxies: TrustedProxies::default(),
+            directory: directory.clone(),
+            metrics: metrics.clone(),
+            connections: TaskTracker::new(),
+        };
         task::spawn("accept", listener::run(context, listener, stop));
         Self { id, address, routes, directory, metrics, _stop_requests: stop_requests }
     }
@@ -455,4 +470,39 @@ async fn a_peer_with_another_certificate_gets_no_request() {
         Cluster::with_tls(Some(certificate()), Some(PeerTls::new(certificate().own_certificate()).unwrap()))
             .await;
     cluster.assert_unreachable("another certificate").await;
+}
+
+#[tokio::test]
+async fn another_node_may_hold_more_connections_than_one_client() {
+    let cluster = Cluster::new().await;
+    // While this host is no address of a node, its connections are those of a client.
+    cluster.a.set_directory(&[]);
+    let mut held = Vec::new();
+    let refused = async {
+        loop {
+            let mut connection = cluster.a.connect().await;
+            let mut first = [0; 12];
+            // An admitted connection gets no byte before it sends one.
+            match timeout(Duration::from_millis(50), connection.read_exact(&mut first)).await {
+                Ok(_) => return assert_eq!(&first, b"HTTP/1.1 503"),
+                Err(_) => held.push(connection),
+            }
+        }
+    };
+    timeout(RESPONSE_TIMEOUT, refused).await.expect("a connection is refused");
+    assert!(held.len() >= MAX_CONNECTIONS_PER_CLIENT, "{}", held.len());
+    cluster.a.set_directory(&[(&cluster.b.id, cluster.b.address)]);
+    let answered = async {
+        loop {
+            let mut connection = cluster.a.connect().await;
+            // A refused connection may be closed already.
+            let _ = connection.write_all(b"GET /health HTTP/1.1\r\nHost: demo.test\r\n\r\n").await;
+            let mut first = [0; 12];
+            let _ = connection.read_exact(&mut first).await;
+            if &first == b"HTTP/1.1 200" {
+                return;
+            }
+        }
+    };
+    timeout(RESPONSE_TIMEOUT, answered).await.expect("the connections of a node are no client's");
 }

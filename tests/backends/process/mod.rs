@@ -51,6 +51,7 @@ impl TestFolder {
             node: NodeId::parse("node-under-test").unwrap(),
             // Below the ports of outgoing connections. Servers with the same range avoid the ports of each other.
             port_range: 20_000..=29_999,
+            open_files: None,
             log_limit: OUTPUT_LOG_BYTES,
         }
     }

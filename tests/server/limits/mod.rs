@@ -1,5 +1,6 @@
 //! What one client or one visitor may take of the server.
 
+mod client_connections;
 mod connections;
 mod proof_of_work;
 mod rate_limits;

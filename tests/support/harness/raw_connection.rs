@@ -1,11 +1,12 @@
 //! A connection on which a test sends raw bytes and reads answers one by one.
 
 use std::future::Future;
+use std::net::Ipv4Addr;
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::timeout;
 
 use super::{Answer, MAX_WAIT};
@@ -31,6 +32,15 @@ impl RawConnection {
     /// Connects to this port.
     pub async fn connect(port: u16) -> Self {
         let stream = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
+        stream.set_nodelay(true).unwrap();
+        Self::over(stream)
+    }
+
+    /// Connects to this port from this address.
+    pub async fn connect_from(source: Ipv4Addr, port: u16) -> Self {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.bind((source, 0).into()).unwrap();
+        let stream = within("connecting", socket.connect((Ipv4Addr::LOCALHOST, port).into())).await.unwrap();
         stream.set_nodelay(true).unwrap();
         Self::over(stream)
     }

@@ -71,8 +71,36 @@ impl Server {
 
     /// Starts a server in this state folder, which another server may have used before. Does not wait for the pools.
     pub async fn start_in(folder: PathBuf, variables: &[(&str, &str)], arguments: &[&str]) -> Self {
+        Self::spawn(Command::new(env!("CARGO_BIN_EXE_try-it-now")), folder, variables, arguments).await
+    }
+
+    /// Starts a server whose soft and hard limits of open files are these, with this template file. Does not wait for
+    /// the pools.
+    pub async fn with_open_files(
+        (soft, hard): (u32, u32),
+        variables: &[(&str, &str)],
+        templates: &str,
+    ) -> Self {
+        let folder = std::env::temp_dir().join(format!("try-it-now-serve-{}", uuid::Uuid::now_v7()));
         std::fs::create_dir_all(&folder).unwrap();
-        let mut child = Command::new(env!("CARGO_BIN_EXE_try-it-now"))
+        let file = folder.join("templates.toml");
+        std::fs::write(&file, templates).unwrap();
+        let mut shell = Command::new("sh");
+        // Soft first: it may not be above the hard limit.
+        shell.args(["-c", &format!("ulimit -Sn {soft} && ulimit -Hn {hard} && exec \"$0\" \"$@\"")]);
+        shell.arg(env!("CARGO_BIN_EXE_try-it-now"));
+        Self::spawn(shell, folder, variables, &["serve", "--config", file.to_str().unwrap()]).await
+    }
+
+    /// Starts a server by a command to which the arguments are appended.
+    async fn spawn(
+        mut command: Command,
+        folder: PathBuf,
+        variables: &[(&str, &str)],
+        arguments: &[&str],
+    ) -> Self {
+        std::fs::create_dir_all(&folder).unwrap();
+        let mut child = command
             .args(arguments)
             .env_clear()
             .env("PATH", std::env::var_os("PATH").unwrap_or_default())
