@@ -240,7 +240,7 @@ async fn the_front_page_knows_an_instance_for_as_long_as_it_can_be_extended() {
     let cookie = acquired.header("set-cookie");
     assert!(cookie.contains("Max-Age=7200; HttpOnly; SameSite=Lax"), "{cookie}");
     let pair = cookie.split(';').next().unwrap();
-    let id = pair.split_once('=').unwrap().1;
+    let (id, _token) = pair.split_once('=').unwrap().1.split_once('.').unwrap();
     let longer = server.call("POST", &format!("/api/v1/demo/{id}/extend"), r#"{"minutes":30}"#).await;
     assert_eq!(longer.status, 200, "{}", longer.text());
     let front = ask("GET", "/", &[("cookie", pair)]).await;
