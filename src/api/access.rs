@@ -19,7 +19,7 @@ use super::{Api, ApiError};
 use crate::cluster::Provenance;
 use crate::instance::{Instance, InstanceId, State};
 use crate::pool::Asker;
-use crate::request::{authority, canonical_host};
+use crate::request::{authority, canonical_host, has_proxy_fields};
 use crate::template::Secret;
 
 /// The header with an instance's token.
@@ -179,7 +179,8 @@ fn is_from_peer(head: &Parts) -> bool {
 /// field of its own still passes the name on that its visitors use.
 fn is_on_this_host(request: &ApiRequest<'_>) -> bool {
     let host = authority(&request.head.uri, &request.head.headers).and_then(canonical_host);
-    request.client.is_local
+    request.client.is_loopback
+        && !has_proxy_fields(&request.head.headers)
         && host.is_none_or(|host| {
             let address = host.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>();
             host == "localhost" || address.is_ok_and(|address| address.to_canonical().is_loopback())

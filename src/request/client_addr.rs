@@ -18,8 +18,8 @@ pub struct ClientAddr {
     pub address: IpAddr,
     /// Whether the client's connection uses TLS.
     pub is_secure: bool,
-    /// Whether the client is a program on this host: its connection is from loopback, and no proxy has added a field.
-    pub is_local: bool,
+    /// Whether the connection is from loopback: from a program on this host, which may be a proxy.
+    pub is_loopback: bool,
 }
 
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
@@ -42,9 +42,9 @@ impl ClientAddr {
     /// are read from the right: the first that is no trusted proxy is the client.
     pub fn of(peer: IpAddr, is_secure: bool, headers: &HeaderMap, trusted: &TrustedProxies) -> Self {
         let peer = peer.to_canonical();
-        let is_local = peer.is_loopback() && !PROXY_FIELDS.iter().any(|name| headers.contains_key(name));
+        let is_loopback = peer.is_loopback();
         if !trusted.contains(peer) {
-            return Self { address: peer, is_secure, is_local };
+            return Self { address: peer, is_secure, is_loopback };
         }
         let mut address = peer;
         for hop in forwarded_chain(headers).into_iter().rev() {
@@ -62,7 +62,7 @@ impl ClientAddr {
                 }
                 None => is_secure,
             };
-        Self { address, is_secure, is_local }
+        Self { address, is_secure, is_loopback }
     }
 
     /// Returns the networks by which limits count the client: a whole IPv4 address, or the /64, the /56 and the /48 of
@@ -82,6 +82,11 @@ impl ClientAddr {
             }
         }
     }
+}
+
+/// Returns whether a proxy has added a field to a request, whatever the field says.
+pub fn has_proxy_fields(headers: &HeaderMap) -> bool {
+    PROXY_FIELDS.iter().any(|name| headers.contains_key(name))
 }
 
 /// Returns what counts as one client: a whole IPv4 address, or the /64 of an IPv6 address.
@@ -164,28 +169,29 @@ mod tests {
     }
 
     #[test]
-    fn a_local_client_is_one_on_loopback_of_which_no_proxy_says_anything() {
-        let is_local = |peer: &str, headers: &HeaderMap, trusted: &TrustedProxies| {
-            ClientAddr::of(peer.parse().unwrap(), false, headers, trusted).is_local
-        };
+    fn a_connection_from_loopback_is_one_and_a_request_with_any_field_of_a_proxy_came_through_one() {
         for trusted in [trusted(), TrustedProxies(vec![])] {
+            let is_loopback = |peer: &str| {
+                ClientAddr::of(peer.parse().unwrap(), false, &HeaderMap::new(), &trusted).is_loopback
+            };
             for peer in ["127.0.0.1", "127.9.9.9", "::1", "::ffff:127.0.0.1"] {
-                assert!(is_local(peer, &HeaderMap::new(), &trusted), "{peer}");
-                for name in PROXY_FIELDS {
-                    let headers = HeaderMap::from_iter([(name, HeaderValue::from_static("127.0.0.1"))]);
-                    assert!(!is_local(peer, &headers, &trusted), "{peer} {headers:?}");
-                }
+                assert!(is_loopback(peer), "{peer}");
             }
             for peer in ["203.0.113.9", "10.0.0.1", "2001:db8::1"] {
-                assert!(!is_local(peer, &HeaderMap::new(), &trusted), "{peer}");
+                assert!(!is_loopback(peer), "{peer}");
             }
+        }
+        assert!(!has_proxy_fields(&HeaderMap::new()));
+        for name in PROXY_FIELDS {
+            let headers = HeaderMap::from_iter([(name, HeaderValue::from_static("127.0.0.1"))]);
+            assert!(has_proxy_fields(&headers), "{headers:?}");
         }
     }
 
     #[test]
     fn an_ipv6_client_counts_by_its_networks() {
         let text = |a: &str| {
-            let client = ClientAddr { address: a.parse().unwrap(), is_secure: false, is_local: false };
+            let client = ClientAddr { address: a.parse().unwrap(), is_secure: false, is_loopback: false };
             client.visitor().as_str().to_owned()
         };
         let networks = "2001:db8:1:2ff::/64,4*2001:db8:1:200::/56,16*2001:db8:1::/48";

@@ -90,7 +90,7 @@ mod tests {
     use super::*;
 
     fn client(address: &str) -> ClientAddr {
-        ClientAddr { address: address.parse().unwrap(), is_secure: false, is_local: false }
+        ClientAddr { address: address.parse().unwrap(), is_secure: false, is_loopback: false }
     }
 
     fn permits(max: usize) -> ClientPermits {

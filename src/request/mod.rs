@@ -23,7 +23,7 @@ mod request_id;
 mod tcp_ack;
 
 pub use buffer_budget::{BufferBudget, BufferPermit, UNREAD_RESPONSE_BYTES};
-pub use client_addr::{ClientAddr, client_network, forwarded_for};
+pub use client_addr::{ClientAddr, client_network, forwarded_for, has_proxy_fields};
 pub use client_permits::{ClientPermit, ClientPermits};
 pub use host::{Destination, Hosts, authority, canonical_host};
 pub use in_flight::{InFlightGuard, InFlightRequests};

@@ -65,7 +65,7 @@ impl ConnectionSlots {
     ) -> Result<ConnectionSlot, ConnectionRefusal> {
         let address = peer.to_canonical();
         let client = (!is_proxy)
-            .then(|| ClientAddr { address, is_secure: false, is_local: address.is_loopback() }.visitor());
+            .then(|| ClientAddr { address, is_secure: false, is_loopback: address.is_loopback() }.visitor());
         let mut open = self.open.lock();
         if open.total >= self.maxima.total_for(address) {
             return Err(ConnectionRefusal::Server);

@@ -122,11 +122,12 @@ impl HyperConnection {
         let (mut parts, body) = request.into_parts();
         self.engine.proxy.verify_hop_header(&mut parts);
         // Held until the request was handled, since the handler has the body.
-        let buffer = self.engine.proxy.reserve_body(&parts);
+        let has_body = !body.is_end_stream();
+        let buffer = has_body.then(|| self.engine.proxy.reserve_body(&parts));
         let body = match &buffer {
-            None => Err(ApiError::TooManyConnections),
-            Some(_) if body.is_end_stream() => Ok(Bytes::new()),
-            Some(_) => self.read_body(body).await,
+            None => Ok(Bytes::new()),
+            Some(None) => Err(ApiError::TooManyConnections),
+            Some(Some(_)) => self.read_body(body).await,
         };
         let is_refused = body.is_err();
         let mut response = self.engine.api.handle(&parts, body, self.peer, self.is_secure).await;

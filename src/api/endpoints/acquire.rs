@@ -76,8 +76,9 @@ impl Api {
         request: &ApiRequest<'_>,
     ) -> Result<Acquired, ApiError> {
         let visitor = request.client.visitor();
-        let Some((lower_quota, secret)) = self.proof_of_work_above.zip(self.pool.proof_of_work_secret())
-        else {
+        let asked =
+            self.proof_of_work_above.and_then(|above| Some((above, self.pool.proof_of_work_secret()?)));
+        let Some((lower_quota, secret)) = asked else {
             return Ok(self.pool.acquire(template, visitor).await?);
         };
         if let Some(proof) = proof {
