@@ -61,8 +61,17 @@ impl Api {
     }
 
     /// Returns whether the operator sent the request.
-    pub(super) fn is_operator(&self, request: &ApiRequest<'_>) -> bool {
-        self.has_api_key(request.head) || (!self.api_key.is_required && is_on_this_host(request))
+    fn is_operator(&self, request: &ApiRequest<'_>) -> bool {
+        self.has_api_key(request.head) || self.is_operator_without_key(request)
+    }
+
+    fn is_operator_without_key(&self, request: &ApiRequest<'_>) -> bool {
+        !self.api_key.is_required && is_on_this_host(request)
+    }
+
+    /// Returns whether the caller has the API key, or is a peer that has checked its own caller.
+    fn has_proof(&self, request: &ApiRequest<'_>) -> bool {
+        self.has_api_key(request.head) || is_from_peer(request.head)
     }
 
     /// Returns whether a request has the API key: in the header `X-API-Key`, or in the query parameter `api_key`, which
@@ -77,9 +86,8 @@ impl Api {
     /// caller, or is a program on this host that needs no key. The last is not trusted if it offers a token: then the
     /// token decides.
     pub(super) fn is_trusted_without_token(&self, request: &ApiRequest<'_>) -> bool {
-        self.has_api_key(request.head)
-            || is_from_peer(request.head)
-            || (self.is_operator(request) && offered_token(request.head).is_none())
+        self.has_proof(request)
+            || (self.is_operator_without_key(request) && offered_token(request.head).is_none())
     }
 
     /// Returns what the caller may know of an instance.
@@ -111,18 +119,16 @@ impl Api {
         id: &InstanceId,
         request: &ApiRequest<'_>,
     ) -> Result<(), ApiError> {
-        if offered_token(request.head).is_none() || self.is_trusted_without_token(request) {
+        if offered_token(request.head).is_none() {
             return Ok(());
         }
-        let found = self.pool.get(id, self.asker(request)).await;
-        let found = found.map_err(|error| ApiError::from_store(error, "GET_ERROR"))?;
-        self.instance_access(&found.ok_or(ApiError::NotFound("instance"))?, request).map(|_| ())
+        self.check_token(id, request, |_| true, "GET_ERROR").await
     }
 
     /// Returns who asks for an instance by its id. A client with the API key, and a peer, may ask for as many unknown
     /// ids as it likes.
     pub(super) fn asker(&self, request: &ApiRequest<'_>) -> Asker {
-        if self.has_api_key(request.head) || is_from_peer(request.head) {
+        if self.has_proof(request) {
             return Asker::Trusted;
         }
         Asker::Client(request.client.address)
@@ -131,12 +137,28 @@ impl Api {
     /// Checks that the caller may change an assigned instance: extend it, or end it.
     ///
     /// # Errors
-    /// [`ApiError::NotFound`] when no such instance is assigned, [`ApiError::Forbidden`] when the caller has not proved
-    /// to be its visitor or the operator. If the store fails, the error of the operation that `code` names.
+    /// See [`Api::check_token`]; an instance that is not assigned counts as missing.
     pub(super) async fn check_change(
         &self,
         id: &InstanceId,
         request: &ApiRequest<'_>,
+        code: &'static str,
+    ) -> Result<(), ApiError> {
+        let is_assigned = |instance: &Instance| matches!(instance.state(), State::Assigned { .. });
+        self.check_token(id, request, is_assigned, code).await
+    }
+
+    /// Checks that the caller needs no token, or offers that of the instance. Of the instance's record only one that
+    /// `counts` is looked at.
+    ///
+    /// # Errors
+    /// [`ApiError::NotFound`] when there is no such instance, [`ApiError::Forbidden`] when the caller has not proved to
+    /// be its visitor or the operator. If the store fails, the error of the operation that `code` names.
+    pub(super) async fn check_token(
+        &self,
+        id: &InstanceId,
+        request: &ApiRequest<'_>,
+        counts: fn(&Instance) -> bool,
         code: &'static str,
     ) -> Result<(), ApiError> {
         if self.is_trusted_without_token(request) {
@@ -144,9 +166,7 @@ impl Api {
         }
         let found = self.pool.get(id, self.asker(request)).await;
         let found = found.map_err(|error| ApiError::from_store(error, code))?;
-        let instance = found
-            .filter(|instance| matches!(instance.state(), State::Assigned { .. }))
-            .ok_or(ApiError::NotFound("instance"))?;
+        let instance = found.filter(counts).ok_or(ApiError::NotFound("instance"))?;
         match self.instance_access(&instance, request)? {
             InstanceAccess::Full => Ok(()),
             InstanceAccess::StateOnly => Err(ApiError::Forbidden),

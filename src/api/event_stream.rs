@@ -1,5 +1,6 @@
 //! Responses of server-sent events.
 
+use std::net::IpAddr;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -8,7 +9,6 @@ use http::{HeaderValue, Response, header};
 use serde_json::json;
 
 use super::{Api, ApiError, Body};
-use crate::request::ClientAddr;
 
 /// Shortest time after which a stream ends although the client reads it, so that no stream outlives a deployment for
 /// long.
@@ -26,10 +26,10 @@ impl Api {
     /// [`ApiError::TooManyRequests`] when the client has as many as it may have.
     pub(super) fn event_stream(
         &self,
-        client: &ClientAddr,
+        client: IpAddr,
         events: impl Stream<Item = Bytes> + Send + 'static,
     ) -> Result<Response<Body>, ApiError> {
-        let permit = self.client_permits.try_begin(client).ok_or(ApiError::TooManyRequests)?;
+        let permit = self.client_permits.try_take(client, 1).ok_or(ApiError::TooManyRequests)?;
         let events = events.map(move |event| {
             // Owned by the stream, so that it is dropped with the stream.
             let _permit = &permit;

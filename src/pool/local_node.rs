@@ -47,12 +47,10 @@ impl Pool {
     pub(super) fn is_secret_known(&self) -> bool {
         self.random_texts.get().is_some()
     }
-}
 
-impl Pool {
     /// Returns the secret that signs challenges of the proof of work, which all nodes share; `None` before it is known.
-    pub fn proof_of_work_secret(&self) -> Option<Secret> {
-        self.random_texts.get().map(|texts| texts.proof_of_work_secret().clone())
+    pub fn proof_of_work_secret(&self) -> Option<&Secret> {
+        self.random_texts.get().map(RandomTextSources::proof_of_work_secret)
     }
 }
 

@@ -53,10 +53,6 @@ use crate::telemetry::{HostKind, RequestRecord};
 /// Maximum number of header fields of a request. The HTTP/1 guard counts them on HTTP/1, this file on HTTP/2.
 const MAX_FIELDS: usize = 100;
 
-/// The error of a response for which its client, or all clients together, have no bytes left.
-const CLIENT_BUFFERS_FULL: ErrorType = ErrorType::Custom("client buffers full");
-const BUFFERS_FULL: ErrorType = ErrorType::Custom("buffers full");
-
 /// What the phases of one request share.
 #[derive(Debug)]
 pub struct RequestContext {
@@ -67,6 +63,8 @@ pub struct RequestContext {
     target: Option<(Arc<Route>, Target)>,
     permit: Option<RequestPermit>,
     response_permit: Option<ResponsePermit>,
+    /// Why this program refuses to send the app's response.
+    refusal: Option<ApiError>,
     /// Whether [`Api::handle`](crate::api::Api::handle) counts the request, so that the phase `logging` must not.
     is_logged_by_api: bool,
     in_flight: InFlightGuard,
@@ -85,6 +83,7 @@ impl ProxyHttp for Proxy {
             target: None,
             permit: None,
             response_permit: None,
+            refusal: None,
             is_logged_by_api: false,
             in_flight: self.0.in_flight.begin(),
         }
@@ -187,16 +186,17 @@ impl ProxyHttp for Proxy {
         response: &mut ResponseHeader,
         ctx: &mut RequestContext,
     ) -> Result<()> {
-        let client = ctx.permit.as_ref().and_then(|permit| permit.client.as_ref());
-        let permit = self.0.limits.begin_response(client, &response.headers);
-        ctx.response_permit = Some(permit.map_err(|error| {
-            Error::new(match error {
-                ApiError::TooManyRequests => CLIENT_BUFFERS_FULL,
-                _ => BUFFERS_FULL,
-            })
-        })?);
+        let is_stream = is_event_stream(&response.headers);
+        let client = ctx.permit.as_ref().and_then(|permit| permit.client);
+        match self.0.limits.begin_response(client, &response.headers, is_stream) {
+            Ok(permit) => ctx.response_permit = Some(permit),
+            Err(refusal) => {
+                ctx.refusal = Some(refusal);
+                return Err(Error::new(ErrorType::InternalError));
+            }
+        }
         rewrite_response(response)?;
-        if is_event_stream(&response.headers) {
+        if is_stream {
             ctx.in_flight.mark_as_stream();
         }
         if let Some(request_id) = &ctx.request_id {
@@ -221,9 +221,8 @@ impl ProxyHttp for Proxy {
     ) -> FailToProxy {
         use ErrorType::{ConnectTimedout, ReadTimedout, WriteTimedout};
         let is_local = ctx.target.as_ref().is_none_or(|(_, target)| matches!(target, Target::App));
-        let api_error = match (error.esource(), error.etype()) {
-            (_, etype) if *etype == CLIENT_BUFFERS_FULL => ApiError::TooManyRequests,
-            (_, etype) if *etype == BUFFERS_FULL => ApiError::TooManyConnections,
+        let refusal = ctx.refusal.take();
+        let api_error = refusal.unwrap_or_else(|| match (error.esource(), error.etype()) {
             // A node that accepts no connection is gone, as an app that refuses one is.
             (ErrorSource::Upstream, ConnectTimedout) if !is_local => ApiError::AppUnreachable,
             (ErrorSource::Upstream, ConnectTimedout | ReadTimedout | WriteTimedout) => ApiError::AppTimeout,
@@ -231,7 +230,7 @@ impl ProxyHttp for Proxy {
             (ErrorSource::Downstream, ReadTimedout) => ApiError::Timeout,
             (ErrorSource::Downstream, _) => ApiError::MalformedHead,
             _ => ApiError::Internal("PROXY_ERROR"),
-        };
+        });
         if session.response_written().is_none() {
             // Pingora closes the connection after an error, so the response must say so.
             session.set_keepalive(None);

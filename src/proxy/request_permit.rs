@@ -4,19 +4,17 @@
 //! each counts until it has ended, whatever it is: an upload that trickles, an unread response, an event stream, an idle
 //! WebSocket.
 
+use std::net::IpAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 use http::request::Parts;
 use http::{HeaderMap, Version, header};
 
 use super::Proxy;
-use super::headers::{RequestSource, is_event_stream};
+use super::headers::RequestSource;
 use super::routes::{Route, RoutePermit};
 use crate::api::{ApiError, MAX_BODY};
-use crate::request::{
-    BufferBudget, BufferPermit, ClientAddr, ClientPermit, ClientPermits, UNREAD_RESPONSE_BYTES,
-};
+use crate::request::{Budget, BudgetPermit, ClientAddr, ClientPermit, ClientPermits, UNREAD_RESPONSE_BYTES};
 
 /// A response up to this length counts for no bytes: it fits into the kernel's buffer.
 const SMALL_RESPONSE_BYTES: usize = 16 * 1024;
@@ -43,35 +41,26 @@ pub struct RequestLimits {
     maxima: RequestMaxima,
     /// Requests of one client. The API counts its event streams here too.
     clients: ClientPermits,
-    buffers: BufferBudget,
+    buffers: Budget,
     client_buffers: ClientPermits,
-    in_flight: Arc<AtomicUsize>,
+    in_flight: Budget,
 }
 
 /// A request that counts in each limit until it is dropped.
 #[derive(Debug)]
 pub struct RequestPermit {
     /// The client; `None` for a request that a peer forwards.
-    pub(super) client: Option<ClientAddr>,
+    pub(super) client: Option<IpAddr>,
     _client: Option<ClientPermit>,
     _instance: RoutePermit,
-    _total: TotalPermit,
+    _total: BudgetPermit,
 }
 
 /// The bytes of one response, which count until this is dropped.
 #[derive(Debug)]
 pub(super) struct ResponsePermit {
     _client: Option<ClientPermit>,
-    _all: BufferPermit,
-}
-
-#[derive(Debug)]
-struct TotalPermit(Arc<AtomicUsize>);
-
-impl Drop for TotalPermit {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
-    }
+    _all: BudgetPermit,
 }
 
 impl RequestLimits {
@@ -82,8 +71,8 @@ impl RequestLimits {
         Self {
             client_buffers: clients.with_max(client_bytes),
             clients,
-            buffers: BufferBudget::new(maxima.buffered_bytes),
-            in_flight: Arc::default(),
+            buffers: Budget::new(maxima.buffered_bytes),
+            in_flight: Budget::new(maxima.total),
             maxima,
         }
     }
@@ -96,12 +85,12 @@ impl RequestLimits {
     /// fewer bytes left.
     pub(super) fn begin_response(
         &self,
-        client: Option<&ClientAddr>,
+        client: Option<IpAddr>,
         headers: &HeaderMap,
+        is_event_stream: bool,
     ) -> Result<ResponsePermit, ApiError> {
-        let length = headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
-        let bytes = match length {
-            _ if is_event_stream(headers) => 0,
+        let bytes = match content_length(headers) {
+            _ if is_event_stream => 0,
             Some(length) if length <= SMALL_RESPONSE_BYTES => 0,
             length => length.unwrap_or(UNREAD_RESPONSE_BYTES).min(UNREAD_RESPONSE_BYTES),
         };
@@ -110,11 +99,6 @@ impl RequestLimits {
             _client: own.map(|own| own.ok_or(ApiError::TooManyRequests)).transpose()?,
             _all: self.buffers.try_reserve(bytes).ok_or(ApiError::TooManyConnections)?,
         })
-    }
-
-    fn try_begin(&self) -> Option<TotalPermit> {
-        let permit = TotalPermit(self.in_flight.clone());
-        (self.in_flight.fetch_add(1, Ordering::Relaxed) < self.maxima.total).then_some(permit)
     }
 }
 
@@ -125,11 +109,10 @@ impl Proxy {
     }
 
     /// Counts the bytes of the body of a request for the API. Returns `None` if the budget has fewer left.
-    pub fn reserve_body(&self, head: &Parts) -> Option<BufferPermit> {
-        let length =
-            head.headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
+    pub fn reserve_body(&self, head: &Parts) -> Option<BudgetPermit> {
         let is_chunked =
             head.headers.contains_key(header::TRANSFER_ENCODING) || head.version == Version::HTTP_2;
+        let length = content_length(&head.headers);
         let bytes = length.unwrap_or(if is_chunked { MAX_BODY } else { 0 }).min(MAX_BODY);
         self.0.limits.buffers.try_reserve(bytes)
     }
@@ -148,13 +131,17 @@ impl Proxy {
     ) -> Result<RequestPermit, ApiError> {
         let limits = &self.0.limits;
         let client = (!source.provenance.is_trusted())
-            .then(|| ClientAddr::of(source.peer, source.is_secure, headers, &self.0.trusted_proxies));
-        let permit = client.map(|client| limits.clients.try_begin(&client).ok_or(ApiError::TooManyRequests));
+            .then(|| ClientAddr::of(source.peer, source.is_secure, headers, &self.0.trusted_proxies).address);
+        let permit = client.map(|client| limits.clients.try_take(client, 1).ok_or(ApiError::TooManyRequests));
         Ok(RequestPermit {
             client,
             _client: permit.transpose()?,
             _instance: route.try_begin(limits.maxima.per_instance).ok_or(ApiError::InstanceBusy)?,
-            _total: limits.try_begin().ok_or(ApiError::TooManyConnections)?,
+            _total: limits.in_flight.try_reserve(1).ok_or(ApiError::TooManyConnections)?,
         })
     }
+}
+
+fn content_length(headers: &HeaderMap) -> Option<usize> {
+    headers.get(header::CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
 }

@@ -65,21 +65,26 @@ impl ClientAddr {
         Self { address, is_secure, is_loopback }
     }
 
-    /// Returns the networks by which limits count the client: a whole IPv4 address, or the /64, the /56 and the /48 of
-    /// an IPv6 address.
+    /// Returns the networks by which limits count the client, see [`visitor_at`].
     pub fn visitor(&self) -> Visitor {
-        match self.address {
-            IpAddr::V4(v4) => Visitor::new(v4.to_string()),
-            IpAddr::V6(v6) => {
-                let network = |prefix: u32| {
-                    let base = Ipv6Addr::from_bits(v6.to_bits() & (u128::MAX << (128 - prefix)));
-                    format!("{base}/{prefix}")
-                };
-                let narrowest = Visitor::new(network(64));
-                WIDE_NETWORKS
-                    .into_iter()
-                    .fold(narrowest, |visitor, (prefix, factor)| visitor.within(factor, &network(prefix)))
-            }
+        visitor_at(self.address)
+    }
+}
+
+/// Returns the networks by which limits count the client at an address: a whole IPv4 address, or the /64, the /56 and the /48 of
+/// an IPv6 address.
+pub fn visitor_at(address: IpAddr) -> Visitor {
+    match address {
+        IpAddr::V4(v4) => Visitor::new(v4.to_string()),
+        IpAddr::V6(v6) => {
+            let network = |prefix: u32| {
+                let base = Ipv6Addr::from_bits(v6.to_bits() & (u128::MAX << (128 - prefix)));
+                format!("{base}/{prefix}")
+            };
+            let narrowest = Visitor::new(network(64));
+            WIDE_NETWORKS
+                .into_iter()
+                .fold(narrowest, |visitor, (prefix, factor)| visitor.within(factor, &network(prefix)))
         }
     }
 }

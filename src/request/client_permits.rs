@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
-use super::{ClientAddr, client_network};
+use super::client_network;
 use crate::config::TrustedProxies;
 
 /// Number of maps. Requests of different clients seldom wait for each other's lock.
@@ -45,18 +45,13 @@ impl ClientPermits {
         Self::new(max, self.0.trusted.clone())
     }
 
-    /// Counts a request of this client until the permit is dropped. Returns `None` if it has as many as it may have.
-    pub fn try_begin(&self, client: &ClientAddr) -> Option<ClientPermit> {
-        self.try_take(client, 1)
-    }
-
-    /// Counts `amount` for this client until the permit is dropped. Returns `None` if it has less left.
-    pub fn try_take(&self, client: &ClientAddr, amount: usize) -> Option<ClientPermit> {
+    /// Counts `amount` for the client at this address until the permit is dropped. Returns `None` if it has less left.
+    pub fn try_take(&self, client: IpAddr, amount: usize) -> Option<ClientPermit> {
         let inner = &self.0;
-        if amount == 0 || inner.trusted.contains(client.address) {
+        if amount == 0 || inner.trusted.contains(client) {
             return Some(ClientPermit(None));
         }
-        let network = client_network(client.address);
+        let network = client_network(client);
         let mut counts = inner.shard(network).lock();
         let used = counts.get(&network).copied().unwrap_or(0);
         let more = used.checked_add(amount).filter(|more| *more <= inner.max)?;
@@ -89,8 +84,8 @@ impl Drop for ClientPermit {
 mod tests {
     use super::*;
 
-    fn client(address: &str) -> ClientAddr {
-        ClientAddr { address: address.parse().unwrap(), is_secure: false, is_loopback: false }
+    fn client(address: &str) -> IpAddr {
+        address.parse().unwrap()
     }
 
     fn permits(max: usize) -> ClientPermits {
@@ -100,38 +95,38 @@ mod tests {
     #[test]
     fn each_client_has_its_own_permits_and_gets_them_back() {
         let permits = permits(2);
-        let held: Vec<_> = (0..2).map(|_| permits.try_begin(&client("192.0.2.1")).unwrap()).collect();
-        assert!(permits.try_begin(&client("192.0.2.1")).is_none());
-        assert!(permits.try_begin(&client("192.0.2.2")).is_some());
+        let held: Vec<_> = (0..2).map(|_| permits.try_take(client("192.0.2.1"), 1).unwrap()).collect();
+        assert!(permits.try_take(client("192.0.2.1"), 1).is_none());
+        assert!(permits.try_take(client("192.0.2.2"), 1).is_some());
         drop(held);
-        assert!(permits.try_begin(&client("192.0.2.1")).is_some());
+        assert!(permits.try_take(client("192.0.2.1"), 1).is_some());
         assert!(permits.0.shards.iter().all(|shard| shard.lock().is_empty()), "no client is remembered");
     }
 
     #[test]
     fn amounts_add_up_to_the_maximum() {
         let permits = permits(10);
-        let six = permits.try_take(&client("192.0.2.1"), 6).unwrap();
-        assert!(permits.try_take(&client("192.0.2.1"), 5).is_none());
-        assert!(permits.try_take(&client("192.0.2.1"), usize::MAX).is_none());
-        let _four = permits.try_take(&client("192.0.2.1"), 4).unwrap();
+        let six = permits.try_take(client("192.0.2.1"), 6).unwrap();
+        assert!(permits.try_take(client("192.0.2.1"), 5).is_none());
+        assert!(permits.try_take(client("192.0.2.1"), usize::MAX).is_none());
+        let _four = permits.try_take(client("192.0.2.1"), 4).unwrap();
         drop(six);
-        assert!(permits.try_take(&client("192.0.2.1"), 6).is_some());
-        assert!(permits.try_take(&client("192.0.2.2"), 0).is_some());
+        assert!(permits.try_take(client("192.0.2.1"), 6).is_some());
+        assert!(permits.try_take(client("192.0.2.2"), 0).is_some());
     }
 
     #[test]
     fn the_addresses_of_one_ipv6_network_are_one_client() {
         let permits = permits(1);
-        let _held = permits.try_begin(&client("2001:db8::1")).unwrap();
-        assert!(permits.try_begin(&client("2001:db8::2")).is_none());
-        assert!(permits.try_begin(&client("2001:db8:0:1::1")).is_some());
+        let _held = permits.try_take(client("2001:db8::1"), 1).unwrap();
+        assert!(permits.try_take(client("2001:db8::2"), 1).is_none());
+        assert!(permits.try_take(client("2001:db8:0:1::1"), 1).is_some());
     }
 
     #[test]
     fn a_trusted_proxy_that_names_no_client_is_not_bounded() {
         let permits = permits(1);
-        let held: Vec<_> = (0..9).map(|_| permits.try_begin(&client("127.0.0.1"))).collect();
+        let held: Vec<_> = (0..9).map(|_| permits.try_take(client("127.0.0.1"), 1)).collect();
         assert!(held.iter().all(Option::is_some));
     }
 }

@@ -6,14 +6,14 @@
 //! |---|---|
 //! | `host` | [`Hosts::destination`], the only routing rule: the API, one instance, or an error |
 //! | `client_addr` | the client's address, and which forwarded headers are trusted |
-//! | `client_permits` | how many requests of one client may be in flight |
-//! | `buffer_budget` | how many bytes of messages the server may hold for all clients |
+//! | `client_permits` | how much one client may use at a time |
+//! | `budget` | how much all clients together may use at a time |
 //! | `request_id` | the id of a request |
 //! | `in_flight` | counts the requests in flight, for the shutdown |
 //! | `tcp_ack` | whether the client's kernel acknowledged a response |
 //! | `one_shot` | sends one request on a connection of its own, for ready checks, hooks and peers |
 
-mod buffer_budget;
+mod budget;
 mod client_addr;
 mod client_permits;
 mod host;
@@ -22,8 +22,8 @@ pub(crate) mod one_shot;
 mod request_id;
 mod tcp_ack;
 
-pub use buffer_budget::{BufferBudget, BufferPermit, UNREAD_RESPONSE_BYTES};
-pub use client_addr::{ClientAddr, client_network, forwarded_for, has_proxy_fields};
+pub use budget::{Budget, BudgetPermit, UNREAD_RESPONSE_BYTES};
+pub use client_addr::{ClientAddr, client_network, forwarded_for, has_proxy_fields, visitor_at};
 pub use client_permits::{ClientPermit, ClientPermits};
 pub use host::{Destination, Hosts, authority, canonical_host};
 pub use in_flight::{InFlightGuard, InFlightRequests};

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 
 use crate::instance::{Visitor, VisitorNetwork};
-use crate::request::ClientAddr;
+use crate::request::visitor_at;
 use crate::telemetry::ConnectionRefusal;
 
 /// Most slots beyond the maximum, for programs on this host.
@@ -64,8 +64,7 @@ impl ConnectionSlots {
         is_proxy: bool,
     ) -> Result<ConnectionSlot, ConnectionRefusal> {
         let address = peer.to_canonical();
-        let client = (!is_proxy)
-            .then(|| ClientAddr { address, is_secure: false, is_loopback: address.is_loopback() }.visitor());
+        let client = (!is_proxy).then(|| visitor_at(address));
         let mut open = self.open.lock();
         if open.total >= self.maxima.total_for(address) {
             return Err(ConnectionRefusal::Server);

@@ -82,14 +82,14 @@ impl Api {
             return Ok(self.pool.acquire(template, visitor).await?);
         };
         if let Some(proof) = proof {
-            let checked = self.proofs_of_work.check(&secret, proof, template, &visitor);
+            let checked = self.proofs_of_work.check(secret, proof, template, &visitor);
             checked.map_err(|error| ApiError::InvalidRequest(error.to_string()))?;
             return Ok(self.pool.acquire(template, visitor).await?);
         }
         match self.pool.acquire_up_to(Some(lower_quota), template, visitor.clone()).await {
             Err(AcquireError::RateLimited(limited)) => {
                 let now = self.pool.clock().now();
-                Err(match self.proofs_of_work.challenge(&secret, template, &visitor, now) {
+                Err(match self.proofs_of_work.challenge(secret, template, &visitor, now) {
                     Some(challenge) => ApiError::ProofRequired(limited, Box::new(challenge)),
                     None => ApiError::RateLimited(limited),
                 })

@@ -58,7 +58,7 @@ impl Api {
             is_over: false,
         };
         let first = stream::once(async { Bytes::from_static(RETRY.as_bytes()) });
-        self.event_stream(&request.client, first.chain(stream::unfold(status, StatusStream::next)))
+        self.event_stream(request.client.address, first.chain(stream::unfold(status, StatusStream::next)))
     }
 }
 
