@@ -90,8 +90,15 @@ async fn bake_all(
                 Ok(BakeOutcome::AlreadyBaked) => {
                     print_line(&format!("{name}: already baked, and nothing has changed since"));
                 }
-                Ok(BakeOutcome::Baked) => {
-                    print_line(&format!("{name}: baked in {}", seconds(begun.elapsed())))
+                Ok(BakeOutcome::Baked { repeated }) => {
+                    print_line(&format!("{name}: baked in {}", seconds(begun.elapsed())));
+                    if !repeated.is_empty() {
+                        print_line(&format!(
+                            "{name}: WARNING: two restored instances drew the same values: {}; visitors can \
+                             predict those of others (see docs/random-numbers.md)",
+                            repeated.join(", ")
+                        ));
+                    }
                 }
                 Err(source) => return Err(CommandError::Bake { template: name, source }),
             }

@@ -49,6 +49,9 @@ pub struct Checkpoint {
     pub revision: u64,
     /// Bytes of memory that instances of this checkpoint share, or why each instance has its own memory.
     pub shared_memory: Result<u64, String>,
+    /// Values that two restored instances both drew, though they should be random; described for the operator. `None`
+    /// if that was not compared.
+    pub repeated_values: Option<Vec<String>>,
 }
 
 /// An instance that ended without a call of [`Runtime::stop`].
@@ -151,6 +154,20 @@ pub trait Runtime: Send + Sync + 'static {
     async fn bake(&self, id: &InstanceId, _revision: u64, _app: &App) -> Result<(), RuntimeError> {
         let source = io::Error::from(io::ErrorKind::Unsupported);
         Err(RuntimeError::Io { operation: format!("freeze {id} under the {} runtime", self.name()), source })
+    }
+
+    /// Records with a checkpoint which values two instances of it both drew, though they should be random. `values`
+    /// describes each for the operator.
+    ///
+    /// # Errors
+    /// The checkpoint is gone, or its record cannot be written.
+    async fn record_repeated_values(
+        &self,
+        _revision: u64,
+        _app: &App,
+        _values: &[String],
+    ) -> Result<(), RuntimeError> {
+        Ok(())
     }
 
     /// Runs a command in a running instance, beside its app and with the same rights, until it ends or its timeout

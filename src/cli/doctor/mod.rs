@@ -16,6 +16,7 @@ mod kernel;
 mod memory_sharing;
 mod network;
 mod open_files;
+mod repeated_values;
 mod tool;
 
 use std::io::Write;
@@ -89,8 +90,10 @@ async fn check_host(
         results.extend(criu::check(&containerd, &kernel).await);
         if containers {
             results.push(memory_sharing::judge_tracing(Tracefs::mount().map(drop)));
-            let templates = config.templates.iter();
-            results.extend(templates.flat_map(|template| memory_sharing::judge(template, baked)));
+            for template in config.templates.iter() {
+                results.extend(memory_sharing::judge(template, baked));
+                results.extend(repeated_values::judge(template, baked));
+            }
         }
     }
     let needs = network::NetworkNeeds {

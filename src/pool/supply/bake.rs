@@ -13,6 +13,7 @@ use std::time::Duration;
 use futures_util::future::BoxFuture;
 use tokio::time::Instant;
 
+use super::compare_restores::compare_restores;
 use super::provision::{ProvisionDraft, ProvisionError, ProvisionStep, START_STEPS, run_steps};
 use crate::instance::InstanceId;
 use crate::pool::Pool;
@@ -72,10 +73,14 @@ pub(in crate::pool) async fn ensure_checkpoint(
 }
 
 /// The result of [`Pool::bake`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum BakeOutcome {
     /// A checkpoint was made.
-    Baked,
+    Baked {
+        /// Values that the first two restored instances both drew, though they should be random; described for the
+        /// operator.
+        repeated: Vec<String>,
+    },
     /// A checkpoint that fits exists already.
     AlreadyBaked,
 }
@@ -123,7 +128,10 @@ impl Pool {
         let id = InstanceId::random(&template.name);
         let lock = self.in_flight.lock(&id).expect("no task knows an id that was drawn just now");
         let mut draft = ProvisionDraft::new(self, &template_pool, template.clone(), id).for_bake();
-        let mut baking = std::pin::pin!(run_steps(&BAKE_STEPS, &mut draft, &lock));
+        let mut baking = std::pin::pin!(async {
+            run_steps(&BAKE_STEPS, &mut draft, &lock).await?;
+            Ok(compare_restores(self, &template_pool, &template).await)
+        });
         let outcome = loop {
             tokio::select! {
                 outcome = &mut baking => break outcome,
@@ -132,7 +140,9 @@ impl Pool {
                 }
             }
         };
-        outcome.map(|()| BakeOutcome::Baked).map_err(|(step, error)| failed(step, &error))
+        outcome
+            .map(|repeated| BakeOutcome::Baked { repeated })
+            .map_err(|(step, error): (_, ProvisionError)| failed(step, &error))
     }
 
     /// Describes a template's checkpoint for the operator; `None` where there is none.
@@ -180,6 +190,9 @@ impl BakeTask {
                 }
                 let millis = start.elapsed().as_millis() as u64;
                 tracing::info!(template = name, millis, "checkpoint baked");
+                // The pool fills meanwhile.
+                pool.wake.notify_one();
+                compare_restores(pool, template_pool, &template).await;
             }
             Err((_, ProvisionError::Stopping)) => {}
             Err((step, error)) if !template_pool.wants(template.revision) => {

@@ -217,6 +217,20 @@ impl Runtime for ContainerdRuntime {
         .await
     }
 
+    async fn record_repeated_values(
+        &self,
+        revision: u64,
+        app: &App,
+        values: &[String],
+    ) -> Result<(), RuntimeError> {
+        let image = app.image.as_ref().and_then(|image| self.inner.images.cached(image));
+        let key =
+            image.and_then(|image| self.inner.ingredients(revision, &image)).map(|made_of| made_of.key());
+        let Some(key) = key else { return Ok(()) };
+        let recorded = self.inner.checkpoints.record_repeated_values(&key, values);
+        recorded.context(|| "record the comparison of two instances".to_owned())
+    }
+
     async fn may_observe(&self, id: &InstanceId) -> bool {
         let checkpoint = self.inner.instances.checkpoint_of(id);
         checkpoint.is_some_and(|key| {

@@ -23,6 +23,9 @@ use crate::runtime::containerd::host::{kernel, node_dir};
 /// Restores that fail one after another before a checkpoint is removed and baked again.
 const MAX_FAILED_RESTORES: u32 = 3;
 
+/// The file with what [`Catalog::record_repeated_values`] stores. It is written after the manifest.
+const REPEATED_VALUES: &str = "repeated.json";
+
 /// What the manifest says of a complete checkpoint.
 #[derive(Debug)]
 struct CatalogEntry {
@@ -152,6 +155,17 @@ impl Catalog {
         true
     }
 
+    /// Stores with a checkpoint which values two instances of it both drew. See [`Checkpoint::repeated_values`].
+    ///
+    /// # Errors
+    /// The file cannot be written.
+    pub(crate) fn record_repeated_values(&self, key: &CheckpointKey, values: &[String]) -> io::Result<()> {
+        let checkpoint = self.checkpoint_dir(key);
+        let draft = checkpoint.join("repeated.draft");
+        fs::write(&draft, serde_json::to_vec(values)?)?;
+        fs::rename(draft, checkpoint.join(REPEATED_VALUES))
+    }
+
     /// Returns the keys of all complete checkpoints.
     pub(crate) fn keys(&self) -> Vec<CheckpointKey> {
         self.complete.lock().keys().cloned().collect()
@@ -259,14 +273,23 @@ pub fn baked_checkpoints(containers: &Path) -> io::Result<Vec<Checkpoint>> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
         entries => entries?,
     };
-    let manifests = entries.filter_map(|entry| CheckpointManifest::read(&entry.ok()?.path()).ok());
-    let of_this_kernel = manifests.filter(|(_, manifest)| manifest.ingredients.kernel == kernel);
-    let checkpoints = of_this_kernel.map(|(_, manifest)| {
+    let manifests = entries.filter_map(|entry| {
+        let folder = entry.ok()?.path();
+        Some((CheckpointManifest::read(&folder).ok()?.1, folder))
+    });
+    let of_this_kernel = manifests.filter(|(manifest, _)| manifest.ingredients.kernel == kernel);
+    let checkpoints = of_this_kernel.map(|(manifest, folder)| {
+        let repeated = fs::read(folder.join(REPEATED_VALUES)).ok();
         let shared_memory = match manifest.sharing {
             Sharing::Shared(files) => Ok(files.mapped_bytes),
             Sharing::Private(why) => Err(why),
         };
-        Checkpoint { template: manifest.template, revision: manifest.ingredients.revision, shared_memory }
+        Checkpoint {
+            template: manifest.template,
+            revision: manifest.ingredients.revision,
+            shared_memory,
+            repeated_values: repeated.and_then(|json| serde_json::from_slice(&json).ok()),
+        }
     });
     Ok(checkpoints.collect())
 }
