@@ -27,9 +27,10 @@ pub(super) fn run(file: Option<&Path>, only: Option<&str>) -> ExitCode {
         Ok(read) => read,
         Err(status) => return status,
     };
-    if let Err(error) = telemetry::init(config.log) {
-        return fail(FAILURE, error);
-    }
+    let _logging = match telemetry::init(config.log) {
+        Ok(guard) => guard,
+        Err(error) => return fail(FAILURE, error),
+    };
     run_async(tokio::runtime::Builder::new_multi_thread(), bake(config, own_program, only))
 }
 

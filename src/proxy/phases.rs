@@ -195,9 +195,10 @@ impl ProxyHttp for Proxy {
                 return Err(Error::new(ErrorType::InternalError));
             }
         }
-        let links = ctx.target.as_ref().map_or_else(Vec::new, |(route, target)| {
-            self.replaced_links(&response.headers, route, target)
-        });
+        let links = ctx
+            .target
+            .as_ref()
+            .map_or_else(Vec::new, |(route, target)| self.replaced_links(&response.headers, route, target));
         rewrite_response(response, links)?;
         if is_stream {
             ctx.in_flight.mark_as_stream();

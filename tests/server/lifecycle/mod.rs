@@ -5,6 +5,7 @@ mod config;
 pub mod crash;
 mod doctor;
 mod forwarded_fields;
+mod logs;
 mod pool;
 mod readme;
 mod reload;

@@ -150,8 +150,7 @@ async fn answer(app: &App, stream: &mut TcpStream, path: &str) -> bool {
             NextStep::Keep,
         ),
         "/redirect" => {
-            let (host, port) =
-                (std::env::var("INSTANCE_HOST").unwrap(), std::env::var("PORT").unwrap());
+            let (host, port) = (std::env::var("INSTANCE_HOST").unwrap(), std::env::var("PORT").unwrap());
             (
                 fixed(&format!(
                     "HTTP/1.1 301 Moved\nLocation: http://{host}:{port}/dir/\nRefresh: 0;url=//{host}:{port}/dir/\n\

@@ -8,6 +8,7 @@ use std::time::Duration;
 use serde_json::Value;
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::{Child, Command};
+use tokio_util::sync::CancellationToken;
 
 use super::processes::instance_folders_of;
 use super::{Answer, MAX_WAIT, eventually, eventually_within, request};
@@ -22,6 +23,7 @@ pub struct Server {
     /// The name of its node, which is that of its folder below `nodes` in the state folder.
     node: String,
     log: Arc<Mutex<Vec<String>>>,
+    log_stop: CancellationToken,
 }
 
 /// An instance that the API has assigned to this test.
@@ -135,13 +137,20 @@ impl Server {
             }
         };
         let (port, node) = tokio::time::timeout(MAX_WAIT, listening).await.expect("the server listens");
-        let kept = log.clone();
+        let (kept, log_stop) = (log.clone(), CancellationToken::new());
+        let stopped = log_stop.clone();
         try_it_now::telemetry::task::spawn("test", async move {
-            while let Ok(Some(line)) = lines.next_line().await {
-                kept.lock().unwrap().push(line);
+            let reading = async {
+                while let Ok(Some(line)) = lines.next_line().await {
+                    kept.lock().unwrap().push(line);
+                }
+            };
+            if stopped.run_until_cancelled(reading).await.is_none() {
+                // The pipe stays open.
+                std::future::pending::<()>().await;
             }
         });
-        Self { child, port, folder, node, log }
+        Self { child, port, folder, node, log, log_stop }
     }
 
     /// Waits until every pool has as many ready instances as its target.
@@ -231,6 +240,11 @@ impl Server {
     /// Returns its process id.
     pub fn pid(&self) -> u32 {
         self.child.id().expect("the process was not waited for")
+    }
+
+    /// Reads no more of what the server logs, and keeps the pipe open.
+    pub fn stop_reading_log(&self) {
+        self.log_stop.cancel();
     }
 
     /// Sends a signal by name: `TERM`, `INT`, `KILL`, `HUP`, `STOP`, `CONT`.
