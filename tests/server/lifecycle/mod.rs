@@ -4,6 +4,7 @@ mod cli;
 mod config;
 pub mod crash;
 mod doctor;
+mod first_process;
 mod forwarded_fields;
 mod logs;
 mod pool;

@@ -94,6 +94,15 @@ impl Server {
         Self::spawn(shell, folder, variables, &["serve", "--config", file.to_str().unwrap()]).await
     }
 
+    /// Starts a server as process 1 of a process namespace of its own, which needs root. [`Server::pid`] is the process
+    /// that made the namespace. Does not wait for the pools.
+    pub async fn as_first_process(variables: &[(&str, &str)]) -> Self {
+        let folder = std::env::temp_dir().join(format!("try-it-now-serve-{}", uuid::Uuid::now_v7()));
+        let mut unshare = Command::new("unshare");
+        unshare.args(["--pid", "--fork", "--kill-child", "--mount-proc", env!("CARGO_BIN_EXE_try-it-now")]);
+        Self::spawn(unshare, folder, variables, &["serve"]).await
+    }
+
     /// Starts a server by a command to which the arguments are appended.
     async fn spawn(
         mut command: Command,
