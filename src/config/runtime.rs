@@ -128,7 +128,9 @@ fn rate(env: &mut Variables<'_>, name: &'static str, default: u32) -> u32 {
 
 fn forbidden_host(text: &str) -> Result<String, &'static str> {
     let is_valid = text.parse::<Ipv4Addr>().is_ok() || is_name(text);
-    is_valid.then(|| text.to_ascii_lowercase()).ok_or("write names or IPv4 addresses with commas between them")
+    is_valid
+        .then(|| text.to_ascii_lowercase())
+        .ok_or("write names or IPv4 addresses with commas between them")
 }
 
 /// Returns the image of the one template of a server without a file of templates. `has_containers` is `None` when

@@ -100,7 +100,7 @@ pub fn open_store(
     })
 }
 
-/// Returns the hosts of the configured Valkey.
+/// Returns the hosts of the configured Valkey, as far as its settings name them.
 pub fn store_hosts(config: Option<&config::ValkeySettings>) -> BTreeSet<String> {
     let addresses = config.into_iter().flat_map(|config| &config.addresses);
     let hosts = addresses.filter_map(|address| match address {
@@ -108,6 +108,17 @@ pub fn store_hosts(config: Option<&config::ValkeySettings>) -> BTreeSet<String> 
         config::ValkeyAddress::Unix(_) => None,
     });
     hosts.collect()
+}
+
+/// Returns the hosts of all servers of the configured Valkey: Sentinels and a cluster are asked. `None` if none answers.
+pub async fn find_store_hosts(config: config::ValkeySettings) -> Option<BTreeSet<String>> {
+    match valkey::server_hosts(&valkey_settings(config)).await {
+        Ok(hosts) => Some(hosts),
+        Err(error) => {
+            tracing::warn!(%error, "failed to list the servers of Valkey");
+            None
+        }
+    }
 }
 
 /// Returns the store that nodes share, for the doctor to check; `None` if the store is embedded.

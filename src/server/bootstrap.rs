@@ -3,7 +3,6 @@
 //! [`serve`] reads in order: the port, the node and its backends, the pool, the API and the proxy, the tasks
 //! in the background, the listener, and at last the shutdown.
 
-use std::collections::BTreeSet;
 use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -15,10 +14,11 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::backends::{open_store, start_runtime, store_hosts};
+use super::backends::{open_store, start_runtime};
 use super::client_connections::ConnectionMaxima;
 use super::descriptors::{self, OpenFileLimits};
 use super::dispatch::Dispatcher;
+use super::forbidden_hosts::ForbiddenHosts;
 use super::http1_guard::ClientTimeouts;
 use super::listener::{self, ListenerContext};
 use super::shutdown::{ProcessSignals, ShutdownSequence, StopSignal};
@@ -102,10 +102,10 @@ pub async fn serve(config: Config, file: Option<PathBuf>, own_program: PathBuf) 
     // The node and its backends.
     let state_error = |source| StartError::State { folder: state_dir.clone(), source };
     let node = NodeDir::lock_any(&state_dir).map_err(state_error)?;
-    let store_hosts = store_hosts(store_settings.as_ref());
-    let (forbidden_hosts, watched_hosts) = watch::channel(store_hosts.clone());
+    let forbidden = ForbiddenHosts::new(store_settings.clone());
     let runtime =
-        start_runtime(&node, &runtime_settings, &own_program, open_files.original, watched_hosts).await?;
+        start_runtime(&node, &runtime_settings, &own_program, open_files.original, forbidden.subscribe())
+            .await?;
     let clock = Clock::System;
     let is_clustered = store_settings.is_some();
     let api_key = api_key_or_own(api_key, &state_dir, bound).map_err(state_error)?;
@@ -196,8 +196,7 @@ pub async fn serve(config: Config, file: Option<PathBuf>, own_program: PathBuf) 
         secret: shared_secret,
         timeout: node_settings.timeout,
     };
-    let node_hosts = pool.membership().node_hosts();
-    task::spawn("forbidden hosts", forbid_nodes(forbidden_hosts, store_hosts, node_hosts));
+    task::spawn("forbidden hosts", forbidden.follow(pool.membership().node_hosts()));
     heartbeat.run().await;
     task::spawn("routes follow", follow_routes(routes, store, metrics.clone(), pool.clone()));
     if let Some(tls) = &tls {
@@ -289,18 +288,6 @@ async fn follow_routes(
         FollowEvent::Resynced => pool.garbage_collect_soon(),
     };
     routes::follow(routes, store, metrics, on_event).await;
-}
-
-/// Keeps the hosts that no instance reaches up to date: those of the store, and those of all nodes.
-async fn forbid_nodes(
-    forbidden: watch::Sender<BTreeSet<String>>,
-    store_hosts: BTreeSet<String>,
-    mut node_hosts: watch::Receiver<BTreeSet<String>>,
-) {
-    while node_hosts.changed().await.is_ok() {
-        let hosts = &store_hosts | &*node_hosts.borrow_and_update();
-        forbidden.send_replace(hosts);
-    }
 }
 
 /// Reads the file of templates again. If the configuration is invalid, the errors are logged and the previous templates

@@ -70,8 +70,7 @@ impl ContainerdRuntime {
             settings.search_path,
             settings.forbidden_hosts,
         );
-        let egress_links = egress_links
-            .context(context("find this server's network namespace"))?;
+        let egress_links = egress_links.context(context("find this server's network namespace"))?;
         let shared_shim = SharedShim::new(
             &settings.node,
             settings.socket.clone(),

@@ -167,9 +167,6 @@ mod tests {
     async fn a_name_with_a_local_address_opens_nothing() {
         let egress = Egress::Only(vec!["localhost:80".parse().unwrap(), "198.51.100.1:81".parse().unwrap()]);
         let allowed = ResolvedNames::default().resolve(&egress).await;
-        assert_eq!(
-            allowed,
-            AllowedDestinations::Only(BTreeSet::from([(address(1), 81)]))
-        );
+        assert_eq!(allowed, AllowedDestinations::Only(BTreeSet::from([(address(1), 81)])));
     }
 }

@@ -15,7 +15,7 @@ use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io;
 use std::net::Ipv4Addr;
-use std::sync::{Arc, Weak};
+use std::sync::Arc;
 
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
@@ -31,7 +31,7 @@ use super::forbidden::ForbiddenHosts;
 use super::forwarding::{default_link, forward_packets};
 use super::inner_end::InnerEnd;
 use super::links::LinkPair;
-use super::routes::RoutePlan;
+use super::refresh::{egress_of, run_refresh};
 use crate::runtime::RuntimeError;
 use crate::runtime::blocking::IoContext;
 use crate::telemetry::task;
@@ -59,11 +59,11 @@ pub(crate) struct EgressLinks {
     home: Arc<File>,
     node: String,
     /// Prefix of the names of this node's links.
-    link_prefix: String,
-    settings: EgressSettings,
-    firewall: Firewall,
-    names: Arc<ResolvedNames>,
-    forbidden: ForbiddenHosts,
+    pub(super) link_prefix: String,
+    pub(super) settings: EgressSettings,
+    pub(super) firewall: Firewall,
+    pub(super) names: Arc<ResolvedNames>,
+    pub(super) forbidden: ForbiddenHosts,
     addresses: Mutex<AddressPool>,
     /// Links made ahead.
     spare: Mutex<Vec<EgressLink>>,
@@ -72,7 +72,7 @@ pub(crate) struct EgressLinks {
     /// Released links, with the time of their release.
     idle: Mutex<VecDeque<(Instant, EgressLink)>>,
     /// The links that have an instance, by name.
-    in_use: Mutex<BTreeMap<String, LinkInUse>>,
+    pub(super) in_use: Mutex<BTreeMap<String, LinkInUse>>,
     /// The largest packet in bytes; `None` before this host was prepared.
     mtu: tokio::sync::Mutex<Option<u32>>,
 }
@@ -86,10 +86,10 @@ pub(crate) struct EgressLink {
 
 /// A link that has an instance, and what the instance may reach.
 #[derive(Debug, Clone)]
-struct LinkInUse {
-    pair: AddressPair,
-    inner: Arc<InnerEnd>,
-    egress: Egress,
+pub(super) struct LinkInUse {
+    pub(super) pair: AddressPair,
+    pub(super) inner: Arc<InnerEnd>,
+    pub(super) egress: Egress,
 }
 
 /// What a server stores about the link of an instance for the server after a crash.
@@ -194,18 +194,6 @@ impl EgressLinks {
         Ok(link)
     }
 
-    /// Sets the routes and the name server in the namespace of an instance.
-    async fn set_up_inside(&self, link: &LinkInUse) -> io::Result<()> {
-        link.inner.serve_names(&link.egress, &self.names).await?;
-        let plan = || self.plan_routes(link.pair, &self.names.known_destinations(&link.egress));
-        link.inner.set_routes(plan).await
-    }
-
-    fn plan_routes(&self, pair: AddressPair, destinations: &AllowedDestinations) -> RoutePlan {
-        let gateway = pair.of_host(&self.settings.range);
-        RoutePlan::new(gateway, destinations, self.firewall.resolvers(), &self.forbidden.addresses())
-    }
-
     /// Releases a link. All processes in it must have ended.
     ///
     /// # Errors
@@ -283,16 +271,6 @@ impl EgressLinks {
         InstanceRules {
             address: link.pair.of_instance(&self.settings.range),
             destinations: self.names.known_destinations(&link.egress),
-        }
-    }
-
-    /// Sets the routes and the name servers of all these links. A failure concerns one link, and is tried again with the
-    /// next refresh.
-    async fn set_up_all_inside(&self, links: &BTreeMap<String, LinkInUse>) {
-        for (name, link) in links {
-            if let Err(error) = self.set_up_inside(link).await {
-                tracing::error!(link = name, %error, "failed to set routes and name server of an instance");
-            }
         }
     }
 
@@ -381,42 +359,6 @@ impl EgressLinks {
             tracing::warn!(link = name, %error, "failed to remove egress link");
         }
         self.addresses.lock().release(link.pair, Instant::now());
-    }
-
-    /// Resolves the names in use again, and restores what is missing of the firewall's table and of the routes.
-    async fn refresh(&self) -> io::Result<()> {
-        let in_use = self.in_use.lock().clone();
-        let egress = egress_of(&in_use);
-        tokio::join!(self.names.refresh(&egress), self.forbidden.refresh());
-        self.set_up_all_inside(&in_use).await;
-        self.firewall.forbid(self.forbidden.addresses()).await?;
-        let destinations =
-            in_use.iter().map(|(name, link)| (name.clone(), self.names.known_destinations(&link.egress)));
-        if self.firewall.restore_if_missing().await? {
-            tracing::error!("the firewall's table was removed by another program; restored");
-        }
-        self.firewall.update_destinations(&destinations.collect()).await
-    }
-}
-
-fn egress_of(links: &BTreeMap<String, LinkInUse>) -> Vec<Egress> {
-    links.values().map(|link| link.egress.clone()).collect()
-}
-
-/// Refreshes names, firewall and routes for as long as the server lives: in intervals, and when the hosts change that no
-/// instance reaches.
-async fn run_refresh(links: Weak<EgressLinks>) {
-    let Some(mut hosts) = links.upgrade().map(|links| links.forbidden.watch()) else { return };
-    let mut may_change = true;
-    while let Some(pause) = links.upgrade().map(|links| links.settings.refresh_interval) {
-        tokio::select! {
-            () = tokio::time::sleep(pause) => {}
-            changed = hosts.changed(), if may_change => may_change = changed.is_ok(),
-        }
-        let Some(links) = links.upgrade() else { return };
-        if let Err(error) = links.refresh().await {
-            tracing::error!(%error, "failed to reconcile egress firewall");
-        }
     }
 }
 

@@ -100,8 +100,8 @@ impl Firewall {
         let mut text = String::new();
         for (link, new_destinations) in destinations {
             let Some(rules) = state.instances.get_mut(link) else { continue };
-            if let (
-                AllowedDestinations::Only(old), AllowedDestinations::Only(new)) = (&rules.destinations, new_destinations)
+            if let (AllowedDestinations::Only(old), AllowedDestinations::Only(new)) =
+                (&rules.destinations, new_destinations)
             {
                 text += &self.config.change_destinations(link, old, new);
             }
@@ -118,7 +118,11 @@ impl Firewall {
         let mut state = self.state.lock().await;
         let text = self.config.change_forbidden(&state.forbidden, &addresses);
         state.forbidden = addresses;
-        if text.is_empty() || state.instances.is_empty() { Ok(()) } else { self.apply(&mut state, text).await }
+        if text.is_empty() || state.instances.is_empty() {
+            Ok(())
+        } else {
+            self.apply(&mut state, text).await
+        }
     }
 
     /// Restores the table if another program deleted it, perhaps with everything else in nftables: until then no rule

@@ -44,8 +44,10 @@ impl ForbiddenHosts {
 
     /// Looks up all names and the addresses of this host, which takes seconds at most.
     pub(super) async fn refresh(&self) {
+        // An IPv6 address may have brackets.
+        let bare = |host: &String| host.trim_matches(['[', ']']).to_owned();
         let hosts: BTreeSet<String> =
-            self.hosts.borrow().iter().chain(&self.configured).take(MAX_HOSTS).cloned().collect();
+            self.hosts.borrow().iter().chain(&self.configured).take(MAX_HOSTS).map(bare).collect();
         let (addresses, names): (Vec<_>, Vec<_>) = hosts.into_iter().partition(|host| is_address(host));
         let own = super::links::own_addresses().await.unwrap_or_else(|error| {
             tracing::warn!(%error, "failed to list this host's addresses");
@@ -78,7 +80,8 @@ mod tests {
     #[tokio::test]
     async fn public_addresses_of_all_hosts_are_forbidden_and_follow_changes() {
         let hosts = |hosts: &[&str]| hosts.iter().map(|host| (*host).to_owned()).collect::<BTreeSet<_>>();
-        let (sender, receiver) = watch::channel(hosts(&["198.51.100.7", "10.0.0.1", "2001:db8::1", "localhost"]));
+        let (sender, receiver) =
+            watch::channel(hosts(&["198.51.100.7", "10.0.0.1", "[2001:db8::1]", "localhost"]));
         let forbidden = ForbiddenHosts::new(receiver, vec!["198.51.100.8".to_owned()]);
         let of = |last: u8| Ipv4Addr::new(198, 51, 100, last);
         forbidden.refresh().await;

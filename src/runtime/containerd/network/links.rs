@@ -82,10 +82,6 @@ pub(super) async fn attach(home: &Arc<File>, namespace: Arc<File>, pair: LinkPai
 /// Creates the pair. The thread is in the namespace of the inner end.
 fn create_inner_end(home: &File, pair: &LinkPair) -> io::Result<()> {
     disable_ipv6("default")?;
-    // All packets come from this host, which has no route of its own here: a check of their sender would drop them.
-    for link in ["all", "default"] {
-        set_ipv4(link, "rp_filter", "0")?;
-    }
     let reactor = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     reactor.block_on(netlink(|handle| async move {
         let peer = LinkMessageBuilder::<LinkUnspec>::new().name(&pair.name).mtu(pair.mtu);
@@ -105,13 +101,7 @@ fn create_inner_end(home: &File, pair: &LinkPair) -> io::Result<()> {
 
 async fn set_up_outer_end(pair: &LinkPair) -> io::Result<()> {
     disable_ipv6(&pair.name)?;
-    // Without the firewall too, the kernel drops packets that are not from the one address behind this link, and never
-    // delivers them to a loopback address. A host may have other defaults.
-    for (name, value) in
-        [("rp_filter", "1"), ("route_localnet", "0"), ("accept_local", "0"), ("accept_redirects", "0")]
-    {
-        set_ipv4(&pair.name, name, value)?;
-    }
+    check_senders(&pair.name)?;
     netlink(|handle| async move {
         let index = find(&handle, &pair.name).await?.header.index;
         let alias = format!("{ALIAS_PREFIX}{}", pair.node);
@@ -136,6 +126,30 @@ fn disable_ipv6(name: &str) -> io::Result<()> {
     }
 }
 
+/// Has the kernel drop packets from the outer end `name` that are not from the one address behind it, and never deliver
+/// them to a loopback address, without the firewall too. A host may have other defaults, and its programs may apply them
+/// when they notice the link; so this is repeated.
+///
+/// # Errors
+/// There is no such link.
+pub(super) fn check_senders(name: &str) -> io::Result<()> {
+    for (setting, value) in
+        [("rp_filter", "1"), ("route_localnet", "0"), ("accept_local", "0"), ("accept_redirects", "0")]
+    {
+        set_ipv4(name, setting, value)?;
+    }
+    Ok(())
+}
+
+/// Stops checks of senders in the instance's namespace, where the thread is. All packets there come from this host, which
+/// is no destination, so a check would drop them.
+///
+/// # Errors
+/// There is no inner end.
+pub(super) fn accept_all_senders() -> io::Result<()> {
+    ["all", INNER_NAME].into_iter().try_for_each(|link| set_ipv4(link, "rp_filter", "0"))
+}
+
 /// Sets a kernel setting of IPv4 of a link of the thread's namespace.
 fn set_ipv4(link: &str, name: &str, value: &str) -> io::Result<()> {
     fs::write(format!("/proc/sys/net/ipv4/conf/{link}/{name}"), value)
@@ -148,12 +162,11 @@ fn set_ipv4(link: &str, name: &str, value: &str) -> io::Result<()> {
 pub(super) async fn own_addresses() -> io::Result<Vec<Ipv4Addr>> {
     let found: Vec<AddressMessage> =
         netlink(|handle| async move { handle.address().get().execute().try_collect().await }).await?;
-    let addresses = found.into_iter().flat_map(|message| message.attributes).filter_map(|attribute| {
-        match attribute {
+    let addresses =
+        found.into_iter().flat_map(|message| message.attributes).filter_map(|attribute| match attribute {
             AddressAttribute::Local(IpAddr::V4(address)) => Some(address),
             _ => None,
-        }
-    });
+        });
     Ok(addresses.collect())
 }
 

@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `namespaces` | makes sealed namespaces, and connects to apps in any namespace |
 //! | `egress` | opens and releases links to the internet; their state after a crash |
+//! | `refresh` | keeps names, routes and firewall as they should be |
 //! | `inner_end` | the instance's end of a link: namespace, routes, name server |
 //! | `forwarding` | what egress needs of this host's own network |
 //! | `links` | creates and removes veth pairs, by netlink |
@@ -30,4 +31,5 @@ mod forwarding;
 mod inner_end;
 mod links;
 pub(super) mod namespaces;
+mod refresh;
 mod routes;

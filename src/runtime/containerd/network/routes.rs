@@ -123,6 +123,7 @@ impl RoutePlan {
         let plan = self.clone();
         on_own_thread("routes of an instance", move || {
             setns(&*namespace, CloneFlags::CLONE_NEWNET)?;
+            links::accept_all_senders()?;
             let reactor = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
             reactor.block_on(links::netlink(|handle| async move { plan.reconcile(&handle).await }))
         })
@@ -247,8 +248,10 @@ mod tests {
     /// Returns where a packet goes by a plan: whether to the gateway.
     fn is_open(plan: &RoutePlan, to: &str, port: u16) -> bool {
         let lookup = |table: u32| {
-            let matching =
-                plan.routes.iter().filter(|route| route.table == table && route.network.contains(address(to)));
+            let matching = plan
+                .routes
+                .iter()
+                .filter(|route| route.table == table && route.network.contains(address(to)));
             matching.max_by_key(|route| route.network.prefix()).map(|route| route.is_open)
         };
         let mut rules: Vec<&PortRule> =

@@ -2,7 +2,9 @@
 
 use std::net::UdpSocket;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
+
+use tokio::time::Instant;
 
 use super::virtual_network::{OTHER_SITE, SITE, VirtualNetwork};
 use super::*;

@@ -158,7 +158,8 @@ fn the_store_and_the_nodes_are_never_reached() {
         net.set_hosts(&[("store.test", OTHER_SITE)]);
         let (sender, receiver) = watch::channel(hosts(&["store.test"]));
         net.test_node.settings.forbidden_hosts = receiver;
-        let (node, store, other) = (format!("{SITE}:80"), format!("{OTHER_SITE}:80"), format!("{THIRD_SITE}:80"));
+        let (node, store, other) =
+            (format!("{SITE}:80"), format!("{OTHER_SITE}:80"), format!("{THIRD_SITE}:80"));
         let list = listed_egress(&[&node, &store, &other]);
         net.with_server(async |runtime| {
             let mut instances = Vec::new();
