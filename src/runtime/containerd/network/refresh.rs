@@ -42,10 +42,11 @@ impl EgressLinks {
     /// Resolves the names in use again, and restores what is missing of the firewall's table and of the routes.
     async fn refresh(&self) -> io::Result<()> {
         let in_use = self.in_use.lock().clone();
-        let egress = egress_of(&in_use);
-        tokio::join!(self.names.refresh(&egress), self.forbidden.refresh());
-        self.set_up_all_inside(&in_use).await;
+        // Closed before names are looked up, which may take long.
+        self.forbidden.refresh().await;
         self.firewall.forbid(self.forbidden.addresses()).await?;
+        self.names.refresh(&egress_of(&in_use)).await;
+        self.set_up_all_inside(&in_use).await;
         let destinations =
             in_use.iter().map(|(name, link)| (name.clone(), self.names.known_destinations(&link.egress)));
         if self.firewall.restore_if_missing().await? {
