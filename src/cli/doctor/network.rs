@@ -57,6 +57,7 @@ const EGRESS_TRIALS: [Trial; 3] = [
              add rule inet try-it-now-doctor c ct state new add @b { ip saddr ct count over 1 } drop; \
              add rule inet try-it-now-doctor c tcp flags & (syn | ack) == syn update @e \
              { ip saddr limit rate over 1/second burst 2 packets } drop; \
+             add rule inet try-it-now-doctor c ct status & confirmed == 0 drop; \
              add chain inet try-it-now-doctor d { type nat hook postrouting priority srcnat; }; \
              add rule inet try-it-now-doctor d masquerade"],
         works: "tables with sets, connection tracking and masquerading can be created, for templates with egress",

@@ -90,6 +90,14 @@ pub(super) struct LinkInUse {
     pub(super) pair: AddressPair,
     pub(super) inner: Arc<InnerEnd>,
     pub(super) egress: Egress,
+    /// Differs between two uses of one link.
+    pub(super) marker: Arc<()>,
+}
+
+impl LinkInUse {
+    fn new(link: &EgressLink, egress: Egress) -> Self {
+        Self { pair: link.pair, inner: link.inner.clone(), egress, marker: Arc::default() }
+    }
 }
 
 /// What a server stores about the link of an instance for the server after a crash.
@@ -175,7 +183,7 @@ impl EgressLinks {
         task::spawn("spare egress links", async move { links.refill(mtu).await });
         self.names.resolve(egress).await;
         let name = link.pair.link_name(&self.link_prefix);
-        let opened = LinkInUse { pair: link.pair, inner: link.inner.clone(), egress: egress.clone() };
+        let opened = LinkInUse::new(&link, egress.clone());
         // First of all: from now on a refresh updates the link.
         self.in_use.lock().insert(name.clone(), opened.clone());
         let rules = self.rules_of(&opened);
@@ -233,9 +241,10 @@ impl EgressLinks {
         }
         let inner = Arc::new(InnerEnd::new(Arc::new(File::open(format!("/proc/{pid}/ns/net"))?)));
         self.addresses.lock().mark_used(pair);
-        let in_use = LinkInUse { pair, inner: inner.clone(), egress: record.egress };
+        let link = EgressLink { pair, inner };
+        let in_use = LinkInUse::new(&link, record.egress);
         self.in_use.lock().insert(pair.link_name(&self.link_prefix), in_use);
-        Ok(EgressLink { pair, inner })
+        Ok(link)
     }
 
     /// Removes what belongs to this node and was not adopted, and renews the firewall. Comes after all adoptions.
@@ -338,7 +347,8 @@ impl EgressLinks {
                 Ok(namespace) => {
                     let inner = Arc::new(InnerEnd::new(namespace));
                     // The routes of most instances, so that these need not wait for them.
-                    inner.set_routes(|| self.plan_routes(pair, &AllowedDestinations::AnyPublic)).await?;
+                    let plan = || Some(self.plan_routes(pair, &AllowedDestinations::AnyPublic));
+                    inner.set_routes(plan).await?;
                     return Ok(EgressLink { pair, inner });
                 }
                 Err(error) => {

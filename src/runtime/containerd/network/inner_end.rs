@@ -31,13 +31,14 @@ impl InnerEnd {
         self.namespace.clone()
     }
 
-    /// Sets the routes. `plan` is called when no other call is in progress, so that the last call has the last word.
+    /// Sets the routes, unless there is no plan. `plan` is called when no other call is in progress, so that the last call
+    /// has the last word.
     ///
     /// # Errors
     /// The kernel refuses. Then some routes may be missing, and the next call sets all of them.
-    pub(super) async fn set_routes(&self, plan: impl FnOnce() -> RoutePlan + Send) -> io::Result<()> {
+    pub(super) async fn set_routes(&self, plan: impl FnOnce() -> Option<RoutePlan>) -> io::Result<()> {
         let mut routes = self.routes.lock().await;
-        let plan = plan();
+        let Some(plan) = plan() else { return Ok(()) };
         if routes.as_ref() != Some(&plan) {
             *routes = None;
             plan.apply(self.namespace()).await?;
@@ -46,14 +47,20 @@ impl InnerEnd {
         Ok(())
     }
 
-    /// Runs the name server of an instance with a list of destinations, unless it runs.
+    /// Runs the name server of an instance with a list of destinations, unless it runs. `is_current` returns whether the
+    /// instance is still there; it is called when no other call is in progress.
     ///
     /// # Errors
     /// Its port is in use.
-    pub(super) async fn serve_names(&self, egress: &Egress, resolved: &Arc<ResolvedNames>) -> io::Result<()> {
+    pub(super) async fn serve_names(
+        &self,
+        is_current: impl Fn() -> bool,
+        egress: &Egress,
+        resolved: &Arc<ResolvedNames>,
+    ) -> io::Result<()> {
         let mut name_server = self.name_server.lock().await;
         let is_running = name_server.as_ref().is_some_and(|task| !task.is_finished());
-        if matches!(egress, Egress::Only(_)) && !is_running {
+        if matches!(egress, Egress::Only(_)) && !is_running && is_current() {
             let socket = dns_responder::listen(self.namespace()).await?;
             let names = dns::names(egress).map(str::to_owned).collect();
             let running = dns_responder::run(socket, names, resolved.clone());

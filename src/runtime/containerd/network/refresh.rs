@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::sync::Weak;
+use std::sync::{Arc, Weak};
 
 use super::addresses::AddressPair;
 use super::egress::{EgressLinks, LinkInUse};
@@ -12,15 +12,25 @@ use super::routes::RoutePlan;
 use crate::template::Egress;
 
 impl EgressLinks {
-    /// Sets the routes and the name server in the namespace of an instance, and the checks of its packets outside of it.
+    /// Sets the routes and the name server in the namespace of an instance, and the checks of its packets outside of it. A link that has
+    /// no instance any more, or another one, stays as it is.
     ///
     /// # Errors
     /// The kernel refuses, or the port of the name server is in use.
     pub(super) async fn set_up_inside(&self, link: &LinkInUse) -> io::Result<()> {
-        links::check_senders(&link.pair.link_name(&self.link_prefix))?;
-        link.inner.serve_names(&link.egress, &self.names).await?;
+        let name = link.pair.link_name(&self.link_prefix);
+        // A refresh may come so late that the link has another instance.
+        let is_current = || {
+            let in_use = self.in_use.lock();
+            in_use.get(&name).is_some_and(|current| Arc::ptr_eq(&current.marker, &link.marker))
+        };
+        if !is_current() {
+            return Ok(());
+        }
+        links::check_senders(&name)?;
+        link.inner.serve_names(is_current, &link.egress, &self.names).await?;
         let plan = || self.plan_routes(link.pair, &self.names.known_destinations(&link.egress));
-        link.inner.set_routes(plan).await
+        link.inner.set_routes(|| is_current().then(plan)).await
     }
 
     /// Returns the routes of an instance that may reach these destinations.

@@ -81,6 +81,10 @@ impl VirtualNetwork {
         let net = Self { test_node, internet, hosts, questions };
         net.run("mount --make-rprivate /");
         net.run(&format!("mount --bind {} /etc/hosts", net.hosts.display()));
+        // No other name resolves, and that is known at once.
+        let resolvers = net.test_node.settings.node_dir.join("resolv.conf");
+        fs::write(&resolvers, "nameserver 127.0.0.1\noptions timeout:1 attempts:1\n").unwrap();
+        net.run(&format!("mount --bind {} /etc/resolv.conf", resolvers.display()));
         net.run("ip link set lo up");
         net.run(&format!("ip address add {HOST_INTERNAL_ADDRESS}/32 dev lo"));
         net.run(&format!("ip link add up0 type veth peer name up1 netns {thread_id}"));
