@@ -4,8 +4,8 @@
 //! only these routes hold. No process of an instance has the right to change them. They lead to the gateway only what
 //! the firewall's table allows: by address, and by rules with ports in front of the table `main`.
 //!
-//! A lookup without a port (for the path MTU of a connection, or for ICMP) skips the rules with ports, so `main` has
-//! the allowed addresses of a list as well.
+//! The kernel looks up the route without a port when it learns the path MTU of a connection, and notes that with the
+//! route that it finds. So both lookups must end in the same route: the rules of a list lead to the routes in `main`.
 //!
 //! The kernel accepts no rule for port 65535. So if the firewall's table is missing, this port of an allowed address is
 //! open.
@@ -13,7 +13,7 @@
 use std::collections::BTreeSet;
 use std::fs::File;
 use std::io;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
 use futures_util::TryStreamExt;
@@ -34,8 +34,8 @@ use crate::template::egress::{BLOCKED_NETWORKS, Ipv4Network, MAIL_PORTS};
 const MAIN_TABLE: u32 = RouteHeader::RT_TABLE_MAIN as u32;
 /// The table of the kernel with the addresses of the namespace.
 const LOCAL_TABLE: u32 = 255;
-/// The table of the destinations at a port has this number plus the port.
-const PORT_TABLES: u32 = 100_000;
+/// The table of the name servers, which an instance may reach at the port of DNS only.
+const RESOLVER_TABLE: u32 = 100;
 /// Priorities of the rules that lead to tables, and of those that refuse ports; all are before `main`.
 const OPEN_PRIORITY: u32 = 100;
 const REFUSED_PRIORITY: u32 = 200;
@@ -44,9 +44,10 @@ const LAST_PORT: u16 = 65_534;
 /// The port of DNS.
 const DNS_PORT: u16 = 53;
 
-/// A rule for the ports `first` to `last`: look into `table`, or with `None` refuse.
+/// A rule for the ports `first` to `last` of an address, or with `None` of all: look into `table`, or with `None` refuse.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 struct PortRule {
+    to: Option<Ipv4Addr>,
     first: u16,
     last: u16,
     table: Option<u32>,
@@ -82,9 +83,11 @@ impl RoutePlan {
         plan.add(MAIN_TABLE, host(gateway), false);
         match destinations {
             AllowedDestinations::AnyPublic => {
-                resolvers.iter().for_each(|resolver| plan.open_port(*resolver, DNS_PORT));
+                for resolver in resolvers {
+                    plan.open_port(*resolver, DNS_PORT, RESOLVER_TABLE);
+                }
                 for port in [DNS_PORT].into_iter().chain(MAIL_PORTS) {
-                    plan.rules.insert(PortRule { first: port, last: port, table: None });
+                    plan.rules.insert(PortRule { to: None, first: port, last: port, table: None });
                 }
                 let forbidden = forbidden.iter().copied().map(host);
                 for network in BLOCKED_NETWORKS.into_iter().chain(forbidden) {
@@ -94,20 +97,19 @@ impl RoutePlan {
             }
             AllowedDestinations::Only(destinations) => {
                 for (address, port) in destinations.iter().filter(|(to, _)| !forbidden.contains(to)) {
-                    plan.open_port(*address, *port);
-                    plan.add(MAIN_TABLE, host(*address), true);
+                    plan.open_port(*address, *port, MAIN_TABLE);
                 }
-                plan.rules.insert(PortRule { first: 1, last: LAST_PORT, table: None });
+                plan.rules.insert(PortRule { to: None, first: 1, last: LAST_PORT, table: None });
             }
         }
         plan
     }
 
-    fn open_port(&mut self, address: Ipv4Addr, port: u16) {
+    fn open_port(&mut self, address: Ipv4Addr, port: u16, table: u32) {
+        self.add(table, host(address), true);
         if port <= LAST_PORT {
-            let table = PORT_TABLES + u32::from(port);
-            self.rules.insert(PortRule { first: port, last: port, table: Some(table) });
-            self.add(table, host(address), true);
+            let (to, table) = (Some(address), Some(table));
+            self.rules.insert(PortRule { to, first: port, last: port, table });
         }
     }
 
@@ -182,7 +184,7 @@ fn host(address: Ipv4Addr) -> Ipv4Network {
 }
 
 fn rule_message(rule: PortRule) -> RuleMessage {
-    let PortRule { first, last, table } = rule;
+    let PortRule { to, first, last, table } = rule;
     let priority = if table.is_some() { OPEN_PRIORITY } else { REFUSED_PRIORITY };
     let mut message = RuleMessage::default();
     message.header.family = AddressFamily::Inet;
@@ -190,6 +192,10 @@ fn rule_message(rule: PortRule) -> RuleMessage {
     message.attributes.push(RuleAttribute::Priority(priority));
     message.attributes.push(RuleAttribute::DestinationPortRange(RulePortRange { start: first, end: last }));
     message.attributes.extend(table.map(RuleAttribute::Table));
+    if let Some(address) = to {
+        message.header.dst_len = 32;
+        message.attributes.push(RuleAttribute::Destination(address.into()));
+    }
     message
 }
 
@@ -202,18 +208,19 @@ async fn add_rule(handle: &Handle, rule: PortRule) -> Result<(), Error> {
 async fn present_rules(handle: &Handle) -> Result<BTreeSet<PortRule>, Error> {
     let messages: Vec<RuleMessage> = handle.rule().get(IpVersion::V4).execute().try_collect().await?;
     let rules = messages.into_iter().filter_map(|message| {
-        let mut ports = None;
+        let (mut ports, mut to) = (None, None);
         let mut table = u32::from(message.header.table);
         for attribute in &message.attributes {
             match attribute {
                 RuleAttribute::DestinationPortRange(range) => ports = Some((range.start, range.end)),
                 RuleAttribute::Table(number) => table = *number,
+                RuleAttribute::Destination(IpAddr::V4(address)) => to = Some(*address),
                 _ => {}
             }
         }
         let table = (message.header.action == RuleAction::ToTable).then_some(table);
         // The kernel's own rules have no ports.
-        ports.map(|(first, last)| PortRule { first, last, table })
+        ports.map(|(first, last)| PortRule { to, first, last, table })
     });
     Ok(rules.collect())
 }
@@ -256,6 +263,7 @@ mod tests {
         };
         let mut rules: Vec<&PortRule> =
             plan.rules.iter().filter(|rule| (rule.first..=rule.last).contains(&port)).collect();
+        rules.retain(|rule| rule.to.is_none_or(|address_of_rule| address_of_rule == address(to)));
         rules.sort_by_key(|rule| rule.table.is_none());
         let by_rules = rules.iter().find_map(|rule| rule.table.map_or(Some(false), lookup));
         by_rules.or_else(|| lookup(MAIN_TABLE)).unwrap_or(false)

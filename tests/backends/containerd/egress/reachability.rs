@@ -1,5 +1,6 @@
 //! The destinations that instances with egress reach, and those that they do not.
 
+use std::io::Write;
 use std::net::{TcpListener, TcpStream, UdpSocket};
 use std::time::Duration;
 
@@ -145,6 +146,33 @@ fn a_firewall_table_that_was_removed_is_restored() {
             .await;
             assert_reaches(&runtime, endpoint, &format!("{SITE}:80")).await;
             assert_does_not_reach(&runtime, endpoint, &format!("{}:80", PRIVATE[0])).await;
+        });
+    });
+}
+
+#[test]
+fn a_network_on_the_way_with_smaller_packets_is_noticed() {
+    VirtualNetwork::run_test(|net| {
+        let receiver = net.in_internet(|_| TcpListener::bind((SITE, 9100)).unwrap());
+        std::thread::spawn(move || {
+            for sender in receiver.incoming() {
+                let mut sender = sender.unwrap();
+                let received = std::io::copy(&mut sender, &mut std::io::sink()).unwrap();
+                writeln!(sender, "{received}").unwrap();
+            }
+        });
+        net.with_server(async |runtime| {
+            let list = listed_egress(&[&format!("{SITE}:9100")]);
+            let mut instances = Vec::new();
+            for egress in [Egress::Internet, list] {
+                instances.push(start_cold(&runtime, &probe(egress)).await.1);
+            }
+            // The links of the instances keep their larger packets.
+            net.run("ip link set up0 mtu 1280");
+            for (number, instance) in instances.into_iter().enumerate() {
+                let answer = send_command(&runtime, instance, &format!("upload {SITE}:9100")).await;
+                assert_eq!(answer, "200000", "{number}");
+            }
         });
     });
 }
