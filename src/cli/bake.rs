@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::command::{FAILURE, fail, print_line, read_config, run_async};
@@ -16,7 +17,7 @@ use crate::clock::Clock;
 use crate::config::Config;
 use crate::pool::{self, BakeOutcome, Pool};
 use crate::proxy::routes::RouteTable;
-use crate::server::backends::{open_memory_store, start_runtime};
+use crate::server::backends::{open_memory_store, start_runtime, store_hosts};
 use crate::server::state_dir::NodeDir;
 use crate::telemetry::{self, Metrics};
 use crate::template::{NodeSecret, Templates};
@@ -47,7 +48,8 @@ async fn bake(config: Config, own_program: PathBuf, only: Option<&str>) -> Resul
     let unusable = |source| CommandError::Folder { folder: folder.clone(), source };
     let node = NodeDir::lock_any(&folder).map_err(unusable)?;
     let secret = node.secret().map_err(unusable)?;
-    let runtime = start_runtime(&node, &config.runtime, &own_program, None).await?;
+    let (_, forbidden_hosts) = watch::channel(store_hosts(config.store.as_ref()));
+    let runtime = start_runtime(&node, &config.runtime, &own_program, None, forbidden_hosts).await?;
     let clock = Clock::System;
     // The journal is read, so that assigned instances of a server that stopped keep running.
     let store = open_memory_store(&node, &*runtime, clock.clone()).map_err(unusable)?;

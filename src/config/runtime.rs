@@ -11,7 +11,7 @@ use super::env::{SettingKind, Variables};
 use crate::runtime::LoginFile;
 use crate::template::ImageRef;
 
-use crate::template::egress::{EgressSettings, Ipv4Network};
+use crate::template::egress::{EgressSettings, Ipv4Network, is_name};
 
 /// The most bytes of the path of a Unix socket, which the kernel limits.
 const MAX_SOCKET_PATH: usize = 107;
@@ -112,7 +112,25 @@ fn egress(env: &mut Variables<'_>) -> EgressSettings {
         range: env.value("EGRESS_RANGE", SettingKind::Text, &default.range.to_string(), range),
         resolvers: env.list_if_set("EGRESS_DNS", None, resolver).filter(|resolvers| !resolvers.is_empty()),
         refresh_interval: env.duration("EGRESS_REFRESH", default.refresh_interval, Duration::from_secs(1)),
+        forbidden_hosts: env.list_if_set("EGRESS_FORBIDDEN", None, forbidden_host).unwrap_or_default(),
+        max_packets_per_second: rate(env, "EGRESS_PACKETS_PER_SECOND", default.max_packets_per_second),
+        max_connections_per_second: rate(
+            env,
+            "EGRESS_CONNECTIONS_PER_SECOND",
+            default.max_connections_per_second,
+        ),
     }
+}
+
+fn rate(env: &mut Variables<'_>, name: &'static str, default: u32) -> u32 {
+    env.number(name, default.into(), 1..=1_000_000) as u32
+}
+
+fn forbidden_host(text: &str) -> Result<String, &'static str> {
+    let is_valid = text.parse::<Ipv4Addr>().is_ok() || is_name(text);
+    is_valid
+        .then(|| text.to_ascii_lowercase())
+        .ok_or("write names or IPv4 addresses with commas between them")
 }
 
 /// Returns the image of the one template of a server without a file of templates. `has_containers` is `None` when

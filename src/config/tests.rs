@@ -76,7 +76,7 @@ fn without_any_variable_everything_has_its_documented_default() {
 }
 
 /// Each variable of the original service, with its default there or a valid value.
-const DOCUMENTED: [(&str, &str); 51] = [
+const DOCUMENTED: [(&str, &str); 54] = [
     ("LOG_LEVEL", "info"),
     ("LOG_FORMAT", "json"),
     ("SERVER_HOST", "0.0.0.0"),
@@ -128,6 +128,9 @@ const DOCUMENTED: [(&str, &str); 51] = [
     ("PUBLIC_URL", ""),
     ("TLS_CERT", ""),
     ("TLS_KEY", ""),
+    ("EGRESS_FORBIDDEN", ""),
+    ("EGRESS_PACKETS_PER_SECOND", "20000"),
+    ("EGRESS_CONNECTIONS_PER_SECOND", "200"),
 ];
 
 #[test]

@@ -481,6 +481,22 @@ fn the_addresses_for_egress_are_set_by_the_environment() {
     for resolvers in ["127.0.0.53", "::1", "0.0.0.0", "dns.example"] {
         assert!(load(&[("EGRESS_DNS", resolvers)], text).is_err(), "{resolvers}");
     }
+    let set = [
+        ("EGRESS_FORBIDDEN", "db.Example.com, 198.51.100.7"),
+        ("EGRESS_PACKETS_PER_SECOND", "5"),
+        ("EGRESS_CONNECTIONS_PER_SECOND", "6"),
+    ];
+    let egress = load(&set, text).unwrap().runtime.egress;
+    assert_eq!(egress.forbidden_hosts, ["db.example.com", "198.51.100.7"]);
+    assert_eq!((egress.max_packets_per_second, egress.max_connections_per_second), (5, 6));
+    for (name, value) in [
+        ("EGRESS_FORBIDDEN", "::1"),
+        ("EGRESS_FORBIDDEN", "10.0.0.0/8"),
+        ("EGRESS_PACKETS_PER_SECOND", "0"),
+        ("EGRESS_CONNECTIONS_PER_SECOND", "2000000"),
+    ] {
+        assert!(load(&[(name, value)], text).is_err(), "{name} {value}");
+    }
 }
 
 #[test]

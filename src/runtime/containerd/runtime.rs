@@ -64,8 +64,13 @@ impl ContainerdRuntime {
                 "CRIU is missing or does not work; every instance starts cold (see: try-it-now doctor)"
             );
         }
-        let egress_links = EgressLinks::new(settings.node.as_str(), settings.egress, settings.search_path)
-            .context(context("find this server's network namespace"))?;
+        let egress_links = EgressLinks::new(
+            settings.node.as_str(),
+            settings.egress,
+            settings.search_path,
+            settings.forbidden_hosts,
+        );
+        let egress_links = egress_links.context(context("find this server's network namespace"))?;
         let shared_shim = SharedShim::new(
             &settings.node,
             settings.socket.clone(),

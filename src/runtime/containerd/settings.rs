@@ -1,7 +1,10 @@
 //! Settings of the containerd runtime.
 
+use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::path::PathBuf;
+
+use tokio::sync::watch;
 
 use super::fault_points::FaultInjector;
 use crate::instance::NodeId;
@@ -30,6 +33,9 @@ pub struct ContainerdSettings {
     pub program: Option<PathBuf>,
     /// How instances of templates with egress reach the internet.
     pub egress: EgressSettings,
+    /// Hosts that no instance reaches, whatever its template allows: names and addresses of the store and the nodes. They
+    /// change at run time.
+    pub forbidden_hosts: watch::Receiver<BTreeSet<String>>,
     /// The fault injector of a test; the default injects no faults.
     pub faults: FaultInjector,
 }
@@ -47,6 +53,7 @@ impl ContainerdSettings {
             search_path: None,
             program: None,
             egress: EgressSettings::default(),
+            forbidden_hosts: watch::channel(BTreeSet::new()).1,
             faults: FaultInjector::default(),
         }
     }

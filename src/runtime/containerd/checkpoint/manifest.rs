@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 
 /// The version of what a checkpoint contains. Raise it when this version of the program must not restore checkpoints of
 /// older versions: when it shares memory in another way, or when the permissions of containers are reduced.
-const FORMAT: u32 = 5;
+const FORMAT: u32 = 6;
 
 const MANIFEST: &str = "manifest.json";
 const IMAGES: &str = "images";

@@ -238,7 +238,8 @@ impl Inner {
             .context(context("create a disk"))?;
         *instance.disk.lock() = Some(disk.clone());
         let layer = LayerWriter::open(&disk.upper_dir(), mounts).context(context("open the layers"))?;
-        let resolvers = (!request.app.egress.is_sealed()).then(|| self.egress_links.resolv_conf());
+        let egress = &request.app.egress;
+        let resolvers = (!egress.is_sealed()).then(|| self.egress_links.resolv_conf(egress));
         write_first_files(&layer, request, checkpoint.is_none(), resolvers)
             .context(context("write the first files"))?;
         self.faults.reached(FaultPoint::FirstFiles)?;
