@@ -87,12 +87,16 @@ async fn bake_all(
 ) -> Result<(), CommandError> {
     let baking = async {
         for name in names {
-            print_line(&format!("{name}: fetching, starting and warming up an instance"));
+            if !pool.has_runtime_handler(&name) {
+                print_line(&format!("{name}: fetching, starting and warming up an instance"));
+            }
             let begun = Instant::now();
             match pool.bake(&name).await {
                 Ok(BakeOutcome::AlreadyBaked) => {
                     print_line(&format!("{name}: already baked, and nothing has changed since"));
                 }
+                // Its description says why.
+                Ok(BakeOutcome::NeverBaked) => {}
                 Ok(BakeOutcome::Baked { repeated }) => {
                     print_line(&format!("{name}: baked in {}", seconds(begun.elapsed())));
                     if !repeated.is_empty() {

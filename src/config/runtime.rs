@@ -8,6 +8,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::env::{SettingKind, Variables};
+use super::template_app::MAX_PIDS;
+use super::units::parse_size;
 use crate::runtime::LoginFile;
 use crate::template::ImageRef;
 
@@ -15,6 +17,10 @@ use crate::template::egress::{EgressSettings, Ipv4Network, is_name};
 
 /// The most bytes of the path of a Unix socket, which the kernel limits.
 const MAX_SOCKET_PATH: usize = 107;
+
+/// The least bytes of memory and the fewest processes of all instances together, which one small app needs.
+const MIN_INSTANCES_MEMORY: u64 = 64 << 20;
+const MIN_INSTANCES_PIDS: u64 = 16;
 
 /// Which runtime runs instances, and the settings of all runtimes.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -32,6 +38,10 @@ pub struct RuntimeSettings {
     /// The most bytes of memory that all checkpoints may share with their instances; `None` leaves the limit to the
     /// runtime.
     pub shared_memory_max: Option<u64>,
+    /// Bytes of memory that all instances of this node together may use; `None` leaves the limit to the runtime.
+    pub instances_memory: Option<u64>,
+    /// Processes and threads that all instances of this node together may have; `None` leaves the limit to the runtime.
+    pub instances_pids: Option<u64>,
     /// How instances of templates with `egress` are connected to the internet.
     pub egress: EgressSettings,
     /// The endpoint of all instances of the mode `none` (`CONTAINER_NONE_ENDPOINT`); `None` gives each instance its own
@@ -72,6 +82,8 @@ impl RuntimeSettings {
             registry_logins: registry_logins(env),
             criu_enabled: env.word("CRIU_ENABLED", "true", &yes_or_no),
             shared_memory_max: env.size_if_set("SHARED_MEMORY_MAX"),
+            instances_memory: instances_memory(env),
+            instances_pids: env.number_if_set("INSTANCES_PIDS", None, MIN_INSTANCES_PIDS..=MAX_PIDS),
             egress: egress(env),
             #[cfg(feature = "runtime-none")]
             none_endpoint: env.value_if_set("CONTAINER_NONE_ENDPOINT", SettingKind::Text, None, |text| {
@@ -104,6 +116,13 @@ fn registry_logins(env: &mut Variables<'_>) -> Option<LoginFile> {
     }
     let folder = docker_config.or_else(|| Some(home?.join(".docker")))?;
     Some(LoginFile { path: folder.join("config.json"), is_explicit: false })
+}
+
+fn instances_memory(env: &mut Variables<'_>) -> Option<u64> {
+    env.value_if_set("INSTANCES_MEMORY", SettingKind::Size, None, |text| {
+        let bytes = parse_size(text).filter(|bytes| *bytes >= MIN_INSTANCES_MEMORY);
+        bytes.ok_or("write a size of at least 64M, such as 12G")
+    })
 }
 
 fn egress(env: &mut Variables<'_>) -> EgressSettings {

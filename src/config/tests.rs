@@ -161,6 +161,8 @@ fn every_variable_reaches_its_setting() {
         ("PS_ADMIN_PATH", "admin-area"),
         ("CONTAINER_PORT_RANGE_START", "40000"),
         ("CONTAINER_PORT_RANGE_END", "40099"),
+        ("INSTANCES_MEMORY", "600M"),
+        ("INSTANCES_PIDS", "300"),
     ]);
     assert_eq!(config.log, LogSettings { level: tracing::Level::DEBUG, format: LogFormat::Text });
     assert_eq!(config.server.listen.to_string(), "[::1]:0");
@@ -173,6 +175,8 @@ fn every_variable_reaches_its_setting() {
     assert_eq!(config.server.public.base_domain, "apps.example.com");
     assert_eq!(config.state_dir, Path::new("/var/lib/tin"));
     assert_eq!(config.runtime.ports, 40_000..=40_099);
+    assert_eq!(config.runtime.instances_memory, Some(600 << 20));
+    assert_eq!(config.runtime.instances_pids, Some(300));
     let template = config.templates.get("default").unwrap();
     assert_eq!((template.pool.min, template.pool.target, template.pool.max), (2, 2, 20));
     assert_eq!(template.rate_limit, RateLimits { hourly: 0, daily: 5, concurrent: 3 });
@@ -239,6 +243,8 @@ fn all_errors_are_reported_at_once() {
         ("NATS_URL", "nats://nats:4222"),
         ("CONTAINERD_ADDRESS", "tcp://10.0.0.1:10000"),
         ("CRIU_ENABLED", "perhaps"),
+        ("INSTANCES_MEMORY", "63M"),
+        ("INSTANCES_PIDS", "15"),
         ("API_KEY", "schl\u{fc}ssel"),
         ("POOL_TARGET_SIZE", "30"),
         ("POOL_REPLENISH_THRESHOLD", "NaN"),

@@ -51,6 +51,7 @@ pub async fn start_runtime(
                 shared_memory_limit: config
                     .shared_memory_max
                     .unwrap_or_else(containerd::default_shared_memory_limit),
+                node_limits: node_limits(config),
                 search_path: None,
                 egress: config.egress.clone(),
                 forbidden_hosts,
@@ -61,6 +62,16 @@ pub async fn start_runtime(
         #[cfg(feature = "runtime-none")]
         config::RuntimeMode::None => Arc::new(crate::runtime::null::NullRuntime::new(config.none_endpoint)),
     })
+}
+
+fn node_limits(config: &config::RuntimeSettings) -> containerd::NodeLimitSettings {
+    containerd::NodeLimitSettings { memory: config.instances_memory, pids: config.instances_pids }
+}
+
+/// Returns the limits of all container instances of a node together, as long as no memory is shared: bytes of memory,
+/// and processes.
+pub fn instance_limits(config: &config::RuntimeSettings) -> (u64, u64) {
+    node_limits(config).on_this_host()
 }
 
 /// Opens the embedded store. If the instances of `runtime` outlive the server, the store records assigned instances in

@@ -12,11 +12,13 @@ mod containerd;
 mod criu;
 mod disk_and_memory;
 mod forwarded_fields;
+mod instance_limits;
 mod kernel;
 mod memory_sharing;
 mod network;
 mod open_files;
 mod repeated_values;
+mod runtime_handlers;
 mod tool;
 
 use std::io::Write;
@@ -86,6 +88,8 @@ async fn check_host(
     results.push(kernel::judge_cgroups(&kernel::cgroups(), containers));
     let (of_containerd, containerd) = containerd::check(&config.runtime.containerd_address, containers).await;
     results.extend(of_containerd);
+    results.push(instance_limits::check(&config.runtime, containers));
+    results.extend(runtime_handlers::check(&containerd, config.templates.iter()));
     if config.runtime.criu_enabled {
         results.extend(criu::check(&containerd, &kernel).await);
         if containers {

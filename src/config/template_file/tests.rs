@@ -586,3 +586,20 @@ fn with_containers_the_size_of_a_pool_may_be_left_to_the_memory_of_the_host() {
         assert!(errors.to_string().starts_with(&format!("POOL_MAX_SIZE: {right}")), "{errors}");
     }
 }
+
+#[test]
+fn a_runtime_handler_is_a_name_and_needs_an_image() {
+    let text = "[templates.a]\nimage = \"a:1\"\nruntime = \"runsc\"\n\n[templates.b]\nimage = \"b:1\"\n";
+    let config = load(&[CONTAINERS], text).unwrap();
+    let handler = |name: &str| config.templates.get(name).unwrap().app.runtime.clone();
+    assert_eq!(handler("a").unwrap().name(), "io.containerd.runsc.v1");
+    assert_eq!(handler("b"), None);
+    for wrong in ["/usr/bin/runsc", "io.containerd.../x.v1", "", "nowhere"] {
+        let text = format!("[templates.a]\nimage = \"a:1\"\nruntime = \"{wrong}\"\n");
+        let errors = load(&[CONTAINERS], &text).unwrap_err().to_string();
+        assert!(errors.contains("templates.a.runtime: "), "{errors}");
+    }
+    let errors =
+        load(&[], "[templates.a]\ncommand = [\"a\"]\nruntime = \"runsc\"\n").unwrap_err().to_string();
+    assert!(errors.contains("templates.a.runtime: only containers have a runtime handler"), "{errors}");
+}

@@ -83,6 +83,8 @@ pub enum BakeOutcome {
     },
     /// A checkpoint that fits exists already.
     AlreadyBaked,
+    /// The template has a runtime handler of its own, which starts its instances and restores none.
+    NeverBaked,
 }
 
 /// Why a template was not baked. No partial checkpoint remains.
@@ -113,6 +115,9 @@ impl Pool {
     pub async fn bake(self: &Arc<Self>, name: &str) -> Result<BakeOutcome, BakeError> {
         let template_pool = self.template_pools.get(name).ok_or(BakeError::NoTemplate)?;
         let template = template_pool.template();
+        if template.app.runtime.is_some() {
+            return Ok(BakeOutcome::NeverBaked);
+        }
         let failed = |step, why: &dyn std::fmt::Display| BakeError::Step { step, why: why.to_string() };
         let status = || self.runtime.checkpoint_status(template.revision, &template.app);
         if status().await == CheckpointStatus::Never {
@@ -143,6 +148,11 @@ impl Pool {
         outcome
             .map(|repeated| BakeOutcome::Baked { repeated })
             .map_err(|(step, error): (_, ProvisionError)| failed(step, &error))
+    }
+
+    /// Returns whether a template has a runtime handler of its own, so that it is never baked.
+    pub fn has_runtime_handler(&self, name: &str) -> bool {
+        self.template_pools.get(name).is_some_and(|pool| pool.template().app.runtime.is_some())
     }
 
     /// Describes a template's checkpoint for the operator; `None` where there is none.

@@ -9,6 +9,7 @@ use super::client::Client;
 use super::container::instances::Instances;
 use super::fault_points::FaultInjector;
 use super::host::node_dir::NodeDir;
+use super::host::node_group::{NodeGroup, NodeLimitSettings};
 use super::host::shared_shim::SharedShim;
 use super::image::snapshots::KnownLayers;
 use super::image::{Images, UnpackedImage};
@@ -43,6 +44,9 @@ pub(super) struct Inner {
     pub(super) instances: Instances,
     pub(super) faults: FaultInjector,
     pub(super) shared_shim: SharedShim,
+    /// The group of all instances of this node.
+    pub(super) node_group: Arc<NodeGroup>,
+    pub(super) node_limit_settings: NodeLimitSettings,
 }
 
 impl Inner {

@@ -8,6 +8,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use tokio::net::TcpStream;
 use tokio::sync::{mpsc, oneshot};
+use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::checkpoint;
 use super::checkpoint::catalog::Catalog;
@@ -17,8 +18,9 @@ use super::client::Client;
 use super::container::exit_events;
 use super::container::instances::{Instances, OUTPUT_LOG_BYTES};
 use super::host::node_dir::NodeDir;
+use super::host::node_group::NodeGroup;
 use super::host::shared_shim::SharedShim;
-use super::host::{cgroups, kernel, orphans};
+use super::host::{cgroups, kernel, memory_guard, orphans};
 use super::image::Images;
 use super::image::snapshots::KnownLayers;
 use super::inner::Inner;
@@ -38,6 +40,15 @@ use crate::template::App;
 /// Runs instances as containers of containerd.
 pub struct ContainerdRuntime {
     inner: Arc<Inner>,
+    /// Ends the watch of the instances' memory when it is dropped.
+    _memory_guard: DropGuard,
+}
+
+impl Drop for ContainerdRuntime {
+    fn drop(&mut self) {
+        // It stays as long as it has instances.
+        self.inner.node_group.remove();
+    }
 }
 
 impl ContainerdRuntime {
@@ -54,6 +65,7 @@ impl ContainerdRuntime {
             node_dir.shared_memory_dir(),
             settings.socket.clone(),
             settings.shared_memory_limit,
+            settings.node_limits.max_memory(),
         );
         let checkpoints = Catalog::open(node_dir.checkpoints_dir(), memory).await;
         let checkpoints = checkpoints.context(context("use the folder for checkpoints"))?;
@@ -84,6 +96,8 @@ impl ContainerdRuntime {
         let restorer = restorer.context(context("link this program"))?;
         let inner = Arc::new(Inner {
             client,
+            node_group: Arc::new(NodeGroup::new(settings.node.as_str())),
+            node_limit_settings: settings.node_limits,
             socket: settings.socket,
             egress_links,
             node: settings.node,
@@ -104,9 +118,13 @@ impl ContainerdRuntime {
         checkpoint::sharing::remove_madvise_traces(inner.node.as_str())
             .await
             .context(context("remove the kernel traces of a crashed server"))?;
+        inner.set_node_limits().await;
         takeover::take_over(&inner).await?;
+        let closed = CancellationToken::new();
+        let guard = closed.clone().run_until_cancelled_owned(memory_guard::run(Arc::downgrade(&inner)));
+        task::spawn("memory of all instances", async move { guard.await.unwrap_or_default() });
         task::spawn("containerd exits", exit_events::follow(Arc::downgrade(&inner)));
-        Ok(Self { inner })
+        Ok(Self { inner, _memory_guard: closed.drop_guard() })
     }
 }
 
@@ -192,7 +210,7 @@ impl Runtime for ContainerdRuntime {
 
     async fn checkpoint_status(&self, revision: u64, app: &App) -> CheckpointStatus {
         let image = app.image.as_ref();
-        if self.inner.criu_version.is_none() || image.is_none() {
+        if self.inner.criu_version.is_none() || image.is_none() || app.runtime.is_some() {
             return CheckpointStatus::Never;
         }
         let key = image
@@ -207,6 +225,9 @@ impl Runtime for ContainerdRuntime {
     }
 
     async fn describe_checkpoint(&self, revision: u64, app: &App) -> Option<String> {
+        if let Some(handler) = &app.runtime {
+            return Some(format!("started, not restored, because its runtime is {}", handler.name()));
+        }
         let image = self.inner.images.cached(app.image.as_ref()?)?;
         self.inner.checkpoints.describe_sharing(&self.inner.ingredients(revision, &image)?.key())
     }

@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use tokio::sync::watch;
 
 use super::fault_points::FaultInjector;
+use super::host::node_group::NodeLimitSettings;
 use crate::instance::NodeId;
 use crate::runtime::LoginFile;
 use crate::template::egress::EgressSettings;
@@ -26,6 +27,8 @@ pub struct ContainerdSettings {
     pub may_restore: bool,
     /// Most bytes that the shared memory of all checkpoints may take together; 0 gives each instance memory of its own.
     pub shared_memory_limit: u64,
+    /// Limits of all instances of the node together.
+    pub node_limits: NodeLimitSettings,
     /// Search path in which `nft` is looked up, in the form of `PATH`; `None` uses the path of this process.
     pub search_path: Option<OsString>,
     /// This server's own program, which calls [`internal_command`](super::internal_command) before all else; `None` has
@@ -50,6 +53,7 @@ impl ContainerdSettings {
             logins: None,
             may_restore: true,
             shared_memory_limit: default_shared_memory_limit(),
+            node_limits: NodeLimitSettings::default(),
             search_path: None,
             program: None,
             egress: EgressSettings::default(),

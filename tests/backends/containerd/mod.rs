@@ -9,12 +9,15 @@ mod hooks;
 mod image_pulls;
 mod isolation;
 mod memory_report;
+mod node_limits;
 mod oci_archive;
 mod registry;
 mod resource_limits;
 mod restore;
+mod runtime_handler;
 mod sharing;
 mod takeover;
+mod walls;
 
 mod heavy {
     mod noisy_neighbours;

@@ -4,8 +4,9 @@ use std::process::{Command, Stdio};
 
 use tokio::io::{AsyncBufReadExt, BufReader};
 
-use super::{ContainerHost, FULL_TIMEOUT};
+use super::{ContainerHost, FULL_TIMEOUT, post_note, read_page, release, shut_down};
 use crate::support::harness::{MAX_WAIT, eventually_within};
+use crate::support::stack::Stack;
 
 /// Returns another command of the program with the same state folder.
 pub(super) fn command(host: &ContainerHost, arguments: &[&str]) -> Command {
@@ -155,6 +156,28 @@ async fn a_server_logs_values_that_two_restored_instances_repeat() {
     let log = server.log_until(|line| line.contains("restored instances repeat values")).await;
     let line = log.iter().find(|line| line.contains("restored instances repeat values")).unwrap();
     assert!(line.contains("cookie weak") && !line.contains("cookie strong"), "{line}");
-    super::shut_down(&mut server).await;
+    shut_down(&mut server).await;
+    host.assert_nothing_left().await;
+}
+
+#[tokio::test]
+async fn a_template_with_a_runtime_handler_is_served_without_a_bake_and_bake_says_why() {
+    let Some(stack) = Stack::find() else { return };
+    let ready = "path = \"/up\"\nbody = \"up\"";
+    let Some(host) = ContainerHost::new(stack, "php", "runtime = \"runc\"", ready) else { return };
+    let output = tokio::time::timeout(FULL_TIMEOUT, bake(&host).output()).await.unwrap().unwrap();
+    host.nodes();
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
+    let wanted = ": started, not restored, because its runtime is io.containerd.runc.v2\n";
+    assert_eq!(text, format!("{}{wanted}", host.template));
+    let sizes = [("POOL_TARGET_SIZE", "1"), ("LOG_LEVEL", "info")];
+    let mut server = host.start_server(&sizes).await.full_within(FULL_TIMEOUT).await;
+    let instance = server.acquire().await;
+    post_note(server.port, &instance, "words").await;
+    assert_eq!(read_page(server.port, &instance).await.1, ["words"]);
+    assert!(!server.log().iter().any(|line| line.contains("bake started")));
+    release(&server, &instance.id).await;
+    shut_down(&mut server).await;
     host.assert_nothing_left().await;
 }

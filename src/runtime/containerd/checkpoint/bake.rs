@@ -18,6 +18,7 @@ use crate::runtime::blocking::{IoContext, blocking};
 use crate::runtime::containerd::container;
 use crate::runtime::containerd::container::instances::RunningContainer;
 use crate::runtime::containerd::fault_points::FaultPoint;
+use crate::runtime::containerd::host::cgroups;
 use crate::runtime::containerd::image::snapshots;
 use crate::runtime::containerd::inner::Inner;
 use crate::template::{App, ShareMemory};
@@ -40,9 +41,10 @@ impl Inner {
         app: &App,
     ) -> Result<(), RuntimeError> {
         let image = self.fetch_image(app).await?;
-        let ingredients = self.ingredients(revision, &image);
-        let ingredients = ingredients
-            .ok_or_else(|| RuntimeError::Start("checkpoints cannot be restored on this host".to_owned()))?;
+        let ingredients = self.ingredients(revision, &image).filter(|_| app.runtime.is_none());
+        let ingredients = ingredients.ok_or_else(|| {
+            RuntimeError::Start("its checkpoints cannot be restored on this host".to_owned())
+        })?;
         let key = ingredients.key();
         let from = instance.checkpoint.lock().clone();
         match from {
@@ -95,6 +97,8 @@ impl Inner {
         self.faults.reached(FaultPoint::BakeFolder)?;
         instance.begin_end();
         let work = self.node_dir.instance_dir(id);
+        // The instance ends with the freeze, or its caller stops it.
+        cgroups::lift_cpu_limit(id.as_str());
         if let Err(error) = container::freeze(&self.client, id.as_str(), &images, &work).await {
             let log = tokio::fs::read_to_string(work.join("dump.log")).await.unwrap_or_default();
             let errors: Vec<&str> = log.lines().filter(|line| line.contains("Error")).collect();
@@ -162,25 +166,23 @@ impl Inner {
         evidence: Result<Evidence, String>,
     ) -> Result<Sharing, RuntimeError> {
         let template = id.template();
-        let (limit, with_shm) = (app.limits.container_memory(), app.share_memory == ShareMemory::WithShm);
+        let with_shm = app.share_memory == ShareMemory::WithShm;
         let why = match evidence {
             Err(why) => why,
-            Ok(evidence) => {
-                match self.checkpoints.share(key, limit, with_shm, evidence, &self.faults).await {
-                    Ok(files) => {
-                        tracing::info!(
-                            template,
-                            mebibytes = files.mapped_bytes >> 20,
-                            "memory of checkpoint shared"
-                        );
-                        return Ok(Sharing::Shared(files));
-                    }
-                    Err(ShareError::Unchanged(why)) => why,
-                    Err(error @ ShareError::Damaged(_)) => {
-                        return Err(RuntimeError::Start(error.to_string()));
-                    }
+            Ok(evidence) => match self.checkpoints.share(key, with_shm, evidence, &self.faults).await {
+                Ok(files) => {
+                    tracing::info!(
+                        template,
+                        mebibytes = files.mapped_bytes >> 20,
+                        "memory of checkpoint shared"
+                    );
+                    return Ok(Sharing::Shared(files));
                 }
-            }
+                Err(ShareError::Unchanged(why)) => why,
+                Err(error @ ShareError::Damaged(_)) => {
+                    return Err(RuntimeError::Start(error.to_string()));
+                }
+            },
         };
         if !app.share_memory.is_off() {
             tracing::warn!(

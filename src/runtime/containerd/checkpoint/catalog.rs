@@ -118,6 +118,11 @@ impl Catalog {
         complete.iter().map(|(key, entry)| (entry.template.clone(), bytes(key))).collect()
     }
 
+    /// Returns the bytes of memory that the instances of all checkpoints share at most. No instance is charged for them.
+    pub(crate) fn reserved_bytes(&self) -> u64 {
+        self.memory.reserved_bytes()
+    }
+
     /// Moves the memory in a checkpoint's image files to files that its instances share. See [`SharedMemory::share`].
     ///
     /// # Errors
@@ -125,12 +130,21 @@ impl Catalog {
     pub(super) async fn share(
         &self,
         key: &CheckpointKey,
-        instance_limit: u64,
         with_shm: bool,
         evidence: Evidence,
         faults: &FaultInjector,
     ) -> Result<SharedFiles, ShareError> {
-        self.memory.share(key, self.images_dir(key), instance_limit, with_shm, evidence, faults).await
+        self.memory.share(key, self.images_dir(key), with_shm, evidence, faults).await
+    }
+
+    /// Gives back unused shared memory. See [`SharedMemory::punch_gaps`].
+    pub(crate) async fn punch_gaps(&self, key: Option<&CheckpointKey>) {
+        self.memory.punch_gaps(key).await;
+    }
+
+    /// Forgets the shared memory of removed checkpoints that no instance uses any more.
+    pub(crate) fn forget_unused_memory(&self, in_use: &[CheckpointKey]) {
+        self.memory.forget_unused(in_use);
     }
 
     /// Whether there is a complete checkpoint with this key.
@@ -314,7 +328,7 @@ mod tests {
         }
 
         async fn open(&self) -> Catalog {
-            let memory = SharedMemory::new(self.0.join("memory"), PathBuf::new(), 0);
+            let memory = SharedMemory::new(self.0.join("memory"), PathBuf::new(), 0, 0);
             Catalog::open(self.checkpoints(), memory).await.unwrap()
         }
     }

@@ -15,6 +15,8 @@ use std::time::SystemTime;
 use ring::digest::{Context, SHA256};
 use serde::{Deserialize, Serialize};
 
+use super::sharing::MappedParts;
+
 /// The version of what a checkpoint contains. Raise it when this version of the program must not restore checkpoints of
 /// older versions: when it shares memory in another way, or when the permissions of containers are reduced.
 const FORMAT: u32 = 6;
@@ -59,6 +61,8 @@ pub(crate) struct SharedFiles {
     /// The checksums of all pages that are not zero.
     #[serde(rename = "files")]
     pub(super) digests: Vec<FileDigest>,
+    /// The parts of the files that mappings cover.
+    pub(super) mapped: Vec<MappedParts>,
 }
 
 /// Whether the instances of a checkpoint share memory.
@@ -214,14 +218,15 @@ mod tests {
 
     #[test]
     fn a_manifest_of_the_same_format_is_read_whichever_version_wrote_it() {
-        assert_eq!(ingredients().key().as_str(), "ad8ecd37403e726cbd2e1fb9");
+        assert_eq!(ingredients().key().as_str(), "c8c145d0229302966452b083");
         let digest = json!({ "name": "1.bin", "bytes": 4096, "sha256": "00" });
+        let mapped = json!({ "name": "1.bin", "parts": [[0, 8192]] });
         let stored = json!({
-            "format": 5,
+            "format": 6,
             "template": "shop",
             "ingredients": { "revision": 1, "image": "sha256:1", "kernel": "6.18", "criu": "4.2" },
             "files": [digest],
-            "sharing": { "Shared": { "room": 8192, "files": [digest] } },
+            "sharing": { "Shared": { "room": 8192, "files": [digest], "mapped": [mapped] } },
         });
         let manifest: CheckpointManifest = serde_json::from_value(stored.clone()).unwrap();
         assert_eq!(serde_json::to_value(&manifest).unwrap(), stored);

@@ -33,6 +33,8 @@ pub(crate) struct RunningContainer {
     pub(crate) egress_link: Mutex<Option<EgressLink>>,
     /// Whether the server is ending it.
     is_being_ended: AtomicBool,
+    /// Why the server killed its processes; the cause of its exit.
+    pub(crate) end_cause: Mutex<Option<String>>,
     /// Cancelled when the instance is removed; then its output is no longer read.
     pub(crate) removed: CancellationToken,
     /// The checkpoint from which it was restored.
@@ -86,6 +88,7 @@ impl Instances {
             namespace: AtomicU32::new(0),
             egress_link: Mutex::default(),
             is_being_ended: AtomicBool::new(false),
+            end_cause: Mutex::default(),
             removed: CancellationToken::new(),
             checkpoint: Mutex::default(),
             disk: Mutex::default(),

@@ -164,12 +164,8 @@ fn limit(kind: &str, value: u64) -> Value {
 }
 
 fn cpu(app: &App) -> Value {
-    match app.limits.millicpus {
-        Some(thousandths) => {
-            json!({ "period": CPU_PERIOD_MICROS, "quota": u64::from(thousandths) * CPU_PERIOD_MICROS / 1000 })
-        }
-        None => json!({}),
-    }
+    let thousandths = u64::from(app.limits.container_millicpus());
+    json!({ "period": CPU_PERIOD_MICROS, "quota": thousandths * CPU_PERIOD_MICROS / 1000 })
 }
 
 /// Returns the rules for device files: only those in every container's `/dev` (`host/node_dir.rs`) are allowed.
@@ -281,7 +277,6 @@ mod tests {
                     files.insert("memory.swap.max", (number("swap") - number("limit")).to_string());
                 }
                 ("pids", ["limit"]) => _ = files.insert("pids.max", number("limit").to_string()),
-                ("cpu", []) => {}
                 ("cpu", ["period", "quota"]) => {
                     // The kernel takes no shorter quota.
                     assert!(number("quota") >= 1000);
@@ -321,7 +316,12 @@ mod tests {
         );
         assert_eq!(
             on_v2(&specification(ResourceLimits::default())),
-            expected(&[("memory.max", "1073741824"), ("memory.swap.max", "0"), ("pids.max", "512")])
+            expected(&[
+                ("memory.max", "1073741824"),
+                ("memory.swap.max", "0"),
+                ("pids.max", "512"),
+                ("cpu.max", "100000 100000"),
+            ])
         );
     }
 

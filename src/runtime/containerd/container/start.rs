@@ -55,7 +55,10 @@ impl Inner {
         instance: &RunningContainer,
     ) -> Result<Started, RuntimeError> {
         let image = self.fetch_image(&request.app).await?;
-        let key = self.ingredients(request.revision, &image).map(|ingredients| ingredients.key());
+        let ingredients = self.ingredients(request.revision, &image);
+        // Another handler can neither freeze nor restore.
+        let ingredients = ingredients.filter(|_| request.app.runtime.is_none());
+        let key = ingredients.map(|ingredients| ingredients.key());
         if let Some(key) = key.filter(|key| self.checkpoints.contains(key)) {
             // Before the instance is based on it: if the checkpoint is replaced meanwhile, its snapshot is removed with
             // the last instance that is based on it.
@@ -103,6 +106,10 @@ impl Inner {
         let context = |operation: &'static str| move || format!("{operation} for {id}");
         let start = Instant::now();
         let _fast_changes = cgroups::keep_cgroup_changes_fast();
+        // Else a group that was removed while it was empty would be made again without limits.
+        if !self.node_group.exists() {
+            self.set_node_limits().await;
+        }
         let namespace = self.assign_network(request, instance).await?;
         instance.namespace.store(namespace, Ordering::Release);
         self.faults.reached(FaultPoint::Network)?;
@@ -173,10 +180,15 @@ impl Inner {
         let id = request.id.as_str();
         let start = Instant::now();
         let spec = self.container_spec(request, image, network, checkpoint)?;
-        let shim = self.shared_shim.get(&self.client).await;
+        let handler = request.app.runtime.as_ref();
+        let shim = match handler {
+            None => self.shared_shim.get(&self.client).await,
+            Some(_) => None,
+        };
         let is_traced = request.will_be_baked
             && checkpoint.is_none()
             && self.criu_version.is_some()
+            && handler.is_none()
             && !request.app.share_memory.is_off();
         let draft = ContainerDraft {
             id,
@@ -185,6 +197,7 @@ impl Inner {
             namespace: instance.namespace.load(Ordering::Acquire),
             shim: shim.as_deref(),
             spec: &spec,
+            handler,
             input: &self.node_dir.input_pipe(&request.id),
             output: &self.node_dir.output_pipe(&request.id),
             work_dir: &self.node_dir.instance_dir(&request.id),
@@ -280,7 +293,7 @@ impl Inner {
             devices: &shared.unwrap_or_else(|| self.node_dir.devices()),
             criu_config: &self.node_dir.criu_config(checkpoint.is_some()),
             max_open_files: max_open_files(),
-            cgroup: &cgroups::path(request.id.as_str()),
+            cgroup: &self.node_group.instance_path(request.id.as_str()),
         };
         spec::container_spec(request, &image.config, &host_paths)
     }

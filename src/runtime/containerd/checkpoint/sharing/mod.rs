@@ -4,6 +4,7 @@
 //! | file | content |
 //! |---|---|
 //! | `shared_memory` | the tmpfs of each checkpoint, and the limit of all |
+//! | `gaps` | the parts of the files that no mapping covers, which are given back |
 //! | `rewrite` | rewriting a checkpoint's folder |
 //! | `plan` | which mappings are shared, and where their pages go |
 //! | `layout` | where the files are |
@@ -28,11 +29,17 @@
 //! accesses a new page is killed (SIGBUS). So the bake allocates whole mappings: else one instance could fill the
 //! tmpfs, and others would be killed when they access their own memory.
 //!
+//! Between the mappings are gaps, into which mappings grow. Their pages are charged to the instances, so all instances
+//! together cannot allocate more of them than their common memory limit. Each tmpfs has room for that much, and the gaps
+//! are punched when an instance ends and when memory runs out: an instance that reads the gaps reaches its own limit and
+//! harms no other.
+//!
 //! A change of what is shared, or how, must raise `FORMAT` in `manifest` and add a program to
 //! `tests/backends/containerd/sharing/programs`.
 
 mod allocator_scan;
 mod criu_image;
+mod gaps;
 mod image_dir;
 pub(super) mod layout;
 mod madvise_events;
@@ -49,6 +56,7 @@ mod zero_reliance;
 mod tests;
 
 pub(super) use allocator_scan::scan_allocators;
+pub(super) use gaps::MappedParts;
 pub(super) use image_dir::verify_round_trip;
 pub(crate) use madvise_trace::{MadviseTrace, remove_madvise_traces};
 pub(super) use rewrite::Evidence;
