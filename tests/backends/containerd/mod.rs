@@ -15,6 +15,7 @@ mod resource_limits;
 mod restore;
 mod sharing;
 mod takeover;
+mod walls;
 
 mod heavy {
     mod noisy_neighbours;

@@ -8,4 +8,5 @@ mod forwarded_fields;
 mod pool;
 mod readme;
 mod reload;
+mod secrets;
 mod shutdown;

@@ -15,9 +15,11 @@ use std::time::SystemTime;
 use ring::digest::{Context, SHA256};
 use serde::{Deserialize, Serialize};
 
+use crate::runtime::containerd::host::private_files;
+
 /// The version of what a checkpoint contains. Raise it when this version of the program must not restore checkpoints of
 /// older versions: when it shares memory in another way, or when the permissions of containers are reduced.
-const FORMAT: u32 = 5;
+const FORMAT: u32 = 6;
 
 const MANIFEST: &str = "manifest.json";
 const IMAGES: &str = "images";
@@ -129,7 +131,7 @@ impl CheckpointManifest {
     /// The file cannot be written.
     pub(super) fn write(&self, checkpoint: &Path) -> io::Result<()> {
         let draft = checkpoint.join("manifest.draft");
-        let mut file = File::create(&draft)?;
+        let mut file = private_files::create(&draft)?;
         file.write_all(&serde_json::to_vec_pretty(self)?)?;
         file.sync_all()?;
         fs::rename(draft, checkpoint.join(MANIFEST))

@@ -10,7 +10,7 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
-use super::seccomp;
+use super::{masked_paths, seccomp};
 use crate::runtime::containerd::image::ImageConfig;
 use crate::runtime::{ExecCommand, RuntimeError, StartRequest};
 use crate::template::App;
@@ -71,8 +71,8 @@ pub(super) fn container_spec(
         "root": { "path": "rootfs" },
         "hostname": "instance",
         // Each mount makes a restore slower, so there are only those that apps need. A tmpfs costs 10 ms, because CRIU
-        // has tar unpack it, empty or not. So `/dev/shm` leads into the writable layer, and folders of `/proc` are
-        // read-only instead of masked.
+        // has tar unpack it, empty or not. So `/dev/shm` leads into the writable layer, and of folders of `/proc`
+        // only the files are masked.
         "mounts": [
             mount("/proc", "proc", "proc", &["nosuid", "noexec", "nodev"]),
             // Not `noexec`: shared memory is a private mapping of files there, and it may hold code, such as that of a
@@ -87,6 +87,8 @@ pub(super) fn container_spec(
                 { "type": "uts" },
                 { "type": "mount" },
                 { "type": "network", "path": host.network },
+                // Its root is the container's cgroup: the place of the cgroup on the host is not visible.
+                { "type": "cgroup" },
             ],
             "cgroupsPath": host.cgroup,
             "resources": {
@@ -96,11 +98,7 @@ pub(super) fn container_spec(
                 "cpu": cpu(app),
             },
             "seccomp": seccomp::filter(),
-            // Only files: a folder would be masked by a tmpfs.
-            "maskedPaths": [
-                "/proc/interrupts", "/proc/kcore", "/proc/keys", "/proc/latency_stats", "/proc/sched_debug",
-                "/proc/timer_list", "/proc/timer_stats",
-            ],
+            "maskedPaths": masked_paths::masked_paths(Path::new("/proc")),
             "readonlyPaths": [
                 "/proc/acpi", "/proc/asound", "/proc/bus", "/proc/fs", "/proc/irq", "/proc/scsi", "/proc/sys",
                 "/proc/sysrq-trigger",
@@ -134,7 +132,8 @@ fn process(
     let app = &*request.app;
     let (uid, gid) = user(&image.user)?;
     let working_dir = if image.working_dir.is_empty() { "/" } else { &image.working_dir };
-    let mut limits = Vec::new();
+    // A core dump goes where `kernel.core_pattern` of the host says, which may be a program of the host.
+    let mut limits = vec![limit("RLIMIT_CORE", 0)];
     limits.extend(app.limits.open_files.map(|files| limit("RLIMIT_NOFILE", files.min(max_open_files))));
     limits.extend(app.limits.file_size.map(|size| limit("RLIMIT_FSIZE", size)));
     limits.extend(app.limits.cpu_seconds.map(|seconds| limit("RLIMIT_CPU", seconds)));
