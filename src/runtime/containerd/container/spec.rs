@@ -35,6 +35,10 @@ const DEFAULT_PIDS: u32 = 512;
 /// How much the processes of instances are preferred when the host runs out of memory, out of 1000.
 const OOM_SCORE_ADJ: i32 = 500;
 
+/// Limit of a core dump. It goes where `kernel.core_pattern` of the host says, which may be a program that runs as the
+/// host's root. Only the limit 1 keeps the kernel from starting that, and no file fits in it either.
+const CORE_BYTES: u64 = 1;
+
 /// Period of the processor limit, in microseconds.
 const CPU_PERIOD_MICROS: u64 = 100_000;
 
@@ -132,8 +136,7 @@ fn process(
     let app = &*request.app;
     let (uid, gid) = user(&image.user)?;
     let working_dir = if image.working_dir.is_empty() { "/" } else { &image.working_dir };
-    // A core dump goes where `kernel.core_pattern` of the host says, which may be a program of the host.
-    let mut limits = vec![limit("RLIMIT_CORE", 0)];
+    let mut limits = vec![limit("RLIMIT_CORE", CORE_BYTES)];
     limits.extend(app.limits.open_files.map(|files| limit("RLIMIT_NOFILE", files.min(max_open_files))));
     limits.extend(app.limits.file_size.map(|size| limit("RLIMIT_FSIZE", size)));
     limits.extend(app.limits.cpu_seconds.map(|seconds| limit("RLIMIT_CPU", seconds)));
