@@ -5,6 +5,7 @@ use std::fs;
 use std::path::Path;
 
 use super::check_result::CheckResult;
+use crate::runtime::apparmor::{AppArmor, PROFILE};
 
 /// A setting of the kernel below `/proc/sys`, by the least value that protects.
 struct KernelSetting {
@@ -39,7 +40,7 @@ const KERNEL_SETTINGS: [KernelSetting; 5] = [
 pub(super) fn check(root: &Path) -> Vec<CheckResult> {
     let read = |path: &str| fs::read_to_string(root.join(path)).ok().map(|text| text.trim().to_owned());
     let setting = |name: &str| read(&format!("proc/sys/{}", name.replace('.', "/")));
-    let mut results = vec![judge_settings(setting)];
+    let mut results = vec![judge_settings(setting), judge_apparmor(AppArmor::of_host(root))];
     results.extend(read("sys/kernel/mm/ksm/run").map(|run| judge_page_merging(&run)));
     results.extend(setting("kernel.core_pattern").map(|pattern| judge_core_dumps(&pattern)));
     results.extend(read("proc/swaps").map(|swaps| judge_swap(&swaps)));
@@ -66,6 +67,19 @@ fn judge_settings(read: impl Fn(&str) -> Option<String>) -> CheckResult {
         found.join("; "),
         format!("sysctl -w {} (and in /etc/sysctl.d)", values.join(" ")),
     )
+}
+
+fn judge_apparmor(state: AppArmor) -> CheckResult {
+    const CHECK: &str = "apparmor";
+    match state {
+        AppArmor::Absent => CheckResult::ok(CHECK, "not in this kernel"),
+        AppArmor::Enforced => CheckResult::ok(CHECK, format!("instances have the profile {PROFILE}")),
+        AppArmor::NotLoaded => CheckResult::warning(
+            CHECK,
+            format!("the profile {PROFILE} is not enforced: instances in containers have none"),
+            format!("apparmor_parser -r deployments/apparmor/{PROFILE}, and restart the server"),
+        ),
+    }
 }
 
 /// Judges `/sys/kernel/mm/ksm/run`. Merged pages are slower to write: an instance that has the same page learns of it.
@@ -186,6 +200,7 @@ mod tests {
                 "/usr/share/apport/apport",
                 "sysctl",
             ),
+            ("sys/module/apparmor/parameters/enabled", "Y\n", "not enforced", "apparmor_parser -r"),
             ("sys/kernel/mm/ksm/run", "1\n", "KSM", "echo 2"),
             ("proc/swaps", "Filename Type\n/dev/sda2 partition\n", "/dev/sda2", "swapoff"),
             (

@@ -38,6 +38,9 @@ pub(crate) struct Ingredients {
     pub(crate) kernel: String,
     /// CRIU's version.
     pub(crate) criu: String,
+    /// The AppArmor profile of its processes, which CRIU restores.
+    #[serde(default)]
+    pub(crate) apparmor: Option<String>,
 }
 
 /// The name of a checkpoint: a hash of its ingredients and [`FORMAT`], fit for a file name.
@@ -198,7 +201,13 @@ mod tests {
 
     fn ingredients() -> Ingredients {
         let text = |text: &str| text.to_owned();
-        Ingredients { revision: 1, image: text("sha256:1"), kernel: text("6.18"), criu: text("4.2") }
+        Ingredients {
+            revision: 1,
+            image: text("sha256:1"),
+            kernel: text("6.18"),
+            criu: text("4.2"),
+            apparmor: None,
+        }
     }
 
     #[test]
@@ -209,6 +218,7 @@ mod tests {
             Ingredients { image: "sha256:2".into(), ..first.clone() },
             Ingredients { kernel: "6.19".into(), ..first.clone() },
             Ingredients { criu: "4.3".into(), ..first.clone() },
+            Ingredients { apparmor: Some("profile".into()), ..first.clone() },
         ];
         assert!(others.iter().all(|other| other.key() != first.key()));
         assert_eq!(first.key(), ingredients().key());

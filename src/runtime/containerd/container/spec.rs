@@ -54,6 +54,8 @@ pub(super) struct HostPaths<'a> {
     /// Open files that this host allows to a process. Without `CAP_SYS_RESOURCE` limits can only be lowered, by runc
     /// and CRIU too.
     pub(super) max_open_files: u64,
+    /// The AppArmor profile of the processes; `None` without AppArmor.
+    pub(super) apparmor: Option<&'static str>,
     /// The cgroup, as a path below the root of each hierarchy.
     pub(crate) cgroup: &'a str,
 }
@@ -69,9 +71,11 @@ pub(super) fn container_spec(
 ) -> Result<Value, RuntimeError> {
     let app = &*request.app;
     let memory = app.limits.container_memory();
+    let (arguments, env) = (arguments(app, image)?, environment(request, image));
+    let process = process(request, image, host.max_open_files, host.apparmor, &arguments, &env)?;
     Ok(json!({
         "ociVersion": "1.1.0",
-        "process": process(request, image, host.max_open_files, &arguments(app, image)?, &environment(request, image))?,
+        "process": process,
         "root": { "path": "rootfs" },
         "hostname": "instance",
         // Each mount makes a restore slower, so there are only those that apps need. A tmpfs costs 10 ms, because CRIU
@@ -120,16 +124,18 @@ pub(super) fn exec_process(
     image: &ImageConfig,
     command: &ExecCommand,
     max_open_files: u64,
+    apparmor: Option<&str>,
 ) -> Result<Value, RuntimeError> {
     let extra = command.env.iter().map(|(name, value)| format!("{name}={value}"));
     let env: Vec<String> = environment(request, image).into_iter().chain(extra).collect();
-    process(request, image, max_open_files, &command.argv, &env)
+    process(request, image, max_open_files, apparmor, &command.argv, &env)
 }
 
 fn process(
     request: &StartRequest,
     image: &ImageConfig,
     max_open_files: u64,
+    apparmor: Option<&str>,
     arguments: &[String],
     env: &[String],
 ) -> Result<Value, RuntimeError> {
@@ -140,7 +146,7 @@ fn process(
     limits.extend(app.limits.open_files.map(|files| limit("RLIMIT_NOFILE", files.min(max_open_files))));
     limits.extend(app.limits.file_size.map(|size| limit("RLIMIT_FSIZE", size)));
     limits.extend(app.limits.cpu_seconds.map(|seconds| limit("RLIMIT_CPU", seconds)));
-    Ok(json!({
+    let mut process = json!({
         "user": { "uid": uid, "gid": gid },
         "args": arguments,
         "env": env,
@@ -154,7 +160,11 @@ fn process(
         "noNewPrivileges": true,
         // When the host runs out of memory, instances end before the server that serves them.
         "oomScoreAdj": OOM_SCORE_ADJ,
-    }))
+    });
+    if let Some(profile) = apparmor {
+        process["apparmorProfile"] = json!(profile);
+    }
+    Ok(process)
 }
 
 fn mount(destination: &str, kind: &str, source: &str, options: &[&str]) -> Value {
@@ -243,6 +253,10 @@ mod tests {
     use crate::template::ResourceLimits;
 
     fn specification(limits: ResourceLimits) -> Value {
+        specification_with(limits, None)
+    }
+
+    fn specification_with(limits: ResourceLimits, apparmor: Option<&'static str>) -> Value {
         let id = InstanceId::random(&TemplateName::new("shop").unwrap());
         let app = Arc::new(App { command: vec!["app".to_owned()], limits, ..App::default() });
         let request = StartRequest {
@@ -259,6 +273,7 @@ mod tests {
             devices: Path::new("/dev"),
             criu_config: Path::new("/criu.conf"),
             max_open_files: 1024,
+            apparmor,
             cgroup: "/try-it-now/shop",
         };
         container_spec(&request, &ImageConfig::default(), &host).unwrap()
@@ -325,6 +340,21 @@ mod tests {
             on_v2(&specification(ResourceLimits::default())),
             expected(&[("memory.max", "1073741824"), ("memory.swap.max", "0"), ("pids.max", "512")])
         );
+    }
+
+    #[test]
+    fn the_app_armor_profile_is_named_only_where_the_host_has_it() {
+        let profile = |apparmor| {
+            specification_with(ResourceLimits::default(), apparmor)["process"]["apparmorProfile"].clone()
+        };
+        assert_eq!(profile(Some("try-it-now-instance")), "try-it-now-instance");
+        assert_eq!(profile(None), Value::Null);
+    }
+
+    #[test]
+    fn no_program_of_the_host_handles_the_core_dump_of_an_instance() {
+        let limits = specification(ResourceLimits::default())["process"]["rlimits"].clone();
+        assert_eq!(limits, json!([{ "type": "RLIMIT_CORE", "soft": 1, "hard": 1 }]));
     }
 
     #[test]

@@ -279,6 +279,7 @@ impl Inner {
             devices: &shared.unwrap_or_else(|| self.node_dir.devices()),
             criu_config: &self.node_dir.criu_config(checkpoint.is_some()),
             max_open_files: max_open_files(),
+            apparmor: self.apparmor,
             cgroup: &cgroups::path(request.id.as_str()),
         };
         spec::container_spec(request, &image.config, &host_paths)
