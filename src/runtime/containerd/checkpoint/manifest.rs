@@ -226,12 +226,12 @@ mod tests {
 
     #[test]
     fn a_manifest_of_the_same_format_is_read_whichever_version_wrote_it() {
-        assert_eq!(ingredients().key().as_str(), "ad8ecd37403e726cbd2e1fb9");
+        assert_eq!(ingredients().key().as_str(), "c34ca4050f53904e258eac45");
         let digest = json!({ "name": "1.bin", "bytes": 4096, "sha256": "00" });
         let stored = json!({
-            "format": 5,
+            "format": 6,
             "template": "shop",
-            "ingredients": { "revision": 1, "image": "sha256:1", "kernel": "6.18", "criu": "4.2" },
+            "ingredients": { "revision": 1, "image": "sha256:1", "kernel": "6.18", "criu": "4.2", "apparmor": null },
             "files": [digest],
             "sharing": { "Shared": { "room": 8192, "files": [digest] } },
         });
