@@ -74,6 +74,15 @@ pub fn instance_limits(config: &config::RuntimeSettings) -> (u64, u64) {
     node_limits(config).on_this_host()
 }
 
+/// Hides this server's environment and memory from its apps if they are processes of its user. Apps in containers do not
+/// see the server.
+///
+/// # Errors
+/// The kernel refuses.
+pub fn hide_from_apps(mode: config::RuntimeMode) -> io::Result<()> {
+    if mode == config::RuntimeMode::Process { process::hide_server() } else { Ok(()) }
+}
+
 /// Opens the embedded store. If the instances of `runtime` outlive the server, the store records assigned instances in
 /// the node's journal; else it keeps all records in memory only.
 ///

@@ -12,8 +12,10 @@ mod containerd;
 mod criu;
 mod disk_and_memory;
 mod forwarded_fields;
+mod hardening;
 mod instance_limits;
 mod kernel;
+mod known_holes;
 mod memory_sharing;
 mod network;
 mod open_files;
@@ -86,6 +88,7 @@ async fn check_host(
     results.push(kernel::judge_release(&kernel));
     results.push(kernel::judge_capabilities(kernel::capabilities(None), containers));
     results.push(kernel::judge_cgroups(&kernel::cgroups(), containers));
+    results.extend(hardening::check(Path::new("/")));
     let (of_containerd, containerd) = containerd::check(&config.runtime.containerd_address, containers).await;
     results.extend(of_containerd);
     results.push(instance_limits::check(&config.runtime, containers));

@@ -41,6 +41,8 @@ pub(super) struct Inner {
     /// CRIU's version; `None` where no instance is restored.
     pub(super) criu_version: Option<String>,
     pub(super) kernel_release: String,
+    /// The AppArmor profile of instances.
+    pub(super) apparmor: Option<&'static str>,
     pub(super) instances: Instances,
     pub(super) faults: FaultInjector,
     pub(super) shared_shim: SharedShim,
@@ -63,6 +65,7 @@ impl Inner {
             revision,
             image: image.digest.clone(),
             kernel: self.kernel_release.clone(),
+            apparmor: self.apparmor.map(str::to_owned),
             criu: self.criu_version.clone()?,
         })
     }

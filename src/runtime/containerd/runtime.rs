@@ -29,6 +29,7 @@ use super::network::namespaces::Namespaces;
 use super::settings::ContainerdSettings;
 use super::takeover;
 use crate::instance::{Endpoint, InstanceId};
+use crate::runtime::apparmor::AppArmor;
 use crate::runtime::blocking::{IoContext, blocking};
 use crate::runtime::{
     CheckpointStatus, ExecCommand, ExecOutput, Exit, MemoryReport, Runtime, RuntimeError, StartRequest,
@@ -111,6 +112,7 @@ impl ContainerdRuntime {
             restorer,
             criu_version,
             kernel_release: kernel::release(),
+            apparmor: AppArmor::of_host(Path::new("/")).profile(),
             instances: Instances::default(),
             faults: settings.faults,
             shared_shim,

@@ -10,4 +10,5 @@ mod logs;
 mod pool;
 mod readme;
 mod reload;
+mod secrets;
 mod shutdown;

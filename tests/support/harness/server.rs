@@ -104,7 +104,7 @@ impl Server {
     }
 
     /// Starts a server by a command to which the arguments are appended.
-    async fn spawn(
+    pub async fn spawn(
         mut command: Command,
         folder: PathBuf,
         variables: &[(&str, &str)],

@@ -18,7 +18,7 @@ use super::sharing::{Evidence, ShareError, SharedMemory};
 use crate::runtime::Checkpoint;
 use crate::runtime::blocking::blocking;
 use crate::runtime::containerd::fault_points::FaultInjector;
-use crate::runtime::containerd::host::{kernel, node_dir};
+use crate::runtime::containerd::host::{kernel, node_dir, private_files};
 
 /// Restores that fail one after another before a checkpoint is removed and baked again.
 const MAX_FAILED_RESTORES: u32 = 3;
@@ -54,7 +54,7 @@ impl Catalog {
     /// # Errors
     /// The folder cannot be created or listed.
     pub(crate) async fn open(folder: PathBuf, memory: SharedMemory) -> io::Result<Self> {
-        fs::create_dir_all(&folder)?;
+        private_files::create_folder(&folder)?;
         let (mut complete, mut broken) = (HashMap::new(), Vec::new());
         for entry in fs::read_dir(&folder)? {
             let path = entry?.path();
@@ -208,7 +208,8 @@ impl Catalog {
     pub(super) fn begin(&self, key: &CheckpointKey) -> io::Result<PathBuf> {
         self.remove(key)?;
         let images = self.images_dir(key);
-        fs::create_dir_all(&images)?;
+        private_files::create_folder(&self.checkpoint_dir(key))?;
+        private_files::create_folder(&images)?;
         Ok(images)
     }
 
@@ -225,7 +226,9 @@ impl Catalog {
         let key = ingredients.key();
         let entry = CatalogEntry { template: template.to_owned(), sharing: sharing.clone() };
         let (checkpoint, template) = (self.checkpoint_dir(&key), template.to_owned());
+        let images = self.images_dir(&key);
         blocking(move || {
+            private_files::make_files_private(&images)?;
             CheckpointManifest::describe(&checkpoint, template, ingredients, sharing)?.write(&checkpoint)
         })
         .await?;
@@ -341,7 +344,13 @@ mod tests {
 
     fn ingredients(revision: u64) -> Ingredients {
         let text = |text: &str| text.to_owned();
-        Ingredients { revision, image: text("sha256:1"), kernel: text("6.18"), criu: text("4.2") }
+        Ingredients {
+            revision,
+            image: text("sha256:1"),
+            kernel: text("6.18"),
+            criu: text("4.2"),
+            apparmor: None,
+        }
     }
 
     async fn bake(catalog: &Catalog, revision: u64) -> CheckpointKey {

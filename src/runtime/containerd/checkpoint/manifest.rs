@@ -16,6 +16,7 @@ use ring::digest::{Context, SHA256};
 use serde::{Deserialize, Serialize};
 
 use super::sharing::MappedParts;
+use crate::runtime::containerd::host::private_files;
 
 /// The version of what a checkpoint contains. Raise it when this version of the program must not restore checkpoints of
 /// older versions: when it shares memory in another way, or when the permissions of containers are reduced.
@@ -38,6 +39,9 @@ pub(crate) struct Ingredients {
     pub(crate) kernel: String,
     /// CRIU's version.
     pub(crate) criu: String,
+    /// The AppArmor profile of its processes, which CRIU restores.
+    #[serde(default)]
+    pub(crate) apparmor: Option<String>,
 }
 
 /// The name of a checkpoint: a hash of its ingredients and [`FORMAT`], fit for a file name.
@@ -133,7 +137,7 @@ impl CheckpointManifest {
     /// The file cannot be written.
     pub(super) fn write(&self, checkpoint: &Path) -> io::Result<()> {
         let draft = checkpoint.join("manifest.draft");
-        let mut file = File::create(&draft)?;
+        let mut file = private_files::create(&draft)?;
         file.write_all(&serde_json::to_vec_pretty(self)?)?;
         file.sync_all()?;
         fs::rename(draft, checkpoint.join(MANIFEST))
@@ -200,7 +204,13 @@ mod tests {
 
     fn ingredients() -> Ingredients {
         let text = |text: &str| text.to_owned();
-        Ingredients { revision: 1, image: text("sha256:1"), kernel: text("6.18"), criu: text("4.2") }
+        Ingredients {
+            revision: 1,
+            image: text("sha256:1"),
+            kernel: text("6.18"),
+            criu: text("4.2"),
+            apparmor: None,
+        }
     }
 
     #[test]
@@ -211,6 +221,7 @@ mod tests {
             Ingredients { image: "sha256:2".into(), ..first.clone() },
             Ingredients { kernel: "6.19".into(), ..first.clone() },
             Ingredients { criu: "4.3".into(), ..first.clone() },
+            Ingredients { apparmor: Some("profile".into()), ..first.clone() },
         ];
         assert!(others.iter().all(|other| other.key() != first.key()));
         assert_eq!(first.key(), ingredients().key());
@@ -218,13 +229,13 @@ mod tests {
 
     #[test]
     fn a_manifest_of_the_same_format_is_read_whichever_version_wrote_it() {
-        assert_eq!(ingredients().key().as_str(), "c8c145d0229302966452b083");
+        assert_eq!(ingredients().key().as_str(), "c34ca4050f53904e258eac45");
         let digest = json!({ "name": "1.bin", "bytes": 4096, "sha256": "00" });
         let mapped = json!({ "name": "1.bin", "parts": [[0, 8192]] });
         let stored = json!({
             "format": 6,
             "template": "shop",
-            "ingredients": { "revision": 1, "image": "sha256:1", "kernel": "6.18", "criu": "4.2" },
+            "ingredients": { "revision": 1, "image": "sha256:1", "kernel": "6.18", "criu": "4.2", "apparmor": null },
             "files": [digest],
             "sharing": { "Shared": { "room": 8192, "files": [digest], "mapped": [mapped] } },
         });

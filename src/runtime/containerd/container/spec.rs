@@ -10,7 +10,7 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
-use super::seccomp;
+use super::{masked_paths, seccomp};
 use crate::runtime::containerd::image::ImageConfig;
 use crate::runtime::{ExecCommand, RuntimeError, StartRequest};
 use crate::template::App;
@@ -35,6 +35,10 @@ const DEFAULT_PIDS: u32 = 512;
 /// How much the processes of instances are preferred when the host runs out of memory, out of 1000.
 const OOM_SCORE_ADJ: i32 = 500;
 
+/// Limit of a core dump. It goes where `kernel.core_pattern` of the host says, which may be a program that runs as the
+/// host's root. Only the limit 1 keeps the kernel from starting that, and no file fits in it either.
+const CORE_BYTES: u64 = 1;
+
 /// Period of the processor limit, in microseconds.
 const CPU_PERIOD_MICROS: u64 = 100_000;
 
@@ -50,6 +54,8 @@ pub(super) struct HostPaths<'a> {
     /// Open files that this host allows to a process. Without `CAP_SYS_RESOURCE` limits can only be lowered, by runc
     /// and CRIU too.
     pub(super) max_open_files: u64,
+    /// The AppArmor profile of the processes; `None` without AppArmor.
+    pub(super) apparmor: Option<&'static str>,
     /// The cgroup, as a path below the root of each hierarchy.
     pub(crate) cgroup: &'a str,
 }
@@ -65,14 +71,16 @@ pub(super) fn container_spec(
 ) -> Result<Value, RuntimeError> {
     let app = &*request.app;
     let memory = app.limits.container_memory();
+    let (arguments, env) = (arguments(app, image)?, environment(request, image));
+    let process = process(request, image, host.max_open_files, host.apparmor, &arguments, &env)?;
     Ok(json!({
         "ociVersion": "1.1.0",
-        "process": process(request, image, host.max_open_files, &arguments(app, image)?, &environment(request, image))?,
+        "process": process,
         "root": { "path": "rootfs" },
         "hostname": "instance",
         // Each mount makes a restore slower, so there are only those that apps need. A tmpfs costs 10 ms, because CRIU
-        // has tar unpack it, empty or not. So `/dev/shm` leads into the writable layer, and folders of `/proc` are
-        // read-only instead of masked.
+        // has tar unpack it, empty or not. So `/dev/shm` leads into the writable layer, and of folders of `/proc`
+        // only the files are masked.
         "mounts": [
             mount("/proc", "proc", "proc", &["nosuid", "noexec", "nodev"]),
             // Not `noexec`: shared memory is a private mapping of files there, and it may hold code, such as that of a
@@ -87,6 +95,8 @@ pub(super) fn container_spec(
                 { "type": "uts" },
                 { "type": "mount" },
                 { "type": "network", "path": host.network },
+                // Its root is the container's cgroup: the place of the cgroup on the host is not visible.
+                { "type": "cgroup" },
             ],
             "cgroupsPath": host.cgroup,
             "resources": {
@@ -96,11 +106,7 @@ pub(super) fn container_spec(
                 "cpu": cpu(app),
             },
             "seccomp": seccomp::filter(),
-            // Only files: a folder would be masked by a tmpfs.
-            "maskedPaths": [
-                "/proc/interrupts", "/proc/kcore", "/proc/keys", "/proc/latency_stats", "/proc/sched_debug",
-                "/proc/timer_list", "/proc/timer_stats",
-            ],
+            "maskedPaths": masked_paths::masked_paths(Path::new("/proc")),
             "readonlyPaths": [
                 "/proc/acpi", "/proc/asound", "/proc/bus", "/proc/fs", "/proc/irq", "/proc/scsi", "/proc/sys",
                 "/proc/sysrq-trigger",
@@ -118,27 +124,29 @@ pub(super) fn exec_process(
     image: &ImageConfig,
     command: &ExecCommand,
     max_open_files: u64,
+    apparmor: Option<&str>,
 ) -> Result<Value, RuntimeError> {
     let extra = command.env.iter().map(|(name, value)| format!("{name}={value}"));
     let env: Vec<String> = environment(request, image).into_iter().chain(extra).collect();
-    process(request, image, max_open_files, &command.argv, &env)
+    process(request, image, max_open_files, apparmor, &command.argv, &env)
 }
 
 fn process(
     request: &StartRequest,
     image: &ImageConfig,
     max_open_files: u64,
+    apparmor: Option<&str>,
     arguments: &[String],
     env: &[String],
 ) -> Result<Value, RuntimeError> {
     let app = &*request.app;
     let (uid, gid) = user(&image.user)?;
     let working_dir = if image.working_dir.is_empty() { "/" } else { &image.working_dir };
-    let mut limits = Vec::new();
+    let mut limits = vec![limit("RLIMIT_CORE", CORE_BYTES)];
     limits.extend(app.limits.open_files.map(|files| limit("RLIMIT_NOFILE", files.min(max_open_files))));
     limits.extend(app.limits.file_size.map(|size| limit("RLIMIT_FSIZE", size)));
     limits.extend(app.limits.cpu_seconds.map(|seconds| limit("RLIMIT_CPU", seconds)));
-    Ok(json!({
+    let mut process = json!({
         "user": { "uid": uid, "gid": gid },
         "args": arguments,
         "env": env,
@@ -152,7 +160,11 @@ fn process(
         "noNewPrivileges": true,
         // When the host runs out of memory, instances end before the server that serves them.
         "oomScoreAdj": OOM_SCORE_ADJ,
-    }))
+    });
+    if let Some(profile) = apparmor {
+        process["apparmorProfile"] = json!(profile);
+    }
+    Ok(process)
 }
 
 fn mount(destination: &str, kind: &str, source: &str, options: &[&str]) -> Value {
@@ -237,6 +249,10 @@ mod tests {
     use crate::template::ResourceLimits;
 
     fn specification(limits: ResourceLimits) -> Value {
+        specification_with(limits, None)
+    }
+
+    fn specification_with(limits: ResourceLimits, apparmor: Option<&'static str>) -> Value {
         let id = InstanceId::random(&TemplateName::new("shop").unwrap());
         let app = Arc::new(App { command: vec!["app".to_owned()], limits, ..App::default() });
         let request = StartRequest {
@@ -253,6 +269,7 @@ mod tests {
             devices: Path::new("/dev"),
             criu_config: Path::new("/criu.conf"),
             max_open_files: 1024,
+            apparmor,
             cgroup: "/try-it-now/shop",
         };
         container_spec(&request, &ImageConfig::default(), &host).unwrap()
@@ -323,6 +340,21 @@ mod tests {
                 ("cpu.max", "100000 100000"),
             ])
         );
+    }
+
+    #[test]
+    fn the_app_armor_profile_is_named_only_where_the_host_has_it() {
+        let profile = |apparmor| {
+            specification_with(ResourceLimits::default(), apparmor)["process"]["apparmorProfile"].clone()
+        };
+        assert_eq!(profile(Some("try-it-now-instance")), "try-it-now-instance");
+        assert_eq!(profile(None), Value::Null);
+    }
+
+    #[test]
+    fn no_program_of_the_host_handles_the_core_dump_of_an_instance() {
+        let limits = specification(ResourceLimits::default())["process"]["rlimits"].clone();
+        assert_eq!(limits, json!([{ "type": "RLIMIT_CORE", "soft": 1, "hard": 1 }]));
     }
 
     #[test]

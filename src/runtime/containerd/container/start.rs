@@ -294,6 +294,7 @@ impl Inner {
             criu_config: &self.node_dir.criu_config(checkpoint.is_some()),
             max_open_files: max_open_files(),
             cgroup: &self.node_group.instance_path(request.id.as_str()),
+            apparmor: self.apparmor,
         };
         spec::container_spec(request, &image.config, &host_paths)
     }

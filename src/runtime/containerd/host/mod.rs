@@ -3,6 +3,7 @@
 //! | file | what it does |
 //! |---|---|
 //! | `node_dir` | the node's folder: pipes, devices, CRIU's configuration, records for the next server |
+//! | `private_files` | files and folders that only the server's user reads |
 //! | `tmpfs` | file systems in memory that containerd sees |
 //! | `cgroups` | the control groups of instances |
 //! | `node_group` | the control group above all instances of this node, and its limits |
@@ -19,5 +20,6 @@ mod memory_usage;
 pub(super) mod node_dir;
 pub(super) mod node_group;
 pub(super) mod orphans;
+pub(super) mod private_files;
 pub(super) mod shared_shim;
 pub(super) mod tmpfs;

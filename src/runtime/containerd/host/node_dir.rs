@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{CWD, FileType, Mode, makedev, mknodat};
 use tokio::net::unix::pipe::{OpenOptions, Receiver};
 
-use super::tmpfs;
+use super::{private_files, tmpfs};
 use crate::instance::InstanceId;
 use crate::runtime::containerd::network::egress::EgressRecord;
 use crate::runtime::{InstanceFile, StartRequest};
@@ -61,6 +61,7 @@ impl NodeDir {
     /// The folder cannot be written, or device files cannot be made.
     pub(crate) fn open(root: PathBuf) -> io::Result<Self> {
         let root = std::path::absolute(root)?;
+        private_files::create_folder(&root)?;
         fs::create_dir_all(root.join("instances"))?;
         fs::write(root.join("criu-freeze.conf"), CRIU_OPTIONS)?;
         fs::write(root.join("criu-restore.conf"), format!("{CRIU_OPTIONS}{NO_LOG_OPTION}"))?;

@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
 use std::time::Duration;
 
+use nix::sched::{CloneFlags, unshare};
 use prost::Message;
 use prost_types::Timestamp;
 use rustix::fs::{Mode, OFlags, open};
@@ -151,10 +152,13 @@ impl RestoreDraft<'_> {
             socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::empty(), None)?;
         fcntl_setfd(&socket, FdFlags::CLOEXEC)?;
         set_socket_timeout(&socket, Timeout::Recv, Some(RESPONSE_TIMEOUT))?;
+        // CRIU inherits the cgroups too, and a cgroup namespace whose root they are. This process ends before the
+        // container is reported as restored.
+        self.cgroups.add(std::process::id())?;
+        unshare(CloneFlags::CLONE_NEWCGROUP)?;
         let criu = Command::new("criu").arg("swrk").arg(criu_socket.as_raw_fd().to_string()).spawn()?;
         drop(criu_socket);
         let mut criu = KilledOnDrop(criu);
-        self.cgroups.add(criu.0.id())?;
         let options = self.options(&images, &work, &network)?;
         let request = CriuRequest { kind: KIND_RESTORE, options: Some(options), notify_success: None };
         send_request(&socket, &request)?;
@@ -194,7 +198,8 @@ impl RestoreDraft<'_> {
             mounts: mounts.map(|(inside, outside)| ExternalMount { inside, outside }).collect(),
             sibling: Some(true),
             inherited: [network].into_iter().chain(pipes).collect(),
-            // The container's processes are children of CRIU, which is in the right cgroups.
+            // The container's processes are children of CRIU, which is in the right cgroups and in their namespace. CRIU
+            // itself would mount all hierarchies first.
             cgroup_mode: Some(IGNORE_CGROUPS),
             empty_namespaces: Some(NO_NETWORK),
             orphan_terminals: Some(true),
@@ -243,7 +248,10 @@ impl RestoreDraft<'_> {
     /// correct.
     fn prefault(&self) {
         if let Some(list) = &self.prefault_list {
-            list.prefault(&self.cgroups.processes());
+            let mut processes = self.cgroups.processes();
+            // This process is in the cgroups too, and its number may be that of a process in the container.
+            processes.retain(|pid| pid.unsigned_abs() != std::process::id());
+            list.prefault(&processes);
         }
     }
 

@@ -3,7 +3,7 @@
 use try_it_now::runtime::{Runtime, StartMethod};
 use try_it_now::template::{App, ResourceLimits};
 
-use super::{REVISION, TestNode, app, send_command, start, with_timeout};
+use super::super::{REVISION, TestNode, app, send_command, start, with_timeout};
 
 /// Executes the one line that each visitor sends. `write` tries to change the files of shared memory in every way, and
 /// answers which of them succeeded.
