@@ -168,6 +168,20 @@ fn a_process_that_was_not_examined_is_refused() {
     assert_eq!(RewriteDraft::read(folder.path(), false, &evidence).err(), Some(Refused::NotExamined(2)));
 }
 
+#[test]
+fn a_thread_that_is_listed_twice_is_refused() {
+    let folder = Folder::new();
+    let mut images = checkpoint();
+    let twice = ProtoMessage::read(&[8, 2, 16, 1, 40, 2, 40, 2]).unwrap();
+    images.insert("pstree.img".to_owned(), image(vec![message(&[(1, 1), (2, 0), (5, 1)]), twice]));
+    write_images(&folder, &images);
+    assert_eq!(
+        RewriteDraft::read(folder.path(), false, &evidence()).err(),
+        Some(Refused::Inconsistent),
+        "its image would be replaced twice"
+    );
+}
+
 /// The seeds of failures that were found before, relative to the package's folder, in which tests run.
 const SEEDS: &str = "tests/proptest-regressions/checkpoint_sharing_hostile.txt";
 
