@@ -64,6 +64,7 @@ mod tests {
             template: template.name.as_str().to_owned(),
             revision,
             shared_memory: shares,
+            repeating_numbers: Vec::new(),
         };
         let other = Checkpoint { template: "other".to_owned(), ..of(template.revision, Ok(1 << 30)) };
         let old = of(template.revision + 1, Err("old".to_owned()));

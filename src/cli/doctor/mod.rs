@@ -16,6 +16,7 @@ mod kernel;
 mod memory_sharing;
 mod network;
 mod open_files;
+mod random_numbers;
 mod tool;
 
 use std::io::Write;
@@ -91,6 +92,8 @@ async fn check_host(
             results.push(memory_sharing::judge_tracing(Tracefs::mount().map(drop)));
             let templates = config.templates.iter();
             results.extend(templates.flat_map(|template| memory_sharing::judge(template, baked)));
+            let templates = config.templates.iter();
+            results.extend(templates.filter_map(|template| random_numbers::judge(template, baked)));
         }
     }
     let needs = network::NetworkNeeds {

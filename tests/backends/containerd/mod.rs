@@ -10,6 +10,7 @@ mod image_pulls;
 mod isolation;
 mod memory_report;
 mod oci_archive;
+mod random_numbers;
 mod registry;
 mod resource_limits;
 mod restore;
