@@ -11,7 +11,7 @@ use std::path::Path;
 use serde_json::{Value, json};
 
 use super::seccomp;
-use crate::runtime::containerd::checkpoint::randomness::node_uuids;
+use crate::runtime::containerd::checkpoint::randomness::node_script;
 use crate::runtime::containerd::image::ImageConfig;
 use crate::runtime::{ExecCommand, RuntimeError, StartRequest};
 use crate::template::App;
@@ -209,7 +209,7 @@ fn environment(request: &StartRequest, image: &ImageConfig) -> Vec<String> {
         ("HOME", "/root"),
     ]);
     // Only an instance that may be frozen needs it, and what the image or the template says replaces it.
-    variables.extend(request.will_be_baked.then_some((node_uuids::VARIABLE, node_uuids::OPTIONS)));
+    variables.extend(request.will_be_baked.then_some((node_script::VARIABLE, node_script::OPTIONS)));
     variables.extend(image.env.iter().flatten().filter_map(|pair| pair.split_once('=')));
     variables.extend(request.app.env.iter().map(|(name, value)| (name.as_str(), value.as_str())));
     let port = request.app.port.to_string();
@@ -341,7 +341,7 @@ mod tests {
             let all = environment(&request, &ImageConfig { env, ..ImageConfig::default() });
             all.into_iter().find_map(|pair| pair.strip_prefix("NODE_OPTIONS=").map(str::to_owned))
         };
-        assert_eq!(variable(true, &[], &[]).as_deref(), Some(node_uuids::OPTIONS));
+        assert_eq!(variable(true, &[], &[]).as_deref(), Some(node_script::OPTIONS));
         assert_eq!(variable(false, &[], &[]), None);
         assert_eq!(variable(true, &["NODE_OPTIONS=--no-warnings"], &[]).as_deref(), Some("--no-warnings"));
         assert_eq!(variable(true, &[], &[("NODE_OPTIONS", "")]).as_deref(), Some(""));

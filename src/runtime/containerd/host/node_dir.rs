@@ -12,7 +12,7 @@ use tokio::net::unix::pipe::{OpenOptions, Receiver};
 
 use super::tmpfs;
 use crate::instance::InstanceId;
-use crate::runtime::containerd::checkpoint::randomness::node_uuids;
+use crate::runtime::containerd::checkpoint::randomness::node_script;
 use crate::runtime::containerd::network::egress::EgressRecord;
 use crate::runtime::{InstanceFile, StartRequest};
 use crate::template::random_hex;
@@ -257,7 +257,7 @@ pub(crate) fn base_files() -> [InstanceFile; 3] {
     [
         ("/etc/hosts", "127.0.0.1\tlocalhost instance\n"),
         ("/etc/hostname", "instance\n"),
-        (node_uuids::SCRIPT_PATH, node_uuids::SCRIPT),
+        (node_script::SCRIPT_PATH, node_script::SCRIPT),
     ]
     .map(|(path, content)| InstanceFile::new(path, content))
 }

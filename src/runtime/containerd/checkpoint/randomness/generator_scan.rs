@@ -7,7 +7,7 @@
 use std::collections::hash_map::Entry;
 use std::collections::{BTreeSet, HashMap};
 
-use super::node_uuids;
+use super::node_script;
 use crate::runtime::containerd::checkpoint::mapped_code::{MappedCode, Markers, ProcessCode};
 
 /// The generators of OpenSSL 1.1.1 and later.
@@ -87,12 +87,12 @@ impl GeneratorScan {
         }
         // A script cannot change a program that is not Node and only contains its code.
         if found.contains(NODE)
-            && !process.environment().is_ok_and(|variables| node_uuids::runs_script(&variables))
+            && !process.environment().is_ok_and(|variables| node_script::runs_script(&variables))
         {
             self.repeating.push(format!(
-                "{path} is Node, which keeps numbers for up to 128 UUIDs: add {} to {}, or call randomUUID with disableEntropyCache",
-                node_uuids::OPTIONS,
-                node_uuids::VARIABLE,
+                "{path} is Node, which stores numbers for randomUUID and randomInt: add {} to {}, or use randomBytes",
+                node_script::OPTIONS,
+                node_script::VARIABLE,
             ));
         }
     }

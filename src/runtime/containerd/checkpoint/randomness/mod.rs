@@ -10,7 +10,7 @@
 //! | `reset` | the change of a checkpoint's images |
 //! | `openssl` | OpenSSL's generators in memory |
 //! | `generator_scan` | which generators an app's programs and libraries have |
-//! | `node_uuids` | Node's store of numbers for UUIDs |
+//! | `node_script` | the script by which Node draws new numbers instead of stored ones |
 //! | `report` | what was done and what may repeat, as it is stored with a checkpoint |
 //!
 //! What an operator has to know of each generator is in `docs/random-numbers.md`.
@@ -20,10 +20,13 @@
 //! `Math.random`, is not found from outside.
 
 mod generator_scan;
-pub(in crate::runtime::containerd) mod node_uuids;
+pub(in crate::runtime::containerd) mod node_script;
 mod openssl;
 mod report;
 mod reset;
+
+#[cfg(test)]
+mod tests;
 
 pub(super) use generator_scan::{GeneratorScan, scan_generators};
 pub(super) use report::RandomNumbers;

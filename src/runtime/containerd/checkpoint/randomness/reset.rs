@@ -50,7 +50,7 @@ pub(crate) fn reset(images: &Path, scan: &GeneratorScan) -> io::Result<RandomNum
 }
 
 /// Resets the generators of one process. Returns how many of OpenSSL there are.
-fn reset_process(
+pub(super) fn reset_process(
     pages: &Path,
     memory: &StoredMemory,
     pid: u32,
