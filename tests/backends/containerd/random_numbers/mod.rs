@@ -33,6 +33,7 @@ impl Numbers {
                 _ => panic!("{answer}"),
             };
         }
+        assert!(!numbers.secret.is_empty(), "the program has answered nothing");
         assert!(numbers.secret.values().all(|value| value.len() >= 8), "{answer}");
         numbers
     }
@@ -139,14 +140,14 @@ async fn instances_without_shared_memory_draw_different_numbers() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_app_with_options_of_its_own_for_node_is_told_that_uuids_repeat() {
+async fn an_operator_is_warned_of_an_app_with_options_of_its_own_for_node() {
     let Some(test_node) = TestNode::new() else { return };
     let Some(mut app) = node() else { return };
     app.env.insert("NODE_OPTIONS".to_owned(), "--no-warnings".to_owned());
     let draws = Draws::of(&test_node, &app).await;
     let stored = ["child.randomUUID", "randomInt", "randomUUID", "webcrypto.randomUUID", "worker.randomUUID"];
     assert_eq!(draws.repeating(), BTreeSet::from(stored), "these are what Node stores");
-    assert!(draws.report.contains("may repeat: /usr/bin/node is Node"), "{}", draws.report);
+    assert!(draws.report.contains(" is Node, which stores numbers"), "{}", draws.report);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -189,6 +190,41 @@ async fn instances_of_postgresql_draw_different_numbers() {
     draws.assert_different();
     assert!(draws.openssl_generators() >= 2, "{}", draws.report);
 }
+
+/// A test of a program in the image of larger runtimes: its command, its environment, and how many of
+/// OpenSSL's generators it has at least.
+macro_rules! larger_runtime {
+    ($name:ident, $command:expr, $environment:expr, $generators:expr) => {
+        #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+        #[ignore = "needs a large image: make random-numbers"]
+        async fn $name() {
+            let Some(test_node) = TestNode::new() else { return };
+            let Some(image) = image("other-runtimes") else { return };
+            let mut app = app(image, &$command);
+            for (name, value) in $environment as [(&str, &str); _] {
+                app.env.insert(name.to_owned(), value.to_owned());
+            }
+            let draws = Draws::of(&test_node, &app).await;
+            draws.assert_different();
+            assert!($generators.contains(&draws.openssl_generators()), "{}", draws.report);
+        }
+    };
+}
+
+larger_runtime!(instances_of_java_draw_different_numbers, ["java", "/opt/Draw.java"], [], 0..=0);
+larger_runtime!(instances_of_go_draw_different_numbers, ["/opt/draw"], [], 0..=0);
+larger_runtime!(
+    instances_of_go_in_fips_mode_draw_different_numbers,
+    ["/opt/draw"],
+    [("GODEBUG", "fips140=on")],
+    0..=0
+);
+larger_runtime!(
+    instances_of_node_with_openssl_1_1_1_draw_different_numbers,
+    ["/opt/node16", "-e", &format!("globalThis.crypto = require('crypto').webcrypto;\n{NODE}")],
+    [],
+    4..=99
+);
 
 /// Compiles a program and returns an image that contains only the program.
 fn compiled(test_node: &TestNode, name: &str) -> ImageRef {
