@@ -5,14 +5,14 @@
 //! The texts in [`REVERSED_MARKERS`] are written backwards, because this program may itself be in an image.
 
 use std::collections::hash_map::Entry;
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use super::node_script;
 use crate::runtime::containerd::checkpoint::mapped_code::{MappedCode, Markers, ProcessCode};
 
 /// The generators of OpenSSL 1.1.1 and later.
 const OPENSSL: &str = "OpenSSL";
-/// The versions of OpenSSL whose generators [`super::openssl`] finds.
+/// The versions of OpenSSL all of whose generators [`super::openssl`] finds, so that none is there if none is found.
 const KNOWN_OPENSSL: &str = "a known version of OpenSSL";
 const OLD_OPENSSL: &str = "OpenSSL before 1.1.1";
 const LIBRESSL: &str = "LibreSSL";
@@ -24,23 +24,27 @@ const REVERSED_MARKERS: [(&[u8], &str); 9] = [
     // The text that a generator is made individual with.
     (b"GBRD A09-008 PS TSIN LSSnepO", OPENSSL),
     (b".3 LSSnepO", KNOWN_OPENSSL),
-    (b"1.1.1 LSSnepO", KNOWN_OPENSSL),
     // The name of a source file, in error messages.
     (b"c.dnar_dm/dnar", OLD_OPENSSL),
     (b".2 LSSerbiL", LIBRESSL),
     (b".3 LSSerbiL", LIBRESSL),
     (b".4 LSSerbiL", LIBRESSL),
-    (b"ehcaCyportnEelbasid", NODE),
+    // Names in its own scripts: the store for UUIDs, and the one for integers.
+    (b"dereffuBtoNdiuu", NODE),
+    (b"sksaTgnidnePehcaCcnysa", NODE),
     (b"dnr_slttung_", GNUTLS),
 ];
+
+/// Most reasons that are kept. An app decides how many there are.
+const MAX_REASONS: usize = 64;
 
 /// What the generators of the processes of an app are, and which may repeat.
 #[derive(Debug, Default)]
 pub(crate) struct GeneratorScan {
     /// Generators that may repeat whatever is in memory, each with what to do.
-    pub(super) repeating: Vec<String>,
-    /// The processes with generators of OpenSSL in a version whose layout is not known, by their numbers in the
-    /// container, each with the file that has them.
+    pub(super) repeating: BTreeSet<String>,
+    /// The processes with generators of OpenSSL of which some may not be found, by their numbers in the container, each
+    /// with the file that has them.
     pub(super) unknown_openssl: HashMap<u32, String>,
 }
 
@@ -53,7 +57,7 @@ pub(crate) fn scan_generators(processes: &[u32]) -> GeneratorScan {
         match ProcessCode::read(*pid) {
             Ok(Some(process)) => scan.add_process(&process, &markers, &mut known),
             Ok(None) => {}
-            Err(why) => scan.repeating.push(why),
+            Err(why) => scan.add_repeating(why),
         }
     }
     scan
@@ -63,39 +67,60 @@ pub(crate) fn scan_generators(processes: &[u32]) -> GeneratorScan {
 type KnownFiles = HashMap<(String, String), Result<BTreeSet<&'static str>, String>>;
 
 impl GeneratorScan {
+    fn add_repeating(&mut self, reason: String) {
+        if self.repeating.len() < MAX_REASONS {
+            self.repeating.insert(reason);
+        }
+    }
+
     fn add_process(&mut self, process: &ProcessCode, markers: &Markers, known: &mut KnownFiles) {
+        // A process may map many files, and each many times. Of each kind one file is named.
+        let mut found: BTreeMap<&str, &str> = BTreeMap::new();
         for code in process.files() {
             let file = match known.entry(code.file()) {
                 Entry::Occupied(known) => known.into_mut(),
                 Entry::Vacant(unknown) => unknown.insert(search(&code, process, markers)),
             };
             match file {
-                Ok(found) => self.add_file(process, code.path, found),
-                Err(why) => self.repeating.push(why.clone()),
+                Ok(kinds) => kinds_that_may_repeat(kinds).for_each(|kind| {
+                    found.entry(kind).or_insert(code.path);
+                }),
+                Err(why) => {
+                    let why = why.clone();
+                    self.add_repeating(why);
+                }
             }
+        }
+        for (kind, path) in found {
+            self.add_kind(process, kind, path);
         }
     }
 
-    fn add_file(&mut self, process: &ProcessCode, path: &str, found: &BTreeSet<&'static str>) {
-        if found.contains(OPENSSL) && !found.contains(KNOWN_OPENSSL) {
-            self.unknown_openssl.insert(process.number(), path.to_owned());
-        }
-        for old in [OLD_OPENSSL, LIBRESSL, GNUTLS].into_iter().filter(|old| found.contains(old)) {
-            self.repeating.push(format!(
-                "{path} has {old}, whose generator is not reset: if the app draws numbers with it before the freeze, restart that process by a hook, or use OpenSSL 3"
-            ));
-        }
-        // A script cannot change a program that is not Node and only contains its code.
-        if found.contains(NODE)
-            && !process.environment().is_ok_and(|variables| node_script::runs_script(&variables))
-        {
-            self.repeating.push(format!(
-                "{path} is Node, which stores numbers for randomUUID and randomInt: add {} to {}, or use randomBytes",
-                node_script::OPTIONS,
-                node_script::VARIABLE,
-            ));
+    fn add_kind(&mut self, process: &ProcessCode, kind: &str, path: &str) {
+        match kind {
+            OPENSSL => _ = self.unknown_openssl.insert(process.number(), path.to_owned()),
+            NODE => {
+                if !process.environment().is_ok_and(|variables| node_script::runs_script(&variables)) {
+                    self.add_repeating(format!(
+                        "{path} is Node, which stores numbers for randomUUID and randomInt: add {} to {}, or use randomBytes",
+                        node_script::OPTIONS,
+                        node_script::VARIABLE,
+                    ));
+                }
+            }
+            _ => {
+                self.add_repeating(format!(
+                    "{path} has {kind}, whose generator is not reset: if the app draws numbers with it before the freeze, restart that process by a hook, or use OpenSSL 3"
+                ));
+            }
         }
     }
+}
+
+/// Returns the kinds of generators in a file that may repeat.
+fn kinds_that_may_repeat(found: &BTreeSet<&'static str>) -> impl Iterator<Item = &'static str> {
+    let is_known = found.contains(KNOWN_OPENSSL);
+    found.iter().copied().filter(move |kind| *kind != KNOWN_OPENSSL && !(is_known && *kind == OPENSSL))
 }
 
 fn search(
@@ -104,7 +129,14 @@ fn search(
     markers: &Markers,
 ) -> Result<BTreeSet<&'static str>, String> {
     let found = process.open(code).and_then(|file| markers.search(file));
-    found.map_err(|error| format!("cannot examine {}: {error}", code.path))
+    let mut found = found.map_err(|error| format!("cannot examine {}: {error}", code.path))?;
+    found.extend(generator_of_library(code.path));
+    Ok(found)
+}
+
+/// Returns the generator whose library has this path.
+fn generator_of_library(path: &str) -> Option<&'static str> {
+    path.rsplit('/').next()?.starts_with("libgnutls.").then_some(GNUTLS)
 }
 
 #[cfg(test)]
@@ -118,26 +150,27 @@ mod tests {
     }
 
     #[test]
-    fn versions_of_openssl_are_told_apart() {
-        let library = |version: &str| search(format!("OpenSSL NIST SP 800-90A DRBG\0{version}").as_bytes());
-        let known = BTreeSet::from([OPENSSL, KNOWN_OPENSSL]);
-        assert_eq!(library("OpenSSL 3.5.4 30 Sep 2025"), known);
-        assert_eq!(library("OpenSSL 1.1.1w  11 Sep 2023"), known);
-        assert_eq!(library("OpenSSL 4.0.0 14 Apr 2026"), BTreeSet::from([OPENSSL]));
-        assert_eq!(
-            search(b"crypto/rand/md_rand.c\0OpenSSL 1.0.2u  20 Dec 2019"),
-            BTreeSet::from([OLD_OPENSSL])
-        );
-        assert_eq!(search(b"LibreSSL 3.9.2"), BTreeSet::from([LIBRESSL]));
-        assert!(search(b"OpenSSL or LibreSSL").is_empty());
+    fn kinds_of_generators_are_told_apart_by_their_texts() {
+        let repeating = |text: &str| kinds_that_may_repeat(&search(text.as_bytes())).collect::<Vec<_>>();
+        let openssl = |version: &str| repeating(&format!("OpenSSL NIST SP 800-90A DRBG\0{version}"));
+        assert_eq!(openssl("OpenSSL 3.5.4 30 Sep 2025"), [""; 0]);
+        // In its first versions generators have another layout.
+        assert_eq!(openssl("OpenSSL 1.1.1w  11 Sep 2023"), [OPENSSL]);
+        assert_eq!(openssl("OpenSSL 4.0.0 14 Apr 2026"), [OPENSSL]);
+        assert_eq!(repeating("crypto/rand/md_rand.c\0OpenSSL 1.0.2u  20 Dec 2019"), [OLD_OPENSSL]);
+        assert_eq!(repeating("LibreSSL 3.9.2"), [LIBRESSL]);
+        assert_eq!(repeating("let uuidNotBuffered;"), [NODE]);
+        assert_eq!(repeating("OpenSSL 3.5 or LibreSSL"), [""; 0]);
+        assert_eq!(generator_of_library("/usr/lib/libgnutls.so.30"), Some(GNUTLS));
+        assert_eq!(generator_of_library("/usr/lib/libgnutlsxx.so.30"), None);
     }
 
     #[test]
     fn this_program_contains_no_text_of_a_generator() {
         let program = File::open(std::env::current_exe().unwrap()).unwrap();
         let found = Markers::from_reversed(&REVERSED_MARKERS).search(program).unwrap();
-        // The tests contain some, and the script names an option of Node.
-        assert!(!found.contains(GNUTLS), "{found:?}");
+        // The tests contain those of OpenSSL and LibreSSL.
+        assert!(!found.contains(GNUTLS) && !found.contains(NODE), "{found:?}");
     }
 
     #[test]

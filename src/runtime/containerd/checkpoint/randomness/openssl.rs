@@ -54,6 +54,10 @@ pub(super) fn find(memory: &[u8], from: usize) -> impl Iterator<Item = Generator
         let before: &[u8; BYTES_BEFORE] = memory[at - BYTES_BEFORE..at].as_array()?;
         let process_before = process_before(before, numbers)?;
         let process = u32_before(before, process_before);
+        // The first versions of 1.1.1 have the number of forks there.
+        if process == 0 {
+            return None;
+        }
         Some(Generator { process_at: at - process_before, process })
     })
 }

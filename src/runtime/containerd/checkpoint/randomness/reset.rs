@@ -38,7 +38,7 @@ pub(crate) fn reset(images: &Path, scan: &GeneratorScan) -> io::Result<RandomNum
                 let unknown = scan.unknown_openssl.get(&pid).filter(|_| generators == 0);
                 if let Some(path) = unknown {
                     report.add_repeating(format!(
-                        "{path} has OpenSSL in a version whose generators are not found: if the app draws numbers before the freeze, restart that process by a hook, or use OpenSSL 3"
+                        "{path} has OpenSSL, and none of its generators is found: if the app draws numbers before the freeze, restart that process by a hook, or use OpenSSL 3"
                     ));
                 }
             }

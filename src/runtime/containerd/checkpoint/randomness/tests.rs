@@ -97,6 +97,12 @@ fn memory_in_which_one_field_differs_is_no_generator() {
 }
 
 #[test]
+fn a_number_of_forks_is_no_number_of_a_process() {
+    let memory = generator(false, 0, THREAD);
+    assert_eq!(openssl::find(&memory, 0).next(), None);
+}
+
+#[test]
 fn short_memory_is_searched_without_a_panic() {
     for length in 0..2 * BYTES {
         let memory: Vec<u8> =
