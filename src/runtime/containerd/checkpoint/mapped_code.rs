@@ -119,7 +119,7 @@ impl<'a> MappedCode<'a> {
         (permissions.contains('x') && path.starts_with('/')).then_some(Self { range, device, inode, path })
     }
 
-    /// Returns what tells the file from others.
+    /// Returns the device of the file and its number on it.
     pub(super) fn file(&self) -> (String, String) {
         (self.device.to_owned(), self.inode.to_owned())
     }

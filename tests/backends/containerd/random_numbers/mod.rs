@@ -12,7 +12,7 @@ use super::{REVISION, TestNode, fs, oci_archive, send_command, start, with_timeo
 use crate::support::skip::skip;
 use crate::support::stack;
 
-/// What was drawn: the numbers of generators that promise numbers which nobody can guess, and those of others.
+/// What was drawn: the numbers of generators that promise secret numbers, and those of others.
 #[derive(Debug, Default)]
 struct Numbers {
     secret: BTreeMap<String, String>,
@@ -80,6 +80,7 @@ impl Draws {
     }
 
     /// Returns the generators that promise secret numbers and gave one twice.
+    #[expect(clippy::print_stdout, reason = "docs/random-numbers.md names the others")]
     fn repeating(&self) -> BTreeSet<&str> {
         let all = || std::iter::once(&self.before).chain(&self.after);
         let names = self.after[0].secret.keys().map(String::as_str);
@@ -89,7 +90,6 @@ impl Draws {
             drawn.iter().collect::<BTreeSet<_>>().len() < drawn.len()
         };
         let repeating = names.filter(repeats).collect();
-        // For the reader of the output: docs/random-numbers.md names these.
         for (name, value) in &self.after[0].open {
             println!("{name} repeats: {}", self.after[1].open[name] == *value);
         }

@@ -16,7 +16,7 @@
 //! What an operator has to know of each generator is in `docs/random-numbers.md`.
 //!
 //! # Traps
-//! Only generators that promise numbers which nobody can guess are changed. The state of others, such as
+//! Only generators whose numbers cannot be guessed, as they promise, are changed. The state of others, such as
 //! `Math.random`, is not found from outside.
 
 mod generator_scan;

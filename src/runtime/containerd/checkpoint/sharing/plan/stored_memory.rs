@@ -55,11 +55,13 @@ pub(in super::super) fn stored_memory(
         last = end;
         first += runs[first..].partition_point(|run| run.end <= start);
         let is_wiped = mapping.number(vma::ADVICE).unwrap_or(0) & vma::WIPE_ON_FORK != 0;
-        let is_private = need(vma::FLAGS)? & vma::MAP_PRIVATE != 0;
-        if !is_wiped && !(is_private && need(vma::PROTECTION)? & vma::WRITE != 0) {
-            continue;
-        }
-        let ranges = if is_wiped { &mut memory.wiped_on_fork } else { &mut memory.writable };
+        let is_writable =
+            need(vma::FLAGS)? & vma::MAP_PRIVATE != 0 && need(vma::PROTECTION)? & vma::WRITE != 0;
+        let ranges = match (is_wiped, is_writable) {
+            (true, _) => &mut memory.wiped_on_fork,
+            (false, true) => &mut memory.writable,
+            (false, false) => continue,
+        };
         let in_mapping = runs[first..].iter().take_while(|run| run.start < end);
         in_mapping.filter_map(|run| part_of_run(run, start, end)).for_each(|part| add(ranges, part));
     }
