@@ -2,7 +2,8 @@
 # Ruby and PostgreSQL, each linked with OpenSSL. No template uses it.
 #
 # PostgreSQL refuses to run as root, and a host without CAP_SYS_RESOURCE cannot freeze processes of other users. So the
-# image has a library that makes PostgreSQL believe that it runs as another user: LD_PRELOAD=/usr/lib/other-user.so
+# image has a library that makes PostgreSQL believe that it runs as another user (LD_PRELOAD=/usr/lib/other-user.so). Where
+# instances have user namespaces, the user of its /etc/passwd does instead.
 
 suite=trixie
 packages=(python3 ruby postgresql-17 busybox-static)

@@ -60,7 +60,9 @@ async fn an_interrupted_bake_leaves_nothing_and_the_next_one_works() {
     for output in ["baked in", "already baked"] {
         let done = tokio::time::timeout(FULL_TIMEOUT, bake(&host).output()).await.unwrap().unwrap();
         assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
-        assert!(String::from_utf8_lossy(&done.stdout).contains(output), "{done:?}");
+        let lines = String::from_utf8_lossy(&done.stdout).into_owned();
+        assert!(lines.contains(output), "{done:?}");
+        assert!(lines.contains("no known generator repeats"), "{done:?}");
     }
     host.assert_nothing_left().await;
 }
@@ -81,27 +83,30 @@ async fn a_bake_keeps_the_assigned_instances_of_a_stopped_server_running() {
     host.assert_nothing_left().await;
 }
 
-/// Returns the results of the doctor's check of shared memory.
-fn shared_memory(host: &ContainerHost) -> Vec<serde_json::Value> {
+/// Returns the results of a check of the doctor.
+fn results(host: &ContainerHost, check: &str) -> Vec<serde_json::Value> {
     let file = host.folder.join("templates.toml");
     let output = command(host, &["doctor", "--json", "--config", file.to_str().unwrap()]).output().unwrap();
     let results: Vec<serde_json::Value> = serde_json::from_slice(&output.stdout).unwrap();
-    results.into_iter().filter(|result| result["check"] == "shared memory").collect()
+    results.into_iter().filter(|result| result["check"] == check).collect()
 }
 
 #[tokio::test]
 async fn the_doctor_reports_whether_memory_is_shared_and_why_not() {
     let Some(host) = ContainerHost::php() else { return };
     let check = |what: &str| {
-        let found = shared_memory(&host);
+        let found = results(&host, "shared memory");
         assert_eq!(found.len(), 1, "{found:?}");
         assert!(found[0]["found"].as_str().unwrap().contains(what), "{found:?}");
         found[0]["verdict"].as_str().unwrap().to_owned()
     };
     assert_eq!(check(": not baked in its present form"), "ok");
+    assert!(results(&host, "random numbers").is_empty());
     let done = tokio::time::timeout(FULL_TIMEOUT, bake(&host).output()).await.unwrap().unwrap();
     assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
     assert_eq!(check(": instances share "), "ok");
+    let numbers = results(&host, "random numbers");
+    assert!(numbers.len() == 1 && numbers[0]["verdict"] == "ok", "{numbers:?}");
     // A changed template has no checkpoint yet, and there is no room for its shared memory.
     let file = host.folder.join("templates.toml");
     let before = std::fs::read_to_string(&file).unwrap();

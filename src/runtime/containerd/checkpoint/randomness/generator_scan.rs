@@ -97,8 +97,10 @@ impl GeneratorScan {
     }
 
     fn add_kind(&mut self, process: &ProcessCode, kind: &str, path: &str) {
+        // An image decides what its files are called, and the operator's terminal shows it.
+        let path = path.escape_debug();
         match kind {
-            OPENSSL => _ = self.unknown_openssl.insert(process.number(), path.to_owned()),
+            OPENSSL => _ = self.unknown_openssl.insert(process.number(), path.to_string()),
             NODE => {
                 if !process.environment().is_ok_and(|variables| node_script::runs_script(&variables)) {
                     self.add_repeating(format!(
@@ -129,7 +131,7 @@ fn search(
     markers: &Markers,
 ) -> Result<BTreeSet<&'static str>, String> {
     let found = process.open(code).and_then(|file| markers.search(file));
-    let mut found = found.map_err(|error| format!("cannot examine {}: {error}", code.path))?;
+    let mut found = found.map_err(|error| format!("cannot examine {}: {error}", code.path.escape_debug()))?;
     found.extend(generator_of_library(code.path));
     Ok(found)
 }
