@@ -109,7 +109,7 @@ async fn bake_all(
                 }
                 Err(source) => return Err(CommandError::Bake { template: name, source }),
             }
-            if let Some(description) = pool.describe_checkpoint(&name).await {
+            for description in pool.describe_checkpoint(&name).await {
                 print_line(&format!("{name}: {description}"));
             }
         }

@@ -49,9 +49,10 @@ pub struct Checkpoint {
     pub revision: u64,
     /// Bytes of memory that instances of this checkpoint share, or why each instance has its own memory.
     pub shared_memory: Result<u64, String>,
-    /// Values that two restored instances both drew, though they should be random; described for the operator. `None`
-    /// if that was not compared.
-    pub repeated_values: Option<Vec<String>>,
+    /// Values that two restored instances both drew, though they should be random; described for the operator.
+    pub repeated_values: Vec<String>,
+    /// Which generators may draw the same random numbers in several instances, each with what to do.
+    pub repeating_numbers: Vec<String>,
 }
 
 /// An instance that ended without a call of [`Runtime::stop`].
@@ -126,6 +127,12 @@ pub trait Runtime: Send + Sync + 'static {
     /// Describes the checkpoint of this revision of an app for the operator: whether its instances share their memory.
     /// `None` where there is nothing to describe.
     async fn describe_checkpoint(&self, _revision: u64, _app: &App) -> Option<String> {
+        None
+    }
+
+    /// Describes for the operator whether instances of the checkpoint of this revision of an app draw different random
+    /// numbers. `None` where there is nothing to describe.
+    async fn describe_random_numbers(&self, _revision: u64, _app: &App) -> Option<String> {
         None
     }
 

@@ -49,12 +49,12 @@ pub(super) fn judge(template: &Template, baked: &[Checkpoint]) -> Vec<CheckResul
 }
 
 #[cfg(test)]
-pub(super) mod tests {
+mod tests {
     use super::*;
     use crate::cli::doctor::Verdict;
     use crate::config;
 
-    pub(in crate::cli::doctor) fn template() -> Template {
+    fn template() -> Template {
         let program = std::path::Path::new("/bin/try-it-now");
         let environment = [("HOME".to_owned(), "/root".to_owned())].into();
         let config = config::Config::load(&environment, None, program).unwrap();
@@ -68,7 +68,8 @@ pub(super) mod tests {
             template: template.name.as_str().to_owned(),
             revision,
             shared_memory: shares,
-            repeated_values: None,
+            repeated_values: Vec::new(),
+            repeating_numbers: Vec::new(),
         };
         let other = Checkpoint { template: "other".to_owned(), ..of(template.revision, Ok(1 << 30)) };
         let old = of(template.revision + 1, Err("old".to_owned()));

@@ -19,7 +19,7 @@ mod known_holes;
 mod memory_sharing;
 mod network;
 mod open_files;
-mod repeated_values;
+mod random_numbers;
 mod runtime_handlers;
 mod tool;
 
@@ -99,7 +99,7 @@ async fn check_host(
             results.push(memory_sharing::judge_tracing(Tracefs::mount().map(drop)));
             for template in config.templates.iter() {
                 results.extend(memory_sharing::judge(template, baked));
-                results.extend(repeated_values::judge(template, baked));
+                results.extend(random_numbers::judge(template, baked));
             }
         }
     }

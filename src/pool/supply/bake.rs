@@ -155,10 +155,13 @@ impl Pool {
         self.template_pools.get(name).is_some_and(|pool| pool.template().app.runtime.is_some())
     }
 
-    /// Describes a template's checkpoint for the operator; `None` where there is none.
-    pub async fn describe_checkpoint(&self, name: &str) -> Option<String> {
-        let template = self.template_pools.get(name)?.template();
-        self.runtime.describe_checkpoint(template.revision, &template.app).await
+    /// Describes a template's checkpoint for the operator in lines; none where there is no checkpoint.
+    pub async fn describe_checkpoint(&self, name: &str) -> Vec<String> {
+        let Some(template_pool) = self.template_pools.get(name) else { return Vec::new() };
+        let template = template_pool.template();
+        let (revision, app) = (template.revision, &template.app);
+        let sharing = self.runtime.describe_checkpoint(revision, app).await;
+        sharing.into_iter().chain(self.runtime.describe_random_numbers(revision, app).await).collect()
     }
 }
 

@@ -234,6 +234,11 @@ impl Runtime for ContainerdRuntime {
         self.inner.checkpoints.describe_sharing(&self.inner.ingredients(revision, &image)?.key())
     }
 
+    async fn describe_random_numbers(&self, revision: u64, app: &App) -> Option<String> {
+        let image = self.inner.images.cached(app.image.as_ref()?)?;
+        self.inner.checkpoints.describe_random_numbers(&self.inner.ingredients(revision, &image)?.key())
+    }
+
     async fn bake(&self, id: &InstanceId, revision: u64, app: &App) -> Result<(), RuntimeError> {
         let instance = self.inner.instances.get(id);
         let instance = instance.ok_or_else(|| RuntimeError::Start(format!("{id} does not run")))?;

@@ -11,6 +11,7 @@ mod isolation;
 mod memory_report;
 mod node_limits;
 mod oci_archive;
+mod random_numbers;
 mod registry;
 mod resource_limits;
 mod restore;

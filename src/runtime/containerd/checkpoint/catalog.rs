@@ -14,6 +14,7 @@ use parking_lot::Mutex;
 
 use super::manifest::{self, CheckpointKey, CheckpointManifest, Ingredients, SharedFiles, Sharing};
 use super::prefault::PrefaultList;
+use super::randomness::RandomNumbers;
 use super::sharing::{Evidence, ShareError, SharedMemory};
 use crate::runtime::Checkpoint;
 use crate::runtime::blocking::blocking;
@@ -31,6 +32,7 @@ const REPEATED_VALUES: &str = "repeated.json";
 struct CatalogEntry {
     template: String,
     sharing: Sharing,
+    random_numbers: RandomNumbers,
 }
 
 /// All checkpoints of this node.
@@ -109,6 +111,12 @@ impl Catalog {
             Sharing::Shared(files) => format!("instances share {} MiB of memory", files.mapped_bytes >> 20),
             Sharing::Private(why) => format!("each instance has its own memory: {why}"),
         })
+    }
+
+    /// Returns in words whether the instances of a checkpoint draw different random numbers; `None` if there is no such
+    /// checkpoint.
+    pub(crate) fn describe_random_numbers(&self, key: &CheckpointKey) -> Option<String> {
+        self.complete.lock().get(key).map(|entry| entry.random_numbers.describe())
     }
 
     /// Returns for each checkpoint its template and the bytes that its instances share.
@@ -222,14 +230,20 @@ impl Catalog {
         template: &str,
         ingredients: Ingredients,
         sharing: Sharing,
+        random_numbers: RandomNumbers,
     ) -> io::Result<()> {
         let key = ingredients.key();
-        let entry = CatalogEntry { template: template.to_owned(), sharing: sharing.clone() };
+        let entry = CatalogEntry {
+            template: template.to_owned(),
+            sharing: sharing.clone(),
+            random_numbers: random_numbers.clone(),
+        };
         let (checkpoint, template) = (self.checkpoint_dir(&key), template.to_owned());
         let images = self.images_dir(&key);
         blocking(move || {
             private_files::make_files_private(&images)?;
-            CheckpointManifest::describe(&checkpoint, template, ingredients, sharing)?.write(&checkpoint)
+            CheckpointManifest::describe(&checkpoint, template, ingredients, sharing, random_numbers)?
+                .write(&checkpoint)
         })
         .await?;
         self.complete.lock().insert(key, entry);
@@ -276,7 +290,8 @@ impl Catalog {
 fn load(checkpoint: &Path) -> io::Result<(CheckpointKey, CatalogEntry)> {
     let (key, manifest) = CheckpointManifest::read(checkpoint)?;
     manifest.verify(checkpoint)?;
-    Ok((key, CatalogEntry { template: manifest.template, sharing: manifest.sharing }))
+    let CheckpointManifest { template, sharing, random_numbers, .. } = manifest;
+    Ok((key, CatalogEntry { template, sharing, random_numbers }))
 }
 
 /// Returns the complete checkpoints in a node's folder for containers that this kernel can restore, whether or not a
@@ -305,7 +320,8 @@ pub fn baked_checkpoints(containers: &Path) -> io::Result<Vec<Checkpoint>> {
             template: manifest.template,
             revision: manifest.ingredients.revision,
             shared_memory,
-            repeated_values: repeated.and_then(|json| serde_json::from_slice(&json).ok()),
+            repeated_values: repeated.and_then(|json| serde_json::from_slice(&json).ok()).unwrap_or_default(),
+            repeating_numbers: manifest.random_numbers.may_repeat().map(str::to_owned).collect(),
         }
     });
     Ok(checkpoints.collect())
@@ -358,7 +374,10 @@ mod tests {
         let key = ingredients.key();
         let images = catalog.begin(&key).unwrap();
         fs::write(images.join("pages-1.img"), b"memory").unwrap();
-        catalog.finish("shop", ingredients, Sharing::Private(String::new())).await.unwrap();
+        catalog
+            .finish("shop", ingredients, Sharing::Private(String::new()), RandomNumbers::default())
+            .await
+            .unwrap();
         key
     }
 

@@ -15,11 +15,13 @@ use std::time::SystemTime;
 use ring::digest::{Context, SHA256};
 use serde::{Deserialize, Serialize};
 
+use super::randomness::RandomNumbers;
 use super::sharing::MappedParts;
 use crate::runtime::containerd::host::private_files;
 
 /// The version of what a checkpoint contains. Raise it when this version of the program must not restore checkpoints of
-/// older versions: when it shares memory in another way, or when the permissions of containers are reduced.
+/// older versions: when it shares memory in another way, when the permissions of containers are reduced, or when
+/// more random number generators are reset.
 const FORMAT: u32 = 6;
 
 const MANIFEST: &str = "manifest.json";
@@ -87,6 +89,7 @@ pub(super) struct CheckpointManifest {
     pub(super) ingredients: Ingredients,
     files: Vec<FileDigest>,
     pub(super) sharing: Sharing,
+    pub(super) random_numbers: RandomNumbers,
 }
 
 impl Ingredients {
@@ -121,6 +124,7 @@ impl CheckpointManifest {
         template: String,
         ingredients: Ingredients,
         sharing: Sharing,
+        random_numbers: RandomNumbers,
     ) -> io::Result<Self> {
         let images = images_dir(checkpoint);
         let mut names = fs::read_dir(&images)?
@@ -128,7 +132,7 @@ impl CheckpointManifest {
             .collect::<io::Result<Vec<String>>>()?;
         names.sort_unstable();
         let files = names.into_iter().map(|name| digest(&images, name)).collect::<io::Result<_>>()?;
-        Ok(Self { format: FORMAT, template, ingredients, files, sharing })
+        Ok(Self { format: FORMAT, template, ingredients, files, sharing, random_numbers })
     }
 
     /// Stores the manifest in the checkpoint's folder, which makes the checkpoint complete.
@@ -238,6 +242,7 @@ mod tests {
             "ingredients": { "revision": 1, "image": "sha256:1", "kernel": "6.18", "criu": "4.2", "apparmor": null },
             "files": [digest],
             "sharing": { "Shared": { "room": 8192, "files": [digest], "mapped": [mapped] } },
+            "random_numbers": { "openssl": 0, "wiped": 0, "may_repeat": [] },
         });
         let manifest: CheckpointManifest = serde_json::from_value(stored.clone()).unwrap();
         assert_eq!(serde_json::to_value(&manifest).unwrap(), stored);

@@ -11,6 +11,7 @@ use std::path::Path;
 use serde_json::{Value, json};
 
 use super::{masked_paths, seccomp};
+use crate::runtime::containerd::checkpoint::randomness::node_script;
 use crate::runtime::containerd::image::ImageConfig;
 use crate::runtime::{ExecCommand, RuntimeError, StartRequest};
 use crate::template::App;
@@ -215,6 +216,8 @@ fn environment(request: &StartRequest, image: &ImageConfig) -> Vec<String> {
         ("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"),
         ("HOME", "/root"),
     ]);
+    // Only an instance that may be frozen needs it, and what the image or the template says replaces it.
+    variables.extend(request.will_be_baked.then_some((node_script::VARIABLE, node_script::OPTIONS)));
     variables.extend(image.env.iter().flatten().filter_map(|pair| pair.split_once('=')));
     variables.extend(request.app.env.iter().map(|(name, value)| (name.as_str(), value.as_str())));
     let port = request.app.port.to_string();
@@ -355,6 +358,25 @@ mod tests {
     fn no_program_of_the_host_handles_the_core_dump_of_an_instance() {
         let limits = specification(ResourceLimits::default())["process"]["rlimits"].clone();
         assert_eq!(limits, json!([{ "type": "RLIMIT_CORE", "soft": 1, "hard": 1 }]));
+    }
+
+    #[test]
+    fn node_gets_its_option_before_a_bake_unless_the_image_or_the_template_has_options() {
+        let variable = |will_be_baked, image: &[&str], template: &[(&str, &str)]| {
+            let env =
+                template.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+            let app = Arc::new(App { env, ..App::default() });
+            let id = InstanceId::random(&TemplateName::new("shop").unwrap());
+            let (url, host, files) = (String::new(), String::new(), Vec::new());
+            let request = StartRequest { url, host, id, app, revision: 1, files, will_be_baked };
+            let env = Some(image.iter().map(|pair| (*pair).to_owned()).collect());
+            let all = environment(&request, &ImageConfig { env, ..ImageConfig::default() });
+            all.into_iter().find_map(|pair| pair.strip_prefix("NODE_OPTIONS=").map(str::to_owned))
+        };
+        assert_eq!(variable(true, &[], &[]).as_deref(), Some(node_script::OPTIONS));
+        assert_eq!(variable(false, &[], &[]), None);
+        assert_eq!(variable(true, &["NODE_OPTIONS=--no-warnings"], &[]).as_deref(), Some("--no-warnings"));
+        assert_eq!(variable(true, &[], &[("NODE_OPTIONS", "")]).as_deref(), Some(""));
     }
 
     #[test]

@@ -12,6 +12,7 @@ use tokio::net::unix::pipe::{OpenOptions, Receiver};
 
 use super::{private_files, tmpfs};
 use crate::instance::InstanceId;
+use crate::runtime::containerd::checkpoint::randomness::node_script;
 use crate::runtime::containerd::network::egress::EgressRecord;
 use crate::runtime::{InstanceFile, StartRequest};
 use crate::template::random_hex;
@@ -253,9 +254,13 @@ pub(crate) fn create_devices(devices: &Path) -> io::Result<()> {
 }
 
 /// Returns the files that container engines put into every container.
-pub(crate) fn base_files() -> [InstanceFile; 2] {
-    [("/etc/hosts", "127.0.0.1\tlocalhost instance\n"), ("/etc/hostname", "instance\n")]
-        .map(|(path, content)| InstanceFile::new(path, content))
+pub(crate) fn base_files() -> [InstanceFile; 3] {
+    [
+        ("/etc/hosts", "127.0.0.1\tlocalhost instance\n"),
+        ("/etc/hostname", "instance\n"),
+        (node_script::SCRIPT_PATH, node_script::SCRIPT),
+    ]
+    .map(|(path, content)| InstanceFile::new(path, content))
 }
 
 /// Returns the file that names an instance's name servers, whatever its image or its checkpoint contains.

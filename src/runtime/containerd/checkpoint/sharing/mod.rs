@@ -11,6 +11,7 @@
 //! | `allocator_scan`, `zero_reliance` | whether an app's allocators work with shared memory |
 //! | `madvise_trace`, `madvise_events` | which memory an app discards |
 //! | `madvise_filter` | the seccomp filter that answers `madvise` for some allocators |
+//! | `process_images` | where CRIU's images have the memory of each process |
 //! | `image_dir`, `criu_image`, `proto_message`, `refused` | CRIU's image files |
 //!
 //! # Traps
@@ -46,6 +47,7 @@ mod madvise_events;
 mod madvise_filter;
 mod madvise_trace;
 mod plan;
+mod process_images;
 mod proto_message;
 mod refused;
 mod rewrite;
@@ -59,6 +61,8 @@ pub(super) use allocator_scan::scan_allocators;
 pub(super) use gaps::MappedParts;
 pub(super) use image_dir::verify_round_trip;
 pub(crate) use madvise_trace::{MadviseTrace, remove_madvise_traces};
+pub(super) use plan::stored_memory::{StoredMemory, StoredRange};
+pub(super) use process_images::for_each_process;
 pub(super) use rewrite::Evidence;
 pub(super) use shared_memory::ShareError;
 pub(crate) use shared_memory::{SharedMemory, remove_all};

@@ -112,6 +112,11 @@ impl RewriteDraft {
             mapped_bytes = mapped_bytes.checked_add(file.plan.mapped_bytes()).ok_or(Refused::Inconsistent)?;
         }
         changed.push(("files.img".to_owned(), file_list.write()));
+        // A draft can replace an image once. A list of processes that names a thread twice has its image changed twice.
+        let mut names = HashSet::new();
+        if !changed.iter().all(|(name, _)| names.insert(name.as_str())) {
+            return Err(Refused::Inconsistent);
+        }
         Ok(Self { images: images.to_owned(), files, changed, mapped_bytes })
     }
 
