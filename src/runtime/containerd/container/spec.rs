@@ -90,15 +90,7 @@ pub(super) fn container_spec(
         ],
         "annotations": { "org.criu.config": host.criu_config },
         "linux": {
-            "namespaces": [
-                { "type": "pid" },
-                { "type": "ipc" },
-                { "type": "uts" },
-                { "type": "mount" },
-                { "type": "network", "path": host.network },
-                // Its root is the container's cgroup: the place of the cgroup on the host is not visible.
-                { "type": "cgroup" },
-            ],
+            "namespaces": namespaces(request, host),
             "cgroupsPath": host.cgroup,
             "resources": {
                 "devices": devices(),
@@ -114,6 +106,21 @@ pub(super) fn container_spec(
             ],
         },
     }))
+}
+
+/// Returns the namespaces of a container. The root of its cgroup namespace is the container's cgroup: the place of the
+/// cgroup on the host is not visible.
+///
+/// # Traps
+/// An instance that is frozen has no cgroup namespace: CRIU would take the cgroups of threads for others than those of
+/// their processes, and could not restore a child process with threads. Restored instances get the namespace from
+/// `checkpoint/restore`; the first one of a checkpoint, which runc restores, has none.
+fn namespaces(request: &StartRequest, host: &HostPaths<'_>) -> Value {
+    let kinds =
+        ["pid", "ipc", "uts", "mount"].into_iter().chain((!request.will_be_baked).then_some("cgroup"));
+    let mut namespaces: Vec<Value> = kinds.map(|kind| json!({ "type": kind })).collect();
+    namespaces.push(json!({ "type": "network", "path": host.network }));
+    namespaces.into()
 }
 
 /// Returns the specification of a command beside the app. It has the rights of the app and a larger environment.
