@@ -89,7 +89,7 @@ images: needs ## Build the images of the ready templates into target/images
 
 random-numbers: needs ## Test the random numbers of larger runtimes too: Java, Go, Node with OpenSSL 1.1.1
 	@deployments/images/build other-runtimes
-	@$(WITH_STACK); cargo nextest run $(LOCKED) --test backends --run-ignored all -E 'test(random_numbers::)' $(ARGS)
+	@$(WITH_STACK); cargo nextest run $(LOCKED) --test backends --features other-runtimes -E 'test(random_numbers::)' $(ARGS)
 
 # What the build needs beside cargo: installed where that needs no password, else named in one line.
 needs:

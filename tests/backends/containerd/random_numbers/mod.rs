@@ -192,11 +192,11 @@ async fn instances_of_postgresql_draw_different_numbers() {
 }
 
 /// A test of a program in the image of larger runtimes: its command, its environment, and how many of
-/// OpenSSL's generators it has at least.
+/// OpenSSL's generators it has at least. `make random-numbers` builds the image.
 macro_rules! larger_runtime {
     ($name:ident, $command:expr, $environment:expr, $generators:expr) => {
         #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-        #[ignore = "needs a large image: make random-numbers"]
+        #[cfg(feature = "other-runtimes")]
         async fn $name() {
             let Some(test_node) = TestNode::new() else { return };
             let Some(image) = image("other-runtimes") else { return };
