@@ -13,7 +13,7 @@ use ring::digest::{SHA256, digest};
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::net::UnixStream;
 
-use super::cgroups;
+use super::{cgroups, tmpfs};
 use crate::runtime::RuntimeError;
 use crate::runtime::containerd::client::NAMESPACE;
 use crate::runtime::containerd_process::ContainerdProcess;
@@ -30,9 +30,8 @@ const RETRY_INTERVAL: Duration = Duration::from_millis(10);
 /// A process does not end.
 pub(crate) async fn remove(socket: &Path, id: &str) -> Result<bool, RuntimeError> {
     let found = kill_processes(id).await?;
-    if found {
-        remove_files(socket, id).await;
-    }
+    // Also without processes: those that a restore had may have ended before they removed what it created.
+    remove_files(socket, id).await;
     Ok(found)
 }
 
@@ -87,7 +86,14 @@ async fn remove_files(socket: &Path, id: &str) {
     let Ok(stream) = UnixStream::connect(socket).await else { return };
     let Some(pid) = ContainerdProcess::of_peer(&stream).pid else { return };
     let run = PathBuf::from(format!("/proc/{pid}/root/run/containerd"));
-    let _ = fs::remove_dir_all(run.join("runc").join(NAMESPACE).join(id));
+    let state = Path::new("runc").join(NAMESPACE).join(id);
+    // The instance's root, which runc and our restorer mount for CRIU. Its files must not be removed.
+    let root = Path::new("/run/containerd").join(&state).join("criu-root");
+    if let Err(error) = tmpfs::detach_in(socket, root).await {
+        tracing::warn!(id, %error, "failed to unmount root of unfinished restore");
+        return;
+    }
+    let _ = fs::remove_dir_all(run.join(state));
     // containerd names a shim's socket so.
     let name = digest(&SHA256, socket.join(NAMESPACE).join(id).as_os_str().as_encoded_bytes());
     let _ = fs::remove_file(run.join("s").join(hex::encode(name.as_ref())));
