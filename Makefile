@@ -3,7 +3,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help dev test soak lint bench perf needs stack stack-up stack-down infra-up infra-down images random-numbers
+.PHONY: help dev test soak lint bench perf perf-compare needs stack stack-up stack-down infra-up infra-down images random-numbers
 
 # CI must not change Cargo.lock, and fails where a tool is missing.
 LOCKED := $(if $(CI),--locked)
@@ -66,6 +66,9 @@ bench: needs ## Measure the parts that need no network
 perf: needs ## Measure the whole under load, as ratios to this machine's own figures
 	cargo build --release $(LOCKED) --package perf --package try-it-now --features try-it-now/runtime-none
 	"$${CARGO_TARGET_DIR:-target}/release/perf" $(ARGS)
+
+perf-compare: needs ## Compare two commits in one run: A=the earlier one, B=the later one
+	@perf/compare "$(A)" "$(B)" $(ARGS)
 
 stack: ## Put containerd, runc, CRIU and Valkey from Debian's packages into target/stack
 	@deployments/stack/install
