@@ -111,6 +111,7 @@ impl ContainerdRuntime {
             known_layers: KnownLayers::default(),
             restorer,
             criu_version,
+            freeze_timeout: settings.freeze_timeout,
             kernel_release: kernel::release(),
             apparmor: AppArmor::of_host(Path::new("/")).profile(),
             instances: Instances::default(),
