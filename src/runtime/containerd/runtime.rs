@@ -251,6 +251,15 @@ impl Runtime for ContainerdRuntime {
         .await
     }
 
+    async fn discard_checkpoint(&self, revision: u64, app: &App) -> Result<(), RuntimeError> {
+        let image = app.image.as_ref().and_then(|image| self.inner.images.cached(image));
+        let ingredients = image.and_then(|image| self.inner.ingredients(revision, &image));
+        if let Some(ingredients) = ingredients {
+            self.inner.remove_checkpoint(&ingredients.key()).await;
+        }
+        Ok(())
+    }
+
     async fn record_repeated_values(
         &self,
         revision: u64,

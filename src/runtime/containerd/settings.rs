@@ -55,7 +55,7 @@ impl ContainerdSettings {
             node,
             logins: None,
             may_restore: true,
-            freeze_timeout: Duration::from_secs(300),
+            freeze_timeout: Duration::from_secs(240),
             shared_memory_limit: default_shared_memory_limit(),
             node_limits: NodeLimitSettings::default(),
             search_path: None,
