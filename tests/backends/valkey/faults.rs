@@ -11,6 +11,7 @@ use try_it_now::store::valkey::{Address, CALL_TIMEOUT, Settings, ValkeyStore};
 use try_it_now::store::{Claim, Claimed, Cursor, Store, StoreError};
 
 use super::{ValkeyBackend, server, tcp};
+use crate::suites::runtime::wait_until;
 use crate::suites::store::fixture::{HOUR, MINUTE, NO_LIMITS, StoreFixture, TTL, new_claim, node, template};
 use crate::suites::store::nodes::node_info;
 use crate::support::fault_proxy::{Fault, FaultProxy};
@@ -97,8 +98,8 @@ impl FaultyStore {
         fixture.add_ready("shop", "b").await;
         let new = Instance::warming(id.clone(), node("a"), 1, fixture.now().await);
         let events = fixture.events(Cursor(0)).await.len();
-        // Now the proxy is connected, and the store has checked that Valkey has its data.
-        store.get(&id).await.unwrap();
+        // Then the proxy is connected, and the store has checked that Valkey has its data.
+        wait_until("the store is connected", async || store.get(&id).await.ok()).await;
         Some(Self { fixture, proxy, store, operation, id, new, claim, events })
     }
 

@@ -79,7 +79,13 @@ pub(super) async fn run_refresh(links: Weak<EgressLinks>) {
     while let Some(pause) = links.upgrade().map(|links| links.settings.refresh_interval) {
         tokio::select! {
             () = tokio::time::sleep(pause) => {}
-            changed = hosts.changed(), if may_change => may_change = changed.is_ok(),
+            changed = hosts.changed(), if may_change => {
+                may_change = changed.is_ok();
+                // The end of the channel is no change.
+                if !may_change {
+                    continue;
+                }
+            }
         }
         let Some(links) = links.upgrade() else { return };
         if let Err(error) = links.refresh().await {
