@@ -25,6 +25,7 @@
 //!
 //! All other phases keep Pingora's defaults. A WebSocket handshake never comes here, see `websocket.rs`.
 
+use std::io;
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
@@ -224,6 +225,9 @@ impl ProxyHttp for Proxy {
         ctx: &mut RequestContext,
     ) -> FailToProxy {
         use ErrorType::{ConnectTimedout, ReadTimedout, WriteTimedout};
+        if is_client_gone(error) {
+            return FailToProxy { error_code: 0, can_reuse_downstream: false };
+        }
         let is_local = ctx.target.as_ref().is_none_or(|(_, target)| matches!(target, Target::App));
         let refusal = ctx.refusal.take();
         let api_error = refusal.unwrap_or_else(|| match (error.esource(), error.etype()) {
@@ -232,7 +236,7 @@ impl ProxyHttp for Proxy {
             (ErrorSource::Upstream, ConnectTimedout | ReadTimedout | WriteTimedout) => ApiError::AppTimeout,
             (ErrorSource::Upstream, _) => ApiError::AppUnreachable,
             (ErrorSource::Downstream, ReadTimedout) => ApiError::Timeout,
-            (ErrorSource::Downstream, _) => ApiError::MalformedHead,
+            (ErrorSource::Downstream, _) if is_body_fault(error) => ApiError::MalformedBody,
             _ => ApiError::Internal("PROXY_ERROR"),
         });
         if session.response_written().is_none() {
@@ -258,6 +262,22 @@ impl ProxyHttp for Proxy {
             took: ctx.start.elapsed(),
         });
     }
+}
+
+/// Whether the client's body broke off or is malformed, which the guard reports on HTTP/1.
+fn is_body_fault(error: &Error) -> bool {
+    use io::ErrorKind::{InvalidData, UnexpectedEof};
+    let cause = error.root_cause().downcast_ref::<io::Error>();
+    *error.esource() == ErrorSource::Downstream
+        && cause.is_some_and(|cause| matches!(cause.kind(), InvalidData | UnexpectedEof))
+}
+
+/// Whether the client's connection or stream ended, so that no response can reach it. Nothing is wrong with the request.
+fn is_client_gone(error: &Error) -> bool {
+    use ErrorType::{ConnectionClosed, H2Error, ReadError, WriteError, WriteTimedout};
+    *error.esource() == ErrorSource::Downstream
+        && matches!(error.etype(), ConnectionClosed | H2Error | ReadError | WriteError | WriteTimedout)
+        && !is_body_fault(error)
 }
 
 /// Returns the source of a request: its connection, and its provenance.

@@ -68,7 +68,7 @@ impl Dispatcher {
             // Over TLS, HTTP/2 is agreed on by ALPN or not spoken.
             NextHead::Http2 if !is_encrypted => self.pingora.serve_http2(Box::new(stream)).await,
             NextHead::Refused(refusal) => self.refuse(stream, &refusal).await,
-            NextHead::Http2 | NextHead::Closed => {}
+            NextHead::Http2 | NextHead::Closed => stream.close().await,
         }
     }
 
@@ -89,7 +89,7 @@ impl Dispatcher {
                 }
                 NextHead::Head(_) => {}
                 NextHead::Refused(refusal) => return self.refuse(stream, &refusal).await,
-                NextHead::Http2 | NextHead::Closed => return,
+                NextHead::Http2 | NextHead::Closed => return stream.close().await,
             }
         }
     }

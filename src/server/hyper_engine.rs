@@ -147,7 +147,7 @@ impl HyperConnection {
             Err(_) => Err(ApiError::Timeout),
             Ok(Ok(whole)) => Ok(whole.to_bytes()),
             Ok(Err(error)) if error.is::<LengthLimitError>() => Err(ApiError::TooLarge),
-            Ok(Err(_)) => Err(ApiError::MalformedHead),
+            Ok(Err(_)) => Err(ApiError::MalformedBody),
         }
     }
 }
@@ -169,7 +169,7 @@ fn is_websocket_handshake(request: &Request<Incoming>) -> bool {
 /// Returns the response to an exchange that ended before Pingora responded. The client ended it if its body broke off
 /// or broke a rule of HTTP; else Pingora ended it.
 fn aborted_response(error: &hyper::Error, id: &RequestId) -> Response<Body> {
-    let failure = if error.is_user() { ApiError::MalformedHead } else { ApiError::AppUnreachable };
+    let failure = if error.is_user() { ApiError::MalformedBody } else { ApiError::AppUnreachable };
     let mut response = failure.to_response(id);
     response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     response
