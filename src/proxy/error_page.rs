@@ -24,6 +24,7 @@ impl Proxy {
             error,
             ApiError::MalformedHead
                 | ApiError::MalformedBody
+                | ApiError::MethodNotAllowed(_)
                 | ApiError::HeadersTooLarge
                 | ApiError::TooLarge
                 | ApiError::Timeout

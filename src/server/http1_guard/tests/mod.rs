@@ -160,7 +160,6 @@ async fn no_report_from_another_thread_is_lost() {
     engine.await.unwrap();
 }
 
-
 #[tokio::test]
 async fn a_client_cannot_fill_the_memory_while_an_exchange_runs() {
     let (mut client, mut guard) = guarded();
