@@ -75,7 +75,7 @@ struct Watched {
 #[derive(Debug)]
 struct WatchedSocket {
     descriptor: RawFd,
-    /// Tells it from a later connection with the same descriptor.
+    /// Differs from that of a later connection with the same descriptor.
     cookie: u64,
 }
 
