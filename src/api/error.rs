@@ -19,9 +19,12 @@ pub enum ApiError {
     /// The request is invalid; the text says why.
     #[error("{0}")]
     InvalidRequest(String),
-    /// The request breaks a rule of HTTP in its head, or in how its body is framed.
+    /// The request breaks a rule of HTTP in its head.
     #[error("the request's head is malformed")]
     MalformedHead,
+    /// The client closed its write half inside the request's body, or the framing of the body breaks a rule of HTTP.
+    #[error("the request's body ends early or is malformed")]
+    MalformedBody,
     /// The head or the body did not arrive in time.
     #[error("the request took too long to arrive")]
     Timeout,
@@ -107,7 +110,9 @@ impl ApiError {
     pub fn status(&self) -> StatusCode {
         use ApiError as E;
         match self {
-            E::InvalidRequest(_) | E::MalformedHead | E::MaxTtlExceeded(_) => StatusCode::BAD_REQUEST,
+            E::InvalidRequest(_) | E::MalformedHead | E::MalformedBody | E::MaxTtlExceeded(_) => {
+                StatusCode::BAD_REQUEST
+            }
             E::Timeout => StatusCode::REQUEST_TIMEOUT,
             E::Unauthorized => StatusCode::UNAUTHORIZED,
             E::CrossSite | E::Forbidden => StatusCode::FORBIDDEN,
@@ -132,7 +137,7 @@ impl ApiError {
     pub fn code(&self) -> &'static str {
         use ApiError as E;
         match self {
-            E::InvalidRequest(_) | E::MalformedHead => "INVALID_REQUEST",
+            E::InvalidRequest(_) | E::MalformedHead | E::MalformedBody => "INVALID_REQUEST",
             E::Timeout => "REQUEST_TIMEOUT",
             E::MaxTtlExceeded(_) => "MAX_TTL_EXCEEDED",
             E::Unauthorized => "UNAUTHORIZED",
@@ -206,7 +211,11 @@ impl ApiError {
                 headers.insert(header::ALLOW, HeaderValue::from_static(allow));
             }
             // The head or the body was not read to its end, so what follows it cannot be parsed as a request.
-            ApiError::MalformedHead | ApiError::Timeout | ApiError::HeadersTooLarge | ApiError::TooLarge => {
+            ApiError::MalformedHead
+            | ApiError::MalformedBody
+            | ApiError::Timeout
+            | ApiError::HeadersTooLarge
+            | ApiError::TooLarge => {
                 headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
             }
             _ => {}

@@ -8,6 +8,8 @@ pub const REFUSED_PATH: &str = "/.refused/";
 /// A parsed path, with its variable segments as the client wrote them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Path<'a> {
+    /// The server itself: the `*` of OPTIONS.
+    Server,
     FrontPage,
     Try(&'a str),
     End(&'a str),
@@ -32,6 +34,9 @@ impl<'a> Path<'a> {
     pub(super) fn parse(path: &'a str) -> Self {
         if let Some(status) = path.strip_prefix(REFUSED_PATH) {
             return Path::Refused(status);
+        }
+        if path == "*" {
+            return Path::Server;
         }
         let mut segments = path.split('/').skip(1);
         let mut next = || segments.next();
@@ -58,6 +63,7 @@ impl<'a> Path<'a> {
     /// Returns the pattern of the path, for logs and metrics.
     pub(super) fn pattern(&self) -> &'static str {
         match self {
+            Path::Server => "*",
             Path::FrontPage => "/",
             Path::Try(_) => "/try/{template}",
             Path::End(_) => "/end/{id}",
@@ -86,6 +92,8 @@ impl<'a> Path<'a> {
     /// Returns the methods that the path supports, as the value of an `Allow` header.
     pub(super) fn allow(&self) -> &'static str {
         match self {
+            Path::Server => "OPTIONS",
+            Path::FrontPage | Path::Health => "GET, HEAD, OPTIONS",
             Path::Acquire | Path::Extend(_) | Path::Try(_) | Path::End(_) => "POST",
             Path::Instance(_) => "GET, HEAD, DELETE",
             Path::Drain(_) => "POST, DELETE",

@@ -40,6 +40,13 @@ pub(super) fn with_body(
     response
 }
 
+/// Creates the response to OPTIONS, with which some load balancers ask whether the server is there.
+pub(super) fn options(allow: &'static str) -> Response<Body> {
+    let mut response = with_body(StatusCode::OK, "text/plain; charset=utf-8", "");
+    response.headers_mut().insert(header::ALLOW, HeaderValue::from_static(allow));
+    response
+}
+
 /// Creates a redirect (303) to a URL that the client requests with GET.
 pub(super) fn see_other(location: &str) -> Response<Body> {
     let mut response = with_body(StatusCode::SEE_OTHER, "text/plain; charset=utf-8", "");

@@ -152,6 +152,9 @@ impl Api {
             (&Method::POST, Path::Drain(id)) => self.drain(id, true).await,
             (&Method::DELETE, Path::Drain(id)) => self.drain(id, false).await,
             (&Method::GET, Path::Health) => self.health().await,
+            (&Method::OPTIONS, Path::Server | Path::FrontPage | Path::Health) => {
+                Ok(response::options(path.allow()))
+            }
             (&Method::GET, Path::Metrics) => self.metrics(request).await,
             (&Method::GET, Path::FrontPage) => self.front_page(request).await,
             (&Method::GET, Path::ReadyFeed) => self.ready_feed(request).await,

@@ -54,14 +54,14 @@ async fn read_body(session: &mut Session, read_timeout: Duration) -> Result<Byte
         head.headers.get(header::EXPECT).is_some_and(|v| v.as_bytes().eq_ignore_ascii_case(b"100-continue"));
     if expects_continue && head.version == Version::HTTP_11 {
         // Without it the client waits, and the body arrives late or not at all.
-        session.write_continue_response().await.map_err(|_| ApiError::MalformedHead)?;
+        session.write_continue_response().await.map_err(|_| ApiError::MalformedBody)?;
     }
     let mut body = BytesMut::new();
     loop {
         let chunk = timeout_at(deadline, session.as_downstream_mut().read_request_body())
             .await
             .map_err(|_| ApiError::Timeout)?
-            .map_err(|_| ApiError::MalformedHead)?;
+            .map_err(|_| ApiError::MalformedBody)?;
         let Some(chunk) = chunk else { return Ok(body.freeze()) };
         if body.len() + chunk.len() > MAX_BODY {
             return Err(ApiError::TooLarge);

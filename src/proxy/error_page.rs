@@ -22,7 +22,12 @@ impl Proxy {
     ) -> Response<Body> {
         let is_refusal = matches!(
             error,
-            ApiError::MalformedHead | ApiError::HeadersTooLarge | ApiError::TooLarge | ApiError::Timeout
+            ApiError::MalformedHead
+                | ApiError::MalformedBody
+                | ApiError::MethodNotAllowed(_)
+                | ApiError::HeadersTooLarge
+                | ApiError::TooLarge
+                | ApiError::Timeout
         );
         if is_refusal || wants_json(&head.headers) {
             let mut response = error.to_response(request_id);

@@ -11,10 +11,12 @@
 //! | `request_permit.rs` | how many requests are carried at a time: for one instance, for one client, for all |
 //! | `target.rs` | from a route to the app on this node, or to the node that runs the app |
 //! | `app_peer.rs`, `node_peer.rs` | the upstream connection to an app, and to another node |
+//! | `silence.rs` | how long an app may be silent: the type of its answer decides |
 //! | `headers.rs` | the request headers that an app gets, and the response headers that a visitor gets |
 //! | `public_links.rs` | redirects to the app's own port or scheme become public |
 //! | `websocket.rs` | WebSockets: the handshake, then a tunnel |
 //! | `api_bridge.rs` | responses of this program on a connection that Pingora holds: those of the API, and errors |
+//! | `exchange_error.rs` | which error a client receives when an exchange fails |
 //! | `error_page.rs` | the response when no app responds, as a page or as JSON |
 //! | `routes/` | the route table, and the task that keeps it equal to the store |
 //!
@@ -28,10 +30,14 @@
 //!   [`Proxy::tunnel_websocket`].
 //! - Issue 935: an HTTP/2 upload that ends with an empty frame writes a second chunk end into the shared upstream
 //!   connection, see `Proxy::request_body_filter`.
+//!
+//! Trailers of HTTP/1.1 are left out by Pingora in both directions, so native gRPC gets no status
+//! (`tests/server/proxy/features.rs`).
 
 mod api_bridge;
 mod app_peer;
 mod error_page;
+mod exchange_error;
 mod headers;
 mod node_peer;
 mod phases;
@@ -41,10 +47,12 @@ mod request_permit;
 mod resolve_route;
 pub mod routes;
 mod service;
+mod silence;
 mod target;
 mod websocket;
 
 pub use phases::RequestContext;
 pub use request_permit::{RequestLimits, RequestMaxima, RequestPermit};
 pub use service::{Proxy, ProxyParts};
+pub use silence::watched;
 pub use websocket::HandshakeBody;

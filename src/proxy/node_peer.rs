@@ -25,6 +25,7 @@ use tokio_rustls::client::TlsStream;
 
 use super::app_peer;
 use super::routes::Route;
+use super::silence::SilenceWatch;
 use crate::cluster::{CONNECT_TIMEOUT, KEEPALIVE_INTERVAL, KEEPALIVE_PROBES, PeerTls, connect};
 use crate::request::authority;
 
@@ -61,14 +62,16 @@ pub(super) fn peer(
 /// Connects to another node through TLS, which Pingora is built without.
 pub(super) struct NodeTlsConnector {
     tls: PeerTls,
+    /// Ends the connection if the node is silent.
+    watch: Option<Arc<SilenceWatch>>,
     /// The host of the request, for which the node's certificate must be valid.
     host: String,
 }
 
 impl NodeTlsConnector {
     /// Creates a connector for a request with this head.
-    pub(super) fn new(tls: PeerTls, head: &http::request::Parts) -> Self {
-        Self { tls, host: authority(&head.uri, &head.headers).unwrap_or_default().to_owned() }
+    pub(super) fn new(tls: PeerTls, head: &http::request::Parts, watch: Option<Arc<SilenceWatch>>) -> Self {
+        Self { tls, watch, host: authority(&head.uri, &head.headers).unwrap_or_default().to_owned() }
     }
 }
 
@@ -88,13 +91,20 @@ impl Connect for NodeTlsConnector {
         let stream = self.tls.handshake(stream, &self.host).await.inspect_err(|error| {
             tracing::warn!(%address, %error, "TLS handshake with node failed");
         });
-        Ok(VirtualSocketStream::new(Box::new(TlsSocket(stream.map_err(failed)?))).into())
+        Ok(VirtualSocketStream::new(Box::new(TlsSocket {
+            stream: stream.map_err(failed)?,
+            watch: self.watch.clone(),
+        }))
+        .into())
     }
 }
 
 /// A TLS connection as Pingora sees it.
 #[derive(Debug)]
-struct TlsSocket(TlsStream<TcpStream>);
+struct TlsSocket {
+    stream: TlsStream<TcpStream>,
+    watch: Option<Arc<SilenceWatch>>,
+}
 
 impl VirtualSocket for TlsSocket {
     /// Does nothing: [`connect`] has set all options.
@@ -109,20 +119,26 @@ impl AsyncRead for TlsSocket {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_read(cx, buf)
+        let read = Pin::new(&mut self.stream).poll_read(cx, buf);
+        let Some(watch) = &self.watch else { return read };
+        watch.set_read_pending(read.is_pending());
+        if read.is_pending() && watch.is_expired() {
+            return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+        }
+        read
     }
 }
 
 impl AsyncWrite for TlsSocket {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.0).poll_write(cx, bytes)
+        Pin::new(&mut self.stream).poll_write(cx, bytes)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_flush(cx)
+        Pin::new(&mut self.stream).poll_flush(cx)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_shutdown(cx)
+        Pin::new(&mut self.stream).poll_shutdown(cx)
     }
 }

@@ -26,14 +26,17 @@
 //! All other phases keep Pingora's defaults. A WebSocket handshake never comes here, see `websocket.rs`.
 
 use std::net::{IpAddr, Ipv4Addr};
+use std::os::fd::RawFd;
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use http::{Version, header};
+use http::{Method, StatusCode, Version, header};
 use pingora_core::modules::http::HttpModules;
+use pingora_core::protocols::Digest;
 use pingora_core::upstreams::peer::HttpPeer;
-use pingora_core::{Error, ErrorSource, ErrorType, Result};
+use pingora_core::{Error, ErrorType, Result};
 use pingora_http::{RequestHeader, ResponseHeader};
 use pingora_proxy::{FailToProxy, ProxyHttp, Session};
 use tokio::time::Instant;
@@ -43,8 +46,9 @@ use super::node_peer::NodeTlsConnector;
 use super::request_permit::{RequestPermit, ResponsePermit};
 use super::routes::Route;
 use super::service::INSTANCE_PATH_PATTERN;
+use super::silence::{SilenceWatch, is_stream};
 use super::target::Target;
-use super::{Proxy, api_bridge, app_peer, node_peer};
+use super::{Proxy, api_bridge, app_peer, exchange_error, node_peer};
 use crate::api::ApiError;
 use crate::cluster::{HOP_HEADER, Provenance};
 use crate::request::{Destination, InFlightGuard, RequestId};
@@ -52,6 +56,9 @@ use crate::telemetry::{HostKind, RequestRecord};
 
 /// Maximum number of header fields of a request. The HTTP/1 guard counts them on HTTP/1, this file on HTTP/2.
 const MAX_FIELDS: usize = 100;
+
+/// The usual methods. An app decides about each method but CONNECT.
+const INSTANCE_METHODS: &str = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS";
 
 /// What the phases of one request share.
 #[derive(Debug)]
@@ -63,6 +70,10 @@ pub struct RequestContext {
     target: Option<(Arc<Route>, Target)>,
     permit: Option<RequestPermit>,
     response_permit: Option<ResponsePermit>,
+    /// Ends the upstream connection if the upstream is silent; `None` outside of [`watched`](super::watched).
+    watch: Option<Arc<SilenceWatch>>,
+    /// Whether the end of the upstream's connection is the end of its answer.
+    ends_with_connection: bool,
     /// Why this program refuses to send the app's response.
     refusal: Option<ApiError>,
     /// Whether [`Api::handle`](crate::api::Api::handle) counts the request, so that the phase `logging` must not.
@@ -83,6 +94,8 @@ impl ProxyHttp for Proxy {
             target: None,
             permit: None,
             response_permit: None,
+            watch: SilenceWatch::current(),
+            ends_with_connection: false,
             refusal: None,
             is_logged_by_api: false,
             in_flight: self.0.in_flight.begin(),
@@ -101,11 +114,17 @@ impl ProxyHttp for Proxy {
         if ctx.provenance != Provenance::FromOutside {
             head.remove_header(&HOP_HEADER);
         }
+        if head.version == Version::HTTP_10 {
+            // Such a client must not get a 1xx, and its `Expect` is ignored (RFC 9110, sections 10.1.1 and 15.2).
+            head.remove_header(&header::EXPECT);
+            session.as_downstream_mut().set_ignore_info_resp(true);
+        }
         let head = session.req_header();
         let request_id = RequestId::of(&head.headers);
         ctx.request_id = Some(request_id.clone());
-        let error = match self.0.hosts.destination(&head.uri, &head.headers) {
+        let error = match self.0.hosts.destination_of_head(head.version, &head.uri, &head.headers) {
             _ if field_count(&head.headers) > MAX_FIELDS => ApiError::HeadersTooLarge,
+            _ if head.method == Method::CONNECT => ApiError::MethodNotAllowed(INSTANCE_METHODS),
             Destination::Api => {
                 ctx.is_logged_by_api = true;
                 let source = request_source(session, &ctx.provenance);
@@ -135,14 +154,35 @@ impl ProxyHttp for Proxy {
     async fn upstream_peer(&self, session: &mut Session, ctx: &mut RequestContext) -> Result<Box<HttpPeer>> {
         let (route, target) = ctx.target.as_ref().ok_or_else(|| Error::new(ErrorType::InternalError))?;
         let head = session.req_header();
-        let read_timeout = self.upstream_read_timeout(route, target, &head.headers);
+        let read_timeout = match &ctx.watch {
+            // It has the deadline.
+            Some(_) => None,
+            None => self.upstream_read_timeout(route, target, &head.headers),
+        };
         Ok(Box::new(match target {
             Target::App => app_peer::peer(&self.0.pool, route, read_timeout, self.0.write_timeout),
             Target::Node { address, .. } => {
-                let tls = self.0.peer_tls.clone().map(|tls| NodeTlsConnector::new(tls, head));
+                let tls =
+                    self.0.peer_tls.clone().map(|tls| NodeTlsConnector::new(tls, head, ctx.watch.clone()));
                 node_peer::peer(*address, tls, route, read_timeout, self.0.write_timeout)
             }
         }))
+    }
+
+    async fn connected_to_upstream(
+        &self,
+        session: &mut Session,
+        _reused: bool,
+        _peer: &HttpPeer,
+        descriptor: RawFd,
+        _digest: Option<&Digest>,
+        ctx: &mut RequestContext,
+    ) -> Result<()> {
+        if let (Some(watch), Some((route, target))) = (&ctx.watch, &ctx.target) {
+            let headers = &session.req_header().headers;
+            watch.begin(descriptor, self.upstream_read_timeout(route, target, headers));
+        }
+        Ok(())
     }
 
     async fn upstream_request_filter(
@@ -172,11 +212,30 @@ impl ProxyHttp for Proxy {
         _session: &mut Session,
         body: &mut Option<Bytes>,
         end_of_stream: bool,
-        _ctx: &mut RequestContext,
+        ctx: &mut RequestContext,
     ) -> Result<()> {
+        if let Some(watch) = &ctx.watch {
+            watch.restart();
+        }
         if end_of_stream && body.as_ref().is_some_and(Bytes::is_empty) {
             *body = None;
         }
+        Ok(())
+    }
+
+    async fn upstream_response_filter(
+        &self,
+        _session: &mut Session,
+        response: &mut ResponseHeader,
+        ctx: &mut RequestContext,
+    ) -> Result<()> {
+        if response.status == StatusCode::SWITCHING_PROTOCOLS {
+            // No upgrade was forwarded. Pingora would send it to a client of HTTP/1.0.
+            return Err(Error::explain(ErrorType::InvalidHTTPHeader, "the app switches protocols").into_up());
+        }
+        // Pingora frames such an answer anew before the next phase.
+        let framing = [header::CONTENT_LENGTH, header::TRANSFER_ENCODING];
+        ctx.ends_with_connection = !framing.iter().any(|name| response.headers.contains_key(name));
         Ok(())
     }
 
@@ -186,9 +245,16 @@ impl ProxyHttp for Proxy {
         response: &mut ResponseHeader,
         ctx: &mut RequestContext,
     ) -> Result<()> {
-        let is_stream = is_event_stream(&response.headers);
+        let is_stream = is_stream(&response.headers);
+        if let Some(watch) = &ctx.watch {
+            if is_stream || !may_have_body(session, response) {
+                watch.end();
+            } else {
+                watch.restart();
+            }
+        }
         let client = ctx.permit.as_ref().and_then(|permit| permit.client);
-        match self.0.limits.begin_response(client, &response.headers, is_stream) {
+        match self.0.limits.begin_response(client, &response.headers, is_event_stream(&response.headers)) {
             Ok(permit) => ctx.response_permit = Some(permit),
             Err(refusal) => {
                 ctx.refusal = Some(refusal);
@@ -217,24 +283,61 @@ impl ProxyHttp for Proxy {
         Ok(())
     }
 
+    /// Notices the silence of the upstream where it would look like the end of an answer without a length.
+    fn response_body_filter(
+        &self,
+        _session: &mut Session,
+        _body: &mut Option<Bytes>,
+        end_of_stream: bool,
+        ctx: &mut RequestContext,
+    ) -> Result<Option<Duration>> {
+        let Some(watch) = &ctx.watch else { return Ok(None) };
+        if !end_of_stream {
+            watch.restart();
+        } else if watch.is_expired() && ctx.ends_with_connection {
+            return Err(Error::new_up(ErrorType::ReadTimedout));
+        } else {
+            watch.end();
+        }
+        Ok(None)
+    }
+
+    /// Decides whether the request may be sent again on another connection. It may where Pingora would send it again,
+    /// unless the upstream got it and was silent.
+    fn error_while_proxy(
+        &self,
+        _peer: &HttpPeer,
+        session: &mut Session,
+        mut error: Box<Error>,
+        ctx: &mut RequestContext,
+        is_reused: bool,
+    ) -> Box<Error> {
+        if let Some(watch) = &ctx.watch {
+            watch.end();
+        }
+        let is_sent_once = !session.req_header().method.is_idempotent()
+            || session.as_ref().retry_buffer_truncated()
+            || ctx.is_upstream_silent();
+        if is_sent_once {
+            error.set_retry(false);
+        } else {
+            error.retry.decide_reuse(is_reused);
+        }
+        error
+    }
+
     async fn fail_to_proxy(
         &self,
         session: &mut Session,
         error: &Error,
         ctx: &mut RequestContext,
     ) -> FailToProxy {
-        use ErrorType::{ConnectTimedout, ReadTimedout, WriteTimedout};
+        if exchange_error::is_client_gone(error) {
+            return FailToProxy { error_code: 0, can_reuse_downstream: false };
+        }
         let is_local = ctx.target.as_ref().is_none_or(|(_, target)| matches!(target, Target::App));
-        let refusal = ctx.refusal.take();
-        let api_error = refusal.unwrap_or_else(|| match (error.esource(), error.etype()) {
-            // A node that accepts no connection is gone, as an app that refuses one is.
-            (ErrorSource::Upstream, ConnectTimedout) if !is_local => ApiError::AppUnreachable,
-            (ErrorSource::Upstream, ConnectTimedout | ReadTimedout | WriteTimedout) => ApiError::AppTimeout,
-            (ErrorSource::Upstream, _) => ApiError::AppUnreachable,
-            (ErrorSource::Downstream, ReadTimedout) => ApiError::Timeout,
-            (ErrorSource::Downstream, _) => ApiError::MalformedHead,
-            _ => ApiError::Internal("PROXY_ERROR"),
-        });
+        let refusal = ctx.refusal.take().or_else(|| ctx.is_upstream_silent().then_some(ApiError::AppTimeout));
+        let api_error = refusal.unwrap_or_else(|| exchange_error::api_error(error, is_local));
         if session.response_written().is_none() {
             // Pingora closes the connection after an error, so the response must say so.
             session.set_keepalive(None);
@@ -258,6 +361,22 @@ impl ProxyHttp for Proxy {
             took: ctx.start.elapsed(),
         });
     }
+}
+
+impl RequestContext {
+    fn is_upstream_silent(&self) -> bool {
+        self.watch.as_ref().is_some_and(|watch| watch.is_expired())
+    }
+}
+
+/// Whether a body can follow the head of a response, whose end is then seen.
+fn may_have_body(session: &Session, response: &ResponseHeader) -> bool {
+    let is_empty =
+        response.headers.get(header::CONTENT_LENGTH).is_some_and(|length| length.as_bytes() == b"0");
+    response.status.is_informational()
+        || session.req_header().method != Method::HEAD
+            && ![StatusCode::NO_CONTENT, StatusCode::NOT_MODIFIED].contains(&response.status)
+            && !is_empty
 }
 
 /// Returns the source of a request: its connection, and its provenance.

@@ -62,8 +62,9 @@ impl Proxy {
         }
     }
 
-    /// Returns how long the target may be silent; `None` without a limit, for a client that accepts an event stream,
-    /// and for an instance whose template is unknown.
+    /// Returns how long the target may be silent until its answer begins; `None` without a limit, for a client that
+    /// accepts an event stream, and for an instance whose template is unknown. Then the type of the answer counts too,
+    /// see `silence.rs`.
     pub(super) fn upstream_read_timeout(
         &self,
         route: &Route,

@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::collections::HashSet;
 use std::net::IpAddr;
 
-use http::{HeaderMap, Uri, header};
+use http::{HeaderMap, Uri, Version, header};
 
 /// What answers a request.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -38,7 +38,20 @@ impl Hosts {
     }
 
     /// Decides what answers a request. This is the only routing rule: each engine calls it on its own parse of the
-    /// head.
+    /// head. A request of HTTP/1.0 that names no host, as the health checks of load balancers do, is for the API.
+    pub fn destination_of_head<'a>(
+        &self,
+        version: Version,
+        uri: &'a Uri,
+        headers: &'a HeaderMap,
+    ) -> Destination<'a> {
+        if version == Version::HTTP_10 && uri.authority().is_none() && !headers.contains_key(header::HOST) {
+            return Destination::Api;
+        }
+        self.destination(uri, headers)
+    }
+
+    /// Decides what answers a request that must name a host.
     pub fn destination<'a>(&self, uri: &'a Uri, headers: &'a HeaderMap) -> Destination<'a> {
         authority(uri, headers).map_or(Destination::Invalid, |host| self.destination_of(host))
     }

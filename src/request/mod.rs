@@ -28,4 +28,4 @@ pub use client_permits::{ClientPermit, ClientPermits};
 pub use host::{Destination, Hosts, authority, canonical_host};
 pub use in_flight::{InFlightGuard, InFlightRequests};
 pub use request_id::RequestId;
-pub use tcp_ack::{AckState, BytesWritten};
+pub use tcp_ack::{AckState, BytesWritten, is_reset};

@@ -39,6 +39,12 @@ impl BytesWritten {
     }
 }
 
+/// Whether the client reset the connection. The end of what it sends (FIN) is no reset: a client that closed its write
+/// half still reads.
+pub fn is_reset(socket: &SocketDigest) -> bool {
+    socket.tcp_info().is_some_and(|info| info.tcpi_state == TCP_CLOSE)
+}
+
 impl AckState {
     /// Returns what the kernel knows now about the bytes in `written`.
     pub fn of(socket: &SocketDigest, written: BytesWritten) -> Self {

@@ -68,28 +68,30 @@ impl Dispatcher {
             // Over TLS, HTTP/2 is agreed on by ALPN or not spoken.
             NextHead::Http2 if !is_encrypted => self.pingora.serve_http2(Box::new(stream)).await,
             NextHead::Refused(refusal) => self.refuse(stream, &refusal).await,
-            NextHead::Http2 | NextHead::Closed => {}
+            NextHead::Http2 | NextHead::Closed => stream.close().await,
         }
     }
 
     /// Chooses the first engine. It is a hint: the result of a request does not depend on the engine that begins.
     fn begins_with_hyper(&self, info: &HeadInfo) -> bool {
-        info.head.is_websocket_upgrade || self.proxy.hosts().destination_of(&info.host) == Destination::Api
+        needs_hyper(info)
+            || info.host.is_empty()
+            || self.proxy.hosts().destination_of(&info.host) == Destination::Api
     }
 
-    /// Serves one request after another. Between two of them the guard waits for the next head: the handshake of a
-    /// WebSocket moves the connection to hyper for good, and a refused head ends it.
+    /// Serves one request after another. Between two of them the guard waits for the next head: one that only hyper can
+    /// serve moves the connection to hyper for good, and a refused head ends it.
     async fn serve_with_pingora(&self, mut stream: GuardedConnection) {
         loop {
             let Some(kept) = self.pingora.serve_exchange(stream).await else { return };
             stream = kept;
             match self.next_head(&mut stream).await {
-                NextHead::Head(info) if info.head.is_websocket_upgrade => {
+                NextHead::Head(info) if needs_hyper(&info) => {
                     return self.hyper.serve(stream).await;
                 }
                 NextHead::Head(_) => {}
                 NextHead::Refused(refusal) => return self.refuse(stream, &refusal).await,
-                NextHead::Http2 | NextHead::Closed => return,
+                NextHead::Http2 | NextHead::Closed => return stream.close().await,
             }
         }
     }
@@ -115,4 +117,10 @@ impl Dispatcher {
             stream.linger().await;
         }
     }
+}
+
+/// Whether Pingora cannot serve a request: the handshake of a WebSocket, or one whose host is in its target, from where
+/// `PingoraPipe` moves it.
+fn needs_hyper(info: &HeadInfo) -> bool {
+    info.head.is_websocket_upgrade || info.head.needs_host_of_target
 }

@@ -8,7 +8,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{HeaderValue, Request, Response, StatusCode, header};
+use http::{HeaderValue, Request, Response, StatusCode, Version, header};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use hyper::body::{Body as _, Frame, Incoming, SizeHint};
 use hyper::server::conn::http1;
@@ -91,7 +91,8 @@ impl HyperConnection {
     /// Responds to one request, whatever its host.
     async fn respond(&self, request: Request<Incoming>) -> Response<ExchangeBody> {
         let proxy = &self.engine.proxy;
-        let response = match proxy.hosts().destination(request.uri(), request.headers()) {
+        let version = request.version();
+        let response = match proxy.hosts().destination_of_head(version, request.uri(), request.headers()) {
             Destination::Api => self.respond_api(request).await.map(BodySource::Local),
             Destination::Instance(_) if is_websocket_handshake(&request) => {
                 let tunnels = self.engine.stop.tunnels();
@@ -114,7 +115,12 @@ impl HyperConnection {
                 }
             }
         };
-        response.map(|source| ExchangeBody { source, signal: self.signal.clone() })
+        let mut response = response.map(|source| ExchangeBody { source, signal: self.signal.clone() });
+        if version == Version::HTTP_10 && response.body().size_hint().exact().is_none() {
+            // The end of the connection is the end of the body. Hyper would say that it keeps the connection.
+            response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+        }
+        response
     }
 
     async fn respond_api(&self, request: Request<Incoming>) -> Response<Body> {
@@ -147,12 +153,12 @@ impl HyperConnection {
             Err(_) => Err(ApiError::Timeout),
             Ok(Ok(whole)) => Ok(whole.to_bytes()),
             Ok(Err(error)) if error.is::<LengthLimitError>() => Err(ApiError::TooLarge),
-            Ok(Err(_)) => Err(ApiError::MalformedHead),
+            Ok(Err(_)) => Err(ApiError::MalformedBody),
         }
     }
 }
 
-/// Whether a request is the handshake of a WebSocket. The guard passes no other request for an upgrade.
+/// Whether a request is the handshake of a WebSocket. HTTP/1.0 knows no upgrade (RFC 9110, section 7.8).
 fn is_websocket_handshake(request: &Request<Incoming>) -> bool {
     let has_token = |name, token: &str| {
         let values = request.headers().get_all(name).iter();
@@ -162,6 +168,7 @@ fn is_websocket_handshake(request: &Request<Incoming>) -> bool {
             .any(|part| part.trim().eq_ignore_ascii_case(token))
     };
     request.method() == http::Method::GET
+        && request.version() == Version::HTTP_11
         && has_token(header::UPGRADE, "websocket")
         && has_token(header::CONNECTION, "upgrade")
 }
@@ -169,7 +176,7 @@ fn is_websocket_handshake(request: &Request<Incoming>) -> bool {
 /// Returns the response to an exchange that ended before Pingora responded. The client ended it if its body broke off
 /// or broke a rule of HTTP; else Pingora ended it.
 fn aborted_response(error: &hyper::Error, id: &RequestId) -> Response<Body> {
-    let failure = if error.is_user() { ApiError::MalformedHead } else { ApiError::AppUnreachable };
+    let failure = if error.is_user() { ApiError::MalformedBody } else { ApiError::AppUnreachable };
     let mut response = failure.to_response(id);
     response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     response

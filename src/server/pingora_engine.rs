@@ -2,16 +2,18 @@
 
 use std::sync::Arc;
 
+use async_trait::async_trait;
 use pingora_core::apps::{HttpServerApp, HttpServerOptions, ReusedHttpStream, ServerApp};
 use pingora_core::protocols::Stream;
 use pingora_core::protocols::http::ServerSession;
-use pingora_core::protocols::http::v2::server::default_h2_options;
+use pingora_core::protocols::http::v2::server::{H2Options, default_h2_options};
+use pingora_core::server::ShutdownWatch;
 use pingora_core::server::configuration::ServerConf;
 use pingora_proxy::{HttpProxy, http_proxy};
 
 use super::http1_guard::{ClientTimeouts, GuardedConnection, MAX_HEAD_BYTES};
 use super::shutdown::StopSignal;
-use crate::proxy::Proxy;
+use crate::proxy::{Proxy, watched};
 
 /// Most streams at a time on one HTTP/2 connection: as many as RFC 9113, section 6.5.2, recommends at least.
 const MAX_CONCURRENT_STREAMS: u32 = 100;
@@ -22,9 +24,35 @@ const MAX_SEND_BUFFER: usize = 64 * 1024;
 /// How often a request is sent again if an idle connection to the app turns out to be closed.
 const MAX_RETRIES: usize = 2;
 
+/// Pingora's proxy, each of whose exchanges is watched.
+struct WatchedProxy(Arc<HttpProxy<Proxy>>);
+
+#[async_trait]
+impl HttpServerApp for WatchedProxy {
+    async fn process_new_http(
+        self: &Arc<Self>,
+        session: ServerSession,
+        shutdown: &ShutdownWatch,
+    ) -> Option<ReusedHttpStream> {
+        watched(self.0.process_new_http(session, shutdown)).await
+    }
+
+    fn h2_options(&self) -> Option<H2Options> {
+        self.0.h2_options()
+    }
+
+    fn server_options(&self) -> Option<&HttpServerOptions> {
+        self.0.server_options()
+    }
+
+    async fn http_cleanup(&self) {
+        self.0.http_cleanup().await;
+    }
+}
+
 /// Pingora's proxy with its settings.
 pub(super) struct PingoraEngine {
-    proxy: Arc<HttpProxy<Proxy>>,
+    proxy: Arc<WatchedProxy>,
     timeouts: ClientTimeouts,
     stop: StopSignal,
 }
@@ -40,6 +68,8 @@ impl PingoraEngine {
         let mut pingora = http_proxy(&Arc::new(conf), proxy);
         let mut options = HttpServerOptions::default();
         options.h2c = true;
+        // Else Pingora answers CONNECT by itself. The proxy refuses it.
+        options.allow_connect_method_proxying = true;
         options.h2_idle_timeout = Some(timeouts.idle);
         pingora.server_options = Some(options);
         let mut h2 = default_h2_options();
@@ -47,7 +77,7 @@ impl PingoraEngine {
         h2.max_concurrent_streams(MAX_CONCURRENT_STREAMS);
         h2.max_send_buffer_size(MAX_SEND_BUFFER);
         pingora.h2_options = Some(h2);
-        Self { proxy: Arc::new(pingora), timeouts, stop }
+        Self { proxy: Arc::new(WatchedProxy(Arc::new(pingora))), timeouts, stop }
     }
 
     /// Announces the shutdown to Pingora, so that each last response says that its connection closes.

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use async_trait::async_trait;
-use http::{Request, Response, Version};
+use http::{HeaderValue, Request, Response, Version, header};
 use hyper::body::Incoming;
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
@@ -55,7 +55,12 @@ impl PingoraPipe {
     /// # Errors
     /// The exchange ended before Pingora responded.
     pub(super) async fn send(&self, mut request: Request<Incoming>) -> hyper::Result<Response<Incoming>> {
+        if request.version() == Version::HTTP_10 {
+            // The `Expect` of such a client is ignored (RFC 9110, section 10.1.1).
+            request.headers_mut().remove(header::EXPECT);
+        }
         *request.version_mut() = Version::HTTP_11;
+        name_host_once(&mut request);
         let mut idle = self.idle.lock().take();
         let is_ready = match &mut idle {
             Some(sender) => sender.ready().await.is_ok(),
@@ -67,7 +72,12 @@ impl PingoraPipe {
         };
         let response = sender.send_request(request).await;
         *self.idle.lock() = Some(sender);
-        response
+        let mut response = response?;
+        if response.headers().get(header::CONNECTION).is_some_and(|value| value == "keep-alive") {
+            // It concerns the pipe. Hyper says what holds for the client's connection.
+            response.headers_mut().remove(header::CONNECTION);
+        }
+        Ok(response)
     }
 
     async fn open(&self) -> hyper::Result<SendRequest<Incoming>> {
@@ -118,6 +128,15 @@ impl AsyncWrite for PipeEnd {
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.inner).poll_shutdown(cx)
     }
+}
+
+/// Moves the authority of the target to `Host`. Pingora refuses a request whose `Host` is another spelling of it.
+fn name_host_once(request: &mut Request<Incoming>) {
+    let uri = request.uri();
+    let host = uri.authority().and_then(|authority| HeaderValue::from_str(authority.as_str()).ok());
+    let (Some(host), Some(target)) = (host, uri.path_and_query().cloned()) else { return };
+    *request.uri_mut() = target.into();
+    request.headers_mut().insert(header::HOST, host);
 }
 
 #[async_trait]

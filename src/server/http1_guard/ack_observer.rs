@@ -5,7 +5,7 @@ use std::sync::Arc;
 use pingora_core::protocols::SocketDigest;
 
 use super::exchange_signal::ExchangeSignal;
-use crate::request::{AckState, BytesWritten};
+use crate::request::{AckState, BytesWritten, is_reset};
 
 /// Settles the tracked delivery of a connection when it is dropped. It must be dropped before the connection's socket
 /// is closed, while the kernel can still be asked.
@@ -21,6 +21,12 @@ impl AckObserver {
     /// Observes the connection on `socket`. Without a socket every delivery counts as acknowledged.
     pub(super) fn new(signal: ExchangeSignal, socket: Option<Arc<SocketDigest>>) -> Self {
         Self { signal, socket, written: None }
+    }
+
+    /// Whether the connection is closed in both directions, which means that the client reset it. A connection without a
+    /// socket never is.
+    pub(super) fn is_reset(&self) -> bool {
+        self.socket.as_ref().is_some_and(|socket| is_reset(socket))
     }
 
     /// Returns what the kernel knows of the bytes that were written until the first call.

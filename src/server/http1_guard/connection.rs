@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use bytes::Bytes;
 use pingora_core::protocols::Stream;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use super::ack_observer::AckObserver;
 use super::deadlines::{DeadlineTimer, WriteDeadlines};
@@ -25,6 +25,8 @@ pub struct GuardedConnection {
     pub(super) is_first_message: bool,
     pub(super) timeouts: ClientTimeouts,
     pub(super) read_timer: DeadlineTimer,
+    /// When to ask the kernel again whether a client that closed its write half has reset the connection.
+    pub(super) next_reset_query: Option<Instant>,
     pub(super) write_deadlines: WriteDeadlines,
     pub(super) signal: ExchangeSignal,
 }
@@ -41,6 +43,7 @@ impl GuardedConnection {
             is_first_message: true,
             timeouts,
             read_timer: DeadlineTimer::default(),
+            next_reset_query: None,
             write_deadlines: WriteDeadlines::default(),
             signal,
         }
@@ -69,6 +72,14 @@ impl GuardedConnection {
     /// Ends the guard. Returns the bytes that were read and not delivered, and the connection that they came from.
     pub fn into_parts(self) -> (Bytes, Stream) {
         (self.reader.buf.freeze(), self.inner)
+    }
+
+    /// Closes the write half, so that a client that still reads sees the end of the connection, over TLS with the alert
+    /// that announces it. The client has two seconds to take what is written.
+    pub async fn close(&mut self) {
+        self.state = ReadState::Ended;
+        // An error or the timeout means that the client left.
+        let _ = timeout(LINGER_TIMEOUT, self.inner.shutdown()).await;
     }
 
     /// Ends the connection so that a response that is already written can arrive: closes the write half and discards,

@@ -1,7 +1,7 @@
 //! How an engine reports to the guard that an exchange is over.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, Ordering::SeqCst};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering::SeqCst};
 use std::task::{Context, Poll};
 
 use futures_util::task::AtomicWaker;
@@ -17,6 +17,8 @@ pub struct ExchangeSignal(Arc<Shared>);
 struct Shared {
     signal: AtomicU8,
     reader: AtomicWaker,
+    /// Whether the engine has bytes to write that are not flushed.
+    is_write_pending: AtomicBool,
     delivery: DeliveryTracker,
 }
 
@@ -47,6 +49,8 @@ impl ExchangeSignal {
     /// Call it before the response 101 is given to the engine. After a head that asked for no upgrade it has the effect
     /// of [`finish_exchange`](Self::finish_exchange).
     pub fn start_tunnel(&self) {
+        // The 101 itself is not written yet.
+        self.0.is_write_pending.store(true, SeqCst);
         self.0.signal.store(TUNNEL, SeqCst);
         self.0.reader.wake();
     }
@@ -77,6 +81,29 @@ impl ExchangeSignal {
         self.0.reader.register(cx.waker());
         // A signal between the two lines above called no waker.
         self.take_signal().map_or(Poll::Pending, Poll::Ready)
+    }
+
+    /// Records that the engine writes bytes which it has to flush.
+    pub(super) fn mark_written(&self) {
+        self.0.is_write_pending.store(true, SeqCst);
+    }
+
+    /// Records that everything that was written is flushed.
+    pub(super) fn mark_flushed(&self) {
+        if self.0.is_write_pending.swap(false, SeqCst) {
+            self.0.reader.wake();
+        }
+    }
+
+    /// Whether bytes were written, or an upgrade was granted, and nothing was flushed since.
+    pub(super) fn is_write_pending(&self) -> bool {
+        self.0.is_write_pending.load(SeqCst)
+    }
+
+    /// Ready once everything that was written is flushed.
+    pub(super) fn poll_flushed(&self, cx: &mut Context<'_>) -> Poll<()> {
+        self.0.reader.register(cx.waker());
+        if self.is_write_pending() { Poll::Pending } else { Poll::Ready(()) }
     }
 
     /// Discards the signal.

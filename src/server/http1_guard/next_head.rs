@@ -26,7 +26,7 @@ pub enum NextHead {
 /// A checked head that is buffered and not yet delivered.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HeadInfo {
-    /// The host as received, with its port.
+    /// The host as received, with its port. Empty for a request of HTTP/1.0 that names no host.
     pub host: String,
     /// What the check found.
     pub head: Head,

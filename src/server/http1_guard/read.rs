@@ -3,6 +3,7 @@
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use bytes::Buf;
 use tokio::io::{AsyncRead, AsyncReadExt, ReadBuf};
@@ -17,6 +18,9 @@ use super::refusal::{Refusal, RefusalKind};
 
 /// The first bytes of an HTTP/2 connection with prior knowledge.
 pub(super) const HTTP2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
+/// How often the kernel is asked whether a client that closed its write half has reset the connection.
+const RESET_QUERY_INTERVAL: Duration = Duration::from_millis(200);
 
 /// Most bytes that are read from the client beyond the message whose exchange runs.
 pub(super) const MAX_READ_AHEAD: usize = MAX_HEAD_BYTES;
@@ -87,24 +91,42 @@ impl GuardedConnection {
         }
     }
 
-    /// In [`ReadState::Done`]: waits for the engine's signal, and meanwhile reads ahead to notice the end of the
-    /// connection. Ready with the next state, or with `None` at the end of the connection.
-    fn poll_done(&mut self, cx: &mut Context<'_>, is_upgrade: bool) -> Poll<io::Result<Option<ReadState>>> {
+    /// In [`ReadState::Done`]: waits for the engine's signal, and meanwhile reads ahead to notice a client that left.
+    /// Ready with the next state.
+    ///
+    /// A client that closed its write half still reads. An engine would end the exchange, so it does not learn of it
+    /// before the exchange is over.
+    ///
+    /// # Errors
+    /// The client reset the connection.
+    fn poll_done(&mut self, cx: &mut Context<'_>, is_upgrade: bool) -> Poll<io::Result<ReadState>> {
         match self.signal.poll_signal(cx) {
-            Poll::Ready(EngineSignal::Tunnel) if is_upgrade => {
-                return Poll::Ready(Ok(Some(ReadState::Tunnel)));
-            }
-            Poll::Ready(_) => return Poll::Ready(Ok(Some(ReadState::Between(HeadWait::default())))),
+            Poll::Ready(EngineSignal::Tunnel) if is_upgrade => return Poll::Ready(Ok(ReadState::Tunnel)),
+            Poll::Ready(_) => return Poll::Ready(Ok(ReadState::Between(HeadWait::default()))),
             Poll::Pending => {}
         }
-        while self.reader.buf.len() < MAX_READ_AHEAD {
-            let room = MAX_READ_AHEAD - self.reader.buf.len();
-            if ready!(self.reader.poll_fill(&mut self.inner, cx, room))? == 0 {
-                // The engine sees the end only after the messages that arrived before it.
-                return if self.reader.buf.is_empty() { Poll::Ready(Ok(None)) } else { Poll::Pending };
+        while !self.reader.is_eof {
+            if self.reader.buf.len() >= MAX_READ_AHEAD {
+                return Poll::Pending;
             }
+            let room = MAX_READ_AHEAD - self.reader.buf.len();
+            ready!(self.reader.poll_fill(&mut self.inner, cx, room))?;
         }
-        Poll::Pending
+        ready!(self.poll_reset(cx));
+        Poll::Ready(Err(io::ErrorKind::ConnectionReset.into()))
+    }
+
+    /// Waits until a client that closed its write half resets the connection. After the end of what the client sends, a
+    /// read shows no reset, so the kernel is asked again and again.
+    ///
+    /// A client that left without a reset answers the next bytes with one, and else the system's keepalive probes.
+    fn poll_reset(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        while !self.acks.is_reset() {
+            let next = *self.next_reset_query.get_or_insert_with(|| Instant::now() + RESET_QUERY_INTERVAL);
+            ready!(self.read_timer.poll_until(cx, next));
+            self.next_reset_query = None;
+        }
+        Poll::Ready(())
     }
 
     /// In [`ReadState::Length`]: delivers bytes of a body of which `left` are not delivered. Ready with how many are
@@ -155,7 +177,12 @@ impl GuardedConnection {
                         self.signal.clear();
                         self.state = ReadState::Refused(replacement_request(refusal));
                     }
-                    HeadWaitEnd::Http2 | HeadWaitEnd::Eof => self.state = ReadState::Ended,
+                    HeadWaitEnd::Http2 => self.state = ReadState::Ended,
+                    HeadWaitEnd::Eof => {
+                        // An engine takes the end for a client that left, and drops what it has not written.
+                        ready!(self.signal.poll_flushed(cx));
+                        self.state = ReadState::Ended;
+                    }
                 },
                 ReadState::Head { head, left } => {
                     *left -= self.reader.deliver(out, *left);
@@ -189,7 +216,7 @@ impl GuardedConnection {
                 }
                 ReadState::Done { is_upgrade } => {
                     let is_upgrade = *is_upgrade;
-                    self.state = ready!(self.poll_done(cx, is_upgrade))?.unwrap_or(ReadState::Ended);
+                    self.state = ready!(self.poll_done(cx, is_upgrade))?;
                 }
                 ReadState::Refused([]) => {
                     // The end of the connection is not delivered here. An engine takes it for a client that left,
@@ -213,7 +240,14 @@ impl GuardedConnection {
                     self.reader.deliver(out, usize::MAX);
                     return Poll::Ready(Ok(()));
                 }
-                ReadState::Tunnel if self.reader.is_eof => return Poll::Ready(Ok(())),
+                ReadState::Tunnel if self.reader.is_eof => {
+                    // The engine must not see the end before it has written the 101.
+                    ready!(self.signal.poll_flushed(cx));
+                    return Poll::Ready(Ok(()));
+                }
+                ReadState::Tunnel if self.signal.is_write_pending() => {
+                    ready!(self.reader.poll_fill(&mut self.inner, cx, MAX_READ_AHEAD))?;
+                }
                 ReadState::Tunnel => return Pin::new(&mut self.inner).poll_read(cx, out),
                 ReadState::Ended => return Poll::Ready(Ok(())),
             }

@@ -25,7 +25,7 @@ pub(super) struct ReadBuffer {
 
 impl ReadBuffer {
     /// Reads at most `most` bytes (which must be at least one) into the buffer and returns how many. Zero means that
-    /// the client closed its write half.
+    /// the client closed its write half; over TLS, with or without the alert that announces it.
     pub(super) fn poll_fill(
         &mut self,
         inner: &mut Stream,
@@ -40,7 +40,10 @@ impl ReadBuffer {
         }
         let mut into = (&mut self.buf).limit(most);
         // The future holds nothing but the borrows, so each poll can make a new one.
-        let read = ready!(pin!(inner.read_buf(&mut into)).poll(cx))?;
+        let read = match ready!(pin!(inner.read_buf(&mut into)).poll(cx)) {
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => 0,
+            read => read?,
+        };
         self.is_eof = read == 0;
         Poll::Ready(Ok(read))
     }

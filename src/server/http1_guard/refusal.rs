@@ -60,6 +60,8 @@ pub enum Refusal {
     TargetCharacter,
     #[error("the target has a fragment")]
     TargetFragment,
+    #[error("the target is no URI")]
+    TargetSyntax,
     #[error("the target is neither a path, nor an http or https URI, nor the * of OPTIONS")]
     TargetForm,
     #[error("the authority of the target has user information")]

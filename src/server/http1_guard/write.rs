@@ -33,9 +33,12 @@ impl GuardedConnection {
         Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "the client does not read its response")))
     }
 
-    /// Records that bytes of a tracked response are written now. It must come before the write, whose result does not
-    /// show what was sent: below TLS, a write that is pending or failed may have sent a part of its bytes.
-    fn track_attempt(&self) {
+    /// Records that bytes are written now, of a tracked response too. It must come before the write, whose result does
+    /// not show what was sent: below TLS, a write that is pending or failed may have sent a part of its bytes.
+    fn track_write(&self) {
+        if !matches!(self.state, ReadState::Tunnel) {
+            self.signal.mark_written();
+        }
         if self.signal.delivery().is_tracking() {
             self.signal.delivery().mark_attempted();
         }
@@ -76,7 +79,7 @@ impl GuardedConnection {
 
 impl AsyncWrite for GuardedConnection {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        self.track_attempt();
+        self.track_write();
         let step = Pin::new(&mut self.inner).poll_write(cx, bytes);
         self.enforce_write_timeout(cx, step)
     }
@@ -86,7 +89,7 @@ impl AsyncWrite for GuardedConnection {
         cx: &mut Context<'_>,
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        self.track_attempt();
+        self.track_write();
         let step = Pin::new(&mut self.inner).poll_write_vectored(cx, slices);
         self.enforce_write_timeout(cx, step)
     }
@@ -97,10 +100,11 @@ impl AsyncWrite for GuardedConnection {
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let step = Pin::new(&mut self.inner).poll_flush(cx);
-        if let Poll::Ready(Ok(())) = step
-            && self.signal.delivery().is_tracking()
-        {
-            self.signal.delivery().mark_flushed();
+        if let Poll::Ready(Ok(())) = step {
+            self.signal.mark_flushed();
+            if self.signal.delivery().is_tracking() {
+                self.signal.delivery().mark_flushed();
+            }
         }
         self.enforce_write_timeout(cx, step)
     }

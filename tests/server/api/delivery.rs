@@ -157,6 +157,18 @@ async fn a_client_that_leaves_the_wait_queue_leaves_its_instance_to_others() {
 }
 
 #[tokio::test]
+async fn a_client_that_closes_its_write_half_in_the_wait_queue_gets_its_instance() {
+    let server = slow_server().await;
+    let visits = (0..4).map(|n| {
+        acquire_as(server.port, ACQUIRE, ClientBehaviour::HalfClosesAfter(Duration::from_millis(n * 50)))
+    });
+    let assigned: Vec<String> =
+        join_all(visits).await.into_iter().map(|id| id.expect("the answer arrives")).collect();
+    wait_until_only_these_are_assigned(&server, &assigned, MAX_WAIT).await;
+    release_all(&server, &assigned).await;
+}
+
+#[tokio::test]
 async fn a_cancelled_acquire_over_http2_leaves_nothing_assigned() {
     let server = slow_server().await;
     let url = format!("http://localhost:{}/api/v1/demo/acquire", server.port);

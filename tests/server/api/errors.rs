@@ -13,8 +13,8 @@ async fn an_unsupported_method_is_refused_with_the_allowed_ones() {
     let server = start().await;
     let id = server.acquire().await.id;
     let paths = [
-        ("/".to_owned(), "GET, HEAD"),
-        ("/health".to_owned(), "GET, HEAD"),
+        ("/".to_owned(), "GET, HEAD, OPTIONS"),
+        ("/health".to_owned(), "GET, HEAD, OPTIONS"),
         ("/ready".to_owned(), "GET, HEAD"),
         ("/metrics".to_owned(), "GET, HEAD"),
         ("/api/v1/pool/stats".to_owned(), "GET, HEAD"),

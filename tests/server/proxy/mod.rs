@@ -2,7 +2,12 @@
 
 mod connection_reuse;
 mod event_streams;
+mod features;
+mod half_closed;
+mod http_1_0;
 mod messages;
+mod own_answers;
+mod silence;
 mod smuggling;
 mod tls;
 mod uploads;

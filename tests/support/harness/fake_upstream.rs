@@ -6,6 +6,12 @@
 //! /no-content, /not-modified, /trailers, /hop, /cookies, /redirect, /early, /until-closed     unusual, but correct answers
 //! /reset, /cut, /cut-chunked, /junk, /stray      broken answers
 //! /silent, /silent-midway                        no answer, or half of one
+//! /silent-stream                                 the head of an event stream, and no event
+//! /slow-...                                      three pieces with 1.5 s between two of them, of each type of stream
+//! /large, /large-until-closed                    8 MB
+//! /head, /range, /gzip, /grpc, /grpc-web         answers with features of HTTP
+//! /ws-choice                                     a WebSocket whose handshake chooses an extension and a sub-protocol
+//! /interim                                       two interim answers, then 200
 //! /stop-listening                                200, and the app accepts no connection from then on
 //! /ws                                            a WebSocket whose first bytes come in the packet of its 101
 //! /ws-declined, /ws-silent                       a refused handshake, and one without an answer
@@ -178,6 +184,70 @@ async fn answer(app: &App, stream: &mut TcpStream, path: &str) -> bool {
         ),
         "/silent" | "/ws-silent" => (Vec::new(), NextStep::Hang),
         "/silent-midway" => (fixed("HTTP/1.1 200 OK\nContent-Length: 1000\n\nhello"), NextStep::Hang),
+        "/large" => (whole(&vec![b'a'; 8_000_000]), NextStep::Keep),
+        "/large-until-closed" => {
+            let mut answer = fixed("HTTP/1.1 200 OK\n\n");
+            answer.resize(answer.len() + 8_000_000, b'a');
+            (answer, NextStep::Close)
+        }
+        "/head" => (fixed("HTTP/1.1 200 OK\nContent-Length: 12345\n\n"), NextStep::Keep),
+        "/range" => (
+            fixed(
+                "HTTP/1.1 206 Partial Content\nContent-Range: bytes 1-3/10\nETag: \"v1\"\n\
+                 Content-Length: 3\n\nbcd",
+            ),
+            NextStep::Keep,
+        ),
+        "/gzip" => {
+            let mut answer = fixed("HTTP/1.1 200 OK\nContent-Encoding: gzip\nContent-Length: 15\n\n");
+            answer.extend_from_slice(b"\x1f\x8b\x08 as it comes");
+            (answer, NextStep::Keep)
+        }
+        "/grpc" => (
+            fixed(
+                "HTTP/1.1 200 OK\nContent-Type: application/grpc\nTransfer-Encoding: chunked\n\
+                 Trailer: grpc-status\n\n7\n\0\0\0\0\x02hi\n0\ngrpc-status: 0\n\n",
+            ),
+            NextStep::Keep,
+        ),
+        "/grpc-web" => {
+            let mut answer = fixed(
+                "HTTP/1.1 200 OK\nContent-Type: application/grpc-web+proto\nX-Grpc-Web: 1\n\
+                 Content-Length: 44\n\n",
+            );
+            answer.extend_from_slice(b"\0\0\0\0\x02hi\x80\0\0\0\x20grpc-status:0\r\ngrpc-message:ok\r\n");
+            (answer, NextStep::Keep)
+        }
+        "/ws-choice" => (
+            fixed(
+                "HTTP/1.1 101 Switching Protocols\nConnection: Upgrade\nUpgrade: websocket\n\
+                 Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\n\
+                 Sec-WebSocket-Extensions: permessage-deflate\nSec-WebSocket-Protocol: superchat\n\n",
+            ),
+            NextStep::Echo,
+        ),
+        "/interim" => (
+            fixed(
+                "HTTP/1.1 103 Early Hints\nLink: </a.css>; rel=preload\n\nHTTP/1.1 102 Processing\n\n\
+                 HTTP/1.1 200 OK\nContent-Length: 15\n\nafter the hints",
+            ),
+            NextStep::Keep,
+        ),
+        "/slow-plain-until-closed" => (fixed("HTTP/1.1 200 OK\n\npiece 1"), NextStep::Hang),
+        _ if path.starts_with("/slow-") => {
+            let fields = match path {
+                "/slow-events" => "Content-Type: text/event-stream; charset=utf-8",
+                "/slow-lines" => "Content-Type: application/x-ndjson",
+                "/slow-frames" => "Content-Type: multipart/x-mixed-replace; boundary=frame",
+                "/slow-grpc" => "Content-Type: application/grpc-web+proto",
+                "/slow-sequence" => "Content-Type: application/json-seq",
+                "/slow-unbuffered" => "Content-Type: text/plain\nX-Accel-Buffering: no",
+                _ => "Content-Type: text/plain",
+            };
+            let head = format!("HTTP/1.1 200 OK\n{fields}\nTransfer-Encoding: chunked\n\n");
+            (fixed(&head), NextStep::Pieces)
+        }
+        "/silent-stream" => (fixed("HTTP/1.1 200 OK\nContent-Type: text/event-stream\n\n"), NextStep::Hang),
         "/stop-listening" => {
             app.stopped.send_replace(true);
             (fixed("HTTP/1.1 200 OK\nConnection: close\nContent-Length: 4\n\ndone"), NextStep::Close)
@@ -209,6 +279,17 @@ async fn answer(app: &App, stream: &mut TcpStream, path: &str) -> bool {
             stream.set_zero_linger().unwrap();
             false
         }
+        NextStep::Pieces => {
+            for n in 1..=3 {
+                if n > 1 {
+                    tokio::time::sleep(Duration::from_millis(1_500)).await;
+                }
+                if stream.write_all(format!("7\r\npiece {n}\r\n").as_bytes()).await.is_err() {
+                    return false;
+                }
+            }
+            stream.write_all(b"0\r\n\r\n").await.is_ok()
+        }
         NextStep::Hang => {
             let _ = stream.read_to_end(&mut Vec::new()).await;
             false
@@ -227,5 +308,6 @@ enum NextStep {
     Close,
     Reset,
     Hang,
+    Pieces,
     Echo,
 }

@@ -91,13 +91,19 @@ impl FramingFields {
     /// Decides about all fields together with the request line.
     pub(super) fn into_head(self, head: &[u8], request: &RequestLine) -> Result<Head, Refusal> {
         let is_http11 = request.version == Http1Version::Http11;
-        let mut host = self.host.ok_or(Refusal::NoHost)?;
-        if let Some((authority, default_port)) = &request.authority {
-            if !authority::is_same(&head[authority.clone()], &head[host], default_port) {
-                return Err(Refusal::AuthorityDiffers);
-            }
-            host = authority.clone();
+        if is_http11 && self.host.is_none() {
+            return Err(Refusal::NoHost);
         }
+        if let (Some((authority, default_port)), Some(host)) = (&request.authority, &self.host)
+            && !authority::is_same(&head[authority.clone()], &head[host.clone()], default_port)
+        {
+            return Err(Refusal::AuthorityDiffers);
+        }
+        let needs_host_of_target = request.authority.as_ref().is_some_and(|(authority, _)| {
+            self.host.as_ref().is_none_or(|host| head[authority.clone()] != head[host.clone()])
+        });
+        // HTTP/1.0 has no Host.
+        let host = request.authority.as_ref().map(|(at, _)| at.clone()).or(self.host).unwrap_or_default();
         let framing = match (self.length, self.is_chunked) {
             (Some(_), true) => return Err(Refusal::LengthAndEncoding),
             (None, true) if !is_http11 => return Err(Refusal::EncodingOnHttp10),
@@ -119,6 +125,7 @@ impl FramingFields {
             version: request.version,
             framing,
             host,
+            needs_host_of_target,
             is_websocket_upgrade,
             has_expect_continue: is_http11 && self.has_expect_continue,
             is_last_exchange: self.has_connection_close || !(is_http11 || self.has_keep_alive),

@@ -2,6 +2,7 @@
 
 use std::ops::Range;
 
+use http::Uri;
 use memchr::memchr;
 
 use super::authority;
@@ -47,6 +48,10 @@ impl RequestLine {
             b"*" if method == b"OPTIONS" => None,
             _ => Some(target_authority(target, start)?),
         };
+        // An engine would answer such a target by itself.
+        if Uri::try_from(target).is_err() {
+            return Err(Refusal::TargetSyntax);
+        }
         Ok(Self { is_get: method == b"GET", version, authority })
     }
 }

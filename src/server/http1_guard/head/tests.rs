@@ -114,7 +114,7 @@ fn a_target_is_a_path_or_an_http_uri_or_the_star_of_options() {
     for request in [
         "GET / HTTP/1.1",
         "GET //x HTTP/1.0",
-        "M-SEARCH /?q=[1]|\"<> HTTP/1.1",
+        "M-SEARCH /?q=[1]| HTTP/1.1",
         "OPTIONS * HTTP/1.1",
         "GET http://a.example HTTP/1.1",
         "GET HTTP://A.Example/x HTTP/1.1",
@@ -125,6 +125,8 @@ fn a_target_is_a_path_or_an_http_uri_or_the_star_of_options() {
         assert!(line(request).is_ok(), "{request:?}: {:?}", line(request));
     }
     for (request, refusal) in [
+        ("GET /?q=<1> HTTP/1.1", Refusal::TargetSyntax),
+        ("GET /<1> HTTP/1.1", Refusal::TargetSyntax),
         ("GET * HTTP/1.1", Refusal::TargetForm),
         ("options * HTTP/1.1", Refusal::TargetForm),
         ("GET a.example HTTP/1.1", Refusal::TargetForm),
@@ -185,10 +187,26 @@ fn a_header_line_is_a_token_a_colon_and_a_value() {
 #[test]
 fn there_is_exactly_one_host() {
     assert_eq!(verdict("GET / HTTP/1.1\r\n\r\n"), Err(Refusal::NoHost));
-    assert_eq!(verdict("GET / HTTP/1.0\r\n\r\n"), Err(Refusal::NoHost));
     assert_eq!(verdict("GET http://a.example/ HTTP/1.1\r\n\r\n"), Err(Refusal::NoHost));
     assert_eq!(with("Host: a.example\r\n"), Err(Refusal::SeveralHosts));
     assert_eq!(with("HOST: b.example\r\n"), Err(Refusal::SeveralHosts));
+}
+
+#[test]
+fn a_request_of_http_1_0_may_name_no_host() {
+    for (request, host) in [
+        ("GET / HTTP/1.0\r\n\r\n", ""),
+        ("OPTIONS * HTTP/1.0\r\nX: a\r\n\r\n", ""),
+        ("GET http://a.example:81/ HTTP/1.0\r\n\r\n", "a.example:81"),
+        ("GET / HTTP/1.0\r\nHost: b\r\n\r\n", "b"),
+    ] {
+        let head = verdict(request).unwrap();
+        assert_eq!(head.host(request.as_bytes()), host, "{request:?}");
+        assert_eq!(head.needs_host_of_target, request.contains("//"), "{request:?}");
+    }
+    assert_eq!(verdict("GET / HTTP/1.0\r\nHost:\r\n\r\n"), Err(Refusal::Host));
+    let two = "GET http://a/ HTTP/1.0\r\nHost: b\r\n\r\n";
+    assert_eq!(verdict(two), Err(Refusal::AuthorityDiffers));
 }
 
 #[test]

@@ -114,6 +114,42 @@ async fn hyper_goes_on_after_a_response_that_did_not_wait_for_the_body() {
     assert_eq!(hyper_responses(requests, 4096).await, "/unread=;/2=;");
 }
 
+/// Whether Pingora takes a head for a request.
+async fn is_accepted_by_pingora(head: &str) -> bool {
+    let (mut client, server) = tokio::io::duplex(4096);
+    client.write_all(head.as_bytes()).await.unwrap();
+    let mut session = ServerSession::new_http1(Box::new(server));
+    timeout(DEADLINE, session.read_request()).await.unwrap().is_ok_and(|is_request| is_request)
+}
+
+/// An engine would answer what it does not accept by itself.
+#[tokio::test]
+async fn both_engines_accept_every_target_that_the_guard_accepts() {
+    let mut accepted = 0;
+    for c in (0x21..0x7f_u8).map(char::from) {
+        for target in [
+            format!("/{c}"),
+            format!("/a{c}b/"),
+            format!("/?{c}"),
+            format!("/a?b={c}{c}"),
+            format!("/%{c}{c}"),
+            format!("http://a/{c}"),
+            format!("http://a?{c}"),
+            format!("{c}"),
+        ] {
+            let head = format!("OPTIONS {target} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n");
+            if super::super::head::check(head.as_bytes()).is_err() {
+                continue;
+            }
+            accepted += 1;
+            assert!(is_accepted_by_pingora(&head).await, "{target}");
+            let answers = hyper_responses(&head, 4096).await;
+            assert!(!answers.is_empty() && !answers.contains("refused"), "{target}: {answers}");
+        }
+    }
+    assert!(accepted > 300, "{accepted} targets");
+}
+
 /// Serves one exchange in a session of Pingora, which answers with the path and the body.
 async fn pingora_exchange(guard: GuardedConnection) -> Option<GuardedConnection> {
     let mut session = ServerSession::new_http1(Box::new(guard));

@@ -1,6 +1,7 @@
 //! The guard alone, on a connection in memory.
 
 mod engines;
+mod half_closed;
 
 use std::io;
 use std::pin::Pin;
@@ -157,25 +158,6 @@ async fn no_report_from_another_thread_is_lost() {
     timeout(Duration::from_secs(30), read).await.expect("a reader was not woken");
     drop(report);
     engine.await.unwrap();
-}
-
-#[tokio::test]
-async fn the_end_of_the_connection_is_noticed_while_an_exchange_runs() {
-    let (mut client, mut guard) = guarded();
-    send(&mut client, GET).await;
-    assert_eq!(read_now(&mut guard).unwrap(), open(GET));
-    drop(client);
-    assert_eq!(read_now(&mut guard).unwrap(), ended(""));
-}
-
-#[tokio::test]
-async fn the_end_of_the_connection_comes_after_the_requests_before_it() {
-    let (mut client, mut guard) = guarded();
-    send(&mut client, GET.repeat(2)).await;
-    drop(client);
-    assert_eq!(read_now(&mut guard).unwrap(), open(GET));
-    guard.exchange_signal().finish_exchange();
-    assert_eq!(read_now(&mut guard).unwrap(), ended(GET));
 }
 
 #[tokio::test]
