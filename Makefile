@@ -88,7 +88,7 @@ infra-down: ## End them; what they keep stays, ARGS=--volumes removes that too
 
 images: needs ## Build the images of the ready templates into target/images
 	@$(BUILD)
-	@deployments/images/build sample php node wordpress runtimes
+	@deployments/images/build sample php node wordpress node-red nginx runtimes
 
 random-numbers: needs ## Test the random numbers of larger runtimes too: Java, Go, Node with OpenSSL 1.1.1
 	@deployments/images/build other-runtimes
