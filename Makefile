@@ -34,8 +34,8 @@ test: needs ## Run all tests (a test whose backend is missing is skipped and pri
 	  cargo test --workspace --no-fail-fast $(LOCKED) $(ARGS); \
 	fi
 
-soak: needs ## Write to fifty instances of WordPress for ten minutes (SOAK_SECONDS, SOAK_COPIES)
-	@$(WITH_STACK); export SOAK_SECONDS=$${SOAK_SECONDS:-600}; \
+soak: needs ## Fifty instances of WordPress, and all kinds of requests, ten minutes each (SOAK_SECONDS, SOAK_COPIES, SOAK_RATE)
+	@$(WITH_STACK); export SOAK_SECONDS=$${SOAK_SECONDS:-600} SOAK_RATE=$${SOAK_RATE:-300}; \
 	if cargo nextest --version >/dev/null 2>&1; then \
 	  cargo nextest run $(LOCKED) --test server --success-output final soak:: $(ARGS); \
 	else \

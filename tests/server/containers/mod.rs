@@ -11,6 +11,7 @@ mod memory;
 
 mod heavy {
     mod leaks;
+    mod mixed;
     mod soak;
     mod wordpress;
 }
