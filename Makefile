@@ -34,8 +34,8 @@ test: needs ## Run all tests (a test whose backend is missing is skipped and pri
 	  cargo test --workspace --no-fail-fast $(LOCKED) $(ARGS); \
 	fi
 
-soak: needs ## Write to fifty instances of WordPress for ten minutes (SOAK_SECONDS, SOAK_COPIES)
-	@$(WITH_STACK); export SOAK_SECONDS=$${SOAK_SECONDS:-600}; \
+soak: needs ## Fifty instances of WordPress, and all kinds of requests, ten minutes each (SOAK_SECONDS, SOAK_COPIES, SOAK_RATE)
+	@$(WITH_STACK); export SOAK_SECONDS=$${SOAK_SECONDS:-600} SOAK_RATE=$${SOAK_RATE:-300}; \
 	if cargo nextest --version >/dev/null 2>&1; then \
 	  cargo nextest run $(LOCKED) --test server --success-output final soak:: $(ARGS); \
 	else \
@@ -88,7 +88,7 @@ infra-down: ## End them; what they keep stays, ARGS=--volumes removes that too
 
 images: needs ## Build the images of the ready templates into target/images
 	@$(BUILD)
-	@deployments/images/build sample php node wordpress runtimes
+	@deployments/images/build sample php node wordpress node-red nginx runtimes
 
 random-numbers: needs ## Test the random numbers of larger runtimes too: Java, Go, Node with OpenSSL 1.1.1
 	@deployments/images/build other-runtimes

@@ -15,6 +15,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 use http::{Response, header};
+use percent_encoding::percent_decode_str;
 
 /// Fewest characters of a cookie, or of a word that changes from answer to answer.
 const MIN_DRAWN_LENGTH: usize = 10;
@@ -48,7 +49,9 @@ impl AnswerValues {
             let pair = std::str::from_utf8(cookie.as_bytes()).ok()?.split(';').next()?;
             let (name, value) = pair.split_once('=')?;
             let value = value.trim().trim_matches('"');
-            looks_random(value, MIN_DRAWN_LENGTH).then(|| (name.trim().to_owned(), value.to_owned()))
+            // `%20` is a blank and no digits: "WP%20Cookie%20check" is a text.
+            let text = percent_decode_str(value).decode_utf8_lossy();
+            looks_random(&text, MIN_DRAWN_LENGTH).then(|| (name.trim().to_owned(), value.to_owned()))
         });
         let body = String::from_utf8_lossy(response.body());
         let (mut words, mut start) = (BTreeMap::new(), 0);
@@ -139,8 +142,16 @@ mod tests {
         assert_eq!(find([(&[&a], ""), (&[&b], "")], [(&[&b], ""), (&[&c], "")]), ["cookie sid"]);
         assert_eq!(find([(&[&a], ""), (&[&a], "")], [(&[&b], ""), (&[&c], "")]), [""; 0]);
         // Not random: a flag, a deleted cookie, a language.
-        let plain: &[&str] = &["seen=1", "old=; Max-Age=0", "lang=en_GB", "theme=dark-and-very-long"];
+        let plain: &[&str] = &[
+            "seen=1",
+            "old=; Max-Age=0",
+            "lang=en_GB",
+            "theme=dark-and-very-long",
+            "test=WP%20Cookie%20check",
+        ];
         assert_eq!(find([(plain, ""), (plain, "")], [(plain, ""), (plain, "")]), [""; 0]);
+        let encoded: &[&str] = &["sid=s%3A0bd1e1b3f9a94c0e"];
+        assert_eq!(find([(encoded, ""), (encoded, "")], [(encoded, ""), (encoded, "")]), ["cookie sid"]);
     }
 
     #[test]

@@ -12,6 +12,7 @@ mod unfit_checkpoints;
 
 mod heavy {
     mod leaks;
+    mod mixed;
     mod soak;
     mod wordpress;
 }
