@@ -12,7 +12,7 @@ use crate::containers::{ContainerHost, shut_down};
 use crate::support::harness::{Server, get};
 
 use super::apps::{Apps, host};
-use super::kinds::{KINDS, PENDING, publish};
+use super::kinds::{KINDS, publish};
 use super::load::{self, Report};
 use super::usage::{check_flat, sample};
 use super::visits::visit;
@@ -38,7 +38,7 @@ async fn run(
 ) -> [Arc<Report>; 2] {
     let (report, beside, done) = (Arc::new(Report::default()), Report::default(), CancellationToken::new());
     let mix = async {
-        load::run(KINDS, PENDING, apps, &report, rate, time).await;
+        load::run(KINDS, apps, &report, rate, time).await;
         done.cancel();
     };
     let visits = load::every_second(&beside, &done, |number| {

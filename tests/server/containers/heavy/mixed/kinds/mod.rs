@@ -78,13 +78,4 @@ pub(super) const KINDS: &[Kind] = kinds! {
     "script of WordPress" 3 x 1 + 0 ms: pages::script;
 };
 
-/// Kinds that the server does not answer correctly yet.
-pub(super) const PENDING: &[&str] = &[
-    "half-closed GET",
-    "half-closed POST",
-    "half-closed API",
-    "HTTP/1.0 health check",
-    "events after a silence",
-];
-
 pub(super) use pages::publish;
