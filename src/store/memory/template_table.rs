@@ -118,6 +118,13 @@ impl TemplateTable {
         Ok(offered)
     }
 
+    pub(super) fn withdraw(&mut self, id: &InstanceId, now: Millis, log: &RouteLog) -> StepResult {
+        let (slot, instance) = self.find(id)?;
+        let withdrawn = instance.clone().seen_at(now).withdrawn()?;
+        self.replace(slot, withdrawn.clone(), StepKind::Other, now, log);
+        Ok(withdrawn)
+    }
+
     pub(super) fn claim(
         &mut self,
         claim: &Claim,

@@ -103,7 +103,7 @@ impl ScriptReply {
                 let from =
                     known(&from, &["warming", "ready", "assigned", "expired"]).ok_or_else(malformed)?;
                 let step =
-                    known(&step, &["be inserted", "be offered", "be retired"]).ok_or_else(malformed)?;
+                    known(&step, &["be inserted", "be offered", "be retired", "be withdrawn"]).ok_or_else(malformed)?;
                 Err(TransitionRefused { from, step }.into())
             }
             _ => Err(malformed()),
