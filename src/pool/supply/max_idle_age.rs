@@ -39,7 +39,9 @@ pub(super) async fn replace(pool: &Arc<Pool>, template: &Template, id: &Instance
     if template_pool.problem().is_some() || template_pool.attempts() > 0 {
         return false;
     }
-    let Ok(counts) = pool.ask(pool.store.counts(&template.name, Some(&pool.node))).await else { return false };
+    let Ok(counts) = pool.ask(pool.store.counts(&template.name, Some(&pool.node))).await else {
+        return false;
+    };
     // Without a target nothing waits for visitors, so there is no minimum to keep.
     if counts.ready <= template.pool.min {
         template_pool.want_surplus(Instant::now() + SURPLUS_TIME);

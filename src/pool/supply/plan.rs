@@ -43,7 +43,11 @@ pub(super) fn plan(seen: PoolObservation, sizes: &PoolSizes) -> SupplyPlan {
     let coming = ready + warming;
     let wanted = sizes.target + seen.surplus + seen.waiting;
     let is_below_threshold = (ready as f64) < sizes.target as f64 * sizes.replenish_threshold;
-    let begin = seen.is_refilling || seen.surplus > 0 || is_below_threshold || seen.is_interval_over || seen.waiting > warming;
+    let begin = seen.is_refilling
+        || seen.surplus > 0
+        || is_below_threshold
+        || seen.is_interval_over
+        || seen.waiting > warming;
     let missing = if begin { wanted.saturating_sub(coming) } else { 0 };
     let room = sizes.max.saturating_sub(coming + assigned);
     let concurrent = sizes.concurrency.saturating_sub(seen.attempts);

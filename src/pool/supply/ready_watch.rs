@@ -36,7 +36,7 @@ const MAX_SLEEP: Duration = Duration::from_millis(500);
 const AGED_PAUSE: Duration = Duration::from_secs(1);
 
 /// A ready instance of this node.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::pool) struct WatchedInstance {
     pub(super) endpoint: Endpoint,
     pub(super) revision: u64,
@@ -108,7 +108,7 @@ impl ReadyWatch {
 
     /// Returns the instance whose check is due at `now`, and plans its next one in an hour, in case the check never
     /// plans it.
-    fn next_due(&self, now: Instant) -> Option<(InstanceId, WatchedInstance)> {
+    pub(in crate::pool) fn next_due(&self, now: Instant) -> Option<(InstanceId, WatchedInstance)> {
         let mut watched = self.0.lock();
         let (_, id) = watched.by_due.first().filter(|(due, _)| *due <= now)?.clone();
         let instance = *watched.by_id.get(&id)?;
@@ -149,7 +149,8 @@ pub(in crate::pool) async fn run(pool: Arc<Pool>) {
             pool.stopping.run_until_cancelled(tokio::time::sleep_until(next)).await;
             continue;
         };
-        let Some(Ok(permit)) = pool.stopping.run_until_cancelled(permits.clone().acquire_owned()).await else {
+        let Some(Ok(permit)) = pool.stopping.run_until_cancelled(permits.clone().acquire_owned()).await
+        else {
             return;
         };
         let checking = pool.clone();
@@ -165,8 +166,7 @@ pub(in crate::pool) async fn run(pool: Arc<Pool>) {
 pub(in crate::pool) async fn check(pool: &Arc<Pool>, id: &InstanceId, instance: WatchedInstance) {
     let template = pool.template_of(id).filter(|template| template.revision == instance.revision);
     // An instance of a changed template is about to be retired. One that a visitor has is the visitor's alone.
-    let is_routed =
-        matches!(pool.routes.find(id.as_str()), RouteLookup::Live(_) | RouteLookup::Ended(_));
+    let is_routed = matches!(pool.routes.find(id.as_str()), RouteLookup::Live(_) | RouteLookup::Ended(_));
     let Some(template) = template.filter(|_| !is_routed) else {
         return pool.ready_watch.remove(id);
     };

@@ -10,8 +10,8 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::ready_watch::WatchedInstance;
 use super::readiness::{self, AppTarget};
+use super::ready_watch::WatchedInstance;
 use crate::instance::InstanceId;
 use crate::pool::Pool;
 use crate::pool::in_flight::InstanceLock;
@@ -52,8 +52,7 @@ pub(super) async fn withdraw(
         }
     }
     tracing::warn!(%id, cause, "instance withdrawn, because it fails its ready check");
-    let withdrawn =
-        WithdrawnInstance { pool: pool.clone(), template_pool, id: id.clone(), instance, cause };
+    let withdrawn = WithdrawnInstance { pool: pool.clone(), template_pool, id: id.clone(), instance, cause };
     task::spawn("pool withdrawn instance", pool.tasks.track_future(withdrawn.recover_or_end(lock)));
     true
 }
