@@ -1,61 +1,51 @@
-//! The wall clock of one process, which a test sets while the process runs: libfaketime of the Debian package
-//! `faketime`. The steady clocks of the process go on.
+//! The wall clock of one process, which a test sets while the process runs. The steady clocks of the process go on.
+//!
+//! libfaketime does the same, but Valkey's allocator hangs with it.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::Duration;
 use std::{env, fs};
 
-use crate::support::skip::skip;
-
-/// Where Debian has the library, by architecture.
-const LIBRARIES: [&str; 2] = [
-    "/usr/lib/x86_64-linux-gnu/faketime/libfaketimeMT.so.1",
-    "/usr/lib/aarch64-linux-gnu/faketime/libfaketimeMT.so.1",
-];
-
 /// The wall clock of the processes that are started with [`WallClock::variables`].
 pub struct WallClock {
-    library: &'static str,
+    folder: PathBuf,
+    library: PathBuf,
     file: PathBuf,
 }
 
 impl WallClock {
-    /// Returns a clock that differs from that of the host by so many hours. Returns `None` and prints why if the library
-    /// is not installed.
-    pub fn new(hours: i64) -> Option<Self> {
-        let Some(library) = LIBRARIES.into_iter().find(|library| fs::exists(library).unwrap_or(false)) else {
-            skip("the Debian package faketime is not installed");
-            return None;
-        };
-        let file = env::temp_dir().join(format!("try-it-now-wall-clock-{}", uuid::Uuid::now_v7()));
-        let clock = Self { library, file };
+    /// Returns a clock that differs from that of the host by so many hours.
+    pub fn new(hours: i64) -> Self {
+        let folder = env::temp_dir().join(format!("try-it-now-wall-clock-{}", uuid::Uuid::now_v7()));
+        fs::create_dir_all(&folder).unwrap();
+        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/support/wall_clock.c");
+        let clock = Self { library: folder.join("wall_clock.so"), file: folder.join("seconds"), folder };
+        let mut compiler = Command::new("cc");
+        compiler.args(["-shared", "-fPIC", "-O1", "-o"]).arg(&clock.library).arg(source);
+        let compiled = compiler.output().expect("a machine that links Rust has a C compiler");
+        assert!(compiled.status.success(), "{}", String::from_utf8_lossy(&compiled.stderr));
         clock.set(hours);
-        Some(clock)
+        clock
     }
 
     /// Sets the clock.
     pub fn set(&self, hours: i64) {
         // Renamed into place, so that no process reads half of it.
         let new = self.file.with_extension("new");
-        fs::write(&new, format!("{:+}\n", hours * 3600)).unwrap();
+        fs::write(&new, (hours * 3600).to_string()).unwrap();
         fs::rename(&new, &self.file).unwrap();
     }
 
     /// Returns the variables for a process that goes by this clock.
-    pub fn variables(&self) -> [(&str, &str); 5] {
-        [
-            ("LD_PRELOAD", self.library),
-            ("FAKETIME_TIMESTAMP_FILE", self.file.to_str().unwrap()),
-            ("FAKETIME_NO_CACHE", "1"),
-            ("FAKETIME_DONT_FAKE_MONOTONIC", "1"),
-            ("NO_FAKE_STAT", "1"),
-        ]
+    pub fn variables(&self) -> [(&str, &str); 2] {
+        [("LD_PRELOAD", self.library.to_str().unwrap()), ("WALL_CLOCK_FILE", self.file.to_str().unwrap())]
     }
 }
 
 impl Drop for WallClock {
     fn drop(&mut self) {
-        let _ = fs::remove_file(&self.file);
+        let _ = fs::remove_dir_all(&self.folder);
     }
 }
 

@@ -27,7 +27,7 @@ const FIRST_TIMEOUT: Duration = Duration::from_secs(2);
 /// Time between the two requests of a check.
 const SECOND_REQUEST_PAUSE: Duration = Duration::from_secs(1);
 /// Most checks at the same time.
-const CONCURRENT_CHECKS: usize = 8;
+const CONCURRENT_CHECKS: usize = 32;
 /// The least time between two checks of this node, on average.
 const TIME_PER_CHECK: Duration = Duration::from_millis(20);
 /// Longest sleep of the task, which bounds how late a new instance is noticed.

@@ -25,7 +25,7 @@ const MAX_PAUSE: Duration = Duration::from_secs(10);
 /// Least time between the ends of two withdrawn instances of a template, in which the attempt at another one begins.
 const END_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Withdraws a ready instance, and looks after it in the background. Returns whether it is no longer ready; false when
+/// Withdraws a ready instance, and asks it on in the background. Returns whether it is no longer ready; false when
 /// that is not known.
 pub(super) async fn withdraw(
     pool: &Arc<Pool>,

@@ -92,9 +92,9 @@ async fn a_hung_instance_is_not_assigned_by_another_node_either() {
     let address = valkey.host_and_port();
     let settings = [("VALKEY_ADDR", &*address), ("ACQUIRE_TIMEOUT", "15s")];
     let owner = Server::with_file(&settings, SAMPLE_APP).await.full().await;
-    let asked =
-        Server::with_file(&settings, &SAMPLE_APP.replace("target = 2, min = 1", "target = 0, min = 0"));
-    assert_hung_instance_is_replaced(&owner, &asked.await).await;
+    let without_pool = SAMPLE_APP.replace("target = 2, min = 1", "target = 0, min = 0");
+    let asked = Server::with_file(&settings, &without_pool).await;
+    assert_hung_instance_is_replaced(&owner, &asked).await;
 }
 
 #[tokio::test]
