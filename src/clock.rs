@@ -170,7 +170,7 @@ impl Clock {
     /// Returns a moment of this clock as the wall clock shows it, or will show it unless it is set once more.
     ///
     /// The difference is a whole number of seconds, so that a moment is shown alike each time; a wall clock that is less
-    /// than half a second off is not told from this clock.
+    /// than half a second off counts as equal.
     pub fn shown(&self, at: Millis) -> Millis {
         if let Clock::Manual(_) = self {
             return at;

@@ -55,6 +55,11 @@ pub fn ahead_of_host(moment: &str) -> Duration {
     Duration::try_from(moment - time::OffsetDateTime::from(host_now())).unwrap_or_default()
 }
 
+/// Returns the seconds since the Unix epoch by the host's clock.
+pub fn seconds_of_host() -> i64 {
+    time::OffsetDateTime::from(host_now()).unix_timestamp()
+}
+
 #[expect(clippy::disallowed_methods, reason = "the test compares what is shown with the host's clock")]
 fn host_now() -> std::time::SystemTime {
     std::time::SystemTime::now()

@@ -7,7 +7,7 @@ use tokio::time::Instant;
 
 use crate::support::harness::{AcquiredInstance, EventStream, Server, eventually, get};
 use crate::support::valkey_server::{Persistence, ValkeyServer};
-use crate::support::wall_clock::{WallClock, ahead_of_host};
+use crate::support::wall_clock::{WallClock, ahead_of_host, seconds_of_host};
 
 const TTL: Duration = Duration::from_secs(8);
 /// How much longer than promised a busy machine may take.
@@ -121,6 +121,9 @@ async fn the_wall_clock_of_the_host_of_valkey_is_set_by_eight_hours() {
         let address = valkey.host_and_port();
         let settings = [&SETTINGS[..], &[("VALKEY_ADDR", &*address)]].concat();
         let server = Server::start(&settings).await;
+        let (seconds, _): (String, String) = valkey.query(&["TIME"]).unwrap();
+        let off = before * 3600 - seconds.parse::<i64>().unwrap() + seconds_of_host();
+        assert!(off.abs() < 60, "Valkey goes by the clock of this test");
         let other = Server::start_with(&[&settings[..], &[("POOL_TARGET_SIZE", "0")]].concat(), &[]).await;
         assert_steady(&server, &clock, after, 0).await;
         let nodes = other.call("GET", "/api/v1/nodes", "").await.json();
