@@ -236,6 +236,7 @@ fn templates(rate_limit: RateLimits) -> Templates {
         replenish_threshold: 0.5,
         replenish_interval: HOUR,
         concurrency: 4,
+        max_idle_age: None,
     };
     let template = Template {
         name: template(),
@@ -243,6 +244,7 @@ fn templates(rate_limit: RateLimits) -> Templates {
         description: String::new(),
         app: Arc::new(app),
         ready: ReadyCheck::default(),
+        recheck_interval: HOUR,
         warm_up: Vec::new(),
         hooks: Hooks::default(),
         admin_path: "/admin".to_owned(),

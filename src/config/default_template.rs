@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::defaults::{DEFAULT_IMAGE_PORT, DEFAULT_SILENCE, Defaults};
+use super::defaults::{DEFAULT_IMAGE_PORT, DEFAULT_RECHECK_INTERVAL, DEFAULT_SILENCE, Defaults};
 use crate::instance::TemplateName;
 use crate::template::hooks::Hooks;
 use crate::template::{App, DEFAULT_TEMPLATE, ImageRef, ReadyCheck, Template, revision};
@@ -34,6 +34,7 @@ fn of_app(app: App, ready: ReadyCheck, defaults: &Defaults, admin_path: &str) ->
         revision: revision(&app, &ready, &[], &Hooks::default()),
         app: Arc::new(app),
         ready,
+        recheck_interval: DEFAULT_RECHECK_INTERVAL,
         warm_up: Vec::new(),
         hooks: Hooks::default(),
         admin_path: admin_path.to_owned(),

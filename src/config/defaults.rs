@@ -15,6 +15,12 @@ pub(super) const MIN_TTL: Duration = Duration::from_secs(1);
 pub(super) const MIN_REPLENISH_INTERVAL: Duration = Duration::from_millis(100);
 /// How long an app may send nothing in the middle of an exchange.
 pub(super) const DEFAULT_SILENCE: Duration = Duration::from_secs(60);
+/// Time between two requests of the ready check to an instance that waits for a visitor.
+pub(super) const DEFAULT_RECHECK_INTERVAL: Duration = Duration::from_secs(10);
+/// The shortest such time.
+pub(super) const MIN_RECHECK_INTERVAL: Duration = Duration::from_secs(1);
+/// The shortest longest age of a ready instance.
+pub(super) const MIN_MAX_IDLE_AGE: Duration = Duration::from_secs(1);
 /// The port that an app in a container listens on.
 pub(super) const DEFAULT_IMAGE_PORT: u16 = 80;
 
@@ -52,6 +58,7 @@ pub(super) const BUILT_IN: Defaults = Defaults {
         replenish_threshold: 0.5,
         replenish_interval: Duration::from_secs(10),
         concurrency: 4,
+        max_idle_age: None,
     },
     lease_times: LeaseTimes { ttl: Duration::from_secs(3600), max_ttl: Duration::from_secs(24 * 3600) },
     rate_limit: RateDefaults { hourly: 2, daily: 5, concurrent: None },
@@ -68,6 +75,7 @@ pub(super) struct PoolOverrides {
     pub(super) replenish_threshold: Option<f64>,
     pub(super) replenish_interval: Option<Duration>,
     pub(super) concurrency: Option<usize>,
+    pub(super) max_idle_age: Option<Duration>,
 }
 
 /// The maximum size of a pool as an operator sets it.
@@ -129,6 +137,7 @@ impl PoolOverrides {
             replenish_threshold: self.replenish_threshold.unwrap_or(base.replenish_threshold),
             replenish_interval: self.replenish_interval.unwrap_or(base.replenish_interval),
             concurrency: self.concurrency.unwrap_or(base.concurrency),
+            max_idle_age: self.max_idle_age.or(base.max_idle_age),
         };
         let mut conflicts = Vec::new();
         if target > max {
@@ -218,8 +227,14 @@ fn read_pool(env: &mut Variables<'_>, has_containers: Option<bool>) -> PoolSizes
             "set CONTAINER_MODE=containerd, or write a number",
         );
     }
-    let overrides =
-        PoolOverrides { target, min, max, replenish_threshold, replenish_interval, concurrency: None };
+    let overrides = PoolOverrides {
+        target,
+        min,
+        max,
+        replenish_threshold,
+        replenish_interval,
+        ..PoolOverrides::default()
+    };
     let (pool, conflicts) = overrides.over(base);
     for Conflict { key, value, limit_key, limit } in conflicts {
         let limit_name = variable(limit_key);

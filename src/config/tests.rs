@@ -68,6 +68,7 @@ fn without_any_variable_everything_has_its_documented_default() {
         replenish_threshold: 0.5,
         replenish_interval: seconds(10),
         concurrency: 4,
+        max_idle_age: None,
     };
     assert_eq!(template.pool, pool);
     assert_eq!((template.ttl, template.max_ttl), (seconds(3600), seconds(24 * 3600)));

@@ -91,11 +91,12 @@ pub fn check_step(before: &Instance, after: Option<&Instance>, now: Millis) -> R
         return violation("id, node, revision and creation time never change", id.to_string());
     }
     let change = || format!("{id} went from {} to {}", before.state().name(), after.state().name());
-    if rank(after) < rank(before) {
+    let is_withdrawn = matches!((before.state(), after.state()), (State::Ready { .. }, State::Warming));
+    if rank(after) < rank(before) && !is_withdrawn {
         return violation("an assigned instance is never offered again", change());
     }
     // No transition skips a state, so each state on the way is at least one transition.
-    let steps = (rank(after) - rank(before)).max(1);
+    let steps = rank(after).saturating_sub(rank(before)).max(1);
     if after.generation() < before.generation().saturating_add(steps) {
         return violation("each transition raises the generation", change());
     }

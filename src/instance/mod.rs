@@ -7,7 +7,8 @@
 //! ```text
 //!            offer           claim         expire, lapse, fail, evict       forget
 //!  warming ---------> ready ---------> assigned ---------> expired ---------------------> gone
-//!     |               |  ^               |  | ^                                            ^
+//!     |  ^            |  ^               |  | ^                                            ^
+//!     |  +- withdraw -+  |               |  | |                                            |
 //!     |               |  +- undo claim --+  | |                                            |
 //!     |               |                     | +-- extend: assigned with a later deadline   |
 //!     |               |                     +----------- release --------------------------+
@@ -18,6 +19,7 @@
 //! |---|---|---|---|
 //! | insert | -> `warming` | A node begins to make the instance. | [`Instance::warming`] |
 //! | offer | `warming` -> `ready` | The app answers; visitors may get the instance. | [`Instance::offered`] |
+//! | withdraw | `ready` -> `warming` | The app no longer passes its ready check. | [`Instance::withdrawn`] |
 //! | claim | `ready` -> `assigned` | One visitor gets the instance, and the lease begins. | [`Instance::assigned_to`] |
 //! | undo claim | `assigned` -> `ready` | No byte of the claim's answer was attempted. | [`Instance::claim_undone`] |
 //! | extend | `assigned` -> `assigned` | The deadline moves forward. | [`Instance::extended`] |

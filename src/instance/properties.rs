@@ -19,6 +19,7 @@ enum Request {
     Lapse,
     Release,
     Retire,
+    Withdraw,
     Forget,
     Wait(u64),
 }
@@ -34,6 +35,7 @@ fn request() -> impl Strategy<Value = Request> {
         1 => Just(Request::Lapse),
         1 => Just(Request::Release),
         1 => Just(Request::Retire),
+        1 => Just(Request::Withdraw),
         2 => Just(Request::Forget),
         4 => prop_oneof![4 => 0_u64..800, 1 => Just(600_000)].prop_map(Request::Wait),
     ]
@@ -55,6 +57,7 @@ fn apply(instance: &Instance, request: &Request, token: u128, now: Millis) -> Re
         Request::Lapse => instance.claim_lapsed(now).map(Some).map_err(drop),
         Request::Release => instance.may_be_released(now).map(|()| None).map_err(drop),
         Request::Retire => instance.may_be_retired().map(|()| None).map_err(drop),
+        Request::Withdraw => instance.withdrawn().map(Some).map_err(drop),
         Request::Forget => instance.may_be_forgotten(now).then_some(None).ok_or(()),
         Request::Wait(_) => Ok(Some(instance.clone())),
     }
@@ -86,7 +89,8 @@ proptest! {
             prop_assert_eq!(check_step(&seen, seen_after.as_ref(), now), Ok(()), "as readers see it");
             let Some(after) = after else { break };
             prop_assert_eq!(check([&after]), Ok(()));
-            prop_assert!(rank(&after) >= rank(&instance), "{} became {}", instance.state().name(), after.state().name());
+            let is_withdrawal = matches!(request, Request::Withdraw) && instance.state().name() == "ready";
+            prop_assert!(is_withdrawal || rank(&after) >= rank(&instance), "{} became {}", instance.state().name(), after.state().name());
             if !matches!(request, Request::Wait(_)) {
                 prop_assert_eq!(after.generation(), instance.generation() + 1);
             }

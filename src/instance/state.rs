@@ -194,6 +194,18 @@ impl Instance {
         }
     }
 
+    /// Withdraw: ready to warming, because the app no longer passes its ready check. No visitor may have the instance
+    /// until it is offered again.
+    ///
+    /// # Errors
+    /// The instance is not ready.
+    pub fn withdrawn(&self) -> Result<Self, TransitionRefused> {
+        match self.state {
+            State::Ready { .. } => Ok(self.with_state(State::Warming)),
+            _ => Err(self.refuse("be withdrawn")),
+        }
+    }
+
     /// Claim without limits: ready to assigned. One visitor, whom no limit counts, has the instance for `ttl` from
     /// `now`.
     ///

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::Pool;
 use super::claim::delivery_worker;
 use super::end::{expire, fail, gc};
-use super::supply::{memory_sampler, reconcile};
+use super::supply::{memory_sampler, ready_watch, reconcile};
 use crate::telemetry::task;
 use crate::template::Templates;
 
@@ -19,6 +19,7 @@ impl Pool {
         // If it fails, the reconcile loop does it soon.
         let _is_done = gc::collect(self).await;
         task::spawn("pool reconcile", reconcile::run(self.clone()));
+        task::spawn("pool ready watch", ready_watch::run(self.clone()));
         task::spawn("pool exits", fail::watch_exits(self.clone(), exits));
         task::spawn("pool expire", expire::run(self.clone()));
         task::spawn("pool memory", memory_sampler::run(self.clone()));

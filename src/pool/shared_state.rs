@@ -21,6 +21,7 @@ use super::shared_query::SharedQuery;
 use super::stats::TemplateStats;
 use super::supply::hooks::RandomTextSources;
 use super::supply::memory_sample::MemorySample;
+use super::supply::ready_watch::ReadyWatch;
 use super::template_pool::TemplatePools;
 use crate::clock::Clock;
 use crate::cluster::Membership;
@@ -81,6 +82,8 @@ pub struct Pool {
     pub(super) refused_visitors: RefusedVisitors,
     /// The instances that a task is making or stopping at present.
     pub(super) in_flight: InFlight,
+    /// The ready instances of this node, which are checked again and again.
+    pub(super) ready_watch: ReadyWatch,
     /// The sources of the random texts in hooks; set once its secret is known.
     pub(super) random_texts: OnceLock<RandomTextSources>,
     /// Whether other nodes share the store, so that the random texts are derived from the shared secret.
@@ -124,6 +127,7 @@ impl Pool {
             ping_query: SharedQuery::default(),
             refused_visitors: RefusedVisitors::default(),
             in_flight: InFlight::default(),
+            ready_watch: ReadyWatch::default(),
             is_clustered: parts.secret.is_none(),
             random_texts: parts
                 .secret

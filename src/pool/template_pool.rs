@@ -42,6 +42,10 @@ pub(super) struct TemplatePool {
     /// The progress of its checkpoints.
     pub(super) bake_state: BakeState,
     times: Mutex<ProvisionTimes>,
+    /// When an instance was last ended so that another takes its place.
+    replaced_at: Mutex<Option<Instant>>,
+    /// Until when one more ready instance than the target is wanted.
+    surplus_until: Mutex<Option<Instant>>,
     /// Whether fewer instances than the minimum were ready when that was last looked at. It is logged when it becomes
     /// so.
     pub(super) is_low: AtomicBool,
@@ -70,6 +74,8 @@ impl TemplatePool {
             observed_memory: Mutex::default(),
             bake_state: BakeState::default(),
             times: Mutex::new(ProvisionTimes { method: StartMethod::Cold, recent: VecDeque::new() }),
+            replaced_at: Mutex::default(),
+            surplus_until: Mutex::default(),
             // A new pool is low until it is filled, which is not worth a log line.
             is_low: AtomicBool::new(true),
         }
@@ -87,6 +93,37 @@ impl TemplatePool {
         let room =
             if sizes.limited_by_memory { self.memory_capacity.load(Ordering::Acquire) } else { usize::MAX };
         PoolSizes { max: sizes.max.min(room), ..sizes }
+    }
+
+    /// Returns how many provisioning attempts are in progress.
+    pub(super) fn attempts(&self) -> usize {
+        self.attempts.load(Ordering::Acquire)
+    }
+
+    /// Returns whether an instance may be ended at `now` so that another takes its place, which is so once in an
+    /// `interval`; the caller must do so then.
+    pub(super) fn may_replace(&self, now: Instant, interval: Duration) -> bool {
+        let mut replaced_at = self.replaced_at.lock();
+        let may = replaced_at.is_none_or(|at| now >= at + interval);
+        if may {
+            *replaced_at = Some(now);
+        }
+        may
+    }
+
+    /// Has the pool filled up to its target at once.
+    pub(super) fn refill(&self) {
+        self.is_refilling.store(true, Ordering::Release);
+    }
+
+    /// Has one ready instance more than the target made and kept, until that time.
+    pub(super) fn want_surplus(&self, until: Instant) {
+        *self.surplus_until.lock() = Some(until);
+    }
+
+    /// Returns how many ready instances more than the target are wanted at `now`.
+    pub(super) fn surplus(&self, now: Instant) -> usize {
+        usize::from(self.surplus_until.lock().is_some_and(|until| now < until))
     }
 
     /// Sets for how many instances the memory has room. Returns the number before.

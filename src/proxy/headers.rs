@@ -13,6 +13,7 @@ use super::public_links::{InstanceOrigin, has_links};
 use super::routes::Route;
 use super::target::Target;
 use crate::api::INSTANCE_TOKEN_HEADER;
+use crate::clock::Clock;
 use crate::cluster::{HOP_HEADER, Provenance};
 use crate::config::Scheme;
 use crate::request::{RequestId, authority, forwarded_for};
@@ -125,10 +126,10 @@ impl Proxy {
 
 impl ForwardedHeaders {
     /// Adds the header that depends on the target: the deadline for an app, the hop header for another node.
-    pub(super) fn for_target(mut self, route: &Route, target: &Target) -> Self {
+    pub(super) fn for_target(mut self, route: &Route, target: &Target, clock: &Clock) -> Self {
         match target {
             Target::App => {
-                if let Ok(value) = HeaderValue::from_str(&route.deadline().rfc3339()) {
+                if let Ok(value) = HeaderValue::from_str(&clock.shown(route.deadline()).rfc3339()) {
                     self.set.push((EXPIRES_AT, value));
                 }
             }

@@ -195,8 +195,11 @@ impl ProxyHttp for Proxy {
             return Ok(());
         };
         let source = request_source(session, &ctx.provenance);
-        let forwarded =
-            self.forwarded_headers(session.req_header(), source, request_id).for_target(route, target);
+        let forwarded = self.forwarded_headers(session.req_header(), source, request_id).for_target(
+            route,
+            target,
+            self.0.pool.clock(),
+        );
         rewrite_request(upstream, &forwarded)?;
         if let Some(path_and_query) = upstream.uri.path_and_query().cloned() {
             // The upstream gets the origin form of the request target, whatever form the client sent.

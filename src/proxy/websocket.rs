@@ -99,7 +99,8 @@ impl Proxy {
         *handshake.uri_mut() = path_and_query.parse().map_err(|_| ApiError::MalformedHead)?;
         *handshake.version_mut() = Version::HTTP_11;
         *handshake.headers_mut() = head.headers.clone();
-        let forwarded = self.forwarded_headers(head, source, request_id).for_target(&route, &target);
+        let forwarded =
+            self.forwarded_headers(head, source, request_id).for_target(&route, &target, self.0.pool.clock());
         rewrite_handshake(handshake.headers_mut(), &forwarded);
 
         let response_timeout =
@@ -189,6 +190,9 @@ async fn copy_both_ways(client: OnUpgrade, upstream: OnUpgrade) {
     let _ = tokio::io::copy_bidirectional(&mut client, &mut upstream).await;
 }
 
+/// Longest wait until the deadline is looked at again: the timer stands still while the host is suspended.
+const MAX_DEADLINE_WAIT: Duration = Duration::from_secs(10);
+
 /// Waits for the route's deadline, including extensions of the lease that come meanwhile.
 async fn wait_for_deadline(route: &Route, clock: &Clock) {
     loop {
@@ -196,7 +200,7 @@ async fn wait_for_deadline(route: &Route, clock: &Clock) {
         if remaining.is_zero() {
             return;
         }
-        tokio::time::sleep(remaining).await;
+        tokio::time::sleep(remaining.min(MAX_DEADLINE_WAIT)).await;
     }
 }
 

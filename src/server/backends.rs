@@ -112,6 +112,7 @@ pub fn open_store(
             let settings = valkey::Settings {
                 node: node.id().clone(),
                 recovery_timeout: node_timeout,
+                clock: Some(clock.clone()),
                 ..valkey_settings(config)
             };
             Arc::new(ValkeyStore::open(settings, &node.grant_log_file())?)

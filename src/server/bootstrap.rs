@@ -25,7 +25,7 @@ use super::shutdown::{ProcessSignals, ShutdownSequence, StopSignal};
 use super::state_dir::{self, NodeDir};
 use super::tls::{ServerTls, TlsError};
 use crate::api::{Api, ApiKey, TrustedOrigins};
-use crate::clock::Clock;
+use crate::clock::{Clock, continue_steady_time};
 use crate::cluster::{self, Directory, Heartbeat, PeerClient, PeerTls};
 use crate::config::{self, Config, RuntimeMode};
 use crate::pool::{self, Pool};
@@ -106,8 +106,9 @@ pub async fn serve(config: Config, file: Option<PathBuf>, own_program: PathBuf) 
     let runtime =
         start_runtime(&node, &runtime_settings, &own_program, open_files.original, forbidden.subscribe())
             .await?;
-    let clock = Clock::System;
     let is_clustered = store_settings.is_some();
+    continue_steady_time(&node.clock_file()).map_err(state_error)?;
+    let clock = if is_clustered { Clock::Shared(Arc::default()) } else { Clock::System };
     let api_key = api_key_or_own(api_key, &state_dir, bound).map_err(state_error)?;
     // In a cluster all nodes share one secret, since any of them may show the texts of an instance.
     let secret =

@@ -114,6 +114,11 @@ impl NodeDir {
         self.path.join("instances")
     }
 
+    /// Returns the file that keeps the steady time from one server process to the next. It may not exist yet.
+    pub fn clock_file(&self) -> PathBuf {
+        self.path.join("clock")
+    }
+
     /// Returns the file in which the embedded store records assigned instances. It may not exist yet.
     pub fn journal_file(&self) -> PathBuf {
         self.path.join("journal")

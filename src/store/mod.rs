@@ -56,6 +56,12 @@ pub trait Store: Send + Sync + 'static {
     /// `Unknown` without a record; `Refused` when the instance is not warming.
     async fn offer(&self, id: &InstanceId, endpoint: Endpoint) -> Result<Instance, StoreError>;
 
+    /// Makes a ready instance warming: no claim gets it until it is offered again. Returns the new record.
+    ///
+    /// # Errors
+    /// `Unknown` without a record; `Refused` when the instance is not ready.
+    async fn withdraw(&self, id: &InstanceId) -> Result<Instance, StoreError>;
+
     /// Assigns one ready instance to one visitor.
     ///
     /// The instance is the longest-ready of `claim.node`, else the longest-ready of all nodes that neither drain nor

@@ -59,6 +59,8 @@ pub struct Template {
     pub app: Arc<App>,
     /// When an instance counts as ready.
     pub ready: ReadyCheck,
+    /// Time between two requests of the ready check to an instance that waits for a visitor.
+    pub recheck_interval: Duration,
     /// Paths that are requested once from each instance after its app answers and before it is offered.
     pub warm_up: Vec<String>,
     /// What gives each instance its own address, keys and passwords.

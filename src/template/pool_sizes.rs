@@ -19,6 +19,8 @@ pub struct PoolSizes {
     pub replenish_interval: Duration,
     /// The most instances that are made at the same time.
     pub concurrency: usize,
+    /// How long an instance may wait for a visitor before another takes its place; `None` for any time.
+    pub max_idle_age: Option<Duration>,
 }
 
 impl Eq for PoolSizes {}

@@ -15,6 +15,7 @@ mod support {
     pub mod stack;
     #[allow(dead_code, reason = "the backends' tests use clusters and Sentinels")]
     pub mod valkey_server;
+    pub mod wall_clock;
 }
 
 mod api;

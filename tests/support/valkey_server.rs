@@ -28,6 +28,7 @@ pub(crate) struct ValkeyServer {
     folder: PathBuf,
     ip: Ipv4Addr,
     arguments: Vec<String>,
+    variables: Vec<(String, String)>,
 }
 
 /// What a server keeps on disk.
@@ -42,6 +43,11 @@ pub(crate) enum Persistence {
 impl ValkeyServer {
     /// Starts a server. Returns `None` and prints why if Valkey is not installed.
     pub(crate) fn start(keeps: Persistence, more: &[&str]) -> Option<Self> {
+        Self::start_with(keeps, more, &[])
+    }
+
+    /// Starts a server with these environment variables too.
+    pub(crate) fn start_with(keeps: Persistence, more: &[&str], variables: &[(&str, &str)]) -> Option<Self> {
         let [.., a, b, c] = ClaimToken::random().0.to_be_bytes();
         // All of 127.0.0.0/8 is loopback. Addresses of the lower half may be in use on this host.
         let ip = Ipv4Addr::new(127, a | 128, b, c);
@@ -70,8 +76,10 @@ impl ValkeyServer {
             arguments.extend([word.to_owned(), ip.to_string()]);
         }
         arguments.extend(more.iter().map(|word| (*word).to_owned()));
-        let child = spawn(&folder, &arguments)?;
-        let server = Self { child, folder, ip, arguments };
+        let variables: Vec<_> =
+            variables.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+        let child = spawn(&folder, &arguments, &variables)?;
+        let server = Self { child, folder, ip, arguments, variables };
         server.wait_until_it_answers();
         Some(server)
     }
@@ -85,7 +93,7 @@ impl ValkeyServer {
     /// Starts the server again at its address, with the data that is on disk.
     pub(crate) fn restart(&mut self) {
         self.kill();
-        self.child = spawn(&self.folder, &self.arguments).expect("it started before");
+        self.child = spawn(&self.folder, &self.arguments, &self.variables).expect("it started before");
         self.wait_until_it_answers();
     }
 
@@ -148,9 +156,10 @@ impl Drop for ValkeyServer {
     }
 }
 
-fn spawn(folder: &Path, arguments: &[String]) -> Option<Child> {
+fn spawn(folder: &Path, arguments: &[String], variables: &[(String, String)]) -> Option<Child> {
     let path = stack::path_with("valkey-server")?;
     let mut command = Command::new("valkey-server");
+    command.envs(variables.iter().map(|(name, value)| (name, value)));
     command.env("PATH", path).args(arguments).current_dir(folder).stdin(Stdio::null()).stdout(Stdio::null());
     Some(command.spawn().unwrap())
 }
@@ -250,8 +259,8 @@ impl ReplicatedValkey {
         )
         .unwrap();
         let arguments = vec!["sentinel.conf".to_owned(), "--sentinel".to_owned()];
-        let child = spawn(&folder, &arguments)?;
-        let server = ValkeyServer { child, folder, ip, arguments };
+        let child = spawn(&folder, &arguments, &[])?;
+        let server = ValkeyServer { child, folder, ip, arguments, variables: Vec::new() };
         server.wait_until_it_answers();
         Some(server)
     }

@@ -46,7 +46,7 @@ impl Api {
             id: instance.id().as_str(),
             url,
             admin_url,
-            expires_at: lease.deadline().rfc3339(),
+            expires_at: self.pool.clock().shown(lease.deadline()).rfc3339(),
             ttl_seconds: lease.deadline().since(lease.assigned_at()).as_secs(),
             token: lease.token().reveal(),
             credentials: credentials.as_ref().map(Secret::reveal),

@@ -40,7 +40,7 @@ impl Api {
         let lease = instance.lease().ok_or(ApiError::Internal("EXTEND_ERROR"))?;
         let extended = ExtendResponse {
             id: id.as_str(),
-            expires_at: lease.deadline().rfc3339(),
+            expires_at: self.pool.clock().shown(lease.deadline()).rfc3339(),
             ttl_remaining: lease.remaining(self.pool.clock().now()).as_secs(),
         };
         Ok(response::json(StatusCode::OK, &extended))

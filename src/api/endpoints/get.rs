@@ -43,7 +43,8 @@ impl Api {
         let (url, admin_url) = self.urls(&instance);
         let lease = instance.lease();
         let is_assigned = matches!(instance.state(), State::Assigned { .. });
-        let now = self.pool.clock().now();
+        let clock = self.pool.clock();
+        let now = clock.now();
         let credentials = self.pool.credentials(&instance).filter(|_| is_assigned && may_read_credentials);
         let body = GetResponse {
             id: id.as_str(),
@@ -54,9 +55,9 @@ impl Api {
                 State::Expired { reason, .. } => Some(reason.name()),
                 _ => None,
             },
-            created_at: instance.created_at().rfc3339(),
-            assigned_at: lease.map(|lease| lease.assigned_at().rfc3339()),
-            expires_at: lease.map(|lease| lease.deadline().rfc3339()),
+            created_at: clock.shown(instance.created_at()).rfc3339(),
+            assigned_at: lease.map(|lease| clock.shown(lease.assigned_at()).rfc3339()),
+            expires_at: lease.map(|lease| clock.shown(lease.deadline()).rfc3339()),
             ttl_remaining_seconds: lease
                 .filter(|_| is_assigned)
                 .map_or(0, |lease| lease.remaining(now).as_secs()),

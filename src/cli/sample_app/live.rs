@@ -48,7 +48,7 @@ pub(super) fn socket(app: Arc<SampleApp>, mut request: Request<Incoming>) -> App
         let refused = response::with(refused, UPGRADE, "websocket");
         return response::with(refused, SEC_WEBSOCKET_VERSION, "13");
     };
-    let left = page::time_left(request.headers(), app.clock.now()).map(|left| left.millis());
+    let left = page::time_left(request.headers(), app.clock.wall_now()).map(|left| left.millis());
     task::spawn("sample-app live socket", run_socket(app, hyper::upgrade::on(&mut request), left));
     let mut switching = response::text(StatusCode::SWITCHING_PROTOCOLS, Bytes::new());
     switching.headers_mut().clear();
@@ -203,7 +203,7 @@ pub(super) fn events(app: &SampleApp) -> AppResponse {
     seconds.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let ticks = stream::unfold((seconds, clock, 0u64), |(mut seconds, clock, n)| async move {
         seconds.tick().await;
-        let data = json!({ "n": n, "now": clock.now().rfc3339() });
+        let data = json!({ "n": n, "now": clock.wall_now().rfc3339() });
         Some((Bytes::from(format!("event: tick\ndata: {data}\n\n")), (seconds, clock, n + 1)))
     });
     response::with(

@@ -88,7 +88,7 @@ pub(super) fn guest_book(
     form: &Form,
     problem: Option<&FormProblem>,
 ) -> AppResponse {
-    let now = app.clock.now();
+    let now = app.clock.wall_now();
     let book = app.entries.book();
     let count = book.newest_first().len();
     let entries = Html::concat(book.newest_first().map(|each| entry(each, now)));

@@ -51,7 +51,7 @@ fn entries(app: &SampleApp, headers: &HeaderMap) -> Value {
     json!({
         "entries": book.newest_first().map(BookEntry::view).collect::<Vec<_>>(),
         "last_id": book.last_id(),
-        "left_ms": page::time_left(headers, app.clock.now()).map(|left| left.millis()),
+        "left_ms": page::time_left(headers, app.clock.wall_now()).map(|left| left.millis()),
     })
 }
 
@@ -104,7 +104,7 @@ async fn read(headers: &HeaderMap, body: Incoming) -> Result<Form, FormProblem> 
 
 async fn enter(app: &Arc<SampleApp>, form: &Form) -> Result<BookEntry, FormProblem> {
     let draft = EntryDraft::new(&form.name, &form.text).map_err(FormProblem::from)?;
-    app.entries.sign(draft, app.clock.now()).await.map_err(|error| {
+    app.entries.sign(draft, app.clock.wall_now()).await.map_err(|error| {
         tracing::warn!(%error, "failed to save entry");
         FormProblem::new(StatusCode::SERVICE_UNAVAILABLE, error.to_string())
     })

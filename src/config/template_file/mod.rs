@@ -9,8 +9,8 @@ use std::time::Duration;
 use toml::de::DeTable;
 
 use super::defaults::{
-    AUTO_NEEDS_CONTAINERS, DEFAULT_SILENCE, MAX_INSTANCES, MIN_REPLENISH_INTERVAL, MIN_TTL, PoolMax,
-    PoolOverrides, RateDefaults,
+    AUTO_NEEDS_CONTAINERS, DEFAULT_RECHECK_INTERVAL, DEFAULT_SILENCE, MAX_INSTANCES, MIN_MAX_IDLE_AGE,
+    MIN_RECHECK_INTERVAL, MIN_REPLENISH_INTERVAL, MIN_TTL, PoolMax, PoolOverrides, RateDefaults,
 };
 use super::errors::ConfigErrors;
 use super::file_context::{FileContext, request_path};
@@ -56,7 +56,7 @@ fn template(name: &str, table: &mut TomlTable<'_>, context: &FileContext<'_>) ->
     let name =
         TemplateName::new(name).map_err(|e| table.report("", "the name cannot be used", e.to_string())).ok();
     let app = app(table, context);
-    let ready = ready(table);
+    let (ready, recheck_interval) = ready(table);
     let warm_up = table.texts("warm_up", "write a list of paths, each with a slash first", request_path);
     let warm_up: Vec<String> = warm_up.unwrap_or_default().into_iter().map(str::to_owned).collect();
     let is_container = context.has_containers == Some(true) || table.has("image");
@@ -85,6 +85,7 @@ fn template(name: &str, table: &mut TomlTable<'_>, context: &FileContext<'_>) ->
         revision: revision(&app, &ready, &warm_up, &hooks),
         app: Arc::new(app),
         ready,
+        recheck_interval,
         warm_up,
         hooks,
         admin_path: admin_path.unwrap_or_else(default_admin_path),
@@ -102,10 +103,11 @@ fn one_line(text: &str) -> Option<&str> {
     (!text.is_empty() && !text.contains(char::is_control)).then_some(text)
 }
 
-fn ready(table: &mut TomlTable<'_>) -> ReadyCheck {
+/// Returns the ready check, and the time between two requests to an instance that waits for a visitor.
+fn ready(table: &mut TomlTable<'_>) -> (ReadyCheck, Duration) {
     let ReadyCheck { path, status, body, interval, timeout } = ReadyCheck::default();
     let Some(mut table) = table.table("ready") else {
-        return ReadyCheck { path, status, body, interval, timeout };
+        return (ReadyCheck { path, status, body, interval, timeout }, DEFAULT_RECHECK_INTERVAL);
     };
     let ready = ReadyCheck {
         path: table.text("path", PATH_RULE, request_path).map_or(path, str::to_owned),
@@ -114,8 +116,9 @@ fn ready(table: &mut TomlTable<'_>) -> ReadyCheck {
         interval: table.duration("interval", MILLISECOND).unwrap_or(interval),
         timeout: table.duration("timeout", MILLISECOND).unwrap_or(timeout),
     };
+    let recheck_interval = table.duration("recheck_interval", MIN_RECHECK_INTERVAL);
     table.finish();
-    ready
+    (ready, recheck_interval.unwrap_or(DEFAULT_RECHECK_INTERVAL))
 }
 
 fn pool(table: &mut TomlTable<'_>, context: &FileContext<'_>) -> PoolSizes {
@@ -129,6 +132,7 @@ fn pool(table: &mut TomlTable<'_>, context: &FileContext<'_>) -> PoolSizes {
             max: table.number_or_word("max", &PoolMax::rule("\"auto\""), PoolMax::read),
             replenish_threshold: table.decimal("replenish_threshold", 0.0, 1.0),
             replenish_interval: table.duration("replenish_interval", MIN_REPLENISH_INTERVAL),
+            max_idle_age: table.duration("max_idle_age", MIN_MAX_IDLE_AGE),
         };
         if overrides.max == Some(PoolMax::Auto) && context.has_containers == Some(false) {
             let remedy = "write a number, or serve with CONTAINER_MODE=containerd";

@@ -38,8 +38,8 @@ admin_path = "/admin"
 ttl = "30m"
 max_ttl = "2h"
 silence = "90s"
-ready = { path = "/up", status = 204, body = "ok", interval = "10ms", timeout = "5s" }
-pool = { target = 4, min = 1, max = 8, replenish_threshold = 1, replenish_interval = "1s", concurrency = 2 }
+ready = { path = "/up", status = 204, body = "ok", interval = "10ms", timeout = "5s", recheck_interval = "40s" }
+pool = { target = 4, min = 1, max = 8, replenish_threshold = 1, replenish_interval = "1s", concurrency = 2, max_idle_age = "6h" }
 rate_limit = { hourly = 0, daily = 9, concurrent = 4 }
 limits = { cpu_seconds = 60, memory = "512M", open_files = 256, file_size = 1024 }
 "#;
@@ -61,6 +61,7 @@ fn every_key_reaches_its_setting() {
     assert_eq!((shop.pool.min, shop.pool.target, shop.pool.max), (1, 4, 8));
     assert_eq!((shop.pool.replenish_threshold, shop.pool.concurrency), (1.0, 2));
     assert_eq!(shop.pool.replenish_interval, SECOND);
+    assert_eq!((shop.recheck_interval, shop.pool.max_idle_age), (SECOND * 40, Some(SECOND * 21_600)));
     assert_eq!(shop.rate_limit, RateLimits { hourly: 0, daily: 9, concurrent: 4 });
     assert_eq!((shop.app.limits.cpu_seconds, shop.app.limits.memory), (Some(60), Some(512 << 20)));
     assert_eq!((shop.app.limits.open_files, shop.app.limits.file_size), (Some(256), Some(1024)));
@@ -75,6 +76,7 @@ fn a_template_needs_only_a_command() {
     assert_eq!((template.ready.path.as_str(), template.ready.status), ("/", 200));
     assert_eq!((template.ready.interval, template.ready.timeout), (SECOND / 20, SECOND * 60));
     assert_eq!((template.admin_path.as_str(), template.silence), ("/", SECOND * 60));
+    assert_eq!((template.recheck_interval, template.pool.max_idle_age), (SECOND * 10, None));
 }
 
 #[test]

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::task::consume_budget;
+use tokio::time::Instant;
 
 use crate::instance::{Instance, InstanceId, State};
 use crate::pool::Pool;
@@ -72,6 +73,7 @@ async fn try_collect(pool: &Arc<Pool>) -> Result<(), GcError> {
         }
     }
     retire_all(pool, unwanted(pool, &records).await).await?;
+    pool.ready_watch.follow(pool, &records);
     for record in records {
         yield_now().await;
         drop(record);
@@ -155,7 +157,8 @@ async fn unwanted<'a>(pool: &Pool, records: &'a [Instance]) -> Vec<&'a Instance>
                 let (sizes, assigned) = (template_pool.sizes(), assigned.get(name).copied().unwrap_or(0));
                 let count = kept.entry(name).or_default();
                 *count += 1;
-                let wanted = sizes.target + template_pool.wait_queue.len();
+                let surplus = template_pool.surplus(Instant::now());
+                let wanted = sizes.target + surplus + template_pool.wait_queue.len();
                 pool.is_draining() || *count > wanted.min(sizes.max.saturating_sub(assigned))
             }
         }

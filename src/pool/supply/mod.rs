@@ -6,6 +6,9 @@
 //! | `plan.rs` | how many instances to make now: a pure function |
 //! | `provision.rs` | making one instance: a table of steps, each with its undo |
 //! | `readiness.rs` | requests to an app: ready check and warm-up |
+//! | `ready_watch.rs` | asks ready instances their ready check again and again |
+//! | `withdrawn.rs` | those that fail it: offered again, or replaced |
+//! | `max_idle_age.rs` | replaces ready instances that are too old |
 //! | `hooks.rs` | what gives an instance its own address, keys and passwords |
 //! | `bake.rs`, `bake_state.rs` | checkpoints: when one is made, and what is known of them |
 //! | `compare_restores.rs`, `repeated_values.rs` | what two instances of a new checkpoint both draw at random |
@@ -19,10 +22,13 @@ pub(super) mod bake_state;
 pub(super) mod capacity;
 mod compare_restores;
 pub(super) mod hooks;
+mod max_idle_age;
 pub(super) mod memory_sample;
 pub(super) mod memory_sampler;
 pub(super) mod plan;
 pub(super) mod provision;
 pub(super) mod readiness;
+pub(super) mod ready_watch;
 pub(super) mod reconcile;
 mod repeated_values;
+mod withdrawn;

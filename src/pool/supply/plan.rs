@@ -12,6 +12,8 @@ pub(super) struct PoolObservation {
     pub(super) attempts: usize,
     /// Visitors who wait for an instance.
     pub(super) waiting: usize,
+    /// Ready instances more than the target that are wanted.
+    pub(super) surplus: usize,
     /// Whether a refill was begun and has not reached the target yet.
     pub(super) is_refilling: bool,
     /// Whether the template's replenish interval has passed.
@@ -39,9 +41,13 @@ pub(super) struct SupplyPlan {
 pub(super) fn plan(seen: PoolObservation, sizes: &PoolSizes) -> SupplyPlan {
     let StateCounts { warming, ready, assigned } = seen.counts;
     let coming = ready + warming;
-    let wanted = sizes.target + seen.waiting;
+    let wanted = sizes.target + seen.surplus + seen.waiting;
     let is_below_threshold = (ready as f64) < sizes.target as f64 * sizes.replenish_threshold;
-    let begin = seen.is_refilling || is_below_threshold || seen.is_interval_over || seen.waiting > warming;
+    let begin = seen.is_refilling
+        || seen.surplus > 0
+        || is_below_threshold
+        || seen.is_interval_over
+        || seen.waiting > warming;
     let missing = if begin { wanted.saturating_sub(coming) } else { 0 };
     let room = sizes.max.saturating_sub(coming + assigned);
     let concurrent = sizes.concurrency.saturating_sub(seen.attempts);
@@ -69,6 +75,7 @@ mod tests {
             replenish_threshold: 0.5,
             replenish_interval: Duration::from_secs(10),
             concurrency: 4,
+            max_idle_age: None,
         }
     }
     fn seen(warming: usize, ready: usize, assigned: usize) -> PoolObservation {
@@ -76,6 +83,7 @@ mod tests {
             counts: StateCounts { warming, ready, assigned },
             attempts: warming,
             waiting: 0,
+            surplus: 0,
             is_refilling: false,
             is_interval_over: false,
             is_pausing: false,
@@ -114,6 +122,13 @@ mod tests {
     }
 
     #[test]
+    fn a_surplus_is_made_beyond_the_target_and_within_the_capacity() {
+        assert_eq!(plan(PoolObservation { surplus: 1, ..seen(0, 10, 5) }, &sizes()).start, 1);
+        assert_eq!(plan(PoolObservation { surplus: 1, ..seen(0, 11, 5) }, &sizes()).start, 0);
+        assert_eq!(plan(PoolObservation { surplus: 1, ..seen(0, 10, 10) }, &sizes()).start, 0);
+    }
+
+    #[test]
     fn during_a_pause_no_attempt_begins_but_the_refill_is_remembered() {
         let plan = plan(PoolObservation { is_pausing: true, ..seen(0, 0, 0) }, &sizes());
         assert_eq!((plan.start, plan.is_refilling), (0, true));
@@ -129,6 +144,7 @@ mod tests {
         ) {
             let v = PoolObservation {
                 counts: StateCounts { warming, ready, assigned }, attempts, waiting,
+                surplus: attempts % 2,
                 is_refilling: flags & 1 > 0, is_interval_over: flags & 2 > 0, is_pausing: flags & 4 > 0,
             };
             let p = plan(v, &sizes());

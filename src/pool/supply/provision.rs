@@ -234,7 +234,10 @@ impl ProvisionDraft<'_> {
                 Err(StoreError::Refused(_)) => Ok(()),
                 _ => Err(ProvisionError::Stopping),
             },
-            Ok(_) => Ok(()),
+            Ok(offered) => {
+                self.pool.ready_watch.add(&offered, self.template.recheck_interval);
+                Ok(())
+            }
             // Perhaps only the answer was lost. Then a visitor may have the instance by now, and keeps it.
             Err(lost @ StoreError::Unavailable(_)) => {
                 match self.pool.ask(self.pool.store.retire(&self.id)).await {

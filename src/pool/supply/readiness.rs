@@ -1,5 +1,6 @@
 //! Requests to the app of one instance: its ready check, and its warm-up.
 
+use std::io;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -14,7 +15,7 @@ use crate::telemetry::{Metrics, Outcome};
 use crate::template::ReadyCheck;
 
 /// Longest time of one request of the ready check.
-const CHECK_TIMEOUT: Duration = Duration::from_secs(5);
+pub(super) const CHECK_TIMEOUT: Duration = Duration::from_secs(5);
 /// First pause between two requests of the ready check. It doubles up to the check's interval, since most apps need
 /// either a few milliseconds or many.
 const FIRST_PAUSE: Duration = Duration::from_millis(2);
@@ -79,6 +80,41 @@ pub(super) async fn wait_until_ready(
         }
         pause = (pause * 2).min(check.interval);
     }
+}
+
+/// A request of the ready check that failed.
+#[derive(Debug)]
+pub(super) struct CheckFailure {
+    /// What happened.
+    pub(super) what: String,
+    /// Whether the app refused the connection.
+    pub(super) is_refused: bool,
+}
+
+/// Sends the request of the ready check once, and waits for the answer for at most `timeout`.
+///
+/// # Errors
+/// There is no answer in time, or another one than the template expects.
+pub(super) async fn check_once(
+    target: AppTarget<'_>,
+    check: &ReadyCheck,
+    timeout: Duration,
+) -> Result<(), CheckFailure> {
+    if !target.runtime.runs_apps() {
+        return Ok(());
+    }
+    let (what, is_refused) = match tokio::time::timeout(timeout, get(target, &check.path)).await {
+        Err(_) => (format!("no answer to GET {} within {timeout:?}", check.path), false),
+        Ok(Err(error)) => {
+            let kind = error.downcast_ref::<io::Error>().map(io::Error::kind);
+            (error.to_string(), kind == Some(io::ErrorKind::ConnectionRefused))
+        }
+        Ok(Ok(response)) => match check_response(check, &response) {
+            Ok(()) => return Ok(()),
+            Err(what) => (what, false),
+        },
+    };
+    Err(CheckFailure { what, is_refused })
 }
 
 /// Sends one warm-up request and reads the whole response, of whatever status.

@@ -95,6 +95,7 @@ pub(in crate::pool) async fn fill(
         counts,
         attempts,
         waiting: template_pool.wait_queue.waiting(),
+        surplus: template_pool.surplus(Instant::now()),
         is_refilling: template_pool.is_refilling.load(Ordering::Acquire),
         is_interval_over,
         is_pausing: template_pool.pause().is_some(),

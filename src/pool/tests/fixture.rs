@@ -45,6 +45,7 @@ pub(super) fn template(name: &str, revision: u64, target: usize, max: usize) -> 
             timeout: Duration::from_millis(400),
             ..ReadyCheck::default()
         },
+        recheck_interval: Duration::from_secs(1),
         warm_up: vec![WARM.to_owned()],
         hooks: hooks(),
         admin_path: "/".to_owned(),
@@ -56,6 +57,7 @@ pub(super) fn template(name: &str, revision: u64, target: usize, max: usize) -> 
             replenish_threshold: 0.5,
             replenish_interval: Duration::from_secs(1),
             concurrency: 2,
+            max_idle_age: None,
         },
         ttl: Duration::from_secs(5),
         max_ttl: Duration::from_secs(12),

@@ -10,6 +10,7 @@ mod memory;
 mod model;
 mod model_world;
 mod node_hosts;
+mod ready_watch;
 mod test_app;
 pub(super) mod test_runtime;
 mod test_store;

@@ -101,6 +101,9 @@ impl Store for TestStore {
     async fn offer(&self, id: &InstanceId, endpoint: Endpoint) -> Result<Instance, StoreError> {
         self.call("offer", self.inner.offer(id, endpoint)).await
     }
+    async fn withdraw(&self, id: &InstanceId) -> Result<Instance, StoreError> {
+        self.call("withdraw", self.inner.withdraw(id)).await
+    }
     async fn claim(&self, claim: &Claim) -> Result<Claimed, StoreError> {
         self.call("claim", self.inner.claim(claim)).await
     }

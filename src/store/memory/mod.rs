@@ -7,6 +7,7 @@
 //! |---|---|
 //! | `store.rs` | [`MemoryStore`], which finds the table of a template and locks it |
 //! | `template_table.rs` | the steps on the instances of one template, pure but for the route log |
+//! | `step_kind.rs` | what a step means beyond the new record |
 //! | `records.rs`, `ready_queue.rs`, `instance_counts.rs` | its records, those that are ready, and the counts |
 //! | `claim_tokens.rs`, `rate_limits.rs`, `assigned_instances.rs` | its tokens, and what limits count of each visitor |
 //! | `route_log.rs` | the ordered stream of route events |
@@ -27,6 +28,7 @@ mod rate_limits;
 mod ready_queue;
 mod records;
 mod route_log;
+mod step_kind;
 mod store;
 mod template_table;
 

@@ -165,6 +165,10 @@ impl Store for MemoryStore {
         self.with_table_of(id, |table, now| table.offer(id, endpoint, now, &self.log))
     }
 
+    async fn withdraw(&self, id: &InstanceId) -> Result<Instance, StoreError> {
+        self.with_table_of(id, |table, now| table.withdraw(id, now, &self.log))
+    }
+
     async fn claim(&self, claim: &Claim) -> Result<Claimed, StoreError> {
         let step = |table: &mut TemplateTable, now: Millis| table.claim(claim, now, &self.log, &self.nodes);
         Ok(self.with_table(claim.template.as_str(), step).unwrap_or(Claimed::Empty))

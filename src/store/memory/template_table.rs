@@ -15,6 +15,7 @@ use super::rate_limits::VisitorUsages;
 use super::ready_queue::{QueueEnd, ReadyQueue};
 use super::records::{Record, Records, Slot};
 use super::route_log::RouteLog;
+use super::step_kind::{StepKind, is_routed};
 use crate::clock::Millis;
 use crate::instance::{
     Endpoint, ExtendRefused, Instance, InstanceId, NodeId, RateLimited, RateLimits, State, StateCounts,
@@ -41,21 +42,6 @@ pub(super) struct TemplateTable {
     usages: VisitorUsages,
     /// The assigned instances of visitors whom limits count.
     assigned: AssignedInstances,
-}
-
-/// The kind of a step, where its effect is more than the new record.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum StepKind {
-    /// The record is unconfirmed from now on.
-    Claim,
-    /// The record is first in the queue, and proxies learn that it is ready: they knew it as assigned.
-    UndoClaim,
-    Other,
-}
-
-/// Whether proxies must know an instance.
-fn is_routed(instance: &Instance) -> bool {
-    matches!(instance.state(), State::Assigned { .. } | State::Expired { .. })
 }
 
 impl TemplateTable {
@@ -116,6 +102,13 @@ impl TemplateTable {
         let offered = instance.clone().seen_at(now).offered(endpoint)?;
         self.replace(slot, offered.clone(), StepKind::Other, now, log);
         Ok(offered)
+    }
+
+    pub(super) fn withdraw(&mut self, id: &InstanceId, now: Millis, log: &RouteLog) -> StepResult {
+        let (slot, instance) = self.find(id)?;
+        let withdrawn = instance.clone().seen_at(now).withdrawn()?;
+        self.replace(slot, withdrawn.clone(), StepKind::Other, now, log);
+        Ok(withdrawn)
     }
 
     pub(super) fn claim(

@@ -16,6 +16,7 @@ use super::recovery::{GrantLog, ReportGeneration, answer_too_late};
 use super::script_reply::ScriptReply;
 use super::scripts::{Scripts, Step, TermSteps};
 use super::settings::Settings;
+use crate::clock::Clock;
 use crate::instance::NodeId;
 use crate::store::{HeartbeatReply, StoreError};
 
@@ -91,9 +92,14 @@ impl Admission {
         &self.settings.node
     }
 
-    /// Returns the present for a script; empty for Valkey's own time.
+    /// Returns the present for a script, as the prelude of the scripts reads it; empty for Valkey's own time.
     fn now(&self) -> String {
-        self.settings.clock.as_ref().map(|clock| clock.now().0.to_string()).unwrap_or_default()
+        match &self.settings.clock {
+            Some(Clock::Shared(time)) if !time.is_aligned() => String::new(),
+            Some(clock @ Clock::Shared(_)) => format!("steady:{}", clock.now().0),
+            Some(clock) => clock.now().0.to_string(),
+            None => String::new(),
+        }
     }
 
     /// Returns the call of a step in that term.

@@ -1,7 +1,7 @@
 //! The store that many nodes share: Valkey 8 or newer, or Redis 7.
 //!
-//! Every transition is one call of a script, which Valkey runs alone and by its own clock: all of it happens or none,
-//! whatever other nodes do. The rules are those of [`crate::instance`]; the conformance suite checks that the scripts
+//! Every transition is one call of a script, which Valkey runs alone: all of it happens or none, whatever other nodes do.
+//! Its time is the steady time that all nodes share, which each heartbeat checks (`nodes.rs`). The rules are those of [`crate::instance`]; the conformance suite checks that the scripts
 //! follow them.
 //!
 //! All keys share one hash tag. So a cluster keeps them on one server, and in return the route events of all templates

@@ -10,9 +10,15 @@ use super::connection::Call;
 use super::record_codec::{duration_text, token_text};
 use super::script_reply::{ScriptReply, malformed};
 use super::store::ValkeyStore;
+use crate::clock::{Clock, Millis};
 use crate::instance::{ClaimToken, Instance, NodeId};
 use crate::store::{HeartbeatReply, NodeInfo, NodeStatus, StoreError};
 use crate::template::Secret;
+
+/// The longest call whose answer says what time it is.
+const MAX_ALIGNING_CALL: Duration = Duration::from_millis(500);
+/// How far this node's time may be from that of the cluster. `heartbeat.lua` has the same limit.
+const MAX_CLOCK_DIFFERENCE: Duration = Duration::from_secs(2);
 
 impl ValkeyStore {
     /// Sends a heartbeat, and returns the nodes.
@@ -36,9 +42,12 @@ impl ValkeyStore {
         let acknowledged_text = acknowledged.to_string();
         let arguments = [&call, info.id.as_str(), &info_text, secret.reveal(), &acknowledged_text];
         let heartbeat = Call::Script(admission.script_call(&admission.scripts.heartbeat, &arguments));
+        let sent = Instant::now();
         let mut reply = ScriptReply::new(admission.connection.call(&heartbeat).await?);
+        let took = sent.elapsed();
         let (term, number, is_new, secret) =
             (reply.text()?, reply.number()?, reply.number()? == 1, reply.text()?);
+        self.align_clock(reply.millis()?, took);
         let list = HeartbeatReply { nodes: reply.nodes()?, secret: Secret::new(secret), is_new };
         let mut last = admission.last_node_list.lock();
         match &last.list {
@@ -56,6 +65,22 @@ impl ValkeyStore {
             }
             // Valkey may have lost the nodes and their shared secret.
             _ => Err(not_verified()),
+        }
+    }
+
+    /// Aligns this node's time with that of the cluster, which an answer said that took so long. Once it is aligned, only
+    /// a difference counts that the time on the way does not explain: this host stood still, or another node was right.
+    fn align_clock(&self, answered: Millis, took: Duration) {
+        let Some(clock @ Clock::Shared(time)) = &self.admission.settings.clock else { return };
+        if took > MAX_ALIGNING_CALL {
+            return;
+        }
+        let now = answered + took / 2;
+        if !time.is_aligned() {
+            time.align(now);
+        } else if now.0.abs_diff(clock.now().0) > MAX_CLOCK_DIFFERENCE.as_millis() as u64 {
+            tracing::warn!(own = %clock.now(), cluster = %now, "steady time differs from that of the cluster; aligned");
+            time.align(now);
         }
     }
 

@@ -102,8 +102,8 @@ impl ScriptReply {
                 let known = |text: &str, all: &[&'static str]| all.iter().copied().find(|one| *one == text);
                 let from =
                     known(&from, &["warming", "ready", "assigned", "expired"]).ok_or_else(malformed)?;
-                let step =
-                    known(&step, &["be inserted", "be offered", "be retired"]).ok_or_else(malformed)?;
+                let step = known(&step, &["be inserted", "be offered", "be retired", "be withdrawn"])
+                    .ok_or_else(malformed)?;
                 Err(TransitionRefused { from, step }.into())
             }
             _ => Err(malformed()),

@@ -37,7 +37,8 @@ pub struct Settings {
     pub prefix: String,
     /// Longest time of one call, including the time to connect.
     pub call_timeout: Duration,
-    /// The clock of the scripts; `None` is Valkey's own. Only tests have another.
+    /// The clock of the scripts: [`Clock::Shared`], which heartbeats align with that of the cluster, or that of a test.
+    /// `None` is Valkey's own, with the difference that heartbeats of other nodes have found.
     pub clock: Option<Clock>,
     /// Route events kept for followers that lag behind.
     pub max_route_events: usize,

@@ -181,6 +181,12 @@ impl Store for ValkeyStore {
         Ok(offered)
     }
 
+    async fn withdraw(&self, id: &InstanceId) -> Result<Instance, StoreError> {
+        let (withdrawn, _, term) = self.run_on_record(&self.admission.scripts.withdraw, id, &[]).await?;
+        self.note(&term, |view| view.merge(&withdrawn, false))?;
+        Ok(withdrawn)
+    }
+
     async fn claim(&self, claim: &Claim) -> Result<Claimed, StoreError> {
         let Claim { template, token, node, visitor, limits, ttl } = claim;
         let [hourly, daily, concurrent] =

@@ -31,12 +31,13 @@ enum Operation {
     Extend,
     Release,
     Retire,
+    Withdraw,
     Fail,
     Sweep,
     Bury,
 }
 
-const OPERATIONS: [Operation; 11] = [
+const OPERATIONS: [Operation; 12] = [
     Operation::Insert,
     Operation::Offer,
     Operation::Claim,
@@ -45,6 +46,7 @@ const OPERATIONS: [Operation; 11] = [
     Operation::Extend,
     Operation::Release,
     Operation::Retire,
+    Operation::Withdraw,
     Operation::Fail,
     Operation::Sweep,
     Operation::Bury,
@@ -84,7 +86,9 @@ impl FaultyStore {
             }
             Operation::Insert => InstanceId::random(&new_claim().template),
             Operation::Offer => fixture.add_warming("shop", "a").await,
-            Operation::Claim | Operation::Retire => fixture.add_ready("shop", "a").await,
+            Operation::Claim | Operation::Retire | Operation::Withdraw => {
+                fixture.add_ready("shop", "a").await
+            }
             Operation::Extend | Operation::Release | Operation::Fail | Operation::Sweep | Operation::Bury => {
                 fixture.add_assigned().await.id().clone()
             }
@@ -121,6 +125,7 @@ impl FaultyStore {
             Operation::Extend => store.extend(id, MINUTE, MINUTE * 60, NO_LIMITS).await.map(one),
             Operation::Release => store.release(id).await.map(|(record, _)| one(record)),
             Operation::Retire => store.retire(id).await.map(one),
+            Operation::Withdraw => store.withdraw(id).await.map(one),
             Operation::Fail => store.fail(id).await.map(one),
             Operation::Sweep => store.sweep(10).await.map(many),
             Operation::Bury => store.evict_node(&node("a"), Duration::ZERO).await.map(many),
@@ -137,7 +142,9 @@ impl FaultyStore {
             || self.is_confirmed().await
             || matches!(
                 (self.operation, state),
-                (Operation::Insert, "warming") | (Operation::Offer, "ready") | (Operation::Retire, "gone")
+                (Operation::Insert | Operation::Withdraw, "warming")
+                    | (Operation::Offer, "ready")
+                    | (Operation::Retire, "gone")
             )
     }
 
@@ -166,6 +173,7 @@ impl FaultyStore {
             }
             Operation::Release => ("assigned", "gone", 1),
             Operation::Retire => ("ready", "gone", 0),
+            Operation::Withdraw => ("ready", "warming", 0),
             Operation::Fail | Operation::Bury => ("assigned", "expired", 1),
             Operation::Sweep => ("expired", "expired", 1),
         };
@@ -182,7 +190,7 @@ impl FaultyStore {
             Some(1)
         };
         if let Some(ready) = others {
-            let more = (self.operation == Operation::Retire && !done)
+            let more = (matches!(self.operation, Operation::Retire | Operation::Withdraw) && !done)
                 || (self.operation == Operation::TakeBack && done);
             let ready = ready + usize::from(more);
             assert_eq!(self.fixture.counts("shop").await.1, ready, "{:?}", self.operation);
@@ -201,7 +209,9 @@ impl FaultyStore {
                 assert_eq!(again, Ok(vec![self.id.clone()]), "{:?}", self.operation)
             }
             (Operation::Insert, true) => assert_eq!(again, Err(StoreError::Exists)),
-            (Operation::Offer, true) => assert!(matches!(again, Err(StoreError::Refused(_))), "{again:?}"),
+            (Operation::Offer | Operation::Withdraw, true) => {
+                assert!(matches!(again, Err(StoreError::Refused(_))), "{again:?}")
+            }
             (Operation::Sweep | Operation::Bury, true) => assert_eq!(again, Ok(Vec::new())),
             (Operation::TakeBack | Operation::Release | Operation::Retire | Operation::Fail, true) => {
                 assert_eq!(again, Err(StoreError::Unknown))
@@ -218,6 +228,7 @@ async fn load_scripts(fixture: &StoreFixture) {
     assert_eq!(store.extend(&unknown, MINUTE, MINUTE, NO_LIMITS).await, Err(StoreError::Unknown));
     assert_eq!(store.release(&unknown).await, Err(StoreError::Unknown));
     assert_eq!(store.retire(&unknown).await, Err(StoreError::Unknown));
+    assert_eq!(store.withdraw(&unknown).await, Err(StoreError::Unknown));
     assert_eq!(store.fail(&unknown).await, Err(StoreError::Unknown));
     assert_eq!(store.sweep(1).await, Ok(Vec::new()));
     assert_eq!(store.evict_node(&node("none"), Duration::ZERO).await, Ok(Vec::new()));

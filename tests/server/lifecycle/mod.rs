@@ -1,6 +1,7 @@
 //! The server from its start to its end, its pool, and the commands of the program besides `serve`.
 
 mod cli;
+mod clock_steps;
 mod config;
 pub mod crash;
 mod doctor;
@@ -9,6 +10,7 @@ mod forwarded_fields;
 mod logs;
 mod pool;
 mod readme;
+mod ready_watch;
 mod reload;
 mod secrets;
 mod shutdown;

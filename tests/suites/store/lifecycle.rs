@@ -55,6 +55,7 @@ pub(crate) async fn an_unknown_instance_is_unknown_to_every_step(s: &StoreFixtur
         assert_eq!(s.extend(&id, MINUTE, 9 * MINUTE).await, Err(StoreError::Unknown));
         assert_eq!(s.store.release(&id).await, Err(StoreError::Unknown));
         assert_eq!(s.store.retire(&id).await, Err(StoreError::Unknown));
+        assert_eq!(s.store.withdraw(&id).await, Err(StoreError::Unknown));
         assert_eq!(s.store.fail(&id).await, Err(StoreError::Unknown));
         s.add_warming("shop", "a").await;
     }
@@ -72,6 +73,25 @@ pub(crate) async fn an_offer_makes_a_warming_instance_ready_once(s: &StoreFixtur
     assert_eq!(offer_again().await, "assigned");
     s.advance(TTL).await;
     assert_eq!(offer_again().await, "expired");
+}
+
+pub(crate) async fn a_withdrawn_instance_is_not_claimed_until_it_is_offered_again(s: &StoreFixture) {
+    let (first, second) = (s.add_ready("shop", "a").await, s.add_ready("shop", "a").await);
+    let endpoint = match s.get(&first).await.unwrap().state() {
+        State::Ready { endpoint } => *endpoint,
+        other => panic!("{other:?}"),
+    };
+    let withdrawn = s.store.withdraw(&first).await.unwrap();
+    assert_eq!((withdrawn.state(), withdrawn.generation()), (&State::Warming, 3));
+    assert_eq!(s.counts("shop").await, (1, 1, 0));
+    assert_eq!(refused(s.store.withdraw(&first).await).from, "warming");
+    assert_eq!(s.granted(&new_claim()).await.id(), &second);
+    assert_eq!(s.claim(&new_claim()).await, Claimed::Empty);
+    assert_eq!(refused(s.store.withdraw(&second).await).from, "assigned");
+    s.store.offer(&first, endpoint).await.unwrap();
+    assert_eq!(s.granted(&new_claim()).await.id(), &first);
+    s.advance(TTL).await;
+    assert_eq!(refused(s.store.withdraw(&first).await).from, "expired", "overdue");
 }
 
 pub(crate) async fn an_unassigned_instance_can_be_retired(s: &StoreFixture) {

@@ -43,6 +43,7 @@ enum Step {
     Extend(Index, u64, u64, usize),
     Release(Index),
     Retire(Index),
+    Withdraw(Index),
     Fail(Index),
     Sweep(usize),
     /// The time in milliseconds.
@@ -65,6 +66,7 @@ fn step() -> impl Strategy<Value = Step> {
             .prop_map(|(it, by, max, limits)| Step::Extend(it, by, max, limits)),
         3 => which().prop_map(Step::Release),
         1 => which().prop_map(Step::Retire),
+        1 => which().prop_map(Step::Withdraw),
         2 => which().prop_map(Step::Fail),
         3 => prop_oneof![0..3_usize, Just(100)].prop_map(Step::Sweep),
         4 => prop_oneof![
@@ -166,6 +168,10 @@ impl StoreAndModel {
             Step::Retire(it) => {
                 let id = self.which(it);
                 assert_eq!(viewed(store.retire(&id).await), self.model.retire(&id));
+            }
+            Step::Withdraw(it) => {
+                let id = self.which(it);
+                assert_eq!(viewed(store.withdraw(&id).await), self.model.withdraw(&id));
             }
             Step::Fail(it) => {
                 let id = self.which(it);

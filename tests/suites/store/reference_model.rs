@@ -160,6 +160,13 @@ impl ReferenceModel {
         }
     }
 
+    pub(crate) fn withdraw(&mut self, id: &InstanceId) -> Result<View, StoreError> {
+        match self.find(id)?.state {
+            ModelState::Ready(_) => Ok(self.put(id, Some(ModelState::Warming))),
+            other => refused(name(&other), "be withdrawn"),
+        }
+    }
+
     pub(crate) fn extend(
         &mut self,
         id: &InstanceId,

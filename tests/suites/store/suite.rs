@@ -18,6 +18,7 @@ macro_rules! store_suite {
                 only_a_warming_record_can_be_inserted
                 an_unknown_instance_is_unknown_to_every_step
                 an_offer_makes_a_warming_instance_ready_once
+                a_withdrawn_instance_is_not_claimed_until_it_is_offered_again
                 an_unassigned_instance_can_be_retired
                 an_assigned_or_expired_instance_cannot_be_retired
                 an_unassigned_instance_that_fails_is_gone_and_never_claimed

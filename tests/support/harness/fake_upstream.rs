@@ -5,6 +5,7 @@
 //! /            200 and the id of the instance      /seen        200 and all bytes received so far
 //! /no-content, /not-modified, /trailers, /hop, /cookies, /redirect, /early, /until-closed     unusual, but correct answers
 //! /reset, /cut, /cut-chunked, /junk, /stray      broken answers
+//! /health       500 while the file of [`unhealthy_template`] names the instance or is empty, else 200
 //! /silent, /silent-midway                        no answer, or half of one
 //! /silent-stream                                 the head of an event stream, and no event
 //! /slow-...                                      three pieces with 1.5 s between two of them, of each type of stream
@@ -17,6 +18,7 @@
 //! /ws-declined, /ws-silent                       a refused handshake, and one without an answer
 //! ```
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -27,6 +29,9 @@ use tokio::sync::watch;
 
 /// The variable that makes this program act as the app.
 const ROLE: &str = "TRY_IT_NOW_FAKE_UPSTREAM";
+
+/// The variable with the file that says which instances are unhealthy.
+const UNHEALTHY_FILE: &str = "UNHEALTHY_FILE";
 
 /// Returns the templates `default`, which is the app above and may be silent for one second, and `book`, the sample
 /// app.
@@ -43,6 +48,27 @@ pub fn templates() -> String {
         command = ["try-it-now", "sample-app"]
         "#
     )
+}
+
+/// Returns the template `default`, which is the app above with `/health` as its ready check, asked again each second,
+/// and with these further keys. Its instances answer 500 there while `file` contains their ids, and all of them while
+/// it is empty; not while it does not exist.
+pub fn unhealthy_template(file: &Path, more: &str) -> String {
+    let program = std::env::current_exe().unwrap();
+    format!(
+        r#"
+        [templates.default]
+        command = [{program:?}, "support::harness::fake_upstream::it_serves_as_an_app_when_the_server_runs_it", "--exact", "--nocapture"]
+        env = {{ {ROLE} = "1", {UNHEALTHY_FILE} = {file:?} }}
+        ready = {{ path = "/health", timeout = "2s", recheck_interval = "1s" }}
+        {more}
+        "#
+    )
+}
+
+fn is_unhealthy(id: &str) -> bool {
+    let listed = std::env::var_os(UNHEALTHY_FILE).and_then(|file| std::fs::read_to_string(file).ok());
+    listed.is_some_and(|ids| ids.is_empty() || ids.contains(id))
 }
 
 #[derive(Clone)]
@@ -135,6 +161,9 @@ async fn answer(app: &App, stream: &mut TcpStream, path: &str) -> bool {
     let fixed = |text: &str| text.replace('\n', "\r\n").into_bytes();
     let (bytes, next) = match path {
         "/seen" => (whole(&app.seen.lock().clone()), NextStep::Keep),
+        "/health" if is_unhealthy(&id) => {
+            (fixed("HTTP/1.1 500 Internal Server Error\nContent-Length: 0\n\n"), NextStep::Keep)
+        }
         "/no-content" => (fixed("HTTP/1.1 204 No Content\nX-Odd: 1\n\n"), NextStep::Keep),
         "/not-modified" => (fixed("HTTP/1.1 304 Not Modified\nETag: \"x\"\n\n"), NextStep::Keep),
         "/trailers" => (

@@ -101,7 +101,7 @@ macro_rules! scripts {
 }
 
 scripts! {
-    idempotent steps: insert offer confirm undo_claim extend release retire fail sweep drain evict_node;
+    idempotent steps: insert offer withdraw confirm undo_claim extend release retire fail sweep drain evict_node;
     steps: claim get list routes route_events nodes;
     other idempotent scripts: heartbeat;
     other scripts: acknowledge_nodes recover_begin recover_nodes recover_report recover_finish;

@@ -1,5 +1,9 @@
--- What all scripts share. KEYS[1] is the prefix of all keys; ARGV[1] is the present in milliseconds, or empty for the
--- server's own time.
+-- What all scripts share. KEYS[1] is the prefix of all keys; ARGV[1] is the present in milliseconds: "steady:<number>" is
+-- the cluster's time as the calling node knows it. A number alone is that of a test, and it is empty for a node that does
+-- not know the time yet.
+--
+-- The cluster's time goes on steadily. This server's own, `TIME`, is the wall clock of its host, which may be set: the
+-- key `clock` holds the difference, which `heartbeat.lua` corrects.
 --
 -- The keys. Their names and formats are fixed: nodes of other versions of this program use them too.
 --
@@ -28,6 +32,7 @@
 -- <prefix>:since                      start of the present period without a gap longer than MAX_HEARTBEAT_GAP between
 --                                     two heartbeats
 -- <prefix>:draining                   set: the nodes of which no instance is assigned
+-- <prefix>:clock                      the difference of the cluster's time from `TIME`, in milliseconds
 -- <prefix>:secret                     the secret that all nodes share
 -- <prefix>:beat                       how many heartbeats there were, which is the number of the last one
 -- <prefix>:joined                     hash: a node to the number of its first heartbeat
@@ -54,8 +59,20 @@ local CONFIRM_TIMEOUT = 60000
 -- Far more than one node can have counted without another node learning of it.
 local COUNTER_JUMP = 1048576
 
-local time = redis.call('TIME')
-local real_now = tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
+-- Valkey ends keys by its own wall clock, which may be set forward meanwhile: keys that limits need last this much longer.
+local CLOCK_STEP = 86400000
+
+local function store_time()
+  local time = redis.call('TIME')
+  return tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
+end
+
+local function clock_difference()
+  return tonumber(redis.call('GET', PREFIX .. ':clock') or '')
+end
+
+-- `real_now` is never the time of a test.
+local real_now = tonumber(string.match(ARGV[1], '^steady:(%d+)$')) or store_time() + (clock_difference() or 0)
 local now = tonumber(ARGV[1]) or real_now
 
 local function whole(number)
@@ -164,7 +181,7 @@ local function reindex_visitor(before, after)
     end
   end
   for _, network in ipairs(networks_of(is)) do
-    local key, longest = assigned_key(template_of(after.id), network.name), whole(after.deadline - now + RETENTION)
+    local key, longest = assigned_key(template_of(after.id), network.name), whole(after.deadline - now + RETENTION + CLOCK_STEP)
     redis.call('ZADD', key, after.deadline, after.id)
     -- A key without an end counts as one that never ends, so the first end is set apart.
     if redis.call('PEXPIRE', key, longest, 'NX') == 0 then
@@ -309,7 +326,7 @@ local function charge(usages)
     usage.day, usage.day_used = usage.day or now, usage.day_used + 1
     redis.call('HSET', usage.key, 'hour', whole(usage.hour), 'hour_used', whole(usage.hour_used),
       'day', whole(usage.day), 'day_used', whole(usage.day_used))
-    redis.call('PEXPIRE', usage.key, DAY)
+    redis.call('PEXPIRE', usage.key, DAY + CLOCK_STEP)
   end
 end
 
