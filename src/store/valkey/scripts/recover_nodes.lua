@@ -23,7 +23,8 @@ if ARGV[7] ~= '' then
 end
 for n = 8, #ARGV, 2 do
   redis.call('SADD', PREFIX .. ':expected', ARGV[n])
-  if redis.call('HSETNX', PREFIX .. ':nodes', ARGV[n], ARGV[n + 1]) == 1 then
+  local is_new = redis.call('HSETNX', PREFIX .. ':nodes', ARGV[n], ARGV[n + 1]) == 1
+  if is_new or redis.call('HEXISTS', PREFIX .. ':joined', ARGV[n]) == 0 then
     redis.call('ZADD', PREFIX .. ':beats', whole(now), ARGV[n])
     local number = whole(redis.call('INCR', PREFIX .. ':beat'))
     redis.call('HSET', PREFIX .. ':joined', ARGV[n], number)
