@@ -202,4 +202,3 @@ fn connect_timed_out() -> StoreError {
 pub(super) fn answer_timed_out() -> StoreError {
     StoreError::Unavailable("no answer in time".to_owned())
 }
-

@@ -7,8 +7,8 @@ use tokio::time::Instant;
 
 use super::admission::{LastNodeList, not_verified};
 use super::connection::Call;
-use super::record_codec::{duration_text, token_text};
 use super::damage::malformed;
+use super::record_codec::{duration_text, token_text};
 use super::store::ValkeyStore;
 use crate::instance::{ClaimToken, Instance, NodeId};
 use crate::store::{HeartbeatReply, NodeInfo, NodeStatus, StoreError};

@@ -105,10 +105,10 @@ impl ScriptReply {
             "refused" => {
                 let (from, step) = (self.text()?, self.text()?);
                 let known = |text: &str, all: &[&'static str]| all.iter().copied().find(|one| *one == text);
-                let from =
-                    known(&from, &["warming", "ready", "assigned", "expired"]).ok_or_else(|| self.malformed())?;
-                let step =
-                    known(&step, &["be inserted", "be offered", "be retired"]).ok_or_else(|| self.malformed())?;
+                let from = known(&from, &["warming", "ready", "assigned", "expired"])
+                    .ok_or_else(|| self.malformed())?;
+                let step = known(&step, &["be inserted", "be offered", "be retired"])
+                    .ok_or_else(|| self.malformed())?;
                 Err(TransitionRefused { from, step }.into())
             }
             _ => Err(self.malformed()),
@@ -140,7 +140,8 @@ impl ScriptReply {
         let usages = self.usages()?;
         match outcome.as_str() {
             "limited" => {
-                let limited = rate_limited(&usages, may_claim_at, limits, now).ok_or_else(|| self.malformed())?;
+                let limited =
+                    rate_limited(&usages, may_claim_at, limits, now).ok_or_else(|| self.malformed())?;
                 Ok(Claimed::RateLimited(limited))
             }
             "granted" => {

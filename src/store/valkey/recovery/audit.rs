@@ -101,7 +101,12 @@ impl Admission {
             let log = self.grant_log.lock();
             (log.view.present(), log.view.cursor().0.to_string())
         };
-        let number = self.last_node_list.lock().number.to_string();
+        let number = {
+            let last = self.last_node_list.lock();
+            let is_listed =
+                last.list.iter().flat_map(|list| &list.nodes).any(|node| &node.info.id == self.node());
+            if is_listed { last.number } else { 0 }.to_string()
+        };
         let front = [term.name.as_str(), self.node().as_str(), &cursor, &number];
         let mut missing = std::mem::take(&mut *self.missing.lock());
         let no_page: &[(InstanceId, u64, ViewVersion)] = &[];

@@ -10,8 +10,8 @@ use crate::instance::{ClaimToken, InstanceId};
 use crate::store::valkey::admission::{Admission, LastNodeList, OpenTerm};
 use crate::store::valkey::damage::malformed;
 use crate::store::valkey::error_text::unavailable;
-use crate::store::valkey::record_codec::{self, token_text};
 use crate::store::valkey::memory_policy::{self, EvictionRisk};
+use crate::store::valkey::record_codec::{self, token_text};
 use crate::store::valkey::script_reply::ScriptReply;
 use crate::store::valkey::scripts::RECORDS_PER_CALL;
 use crate::store::valkey::transport::Transport;
@@ -84,7 +84,9 @@ impl RecoverySession {
         let admission = self.admission.clone();
         let (epoch, round) = (admission.grant_log.lock().epoch.to_string(), random_name());
         let process = self.process.clone();
-        let mut reply = self.call(&admission.scripts.recover_begin, &[&process, &epoch, &round, damaged.unwrap_or_default()]).await?;
+        let mut reply = self
+            .call(&admission.scripts.recover_begin, &[&process, &epoch, &round, damaged.unwrap_or_default()])
+            .await?;
         match reply.text()?.as_str() {
             "verified" => {
                 Ok(VerificationState::Verified { term: reply.text()?, newest_heartbeat: reply.number()? })

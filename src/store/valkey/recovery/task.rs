@@ -95,7 +95,9 @@ impl RecoveryTask {
                     if self.admission.is_open(&term) {
                         session.check_unclaimed_if_needed().await?;
                         session.acknowledge_nodes(newest_heartbeat).await?;
-                        let Some(open) = self.admission.term().filter(|open| open.name == term) else { continue };
+                        let Some(open) = self.admission.term().filter(|open| open.name == term) else {
+                            continue;
+                        };
                         let Some(flaw) = self.audit.find_flaw(&self.admission, &open).await? else { break };
                         log_damage(&flaw);
                         damaged = Some(term);

@@ -2,7 +2,7 @@
 -- knows of instances.
 --
 -- ARGV: now, capacity, term, node, greatest cursor that the node has seen, number of the last heartbeat's answer that it
--- has, then an id and the generation of each instance that it knows.
+-- has (0 before the first), then an id and the generation of each instance that it knows.
 -- Answers: 'over' when that is not the term; 'damaged' and what is wrong; or 'ok', the number of route events, and the
 -- ids that have no record. Such an instance is lost if the node has read all these events and still knows it.
 --
