@@ -16,13 +16,10 @@ use crate::store::{Cursor, StoreError};
 /// Pause between two checks of all data.
 pub(super) const AUDIT_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Pause after a repair before the next one; it doubles up to [`MAX_REPAIR_PAUSE`] while the data is damaged again and
-/// again, for example because another program uses the same keys.
+/// Pause after a repair before the next one. It doubles up to [`MAX_REPAIR_PAUSE`] until the data is found whole, in
+/// case a repair does not help.
 const MIN_REPAIR_PAUSE: Duration = Duration::from_millis(500);
-const MAX_REPAIR_PAUSE: Duration = Duration::from_secs(30);
-
-/// After so long without damage the pauses are short again.
-const CALM: Duration = Duration::from_secs(60);
+const MAX_REPAIR_PAUSE: Duration = Duration::from_secs(5);
 
 /// An instance that a check found without a record. It may have ended: the events up to `events` show whether it has.
 pub(crate) struct MissingRecord {
@@ -65,6 +62,9 @@ impl AuditSchedule {
                 Ok(flaw) => flaw,
                 Err(error) => Some(admission.damage.take().ok_or(error)?),
             };
+            if flaw.is_none() {
+                self.repair_pause = MIN_REPAIR_PAUSE;
+            }
         }
         if flaw.is_some() {
             self.schedule_next_repair(now);
@@ -83,9 +83,6 @@ impl AuditSchedule {
     }
 
     fn schedule_next_repair(&mut self, now: Instant) {
-        if now > self.next_repair + CALM {
-            self.repair_pause = MIN_REPAIR_PAUSE;
-        }
         self.next_repair = now + self.repair_pause;
         self.repair_pause = (self.repair_pause * 2).min(MAX_REPAIR_PAUSE);
     }

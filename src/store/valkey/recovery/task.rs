@@ -144,6 +144,8 @@ impl RecoveryTask {
     }
 
     fn log_opened(&mut self) {
+        // Signs from before the repair say nothing of the data now.
+        self.admission.damage.take();
         let took = self.closed_since.take().map(|since| since.elapsed().as_millis());
         tracing::info!(millis = took.map(|took| took as u64), "Valkey state verified");
     }

@@ -96,7 +96,7 @@ local function flaw(record)
       return 'a deadline is lost'
     end
     if record.state == 'assigned' and not is_over(record) then
-      if redis.call('GET', token_key(record)) ~= record.id then
+      if not redis.call('GET', token_key(record)) then
         return 'a token is lost'
       end
       for _, network in ipairs(networks_of(record.visitor)) do

@@ -116,6 +116,13 @@ fn first_line(adds_records: bool) -> &'static str {
     if adds_records { "#!lua\n" } else { "#!lua flags=allow-oom\n" }
 }
 
+/// Returns a script without comments and indentation. Valkey keeps the steps of every term until it ends, so a step
+/// should be short.
+fn code_of(text: &str) -> String {
+    let lines = text.lines().map(str::trim_start).filter(|line| !line.is_empty() && !line.starts_with("--"));
+    lines.flat_map(|line| [line, "\n"]).collect()
+}
+
 impl Scripts {
     fn adds_records(&self, step: &Step) -> bool {
         [&self.insert, &self.offer, &self.claim].iter().any(|one| one.index == step.index)
@@ -126,7 +133,7 @@ impl Scripts {
         let steps = self.steps().into_iter().map(|step| {
             let first_line = first_line(self.adds_records(step));
             let check = include_str!("check_term.lua");
-            let text = format!("{first_line}local TERM = '{term}'\n{check}{}", step.text);
+            let text = format!("{first_line}local TERM = '{term}'\n{}{}", code_of(check), code_of(step.text));
             let hash = Script::new(&text).get_hash().to_owned();
             (text, hash)
         });

@@ -48,11 +48,12 @@ for _, name in ipairs(templates) do
       local ids = redis.call('ZRANGE', queue, at, at + RECORDS_PER_CALL - 1)
       for _, id in ipairs(ids) do
         local record = load_record(id)
-        if record and is_complete and redis.call('SISMEMBER', PREFIX .. ':asserted:' .. record.node, id) == 1 then
+        if record and record.state == 'ready' and is_complete and redis.call('SISMEMBER', PREFIX .. ':asserted:' .. record.node, id) == 1 then
           at = at + 1
-        elseif record then
+        elseif record and record.state == 'ready' then
           remove(record)
         else
+          -- Its record was lost after the rebuild, and a report brought back a later one.
           redis.call('ZREM', queue, id)
         end
       end
