@@ -208,9 +208,10 @@ async fn run_node(node_of: Arc<Node>, log: Arc<Log>, stop: Arc<AtomicBool>) {
         if store.counts(&template("shop"), Some(&own)).await.is_ok_and(|counts| counts.ready < POOL) {
             let id = InstanceId::random(&template("shop"));
             let new = Instance::warming(id.clone(), own.clone(), 1, Clock::System.now());
-            let is_recorded = store.insert(new).await.is_ok();
-            if !is_recorded || store.offer(&id, endpoint()).await.is_err() {
-                let _ = store.retire(&id).await;
+            // A step without an answer may have been done. To give the instance up then would end one that a visitor
+            // may have by now.
+            if until_answered(async || store.insert(new.clone()).await).await.is_ok() {
+                let _ = until_answered(async || store.offer(&id, endpoint()).await).await;
             }
         }
         let granted: Vec<InstanceId> = log.granted.lock().keys().cloned().collect();

@@ -211,6 +211,10 @@ impl RecoverySession {
                 break;
             }
             let (number, secret) = (reply.number()?, Secret::new(reply.text()?));
+            if number < newest_heartbeat {
+                admission.damage.note("the count of heartbeats is lost");
+                break;
+            }
             let list = HeartbeatReply { nodes: reply.nodes()?, secret, is_new: false };
             let mut last = admission.last_node_list.lock();
             // A heartbeat may have been answered meanwhile.

@@ -20,7 +20,8 @@ local last_event = redis.call('XREVRANGE', PREFIX .. ':routes', '+', '-', 'COUNT
 if last_event and tonumber(string.match(last_event[1], '^%d+')) > events then
   return {'damaged', 'the count of route events is too low'}
 end
-if (tonumber(redis.call('GET', PREFIX .. ':beat')) or 0) < tonumber(ARGV[6]) then
+local beat = tonumber(redis.call('GET', PREFIX .. ':beat')) or 0
+if beat < tonumber(ARGV[6]) or beat < (tonumber(redis.call('GET', PREFIX .. ':newest')) or 0) then
   return {'damaged', 'the count of heartbeats is lost'}
 end
 local joined = redis.call('HGET', PREFIX .. ':joined', node)

@@ -14,7 +14,8 @@ redis.call('SADD', PREFIX .. ':expected', node)
 local cursor = math.max(tonumber(redis.call('HGET', RECOVERING, 'cursor')) or 0, tonumber(ARGV[5]))
 redis.call('HSET', RECOVERING, 'cursor', whole(cursor))
 -- So that no number that was issued and lost is issued again.
-local heartbeat = math.max(tonumber(redis.call('GET', PREFIX .. ':beat')) or 0, tonumber(ARGV[6]))
+local heartbeat = math.max(tonumber(redis.call('GET', PREFIX .. ':beat')) or 0, tonumber(ARGV[6]),
+  tonumber(redis.call('GET', PREFIX .. ':newest')) or 0)
 if heartbeat > 0 then
   redis.call('SET', PREFIX .. ':beat', whole(heartbeat + COUNTER_JUMP))
 end
