@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::grant_log::answer_too_late;
 use super::local_view::ViewVersion;
 use crate::instance::InstanceId;
 use crate::store::valkey::admission::{Admission, OpenTerm};
@@ -89,10 +90,10 @@ impl AuditSchedule {
 }
 
 impl Admission {
-    /// Returns what is wrong with the data of a term; `None` if nothing is, or the term is over.
+    /// Returns what is wrong with the data of a term; `None` if nothing is.
     ///
     /// # Errors
-    /// `Unavailable` without an answer.
+    /// `Unavailable` without an answer, or if the term is over: what was read in it may have been damaged.
     pub(crate) async fn find_flaw(&self, term: &Arc<OpenTerm>) -> Result<Option<String>, StoreError> {
         let (present, cursor) = {
             let log = self.grant_log.lock();
@@ -118,7 +119,7 @@ impl Admission {
             let call = Call::Script(self.script_call(&self.scripts.audit, &arguments));
             let mut reply = self.reply(self.connection.call(&call).await?);
             match reply.text()?.as_str() {
-                "over" => return Ok(None),
+                "over" => return Err(answer_too_late()),
                 "damaged" => return reply.text().map(Some),
                 "ok" => {}
                 _ => return Err(malformed()),
