@@ -210,11 +210,8 @@ async fn run_node(node_of: Arc<Node>, log: Arc<Log>, stop: Arc<AtomicBool>) {
             let new = Instance::warming(id.clone(), own.clone(), 1, Clock::System.now());
             // A step without an answer may have been done. To give the instance up then would end one that a visitor
             // may have by now.
-            loop {
-                match store.insert(new.clone()).await {
-                    Err(StoreError::Unavailable(_)) => tokio::time::sleep(Duration::from_millis(5)).await,
-                    _ => break,
-                }
+            while let Err(StoreError::Unavailable(_)) = store.insert(new.clone()).await {
+                tokio::time::sleep(Duration::from_millis(5)).await;
             }
             let at = endpoint();
             while let Err(StoreError::Unavailable(_)) = store.offer(&id, at).await {
