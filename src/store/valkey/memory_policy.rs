@@ -9,7 +9,7 @@ use super::transport::Transport;
 pub(super) const REMEDY: &str = "set `maxmemory-policy noeviction` in Valkey (`CONFIG SET maxmemory-policy noeviction`, or the \
                       parameter group of a managed one), or give this program a Valkey of its own";
 
-/// Whether Valkey may remove keys that it was told to keep.
+/// Whether Valkey may remove keys that it was given to keep.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum EvictionRisk {
     /// The policy is `noeviction`.

@@ -148,7 +148,7 @@ impl Running {
             .unwrap_or_else(|error| vec![error.to_string()])
     }
 
-    /// Waits until the data is whole, and what the clients were granted is as they were told.
+    /// Waits until the data is whole, and what the clients were granted is as their answers said.
     async fn wait_until_whole(&self, when: &str) {
         let begun = Instant::now();
         loop {
