@@ -17,6 +17,7 @@ use crate::runtime::process::{self, ProcessRuntime};
 use crate::runtime::{Checkpoint, Runtime, RuntimeError};
 use crate::store::Store;
 use crate::store::memory::MemoryStore;
+pub use crate::store::valkey::EvictionRisk;
 use crate::store::valkey::{self, ValkeyStore};
 
 /// The ports of a runtime that starts no instance.
@@ -140,6 +141,11 @@ pub async fn find_store_hosts(config: config::ValkeySettings) -> Option<BTreeSet
             None
         }
     }
+}
+
+/// Returns whether the configured Valkey may evict keys; `None` if it does not answer.
+pub async fn eviction_risk(config: config::ValkeySettings) -> Option<EvictionRisk> {
+    valkey::eviction_risk(&valkey_settings(config)).await.ok()
 }
 
 /// Returns the store that nodes share, for the doctor to check; `None` if the store is embedded.

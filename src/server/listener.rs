@@ -17,6 +17,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio_util::task::TaskTracker;
 
+use super::accept_errors::AcceptErrors;
 use super::client_connections::{ConnectionMaxima, ConnectionSlots};
 use super::descriptors::MAX_REFUSALS;
 use super::dispatch::Dispatcher;
@@ -69,6 +70,7 @@ pub(super) async fn run(context: ListenerContext, listener: TcpListener, mut sto
     let nodes = Arc::new(ArcSwap::from_pointee(HashSet::new()));
     task::spawn("addresses of nodes", follow_nodes(context.directory.clone(), nodes.clone(), stop.clone()));
     let context = Arc::new(context);
+    let mut errors = AcceptErrors::default();
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
@@ -77,7 +79,7 @@ pub(super) async fn run(context: ListenerContext, listener: TcpListener, mut sto
         let (stream, peer) = match accepted {
             Ok((stream, peer)) => (stream, peer.ip().to_canonical()),
             Err(error) => {
-                tracing::warn!(%error, "failed to accept connection");
+                errors.log(&error);
                 tokio::time::sleep(ACCEPT_RETRY_INTERVAL).await;
                 continue;
             }

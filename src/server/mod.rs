@@ -21,6 +21,7 @@
 //! | `wire_format` | a whole response as bytes, where no engine writes it |
 //! | `shutdown` | signals, and the order in which a server stops |
 
+mod accept_errors;
 pub mod backends;
 pub mod bootstrap;
 mod client_connections;

@@ -11,6 +11,7 @@ mod check_result;
 mod containerd;
 mod criu;
 mod disk_and_memory;
+mod eviction;
 mod forwarded_fields;
 mod hardening;
 mod instance_limits;
@@ -80,6 +81,7 @@ async fn check_host(
         Some(store) => judge_store(store.ping().await),
     };
     let mut results = vec![store];
+    results.extend(eviction::check(config).await);
     results.extend(disk_and_memory::check(&config.state_dir));
     results.push(open_files::check(config));
     results.push(forwarded_fields::judge_trust(&config.server.trusted_proxies, config.runtime.mode));

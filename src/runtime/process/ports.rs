@@ -11,6 +11,8 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
 
+use super::protocol::MissingResource;
+
 /// The ports of one server for its instances. A port that was just released is the last to be reserved again.
 #[derive(Debug)]
 pub(super) struct PortPool {
@@ -61,19 +63,27 @@ impl PortPool {
         }
     }
 
-    /// Reserves a port that no other program uses; `None` if there is none.
-    pub(super) fn reserve(self: &Arc<Self>) -> Option<ReservedPort> {
+    /// Reserves a port that no other program uses.
+    ///
+    /// # Errors
+    /// No port is free, or the sockets that reserve one cannot be opened: the name of what the host lacks.
+    pub(super) fn reserve(self: &Arc<Self>) -> Result<ReservedPort, &'static str> {
         let mut busy = Vec::new();
-        let mut reserved = None;
+        let mut reserved = Err("free port in CONTAINER_PORT_RANGE");
         for _ in 0..self.count {
             let Some(number) = self.free.lock().pop() else { break };
             match bind_reservation(number) {
                 Ok(reservation) => {
-                    reserved =
-                        Some(ReservedPort { number, pool: Arc::clone(self), _reservation: reservation });
+                    reserved = Ok(ReservedPort { number, pool: Arc::clone(self), _reservation: reservation });
                     break;
                 }
-                Err(_) => busy.push(number),
+                Err(error) => {
+                    busy.push(number);
+                    if let Some(resource) = MissingResource::of(&error) {
+                        reserved = Err(resource.name());
+                        break;
+                    }
+                }
             }
         }
         let mut free = self.free.lock();
@@ -143,14 +153,14 @@ mod tests {
     }
 
     fn reserve_all(ports: &Arc<PortPool>) -> Vec<ReservedPort> {
-        std::iter::from_fn(|| ports.reserve()).collect()
+        std::iter::from_fn(|| ports.reserve().ok()).collect()
     }
 
     #[test]
     fn two_servers_with_one_range_never_reserve_the_same_port() {
         let range = four_ports();
         let (one, other) = (Arc::new(PortPool::new(range.clone())), Arc::new(PortPool::new(range)));
-        let first = one.reserve();
+        let first = one.reserve().ok();
         let mut all = reserve_all(&other);
         all.extend(reserve_all(&one));
         all.extend(first);
@@ -187,7 +197,7 @@ mod tests {
         let other_program = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let port = other_program.local_addr().unwrap().port();
         let ports = Arc::new(PortPool::new(port..=port));
-        assert!(ports.reserve().is_none());
-        assert!(ports.reserve().is_none(), "it is tried again each time");
+        assert!(ports.reserve().is_err());
+        assert!(ports.reserve().is_err(), "it is tried again each time");
     }
 }

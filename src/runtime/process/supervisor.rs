@@ -69,10 +69,13 @@ impl Supervisor {
     /// Starts the instance, replies with the address of its app, and runs until no resource of it remains. If the
     /// caller no longer waits for the reply, the instance is stopped.
     pub(super) async fn run(mut self, mut reply: oneshot::Sender<Result<SocketAddr, RuntimeError>>) {
-        let Some(port) = self.shared.ports.reserve() else {
-            self.deregister();
-            let _ = reply.send(Err(RuntimeError::Exhausted("free port in CONTAINER_PORT_RANGE")));
-            return;
+        let port = match self.shared.ports.reserve() {
+            Ok(port) => port,
+            Err(lacking) => {
+                self.deregister();
+                let _ = reply.send(Err(RuntimeError::Exhausted(lacking)));
+                return;
+            }
         };
         let mut guardian = match self.start_guardian(&port).await {
             Ok(guardian) => guardian,

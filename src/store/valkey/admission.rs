@@ -7,12 +7,13 @@ use std::time::Duration;
 use arc_swap::ArcSwapOption;
 use parking_lot::Mutex;
 use redis::{Cmd, FromRedisValue, Script, ScriptInvocation, cmd};
-use tokio::sync::{Notify, watch};
+use tokio::sync::watch;
 use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 
 use super::connection::{Call, CallFailure, Connection};
-use super::recovery::{GrantLog, ReportGeneration, answer_too_late};
+use super::damage::SharedDamageReport;
+use super::recovery::{GrantLog, MissingRecord, ReportGeneration, answer_too_late};
 use super::script_reply::ScriptReply;
 use super::scripts::{Scripts, Step, TermSteps};
 use super::settings::Settings;
@@ -61,10 +62,12 @@ pub(super) struct Admission {
     pub(super) scripts: Scripts,
     pub(super) grant_log: Mutex<GrantLog>,
     pub(super) last_node_list: Mutex<LastNodeList>,
+    /// Instances without a record, see [`Admission::find_flaw`].
+    pub(super) missing: Mutex<Vec<MissingRecord>>,
     term: ArcSwapOption<OpenTerm>,
     failed_attempts: watch::Sender<FailedAttempts>,
-    /// Wakes the recovery task before its next check is due.
-    pub(super) wake_recovery: Notify,
+    /// Signs of damaged data, and what wakes the recovery task.
+    pub(super) damage: SharedDamageReport,
     /// Whether another node may have removed unclaimed instances of this node from Valkey.
     pub(super) must_check_unclaimed: AtomicBool,
     /// Ends the recovery task.
@@ -73,15 +76,17 @@ pub(super) struct Admission {
 
 impl Admission {
     pub(super) fn new(settings: Settings, grant_log: GrantLog) -> Self {
+        let damage = SharedDamageReport::default();
         Self {
-            connection: Connection::new(settings.clone()),
+            connection: Connection::new(settings.clone(), damage.clone()),
             settings,
             scripts: Scripts::new(),
             grant_log: Mutex::new(grant_log),
             last_node_list: Mutex::default(),
+            missing: Mutex::default(),
             term: ArcSwapOption::empty(),
             failed_attempts: watch::Sender::default(),
-            wake_recovery: Notify::new(),
+            damage,
             must_check_unclaimed: AtomicBool::new(false),
             stop: CancellationToken::new(),
         }
@@ -100,6 +105,11 @@ impl Admission {
             Some(clock) => clock.now().0.to_string(),
             None => String::new(),
         }
+    }
+
+    /// Returns an answer to be read. If it turns out to be malformed, that counts as a sign of damage.
+    pub(super) fn reply(&self, words: Vec<String>) -> ScriptReply {
+        ScriptReply::new(words, self.damage.clone())
     }
 
     /// Returns the call of a step in that term.
@@ -134,7 +144,7 @@ impl Admission {
                 self.connection.call_process(&call, Some(&term.process), deadline).await;
             match answer {
                 Ok(words) if words == ["unverified"] => {}
-                Ok(words) => return Ok((ScriptReply::new(words), term)),
+                Ok(words) => return Ok((self.reply(words), term)),
                 Err(CallFailure::NotVerified) => {}
                 Err(CallFailure::Unavailable(error)) => return Err(error),
             }
@@ -198,7 +208,7 @@ impl Admission {
     /// Closes a term, unless another was opened since, and wakes the recovery task.
     pub(super) fn close_term(&self, term: &Arc<OpenTerm>) {
         self.term.compare_and_swap(term, None);
-        self.wake_recovery.notify_one();
+        self.damage.wake_recovery.notify_one();
     }
 
     /// Closes the open term, if there is one.

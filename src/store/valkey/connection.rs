@@ -8,6 +8,8 @@ use redis::{Cmd, ErrorKind, FromRedisValue, RedisError, RedisResult, ScriptInvoc
 use tokio::sync::Mutex;
 use tokio::time::{Instant, timeout, timeout_at};
 
+use super::damage::SharedDamageReport;
+use super::error_text::unavailable;
 use super::settings::{Mode, Settings};
 use super::transport::Transport;
 use crate::store::StoreError;
@@ -53,11 +55,12 @@ pub(super) struct Connection {
     current: ArcSwapOption<OpenConnection>,
     /// Locked by the one caller that connects, so that a thousand callers do not open a thousand connections.
     connecting: Mutex<()>,
+    damage: SharedDamageReport,
 }
 
 impl Connection {
-    pub(super) fn new(settings: Settings) -> Self {
-        Self { settings, current: ArcSwapOption::empty(), connecting: Mutex::default() }
+    pub(super) fn new(settings: Settings, damage: SharedDamageReport) -> Self {
+        Self { settings, current: ArcSwapOption::empty(), connecting: Mutex::default(), damage }
     }
 
     /// Makes a call within the call timeout, to whatever process is at the other end.
@@ -109,6 +112,7 @@ impl Connection {
                     if error.kind() == ErrorKind::Server(ServerErrorKind::NoScript) {
                         return Err(CallFailure::NotVerified);
                     }
+                    self.damage.note_error(&error);
                     if needs_new_connection(&error) {
                         self.discard(&open);
                         if std::mem::take(&mut may_repeat) {
@@ -197,9 +201,4 @@ fn connect_timed_out() -> StoreError {
 /// The error of a call that got no answer in time.
 pub(super) fn answer_timed_out() -> StoreError {
     StoreError::Unavailable("no answer in time".to_owned())
-}
-
-/// The error of a call that failed.
-pub(super) fn unavailable(error: RedisError) -> StoreError {
-    StoreError::Unavailable(error.to_string())
 }

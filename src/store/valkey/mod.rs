@@ -18,6 +18,8 @@
 //! | `admission.rs` | which steps may run: none while the state of Valkey is not verified |
 //! | `connection.rs` | the shared connection, the deadline of each call, its repetition |
 //! | `server_hosts.rs` | the hosts of all servers, which no instance may reach |
+//! | `damage.rs`, `error_text.rs` | signs of damaged data; what the errors of Valkey mean |
+//! | `memory_policy.rs` | whether Valkey may evict keys |
 //! | `transport.rs` | one connection: single server, Sentinels or cluster |
 //! | `scripts/` | the Lua scripts, with the list of all keys in `prelude.lua` |
 //! | `record_codec.rs`, `script_reply.rs` | the texts that go to the scripts and come back |
@@ -32,6 +34,9 @@
 
 mod admission;
 mod connection;
+mod damage;
+mod error_text;
+mod memory_policy;
 mod nodes;
 mod record_codec;
 mod recovery;
@@ -43,6 +48,7 @@ mod settings;
 mod store;
 mod transport;
 
+pub use memory_policy::{EvictionRisk, eviction_risk};
 pub use server_hosts::server_hosts;
 pub use settings::{Address, CALL_TIMEOUT, MAX_ROUTE_EVENTS, Mode, RECOVERY_TIMEOUT, Settings};
 pub use store::ValkeyStore;

@@ -7,8 +7,8 @@ use tokio::time::Instant;
 
 use super::admission::{LastNodeList, not_verified};
 use super::connection::Call;
+use super::damage::malformed;
 use super::record_codec::{duration_text, token_text};
-use super::script_reply::{ScriptReply, malformed};
 use super::store::ValkeyStore;
 use crate::clock::{Clock, Millis};
 use crate::instance::{ClaimToken, Instance, NodeId};
@@ -43,7 +43,7 @@ impl ValkeyStore {
         let arguments = [&call, info.id.as_str(), &info_text, secret.reveal(), &acknowledged_text];
         let heartbeat = Call::Script(admission.script_call(&admission.scripts.heartbeat, &arguments));
         let sent = Instant::now();
-        let mut reply = ScriptReply::new(admission.connection.call(&heartbeat).await?);
+        let mut reply = admission.reply(admission.connection.call(&heartbeat).await?);
         let took = sent.elapsed();
         let (term, number, is_new, secret) =
             (reply.text()?, reply.number()?, reply.number()? == 1, reply.text()?);
@@ -52,14 +52,14 @@ impl ValkeyStore {
         let mut last = admission.last_node_list.lock();
         match &last.list {
             Some(before) if !admission.is_open(&term) => {
-                admission.wake_recovery.notify_one();
+                admission.damage.wake_recovery.notify_one();
                 Ok(HeartbeatReply { is_new: false, ..before.clone() })
             }
             _ if admission.is_open(&term) => {
                 *last = LastNodeList { list: Some(list.clone()), number, acknowledged };
                 if list.is_new {
                     admission.must_check_unclaimed.store(true, Ordering::Release);
-                    admission.wake_recovery.notify_one();
+                    admission.damage.wake_recovery.notify_one();
                 }
                 Ok(list)
             }

@@ -9,9 +9,11 @@ use redis::{AsyncCommands, RedisResult};
 use tokio::time::Instant;
 
 use super::admission::OpenTerm;
-use super::connection::{answer_timed_out, unavailable};
+use super::connection::answer_timed_out;
+use super::damage::malformed;
+use super::error_text::unavailable;
 use super::recovery::answer_too_late;
-use super::script_reply::{ScriptReply, malformed};
+use super::script_reply::ScriptReply;
 use super::scripts::Step;
 use super::store::ValkeyStore;
 use crate::clock::Millis;
@@ -60,6 +62,7 @@ impl ValkeyStore {
 
     /// Reads the route events after `cursor`, without waiting; `None` is a gap.
     async fn events_after(&self, cursor: Cursor) -> Result<Option<Vec<(Cursor, RouteChange)>>, StoreError> {
+        let from = cursor;
         let (cursor, most) = (cursor.0.to_string(), EVENTS_PER_ANSWER.to_string());
         let (mut reply, term) = self.run(&self.admission.scripts.route_events, &[&cursor, &most]).await?;
         if reply.text()? == "gap" {
@@ -71,6 +74,7 @@ impl ValkeyStore {
                 view.advance_cursor(*cursor);
                 view.merge_change(change, now);
             }
+            view.follow(from, events.last().map_or(from, |(last, _)| *last));
         })?;
         Ok(Some(events))
     }
@@ -122,8 +126,13 @@ impl ValkeyStore {
                 }
                 if is_last_answer {
                     let routes: Vec<Instance> = table.into_values().collect();
+                    // What a damaged index lacks is not gone.
+                    if let Some(flaw) = self.admission.find_flaw(&term).await? {
+                        return Err(self.admission.damage.refuse(&flaw));
+                    }
                     self.note(&term, |view| {
                         view.advance_cursor(cursor);
+                        view.follow_snapshot(cursor);
                         view.merge_snapshot(&routes, version, Instant::now());
                     })?;
                     return Ok((routes.into_iter().map(|record| record.seen_at(now)).collect(), cursor));

@@ -3,6 +3,7 @@
 use std::time::Duration;
 use std::vec::IntoIter;
 
+use super::damage::SharedDamageReport;
 use super::record_codec;
 use crate::clock::Millis;
 use crate::instance::{
@@ -11,29 +12,33 @@ use crate::instance::{
 use crate::store::{Claimed, Cursor, NodeInfo, NodeStatus, Quota, RouteChange, StoreError};
 
 /// The words of an answer that are not read yet.
-pub(super) struct ScriptReply(IntoIter<String>);
-
-/// Returns the error for an answer that no script of this program gives.
-pub(super) fn malformed() -> StoreError {
-    StoreError::Unavailable(
-        "its data is not in this program's format; make sure that no other program uses the same keys"
-            .to_owned(),
-    )
+pub(super) struct ScriptReply {
+    words: IntoIter<String>,
+    damage: SharedDamageReport,
 }
 
 impl ScriptReply {
-    pub(super) fn new(words: Vec<String>) -> Self {
-        Self(words.into_iter())
+    pub(super) fn new(words: Vec<String>, damage: SharedDamageReport) -> Self {
+        Self { words: words.into_iter(), damage }
+    }
+
+    fn malformed(&self) -> StoreError {
+        self.damage.malformed()
     }
 
     /// Reads a word.
     pub(super) fn text(&mut self) -> Result<String, StoreError> {
-        self.0.next().ok_or_else(malformed)
+        self.words.next().ok_or_else(|| self.malformed())
+    }
+
+    /// Returns all remaining words.
+    pub(super) fn remaining(self) -> impl Iterator<Item = String> {
+        self.words
     }
 
     /// Reads a number.
     pub(super) fn number(&mut self) -> Result<u64, StoreError> {
-        self.text()?.parse().map_err(|_| malformed())
+        self.text()?.parse().map_err(|_| self.malformed())
     }
 
     /// Reads a time.
@@ -43,20 +48,20 @@ impl ScriptReply {
 
     /// Reads the record of the instance with that id.
     pub(super) fn record(&mut self, id: &str) -> Result<Instance, StoreError> {
-        record_codec::read(id, &self.text()?).ok_or_else(malformed)
+        record_codec::read(id, &self.text()?).ok_or_else(|| self.malformed())
     }
 
     /// Reads the record of the instance with that id; `None` if there is none.
     pub(super) fn optional_record(&mut self, id: &str) -> Result<Option<Instance>, StoreError> {
         match self.text()?.as_str() {
             "" => Ok(None),
-            text => record_codec::read(id, text).ok_or_else(malformed).map(Some),
+            text => record_codec::read(id, text).ok_or_else(|| self.malformed()).map(Some),
         }
     }
 
     /// Reads all remaining words: ids, each with its record.
     pub(super) fn records(mut self, mut each: impl FnMut(Instance)) -> Result<(), StoreError> {
-        while let Some(id) = self.0.next() {
+        while let Some(id) = self.words.next() {
             each(self.record(&id)?);
         }
         Ok(())
@@ -65,11 +70,11 @@ impl ScriptReply {
     /// Reads all remaining words: route events.
     pub(super) fn events(mut self) -> Result<Vec<(Cursor, RouteChange)>, StoreError> {
         let mut events = Vec::new();
-        while let Some(number) = self.0.next() {
-            let cursor = Cursor(number.parse().map_err(|_| malformed())?);
+        while let Some(number) = self.words.next() {
+            let cursor = Cursor(number.parse().map_err(|_| self.malformed())?);
             let id = self.text()?;
             let change = match self.optional_record(&id)? {
-                None => RouteChange::Gone(InstanceId::parse(&id).map_err(|_| malformed())?),
+                None => RouteChange::Gone(InstanceId::parse(&id).map_err(|_| self.malformed())?),
                 Some(record) => RouteChange::Set(record),
             };
             events.push((cursor, change));
@@ -80,7 +85,7 @@ impl ScriptReply {
     /// Reads all remaining words: nodes. Returns them in the order of their names.
     pub(super) fn nodes(mut self) -> Result<Vec<NodeStatus>, StoreError> {
         let mut nodes = Vec::new();
-        while let Some(info) = self.0.next() {
+        while let Some(info) = self.words.next() {
             let (silence, is_draining) = (Duration::from_millis(self.number()?), self.text()? == "1");
             // A node of another version may report of itself in another format. It is left out, the others are not.
             if let Ok(info) = serde_json::from_str::<NodeInfo>(&info) {
@@ -100,13 +105,13 @@ impl ScriptReply {
             "refused" => {
                 let (from, step) = (self.text()?, self.text()?);
                 let known = |text: &str, all: &[&'static str]| all.iter().copied().find(|one| *one == text);
-                let from =
-                    known(&from, &["warming", "ready", "assigned", "expired"]).ok_or_else(malformed)?;
+                let from = known(&from, &["warming", "ready", "assigned", "expired"])
+                    .ok_or_else(|| self.malformed())?;
                 let step = known(&step, &["be inserted", "be offered", "be retired", "be withdrawn"])
-                    .ok_or_else(malformed)?;
+                    .ok_or_else(|| self.malformed())?;
                 Err(TransitionRefused { from, step }.into())
             }
-            _ => Err(malformed()),
+            _ => Err(self.malformed()),
         }
     }
 
@@ -118,10 +123,10 @@ impl ScriptReply {
             "beyond" => Err(ExtendRefused::MaxTtlExceeded(max_ttl).into()),
             "limited" => {
                 let (now, usages) = (self.millis()?, self.usages()?);
-                let limited = rate_limited(&usages, None, limits, now).ok_or_else(malformed)?;
+                let limited = rate_limited(&usages, None, limits, now).ok_or_else(|| self.malformed())?;
                 Err(ExtendRefused::RateLimited(limited).into())
             }
-            _ => Err(malformed()),
+            _ => Err(self.malformed()),
         }
     }
 
@@ -135,7 +140,8 @@ impl ScriptReply {
         let usages = self.usages()?;
         match outcome.as_str() {
             "limited" => {
-                let limited = rate_limited(&usages, may_claim_at, limits, now).ok_or_else(malformed)?;
+                let limited =
+                    rate_limited(&usages, may_claim_at, limits, now).ok_or_else(|| self.malformed())?;
                 Ok(Claimed::RateLimited(limited))
             }
             "granted" => {
@@ -143,7 +149,7 @@ impl ScriptReply {
                 let instance = self.record(&id)?;
                 Ok(Claimed::Granted { instance, quota: Quota::tightest(usages.into_iter(), limits, now) })
             }
-            _ => Err(malformed()),
+            _ => Err(self.malformed()),
         }
     }
 

@@ -14,9 +14,10 @@ use tokio_util::sync::DropGuard;
 
 use super::admission::{Admission, OpenTerm};
 use super::connection::Call;
+use super::damage::malformed;
 use super::record_codec::{self, duration_text, token_text};
 use super::recovery::{self, GrantLog, LocalView};
-use super::script_reply::{ScriptReply, malformed};
+use super::script_reply::ScriptReply;
 use super::scripts::{CONFIRMED_PER_CALL, RECORDS_PER_CALL, Step};
 use super::settings::Settings;
 use super::transport::Transport;
@@ -301,7 +302,15 @@ impl Store for ValkeyStore {
 
     async fn list(&self, node: &NodeId) -> Result<Vec<Instance>, StoreError> {
         let list = &self.admission.scripts.list;
-        let (found, now, _) = self.read_pages(list, Some(node.as_str()), |_| Ok(())).await?;
+        let known = self.admission.grant_log.lock().view.present();
+        let (found, now, term) = self.read_pages(list, Some(node.as_str()), |_| Ok(())).await?;
+        // The caller ends what runs and is not listed, so a list that lacks something must not be believed.
+        if node == self.admission.node()
+            && known.iter().any(|(id, ..)| !found.contains_key(id))
+            && let Some(flaw) = self.admission.find_flaw(&term).await?
+        {
+            return Err(self.admission.damage.refuse(&flaw));
+        }
         Ok(found.into_values().map(|record| record.seen_at(now)).collect())
     }
 

@@ -5,7 +5,9 @@ mod crashes;
 mod failover;
 mod faults;
 mod linearizability;
+mod lost_keys;
 mod recovery;
+mod refusals;
 mod server_hosts;
 
 use std::sync::{Arc, Weak};

@@ -40,23 +40,25 @@ enum DataLoss {
 }
 
 /// A node as the store sees it: it sends heartbeats, fills its pool, and claims.
-struct Node {
-    store: Arc<ValkeyStore>,
-    name: &'static str,
+pub(super) struct Node {
+    pub(super) store: Arc<ValkeyStore>,
+    pub(super) name: &'static str,
 }
 
-fn settings(server: &ValkeyServer, name: &str) -> Settings {
+pub(super) fn settings(server: &ValkeyServer, name: &str) -> Settings {
     Settings { addresses: vec![tcp(server.address())], node: node(name), ..Settings::default() }
 }
 
-fn endpoint() -> try_it_now::instance::Endpoint {
+pub(super) fn endpoint() -> try_it_now::instance::Endpoint {
     static LAST: AtomicU32 = AtomicU32::new(0);
     let [_, a, b, c] = LAST.fetch_add(1, Ordering::Relaxed).to_be_bytes();
     ([10, a, b, c], 4000).into()
 }
 
 /// Repeats a call until it is answered.
-async fn until_answered<T>(mut ask: impl AsyncFnMut() -> Result<T, StoreError>) -> Result<T, StoreError> {
+pub(super) async fn until_answered<T>(
+    mut ask: impl AsyncFnMut() -> Result<T, StoreError>,
+) -> Result<T, StoreError> {
     let asking = async {
         loop {
             match ask().await {
@@ -85,7 +87,7 @@ impl Node {
         self.store.heartbeat(&node_info(self.name)).await.unwrap();
     }
 
-    fn claim(&self) -> Claim {
+    pub(super) fn claim(&self) -> Claim {
         Claim { node: node(self.name), ttl: LEASE, ..new_claim() }
     }
 
@@ -114,7 +116,7 @@ impl Node {
 }
 
 /// Returns two nodes that know of each other.
-async fn two_nodes(server: &ValkeyServer, adjust: impl Fn(Settings) -> Settings) -> (Node, Node) {
+pub(super) async fn two_nodes(server: &ValkeyServer, adjust: impl Fn(Settings) -> Settings) -> (Node, Node) {
     let [a, b] = ["a", "b"].map(|name| Node::new(name, adjust(settings(server, name))));
     for _ in 0..3 {
         a.send_heartbeat().await;

@@ -34,6 +34,8 @@ pub(crate) struct LocalView {
     version: u64,
     /// The greatest cursor seen.
     cursor: Cursor,
+    /// All route events up to this one are merged.
+    followed: Cursor,
     /// Changes of instances granted here that the journal lacks, each with whether the claim is unconfirmed.
     unjournaled: Vec<(RouteChange, bool)>,
 }
@@ -82,6 +84,7 @@ impl LocalView {
             gone: VecDeque::new(),
             version: 0,
             cursor: Cursor(0),
+            followed: Cursor(0),
             unjournaled: Vec::new(),
         }
     }
@@ -197,6 +200,41 @@ impl LocalView {
     /// Notes that a route event with that cursor exists.
     pub(crate) fn advance_cursor(&mut self, cursor: Cursor) {
         self.cursor = self.cursor.max(cursor);
+    }
+
+    /// Notes that all route events after `from` and up to `to` are merged.
+    pub(crate) fn follow(&mut self, from: Cursor, to: Cursor) {
+        if from <= self.followed {
+            self.followed = self.followed.max(to);
+        }
+    }
+
+    /// Notes that a snapshot of the routes with that cursor is merged.
+    pub(crate) fn follow_snapshot(&mut self, cursor: Cursor) {
+        self.followed = self.followed.max(cursor);
+    }
+
+    /// Returns up to which route event all are merged.
+    pub(crate) fn followed(&self) -> Cursor {
+        self.followed
+    }
+
+    /// Returns the instances that Valkey must have, each with its generation and the version of the view since which it
+    /// is as it is. An instance that this node wanted to end may be gone.
+    pub(crate) fn present(&self) -> Vec<(InstanceId, u64, ViewVersion)> {
+        let present = |(id, fact): (&InstanceId, &Fact)| match fact {
+            Fact::Present { record, is_doubtful: false, since, .. } => {
+                Some((id.clone(), record.generation(), *since))
+            }
+            _ => None,
+        };
+        self.facts.iter().filter_map(present).collect()
+    }
+
+    /// Whether the view still knows an instance as it was at that version, and Valkey must have it.
+    pub(crate) fn is_still_present(&self, id: &InstanceId, version: ViewVersion) -> bool {
+        let fact = self.facts.get(id);
+        matches!(fact, Some(Fact::Present { is_doubtful: false, since, .. }) if *since == version)
     }
 
     /// Returns the greatest cursor seen.

@@ -7,6 +7,7 @@
 //! |---|---|
 //! | `task.rs` | the task of each node that checks Valkey, and opens and closes terms |
 //! | `session.rs` | its conversation with one Valkey process |
+//! | `audit.rs` | its checks whether single keys were lost or damaged |
 //! | `local_view.rs` | what this node knows of the instances |
 //! | `grant_log.rs` | the local view with its journal, and which answers may still be noted in it |
 //! | `../scripts/recover_*.lua` | the other half of the conversation |
@@ -26,9 +27,19 @@
 //! [`CHECK_INTERVAL`](task::CHECK_INTERVAL), because a primary may become a replica with older data and then primary
 //! again. With all this a claim remains one command, which reads one key more.
 //!
+//! # Damaged data
+//! A Valkey that evicts keys, or that another program writes to, loses single keys: a record without its place in the
+//! queue, a queue without its count. Each node checks the data every [`AUDIT_INTERVAL`](audit::AUDIT_INTERVAL) (the
+//! sums over all keys, the records of its own instances, and whether Valkey has all that its local view knows), before
+//! it believes a snapshot of the routes, and wherever a script fails or an answer is malformed. If the data is damaged,
+//! the node removes the term, and a recovery begins as after a restart.
+//!
 //! # The steps of a recovery
 //! Each node that finds a Valkey without a term for its process takes part. A *round* belongs to one process, so
 //! another crash in the middle begins a new round.
+//!
+//! Before the first report the nodes together make the indexes agree with the records (`recover_rebuild.lua`). Unreadable
+//! records are removed: a report brings them back.
 //! 1. The node reports which nodes there were by the last list of nodes that it got in a term, and all that its [local
 //!    view](local_view) knows. The facts about an instance belong to one history, so they may be merged in any order
 //!    and any number of times. Each page of a report changes the records and the queues together.
@@ -61,11 +72,13 @@
 //! Two things cannot be restored: what visitors were charged by rate limits; and the release of an instance by a node
 //! that ended at the same time as the Valkey that lost it. That instance stays assigned until its deadline.
 
+mod audit;
 mod grant_log;
 mod local_view;
 mod session;
 mod task;
 
+pub(super) use audit::MissingRecord;
 pub(super) use grant_log::{GrantLog, ReportGeneration, answer_too_late};
 pub(super) use local_view::LocalView;
 pub(super) use task::run;

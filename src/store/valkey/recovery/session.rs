@@ -8,9 +8,11 @@ use redis::{RedisError, Script};
 
 use crate::instance::{ClaimToken, InstanceId};
 use crate::store::valkey::admission::{Admission, LastNodeList, OpenTerm};
-use crate::store::valkey::connection::unavailable;
+use crate::store::valkey::damage::malformed;
+use crate::store::valkey::error_text::unavailable;
+use crate::store::valkey::memory_policy::{self, EvictionRisk};
 use crate::store::valkey::record_codec::{self, token_text};
-use crate::store::valkey::script_reply::{ScriptReply, malformed};
+use crate::store::valkey::script_reply::ScriptReply;
 use crate::store::valkey::scripts::RECORDS_PER_CALL;
 use crate::store::valkey::transport::Transport;
 use crate::store::{HeartbeatReply, StoreError};
@@ -59,18 +61,32 @@ impl RecoverySession {
         self.transport
     }
 
+    /// Returns whether Valkey may evict keys.
+    pub(super) async fn eviction_risk(&mut self) -> Result<EvictionRisk, StoreError> {
+        memory_policy::read(&mut self.transport).await.map_err(unavailable)
+    }
+
     async fn call(&mut self, script: &Script, arguments: &[&str]) -> Result<ScriptReply, StoreError> {
         let call = self.admission.script_call(script, arguments);
         let words: Result<Vec<String>, RedisError> = call.invoke_async(&mut self.transport).await;
-        words.map(ScriptReply::new).map_err(unavailable)
+        words.map(|words| self.admission.reply(words)).map_err(|error| {
+            self.admission.damage.note_error(&error);
+            unavailable(error)
+        })
     }
 
-    /// Asks whether the state is verified. If it is not, and no recovery is in progress, one begins.
-    pub(super) async fn verification_state(&mut self) -> Result<VerificationState, StoreError> {
+    /// Asks whether the state is verified. If it is not, or its data is `damaged`, and no recovery is in progress, one
+    /// begins.
+    pub(super) async fn verification_state(
+        &mut self,
+        damaged: Option<&str>,
+    ) -> Result<VerificationState, StoreError> {
         let admission = self.admission.clone();
         let (epoch, round) = (admission.grant_log.lock().epoch.to_string(), random_name());
         let process = self.process.clone();
-        let mut reply = self.call(&admission.scripts.recover_begin, &[&process, &epoch, &round]).await?;
+        let mut reply = self
+            .call(&admission.scripts.recover_begin, &[&process, &epoch, &round, damaged.unwrap_or_default()])
+            .await?;
         match reply.text()?.as_str() {
             "verified" => {
                 Ok(VerificationState::Verified { term: reply.text()?, newest_heartbeat: reply.number()? })
@@ -83,6 +99,7 @@ impl RecoverySession {
     /// Takes part in a round, and returns the term that follows it. `None` when the round is over without this node's
     /// report.
     pub(super) async fn recover(&mut self, round: &str) -> Result<Option<String>, StoreError> {
+        while self.call(&self.admission.clone().scripts.recover_rebuild, &[round]).await?.text()? == "more" {}
         if !self.report_nodes(round).await? || !self.report_view("round", round).await? {
             return Ok(None);
         }
@@ -194,6 +211,10 @@ impl RecoverySession {
                 break;
             }
             let (number, secret) = (reply.number()?, Secret::new(reply.text()?));
+            if number < newest_heartbeat {
+                admission.damage.note("the count of heartbeats is lost");
+                break;
+            }
             let list = HeartbeatReply { nodes: reply.nodes()?, secret, is_new: false };
             let mut last = admission.last_node_list.lock();
             // A heartbeat may have been answered meanwhile.
@@ -215,7 +236,11 @@ impl RecoverySession {
         for page in unclaimed.chunks(RECORDS_PER_CALL) {
             let ids: Vec<&str> = page.iter().map(InstanceId::as_str).collect();
             let call = admission.step_call(term, &admission.scripts.get, &ids);
-            let words: Vec<String> = call.query_async(&mut self.transport).await.map_err(unavailable)?;
+            let words: Result<Vec<String>, RedisError> = call.query_async(&mut self.transport).await;
+            let words = words.map_err(|error| {
+                admission.damage.note_error(&error);
+                unavailable(error)
+            })?;
             if words.len() != page.len() + 1 {
                 return Ok(false);
             }

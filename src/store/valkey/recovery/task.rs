@@ -5,9 +5,11 @@ use std::time::Duration;
 
 use tokio::time::{Instant, timeout};
 
+use super::audit::AuditSchedule;
 use super::session::{RecoverySession, VerificationState};
 use crate::store::StoreError;
 use crate::store::valkey::admission::Admission;
+use crate::store::valkey::memory_policy::{self, EvictionRisk};
 use crate::store::valkey::transport::Transport;
 
 /// How often the process and the term of Valkey are checked while a term is open.
@@ -15,17 +17,35 @@ use crate::store::valkey::transport::Transport;
 /// For up to this time a new node gets no ready instance of another node, see [`super`].
 pub(super) const CHECK_INTERVAL: Duration = Duration::from_millis(250);
 
+/// How often Valkey is asked whether it may evict keys: its operator may change that while it runs.
+const RISK_CHECK_INTERVAL: Duration = Duration::from_secs(10);
+
 /// Pause after a check that failed.
 const FAILED_CHECK_BACKOFF: Duration = Duration::from_millis(50);
 
 /// Checks Valkey until [`Admission::stop`] is cancelled.
 pub(crate) async fn run(admission: Arc<Admission>) {
     let stop = admission.stop.clone();
-    let mut task = RecoveryTask { admission, transport: None, closed_since: None };
+    let mut task = RecoveryTask {
+        admission,
+        transport: None,
+        closed_since: None,
+        audit: AuditSchedule::new(),
+        eviction_risk: None,
+        next_risk_check: Instant::now(),
+    };
     tokio::select! {
         () = stop.cancelled() => {}
         () = task.run() => {}
     }
+}
+
+fn log_damage(flaw: &str) {
+    tracing::warn!(
+        flaw,
+        remedy = memory_policy::REMEDY,
+        "Valkey lost or changed keys of this program; restoring them from local records"
+    );
 }
 
 struct RecoveryTask {
@@ -34,6 +54,10 @@ struct RecoveryTask {
     transport: Option<Transport>,
     /// Since when no term is open.
     closed_since: Option<Instant>,
+    audit: AuditSchedule,
+    /// Whether Valkey may evict keys, as it was read last.
+    eviction_risk: Option<EvictionRisk>,
+    next_risk_check: Instant,
 }
 
 impl RecoveryTask {
@@ -53,7 +77,7 @@ impl RecoveryTask {
                     FAILED_CHECK_BACKOFF
                 }
             };
-            let _woken = timeout(pause, self.admission.wake_recovery.notified()).await;
+            let _woken = timeout(pause, self.admission.damage.wake_recovery.notified()).await;
         }
     }
 
@@ -64,13 +88,25 @@ impl RecoveryTask {
             None => self.admission.connection.connect_to_key_owner().await?,
         };
         let mut session = RecoverySession::begin(self.admission.clone(), transport).await?;
+        let mut damaged: Option<String> = None;
         loop {
-            match session.verification_state().await? {
+            match session.verification_state(damaged.as_deref()).await? {
                 VerificationState::Verified { term, newest_heartbeat } => {
                     if self.admission.is_open(&term) {
                         session.check_unclaimed_if_needed().await?;
                         session.acknowledge_nodes(newest_heartbeat).await?;
-                        break;
+                        let Some(open) = self.admission.term().filter(|open| open.name == term) else {
+                            continue;
+                        };
+                        let Some(flaw) = self.audit.find_flaw(&self.admission, &open).await? else { break };
+                        log_damage(&flaw);
+                        damaged = Some(term);
+                        continue;
+                    }
+                    if let Some(flaw) = self.audit.take_sign(&self.admission) {
+                        log_damage(&flaw);
+                        damaged = Some(term);
+                        continue;
                     }
                     if session.open_term(&term, false).await? {
                         self.log_opened();
@@ -79,6 +115,11 @@ impl RecoveryTask {
                 }
                 VerificationState::Recovering { round } => {
                     self.admission.close_any_term();
+                    if let Some(flaw) = self.audit.take_sign(&self.admission) {
+                        log_damage(&flaw);
+                        damaged = Some(round);
+                        continue;
+                    }
                     if self.closed_since.is_none() {
                         self.closed_since = Some(Instant::now());
                         tracing::info!(%round, "Valkey state not verified, replaying local records");
@@ -92,11 +133,19 @@ impl RecoveryTask {
                 }
             }
         }
+        if Instant::now() >= self.next_risk_check {
+            self.next_risk_check = Instant::now() + RISK_CHECK_INTERVAL;
+            let risk = session.eviction_risk().await?;
+            memory_policy::log_change(self.eviction_risk.as_ref(), &risk);
+            self.eviction_risk = Some(risk);
+        }
         self.transport = Some(session.into_transport());
         Ok(())
     }
 
     fn log_opened(&mut self) {
+        // Signs from before the repair say nothing of the data now.
+        self.admission.damage.take();
         let took = self.closed_since.take().map(|since| since.elapsed().as_millis());
         tracing::info!(millis = took.map(|took| took as u64), "Valkey state verified");
     }

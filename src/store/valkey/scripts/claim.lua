@@ -71,7 +71,11 @@ local function first_of_any_node()
   -- The first in the queue nearly always fits, so it is read alone.
   for _, range in ipairs({{0, 0}, {1, 63}}) do
     for _, id in ipairs(redis.call('ZRANGE', all_ready, range[1], range[2])) do
-      local owner = load_record(id).node
+      local record = load_record(id)
+      if not record then
+        error('the queue has an instance without a record')
+      end
+      local owner = record.node
       if is_claimable[owner] == nil then
         is_claimable[owner] =
           not is_draining(owner) and (silence(owner) or 0) <= SUSPECT_AFTER and knows(owner, node)
@@ -89,11 +93,16 @@ if not first then
   return {'empty'}
 end
 local before = load_record(first)
+if not before or before.state ~= 'ready' then
+  error('the queue has an instance that is not ready')
+end
 local record = copy_record(before)
 record.state, record.token, record.assigned, record.deadline = 'assigned', token, now, now + ttl
 record.unconfirmed = true
 record.visitor = (hourly > 0 or daily > 0 or concurrent > 0) and visitor or ''
-replace(record, before)
+-- The token comes first: if a later command fails because data is damaged, a repeated claim gets this instance and no
+-- other.
 redis.call('SET', key, record.id)
+replace(record, before)
 charge(charged)
 return granted(record, charged)

@@ -88,8 +88,8 @@ macro_rules! scripts {
                 Self {
                     $($change: step(text!(idempotent stringify!($change))),)*
                     $($step: step(text!(stringify!($step))),)*
-                    $($named: Script::new(text!(idempotent stringify!($named))),)*
-                    $($other: Script::new(text!(stringify!($other))),)*
+                    $($named: Script::new(concat!("#!lua flags=allow-oom\n", text!(idempotent stringify!($named)))),)*
+                    $($other: Script::new(concat!("#!lua flags=allow-oom\n", text!(stringify!($other)))),)*
                 }
             }
 
@@ -104,14 +104,36 @@ scripts! {
     idempotent steps: insert offer withdraw confirm undo_claim extend release retire fail sweep drain evict_node;
     steps: claim get list routes route_events nodes;
     other idempotent scripts: heartbeat;
-    other scripts: acknowledge_nodes recover_begin recover_nodes recover_report recover_finish;
+    other scripts: acknowledge_nodes audit recover_begin recover_rebuild recover_nodes recover_report recover_finish;
+}
+
+/// Returns the line that begins a script, with which Valkey checks before the first command whether it may write.
+///
+/// Without it a script fails at the first command that is refused, when commands before it have changed something
+/// already. In a full Valkey only the steps that add a record or a token are refused: all others end something, or keep
+/// the nodes in touch.
+fn first_line(adds_records: bool) -> &'static str {
+    if adds_records { "#!lua\n" } else { "#!lua flags=allow-oom\n" }
+}
+
+/// Returns a script without comments and indentation. Valkey keeps the steps of every term until it ends, so a step
+/// should be short.
+fn code_of(text: &str) -> String {
+    let lines = text.lines().map(str::trim_start).filter(|line| !line.is_empty() && !line.starts_with("--"));
+    lines.flat_map(|line| [line, "\n"]).collect()
 }
 
 impl Scripts {
+    fn adds_records(&self, step: &Step) -> bool {
+        [&self.insert, &self.offer, &self.claim].iter().any(|one| one.index == step.index)
+    }
+
     /// Returns the steps of a term. Its name must not contain quotes.
     pub(super) fn steps_of(&self, term: &str) -> TermSteps {
         let steps = self.steps().into_iter().map(|step| {
-            let text = format!("local TERM = '{term}'\n{}{}", include_str!("check_term.lua"), step.text);
+            let first_line = first_line(self.adds_records(step));
+            let check = include_str!("check_term.lua");
+            let text = format!("{first_line}local TERM = '{term}'\n{}{}", code_of(check), code_of(step.text));
             let hash = Script::new(&text).get_hash().to_owned();
             (text, hash)
         });

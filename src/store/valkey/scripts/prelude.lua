@@ -44,7 +44,8 @@
 -- The keys of a recovery, see recover_*.lua:
 --
 -- <prefix>:recovering                 hash: process, round, epoch, cursor; `version` counts the reports, `heard` is the
---                                     time of the last one
+--                                     time of the last one; `phase` and `place` say how far the rebuild is, and a field
+--                                     `due:<id>` marks an assigned instance whose place in `due` was lost
 -- <prefix>:expected                   set: the nodes that were there
 -- <prefix>:reported                   set: the nodes that have reported all they know
 -- <prefix>:asserted:<node>            set: the instances that the node reports as ready
@@ -132,6 +133,18 @@ end
 local function load_record(id)
   local text = redis.call('GET', PREFIX .. ':record:' .. id)
   return text and unpack_record(id, text)
+end
+
+-- Whether a record has all fields that its state needs.
+local function is_valid(record)
+  if not (record.generation and record.node and record.revision) or template_of(record.id) == nil then
+    return false
+  end
+  if record.state == 'assigned' or record.state == 'expired' then
+    return record.token ~= '' and record.assigned ~= nil and record.deadline ~= nil
+      and (record.state == 'assigned' or (record.ended ~= nil and record.ending ~= ''))
+  end
+  return record.state == 'warming' or (record.state == 'ready' and record.endpoint ~= '')
 end
 
 local function copy_record(record)
@@ -236,8 +249,9 @@ end
 local function replace(record, before)
   record.generation = before.generation + 1
   record.text = pack(record)
-  redis.call('SET', PREFIX .. ':record:' .. record.id, record.text)
+  -- The record comes last: if an index is damaged and the step fails there, the instance is as it was before.
   reindex(before, record)
+  redis.call('SET', PREFIX .. ':record:' .. record.id, record.text)
   -- Proxies do not know a warming or ready instance. One that is ready after an undone claim they knew as assigned.
   if record.state == 'assigned' or record.state == 'expired' or before.state == 'assigned' then
     publish(record.id, record.text)

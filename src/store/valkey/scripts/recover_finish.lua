@@ -20,12 +20,12 @@ if redis.call('HGET', RECOVERING, 'round') ~= ARGV[3] then
 end
 redis.call('SADD', PREFIX .. ':reported', ARGV[4])
 local is_complete = #redis.call('SDIFF', PREFIX .. ':expected', PREFIX .. ':reported') == 0
-if not is_complete and real_now < tonumber(redis.call('HGET', RECOVERING, 'heard')) + tonumber(ARGV[5]) then
+if not is_complete and real_now < (tonumber(redis.call('HGET', RECOVERING, 'heard')) or 0) + tonumber(ARGV[5]) then
   return {'wait'}
 end
 
 -- A report since the check began may add ready instances anywhere, so the check begins anew after each.
-local version = redis.call('HGET', RECOVERING, 'version') .. (is_complete and ' complete' or ' incomplete')
+local version = (redis.call('HGET', RECOVERING, 'version') or '') .. (is_complete and ' complete' or ' incomplete')
 local template, place = '', 0
 if ARGV[7] == version then
   template, place = ARGV[8], tonumber(ARGV[9])
@@ -48,10 +48,13 @@ for _, name in ipairs(templates) do
       local ids = redis.call('ZRANGE', queue, at, at + RECORDS_PER_CALL - 1)
       for _, id in ipairs(ids) do
         local record = load_record(id)
-        if is_complete and redis.call('SISMEMBER', PREFIX .. ':asserted:' .. record.node, id) == 1 then
+        if record and record.state == 'ready' and is_complete and redis.call('SISMEMBER', PREFIX .. ':asserted:' .. record.node, id) == 1 then
           at = at + 1
-        else
+        elseif record and record.state == 'ready' then
           remove(record)
+        else
+          -- Its record was lost after the rebuild, and a report brought back a later one.
+          redis.call('ZREM', queue, id)
         end
       end
       checked = checked + #ids

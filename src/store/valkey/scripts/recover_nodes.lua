@@ -14,7 +14,8 @@ redis.call('SADD', PREFIX .. ':expected', node)
 local cursor = math.max(tonumber(redis.call('HGET', RECOVERING, 'cursor')) or 0, tonumber(ARGV[5]))
 redis.call('HSET', RECOVERING, 'cursor', whole(cursor))
 -- So that no number that was issued and lost is issued again.
-local heartbeat = math.max(tonumber(redis.call('GET', PREFIX .. ':beat')) or 0, tonumber(ARGV[6]))
+local heartbeat = math.max(tonumber(redis.call('GET', PREFIX .. ':beat')) or 0, tonumber(ARGV[6]),
+  tonumber(redis.call('GET', PREFIX .. ':newest')) or 0)
 if heartbeat > 0 then
   redis.call('SET', PREFIX .. ':beat', whole(heartbeat + COUNTER_JUMP))
 end
@@ -23,7 +24,8 @@ if ARGV[7] ~= '' then
 end
 for n = 8, #ARGV, 2 do
   redis.call('SADD', PREFIX .. ':expected', ARGV[n])
-  if redis.call('HSETNX', PREFIX .. ':nodes', ARGV[n], ARGV[n + 1]) == 1 then
+  local is_new = redis.call('HSETNX', PREFIX .. ':nodes', ARGV[n], ARGV[n + 1]) == 1
+  if is_new or redis.call('HEXISTS', PREFIX .. ':joined', ARGV[n]) == 0 then
     redis.call('ZADD', PREFIX .. ':beats', whole(now), ARGV[n])
     local number = whole(redis.call('INCR', PREFIX .. ':beat'))
     redis.call('HSET', PREFIX .. ':joined', ARGV[n], number)

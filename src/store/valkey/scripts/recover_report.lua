@@ -104,6 +104,11 @@ for n = 6, #ARGV, 2 do
     merge_record(record)
     if sign == '+' then
       confirm(ARGV[n])
+    elseif sign == '?' and redis.call('HEXISTS', RECOVERING, 'due:' .. ARGV[n]) == 1 then
+      local known = load_record(ARGV[n])
+      if known and known.text == text and known.state == 'assigned' then
+        mark_unconfirmed(known.id, known.deadline, known.assigned)
+      end
     end
   end
 end
