@@ -101,9 +101,9 @@ impl ContainerdRuntime {
             node_limit_settings: settings.node_limits,
             socket: settings.socket,
             egress_links,
+            images: Images::new(&settings.node, settings.logins),
             node: settings.node,
             node_dir,
-            images: Images::new(settings.logins),
             namespaces: Namespaces::new()
                 .map(Arc::new)
                 .context(context("find this server's network namespace"))?,

@@ -9,10 +9,12 @@ use ring::digest::{SHA256, digest};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
-use super::{snapshots, transfer};
+use super::users::UserFiles;
+use super::{layers, snapshots, transfer};
 use crate::runtime::RuntimeError;
 use crate::runtime::blocking::{IoContext, blocking};
 use crate::runtime::containerd::client::{self, Client, ResponseExt, request};
+use crate::template::random_hex;
 
 /// Most bytes of a manifest or a configuration; registries allow 4 MiB.
 const MAX_BLOB_BYTES: usize = 4 << 20;
@@ -39,6 +41,9 @@ pub(crate) struct ImageConfig {
     pub(crate) entrypoint: Option<Vec<String>>,
     pub(crate) cmd: Option<Vec<String>>,
     pub(crate) working_dir: String,
+    /// The image's users and groups, from its layers.
+    #[serde(skip)]
+    pub(crate) users: UserFiles,
 }
 
 #[derive(Deserialize)]
@@ -108,7 +113,7 @@ pub(super) async fn archive_digest(path: &Path) -> Result<String, RuntimeError> 
 ///
 /// # Errors
 /// containerd does not have it, has not unpacked it, or this host cannot run it.
-pub(super) async fn inspect(client: &Client, name: &str) -> Result<UnpackedImage, RuntimeError> {
+pub(super) async fn inspect(client: &Client, node: &str, name: &str) -> Result<UnpackedImage, RuntimeError> {
     let context = || format!("look up the image {name}");
     let message = GetImageRequest { name: name.to_owned() };
     let image = client.images().get(request(message)).await.context(context)?.image;
@@ -132,12 +137,29 @@ pub(super) async fn inspect(client: &Client, name: &str) -> Result<UnpackedImage
     if !snapshots::exists(client, &snapshot).await? {
         return Err(unusable(name, "it is not unpacked"));
     }
-    Ok(UnpackedImage {
-        name: name.to_owned(),
-        digest,
-        snapshot,
-        config: configuration.config.unwrap_or_default(),
-    })
+    let users = read_users(client, node, &snapshot).await?;
+    let config = ImageConfig { users, ..configuration.config.unwrap_or_default() };
+    Ok(UnpackedImage { name: name.to_owned(), digest, snapshot, config })
+}
+
+/// Returns the users and groups in a snapshot.
+async fn read_users(client: &Client, node: &str, snapshot: &str) -> Result<UserFiles, RuntimeError> {
+    let random = random_hex::<8>().context(|| "name a snapshot".to_owned())?;
+    let key = format!("{node}-users-{random}");
+    let mounts = snapshots::view(client, node, &key, snapshot).await?;
+    let reading = move || {
+        let layers = layers::open_lower(&mounts)?;
+        let read = |path| {
+            let content = layers::read_file(&layers, path);
+            let content =
+                content.map_err(|error| io::Error::new(error.kind(), format!("{path}: {error}")))?;
+            Ok::<_, io::Error>(String::from_utf8_lossy(&content.unwrap_or_default()).into_owned())
+        };
+        Ok(UserFiles { passwd: read("/etc/passwd")?, group: read("/etc/group")? })
+    };
+    let users = blocking(reading).await;
+    snapshots::remove(client, &key).await?;
+    users.context(|| "read the image's users".to_owned())
 }
 
 fn unusable(name: &str, why: &str) -> RuntimeError {

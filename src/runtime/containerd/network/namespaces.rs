@@ -5,13 +5,13 @@
 //! `/proc/PID/fd/N` of this server, so the descriptor must be open while the container is made. Numbers are never
 //! reused, so that a connection for one instance cannot reach the next one.
 use std::collections::HashMap;
-use std::fs::File;
+use std::fs::{self, File};
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::os::fd::AsRawFd;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Once};
 
 use nix::sched::{CloneFlags, setns, unshare};
 use parking_lot::Mutex;
@@ -134,8 +134,20 @@ impl Namespaces {
     }
 }
 
+/// Lets every process of this thread's namespace listen on every port, as in Docker's containers: an app that does not
+/// run as root may have port 80. Where `/proc/sys` cannot be written, only root may.
+pub(super) fn open_low_ports() {
+    static REPORTED: Once = Once::new();
+    if let Err(error) = fs::write("/proc/sys/net/ipv4/ip_unprivileged_port_start", "0") {
+        REPORTED.call_once(|| {
+            tracing::warn!(%error, "failed to open low ports: only apps that run as root can listen on ports below 1024");
+        });
+    }
+}
+
 fn new_namespace() -> io::Result<File> {
     unshare(CloneFlags::CLONE_NEWNET)?;
+    open_low_ports();
     let file = File::open("/proc/thread-self/ns/net")?;
     let reactor = tokio::runtime::Builder::new_current_thread().enable_io().build()?;
     reactor.block_on(async {
