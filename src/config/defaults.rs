@@ -15,8 +15,6 @@ pub(super) const MIN_TTL: Duration = Duration::from_secs(1);
 pub(super) const MIN_REPLENISH_INTERVAL: Duration = Duration::from_millis(100);
 /// How long an app may send nothing in the middle of an exchange.
 pub(super) const DEFAULT_SILENCE: Duration = Duration::from_secs(60);
-/// The port that an app in a container listens on.
-pub(super) const DEFAULT_IMAGE_PORT: u16 = 80;
 
 /// The part of a template that the environment may set.
 #[derive(Debug, Clone, Copy, PartialEq)]

@@ -2,7 +2,6 @@
 
 use std::path::{Path, PathBuf};
 
-use super::defaults::DEFAULT_IMAGE_PORT;
 use super::file_context::{FileContext, utf8};
 use super::toml_table::TomlTable;
 use crate::template::egress::{Destination, MAX_DESTINATIONS};
@@ -73,7 +72,7 @@ pub(super) fn app(table: &mut TomlTable<'_>, context: &FileContext<'_>) -> Optio
         table.report("", "the path of the file is no UTF-8 text", "move it");
         return None;
     }
-    let port = if is_container { port.unwrap_or(DEFAULT_IMAGE_PORT) } else { 0 };
+    let port = port.filter(|_| is_container).unwrap_or(0);
     let files = files.map(without_dots);
     Some(App { image, command: command?, user, port, env, files, limits, egress, share_memory, runtime })
 }

@@ -21,8 +21,8 @@ pub struct App {
     /// image.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub user: Option<String>,
-    /// The port that the app listens on inside its container. 0 without an image, because then each instance gets its
-    /// own port in `PORT`.
+    /// The port that the app listens on inside its container. 0 means the only one that the image exposes, or 80 if it
+    /// exposes none. 0 without an image too, because then each instance gets its own port in `PORT`.
     pub port: u16,
     /// Additional environment variables.
     pub env: BTreeMap<String, String>,

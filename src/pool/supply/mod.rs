@@ -6,6 +6,8 @@
 //! | `plan.rs` | how many instances to make now: a pure function |
 //! | `provision.rs` | making one instance: a table of steps, each with its undo |
 //! | `readiness.rs` | requests to an app: ready check and warm-up |
+//! | `health.rs` | the health check of an image, in place of the ready check |
+//! | `wrong_port.rs` | describes where an app listens, if not where it should: pure |
 //! | `hooks.rs` | what gives an instance its own address, keys and passwords |
 //! | `bake.rs`, `bake_state.rs` | checkpoints: when one is made, and what is known of them |
 //! | `compare_restores.rs`, `repeated_values.rs` | what two instances of a new checkpoint both draw at random |
@@ -18,6 +20,7 @@ pub(super) mod bake;
 pub(super) mod bake_state;
 pub(super) mod capacity;
 mod compare_restores;
+mod health;
 pub(super) mod hooks;
 pub(super) mod memory_sample;
 pub(super) mod memory_sampler;
@@ -26,3 +29,4 @@ pub(super) mod provision;
 pub(super) mod readiness;
 pub(super) mod reconcile;
 mod repeated_values;
+mod wrong_port;

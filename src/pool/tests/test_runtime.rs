@@ -173,8 +173,12 @@ impl Runtime for TestRuntime {
     async fn connect(&self, endpoint: Endpoint) -> std::io::Result<TcpStream> {
         match (endpoint, self.app) {
             (Endpoint::Direct(address), _) => TcpStream::connect(address).await,
-            (Endpoint::Sealed { .. }, Some(app)) => TcpStream::connect(app).await,
-            (Endpoint::Sealed { .. }, None) => Err(std::io::ErrorKind::Unsupported.into()),
+            (Endpoint::Sealed { .. } | Endpoint::SealedIpv6 { .. }, Some(app)) => {
+                TcpStream::connect(app).await
+            }
+            (Endpoint::Sealed { .. } | Endpoint::SealedIpv6 { .. }, None) => {
+                Err(std::io::ErrorKind::Unsupported.into())
+            }
         }
     }
 

@@ -73,6 +73,19 @@ impl LayerWriter {
         set_owner_and_mode(self.open_folder(path)?.0, (0, 0), mode)
     }
 
+    /// Makes a folder that root owns, and the folders that lead to it, unless the lower layers have something there.
+    ///
+    /// # Errors
+    /// A part of the path is a link that leads to nothing, or is not a folder.
+    pub(super) fn make_missing_folder(&self, path: &str, mode: u32) -> io::Result<()> {
+        // Its parts are those that the path seems to have: none is removed by a later `..`.
+        let is_plain = path.split('/').all(|part| part != "." && part != "..");
+        match is_plain && !layers::exists(&self.lower, path)? {
+            true => self.make_folder(path, mode),
+            false => Ok(()),
+        }
+    }
+
     /// Opens a folder of this layer, which is made if it does not exist, and the folders of the same path in the lower
     /// layers.
     fn open_folder(&self, path: &str) -> io::Result<(OwnedFd, Vec<OwnedFd>)> {

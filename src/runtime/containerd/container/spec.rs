@@ -69,7 +69,7 @@ pub(super) struct HostPaths<'a> {
 /// Returns the specification of an instance's container.
 ///
 /// # Errors
-/// No command is given, or the image does not know the user.
+/// No command is given, the image does not know the user, or the port is not clear.
 pub(super) fn container_spec(
     request: &StartRequest,
     image: &ImageConfig,
@@ -78,7 +78,7 @@ pub(super) fn container_spec(
     let app = &*request.app;
     let memory = app.limits.container_memory();
     let user = user(app, image)?;
-    let (arguments, env) = (arguments(app, image)?, environment(request, image, &user));
+    let (arguments, env) = (arguments(app, image)?, environment(request, image, &user, image.port(app)?));
     let process = process(request, image, &user, host.max_open_files, host.apparmor, &arguments, &env);
     Ok(json!({
         "ociVersion": "1.1.0",
@@ -142,7 +142,8 @@ pub(super) fn exec_process(
 ) -> Result<Value, RuntimeError> {
     let extra = command.env.iter().map(|(name, value)| format!("{name}={value}"));
     let user = user(&request.app, image)?;
-    let env: Vec<String> = environment(request, image, &user).into_iter().chain(extra).collect();
+    let port = image.port(&request.app)?;
+    let env: Vec<String> = environment(request, image, &user, port).into_iter().chain(extra).collect();
     Ok(process(request, image, &user, max_open_files, apparmor, &command.argv, &env))
 }
 
@@ -231,7 +232,7 @@ fn arguments(app: &App, image: &ImageConfig) -> Result<Vec<String>, RuntimeError
 
 /// Returns the environment: the image's variables, then the template's, then the promised ones, each replacing the ones
 /// before it.
-fn environment(request: &StartRequest, image: &ImageConfig, user: &ContainerUser) -> Vec<String> {
+fn environment(request: &StartRequest, image: &ImageConfig, user: &ContainerUser, port: u16) -> Vec<String> {
     let mut variables =
         BTreeMap::from([("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin")]);
     // Only an instance that may be frozen needs it, and what the image or the template says replaces it.
@@ -242,7 +243,7 @@ fn environment(request: &StartRequest, image: &ImageConfig, user: &ContainerUser
     if variables.get("HOME").is_none_or(|home| home.is_empty()) {
         variables.insert("HOME", &user.home);
     }
-    let port = request.app.port.to_string();
+    let port = port.to_string();
     variables.extend([
         ("HOST", "127.0.0.1"),
         ("PORT", &port),
@@ -394,7 +395,7 @@ mod tests {
             let request = StartRequest { url, host, id, app, revision: 1, files, will_be_baked };
             let env = Some(image.iter().map(|pair| (*pair).to_owned()).collect());
             let image = ImageConfig { env, ..ImageConfig::default() };
-            let all = environment(&request, &image, &image.users.find("").unwrap());
+            let all = environment(&request, &image, &image.users.find("").unwrap(), 80);
             all.into_iter().find_map(|pair| pair.strip_prefix("NODE_OPTIONS=").map(str::to_owned))
         };
         assert_eq!(variable(true, &[], &[]).as_deref(), Some(node_script::OPTIONS));

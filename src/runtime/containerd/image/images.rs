@@ -5,9 +5,11 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
-use super::manifest::{UnpackedImage, archive_digest, inspect};
+use super::archive::Archive;
+use super::manifest::{UnpackedImage, inspect};
 use super::{registry, transfer};
 use crate::instance::NodeId;
+use crate::runtime::blocking::{IoContext, blocking};
 use crate::runtime::containerd::client::Client;
 use crate::runtime::{LoginFile, RuntimeError};
 use crate::template::ImageRef;
@@ -59,12 +61,15 @@ async fn fetch(
 ) -> Result<UnpackedImage, RuntimeError> {
     match image {
         ImageRef::Tar(path) => {
-            let digest = archive_digest(path).await?;
+            let opened = path.clone();
+            let archive = blocking(move || Archive::open(&opened)).await;
+            let Archive { digest, file } =
+                archive.context(|| format!("read the image in {}", path.display()))?;
             let name = format!("{}@{digest}", transfer::ARCHIVE_IMAGE);
             if let Ok(unpacked) = inspect(client, node, &name).await {
                 return Ok(unpacked);
             }
-            transfer::import(client, path).await?;
+            transfer::import(client, file, path).await?;
             inspect(client, node, &name).await
         }
         ImageRef::Reference(reference) => {

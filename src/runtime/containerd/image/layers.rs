@@ -121,11 +121,36 @@ fn is_whiteout(there: &Stat) -> bool {
     FileType::from_raw_mode(there.st_mode) == FileType::CharacterDevice && there.st_rdev == 0
 }
 
+/// Returns whether there is anything at a path. Links are followed below the root of the layers.
+///
+/// # Errors
+/// The path leads through too many links, or the kernel's error.
+pub(crate) fn exists(layers: &[OwnedFd], path: &str) -> io::Result<bool> {
+    find(layers, path).map(|found| found.is_some())
+}
+
 /// Returns the content of a file; `None` if there is none. Links are followed below the root of the layers.
 ///
 /// # Errors
 /// The path leads to something else than a file, through too many links, or to a file of more than 4 MiB.
 pub(super) fn read_file(layers: &[OwnedFd], path: &str) -> io::Result<Option<Vec<u8>>> {
+    match find(layers, path)? {
+        None => Ok(None),
+        Some(Found::File(folder, name)) => read(&folder, &name).map(Some),
+        Some(Found::Other) => Err(io::Error::other("it is not a file")),
+    }
+}
+
+/// What is at a path.
+enum Found {
+    /// A file of this name in this folder.
+    File(OwnedFd, OsString),
+    /// A folder, a device or a pipe.
+    Other,
+}
+
+/// Looks up a path, and follows links below the root of the layers.
+fn find(layers: &[OwnedFd], path: &str) -> io::Result<Option<Found>> {
     let clone = |folders: &[OwnedFd]| folders.iter().map(OwnedFd::try_clone).collect::<io::Result<Vec<_>>>();
     let mut folders = vec![clone(layers)?];
     let mut parts = parts_of(path.as_bytes());
@@ -162,11 +187,11 @@ pub(super) fn read_file(layers: &[OwnedFd], path: &str) -> io::Result<Option<Vec
             }
             // A folder is expected, and there is none.
             FileType::RegularFile if !parts.is_empty() => return Ok(None),
-            FileType::RegularFile => return read(holder, &part).map(Some),
-            _ => return Err(io::Error::other("it is not a file")),
+            FileType::RegularFile => return Ok(Some(Found::File(holder.try_clone()?, part))),
+            _ => return Ok(Some(Found::Other)),
         }
     }
-    Err(io::ErrorKind::IsADirectory.into())
+    Ok(Some(Found::Other))
 }
 
 fn parts_of(path: &[u8]) -> VecDeque<OsString> {

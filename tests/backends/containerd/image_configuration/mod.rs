@@ -1,6 +1,9 @@
 //! Images as other tools build them start and are restored as Docker would run them.
 
 mod builder;
+mod configuration;
+mod layers;
+mod listening;
 mod users;
 
 use std::collections::BTreeMap;

@@ -5,7 +5,7 @@ use try_it_now::runtime::Runtime;
 use try_it_now::template::{App, ResourceLimits};
 
 use super::builder::{Layer, image};
-use super::{TestNode, cold_and_restored, output, start_request, wait_until, with_timeout};
+use super::{Running, TestNode, cold_and_restored, output, start_request, wait_until, with_timeout};
 
 /// Serves `/www` on port 80.
 const SERVE: [&str; 6] = ["httpd", "-f", "-p", "127.0.0.1:80", "-h", "/www"];
@@ -30,7 +30,7 @@ async fn a_named_user_has_its_groups_and_home_and_listens_on_port_80_started_or_
     let Some(test_node) = TestNode::new() else { return };
     let config = json!({ "User": "node", "Cmd": SERVE });
     let app = image(&test_node, "node", vec![Layer::base().bytes()], config);
-    cold_and_restored(&test_node, &app, async |instance| {
+    let check = async |instance: &Running<'_>| {
         assert_eq!(instance.page().await, "hello\n");
         assert_eq!(instance.script(WHO).await, who(1000, 1001, "1001 29 33", "/home/node"));
         // What its process 1 knows was set at its start.
@@ -38,8 +38,38 @@ async fn a_named_user_has_its_groups_and_home_and_listens_on_port_80_started_or_
         assert_eq!(home.trim_end_matches(['\0', '\n']), "HOME=/home/node");
         // Its output is its own: programs open these paths.
         instance.script("echo to the log > /dev/stdout; echo and > /proc/self/fd/2").await;
+    };
+    if may_freeze_other_users() {
+        return cold_and_restored(&test_node, &app, check).await;
+    }
+    let runtime = test_node.open().await;
+    check(&Running::start(&runtime, &app).await).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn root_has_the_home_and_groups_of_its_image_started_or_restored() {
+    let Some(test_node) = TestNode::new() else { return };
+    let upper = Layer::new().file("etc/passwd", 0o644, b"admin:x:0:0::/srv/admin:/bin/sh\n").file(
+        "etc/group",
+        0o644,
+        b"root:x:0:\nwheel:x:10:admin\ndisk:x:6:admin,other\n",
+    );
+    let config = json!({ "User": "admin", "Cmd": SERVE });
+    let app = image(&test_node, "admin", vec![Layer::base().bytes(), upper.bytes()], config);
+    cold_and_restored(&test_node, &app, async |instance| {
+        assert_eq!(instance.page().await, "hello\n");
+        assert_eq!(instance.script(WHO).await, who(0, 0, "0 6 10", "/srv/admin"));
     })
     .await;
+}
+
+/// Returns whether CRIU may read the limits of processes of other users. Machines without this right restore only apps
+/// that run as root.
+fn may_freeze_other_users() -> bool {
+    const CAP_SYS_RESOURCE: u32 = 24;
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let rights = status.lines().find_map(|line| line.strip_prefix("CapEff:")).unwrap();
+    u64::from_str_radix(rights.trim(), 16).unwrap() >> CAP_SYS_RESOURCE & 1 == 1
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -88,7 +118,7 @@ async fn a_user_that_the_image_does_not_know_is_an_error_and_never_root() {
         ("nosuch", None, format!("cannot use the image's user `nosuch`: unable to find user nosuch: {none}")),
         ("node:nosuch", None, "unable to find group nosuch: no matching entries in group file".to_owned()),
         ("node", Some(removed()), format!("unable to find user node: {none}")),
-        ("daemon", Some(outside()), "cannot use the image's user `daemon`".to_owned()),
+        ("daemon", Some(outside()), format!("unable to find user daemon: {none}")),
         ("-1", None, "uids and gids must be in range 0-2147483647".to_owned()),
     ];
     for (number, (user, upper, expected)) in cases.into_iter().enumerate() {
@@ -122,6 +152,6 @@ async fn open_files_are_limited_as_docker_does_whatever_containerd_has() {
     let runtime = test_node.open().await;
     let request = try_it_now::runtime::StartRequest { revision: 2, ..start_request(&limited) };
     let started = with_timeout(runtime.start(&request)).await.unwrap();
-    let instance = super::Running { runtime: &runtime, request, started };
+    let instance = Running { runtime: &runtime, request, started };
     assert_eq!(instance.script(limits).await.trim_end(), expected(64, 64));
 }
