@@ -63,6 +63,17 @@ impl Layer {
         self
     }
 
+    /// Adds a file whose name begins with a slash, which the crate `tar` does not write by itself.
+    pub(super) fn absolute_file(mut self, name: &str, content: &[u8]) -> Self {
+        let mut header = tar::Header::new_gnu();
+        header.as_gnu_mut().unwrap().name[..name.len()].copy_from_slice(name.as_bytes());
+        header.set_size(content.len() as u64);
+        header.set_mode(0o644);
+        header.set_cksum();
+        self.0.append(&header, content).unwrap();
+        self
+    }
+
     pub(super) fn folder(self, name: &str, mode: u32, owner: (u64, u64)) -> Self {
         self.entry(tar::EntryType::Directory, name, mode, owner, "")
     }
