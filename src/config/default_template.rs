@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::defaults::{DEFAULT_IMAGE_PORT, DEFAULT_RECHECK_INTERVAL, DEFAULT_SILENCE, Defaults};
+use super::defaults::{DEFAULT_RECHECK_INTERVAL, DEFAULT_SILENCE, Defaults};
 use crate::instance::TemplateName;
 use crate::template::hooks::Hooks;
 use crate::template::{App, DEFAULT_TEMPLATE, ImageRef, ReadyCheck, Template, revision};
@@ -22,8 +22,9 @@ pub(super) fn sample_app(own_program: &str, defaults: &Defaults, admin_path: &st
 /// Returns the template of the image in `CONTAINER_IMAGE`.
 pub(super) fn of_image(image: ImageRef, defaults: &Defaults, admin_path: &str) -> Template {
     let title = image.short_name().to_owned();
-    let app = App { image: Some(image), port: DEFAULT_IMAGE_PORT, ..App::default() };
-    Template { title, ..of_app(app, ReadyCheck::default(), defaults, admin_path) }
+    let app = App { image: Some(image), ..App::default() };
+    let ready = ReadyCheck { yields_to_image: true, ..ReadyCheck::default() };
+    Template { title, ..of_app(app, ready, defaults, admin_path) }
 }
 
 fn of_app(app: App, ready: ReadyCheck, defaults: &Defaults, admin_path: &str) -> Template {

@@ -21,8 +21,6 @@ pub(super) const DEFAULT_RECHECK_INTERVAL: Duration = Duration::from_secs(10);
 pub(super) const MIN_RECHECK_INTERVAL: Duration = Duration::from_secs(1);
 /// The shortest longest age of a ready instance.
 pub(super) const MIN_MAX_IDLE_AGE: Duration = Duration::from_secs(1);
-/// The port that an app in a container listens on.
-pub(super) const DEFAULT_IMAGE_PORT: u16 = 80;
 
 /// The part of a template that the environment may set.
 #[derive(Debug, Clone, Copy, PartialEq)]

@@ -2,7 +2,6 @@
 
 use std::path::{Path, PathBuf};
 
-use super::defaults::DEFAULT_IMAGE_PORT;
 use super::file_context::{FileContext, utf8};
 use super::toml_table::TomlTable;
 use crate::template::egress::{Destination, MAX_DESTINATIONS};
@@ -60,6 +59,7 @@ pub(super) fn app(table: &mut TomlTable<'_>, context: &FileContext<'_>) -> Optio
     if is_container && table.has("files") {
         table.report("files", "an image has its own files", "put them into the image");
     }
+    let user = user(table, is_container);
     let port = table.number("port", 1, 65_535).map(|n| n as u16);
     if !is_container && table.has("port") {
         table.report("port", "every instance gets its own, as PORT", "leave it out");
@@ -72,9 +72,9 @@ pub(super) fn app(table: &mut TomlTable<'_>, context: &FileContext<'_>) -> Optio
         table.report("", "the path of the file is no UTF-8 text", "move it");
         return None;
     }
-    let port = if is_container { port.unwrap_or(DEFAULT_IMAGE_PORT) } else { 0 };
+    let port = port.filter(|_| is_container).unwrap_or(0);
     let files = files.map(without_dots);
-    Some(App { image, command: command?, port, env, files, limits, egress, share_memory, runtime })
+    Some(App { image, command: command?, user, port, env, files, limits, egress, share_memory, runtime })
 }
 
 /// Returns the command; empty when an image runs its own.
@@ -108,6 +108,24 @@ fn command(
 /// Returns a path without `.` parts, so that equal paths compare as equal.
 fn without_dots(path: PathBuf) -> PathBuf {
     path.components().collect()
+}
+
+fn user(table: &mut TomlTable<'_>, is_container: bool) -> Option<String> {
+    const RULE: &str = "write a user of the image and perhaps a group, such as \"node\" or \"1000:1000\"";
+    let is_user = |text: &str| {
+        let has_bad = text.contains(|c: char| c.is_control() || c.is_whitespace());
+        (!text.is_empty() && !has_bad).then(|| text.to_owned())
+    };
+    let user = table.text("user", RULE, is_user);
+    if table.has("user") && !is_container {
+        table.report(
+            "user",
+            "a command on this host runs as the server's user",
+            "leave it out, or write an image",
+        );
+        return None;
+    }
+    user
 }
 
 fn egress(table: &mut TomlTable<'_>, is_container: bool) -> Egress {

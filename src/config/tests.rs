@@ -296,7 +296,7 @@ fn an_image_is_the_one_template_of_a_server_without_a_file() {
     let template = config.templates.get("default").unwrap();
     assert_eq!((template.title.as_str(), template.admin_path.as_str()), ("shop", "/admin"));
     assert_eq!(template.app.image, Some(ImageRef::Reference("docker.io/you/shop:2".to_owned())));
-    assert_eq!((template.app.command.len(), template.app.port), (0, 80));
+    assert_eq!((template.app.command.len(), template.app.port), (0, 0));
     assert_eq!(template.ready.path, "/");
 
     let containers = ("CONTAINER_MODE", "containerd");

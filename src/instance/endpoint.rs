@@ -1,7 +1,7 @@
 //! Where an instance's app listens.
 
 use std::fmt;
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use serde::{Deserialize, Serialize};
 
@@ -21,6 +21,13 @@ pub enum Endpoint {
         /// The port in that namespace.
         port: u16,
     },
+    /// `::1` in a network namespace that this server keeps open.
+    SealedIpv6 {
+        /// The server's number for the namespace, unique in the lifetime of the server process.
+        namespace: u32,
+        /// The port in that namespace.
+        port: u16,
+    },
 }
 
 impl Endpoint {
@@ -28,7 +35,18 @@ impl Endpoint {
     pub fn port(self) -> u16 {
         match self {
             Endpoint::Direct(address) => address.port(),
-            Endpoint::Sealed { port, .. } => port,
+            Endpoint::Sealed { port, .. } | Endpoint::SealedIpv6 { port, .. } => port,
+        }
+    }
+
+    /// Returns the endpoint at `::1` in place of 127.0.0.1; `None` for every other address.
+    pub fn on_ipv6_loopback(self) -> Option<Self> {
+        match self {
+            Endpoint::Direct(address) if address.ip() == IpAddr::V4(Ipv4Addr::LOCALHOST) => {
+                Some(Endpoint::Direct((Ipv6Addr::LOCALHOST, address.port()).into()))
+            }
+            Endpoint::Sealed { namespace, port } => Some(Endpoint::SealedIpv6 { namespace, port }),
+            Endpoint::Direct(_) | Endpoint::SealedIpv6 { .. } => None,
         }
     }
 }
@@ -44,6 +62,9 @@ impl fmt::Display for Endpoint {
         match self {
             Endpoint::Direct(address) => write!(f, "{address}"),
             Endpoint::Sealed { namespace, port } => write!(f, "port {port} in network namespace {namespace}"),
+            Endpoint::SealedIpv6 { namespace, port } => {
+                write!(f, "[::1]:{port} in network namespace {namespace}")
+            }
         }
     }
 }
@@ -56,7 +77,13 @@ mod tests {
     fn an_endpoint_displays_its_address_and_reads_back_from_json_unchanged() {
         let direct = Endpoint::from(SocketAddr::from(([127, 0, 0, 1], 8080)));
         let sealed = Endpoint::Sealed { namespace: 7, port: 80 };
-        for (endpoint, text) in [(direct, "127.0.0.1:8080"), (sealed, "port 80 in network namespace 7")] {
+        let ipv6 = sealed.on_ipv6_loopback().unwrap();
+        for (endpoint, text) in [
+            (direct, "127.0.0.1:8080"),
+            (direct.on_ipv6_loopback().unwrap(), "[::1]:8080"),
+            (sealed, "port 80 in network namespace 7"),
+            (ipv6, "[::1]:80 in network namespace 7"),
+        ] {
             assert_eq!(endpoint.to_string(), text);
             let json = serde_json::to_string(&endpoint).unwrap();
             assert_eq!(serde_json::from_str::<Endpoint>(&json).unwrap(), endpoint);

@@ -1,7 +1,7 @@
 //! The upstream connection to an instance's app.
 
 use std::fmt;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -41,9 +41,10 @@ pub(super) fn peer(
         // What a socket in the namespace reports as its peer address. Pingora compares it before it reuses a
         // connection.
         Endpoint::Sealed { port, .. } => SocketAddr::from((Ipv4Addr::LOCALHOST, port)),
+        Endpoint::SealedIpv6 { port, .. } => SocketAddr::from((Ipv6Addr::LOCALHOST, port)),
     };
     let mut peer = HttpPeer::new(address, false, String::new());
-    if let Endpoint::Sealed { .. } = endpoint {
+    if let Endpoint::Sealed { .. } | Endpoint::SealedIpv6 { .. } = endpoint {
         peer.options.custom_l4 = Some(Arc::new(SealedConnector { pool: pool.clone(), endpoint }));
     }
     set_common_options(&mut peer, route, read_timeout, write_timeout);

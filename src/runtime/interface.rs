@@ -1,6 +1,7 @@
 //! The trait that every runtime implements.
 
 use std::io;
+use std::net::SocketAddr;
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -9,7 +10,7 @@ use tokio::sync::mpsc;
 
 use super::{ExecCommand, ExecOutput, MemoryReport, RuntimeError, StartRequest};
 use crate::instance::{Endpoint, InstanceId};
-use crate::template::App;
+use crate::template::{App, HealthCheck};
 
 /// What a start made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -102,11 +103,22 @@ pub trait Runtime: Send + Sync + 'static {
     async fn connect(&self, endpoint: Endpoint) -> io::Result<TcpStream> {
         match endpoint {
             Endpoint::Direct(address) => TcpStream::connect(address).await,
-            Endpoint::Sealed { .. } => Err(io::Error::new(
+            Endpoint::Sealed { .. } | Endpoint::SealedIpv6 { .. } => Err(io::Error::new(
                 io::ErrorKind::Unsupported,
                 format!("the {} runtime cannot reach {endpoint}", self.name()),
             )),
         }
+    }
+
+    /// Returns the health check of an app's image. The app was fetched before. `None` where the image declares none.
+    fn health_check(&self, _app: &App) -> Option<HealthCheck> {
+        None
+    }
+
+    /// Returns the TCP addresses on which the processes of an instance listen, by port; `None` where that is not known.
+    /// The call may take a while, and is made for an app that does not become ready.
+    async fn listeners(&self, _id: &InstanceId) -> Option<Vec<SocketAddr>> {
+        None
     }
 
     /// Brings what the app consists of to this host, for example its image. This may take minutes; if it was done

@@ -11,6 +11,7 @@
 //!
 //! The other files serve the implementations: `output_log` (the last output of an instance), `memory_report` (what
 //! instances use), `registry_auth` (logins for image registries), `blocking` (work that waits for the host),
+//! `listeners` (where the processes of an instance listen),
 //! `apparmor` (the profile of containers), `containerd_process` (which programs containerd finds), `tracefs` (the kernel's tracing).
 
 pub mod apparmor;
@@ -20,6 +21,7 @@ pub mod containerd;
 pub mod containerd_process;
 mod error;
 mod interface;
+mod listeners;
 mod memory_report;
 #[cfg(feature = "runtime-none")]
 pub mod null;

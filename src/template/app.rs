@@ -17,8 +17,12 @@ pub struct App {
     /// instance's working directory. With an image, a command replaces both the image's entrypoint and its arguments,
     /// and an empty command means the image's own. Without an image, the command is never empty.
     pub command: Vec<String>,
-    /// The port that the app listens on inside its container. 0 without an image, because then each instance gets its
-    /// own port in `PORT`.
+    /// The user to run as, such as `node` or `1000:1000`; `None` means the image's own, and is the only value without an
+    /// image.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub user: Option<String>,
+    /// The port that the app listens on inside its container. 0 means the only one that the image exposes, or 80 if it
+    /// exposes none. 0 without an image too, because then each instance gets its own port in `PORT`.
     pub port: u16,
     /// Additional environment variables.
     pub env: BTreeMap<String, String>,

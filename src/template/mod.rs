@@ -11,6 +11,7 @@
 //! | `runtime_handler.rs` | what starts containers in place of this server's own way |
 //! | `egress.rs` | what an instance may reach on the internet |
 //! | `ready_check.rs` | when an instance counts as ready |
+//! | `health_check.rs` | the health check that an image declares |
 //! | `hooks.rs` | what gives each instance its own address, keys and passwords |
 //! | `pool_sizes.rs` | how many instances a node keeps |
 //! | `templates.rs` | all templates of a server |
@@ -19,6 +20,7 @@
 
 mod app;
 pub mod egress;
+mod health_check;
 pub mod hooks;
 mod image_ref;
 mod limits;
@@ -34,6 +36,7 @@ use std::time::Duration;
 
 pub use app::{App, ShareMemory};
 pub use egress::Egress;
+pub use health_check::HealthCheck;
 pub use hooks::Hooks;
 pub use image_ref::ImageRef;
 pub use limits::ResourceLimits;

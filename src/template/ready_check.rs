@@ -18,6 +18,10 @@ pub struct ReadyCheck {
     pub interval: Duration,
     /// Time after which the check fails and the instance is removed.
     pub timeout: Duration,
+    /// Whether the health check of the image decides in place of path, status and text, where it has one: the template
+    /// declares none of these. No part of the revision.
+    #[serde(skip)]
+    pub yields_to_image: bool,
 }
 
 impl Default for ReadyCheck {
@@ -28,6 +32,7 @@ impl Default for ReadyCheck {
             body: None,
             interval: Duration::from_millis(50),
             timeout: Duration::from_secs(60),
+            yields_to_image: false,
         }
     }
 }

@@ -105,16 +105,19 @@ fn one_line(text: &str) -> Option<&str> {
 
 /// Returns the ready check, and the time between two requests to an instance that waits for a visitor.
 fn ready(table: &mut TomlTable<'_>) -> (ReadyCheck, Duration) {
-    let ReadyCheck { path, status, body, interval, timeout } = ReadyCheck::default();
+    let ReadyCheck { path, status, body, interval, timeout, .. } = ReadyCheck::default();
     let Some(mut table) = table.table("ready") else {
-        return (ReadyCheck { path, status, body, interval, timeout }, DEFAULT_RECHECK_INTERVAL);
+        let check = ReadyCheck { path, status, body, interval, timeout, yields_to_image: true };
+        return (check, DEFAULT_RECHECK_INTERVAL);
     };
+    let yields_to_image = ["path", "status", "body"].into_iter().all(|key| !table.has(key));
     let ready = ReadyCheck {
         path: table.text("path", PATH_RULE, request_path).map_or(path, str::to_owned),
         status: table.number("status", 200, 599).map_or(status, |n| n as u16),
         body: table.text("body", TEXT_RULE, |text| (!text.is_empty()).then(|| text.to_owned())).or(body),
         interval: table.duration("interval", MILLISECOND).unwrap_or(interval),
         timeout: table.duration("timeout", MILLISECOND).unwrap_or(timeout),
+        yields_to_image,
     };
     let recheck_interval = table.duration("recheck_interval", MIN_RECHECK_INTERVAL);
     table.finish();

@@ -186,7 +186,7 @@ odd = 1
 const CONTAINERS: (&str, &str) = ("CONTAINER_MODE", "containerd");
 
 #[test]
-fn an_image_runs_its_own_command_and_listens_on_port_80_by_default() {
+fn an_image_runs_its_own_command_and_names_its_port_by_default() {
     let text = r#"
 [templates.shop]
 image = "oci:./images/shop.tar"
@@ -218,7 +218,7 @@ limits.cpus = 2
     };
     assert_eq!(shop.limits, limits);
     assert_eq!(blog.image, Some(ImageRef::Reference("docker.io/library/wordpress:6".to_owned())));
-    assert_eq!((blog.command.len(), blog.port, blog.limits.millicpus), (0, 80, Some(2000)));
+    assert_eq!((blog.command.len(), blog.port, blog.limits.millicpus), (0, 0, Some(2000)));
 }
 
 #[test]
@@ -604,4 +604,25 @@ fn a_runtime_handler_is_a_name_and_needs_an_image() {
     let errors =
         load(&[], "[templates.a]\ncommand = [\"a\"]\nruntime = \"runsc\"\n").unwrap_err().to_string();
     assert!(errors.contains("templates.a.runtime: only containers have a runtime handler"), "{errors}");
+}
+
+#[test]
+fn a_user_needs_an_image_and_an_image_may_decide_port_and_readiness() {
+    let text = "[templates.a]\nimage = \"a:1\"\nuser = \"node:33\"\nready = { timeout = \"5s\" }\n\
+                [templates.b]\nimage = \"a:1\"\nport = 81\nready = { path = \"/up\" }\n";
+    let config = load(&[CONTAINERS], text).unwrap_or_else(|errors| panic!("{errors}"));
+    let [a, b] = ["a", "b"].map(|name| config.templates.get(name).unwrap());
+    assert_eq!((a.app.user.as_deref(), a.app.port, a.ready.yields_to_image), (Some("node:33"), 0, true));
+    assert_eq!((b.app.user.as_deref(), b.app.port, b.ready.yields_to_image), (None, 81, false));
+    assert_ne!(a.revision, b.revision);
+    for wrong in ["", "a b", "a\\u0000"] {
+        let text = format!("[templates.a]\nimage = \"a:1\"\nuser = \"{wrong}\"\n");
+        let errors = load(&[CONTAINERS], &text).unwrap_err().to_string();
+        assert!(errors.contains("templates.a.user: "), "{errors}");
+    }
+    let errors = load(&[], "[templates.a]\ncommand = [\"a\"]\nuser = \"node\"\n").unwrap_err().to_string();
+    assert!(
+        errors.contains("templates.a.user: a command on this host runs as the server's user"),
+        "{errors}"
+    );
 }

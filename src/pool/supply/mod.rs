@@ -9,6 +9,8 @@
 //! | `ready_watch.rs` | asks ready instances their ready check again and again |
 //! | `withdrawn.rs` | those that fail it: offered again, or replaced |
 //! | `max_idle_age.rs` | replaces ready instances that are too old |
+//! | `health.rs` | the health check of an image, in place of the ready check |
+//! | `wrong_port.rs` | describes where an app listens, if not where it should: pure |
 //! | `hooks.rs` | what gives an instance its own address, keys and passwords |
 //! | `bake.rs`, `bake_state.rs` | checkpoints: when one is made, and what is known of them |
 //! | `compare_restores.rs`, `repeated_values.rs` | what two instances of a new checkpoint both draw at random |
@@ -21,6 +23,7 @@ pub(super) mod bake;
 pub(super) mod bake_state;
 pub(super) mod capacity;
 mod compare_restores;
+mod health;
 pub(super) mod hooks;
 mod max_idle_age;
 pub(super) mod memory_sample;
@@ -32,3 +35,4 @@ pub(super) mod ready_watch;
 pub(super) mod reconcile;
 mod repeated_values;
 mod withdrawn;
+mod wrong_port;

@@ -8,15 +8,18 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use tokio::time::Instant;
 
 use super::bake;
+use super::health;
 use super::hooks::{self, HookError, HookValues};
 use super::readiness;
 use super::readiness::{AppTarget, ReadinessError};
 use super::repeated_values::AnswerValues;
+use super::wrong_port;
 use crate::instance::{Instance, InstanceId};
 use crate::pool::Pool;
 use crate::pool::in_flight::InstanceLock;
@@ -26,6 +29,9 @@ use crate::store::StoreError;
 use crate::telemetry::{Outcome, ProvisionMethod, task};
 use crate::template::Template;
 use crate::template::hooks::HookCalls;
+
+/// Longest time to find out where an app listens that did not become ready.
+const LISTENERS_DEADLINE: Duration = Duration::from_secs(5);
 
 /// Why an attempt made no instance. Nothing of the attempt remains.
 #[derive(Debug, thiserror::Error)]
@@ -182,9 +188,36 @@ impl ProvisionDraft<'_> {
         }
         let begun = Instant::now();
         let host = self.pool.public_url.instance_authority(&self.id);
-        readiness::wait_until_ready(self.target(&host), &self.template.ready, &self.pool.metrics).await?;
+        let (target, ready, metrics) = (self.target(&host), &self.template.ready, &self.pool.metrics);
+        let of_image = match ready.yields_to_image {
+            true => self.pool.runtime.health_check(&self.template.app),
+            false => None,
+        };
+        let waited = match (of_image, self.started().method) {
+            (None, _) => readiness::wait_until_ready(target, ready, metrics).await,
+            (Some(_), StartMethod::Restored) => readiness::wait_until_answering(target, ready, metrics).await,
+            (Some(check), StartMethod::Cold) => {
+                health::wait_until_healthy(target, &self.start_request, &check, ready, metrics).await
+            }
+        };
+        let endpoint = match waited {
+            Ok(endpoint) => endpoint,
+            Err(error) => return Err(self.with_listeners(error).await.into()),
+        };
+        self.started = Some(Started { endpoint, ..self.started() });
         self.pool.metrics.record_ready_wait(begun.elapsed());
         Ok(())
+    }
+
+    /// Adds to the error of a ready check where the app listens, if not where it should.
+    async fn with_listeners(&self, mut error: ReadinessError) -> ReadinessError {
+        if let ReadinessError::Timeout { listening, .. } = &mut error {
+            let looking = self.pool.runtime.listeners(&self.id);
+            let listeners = tokio::time::timeout(LISTENERS_DEADLINE, looking).await.ok().flatten();
+            let (port, sets_port) = (self.started().endpoint.port(), self.template.app.image.is_some());
+            *listening = listeners.and_then(|found| wrong_port::describe(&found, port, sets_port));
+        }
+        error
     }
 
     /// Sends the warm-up requests. A restored instance was warmed up before it was frozen, so it gets none, but for the

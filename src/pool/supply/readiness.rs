@@ -6,13 +6,14 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::{HeaderValue, Request, Response, header};
 use http_body_util::Full;
+use tokio::net::TcpStream;
 use tokio::time::Instant;
 
 use crate::instance::Endpoint;
 use crate::request::one_shot::{ExchangeError, exchange};
 use crate::runtime::Runtime;
 use crate::telemetry::{Metrics, Outcome};
-use crate::template::ReadyCheck;
+use crate::template::{ReadyCheck, Template};
 
 /// Longest time of one request of the ready check.
 pub(super) const CHECK_TIMEOUT: Duration = Duration::from_secs(5);
@@ -24,8 +25,14 @@ const USER_AGENT: &str = concat!("try-it-now/", env!("CARGO_PKG_VERSION"));
 /// An app that did not answer as its template declares.
 #[derive(Debug, thiserror::Error)]
 pub(in crate::pool) enum ReadinessError {
-    #[error("the app was not ready within {after:?}: {last}")]
-    Timeout { after: Duration, last: String },
+    #[error("the app was not ready within {after:?}: {last}{}", listening.as_ref().map(|text| format!("; {text}")).unwrap_or_default())]
+    Timeout {
+        after: Duration,
+        /// The last failure.
+        last: String,
+        /// Where the app listens, if not where it should.
+        listening: Option<String>,
+    },
     #[error("warm-up request {path}: {what}")]
     WarmUp { path: String, what: String },
 }
@@ -41,7 +48,8 @@ pub(super) struct AppTarget<'a> {
     pub(super) host: &'a str,
 }
 
-/// Repeats the ready check until it succeeds.
+/// Repeats the ready check until it succeeds, and returns the endpoint that answered: that of the target, or if the app
+/// refuses connections there, the same port of `::1`.
 ///
 /// # Errors
 /// `Timeout` after the check's timeout, with the last failure.
@@ -49,14 +57,36 @@ pub(super) async fn wait_until_ready(
     target: AppTarget<'_>,
     check: &ReadyCheck,
     metrics: &Metrics,
-) -> Result<(), ReadinessError> {
+) -> Result<Endpoint, ReadinessError> {
+    repeat_until_accepted(target, check, metrics, |response| check_response(check, response)).await
+}
+
+/// Repeats the request of the ready check until there is any answer, and returns the endpoint that answered.
+///
+/// # Errors
+/// `Timeout` after the check's timeout, with the last failure.
+pub(super) async fn wait_until_answering(
+    target: AppTarget<'_>,
+    check: &ReadyCheck,
+    metrics: &Metrics,
+) -> Result<Endpoint, ReadinessError> {
+    repeat_until_accepted(target, check, metrics, |_| Ok(())).await
+}
+
+async fn repeat_until_accepted(
+    target: AppTarget<'_>,
+    check: &ReadyCheck,
+    metrics: &Metrics,
+    judge: impl Fn(&Response<Bytes>) -> Result<(), String>,
+) -> Result<Endpoint, ReadinessError> {
     let deadline = Instant::now() + check.timeout;
     let mut pause = FIRST_PAUSE.min(check.interval);
     let mut last_failure: Option<String> = None;
     loop {
         let start = Instant::now();
         let time_left = deadline - start;
-        let response = tokio::time::timeout(CHECK_TIMEOUT.min(time_left), get(target, &check.path)).await;
+        let checking = get_from_either(target, &check.path);
+        let response = tokio::time::timeout(CHECK_TIMEOUT.min(time_left), checking).await;
         let result = match response {
             // The check's own end cut this attempt off, which says nothing of the app.
             Err(_) if time_left < CHECK_TIMEOUT && last_failure.is_some() => {
@@ -64,14 +94,14 @@ pub(super) async fn wait_until_ready(
             }
             Err(_) => Err("no answer in time".to_owned()),
             Ok(Err(error)) => Err(error.to_string()),
-            Ok(Ok(response)) => check_response(check, &response),
+            Ok(Ok((response, answered))) => judge(&response).map(|()| answered),
         };
         let outcome = if result.is_ok() { Outcome::Success } else { Outcome::Error };
         metrics.record_ready_check(outcome, start.elapsed());
         match result {
-            Ok(()) => return Ok(()),
+            Ok(answered) => return Ok(answered),
             Err(last) if Instant::now() + pause >= deadline => {
-                return Err(ReadinessError::Timeout { after: check.timeout, last });
+                return Err(ReadinessError::Timeout { after: check.timeout, last, listening: None });
             }
             Err(last) => {
                 last_failure = Some(last);
@@ -91,15 +121,18 @@ pub(super) struct CheckFailure {
     pub(super) is_refused: bool,
 }
 
-/// Sends the request of the ready check once, and waits for the answer for at most `timeout`.
+/// Sends the request of a template's ready check once, and waits for the answer for at most `timeout`. Where the image's
+/// health check takes its place, any answer will do: nothing is known of the right one.
 ///
 /// # Errors
 /// There is no answer in time, or another one than the template expects.
 pub(super) async fn check_once(
     target: AppTarget<'_>,
-    check: &ReadyCheck,
+    template: &Template,
     timeout: Duration,
 ) -> Result<(), CheckFailure> {
+    let check = &template.ready;
+    let is_any_right = check.yields_to_image && target.runtime.health_check(&template.app).is_some();
     if !target.runtime.runs_apps() {
         return Ok(());
     }
@@ -109,6 +142,7 @@ pub(super) async fn check_once(
             let kind = error.downcast_ref::<io::Error>().map(io::Error::kind);
             (error.to_string(), kind == Some(io::ErrorKind::ConnectionRefused))
         }
+        Ok(Ok(_)) if is_any_right => return Ok(()),
         Ok(Ok(response)) => match check_response(check, &response) {
             Ok(()) => return Ok(()),
             Err(what) => (what, false),
@@ -147,6 +181,35 @@ fn check_response(check: &ReadyCheck, response: &Response<Bytes>) -> Result<(), 
     }
 }
 
+/// Sends one GET request to the endpoint of the target, or to the same port of `::1` if no app listens there. Returns the
+/// response with the endpoint that it came from. The caller bounds the wait.
+///
+/// # Errors
+/// The app cannot be reached, or its response is malformed.
+async fn get_from_either(
+    target: AppTarget<'_>,
+    path: &str,
+) -> Result<(Response<Bytes>, Endpoint), ExchangeError> {
+    let (stream, endpoint) = connect(target).await?;
+    let request = Request::get(path).body(Full::default())?;
+    Ok((send_on(stream, target.host, request).await?, endpoint))
+}
+
+/// Connects to the endpoint of the target, or to the same port of `::1` if no app listens there.
+///
+/// # Errors
+/// The error of the first endpoint, if the second does not exist or refuses too.
+pub(super) async fn connect(target: AppTarget<'_>) -> io::Result<(TcpStream, Endpoint)> {
+    let (runtime, endpoint) = (target.runtime, target.endpoint);
+    let refused = match runtime.connect(endpoint).await {
+        Ok(stream) => return Ok((stream, endpoint)),
+        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => error,
+        Err(error) => return Err(error),
+    };
+    let Some(other) = endpoint.on_ipv6_loopback() else { return Err(refused) };
+    runtime.connect(other).await.map(|stream| (stream, other)).map_err(|_| refused)
+}
+
 /// Sends one GET request and reads the whole response. The caller bounds the wait.
 ///
 /// # Errors
@@ -161,11 +224,18 @@ pub(super) async fn get(target: AppTarget<'_>, path: &str) -> Result<Response<By
 /// The app cannot be reached, or its response is malformed.
 pub(super) async fn send(
     target: AppTarget<'_>,
+    request: Request<Full<Bytes>>,
+) -> Result<Response<Bytes>, ExchangeError> {
+    send_on(target.runtime.connect(target.endpoint).await?, target.host, request).await
+}
+
+async fn send_on(
+    stream: TcpStream,
+    host: &str,
     mut request: Request<Full<Bytes>>,
 ) -> Result<Response<Bytes>, ExchangeError> {
-    let stream = target.runtime.connect(target.endpoint).await?;
     let headers = request.headers_mut();
-    headers.insert(header::HOST, HeaderValue::from_str(target.host)?);
+    headers.insert(header::HOST, HeaderValue::from_str(host)?);
     headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
     headers.entry(header::USER_AGENT).or_insert(HeaderValue::from_static(USER_AGENT));
     exchange(stream, request).await
@@ -186,6 +256,7 @@ mod tests {
             body: Some("yes".into()),
             interval: Duration::from_millis(10),
             timeout: Duration::from_secs(5),
+            yields_to_image: false,
         }
     }
 
@@ -226,7 +297,8 @@ mod tests {
             "HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nyes",
         ])
         .await;
-        wait_until_ready(app.target(), &check(), &Metrics::new()).await.unwrap();
+        let answered = wait_until_ready(app.target(), &check(), &Metrics::new()).await.unwrap();
+        assert_eq!(answered, app.address.into());
     }
 
     #[tokio::test]

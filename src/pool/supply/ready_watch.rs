@@ -179,14 +179,14 @@ pub(in crate::pool) async fn check(pool: &Arc<Pool>, id: &InstanceId, instance: 
     }
     let host = pool.public_url.instance_authority(id);
     let target = readiness::AppTarget { runtime: &*pool.runtime, endpoint: instance.endpoint, host: &host };
-    let Err(failure) = readiness::check_once(target, &template.ready, FIRST_TIMEOUT).await else {
+    let Err(failure) = readiness::check_once(target, &template, FIRST_TIMEOUT).await else {
         return pool.ready_watch.plan(id, template.recheck_interval);
     };
     let mut last = failure;
     if !last.is_refused {
         tracing::debug!(%id, failure = last.what, "ready check of ready instance failed; repeating it");
         tokio::time::sleep(SECOND_REQUEST_PAUSE).await;
-        match readiness::check_once(target, &template.ready, readiness::CHECK_TIMEOUT).await {
+        match readiness::check_once(target, &template, readiness::CHECK_TIMEOUT).await {
             Ok(()) => return pool.ready_watch.plan(id, template.recheck_interval),
             Err(second) => last = second,
         }

@@ -101,7 +101,7 @@ impl WithdrawnInstance {
         let host = self.pool.public_url.instance_authority(&self.id);
         let target =
             AppTarget { runtime: &*self.pool.runtime, endpoint: self.instance.endpoint, host: &host };
-        readiness::check_once(target, &template.ready, readiness::CHECK_TIMEOUT)
+        readiness::check_once(target, &template, readiness::CHECK_TIMEOUT)
             .await
             .map_err(|failure| failure.what)
     }

@@ -181,8 +181,12 @@ impl Runtime for TestRuntime {
         match (endpoint, self.app) {
             (BROKEN, _) => Err(std::io::ErrorKind::ConnectionRefused.into()),
             (Endpoint::Direct(address), _) => TcpStream::connect(address).await,
-            (Endpoint::Sealed { .. }, Some(app)) => TcpStream::connect(app).await,
-            (Endpoint::Sealed { .. }, None) => Err(std::io::ErrorKind::Unsupported.into()),
+            (Endpoint::Sealed { .. } | Endpoint::SealedIpv6 { .. }, Some(app)) => {
+                TcpStream::connect(app).await
+            }
+            (Endpoint::Sealed { .. } | Endpoint::SealedIpv6 { .. }, None) => {
+                Err(std::io::ErrorKind::Unsupported.into())
+            }
         }
     }
 

@@ -1,6 +1,7 @@
 //! The implementation of the runtime trait by containers.
 
 use std::io;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -31,12 +32,13 @@ use super::takeover;
 use crate::instance::{Endpoint, InstanceId};
 use crate::runtime::apparmor::AppArmor;
 use crate::runtime::blocking::{IoContext, blocking};
+use crate::runtime::listeners;
 use crate::runtime::{
     CheckpointStatus, ExecCommand, ExecOutput, Exit, MemoryReport, Runtime, RuntimeError, StartRequest,
     Started,
 };
 use crate::telemetry::task;
-use crate::template::App;
+use crate::template::{App, HealthCheck};
 
 /// Runs instances as containers of containerd.
 pub struct ContainerdRuntime {
@@ -101,9 +103,9 @@ impl ContainerdRuntime {
             node_limit_settings: settings.node_limits,
             socket: settings.socket,
             egress_links,
+            images: Images::new(&settings.node, settings.logins),
             node: settings.node,
             node_dir,
-            images: Images::new(settings.logins),
             namespaces: Namespaces::new()
                 .map(Arc::new)
                 .context(context("find this server's network namespace"))?,
@@ -201,9 +203,23 @@ impl Runtime for ContainerdRuntime {
 
     async fn connect(&self, endpoint: Endpoint) -> io::Result<TcpStream> {
         match endpoint {
-            Endpoint::Sealed { namespace, port } => self.inner.namespaces.connect(namespace, port).await,
+            Endpoint::Sealed { namespace, port } => {
+                self.inner.namespaces.connect(namespace, (Ipv4Addr::LOCALHOST, port).into()).await
+            }
+            Endpoint::SealedIpv6 { namespace, port } => {
+                self.inner.namespaces.connect(namespace, (Ipv6Addr::LOCALHOST, port).into()).await
+            }
             Endpoint::Direct(address) => TcpStream::connect(address).await,
         }
+    }
+
+    fn health_check(&self, app: &App) -> Option<HealthCheck> {
+        self.inner.images.cached(app.image.as_ref()?)?.config.health_check()
+    }
+
+    async fn listeners(&self, id: &InstanceId) -> Option<Vec<SocketAddr>> {
+        let id = id.clone();
+        blocking(move || listeners::of_namespace(&cgroups::processes(id.as_str()))).await
     }
 
     async fn fetch(&self, app: &App) -> Result<(), RuntimeError> {

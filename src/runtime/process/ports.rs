@@ -2,13 +2,14 @@
 
 use std::collections::VecDeque;
 use std::io;
-use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
 use std::ops::RangeInclusive;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::UnixDatagram;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
+use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
 
 use super::protocol::MissingResource;
@@ -129,7 +130,21 @@ fn bind_reservation(port: u16) -> io::Result<UnixDatagram> {
         rustix::net::socket_with(AddressFamily::INET, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
     sockopt::set_socket_reuseaddr(&probe, true)?;
     rustix::net::bind(&probe, &SocketAddrV4::new(Ipv4Addr::LOCALHOST, port))?;
+    probe_ipv6(port)?;
     Ok(reservation)
+}
+
+/// Checks that no other program uses the port at `::1`, where an app that listens there alone is reached.
+fn probe_ipv6(port: u16) -> io::Result<()> {
+    let socket =
+        rustix::net::socket_with(AddressFamily::INET6, SocketType::STREAM, SocketFlags::CLOEXEC, None);
+    // The kernel has no IPv6, or its loopback has no address.
+    let Ok(probe) = socket else { return Ok(()) };
+    sockopt::set_socket_reuseaddr(&probe, true)?;
+    match rustix::net::bind(&probe, &SocketAddrV6::new(Ipv6Addr::LOCALHOST, port, 0, 0)) {
+        Err(Errno::ADDRNOTAVAIL) | Ok(()) => Ok(()),
+        Err(error) => Err(error.into()),
+    }
 }
 
 fn outgoing_range() -> RangeInclusive<u16> {
@@ -194,10 +209,12 @@ mod tests {
 
     #[test]
     fn a_port_on_which_another_program_listens_is_skipped() {
-        let other_program = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        let port = other_program.local_addr().unwrap().port();
-        let ports = Arc::new(PortPool::new(port..=port));
-        assert!(ports.reserve().is_err());
-        assert!(ports.reserve().is_err(), "it is tried again each time");
+        let ipv6 = std::net::TcpListener::bind("[::1]:0").ok();
+        for other_program in [std::net::TcpListener::bind("127.0.0.1:0").ok(), ipv6].into_iter().flatten() {
+            let port = other_program.local_addr().unwrap().port();
+            let ports = Arc::new(PortPool::new(port..=port));
+            assert!(ports.reserve().is_err());
+            assert!(ports.reserve().is_err(), "it is tried again each time");
+        }
     }
 }

@@ -2,6 +2,7 @@
 
 use std::collections::hash_map::Entry;
 use std::io;
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -13,9 +14,10 @@ use super::ports::PortPool;
 use super::settings::ProcessSettings;
 use super::shared::{RunningInstance, SharedState};
 use super::supervisor::Supervisor;
-use super::takeover;
+use super::takeover::{self, ProcessMarks};
 use crate::instance::InstanceId;
 use crate::runtime::blocking::{IoContext, blocking};
+use crate::runtime::listeners;
 use crate::runtime::output_log::OutputLog;
 use crate::runtime::{Exit, Runtime, RuntimeError, StartMethod, StartRequest, Started};
 use crate::telemetry::task;
@@ -96,6 +98,13 @@ impl Runtime for ProcessRuntime {
         let failed =
             |why: String| RuntimeError::Io { operation: format!("stop {id}"), source: io::Error::other(why) };
         stopped.await.unwrap_or_else(|_| Err("its supervisor ended".to_owned())).map_err(failed)
+    }
+
+    async fn listeners(&self, id: &InstanceId) -> Option<Vec<SocketAddr>> {
+        let settings = &self.shared.settings;
+        let folder = settings.instances_dir.join(id.as_str());
+        let marks = ProcessMarks::of_instance(&settings.node, id, &folder);
+        blocking(move || listeners::of_processes(&marks.pids())).await
     }
 
     async fn list(&self) -> Result<Vec<InstanceId>, RuntimeError> {

@@ -88,6 +88,11 @@ impl ProcessMarks {
         Err(io::Error::other(format!("{} processes do not end", self.find().len())))
     }
 
+    /// Returns the numbers of the living processes that have the marks, and of their descendants.
+    pub(super) fn pids(&self) -> Vec<i32> {
+        self.find().into_iter().map(|(pid, _)| pid.as_raw_nonzero().get()).collect()
+    }
+
     /// Returns the living processes that have the marks, and their descendants with the parent's number.
     fn find(&self) -> Vec<(Pid, Option<i32>)> {
         // Without this process: the server has the marks itself if an instance of its node started it.

@@ -104,17 +104,25 @@ pub(super) fn token_text(token: ClaimToken) -> String {
     format!("{:032x}", token.0)
 }
 
+/// Stands before the port of an app that listens on `::1` in its namespace.
+const IPV6_MARK: &str = "[::1]:";
+
 /// Returns an endpoint as text: an address, or the number of a namespace and the port in it.
 pub(super) fn endpoint_text(endpoint: Endpoint) -> String {
     match endpoint {
         Endpoint::Direct(address) => address.to_string(),
         Endpoint::Sealed { namespace, port } => format!("{namespace}/{port}"),
+        Endpoint::SealedIpv6 { namespace, port } => format!("{namespace}/{IPV6_MARK}{port}"),
     }
 }
 
 fn read_endpoint(text: &str) -> Option<Endpoint> {
     if let Some((namespace, port)) = text.split_once('/') {
-        return Some(Endpoint::Sealed { namespace: namespace.parse().ok()?, port: port.parse().ok()? });
+        let namespace = namespace.parse().ok()?;
+        return Some(match port.strip_prefix(IPV6_MARK) {
+            Some(port) => Endpoint::SealedIpv6 { namespace, port: port.parse().ok()? },
+            None => Endpoint::Sealed { namespace, port: port.parse().ok()? },
+        });
     }
     Some(Endpoint::Direct(text.parse::<SocketAddr>().ok()?))
 }

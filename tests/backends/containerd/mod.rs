@@ -8,6 +8,7 @@ mod crash;
 mod egress;
 mod faults;
 mod hooks;
+mod image_configuration;
 mod image_pulls;
 mod isolation;
 mod memory_report;

@@ -7,6 +7,7 @@ pub mod crash;
 mod doctor;
 mod first_process;
 mod forwarded_fields;
+mod listening;
 mod logs;
 mod pool;
 mod readme;

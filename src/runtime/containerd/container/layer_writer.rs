@@ -14,19 +14,14 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
 use containerd_client::types::Mount;
-use rustix::fs::{
-    AtFlags, FileType, Mode, OFlags, ResolveFlags, Stat, fchmod, fchown, fgetxattr, mkdirat, open, openat2,
-    statat, unlinkat,
-};
-use rustix::io::Errno;
+use rustix::fs::{AtFlags, Mode, OFlags, Stat, fchmod, fchown, mkdirat, openat2, unlinkat};
 use rustix::process::{Gid, Uid};
 
 use crate::runtime::InstanceFile;
+use crate::runtime::containerd::image::layers::{self, confined, is_folder, open_folder, stat};
 
 /// Permissions of a folder that no lower layer has.
 const FOLDER_MODE: u32 = 0o755;
-/// Attribute by which overlayfs marks a folder that hides the content of the same folder below.
-const OPAQUE: &str = "trusted.overlay.opaque";
 
 /// The folders of an overlay: the layer to write to, and the layers below.
 pub(super) struct LayerWriter {
@@ -41,19 +36,7 @@ impl LayerWriter {
     /// # Errors
     /// A folder cannot be opened.
     pub(crate) fn open(upper: &Path, mounts: &[Mount]) -> io::Result<Self> {
-        let option = |name: &str| {
-            let options = mounts.iter().flat_map(|mount| &mount.options);
-            options.filter_map(|option| option.strip_prefix(name)?.strip_prefix('=')).next()
-        };
-        let folder = |path: &Path| {
-            open(path, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
-                .map_err(io::Error::from)
-        };
-        let lower = option("lowerdir").unwrap_or_default().split(':').filter(|path| !path.is_empty());
-        Ok(Self {
-            upper: folder(upper)?,
-            lower: lower.map(|path| folder(Path::new(path))).collect::<io::Result<_>>()?,
-        })
+        Ok(Self { upper: layers::open_layer(upper)?, lower: layers::open_lower(mounts)? })
     }
 
     /// Writes a file, replacing what was at its path, and makes the folders that lead to it with the permissions that
@@ -73,7 +56,7 @@ impl LayerWriter {
                 return Err(io::ErrorKind::IsADirectory.into());
             }
             unlinkat(&here, name, AtFlags::empty())?;
-        } else if look_up_lower(&lower, name)?.0.is_some_and(|seen| is_folder(&seen)) {
+        } else if layers::look_up(&lower, name)?.0.is_some_and(|seen| is_folder(&seen)) {
             return Err(io::ErrorKind::IsADirectory.into());
         }
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
@@ -90,6 +73,19 @@ impl LayerWriter {
         set_owner_and_mode(self.open_folder(path)?.0, (0, 0), mode)
     }
 
+    /// Makes a folder that root owns, and the folders that lead to it, unless the lower layers have something there.
+    ///
+    /// # Errors
+    /// A part of the path is a link that leads to nothing, or is not a folder.
+    pub(super) fn make_missing_folder(&self, path: &str, mode: u32) -> io::Result<()> {
+        // Its parts are those that the path seems to have: none is removed by a later `..`.
+        let is_plain = path.split('/').all(|part| part != "." && part != "..");
+        match is_plain && !layers::exists(&self.lower, path)? {
+            true => self.make_folder(path, mode),
+            false => Ok(()),
+        }
+    }
+
     /// Opens a folder of this layer, which is made if it does not exist, and the folders of the same path in the lower
     /// layers.
     fn open_folder(&self, path: &str) -> io::Result<(OwnedFd, Vec<OwnedFd>)> {
@@ -97,7 +93,7 @@ impl LayerWriter {
         let mut lower = self.lower.iter().map(OwnedFd::try_clone).collect::<io::Result<Vec<_>>>()?;
         for part in path.split('/').filter(|part| !part.is_empty()) {
             let seen;
-            (seen, lower) = look_up_lower(&lower, part)?;
+            (seen, lower) = layers::look_up(&lower, part)?;
             if seen.is_some_and(|seen| !is_folder(&seen)) && stat(&here, part)?.is_none() {
                 return Err(io::Error::other(format!("`{part}` is a link or a file in the image")));
             }
@@ -108,61 +104,6 @@ impl LayerWriter {
         }
         Ok((here, lower))
     }
-}
-
-/// Returns flags with which a path cannot leave the folder in which it starts.
-fn confined() -> ResolveFlags {
-    ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS
-}
-
-fn open_folder(folder: &OwnedFd, name: &str) -> io::Result<OwnedFd> {
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    openat2(folder, name, flags, Mode::empty(), confined()).map_err(|error| match error {
-        Errno::LOOP | Errno::NOTDIR => io::Error::other(format!("`{name}` is not a folder")),
-        other => other.into(),
-    })
-}
-
-/// Returns what has this name in a folder: a link itself and not its target.
-fn stat(folder: &OwnedFd, name: &str) -> io::Result<Option<Stat>> {
-    match statat(folder, name, AtFlags::SYMLINK_NOFOLLOW) {
-        Ok(there) => Ok(Some(there)),
-        Err(Errno::NOENT) => Ok(None),
-        Err(error) => Err(error.into()),
-    }
-}
-
-/// Returns what an overlay of these folders shows under a name, and the folders of that name in them.
-fn look_up_lower(folders: &[OwnedFd], name: &str) -> io::Result<(Option<Stat>, Vec<OwnedFd>)> {
-    let (mut seen, mut found) = (None, Vec::new());
-    for folder in folders {
-        let Some(there) = stat(folder, name)? else { continue };
-        if is_whiteout(&there) {
-            break;
-        }
-        if !is_folder(&there) {
-            // A file hides what lies below it, and is hidden by what lies above.
-            seen = seen.or(Some(there));
-            break;
-        }
-        let entered = open_folder(folder, name)?;
-        let hides = fgetxattr(&entered, OPAQUE, &mut [0_u8; 1]).is_ok();
-        seen = seen.or(Some(there));
-        found.push(entered);
-        if hides {
-            break;
-        }
-    }
-    Ok((seen, found))
-}
-
-fn is_folder(there: &Stat) -> bool {
-    FileType::from_raw_mode(there.st_mode) == FileType::Directory
-}
-
-/// Returns whether an entry is the mark of overlayfs for a removed file.
-fn is_whiteout(there: &Stat) -> bool {
-    FileType::from_raw_mode(there.st_mode) == FileType::CharacterDevice && there.st_rdev == 0
 }
 
 /// Makes a folder with owner and permissions of the one below, because from now on those of this folder count.

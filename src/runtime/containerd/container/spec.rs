@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 
 use super::{masked_paths, seccomp};
 use crate::runtime::containerd::checkpoint::randomness::node_script;
-use crate::runtime::containerd::image::ImageConfig;
+use crate::runtime::containerd::image::{ContainerUser, ImageConfig};
 use crate::runtime::{ExecCommand, RuntimeError, StartRequest};
 use crate::template::App;
 
@@ -32,6 +32,11 @@ const CAPABILITIES: [&str; 10] = [
 
 /// Most processes and threads of an instance unless its template says otherwise.
 const DEFAULT_PIDS: u32 = 512;
+
+/// Soft and hard limit of open files unless the template says otherwise: the defaults of systemd, which Docker's
+/// containers have too. What a container would inherit from containerd may be a billion, and some programs close every
+/// possible file when they start.
+const DEFAULT_OPEN_FILES: (u64, u64) = (1024, 524_288);
 
 /// How much the processes of instances are preferred when the host runs out of memory, out of 1000.
 const OOM_SCORE_ADJ: i32 = 500;
@@ -70,7 +75,7 @@ pub(super) struct HostPaths<'a> {
 /// Returns the specification of an instance's container.
 ///
 /// # Errors
-/// No command is given, or the image's user is a name.
+/// No command is given, the image does not know the user, or the port is not clear.
 pub(super) fn container_spec(
     request: &StartRequest,
     image: &ImageConfig,
@@ -78,8 +83,9 @@ pub(super) fn container_spec(
 ) -> Result<Value, RuntimeError> {
     let app = &*request.app;
     let memory = app.limits.container_memory();
-    let (arguments, env) = (arguments(app, image)?, environment(request, image));
-    let process = process(request, image, host.max_open_files, host.apparmor, &arguments, &env)?;
+    let user = user(app, image)?;
+    let (arguments, env) = (arguments(app, image)?, environment(request, image, &user, image.port(app)?));
+    let process = process(request, image, &user, host.max_open_files, host.apparmor, &arguments, &env);
     Ok(json!({
         "ociVersion": "1.1.0",
         "process": process,
@@ -133,7 +139,7 @@ fn namespaces(request: &StartRequest, host: &HostPaths<'_>) -> Value {
 /// Returns the specification of a command beside the app. It has the rights of the app and a larger environment.
 ///
 /// # Errors
-/// The image's user is a name.
+/// The image does not know the user.
 pub(super) fn exec_process(
     request: &StartRequest,
     image: &ImageConfig,
@@ -142,34 +148,42 @@ pub(super) fn exec_process(
     apparmor: Option<&str>,
 ) -> Result<Value, RuntimeError> {
     let extra = command.env.iter().map(|(name, value)| format!("{name}={value}"));
-    let env: Vec<String> = environment(request, image).into_iter().chain(extra).collect();
-    process(request, image, max_open_files, apparmor, &command.argv, &env)
+    let user = user(&request.app, image)?;
+    let port = image.port(&request.app)?;
+    let env: Vec<String> = environment(request, image, &user, port).into_iter().chain(extra).collect();
+    Ok(process(request, image, &user, max_open_files, apparmor, &command.argv, &env))
 }
 
 fn process(
     request: &StartRequest,
     image: &ImageConfig,
+    user: &ContainerUser,
     max_open_files: u64,
     apparmor: Option<&str>,
     arguments: &[String],
     env: &[String],
-) -> Result<Value, RuntimeError> {
+) -> Value {
     let app = &*request.app;
-    let (uid, gid) = user(&image.user)?;
+    let is_root = user.uid == 0;
     let working_dir = if image.working_dir.is_empty() { "/" } else { &image.working_dir };
     let mut limits = vec![limit("RLIMIT_CORE", CORE_BYTES)];
-    limits.extend(app.limits.open_files.map(|files| limit("RLIMIT_NOFILE", files.min(max_open_files))));
+    let (soft, hard) = app.limits.open_files.map_or(DEFAULT_OPEN_FILES, |files| (files, files));
+    limits.push(json!({
+        "type": "RLIMIT_NOFILE",
+        "soft": soft.min(max_open_files),
+        "hard": hard.min(max_open_files),
+    }));
     limits.extend(app.limits.file_size.map(|size| limit("RLIMIT_FSIZE", size)));
     limits.extend(app.limits.cpu_seconds.map(|seconds| limit("RLIMIT_CPU", seconds)));
     let mut process = json!({
-        "user": { "uid": uid, "gid": gid },
+        "user": { "uid": user.uid, "gid": user.gid, "additionalGids": user.groups },
         "args": arguments,
         "env": env,
         "cwd": working_dir,
         "capabilities": {
             "bounding": CAPABILITIES,
-            "effective": if uid == 0 { CAPABILITIES.as_slice() } else { &[] },
-            "permitted": if uid == 0 { CAPABILITIES.as_slice() } else { &[] },
+            "effective": if is_root { CAPABILITIES.as_slice() } else { &[] },
+            "permitted": if is_root { CAPABILITIES.as_slice() } else { &[] },
         },
         "rlimits": limits,
         "noNewPrivileges": true,
@@ -179,7 +193,7 @@ fn process(
     if let Some(profile) = apparmor {
         process["apparmorProfile"] = json!(profile);
     }
-    Ok(process)
+    process
 }
 
 fn mount(destination: &str, kind: &str, source: &str, options: &[&str]) -> Value {
@@ -225,16 +239,18 @@ fn arguments(app: &App, image: &ImageConfig) -> Result<Vec<String>, RuntimeError
 
 /// Returns the environment: the image's variables, then the template's, then the promised ones, each replacing the ones
 /// before it.
-fn environment(request: &StartRequest, image: &ImageConfig) -> Vec<String> {
-    let mut variables = BTreeMap::from([
-        ("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"),
-        ("HOME", "/root"),
-    ]);
+fn environment(request: &StartRequest, image: &ImageConfig, user: &ContainerUser, port: u16) -> Vec<String> {
+    let mut variables =
+        BTreeMap::from([("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin")]);
     // Only an instance that may be frozen needs it, and what the image or the template says replaces it.
     variables.extend(request.will_be_baked.then_some((node_script::VARIABLE, node_script::OPTIONS)));
     variables.extend(image.env.iter().flatten().filter_map(|pair| pair.split_once('=')));
     variables.extend(request.app.env.iter().map(|(name, value)| (name.as_str(), value.as_str())));
-    let port = request.app.port.to_string();
+    // An empty value counts as none, as with runc.
+    if variables.get("HOME").is_none_or(|home| home.is_empty()) {
+        variables.insert("HOME", &user.home);
+    }
+    let port = port.to_string();
     variables.extend([
         ("HOST", "127.0.0.1"),
         ("PORT", &port),
@@ -245,16 +261,16 @@ fn environment(request: &StartRequest, image: &ImageConfig) -> Vec<String> {
     variables.into_iter().map(|(name, value)| format!("{name}={value}")).collect()
 }
 
-/// Parses `uid` or `uid:gid`. Names are refused, because they would have to be looked up inside the image.
-fn user(user: &str) -> Result<(u32, u32), RuntimeError> {
-    let (uid, gid) = user.split_once(':').unwrap_or((user, ""));
-    let number = |text: &str| match text {
-        "" | "root" => Ok(0),
-        digits => digits.parse(),
+/// Returns the user that the template names, else the image's, as the image's own files know it.
+fn user(app: &App, image: &ImageConfig) -> Result<ContainerUser, RuntimeError> {
+    let (whose, user) = match &app.user {
+        Some(user) => ("template", user),
+        None => ("image", &image.user),
     };
-    number(uid).and_then(|uid| Ok((uid, number(gid)?))).map_err(|_| {
-        RuntimeError::Start(format!("the image's user `{user}` is a name, and only numbers are supported"))
-    })
+    image
+        .users
+        .find(user)
+        .map_err(|why| RuntimeError::Start(format!("cannot use the {whose}'s user `{user}`: {why}")))
 }
 
 #[cfg(test)]
@@ -371,7 +387,8 @@ mod tests {
     #[test]
     fn no_program_of_the_host_handles_the_core_dump_of_an_instance() {
         let limits = specification(ResourceLimits::default())["process"]["rlimits"].clone();
-        assert_eq!(limits, json!([{ "type": "RLIMIT_CORE", "soft": 1, "hard": 1 }]));
+        let files = json!({ "type": "RLIMIT_NOFILE", "soft": 1024, "hard": 1024 });
+        assert_eq!(limits, json!([{ "type": "RLIMIT_CORE", "soft": 1, "hard": 1 }, files]));
     }
 
     #[test]
@@ -384,7 +401,8 @@ mod tests {
             let (url, host, files) = (String::new(), String::new(), Vec::new());
             let request = StartRequest { url, host, id, app, revision: 1, files, will_be_baked };
             let env = Some(image.iter().map(|pair| (*pair).to_owned()).collect());
-            let all = environment(&request, &ImageConfig { env, ..ImageConfig::default() });
+            let image = ImageConfig { env, ..ImageConfig::default() };
+            let all = environment(&request, &image, &image.users.find("").unwrap(), 80);
             all.into_iter().find_map(|pair| pair.strip_prefix("NODE_OPTIONS=").map(str::to_owned))
         };
         assert_eq!(variable(true, &[], &[]).as_deref(), Some(node_script::OPTIONS));

@@ -4,6 +4,7 @@
 //! containerd may carry it out later, after everything was removed. And a step that failed is undone by
 //! [`Inner::undo_start`], not here.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -20,15 +21,18 @@ use super::layer_writer::LayerWriter;
 use super::record::{self, ContainerDraft};
 use super::spec::{self, HostPaths};
 use super::task;
-use crate::instance::Endpoint;
+use crate::instance::{Endpoint, InstanceId};
 use crate::runtime::blocking::{IoContext, blocking};
 use crate::runtime::containerd::checkpoint::manifest::CheckpointKey;
 use crate::runtime::containerd::fault_points::FaultPoint;
 use crate::runtime::containerd::host::{cgroups, node_dir, orphans, tmpfs};
-use crate::runtime::containerd::image::UnpackedImage;
 use crate::runtime::containerd::image::snapshots;
+use crate::runtime::containerd::image::{ImageConfig, UnpackedImage};
 use crate::runtime::containerd::inner::Inner;
 use crate::runtime::{RuntimeError, StartMethod, StartRequest, Started};
+
+/// Permissions of the folder of a volume that the image does not have.
+const VOLUME_MODE: u32 = 0o755;
 
 /// How long the parts of a preparation took, as far as each was waited for.
 struct Preparation {
@@ -164,7 +168,7 @@ impl Inner {
             start_micros = micros(before_start.elapsed()),
             "launched"
         );
-        Ok(Endpoint::Sealed { namespace, port: request.app.port })
+        Ok(Endpoint::Sealed { namespace, port: image.config.port(&request.app)? })
     }
 
     /// Makes everything but the network and the snapshot, up to a task that can be started.
@@ -206,8 +210,9 @@ impl Inner {
             restorer: checkpoint.and(self.restorer.as_deref()),
             faults: &self.faults,
         };
-        let files =
-            async { (self.prepare_files(request, instance, checkpoint, &mounts).await, start.elapsed()) };
+        let files = async {
+            (self.prepare_files(request, instance, image, checkpoint, &mounts).await, start.elapsed())
+        };
         // Both to their end, as in `launch`.
         let (recorded, (files_written, files)) =
             tokio::join!(record::create_record(&self.client, &draft), files);
@@ -229,6 +234,7 @@ impl Inner {
         &self,
         request: &StartRequest,
         instance: &RunningContainer,
+        image: &UnpackedImage,
         checkpoint: Option<&CheckpointKey>,
         mounts: &[Mount],
     ) -> Result<(), RuntimeError> {
@@ -256,6 +262,9 @@ impl Inner {
         let layer = LayerWriter::open(&disk.upper_dir(), mounts).context(context("open the layers"))?;
         let egress = &request.app.egress;
         let resolvers = (!egress.is_sealed()).then(|| self.egress_links.resolv_conf(egress));
+        if checkpoint.is_none() {
+            make_volumes(&layer, &image.config, &request.id);
+        }
         write_first_files(&layer, request, checkpoint.is_none(), resolvers)
             .context(context("write the first files"))?;
         self.faults.reached(FaultPoint::FirstFiles)?;
@@ -300,6 +309,16 @@ impl Inner {
             apparmor: self.apparmor,
         };
         spec::container_spec(request, &image.config, &host_paths)
+    }
+}
+
+/// Makes the folders of an image's volumes that the image does not have, as other container engines do. What it has below
+/// such a path stays.
+fn make_volumes(layer: &LayerWriter, image: &ImageConfig, id: &InstanceId) {
+    for path in image.volumes.iter().flat_map(BTreeMap::keys).filter(|path| path.starts_with('/')) {
+        if let Err(error) = layer.make_missing_folder(path, VOLUME_MODE) {
+            tracing::warn!(%id, path, %error, "failed to create volume folder");
+        }
     }
 }
 

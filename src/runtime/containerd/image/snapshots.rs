@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use containerd_client::services::v1::snapshots::{
     CommitSnapshotRequest, ListSnapshotsRequest, MountsRequest, PrepareSnapshotRequest,
-    RemoveSnapshotRequest, StatSnapshotRequest,
+    RemoveSnapshotRequest, StatSnapshotRequest, ViewSnapshotRequest,
 };
 use containerd_client::types::Mount;
 use parking_lot::Mutex;
@@ -48,6 +48,26 @@ pub(crate) async fn prepare(
         mount.options.push("volatile".to_owned());
     }
     Ok(mounts)
+}
+
+/// Makes a snapshot that cannot be written on `parent`, and returns how to mount it.
+///
+/// # Errors
+/// containerd refuses.
+pub(crate) async fn view(
+    client: &Client,
+    node: &str,
+    key: &str,
+    parent: &str,
+) -> Result<Vec<Mount>, RuntimeError> {
+    let message = ViewSnapshotRequest {
+        snapshotter: SNAPSHOTTER.to_owned(),
+        key: key.to_owned(),
+        parent: parent.to_owned(),
+        labels: labels(node),
+    };
+    let context = || format!("view the snapshot {parent}");
+    Ok(client.snapshots().view(request(message)).await.context(context)?.mounts)
 }
 
 /// How layers on a parent are mounted, except for the folders that each layer has for itself.

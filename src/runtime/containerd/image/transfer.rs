@@ -93,13 +93,13 @@ pub(super) async fn open_stream(client: &Client, purpose: &str) -> Result<Transf
     Ok(TransferStream { id, sender, incoming })
 }
 
-/// Imports an OCI archive, and unpacks its image.
+/// Imports an OCI archive, and unpacks its image. `archive` is its path, for errors.
 ///
 /// # Errors
 /// The file cannot be read, or containerd refuses it.
-pub(crate) async fn import(client: &Client, archive: &Path) -> Result<(), RuntimeError> {
+pub(crate) async fn import(client: &Client, file: std::fs::File, archive: &Path) -> Result<(), RuntimeError> {
     let context = || format!("import {}", archive.display());
-    let file = tokio::fs::File::open(archive).await.context(|| format!("open {}", archive.display()))?;
+    let file = tokio::fs::File::from_std(file);
     let TransferStream { id, sender, mut incoming } = open_stream(client, "archive").await?;
     let source = ImageImportStream { stream: id, ..Default::default() };
     let by_digest = ImageReference {

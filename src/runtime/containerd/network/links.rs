@@ -15,6 +15,7 @@ use rtnetlink::packet_route::route::RouteScope;
 use rtnetlink::{Error, Handle, LinkMessageBuilder, LinkUnspec, LinkVeth, RouteMessageBuilder};
 use tokio::time::timeout;
 
+use super::namespaces::open_low_ports;
 use crate::runtime::blocking::on_own_thread;
 
 /// Name of the instance's end.
@@ -82,6 +83,7 @@ pub(super) async fn attach(home: &Arc<File>, namespace: Arc<File>, pair: LinkPai
 /// Creates the pair. The thread is in the namespace of the inner end.
 fn create_inner_end(home: &File, pair: &LinkPair) -> io::Result<()> {
     disable_ipv6("default")?;
+    open_low_ports();
     let reactor = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     reactor.block_on(netlink(|handle| async move {
         let peer = LinkMessageBuilder::<LinkUnspec>::new().name(&pair.name).mtu(pair.mtu);

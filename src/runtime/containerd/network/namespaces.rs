@@ -5,13 +5,13 @@
 //! `/proc/PID/fd/N` of this server, so the descriptor must be open while the container is made. Numbers are never
 //! reused, so that a connection for one instance cannot reach the next one.
 use std::collections::HashMap;
-use std::fs::File;
+use std::fs::{self, File};
 use std::io;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::os::fd::AsRawFd;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Once};
 
 use nix::sched::{CloneFlags, setns, unshare};
 use parking_lot::Mutex;
@@ -109,23 +109,23 @@ impl Namespaces {
         self.held.lock().remove(&number);
     }
 
-    /// Connects to the app that listens at this port on the loopback of a namespace.
+    /// Connects to the app that listens at this address in a namespace.
     ///
     /// # Errors
     /// `AddrNotAvailable` if the namespace is not held; else the system's error.
-    pub(crate) async fn connect(&self, number: u32, port: u16) -> io::Result<TcpStream> {
+    pub(crate) async fn connect(&self, number: u32, address: SocketAddr) -> io::Result<TcpStream> {
         let namespace = self.held.lock().get(&number).cloned();
         let namespace = namespace.ok_or_else(|| io::Error::from(io::ErrorKind::AddrNotAvailable))?;
-        let socket = self.socket_in(&namespace)?;
+        let socket = self.socket_in(&namespace, address)?;
         socket.set_nodelay(true)?;
-        socket.connect(SocketAddr::from((Ipv4Addr::LOCALHOST, port))).await
+        socket.connect(address).await
     }
 
-    /// Returns a socket of a namespace: a socket stays in the namespace where it was made. This does not wait, so the
+    /// Returns a socket of a namespace, for an address of this family: a socket stays in the namespace where it was made. This does not wait, so the
     /// thread serves nothing else while it is in that namespace.
-    fn socket_in(&self, namespace: &File) -> io::Result<TcpSocket> {
+    fn socket_in(&self, namespace: &File, address: SocketAddr) -> io::Result<TcpSocket> {
         setns(namespace, CloneFlags::CLONE_NEWNET)?;
-        let socket = TcpSocket::new_v4();
+        let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() };
         if setns(&self.home, CloneFlags::CLONE_NEWNET).is_err() {
             // This thread would serve other visitors from inside an instance's namespace.
             std::process::abort();
@@ -134,8 +134,20 @@ impl Namespaces {
     }
 }
 
+/// Lets every process of this thread's namespace listen on every port, as in Docker's containers: an app that does not
+/// run as root may have port 80. Where `/proc/sys` cannot be written, only root may.
+pub(super) fn open_low_ports() {
+    static REPORTED: Once = Once::new();
+    if let Err(error) = fs::write("/proc/sys/net/ipv4/ip_unprivileged_port_start", "0") {
+        REPORTED.call_once(|| {
+            tracing::warn!(%error, "failed to open low ports: only apps that run as root can listen on ports below 1024");
+        });
+    }
+}
+
 fn new_namespace() -> io::Result<File> {
     unshare(CloneFlags::CLONE_NEWNET)?;
+    open_low_ports();
     let file = File::open("/proc/thread-self/ns/net")?;
     let reactor = tokio::runtime::Builder::new_current_thread().enable_io().build()?;
     reactor.block_on(async {
@@ -163,11 +175,30 @@ mod tests {
     }
 
     /// Returns a listener inside a namespace: its socket is made there.
-    fn listen(namespaces: &Namespaces, number: u32, port: u16) -> tokio::net::TcpListener {
+    fn listen(namespaces: &Namespaces, number: u32, address: SocketAddr) -> tokio::net::TcpListener {
         let namespace = namespaces.held.lock()[&number].clone();
-        let socket = namespaces.socket_in(&namespace).unwrap();
-        socket.bind(SocketAddr::from((Ipv4Addr::LOCALHOST, port))).unwrap();
+        let socket = namespaces.socket_in(&namespace, address).unwrap();
+        socket.bind(address).unwrap();
         socket.listen(8).unwrap()
+    }
+
+    /// Port 80 of the loopback.
+    fn port_80() -> SocketAddr {
+        "127.0.0.1:80".parse().unwrap()
+    }
+
+    #[tokio::test]
+    async fn an_app_that_listens_on_the_other_loopback_is_reached_there_only() {
+        if !allowed() {
+            return;
+        }
+        let namespaces = Arc::new(Namespaces::new().unwrap());
+        let number = namespaces.create().await.unwrap();
+        let address = "[::1]:80".parse().unwrap();
+        let _listener = listen(&namespaces, number, address);
+        namespaces.connect(number, address).await.unwrap();
+        let refused = namespaces.connect(number, port_80()).await.unwrap_err();
+        assert_eq!(refused.kind(), io::ErrorKind::ConnectionRefused);
     }
 
     #[tokio::test]
@@ -177,8 +208,8 @@ mod tests {
         }
         let namespaces = Arc::new(Namespaces::new().unwrap());
         let (a, b) = (namespaces.create().await.unwrap(), namespaces.create().await.unwrap());
-        let (at_a, _at_b) = (listen(&namespaces, a, 80), listen(&namespaces, b, 80));
-        let connected = namespaces.connect(a, 80).await.unwrap();
+        let (at_a, _at_b) = (listen(&namespaces, a, port_80()), listen(&namespaces, b, port_80()));
+        let connected = namespaces.connect(a, port_80()).await.unwrap();
         let (accepted, from) = at_a.accept().await.unwrap();
         assert_eq!(connected.local_addr().unwrap(), from);
         drop(accepted);
@@ -194,11 +225,11 @@ mod tests {
         }
         let namespaces = Arc::new(Namespaces::new().unwrap());
         let first = namespaces.create().await.unwrap();
-        let _listener = listen(&namespaces, first, 80);
+        let _listener = listen(&namespaces, first, port_80());
         assert!(namespaces.path(first).unwrap().exists());
         namespaces.release(first);
         assert!(namespaces.path(first).is_none());
-        namespaces.connect(first, 80).await.unwrap_err();
+        namespaces.connect(first, port_80()).await.unwrap_err();
         assert_ne!(namespaces.create().await.unwrap(), first);
     }
 
@@ -210,7 +241,7 @@ mod tests {
         let namespaces = Arc::new(Namespaces::new().unwrap());
         let number = namespaces.create().await.unwrap();
         let namespace = namespaces.held.lock()[&number].clone();
-        let socket = namespaces.socket_in(&namespace).unwrap();
+        let socket = namespaces.socket_in(&namespace, port_80()).unwrap();
         let outside = socket.connect("192.0.2.1:80".parse().unwrap()).await.unwrap_err();
         assert_eq!(outside.kind(), io::ErrorKind::NetworkUnreachable);
     }
