@@ -48,6 +48,7 @@ pub async fn start_runtime(
                     .shared_memory_max
                     .unwrap_or_else(containerd::default_shared_memory_limit),
                 search_path: None,
+                user_namespaces: true,
                 egress: config.egress.clone(),
                 faults: containerd::FaultInjector::default(),
             })

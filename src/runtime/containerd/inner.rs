@@ -8,6 +8,7 @@ use super::checkpoint::manifest::Ingredients;
 use super::client::Client;
 use super::container::instances::Instances;
 use super::fault_points::FaultInjector;
+use super::host::id_ranges::IdRanges;
 use super::host::node_dir::NodeDir;
 use super::host::shared_shim::SharedShim;
 use super::image::snapshots::KnownLayers;
@@ -32,6 +33,8 @@ pub(super) struct Inner {
     pub(super) images: Images,
     pub(super) namespaces: Arc<Namespaces>,
     pub(super) egress_links: Arc<EgressLinks>,
+    /// The ranges of ids for user namespaces; `None` where instances have none.
+    pub(super) id_ranges: Option<IdRanges>,
     pub(super) checkpoints: Catalog,
     /// How the layers of images and checkpoints are mounted.
     pub(super) known_layers: KnownLayers,

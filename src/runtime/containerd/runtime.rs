@@ -16,6 +16,7 @@ use super::checkpoint::sharing::SharedMemory;
 use super::client::Client;
 use super::container::exit_events;
 use super::container::instances::{Instances, OUTPUT_LOG_BYTES};
+use super::host::id_ranges::IdRanges;
 use super::host::node_dir::NodeDir;
 use super::host::shared_shim::SharedShim;
 use super::host::{cgroups, kernel, orphans};
@@ -77,8 +78,17 @@ impl ContainerdRuntime {
             .map(|program| node_dir.renew_link(checkpoint::restore::LINK_NAME, &program))
             .transpose();
         let restorer = restorer.context(context("link this program"))?;
+        let id_ranges = match (settings.user_namespaces, &restorer) {
+            (true, Some(_)) => IdRanges::open(settings.node.as_str())
+                .inspect_err(|error| {
+                    tracing::warn!(%error, "instances have no user namespaces: their root is root of this host");
+                })
+                .ok(),
+            _ => None,
+        };
         let inner = Arc::new(Inner {
             client,
+            id_ranges,
             socket: settings.socket,
             egress_links,
             node: settings.node,

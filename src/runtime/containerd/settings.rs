@@ -30,6 +30,8 @@ pub struct ContainerdSettings {
     pub program: Option<PathBuf>,
     /// How instances of templates with egress reach the internet.
     pub egress: EgressSettings,
+    /// Whether each instance has a user namespace, where this host can do it.
+    pub user_namespaces: bool,
     /// The fault injector of a test; the default injects no faults.
     pub faults: FaultInjector,
 }
@@ -47,6 +49,7 @@ impl ContainerdSettings {
             search_path: None,
             program: None,
             egress: EgressSettings::default(),
+            user_namespaces: true,
             faults: FaultInjector::default(),
         }
     }

@@ -11,6 +11,7 @@ use std::io;
 use std::sync::Arc;
 
 use super::manifest::{CheckpointKey, Sharing};
+use super::restore::make_readable;
 use super::sharing::{self, AllocatorReport, Evidence, MadviseTrace, ShareError};
 use crate::instance::InstanceId;
 use crate::runtime::RuntimeError;
@@ -95,7 +96,9 @@ impl Inner {
         self.faults.reached(FaultPoint::BakeFolder)?;
         instance.begin_end();
         let work = self.node_dir.instance_dir(id);
-        if let Err(error) = container::freeze(&self.client, id.as_str(), &images, &work).await {
+        let ids = *instance.ids.lock();
+        let frozen = container::freeze(&self.client, id.as_str(), &images, &work, ids.is_some()).await;
+        if let Err(error) = frozen {
             let log = tokio::fs::read_to_string(work.join("dump.log")).await.unwrap_or_default();
             let errors: Vec<&str> = log.lines().filter(|line| line.contains("Error")).collect();
             return Err(RuntimeError::Start(format!("{error}; errors of CRIU: {}", errors.join("; "))));
@@ -112,6 +115,9 @@ impl Inner {
         self.faults.reached(FaultPoint::NoTask)?;
         let evidence = allocators.and_then(|allocators| Ok(Evidence { allocators, discarded: discarded? }));
         let sharing = self.share_memory(id, key, app, evidence).await?;
+        if ids.is_some() {
+            make_readable(&self.checkpoints.images_dir(key)).context(|| "make images readable".to_owned())?;
+        }
         self.faults.reached(FaultPoint::Share)?;
         let name = self.checkpoint_snapshot(key);
         self.known_layers.forget(&name);
@@ -123,7 +129,7 @@ impl Inner {
         let mounts = snapshots::mounts(&self.client, id.as_str()).await?;
         let layer = snapshots::upper_dir(&mounts);
         let layer = layer.ok_or_else(|| RuntimeError::Start("its snapshot is not an overlay".to_owned()))?;
-        disk.copy_to(&layer).await?;
+        disk.copy_to(&layer, ids).await?;
         snapshots::commit(&self.client, self.node.as_str(), id.as_str(), &name).await?;
         self.faults.reached(FaultPoint::Commit)?;
         Ok(sharing)

@@ -1,7 +1,7 @@
 //! Specifications of containers and of commands in them, as runc takes them. Pure.
 //!
-//! Containers have no user namespace: uid 0 in a container is uid 0 of the host. What holds it are the capabilities,
-//! seccomp, `no_new_privs` and the other namespaces.
+//! A container has a user namespace with a range of ids of its own. Where the host cannot do that, uid 0 in a container
+//! is uid 0 of the host, and what holds it are the capabilities, seccomp, `no_new_privs` and the other namespaces.
 //!
 //! A change here that old checkpoints must not be restored with needs a new format number in `checkpoint/manifest.rs`.
 
@@ -11,6 +11,8 @@ use std::path::Path;
 use serde_json::{Value, json};
 
 use super::seccomp;
+use crate::runtime::containerd::checkpoint::restore::{LINK_NAME, SET_UP_COMMAND};
+use crate::runtime::containerd::host::id_ranges::{IDS, IdRange};
 use crate::runtime::containerd::image::ImageConfig;
 use crate::runtime::{ExecCommand, RuntimeError, StartRequest};
 use crate::template::App;
@@ -35,14 +37,32 @@ const DEFAULT_PIDS: u32 = 512;
 /// How much the processes of instances are preferred when the host runs out of memory, out of 1000.
 const OOM_SCORE_ADJ: i32 = 500;
 
+/// Longest time of the hook that has the network set up.
+const SET_UP_SECONDS: u32 = 25;
+
 /// Period of the processor limit, in microseconds.
 const CPU_PERIOD_MICROS: u64 = 100_000;
+
+/// Where a container's user and network namespaces come from.
+#[derive(Debug)]
+pub(super) enum Walls<'a> {
+    /// This network namespace, and no user namespace.
+    Host { network: &'a Path },
+    /// A user namespace with these ids and a network namespace inside it, both made with the container.
+    Own {
+        ids: IdRange,
+        /// The program that has the network set up.
+        program: &'a Path,
+        /// The instance's folder.
+        folder: &'a Path,
+    },
+}
 
 /// Paths and limits of this host that go into a specification.
 #[derive(Debug)]
 pub(super) struct HostPaths<'a> {
-    /// The instance's network namespace.
-    pub(crate) network: &'a Path,
+    /// The user and network namespaces.
+    pub(super) walls: Walls<'a>,
     /// The folder that becomes the container's `/dev`.
     pub(crate) devices: &'a Path,
     /// CRIU's configuration file.
@@ -65,7 +85,7 @@ pub(super) fn container_spec(
 ) -> Result<Value, RuntimeError> {
     let app = &*request.app;
     let memory = app.limits.container_memory();
-    Ok(json!({
+    let mut specification = json!({
         "ociVersion": "1.1.0",
         "process": process(request, image, host.max_open_files, &arguments(app, image)?, &environment(request, image))?,
         "root": { "path": "rootfs" },
@@ -86,7 +106,6 @@ pub(super) fn container_spec(
                 { "type": "ipc" },
                 { "type": "uts" },
                 { "type": "mount" },
-                { "type": "network", "path": host.network },
             ],
             "cgroupsPath": host.cgroup,
             "resources": {
@@ -106,7 +125,32 @@ pub(super) fn container_spec(
                 "/proc/sysrq-trigger",
             ],
         },
-    }))
+    });
+    add_walls(&mut specification, &host.walls);
+    Ok(specification)
+}
+
+fn add_walls(specification: &mut Value, walls: &Walls<'_>) {
+    let mut namespaces = Vec::new();
+    match walls {
+        Walls::Host { network } => namespaces.push(json!({ "type": "network", "path": network })),
+        Walls::Own { ids, program, folder } => {
+            namespaces.extend([json!({ "type": "network" }), json!({ "type": "user" })]);
+            let mapping = json!([{ "containerID": 0, "hostID": ids.first(), "size": IDS }]);
+            specification["linux"]["uidMappings"] = mapping.clone();
+            specification["linux"]["gidMappings"] = mapping;
+            specification["hooks"] = json!({
+                "createRuntime": [{
+                    "path": program,
+                    "args": [LINK_NAME, SET_UP_COMMAND, folder],
+                    "timeout": SET_UP_SECONDS,
+                }],
+            });
+        }
+    }
+    if let Some(list) = specification["linux"]["namespaces"].as_array_mut() {
+        list.extend(namespaces);
+    }
 }
 
 /// Returns the specification of a command beside the app. It has the rights of the app and a larger environment.
@@ -220,6 +264,11 @@ fn environment(request: &StartRequest, image: &ImageConfig) -> Vec<String> {
     variables.into_iter().map(|(name, value)| format!("{name}={value}")).collect()
 }
 
+/// Returns the ids of the image's user; root if it is a name.
+pub(super) fn output_owner(image: &ImageConfig) -> (u32, u32) {
+    user(&image.user).unwrap_or_default()
+}
+
 /// Parses `uid` or `uid:gid`. Names are refused, because they would have to be looked up inside the image.
 fn user(user: &str) -> Result<(u32, u32), RuntimeError> {
     let (uid, gid) = user.split_once(':').unwrap_or((user, ""));
@@ -253,7 +302,7 @@ mod tests {
             will_be_baked: false,
         };
         let host = HostPaths {
-            network: Path::new("/proc/1/fd/3"),
+            walls: Walls::Host { network: Path::new("/proc/1/fd/3") },
             devices: Path::new("/dev"),
             criu_config: Path::new("/criu.conf"),
             max_open_files: 1024,

@@ -11,6 +11,7 @@
 //! | `kernel` | the running kernel |
 
 pub(super) mod cgroups;
+pub(super) mod id_ranges;
 pub(super) mod kernel;
 mod memory_usage;
 pub(super) mod node_dir;

@@ -70,7 +70,9 @@ pub(crate) struct EgressLinks {
 #[derive(Debug)]
 pub(crate) struct EgressLink {
     pair: AddressPair,
-    namespace: Arc<File>,
+    /// The namespace that was made with the link; `None` if the link is in the namespace of an instance's own, or will
+    /// be, so that the link ends with it.
+    namespace: Option<Arc<File>>,
 }
 
 /// What a server stores about the link of an instance for the server after a crash.
@@ -82,7 +84,12 @@ pub(crate) struct EgressRecord {
 }
 
 impl EgressLink {
-    pub(crate) fn namespace(&self) -> Arc<File> {
+    pub(crate) fn slot(&self) -> u32 {
+        self.pair.0
+    }
+
+    /// Returns the namespace that was made with the link.
+    pub(crate) fn namespace(&self) -> Option<Arc<File>> {
         self.namespace.clone()
     }
 }
@@ -141,6 +148,31 @@ impl EgressLinks {
         };
         let links = self.clone();
         task::spawn("spare egress links", async move { links.refill(mtu).await });
+        self.admit(link, egress).await
+    }
+
+    /// Opens the firewall for a link that [`EgressLinks::attach`] will make in a namespace of the instance's own.
+    ///
+    /// # Errors
+    /// This host cannot forward packets, no address is free, or the firewall cannot be set up.
+    pub(crate) async fn reserve(self: &Arc<Self>, egress: &Egress) -> Result<EgressLink, RuntimeError> {
+        self.prepare().await?;
+        let pair = self.addresses.lock().allocate(Instant::now());
+        let pair = pair.ok_or(RuntimeError::Exhausted("addresses for egress"))?;
+        self.admit(EgressLink { pair, namespace: None }, egress).await
+    }
+
+    /// Makes a reserved link, with its inner end in this namespace.
+    ///
+    /// # Errors
+    /// The kernel refuses, or another node of this host uses the link's address.
+    pub(crate) async fn attach(self: &Arc<Self>, pair: u32, namespace: Arc<File>) -> io::Result<()> {
+        let mtu = self.prepare().await.map_err(io::Error::other)?;
+        super::links::attach(&self.home, namespace, self.link_pair(AddressPair(pair), mtu)).await
+    }
+
+    /// Opens the firewall for a link.
+    async fn admit(&self, link: EgressLink, egress: &Egress) -> Result<EgressLink, RuntimeError> {
         let destinations = self.names.resolve(egress).await;
         let name = link.pair.link_name(&self.link_prefix);
         let rules = InstanceRules { address: link.pair.of_instance(&self.settings.range), destinations };
@@ -166,7 +198,7 @@ impl EgressLinks {
             self.discard(link).await;
             return Err(RuntimeError::Io { operation: format!("close the firewall for {name}"), source });
         }
-        if self.idle.lock().len() < MAX_IDLE_LINKS {
+        if link.namespace.is_some() && self.idle.lock().len() < MAX_IDLE_LINKS {
             self.idle.lock().push_back((Instant::now(), link));
         } else {
             self.discard(link).await;
@@ -191,7 +223,8 @@ impl EgressLinks {
         if !in_range || pair.of_instance(&self.settings.range) != record.address {
             return Err(io::Error::other("its address is outside of EGRESS_RANGE"));
         }
-        let link = EgressLink { pair, namespace: Arc::new(File::open(format!("/proc/{pid}/ns/net"))?) };
+        File::open(format!("/proc/{pid}/ns/net"))?;
+        let link = EgressLink { pair, namespace: None };
         self.addresses.lock().mark_used(pair);
         self.in_use.lock().insert(pair.link_name(&self.link_prefix), (pair, record.egress));
         Ok(link)
@@ -280,15 +313,8 @@ impl EgressLinks {
     async fn make(&self, mtu: u32) -> io::Result<EgressLink> {
         for _ in 0..MAX_ADDRESS_ATTEMPTS {
             let Some(pair) = self.addresses.lock().allocate(Instant::now()) else { break };
-            let link_pair = LinkPair {
-                name: pair.link_name(&self.link_prefix),
-                node: self.node.clone(),
-                gateway: pair.of_host(&self.settings.range),
-                address: pair.of_instance(&self.settings.range),
-                mtu,
-            };
-            match super::links::create(&self.home, link_pair).await {
-                Ok(namespace) => return Ok(EgressLink { pair, namespace: Arc::new(namespace) }),
+            match super::links::create(&self.home, self.link_pair(pair, mtu)).await {
+                Ok(namespace) => return Ok(EgressLink { pair, namespace: Some(Arc::new(namespace)) }),
                 Err(error) => {
                     self.addresses.lock().release(pair, Instant::now());
                     // It exists if another server of this host, with the same range, uses it.
@@ -299,6 +325,16 @@ impl EgressLinks {
             }
         }
         Err(io::Error::other(format!("no address of {} is free", self.settings.range)))
+    }
+
+    fn link_pair(&self, pair: AddressPair, mtu: u32) -> LinkPair {
+        LinkPair {
+            name: pair.link_name(&self.link_prefix),
+            node: self.node.clone(),
+            gateway: pair.of_host(&self.settings.range),
+            address: pair.of_instance(&self.settings.range),
+            mtu,
+        }
     }
 
     async fn discard(&self, link: EgressLink) {

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::{TryStreamExt, pin_mut};
-use nix::sched::{CloneFlags, unshare};
+use nix::sched::{CloneFlags, setns, unshare};
 use rtnetlink::packet_route::link::{InfoData, InfoKind, InfoVeth, LinkAttribute, LinkMessage};
 use rtnetlink::packet_route::route::RouteScope;
 use rtnetlink::{Error, Handle, LinkMessageBuilder, LinkUnspec, LinkVeth, RouteMessageBuilder};
@@ -60,10 +60,35 @@ pub(crate) async fn create(home: &Arc<File>, pair: LinkPair) -> io::Result<File>
     }
 }
 
+/// Creates a veth pair whose inner end is in a namespace that exists, and brings the namespace's loopback up. The pair
+/// vanishes with the namespace.
+///
+/// # Errors
+/// `AlreadyExists` if another node uses this name or address. Nothing remains.
+pub(super) async fn attach(home: &Arc<File>, namespace: Arc<File>, pair: LinkPair) -> io::Result<()> {
+    let (inner_pair, home) = (pair.clone(), home.clone());
+    let inner = move || {
+        setns(&*namespace, CloneFlags::CLONE_NEWNET)?;
+        set_up_inner_end(&home, &inner_pair)
+    };
+    on_own_thread("attach to namespace", inner).await?;
+    let outer = set_up_outer_end(&pair).await;
+    if outer.is_err() {
+        let _ = remove(&pair.name).await;
+    }
+    outer
+}
+
 /// Creates the namespace and the pair. Runs on a thread of its own, because it changes the thread's namespace.
 fn create_inner_end(home: &File, pair: &LinkPair) -> io::Result<File> {
     unshare(CloneFlags::CLONE_NEWNET)?;
     let namespace = File::open("/proc/thread-self/ns/net")?;
+    set_up_inner_end(home, pair)?;
+    Ok(namespace)
+}
+
+/// Creates the pair and sets up its inner end, in the namespace of the thread.
+fn set_up_inner_end(home: &File, pair: &LinkPair) -> io::Result<()> {
     disable_ipv6("default")?;
     let reactor = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     reactor.block_on(netlink(|handle| async move {
@@ -81,8 +106,7 @@ fn create_inner_end(home: &File, pair: &LinkPair) -> io::Result<File> {
         handle.address().add(index, pair.address.into(), 31).execute().await?;
         let default = RouteMessageBuilder::<Ipv4Addr>::new().gateway(pair.gateway).output_interface(index);
         handle.route().add(default.build()).execute().await
-    }))?;
-    Ok(namespace)
+    }))
 }
 
 async fn set_up_outer_end(pair: &LinkPair) -> io::Result<()> {

@@ -21,3 +21,4 @@ mod firewall;
 mod firewall_rules;
 mod links;
 pub(super) mod namespaces;
+pub(super) mod set_up;

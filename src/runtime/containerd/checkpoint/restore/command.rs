@@ -2,20 +2,24 @@
 
 use std::ffi::{OsStr, OsString};
 use std::fs;
-use std::io::Write;
+use std::io::{self, Write};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, ExitCode};
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::criu_restore;
 use super::request::RestoreRequest;
 use super::runc_state::RuncState;
+use crate::runtime::containerd::network::set_up as network_set_up;
 use crate::runtime::containerd_process::{find_program, own_search_path};
 
 /// The name of the link to this program by which it is called in place of runc.
 pub(crate) const LINK_NAME: &str = "try-it-now-runc";
+
+/// The command of the link that is a hook of runc; the instance's folder follows.
+pub(crate) const SET_UP_COMMAND: &str = "set-up-network";
 
 /// The program for everything else, looked up in `PATH`.
 const RUNC: &str = "runc";
@@ -28,14 +32,48 @@ pub(crate) fn run_internal_command(mut arguments: impl Iterator<Item = OsString>
         return None;
     }
     let arguments: Vec<OsString> = arguments.collect();
+    if let [command, folder] = arguments.as_slice()
+        && command == SET_UP_COMMAND
+    {
+        return Some(set_up(Path::new(folder)));
+    }
     Some(match RestoreRequest::read(&arguments) {
         Some(request) => restore(&request, &arguments),
         None => become_runc(&arguments),
     })
 }
 
+/// Acts as a hook of runc: has the network of a container set up, and sets the limits of its user namespace. `folder` is
+/// the instance's.
+fn set_up(folder: &Path) -> ExitCode {
+    let done = io::read_to_string(io::stdin()).and_then(|state| {
+        let state: Value = serde_json::from_str(&state)?;
+        let pid = state["pid"].as_i64().and_then(|pid| i32::try_from(pid).ok());
+        let pid = pid.ok_or_else(|| io::Error::other("runc named no process"))?;
+        network_set_up::ask(folder, pid)?;
+        network_set_up::enter_and_limit(pid)
+    });
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("{LINK_NAME}: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
 /// Restores with CRIU where that is possible, else with runc.
 fn restore(request: &RestoreRequest, arguments: &[OsString]) -> ExitCode {
+    let mut request = request.clone();
+    let mut arguments = arguments.to_vec();
+    if let Err(error) = request.map_images(&mut arguments) {
+        eprintln!("{LINK_NAME}: {error}");
+        return ExitCode::FAILURE;
+    }
+    restore_mapped(&request, &arguments)
+}
+
+fn restore_mapped(request: &RestoreRequest, arguments: &[OsString]) -> ExitCode {
     let Some(runc) = find_program(RUNC, &own_search_path()) else { return become_runc(arguments) };
     let state = RuncState::find(&request.images, &runc, &request.bundle, &request.id);
     let Some(state) = state else { return restore_with_runc(request, &runc, arguments) };

@@ -1,15 +1,24 @@
 //! The arguments with which the shim asks for a restore.
 
 use std::ffi::OsString;
+use std::fs;
+use std::io;
 use std::path::PathBuf;
 
+use serde_json::Value;
+
 /// The arguments of `restore`: exactly those that the shim passes. With any other argument the restore is left to runc.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct RestoreRequest {
     /// The folder in which runc has a folder of state for each container.
     pub(super) root: PathBuf,
     pub(super) log: PathBuf,
+    /// The folder of the checkpoint's images.
     pub(super) images: PathBuf,
+    /// The folder of the images that CRIU reads.
+    pub(super) mapped_images: PathBuf,
+    /// The first id on the host of the container's user namespace, if it has one.
+    pub(super) first_id: Option<u32>,
     pub(super) work: PathBuf,
     pub(super) pid_file: PathBuf,
     pub(super) bundle: PathBuf,
@@ -38,15 +47,36 @@ impl RestoreRequest {
             }
         }
         let id = id.filter(|id| is_restore && !id.contains('/') && !id.starts_with('.'))?;
+        let images: PathBuf = images?;
         Some(Self {
             root: root?,
             log: log?,
-            images: images?,
+            mapped_images: images.clone(),
+            images,
+            first_id: None,
             work: work?,
             pid_file: pid_file?,
             bundle: bundle?,
             id,
         })
+    }
+
+    /// Makes the images for the container's range of ids, if it has one, and has the arguments for runc name them.
+    ///
+    /// # Errors
+    /// The specification cannot be read or the images cannot be made.
+    pub(super) fn map_images(&mut self, arguments: &mut Vec<OsString>) -> io::Result<()> {
+        let spec: Value = serde_json::from_slice(&fs::read(self.bundle.join("config.json"))?)?;
+        let Some(first) = spec["linux"]["uidMappings"][0]["hostID"].as_u64() else { return Ok(()) };
+        let first = u32::try_from(first).map_err(io::Error::other)?;
+        self.mapped_images = super::mapped_images::create(&self.images, &self.work, first)?;
+        self.first_id = Some(first);
+        let at = arguments.iter().position(|argument| argument == "--image-path");
+        let at = at.ok_or(io::ErrorKind::InvalidInput)?;
+        arguments[at + 1] = self.mapped_images.clone().into();
+        // CRIU makes the network namespace, inside the user namespace.
+        arguments.splice(at..at, ["--empty-ns", "network"].map(OsString::from));
+        Ok(())
     }
 
     /// Returns the folder with runc's state of the container.
