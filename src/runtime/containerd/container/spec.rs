@@ -11,7 +11,7 @@ use std::path::Path;
 use serde_json::{Value, json};
 
 use super::seccomp;
-use crate::runtime::containerd::checkpoint::restore::{LINK_NAME, SET_UP_COMMAND};
+use crate::runtime::containerd::checkpoint::restore::{LINK_NAME, SET_UP_COMMAND, SET_UP_RESTORED_COMMAND};
 use crate::runtime::containerd::host::id_ranges::{IDS, IdRange};
 use crate::runtime::containerd::image::ImageConfig;
 use crate::runtime::{ExecCommand, RuntimeError, StartRequest};
@@ -55,6 +55,7 @@ pub(super) enum Walls<'a> {
         program: &'a Path,
         /// The instance's folder.
         folder: &'a Path,
+        is_restored: bool,
     },
 }
 
@@ -134,7 +135,8 @@ fn add_walls(specification: &mut Value, walls: &Walls<'_>) {
     let mut namespaces = Vec::new();
     match walls {
         Walls::Host { network } => namespaces.push(json!({ "type": "network", "path": network })),
-        Walls::Own { ids, program, folder } => {
+        Walls::Own { ids, program, folder, is_restored } => {
+            let command = if *is_restored { SET_UP_RESTORED_COMMAND } else { SET_UP_COMMAND };
             namespaces.extend([json!({ "type": "network" }), json!({ "type": "user" })]);
             let mapping = json!([{ "containerID": 0, "hostID": ids.first(), "size": IDS }]);
             specification["linux"]["uidMappings"] = mapping.clone();
@@ -142,7 +144,7 @@ fn add_walls(specification: &mut Value, walls: &Walls<'_>) {
             specification["hooks"] = json!({
                 "createRuntime": [{
                     "path": program,
-                    "args": [LINK_NAME, SET_UP_COMMAND, folder],
+                    "args": [LINK_NAME, command, folder],
                     "timeout": SET_UP_SECONDS,
                 }],
             });

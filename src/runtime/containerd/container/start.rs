@@ -66,6 +66,7 @@ impl Inner {
                     return Ok(Started { endpoint, method: StartMethod::Restored });
                 }
                 Err(error) => {
+                    eprintln!("DEBUGH4 {error}");
                     tracing::warn!(id = %request.id, %error, "failed to restore instance; starting cold");
                     self.undo_start(&request.id, instance).await?;
                     orphans::remove(&self.socket, request.id.as_str()).await?;
@@ -321,7 +322,9 @@ impl Inner {
         let network = self.namespaces.path(instance.namespace.load(Ordering::Acquire));
         let folder = self.node_dir.instance_dir(&request.id);
         let walls = match (*instance.ids.lock(), &self.restorer, &network) {
-            (Some(ids), Some(program), _) => Walls::Own { ids, program, folder: &folder },
+            (Some(ids), Some(program), _) => {
+                Walls::Own { ids, program, folder: &folder, is_restored: checkpoint.is_some() }
+            }
             (None, _, Some(network)) => Walls::Host { network },
             _ => return Err(RuntimeError::Exhausted("network namespaces")),
         };

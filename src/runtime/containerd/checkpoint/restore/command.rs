@@ -18,8 +18,11 @@ use crate::runtime::containerd_process::{find_program, own_search_path};
 /// The name of the link to this program by which it is called in place of runc.
 pub(crate) const LINK_NAME: &str = "try-it-now-runc";
 
-/// The command of the link that is a hook of runc; the instance's folder follows.
+/// The command of the link that is a hook of runc when it creates a container; the instance's folder follows.
 pub(crate) const SET_UP_COMMAND: &str = "set-up-network";
+
+/// The command of the link that is a hook of runc when it restores a container; the instance's folder follows.
+pub(crate) const SET_UP_RESTORED_COMMAND: &str = "set-up-restored-network";
 
 /// The program for everything else, looked up in `PATH`.
 const RUNC: &str = "runc";
@@ -32,10 +35,15 @@ pub(crate) fn run_internal_command(mut arguments: impl Iterator<Item = OsString>
         return None;
     }
     let arguments: Vec<OsString> = arguments.collect();
-    if let [command, folder] = arguments.as_slice()
-        && command == SET_UP_COMMAND
-    {
-        return Some(set_up(Path::new(folder)));
+    if let [command, folder] = arguments.as_slice() {
+        let folder = Path::new(folder);
+        if command == SET_UP_COMMAND {
+            return Some(set_up(folder, network_set_up::enter_and_limit));
+        }
+        if command == SET_UP_RESTORED_COMMAND {
+            // CRIU makes more namespaces, so the limits follow when it is done.
+            return Some(set_up(folder, |_| Ok(())));
+        }
     }
     Some(match RestoreRequest::read(&arguments) {
         Some(request) => restore(&request, &arguments),
@@ -43,15 +51,15 @@ pub(crate) fn run_internal_command(mut arguments: impl Iterator<Item = OsString>
     })
 }
 
-/// Acts as a hook of runc: has the network of a container set up, and sets the limits of its user namespace. `folder` is
-/// the instance's.
-fn set_up(folder: &Path) -> ExitCode {
+/// Acts as a hook of runc: has the network of a container set up, and then calls `limit` with its first process. `folder`
+/// is the instance's.
+fn set_up(folder: &Path, limit: impl FnOnce(i32) -> io::Result<()>) -> ExitCode {
     let done = io::read_to_string(io::stdin()).and_then(|state| {
         let state: Value = serde_json::from_str(&state)?;
         let pid = state["pid"].as_i64().and_then(|pid| i32::try_from(pid).ok());
         let pid = pid.ok_or_else(|| io::Error::other("runc named no process"))?;
         network_set_up::ask(folder, pid)?;
-        network_set_up::enter_and_limit(pid)
+        limit(pid)
     });
     match done {
         Ok(()) => ExitCode::SUCCESS,
@@ -75,6 +83,10 @@ fn restore(request: &RestoreRequest, arguments: &[OsString]) -> ExitCode {
 
 fn restore_mapped(request: &RestoreRequest, arguments: &[OsString]) -> ExitCode {
     let Some(runc) = find_program(RUNC, &own_search_path()) else { return become_runc(arguments) };
+    let with_runc = || match request.first_id {
+        Some(_) => restore_with_runc(request, &runc, arguments),
+        None => become_runc(arguments),
+    };
     let state = RuncState::find(&request.images, &runc, &request.bundle, &request.id);
     let Some(state) = state else { return restore_with_runc(request, &runc, arguments) };
     let state_dir = request.state_dir();
@@ -82,7 +94,7 @@ fn restore_mapped(request: &RestoreRequest, arguments: &[OsString]) -> ExitCode 
         draft.create_cgroups()?;
         Ok(draft)
     });
-    let Ok(draft) = prepared else { return become_runc(arguments) };
+    let Ok(draft) = prepared else { return with_runc() };
     match draft.restore() {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -110,8 +122,21 @@ fn restore_with_runc(request: &RestoreRequest, runc: &Path, arguments: &[OsStrin
     if status.success() {
         // If this fails, runc does the next restore too.
         let _ = RuncState::save(&request.images, runc, &request.bundle, &request.state_dir(), &request.id);
+        if let Err(error) = limit_restored(request) {
+            eprintln!("{LINK_NAME}: limits of the user namespace: {error}");
+            return ExitCode::FAILURE;
+        }
     }
     ExitCode::from(status.code().and_then(|code| u8::try_from(code).ok()).unwrap_or(1))
+}
+
+/// Sets the limits of the user namespace of a container that runc has restored, if it has one.
+fn limit_restored(request: &RestoreRequest) -> io::Result<()> {
+    if request.first_id.is_none() {
+        return Ok(());
+    }
+    let pid = fs::read_to_string(&request.pid_file)?;
+    network_set_up::enter_and_limit(pid.trim().parse().map_err(io::Error::other)?)
 }
 
 /// Replaces this process by runc. Returns only if that fails.
