@@ -140,6 +140,10 @@ impl RuncState {
             for ids in ["uid_mappings", "gid_mappings"] {
                 state["config"][ids][0]["host_id"] = json!(first);
             }
+            // Those of root.
+            for device in state["config"]["devices"].as_array_mut().into_iter().flatten() {
+                (device["uid"], device["gid"]) = (json!(first), json!(first));
+            }
         }
         for path in state["namespace_paths"].as_object_mut().into_iter().flat_map(|paths| paths.values_mut())
         {
