@@ -63,6 +63,7 @@ impl Inner {
             image: image.digest.clone(),
             kernel: self.kernel_release.clone(),
             criu: self.criu_version.clone()?,
+            user_namespace: self.id_ranges.is_some(),
         })
     }
 }

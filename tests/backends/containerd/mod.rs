@@ -15,6 +15,7 @@ mod resource_limits;
 mod restore;
 mod sharing;
 mod takeover;
+mod user_namespaces;
 
 mod heavy {
     mod noisy_neighbours;
@@ -111,8 +112,16 @@ impl TestNode {
         let names = ids.iter().map(String::as_str).chain([self.settings.node.as_str()]);
         let mut found = self.stack.resources_named(&names.collect::<Vec<_>>());
         found.extend(leak_check::files_below(&self.settings.node_dir.join("instances")));
+        found.extend(self.id_ranges());
         found.extend(leak_check::files_below(&self.checkpoints()));
         found
+    }
+
+    /// Lists the ranges of user ids that this node's instances have.
+    fn id_ranges(&self) -> Vec<String> {
+        let files = fs::read_dir("/run/try-it-now/id-ranges").into_iter().flatten().flatten();
+        let owners = files.filter_map(|file| fs::read_to_string(file.path()).ok());
+        owners.filter(|owner| owner.starts_with(self.settings.node.as_str())).collect()
     }
 
     /// Returns the digest that containerd has for an image name.

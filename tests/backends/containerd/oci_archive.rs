@@ -10,11 +10,16 @@ use serde_json::json;
 /// Writes an archive with a single layer, and with a label that makes it differ from those of other tests. Returns the
 /// digest of its manifest.
 pub(super) fn write(path: &Path, layer: &[u8], label: &str) -> String {
+    write_for_user(path, layer, label, "")
+}
+
+/// Does the same with an image whose processes run as this user.
+pub(super) fn write_for_user(path: &Path, layer: &[u8], label: &str, user: &str) -> String {
     let architecture = if cfg!(target_arch = "aarch64") { "arm64" } else { "amd64" };
     let config = json!({
         "architecture": architecture,
         "os": "linux",
-        "config": { "Labels": { "test": label } },
+        "config": { "Labels": { "test": label }, "User": user },
         "rootfs": { "type": "layers", "diff_ids": [digest_of(layer)] },
     });
     let config = config.to_string().into_bytes();

@@ -304,7 +304,7 @@ mod tests {
 
     fn ingredients(revision: u64) -> Ingredients {
         let text = |text: &str| text.to_owned();
-        Ingredients { revision, image: text("sha256:1"), kernel: text("6.18"), criu: text("4.2") }
+        Ingredients { revision, image: text("sha256:1"), kernel: text("6.18"), criu: text("4.2"), user_namespace: true }
     }
 
     async fn bake(catalog: &Catalog, revision: u64) -> CheckpointKey {

@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 
 /// The version of what a checkpoint contains. Raise it when this version of the program must not restore checkpoints of
 /// older versions: when it shares memory in another way, or when the permissions of containers are reduced.
-const FORMAT: u32 = 5;
+const FORMAT: u32 = 6;
 
 const MANIFEST: &str = "manifest.json";
 const IMAGES: &str = "images";
@@ -36,6 +36,8 @@ pub(crate) struct Ingredients {
     pub(crate) kernel: String,
     /// CRIU's version.
     pub(crate) criu: String,
+    /// Whether the instances have user namespaces.
+    pub(crate) user_namespace: bool,
 }
 
 /// The name of a checkpoint: a hash of its ingredients and [`FORMAT`], fit for a file name.
@@ -196,7 +198,7 @@ mod tests {
 
     fn ingredients() -> Ingredients {
         let text = |text: &str| text.to_owned();
-        Ingredients { revision: 1, image: text("sha256:1"), kernel: text("6.18"), criu: text("4.2") }
+        Ingredients { revision: 1, image: text("sha256:1"), kernel: text("6.18"), criu: text("4.2"), user_namespace: true }
     }
 
     #[test]
@@ -207,6 +209,7 @@ mod tests {
             Ingredients { image: "sha256:2".into(), ..first.clone() },
             Ingredients { kernel: "6.19".into(), ..first.clone() },
             Ingredients { criu: "4.3".into(), ..first.clone() },
+            Ingredients { user_namespace: false, ..first.clone() },
         ];
         assert!(others.iter().all(|other| other.key() != first.key()));
         assert_eq!(first.key(), ingredients().key());

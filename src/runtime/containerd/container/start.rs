@@ -66,7 +66,6 @@ impl Inner {
                     return Ok(Started { endpoint, method: StartMethod::Restored });
                 }
                 Err(error) => {
-                    eprintln!("DEBUGH4 {error}");
                     tracing::warn!(id = %request.id, %error, "failed to restore instance; starting cold");
                     self.undo_start(&request.id, instance).await?;
                     orphans::remove(&self.socket, request.id.as_str()).await?;

@@ -24,6 +24,11 @@ const FIRST: u32 = 0x7000_0000;
 /// Ranges of this host. The ids behind them belong to systemd.
 const COUNT: u32 = 4000;
 
+/// The kernel's limit of inotify instances of a user.
+const INOTIFY_TOTAL: &str = "/proc/sys/fs/inotify/max_user_instances";
+/// What it is raised to: 128 for each range.
+const INOTIFY_INSTANCES: u32 = 128 * COUNT;
+
 /// The files that give ranges of ids to users of this host.
 const SUBORDINATE_IDS: [&str; 2] = ["/etc/subuid", "/etc/subgid"];
 
@@ -72,6 +77,7 @@ impl IdRanges {
                 return Err(io::Error::other(format!("{file} gives ids of instances to users: {line}")));
             }
         }
+        raise_inotify_total();
         let random = getrandom::u32().map_err(io::Error::other)?;
         Self::at(Path::new(FOLDER), node, random % COUNT)
     }
@@ -139,6 +145,21 @@ impl IdRanges {
 
     fn file(&self, range: IdRange) -> PathBuf {
         self.folder.join(range.0.to_string())
+    }
+}
+
+/// Raises how many inotify instances a user of this host may have, so that every instance can have as many as the limits
+/// of its user namespace allow: the kernel counts all of them for the user who made the namespaces too. Memory is limited
+/// by the instances' own limits.
+fn raise_inotify_total() {
+    let current = fs::read_to_string(INOTIFY_TOTAL).ok().and_then(|text| text.trim().parse::<u32>().ok());
+    if current.is_some_and(|current| current < INOTIFY_INSTANCES)
+        && let Err(error) = fs::write(INOTIFY_TOTAL, INOTIFY_INSTANCES.to_string())
+    {
+        tracing::warn!(
+            %error,
+            "{INOTIFY_TOTAL} cannot be raised: one instance can use up the inotify instances of all others"
+        );
     }
 }
 

@@ -44,7 +44,7 @@ pub(crate) const SHM_TARGET: &str = "/etc/try-it-now/shm";
 const CRIU_OPTIONS: &str = "network-lock skip\ntcp-close\nfile-locks\nghost-limit 67108864\n";
 
 /// CRIU's additional options for restoring: there are many restores, and writing the log takes time.
-const NO_LOG_OPTION: &str = "log-file /tmp/h4-restore.log\nverbosity 4\n";
+const NO_LOG_OPTION: &str = "log-file /dev/null\n";
 
 /// Name of the folder for checkpoints.
 const CHECKPOINTS: &str = "golden";

@@ -75,8 +75,7 @@ fn restore(request: &RestoreRequest, arguments: &[OsString]) -> ExitCode {
     let mut request = request.clone();
     let mut arguments = arguments.to_vec();
     if let Err(error) = request.map_images(&mut arguments) {
-        eprintln!("{LINK_NAME}: {error}");
-        return ExitCode::FAILURE;
+        return fail(&request, &format!("images for the user namespace: {error}"));
     }
     restore_mapped(&request, &arguments)
 }
@@ -97,17 +96,19 @@ fn restore_mapped(request: &RestoreRequest, arguments: &[OsString]) -> ExitCode 
     let Ok(draft) = prepared else { return with_runc() };
     match draft.restore() {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            let line = json!({ "level": "error", "msg": format!("CRIU: {error}") });
-            // The format of runc's log: the shim returns the last line of the log as the error.
-            let _ = fs::File::options()
-                .create(true)
-                .append(true)
-                .open(&request.log)
-                .and_then(|mut log| writeln!(log, "{line}"));
-            ExitCode::FAILURE
-        }
+        Err(error) => fail(request, &format!("CRIU: {error}")),
     }
+}
+
+/// Writes an error to the log, in the format of runc's: the shim returns the last line as the error.
+fn fail(request: &RestoreRequest, error: &str) -> ExitCode {
+    let line = json!({ "level": "error", "msg": error });
+    let _ = fs::File::options()
+        .create(true)
+        .append(true)
+        .open(&request.log)
+        .and_then(|mut log| writeln!(log, "{line}"));
+    ExitCode::FAILURE
 }
 
 /// Restores with runc, and stores the state that runc records for later restores of the checkpoint.
@@ -123,8 +124,7 @@ fn restore_with_runc(request: &RestoreRequest, runc: &Path, arguments: &[OsStrin
         // If this fails, runc does the next restore too.
         let _ = RuncState::save(&request.images, runc, &request.bundle, &request.state_dir(), &request.id);
         if let Err(error) = limit_restored(request) {
-            eprintln!("{LINK_NAME}: limits of the user namespace: {error}");
-            return ExitCode::FAILURE;
+            return fail(request, &format!("limits of the user namespace: {error}"));
         }
     }
     ExitCode::from(status.code().and_then(|code| u8::try_from(code).ok()).unwrap_or(1))
