@@ -48,7 +48,7 @@ pub async fn start_runtime(
                     .shared_memory_max
                     .unwrap_or_else(containerd::default_shared_memory_limit),
                 search_path: None,
-                user_namespaces: true,
+                user_namespaces: config.user_namespaces,
                 egress: config.egress.clone(),
                 faults: containerd::FaultInjector::default(),
             })
