@@ -3,7 +3,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help dev test soak lint bench perf needs stack stack-up stack-down infra-up infra-down images
+.PHONY: help dev test soak lint bench perf needs stack stack-up stack-down infra-up infra-down images random-numbers
 
 # CI must not change Cargo.lock, and fails where a tool is missing.
 LOCKED := $(if $(CI),--locked)
@@ -85,7 +85,11 @@ infra-down: ## End them; what they keep stays, ARGS=--volumes removes that too
 
 images: needs ## Build the images of the ready templates into target/images
 	@$(BUILD)
-	@deployments/images/build sample php node wordpress
+	@deployments/images/build sample php node wordpress runtimes
+
+random-numbers: needs ## Test the random numbers of larger runtimes too: Java, Go, Node with OpenSSL 1.1.1
+	@deployments/images/build other-runtimes
+	@$(WITH_STACK); cargo nextest run $(LOCKED) --test backends --run-ignored all -E 'test(random_numbers::)' $(ARGS)
 
 # What the build needs beside cargo: installed where that needs no password, else named in one line.
 needs:

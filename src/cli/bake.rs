@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::command::{FAILURE, fail, print_line, read_config, run_async};
@@ -16,7 +17,7 @@ use crate::clock::Clock;
 use crate::config::Config;
 use crate::pool::{self, BakeOutcome, Pool};
 use crate::proxy::routes::RouteTable;
-use crate::server::backends::{open_memory_store, start_runtime};
+use crate::server::backends::{open_memory_store, start_runtime, store_hosts};
 use crate::server::state_dir::NodeDir;
 use crate::telemetry::{self, Metrics};
 use crate::template::{NodeSecret, Templates};
@@ -27,9 +28,10 @@ pub(super) fn run(file: Option<&Path>, only: Option<&str>) -> ExitCode {
         Ok(read) => read,
         Err(status) => return status,
     };
-    if let Err(error) = telemetry::init(config.log) {
-        return fail(FAILURE, error);
-    }
+    let _logging = match telemetry::init(config.log) {
+        Ok(guard) => guard,
+        Err(error) => return fail(FAILURE, error),
+    };
     run_async(tokio::runtime::Builder::new_multi_thread(), bake(config, own_program, only))
 }
 
@@ -46,7 +48,8 @@ async fn bake(config: Config, own_program: PathBuf, only: Option<&str>) -> Resul
     let unusable = |source| CommandError::Folder { folder: folder.clone(), source };
     let node = NodeDir::lock_any(&folder).map_err(unusable)?;
     let secret = node.secret().map_err(unusable)?;
-    let runtime = start_runtime(&node, &config.runtime, &own_program, None).await?;
+    let (_, forbidden_hosts) = watch::channel(store_hosts(config.store.as_ref()));
+    let runtime = start_runtime(&node, &config.runtime, &own_program, None, forbidden_hosts).await?;
     let clock = Clock::System;
     // The journal is read, so that assigned instances of a server that stopped keep running.
     let store = open_memory_store(&node, &*runtime, clock.clone()).map_err(unusable)?;
@@ -84,18 +87,29 @@ async fn bake_all(
 ) -> Result<(), CommandError> {
     let baking = async {
         for name in names {
-            print_line(&format!("{name}: fetching, starting and warming up an instance"));
+            if !pool.has_runtime_handler(&name) {
+                print_line(&format!("{name}: fetching, starting and warming up an instance"));
+            }
             let begun = Instant::now();
             match pool.bake(&name).await {
                 Ok(BakeOutcome::AlreadyBaked) => {
                     print_line(&format!("{name}: already baked, and nothing has changed since"));
                 }
-                Ok(BakeOutcome::Baked) => {
-                    print_line(&format!("{name}: baked in {}", seconds(begun.elapsed())))
+                // Its description says why.
+                Ok(BakeOutcome::NeverBaked) => {}
+                Ok(BakeOutcome::Baked { repeated }) => {
+                    print_line(&format!("{name}: baked in {}", seconds(begun.elapsed())));
+                    if !repeated.is_empty() {
+                        print_line(&format!(
+                            "{name}: WARNING: two restored instances drew the same values: {}; visitors can \
+                             predict those of others (see docs/random-numbers.md)",
+                            repeated.join(", ")
+                        ));
+                    }
                 }
                 Err(source) => return Err(CommandError::Bake { template: name, source }),
             }
-            if let Some(description) = pool.describe_checkpoint(&name).await {
+            for description in pool.describe_checkpoint(&name).await {
                 print_line(&format!("{name}: {description}"));
             }
         }

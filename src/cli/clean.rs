@@ -91,13 +91,19 @@ fn remove_paths(nodes: &[NodeDir]) -> Result<Vec<PathBuf>, CommandError> {
 }
 
 /// Returns the cgroups of all containers of this program: one below the root with version 2, or one in each hierarchy
-/// with version 1. The kernel refuses to remove a cgroup that still has containers, such as those of another
+/// with version 1, and in it one for each node. The kernel refuses to remove a cgroup that still has containers, such as those of another
 /// containerd.
 fn cgroups(root: &Path) -> Vec<PathBuf> {
     let hierarchies = fs::read_dir(root).into_iter().flatten().flatten().map(|entry| entry.path());
     let found = hierarchies.chain([root.to_owned()]).map(|hierarchy| hierarchy.join("try-it-now"));
     let mut found: Vec<PathBuf> = found.filter_map(|cgroup| cgroup.canonicalize().ok()).collect();
-    found.sort_unstable();
+    let of_nodes = |cgroup: &PathBuf| {
+        let below = fs::read_dir(cgroup).into_iter().flatten().flatten().map(|entry| entry.path());
+        below.filter(|path| path.to_string_lossy().ends_with(".instances")).collect::<Vec<_>>()
+    };
+    found.extend(found.iter().flat_map(of_nodes).collect::<Vec<_>>());
+    // A group is removed after those below it.
+    found.sort_unstable_by(|one, next| next.cmp(one));
     // A hierarchy may have two names.
     found.dedup();
     found
@@ -111,13 +117,17 @@ mod tests {
     #[test]
     fn the_programs_cgroup_is_found_in_each_hierarchy_once() {
         let root = std::env::temp_dir().join(format!("try-it-now-cgroups-{}", NodeId::random()));
-        for folder in ["cpu,cpuacct/try-it-now", "memory/try-it-now", "memory/try-it-not", "try-it-now"] {
+        for folder in
+            ["cpu,cpuacct/try-it-now", "memory/try-it-now/a.instances", "memory/try-it-not", "try-it-now"]
+        {
             fs::create_dir_all(root.join(folder)).unwrap();
         }
         std::os::unix::fs::symlink("cpu,cpuacct", root.join("cpu")).unwrap();
         let found: Vec<_> =
             cgroups(&root).into_iter().map(|path| path.strip_prefix(&root).unwrap().to_owned()).collect();
-        assert_eq!(found, ["cpu,cpuacct/try-it-now", "memory/try-it-now", "try-it-now"].map(PathBuf::from));
+        let expected =
+            ["try-it-now", "memory/try-it-now/a.instances", "memory/try-it-now", "cpu,cpuacct/try-it-now"];
+        assert_eq!(found, expected.map(PathBuf::from));
         assert!(cgroups(&root.join("nowhere")).is_empty());
         fs::remove_dir_all(root).unwrap();
     }

@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `mod.rs` | the command line and its help |
 //! | `serve.rs` | `serve`: runs the server |
+//! | `first_process.rs` | `serve` as process 1: the server as its child |
 //! | `bake.rs` | `bake`: makes checkpoints before a server starts |
 //! | `clean.rs` | `clean`: removes everything of this program from the host |
 //! | `doctor/` | `doctor`: checks the host; also runs when a server starts |
@@ -17,6 +18,7 @@ mod clean;
 mod command;
 mod doctor;
 mod error;
+mod first_process;
 mod idle_nodes;
 pub(crate) mod sample_app;
 mod serve;
@@ -74,6 +76,7 @@ impl Cli {
     /// Runs the command of the command line, or the server if there is none. Returns the exit status of the program.
     pub fn run(self) -> ExitCode {
         match self.command.unwrap_or(Command::Serve { config: None }) {
+            Command::Serve { .. } if first_process::is_first() => first_process::run(),
             Command::Serve { config } => serve::run(config),
             Command::Doctor { config, json, url } => doctor::run(config.as_deref(), json, url),
             Command::Bake { config, template } => bake::run(config.as_deref(), template.as_deref()),

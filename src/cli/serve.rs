@@ -14,9 +14,14 @@ pub(super) fn run(file: Option<PathBuf>) -> ExitCode {
         Ok(read) => read,
         Err(status) => return status,
     };
-    if let Err(error) = telemetry::init(config.log) {
-        return fail(FAILURE, error);
+    // Before the first app exists.
+    if let Err(error) = backends::hide_from_apps(config.runtime.mode) {
+        return fail(FAILURE, format!("cannot hide the server from its apps: {error}"));
     }
+    let _logging = match telemetry::init(config.log) {
+        Ok(guard) => guard,
+        Err(error) => return fail(FAILURE, error),
+    };
     for warning in &config.warnings {
         tracing::warn!("{warning}");
     }

@@ -4,13 +4,14 @@
 //! *evicted* when it has been silent for too long: all its instances end. A node that stops for good *leaves*, which is
 //! an eviction of itself without any silence.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use serde::Serialize;
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, watch};
 
 use super::LocalNode;
 use crate::instance::NodeId;
@@ -27,6 +28,8 @@ pub struct Membership {
     own_id: NodeId,
     /// All nodes on record at this node's last heartbeat.
     nodes: ArcSwap<Vec<NodeStatus>>,
+    /// The hosts of all nodes on record.
+    hosts: watch::Sender<BTreeSet<String>>,
     /// Whether an operator drains this node.
     is_drained: AtomicBool,
     /// Whether this node is about to stop, which drains it too.
@@ -73,6 +76,7 @@ impl Membership {
             store,
             own_id,
             nodes: ArcSwap::default(),
+            hosts: watch::Sender::default(),
             is_drained: AtomicBool::new(false),
             is_shutting_down: AtomicBool::new(false),
             has_left: Mutex::new(false),
@@ -101,6 +105,7 @@ impl Membership {
         };
         let reply = within(CALL_DEADLINE, self.store.heartbeat(&info)).await?;
         let before = self.nodes.swap(Arc::new(reply.nodes.clone()));
+        self.note_hosts(&reply.nodes);
         let own = reply.nodes.iter().find(|node| node.info.id == self.own_id);
         self.set_drained(own.is_some_and(|own| own.is_draining), local);
         // After the first heartbeat the pools are compared anyway.
@@ -120,6 +125,21 @@ impl Membership {
     /// Drains this node for good: it is about to stop.
     pub fn begin_shutdown(&self) {
         self.is_shutting_down.store(true, Ordering::Release);
+    }
+
+    /// Returns the hosts at which the nodes on record are reached, this node included, as names or addresses.
+    pub fn node_hosts(&self) -> watch::Receiver<BTreeSet<String>> {
+        self.hosts.subscribe()
+    }
+
+    fn note_hosts(&self, nodes: &[NodeStatus]) {
+        let host = |node: &NodeStatus| Some(node.info.address.rsplit_once(':')?.0.to_owned());
+        let hosts: BTreeSet<String> = nodes.iter().filter_map(host).collect();
+        self.hosts.send_if_modified(|known| {
+            let is_new = *known != hosts;
+            *known = hosts;
+            is_new
+        });
     }
 
     /// Returns the peers that were heard within [`SUSPECT_AFTER`].

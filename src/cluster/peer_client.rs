@@ -66,9 +66,11 @@ impl PeerClient {
         match timeout(RESPONSE_TIMEOUT, exchanging).await {
             Err(_) => Err(failed(format!("no answer within {RESPONSE_TIMEOUT:?}"))),
             Ok(Err(error)) => Err(failed(error.to_string())),
-            Ok(Ok((StatusCode::OK, body))) => Ok(Some(body)),
-            Ok(Ok((StatusCode::NOT_FOUND, _))) => Ok(None),
-            Ok(Ok((status, _))) => Err(failed(format!("its status was {status}"))),
+            Ok(Ok(response)) => match response.status() {
+                StatusCode::OK => Ok(Some(response.into_body())),
+                StatusCode::NOT_FOUND => Ok(None),
+                status => Err(failed(format!("its status was {status}"))),
+            },
         }
     }
 }

@@ -8,13 +8,19 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::env::{SettingKind, Variables};
+use super::template_app::MAX_PIDS;
+use super::units::parse_size;
 use crate::runtime::LoginFile;
 use crate::template::ImageRef;
 
-use crate::template::egress::{EgressSettings, Ipv4Network};
+use crate::template::egress::{EgressSettings, Ipv4Network, is_name};
 
 /// The most bytes of the path of a Unix socket, which the kernel limits.
 const MAX_SOCKET_PATH: usize = 107;
+
+/// The least bytes of memory and the fewest processes of all instances together, which one small app needs.
+const MIN_INSTANCES_MEMORY: u64 = 64 << 20;
+const MIN_INSTANCES_PIDS: u64 = 16;
 
 /// Which runtime runs instances, and the settings of all runtimes.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -34,6 +40,10 @@ pub struct RuntimeSettings {
     /// The most bytes of memory that all checkpoints may share with their instances; `None` leaves the limit to the
     /// runtime.
     pub shared_memory_max: Option<u64>,
+    /// Bytes of memory that all instances of this node together may use; `None` leaves the limit to the runtime.
+    pub instances_memory: Option<u64>,
+    /// Processes and threads that all instances of this node together may have; `None` leaves the limit to the runtime.
+    pub instances_pids: Option<u64>,
     /// How instances of templates with `egress` are connected to the internet.
     pub egress: EgressSettings,
     /// The endpoint of all instances of the mode `none` (`CONTAINER_NONE_ENDPOINT`); `None` gives each instance its own
@@ -75,6 +85,8 @@ impl RuntimeSettings {
             criu_enabled: env.word("CRIU_ENABLED", "true", &yes_or_no),
             user_namespaces: env.word("USER_NAMESPACES", "true", &yes_or_no),
             shared_memory_max: env.size_if_set("SHARED_MEMORY_MAX"),
+            instances_memory: instances_memory(env),
+            instances_pids: env.number_if_set("INSTANCES_PIDS", None, MIN_INSTANCES_PIDS..=MAX_PIDS),
             egress: egress(env),
             #[cfg(feature = "runtime-none")]
             none_endpoint: env.value_if_set("CONTAINER_NONE_ENDPOINT", SettingKind::Text, None, |text| {
@@ -109,13 +121,38 @@ fn registry_logins(env: &mut Variables<'_>) -> Option<LoginFile> {
     Some(LoginFile { path: folder.join("config.json"), is_explicit: false })
 }
 
+fn instances_memory(env: &mut Variables<'_>) -> Option<u64> {
+    env.value_if_set("INSTANCES_MEMORY", SettingKind::Size, None, |text| {
+        let bytes = parse_size(text).filter(|bytes| *bytes >= MIN_INSTANCES_MEMORY);
+        bytes.ok_or("write a size of at least 64M, such as 12G")
+    })
+}
+
 fn egress(env: &mut Variables<'_>) -> EgressSettings {
     let default = EgressSettings::default();
     EgressSettings {
         range: env.value("EGRESS_RANGE", SettingKind::Text, &default.range.to_string(), range),
         resolvers: env.list_if_set("EGRESS_DNS", None, resolver).filter(|resolvers| !resolvers.is_empty()),
         refresh_interval: env.duration("EGRESS_REFRESH", default.refresh_interval, Duration::from_secs(1)),
+        forbidden_hosts: env.list_if_set("EGRESS_FORBIDDEN", None, forbidden_host).unwrap_or_default(),
+        max_packets_per_second: rate(env, "EGRESS_PACKETS_PER_SECOND", default.max_packets_per_second),
+        max_connections_per_second: rate(
+            env,
+            "EGRESS_CONNECTIONS_PER_SECOND",
+            default.max_connections_per_second,
+        ),
     }
+}
+
+fn rate(env: &mut Variables<'_>, name: &'static str, default: u32) -> u32 {
+    env.number(name, default.into(), 1..=1_000_000) as u32
+}
+
+fn forbidden_host(text: &str) -> Result<String, &'static str> {
+    let is_valid = text.parse::<Ipv4Addr>().is_ok() || is_name(text);
+    is_valid
+        .then(|| text.to_ascii_lowercase())
+        .ok_or("write names or IPv4 addresses with commas between them")
 }
 
 /// Returns the image of the one template of a server without a file of templates. `has_containers` is `None` when

@@ -6,7 +6,7 @@ use super::defaults::DEFAULT_IMAGE_PORT;
 use super::file_context::{FileContext, utf8};
 use super::toml_table::TomlTable;
 use crate::template::egress::{Destination, MAX_DESTINATIONS};
-use crate::template::{App, Egress, ImageRef, ResourceLimits, ShareMemory};
+use crate::template::{App, Egress, ImageRef, ResourceLimits, RuntimeHandler, ShareMemory};
 
 /// As the first word of a command on this host: the path of this program.
 const OWN_PROGRAM: &str = "try-it-now";
@@ -20,7 +20,7 @@ const IMAGE_RULE: &str = "write the image to run, such as \"wordpress:6\" or \"o
 /// The fewest bytes that a container may be allowed to write.
 const MIN_DISK: u64 = 1 << 20;
 /// The most processes that a kernel can number.
-const MAX_PIDS: u64 = 4_194_304;
+pub(super) const MAX_PIDS: u64 = 4_194_304;
 
 /// Reads what a template runs. `None` when an error leaves no command.
 pub(super) fn app(table: &mut TomlTable<'_>, context: &FileContext<'_>) -> Option<App> {
@@ -67,13 +67,14 @@ pub(super) fn app(table: &mut TomlTable<'_>, context: &FileContext<'_>) -> Optio
     let limits = limits(table, is_container);
     let egress = egress(table, is_container);
     let share_memory = share_memory(table, is_container);
+    let runtime = runtime(table, is_container);
     if utf8(folder).is_none() {
         table.report("", "the path of the file is no UTF-8 text", "move it");
         return None;
     }
     let port = if is_container { port.unwrap_or(DEFAULT_IMAGE_PORT) } else { 0 };
     let files = files.map(without_dots);
-    Some(App { image, command: command?, port, env, files, limits, egress, share_memory })
+    Some(App { image, command: command?, port, env, files, limits, egress, share_memory, runtime })
 }
 
 /// Returns the command; empty when an image runs its own.
@@ -154,6 +155,14 @@ fn share_memory(table: &mut TomlTable<'_>, is_container: bool) -> ShareMemory {
         _ => None,
     });
     choice.unwrap_or_default()
+}
+
+fn runtime(table: &mut TomlTable<'_>, is_container: bool) -> Option<RuntimeHandler> {
+    if table.has("runtime") && !is_container {
+        table.report("runtime", "only containers have a runtime handler", "leave it out, or write an image");
+    }
+    let rule = "write \"runsc\", \"kata\", \"runc\", or a whole name such as \"io.containerd.runsc.v1\", and no path";
+    table.text("runtime", rule, RuntimeHandler::parse)
 }
 
 fn limits(table: &mut TomlTable<'_>, is_container: bool) -> ResourceLimits {

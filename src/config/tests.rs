@@ -76,7 +76,7 @@ fn without_any_variable_everything_has_its_documented_default() {
 }
 
 /// Each variable of the original service, with its default there or a valid value.
-const DOCUMENTED: [(&str, &str); 51] = [
+const DOCUMENTED: [(&str, &str); 54] = [
     ("LOG_LEVEL", "info"),
     ("LOG_FORMAT", "json"),
     ("SERVER_HOST", "0.0.0.0"),
@@ -129,6 +129,9 @@ const DOCUMENTED: [(&str, &str); 51] = [
     ("PUBLIC_URL", ""),
     ("TLS_CERT", ""),
     ("TLS_KEY", ""),
+    ("EGRESS_FORBIDDEN", ""),
+    ("EGRESS_PACKETS_PER_SECOND", "20000"),
+    ("EGRESS_CONNECTIONS_PER_SECOND", "200"),
 ];
 
 #[test]
@@ -159,6 +162,8 @@ fn every_variable_reaches_its_setting() {
         ("PS_ADMIN_PATH", "admin-area"),
         ("CONTAINER_PORT_RANGE_START", "40000"),
         ("CONTAINER_PORT_RANGE_END", "40099"),
+        ("INSTANCES_MEMORY", "600M"),
+        ("INSTANCES_PIDS", "300"),
     ]);
     assert_eq!(config.log, LogSettings { level: tracing::Level::DEBUG, format: LogFormat::Text });
     assert_eq!(config.server.listen.to_string(), "[::1]:0");
@@ -171,6 +176,8 @@ fn every_variable_reaches_its_setting() {
     assert_eq!(config.server.public.base_domain, "apps.example.com");
     assert_eq!(config.state_dir, Path::new("/var/lib/tin"));
     assert_eq!(config.runtime.ports, 40_000..=40_099);
+    assert_eq!(config.runtime.instances_memory, Some(600 << 20));
+    assert_eq!(config.runtime.instances_pids, Some(300));
     let template = config.templates.get("default").unwrap();
     assert_eq!((template.pool.min, template.pool.target, template.pool.max), (2, 2, 20));
     assert_eq!(template.rate_limit, RateLimits { hourly: 0, daily: 5, concurrent: 3 });
@@ -238,6 +245,8 @@ fn all_errors_are_reported_at_once() {
         ("CONTAINERD_ADDRESS", "tcp://10.0.0.1:10000"),
         ("CRIU_ENABLED", "perhaps"),
         ("USER_NAMESPACES", "perhaps"),
+        ("INSTANCES_MEMORY", "63M"),
+        ("INSTANCES_PIDS", "15"),
         ("API_KEY", "schl\u{fc}ssel"),
         ("POOL_TARGET_SIZE", "30"),
         ("POOL_REPLENISH_THRESHOLD", "NaN"),

@@ -23,6 +23,16 @@ pub enum Endpoint {
     },
 }
 
+impl Endpoint {
+    /// Returns the port on which the app listens.
+    pub fn port(self) -> u16 {
+        match self {
+            Endpoint::Direct(address) => address.port(),
+            Endpoint::Sealed { port, .. } => port,
+        }
+    }
+}
+
 impl<A: Into<SocketAddr>> From<A> for Endpoint {
     fn from(address: A) -> Self {
         Endpoint::Direct(address.into())

@@ -9,6 +9,7 @@ use pingora_core::Result;
 use pingora_http::{RequestHeader, ResponseHeader};
 
 use super::Proxy;
+use super::public_links::{InstanceOrigin, has_links};
 use super::routes::Route;
 use super::target::Target;
 use crate::api::INSTANCE_TOKEN_HEADER;
@@ -36,8 +37,24 @@ const PRIVACY_HEADERS: [(HeaderName, HeaderValue); 2] = [
 const HOP_BY_HOP: [&str; 6] =
     ["keep-alive", "proxy-connection", "proxy-authenticate", "proxy-authorization", "te", "http2-settings"];
 
+/// Headers in which proxies tell what they know of a request, besides `X-Forwarded-*`. Apps believe them.
+const FORWARDED: [&str; 8] = [
+    "forwarded",
+    "x-real-ip",
+    "x-client-ip",
+    "x-cluster-client-ip",
+    "x-original-forwarded-for",
+    "true-client-ip",
+    "cf-connecting-ip",
+    "fastly-client-ip",
+];
+
 /// The headers that the proxy sets in a request to an app, or to the node that runs the app.
-pub(super) struct ForwardedHeaders(Vec<(HeaderName, HeaderValue)>);
+pub(super) struct ForwardedHeaders {
+    set: Vec<(HeaderName, HeaderValue)>,
+    /// Whether a trusted proxy sent the request, whose other headers of forwarding pass.
+    is_trusted: bool,
+}
 
 /// Where a request came from.
 #[derive(Clone, Copy)]
@@ -81,7 +98,28 @@ impl Proxy {
         if let Some(host) = trusted_value(&FORWARDED_HOST).or(host) {
             forwarded.push((FORWARDED_HOST, host));
         }
-        ForwardedHeaders(forwarded)
+        ForwardedHeaders { set: forwarded, is_trusted }
+    }
+
+    /// Returns the links in a response of a route's app that become public, each with its new value. The node that runs
+    /// the app does it.
+    pub(super) fn replaced_links(
+        &self,
+        headers: &HeaderMap,
+        route: &Route,
+        target: &Target,
+    ) -> Vec<(HeaderName, HeaderValue)> {
+        if !matches!(target, Target::App) || !has_links(headers) {
+            return Vec::new();
+        }
+        let public_url = self.0.pool.public_url();
+        let origin = InstanceOrigin {
+            host: &public_url.instance_host(route.id()),
+            inner_port: route.endpoint().port(),
+            public_authority: &public_url.instance_authority(route.id()),
+            public_scheme: public_url.scheme,
+        };
+        origin.replaced_links(headers)
     }
 }
 
@@ -91,22 +129,21 @@ impl ForwardedHeaders {
         match target {
             Target::App => {
                 if let Ok(value) = HeaderValue::from_str(&route.deadline().rfc3339()) {
-                    self.0.push((EXPIRES_AT, value));
+                    self.set.push((EXPIRES_AT, value));
                 }
             }
-            Target::Node { hop, .. } => self.0.push((HOP_HEADER, hop.clone())),
+            Target::Node { hop, .. } => self.set.push((HOP_HEADER, hop.clone())),
         }
         self
     }
 }
 
-/// Returns whether a header of a client's request is removed: because the proxy sets it, or because the app must not
-/// get it.
-fn is_removed_from_request(name: &HeaderName) -> bool {
+/// Returns whether a header of a client's request is removed: because the app must not get it. `is_trusted` says
+/// whether a trusted proxy sent the request.
+fn is_removed_from_request(name: &HeaderName, is_trusted: bool) -> bool {
     let text = name.as_str();
-    text.starts_with("x-forwarded-")
+    !is_trusted && (text.starts_with("x-forwarded-") || FORWARDED.contains(&text))
         || HOP_BY_HOP.contains(&text)
-        || *name == header::FORWARDED
         || *name == API_KEY
         || *name == INSTANCE_TOKEN_HEADER
         || *name == EXPIRES_AT
@@ -119,12 +156,15 @@ fn is_removed_from_request(name: &HeaderName) -> bool {
 /// # Errors
 /// Pingora cannot represent a header.
 pub(super) fn rewrite_request(request: &mut RequestHeader, forwarded: &ForwardedHeaders) -> Result<()> {
-    let removed: Vec<HeaderName> =
-        request.headers.keys().filter(|name| is_removed_from_request(name)).cloned().collect();
+    let is_removed = |name: &&HeaderName| is_removed_from_request(name, forwarded.is_trusted);
+    let removed: Vec<HeaderName> = request.headers.keys().filter(is_removed).cloned().collect();
     for name in &removed {
         request.remove_header(name);
     }
-    for (name, value) in &forwarded.0 {
+    if let Some(cookies) = joined_cookies(&request.headers) {
+        request.insert_header(header::COOKIE, cookies)?;
+    }
+    for (name, value) in &forwarded.set {
         request.insert_header(name, value)?;
     }
     Ok(())
@@ -134,18 +174,33 @@ pub(super) fn rewrite_request(request: &mut RequestHeader, forwarded: &Forwarded
 pub(super) fn rewrite_handshake(headers: &mut HeaderMap, forwarded: &ForwardedHeaders) {
     let removed: Vec<HeaderName> = headers
         .keys()
-        .filter(|name| is_removed_from_request(name))
+        .filter(|name| is_removed_from_request(name, forwarded.is_trusted))
         .cloned()
         .chain(named_by_connection(headers))
         .collect();
     for name in removed {
         headers.remove(name);
     }
-    for (name, value) in &forwarded.0 {
+    if let Some(cookies) = joined_cookies(headers) {
+        headers.insert(header::COOKIE, cookies);
+    }
+    for (name, value) in &forwarded.set {
         headers.insert(name, value.clone());
     }
     headers.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
     headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
+}
+
+/// Returns one line for all lines of cookies, as HTTP/1.1 requires (RFC 9113, section 8.2.3: HTTP/2 clients send each
+/// cookie on a line of its own); `None` if there is one line at most.
+fn joined_cookies(headers: &HeaderMap) -> Option<HeaderValue> {
+    let lines: Vec<&[u8]> = headers.get_all(header::COOKIE).iter().map(HeaderValue::as_bytes).collect();
+    (lines.len() > 1).then(|| HeaderValue::from_bytes(&lines.join(&b"; "[..])).ok()).flatten()
+}
+
+/// Returns the number of header fields of a request. All lines of cookies count as one.
+pub(super) fn field_count(headers: &HeaderMap) -> usize {
+    headers.len() - headers.get_all(header::COOKIE).iter().count().saturating_sub(1)
 }
 
 /// Returns `Connection`, and the headers that it declares to concern this connection only.
@@ -165,14 +220,20 @@ pub(super) fn named_by_connection(headers: &HeaderMap) -> Vec<HeaderName> {
     names
 }
 
-/// Turns the head of an app's response into the head that the visitor gets.
+/// Turns the head of an app's response into the head that the visitor gets. `links` are the headers that
+/// [`Proxy::replaced_links`] returns for it.
 ///
 /// # Errors
 /// Pingora cannot represent a header.
-pub(super) fn rewrite_response(response: &mut ResponseHeader) -> Result<()> {
+pub(super) fn rewrite_response(
+    response: &mut ResponseHeader,
+    links: Vec<(HeaderName, HeaderValue)>,
+) -> Result<()> {
     let hop_by_hop: Vec<HeaderName> = named_by_connection(&response.headers)
         .into_iter()
         .chain(response.headers.keys().filter(|name| HOP_BY_HOP.contains(&name.as_str())).cloned())
+        // Pingora carries no upgrade, and a visitor who took up the offer would get none.
+        .chain([header::UPGRADE])
         .collect();
     for name in &hop_by_hop {
         response.remove_header(name);
@@ -183,6 +244,9 @@ pub(super) fn rewrite_response(response: &mut ResponseHeader) -> Result<()> {
             response.append_header(name.clone(), value)?;
         }
     }
+    for (name, value) in links {
+        response.insert_header(name, value)?;
+    }
     for (name, value) in PRIVACY_HEADERS {
         if !response.headers.contains_key(&name) {
             response.insert_header(name, value)?;
@@ -192,15 +256,28 @@ pub(super) fn rewrite_response(response: &mut ResponseHeader) -> Result<()> {
 }
 
 /// Does to the headers of an app's response to a handshake what [`rewrite_response`] does to those of other responses.
-pub(super) fn rewrite_handshake_response(headers: &mut HeaderMap) {
-    for name in named_by_connection(headers) {
+/// A 101 keeps its `Upgrade`.
+pub(super) fn rewrite_handshake_response(
+    headers: &mut HeaderMap,
+    is_switching: bool,
+    links: Vec<(HeaderName, HeaderValue)>,
+) {
+    let hop_by_hop: Vec<HeaderName> =
+        headers.keys().filter(|name| HOP_BY_HOP.contains(&name.as_str())).cloned().collect();
+    for name in named_by_connection(headers).into_iter().chain(hop_by_hop) {
         headers.remove(name);
+    }
+    if !is_switching {
+        headers.remove(header::UPGRADE);
     }
     for (name, values) in confined_fields(headers) {
         headers.remove(&name);
         for value in values {
             headers.append(name.clone(), value);
         }
+    }
+    for (name, value) in links {
+        headers.insert(name, value);
     }
     add_privacy_headers(headers);
 }
@@ -297,7 +374,7 @@ mod tests {
             for line in sent {
                 response.append_header(CLEAR_SITE_DATA, *line).unwrap();
             }
-            rewrite_response(&mut response).unwrap();
+            rewrite_response(&mut response, Vec::new()).unwrap();
             let kept = response.headers.get(CLEAR_SITE_DATA).map_or("", |kept| kept.to_str().unwrap());
             assert_eq!(kept, expected, "{sent:?}");
         }
@@ -307,7 +384,7 @@ mod tests {
     fn a_response_keeps_the_instance_address_private_unless_the_app_decides_otherwise() {
         let mut response = ResponseHeader::build(200, None).unwrap();
         response.insert_header("x-robots-tag", "all").unwrap();
-        rewrite_response(&mut response).unwrap();
+        rewrite_response(&mut response, Vec::new()).unwrap();
         assert_eq!(response.headers["referrer-policy"], "same-origin");
         assert_eq!(response.headers["x-robots-tag"], "all");
     }

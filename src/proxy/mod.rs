@@ -12,6 +12,7 @@
 //! | `target.rs` | from a route to the app on this node, or to the node that runs the app |
 //! | `app_peer.rs`, `node_peer.rs` | the upstream connection to an app, and to another node |
 //! | `headers.rs` | the request headers that an app gets, and the response headers that a visitor gets |
+//! | `public_links.rs` | redirects to the app's own port or scheme become public |
 //! | `websocket.rs` | WebSockets: the handshake, then a tunnel |
 //! | `api_bridge.rs` | responses of this program on a connection that Pingora holds: those of the API, and errors |
 //! | `error_page.rs` | the response when no app responds, as a page or as JSON |
@@ -35,6 +36,7 @@ mod headers;
 mod node_peer;
 mod phases;
 mod provenance;
+mod public_links;
 mod request_permit;
 mod resolve_route;
 pub mod routes;

@@ -38,7 +38,7 @@ use pingora_http::{RequestHeader, ResponseHeader};
 use pingora_proxy::{FailToProxy, ProxyHttp, Session};
 use tokio::time::Instant;
 
-use super::headers::{RequestSource, is_event_stream, rewrite_request, rewrite_response};
+use super::headers::{RequestSource, field_count, is_event_stream, rewrite_request, rewrite_response};
 use super::node_peer::NodeTlsConnector;
 use super::request_permit::{RequestPermit, ResponsePermit};
 use super::routes::Route;
@@ -105,7 +105,7 @@ impl ProxyHttp for Proxy {
         let request_id = RequestId::of(&head.headers);
         ctx.request_id = Some(request_id.clone());
         let error = match self.0.hosts.destination(&head.uri, &head.headers) {
-            _ if head.headers.len() > MAX_FIELDS => ApiError::HeadersTooLarge,
+            _ if field_count(&head.headers) > MAX_FIELDS => ApiError::HeadersTooLarge,
             Destination::Api => {
                 ctx.is_logged_by_api = true;
                 let source = request_source(session, &ctx.provenance);
@@ -195,7 +195,11 @@ impl ProxyHttp for Proxy {
                 return Err(Error::new(ErrorType::InternalError));
             }
         }
-        rewrite_response(response)?;
+        let links = ctx
+            .target
+            .as_ref()
+            .map_or_else(Vec::new, |(route, target)| self.replaced_links(&response.headers, route, target));
+        rewrite_response(response, links)?;
         if is_stream {
             ctx.in_flight.mark_as_stream();
         }

@@ -107,8 +107,10 @@ impl Proxy {
         let upstream = self.connect_upstream(head, &route, &target).await?;
         let mut response =
             send_handshake(upstream, &route, permit.clone(), handshake, response_timeout).await?;
-        rewrite_handshake_response(response.headers_mut());
-        if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+        let is_switching = response.status() == StatusCode::SWITCHING_PROTOCOLS;
+        let links = self.replaced_links(response.headers(), &route, &target);
+        rewrite_handshake_response(response.headers_mut(), is_switching, links);
+        if is_switching {
             let upstream = hyper::upgrade::on(&mut response);
             response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
             let clock = self.0.pool.clock().clone();

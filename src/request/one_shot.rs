@@ -1,7 +1,7 @@
 //! Sends one request over HTTP/1.1 on a connection of its own.
 
 use bytes::Bytes;
-use http::{Request, StatusCode};
+use http::{Request, Response};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
@@ -21,13 +21,12 @@ pub(crate) type ExchangeError = Box<dyn std::error::Error + Send + Sync>;
 pub(crate) async fn exchange(
     stream: impl AsyncRead + AsyncWrite + Unpin,
     request: Request<Full<Bytes>>,
-) -> Result<(StatusCode, Bytes), ExchangeError> {
+) -> Result<Response<Bytes>, ExchangeError> {
     let (mut send, connection) = http1::handshake(TokioIo::new(stream)).await?;
     let exchange = async {
-        let response = send.send_request(request).await?;
-        let status = response.status();
-        let body = Limited::new(response.into_body(), MAX_BODY_BYTES).collect().await?.to_bytes();
-        Ok((status, body))
+        let (head, body) = send.send_request(request).await?.into_parts();
+        let body = Limited::new(body, MAX_BODY_BYTES).collect().await?.to_bytes();
+        Ok(Response::from_parts(head, body))
     };
     // Both futures run in this task, so that the connection ends if this future is dropped.
     tokio::pin!(connection, exchange);

@@ -49,6 +49,10 @@ pub struct Checkpoint {
     pub revision: u64,
     /// Bytes of memory that instances of this checkpoint share, or why each instance has its own memory.
     pub shared_memory: Result<u64, String>,
+    /// Values that two restored instances both drew, though they should be random; described for the operator.
+    pub repeated_values: Vec<String>,
+    /// Which generators may draw the same random numbers in several instances, each with what to do.
+    pub repeating_numbers: Vec<String>,
 }
 
 /// An instance that ended without a call of [`Runtime::stop`].
@@ -126,6 +130,12 @@ pub trait Runtime: Send + Sync + 'static {
         None
     }
 
+    /// Describes for the operator whether instances of the checkpoint of this revision of an app draw different random
+    /// numbers. `None` where there is nothing to describe.
+    async fn describe_random_numbers(&self, _revision: u64, _app: &App) -> Option<String> {
+        None
+    }
+
     /// Returns whether [`Runtime::observe`] is of use for an instance: it was restored from a checkpoint of which no
     /// instance was observed yet.
     async fn may_observe(&self, _id: &InstanceId) -> bool {
@@ -151,6 +161,20 @@ pub trait Runtime: Send + Sync + 'static {
     async fn bake(&self, id: &InstanceId, _revision: u64, _app: &App) -> Result<(), RuntimeError> {
         let source = io::Error::from(io::ErrorKind::Unsupported);
         Err(RuntimeError::Io { operation: format!("freeze {id} under the {} runtime", self.name()), source })
+    }
+
+    /// Records with a checkpoint which values two instances of it both drew, though they should be random. `values`
+    /// describes each for the operator.
+    ///
+    /// # Errors
+    /// The checkpoint is gone, or its record cannot be written.
+    async fn record_repeated_values(
+        &self,
+        _revision: u64,
+        _app: &App,
+        _values: &[String],
+    ) -> Result<(), RuntimeError> {
+        Ok(())
     }
 
     /// Runs a command in a running instance, beside its app and with the same rights, until it ends or its timeout

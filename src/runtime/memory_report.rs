@@ -27,6 +27,8 @@ pub struct MemoryReport {
     pub shared: Vec<(String, u64)>,
     /// Memory of the host.
     pub host: HostMemory,
+    /// Memory that all instances together may still use before they reach their common limit; `None` if they have none.
+    pub room: Option<u64>,
 }
 
 /// The memory of a host.
@@ -36,6 +38,16 @@ pub struct HostMemory {
     pub total: u64,
     /// Memory that could be used without swapping (`MemAvailable`).
     pub available: u64,
+}
+
+/// The least memory that is reserved for the host and everything else that runs there, in bytes.
+const MIN_RESERVE: u64 = 512 << 20;
+
+impl HostMemory {
+    /// Returns what is reserved for everything else than instances.
+    pub fn reserve(&self) -> u64 {
+        (self.total / 8).max(MIN_RESERVE)
+    }
 }
 
 impl Sum for MemoryUse {

@@ -11,8 +11,9 @@
 //!
 //! The other files serve the implementations: `output_log` (the last output of an instance), `memory_report` (what
 //! instances use), `registry_auth` (logins for image registries), `blocking` (work that waits for the host),
-//! `containerd_process` (which programs containerd finds), `tracefs` (the kernel's tracing).
+//! `apparmor` (the profile of containers), `containerd_process` (which programs containerd finds), `tracefs` (the kernel's tracing).
 
+pub mod apparmor;
 mod blocking;
 mod command;
 pub mod containerd;

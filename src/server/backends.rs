@@ -1,10 +1,13 @@
 //! Creates the configured store and runtime: the only file that names concrete backends.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::ops::RangeInclusive;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
+
+use tokio::sync::watch;
 
 use super::state_dir::NodeDir;
 use crate::clock::Clock;
@@ -20,7 +23,7 @@ use crate::store::valkey::{self, ValkeyStore};
 const UNUSED_PORTS: RangeInclusive<u16> = 1..=1;
 
 /// Starts the configured runtime for a node. `open_files` is the soft limit of open files of apps that are processes; `None`
-/// leaves them that of this process. The runtime ends the instances that a crashed server left, or adopts them if its
+/// leaves them that of this process. No container reaches `forbidden_hosts`. The runtime ends the instances that a crashed server left, or adopts them if its
 /// instances outlive the server.
 ///
 /// # Errors
@@ -30,6 +33,7 @@ pub async fn start_runtime(
     config: &config::RuntimeSettings,
     own_program: &Path,
     open_files: Option<u64>,
+    forbidden_hosts: watch::Receiver<BTreeSet<String>>,
 ) -> Result<Arc<dyn Runtime>, RuntimeError> {
     Ok(match config.mode {
         config::RuntimeMode::Process => {
@@ -47,9 +51,11 @@ pub async fn start_runtime(
                 shared_memory_limit: config
                     .shared_memory_max
                     .unwrap_or_else(containerd::default_shared_memory_limit),
+                node_limits: node_limits(config),
                 search_path: None,
                 user_namespaces: config.user_namespaces,
                 egress: config.egress.clone(),
+                forbidden_hosts,
                 faults: containerd::FaultInjector::default(),
             })
             .await?,
@@ -57,6 +63,25 @@ pub async fn start_runtime(
         #[cfg(feature = "runtime-none")]
         config::RuntimeMode::None => Arc::new(crate::runtime::null::NullRuntime::new(config.none_endpoint)),
     })
+}
+
+fn node_limits(config: &config::RuntimeSettings) -> containerd::NodeLimitSettings {
+    containerd::NodeLimitSettings { memory: config.instances_memory, pids: config.instances_pids }
+}
+
+/// Returns the limits of all container instances of a node together, as long as no memory is shared: bytes of memory,
+/// and processes.
+pub fn instance_limits(config: &config::RuntimeSettings) -> (u64, u64) {
+    node_limits(config).on_this_host()
+}
+
+/// Hides this server's environment and memory from its apps if they are processes of its user. Apps in containers do not
+/// see the server.
+///
+/// # Errors
+/// The kernel refuses.
+pub fn hide_from_apps(mode: config::RuntimeMode) -> io::Result<()> {
+    if mode == config::RuntimeMode::Process { process::hide_server() } else { Ok(()) }
 }
 
 /// Opens the embedded store. If the instances of `runtime` outlive the server, the store records assigned instances in
@@ -94,6 +119,27 @@ pub fn open_store(
         }
         None => Arc::new(open_memory_store(node, runtime, clock.clone())?),
     })
+}
+
+/// Returns the hosts of the configured Valkey, as far as its settings name them.
+pub fn store_hosts(config: Option<&config::ValkeySettings>) -> BTreeSet<String> {
+    let addresses = config.into_iter().flat_map(|config| &config.addresses);
+    let hosts = addresses.filter_map(|address| match address {
+        config::ValkeyAddress::Tcp(host, _) => Some(host.clone()),
+        config::ValkeyAddress::Unix(_) => None,
+    });
+    hosts.collect()
+}
+
+/// Returns the hosts of all servers of the configured Valkey: Sentinels and a cluster are asked. `None` if none answers.
+pub async fn find_store_hosts(config: config::ValkeySettings) -> Option<BTreeSet<String>> {
+    match valkey::server_hosts(&valkey_settings(config)).await {
+        Ok(hosts) => Some(hosts),
+        Err(error) => {
+            tracing::warn!(%error, "failed to list the servers of Valkey");
+            None
+        }
+    }
 }
 
 /// Returns the store that nodes share, for the doctor to check; `None` if the store is embedded.

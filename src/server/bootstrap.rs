@@ -18,6 +18,7 @@ use super::backends::{open_store, start_runtime};
 use super::client_connections::ConnectionMaxima;
 use super::descriptors::{self, OpenFileLimits};
 use super::dispatch::Dispatcher;
+use super::forbidden_hosts::ForbiddenHosts;
 use super::http1_guard::ClientTimeouts;
 use super::listener::{self, ListenerContext};
 use super::shutdown::{ProcessSignals, ShutdownSequence, StopSignal};
@@ -101,7 +102,10 @@ pub async fn serve(config: Config, file: Option<PathBuf>, own_program: PathBuf) 
     // The node and its backends.
     let state_error = |source| StartError::State { folder: state_dir.clone(), source };
     let node = NodeDir::lock_any(&state_dir).map_err(state_error)?;
-    let runtime = start_runtime(&node, &runtime_settings, &own_program, open_files.original).await?;
+    let forbidden = ForbiddenHosts::new(store_settings.clone());
+    let runtime =
+        start_runtime(&node, &runtime_settings, &own_program, open_files.original, forbidden.subscribe())
+            .await?;
     let clock = Clock::System;
     let is_clustered = store_settings.is_some();
     let api_key = api_key_or_own(api_key, &state_dir, bound).map_err(state_error)?;
@@ -192,6 +196,7 @@ pub async fn serve(config: Config, file: Option<PathBuf>, own_program: PathBuf) 
         secret: shared_secret,
         timeout: node_settings.timeout,
     };
+    task::spawn("forbidden hosts", forbidden.follow(pool.membership().node_hosts()));
     heartbeat.run().await;
     task::spawn("routes follow", follow_routes(routes, store, metrics.clone(), pool.clone()));
     if let Some(tls) = &tls {

@@ -10,6 +10,7 @@
 //! | `state_dir` | this node's folder: its id, its lock, its files |
 //! | `listener` | accepts connections, up to the maxima of `client_connections` |
 //! | `client_connections` | counts the connections of each client |
+//! | `forbidden_hosts` | the hosts that no instance reaches: of the store and the nodes |
 //! | `descriptors` | the limit of open files, and how many connections fit into it |
 //! | `tls`, `tls_connection` | terminates TLS, and reloads the certificate when its files change |
 //! | `http1_guard/` | the guard: passes one checked message at a time to an engine |
@@ -25,6 +26,7 @@ pub mod bootstrap;
 mod client_connections;
 pub(crate) mod descriptors;
 mod dispatch;
+mod forbidden_hosts;
 pub mod http1_guard;
 mod hyper_engine;
 mod listener;

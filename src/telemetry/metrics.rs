@@ -17,6 +17,7 @@ use super::label_sets::{
 use super::labels::{
     AcquireResult, ConnectionRefusal, HostKind, Outcome, ProvisionMethod, ReleaseReason, RouteOperation,
 };
+use super::log::DroppedLogLines;
 use super::memory_metrics::{MemoryMetrics, PoolMemory};
 use super::text_format::from_openmetrics;
 
@@ -113,6 +114,7 @@ impl Metrics {
         let target = register!("pool_target_size", "Ready instances that the pool keeps", Family::default());
         let capacity = register!("pool_capacity", "Most instances in all states", Family::default());
         let memory = MemoryMetrics::register(&mut registry);
+        registry.register_collector(Box::new(DroppedLogLines));
         let criu_available =
             register!("criu_available", "1 when checkpoints can be restored", Gauge::default());
         let build_info =

@@ -20,6 +20,6 @@ mod text_format;
 pub use labels::{
     AcquireResult, ConnectionRefusal, HostKind, Outcome, ProvisionMethod, ReleaseReason, RouteOperation,
 };
-pub use log::init;
+pub use log::{LogGuard, init};
 pub use memory_metrics::PoolMemory;
 pub use metrics::{Metrics, MetricsFormat, RequestRecord};

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use serde::Serialize;
 
-use super::{Egress, ImageRef, ResourceLimits};
+use super::{Egress, ImageRef, ResourceLimits, RuntimeHandler};
 
 /// The part of a template that a runtime needs. Its JSON is hashed into the template's
 /// [revision](super::Template::revision), so a renamed field makes all existing instances outdated.
@@ -33,6 +33,10 @@ pub struct App {
     /// Whether instances that are restored from the checkpoint share memory. Containers only.
     #[serde(skip_serializing_if = "ShareMemory::is_auto")]
     pub share_memory: ShareMemory,
+    /// What starts the containers. Instances of a template with a handler are started and never restored. Containers
+    /// only.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub runtime: Option<RuntimeHandler>,
 }
 
 /// Whether instances that are restored from one checkpoint share the memory that they do not change.

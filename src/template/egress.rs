@@ -110,7 +110,7 @@ impl fmt::Display for Destination {
 
 /// Returns whether a text is a DNS name: labels of letters, digits, dashes and underscores. The last label is no
 /// number, because such a text is part of an address.
-fn is_name(text: &str) -> bool {
+pub fn is_name(text: &str) -> bool {
     let label = |label: &str| {
         let is_valid = label.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_');
         is_valid && (1..=63).contains(&label.len()) && !label.starts_with('-') && !label.ends_with('-')
@@ -125,7 +125,7 @@ pub fn is_public(address: Ipv4Addr) -> bool {
 }
 
 /// An IPv4 network: the addresses that share their first bits.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Ipv4Network(Ipv4Net);
 
 impl Ipv4Network {
@@ -137,6 +137,16 @@ impl Ipv4Network {
     /// Returns the network of `prefix` leading bits that contains `address`; a `prefix` above 32 counts as 32.
     pub fn containing(address: Ipv4Addr, prefix: u8) -> Self {
         Self(Ipv4Net::new_assert(address, prefix.min(32)).trunc())
+    }
+
+    /// Returns the first address of the network.
+    pub fn base(&self) -> Ipv4Addr {
+        self.0.network()
+    }
+
+    /// Returns the number of leading bits that its addresses share.
+    pub fn prefix(&self) -> u8 {
+        self.0.prefix_len()
     }
 
     /// Returns whether an address is in the network.
@@ -177,6 +187,12 @@ pub struct EgressSettings {
     pub resolvers: Option<Vec<Ipv4Addr>>,
     /// How often the names of destinations are looked up and the firewall is checked.
     pub refresh_interval: Duration,
+    /// Further hosts that no instance reaches, as names or addresses.
+    pub forbidden_hosts: Vec<String>,
+    /// Most packets that an instance sends in a second. One that was quiet may send twice as many at once.
+    pub max_packets_per_second: u32,
+    /// Most connections that an instance opens in a second. One that was quiet may open twice as many at once.
+    pub max_connections_per_second: u32,
 }
 
 impl Default for EgressSettings {
@@ -185,6 +201,9 @@ impl Default for EgressSettings {
             range: Ipv4Network::of(10, 213, 0, 0, 16),
             resolvers: None,
             refresh_interval: Duration::from_secs(30),
+            forbidden_hosts: Vec::new(),
+            max_packets_per_second: 20_000,
+            max_connections_per_second: 200,
         }
     }
 }

@@ -28,6 +28,11 @@ impl ResourceLimits {
         self.memory.unwrap_or(1 << 30)
     }
 
+    /// Returns the processor time of a container in thousandths of one processor.
+    pub fn container_millicpus(&self) -> u32 {
+        self.millicpus.unwrap_or(1000)
+    }
+
     /// Returns the bytes that a container may write. The default is half of its memory, so that its processes have the
     /// other half.
     pub fn container_disk(&self) -> u64 {

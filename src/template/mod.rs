@@ -8,6 +8,7 @@
 //! | `app.rs` | what an instance runs |
 //! | `image_ref.rs` | the container image of an app |
 //! | `limits.rs` | resource limits of an instance |
+//! | `runtime_handler.rs` | what starts containers in place of this server's own way |
 //! | `egress.rs` | what an instance may reach on the internet |
 //! | `ready_check.rs` | when an instance counts as ready |
 //! | `hooks.rs` | what gives each instance its own address, keys and passwords |
@@ -24,6 +25,7 @@ mod limits;
 pub mod node_secret;
 mod pool_sizes;
 mod ready_check;
+mod runtime_handler;
 mod secret;
 mod templates;
 
@@ -38,6 +40,7 @@ pub use limits::ResourceLimits;
 pub use node_secret::NodeSecret;
 pub use pool_sizes::PoolSizes;
 pub use ready_check::ReadyCheck;
+pub use runtime_handler::RuntimeHandler;
 pub use secret::{Secret, random_hex};
 pub use templates::{DEFAULT_TEMPLATE, Templates};
 

@@ -85,12 +85,23 @@ fn is_container_process(command: &str) -> bool {
 fn cgroups() -> Vec<PathBuf> {
     let root = Path::new("/sys/fs/cgroup");
     let hierarchies = fs::read_dir(root).unwrap().flatten().map(|entry| entry.path());
-    hierarchies.chain([root.to_owned()]).map(|hierarchy| hierarchy.join("try-it-now")).collect()
+    let parents = hierarchies.chain([root.to_owned()]).map(|hierarchy| hierarchy.join("try-it-now"));
+    let node_groups = |parent: &PathBuf| {
+        let entries = fs::read_dir(parent).into_iter().flatten().flatten().map(|entry| entry.path());
+        entries.filter(|path| is_node_group(path)).collect::<Vec<_>>()
+    };
+    parents.flat_map(|parent| node_groups(&parent).into_iter().chain([parent])).collect()
+}
+
+/// Returns whether this is the cgroup of all instances of a node, which exists as long as the node's server runs.
+fn is_node_group(path: &Path) -> bool {
+    path.to_string_lossy().ends_with(".instances")
 }
 
 /// Lists the entries of these folders that have one of `names` in their name.
 fn entries_named(folders: &[PathBuf], names: &[&str]) -> Vec<String> {
     let all = folders.iter().flat_map(|folder| fs::read_dir(folder).into_iter().flatten().flatten());
+    let all = all.filter(|entry| !is_node_group(&entry.path()));
     let ours = all.filter(|entry| has_any(&entry.file_name().to_string_lossy(), names));
     ours.map(|entry| entry.path().display().to_string()).collect()
 }

@@ -9,6 +9,7 @@ use tokio::net::UnixStream;
 use tokio::time::timeout;
 
 use super::check_result::CheckResult;
+use super::known_holes;
 use super::tool::{ToolResult, run, version};
 use crate::runtime::containerd_process::ContainerdProcess;
 
@@ -33,12 +34,14 @@ pub(super) async fn check(address: &Path, needed: bool) -> (Vec<CheckResult>, Co
         None => None,
     };
     let mut results = vec![judge_socket(address, &reached, needed)];
-    results.extend(output.map(|output| judge_version(&output, needed)));
+    results.extend(output.as_ref().map(|output| judge_version(output, needed)));
+    results.extend(known_holes::of_containerd(output.as_ref()));
     let runc = match containerd.find_program("runc") {
         Some(runc) => Some(run(&runc, &["--version"]).await),
         None => None,
     };
     results.push(judge_runc(runc.as_ref(), reached.is_ok(), needed));
+    results.extend(known_holes::of_runc(runc.as_ref()));
     (results, containerd)
 }
 

@@ -97,7 +97,7 @@ async fn address_seen_at(url: &Origin, server: &ServerSettings, invented: IpAddr
             format!("this machine ({own}) is a trusted proxy itself, so run doctor --url on another one");
         return Err(NotSeen::Failed(why));
     }
-    let (status, body) = match url.scheme {
+    let response = match url.scheme {
         Scheme::Http => exchange(stream, request).await,
         Scheme::Https => match encrypt(stream, host).await {
             Ok(stream) => exchange(stream, request).await,
@@ -105,10 +105,10 @@ async fn address_seen_at(url: &Origin, server: &ServerSettings, invented: IpAddr
         },
     }
     .map_err(failed)?;
-    if status != StatusCode::OK {
-        return Err(NotSeen::Failed(format!("{PATH} was answered with {}", status.as_u16())));
+    if response.status() != StatusCode::OK {
+        return Err(NotSeen::Failed(format!("{PATH} was answered with {}", response.status().as_u16())));
     }
-    let answer = serde_json::from_slice::<serde_json::Value>(&body).unwrap_or_default();
+    let answer = serde_json::from_slice::<serde_json::Value>(response.body()).unwrap_or_default();
     let address = answer["address"].as_str().and_then(|address| address.parse().ok());
     address.ok_or_else(|| NotSeen::Failed(format!("{PATH} was not answered by this program")))
 }

@@ -45,6 +45,13 @@ pub(super) struct Cgroups {
     controllers: Vec<String>,
 }
 
+impl Cgroups {
+    /// Returns whether there is a controller.
+    pub(super) fn has(&self, controller: &str) -> bool {
+        self.controllers.iter().any(|found| found == controller)
+    }
+}
+
 pub(super) fn release() -> String {
     fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default().trim().to_owned()
 }

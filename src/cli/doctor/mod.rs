@@ -12,10 +12,15 @@ mod containerd;
 mod criu;
 mod disk_and_memory;
 mod forwarded_fields;
+mod hardening;
+mod instance_limits;
 mod kernel;
+mod known_holes;
 mod memory_sharing;
 mod network;
 mod open_files;
+mod random_numbers;
+mod runtime_handlers;
 mod tool;
 
 use std::io::Write;
@@ -83,14 +88,19 @@ async fn check_host(
     results.push(kernel::judge_release(&kernel));
     results.push(kernel::judge_capabilities(kernel::capabilities(None), containers));
     results.push(kernel::judge_cgroups(&kernel::cgroups(), containers));
+    results.extend(hardening::check(Path::new("/")));
     let (of_containerd, containerd) = containerd::check(&config.runtime.containerd_address, containers).await;
     results.extend(of_containerd);
+    results.push(instance_limits::check(&config.runtime, containers));
+    results.extend(runtime_handlers::check(&containerd, config.templates.iter()));
     if config.runtime.criu_enabled {
         results.extend(criu::check(&containerd, &kernel).await);
         if containers {
             results.push(memory_sharing::judge_tracing(Tracefs::mount().map(drop)));
-            let templates = config.templates.iter();
-            results.extend(templates.flat_map(|template| memory_sharing::judge(template, baked)));
+            for template in config.templates.iter() {
+                results.extend(memory_sharing::judge(template, baked));
+                results.extend(random_numbers::judge(template, baked));
+            }
         }
     }
     let needs = network::NetworkNeeds {

@@ -29,7 +29,14 @@ struct Trial {
 }
 
 /// What only templates with `egress` need.
-const EGRESS_TRIALS: [Trial; 2] = [
+const EGRESS_TRIALS: [Trial; 3] = [
+    Trial {
+        check: "routes by port",
+        tool: "ip",
+        arguments: &["rule", "add", "priority", "200", "dport", "25", "unreachable"],
+        works: "can be created, for templates with egress",
+        remedy: "for egress: use Linux 4.17 or later with CONFIG_IP_MULTIPLE_TABLES",
+    },
     Trial {
         check: "veth",
         tool: "ip",
@@ -44,9 +51,13 @@ const EGRESS_TRIALS: [Trial; 2] = [
         arguments: &["add table inet try-it-now-doctor; \
              add set inet try-it-now-doctor a { type ifname . ipv4_addr; }; \
              add set inet try-it-now-doctor b { type ipv4_addr; size 65535; flags dynamic; }; \
+             add set inet try-it-now-doctor e { type ipv4_addr; flags dynamic,timeout; timeout 1m; }; \
              add chain inet try-it-now-doctor c { type filter hook forward priority filter; }; \
              add rule inet try-it-now-doctor c iifname . ip saddr @a reject with icmp admin-prohibited; \
              add rule inet try-it-now-doctor c ct state new add @b { ip saddr ct count over 1 } drop; \
+             add rule inet try-it-now-doctor c tcp flags & (syn | ack) == syn update @e \
+             { ip saddr limit rate over 1/second burst 2 packets } drop; \
+             add rule inet try-it-now-doctor c ct status & confirmed == 0 drop; \
              add chain inet try-it-now-doctor d { type nat hook postrouting priority srcnat; }; \
              add rule inet try-it-now-doctor d masquerade"],
         works: "tables with sets, connection tracking and masquerading can be created, for templates with egress",
@@ -153,7 +164,7 @@ fn judge_trial(trial: &Trial, tried: Option<&ToolResult>, needed: bool) -> Check
             CheckResult::missing(trial.check, needed, why.as_str(), trial.remedy)
         }
         None => {
-            // The server creates links by itself, and tables with `nft`.
+            // The server creates links and routes by itself, and tables with `nft`.
             let needed = needed && trial.tool == "nft";
             let found = format!("not tried: {} is not in PATH", trial.tool);
             CheckResult::missing(trial.check, needed, found, trial.remedy)
@@ -228,7 +239,7 @@ mod tests {
         }
         assert_eq!(
             EGRESS_TRIALS.map(|trial| judge_trial(&trial, None, true).verdict),
-            [Verdict::Warning, Verdict::Failed]
+            [Verdict::Warning, Verdict::Warning, Verdict::Failed]
         );
     }
 

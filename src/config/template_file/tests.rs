@@ -481,6 +481,22 @@ fn the_addresses_for_egress_are_set_by_the_environment() {
     for resolvers in ["127.0.0.53", "::1", "0.0.0.0", "dns.example"] {
         assert!(load(&[("EGRESS_DNS", resolvers)], text).is_err(), "{resolvers}");
     }
+    let set = [
+        ("EGRESS_FORBIDDEN", "db.Example.com, 198.51.100.7"),
+        ("EGRESS_PACKETS_PER_SECOND", "5"),
+        ("EGRESS_CONNECTIONS_PER_SECOND", "6"),
+    ];
+    let egress = load(&set, text).unwrap().runtime.egress;
+    assert_eq!(egress.forbidden_hosts, ["db.example.com", "198.51.100.7"]);
+    assert_eq!((egress.max_packets_per_second, egress.max_connections_per_second), (5, 6));
+    for (name, value) in [
+        ("EGRESS_FORBIDDEN", "::1"),
+        ("EGRESS_FORBIDDEN", "10.0.0.0/8"),
+        ("EGRESS_PACKETS_PER_SECOND", "0"),
+        ("EGRESS_CONNECTIONS_PER_SECOND", "2000000"),
+    ] {
+        assert!(load(&[(name, value)], text).is_err(), "{name} {value}");
+    }
 }
 
 #[test]
@@ -569,4 +585,21 @@ fn with_containers_the_size_of_a_pool_may_be_left_to_the_memory_of_the_host() {
         let errors = load(&[("POOL_MAX_SIZE", value)], "[templates.a]\ncommand = ['a']\n").unwrap_err();
         assert!(errors.to_string().starts_with(&format!("POOL_MAX_SIZE: {right}")), "{errors}");
     }
+}
+
+#[test]
+fn a_runtime_handler_is_a_name_and_needs_an_image() {
+    let text = "[templates.a]\nimage = \"a:1\"\nruntime = \"runsc\"\n\n[templates.b]\nimage = \"b:1\"\n";
+    let config = load(&[CONTAINERS], text).unwrap();
+    let handler = |name: &str| config.templates.get(name).unwrap().app.runtime.clone();
+    assert_eq!(handler("a").unwrap().name(), "io.containerd.runsc.v1");
+    assert_eq!(handler("b"), None);
+    for wrong in ["/usr/bin/runsc", "io.containerd.../x.v1", "", "nowhere"] {
+        let text = format!("[templates.a]\nimage = \"a:1\"\nruntime = \"{wrong}\"\n");
+        let errors = load(&[CONTAINERS], &text).unwrap_err().to_string();
+        assert!(errors.contains("templates.a.runtime: "), "{errors}");
+    }
+    let errors =
+        load(&[], "[templates.a]\ncommand = [\"a\"]\nruntime = \"runsc\"\n").unwrap_err().to_string();
+    assert!(errors.contains("templates.a.runtime: only containers have a runtime handler"), "{errors}");
 }

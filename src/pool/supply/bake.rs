@@ -13,6 +13,7 @@ use std::time::Duration;
 use futures_util::future::BoxFuture;
 use tokio::time::Instant;
 
+use super::compare_restores::compare_restores;
 use super::provision::{ProvisionDraft, ProvisionError, ProvisionStep, START_STEPS, run_steps};
 use crate::instance::InstanceId;
 use crate::pool::Pool;
@@ -72,12 +73,18 @@ pub(in crate::pool) async fn ensure_checkpoint(
 }
 
 /// The result of [`Pool::bake`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum BakeOutcome {
     /// A checkpoint was made.
-    Baked,
+    Baked {
+        /// Values that the first two restored instances both drew, though they should be random; described for the
+        /// operator.
+        repeated: Vec<String>,
+    },
     /// A checkpoint that fits exists already.
     AlreadyBaked,
+    /// The template has a runtime handler of its own, which starts its instances and restores none.
+    NeverBaked,
 }
 
 /// Why a template was not baked. No partial checkpoint remains.
@@ -108,6 +115,9 @@ impl Pool {
     pub async fn bake(self: &Arc<Self>, name: &str) -> Result<BakeOutcome, BakeError> {
         let template_pool = self.template_pools.get(name).ok_or(BakeError::NoTemplate)?;
         let template = template_pool.template();
+        if template.app.runtime.is_some() {
+            return Ok(BakeOutcome::NeverBaked);
+        }
         let failed = |step, why: &dyn std::fmt::Display| BakeError::Step { step, why: why.to_string() };
         let status = || self.runtime.checkpoint_status(template.revision, &template.app);
         if status().await == CheckpointStatus::Never {
@@ -123,7 +133,10 @@ impl Pool {
         let id = InstanceId::random(&template.name);
         let lock = self.in_flight.lock(&id).expect("no task knows an id that was drawn just now");
         let mut draft = ProvisionDraft::new(self, &template_pool, template.clone(), id).for_bake();
-        let mut baking = std::pin::pin!(run_steps(&BAKE_STEPS, &mut draft, &lock));
+        let mut baking = std::pin::pin!(async {
+            run_steps(&BAKE_STEPS, &mut draft, &lock).await?;
+            Ok(compare_restores(self, &template_pool, &template).await)
+        });
         let outcome = loop {
             tokio::select! {
                 outcome = &mut baking => break outcome,
@@ -132,13 +145,23 @@ impl Pool {
                 }
             }
         };
-        outcome.map(|()| BakeOutcome::Baked).map_err(|(step, error)| failed(step, &error))
+        outcome
+            .map(|repeated| BakeOutcome::Baked { repeated })
+            .map_err(|(step, error): (_, ProvisionError)| failed(step, &error))
     }
 
-    /// Describes a template's checkpoint for the operator; `None` where there is none.
-    pub async fn describe_checkpoint(&self, name: &str) -> Option<String> {
-        let template = self.template_pools.get(name)?.template();
-        self.runtime.describe_checkpoint(template.revision, &template.app).await
+    /// Returns whether a template has a runtime handler of its own, so that it is never baked.
+    pub fn has_runtime_handler(&self, name: &str) -> bool {
+        self.template_pools.get(name).is_some_and(|pool| pool.template().app.runtime.is_some())
+    }
+
+    /// Describes a template's checkpoint for the operator in lines; none where there is no checkpoint.
+    pub async fn describe_checkpoint(&self, name: &str) -> Vec<String> {
+        let Some(template_pool) = self.template_pools.get(name) else { return Vec::new() };
+        let template = template_pool.template();
+        let (revision, app) = (template.revision, &template.app);
+        let sharing = self.runtime.describe_checkpoint(revision, app).await;
+        sharing.into_iter().chain(self.runtime.describe_random_numbers(revision, app).await).collect()
     }
 }
 
@@ -180,6 +203,9 @@ impl BakeTask {
                 }
                 let millis = start.elapsed().as_millis() as u64;
                 tracing::info!(template = name, millis, "checkpoint baked");
+                // The pool fills meanwhile.
+                pool.wake.notify_one();
+                compare_restores(pool, template_pool, &template).await;
             }
             Err((_, ProvisionError::Stopping)) => {}
             Err((step, error)) if !template_pool.wants(template.revision) => {

@@ -13,8 +13,6 @@ const ENOUGH_VISITED: usize = 5;
 const MAX_ENDED: usize = 100;
 /// The least memory that an instance counts for.
 const MIN_INSTANCE_COST: u64 = 1 << 20;
-/// The least memory that is reserved for the host and everything else that runs there.
-const MIN_RESERVE: u64 = 512 << 20;
 
 /// The memory that the instances of one template need.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -25,11 +23,6 @@ pub(super) struct MemoryDemand {
     pub(super) bytes: u64,
     /// What one may come to take.
     pub(super) cost: u64,
-}
-
-/// Returns what is reserved for everything else on a host with `total` bytes of memory.
-pub(in crate::pool) fn reserve(total: u64) -> u64 {
-    (total / 8).max(MIN_RESERVE)
 }
 
 /// Returns the capacity of each pool, in the order of `pools`.

@@ -167,7 +167,7 @@ pub(super) async fn run(
 async fn send(hook: &HttpHook, values: &HookValues, target: AppTarget<'_>) -> Result<(), String> {
     let request = request(hook, values).map_err(|error| format!("is no valid request: {error}"))?;
     let status = match tokio::time::timeout(hook.timeout, readiness::send(target, request)).await {
-        Ok(Ok((status, _))) => status,
+        Ok(Ok(response)) => response.status(),
         Ok(Err(error)) => return Err(format!("got no answer: {error}")),
         Err(_) => return Err(too_slow(hook.timeout)),
     };

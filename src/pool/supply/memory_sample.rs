@@ -94,6 +94,7 @@ mod tests {
             instances: vec![(id("shop"), used(5)), (id("shop"), used(7)), (id("blog"), used(1))],
             shared: vec![("shop".to_owned(), 100), ("wiki".to_owned(), 9)],
             host: HostMemory { total: 0, available: 0 },
+            room: None,
         };
         let sample = MemorySample::from_report(report.clone());
         let shop = PoolMemory {

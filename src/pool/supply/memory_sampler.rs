@@ -68,7 +68,7 @@ async fn sample(pool: &Pool) -> bool {
             return true;
         }
     };
-    let host = report.host;
+    let host = limited(report.host, report.room);
     let mut sample = MemorySample::from_report(report);
     sample.bases = set_capacities(pool, &sample.instances, host).await;
     for template_pool in pool.template_pools.all() {
@@ -78,6 +78,12 @@ async fn sample(pool: &Pool) -> bool {
     }
     pool.memory_sample.store(Arc::new(sample));
     true
+}
+
+/// Returns the memory of a host of which instances may use no more than `room` beyond the reserve.
+fn limited(host: HostMemory, room: Option<u64>) -> HostMemory {
+    let most = room.map_or(u64::MAX, |room| room.saturating_add(host.reserve()));
+    HostMemory { available: host.available.min(most), ..host }
 }
 
 /// Sets the capacity of the pools that are limited by the memory. Returns what each was computed from.
@@ -92,7 +98,7 @@ async fn set_capacities(
     for template_pool in &limited {
         demands.push(demand(pool, template_pool, uses).await);
     }
-    let reserve = capacity::reserve(host.total);
+    let reserve = host.reserve();
     let capacities = capacity::capacities(host.available, reserve, &demands);
     let mut bases = HashMap::new();
     for ((template_pool, demand), capacity) in limited.iter().zip(&demands).zip(capacities) {
@@ -165,5 +171,19 @@ fn set_capacities_without_sample(pool: &Pool) {
             );
             pool.wake.notify_one();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_common_limit_of_all_instances_bounds_what_pools_may_take() {
+        let host = HostMemory { total: 16 << 30, available: 12 << 30 };
+        assert_eq!(limited(host, None), host);
+        assert_eq!(limited(host, Some(u64::MAX)), host);
+        let room = 3 << 30;
+        assert_eq!(limited(host, Some(room)).available - host.reserve(), room);
     }
 }

@@ -8,6 +8,7 @@
 //! | `readiness.rs` | requests to an app: ready check and warm-up |
 //! | `hooks.rs` | what gives an instance its own address, keys and passwords |
 //! | `bake.rs`, `bake_state.rs` | checkpoints: when one is made, and what is known of them |
+//! | `compare_restores.rs`, `repeated_values.rs` | what two instances of a new checkpoint both draw at random |
 //! | `backoff.rs` | how long a failing template pauses |
 //! | `capacity.rs` | for how many instances the memory has room: a pure function |
 //! | `memory_sampler.rs`, `memory_sample.rs` | measures the memory of instances, and sets the capacity by it |
@@ -16,6 +17,7 @@ pub(super) mod backoff;
 pub(super) mod bake;
 pub(super) mod bake_state;
 pub(super) mod capacity;
+mod compare_restores;
 pub(super) mod hooks;
 pub(super) mod memory_sample;
 pub(super) mod memory_sampler;
@@ -23,3 +25,4 @@ pub(super) mod plan;
 pub(super) mod provision;
 pub(super) mod readiness;
 pub(super) mod reconcile;
+mod repeated_values;

@@ -15,6 +15,7 @@ use tokio::time::Instant;
 use super::hooks::{self, HookError, HookValues};
 use super::readiness;
 use super::readiness::{AppTarget, ReadinessError};
+use super::repeated_values::AnswerValues;
 use crate::instance::{Instance, InstanceId};
 use crate::pool::Pool;
 use crate::pool::in_flight::InstanceLock;
@@ -42,6 +43,8 @@ pub(in crate::pool) enum ProvisionError {
     Stopping,
     #[error("the template has changed meanwhile")]
     Outdated,
+    #[error("the instance was started cold and not restored")]
+    NotRestored,
 }
 
 /// An instance that is being made.
@@ -55,6 +58,8 @@ pub(in crate::pool) struct ProvisionDraft<'p> {
     start_request: StartRequest,
     /// Set by the step `start`.
     started: Option<Started>,
+    /// Its answers to each compared page, if its steps compare it with another instance.
+    pub(super) answers: Vec<[AnswerValues; 2]>,
 }
 
 type Act = for<'a> fn(&'a mut ProvisionDraft<'_>) -> BoxFuture<'a, Result<(), ProvisionError>>;
@@ -81,6 +86,13 @@ pub(super) const START_STEPS: [ProvisionStep; 4] = [
     },
 ];
 
+/// The step that gives an instance its own address, keys and passwords.
+pub(super) const INSTANCE_HOOKS: ProvisionStep = ProvisionStep {
+    name: "run the hooks",
+    act: |d| Box::pin(d.run_instance_hooks()),
+    undo: |_| Box::pin(async {}),
+};
+
 /// All steps, in their order.
 pub(in crate::pool) const STEPS: [ProvisionStep; 7] = {
     let [start, answer, warm_up, bake_hooks] = START_STEPS;
@@ -90,11 +102,7 @@ pub(in crate::pool) const STEPS: [ProvisionStep; 7] = {
         answer,
         warm_up,
         bake_hooks,
-        ProvisionStep {
-            name: "run the hooks",
-            act: |d| Box::pin(d.run_instance_hooks()),
-            undo: |_| Box::pin(async {}),
-        },
+        INSTANCE_HOOKS,
         ProvisionStep { name: "offer", act: |d| Box::pin(d.offer()), undo: |_| Box::pin(async {}) },
     ]
 };
@@ -114,7 +122,7 @@ impl<'p> ProvisionDraft<'p> {
         let (app, revision) = (template.app.clone(), template.revision);
         let start_request =
             StartRequest { id: id.clone(), url, host, app, revision, files, will_be_baked: false };
-        Self { pool, template_pool, template, id, values, start_request, started: None }
+        Self { pool, template_pool, template, id, values, start_request, started: None, answers: Vec::new() }
     }
 
     /// Turns the draft into one of an instance that is frozen after its steps.
@@ -157,7 +165,8 @@ impl ProvisionDraft<'_> {
         Ok(())
     }
 
-    async fn stop(&self) {
+    /// Stops the instance. A failure is logged: the reconciliation stops what is not on record.
+    pub(super) async fn stop(&self) {
         if let Err(error) = self.pool.runtime.stop(&self.id).await {
             tracing::error!(id = %self.id, %error, "failed to stop instance of failed attempt; retrying later");
         }
@@ -233,12 +242,13 @@ impl ProvisionDraft<'_> {
         }
     }
 
-    fn started(&self) -> Started {
+    /// Returns what the step `start` made.
+    pub(super) fn started(&self) -> Started {
         self.started.expect("the step `start` comes first and sets it")
     }
 
     /// Returns the target of requests to the app with the authority `host`.
-    fn target<'a>(&'a self, host: &'a str) -> AppTarget<'a> {
+    pub(super) fn target<'a>(&'a self, host: &'a str) -> AppTarget<'a> {
         AppTarget { runtime: &*self.pool.runtime, endpoint: self.started().endpoint, host }
     }
 }

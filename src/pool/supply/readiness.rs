@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{HeaderValue, Request, StatusCode, header};
+use http::{HeaderValue, Request, Response, header};
 use http_body_util::Full;
 use tokio::time::Instant;
 
@@ -63,7 +63,7 @@ pub(super) async fn wait_until_ready(
             }
             Err(_) => Err("no answer in time".to_owned()),
             Ok(Err(error)) => Err(error.to_string()),
-            Ok(Ok((status, body))) => check_response(check, status, &body),
+            Ok(Ok(response)) => check_response(check, &response),
         };
         let outcome = if result.is_ok() { Outcome::Success } else { Outcome::Error };
         metrics.record_ready_check(outcome, start.elapsed());
@@ -98,9 +98,10 @@ pub(super) async fn send_warm_up(
     Err(ReadinessError::WarmUp { path: path.to_owned(), what })
 }
 
-fn check_response(check: &ReadyCheck, status: StatusCode, body: &[u8]) -> Result<(), String> {
-    if status.as_u16() != check.status {
-        return Err(format!("GET {} answered {}, not {}", check.path, status.as_u16(), check.status));
+fn check_response(check: &ReadyCheck, response: &Response<Bytes>) -> Result<(), String> {
+    let (status, body) = (response.status().as_u16(), response.body());
+    if status != check.status {
+        return Err(format!("GET {} answered {status}, not {}", check.path, check.status));
     }
     match &check.body {
         Some(text) if memchr::memmem::find(body, text.as_bytes()).is_none() => {
@@ -110,7 +111,11 @@ fn check_response(check: &ReadyCheck, status: StatusCode, body: &[u8]) -> Result
     }
 }
 
-async fn get(target: AppTarget<'_>, path: &str) -> Result<(StatusCode, Bytes), ExchangeError> {
+/// Sends one GET request and reads the whole response. The caller bounds the wait.
+///
+/// # Errors
+/// The app cannot be reached, or its response is malformed.
+pub(super) async fn get(target: AppTarget<'_>, path: &str) -> Result<Response<Bytes>, ExchangeError> {
     send(target, Request::get(path).body(Full::default())?).await
 }
 
@@ -121,7 +126,7 @@ async fn get(target: AppTarget<'_>, path: &str) -> Result<(StatusCode, Bytes), E
 pub(super) async fn send(
     target: AppTarget<'_>,
     mut request: Request<Full<Bytes>>,
-) -> Result<(StatusCode, Bytes), ExchangeError> {
+) -> Result<Response<Bytes>, ExchangeError> {
     let stream = target.runtime.connect(target.endpoint).await?;
     let headers = request.headers_mut();
     headers.insert(header::HOST, HeaderValue::from_str(target.host)?);

@@ -9,6 +9,7 @@ mod floods;
 mod memory;
 mod model;
 mod model_world;
+mod node_hosts;
 mod test_app;
 pub(super) mod test_runtime;
 mod test_store;

@@ -27,6 +27,8 @@ pub(super) enum AppBehavior {
 pub(super) struct TestApp {
     pub(super) endpoint: SocketAddr,
     behaviors: Arc<Mutex<HashMap<&'static str, AppBehavior>>>,
+    /// For a path, how many requests are still answered well and how the later ones are.
+    later_behaviors: Arc<Mutex<HashMap<&'static str, (usize, AppBehavior)>>>,
     /// The paths of all requests.
     pub(super) requested: Arc<Mutex<Vec<String>>>,
     /// The `x-key` headers of all requests.
@@ -41,6 +43,7 @@ impl TestApp {
         let app = Self {
             endpoint: listener.local_addr().unwrap(),
             behaviors: Arc::default(),
+            later_behaviors: Arc::default(),
             requested: Arc::default(),
             keys: Arc::default(),
             hanging: Arc::default(),
@@ -58,6 +61,21 @@ impl TestApp {
         self.behaviors.lock().insert(path, behavior);
     }
 
+    /// Sets how the app answers the requests to a path after the next `count`.
+    pub(super) fn set_after(&self, path: &'static str, count: usize, behavior: AppBehavior) {
+        self.later_behaviors.lock().insert(path, (count, behavior));
+    }
+
+    fn behavior(&self, path: &str) -> AppBehavior {
+        if let Some((count, behavior)) = self.later_behaviors.lock().get_mut(path) {
+            match count.checked_sub(1) {
+                Some(less) => *count = less,
+                None => return *behavior,
+            }
+        }
+        self.behaviors.lock().get(path).copied().unwrap_or(AppBehavior::Fine)
+    }
+
     async fn answer(self, mut socket: TcpStream) {
         let mut head = Vec::new();
         while !head.ends_with(b"\r\n\r\n") {
@@ -71,8 +89,7 @@ impl TestApp {
         self.keys.lock().extend(keys.map(str::to_owned));
         let path = head.split(' ').nth(1).unwrap();
         self.requested.lock().push(path.to_owned());
-        let behavior = self.behaviors.lock().get(path).copied().unwrap_or(AppBehavior::Fine);
-        let status = match behavior {
+        let status = match self.behavior(path) {
             AppBehavior::Fine => "200 OK",
             AppBehavior::Error => "500 Oh",
             AppBehavior::Close => return,

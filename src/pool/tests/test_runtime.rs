@@ -126,6 +126,7 @@ impl Runtime for TestRuntime {
             instances: running.into_iter().map(|id| (id, used)).collect(),
             shared: Vec::new(),
             host: HostMemory { total: host.total, available: host.total.saturating_sub(host.others + all) },
+            room: None,
         })
     }
 

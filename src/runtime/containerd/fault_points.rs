@@ -33,6 +33,8 @@ pub enum FaultPoint {
     BakeFolder,
     /// The images of the instance's memory are in that folder, and its processes are gone.
     Freeze,
+    /// The random number generators in the images are reset.
+    RandomNumbers,
     /// The memory is written to the files that instances will share, and the images still share nothing.
     Memory,
     /// The images refer to the shared files, as far as memory is shared.

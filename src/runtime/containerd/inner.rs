@@ -10,6 +10,7 @@ use super::container::instances::Instances;
 use super::fault_points::FaultInjector;
 use super::host::id_ranges::IdRanges;
 use super::host::node_dir::NodeDir;
+use super::host::node_group::{NodeGroup, NodeLimitSettings};
 use super::host::shared_shim::SharedShim;
 use super::image::snapshots::KnownLayers;
 use super::image::{Images, UnpackedImage};
@@ -43,9 +44,14 @@ pub(super) struct Inner {
     /// CRIU's version; `None` where no instance is restored.
     pub(super) criu_version: Option<String>,
     pub(super) kernel_release: String,
+    /// The AppArmor profile of instances.
+    pub(super) apparmor: Option<&'static str>,
     pub(super) instances: Instances,
     pub(super) faults: FaultInjector,
     pub(super) shared_shim: SharedShim,
+    /// The group of all instances of this node.
+    pub(super) node_group: Arc<NodeGroup>,
+    pub(super) node_limit_settings: NodeLimitSettings,
 }
 
 impl Inner {
@@ -62,6 +68,7 @@ impl Inner {
             revision,
             image: image.digest.clone(),
             kernel: self.kernel_release.clone(),
+            apparmor: self.apparmor.map(str::to_owned),
             criu: self.criu_version.clone()?,
             user_namespace: self.id_ranges.is_some(),
         })

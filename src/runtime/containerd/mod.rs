@@ -43,6 +43,7 @@ use std::process::ExitCode;
 
 pub use checkpoint::catalog::baked_checkpoints;
 pub use fault_points::{FaultInjector, FaultPoint};
+pub use host::node_group::NodeLimitSettings;
 pub use network::egress::clean as clean_network;
 pub use runtime::ContainerdRuntime;
 pub use settings::{ContainerdSettings, default_shared_memory_limit};

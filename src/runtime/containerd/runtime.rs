@@ -8,6 +8,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use tokio::net::TcpStream;
 use tokio::sync::{mpsc, oneshot};
+use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::checkpoint;
 use super::checkpoint::catalog::Catalog;
@@ -18,8 +19,9 @@ use super::container::exit_events;
 use super::container::instances::{Instances, OUTPUT_LOG_BYTES};
 use super::host::id_ranges::IdRanges;
 use super::host::node_dir::NodeDir;
+use super::host::node_group::NodeGroup;
 use super::host::shared_shim::SharedShim;
-use super::host::{cgroups, kernel, orphans};
+use super::host::{cgroups, kernel, memory_guard, orphans};
 use super::image::Images;
 use super::image::snapshots::KnownLayers;
 use super::inner::Inner;
@@ -28,6 +30,7 @@ use super::network::namespaces::Namespaces;
 use super::settings::ContainerdSettings;
 use super::takeover;
 use crate::instance::{Endpoint, InstanceId};
+use crate::runtime::apparmor::AppArmor;
 use crate::runtime::blocking::{IoContext, blocking};
 use crate::runtime::{
     CheckpointStatus, ExecCommand, ExecOutput, Exit, MemoryReport, Runtime, RuntimeError, StartRequest,
@@ -39,6 +42,15 @@ use crate::template::App;
 /// Runs instances as containers of containerd.
 pub struct ContainerdRuntime {
     inner: Arc<Inner>,
+    /// Ends the watch of the instances' memory when it is dropped.
+    _memory_guard: DropGuard,
+}
+
+impl Drop for ContainerdRuntime {
+    fn drop(&mut self) {
+        // It stays as long as it has instances.
+        self.inner.node_group.remove();
+    }
 }
 
 impl ContainerdRuntime {
@@ -55,6 +67,7 @@ impl ContainerdRuntime {
             node_dir.shared_memory_dir(),
             settings.socket.clone(),
             settings.shared_memory_limit,
+            settings.node_limits.max_memory(),
         );
         let checkpoints = Catalog::open(node_dir.checkpoints_dir(), memory).await;
         let checkpoints = checkpoints.context(context("use the folder for checkpoints"))?;
@@ -65,8 +78,13 @@ impl ContainerdRuntime {
                 "CRIU is missing or does not work; every instance starts cold (see: try-it-now doctor)"
             );
         }
-        let egress_links = EgressLinks::new(settings.node.as_str(), settings.egress, settings.search_path)
-            .context(context("find this server's network namespace"))?;
+        let egress_links = EgressLinks::new(
+            settings.node.as_str(),
+            settings.egress,
+            settings.search_path,
+            settings.forbidden_hosts,
+        );
+        let egress_links = egress_links.context(context("find this server's network namespace"))?;
         let shared_shim = SharedShim::new(
             &settings.node,
             settings.socket.clone(),
@@ -89,6 +107,8 @@ impl ContainerdRuntime {
         let inner = Arc::new(Inner {
             client,
             id_ranges,
+            node_group: Arc::new(NodeGroup::new(settings.node.as_str())),
+            node_limit_settings: settings.node_limits,
             socket: settings.socket,
             egress_links,
             node: settings.node,
@@ -102,6 +122,7 @@ impl ContainerdRuntime {
             restorer,
             criu_version,
             kernel_release: kernel::release(),
+            apparmor: AppArmor::of_host(Path::new("/")).profile(),
             instances: Instances::default(),
             faults: settings.faults,
             shared_shim,
@@ -109,9 +130,13 @@ impl ContainerdRuntime {
         checkpoint::sharing::remove_madvise_traces(inner.node.as_str())
             .await
             .context(context("remove the kernel traces of a crashed server"))?;
+        inner.set_node_limits().await;
         takeover::take_over(&inner).await?;
+        let closed = CancellationToken::new();
+        let guard = closed.clone().run_until_cancelled_owned(memory_guard::run(Arc::downgrade(&inner)));
+        task::spawn("memory of all instances", async move { guard.await.unwrap_or_default() });
         task::spawn("containerd exits", exit_events::follow(Arc::downgrade(&inner)));
-        Ok(Self { inner })
+        Ok(Self { inner, _memory_guard: closed.drop_guard() })
     }
 }
 
@@ -197,7 +222,7 @@ impl Runtime for ContainerdRuntime {
 
     async fn checkpoint_status(&self, revision: u64, app: &App) -> CheckpointStatus {
         let image = app.image.as_ref();
-        if self.inner.criu_version.is_none() || image.is_none() {
+        if self.inner.criu_version.is_none() || image.is_none() || app.runtime.is_some() {
             return CheckpointStatus::Never;
         }
         let key = image
@@ -212,8 +237,16 @@ impl Runtime for ContainerdRuntime {
     }
 
     async fn describe_checkpoint(&self, revision: u64, app: &App) -> Option<String> {
+        if let Some(handler) = &app.runtime {
+            return Some(format!("started, not restored, because its runtime is {}", handler.name()));
+        }
         let image = self.inner.images.cached(app.image.as_ref()?)?;
         self.inner.checkpoints.describe_sharing(&self.inner.ingredients(revision, &image)?.key())
+    }
+
+    async fn describe_random_numbers(&self, revision: u64, app: &App) -> Option<String> {
+        let image = self.inner.images.cached(app.image.as_ref()?)?;
+        self.inner.checkpoints.describe_random_numbers(&self.inner.ingredients(revision, &image)?.key())
     }
 
     async fn bake(&self, id: &InstanceId, revision: u64, app: &App) -> Result<(), RuntimeError> {
@@ -225,6 +258,20 @@ impl Runtime for ContainerdRuntime {
             inner.bake(&id, &instance, revision, &app).await
         })
         .await
+    }
+
+    async fn record_repeated_values(
+        &self,
+        revision: u64,
+        app: &App,
+        values: &[String],
+    ) -> Result<(), RuntimeError> {
+        let image = app.image.as_ref().and_then(|image| self.inner.images.cached(image));
+        let key =
+            image.and_then(|image| self.inner.ingredients(revision, &image)).map(|made_of| made_of.key());
+        let Some(key) = key else { return Ok(()) };
+        let recorded = self.inner.checkpoints.record_repeated_values(&key, values);
+        recorded.context(|| "record the comparison of two instances".to_owned())
     }
 
     async fn may_observe(&self, id: &InstanceId) -> bool {

@@ -1,9 +1,13 @@
 //! Settings of the containerd runtime.
 
+use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::path::PathBuf;
 
+use tokio::sync::watch;
+
 use super::fault_points::FaultInjector;
+use super::host::node_group::NodeLimitSettings;
 use crate::instance::NodeId;
 use crate::runtime::LoginFile;
 use crate::template::egress::EgressSettings;
@@ -23,6 +27,8 @@ pub struct ContainerdSettings {
     pub may_restore: bool,
     /// Most bytes that the shared memory of all checkpoints may take together; 0 gives each instance memory of its own.
     pub shared_memory_limit: u64,
+    /// Limits of all instances of the node together.
+    pub node_limits: NodeLimitSettings,
     /// Search path in which `nft` is looked up, in the form of `PATH`; `None` uses the path of this process.
     pub search_path: Option<OsString>,
     /// This server's own program, which calls [`internal_command`](super::internal_command) before all else; `None` has
@@ -32,6 +38,9 @@ pub struct ContainerdSettings {
     pub egress: EgressSettings,
     /// Whether each instance has a user namespace, where this host can do it.
     pub user_namespaces: bool,
+    /// Hosts that no instance reaches, whatever its template allows: names and addresses of the store and the nodes. They
+    /// change at run time.
+    pub forbidden_hosts: watch::Receiver<BTreeSet<String>>,
     /// The fault injector of a test; the default injects no faults.
     pub faults: FaultInjector,
 }
@@ -46,10 +55,12 @@ impl ContainerdSettings {
             logins: None,
             may_restore: true,
             shared_memory_limit: default_shared_memory_limit(),
+            node_limits: NodeLimitSettings::default(),
             search_path: None,
             program: None,
             egress: EgressSettings::default(),
             user_namespaces: true,
+            forbidden_hosts: watch::channel(BTreeSet::new()).1,
             faults: FaultInjector::default(),
         }
     }

@@ -30,6 +30,10 @@
 //!
 //! **Stopping** kills at once, without a grace period: an instance is never used again, so it has no data to save.
 
+//!
+//! **The server's own secrets** are in its environment and its memory. An app has the user of the server, so [`hide_server`]
+//! takes the server's files in `/proc` from that user. Guardians and launchers have no variable of the server.
+
 mod descendants;
 mod guardian;
 mod instance_dir;
@@ -48,6 +52,15 @@ use std::process::ExitCode;
 
 pub use runtime::ProcessRuntime;
 pub use settings::{OUTPUT_LOG_BYTES, ProcessSettings};
+
+/// Makes this process undumpable: programs of the same user cannot read its environment, memory and descriptors, nor
+/// trace it. It writes no core dump any more. Programs that it starts are not concerned.
+///
+/// # Errors
+/// The kernel refuses.
+pub fn hide_server() -> std::io::Result<()> {
+    Ok(rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable)?)
+}
 
 /// Runs an internal command of this program, if the arguments (the program's name first) name one of the process
 /// runtime's. Returns `None` if they do not.

@@ -17,6 +17,7 @@
 //! | `nodes.rs`, `scan.rs` | its methods about nodes, and those that read in pages |
 //! | `admission.rs` | which steps may run: none while the state of Valkey is not verified |
 //! | `connection.rs` | the shared connection, the deadline of each call, its repetition |
+//! | `server_hosts.rs` | the hosts of all servers, which no instance may reach |
 //! | `transport.rs` | one connection: single server, Sentinels or cluster |
 //! | `scripts/` | the Lua scripts, with the list of all keys in `prelude.lua` |
 //! | `record_codec.rs`, `script_reply.rs` | the texts that go to the scripts and come back |
@@ -37,9 +38,11 @@ mod recovery;
 mod scan;
 mod script_reply;
 mod scripts;
+mod server_hosts;
 mod settings;
 mod store;
 mod transport;
 
+pub use server_hosts::server_hosts;
 pub use settings::{Address, CALL_TIMEOUT, MAX_ROUTE_EVENTS, Mode, RECOVERY_TIMEOUT, Settings};
 pub use store::ValkeyStore;

@@ -116,7 +116,11 @@ impl Transport {
         Err(no_owner())
     }
 
-    async fn connect_to(
+    /// Opens a connection to the server at an address, whatever it is.
+    ///
+    /// # Errors
+    /// It cannot be reached, or the login was refused.
+    pub(super) async fn connect_to(
         address: &Address,
         settings: &Settings,
         answer_timeout: Duration,

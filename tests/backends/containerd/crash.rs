@@ -80,7 +80,11 @@ async fn run_as_server() -> bool {
     });
     let node = NodeId::parse(&value("KILL_NODE")).unwrap();
     let settings = ContainerdSettings::new(value("KILL_ADDRESS").into(), value("KILL_FOLDER").into(), node);
-    let settings = ContainerdSettings { faults: watcher, program: Some(env!("CARGO_BIN_EXE_try-it-now").into()), ..settings };
+    let settings = ContainerdSettings {
+        faults: watcher,
+        program: Some(env!("CARGO_BIN_EXE_try-it-now").into()),
+        ..settings
+    };
     let arm = || armed.store(true, std::sync::atomic::Ordering::SeqCst);
     let runtime = ContainerdRuntime::open(settings).await.unwrap();
     let id = InstanceId::parse(&value("KILL_ID")).unwrap();

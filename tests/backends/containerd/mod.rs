@@ -9,13 +9,17 @@ mod hooks;
 mod image_pulls;
 mod isolation;
 mod memory_report;
+mod node_limits;
 mod oci_archive;
+mod random_numbers;
 mod registry;
 mod resource_limits;
 mod restore;
+mod runtime_handler;
 mod sharing;
 mod takeover;
 mod user_namespaces;
+mod walls;
 
 mod heavy {
     mod noisy_neighbours;

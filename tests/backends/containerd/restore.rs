@@ -65,7 +65,9 @@ async fn instances_that_we_restore_have_the_same_runc_state_as_those_that_runc_r
         let hierarchies = fs::read_dir("/sys/fs/cgroup").unwrap().map(|entry| entry.unwrap().path());
         let mut found = Vec::new();
         for folder in hierarchies
-            .map(|hierarchy| hierarchy.join("try-it-now").join(id))
+            .map(|hierarchy| {
+                hierarchy.join("try-it-now").join(format!("{}.instances", test_node.settings.node)).join(id)
+            })
             .filter(|folder| folder.is_dir())
         {
             for file in [

@@ -44,7 +44,11 @@ fn users_app(test_node: &TestNode, user: &str, argument: &str) -> App {
 }
 
 /// A cold instance of an app, and two that were restored from one checkpoint.
-async fn cold_and_restored(runtime: &ContainerdRuntime, app: &App, word: &str) -> [(InstanceId, Endpoint); 3] {
+async fn cold_and_restored(
+    runtime: &ContainerdRuntime,
+    app: &App,
+    word: &str,
+) -> [(InstanceId, Endpoint); 3] {
     let (frozen, started) = start(runtime, app).await;
     assert_eq!(started.method, StartMethod::Cold);
     let (cold, beside) = start(runtime, app).await;
@@ -64,11 +68,12 @@ async fn cold_and_restored(runtime: &ContainerdRuntime, app: &App, word: &str) -
 /// Returns the processes of an instance, by their numbers on the host.
 fn processes(id: &InstanceId) -> Vec<u32> {
     let hierarchies = fs::read_dir("/sys/fs/cgroup").unwrap().map(|entry| entry.unwrap().path());
-    let mut folders = hierarchies.chain([PathBuf::from("/sys/fs/cgroup")]);
-    let list = folders.find_map(|folder| {
-        let list = fs::read_to_string(folder.join("try-it-now").join(id.as_str()).join("cgroup.procs")).ok()?;
-        (!list.is_empty()).then_some(list)
-    });
+    let groups = hierarchies.chain([PathBuf::from("/sys/fs/cgroup")]).map(|folder| folder.join("try-it-now"));
+    // The group of a node is one level above those of its instances.
+    let nodes = groups.flat_map(|group| fs::read_dir(group).into_iter().flatten().flatten());
+    let list = nodes
+        .map(|node| node.path().join(id.as_str()).join("cgroup.procs"))
+        .find_map(|file| fs::read_to_string(file).ok().filter(|list| !list.is_empty()));
     list.unwrap().lines().map(|line| line.parse().unwrap()).collect()
 }
 
@@ -81,8 +86,7 @@ fn host_ids(pid: u32) -> Vec<u32> {
 
 /// Returns the first id on the host of an instance. All its processes have ids of its range.
 fn range_of(id: &InstanceId) -> u32 {
-    let mut firsts: Vec<u32> =
-        processes(id).into_iter().flat_map(host_ids).map(|id| id - id % IDS).collect();
+    let mut firsts: Vec<u32> = processes(id).into_iter().flat_map(host_ids).map(|id| id - id % IDS).collect();
     firsts.sort_unstable();
     firsts.dedup();
     assert_eq!(firsts.len(), 1, "{firsts:?}");

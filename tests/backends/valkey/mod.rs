@@ -6,6 +6,7 @@ mod failover;
 mod faults;
 mod linearizability;
 mod recovery;
+mod server_hosts;
 
 use std::sync::{Arc, Weak};
 use std::time::Duration;

@@ -6,6 +6,7 @@ mod containerd_restart;
 mod crash;
 mod hooks;
 mod lifecycle;
+mod limits;
 mod memory;
 
 mod heavy {

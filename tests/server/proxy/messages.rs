@@ -20,12 +20,15 @@ fn field<'a>(seen: &'a Value, name: &str) -> Vec<&'a str> {
 }
 
 /// Headers that a client sends although only a trusted proxy may set them, and hop-by-hop headers.
-const UNTRUSTED_HEADERS: [(&str, &str); 12] = [
+const UNTRUSTED_HEADERS: [(&str, &str); 15] = [
     ("x-forwarded-for", "6.6.6.6"),
     ("x-forwarded-proto", "https"),
     ("x-forwarded-host", "evil.example.test"),
     ("x-forwarded-port", "1"),
     ("forwarded", "for=6.6.6.6"),
+    ("x-real-ip", "6.6.6.6"),
+    ("cf-connecting-ip", "6.6.6.6"),
+    ("x-forwarded-prefix", "/evil"),
     ("x-api-key", "secret"),
     ("x-demo-expires-at", "2099-01-01T00:00:00Z"),
     ("proxy-authorization", "Basic eDp5"),
@@ -39,6 +42,9 @@ fn assert_headers_are_replaced(seen: &Value, instance: &AcquiredInstance, server
     for name in [
         "x-forwarded-port",
         "forwarded",
+        "x-real-ip",
+        "cf-connecting-ip",
+        "x-forwarded-prefix",
         "x-api-key",
         "proxy-authorization",
         "te",
@@ -93,7 +99,15 @@ async fn forwarding_headers_of_a_trusted_proxy_are_kept_and_its_address_is_added
     assert_eq!(field(&seen, "x-forwarded-for"), ["6.6.6.6, 127.0.0.1"]);
     assert_eq!(field(&seen, "x-forwarded-proto"), ["https"]);
     assert_eq!(field(&seen, "x-forwarded-host"), ["evil.example.test"]);
-    assert!(field(&seen, "x-api-key").is_empty() && field(&seen, "forwarded").is_empty());
+    for (name, value) in [
+        ("x-forwarded-port", "1"),
+        ("x-forwarded-prefix", "/evil"),
+        ("forwarded", "for=6.6.6.6"),
+        ("x-real-ip", "6.6.6.6"),
+    ] {
+        assert_eq!(field(&seen, name), [value], "{name}");
+    }
+    assert!(field(&seen, "x-api-key").is_empty());
     assert!(!field(&seen, "x-demo-expires-at")[0].starts_with("2099"));
 }
 
@@ -120,6 +134,58 @@ async fn a_request_has_one_id_for_the_visitor_the_app_and_the_log() {
 }
 
 #[tokio::test]
+async fn an_app_gets_all_cookies_on_one_line() {
+    let server = Server::start(&[]).await;
+    let instance = server.acquire().await;
+    // More than the fields that a request may have.
+    let cookies: Vec<String> = (0..150).map(|n| format!("c{n}=v{n}")).collect();
+    let mut request = http::Request::get(format!("http://{}/whoami", instance.host));
+    for cookie in &cookies {
+        request = request.header("cookie", cookie);
+    }
+    let send = h2c(server.port).await;
+    let seen = h2_request(&send, request.body(()).unwrap()).await.unwrap();
+    assert_eq!(seen.status, 200, "{}", seen.text());
+    assert_eq!(field(&seen.json(), "cookie"), [cookies.join("; ")]);
+    // HTTP/1 clients send one line, but some proxies send several.
+    let two = [("cookie", "a=1"), ("accept", "*/*"), ("cookie", "b=2; c=3")];
+    let (_, seen) = whoami(&server, &instance, &two).await;
+    assert_eq!(field(&seen, "cookie"), ["a=1; b=2; c=3"]);
+}
+
+#[tokio::test]
+async fn a_handshake_has_all_cookies_on_one_line() {
+    let server = Server::with_fake_upstream(&[]).await;
+    let instance = server.acquire().await;
+    let mut connection = RawConnection::connect(server.port).await;
+    connection
+        .send(format!(
+            "GET /ws-declined HTTP/1.1\r\nHost: {}\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+             Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\
+             Cookie: a=1\r\nCookie: b=2\r\n\r\n",
+            instance.host
+        ))
+        .await;
+    assert_eq!(connection.read_answer().await.status, 403);
+    let seen = get(server.port, &instance.host, "/seen").await.text();
+    assert!(seen.to_ascii_lowercase().contains("\r\ncookie: a=1; b=2\r\n"), "{seen}");
+}
+
+#[tokio::test]
+async fn a_redirect_to_the_inner_port_leads_to_the_public_one() {
+    let server = Server::with_fake_upstream(&[]).await;
+    let instance = server.acquire().await;
+    for connection in &mut both_kinds_of_connection(&server).await {
+        let answer = connection.get(&instance.host, "/redirect").await;
+        assert_eq!(answer.status, 301);
+        // The host of the harness has the public port.
+        assert_eq!(answer.header("location"), format!("http://{}/dir/", instance.host));
+        assert_eq!(answer.header("refresh"), format!("0;url=//{}/dir/", instance.host));
+        assert!(answer.header("content-location").starts_with("http://other.example.test:"));
+    }
+}
+
+#[tokio::test]
 async fn a_cookie_of_an_app_loses_its_domain() {
     let server = Server::with_fake_upstream(&[]).await;
     let (fake, book) = (server.acquire().await, server.acquire_of("book").await);
@@ -140,7 +206,7 @@ async fn hop_by_hop_headers_of_the_app_are_not_forwarded() {
     for connection in &mut connections {
         let answer = connection.get(&instance.host, "/hop").await;
         assert_eq!((answer.status, answer.text().as_str()), (200, "ok"));
-        for name in ["x-private", "keep-alive", "proxy-connection"] {
+        for name in ["x-private", "keep-alive", "proxy-connection", "upgrade"] {
             assert_eq!(answer.header(name), "", "{name}");
         }
         assert_eq!(answer.header("x-public"), "1");

@@ -3,7 +3,7 @@
 //!
 //! ```text
 //! /            200 and the id of the instance      /seen        200 and all bytes received so far
-//! /no-content, /not-modified, /trailers, /hop, /cookies, /early, /until-closed     unusual, but correct answers
+//! /no-content, /not-modified, /trailers, /hop, /cookies, /redirect, /early, /until-closed     unusual, but correct answers
 //! /reset, /cut, /cut-chunked, /junk, /stray      broken answers
 //! /silent, /silent-midway                        no answer, or half of one
 //! /stop-listening                                200, and the app accepts no connection from then on
@@ -138,7 +138,7 @@ async fn answer(app: &App, stream: &mut TcpStream, path: &str) -> bool {
         "/hop" => (
             fixed(
                 "HTTP/1.1 200 OK\nConnection: keep-alive, X-Private\nX-Private: 1\nKeep-Alive: timeout=5\n\
-                 Proxy-Connection: keep-alive\nX-Public: 1\nContent-Length: 2\n\nok",
+                 Proxy-Connection: keep-alive\nUpgrade: h2c\nX-Public: 1\nContent-Length: 2\n\nok",
             ),
             NextStep::Keep,
         ),
@@ -149,6 +149,16 @@ async fn answer(app: &App, stream: &mut TcpStream, path: &str) -> bool {
             ),
             NextStep::Keep,
         ),
+        "/redirect" => {
+            let (host, port) = (std::env::var("INSTANCE_HOST").unwrap(), std::env::var("PORT").unwrap());
+            (
+                fixed(&format!(
+                    "HTTP/1.1 301 Moved\nLocation: http://{host}:{port}/dir/\nRefresh: 0;url=//{host}:{port}/dir/\n\
+                     Content-Location: http://other.example.test:{port}/\nContent-Length: 2\n\nok"
+                )),
+                NextStep::Keep,
+            )
+        }
         "/early" => {
             (fixed("HTTP/1.1 413 Too Large\nConnection: close\nContent-Length: 5\n\nlarge"), NextStep::Close)
         }

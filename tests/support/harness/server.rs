@@ -8,6 +8,7 @@ use std::time::Duration;
 use serde_json::Value;
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::{Child, Command};
+use tokio_util::sync::CancellationToken;
 
 use super::processes::instance_folders_of;
 use super::{Answer, MAX_WAIT, eventually, eventually_within, request};
@@ -22,6 +23,7 @@ pub struct Server {
     /// The name of its node, which is that of its folder below `nodes` in the state folder.
     node: String,
     log: Arc<Mutex<Vec<String>>>,
+    log_stop: CancellationToken,
 }
 
 /// An instance that the API has assigned to this test.
@@ -92,8 +94,17 @@ impl Server {
         Self::spawn(shell, folder, variables, &["serve", "--config", file.to_str().unwrap()]).await
     }
 
+    /// Starts a server as process 1 of a process namespace of its own, which needs root. [`Server::pid`] is the process
+    /// that made the namespace. Does not wait for the pools.
+    pub async fn as_first_process(variables: &[(&str, &str)]) -> Self {
+        let folder = std::env::temp_dir().join(format!("try-it-now-serve-{}", uuid::Uuid::now_v7()));
+        let mut unshare = Command::new("unshare");
+        unshare.args(["--pid", "--fork", "--kill-child", "--mount-proc", env!("CARGO_BIN_EXE_try-it-now")]);
+        Self::spawn(unshare, folder, variables, &["serve"]).await
+    }
+
     /// Starts a server by a command to which the arguments are appended.
-    async fn spawn(
+    pub async fn spawn(
         mut command: Command,
         folder: PathBuf,
         variables: &[(&str, &str)],
@@ -135,13 +146,20 @@ impl Server {
             }
         };
         let (port, node) = tokio::time::timeout(MAX_WAIT, listening).await.expect("the server listens");
-        let kept = log.clone();
+        let (kept, log_stop) = (log.clone(), CancellationToken::new());
+        let stopped = log_stop.clone();
         try_it_now::telemetry::task::spawn("test", async move {
-            while let Ok(Some(line)) = lines.next_line().await {
-                kept.lock().unwrap().push(line);
+            let reading = async {
+                while let Ok(Some(line)) = lines.next_line().await {
+                    kept.lock().unwrap().push(line);
+                }
+            };
+            if stopped.run_until_cancelled(reading).await.is_none() {
+                // The pipe stays open.
+                std::future::pending::<()>().await;
             }
         });
-        Self { child, port, folder, node, log }
+        Self { child, port, folder, node, log, log_stop }
     }
 
     /// Waits until every pool has as many ready instances as its target.
@@ -231,6 +249,11 @@ impl Server {
     /// Returns its process id.
     pub fn pid(&self) -> u32 {
         self.child.id().expect("the process was not waited for")
+    }
+
+    /// Reads no more of what the server logs, and keeps the pipe open.
+    pub fn stop_reading_log(&self) {
+        self.log_stop.cancel();
     }
 
     /// Sends a signal by name: `TERM`, `INT`, `KILL`, `HUP`, `STOP`, `CONT`.

@@ -8,9 +8,11 @@
 //! must not refer to anything outside of itself.
 
 use std::io;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::manifest::{CheckpointKey, Sharing};
+use super::randomness::{self, GeneratorScan, RandomNumbers};
 use super::restore::make_readable;
 use super::sharing::{self, AllocatorReport, Evidence, MadviseTrace, ShareError};
 use crate::instance::InstanceId;
@@ -19,6 +21,7 @@ use crate::runtime::blocking::{IoContext, blocking};
 use crate::runtime::containerd::container;
 use crate::runtime::containerd::container::instances::RunningContainer;
 use crate::runtime::containerd::fault_points::FaultPoint;
+use crate::runtime::containerd::host::cgroups;
 use crate::runtime::containerd::image::snapshots;
 use crate::runtime::containerd::inner::Inner;
 use crate::template::{App, ShareMemory};
@@ -41,9 +44,10 @@ impl Inner {
         app: &App,
     ) -> Result<(), RuntimeError> {
         let image = self.fetch_image(app).await?;
-        let ingredients = self.ingredients(revision, &image);
-        let ingredients = ingredients
-            .ok_or_else(|| RuntimeError::Start("checkpoints cannot be restored on this host".to_owned()))?;
+        let ingredients = self.ingredients(revision, &image).filter(|_| app.runtime.is_none());
+        let ingredients = ingredients.ok_or_else(|| {
+            RuntimeError::Start("its checkpoints cannot be restored on this host".to_owned())
+        })?;
         let key = ingredients.key();
         let from = instance.checkpoint.lock().clone();
         match from {
@@ -59,9 +63,9 @@ impl Inner {
             None => {}
         }
         let frozen = async {
-            let sharing = self.freeze(id, instance, &key, app).await?;
+            let (sharing, random_numbers) = self.freeze(id, instance, &key, app).await?;
             self.checkpoints
-                .finish(id.template(), ingredients, sharing)
+                .finish(id.template(), ingredients, sharing, random_numbers)
                 .await
                 .context(|| "write the checkpoint's manifest".to_owned())?;
             self.faults.reached(FaultPoint::Manifest)
@@ -86,8 +90,10 @@ impl Inner {
         instance: &RunningContainer,
         key: &CheckpointKey,
         app: &App,
-    ) -> Result<Sharing, RuntimeError> {
-        let allocators = self.examine(id, instance, app).await?;
+    ) -> Result<(Sharing, RandomNumbers), RuntimeError> {
+        let processes = container::list_processes(&self.client, id.as_str()).await?;
+        let allocators = examine(instance, app, &processes).await;
+        let generators = blocking(move || randomness::scan_generators(&processes)).await;
         // The examination takes a while. A stop that came meanwhile waits for the lock that the bake holds.
         if instance.is_ending() {
             return Err(RuntimeError::Start(format!("{id} was stopped before it was frozen")));
@@ -97,6 +103,8 @@ impl Inner {
         instance.begin_end();
         let work = self.node_dir.instance_dir(id);
         let ids = *instance.ids.lock();
+        // The instance ends with the freeze, or its caller stops it.
+        cgroups::lift_cpu_limit(id.as_str());
         let frozen = container::freeze(&self.client, id.as_str(), &images, &work, ids.is_some()).await;
         if let Err(error) = frozen {
             let log = tokio::fs::read_to_string(work.join("dump.log")).await.unwrap_or_default();
@@ -113,6 +121,8 @@ impl Inner {
         self.faults.reached(FaultPoint::Freeze)?;
         container::remove_task(&self.client, id.as_str()).await?;
         self.faults.reached(FaultPoint::NoTask)?;
+        let random_numbers = reset_random_numbers(id, self.checkpoints.images_dir(key), generators).await?;
+        self.faults.reached(FaultPoint::RandomNumbers)?;
         let evidence = allocators.and_then(|allocators| Ok(Evidence { allocators, discarded: discarded? }));
         let sharing = self.share_memory(id, key, app, evidence).await?;
         if ids.is_some() {
@@ -132,31 +142,7 @@ impl Inner {
         disk.copy_to(&layer, ids).await?;
         snapshots::commit(&self.client, self.node.as_str(), id.as_str(), &name).await?;
         self.faults.reached(FaultPoint::Commit)?;
-        Ok(sharing)
-    }
-
-    /// Examines the processes of an instance. Returns the allocators in them, or why instances of its checkpoint must
-    /// not share memory.
-    async fn examine(
-        &self,
-        id: &InstanceId,
-        instance: &RunningContainer,
-        app: &App,
-    ) -> Result<Result<AllocatorReport, String>, RuntimeError> {
-        if app.share_memory.is_off() {
-            return Ok(Err("its template turns sharing off".to_owned()));
-        }
-        let processes = container::list_processes(&self.client, id.as_str()).await?;
-        let scanned = processes.clone();
-        let allocators = match blocking(move || sharing::scan_allocators(&scanned)).await {
-            Ok(allocators) => allocators,
-            Err(why) => return Ok(Err(why)),
-        };
-        Ok(match with_trace(instance, move |trace| trace.first_untraced(&processes)).await {
-            Ok(None) => Ok(allocators),
-            Ok(Some(pid)) => Err(format!("process {pid} was started by a command and not by the app")),
-            Err(why) => Err(why),
-        })
+        Ok((sharing, random_numbers))
     }
 
     /// Makes the instances of a checkpoint share memory if the evidence allows it.
@@ -168,25 +154,23 @@ impl Inner {
         evidence: Result<Evidence, String>,
     ) -> Result<Sharing, RuntimeError> {
         let template = id.template();
-        let (limit, with_shm) = (app.limits.container_memory(), app.share_memory == ShareMemory::WithShm);
+        let with_shm = app.share_memory == ShareMemory::WithShm;
         let why = match evidence {
             Err(why) => why,
-            Ok(evidence) => {
-                match self.checkpoints.share(key, limit, with_shm, evidence, &self.faults).await {
-                    Ok(files) => {
-                        tracing::info!(
-                            template,
-                            mebibytes = files.mapped_bytes >> 20,
-                            "memory of checkpoint shared"
-                        );
-                        return Ok(Sharing::Shared(files));
-                    }
-                    Err(ShareError::Unchanged(why)) => why,
-                    Err(error @ ShareError::Damaged(_)) => {
-                        return Err(RuntimeError::Start(error.to_string()));
-                    }
+            Ok(evidence) => match self.checkpoints.share(key, with_shm, evidence, &self.faults).await {
+                Ok(files) => {
+                    tracing::info!(
+                        template,
+                        mebibytes = files.mapped_bytes >> 20,
+                        "memory of checkpoint shared"
+                    );
+                    return Ok(Sharing::Shared(files));
                 }
-            }
+                Err(ShareError::Unchanged(why)) => why,
+                Err(error @ ShareError::Damaged(_)) => {
+                    return Err(RuntimeError::Start(error.to_string()));
+                }
+            },
         };
         if !app.share_memory.is_off() {
             tracing::warn!(
@@ -213,6 +197,40 @@ impl Inner {
     pub(crate) fn checkpoint_snapshot(&self, key: &CheckpointKey) -> String {
         format!("{SNAPSHOT_PREFIX}{}-{}", self.node, key.as_str())
     }
+}
+
+/// Examines the processes of an instance. Returns the allocators in them, or why instances of its checkpoint must not
+/// share memory.
+async fn examine(
+    instance: &RunningContainer,
+    app: &App,
+    processes: &[u32],
+) -> Result<AllocatorReport, String> {
+    if app.share_memory.is_off() {
+        return Err("its template turns sharing off".to_owned());
+    }
+    let (scanned, traced) = (processes.to_vec(), processes.to_vec());
+    let allocators = blocking(move || sharing::scan_allocators(&scanned)).await?;
+    match with_trace(instance, move |trace| trace.first_untraced(&traced)).await? {
+        None => Ok(allocators),
+        Some(pid) => Err(format!("process {pid} was started by a command and not by the app")),
+    }
+}
+
+/// Resets the random number generators in a checkpoint's images, and warns of those that may repeat.
+async fn reset_random_numbers(
+    id: &InstanceId,
+    images: PathBuf,
+    generators: GeneratorScan,
+) -> Result<RandomNumbers, RuntimeError> {
+    let reset = blocking(move || randomness::reset(&images, &generators)).await;
+    let random_numbers = reset.context(|| "reset the checkpoint's random number generators".to_owned())?;
+    let template = id.template();
+    tracing::debug!(template, result = random_numbers.describe(), "random number generators reset");
+    for why in random_numbers.may_repeat() {
+        tracing::warn!(template, why, "instances of checkpoint may draw equal random numbers");
+    }
+    Ok(random_numbers)
 }
 
 /// Calls `read` with an instance's trace on a thread that may block.

@@ -14,20 +14,25 @@ use parking_lot::Mutex;
 
 use super::manifest::{self, CheckpointKey, CheckpointManifest, Ingredients, SharedFiles, Sharing};
 use super::prefault::PrefaultList;
+use super::randomness::RandomNumbers;
 use super::sharing::{Evidence, ShareError, SharedMemory};
 use crate::runtime::Checkpoint;
 use crate::runtime::blocking::blocking;
 use crate::runtime::containerd::fault_points::FaultInjector;
-use crate::runtime::containerd::host::{kernel, node_dir};
+use crate::runtime::containerd::host::{kernel, node_dir, private_files};
 
 /// Restores that fail one after another before a checkpoint is removed and baked again.
 const MAX_FAILED_RESTORES: u32 = 3;
+
+/// The file with what [`Catalog::record_repeated_values`] stores. It is written after the manifest.
+const REPEATED_VALUES: &str = "repeated.json";
 
 /// What the manifest says of a complete checkpoint.
 #[derive(Debug)]
 struct CatalogEntry {
     template: String,
     sharing: Sharing,
+    random_numbers: RandomNumbers,
 }
 
 /// All checkpoints of this node.
@@ -51,7 +56,7 @@ impl Catalog {
     /// # Errors
     /// The folder cannot be created or listed.
     pub(crate) async fn open(folder: PathBuf, memory: SharedMemory) -> io::Result<Self> {
-        fs::create_dir_all(&folder)?;
+        private_files::create_folder(&folder)?;
         let (mut complete, mut broken) = (HashMap::new(), Vec::new());
         for entry in fs::read_dir(&folder)? {
             let path = entry?.path();
@@ -108,11 +113,22 @@ impl Catalog {
         })
     }
 
+    /// Returns in words whether the instances of a checkpoint draw different random numbers; `None` if there is no such
+    /// checkpoint.
+    pub(crate) fn describe_random_numbers(&self, key: &CheckpointKey) -> Option<String> {
+        self.complete.lock().get(key).map(|entry| entry.random_numbers.describe())
+    }
+
     /// Returns for each checkpoint its template and the bytes that its instances share.
     pub(crate) fn shared_bytes(&self) -> Vec<(String, u64)> {
         let complete = self.complete.lock();
         let bytes = |key| self.memory.allocated_bytes(key);
         complete.iter().map(|(key, entry)| (entry.template.clone(), bytes(key))).collect()
+    }
+
+    /// Returns the bytes of memory that the instances of all checkpoints share at most. No instance is charged for them.
+    pub(crate) fn reserved_bytes(&self) -> u64 {
+        self.memory.reserved_bytes()
     }
 
     /// Moves the memory in a checkpoint's image files to files that its instances share. See [`SharedMemory::share`].
@@ -122,12 +138,21 @@ impl Catalog {
     pub(super) async fn share(
         &self,
         key: &CheckpointKey,
-        instance_limit: u64,
         with_shm: bool,
         evidence: Evidence,
         faults: &FaultInjector,
     ) -> Result<SharedFiles, ShareError> {
-        self.memory.share(key, self.images_dir(key), instance_limit, with_shm, evidence, faults).await
+        self.memory.share(key, self.images_dir(key), with_shm, evidence, faults).await
+    }
+
+    /// Gives back unused shared memory. See [`SharedMemory::punch_gaps`].
+    pub(crate) async fn punch_gaps(&self, key: Option<&CheckpointKey>) {
+        self.memory.punch_gaps(key).await;
+    }
+
+    /// Forgets the shared memory of removed checkpoints that no instance uses any more.
+    pub(crate) fn forget_unused_memory(&self, in_use: &[CheckpointKey]) {
+        self.memory.forget_unused(in_use);
     }
 
     /// Whether there is a complete checkpoint with this key.
@@ -150,6 +175,17 @@ impl Catalog {
         }
         failures.remove(key);
         true
+    }
+
+    /// Stores with a checkpoint which values two instances of it both drew. See [`Checkpoint::repeated_values`].
+    ///
+    /// # Errors
+    /// The file cannot be written.
+    pub(crate) fn record_repeated_values(&self, key: &CheckpointKey, values: &[String]) -> io::Result<()> {
+        let checkpoint = self.checkpoint_dir(key);
+        let draft = checkpoint.join("repeated.draft");
+        fs::write(&draft, serde_json::to_vec(values)?)?;
+        fs::rename(draft, checkpoint.join(REPEATED_VALUES))
     }
 
     /// Returns the keys of all complete checkpoints.
@@ -180,7 +216,8 @@ impl Catalog {
     pub(super) fn begin(&self, key: &CheckpointKey) -> io::Result<PathBuf> {
         self.remove(key)?;
         let images = self.images_dir(key);
-        fs::create_dir_all(&images)?;
+        private_files::create_folder(&self.checkpoint_dir(key))?;
+        private_files::create_folder(&images)?;
         Ok(images)
     }
 
@@ -193,12 +230,24 @@ impl Catalog {
         template: &str,
         ingredients: Ingredients,
         sharing: Sharing,
+        random_numbers: RandomNumbers,
     ) -> io::Result<()> {
         let key = ingredients.key();
-        let entry = CatalogEntry { template: template.to_owned(), sharing: sharing.clone() };
+        let entry = CatalogEntry {
+            template: template.to_owned(),
+            sharing: sharing.clone(),
+            random_numbers: random_numbers.clone(),
+        };
         let (checkpoint, template) = (self.checkpoint_dir(&key), template.to_owned());
+        let images = self.images_dir(&key);
+        // In user namespaces CRIU reads the files as a user who is nobody on the host. The folder above is private.
+        let is_private = !ingredients.user_namespace;
         blocking(move || {
-            CheckpointManifest::describe(&checkpoint, template, ingredients, sharing)?.write(&checkpoint)
+            if is_private {
+                private_files::make_files_private(&images)?;
+            }
+            CheckpointManifest::describe(&checkpoint, template, ingredients, sharing, random_numbers)?
+                .write(&checkpoint)
         })
         .await?;
         self.complete.lock().insert(key, entry);
@@ -245,7 +294,8 @@ impl Catalog {
 fn load(checkpoint: &Path) -> io::Result<(CheckpointKey, CatalogEntry)> {
     let (key, manifest) = CheckpointManifest::read(checkpoint)?;
     manifest.verify(checkpoint)?;
-    Ok((key, CatalogEntry { template: manifest.template, sharing: manifest.sharing }))
+    let CheckpointManifest { template, sharing, random_numbers, .. } = manifest;
+    Ok((key, CatalogEntry { template, sharing, random_numbers }))
 }
 
 /// Returns the complete checkpoints in a node's folder for containers that this kernel can restore, whether or not a
@@ -259,14 +309,24 @@ pub fn baked_checkpoints(containers: &Path) -> io::Result<Vec<Checkpoint>> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
         entries => entries?,
     };
-    let manifests = entries.filter_map(|entry| CheckpointManifest::read(&entry.ok()?.path()).ok());
-    let of_this_kernel = manifests.filter(|(_, manifest)| manifest.ingredients.kernel == kernel);
-    let checkpoints = of_this_kernel.map(|(_, manifest)| {
+    let manifests = entries.filter_map(|entry| {
+        let folder = entry.ok()?.path();
+        Some((CheckpointManifest::read(&folder).ok()?.1, folder))
+    });
+    let of_this_kernel = manifests.filter(|(manifest, _)| manifest.ingredients.kernel == kernel);
+    let checkpoints = of_this_kernel.map(|(manifest, folder)| {
+        let repeated = fs::read(folder.join(REPEATED_VALUES)).ok();
         let shared_memory = match manifest.sharing {
             Sharing::Shared(files) => Ok(files.mapped_bytes),
             Sharing::Private(why) => Err(why),
         };
-        Checkpoint { template: manifest.template, revision: manifest.ingredients.revision, shared_memory }
+        Checkpoint {
+            template: manifest.template,
+            revision: manifest.ingredients.revision,
+            shared_memory,
+            repeated_values: repeated.and_then(|json| serde_json::from_slice(&json).ok()).unwrap_or_default(),
+            repeating_numbers: manifest.random_numbers.may_repeat().map(str::to_owned).collect(),
+        }
     });
     Ok(checkpoints.collect())
 }
@@ -291,7 +351,7 @@ mod tests {
         }
 
         async fn open(&self) -> Catalog {
-            let memory = SharedMemory::new(self.0.join("memory"), PathBuf::new(), 0);
+            let memory = SharedMemory::new(self.0.join("memory"), PathBuf::new(), 0, 0);
             Catalog::open(self.checkpoints(), memory).await.unwrap()
         }
     }
@@ -304,7 +364,14 @@ mod tests {
 
     fn ingredients(revision: u64) -> Ingredients {
         let text = |text: &str| text.to_owned();
-        Ingredients { revision, image: text("sha256:1"), kernel: text("6.18"), criu: text("4.2"), user_namespace: true }
+        Ingredients {
+            revision,
+            image: text("sha256:1"),
+            kernel: text("6.18"),
+            criu: text("4.2"),
+            apparmor: None,
+            user_namespace: true,
+        }
     }
 
     async fn bake(catalog: &Catalog, revision: u64) -> CheckpointKey {
@@ -312,7 +379,10 @@ mod tests {
         let key = ingredients.key();
         let images = catalog.begin(&key).unwrap();
         fs::write(images.join("pages-1.img"), b"memory").unwrap();
-        catalog.finish("shop", ingredients, Sharing::Private(String::new())).await.unwrap();
+        catalog
+            .finish("shop", ingredients, Sharing::Private(String::new()), RandomNumbers::default())
+            .await
+            .unwrap();
         key
     }
 

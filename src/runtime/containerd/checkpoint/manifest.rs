@@ -15,9 +15,14 @@ use std::time::SystemTime;
 use ring::digest::{Context, SHA256};
 use serde::{Deserialize, Serialize};
 
+use super::randomness::RandomNumbers;
+use super::sharing::MappedParts;
+use crate::runtime::containerd::host::private_files;
+
 /// The version of what a checkpoint contains. Raise it when this version of the program must not restore checkpoints of
-/// older versions: when it shares memory in another way, or when the permissions of containers are reduced.
-const FORMAT: u32 = 6;
+/// older versions: when it shares memory in another way, when the permissions of containers are reduced, or when
+/// more random number generators are reset.
+const FORMAT: u32 = 7;
 
 const MANIFEST: &str = "manifest.json";
 const IMAGES: &str = "images";
@@ -38,6 +43,9 @@ pub(crate) struct Ingredients {
     pub(crate) criu: String,
     /// Whether the instances have user namespaces.
     pub(crate) user_namespace: bool,
+    /// The AppArmor profile of its processes, which CRIU restores.
+    #[serde(default)]
+    pub(crate) apparmor: Option<String>,
 }
 
 /// The name of a checkpoint: a hash of its ingredients and [`FORMAT`], fit for a file name.
@@ -61,6 +69,8 @@ pub(crate) struct SharedFiles {
     /// The checksums of all pages that are not zero.
     #[serde(rename = "files")]
     pub(super) digests: Vec<FileDigest>,
+    /// The parts of the files that mappings cover.
+    pub(super) mapped: Vec<MappedParts>,
 }
 
 /// Whether the instances of a checkpoint share memory.
@@ -81,6 +91,7 @@ pub(super) struct CheckpointManifest {
     pub(super) ingredients: Ingredients,
     files: Vec<FileDigest>,
     pub(super) sharing: Sharing,
+    pub(super) random_numbers: RandomNumbers,
 }
 
 impl Ingredients {
@@ -115,6 +126,7 @@ impl CheckpointManifest {
         template: String,
         ingredients: Ingredients,
         sharing: Sharing,
+        random_numbers: RandomNumbers,
     ) -> io::Result<Self> {
         let images = images_dir(checkpoint);
         let mut names = fs::read_dir(&images)?
@@ -122,7 +134,7 @@ impl CheckpointManifest {
             .collect::<io::Result<Vec<String>>>()?;
         names.sort_unstable();
         let files = names.into_iter().map(|name| digest(&images, name)).collect::<io::Result<_>>()?;
-        Ok(Self { format: FORMAT, template, ingredients, files, sharing })
+        Ok(Self { format: FORMAT, template, ingredients, files, sharing, random_numbers })
     }
 
     /// Stores the manifest in the checkpoint's folder, which makes the checkpoint complete.
@@ -131,7 +143,7 @@ impl CheckpointManifest {
     /// The file cannot be written.
     pub(super) fn write(&self, checkpoint: &Path) -> io::Result<()> {
         let draft = checkpoint.join("manifest.draft");
-        let mut file = File::create(&draft)?;
+        let mut file = private_files::create(&draft)?;
         file.write_all(&serde_json::to_vec_pretty(self)?)?;
         file.sync_all()?;
         fs::rename(draft, checkpoint.join(MANIFEST))
@@ -198,7 +210,14 @@ mod tests {
 
     fn ingredients() -> Ingredients {
         let text = |text: &str| text.to_owned();
-        Ingredients { revision: 1, image: text("sha256:1"), kernel: text("6.18"), criu: text("4.2"), user_namespace: true }
+        Ingredients {
+            revision: 1,
+            image: text("sha256:1"),
+            kernel: text("6.18"),
+            criu: text("4.2"),
+            apparmor: None,
+            user_namespace: true,
+        }
     }
 
     #[test]
@@ -210,6 +229,7 @@ mod tests {
             Ingredients { kernel: "6.19".into(), ..first.clone() },
             Ingredients { criu: "4.3".into(), ..first.clone() },
             Ingredients { user_namespace: false, ..first.clone() },
+            Ingredients { apparmor: Some("profile".into()), ..first.clone() },
         ];
         assert!(others.iter().all(|other| other.key() != first.key()));
         assert_eq!(first.key(), ingredients().key());
@@ -217,14 +237,16 @@ mod tests {
 
     #[test]
     fn a_manifest_of_the_same_format_is_read_whichever_version_wrote_it() {
-        assert_eq!(ingredients().key().as_str(), "ad8ecd37403e726cbd2e1fb9");
+        assert_eq!(ingredients().key().as_str(), "c34ca4050f53904e258eac45");
         let digest = json!({ "name": "1.bin", "bytes": 4096, "sha256": "00" });
+        let mapped = json!({ "name": "1.bin", "parts": [[0, 8192]] });
         let stored = json!({
-            "format": 5,
+            "format": 6,
             "template": "shop",
-            "ingredients": { "revision": 1, "image": "sha256:1", "kernel": "6.18", "criu": "4.2" },
+            "ingredients": { "revision": 1, "image": "sha256:1", "kernel": "6.18", "criu": "4.2", "apparmor": null },
             "files": [digest],
-            "sharing": { "Shared": { "room": 8192, "files": [digest] } },
+            "sharing": { "Shared": { "room": 8192, "files": [digest], "mapped": [mapped] } },
+            "random_numbers": { "openssl": 0, "wiped": 0, "may_repeat": [] },
         });
         let manifest: CheckpointManifest = serde_json::from_value(stored.clone()).unwrap();
         assert_eq!(serde_json::to_value(&manifest).unwrap(), stored);

@@ -6,6 +6,8 @@
 //! | `manifest` | what is stored with a checkpoint |
 //! | `catalog` | the checkpoints of this node |
 //! | `sharing` | rewrites a checkpoint so that its instances share memory |
+//! | `randomness` | random numbers that differ between the instances of a checkpoint |
+//! | `mapped_code` | which programs and libraries a process has mapped |
 //! | `prefault` | the pages that a restored instance gets before it runs |
 //! | `restore` | the restore itself: this program in place of runc |
 //! | `criu` | the version of CRIU |
@@ -24,7 +26,9 @@ pub(super) mod bake;
 pub(super) mod catalog;
 pub(super) mod criu;
 pub(super) mod manifest;
+mod mapped_code;
 pub(super) mod prefault;
 mod procfs;
+pub(super) mod randomness;
 pub(super) mod restore;
 pub(super) mod sharing;

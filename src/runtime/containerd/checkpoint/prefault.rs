@@ -21,6 +21,7 @@ use serde::{Deserialize, Serialize};
 
 use super::procfs;
 use super::sharing::layout::{MEMORY_DIR, PAGE_SIZE, SHMEM_PREFIX};
+use crate::runtime::containerd::host::private_files;
 
 /// The name of the stored list in a checkpoint's folder.
 const FILE: &str = "touched.json";
@@ -107,7 +108,7 @@ impl PrefaultList {
     pub(crate) fn save(&self, checkpoint: &Path) -> io::Result<()> {
         let file = checkpoint.join(FILE);
         let draft = file.with_extension("draft");
-        fs::write(&draft, serde_json::to_vec(self)?)?;
+        private_files::write(&draft, &serde_json::to_vec(self)?)?;
         fs::rename(draft, file)
     }
 

@@ -42,7 +42,7 @@ impl Inner {
         let random = random_hex::<8>().context(|| "name a command".to_owned())?;
         let name = format!("exec-{random}");
         let image = self.fetch_image(&request.app).await?;
-        let process = spec::exec_process(request, &image.config, &command, max_open_files())?;
+        let process = spec::exec_process(request, &image.config, &command, max_open_files(), self.apparmor)?;
         let context = || format!("create a pipe for a command in {}", request.id);
         let (pipe, mut output) = self.node_dir.create_pipe(&request.id, &name).context(context)?;
         let exec = ExecProcess { client: &self.client, container: request.id.as_str(), name: &name };

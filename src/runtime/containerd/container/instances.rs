@@ -36,6 +36,8 @@ pub(crate) struct RunningContainer {
     pub(crate) egress_link: Mutex<Option<EgressLink>>,
     /// Whether the server is ending it.
     is_being_ended: AtomicBool,
+    /// Why the server killed its processes; the cause of its exit.
+    pub(crate) end_cause: Mutex<Option<String>>,
     /// Cancelled when the instance is removed; then its output is no longer read.
     pub(crate) removed: CancellationToken,
     /// The checkpoint from which it was restored.
@@ -90,6 +92,7 @@ impl Instances {
             ids: Mutex::default(),
             egress_link: Mutex::default(),
             is_being_ended: AtomicBool::new(false),
+            end_cause: Mutex::default(),
             removed: CancellationToken::new(),
             checkpoint: Mutex::default(),
             disk: Mutex::default(),

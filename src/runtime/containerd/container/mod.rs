@@ -6,7 +6,7 @@
 //! | `instances` | the running instances |
 //! | `exit_events` | notices containers that end by themselves |
 //! | `record`, `task` | containerd's records and tasks |
-//! | `spec`, `seccomp` | what a container may do |
+//! | `spec`, `seccomp`, `masked_paths` | what a container may do |
 //! | `disk`, `layer_writer` | where an instance writes, and the files it is given before it starts |
 //! | `exec` | commands beside the app |
 
@@ -15,6 +15,7 @@ mod exec;
 pub(super) mod exit_events;
 pub(super) mod instances;
 mod layer_writer;
+mod masked_paths;
 pub(super) mod record;
 mod seccomp;
 mod spec;

@@ -21,6 +21,7 @@ use crate::runtime::containerd::client::labels::{
 use crate::runtime::containerd::client::{Client, ResponseExt, request};
 use crate::runtime::containerd::fault_points::{FaultInjector, FaultPoint};
 use crate::runtime::containerd::image::snapshots::SNAPSHOTTER;
+use crate::template::RuntimeHandler;
 
 /// Name of containerd's runtime for containers, the shim of runc.
 pub(crate) const RUNTIME_NAME: &str = "io.containerd.runc.v2";
@@ -39,6 +40,8 @@ pub(super) struct ContainerDraft<'a> {
     /// Name of the container whose shim makes it; `None` gives it a shim of its own.
     pub(crate) shim: Option<&'a str>,
     pub(crate) spec: &'a Value,
+    /// What starts it in place of runc.
+    pub(crate) handler: Option<&'a RuntimeHandler>,
     /// Pipe for its input.
     pub(crate) input: &'a Path,
     /// Pipe for its output.
@@ -67,7 +70,10 @@ pub(super) async fn create_record(client: &Client, draft: &ContainerDraft<'_>) -
         id: id.to_owned(),
         labels: labels(draft),
         image: draft.image.to_owned(),
-        runtime: Some(Shim { name: RUNTIME_NAME.to_owned(), options: None }),
+        runtime: Some(Shim {
+            name: draft.handler.map_or(RUNTIME_NAME, RuntimeHandler::name).to_owned(),
+            options: None,
+        }),
         spec: Some(Any { type_url: SPEC_TYPE_URL.to_owned(), value: spec }),
         snapshotter: SNAPSHOTTER.to_owned(),
         snapshot_key: id.to_owned(),

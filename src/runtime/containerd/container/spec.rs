@@ -10,7 +10,8 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
-use super::seccomp;
+use super::{masked_paths, seccomp};
+use crate::runtime::containerd::checkpoint::randomness::node_script;
 use crate::runtime::containerd::checkpoint::restore::{LINK_NAME, SET_UP_COMMAND, SET_UP_RESTORED_COMMAND};
 use crate::runtime::containerd::host::id_ranges::{IDS, IdRange};
 use crate::runtime::containerd::image::ImageConfig;
@@ -39,6 +40,9 @@ const OOM_SCORE_ADJ: i32 = 500;
 
 /// Longest time of the hook that has the network set up.
 const SET_UP_SECONDS: u32 = 25;
+/// Limit of a core dump. It goes where `kernel.core_pattern` of the host says, which may be a program that runs as the
+/// host's root. Only the limit 1 keeps the kernel from starting that, and no file fits in it either.
+const CORE_BYTES: u64 = 1;
 
 /// Period of the processor limit, in microseconds.
 const CPU_PERIOD_MICROS: u64 = 100_000;
@@ -71,6 +75,8 @@ pub(super) struct HostPaths<'a> {
     /// Open files that this host allows to a process. Without `CAP_SYS_RESOURCE` limits can only be lowered, by runc
     /// and CRIU too.
     pub(super) max_open_files: u64,
+    /// The AppArmor profile of the processes; `None` without AppArmor.
+    pub(super) apparmor: Option<&'static str>,
     /// The cgroup, as a path below the root of each hierarchy.
     pub(crate) cgroup: &'a str,
 }
@@ -86,14 +92,16 @@ pub(super) fn container_spec(
 ) -> Result<Value, RuntimeError> {
     let app = &*request.app;
     let memory = app.limits.container_memory();
+    let (arguments, env) = (arguments(app, image)?, environment(request, image));
+    let process = process(request, image, host.max_open_files, host.apparmor, &arguments, &env)?;
     let mut specification = json!({
         "ociVersion": "1.1.0",
-        "process": process(request, image, host.max_open_files, &arguments(app, image)?, &environment(request, image))?,
+        "process": process,
         "root": { "path": "rootfs" },
         "hostname": "instance",
         // Each mount makes a restore slower, so there are only those that apps need. A tmpfs costs 10 ms, because CRIU
-        // has tar unpack it, empty or not. So `/dev/shm` leads into the writable layer, and folders of `/proc` are
-        // read-only instead of masked.
+        // has tar unpack it, empty or not. So `/dev/shm` leads into the writable layer, and of folders of `/proc`
+        // only the files are masked.
         "mounts": [
             mount("/proc", "proc", "proc", &["nosuid", "noexec", "nodev"]),
             // Not `noexec`: shared memory is a private mapping of files there, and it may hold code, such as that of a
@@ -107,6 +115,8 @@ pub(super) fn container_spec(
                 { "type": "ipc" },
                 { "type": "uts" },
                 { "type": "mount" },
+                // Its root is the container's cgroup: the place of the cgroup on the host is not visible.
+                { "type": "cgroup" },
             ],
             "cgroupsPath": host.cgroup,
             "resources": {
@@ -116,11 +126,7 @@ pub(super) fn container_spec(
                 "cpu": cpu(app),
             },
             "seccomp": seccomp::filter(),
-            // Only files: a folder would be masked by a tmpfs.
-            "maskedPaths": [
-                "/proc/interrupts", "/proc/kcore", "/proc/keys", "/proc/latency_stats", "/proc/sched_debug",
-                "/proc/timer_list", "/proc/timer_stats",
-            ],
+            "maskedPaths": masked_paths::masked_paths(Path::new("/proc")),
             "readonlyPaths": [
                 "/proc/acpi", "/proc/asound", "/proc/bus", "/proc/fs", "/proc/irq", "/proc/scsi", "/proc/sys",
                 "/proc/sysrq-trigger",
@@ -164,27 +170,29 @@ pub(super) fn exec_process(
     image: &ImageConfig,
     command: &ExecCommand,
     max_open_files: u64,
+    apparmor: Option<&str>,
 ) -> Result<Value, RuntimeError> {
     let extra = command.env.iter().map(|(name, value)| format!("{name}={value}"));
     let env: Vec<String> = environment(request, image).into_iter().chain(extra).collect();
-    process(request, image, max_open_files, &command.argv, &env)
+    process(request, image, max_open_files, apparmor, &command.argv, &env)
 }
 
 fn process(
     request: &StartRequest,
     image: &ImageConfig,
     max_open_files: u64,
+    apparmor: Option<&str>,
     arguments: &[String],
     env: &[String],
 ) -> Result<Value, RuntimeError> {
     let app = &*request.app;
     let (uid, gid) = user(&image.user)?;
     let working_dir = if image.working_dir.is_empty() { "/" } else { &image.working_dir };
-    let mut limits = Vec::new();
+    let mut limits = vec![limit("RLIMIT_CORE", CORE_BYTES)];
     limits.extend(app.limits.open_files.map(|files| limit("RLIMIT_NOFILE", files.min(max_open_files))));
     limits.extend(app.limits.file_size.map(|size| limit("RLIMIT_FSIZE", size)));
     limits.extend(app.limits.cpu_seconds.map(|seconds| limit("RLIMIT_CPU", seconds)));
-    Ok(json!({
+    let mut process = json!({
         "user": { "uid": uid, "gid": gid },
         "args": arguments,
         "env": env,
@@ -198,7 +206,11 @@ fn process(
         "noNewPrivileges": true,
         // When the host runs out of memory, instances end before the server that serves them.
         "oomScoreAdj": OOM_SCORE_ADJ,
-    }))
+    });
+    if let Some(profile) = apparmor {
+        process["apparmorProfile"] = json!(profile);
+    }
+    Ok(process)
 }
 
 fn mount(destination: &str, kind: &str, source: &str, options: &[&str]) -> Value {
@@ -210,12 +222,8 @@ fn limit(kind: &str, value: u64) -> Value {
 }
 
 fn cpu(app: &App) -> Value {
-    match app.limits.millicpus {
-        Some(thousandths) => {
-            json!({ "period": CPU_PERIOD_MICROS, "quota": u64::from(thousandths) * CPU_PERIOD_MICROS / 1000 })
-        }
-        None => json!({}),
-    }
+    let thousandths = u64::from(app.limits.container_millicpus());
+    json!({ "period": CPU_PERIOD_MICROS, "quota": thousandths * CPU_PERIOD_MICROS / 1000 })
 }
 
 /// Returns the rules for device files: only those in every container's `/dev` (`host/node_dir.rs`) are allowed.
@@ -253,6 +261,8 @@ fn environment(request: &StartRequest, image: &ImageConfig) -> Vec<String> {
         ("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"),
         ("HOME", "/root"),
     ]);
+    // Only an instance that may be frozen needs it, and what the image or the template says replaces it.
+    variables.extend(request.will_be_baked.then_some((node_script::VARIABLE, node_script::OPTIONS)));
     variables.extend(image.env.iter().flatten().filter_map(|pair| pair.split_once('=')));
     variables.extend(request.app.env.iter().map(|(name, value)| (name.as_str(), value.as_str())));
     let port = request.app.port.to_string();
@@ -292,6 +302,10 @@ mod tests {
     use crate::template::ResourceLimits;
 
     fn specification(limits: ResourceLimits) -> Value {
+        specification_with(limits, None)
+    }
+
+    fn specification_with(limits: ResourceLimits, apparmor: Option<&'static str>) -> Value {
         let id = InstanceId::random(&TemplateName::new("shop").unwrap());
         let app = Arc::new(App { command: vec!["app".to_owned()], limits, ..App::default() });
         let request = StartRequest {
@@ -308,6 +322,7 @@ mod tests {
             devices: Path::new("/dev"),
             criu_config: Path::new("/criu.conf"),
             max_open_files: 1024,
+            apparmor,
             cgroup: "/try-it-now/shop",
         };
         container_spec(&request, &ImageConfig::default(), &host).unwrap()
@@ -332,7 +347,6 @@ mod tests {
                     files.insert("memory.swap.max", (number("swap") - number("limit")).to_string());
                 }
                 ("pids", ["limit"]) => _ = files.insert("pids.max", number("limit").to_string()),
-                ("cpu", []) => {}
                 ("cpu", ["period", "quota"]) => {
                     // The kernel takes no shorter quota.
                     assert!(number("quota") >= 1000);
@@ -372,8 +386,47 @@ mod tests {
         );
         assert_eq!(
             on_v2(&specification(ResourceLimits::default())),
-            expected(&[("memory.max", "1073741824"), ("memory.swap.max", "0"), ("pids.max", "512")])
+            expected(&[
+                ("memory.max", "1073741824"),
+                ("memory.swap.max", "0"),
+                ("pids.max", "512"),
+                ("cpu.max", "100000 100000"),
+            ])
         );
+    }
+
+    #[test]
+    fn the_app_armor_profile_is_named_only_where_the_host_has_it() {
+        let profile = |apparmor| {
+            specification_with(ResourceLimits::default(), apparmor)["process"]["apparmorProfile"].clone()
+        };
+        assert_eq!(profile(Some("try-it-now-instance")), "try-it-now-instance");
+        assert_eq!(profile(None), Value::Null);
+    }
+
+    #[test]
+    fn no_program_of_the_host_handles_the_core_dump_of_an_instance() {
+        let limits = specification(ResourceLimits::default())["process"]["rlimits"].clone();
+        assert_eq!(limits, json!([{ "type": "RLIMIT_CORE", "soft": 1, "hard": 1 }]));
+    }
+
+    #[test]
+    fn node_gets_its_option_before_a_bake_unless_the_image_or_the_template_has_options() {
+        let variable = |will_be_baked, image: &[&str], template: &[(&str, &str)]| {
+            let env =
+                template.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+            let app = Arc::new(App { env, ..App::default() });
+            let id = InstanceId::random(&TemplateName::new("shop").unwrap());
+            let (url, host, files) = (String::new(), String::new(), Vec::new());
+            let request = StartRequest { url, host, id, app, revision: 1, files, will_be_baked };
+            let env = Some(image.iter().map(|pair| (*pair).to_owned()).collect());
+            let all = environment(&request, &ImageConfig { env, ..ImageConfig::default() });
+            all.into_iter().find_map(|pair| pair.strip_prefix("NODE_OPTIONS=").map(str::to_owned))
+        };
+        assert_eq!(variable(true, &[], &[]).as_deref(), Some(node_script::OPTIONS));
+        assert_eq!(variable(false, &[], &[]), None);
+        assert_eq!(variable(true, &["NODE_OPTIONS=--no-warnings"], &[]).as_deref(), Some("--no-warnings"));
+        assert_eq!(variable(true, &[], &[("NODE_OPTIONS", "")]).as_deref(), Some(""));
     }
 
     #[test]

@@ -55,7 +55,10 @@ impl Inner {
         instance: &RunningContainer,
     ) -> Result<Started, RuntimeError> {
         let image = self.fetch_image(&request.app).await?;
-        let key = self.ingredients(request.revision, &image).map(|ingredients| ingredients.key());
+        let ingredients = self.ingredients(request.revision, &image);
+        // Another handler can neither freeze nor restore.
+        let ingredients = ingredients.filter(|_| request.app.runtime.is_none());
+        let key = ingredients.map(|ingredients| ingredients.key());
         if let Some(key) = key.filter(|key| self.checkpoints.contains(key)) {
             // Before the instance is based on it: if the checkpoint is replaced meanwhile, its snapshot is removed with
             // the last instance that is based on it.
@@ -96,7 +99,9 @@ impl Inner {
         image: &UnpackedImage,
         checkpoint: Option<&CheckpointKey>,
     ) -> Result<Endpoint, RuntimeError> {
-        let Some(ranges) = &self.id_ranges else {
+        // A runtime handler makes walls of its own.
+        let ranges = self.id_ranges.as_ref().filter(|_| request.app.runtime.is_none());
+        let Some(ranges) = ranges else {
             let namespace = self.assign_network(request, instance).await?;
             instance.namespace.store(namespace, Ordering::Release);
             return self.launch_prepared(request, instance, image, checkpoint).await;
@@ -116,13 +121,8 @@ impl Inner {
             }
         };
         let folder = self.node_dir.instance_dir(&request.id);
-        let set_up = NetworkSetUp::open(
-            &folder,
-            self.namespaces.clone(),
-            self.egress_links.clone(),
-            namespace,
-            link,
-        );
+        let set_up =
+            NetworkSetUp::open(&folder, self.namespaces.clone(), self.egress_links.clone(), namespace, link);
         let set_up = set_up.context(|| format!("create pipes for the network of {id}"))?;
         tokio::select! {
             launched = self.launch_prepared(request, instance, image, checkpoint) => launched,
@@ -145,6 +145,10 @@ impl Inner {
         let context = |operation: &'static str| move || format!("{operation} for {id}");
         let start = Instant::now();
         let _fast_changes = cgroups::keep_cgroup_changes_fast();
+        // Else a group that was removed while it was empty would be made again without limits.
+        if !self.node_group.exists() {
+            self.set_node_limits().await;
+        }
         let namespace = instance.namespace.load(Ordering::Acquire);
         self.faults.reached(FaultPoint::Network)?;
         let namespace_took = start.elapsed();
@@ -212,10 +216,15 @@ impl Inner {
         let start = Instant::now();
         let spec = self.container_spec(request, instance, image, checkpoint)?;
         let ids = *instance.ids.lock();
-        let shim = self.shared_shim.get(&self.client).await;
+        let handler = request.app.runtime.as_ref();
+        let shim = match handler {
+            None => self.shared_shim.get(&self.client).await,
+            Some(_) => None,
+        };
         let is_traced = request.will_be_baked
             && checkpoint.is_none()
             && self.criu_version.is_some()
+            && handler.is_none()
             && !request.app.share_memory.is_off();
         let draft = ContainerDraft {
             id,
@@ -224,6 +233,7 @@ impl Inner {
             namespace: instance.namespace.load(Ordering::Acquire),
             shim: shim.as_deref(),
             spec: &spec,
+            handler,
             input: &self.node_dir.input_pipe(&request.id),
             output: &self.node_dir.output_pipe(&request.id),
             output_owner: ids.map_or((0, 0), |ids| {
@@ -282,7 +292,8 @@ impl Inner {
             .context(context("create a disk"))?;
         *instance.disk.lock() = Some(disk.clone());
         let layer = LayerWriter::open(&disk.upper_dir(), mounts, ids).context(context("open the layers"))?;
-        let resolvers = (!request.app.egress.is_sealed()).then(|| self.egress_links.resolv_conf());
+        let egress = &request.app.egress;
+        let resolvers = (!egress.is_sealed()).then(|| self.egress_links.resolv_conf(egress));
         write_first_files(&layer, request, checkpoint.is_none(), resolvers)
             .context(context("write the first files"))?;
         self.faults.reached(FaultPoint::FirstFiles)?;
@@ -333,7 +344,8 @@ impl Inner {
             devices: &shared.unwrap_or_else(|| self.node_dir.devices()),
             criu_config: &self.node_dir.criu_config(checkpoint.is_some()),
             max_open_files: max_open_files(),
-            cgroup: &cgroups::path(request.id.as_str()),
+            cgroup: &self.node_group.instance_path(request.id.as_str()),
+            apparmor: self.apparmor,
         };
         spec::container_spec(request, &image.config, &host_paths)
     }

@@ -30,6 +30,7 @@ impl Inner {
             return Ok(());
         }
         instance.begin_end();
+        let cause = instance.end_cause.lock().take().unwrap_or(cause);
         self.instances.report_exit(id, cause);
         self.remove_instance(id, instance).await
     }
@@ -48,9 +49,13 @@ impl Inner {
         self.instances.remove(id, instance);
         instance.removed.cancel();
         let checkpoint = instance.checkpoint.lock().take();
-        if let Some(key) = checkpoint.filter(|key| !self.checkpoints.contains(key)) {
-            self.remove_checkpoint(&key).await;
+        if let Some(key) = checkpoint {
+            self.checkpoints.punch_gaps(Some(&key)).await;
+            if !self.checkpoints.contains(&key) {
+                self.remove_checkpoint(&key).await;
+            }
         }
+        self.checkpoints.forget_unused_memory(&self.instances.checkpoints_in_use());
         Ok(())
     }
 

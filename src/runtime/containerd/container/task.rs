@@ -2,6 +2,7 @@
 //!
 //! A failed operation leaves nothing behind once [`remove_container`] was called with the same id.
 
+use std::io;
 use std::path::Path;
 
 use containerd_client::services::v1::{
@@ -20,6 +21,7 @@ use crate::runtime::containerd::client::{Client, ResponseExt, request};
 use crate::runtime::containerd::fault_points::{FaultInjector, FaultPoint};
 use crate::runtime::containerd::host::orphans;
 use crate::runtime::containerd::image::snapshots;
+use crate::template::RuntimeHandler;
 
 /// How containerd's error texts begin when runc refused. containerd has no error code for it.
 const RUNC_ERROR_PREFIX: &str = "OCI runtime";
@@ -51,12 +53,13 @@ pub(super) async fn create_task(
         stdin: text(draft.input),
         stdout: text(draft.output),
         stderr: text(draft.output),
-        options: Some(options.to_any()),
+        // Another handler knows other options.
+        options: draft.handler.is_none().then(|| options.to_any()),
         ..Default::default()
     };
     let created =
         client.tasks().create(request(message)).await.context(|| format!("create the task of {id}"));
-    let created = created.map_err(classify_runc_error)?;
+    let created = created.map_err(|error| classify_handler_error(error, draft.handler))?;
     if let Some(trace) = draft.madvise_trace {
         // The first process exists, and waits to be started.
         let started = MadviseTrace::start(draft.node, id, created.pid).await;
@@ -78,6 +81,28 @@ pub(super) async fn start_task(
     let started = client.tasks().start(request(message)).await.context(|| format!("start {id}"));
     started.map_err(classify_runc_error)?;
     faults.reached(FaultPoint::Start)
+}
+
+/// Turns an error of containerd that a handler is missing into [`RuntimeError::Start`] with what to do, and an error of
+/// runc as [`classify_runc_error`] does.
+fn classify_handler_error(error: RuntimeError, handler: Option<&RuntimeHandler>) -> RuntimeError {
+    match (error, handler) {
+        (RuntimeError::Io { source, .. }, Some(handler)) if is_missing(&source, handler) => {
+            RuntimeError::Start(format!(
+                "its runtime handler {} is not installed: install {} where containerd finds it (its PATH), or change \
+                 `runtime` in the template",
+                handler.name(),
+                handler.shim()
+            ))
+        }
+        (error, _) => classify_runc_error(error),
+    }
+}
+
+/// Returns whether containerd did not find the program of a handler. containerd has no error code for it.
+fn is_missing(source: &io::Error, handler: &RuntimeHandler) -> bool {
+    let text = source.to_string();
+    text.contains(&handler.shim()) && text.contains("not installed")
 }
 
 /// Turns an error of runc into [`RuntimeError::Start`]. What runc refuses is the app's fault, such as a program that

@@ -5,7 +5,7 @@
 //! started.
 //!
 //! On cgroup v1 the freezer cannot stop a group that its processor limit holds back: a pause of the task (`ctr tasks
-//! pause`) fails then.
+//! pause`) fails then. So the limit is lifted before an instance is frozen into a checkpoint.
 
 use std::fs;
 use std::io;
@@ -17,10 +17,13 @@ use crate::runtime::blocking::blocking;
 use crate::telemetry::task;
 
 /// Where the kernel mounts the control groups.
-const CGROUP_ROOT: &str = "/sys/fs/cgroup";
+pub(super) const CGROUP_ROOT: &str = "/sys/fs/cgroup";
 
 /// Name of the group that contains the groups of all instances. Not to be changed: a newer server finds them by it.
-const PARENT_GROUP: &str = "try-it-now";
+pub(super) const PARENT_GROUP: &str = "try-it-now";
+
+/// What the name of the group of all instances of a node ends with; no id of an instance contains a dot.
+pub(super) const NODE_GROUP_SUFFIX: &str = ".instances";
 
 /// Pause between two changes by this server; several fit into the shortest time after which the kernel is slow again.
 const CHANGE_INTERVAL: Duration = Duration::from_millis(2);
@@ -70,17 +73,37 @@ fn own_group() -> io::Result<PathBuf> {
     known.next().ok_or_else(|| io::ErrorKind::NotFound.into())
 }
 
-/// Returns the path of an instance's group, from the root of its hierarchy on.
+/// Returns the path of a group that belongs to no node, from the root of its hierarchy on.
 pub(crate) fn path(id: &str) -> String {
     format!("/{PARENT_GROUP}/{id}")
 }
 
-/// Returns the folders of an instance's group: one on cgroup v2, one in each hierarchy on v1.
+/// Returns the folders of an instance's group: one on cgroup v2, one in each hierarchy on v1. It is in the group of its
+/// node, or directly in the group of this program if an older server made it.
 pub(crate) fn folders(id: &str) -> Vec<PathBuf> {
     let root = Path::new(CGROUP_ROOT);
-    let hierarchies = fs::read_dir(root).into_iter().flatten().flatten().map(|entry| entry.path());
-    let all = hierarchies.chain([root.to_owned()]).map(|hierarchy| hierarchy.join(PARENT_GROUP).join(id));
-    all.filter(|group| group.is_dir()).collect()
+    let hierarchies = subfolders(root).chain([root.to_owned()]);
+    let parents = hierarchies.map(|hierarchy| hierarchy.join(PARENT_GROUP));
+    let is_node_group = |path: &PathBuf| path.to_string_lossy().ends_with(NODE_GROUP_SUFFIX);
+    let all = parents.flat_map(|parent| subfolders(&parent).filter(is_node_group).chain([parent]));
+    all.map(|group| group.join(id)).filter(|group| group.is_dir()).collect()
+}
+
+fn subfolders(folder: &Path) -> impl Iterator<Item = PathBuf> + use<> {
+    fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path())
+}
+
+/// Lifts the processor limit of an instance, so that it can be frozen.
+pub(crate) fn lift_cpu_limit(id: &str) {
+    for group in folders(id) {
+        for (file, unlimited) in [("cpu.cfs_quota_us", "-1"), ("cpu.max", "max")] {
+            let file = group.join(file);
+            if file.exists() {
+                // If it fails, the freeze may fail, and that error is reported.
+                let _ = fs::write(file, unlimited);
+            }
+        }
+    }
 }
 
 /// Returns the bytes that the kernel charges to an instance's group, without file pages that it can reclaim. `None` if
@@ -90,15 +113,21 @@ pub(crate) fn charged_bytes(id: &str) -> Option<u64> {
     folders(id).into_iter().find_map(|group| {
         let total = TOTALS.into_iter().find_map(|name| fs::read_to_string(group.join(name)).ok())?;
         let stat = fs::read_to_string(group.join("memory.stat")).ok()?;
-        Some(total.trim().parse::<u64>().ok()?.saturating_sub(file_bytes(&stat)))
+        Some(total.trim().parse::<u64>().ok()?.saturating_sub(reclaimable_bytes(&stat)))
     })
 }
 
-/// Returns the bytes of file pages in memory, by a group's `memory.stat`. Files on a tmpfs do not count as such.
-fn file_bytes(stat: &str) -> u64 {
-    let lines = stat.lines().filter_map(|line| line.split_once(' '));
-    let files = lines.filter(|(name, _)| matches!(*name, "inactive_file" | "active_file"));
-    files.filter_map(|(_, bytes)| bytes.parse::<u64>().ok()).sum()
+/// Returns the bytes of file pages in memory, by a group's `memory.stat`, which the kernel can reclaim. Files on a tmpfs
+/// do not count as such.
+///
+/// Version 2 counts the groups below a group too; version 1 counts them in values of their own (`total_`).
+pub(super) fn reclaimable_bytes(stat: &str) -> u64 {
+    let value = |wanted: &str| {
+        let mut lines = stat.lines().filter_map(|line| line.split_once(' '));
+        lines.find(|(name, _)| *name == wanted)?.1.parse::<u64>().ok()
+    };
+    let bytes = |name: &str| value(&format!("total_{name}")).or_else(|| value(name)).unwrap_or(0);
+    bytes("inactive_file").saturating_add(bytes("active_file"))
 }
 
 /// Returns the numbers of the processes in an instance's group, some more than once.
@@ -115,9 +144,10 @@ mod tests {
     #[test]
     fn file_pages_are_those_that_the_kernel_can_reclaim() {
         let stat =
-            "cache 900\nrss 5\ninactive_anon 7\ninactive_file 30\nactive_file 12\ntotal_active_file 12\n";
-        assert_eq!(file_bytes(stat), 42);
-        assert_eq!(file_bytes(""), 0);
+            "cache 900\nrss 5\ninactive_anon 7\ninactive_file 30\nactive_file 12\ntotal_active_file 14\n";
+        assert_eq!(reclaimable_bytes(stat), 44);
+        assert_eq!(reclaimable_bytes("inactive_file 30\nactive_file 12\n"), 42);
+        assert_eq!(reclaimable_bytes(""), 0);
     }
 
     #[test]

@@ -69,7 +69,9 @@ impl IdRanges {
     pub(crate) fn open(node: &str) -> io::Result<Self> {
         let allowed = fs::read_to_string("/proc/sys/user/max_user_namespaces")?;
         if allowed.trim() == "0" {
-            return Err(io::Error::other("the kernel forbids user namespaces (user.max_user_namespaces is 0)"));
+            return Err(io::Error::other(
+                "the kernel forbids user namespaces (user.max_user_namespaces is 0)",
+            ));
         }
         for file in SUBORDINATE_IDS {
             let text = fs::read_to_string(file).unwrap_or_default();
@@ -186,7 +188,8 @@ mod tests {
     #[test]
     fn two_nodes_of_a_host_never_have_the_same_range_and_the_next_server_knows_them() {
         let folder = std::env::temp_dir().join(format!("try-it-now-ids-{}", NodeId::random()));
-        let (a, b) = (IdRanges::at(&folder, "a", COUNT - 1).unwrap(), IdRanges::at(&folder, "b", COUNT - 1).unwrap());
+        let (a, b) =
+            (IdRanges::at(&folder, "a", COUNT - 1).unwrap(), IdRanges::at(&folder, "b", COUNT - 1).unwrap());
         let first = a.assign("shop-1").unwrap();
         let second = b.assign("shop-1").unwrap();
         assert_ne!(first, second);

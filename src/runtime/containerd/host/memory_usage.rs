@@ -23,11 +23,14 @@ impl Inner {
         };
         let ids: Vec<_> = self.instances.ids().into_iter().map(|id| (shares(&id), id)).collect();
         let shared = self.checkpoints.shared_bytes();
+        let limit = self.node_limits().memory;
+        let group = self.node_group.clone();
         blocking(move || {
+            let room = group.used_bytes().map(|used| limit.saturating_sub(used));
             let host = host_memory(&fs::read_to_string("/proc/meminfo").ok()?)?;
             let uses =
                 ids.into_iter().filter_map(|(shares, id)| Some((instance_memory(id.as_str(), shares)?, id)));
-            Some(MemoryReport { instances: uses.map(|(used, id)| (id, used)).collect(), shared, host })
+            Some(MemoryReport { instances: uses.map(|(used, id)| (id, used)).collect(), shared, host, room })
         })
         .await
     }

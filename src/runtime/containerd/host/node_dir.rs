@@ -10,8 +10,9 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{CWD, FileType, Mode, makedev, mknodat};
 use tokio::net::unix::pipe::{OpenOptions, Receiver};
 
-use super::tmpfs;
+use super::{private_files, tmpfs};
 use crate::instance::InstanceId;
+use crate::runtime::containerd::checkpoint::randomness::node_script;
 use crate::runtime::containerd::network::egress::EgressRecord;
 use crate::runtime::{InstanceFile, StartRequest};
 use crate::template::random_hex;
@@ -61,6 +62,7 @@ impl NodeDir {
     /// The folder cannot be written, or device files cannot be made.
     pub(crate) fn open(root: PathBuf) -> io::Result<Self> {
         let root = std::path::absolute(root)?;
+        private_files::create_folder(&root)?;
         fs::create_dir_all(root.join("instances"))?;
         fs::write(root.join("criu-freeze.conf"), CRIU_OPTIONS)?;
         fs::write(root.join("criu-restore.conf"), format!("{CRIU_OPTIONS}{NO_LOG_OPTION}"))?;
@@ -252,9 +254,13 @@ pub(crate) fn create_devices(devices: &Path) -> io::Result<()> {
 }
 
 /// Returns the files that container engines put into every container.
-pub(crate) fn base_files() -> [InstanceFile; 2] {
-    [("/etc/hosts", "127.0.0.1\tlocalhost instance\n"), ("/etc/hostname", "instance\n")]
-        .map(|(path, content)| InstanceFile::new(path, content))
+pub(crate) fn base_files() -> [InstanceFile; 3] {
+    [
+        ("/etc/hosts", "127.0.0.1\tlocalhost instance\n"),
+        ("/etc/hostname", "instance\n"),
+        (node_script::SCRIPT_PATH, node_script::SCRIPT),
+    ]
+    .map(|(path, content)| InstanceFile::new(path, content))
 }
 
 /// Returns the file that names an instance's name servers, whatever its image or its checkpoint contains.

@@ -27,7 +27,7 @@ const MAX_CONCURRENT_LOOKUPS: usize = 8;
 const MAX_ADDRESSES_PER_NAME: usize = 64;
 
 /// Addresses with the time at which each was last seen.
-type LastSeen = BTreeMap<Ipv4Addr, Instant>;
+pub(super) type LastSeen = BTreeMap<Ipv4Addr, Instant>;
 
 /// The names in use, with their addresses.
 #[derive(Debug, Default)]
@@ -61,10 +61,16 @@ impl ResolvedNames {
         };
         let destinations =
             destinations.iter().flat_map(|to| addresses(to).into_iter().map(|address| (address, to.port)));
-        AllowedDestinations::Only {
-            destinations: destinations.collect(),
-            may_resolve: names(egress).next().is_some(),
-        }
+        AllowedDestinations::Only(destinations.collect())
+    }
+
+    /// Returns the addresses of a name that the last lookups found, the newest first.
+    pub(super) fn newest_addresses(&self, name: &str) -> Vec<Ipv4Addr> {
+        let known = self.known.lock();
+        let mut seen: Vec<(Ipv4Addr, Instant)> =
+            known.get(name).into_iter().flatten().map(|(address, last)| (*address, *last)).collect();
+        seen.sort_by_key(|(_, last)| std::cmp::Reverse(*last));
+        seen.into_iter().map(|(address, _)| address).collect()
     }
 
     /// Looks up all names in use, and discards the others.
@@ -81,14 +87,14 @@ impl ResolvedNames {
             let now = Instant::now();
             let mut known = self.known.lock();
             for (name, found) in batch.iter().zip(found) {
-                merge(known.entry((*name).to_owned()).or_default(), &found, now);
+                merge(known.entry((*name).to_owned()).or_default(), &found.unwrap_or_default(), now);
             }
         }
     }
 }
 
 /// Returns the names of an allow list.
-fn names(egress: &Egress) -> impl Iterator<Item = &str> {
+pub(super) fn names(egress: &Egress) -> impl Iterator<Item = &str> {
     let destinations = match egress {
         Egress::Only(destinations) => destinations.as_slice(),
         Egress::Sealed | Egress::Internet => &[],
@@ -99,26 +105,27 @@ fn names(egress: &Egress) -> impl Iterator<Item = &str> {
     })
 }
 
-/// Looks up the addresses of a name. Only public ones count, because the owner of a name can point it anywhere.
-async fn addresses_of(name: &str) -> Vec<Ipv4Addr> {
+/// Looks up the addresses of a name; `None` if it cannot be looked up now. Only public ones count, because the owner of a
+/// name can point it anywhere.
+pub(super) async fn addresses_of(name: &str) -> Option<Vec<Ipv4Addr>> {
     let found = match timeout(LOOKUP_DEADLINE, lookup_host((name, 0))).await {
         Ok(Ok(found)) => found,
         Ok(Err(error)) => {
-            tracing::warn!(name, %error, "failed to resolve name of allow list");
-            return Vec::new();
+            tracing::warn!(name, %error, "failed to resolve name");
+            return None;
         }
         Err(_) => {
-            tracing::warn!(name, "failed to resolve name of allow list in time");
-            return Vec::new();
+            tracing::warn!(name, "failed to resolve name in time");
+            return None;
         }
     };
     let ipv4 = |address: IpAddr| if let IpAddr::V4(address) = address { Some(address) } else { None };
     let found = found.filter_map(|found| ipv4(found.ip()));
-    found.filter(|address| is_public(*address)).take(MAX_ADDRESSES_PER_NAME).collect()
+    Some(found.filter(|address| is_public(*address)).take(MAX_ADDRESSES_PER_NAME).collect())
 }
 
 /// Adds the addresses that were just found, and drops those that were not seen for too long.
-fn merge(seen: &mut LastSeen, found: &[Ipv4Addr], now: Instant) {
+pub(super) fn merge(seen: &mut LastSeen, found: &[Ipv4Addr], now: Instant) {
     seen.extend(found.iter().map(|address| (*address, now)));
     seen.retain(|_, last| now.duration_since(*last) < ADDRESS_TTL);
     while seen.len() > MAX_ADDRESSES_PER_NAME {
@@ -160,9 +167,6 @@ mod tests {
     async fn a_name_with_a_local_address_opens_nothing() {
         let egress = Egress::Only(vec!["localhost:80".parse().unwrap(), "198.51.100.1:81".parse().unwrap()]);
         let allowed = ResolvedNames::default().resolve(&egress).await;
-        assert_eq!(
-            allowed,
-            AllowedDestinations::Only { destinations: BTreeSet::from([(address(1), 81)]), may_resolve: true }
-        );
+        assert_eq!(allowed, AllowedDestinations::Only(BTreeSet::from([(address(1), 81)])));
     }
 }

@@ -1,27 +1,37 @@
-//! Links to the internet for instances of templates with `egress`: a veth pair, an address, and a place in the
+//! Links to the internet for instances of templates with `egress`: a veth pair, an address, routes, and a place in the
 //! firewall.
+//!
+//! Each of two walls holds alone. The firewall's table judges packets in this host's namespace; other programs may delete
+//! it. The routes in the instance's namespace lead to the same destinations only, and no instance can change them. Both
+//! end with the last process in the namespace, not with this server.
 //!
 //! A veth pair belongs to the namespace at its inner end, and that namespace to the process that holds it open. So the
 //! spare pairs of a crashed server are gone with it, and the pairs of its instances are adopted by the next server. A
 //! pair without an instance is in no set of the firewall's table, so no packet from it passes. A released pair is used
 //! again after the cooldown of its address.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io;
 use std::net::Ipv4Addr;
-use std::sync::{Arc, Weak};
+use std::sync::Arc;
 
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
+use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::addresses::{ADDRESS_COOLDOWN, AddressPair, AddressPool};
 use super::dns::ResolvedNames;
+use super::dns_responder;
 use super::firewall::Firewall;
-use super::firewall_rules::{InstanceRules, RulesByLink, TableConfig};
+use super::firewall_rules::{AllowedDestinations, InstanceRules, RulesByLink, TableConfig};
+use super::forbidden::ForbiddenHosts;
+use super::forwarding::{default_link, forward_packets};
+use super::inner_end::InnerEnd;
 use super::links::LinkPair;
+use super::refresh::{egress_of, run_refresh};
 use crate::runtime::RuntimeError;
 use crate::runtime::blocking::IoContext;
 use crate::telemetry::task;
@@ -49,10 +59,11 @@ pub(crate) struct EgressLinks {
     home: Arc<File>,
     node: String,
     /// Prefix of the names of this node's links.
-    link_prefix: String,
-    settings: EgressSettings,
-    firewall: Firewall,
-    names: ResolvedNames,
+    pub(super) link_prefix: String,
+    pub(super) settings: EgressSettings,
+    pub(super) firewall: Firewall,
+    pub(super) names: Arc<ResolvedNames>,
+    pub(super) forbidden: ForbiddenHosts,
     addresses: Mutex<AddressPool>,
     /// Links made ahead.
     spare: Mutex<Vec<EgressLink>>,
@@ -60,8 +71,8 @@ pub(crate) struct EgressLinks {
     refill_lock: tokio::sync::Mutex<()>,
     /// Released links, with the time of their release.
     idle: Mutex<VecDeque<(Instant, EgressLink)>>,
-    /// Allowed destinations of the links that have an instance, by the link's name.
-    in_use: Mutex<BTreeMap<String, (AddressPair, Egress)>>,
+    /// The links that have an instance, by name.
+    pub(super) in_use: Mutex<BTreeMap<String, LinkInUse>>,
     /// The largest packet in bytes; `None` before this host was prepared.
     mtu: tokio::sync::Mutex<Option<u32>>,
 }
@@ -70,9 +81,25 @@ pub(crate) struct EgressLinks {
 #[derive(Debug)]
 pub(crate) struct EgressLink {
     pair: AddressPair,
-    /// The namespace that was made with the link; `None` if the link is in the namespace of an instance's own, or will
-    /// be, so that the link ends with it.
-    namespace: Option<Arc<File>>,
+    inner: Arc<InnerEnd>,
+    /// Whether another instance may have the link later. A link in the namespace of an instance's own ends with it.
+    is_reusable: bool,
+}
+
+/// A link that has an instance, and what the instance may reach.
+#[derive(Debug, Clone)]
+pub(super) struct LinkInUse {
+    pub(super) pair: AddressPair,
+    pub(super) inner: Arc<InnerEnd>,
+    pub(super) egress: Egress,
+    /// Differs between two uses of one link.
+    pub(super) marker: Arc<()>,
+}
+
+impl LinkInUse {
+    fn new(link: &EgressLink, egress: Egress) -> Self {
+        Self { pair: link.pair, inner: link.inner.clone(), egress, marker: Arc::default() }
+    }
 }
 
 /// What a server stores about the link of an instance for the server after a crash.
@@ -88,9 +115,9 @@ impl EgressLink {
         self.pair.0
     }
 
-    /// Returns the namespace that was made with the link.
+    /// Returns the namespace; `None` if it does not exist yet.
     pub(crate) fn namespace(&self) -> Option<Arc<File>> {
-        self.namespace.clone()
+        self.inner.namespace()
     }
 }
 
@@ -103,6 +130,7 @@ impl EgressLinks {
         node: &str,
         settings: EgressSettings,
         search_path: Option<OsString>,
+        forbidden_hosts: watch::Receiver<BTreeSet<String>>,
     ) -> io::Result<Arc<Self>> {
         let link_prefix = super::addresses::link_prefix(node);
         let resolvers = settings.resolvers.clone().unwrap_or_else(|| {
@@ -112,14 +140,21 @@ impl EgressLinks {
         });
         let random = getrandom::u32().map_err(io::Error::other)?;
         let table = format!("{}{node}", super::firewall_rules::TABLE_PREFIX);
-        let table_config =
-            TableConfig { table, link_prefix: link_prefix.clone(), range: settings.range, resolvers };
+        let table_config = TableConfig {
+            table,
+            link_prefix: link_prefix.clone(),
+            range: settings.range,
+            resolvers,
+            max_packets: settings.max_packets_per_second,
+            max_new_connections: settings.max_connections_per_second,
+        };
         Ok(Arc::new(Self {
             home: Arc::new(File::open("/proc/thread-self/ns/net")?),
             node: node.to_owned(),
             link_prefix,
             firewall: Firewall::new(table_config, search_path),
-            names: ResolvedNames::default(),
+            names: Arc::default(),
+            forbidden: ForbiddenHosts::new(forbidden_hosts, settings.forbidden_hosts.clone()),
             addresses: Mutex::new(AddressPool::new(&settings.range, random)),
             settings,
             spare: Mutex::default(),
@@ -130,9 +165,14 @@ impl EgressLinks {
         }))
     }
 
-    /// Returns the content of `/etc/resolv.conf` for instances.
-    pub(crate) fn resolv_conf(&self) -> String {
-        self.firewall.resolvers().iter().map(|resolver| format!("nameserver {resolver}\n")).collect()
+    /// Returns the content of `/etc/resolv.conf` for the instances of a template.
+    pub(crate) fn resolv_conf(&self, egress: &Egress) -> String {
+        let own = [dns_responder::ADDRESS];
+        let resolvers = match egress {
+            Egress::Only(_) => &own[..],
+            Egress::Internet | Egress::Sealed => self.firewall.resolvers(),
+        };
+        resolvers.iter().map(|resolver| format!("nameserver {resolver}\n")).collect()
     }
 
     /// Opens a link for an instance: a namespace from which only the destinations of `egress` can be reached.
@@ -159,31 +199,44 @@ impl EgressLinks {
         self.prepare().await?;
         let pair = self.addresses.lock().allocate(Instant::now());
         let pair = pair.ok_or(RuntimeError::Exhausted("addresses for egress"))?;
-        self.admit(EgressLink { pair, namespace: None }, egress).await
+        let inner = Arc::new(InnerEnd::reserved());
+        self.admit(EgressLink { pair, inner, is_reusable: false }, egress).await
     }
 
-    /// Makes a reserved link, with its inner end in this namespace.
+    /// Makes a reserved link, with its inner end in this namespace, and sets up its inside.
     ///
     /// # Errors
     /// The kernel refuses, or another node of this host uses the link's address.
-    pub(crate) async fn attach(self: &Arc<Self>, pair: u32, namespace: Arc<File>) -> io::Result<()> {
+    pub(crate) async fn attach(self: &Arc<Self>, slot: u32, namespace: Arc<File>) -> io::Result<()> {
         let mtu = self.prepare().await.map_err(io::Error::other)?;
-        super::links::attach(&self.home, namespace, self.link_pair(AddressPair(pair), mtu)).await
+        let pair = AddressPair(slot);
+        let in_use = self.in_use.lock().get(&pair.link_name(&self.link_prefix)).cloned();
+        let in_use = in_use.ok_or(io::ErrorKind::NotFound)?;
+        super::links::attach(&self.home, namespace.clone(), self.link_pair(pair, mtu)).await?;
+        in_use.inner.fill(namespace);
+        self.set_up_inside(&in_use).await
     }
 
-    /// Opens the firewall for a link.
+    /// Opens the firewall for a link, and sets up its inside if that exists.
     async fn admit(&self, link: EgressLink, egress: &Egress) -> Result<EgressLink, RuntimeError> {
-        let destinations = self.names.resolve(egress).await;
+        self.names.resolve(egress).await;
         let name = link.pair.link_name(&self.link_prefix);
-        let rules = InstanceRules { address: link.pair.of_instance(&self.settings.range), destinations };
-        if let Err(source) = self.firewall.admit(&name, rules).await {
+        let opened = LinkInUse::new(&link, egress.clone());
+        // First of all: from now on a refresh updates the link.
+        self.in_use.lock().insert(name.clone(), opened.clone());
+        let rules = self.rules_of(&opened);
+        let outcomes = tokio::join!(self.set_up_inside(&opened), self.firewall.admit(&name, rules));
+        if let Err(source) = outcomes.0.and(outcomes.1) {
+            self.in_use.lock().remove(&name);
+            if let Err(error) = self.firewall.remove(&name).await {
+                tracing::warn!(link = name, %error, "failed to close the firewall");
+            }
             self.discard(link).await;
             return Err(RuntimeError::Io {
-                operation: "open the firewall for an instance".to_owned(),
+                operation: "open the firewall and the routes for an instance".to_owned(),
                 source,
             });
         }
-        self.in_use.lock().insert(name, (link.pair, egress.clone()));
         Ok(link)
     }
 
@@ -194,11 +247,12 @@ impl EgressLinks {
     pub(crate) async fn release(&self, link: EgressLink) -> Result<(), RuntimeError> {
         let name = link.pair.link_name(&self.link_prefix);
         self.in_use.lock().remove(&name);
+        link.inner.stop_names().await;
         if let Err(source) = self.firewall.remove(&name).await {
             self.discard(link).await;
             return Err(RuntimeError::Io { operation: format!("close the firewall for {name}"), source });
         }
-        if link.namespace.is_some() && self.idle.lock().len() < MAX_IDLE_LINKS {
+        if link.is_reusable && self.idle.lock().len() < MAX_IDLE_LINKS {
             self.idle.lock().push_back((Instant::now(), link));
         } else {
             self.discard(link).await;
@@ -223,10 +277,12 @@ impl EgressLinks {
         if !in_range || pair.of_instance(&self.settings.range) != record.address {
             return Err(io::Error::other("its address is outside of EGRESS_RANGE"));
         }
-        File::open(format!("/proc/{pid}/ns/net"))?;
-        let link = EgressLink { pair, namespace: None };
+        let inner = Arc::new(InnerEnd::new(Arc::new(File::open(format!("/proc/{pid}/ns/net"))?)));
         self.addresses.lock().mark_used(pair);
-        self.in_use.lock().insert(pair.link_name(&self.link_prefix), (pair, record.egress));
+        // Its namespace is the instance's own, or of an earlier server.
+        let link = EgressLink { pair, inner, is_reusable: false };
+        let in_use = LinkInUse::new(&link, record.egress);
+        self.in_use.lock().insert(pair.link_name(&self.link_prefix), in_use);
         Ok(link)
     }
 
@@ -236,10 +292,12 @@ impl EgressLinks {
     /// The kernel or `nft` refuses.
     pub(crate) async fn take_over(self: &Arc<Self>) -> Result<(), RuntimeError> {
         let adopted = self.in_use.lock().clone();
-        let egress: Vec<Egress> = adopted.values().map(|(_, egress)| egress.clone()).collect();
-        self.names.refresh(&egress).await;
+        self.names.refresh(&egress_of(&adopted)).await;
+        if !adopted.is_empty() {
+            self.forbidden.refresh().await;
+        }
         let rules: RulesByLink =
-            adopted.into_iter().map(|(link, (pair, egress))| (link, self.rules_of(pair, &egress))).collect();
+            adopted.iter().map(|(name, link)| (name.clone(), self.rules_of(link))).collect();
         let context = || "take over the egress links".to_owned();
         for link in super::links::list(Some(&self.node)).await.context(context)? {
             if !rules.contains_key(&link) {
@@ -247,7 +305,9 @@ impl EgressLinks {
             }
         }
         let any = !rules.is_empty();
+        self.firewall.forbid(self.forbidden.addresses()).await.context(context)?;
         self.firewall.replace(rules).await.context(context)?;
+        self.set_up_all_inside(&adopted).await;
         // Adopted instances keep running even if a new one would be refused.
         if any && let Err(error) = self.prepare().await {
             tracing::error!(%error, "failed to prepare host for egress; adopted instances may be cut off");
@@ -255,10 +315,10 @@ impl EgressLinks {
         Ok(())
     }
 
-    fn rules_of(&self, pair: AddressPair, egress: &Egress) -> InstanceRules {
+    fn rules_of(&self, link: &LinkInUse) -> InstanceRules {
         InstanceRules {
-            address: pair.of_instance(&self.settings.range),
-            destinations: self.names.known_destinations(egress),
+            address: link.pair.of_instance(&self.settings.range),
+            destinations: self.names.known_destinations(&link.egress),
         }
     }
 
@@ -279,6 +339,8 @@ impl EgressLinks {
             )));
         }
         forward_packets()?;
+        self.forbidden.refresh().await;
+        self.firewall.forbid(self.forbidden.addresses()).await.context(|| "close the firewall".to_owned())?;
         let mtu = match default_link(&routes) {
             Some(link) => super::links::mtu(link).await.ok().flatten(),
             None => None,
@@ -314,7 +376,13 @@ impl EgressLinks {
         for _ in 0..MAX_ADDRESS_ATTEMPTS {
             let Some(pair) = self.addresses.lock().allocate(Instant::now()) else { break };
             match super::links::create(&self.home, self.link_pair(pair, mtu)).await {
-                Ok(namespace) => return Ok(EgressLink { pair, namespace: Some(Arc::new(namespace)) }),
+                Ok(namespace) => {
+                    let inner = Arc::new(InnerEnd::new(namespace));
+                    // The routes of most instances, so that these need not wait for them.
+                    let plan = || Some(self.plan_routes(pair, &AllowedDestinations::AnyPublic));
+                    inner.set_routes(plan).await?;
+                    return Ok(EgressLink { pair, inner, is_reusable: true });
+                }
                 Err(error) => {
                     self.addresses.lock().release(pair, Instant::now());
                     // It exists if another server of this host, with the same range, uses it.
@@ -344,59 +412,6 @@ impl EgressLinks {
         }
         self.addresses.lock().release(link.pair, Instant::now());
     }
-
-    /// Resolves the names in use again, and restores the firewall's table if it is missing.
-    async fn refresh(&self) -> io::Result<()> {
-        let in_use = self.in_use.lock().clone();
-        let egress: Vec<Egress> = in_use.values().map(|(_, egress)| egress.clone()).collect();
-        self.names.refresh(&egress).await;
-        let destinations =
-            in_use.iter().map(|(link, (_, egress))| (link.clone(), self.names.known_destinations(egress)));
-        if self.firewall.restore_if_missing().await? {
-            tracing::error!("the firewall's table was removed by another program; restored");
-        }
-        self.firewall.update_destinations(&destinations.collect()).await
-    }
-}
-
-/// Refreshes names and firewall for as long as the server lives.
-async fn run_refresh(links: Weak<EgressLinks>) {
-    while let Some(pause) = links.upgrade().map(|links| links.settings.refresh_interval) {
-        tokio::time::sleep(pause).await;
-        let Some(links) = links.upgrade() else { return };
-        if let Err(error) = links.refresh().await {
-            tracing::error!(%error, "failed to reconcile egress firewall");
-        }
-    }
-}
-
-/// Makes this host forward packets, which routers do and other hosts do not.
-fn forward_packets() -> Result<(), RuntimeError> {
-    const SYSCTL: &str = "/proc/sys/net/ipv4/ip_forward";
-    let state = fs::read_to_string(SYSCTL).context(|| format!("read {SYSCTL}"))?;
-    if state.trim() != "0" {
-        return Ok(());
-    }
-    fs::write(SYSCTL, "1").map_err(|error| {
-        RuntimeError::Start(format!(
-            "instances cannot reach the internet: net.ipv4.ip_forward is 0 and cannot be set ({error}); as root: \
-             sysctl -w net.ipv4.ip_forward=1"
-        ))
-    })?;
-    tracing::warn!(
-        "set net.ipv4.ip_forward to 1 because a template has egress; this host now forwards packets of other hosts \
-         too, unless its own firewall forbids it"
-    );
-    Ok(())
-}
-
-/// Returns the link of the default route in `/proc/net/route`.
-fn default_link(routes: &str) -> Option<&str> {
-    routes.lines().skip(1).find_map(|line| {
-        let fields: Vec<&str> = line.split_whitespace().collect();
-        let default = fields.get(1) == Some(&"00000000") && fields.get(7) == Some(&"00000000");
-        fields.first().copied().filter(|_| default)
-    })
 }
 
 /// Removes the links and the firewall tables of all nodes from this host. No instance may run any more. Returns how

@@ -1,8 +1,9 @@
 //! The firewall's table in the kernel, changed by the program `nft`, one call at a time.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::{OsStr, OsString};
 use std::io;
+use std::net::Ipv4Addr;
 use std::process::Stdio;
 use std::time::Duration;
 
@@ -30,6 +31,8 @@ pub(super) struct Firewall {
 struct FirewallState {
     /// All instances that are, or should be, in the table.
     instances: RulesByLink,
+    /// Addresses that no instance reaches.
+    forbidden: BTreeSet<Ipv4Addr>,
     /// Whether the table contains exactly these, as far as this server knows.
     is_current: bool,
 }
@@ -40,7 +43,7 @@ impl Firewall {
     }
 
     /// Returns the name servers that instances may ask.
-    pub(crate) fn resolvers(&self) -> &[std::net::Ipv4Addr] {
+    pub(crate) fn resolvers(&self) -> &[Ipv4Addr] {
         &self.config.resolvers
     }
 
@@ -77,7 +80,7 @@ impl Firewall {
     /// `nft` failed.
     pub(crate) async fn replace(&self, instances: RulesByLink) -> io::Result<()> {
         let mut state = self.state.lock().await;
-        *state = FirewallState { instances, is_current: false };
+        (state.instances, state.is_current) = (instances, false);
         match state.instances.is_empty() {
             // Where there is no table, `nft` need not even be installed.
             true if !self.is_in_kernel().await => Ok(()),
@@ -97,16 +100,29 @@ impl Firewall {
         let mut text = String::new();
         for (link, new_destinations) in destinations {
             let Some(rules) = state.instances.get_mut(link) else { continue };
-            if let (
-                AllowedDestinations::Only { destinations: old, .. },
-                AllowedDestinations::Only { destinations: new, .. },
-            ) = (&rules.destinations, new_destinations)
+            if let (AllowedDestinations::Only(old), AllowedDestinations::Only(new)) =
+                (&rules.destinations, new_destinations)
             {
                 text += &self.config.change_destinations(link, old, new);
             }
             rules.destinations = new_destinations.clone();
         }
         if text.is_empty() { Ok(()) } else { self.apply(&mut state, text).await }
+    }
+
+    /// Sets the addresses that no instance reaches.
+    ///
+    /// # Errors
+    /// `nft` failed. The next call of any kind tries again.
+    pub(super) async fn forbid(&self, addresses: BTreeSet<Ipv4Addr>) -> io::Result<()> {
+        let mut state = self.state.lock().await;
+        let text = self.config.change_forbidden(&state.forbidden, &addresses);
+        state.forbidden = addresses;
+        if text.is_empty() || state.instances.is_empty() {
+            Ok(())
+        } else {
+            self.apply(&mut state, text).await
+        }
     }
 
     /// Restores the table if another program deleted it, perhaps with everything else in nftables: until then no rule
@@ -138,7 +154,7 @@ impl Firewall {
                 }
             }
         }
-        self.run(&["-f", "-"], &self.config.full_table(&state.instances)).await?;
+        self.run(&["-f", "-"], &self.config.full_table(&state.instances, &state.forbidden)).await?;
         state.is_current = true;
         Ok(())
     }

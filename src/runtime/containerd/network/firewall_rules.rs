@@ -4,6 +4,9 @@
 //! judged packet by packet and never by `ct state established`: its address may have had other rights a minute ago, and
 //! connections outlive them.
 //!
+//! The first packet of a UDP exchange is one whose entry in connection tracking is not confirmed yet. All packets before
+//! an answer are `new` to `ct state`.
+//!
 //! A server replaces the table of the one before only when it starts. The doctor's trial of `nft`
 //! (`cli/doctor/network.rs`) must use what this table uses.
 
@@ -15,6 +18,9 @@ use crate::template::egress::{BLOCKED_NETWORKS, Ipv4Network, LINK_PREFIX, MAIL_P
 
 /// Most connections of one instance at a time, so that it cannot fill this host's connection tracking.
 const MAX_CONNECTIONS: u32 = 1024;
+
+/// For how many seconds an instance that was quiet may exceed its rates twofold.
+const BURST_SECONDS: u32 = 2;
 
 /// Prefix of the names of this program's tables; the node's id follows. A newer server finds an older one's table by
 /// it.
@@ -29,8 +35,12 @@ pub(super) struct TableConfig {
     pub(super) link_prefix: String,
     /// The range of the instances' addresses.
     pub(crate) range: Ipv4Network,
-    /// Name servers that instances may ask.
+    /// Name servers that instances may ask if they may reach all public addresses.
     pub(crate) resolvers: Vec<Ipv4Addr>,
+    /// Most packets that an instance sends in a second.
+    pub(crate) max_packets: u32,
+    /// Most connections that an instance opens in a second.
+    pub(crate) max_new_connections: u32,
 }
 
 /// What the firewall knows of one instance.
@@ -47,12 +57,8 @@ pub(super) struct InstanceRules {
 pub(super) enum AllowedDestinations {
     /// All public addresses.
     AnyPublic,
-    /// Only these ports of these addresses.
-    Only {
-        destinations: BTreeSet<(Ipv4Addr, u16)>,
-        /// Whether it may ask the name servers.
-        may_resolve: bool,
-    },
+    /// Only these ports of these addresses, and no name server: see `dns_responder`.
+    Only(BTreeSet<(Ipv4Addr, u16)>),
 }
 
 /// All instances, by the names of this host's ends of their links.
@@ -60,8 +66,8 @@ pub(super) type RulesByLink = BTreeMap<String, InstanceRules>;
 
 impl TableConfig {
     /// Returns the whole table, which replaces an existing one.
-    pub(super) fn full_table(&self, instances: &RulesByLink) -> String {
-        let Self { table, link_prefix, range, resolvers } = self;
+    pub(super) fn full_table(&self, instances: &RulesByLink, forbidden: &BTreeSet<Ipv4Addr>) -> String {
+        let Self { table, link_prefix, range, resolvers, max_packets, max_new_connections } = self;
         let links = format!("\"{link_prefix}*\"");
         let never = braces(&BLOCKED_NETWORKS);
         let mail = braces(&MAIL_PORTS);
@@ -72,19 +78,29 @@ impl TableConfig {
         };
         let foreign = format!("\"{LINK_PREFIX}*\"");
         let no = "reject with icmp admin-prohibited";
+        let meter = "type ipv4_addr; size 65535; flags dynamic,timeout; timeout 1m;";
+        let rate = |count: u32| {
+            format!("limit rate over {count}/second burst {} packets", count.saturating_mul(BURST_SECONDS))
+        };
+        let (packets, new) = (rate(*max_packets), rate(*max_new_connections));
         let mut text = format!(
             "{delete}table inet {table} {{
   set instances {{ type ifname . ipv4_addr; }}
-  set asking {{ type ifname; }}
   set open {{ type ifname; }}
   set allowed {{ type ifname . ipv4_addr . inet_service; }}
   set resolvers {{ type ipv4_addr; {resolvers} }}
   set never {{ type ipv4_addr; flags interval; elements = {never}; }}
+  set forbidden {{ type ipv4_addr; }}
+  set packets {{ {meter} }}
+  set opened {{ {meter} }}
+  set flows {{ {meter} }}
   set connections {{ type ipv4_addr; size 65535; flags dynamic; }}
   chain arrival {{
     type filter hook prerouting priority raw; policy accept;
     iifname {links} meta nfproto != ipv4 drop
     iifname {links} iifname . ip saddr != @instances drop
+    iifname {links} update @packets {{ ip saddr {packets} }} drop
+    iifname {links} tcp flags & (syn | ack) == syn update @opened {{ ip saddr {new} }} drop
   }}
   chain host {{
     type filter hook input priority filter; policy accept;
@@ -108,8 +124,10 @@ impl TableConfig {
     oifname {foreign} {no}
     ct status dnat {no}
     ct state new add @connections {{ ip saddr ct count over {MAX_CONNECTIONS} }} {no}
-    iifname @asking ip daddr @resolvers meta l4proto {{ tcp, udp }} th dport 53 accept
+    meta l4proto != tcp ct status & confirmed == 0 update @flows {{ ip saddr {new} }} drop
+    iifname @open ip daddr @resolvers meta l4proto {{ tcp, udp }} th dport 53 accept
     ip daddr @never {no}
+    ip daddr @forbidden {no}
     meta l4proto {{ tcp, udp }} th dport {mail} {no}
     meta l4proto {{ tcp, udp }} iifname . ip daddr . th dport @allowed accept
     meta l4proto {{ tcp, udp }} th dport 53 {no}
@@ -124,6 +142,7 @@ impl TableConfig {
 ",
             delete = self.delete(),
         );
+        text += &self.change_forbidden(&BTreeSet::new(), forbidden);
         for (link, rules) in instances {
             text += &self.add_instance(link, rules);
         }
@@ -156,23 +175,25 @@ impl TableConfig {
         self.destination_elements("delete", link, old.difference(new)) + &added
     }
 
+    /// Returns the commands that change the addresses that no instance reaches.
+    pub(super) fn change_forbidden(&self, old: &BTreeSet<Ipv4Addr>, new: &BTreeSet<Ipv4Addr>) -> String {
+        let line = |verb: &str, addresses: Vec<&Ipv4Addr>| match addresses.is_empty() {
+            true => String::new(),
+            false => format!("{verb} element inet {} forbidden {}\n", self.table, braces(&addresses)),
+        };
+        line("delete", old.difference(new).collect()) + &line("add", new.difference(old).collect())
+    }
+
     fn elements(&self, verb: &str, link: &str, rules: &InstanceRules) -> String {
         let table = &self.table;
         let mut text =
             format!("{verb} element inet {table} instances {{ \"{link}\" . {} }}\n", rules.address);
-        let mut line = |set: &str| {
-            // Writing into a string cannot fail.
-            let _ = writeln!(text, "{verb} element inet {table} {set} {{ \"{link}\" }}");
-        };
         match &rules.destinations {
             AllowedDestinations::AnyPublic => {
-                line("asking");
-                line("open");
+                // Writing into a string cannot fail.
+                let _ = writeln!(text, "{verb} element inet {table} open {{ \"{link}\" }}");
             }
-            AllowedDestinations::Only { destinations, may_resolve } => {
-                if *may_resolve {
-                    line("asking");
-                }
+            AllowedDestinations::Only(destinations) => {
                 text += &self.destination_elements(verb, link, destinations.iter());
             }
         }
@@ -217,6 +238,8 @@ mod tests {
             link_prefix: "tinabcde".to_owned(),
             range: Ipv4Network::containing("10.213.0.0".parse().unwrap(), 16),
             resolvers: vec!["9.9.9.9".parse().unwrap()],
+            max_packets: 20_000,
+            max_new_connections: 200,
         }
     }
 
@@ -232,7 +255,9 @@ mod tests {
     fn the_rules_do_not_depend_on_the_instances() {
         let config = config();
         let instances = RulesByLink::from([("tinabcde1".to_owned(), rules(AllowedDestinations::AnyPublic))]);
-        let (empty, one) = (config.full_table(&RulesByLink::new()), config.full_table(&instances));
+        let none = BTreeSet::new();
+        let (empty, one) =
+            (config.full_table(&RulesByLink::new(), &none), config.full_table(&instances, &none));
         assert_eq!(
             one.strip_prefix(&empty).unwrap(),
             config.add_instance("tinabcde1", &instances["tinabcde1"])
@@ -246,11 +271,8 @@ mod tests {
         let config = config();
         for destinations in [
             AllowedDestinations::AnyPublic,
-            AllowedDestinations::Only {
-                destinations: destinations(&[("198.51.100.1", 443), ("198.51.100.2", 80)]),
-                may_resolve: true,
-            },
-            AllowedDestinations::Only { destinations: destinations(&[]), may_resolve: false },
+            AllowedDestinations::Only(destinations(&[("198.51.100.1", 443), ("198.51.100.2", 80)])),
+            AllowedDestinations::Only(destinations(&[])),
         ] {
             let rules = rules(destinations);
             let admitted = config.add_instance("tinabcde1", &rules);
@@ -274,5 +296,22 @@ mod tests {
             "delete element inet try-it-now-node-1 allowed { \"tinabcde1\" . 198.51.100.1 . 80 }\n"
         );
         assert_eq!(config.change_destinations("tinabcde1", &new, &new), "");
+    }
+
+    #[test]
+    fn forbidden_addresses_come_after_resolvers_and_before_everything_that_is_allowed() {
+        let config = config();
+        let forbidden = BTreeSet::from(["198.51.100.9".parse().unwrap()]);
+        let table = config.full_table(&RulesByLink::new(), &forbidden);
+        let at = |text: &str| table.find(text).unwrap();
+        assert!(at("daddr @resolvers") < at("daddr @forbidden"));
+        assert!(at("daddr @forbidden") < at("@allowed accept"));
+        let added = "add element inet try-it-now-node-1 forbidden { 198.51.100.9 }\n";
+        assert!(table.ends_with(added));
+        assert_eq!(
+            config.change_forbidden(&forbidden, &BTreeSet::new()),
+            added.replace("add element", "delete element")
+        );
+        assert_eq!(config.change_forbidden(&forbidden, &forbidden), "");
     }
 }

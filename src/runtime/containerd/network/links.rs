@@ -2,13 +2,14 @@
 
 use std::fs::{self, File};
 use std::io;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::{TryStreamExt, pin_mut};
 use nix::sched::{CloneFlags, setns, unshare};
+use rtnetlink::packet_route::address::{AddressAttribute, AddressMessage};
 use rtnetlink::packet_route::link::{InfoData, InfoKind, InfoVeth, LinkAttribute, LinkMessage};
 use rtnetlink::packet_route::route::RouteScope;
 use rtnetlink::{Error, Handle, LinkMessageBuilder, LinkUnspec, LinkVeth, RouteMessageBuilder};
@@ -42,16 +43,34 @@ pub(super) struct LinkPair {
     pub(super) mtu: u32,
 }
 
-/// Creates a veth pair and the namespace with its inner end, whose loopback is up. The pair vanishes with the
-/// namespace.
+/// Creates a namespace, and a veth pair with its inner end in it. The pair vanishes with the namespace.
 ///
 /// # Errors
 /// `AlreadyExists` if another node uses this name or address. Nothing remains.
-pub(crate) async fn create(home: &Arc<File>, pair: LinkPair) -> io::Result<File> {
+pub(crate) async fn create(home: &Arc<File>, pair: LinkPair) -> io::Result<Arc<File>> {
+    let namespace = on_own_thread("new namespace", || {
+        unshare(CloneFlags::CLONE_NEWNET)?;
+        File::open("/proc/thread-self/ns/net")
+    });
+    let namespace = Arc::new(namespace.await?);
+    attach(home, namespace.clone(), pair).await?;
+    Ok(namespace)
+}
+
+/// Creates a veth pair with its inner end in a namespace that exists, and brings the loopback there up. The namespace
+/// has no route to the outside yet: see [`RoutePlan::apply`](super::routes::RoutePlan::apply).
+///
+/// # Errors
+/// `AlreadyExists` if another node uses this name or address. Nothing remains of the pair.
+pub(super) async fn attach(home: &Arc<File>, namespace: Arc<File>, pair: LinkPair) -> io::Result<()> {
     let (inner_pair, home) = (pair.clone(), home.clone());
-    let namespace = on_own_thread("new namespace", move || create_inner_end(&home, &inner_pair)).await?;
+    on_own_thread("link of an instance", move || {
+        setns(&*namespace, CloneFlags::CLONE_NEWNET)?;
+        create_inner_end(&home, &inner_pair)
+    })
+    .await?;
     match set_up_outer_end(&pair).await {
-        Ok(()) => Ok(namespace),
+        Ok(()) => Ok(()),
         Err(error) => {
             // Not left to the kernel, which removes a namespace only some time after its last use.
             let _ = remove(&pair.name).await;
@@ -60,35 +79,8 @@ pub(crate) async fn create(home: &Arc<File>, pair: LinkPair) -> io::Result<File>
     }
 }
 
-/// Creates a veth pair whose inner end is in a namespace that exists, and brings the namespace's loopback up. The pair
-/// vanishes with the namespace.
-///
-/// # Errors
-/// `AlreadyExists` if another node uses this name or address. Nothing remains.
-pub(super) async fn attach(home: &Arc<File>, namespace: Arc<File>, pair: LinkPair) -> io::Result<()> {
-    let (inner_pair, home) = (pair.clone(), home.clone());
-    let inner = move || {
-        setns(&*namespace, CloneFlags::CLONE_NEWNET)?;
-        set_up_inner_end(&home, &inner_pair)
-    };
-    on_own_thread("attach to namespace", inner).await?;
-    let outer = set_up_outer_end(&pair).await;
-    if outer.is_err() {
-        let _ = remove(&pair.name).await;
-    }
-    outer
-}
-
-/// Creates the namespace and the pair. Runs on a thread of its own, because it changes the thread's namespace.
-fn create_inner_end(home: &File, pair: &LinkPair) -> io::Result<File> {
-    unshare(CloneFlags::CLONE_NEWNET)?;
-    let namespace = File::open("/proc/thread-self/ns/net")?;
-    set_up_inner_end(home, pair)?;
-    Ok(namespace)
-}
-
-/// Creates the pair and sets up its inner end, in the namespace of the thread.
-fn set_up_inner_end(home: &File, pair: &LinkPair) -> io::Result<()> {
+/// Creates the pair. The thread is in the namespace of the inner end.
+fn create_inner_end(home: &File, pair: &LinkPair) -> io::Result<()> {
     disable_ipv6("default")?;
     let reactor = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     reactor.block_on(netlink(|handle| async move {
@@ -102,15 +94,14 @@ fn set_up_inner_end(home: &File, pair: &LinkPair) -> io::Result<()> {
         for index in [LOOPBACK, index] {
             handle.link().set(LinkUnspec::new_with_index(index).up().build()).execute().await?;
         }
-        // The network of both addresses of the pair, which implies the route to this host's end.
-        handle.address().add(index, pair.address.into(), 31).execute().await?;
-        let default = RouteMessageBuilder::<Ipv4Addr>::new().gateway(pair.gateway).output_interface(index);
-        handle.route().add(default.build()).execute().await
+        // With a prefix of 32 bits the kernel adds no route, so this host's end is no destination.
+        handle.address().add(index, pair.address.into(), 32).execute().await
     }))
 }
 
 async fn set_up_outer_end(pair: &LinkPair) -> io::Result<()> {
     disable_ipv6(&pair.name)?;
+    check_senders(&pair.name)?;
     netlink(|handle| async move {
         let index = find(&handle, &pair.name).await?.header.index;
         let alias = format!("{ALIAS_PREFIX}{}", pair.node);
@@ -133,6 +124,50 @@ fn disable_ipv6(name: &str) -> io::Result<()> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         outcome => outcome,
     }
+}
+
+/// Has the kernel drop packets from the outer end `name` that are not from the one address behind it, and never deliver
+/// them to a loopback address, without the firewall too. A host may have other defaults, and its programs may apply them
+/// when they notice the link; so this is repeated.
+///
+/// # Errors
+/// There is no such link.
+pub(super) fn check_senders(name: &str) -> io::Result<()> {
+    for (setting, value) in
+        [("rp_filter", "1"), ("route_localnet", "0"), ("accept_local", "0"), ("accept_redirects", "0")]
+    {
+        set_ipv4(name, setting, value)?;
+    }
+    Ok(())
+}
+
+/// Stops checks of senders in the instance's namespace, where the thread is. All packets there come from this host, which
+/// is no destination, so a check would drop them.
+///
+/// # Errors
+/// There is no inner end.
+pub(super) fn accept_all_senders() -> io::Result<()> {
+    ["all", INNER_NAME].into_iter().try_for_each(|link| set_ipv4(link, "rp_filter", "0"))
+}
+
+/// Sets a kernel setting of IPv4 of a link of the thread's namespace.
+fn set_ipv4(link: &str, name: &str, value: &str) -> io::Result<()> {
+    fs::write(format!("/proc/sys/net/ipv4/conf/{link}/{name}"), value)
+}
+
+/// Returns the IPv4 addresses of this host.
+///
+/// # Errors
+/// The kernel does not answer.
+pub(super) async fn own_addresses() -> io::Result<Vec<Ipv4Addr>> {
+    let found: Vec<AddressMessage> =
+        netlink(|handle| async move { handle.address().get().execute().try_collect().await }).await?;
+    let addresses =
+        found.into_iter().flat_map(|message| message.attributes).filter_map(|attribute| match attribute {
+            AddressAttribute::Local(IpAddr::V4(address)) => Some(address),
+            _ => None,
+        });
+    Ok(addresses.collect())
 }
 
 /// Removes the pair whose outer end has this name. One that does not exist is no error.
@@ -188,6 +223,14 @@ pub(super) async fn mtu(name: &str) -> io::Result<Option<u32>> {
     }))
 }
 
+/// Returns the index of the instance's end, in its namespace.
+///
+/// # Errors
+/// There is none.
+pub(super) async fn find_inner_end(handle: &Handle) -> Result<u32, Error> {
+    Ok(find(handle, INNER_NAME).await?.header.index)
+}
+
 async fn find(handle: &Handle, name: &str) -> Result<LinkMessage, Error> {
     let found = handle.link().get().match_name(name).execute();
     pin_mut!(found);
@@ -195,7 +238,7 @@ async fn find(handle: &Handle, name: &str) -> Result<LinkMessage, Error> {
 }
 
 /// Sends requests to the kernel that concern the namespace of this thread.
-async fn netlink<T, F>(work: impl FnOnce(Handle) -> F) -> io::Result<T>
+pub(super) async fn netlink<T, F>(work: impl FnOnce(Handle) -> F) -> io::Result<T>
 where
     F: Future<Output = Result<T, Error>>,
 {

@@ -4,9 +4,15 @@
 //! |---|---|
 //! | `namespaces` | makes sealed namespaces, and connects to apps in any namespace |
 //! | `egress` | opens and releases links to the internet; their state after a crash |
+//! | `refresh` | keeps names, routes and firewall as they should be |
+//! | `inner_end` | the instance's end of a link: namespace, routes, name server |
+//! | `forwarding` | what egress needs of this host's own network |
 //! | `links` | creates and removes veth pairs, by netlink |
 //! | `addresses` | allocates addresses to links (pure) |
+//! | `routes` | the routes inside a namespace: the wall that holds without the firewall |
 //! | `dns` | resolves the names of allow lists |
+//! | `dns_responder` | the name server of an instance with an allow list |
+//! | `forbidden` | the addresses of the store, the nodes and this host, closed to all instances |
 //! | `firewall_rules` | the firewall's table as text (pure) |
 //! | `firewall` | that table in the kernel, by `nft` |
 //!
@@ -16,9 +22,15 @@
 
 mod addresses;
 mod dns;
+mod dns_responder;
 pub(super) mod egress;
 mod firewall;
 mod firewall_rules;
+mod forbidden;
+mod forwarding;
+mod inner_end;
 mod links;
 pub(super) mod namespaces;
+mod refresh;
+mod routes;
 pub(super) mod set_up;

@@ -1,13 +1,16 @@
 //! Instances with egress, in a virtual network that belongs to the test.
 
+mod names;
+mod rates;
 mod reachability;
 mod teardown;
 mod virtual_network;
+mod walls;
 
 use std::net::Ipv4Addr;
 
 use try_it_now::instance::{Endpoint, InstanceId};
-use try_it_now::runtime::{Runtime, StartMethod};
+use try_it_now::runtime::{Runtime, StartMethod, StartRequest};
 use try_it_now::template::{App, Egress};
 
 use super::{php, send_command, start, wait_until, with_timeout};
@@ -30,6 +33,34 @@ while (true) {
         }
     } elseif ($verb == "name") {
         $answer = gethostbyname($where);
+    } elseif ($verb == "udp") {
+        [$to, $seconds] = explode("/", $where);
+        $socket = stream_socket_client("udp://$to");
+        for ($end = microtime(true) + $seconds; microtime(true) < $end; ) {
+            for ($i = 0; $i < 100; $i++) @fwrite($socket, "x");
+        }
+        $answer = "sent";
+    } elseif ($verb == "upload") {
+        $there = stream_socket_client("tcp://$where", $code, $why, 3);
+        stream_set_timeout($there, 10);
+        fwrite($there, str_repeat("x", 200000));
+        stream_socket_shutdown($there, STREAM_SHUT_WR);
+        $answer = trim(fgets($there) ?: "no answer");
+    } elseif ($verb == "spray") {
+        [$to, $seconds] = explode("/", $where);
+        for ($end = microtime(true) + $seconds; microtime(true) < $end; ) {
+            for ($i = 0; $i < 10; $i++) @fwrite(stream_socket_client("udp://$to:" . rand(1024, 60000)), "x");
+        }
+        $answer = "sent";
+    } elseif ($verb == "connects") {
+        [$to, $seconds] = explode("/", $where);
+        $flags = STREAM_CLIENT_CONNECT | STREAM_CLIENT_ASYNC_CONNECT;
+        for ($end = microtime(true) + $seconds; microtime(true) < $end; ) {
+            for ($i = 0; $i < 10; $i++) @stream_socket_client("tcp://$to:" . rand(1024, 60000), $code, $why, 0, $flags);
+        }
+        $answer = "sent";
+    } elseif ($verb == "run") {
+        $answer = str_replace("\n", "|", trim(shell_exec("$where 2>&1") ?? "nothing"));
     } elseif ($verb == "read") {
         $answer = str_replace("\n", "|", file_get_contents($where));
     }
@@ -51,6 +82,28 @@ async fn start_cold(runtime: &dyn Runtime, app: &App) -> (InstanceId, Endpoint) 
     let (id, started) = start(runtime, app).await;
     assert_eq!(started.method, StartMethod::Cold);
     (id, started.endpoint)
+}
+
+/// Starts two instances of an app, one cold and one restored from a checkpoint. No two apps of a test have the same
+/// revision.
+async fn start_cold_and_restored(
+    runtime: &dyn Runtime,
+    app: &App,
+    revision: u64,
+) -> [(InstanceId, Endpoint); 2] {
+    let start = async |expected: StartMethod| {
+        let request = StartRequest { revision, ..super::start_request(app) };
+        let started = with_timeout(runtime.start(&request)).await.unwrap();
+        assert_eq!(started.method, expected);
+        (request.id, started.endpoint)
+    };
+    let cold = start(StartMethod::Cold).await;
+    // The instance that is baked ends.
+    let (id, endpoint) = start(StartMethod::Cold).await;
+    // The app serves.
+    send_command(runtime, endpoint, "read /etc/hostname").await;
+    with_timeout(runtime.bake(&id, revision, app)).await.unwrap();
+    [cold, start(StartMethod::Restored).await]
 }
 
 async fn assert_reaches(runtime: &dyn Runtime, probe: Endpoint, destination: &str) {

@@ -1,9 +1,8 @@
 //! The destinations that instances with egress reach, and those that they do not.
 
+use std::io::Write;
 use std::net::{TcpListener, TcpStream, UdpSocket};
 use std::time::Duration;
-
-use nix::sched::{CloneFlags, setns};
 
 use super::virtual_network::{
     HOST_ADDRESS, HOST_INTERNAL_ADDRESS, OTHER_SITE, PRIVATE, RESOLVER, SITE, THIRD_SITE, VirtualNetwork,
@@ -64,8 +63,8 @@ fn listed_egress_reaches_exactly_its_destinations_and_follows_dns() {
             assert_reaches(&runtime, listed, &second).await;
             assert_eq!(
                 send_command(&runtime, listed, "name allowed.test").await,
-                SITE,
-                "the instance may resolve names"
+                OTHER_SITE,
+                "the instance gets the address that the firewall allows"
             );
             for destination in [format!("{SITE}:443"), format!("{OTHER_SITE}:80"), third.clone()] {
                 assert_does_not_reach(&runtime, listed, &destination).await;
@@ -112,16 +111,12 @@ fn an_instance_sends_from_its_own_address_only_and_has_no_ipv6() {
 
             let pid = net.pid(&id);
             // Sends from inside the network namespace, with rights that no instance has.
-            let send = move |from: Ipv4Addr| {
-                std::thread::spawn(move || {
-                    let namespace = std::fs::File::open(format!("/proc/{pid}/ns/net")).unwrap();
-                    setns(namespace, CloneFlags::CLONE_NEWNET).unwrap();
+            let send = |from: Ipv4Addr| {
+                net.in_namespace_of(pid, move || {
                     std::fs::write("/proc/sys/net/ipv4/ip_nonlocal_bind", "1").unwrap();
                     let socket = UdpSocket::bind((from, 0)).unwrap();
                     socket.send_to(from.to_string().as_bytes(), (SITE, 9000)).map(drop)
                 })
-                .join()
-                .unwrap()
             };
             net.run_in_network_of(pid, "ip address add 10.213.255.99/32 dev lo");
             net.run_in_network_of(pid, "ip address add 203.0.113.77/32 dev lo");
@@ -151,6 +146,33 @@ fn a_firewall_table_that_was_removed_is_restored() {
             .await;
             assert_reaches(&runtime, endpoint, &format!("{SITE}:80")).await;
             assert_does_not_reach(&runtime, endpoint, &format!("{}:80", PRIVATE[0])).await;
+        });
+    });
+}
+
+#[test]
+fn a_network_on_the_way_with_smaller_packets_is_noticed() {
+    VirtualNetwork::run_test(|net| {
+        let receiver = net.in_internet(|_| TcpListener::bind((SITE, 9100)).unwrap());
+        std::thread::spawn(move || {
+            for sender in receiver.incoming() {
+                let mut sender = sender.unwrap();
+                let received = std::io::copy(&mut sender, &mut std::io::sink()).unwrap();
+                writeln!(sender, "{received}").unwrap();
+            }
+        });
+        net.with_server(async |runtime| {
+            let list = listed_egress(&[&format!("{SITE}:9100")]);
+            let mut instances = Vec::new();
+            for egress in [Egress::Internet, list] {
+                instances.push(start_cold(&runtime, &probe(egress)).await.1);
+            }
+            // The links of the instances keep their larger packets.
+            net.run("ip link set up0 mtu 1280");
+            for (number, instance) in instances.into_iter().enumerate() {
+                let answer = send_command(&runtime, instance, &format!("upload {SITE}:9100")).await;
+                assert_eq!(answer, "200000", "{number}");
+            }
         });
     });
 }

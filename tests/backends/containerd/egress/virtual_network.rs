@@ -5,11 +5,12 @@ use std::fs;
 use std::io::Write;
 use std::net::{Ipv4Addr, TcpListener, UdpSocket};
 use std::path::PathBuf;
-use std::sync::mpsc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, mpsc};
 use std::thread;
 use std::time::Duration;
 
-use nix::sched::{CloneFlags, unshare};
+use nix::sched::{CloneFlags, setns, unshare};
 use tokio::time::Instant;
 use try_it_now::instance::InstanceId;
 use try_it_now::template::egress::EgressSettings;
@@ -45,6 +46,8 @@ pub(super) struct VirtualNetwork {
     pub(super) test_node: TestNode,
     internet: mpsc::Sender<Box<dyn FnOnce() + Send>>,
     hosts: PathBuf,
+    /// How many questions reached the DNS server of the internet.
+    questions: Arc<AtomicUsize>,
 }
 
 impl VirtualNetwork {
@@ -73,9 +76,15 @@ impl VirtualNetwork {
         let hosts = test_node.settings.node_dir.join("hosts");
         fs::create_dir_all(&test_node.settings.node_dir).unwrap();
         fs::write(&hosts, "").unwrap();
-        let net = Self { test_node, internet, hosts };
+        let questions = Arc::new(AtomicUsize::new(0));
+        let counter = questions.clone();
+        let net = Self { test_node, internet, hosts, questions };
         net.run("mount --make-rprivate /");
         net.run(&format!("mount --bind {} /etc/hosts", net.hosts.display()));
+        // No other name resolves, and that is known at once.
+        let resolvers = net.test_node.settings.node_dir.join("resolv.conf");
+        fs::write(&resolvers, "nameserver 127.0.0.1\noptions timeout:1 attempts:1\n").unwrap();
+        net.run(&format!("mount --bind {} /etc/resolv.conf", resolvers.display()));
         net.run("ip link set lo up");
         net.run(&format!("ip address add {HOST_INTERNAL_ADDRESS}/32 dev lo"));
         net.run(&format!("ip link add up0 type veth peer name up1 netns {thread_id}"));
@@ -83,12 +92,12 @@ impl VirtualNetwork {
         // The kernel would assign a link-local address late, which would look like an address that the test has left.
         net.run("ip link set up0 addrgenmode none");
         net.run("ip link set up0 up");
-        net.in_internet(Self::fill_internet);
+        net.in_internet(|run| Self::fill_internet(run, counter));
         net.run("ip route add default via 203.0.113.1");
         net
     }
 
-    fn fill_internet(run: &dyn Fn(&str)) {
+    fn fill_internet(run: &dyn Fn(&str), questions: Arc<AtomicUsize>) {
         run("ip link set lo up");
         run("ip address add 203.0.113.1/24 dev up1");
         run("ip link set up1 up");
@@ -106,7 +115,7 @@ impl VirtualNetwork {
             });
         }
         let resolver = UdpSocket::bind((RESOLVER, 53)).unwrap();
-        thread::spawn(move || answer_names(&resolver));
+        thread::spawn(move || answer_names(&resolver, &questions));
     }
 
     /// Runs `job` in the internet. Its argument runs a command there.
@@ -130,6 +139,27 @@ impl VirtualNetwork {
     pub(super) fn set_hosts(&self, names: &[(&str, &str)]) {
         let lines = names.iter().map(|(name, address)| format!("{address} {name}\n"));
         fs::write(&self.hosts, lines.collect::<String>()).unwrap();
+    }
+
+    /// Returns how many questions reached the DNS server of the internet.
+    pub(super) fn dns_questions(&self) -> usize {
+        self.questions.load(Ordering::Relaxed)
+    }
+
+    /// Returns how many packets the host has sent to the internet.
+    pub(super) fn packets_sent(&self) -> u64 {
+        let text = self.run("ip -s -o link show up0");
+        // After "TX: bytes packets errors dropped carrier collsns".
+        let sent = text.split("TX:").nth(1).unwrap();
+        sent.split_whitespace().filter_map(|word| word.parse().ok()).nth(1).unwrap()
+    }
+
+    /// Deletes all rules of nftables, as other programs do, and lets the internet answer the instances' own addresses:
+    /// without the rules, these are not hidden behind the host's.
+    pub(super) fn flush_firewall(&self) {
+        self.in_internet(|run| run("ip route replace 10.213.0.0/16 via 203.0.113.10"));
+        self.run("nft flush ruleset");
+        assert_eq!(self.run("nft list ruleset").trim(), "");
     }
 
     /// Returns all of the host's network configuration that a server could have changed.
@@ -174,6 +204,27 @@ impl VirtualNetwork {
         self.run(&format!("nsenter --target {pid} --net {line}"));
     }
 
+    /// Returns the rules and routes in the network namespace of a process.
+    pub(super) fn routes_of(&self, pid: u32) -> String {
+        ["ip rule", "ip route show table all", "ip -o address"]
+            .map(|line| self.run(&format!("nsenter --target {pid} --net {line}")))
+            .join("\n--\n")
+    }
+
+    /// Runs `job` in the network namespace of a process.
+    pub(super) fn in_namespace_of<T: Send + 'static>(
+        &self,
+        pid: u32,
+        job: impl FnOnce() -> T + Send + 'static,
+    ) -> T {
+        let inside = move || {
+            let namespace = fs::File::open(format!("/proc/{pid}/ns/net")).unwrap();
+            setns(namespace, CloneFlags::CLONE_NEWNET).unwrap();
+            job()
+        };
+        thread::spawn(inside).join().unwrap()
+    }
+
     /// Runs `body` with a runtime on the node, as one run of a server. All its tasks have ended when this returns.
     pub(super) fn with_server<T>(&self, body: impl AsyncFnOnce(ContainerdRuntime) -> T) -> T {
         let reactor =
@@ -183,9 +234,10 @@ impl VirtualNetwork {
 }
 
 /// Answers every DNS question with [`SITE`].
-fn answer_names(socket: &UdpSocket) {
+fn answer_names(socket: &UdpSocket, questions: &AtomicUsize) {
     let mut question = [0; 512];
     while let Ok((length, from)) = socket.recv_from(&mut question) {
+        questions.fetch_add(1, Ordering::Relaxed);
         let mut answer = question[..length].to_vec();
         // The header: an answer with one record besides the question.
         answer[2..8].copy_from_slice(&[0x81, 0x80, 0, 1, 0, 1]);

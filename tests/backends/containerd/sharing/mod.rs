@@ -13,6 +13,7 @@ use super::restore::restores_without_runc;
 use super::{REVISION, TestNode, app, fs, php, send_command, start, start_request, wait_until, with_timeout};
 use crate::support::leak_check;
 
+mod gaps;
 mod node_js;
 mod programs;
 
@@ -251,7 +252,9 @@ while (true) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn instances_stay_correct_when_the_file_system_of_shared_memory_is_full() {
-    let Some(test_node) = TestNode::new() else { return };
+    let Some(mut test_node) = TestNode::new() else { return };
+    // The file system has room for the memory that all instances together may use.
+    test_node.settings.node_limits.memory = Some(256 << 20);
     let runtime = test_node.open().await;
     let sparse_app = app(&["php", "-d", "extension=ffi.so", "-d", "ffi.enable=true", "-r", SPARSE_APP]);
     let (id, started) = start(&runtime, &sparse_app).await;

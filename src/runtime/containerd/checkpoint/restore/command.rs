@@ -75,9 +75,13 @@ fn restore(request: &RestoreRequest, arguments: &[OsString]) -> ExitCode {
     let mut request = request.clone();
     let mut arguments = arguments.to_vec();
     if let Err(error) = request.map_images(&mut arguments) {
+        request.unmount_devices();
         return fail(&request, &format!("images for the user namespace: {error}"));
     }
-    restore_mapped(&request, &arguments)
+    let code = restore_mapped(&request, &arguments);
+    // What was not unmounted because the restore failed.
+    request.unmount_devices();
+    code
 }
 
 fn restore_mapped(request: &RestoreRequest, arguments: &[OsString]) -> ExitCode {
@@ -122,6 +126,7 @@ fn restore_with_runc(request: &RestoreRequest, runc: &Path, arguments: &[OsStrin
     };
     if status.success() {
         // If this fails, runc does the next restore too.
+        request.unmount_devices();
         let _ = RuncState::save(&request.images, runc, &request.bundle, &request.state_dir(), &request.id);
         if let Err(error) = limit_restored(request) {
             return fail(request, &format!("limits of the user namespace: {error}"));

@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
 use std::time::Duration;
 
+use nix::sched::{CloneFlags, unshare};
 use prost::Message;
 use prost_types::Timestamp;
 use rustix::fs::{Mode, OFlags, open};
@@ -106,7 +107,9 @@ pub(super) fn prepare<'a>(
     let network = namespaces.filter(|one| one["type"] == "network").find_map(|one| one["path"].as_str());
     let network = network.map(str::to_owned);
     if network.is_some() == request.first_id.is_some() {
-        return Err(io::Error::other("the container has no network namespace, or one of another user namespace"));
+        return Err(io::Error::other(
+            "the container has no network namespace, or one of another user namespace",
+        ));
     }
     let root = state.root()?;
     // Runc creates these folders where they are missing.
@@ -155,15 +158,19 @@ impl RestoreDraft<'_> {
         let images = File::open(&self.request.mapped_images)?;
         let work = File::open(&self.request.work)?;
         // CRIU inherits the network namespace and one end of the socket under the numbers that they have here.
-        let network = self.network.as_ref().map(|path| open(path, OFlags::RDONLY, Mode::empty())).transpose()?;
+        let network =
+            self.network.as_ref().map(|path| open(path, OFlags::RDONLY, Mode::empty())).transpose()?;
         let (socket, criu_socket) =
             socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::empty(), None)?;
         fcntl_setfd(&socket, FdFlags::CLOEXEC)?;
         set_socket_timeout(&socket, Timeout::Recv, Some(RESPONSE_TIMEOUT))?;
+        // CRIU inherits the cgroups too, and a cgroup namespace whose root they are. This process ends before the
+        // container is reported as restored.
+        self.cgroups.add(std::process::id())?;
+        unshare(CloneFlags::CLONE_NEWCGROUP)?;
         let criu = Command::new("criu").arg("swrk").arg(criu_socket.as_raw_fd().to_string()).spawn()?;
         drop(criu_socket);
         let mut criu = KilledOnDrop(criu);
-        self.cgroups.add(criu.0.id())?;
         let options = self.options(&images, &work, network.as_ref())?;
         let request = CriuRequest { kind: KIND_RESTORE, options: Some(options), notify_success: None };
         send_request(&socket, &request)?;
@@ -188,8 +195,8 @@ impl RestoreDraft<'_> {
             serde_json::from_slice(&fs::read(self.request.images.join("descriptors.json"))?)?;
         let pipes = pipes.into_iter().zip(0..).filter(|(name, _)| name.contains("pipe:"));
         let pipes = pipes.map(|(name, descriptor)| InheritedFd { name, descriptor });
-        let network = network
-            .map(|network| InheritedFd { name: NETWORK.to_owned(), descriptor: network.as_raw_fd() });
+        let network =
+            network.map(|network| InheritedFd { name: NETWORK.to_owned(), descriptor: network.as_raw_fd() });
         let mounts = self.state.mounts().into_iter();
         let root = self.root.0.to_str().ok_or(io::ErrorKind::InvalidInput)?;
         Ok(CriuOptions {
@@ -204,7 +211,8 @@ impl RestoreDraft<'_> {
             mounts: mounts.map(|(inside, outside)| ExternalMount { inside, outside }).collect(),
             sibling: Some(true),
             inherited: network.into_iter().chain(pipes).collect(),
-            // The container's processes are children of CRIU, which is in the right cgroups.
+            // The container's processes are children of CRIU, which is in the right cgroups and in their namespace. CRIU
+            // itself would mount all hierarchies first.
             cgroup_mode: Some(IGNORE_CGROUPS),
             empty_namespaces: Some(NO_NETWORK),
             orphan_terminals: Some(true),
@@ -248,6 +256,7 @@ impl RestoreDraft<'_> {
                         if let (Some(_), Some(pid)) = (self.request.first_id, first_process) {
                             // The last step that needs rights on the host: there is no way back.
                             self.root.release();
+                            self.request.unmount_devices();
                             network_set_up::enter_and_limit(pid)?;
                         }
                     }
@@ -263,7 +272,10 @@ impl RestoreDraft<'_> {
     /// correct.
     fn prefault(&self) {
         if let Some(list) = &self.prefault_list {
-            list.prefault(&self.cgroups.processes());
+            let mut processes = self.cgroups.processes();
+            // This process is in the cgroups too, and its number may be that of a process in the container.
+            processes.retain(|pid| pid.unsigned_abs() != std::process::id());
+            list.prefault(&processes);
         }
     }
 

@@ -104,7 +104,8 @@ mod tests {
     #[test]
     fn only_the_ids_outside_change() {
         let extent = |outside| Extent { inside: 0, outside, count: 65_536 };
-        let namespace = |outside| UserNamespace { users: vec![extent(outside)], groups: vec![extent(outside)] };
+        let namespace =
+            |outside| UserNamespace { users: vec![extent(outside)], groups: vec![extent(outside)] };
         let image = |namespace: &UserNamespace| {
             let message = namespace.encode_to_vec();
             [b"magicnum".as_slice(), &(message.len() as u32).to_le_bytes(), &message].concat()

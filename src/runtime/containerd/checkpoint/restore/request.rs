@@ -5,7 +5,11 @@ use std::fs;
 use std::io;
 use std::path::PathBuf;
 
-use serde_json::Value;
+use rustix::mount::{UnmountFlags, mount_bind, unmount};
+use serde_json::{Value, json};
+
+/// Where the container's `/dev` is mounted during a restore, in its bundle.
+const DEVICES: &str = "devices";
 
 /// The arguments of `restore`: exactly those that the shim passes. With any other argument the restore is left to runc.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -66,17 +70,37 @@ impl RestoreRequest {
     /// # Errors
     /// The specification cannot be read or the images cannot be made.
     pub(super) fn map_images(&mut self, arguments: &mut Vec<OsString>) -> io::Result<()> {
-        let spec: Value = serde_json::from_slice(&fs::read(self.bundle.join("config.json"))?)?;
+        let config = self.bundle.join("config.json");
+        let mut spec: Value = serde_json::from_slice(&fs::read(&config)?)?;
         let Some(first) = spec["linux"]["uidMappings"][0]["hostID"].as_u64() else { return Ok(()) };
         let first = u32::try_from(first).map_err(io::Error::other)?;
         self.mapped_images = super::mapped_images::create(&self.images, &self.work, first)?;
         self.first_id = Some(first);
+        // Inside the user namespace nobody may enter the server's folders, so a folder of them is mounted where the
+        // container's root is.
+        let at = self.bundle.join(DEVICES);
+        let mounts = spec["mounts"].as_array_mut().into_iter().flatten();
+        for mount in mounts.filter(|mount| mount["destination"] == "/dev") {
+            fs::create_dir(&at)?;
+            mount_bind(mount["source"].as_str().unwrap_or_default(), &at)?;
+            mount["source"] = json!(at);
+        }
+        fs::write(config, serde_json::to_vec(&spec)?)?;
         let at = arguments.iter().position(|argument| argument == "--image-path");
         let at = at.ok_or(io::ErrorKind::InvalidInput)?;
         arguments[at + 1] = self.mapped_images.clone().into();
         // CRIU makes the network namespace, inside the user namespace.
         arguments.splice(at..at, ["--empty-ns", "network"].map(OsString::from));
         Ok(())
+    }
+
+    /// Unmounts what was mounted for the restore. CRIU must have mounted it in the container, or have failed.
+    pub(super) fn unmount_devices(&self) {
+        if self.first_id.is_some() {
+            let at = self.bundle.join(DEVICES);
+            let _ = unmount(&at, UnmountFlags::DETACH);
+            let _ = fs::remove_dir(at);
+        }
     }
 
     /// Returns the folder with runc's state of the container.

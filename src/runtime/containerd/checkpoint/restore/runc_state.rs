@@ -12,6 +12,8 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
+use crate::runtime::containerd::host::private_files;
+
 /// The name of the stored state in a checkpoint's folder.
 const FILE: &str = "runc.json";
 
@@ -91,7 +93,7 @@ impl RuncState {
         let file = stored_state(images).ok_or(io::ErrorKind::InvalidInput)?;
         // Two processes may do this at the same time.
         let draft = file.with_extension(format!("{id}.draft"));
-        fs::write(&draft, serde_json::to_vec(&recorded)?)?;
+        private_files::write(&draft, &serde_json::to_vec(&recorded)?)?;
         fs::rename(draft, file)
     }
 

@@ -15,15 +15,10 @@
 
 use std::collections::hash_map::Entry;
 use std::collections::{BTreeSet, HashMap};
-use std::fs::{self, File};
-use std::io::{self, Read};
-use std::path::Path;
-
-use memchr::memmem::Finder;
 
 use super::madvise_filter;
 use super::zero_reliance::{AllocatorReport, ZeroReliance};
-use crate::runtime::containerd::checkpoint::procfs;
+use crate::runtime::containerd::checkpoint::mapped_code::{MappedCode, Markers, ProcessCode};
 
 /// What the file names of libraries begin with, and the allocator in them.
 const LIBRARIES: [(&str, &str); 6] = [
@@ -49,9 +44,6 @@ const REVERSED_MARKERS: [(&[u8], &str); 9] = [
     (b"collam_egap_sap", "JavaScriptCore"),
 ];
 
-/// Bytes of a file that are searched at a time.
-const CHUNK_BYTES: usize = 1 << 20;
-
 /// Returns how an allocator that relies on zeros works with memory that is not discarded; `None` if that is not known.
 fn reliance_of(allocator: &str) -> Option<ZeroReliance> {
     match allocator {
@@ -67,42 +59,21 @@ fn reliance_of(allocator: &str) -> Option<ZeroReliance> {
     }
 }
 
-/// A search for a text, and the allocator that the text belongs to.
-type Marker = (Finder<'static>, &'static str);
-
-fn markers() -> Vec<Marker> {
-    let forwards = |text: &[u8]| text.iter().rev().copied().collect::<Vec<_>>();
-    let marker =
-        |(text, allocator): &(&[u8], &'static str)| (Finder::new(&forwards(text)).into_owned(), *allocator);
-    REVERSED_MARKERS.iter().map(marker).collect()
-}
-
 /// Searches the code of processes for allocators that rely on zeros. Processes that ended meanwhile are left out.
 ///
 /// # Errors
 /// Why the processes must not share memory: an allocator does not work with that, two in one process need different
 /// filters, or a process cannot be examined.
 pub(crate) fn scan_allocators(processes: &[u32]) -> Result<AllocatorReport, String> {
-    let markers = markers();
+    let markers = Markers::from_reversed(&REVERSED_MARKERS);
     let (mut report, mut scanned) = (HashMap::new(), HashMap::new());
     for pid in processes {
-        let proc = Path::new("/proc").join(pid.to_string());
-        let read = fs::read_to_string(proc.join("status"))
-            .and_then(|status| Ok((status, fs::read_to_string(proc.join("maps"))?)));
-        let (status, maps) = match read {
-            Ok(read) => read,
-            // The process has ended: `ENOENT` or `ESRCH`.
-            Err(error) if error.kind() == io::ErrorKind::NotFound || error.raw_os_error() == Some(3) => {
-                continue;
-            }
-            Err(error) => return Err(format!("cannot examine process {pid}: {error}")),
-        };
+        let Some(process) = ProcessCode::read(*pid)? else { continue };
         let mut found: Option<(&str, ZeroReliance)> = None;
-        for code in maps.lines().filter_map(MappedCode::read) {
-            let file = (code.device.to_owned(), code.inode.to_owned());
-            let allocators = match scanned.entry(file) {
+        for code in process.files() {
+            let allocators = match scanned.entry(code.file()) {
                 Entry::Occupied(known) => known.into_mut(),
-                Entry::Vacant(unknown) => unknown.insert(code.allocators(&proc, &markers)?),
+                Entry::Vacant(unknown) => unknown.insert(allocators_in(&code, &process, &markers)?),
             };
             for allocator in allocators.iter() {
                 let Some(reliance) = reliance_of(allocator).filter(|_| madvise_filter::IS_SUPPORTED) else {
@@ -119,43 +90,21 @@ pub(crate) fn scan_allocators(processes: &[u32]) -> Result<AllocatorReport, Stri
                 }
             }
         }
-        let number = procfs::innermost_pid(&status).ok_or_else(|| format!("process {pid} has no number"))?;
-        report.insert(number, found.map_or(ZeroReliance::Unfiltered, |(_, reliance)| reliance));
+        report.insert(process.number(), found.map_or(ZeroReliance::Unfiltered, |(_, reliance)| reliance));
     }
     Ok(report.into())
 }
 
-/// Code that a process has mapped from a file.
-struct MappedCode<'a> {
-    range: &'a str,
-    device: &'a str,
-    inode: &'a str,
-    path: &'a str,
-}
-
-impl<'a> MappedCode<'a> {
-    /// Reads a line of a process's `maps`; `None` if it is no code from a file.
-    fn read(line: &'a str) -> Option<Self> {
-        let mut words = line.splitn(6, ' ');
-        let (range, permissions) = (words.next()?, words.next()?);
-        let (_offset, device, inode) = (words.next()?, words.next()?, words.next()?);
-        let path = words.next()?.trim_start();
-        (permissions.contains('x') && path.starts_with('/')).then_some(Self { range, device, inode, path })
-    }
-
-    /// Returns the allocators in the file that rely on zeros.
-    fn allocators(&self, proc: &Path, markers: &[Marker]) -> Result<BTreeSet<&'static str>, String> {
-        let found = self.open(proc).and_then(|file| search(file, markers));
-        let mut allocators = found.map_err(|error| format!("cannot examine {}: {error}", self.path))?;
-        allocators.extend(allocator_of_library(self.path));
-        Ok(allocators)
-    }
-
-    fn open(&self, proc: &Path) -> io::Result<File> {
-        // This link leads to the mapped file, even if another file has that path by now.
-        let file = File::open(proc.join("map_files").join(self.range));
-        file.or_else(|_| File::open(proc.join("root").join(self.path.trim_start_matches('/'))))
-    }
+/// Returns the allocators in a file that rely on zeros.
+fn allocators_in(
+    code: &MappedCode<'_>,
+    process: &ProcessCode,
+    markers: &Markers,
+) -> Result<BTreeSet<&'static str>, String> {
+    let found = process.open(code).and_then(|file| markers.search(file));
+    let mut allocators = found.map_err(|error| format!("cannot examine {}: {error}", code.path))?;
+    allocators.extend(allocator_of_library(code.path));
+    Ok(allocators)
 }
 
 /// Returns the allocator whose library has this path.
@@ -164,42 +113,13 @@ fn allocator_of_library(path: &str) -> Option<&'static str> {
     LIBRARIES.iter().find(|(library, _)| name.starts_with(library)).map(|(_, allocator)| *allocator)
 }
 
-/// Returns the allocators whose texts are in a file.
-fn search(mut file: impl Read, markers: &[Marker]) -> io::Result<BTreeSet<&'static str>> {
-    // A text may begin in one chunk and end in the next, so the end of each chunk is searched again with the next.
-    let overlap = REVERSED_MARKERS.iter().map(|(text, _)| text.len()).max().unwrap_or(0);
-    let (mut buffer, mut allocators) = (Vec::with_capacity(CHUNK_BYTES + overlap), BTreeSet::new());
-    loop {
-        let read = (&mut file).take(CHUNK_BYTES as u64).read_to_end(&mut buffer)?;
-        if read == 0 {
-            return Ok(allocators);
-        }
-        let found = markers.iter().filter(|(text, _)| text.find(&buffer).is_some());
-        allocators.extend(found.map(|(_, allocator)| *allocator));
-        buffer.drain(..buffer.len().saturating_sub(overlap));
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use std::fs::File;
+    use std::io::Read;
     use std::process::{Command, Stdio};
 
     use super::*;
-
-    #[test]
-    fn mapped_code_is_found_in_maps() {
-        let code = "7f10-7f20 r-xp 00001000 fe:00 12345                      /usr/lib/a b.so";
-        let found = MappedCode::read(code).unwrap();
-        assert_eq!((found.range, found.inode, found.path), ("7f10-7f20", "12345", "/usr/lib/a b.so"));
-        for other in [
-            "7f10-7f20 rw-p 00001000 fe:00 12345 /usr/lib/a.so",
-            "7f10-7f20 r-xp 00000000 00:00 0 [vdso]",
-            "7f10-7f20 rwxp 00000000 00:00 0",
-            "",
-        ] {
-            assert!(MappedCode::read(other).is_none(), "{other}");
-        }
-    }
 
     #[test]
     fn a_library_is_recognized_by_its_name() {
@@ -208,20 +128,11 @@ mod tests {
     }
 
     #[test]
-    fn a_text_is_found_wherever_it_is_in_a_file() {
-        let markers = markers();
-        for at in [0, 5, CHUNK_BYTES - 6, CHUNK_BYTES - 1, CHUNK_BYTES, 2 * CHUNK_BYTES - 3] {
-            let mut bytes = vec![b'.'; at];
-            bytes.extend(b"<jemalloc>: ");
-            bytes.extend(b" max-old-space-size");
-            assert_eq!(
-                search(bytes.as_slice(), &markers).unwrap(),
-                BTreeSet::from(["jemalloc", "V8"]),
-                "{at}"
-            );
-        }
+    fn the_names_of_allocators_alone_are_no_texts_of_them() {
         // Texts in MariaDB, which uses none of these allocators.
-        assert!(search(b"jemalloc tcmalloc %s.%d.%d".as_slice(), &markers).unwrap().is_empty());
+        let search = |text: &[u8]| Markers::from_reversed(&REVERSED_MARKERS).search(text).unwrap();
+        assert!(search(b"jemalloc tcmalloc %s.%d.%d").is_empty());
+        assert_eq!(search(b"<jemalloc>: , max-old-space-size"), BTreeSet::from(["jemalloc", "V8"]));
     }
 
     #[test]
@@ -229,7 +140,8 @@ mod tests {
         let program = File::open(std::env::current_exe().unwrap()).unwrap();
         // The tests contain some.
         let expected = BTreeSet::from(["jemalloc", "V8"]);
-        assert!(search(program, &markers()).unwrap().is_subset(&expected));
+        let markers = Markers::from_reversed(&REVERSED_MARKERS);
+        assert!(markers.search(program).unwrap().is_subset(&expected));
     }
 
     #[test]

@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{FallocateFlags, fallocate};
 
 use super::criu_image::CriuImage;
+use super::gaps::MappedParts;
 use super::image_dir::ImageDir;
 use super::layout::{MEMORY_DIR, MOUNT, PAGE_SIZE, SHMEM_PREFIX};
 use super::madvise_events::DiscardedRanges;
@@ -116,6 +117,11 @@ impl RewriteDraft {
             mapped_bytes = mapped_bytes.checked_add(file.plan.mapped_bytes()).ok_or(Refused::Inconsistent)?;
         }
         changed.push(("files.img".to_owned(), file_list.write()));
+        // A draft can replace an image once. A list of processes that names a thread twice has its image changed twice.
+        let mut names = HashSet::new();
+        if !changed.iter().all(|(name, _)| names.insert(name.as_str())) {
+            return Err(Refused::Inconsistent);
+        }
         Ok(Self { images: images.to_owned(), files, changed, mapped_bytes })
     }
 
@@ -127,6 +133,12 @@ impl RewriteDraft {
     /// Returns how many files of memory there will be.
     pub(crate) fn file_count(&self) -> u64 {
         self.files.len() as u64
+    }
+
+    /// Returns the parts of the files that mappings cover.
+    pub(crate) fn mapped_parts(&self) -> Vec<MappedParts> {
+        let parts = |file: &MemoryFile| file.plan.mapped.iter().map(|part| (part.start, part.end)).collect();
+        self.files.iter().map(|file| MappedParts { name: file.name.clone(), parts: parts(file) }).collect()
     }
 
     /// Writes the memory to files in `folder`, and the new images to drafts beside the old ones.

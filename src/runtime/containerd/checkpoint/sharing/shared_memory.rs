@@ -16,6 +16,7 @@ use ring::digest::{Context, SHA256};
 use rustix::fs::{SeekFrom, seek};
 use rustix::io::Errno;
 
+use super::gaps::{MappedParts, punch_gaps};
 use super::layout::{MEMORY_DIR, PAGE_SIZE};
 use super::madvise_trace;
 use super::rewrite::{Evidence, RewriteDraft};
@@ -42,7 +43,18 @@ pub(crate) struct SharedMemory {
     containerd: PathBuf,
     /// Maximum bytes of all checkpoints together.
     limit: u64,
+    /// Bytes that mappings of all instances together may allocate in gaps of the files.
+    growth: u64,
     reservations: Mutex<HashMap<CheckpointKey, Reservation>>,
+    /// The memory of removed checkpoints that instances may still use.
+    removed: Mutex<Vec<(CheckpointKey, WrittenMemory)>>,
+}
+
+/// The files of memory of one checkpoint.
+#[derive(Debug, Clone)]
+struct WrittenMemory {
+    tmpfs: Arc<Tmpfs>,
+    mapped: Arc<[MappedParts]>,
 }
 
 /// The shared memory of one checkpoint.
@@ -50,8 +62,8 @@ pub(crate) struct SharedMemory {
 struct Reservation {
     /// Bytes that count towards the limit.
     bytes: u64,
-    /// The file system, once it is written.
-    tmpfs: Option<Arc<Tmpfs>>,
+    /// The files, once they are written.
+    written: Option<WrittenMemory>,
 }
 
 /// Why the memory of a checkpoint is not shared.
@@ -66,9 +78,12 @@ pub(crate) enum ShareError {
 }
 
 impl SharedMemory {
-    /// Returns shared memory below a folder, in which checkpoints may take `limit` bytes together.
-    pub(crate) fn new(root: PathBuf, containerd: PathBuf, limit: u64) -> Self {
-        Self { root, containerd, limit, reservations: Mutex::default() }
+    /// Returns shared memory below a folder, in which checkpoints may take `limit` bytes together. `growth` is the most
+    /// bytes of memory that all instances together may use: each file system has room for that much in the gaps of its
+    /// files.
+    pub(crate) fn new(root: PathBuf, containerd: PathBuf, limit: u64, growth: u64) -> Self {
+        let (reservations, removed) = (Mutex::default(), Mutex::default());
+        Self { root, containerd, limit, growth, reservations, removed }
     }
 
     /// Returns the folder that the instances of a checkpoint have as their `/dev`.
@@ -77,8 +92,7 @@ impl SharedMemory {
     }
 
     /// Rewrites the images of a checkpoint so that its memory is shared, and writes the files of memory.
-    /// `instance_limit` is the memory in bytes that one of its instances may use. With `with_shm`, shared anonymous
-    /// memory becomes private to each process.
+    /// With `with_shm`, shared anonymous memory becomes private to each process.
     ///
     /// # Errors
     /// The memory cannot be shared, does not fit into the limit, or cannot be written. See [`ShareError`].
@@ -86,7 +100,6 @@ impl SharedMemory {
         &self,
         key: &CheckpointKey,
         images: PathBuf,
-        instance_limit: u64,
         with_shm: bool,
         evidence: Evidence,
         faults: &FaultInjector,
@@ -96,7 +109,7 @@ impl SharedMemory {
         let mapped_bytes = draft.mapped_bytes();
         let _ = self.remove(key);
         self.reserve(key, mapped_bytes)?;
-        let outcome = self.write(key, draft, instance_limit, faults).await;
+        let outcome = self.write(key, draft, faults).await;
         if outcome.is_err() {
             let _ = self.remove(key);
         }
@@ -106,8 +119,7 @@ impl SharedMemory {
     /// Counts the memory of a checkpoint towards the limit.
     fn reserve(&self, key: &CheckpointKey, bytes: u64) -> Result<(), ShareError> {
         let mut reservations = self.reservations.lock();
-        let used =
-            reservations.values().fold(0_u64, |sum, reservation| sum.saturating_add(reservation.bytes));
+        let used = sum_of(&reservations);
         if used.saturating_add(bytes) > self.limit {
             let [needed, used, limit] = [bytes, used, self.limit].map(|bytes| bytes >> 20);
             let why = format!(
@@ -115,7 +127,7 @@ impl SharedMemory {
             );
             return Err(ShareError::Unchanged(why));
         }
-        reservations.insert(key.clone(), Reservation { bytes, tmpfs: None });
+        reservations.insert(key.clone(), Reservation { bytes, written: None });
         Ok(())
     }
 
@@ -123,13 +135,13 @@ impl SharedMemory {
         &self,
         key: &CheckpointKey,
         draft: RewriteDraft,
-        instance_limit: u64,
         faults: &FaultInjector,
     ) -> Result<SharedFiles, ShareError> {
         let unchanged = |error: io::Error| ShareError::Unchanged(format!("cannot write its memory: {error}"));
         let mapped_bytes = draft.mapped_bytes();
-        // A mapping that grows finds zeros in the file, and they take memory when they are first accessed.
-        let bytes = mapped_bytes.saturating_add(instance_limit).saturating_add(OTHER_BYTES);
+        // A mapping that grows finds zeros in the file, and they take memory when they are first accessed. Instances
+        // reach their memory limit before the file system is full.
+        let bytes = mapped_bytes.saturating_add(self.growth).saturating_add(OTHER_BYTES);
         let tmpfs = Tmpfs::create(TMPFS_NAME, bytes, OTHER_FILES + draft.file_count());
         let tmpfs = tmpfs.map(Arc::new).map_err(unchanged)?;
         let into = tmpfs.path();
@@ -154,9 +166,12 @@ impl SharedMemory {
             draft.discard();
             return Err(unchanged(error));
         }
+        let mapped = draft.mapped_parts();
         blocking(move || draft.replace_images()).await.map_err(ShareError::Damaged)?;
-        self.reservations.lock().insert(key.clone(), Reservation { bytes: mapped_bytes, tmpfs: Some(tmpfs) });
-        Ok(SharedFiles { mapped_bytes, digests })
+        let written = WrittenMemory { tmpfs, mapped: mapped.clone().into() };
+        let reservation = Reservation { bytes: mapped_bytes, written: Some(written) };
+        self.reservations.lock().insert(key.clone(), reservation);
+        Ok(SharedFiles { mapped_bytes, digests, mapped })
     }
 
     /// Finds the shared memory of a checkpoint that an earlier server wrote, and counts it towards the limit.
@@ -169,15 +184,53 @@ impl SharedMemory {
         if blocking(move || digest_all(&path)).await? != files.digests {
             return Err(io::Error::other("its shared memory has changed"));
         }
-        let reservation = Reservation { bytes: files.mapped_bytes, tmpfs: Some(tmpfs) };
+        let written = WrittenMemory { tmpfs, mapped: files.mapped.clone().into() };
+        let reservation = Reservation { bytes: files.mapped_bytes, written: Some(written) };
         self.reservations.lock().insert(key.clone(), reservation);
         Ok(())
     }
 
+    /// Returns the bytes that mappings of all checkpoints cover, which are allocated as long as the checkpoints exist.
+    pub(crate) fn reserved_bytes(&self) -> u64 {
+        sum_of(&self.reservations.lock())
+    }
+
     /// Returns the bytes that the shared memory of a checkpoint takes now; 0 if its memory is not shared.
     pub(crate) fn allocated_bytes(&self, key: &CheckpointKey) -> u64 {
-        let tmpfs = self.reservations.lock().get(key).and_then(|reservation| reservation.tmpfs.clone());
-        tmpfs.and_then(|tmpfs| tmpfs.used_bytes().ok()).unwrap_or(0)
+        let written = self.reservations.lock().get(key).and_then(|reservation| reservation.written.clone());
+        written.and_then(|written| written.tmpfs.used_bytes().ok()).unwrap_or(0)
+    }
+
+    /// Gives back the pages that instances have allocated in gaps of the files: of one checkpoint, or with `None` of
+    /// all. It changes nothing for instances that run.
+    pub(crate) async fn punch_gaps(&self, key: Option<&CheckpointKey>) {
+        let is_wanted = |one: &CheckpointKey| key.is_none_or(|key| key == one);
+        let current = self
+            .reservations
+            .lock()
+            .iter()
+            .filter_map(|(one, reservation)| reservation.written.clone().filter(|_| is_wanted(one)))
+            .collect::<Vec<_>>();
+        let removed = self
+            .removed
+            .lock()
+            .iter()
+            .filter(|(one, _)| is_wanted(one))
+            .map(|(_, written)| written.clone())
+            .collect::<Vec<_>>();
+        blocking(move || {
+            for WrittenMemory { tmpfs, mapped } in current.into_iter().chain(removed) {
+                if let Err(error) = punch_gaps(&tmpfs.path(), &mapped) {
+                    tracing::warn!(%error, "failed to give back unused shared memory");
+                }
+            }
+        })
+        .await;
+    }
+
+    /// Forgets the memory of removed checkpoints that no instance uses any more.
+    pub(crate) fn forget_unused(&self, in_use: &[CheckpointKey]) {
+        self.removed.lock().retain(|(key, _)| in_use.contains(key));
     }
 
     /// Detaches the shared memory of a checkpoint. Instances that run keep it.
@@ -185,7 +238,10 @@ impl SharedMemory {
     /// # Errors
     /// The memory cannot be unmounted, or its folder cannot be removed.
     pub(crate) fn remove(&self, key: &CheckpointKey) -> io::Result<()> {
-        self.reservations.lock().remove(key);
+        let reservation = self.reservations.lock().remove(key);
+        if let Some(written) = reservation.and_then(|reservation| reservation.written) {
+            self.removed.lock().push((key.clone(), written));
+        }
         tmpfs::detach(&self.devices_dir(key))
     }
 
@@ -203,6 +259,10 @@ impl SharedMemory {
         }
         Ok(())
     }
+}
+
+fn sum_of(reservations: &HashMap<CheckpointKey, Reservation>) -> u64 {
+    reservations.values().fold(0, |sum, reservation| sum.saturating_add(reservation.bytes))
 }
 
 /// Detaches the shared memory of all nodes, and removes their traces. Returns how many checkpoints had shared memory.

@@ -16,6 +16,7 @@ pub(super) mod vma {
     pub(in super::super) const FILE_FLAGS: u32 = 10;
 
     // Values of `PROTECTION`.
+    pub(in super::super) const WRITE: u64 = 2;
     pub(in super::super) const EXECUTE: u64 = 4;
 
     // Values of `STATUS`.
@@ -41,6 +42,8 @@ pub(super) mod vma {
     pub(in super::super) const HARMLESS: u64 =
         MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED | MAP_NORESERVE | MAP_STACK;
 
+    /// The advice that memory is zero in a child process.
+    pub(in super::super) const WIPE_ON_FORK: u64 = 1 << 18;
     /// The advice that a mapping of a file accepts too: how it is read, huge pages or none, not in core dumps, not in
     /// child processes. Not among it: zero in a child process, merged with equal pages.
     pub(in super::super) const ACCEPTED_ADVICE: u64 = 1 << 1 | 1 << 2 | 1 << 10 | 1 << 14 | 1 << 15 | 1 << 16;

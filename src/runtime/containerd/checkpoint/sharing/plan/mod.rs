@@ -12,6 +12,7 @@
 //! for the same memory.
 
 mod criu_fields;
+pub(super) mod stored_memory;
 
 use std::collections::HashMap;
 use std::ops::Range;

@@ -13,6 +13,7 @@ use rustix::process::{Resource, Rlimit, setrlimit};
 
 use super::super::criu_image::CriuImage;
 use super::super::layout::PAGE_SIZE;
+use super::super::process_images::for_each_process;
 use super::super::proto_message::ProtoMessage;
 use super::super::refused::Refused;
 use super::super::rewrite::{Evidence, RewriteDraft};
@@ -168,6 +169,20 @@ fn a_process_that_was_not_examined_is_refused() {
     assert_eq!(RewriteDraft::read(folder.path(), false, &evidence).err(), Some(Refused::NotExamined(2)));
 }
 
+#[test]
+fn a_thread_that_is_listed_twice_is_refused() {
+    let folder = Folder::new();
+    let mut images = checkpoint();
+    let twice = ProtoMessage::read(&[8, 2, 16, 1, 40, 2, 40, 2]).unwrap();
+    images.insert("pstree.img".to_owned(), image(vec![message(&[(1, 1), (2, 0), (5, 1)]), twice]));
+    write_images(&folder, &images);
+    assert_eq!(
+        RewriteDraft::read(folder.path(), false, &evidence()).err(),
+        Some(Refused::Inconsistent),
+        "its image would be replaced twice"
+    );
+}
+
 /// The seeds of failures that were found before, relative to the package's folder, in which tests run.
 const SEEDS: &str = "tests/proptest-regressions/checkpoint_sharing_hostile.txt";
 
@@ -192,6 +207,34 @@ proptest! {
         }
         write_images(&folder, &images);
         assert_rewritten_or_unchanged(&folder, with_shm);
+    }
+
+    #[test]
+    fn the_memory_of_a_hostile_checkpoint_is_refused_or_within_its_images(
+        changes in prop::collection::vec((any::<Index>(), damages()), 1..4),
+    ) {
+        let folder = Folder::new();
+        let mut images = checkpoint();
+        let names: Vec<_> = images.keys().cloned().collect();
+        for (image, damage) in &changes {
+            damage.apply(images.get_mut(&names[image.index(names.len())]).unwrap());
+        }
+        write_images(&folder, &images);
+        for_each_process(folder.path(), |pid, memory| {
+            assert!([1, 2].contains(&pid));
+            let Ok((pages, memory)) = memory else { return };
+            let length = pages.metadata().unwrap().len();
+            for part in [&memory.writable, &memory.wiped_on_fork] {
+                let mut last = 0;
+                for range in part {
+                    assert!(range.length > 0 && range.stored_at >= last, "{part:?}");
+                    last = range.stored_at.checked_add(range.length).unwrap();
+                    assert!(last <= length && range.address.checked_add(range.length).is_some(), "{part:?}");
+                }
+            }
+        })
+        .unwrap();
+        prop_assert!(folder.files() == images);
     }
 
     #[test]
