@@ -83,7 +83,7 @@ impl RuntimeSettings {
             containerd_address: containerd_address(env),
             registry_logins: registry_logins(env),
             criu_enabled: env.word("CRIU_ENABLED", "true", &yes_or_no),
-            user_namespaces: env.word("USER_NAMESPACES", "true", &yes_or_no),
+            user_namespaces: env.word("USER_NAMESPACES", "false", &yes_or_no),
             shared_memory_max: env.size_if_set("SHARED_MEMORY_MAX"),
             instances_memory: instances_memory(env),
             instances_pids: env.number_if_set("INSTANCES_PIDS", None, MIN_INSTANCES_PIDS..=MAX_PIDS),

@@ -99,7 +99,7 @@ const DOCUMENTED: [(&str, &str); 54] = [
     ("CONTAINER_PORT_RANGE_END", "32999"),
     ("CONTAINERD_ADDRESS", "/run/containerd/containerd.sock"),
     ("CRIU_ENABLED", "true"),
-    ("USER_NAMESPACES", "true"),
+    ("USER_NAMESPACES", "false"),
     ("BASE_DOMAIN", "localhost"),
     ("VALKEY_ADDR", ""),
     ("VALKEY_PASSWORD", ""),

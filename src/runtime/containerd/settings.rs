@@ -59,7 +59,7 @@ impl ContainerdSettings {
             search_path: None,
             program: None,
             egress: EgressSettings::default(),
-            user_namespaces: true,
+            user_namespaces: false,
             forbidden_hosts: watch::channel(BTreeSet::new()).1,
             faults: FaultInjector::default(),
         }

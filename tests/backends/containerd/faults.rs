@@ -41,8 +41,9 @@ pub(super) const BAKE_STEPS: [FaultPoint; 7] = [
 pub(super) const STOP_STEPS: [FaultPoint; 4] =
     [FaultPoint::NoTask, FaultPoint::NoRecord, FaultPoint::NoSnapshot, FaultPoint::NoFolder];
 
-/// The network namespaces that an idle server holds open: its own, held by two threads that enter others.
-const IDLE_NETWORKS: usize = 2;
+/// The network namespaces that an idle server holds open: its own, held by two threads that enter others, and the spare
+/// ones.
+const IDLE_NETWORKS: usize = 2 + 8;
 
 /// Makes steps fail on demand.
 #[derive(Clone, Default)]
@@ -117,7 +118,7 @@ impl FaultyNode {
     /// Waits until the node is idle and returns its resources.
     async fn baseline(&self) -> std::collections::BTreeSet<String> {
         let idle = async || (open_network_namespaces(std::process::id()) == IDLE_NETWORKS).then_some(());
-        wait_until("it holds no network but its own", idle).await;
+        wait_until("spare networks exist", idle).await;
         self.test_node.node_resources(&[])
     }
 
@@ -127,7 +128,7 @@ impl FaultyNode {
         let ids = self.ids.lock().clone();
         assert_eq!(self.test_node.node_resources(&ids), *before, "{case}");
         let idle = async || (open_network_namespaces(std::process::id()) == IDLE_NETWORKS).then_some(());
-        wait_until("its network is released", idle).await;
+        wait_until("its network is released and spare ones exist", idle).await;
     }
 }
 

@@ -78,6 +78,13 @@ impl TestNode {
         Some(Self { settings, stack, images: Mutex::default() })
     }
 
+    /// Returns a new node whose instances have user namespaces.
+    fn with_user_namespaces() -> Option<Self> {
+        let mut node = Self::new()?;
+        node.settings.user_namespaces = true;
+        Some(node)
+    }
+
     /// Opens a runtime on this node, as a server does when it starts.
     async fn open(&self) -> ContainerdRuntime {
         self.open_watched(FaultInjector::default()).await

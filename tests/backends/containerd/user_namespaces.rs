@@ -103,7 +103,7 @@ fn assert_all_differ(mut ranges: Vec<u32>) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_root_of_an_instance_is_no_user_of_the_host_and_no_two_instances_share_an_id() {
-    let Some(test_node) = TestNode::new() else { return };
+    let Some(test_node) = TestNode::with_user_namespaces() else { return };
     let runtime = test_node.open().await;
     let all = cold_and_restored(&runtime, &php(COUNTER_APP), "note old").await;
     assert_all_differ(all.iter().map(|(id, _)| range_of(id)).collect());
@@ -124,7 +124,7 @@ async fn the_root_of_an_instance_is_no_user_of_the_host_and_no_two_instances_sha
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_instance_that_uses_up_its_inotify_instances_leaves_the_others_theirs() {
-    let Some(test_node) = TestNode::new() else { return };
+    let Some(test_node) = TestNode::with_user_namespaces() else { return };
     let runtime = test_node.open().await;
     let [a, b, c] = cold_and_restored(&runtime, &users_app(&test_node, "", ""), "who").await;
     let (_, another) = start(&runtime, &php(COUNTER_APP)).await;
@@ -138,7 +138,7 @@ async fn an_instance_that_uses_up_its_inotify_instances_leaves_the_others_theirs
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_instance_makes_no_user_namespace() {
-    let Some(test_node) = TestNode::new() else { return };
+    let Some(test_node) = TestNode::with_user_namespaces() else { return };
     let runtime = test_node.open().await;
     for (id, endpoint) in cold_and_restored(&runtime, &users_app(&test_node, "", ""), "who").await {
         assert_eq!(send_command(&runtime, endpoint, "unshare").await, "refused");
@@ -154,7 +154,7 @@ async fn an_instance_makes_no_user_namespace() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_image_whose_user_is_not_root_is_restored() {
-    let Some(test_node) = TestNode::new() else { return };
+    let Some(test_node) = TestNode::with_user_namespaces() else { return };
     let runtime = test_node.open().await;
     let app = users_app(&test_node, "1000:1001", "");
     let all = cold_and_restored(&runtime, &app, "who").await;
@@ -172,7 +172,7 @@ async fn an_image_whose_user_is_not_root_is_restored() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_server_of_root_whose_workers_are_another_user_is_restored() {
-    let Some(test_node) = TestNode::new() else { return };
+    let Some(test_node) = TestNode::with_user_namespaces() else { return };
     let runtime = test_node.open().await;
     for (id, endpoint) in cold_and_restored(&runtime, &users_app(&test_node, "", "workers"), "who").await {
         assert_eq!(send_command(&runtime, endpoint, "who").await, "33 2");
@@ -186,7 +186,7 @@ async fn a_server_of_root_whose_workers_are_another_user_is_restored() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_next_server_knows_the_ids_of_the_instances_that_it_adopts() {
-    let Some(test_node) = TestNode::new() else { return };
+    let Some(test_node) = TestNode::with_user_namespaces() else { return };
     let runtime = test_node.open().await;
     let app = bake(&runtime).await;
     let (kept, started) = start(&runtime, &app).await;
@@ -204,7 +204,7 @@ async fn the_next_server_knows_the_ids_of_the_instances_that_it_adopts() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_checkpoint_without_user_namespaces_is_not_restored_into_one() {
-    let Some(test_node) = TestNode::new() else { return };
+    let Some(test_node) = TestNode::with_user_namespaces() else { return };
     let settings = ContainerdSettings { user_namespaces: false, ..test_node.settings.clone() };
     let runtime = ContainerdRuntime::open(settings.clone()).await.unwrap();
     let app = bake(&runtime).await;

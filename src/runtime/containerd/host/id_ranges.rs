@@ -107,6 +107,10 @@ impl IdRanges {
                     return Ok(IdRange(number));
                 }
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+                // `clean` has removed it.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                    DirBuilder::new().recursive(true).mode(0o700).create(&self.folder)?;
+                }
                 Err(error) => return Err(error),
             }
         }
