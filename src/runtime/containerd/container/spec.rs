@@ -157,7 +157,9 @@ fn add_walls(specification: &mut Value, walls: &Walls<'_>) {
         }
     }
     if let Some(list) = specification["linux"]["namespaces"].as_array_mut() {
-        list.extend(namespaces);
+        // Before the last one, which the state that runc records names by its place.
+        let at = list.len().saturating_sub(1);
+        list.splice(at..at, namespaces);
     }
 }
 
