@@ -240,7 +240,7 @@ impl Catalog {
         };
         let (checkpoint, template) = (self.checkpoint_dir(&key), template.to_owned());
         let images = self.images_dir(&key);
-        // In user namespaces CRIU reads the files as a user who is nobody on the host. The folder above is private.
+        // In user namespaces CRIU reads the files as a user that the host does not have. The folder above is private.
         let is_private = !ingredients.user_namespace;
         blocking(move || {
             if is_private {

@@ -42,7 +42,7 @@ impl IdRange {
         FIRST + self.0 * IDS
     }
 
-    /// Returns the id on this host of an id of the instance. An id that the instance does not have becomes its `nobody`.
+    /// Returns the id on this host of an id of the instance. An id that the instance does not have becomes its user 65534.
     pub(crate) fn on_host(self, id: u32) -> u32 {
         self.first() + if id < IDS { id } else { IDS - 2 }
     }
@@ -208,7 +208,7 @@ mod tests {
     }
 
     #[test]
-    fn ids_outside_of_a_range_are_its_nobody() {
+    fn ids_outside_of_a_range_are_its_last_user_but_one() {
         let range = IdRange(1);
         assert_eq!(range.inside(range.on_host(33)), Some(33));
         assert_eq!(range.inside(range.on_host(70_000)), Some(65_534));

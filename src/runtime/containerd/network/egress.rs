@@ -56,7 +56,7 @@ const DEFAULT_RESOLVERS: [Ipv4Addr; 2] = [Ipv4Addr::new(9, 9, 9, 9), Ipv4Addr::n
 /// All links of this node.
 #[derive(Debug)]
 pub(crate) struct EgressLinks {
-    home: Arc<File>,
+    pub(super) home: Arc<File>,
     node: String,
     /// Prefix of the names of this node's links.
     pub(super) link_prefix: String,
@@ -64,7 +64,7 @@ pub(crate) struct EgressLinks {
     pub(super) firewall: Firewall,
     pub(super) names: Arc<ResolvedNames>,
     pub(super) forbidden: ForbiddenHosts,
-    addresses: Mutex<AddressPool>,
+    pub(super) addresses: Mutex<AddressPool>,
     /// Links made ahead.
     spare: Mutex<Vec<EgressLink>>,
     /// Held by the task that makes links ahead: two at once would make too many.
@@ -80,10 +80,10 @@ pub(crate) struct EgressLinks {
 /// A network namespace with a link to the internet.
 #[derive(Debug)]
 pub(crate) struct EgressLink {
-    pair: AddressPair,
-    inner: Arc<InnerEnd>,
+    pub(super) pair: AddressPair,
+    pub(super) inner: Arc<InnerEnd>,
     /// Whether another instance may have the link later. A link in the namespace of an instance's own ends with it.
-    is_reusable: bool,
+    pub(super) is_reusable: bool,
 }
 
 /// A link that has an instance, and what the instance may reach.
@@ -191,34 +191,8 @@ impl EgressLinks {
         self.admit(link, egress).await
     }
 
-    /// Opens the firewall for a link that [`EgressLinks::attach`] will make in a namespace of the instance's own.
-    ///
-    /// # Errors
-    /// This host cannot forward packets, no address is free, or the firewall cannot be set up.
-    pub(crate) async fn reserve(self: &Arc<Self>, egress: &Egress) -> Result<EgressLink, RuntimeError> {
-        self.prepare().await?;
-        let pair = self.addresses.lock().allocate(Instant::now());
-        let pair = pair.ok_or(RuntimeError::Exhausted("addresses for egress"))?;
-        let inner = Arc::new(InnerEnd::reserved());
-        self.admit(EgressLink { pair, inner, is_reusable: false }, egress).await
-    }
-
-    /// Makes a reserved link, with its inner end in this namespace, and sets up its inside.
-    ///
-    /// # Errors
-    /// The kernel refuses, or another node of this host uses the link's address.
-    pub(crate) async fn attach(self: &Arc<Self>, slot: u32, namespace: Arc<File>) -> io::Result<()> {
-        let mtu = self.prepare().await.map_err(io::Error::other)?;
-        let pair = AddressPair(slot);
-        let in_use = self.in_use.lock().get(&pair.link_name(&self.link_prefix)).cloned();
-        let in_use = in_use.ok_or(io::ErrorKind::NotFound)?;
-        super::links::attach(&self.home, namespace.clone(), self.link_pair(pair, mtu)).await?;
-        in_use.inner.fill(namespace);
-        self.set_up_inside(&in_use).await
-    }
-
     /// Opens the firewall for a link, and sets up its inside if that exists.
-    async fn admit(&self, link: EgressLink, egress: &Egress) -> Result<EgressLink, RuntimeError> {
+    pub(super) async fn admit(&self, link: EgressLink, egress: &Egress) -> Result<EgressLink, RuntimeError> {
         self.names.resolve(egress).await;
         let name = link.pair.link_name(&self.link_prefix);
         let opened = LinkInUse::new(&link, egress.clone());
@@ -324,7 +298,7 @@ impl EgressLinks {
 
     /// Prepares this host once: checks its routes, turns packet forwarding on, and starts the refresh task. Returns the
     /// largest packet in bytes.
-    async fn prepare(self: &Arc<Self>) -> Result<u32, RuntimeError> {
+    pub(super) async fn prepare(self: &Arc<Self>) -> Result<u32, RuntimeError> {
         let mut ready = self.mtu.lock().await;
         if let Some(mtu) = *ready {
             return Ok(mtu);
@@ -395,7 +369,7 @@ impl EgressLinks {
         Err(io::Error::other(format!("no address of {} is free", self.settings.range)))
     }
 
-    fn link_pair(&self, pair: AddressPair, mtu: u32) -> LinkPair {
+    pub(super) fn link_pair(&self, pair: AddressPair, mtu: u32) -> LinkPair {
         LinkPair {
             name: pair.link_name(&self.link_prefix),
             node: self.node.clone(),

@@ -2,7 +2,7 @@
 //! namespace with the instance's own range of ids.
 //!
 //! # Traps
-//! Processes inside the user namespace read the images, and the host's root is nobody to them. So others must be allowed
+//! Processes inside the user namespace read the images, and the host's root is no user that they know. So others must be allowed
 //! to read the files, whose folder lies below one that only root may enter.
 
 use std::fs::{self, DirBuilder, Permissions};

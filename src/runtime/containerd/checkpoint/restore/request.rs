@@ -76,7 +76,7 @@ impl RestoreRequest {
         let first = u32::try_from(first).map_err(io::Error::other)?;
         self.mapped_images = super::mapped_images::create(&self.images, &self.work, first)?;
         self.first_id = Some(first);
-        // Inside the user namespace nobody may enter the server's folders, so a folder of them is mounted where the
+        // Inside the user namespace no process may enter the server's folders, so a folder of them is mounted where the
         // container's root is.
         let at = self.bundle.join(DEVICES);
         let mounts = spec["mounts"].as_array_mut().into_iter().flatten();

@@ -23,7 +23,7 @@ use super::refused::Refused;
 use super::zero_reliance::AllocatorReport;
 use crate::template::random_hex;
 
-/// The mode of a file of memory: a regular file that all may read. The host's root, its owner, is nobody in a user
+/// The mode of a file of memory: a regular file that all may read. The host's root, its owner, has no id in a user
 /// namespace.
 const FILE_MODE: u32 = 0o100_444;
 

@@ -1,0 +1,41 @@
+//! Links in network namespaces that do not exist yet when the instance's start begins.
+
+use std::fs::File;
+use std::io;
+use std::sync::Arc;
+
+use tokio::time::Instant;
+
+use super::addresses::AddressPair;
+use super::egress::{EgressLink, EgressLinks};
+use super::inner_end::InnerEnd;
+use crate::runtime::RuntimeError;
+use crate::template::Egress;
+
+impl EgressLinks {
+    /// Opens the firewall for a link that [`EgressLinks::attach`] will make in a namespace of the instance's own.
+    ///
+    /// # Errors
+    /// This host cannot forward packets, no address is free, or the firewall cannot be set up.
+    pub(crate) async fn reserve(self: &Arc<Self>, egress: &Egress) -> Result<EgressLink, RuntimeError> {
+        self.prepare().await?;
+        let pair = self.addresses.lock().allocate(Instant::now());
+        let pair = pair.ok_or(RuntimeError::Exhausted("addresses for egress"))?;
+        let inner = Arc::new(InnerEnd::reserved());
+        self.admit(EgressLink { pair, inner, is_reusable: false }, egress).await
+    }
+
+    /// Makes a reserved link, with its inner end in this namespace, and sets up its inside.
+    ///
+    /// # Errors
+    /// The kernel refuses, or another node of this host uses the link's address.
+    pub(crate) async fn attach(self: &Arc<Self>, slot: u32, namespace: Arc<File>) -> io::Result<()> {
+        let mtu = self.prepare().await.map_err(io::Error::other)?;
+        let pair = AddressPair(slot);
+        let in_use = self.in_use.lock().get(&pair.link_name(&self.link_prefix)).cloned();
+        let in_use = in_use.ok_or(io::ErrorKind::NotFound)?;
+        super::links::attach(&self.home, namespace.clone(), self.link_pair(pair, mtu)).await?;
+        in_use.inner.fill(namespace);
+        self.set_up_inside(&in_use).await
+    }
+}
