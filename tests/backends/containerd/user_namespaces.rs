@@ -1,4 +1,4 @@
-//! Each instance has ids of its own, and its root is nobody on the host. What holds for a cold start holds for restored
+//! Each instance has ids of its own, and its root is no user of the host. What holds for a cold start holds for restored
 //! instances, which have other ids than the one that was frozen.
 
 use std::os::unix::fs::MetadataExt;

@@ -30,7 +30,6 @@ use super::firewall_rules::{AllowedDestinations, InstanceRules, RulesByLink, Tab
 use super::forbidden::ForbiddenHosts;
 use super::forwarding::{default_link, forward_packets};
 use super::inner_end::InnerEnd;
-use super::links::LinkPair;
 use super::refresh::{egress_of, run_refresh};
 use crate::runtime::RuntimeError;
 use crate::runtime::blocking::IoContext;
@@ -57,7 +56,7 @@ const DEFAULT_RESOLVERS: [Ipv4Addr; 2] = [Ipv4Addr::new(9, 9, 9, 9), Ipv4Addr::n
 #[derive(Debug)]
 pub(crate) struct EgressLinks {
     pub(super) home: Arc<File>,
-    node: String,
+    pub(super) node: String,
     /// Prefix of the names of this node's links.
     pub(super) link_prefix: String,
     pub(super) settings: EgressSettings,
@@ -367,16 +366,6 @@ impl EgressLinks {
             }
         }
         Err(io::Error::other(format!("no address of {} is free", self.settings.range)))
-    }
-
-    pub(super) fn link_pair(&self, pair: AddressPair, mtu: u32) -> LinkPair {
-        LinkPair {
-            name: pair.link_name(&self.link_prefix),
-            node: self.node.clone(),
-            gateway: pair.of_host(&self.settings.range),
-            address: pair.of_instance(&self.settings.range),
-            mtu,
-        }
     }
 
     async fn discard(&self, link: EgressLink) {

@@ -9,6 +9,7 @@ use tokio::time::Instant;
 use super::addresses::AddressPair;
 use super::egress::{EgressLink, EgressLinks};
 use super::inner_end::InnerEnd;
+use super::links::LinkPair;
 use crate::runtime::RuntimeError;
 use crate::template::Egress;
 
@@ -37,5 +38,15 @@ impl EgressLinks {
         super::links::attach(&self.home, namespace.clone(), self.link_pair(pair, mtu)).await?;
         in_use.inner.fill(namespace);
         self.set_up_inside(&in_use).await
+    }
+
+    pub(super) fn link_pair(&self, pair: AddressPair, mtu: u32) -> LinkPair {
+        LinkPair {
+            name: pair.link_name(&self.link_prefix),
+            node: self.node.clone(),
+            gateway: pair.of_host(&self.settings.range),
+            address: pair.of_instance(&self.settings.range),
+            mtu,
+        }
     }
 }

@@ -1,5 +1,5 @@
 //! Sets up the network namespace that runc or CRIU makes inside an instance's user namespace. Only the program that makes it
-//! knows when it exists: it has [`ask`] called, which tells this server the instance's first process through two pipes in
+//! knows when it exists: it has [`ask`] called, which sends this server the instance's first process through two pipes in
 //! the instance's folder and waits for the answer. No process of the instance runs before.
 
 use std::convert::Infallible;
