@@ -3,7 +3,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help dev test soak lint bench perf needs stack stack-up stack-down infra-up infra-down images random-numbers
+.PHONY: help dev test soak lint bench perf perf-compare needs stack stack-up stack-down infra-up infra-down images random-numbers
 
 # CI must not change Cargo.lock, and fails where a tool is missing.
 LOCKED := $(if $(CI),--locked)
@@ -67,6 +67,9 @@ perf: needs ## Measure the whole under load, as ratios to this machine's own fig
 	cargo build --release $(LOCKED) --package perf --package try-it-now --features try-it-now/runtime-none
 	"$${CARGO_TARGET_DIR:-target}/release/perf" $(ARGS)
 
+perf-compare: needs ## Compare two commits in one run: A=the earlier one, B=the later one
+	@perf/compare "$(A)" "$(B)" $(ARGS)
+
 stack: ## Put containerd, runc, CRIU and Valkey from Debian's packages into target/stack
 	@deployments/stack/install
 
@@ -89,7 +92,7 @@ images: needs ## Build the images of the ready templates into target/images
 
 random-numbers: needs ## Test the random numbers of larger runtimes too: Java, Go, Node with OpenSSL 1.1.1
 	@deployments/images/build other-runtimes
-	@$(WITH_STACK); cargo nextest run $(LOCKED) --test backends --run-ignored all -E 'test(random_numbers::)' $(ARGS)
+	@$(WITH_STACK); cargo nextest run $(LOCKED) --test backends --features other-runtimes -E 'test(random_numbers::)' $(ARGS)
 
 # What the build needs beside cargo: installed where that needs no password, else named in one line.
 needs:

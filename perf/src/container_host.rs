@@ -41,6 +41,13 @@ pub(crate) struct Template {
     config: PathBuf,
 }
 
+impl Template {
+    /// Returns the same template for servers that store their state under another name.
+    pub(crate) fn renamed(&self, name: &str) -> Self {
+        Self { name: name.to_owned(), config: self.config.clone() }
+    }
+}
+
 impl Stack {
     /// Finds the running stack of this repository. The error names the missing part.
     fn find() -> Result<Self, String> {
@@ -269,6 +276,31 @@ impl ContainerHost {
         let head = memchr::memmem::find(&bytes, b"\r\n\r\n").ok_or("the response has no head")?;
         let status = std::str::from_utf8(bytes.get(9..12).unwrap_or_default())?.parse()?;
         Ok(HostResponse { status, body: bytes.split_off(head + 4) })
+    }
+}
+
+/// An acquired instance. When dropped, it is released, and removed before anything else is measured.
+pub(crate) struct AcquiredInstance<'a> {
+    host: &'a ContainerHost,
+    /// Its id.
+    pub(crate) id: String,
+}
+
+impl<'a> AcquiredInstance<'a> {
+    /// Acquires an instance, and with a text requests its front page until that contains the text.
+    pub(crate) fn new(host: &'a ContainerHost, text: Option<&str>) -> Result<Self, Failure> {
+        let instance = Self { host, id: host.acquire()? };
+        text.map_or(Ok(()), |text| host.first_page(&instance.id, text))?;
+        Ok(instance)
+    }
+}
+
+impl Drop for AcquiredInstance<'_> {
+    fn drop(&mut self) {
+        let released = self.host.release(&self.id).and_then(|()| self.host.wait_until_gone(&self.id));
+        if let Err(error) = released {
+            eprintln!("perf: {}: {error}", self.id);
+        }
     }
 }
 

@@ -64,6 +64,9 @@ struct Cli {
     /// Program of the server; by default the one beside this program
     #[arg(long, value_name = "PROGRAM")]
     server: Option<PathBuf>,
+    /// Program of an earlier build: measure only how the server compares with it
+    #[arg(long, value_name = "PROGRAM")]
+    earlier: Option<PathBuf>,
     /// What runs the instances; processes require --quick
     #[arg(long, value_enum, default_value = "none")]
     runtime: RuntimeKind,
@@ -123,7 +126,10 @@ fn measure(cli: &Cli) -> Result<(), Failure> {
     };
     let mut rows: Vec<Row> = Vec::new();
     for case in cases(cli) {
-        rows.extend(case.measure(&bench)?);
+        rows.extend(match &cli.earlier {
+            Some(earlier) => case.compare(&bench, earlier)?,
+            None => case.measure(&bench)?,
+        });
     }
     println!("Load average at the end: {}\n\n{}", load_average(), report::table(&rows));
     if let Some(file) = &cli.json {
@@ -132,11 +138,12 @@ fn measure(cli: &Cli) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Returns the cases of the command line, else all. A quick run leaves out those with containers or Valkey, which take
-/// too long to start.
+/// Returns the cases of the command line, else all; to compare two builds, all in which they can be. A quick run leaves
+/// out those with containers or Valkey, which take too long to start.
 fn cases(cli: &Cli) -> Vec<Case> {
     if cli.cases.is_empty() {
         let all = Case::value_variants().iter().copied();
+        let all = all.filter(|case| cli.earlier.is_none() || case.is_comparable());
         return all
             .filter(|case| !(cli.quick && matches!(case, Case::Restore | Case::Memory | Case::Valkey)))
             .collect();

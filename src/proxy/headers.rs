@@ -37,7 +37,7 @@ const PRIVACY_HEADERS: [(HeaderName, HeaderValue); 2] = [
 const HOP_BY_HOP: [&str; 6] =
     ["keep-alive", "proxy-connection", "proxy-authenticate", "proxy-authorization", "te", "http2-settings"];
 
-/// Headers in which proxies tell what they know of a request, besides `X-Forwarded-*`. Apps believe them.
+/// Headers besides `X-Forwarded-*` in which proxies forward what they know of a request. Apps believe them.
 const FORWARDED: [&str; 8] = [
     "forwarded",
     "x-real-ip",

@@ -78,6 +78,15 @@ impl PrivateContainerd {
         }
     }
 
+    /// Makes runc's folder of a container with that id, and mounts a root in it as a restore does.
+    pub fn mount_root_of(&self, id: &str) {
+        let root = format!("/run/containerd/runc/try-it-now/{id}/criu-root");
+        let script = format!("mkdir -p {root} && mount --bind {} {root}", self.folder.display());
+        let namespace = format!("--mount=/proc/{}/ns/mnt", self.holder.id());
+        let made = Command::new("nsenter").arg(namespace).args(["sh", "-c", &script]).status().unwrap();
+        assert!(made.success());
+    }
+
     /// Returns it in the form that the tests use.
     pub fn stack(&self) -> Stack {
         self.stack.clone()

@@ -3,7 +3,7 @@
 
 use crate::bench::{Bench, in_turn};
 use crate::clock::now;
-use crate::container_host::{ContainerHost, Stack, StartMode};
+use crate::container_host::{AcquiredInstance, ContainerHost, Stack, StartMode};
 use crate::failure::Failure;
 use crate::report::{Bound, Row};
 use crate::stats::{Median, median};
@@ -111,30 +111,6 @@ fn many(bench: &Bench, stack: &Stack, text: &str) -> Result<Row, Failure> {
         pairs: 1,
         note: format!("started in {took:.0} s, {:.0} MiB each", taken * 1024.0 / running),
     })
-}
-
-/// An acquired instance. When dropped, it is released, and removed before anything else is measured.
-struct AcquiredInstance<'a> {
-    host: &'a ContainerHost,
-    id: String,
-}
-
-impl<'a> AcquiredInstance<'a> {
-    /// Acquires an instance, and with a text requests its front page until that contains the text.
-    fn new(host: &'a ContainerHost, text: Option<&str>) -> Result<Self, Failure> {
-        let instance = Self { host, id: host.acquire()? };
-        text.map_or(Ok(()), |text| host.first_page(&instance.id, text))?;
-        Ok(instance)
-    }
-}
-
-impl Drop for AcquiredInstance<'_> {
-    fn drop(&mut self) {
-        let released = self.host.release(&self.id).and_then(|()| self.host.wait_until_gone(&self.id));
-        if let Err(error) = released {
-            eprintln!("perf: {}: {error}", self.id);
-        }
-    }
 }
 
 /// Returns the KiB of memory that are available to programs.

@@ -2,12 +2,15 @@
 
 mod acquire;
 mod baseline;
+mod compare;
 mod memory;
 mod proxied;
 mod refill;
 mod restore;
 mod scale;
 mod valkey;
+
+use std::path::Path;
 
 use crate::bench::Bench;
 use crate::failure::Failure;
@@ -34,6 +37,16 @@ pub(crate) enum Case {
 }
 
 impl Case {
+    /// Measures how the server compares in this case with one of an earlier build.
+    pub(crate) fn compare(self, bench: &Bench, earlier: &Path) -> Result<Vec<Row>, Failure> {
+        compare::measure(bench, earlier, self)
+    }
+
+    /// Whether two builds can be compared in this case.
+    pub(crate) fn is_comparable(self) -> bool {
+        matches!(self, Self::Acquire | Self::ProxiedThroughput | Self::Restore)
+    }
+
     /// Measures the case.
     pub(crate) fn measure(self, bench: &Bench) -> Result<Vec<Row>, Failure> {
         match self {

@@ -2,6 +2,7 @@
 //! image, whose programs are PHP and a shell.
 
 mod checkpoint;
+mod compiled_program;
 mod crash;
 mod egress;
 mod faults;

@@ -110,14 +110,7 @@ pub(super) fn container_spec(
         ],
         "annotations": { "org.criu.config": host.criu_config },
         "linux": {
-            "namespaces": [
-                { "type": "pid" },
-                { "type": "ipc" },
-                { "type": "uts" },
-                { "type": "mount" },
-                // Its root is the container's cgroup: the place of the cgroup on the host is not visible.
-                { "type": "cgroup" },
-            ],
+            "namespaces": namespaces(request, &host.walls),
             "cgroupsPath": host.cgroup,
             "resources": {
                 "devices": devices(),
@@ -137,30 +130,38 @@ pub(super) fn container_spec(
     Ok(specification)
 }
 
+/// Adds what makes the container's user and network namespaces, if they are its own.
 fn add_walls(specification: &mut Value, walls: &Walls<'_>) {
-    let mut namespaces = Vec::new();
+    let Walls::Own { ids, program, folder, is_restored } = walls else { return };
+    let command = if *is_restored { SET_UP_RESTORED_COMMAND } else { SET_UP_COMMAND };
+    let mapping = json!([{ "containerID": 0, "hostID": ids.first(), "size": IDS }]);
+    specification["linux"]["uidMappings"] = mapping.clone();
+    specification["linux"]["gidMappings"] = mapping;
+    specification["hooks"] = json!({
+        "createRuntime": [{
+            "path": program,
+            "args": [LINK_NAME, command, folder],
+            "timeout": SET_UP_SECONDS,
+        }],
+    });
+}
+
+/// Returns the namespaces of a container. The root of its cgroup namespace is the container's cgroup: the place of the
+/// cgroup on the host is not visible.
+///
+/// # Traps
+/// An instance that is frozen has no cgroup namespace: CRIU would take the cgroups of threads for others than those of
+/// their processes, and could not restore a child process with threads. Restored instances get the namespace from
+/// `checkpoint/restore`; the first one of a checkpoint, which runc restores, has none.
+fn namespaces(request: &StartRequest, walls: &Walls<'_>) -> Value {
+    let kinds =
+        ["pid", "ipc", "uts", "mount"].into_iter().chain((!request.will_be_baked).then_some("cgroup"));
+    let mut namespaces: Vec<Value> = kinds.map(|kind| json!({ "type": kind })).collect();
     match walls {
         Walls::Host { network } => namespaces.push(json!({ "type": "network", "path": network })),
-        Walls::Own { ids, program, folder, is_restored } => {
-            let command = if *is_restored { SET_UP_RESTORED_COMMAND } else { SET_UP_COMMAND };
-            namespaces.extend([json!({ "type": "network" }), json!({ "type": "user" })]);
-            let mapping = json!([{ "containerID": 0, "hostID": ids.first(), "size": IDS }]);
-            specification["linux"]["uidMappings"] = mapping.clone();
-            specification["linux"]["gidMappings"] = mapping;
-            specification["hooks"] = json!({
-                "createRuntime": [{
-                    "path": program,
-                    "args": [LINK_NAME, command, folder],
-                    "timeout": SET_UP_SECONDS,
-                }],
-            });
-        }
+        Walls::Own { .. } => namespaces.extend([json!({ "type": "network" }), json!({ "type": "user" })]),
     }
-    if let Some(list) = specification["linux"]["namespaces"].as_array_mut() {
-        // Before the last one, which the state that runc records names by its place.
-        let at = list.len().saturating_sub(1);
-        list.splice(at..at, namespaces);
-    }
+    namespaces.into()
 }
 
 /// Returns the specification of a command beside the app. It has the rights of the app and a larger environment.

@@ -1,8 +1,8 @@
 //! Processes of an instance that containerd does not know.
 //!
-//! containerd abandons the creation of a task when its client dies. The shim that it has started by then, and the
-//! container's first process or `runc init`, may live on, and no program controls them any more. They are found by the
-//! shim's command line and by the instance's cgroup.
+//! containerd abandons the creation of a task when its client dies. The shim that it has started by then, runc or our
+//! restorer, and the container's first process or `runc init`, may live on, and no program controls them any more. They
+//! are found by their command lines and by the instance's cgroup.
 
 use std::fs;
 use std::io;
@@ -13,7 +13,7 @@ use ring::digest::{SHA256, digest};
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::net::UnixStream;
 
-use super::cgroups;
+use super::{cgroups, tmpfs};
 use crate::runtime::RuntimeError;
 use crate::runtime::containerd::client::NAMESPACE;
 use crate::runtime::containerd_process::ContainerdProcess;
@@ -30,9 +30,8 @@ const RETRY_INTERVAL: Duration = Duration::from_millis(10);
 /// A process does not end.
 pub(crate) async fn remove(socket: &Path, id: &str) -> Result<bool, RuntimeError> {
     let found = kill_processes(id).await?;
-    if found {
-        remove_files(socket, id).await;
-    }
+    // Also without processes: those that a restore had may have ended before they removed what it created.
+    remove_files(socket, id).await;
     Ok(found)
 }
 
@@ -60,13 +59,30 @@ pub(crate) async fn kill_processes(id: &str) -> Result<bool, RuntimeError> {
     Err(RuntimeError::Io { operation: format!("kill the orphaned processes of {id}"), source })
 }
 
-/// Returns the shim of an instance, and all processes in its cgroup.
+/// Returns the ids of all containers of this program of which runc keeps files, whether containerd knows them or not.
+/// Empty if containerd does not answer.
+pub(crate) async fn list_states(socket: &Path) -> Vec<String> {
+    let Some(run) = run_folder(socket).await else { return Vec::new() };
+    let entries = fs::read_dir(run.join("runc").join(NAMESPACE)).into_iter().flatten().flatten();
+    entries.filter_map(|entry| entry.file_name().into_string().ok()).collect()
+}
+
+/// Returns containerd's `/run/containerd`, as this server sees it.
+async fn run_folder(socket: &Path) -> Option<PathBuf> {
+    let stream = UnixStream::connect(socket).await.ok()?;
+    let pid = ContainerdProcess::of_peer(&stream).pid?;
+    Some(PathBuf::from(format!("/proc/{pid}/root/run/containerd")))
+}
+
+/// Returns the shim of an instance, what creates its container, and all processes in its cgroup.
 fn find_processes(id: &str) -> Vec<Pid> {
     let mut pids = cgroups::processes(id);
     let processes = fs::read_dir("/proc").into_iter().flatten().flatten();
     pids.extend(processes.filter_map(|entry| {
         let pid = entry.file_name().to_str()?.parse::<i32>().ok()?;
-        is_shim(&fs::read(entry.path().join("cmdline")).ok()?, id).then_some(pid)
+        let command_line = fs::read(entry.path().join("cmdline")).ok()?;
+        let words: Vec<&[u8]> = command_line.split(|byte| *byte == 0).collect();
+        (is_shim(&words, id) || is_creation(&words, id)).then_some(pid)
     }));
     pids.sort_unstable();
     pids.dedup();
@@ -74,20 +90,34 @@ fn find_processes(id: &str) -> Vec<Pid> {
 }
 
 /// Returns whether this is the command line with which containerd starts the shim of an instance.
-fn is_shim(command_line: &[u8], id: &str) -> bool {
-    let words: Vec<&[u8]> = command_line.split(|byte| *byte == 0).collect();
+fn is_shim(words: &[&[u8]], id: &str) -> bool {
     let has =
         |name: &str, value: &str| words.windows(2).any(|pair| pair == [name.as_bytes(), value.as_bytes()]);
     let program = words[0].rsplit(|byte| *byte == b'/').next().unwrap_or_default();
     program.starts_with(b"containerd-shim") && has("-namespace", NAMESPACE) && has("-id", id)
 }
 
+/// Returns whether this is the command line with which a shim has runc, or our restorer in its place, create the
+/// container of an instance.
+fn is_creation(words: &[&[u8]], id: &str) -> bool {
+    let root = format!("/runc/{NAMESPACE}");
+    let is_ours = words.windows(2).any(|pair| pair[0] == b"--root" && pair[1].ends_with(root.as_bytes()));
+    let creates = words.iter().any(|word| matches!(*word, b"create" | b"restore"));
+    // A command line ends with a zero byte, so the last word is empty.
+    is_ours && creates && words.iter().rev().nth(1) == Some(&id.as_bytes())
+}
+
 /// Removes the files that runc and the shim keep about an instance in containerd's `/run`.
 async fn remove_files(socket: &Path, id: &str) {
-    let Ok(stream) = UnixStream::connect(socket).await else { return };
-    let Some(pid) = ContainerdProcess::of_peer(&stream).pid else { return };
-    let run = PathBuf::from(format!("/proc/{pid}/root/run/containerd"));
-    let _ = fs::remove_dir_all(run.join("runc").join(NAMESPACE).join(id));
+    let Some(run) = run_folder(socket).await else { return };
+    let state = Path::new("runc").join(NAMESPACE).join(id);
+    // The instance's root, which runc and our restorer mount for CRIU. Its files must not be removed.
+    let root = Path::new("/run/containerd").join(&state).join("criu-root");
+    if let Err(error) = tmpfs::detach_in(socket, root).await {
+        tracing::warn!(id, %error, "failed to unmount root of unfinished restore");
+        return;
+    }
+    let _ = fs::remove_dir_all(run.join(state));
     // containerd names a shim's socket so.
     let name = digest(&SHA256, socket.join(NAMESPACE).join(id).as_os_str().as_encoded_bytes());
     let _ = fs::remove_file(run.join("s").join(hex::encode(name.as_ref())));
@@ -97,6 +127,10 @@ async fn remove_files(socket: &Path, id: &str) {
 mod tests {
     use super::*;
 
+    fn words(command_line: &str) -> Vec<&[u8]> {
+        command_line.split('\0').map(str::as_bytes).collect()
+    }
+
     #[test]
     fn only_the_shim_of_that_instance_in_this_namespace_matches() {
         let shim = |namespace: &str, id: &str| {
@@ -104,10 +138,25 @@ mod tests {
                 "/usr/bin/containerd-shim-runc-v2\0-namespace\0{namespace}\0-id\0{id}\0-address\0/run/c.sock\0"
             )
         };
-        assert!(is_shim(shim("try-it-now", "shop-1").as_bytes(), "shop-1"));
-        assert!(!is_shim(shim("try-it-now", "shop-12").as_bytes(), "shop-1"));
-        assert!(!is_shim(shim("moby", "shop-1").as_bytes(), "shop-1"));
-        assert!(!is_shim(b"vi\0-namespace\0try-it-now\0-id\0shop-1\0", "shop-1"));
-        assert!(!is_shim(b"", "shop-1"));
+        assert!(is_shim(&words(&shim("try-it-now", "shop-1")), "shop-1"));
+        assert!(!is_shim(&words(&shim("try-it-now", "shop-12")), "shop-1"));
+        assert!(!is_shim(&words(&shim("moby", "shop-1")), "shop-1"));
+        assert!(!is_shim(&words("vi\0-namespace\0try-it-now\0-id\0shop-1\0"), "shop-1"));
+        assert!(!is_shim(&words(""), "shop-1"));
+    }
+
+    #[test]
+    fn only_what_creates_the_container_of_that_instance_in_this_namespace_matches() {
+        let runc = |namespace: &str, command: &str, id: &str| {
+            format!(
+                "/x/try-it-now-runc\0--root\0/run/containerd/runc/{namespace}\0{command}\0--bundle\0/b\0{id}\0"
+            )
+        };
+        assert!(is_creation(&words(&runc("try-it-now", "restore", "shop-1")), "shop-1"));
+        assert!(is_creation(&words(&runc("try-it-now", "create", "shop-1")), "shop-1"));
+        assert!(!is_creation(&words(&runc("try-it-now", "delete", "shop-1")), "shop-1"));
+        assert!(!is_creation(&words(&runc("try-it-now", "restore", "shop-12")), "shop-1"));
+        assert!(!is_creation(&words(&runc("moby", "restore", "shop-1")), "shop-1"));
+        assert!(!is_creation(&words(""), "shop-1"));
     }
 }

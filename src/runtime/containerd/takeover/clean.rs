@@ -29,6 +29,12 @@ pub async fn clean(socket: &Path) -> Result<(usize, usize), RuntimeError> {
         }
         orphans::remove(socket, &container.id).await?;
     }
+    // Only now no shim is left that could still start a restore, which may have created what was removed above. A server
+    // may also have been killed after it removed a record and before it removed runc's files.
+    let recorded = found.iter().map(|container| container.id.clone());
+    for id in recorded.chain(orphans::list_states(socket).await) {
+        orphans::remove(socket, &id).await?;
+    }
     let layers = snapshots::list(&client, None).await?;
     for snapshot in &layers {
         snapshots::remove(&client, snapshot).await?;

@@ -8,6 +8,9 @@ use super::super::REVISION;
 use super::virtual_network::{PRIVATE, SITE, VirtualNetwork};
 use super::*;
 
+/// Links that a server makes ahead.
+const SPARE_LINKS: usize = 4;
+
 #[test]
 fn a_stop_leaves_nothing_and_its_address_is_not_reused_at_once() {
     VirtualNetwork::run_test(|net| {
@@ -140,6 +143,12 @@ fn cleaning_removes_the_networks_of_all_nodes() {
         let before = net.state();
         net.with_server(async |runtime| {
             let (id, _) = start_cold(&runtime, &probe(Egress::Internet)).await;
+            // The command is for hosts whose servers are stopped: this one must have made its spare links.
+            wait_until("the server has all its links", async || {
+                let links = net.run("ip -o link").matches("alias try-it-now").count();
+                (links == 1 + SPARE_LINKS).then_some(())
+            })
+            .await;
             assert!(clean_network().await.unwrap() >= 2, "a link and a table");
             assert_eq!(net.state(), before);
             assert_eq!(clean_network().await.unwrap(), 0);

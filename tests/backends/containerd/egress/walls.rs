@@ -4,12 +4,11 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
-use std::process::Command;
 use std::time::Duration;
 
 use tokio::sync::watch;
 
+use super::super::compiled_program;
 use super::virtual_network::{
     HOST_ADDRESS, HOST_INTERNAL_ADDRESS, OTHER_SITE, PRIVATE, RESOLVER, SITE, THIRD_SITE, VirtualNetwork,
 };
@@ -117,7 +116,7 @@ fn without_a_firewall_the_host_drops_senders_that_are_not_behind_their_link() {
 fn an_instance_cannot_change_its_routes() {
     VirtualNetwork::run_test(|net| {
         let program = net.test_node.settings.node_dir.join("change-routes");
-        compile(&program);
+        compiled_program::compile("egress/change_routes.c", &[], &program);
         net.with_server(async |runtime| {
             let apps = [probe(Egress::Internet), probe(listed_egress(&[&format!("{SITE}:443")]))];
             for (revision, app) in (1..).zip(apps) {
@@ -139,15 +138,6 @@ fn an_instance_cannot_change_its_routes() {
             }
         });
     });
-}
-
-/// Compiles the program that tries to change its network.
-fn compile(program: &Path) {
-    let source =
-        Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/backends/containerd/egress/change_routes.c");
-    let compiled = Command::new("cc").args(["-static", "-O1", "-o"]).args([program, &source]).output();
-    let compiled = compiled.expect("a machine that links Rust has a C compiler");
-    assert!(compiled.status.success(), "{}", String::from_utf8_lossy(&compiled.stderr));
 }
 
 #[test]

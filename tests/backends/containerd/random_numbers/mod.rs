@@ -2,13 +2,11 @@
 //! generators are seeded, and then in two restored instances.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
-use std::process::Command;
 
 use try_it_now::runtime::{Runtime, StartMethod};
 use try_it_now::template::{App, ImageRef, ShareMemory};
 
-use super::{REVISION, TestNode, fs, oci_archive, send_command, start, with_timeout};
+use super::{REVISION, TestNode, compiled_program, send_command, start, with_timeout};
 use crate::support::skip::skip;
 use crate::support::stack;
 
@@ -192,11 +190,11 @@ async fn instances_of_postgresql_draw_different_numbers() {
 }
 
 /// A test of a program in the image of larger runtimes: its command, its environment, and how many of
-/// OpenSSL's generators it has at least.
+/// OpenSSL's generators it has at least. `make random-numbers` builds the image.
 macro_rules! larger_runtime {
     ($name:ident, $command:expr, $environment:expr, $generators:expr) => {
         #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-        #[ignore = "needs a large image: make random-numbers"]
+        #[cfg(feature = "other-runtimes")]
         async fn $name() {
             let Some(test_node) = TestNode::new() else { return };
             let Some(image) = image("other-runtimes") else { return };
@@ -226,38 +224,11 @@ larger_runtime!(
     4..=99
 );
 
-/// Compiles a program and returns an image that contains only the program.
-fn compiled(test_node: &TestNode, name: &str) -> ImageRef {
-    let folder = test_node.settings.node_dir.join("program");
-    fs::create_dir_all(&folder).unwrap();
-    let sources =
-        Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/backends/containerd/random_numbers/programs");
-    let program = folder.join(name);
-    let compiled = Command::new("cc")
-        .args(["-static", "-O1", "-o"])
-        .args([&program, &sources.join(name).with_extension("c")])
-        .output();
-    let compiled = compiled.expect("a machine that links Rust has a C compiler");
-    assert!(compiled.status.success(), "{}", String::from_utf8_lossy(&compiled.stderr));
-    let mut layer = tar::Builder::new(Vec::new());
-    for folder in ["dev", "proc", "etc", "tmp", "sys"] {
-        let mut header = tar::Header::new_gnu();
-        header.set_entry_type(tar::EntryType::Directory);
-        header.set_mode(0o755);
-        header.set_size(0);
-        layer.append_data(&mut header, folder, &[][..]).unwrap();
-    }
-    oci_archive::append(&mut layer, name, 0o755, &fs::read(&program).unwrap());
-    let path = folder.join(name).with_extension("tar");
-    let manifest = oci_archive::write(&path, &layer.into_inner().unwrap(), test_node.settings.node.as_str());
-    test_node.images.lock().unwrap().push(format!("try-it-now.local/archive@{manifest}"));
-    ImageRef::Tar(path)
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_generator_that_is_wiped_in_a_child_is_seeded_anew_in_each_instance() {
     let Some(test_node) = TestNode::new() else { return };
-    let app = app(compiled(&test_node, "wiped"), &["/wiped"]);
+    let image = compiled_program::image(&test_node, "random_numbers/programs/wiped.c", &[], "wiped");
+    let app = app(image, &["/wiped"]);
     let draws = Draws::of(&test_node, &app).await;
     draws.assert_different();
     assert!(draws.report.contains("1 fork-aware range cleared"), "{}", draws.report);

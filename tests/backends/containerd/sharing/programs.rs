@@ -2,15 +2,13 @@
 //! checks itself, or shares no memory.
 
 use std::ops::RangeInclusive;
-use std::path::Path;
-use std::process::Command;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use try_it_now::instance::Endpoint;
 use try_it_now::runtime::{Runtime, StartMethod};
 use try_it_now::template::{App, ImageRef, ShareMemory};
 
-use crate::containerd::{REVISION, TestNode, fs, oci_archive, start, wait_until, with_timeout};
+use crate::containerd::{REVISION, TestNode, compiled_program, fs, start, wait_until, with_timeout};
 use crate::support::skip::skip;
 
 /// Mebibytes that each kind of program has in memory.
@@ -29,32 +27,10 @@ fn shared(mebibytes: u64) -> Expected {
     Expected::Shared(mebibytes..=mebibytes + 1)
 }
 
-/// Compiles the program with these words in it and returns an image that contains only the program.
+/// Returns an image that contains only the program with these words in it.
 fn image(test_node: &TestNode, words: &str) -> ImageRef {
-    let folder = test_node.settings.node_dir.join("program");
-    fs::create_dir_all(&folder).unwrap();
-    let source =
-        Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/backends/containerd/sharing/programs/memory.c");
-    let program = folder.join("memory");
-    let compiled = Command::new("cc")
-        .args(["-static", "-O1", "-pthread", &format!("-DWORDS=\"{words}\""), "-o"])
-        .args([&program, &source])
-        .output();
-    let compiled = compiled.expect("a machine that links Rust has a C compiler");
-    assert!(compiled.status.success(), "{}", String::from_utf8_lossy(&compiled.stderr));
-    let mut layer = tar::Builder::new(Vec::new());
-    for folder in ["dev", "proc", "etc", "tmp", "sys"] {
-        let mut header = tar::Header::new_gnu();
-        header.set_entry_type(tar::EntryType::Directory);
-        header.set_mode(0o755);
-        header.set_size(0);
-        layer.append_data(&mut header, folder, &[][..]).unwrap();
-    }
-    oci_archive::append(&mut layer, "memory", 0o755, &fs::read(&program).unwrap());
-    let path = folder.join("memory.tar");
-    let manifest = oci_archive::write(&path, &layer.into_inner().unwrap(), test_node.settings.node.as_str());
-    test_node.images.lock().unwrap().push(format!("try-it-now.local/archive@{manifest}"));
-    ImageRef::Tar(path)
+    let words = format!("-DWORDS=\"{words}\"");
+    compiled_program::image(test_node, "sharing/programs/memory.c", &["-pthread", &words], "memory")
 }
 
 /// Returns what the program reports about its memory.

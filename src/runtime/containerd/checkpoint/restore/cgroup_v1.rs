@@ -10,6 +10,9 @@ use serde_json::Value;
 /// The file that exists where all hierarchies are one.
 const CGROUP_V2_FILE: &str = "/sys/fs/cgroup/cgroup.controllers";
 
+/// The folder with the hierarchies.
+const CGROUP_ROOT: &str = "/sys/fs/cgroup";
+
 /// The names of runc's limits that are supported here. If another is set, runc must do the restore.
 const SUPPORTED_LIMITS: [&str; 7] =
     ["path", "devices", "memory", "memory_swap", "pids_limit", "cpu_quota", "cpu_period"];
@@ -65,6 +68,17 @@ impl Cgroups {
         self.0.iter().try_for_each(|folder| fs::write(folder.join("cgroup.procs"), pid.to_string()))
     }
 
+    /// Returns the cgroups of this process in the same hierarchies.
+    ///
+    /// # Errors
+    /// The kernel does not say which they are.
+    pub(super) fn of_this_process(&self) -> io::Result<Self> {
+        let own = fs::read_to_string("/proc/self/cgroup")?;
+        let folders: BTreeSet<PathBuf> =
+            self.0.iter().filter_map(|folder| folder_in_hierarchy_of(folder, &own)).collect();
+        if folders.len() == self.0.len() { Ok(Self(folders)) } else { Err(io::ErrorKind::NotFound.into()) }
+    }
+
     /// Returns the numbers of the processes in the cgroups.
     pub(super) fn processes(&self) -> Vec<i32> {
         let list = self.0.first().and_then(|folder| fs::read_to_string(folder.join("cgroup.procs")).ok());
@@ -75,6 +89,22 @@ impl Cgroups {
     pub(super) fn remove(&self) {
         self.0.iter().for_each(|folder| drop(fs::remove_dir(folder)));
     }
+}
+
+/// Returns the folder of a process's cgroup in the hierarchy of another cgroup's folder. `cgroups` is the content of
+/// `/proc/PID/cgroup`.
+fn folder_in_hierarchy_of(folder: &Path, cgroups: &str) -> Option<PathBuf> {
+    let hierarchy = folder.strip_prefix(CGROUP_ROOT).ok()?.iter().next()?.to_str()?;
+    let path = cgroups.lines().find_map(|line| {
+        let (controllers, path) = line.split_once(':')?.1.split_once(':')?;
+        let controllers = controllers.strip_prefix("name=").unwrap_or(controllers);
+        let is_hierarchy = match controllers {
+            "" => hierarchy == "unified",
+            several => several == hierarchy || several.split(',').any(|one| one == hierarchy),
+        };
+        is_hierarchy.then_some(path)
+    })?;
+    Some(Path::new(CGROUP_ROOT).join(hierarchy).join(path.trim_start_matches('/')))
 }
 
 /// Gives a cgroup of the controller `cpuset` the CPUs and memory nodes of its parent. A new one has none, and without
@@ -148,6 +178,21 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+
+    #[test]
+    fn the_cgroup_of_a_process_is_found_in_each_hierarchy() {
+        let own = "9:name=systemd:/a\n4:memory:/b/c\n2:cpu,cpuacct:/\n0::/d\n";
+        let found = |hierarchy: &str| {
+            let folder = Path::new(CGROUP_ROOT).join(hierarchy).join("try-it-now/shop");
+            folder_in_hierarchy_of(&folder, own).map(|path| path.display().to_string())
+        };
+        assert_eq!(found("systemd").as_deref(), Some("/sys/fs/cgroup/systemd/a"));
+        assert_eq!(found("memory").as_deref(), Some("/sys/fs/cgroup/memory/b/c"));
+        assert_eq!(found("cpu").as_deref(), Some("/sys/fs/cgroup/cpu/"));
+        assert_eq!(found("cpu,cpuacct").as_deref(), Some("/sys/fs/cgroup/cpu,cpuacct/"));
+        assert_eq!(found("unified").as_deref(), Some("/sys/fs/cgroup/unified/d"));
+        assert_eq!(found("pids"), None);
+    }
 
     #[test]
     fn limits_become_settings_as_the_kernel_reads_them() {

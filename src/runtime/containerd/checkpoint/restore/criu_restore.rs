@@ -164,13 +164,16 @@ impl RestoreDraft<'_> {
             socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::empty(), None)?;
         fcntl_setfd(&socket, FdFlags::CLOEXEC)?;
         set_socket_timeout(&socket, Timeout::Recv, Some(RESPONSE_TIMEOUT))?;
-        // CRIU inherits the cgroups too, and a cgroup namespace whose root they are. This process ends before the
-        // container is reported as restored.
+        // CRIU inherits the cgroups too, and a cgroup namespace whose root they are. This process leaves the cgroups at
+        // once: if all processes in them are killed, it has to remove what the restore created.
+        let own_cgroups = self.cgroups.of_this_process()?;
         self.cgroups.add(std::process::id())?;
-        unshare(CloneFlags::CLONE_NEWCGROUP)?;
-        let criu = Command::new("criu").arg("swrk").arg(criu_socket.as_raw_fd().to_string()).spawn()?;
+        let criu = unshare(CloneFlags::CLONE_NEWCGROUP)
+            .map_err(io::Error::from)
+            .and_then(|()| Command::new("criu").arg("swrk").arg(criu_socket.as_raw_fd().to_string()).spawn());
+        own_cgroups.add(std::process::id())?;
+        let mut criu = KilledOnDrop(criu?);
         drop(criu_socket);
-        let mut criu = KilledOnDrop(criu);
         let options = self.options(&images, &work, network.as_ref())?;
         let request = CriuRequest { kind: KIND_RESTORE, options: Some(options), notify_success: None };
         send_request(&socket, &request)?;
@@ -272,10 +275,7 @@ impl RestoreDraft<'_> {
     /// correct.
     fn prefault(&self) {
         if let Some(list) = &self.prefault_list {
-            let mut processes = self.cgroups.processes();
-            // This process is in the cgroups too, and its number may be that of a process in the container.
-            processes.retain(|pid| pid.unsigned_abs() != std::process::id());
-            list.prefault(&processes);
+            list.prefault(&self.cgroups.processes());
         }
     }
 
