@@ -75,7 +75,12 @@ impl TestNode {
         let folder = env::temp_dir().join(format!("try-it-now-containers-{node}"));
         let settings = ContainerdSettings::new(stack.address.clone(), folder, node);
         let program = Some(env!("CARGO_BIN_EXE_try-it-now").into());
-        let settings = ContainerdSettings { search_path: Some(stack.path.clone()), program, ..settings };
+        let settings = ContainerdSettings {
+            search_path: Some(stack.path.clone()),
+            program,
+            user_namespaces: stack::has_user_namespaces(),
+            ..settings
+        };
         Some(Self { settings, stack, images: Mutex::default() })
     }
 

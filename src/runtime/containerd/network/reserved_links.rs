@@ -11,6 +11,7 @@ use super::egress::{EgressLink, EgressLinks};
 use super::inner_end::InnerEnd;
 use super::links::LinkPair;
 use crate::runtime::RuntimeError;
+use crate::runtime::blocking::IoContext;
 use crate::template::Egress;
 
 impl EgressLinks {
@@ -20,10 +21,27 @@ impl EgressLinks {
     /// This host cannot forward packets, no address is free, or the firewall cannot be set up.
     pub(crate) async fn reserve(self: &Arc<Self>, egress: &Egress) -> Result<EgressLink, RuntimeError> {
         self.prepare().await?;
-        let pair = self.addresses.lock().allocate(Instant::now());
-        let pair = pair.ok_or(RuntimeError::Exhausted("addresses for egress"))?;
+        let pair = self.free_pair().await?;
         let inner = Arc::new(InnerEnd::reserved());
         self.admit(EgressLink { pair, inner, is_reusable: false }, egress).await
+    }
+
+    /// Allocates a pair of addresses that no node of this host uses.
+    async fn free_pair(&self) -> Result<AddressPair, RuntimeError> {
+        let on_host = super::links::own_addresses().await;
+        let on_host = on_host.context(|| "read the addresses of this host".to_owned())?;
+        let mut taken = Vec::new();
+        let mut addresses = self.addresses.lock();
+        let free = loop {
+            match addresses.allocate(Instant::now()) {
+                Some(pair) if on_host.contains(&pair.of_host(&self.settings.range)) => taken.push(pair),
+                found => break found,
+            }
+        };
+        for pair in taken {
+            addresses.release(pair, Instant::now());
+        }
+        free.ok_or(RuntimeError::Exhausted("addresses for egress"))
     }
 
     /// Makes a reserved link, with its inner end in this namespace, and sets up its inside.
