@@ -144,6 +144,11 @@ impl TemplatePool {
         self.backoff.lock().record_failure(Instant::now(), why);
     }
 
+    /// Forgets failed attempts: the next one is made in another way.
+    pub(super) fn forget_failures(&self) {
+        self.backoff.lock().reset();
+    }
+
     /// Returns the time until the next attempt may begin; `None` when it may begin now.
     pub(super) fn pause(&self) -> Option<Duration> {
         self.backoff.lock().remaining(Instant::now())
@@ -182,7 +187,7 @@ impl TemplatePools {
                     if is_revised {
                         // The new revision may have mended what made the old one fail.
                         pool.backoff.lock().reset();
-                        pool.bake_state.reset_backoff();
+                        pool.bake_state.reset();
                         pool.times.lock().recent.clear();
                         // Its instances may take another amount of memory.
                         *pool.observed_memory.lock() = ObservedMemory::default();

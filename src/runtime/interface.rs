@@ -163,6 +163,15 @@ pub trait Runtime: Send + Sync + 'static {
         Err(RuntimeError::Io { operation: format!("freeze {id} under the {} runtime", self.name()), source })
     }
 
+    /// Removes the checkpoint of this revision of an app, because its instances do not work. Running instances of it go
+    /// on.
+    ///
+    /// # Errors
+    /// The checkpoint cannot be removed.
+    async fn discard_checkpoint(&self, _revision: u64, _app: &App) -> Result<(), RuntimeError> {
+        Ok(())
+    }
+
     /// Records with a checkpoint which values two instances of it both drew, though they should be random. `values`
     /// describes each for the operator.
     ///

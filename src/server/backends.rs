@@ -43,20 +43,20 @@ pub async fn start_runtime(
         config::RuntimeMode::Containerd => Arc::new(
             ContainerdRuntime::open(containerd::ContainerdSettings {
                 program: Some(own_program.to_owned()),
-                socket: config.containerd_address.clone(),
-                node_dir: node.containers_dir(),
-                node: node.id().clone(),
                 logins: config.registry_logins.clone(),
                 may_restore: config.criu_enabled,
                 shared_memory_limit: config
                     .shared_memory_max
                     .unwrap_or_else(containerd::default_shared_memory_limit),
                 node_limits: node_limits(config),
-                search_path: None,
                 user_namespaces: config.user_namespaces,
                 egress: config.egress.clone(),
                 forbidden_hosts,
-                faults: containerd::FaultInjector::default(),
+                ..containerd::ContainerdSettings::new(
+                    config.containerd_address.clone(),
+                    node.containers_dir(),
+                    node.id().clone(),
+                )
             })
             .await?,
         ),

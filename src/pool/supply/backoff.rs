@@ -7,20 +7,33 @@ use tokio::time::Instant;
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const MAX_PAUSE: Duration = Duration::from_secs(60);
 
-/// The failures in a row, and the pause that follows from them: it doubles from one second up to one minute.
-#[derive(Debug, Default)]
+/// The failures in a row, and the pause that follows from them: it doubles from one second up to a maximum.
+#[derive(Debug)]
 pub(in crate::pool) struct Backoff {
+    max_pause: Duration,
     failures: u32,
     until: Option<Instant>,
     why: Option<String>,
 }
 
+impl Default for Backoff {
+    /// Returns a back-off that pauses for at most one minute.
+    fn default() -> Self {
+        Self::up_to(MAX_PAUSE)
+    }
+}
+
 impl Backoff {
+    /// Returns a back-off without failures.
+    pub(in crate::pool) const fn up_to(max_pause: Duration) -> Self {
+        Self { max_pause, failures: 0, until: None, why: None }
+    }
+
     /// Counts a failure. A failure during a pause does not prolong it: attempts that ran side by side count once.
     pub(in crate::pool) fn record_failure(&mut self, now: Instant, why: String) {
         self.why = Some(why);
         if self.remaining(now).is_none() {
-            let pause = FIRST_PAUSE.saturating_mul(1 << self.failures.min(6)).min(MAX_PAUSE);
+            let pause = FIRST_PAUSE.saturating_mul(1 << self.failures.min(16)).min(self.max_pause);
             self.failures = self.failures.saturating_add(1);
             self.until = Some(now + pause);
         }
@@ -28,7 +41,7 @@ impl Backoff {
 
     /// Forgets all failures.
     pub(in crate::pool) fn reset(&mut self) {
-        *self = Self::default();
+        *self = Self::up_to(self.max_pause);
     }
 
     /// Returns the time until the next attempt may begin; `None` when it may begin now.

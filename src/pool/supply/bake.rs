@@ -2,7 +2,8 @@
 //!
 //! While the first instance is being baked, no other instance of the template is made: a cold start takes longer than
 //! the bake and a restore save. Once a bake has failed, instances are started cold, and baking is tried again beside
-//! them, with growing pauses.
+//! them, with growing pauses. A checkpoint whose instances do not become ready is discarded, and counts as a failed bake:
+//! else the pool would stay empty for ever.
 //!
 //! The instance that is baked is never on record. So it is never assigned, and does not count towards the capacity. It
 //! is locked until it is gone; one that a crash leaves running is unrecorded, and the next server process stops it.
@@ -56,6 +57,10 @@ pub(in crate::pool) async fn ensure_checkpoint(
         return false;
     }
     let bake_state = &template_pool.bake_state;
+    // A runtime removes a checkpoint that cannot be restored, and a new one will hardly be better.
+    if status == CheckpointStatus::Missing && bake_state.is_settled(template.revision) {
+        bake_state.record_failure("its checkpoint was discarded".to_owned());
+    }
     bake_state.set_settled((status != CheckpointStatus::Missing).then_some(template.revision));
     template_pool.expect_start_method(match status {
         CheckpointStatus::Present => StartMethod::Restored,
@@ -70,6 +75,37 @@ pub(in crate::pool) async fn ensure_checkpoint(
         task::spawn("pool bake", pool.tasks.track_future(async move { bake.run().await }));
     }
     bake_state.has_failed()
+}
+
+/// Counts a restored instance that did not become ready. After several, discards the checkpoint, so that instances are
+/// started cold, and tells the operator once.
+pub(super) async fn record_failed_restore(
+    pool: &Pool,
+    template_pool: &TemplatePool,
+    template: &Template,
+    why: &str,
+) {
+    let bake_state = &template_pool.bake_state;
+    if !template_pool.wants(template.revision) || !bake_state.record_failed_restore() {
+        return;
+    }
+    if let Err(error) = pool.runtime.discard_checkpoint(template.revision, &template.app).await {
+        tracing::warn!(template = %template.name, %error, "failed to discard checkpoint");
+        return;
+    }
+    let is_first = bake_state.record_failure(why.to_owned());
+    bake_state.set_settled(None);
+    let pause = bake_state.pause().unwrap_or_default();
+    if is_first {
+        tracing::error!(
+            template = %template.name, why, ?pause,
+            "checkpoint discarded, because its instances do not become ready; instances are started cold, which is slower"
+        );
+    } else {
+        tracing::debug!(template = %template.name, why, ?pause, "checkpoint discarded again");
+    }
+    // Nothing speaks against a cold start.
+    template_pool.forget_failures();
 }
 
 /// The result of [`Pool::bake`].
@@ -197,7 +233,7 @@ impl BakeTask {
         match outcome {
             Ok(()) => {
                 pool.metrics.record_bake(name, Outcome::Success, start.elapsed());
-                template_pool.bake_state.reset_backoff();
+                template_pool.bake_state.begin_checkpoint();
                 if template_pool.wants(template.revision) {
                     template_pool.expect_start_method(StartMethod::Restored);
                 }
@@ -213,12 +249,16 @@ impl BakeTask {
             }
             Err((step, error)) => {
                 pool.metrics.record_bake(name, Outcome::Error, start.elapsed());
-                template_pool.bake_state.record_failure(error.to_string());
+                let is_first = template_pool.bake_state.record_failure(error.to_string());
                 let pause = template_pool.bake_state.pause().unwrap_or_default();
-                tracing::error!(
-                    template = name, step, %error, ?pause,
-                    "failed to bake checkpoint; instances are started cold, which is slower"
-                );
+                if is_first {
+                    tracing::error!(
+                        template = name, step, %error, ?pause,
+                        "failed to bake checkpoint; instances are started cold, which is slower"
+                    );
+                } else {
+                    tracing::debug!(template = name, step, %error, ?pause, "failed to bake checkpoint again");
+                }
             }
         }
     }

@@ -12,6 +12,7 @@ use std::sync::atomic::Ordering;
 use futures_util::future::BoxFuture;
 use tokio::time::Instant;
 
+use super::bake;
 use super::hooks::{self, HookError, HookValues};
 use super::readiness;
 use super::readiness::{AppTarget, ReadinessError};
@@ -74,10 +75,13 @@ pub(in crate::pool) struct ProvisionStep {
     pub(super) undo: UndoStep,
 }
 
+/// The name of the step that waits until an instance is ready.
+const ANSWER: &str = "answer";
+
 /// The steps up to an instance that answers, and from which a checkpoint can be made.
 pub(super) const START_STEPS: [ProvisionStep; 4] = [
     ProvisionStep { name: "start", act: |d| Box::pin(d.start()), undo: |d| Box::pin(d.stop()) },
-    ProvisionStep { name: "answer", act: |d| Box::pin(d.wait_until_ready()), undo: |_| Box::pin(async {}) },
+    ProvisionStep { name: ANSWER, act: |d| Box::pin(d.wait_until_ready()), undo: |_| Box::pin(async {}) },
     ProvisionStep { name: "warm up", act: |d| Box::pin(d.warm_up()), undo: |_| Box::pin(async {}) },
     ProvisionStep {
         name: "run the bake hooks",
@@ -295,6 +299,9 @@ impl ProvisionTask {
             Ok(()) => {
                 pool.metrics.record_provision(name, method, Outcome::Success, begun.elapsed());
                 template_pool.record_success(start_method, begun.elapsed());
+                if start_method == StartMethod::Restored {
+                    template_pool.bake_state.reset();
+                }
                 if has_died {
                     pool.fail(&id, "it died while it was being offered").await;
                 } else {
@@ -313,6 +320,12 @@ impl ProvisionTask {
                 }
                 let pause = template_pool.pause().unwrap_or_default();
                 tracing::error!(template = name, step, %error, ?pause, "failed to make instance");
+                // Hooks and the store fail for reasons of their own.
+                let is_restored =
+                    draft.started.is_some_and(|started| started.method == StartMethod::Restored);
+                if is_restored && step == ANSWER {
+                    bake::record_failed_restore(pool, template_pool, &template, &error.to_string()).await;
+                }
             }
         }
     }

@@ -4,7 +4,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use super::fixture::{BAKE, Fixture, LONG, OWN, READY, WARM, template, templates};
-use super::test_app::AppBehavior;
+use super::test_app::{AppBehavior, TestApp};
 use super::test_runtime::StartFault;
 use crate::pool::end::gc::collect;
 use crate::pool::supply::bake;
@@ -93,6 +93,61 @@ async fn while_baking_fails_instances_are_started_cold_and_baking_is_tried_with_
     let methods = fixture.methods();
     assert_eq!(methods.iter().filter(|how| **how == Restored).count(), 1);
     assert_eq!(methods.last(), Some(&Restored));
+}
+
+#[tokio::test]
+async fn a_checkpoint_whose_instances_are_not_ready_is_discarded_and_baked_again_later() {
+    let mut impatient = template("t", 1, 1, 8);
+    impatient.ready.timeout = Duration::from_millis(20);
+    let fixture = Fixture::with(Some(TestApp::start().await), impatient);
+    fixture.runtime.bakes.store(true, Ordering::SeqCst);
+    fixture.runtime.broken_restores.store(usize::MAX, Ordering::SeqCst);
+    let bakes = || fixture.runtime.bake_attempts.load(Ordering::SeqCst);
+    assert!(!fixture.begin_bake().await);
+    fixture.tasks_ended().await;
+    for attempt in 1..=3 {
+        assert_eq!(fixture.baked(), [1], "before attempt {attempt}");
+        fixture.run_attempt().await;
+        assert_eq!(fixture.methods().last(), Some(&Restored));
+    }
+    assert_eq!((bakes(), fixture.baked()), (1, vec![]));
+    assert_eq!(fixture.template_pool().problem(), None, "instances can be made");
+
+    assert!(fixture.begin_bake().await, "instances are started cold, without a wait for the next bake");
+    fixture.run_attempt().await;
+    assert_eq!((bakes(), fixture.methods().last()), (1, Some(&Cold)));
+    fixture.assert_full(1).await;
+
+    fixture.runtime.broken_restores.store(0, Ordering::SeqCst);
+    while fixture.template_pool().bake_state.pause().is_some() {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    assert!(fixture.begin_bake().await);
+    fixture.tasks_ended().await;
+    assert_eq!((bakes(), fixture.baked()), (2, vec![1]));
+    fixture.run_attempt().await;
+    assert_eq!(fixture.methods().last(), Some(&Restored));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_checkpoint_that_the_runtime_removes_again_and_again_is_baked_with_growing_pauses() {
+    let fixture = baking_fixture();
+    let bakes = || fixture.runtime.bake_attempts.load(Ordering::SeqCst);
+    for pause in [1, 2, 4] {
+        assert_eq!(fixture.template_pool().bake_state.pause(), None);
+        fixture.begin_bake().await;
+        fixture.tasks_ended().await;
+        assert!(fixture.begin_bake().await);
+        let before = bakes();
+        fixture.runtime.baked.lock().clear();
+        assert!(fixture.begin_bake().await, "instances are started cold meanwhile");
+        assert_eq!(bakes(), before);
+        let left = fixture.template_pool().bake_state.pause().unwrap();
+        assert!(left > Duration::from_millis(pause * 900) && left <= Duration::from_secs(pause), "{left:?}");
+        while fixture.template_pool().bake_state.pause().is_some() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
 }
 
 #[tokio::test(start_paused = true)]

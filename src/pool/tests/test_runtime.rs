@@ -51,6 +51,8 @@ pub(crate) struct TestRuntime {
     pub(super) bakes: AtomicBool,
     /// The revisions with a checkpoint, in the order of the bakes.
     pub(super) baked: Mutex<Vec<u64>>,
+    /// The number of next restored instances whose apps do not answer.
+    pub(super) broken_restores: AtomicUsize,
     /// The number of next bakes that fail.
     pub(super) failing_bakes: AtomicUsize,
     pub(super) bake_attempts: AtomicUsize,
@@ -78,6 +80,9 @@ pub(super) struct TestHost {
     /// What each instance takes.
     pub(super) each: u64,
 }
+
+/// Where no app listens.
+const BROKEN: Endpoint = Endpoint::Sealed { namespace: u32::MAX, port: 1 };
 
 /// Takes one from a count. Returns false when it is zero.
 fn take_one(count: &AtomicUsize) -> bool {
@@ -167,11 +172,14 @@ impl Runtime for TestRuntime {
             tokio::time::sleep(cold_takes).await;
         }
         self.methods.lock().push(method);
+        let is_broken = method == StartMethod::Restored && take_one(&self.broken_restores);
+        let endpoint = if is_broken { BROKEN } else { endpoint };
         Ok(Started { endpoint, method })
     }
 
     async fn connect(&self, endpoint: Endpoint) -> std::io::Result<TcpStream> {
         match (endpoint, self.app) {
+            (BROKEN, _) => Err(std::io::ErrorKind::ConnectionRefused.into()),
             (Endpoint::Direct(address), _) => TcpStream::connect(address).await,
             (Endpoint::Sealed { .. }, Some(app)) => TcpStream::connect(app).await,
             (Endpoint::Sealed { .. }, None) => Err(std::io::ErrorKind::Unsupported.into()),
@@ -202,6 +210,11 @@ impl Runtime for TestRuntime {
             return Err(RuntimeError::Start(format!("{id} does not run")));
         }
         self.baked.lock().push(revision);
+        Ok(())
+    }
+
+    async fn discard_checkpoint(&self, revision: u64, _: &App) -> Result<(), RuntimeError> {
+        self.baked.lock().retain(|baked| *baked != revision);
         Ok(())
     }
 

@@ -33,6 +33,8 @@ pub enum FaultPoint {
     BakeFolder,
     /// The images of the instance's memory are in that folder, and its processes are gone.
     Freeze,
+    /// The connections in the images that instances cannot have are closed.
+    Connections,
     /// The random number generators in the images are reset.
     RandomNumbers,
     /// The memory is written to the files that instances will share, and the images still share nothing.

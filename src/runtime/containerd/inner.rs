@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::checkpoint::catalog::Catalog;
 use super::checkpoint::manifest::Ingredients;
@@ -43,6 +44,8 @@ pub(super) struct Inner {
     pub(super) restorer: Option<PathBuf>,
     /// CRIU's version; `None` where no instance is restored.
     pub(super) criu_version: Option<String>,
+    /// Longest time that CRIU may take to freeze an instance.
+    pub(super) freeze_timeout: Duration,
     pub(super) kernel_release: String,
     /// The AppArmor profile of instances.
     pub(super) apparmor: Option<&'static str>,

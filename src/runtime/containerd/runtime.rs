@@ -121,6 +121,7 @@ impl ContainerdRuntime {
             known_layers: KnownLayers::default(),
             restorer,
             criu_version,
+            freeze_timeout: settings.freeze_timeout,
             kernel_release: kernel::release(),
             apparmor: AppArmor::of_host(Path::new("/")).profile(),
             instances: Instances::default(),
@@ -258,6 +259,15 @@ impl Runtime for ContainerdRuntime {
             inner.bake(&id, &instance, revision, &app).await
         })
         .await
+    }
+
+    async fn discard_checkpoint(&self, revision: u64, app: &App) -> Result<(), RuntimeError> {
+        let image = app.image.as_ref().and_then(|image| self.inner.images.cached(image));
+        let ingredients = image.and_then(|image| self.inner.ingredients(revision, &image));
+        if let Some(ingredients) = ingredients {
+            self.inner.remove_checkpoint(&ingredients.key()).await;
+        }
+        Ok(())
     }
 
     async fn record_repeated_values(

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use tokio::sync::watch;
 
@@ -27,6 +28,8 @@ pub struct ContainerdSettings {
     pub may_restore: bool,
     /// Most bytes that the shared memory of all checkpoints may take together; 0 gives each instance memory of its own.
     pub shared_memory_limit: u64,
+    /// Longest time that CRIU may take to freeze an instance.
+    pub freeze_timeout: Duration,
     /// Limits of all instances of the node together.
     pub node_limits: NodeLimitSettings,
     /// Search path in which `nft` is looked up, in the form of `PATH`; `None` uses the path of this process.
@@ -54,6 +57,7 @@ impl ContainerdSettings {
             node,
             logins: None,
             may_restore: true,
+            freeze_timeout: Duration::from_secs(240),
             shared_memory_limit: default_shared_memory_limit(),
             node_limits: NodeLimitSettings::default(),
             search_path: None,

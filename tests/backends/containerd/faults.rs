@@ -27,10 +27,11 @@ pub(super) const START_STEPS: [FaultPoint; 8] = [
 ];
 
 /// The steps of a bake.
-pub(super) const BAKE_STEPS: [FaultPoint; 7] = [
+pub(super) const BAKE_STEPS: [FaultPoint; 8] = [
     FaultPoint::BakeFolder,
     FaultPoint::Freeze,
     FaultPoint::NoTask,
+    FaultPoint::Connections,
     FaultPoint::RandomNumbers,
     FaultPoint::Share,
     FaultPoint::Commit,

@@ -1,6 +1,7 @@
 //! The containerd runtime under the suite, and what only this runtime promises. The apps of these tests use the PHP
 //! image, whose programs are PHP and a shell.
 
+mod any_image;
 mod checkpoint;
 mod compiled_program;
 mod crash;

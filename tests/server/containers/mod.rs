@@ -8,6 +8,7 @@ mod hooks;
 mod lifecycle;
 mod limits;
 mod memory;
+mod unfit_checkpoints;
 
 mod heavy {
     mod leaks;

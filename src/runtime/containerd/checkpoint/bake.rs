@@ -11,6 +11,8 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use super::connections;
+use super::freezable;
 use super::manifest::{CheckpointKey, Sharing};
 use super::randomness::{self, GeneratorScan, RandomNumbers};
 use super::restore::make_readable;
@@ -21,7 +23,7 @@ use crate::runtime::blocking::{IoContext, blocking};
 use crate::runtime::containerd::container;
 use crate::runtime::containerd::container::instances::RunningContainer;
 use crate::runtime::containerd::fault_points::FaultPoint;
-use crate::runtime::containerd::host::cgroups;
+use crate::runtime::containerd::host::{cgroups, orphans};
 use crate::runtime::containerd::image::snapshots;
 use crate::runtime::containerd::inner::Inner;
 use crate::template::{App, ShareMemory};
@@ -92,6 +94,9 @@ impl Inner {
         app: &App,
     ) -> Result<(Sharing, RandomNumbers), RuntimeError> {
         let processes = container::list_processes(&self.client, id.as_str()).await?;
+        if let Some(why) = freezable::describe_stopped(&processes) {
+            return Err(RuntimeError::Start(format!("{id} cannot be frozen: {why}")));
+        }
         let allocators = examine(instance, app, &processes).await;
         let generators = blocking(move || randomness::scan_generators(&processes)).await;
         // The examination takes a while. A stop that came meanwhile waits for the lock that the bake holds.
@@ -105,11 +110,18 @@ impl Inner {
         let ids = *instance.ids.lock();
         // The instance ends with the freeze, or its caller stops it.
         cgroups::lift_cpu_limit(id.as_str());
-        let frozen = container::freeze(&self.client, id.as_str(), &images, &work, ids.is_some()).await;
-        if let Err(error) = frozen {
-            let log = tokio::fs::read_to_string(work.join("dump.log")).await.unwrap_or_default();
-            let errors: Vec<&str> = log.lines().filter(|line| line.contains("Error")).collect();
-            return Err(RuntimeError::Start(format!("{error}; errors of CRIU: {}", errors.join("; "))));
+        let freezing = container::freeze(&self.client, id.as_str(), &images, &work, ids.is_some());
+        match tokio::time::timeout(self.freeze_timeout, freezing).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => {
+                let log = tokio::fs::read_to_string(work.join("dump.log")).await.unwrap_or_default();
+                return Err(RuntimeError::Start(format!("{error}; {}", freezable::explain(&log))));
+            }
+            Err(_) => {
+                orphans::end_freeze(id.as_str()).await?;
+                let limit = self.freeze_timeout;
+                return Err(RuntimeError::Start(format!("{id} was not frozen within {limit:?}")));
+            }
         }
         let discarded = with_trace(instance, MadviseTrace::stop_and_read).await;
         // Developers who bake another app learn of images that this program cannot read.
@@ -121,6 +133,8 @@ impl Inner {
         self.faults.reached(FaultPoint::Freeze)?;
         container::remove_task(&self.client, id.as_str()).await?;
         self.faults.reached(FaultPoint::NoTask)?;
+        close_connections(id, self.checkpoints.images_dir(key)).await?;
+        self.faults.reached(FaultPoint::Connections)?;
         let random_numbers = reset_random_numbers(id, self.checkpoints.images_dir(key), generators).await?;
         self.faults.reached(FaultPoint::RandomNumbers)?;
         let evidence = allocators.and_then(|allocators| Ok(Evidence { allocators, discarded: discarded? }));
@@ -215,6 +229,16 @@ async fn examine(
         None => Ok(allocators),
         Some(pid) => Err(format!("process {pid} was started by a command and not by the app")),
     }
+}
+
+/// Closes the connections in a checkpoint's images that restored instances cannot have.
+async fn close_connections(id: &InstanceId, images: PathBuf) -> Result<(), RuntimeError> {
+    let closed = blocking(move || connections::close_outside(&images)).await;
+    let closed = closed.context(|| "close the checkpoint's connections".to_owned())?;
+    if closed > 0 {
+        tracing::debug!(template = id.template(), closed, "connections to the outside closed in checkpoint");
+    }
+    Ok(())
 }
 
 /// Resets the random number generators in a checkpoint's images, and warns of those that may repeat.

@@ -22,7 +22,7 @@ use crate::runtime::containerd::host::private_files;
 /// The version of what a checkpoint contains. Raise it when this version of the program must not restore checkpoints of
 /// older versions: when it shares memory in another way, when the permissions of containers are reduced, or when
 /// more random number generators are reset.
-const FORMAT: u32 = 7;
+const FORMAT: u32 = 9;
 
 const MANIFEST: &str = "manifest.json";
 const IMAGES: &str = "images";

@@ -6,6 +6,8 @@
 //! | `manifest` | what is stored with a checkpoint |
 //! | `catalog` | the checkpoints of this node |
 //! | `sharing` | rewrites a checkpoint so that its instances share memory |
+//! | `freezable` | what CRIU cannot freeze, and what its errors mean |
+//! | `connections` | which TCP connections go on in restored instances |
 //! | `randomness` | random numbers that differ between the instances of a checkpoint |
 //! | `mapped_code` | which programs and libraries a process has mapped |
 //! | `prefault` | the pages that a restored instance gets before it runs |
@@ -24,7 +26,9 @@
 
 pub(super) mod bake;
 pub(super) mod catalog;
+mod connections;
 pub(super) mod criu;
+mod freezable;
 pub(super) mod manifest;
 mod mapped_code;
 pub(super) mod prefault;

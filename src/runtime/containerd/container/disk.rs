@@ -113,6 +113,15 @@ fn restore_owners(path: &Path, ids: IdRange) -> io::Result<()> {
     Ok(())
 }
 
+/// Makes an overlay give file handles, without which CRIU cannot freeze an instance that watches files (inotify).
+/// Restored instances need none. A file system of layers that has no handles ignores it.
+pub(super) fn give_file_handles(mounts: &mut [Mount]) {
+    for mount in mounts.iter_mut().filter(|mount| mount.r#type == "overlay") {
+        mount.options.retain(|option| !option.starts_with("index=") && !option.starts_with("nfs_export="));
+        mount.options.extend(["index=on", "nfs_export=on"].map(str::to_owned));
+    }
+}
+
 /// Makes an overlay write to the disk that is attached at `at`. With ids, the shim mounts its lower layers so that their
 /// files belong to the ids of the range.
 pub(super) fn redirect_overlay(mounts: &mut [Mount], at: &Path, ids: Option<IdRange>) {
@@ -149,6 +158,16 @@ mod tests {
         let expected =
             ["index=off", "workdir=/n/disk/work", "upperdir=/n/disk/upper", "lowerdir=/s/8/fs:/s/7/fs"];
         assert_eq!(mounts[0].options, expected);
+        assert!(mounts[1].options.is_empty());
+    }
+
+    #[test]
+    fn an_overlay_gives_file_handles_whatever_the_snapshotter_says() {
+        let options = ["index=off", "lowerdir=/s/8/fs"].map(str::to_owned).to_vec();
+        let overlay = Mount { r#type: "overlay".to_owned(), options, ..Mount::default() };
+        let mut mounts = [overlay, Mount { r#type: "bind".to_owned(), ..Mount::default() }];
+        give_file_handles(&mut mounts);
+        assert_eq!(mounts[0].options, ["lowerdir=/s/8/fs", "index=on", "nfs_export=on"]);
         assert!(mounts[1].options.is_empty());
     }
 

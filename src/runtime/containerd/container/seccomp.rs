@@ -23,8 +23,7 @@ const ALLOWED: &str = "
     futex_wait futex_waitv futex_wake futimesat get_robust_list get_thread_area getcpu getcwd getdents getdents64
     getegid geteuid getgid getgroups getitimer getpeername getpgid getpgrp getpid getppid getpriority getrandom
     getresgid getresuid getrlimit getrusage getsid getsockname getsockopt gettid gettimeofday getuid getxattr
-    inotify_add_watch inotify_init inotify_init1 inotify_rm_watch ioctl ioprio_get ioprio_set kill landlock_add_rule
-    landlock_create_ruleset landlock_restrict_self lchown lgetxattr link linkat listen listxattr llistxattr
+    inotify_add_watch inotify_init inotify_init1 inotify_rm_watch ioctl ioprio_get ioprio_set kill lchown lgetxattr link linkat listen listxattr llistxattr
     lremovexattr lseek lsetxattr lstat madvise membarrier memfd_create mincore mkdir mkdirat mlock mlock2 mlockall
     mmap mprotect mq_getsetattr mq_notify mq_open mq_timedreceive mq_timedsend mq_unlink mremap msgctl msgget msgrcv
     msgsnd msync munlock munlockall munmap nanosleep newfstatat open openat openat2 pause pidfd_open
@@ -73,8 +72,16 @@ const NETLINK_ROUTE: u64 = 0;
 /// The part of an argument that the kernel reads of an `int`. Programs may leave anything in the other half.
 const INT: u64 = 0xFFFF_FFFF;
 
-/// Returns the filter in the form of the runtime specification.
-pub(crate) fn filter() -> Value {
+/// The part of a mode that is the type of a file.
+const S_IFMT: u64 = 0o170_000;
+/// The types of files that `mknod` may make: none, which makes a plain file, a plain file, a FIFO and a UNIX socket.
+const FILE_TYPES: [u64; 4] = [0, 0o100_000, 0o010_000, 0o140_000];
+/// The calls that make a landlock sandbox.
+const LANDLOCK: [&str; 3] = ["landlock_add_rule", "landlock_create_ruleset", "landlock_restrict_self"];
+
+/// Returns the filter in the form of the runtime specification. `may_be_frozen` says whether the instance may become a
+/// checkpoint: CRIU would lose its landlock sandboxes without a word, so programs are told that there is no landlock.
+pub(crate) fn filter(may_be_frozen: bool) -> Value {
     let names: Vec<&str> = ALLOWED.split_whitespace().collect();
     let mut rules = vec![
         json!({ "names": names, "action": "SCMP_ACT_ALLOW" }),
@@ -84,7 +91,15 @@ pub(crate) fn filter() -> Value {
         // Programs may ask which kind of system they run on, and may not choose another.
         allow("personality", &[masked(0, INT, INT)]),
         allow("personality", &[masked(0, INT, 0)]),
+        match may_be_frozen {
+            true => json!({ "names": LANDLOCK, "action": "SCMP_ACT_ERRNO", "errnoRet": ENOSYS }),
+            false => json!({ "names": LANDLOCK, "action": "SCMP_ACT_ALLOW" }),
+        },
     ];
+    // Pipes and sockets with names are everyday; device files would reach the host's devices.
+    for (call, mode) in [("mknod", 1), ("mknodat", 2)] {
+        rules.extend(FILE_TYPES.map(|file_type| allow(call, &[masked(mode, S_IFMT, file_type)])));
+    }
     rules.extend(socket_rules());
     json!({
         "defaultAction": "SCMP_ACT_ERRNO",

@@ -44,6 +44,12 @@ const SET_UP_SECONDS: u32 = 25;
 /// host's root. Only the limit 1 keeps the kernel from starting that, and no file fits in it either.
 const CORE_BYTES: u64 = 1;
 
+/// Options of the pseudo-terminals. Each instance has terminals of its own: in shared ones it could open those of
+/// others. All instances together are limited by the host's `kernel.pty.max`, so each has a maximum. 5 is the group of
+/// terminals in every distribution.
+const PTS_OPTIONS: [&str; 7] =
+    ["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5", "max=16"];
+
 /// Period of the processor limit, in microseconds.
 const CPU_PERIOD_MICROS: u64 = 100_000;
 
@@ -107,6 +113,7 @@ pub(super) fn container_spec(
             // Not `noexec`: shared memory is a private mapping of files there, and it may hold code, such as that of a
             // just-in-time compiler. There are no programs in it.
             mount("/dev", "bind", &host.devices.display().to_string(), &["bind", "ro", "nosuid"]),
+            mount("/dev/pts", "devpts", "devpts", &PTS_OPTIONS),
         ],
         "annotations": { "org.criu.config": host.criu_config },
         "linux": {
@@ -118,7 +125,7 @@ pub(super) fn container_spec(
                 "pids": { "limit": app.limits.pids.unwrap_or(DEFAULT_PIDS) },
                 "cpu": cpu(app),
             },
-            "seccomp": seccomp::filter(),
+            "seccomp": seccomp::filter(request.will_be_baked),
             "maskedPaths": masked_paths::masked_paths(Path::new("/proc")),
             "readonlyPaths": [
                 "/proc/acpi", "/proc/asound", "/proc/bus", "/proc/fs", "/proc/irq", "/proc/scsi", "/proc/sys",

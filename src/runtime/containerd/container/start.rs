@@ -255,6 +255,9 @@ impl Inner {
         recorded?;
         let record = start.elapsed() - files;
         disk::redirect_overlay(&mut mounts, &self.node_dir.disk_mount_point(&request.id), ids);
+        if request.will_be_baked && checkpoint.is_none() {
+            disk::give_file_handles(&mut mounts);
+        }
         let task = task::create_task(&self.client, &draft, mounts).await;
         task.inspect_err(|_| self.shared_shim.invalidate())?;
         let done = Instant::now();

@@ -93,6 +93,19 @@ fn subfolders(folder: &Path) -> impl Iterator<Item = PathBuf> + use<> {
     fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path())
 }
 
+/// Lets the processes of a frozen group run.
+pub(super) fn thaw(id: &str) {
+    for group in folders(id) {
+        for (file, running) in [("freezer.state", "THAWED"), ("cgroup.freeze", "0")] {
+            let file = group.join(file);
+            if file.exists() {
+                // If it fails, the processes cannot be ended, and that error is reported.
+                let _ = fs::write(file, running);
+            }
+        }
+    }
+}
+
 /// Lifts the processor limit of an instance, so that it can be frozen.
 pub(crate) fn lift_cpu_limit(id: &str) {
     for group in folders(id) {

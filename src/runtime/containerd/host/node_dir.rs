@@ -40,9 +40,12 @@ const EGRESS_RECORD_FILE: &str = "outlet.json";
 pub(crate) const SHM_TARGET: &str = "/etc/try-it-now/shm";
 
 /// CRIU's options for freezing and restoring. The network of a sealed instance need not be locked: it has nothing but a
-/// loopback, and a lock wants iptables or nft and takes long. Connections are not restored. Databases hold file locks.
-/// Deleted files that are still open are stored completely, up to this size in bytes.
-const CRIU_OPTIONS: &str = "network-lock skip\ntcp-close\nfile-locks\nghost-limit 67108864\n";
+/// loopback, and a lock wants iptables or nft and takes long. Connections between processes of the instance go on; the
+/// bake closes all others in the images (`checkpoint/connections.rs`), and one that no process has accepted is lost.
+/// Databases hold file locks. Deleted files that are still open are stored completely, up to this size in bytes, or get a
+/// name again if they belong to a lower layer or have another name.
+const CRIU_OPTIONS: &str =
+    "network-lock skip\ntcp-established\nskip-in-flight\nfile-locks\nlink-remap\nghost-limit 1073741824\n";
 
 /// CRIU's additional options for restoring: there are many restores, and writing the log takes time.
 const NO_LOG_OPTION: &str = "log-file /dev/null\n";
@@ -231,6 +234,7 @@ impl NodeDir {
 /// # Errors
 /// The folder cannot be written, or device files cannot be made.
 pub(crate) fn create_devices(devices: &Path) -> io::Result<()> {
+    ignore_existing(fs::create_dir(devices.join("pts")))?;
     for (name, major, minor) in
         [("null", 1, 3), ("zero", 1, 5), ("full", 1, 7), ("random", 1, 8), ("urandom", 1, 9), ("tty", 5, 0)]
     {
@@ -243,6 +247,7 @@ pub(crate) fn create_devices(devices: &Path) -> io::Result<()> {
     }
     for (name, target) in [
         ("fd", "/proc/self/fd"),
+        ("ptmx", "pts/ptmx"),
         ("shm", SHM_TARGET),
         ("stdin", "/proc/self/fd/0"),
         ("stdout", "/proc/self/fd/1"),

@@ -74,15 +74,55 @@ async fn run_folder(socket: &Path) -> Option<PathBuf> {
     Some(PathBuf::from(format!("/proc/{pid}/root/run/containerd")))
 }
 
+/// Ends a freeze that takes too long: kills runc and CRIU, and lets the instance's processes run, so that they can be
+/// ended.
+///
+/// # Errors
+/// runc does not end.
+pub(crate) async fn end_freeze(id: &str) -> Result<(), RuntimeError> {
+    for _ in 0..MAX_ATTEMPTS {
+        let freezing = processes_with(|words| is_command_of_runc(words, &[b"checkpoint"], id));
+        if freezing.is_empty() {
+            cgroups::thaw(id);
+            return Ok(());
+        }
+        for pid in freezing {
+            // CRIU first: nobody would end it once runc is gone.
+            for pid in children(pid).into_iter().chain([pid]) {
+                let _ = Pid::from_raw(pid).map(|pid| kill_process(pid, Signal::KILL));
+            }
+        }
+        cgroups::thaw(id);
+        tokio::time::sleep(RETRY_INTERVAL).await;
+    }
+    let source = io::Error::from(io::ErrorKind::TimedOut);
+    Err(RuntimeError::Io { operation: format!("end the freeze of {id}"), source })
+}
+
+fn children(pid: i32) -> Vec<i32> {
+    let threads = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
+    let lists = threads.filter_map(|thread| fs::read_to_string(thread.path().join("children")).ok());
+    lists
+        .flat_map(|list| list.split_whitespace().filter_map(|pid| pid.parse().ok()).collect::<Vec<_>>())
+        .collect()
+}
+
+/// Returns the processes whose command line fulfils a condition.
+fn processes_with(condition: impl Fn(&[&[u8]]) -> bool) -> Vec<i32> {
+    let processes = fs::read_dir("/proc").into_iter().flatten().flatten();
+    let found = processes.filter_map(|entry| {
+        let pid = entry.file_name().to_str()?.parse::<i32>().ok()?;
+        let command_line = fs::read(entry.path().join("cmdline")).ok()?;
+        condition(&command_line.split(|byte| *byte == 0).collect::<Vec<_>>()).then_some(pid)
+    });
+    found.collect()
+}
+
 /// Returns the shim of an instance, what creates its container, and all processes in its cgroup.
 fn find_processes(id: &str) -> Vec<Pid> {
     let mut pids = cgroups::processes(id);
-    let processes = fs::read_dir("/proc").into_iter().flatten().flatten();
-    pids.extend(processes.filter_map(|entry| {
-        let pid = entry.file_name().to_str()?.parse::<i32>().ok()?;
-        let command_line = fs::read(entry.path().join("cmdline")).ok()?;
-        let words: Vec<&[u8]> = command_line.split(|byte| *byte == 0).collect();
-        (is_shim(&words, id) || is_creation(&words, id)).then_some(pid)
+    pids.extend(processes_with(|words| {
+        is_shim(words, id) || is_command_of_runc(words, &[b"create", b"restore"], id)
     }));
     pids.sort_unstable();
     pids.dedup();
@@ -97,14 +137,15 @@ fn is_shim(words: &[&[u8]], id: &str) -> bool {
     program.starts_with(b"containerd-shim") && has("-namespace", NAMESPACE) && has("-id", id)
 }
 
-/// Returns whether this is the command line with which a shim has runc, or our restorer in its place, create the
-/// container of an instance.
-fn is_creation(words: &[&[u8]], id: &str) -> bool {
+/// Returns whether this is the command line with which a shim has runc, or our restorer in its place, carry out one of
+/// these commands for an instance.
+fn is_command_of_runc(words: &[&[u8]], commands: &[&[u8]], id: &str) -> bool {
     let root = format!("/runc/{NAMESPACE}");
     let is_ours = words.windows(2).any(|pair| pair[0] == b"--root" && pair[1].ends_with(root.as_bytes()));
-    let creates = words.iter().any(|word| matches!(*word, b"create" | b"restore"));
     // A command line ends with a zero byte, so the last word is empty.
-    is_ours && creates && words.iter().rev().nth(1) == Some(&id.as_bytes())
+    is_ours
+        && words.iter().any(|word| commands.contains(word))
+        && words.iter().rev().nth(1) == Some(&id.as_bytes())
 }
 
 /// Removes the files that runc and the shim keep about an instance in containerd's `/run`.
@@ -145,8 +186,12 @@ mod tests {
         assert!(!is_shim(&words(""), "shop-1"));
     }
 
+    fn is_creation(words: &[&[u8]], id: &str) -> bool {
+        is_command_of_runc(words, &[b"create", b"restore"], id)
+    }
+
     #[test]
-    fn only_what_creates_the_container_of_that_instance_in_this_namespace_matches() {
+    fn only_such_a_command_for_that_instance_in_this_namespace_matches() {
         let runc = |namespace: &str, command: &str, id: &str| {
             format!(
                 "/x/try-it-now-runc\0--root\0/run/containerd/runc/{namespace}\0{command}\0--bundle\0/b\0{id}\0"

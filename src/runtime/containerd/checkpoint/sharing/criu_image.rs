@@ -10,10 +10,10 @@ const MAGICS_WITH_KIND: [u32; 2] = [0x5456_4319, 0x5510_5940];
 
 /// One image file of messages. Those of other kinds, such as `pages-*.img`, are plain bytes.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct CriuImage {
+pub(in crate::runtime::containerd::checkpoint) struct CriuImage {
     magic: Vec<u8>,
     /// The messages in the order of the file.
-    pub(super) records: Vec<ProtoMessage>,
+    pub(in crate::runtime::containerd::checkpoint) records: Vec<ProtoMessage>,
 }
 
 impl CriuImage {
@@ -21,7 +21,7 @@ impl CriuImage {
     ///
     /// # Errors
     /// The file is cut short, or a record is no message.
-    pub(super) fn read(bytes: &[u8]) -> Result<Self, Malformed> {
+    pub(in crate::runtime::containerd::checkpoint) fn read(bytes: &[u8]) -> Result<Self, Malformed> {
         let first = bytes.first_chunk().ok_or(Malformed::Short)?;
         let length = if MAGICS_WITH_KIND.contains(&u32::from_le_bytes(*first)) { 8 } else { 4 };
         let (magic, mut rest) = bytes.split_at_checked(length).ok_or(Malformed::Short)?;
@@ -37,7 +37,7 @@ impl CriuImage {
     }
 
     /// Returns the bytes of the file.
-    pub(super) fn write(&self) -> Vec<u8> {
+    pub(in crate::runtime::containerd::checkpoint) fn write(&self) -> Vec<u8> {
         let mut bytes = self.magic.clone();
         for record in &self.records {
             let record = record.write();

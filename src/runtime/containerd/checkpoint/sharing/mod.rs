@@ -58,11 +58,13 @@ mod zero_reliance;
 mod tests;
 
 pub(super) use allocator_scan::scan_allocators;
+pub(super) use criu_image::CriuImage;
 pub(super) use gaps::MappedParts;
 pub(super) use image_dir::verify_round_trip;
 pub(crate) use madvise_trace::{MadviseTrace, remove_madvise_traces};
 pub(super) use plan::stored_memory::{StoredMemory, StoredRange};
 pub(super) use process_images::for_each_process;
+pub(super) use proto_message::{Malformed, ProtoMessage};
 pub(super) use rewrite::Evidence;
 pub(super) use shared_memory::ShareError;
 pub(crate) use shared_memory::{SharedMemory, remove_all};

@@ -7,7 +7,7 @@ use prost::encoding::{WireType, decode_key, decode_varint, encode_key, encode_va
 
 /// Why an image file or a message in it cannot be used.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
-pub(super) enum Malformed {
+pub(in crate::runtime::containerd::checkpoint) enum Malformed {
     /// It ends within a record or a field.
     #[error("it is cut short")]
     Short,
@@ -48,7 +48,7 @@ enum FieldKind {
 
 /// A message of less than 4 GiB, as it was read, and the places of its fields.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(super) struct ProtoMessage {
+pub(in crate::runtime::containerd::checkpoint) struct ProtoMessage {
     bytes: Vec<u8>,
     fields: Vec<Field>,
 }
@@ -103,7 +103,7 @@ impl ProtoMessage {
     ///
     /// # Errors
     /// The bytes are no protobuf message, or have 4 GiB or more.
-    pub(super) fn read(bytes: &[u8]) -> Result<Self, Malformed> {
+    pub(in crate::runtime::containerd::checkpoint) fn read(bytes: &[u8]) -> Result<Self, Malformed> {
         if u32::try_from(bytes.len()).is_err() {
             return Err(Malformed::Long);
         }
@@ -117,12 +117,12 @@ impl ProtoMessage {
     }
 
     /// Returns the message's bytes.
-    pub(super) fn write(&self) -> Vec<u8> {
+    pub(in crate::runtime::containerd::checkpoint) fn write(&self) -> Vec<u8> {
         self.bytes.clone()
     }
 
     /// Returns the number in a field, if the message has that field. Of several the last counts, as protobuf requires.
-    pub(super) fn number(&self, number: u32) -> Option<u64> {
+    pub(in crate::runtime::containerd::checkpoint) fn number(&self, number: u32) -> Option<u64> {
         let field = self.fields.iter().rev().find(|field| field.number == number)?;
         match field.kind {
             FieldKind::Number => varint(&mut &self.bytes[field.value()]).ok(),
@@ -131,7 +131,10 @@ impl ProtoMessage {
     }
 
     /// Returns all numbers of a repeated field that is not packed.
-    pub(super) fn all_numbers(&self, number: u32) -> impl Iterator<Item = u64> {
+    pub(in crate::runtime::containerd::checkpoint) fn all_numbers(
+        &self,
+        number: u32,
+    ) -> impl Iterator<Item = u64> {
         let fields =
             self.fields.iter().filter(move |field| field.number == number && field.kind == FieldKind::Number);
         fields.filter_map(|field| varint(&mut &self.bytes[field.value()]).ok())
@@ -141,7 +144,7 @@ impl ProtoMessage {
     ///
     /// # Errors
     /// The message lacks the field.
-    pub(super) fn need(&self, number: u32) -> Result<u64, Malformed> {
+    pub(in crate::runtime::containerd::checkpoint) fn need(&self, number: u32) -> Result<u64, Malformed> {
         self.number(number).ok_or(Malformed::Lacks(number))
     }
 
@@ -149,24 +152,27 @@ impl ProtoMessage {
     ///
     /// # Errors
     /// The message lacks the field, or its value is larger.
-    pub(super) fn need_u32(&self, number: u32) -> Result<u32, Malformed> {
+    pub(in crate::runtime::containerd::checkpoint) fn need_u32(&self, number: u32) -> Result<u32, Malformed> {
         self.need(number)?.try_into().map_err(|_| Malformed::Bounds(number))
     }
 
     /// Returns all values of a repeated field of texts or messages.
-    pub(super) fn all_bytes(&self, number: u32) -> impl Iterator<Item = &[u8]> {
+    pub(in crate::runtime::containerd::checkpoint) fn all_bytes(
+        &self,
+        number: u32,
+    ) -> impl Iterator<Item = &[u8]> {
         let fields =
             self.fields.iter().filter(move |field| field.number == number && field.kind == FieldKind::Bytes);
         fields.map(|field| &self.bytes[field.value()])
     }
 
     /// Returns the text or message in a field, if the message has that field. Of several the last counts.
-    pub(super) fn bytes(&self, number: u32) -> Option<&[u8]> {
+    pub(in crate::runtime::containerd::checkpoint) fn bytes(&self, number: u32) -> Option<&[u8]> {
         self.all_bytes(number).last()
     }
 
     /// Sets the number in a field. It replaces the last number that the field has, or is added at the end.
-    pub(super) fn set_number(&mut self, number: u32, value: u64) {
+    pub(in crate::runtime::containerd::checkpoint) fn set_number(&mut self, number: u32, value: u64) {
         let mut raw = Vec::new();
         encode_key(number, WireType::Varint, &mut raw);
         encode_varint(value, &mut raw);
@@ -180,7 +186,7 @@ impl ProtoMessage {
     }
 
     /// Adds a text or a message to a repeated field.
-    pub(super) fn push_bytes(&mut self, number: u32, bytes: &[u8]) {
+    pub(in crate::runtime::containerd::checkpoint) fn push_bytes(&mut self, number: u32, bytes: &[u8]) {
         self.push(&delimited(number, bytes));
     }
 
@@ -194,7 +200,7 @@ impl ProtoMessage {
     ///
     /// # Errors
     /// The field has a value that is no message, or `change` fails. Then nothing is changed.
-    pub(super) fn change_each<E: From<Malformed>>(
+    pub(in crate::runtime::containerd::checkpoint) fn change_each<E: From<Malformed>>(
         &mut self,
         number: u32,
         mut change: impl FnMut(ProtoMessage) -> Result<Option<ProtoMessage>, E>,
