@@ -4,13 +4,17 @@
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use try_it_now::instance::{Endpoint, InstanceId};
-use try_it_now::runtime::containerd::{ContainerdRuntime, ContainerdSettings};
+use try_it_now::runtime::containerd::{ContainerdRuntime, ContainerdSettings, FaultInjector, FaultPoint};
 use try_it_now::runtime::{Runtime, StartMethod};
 use try_it_now::template::{App, ImageRef};
 
+use super::random_numbers::image;
 use super::{COUNTER_APP, REVISION, TestNode, bake, fs, oci_archive, php, send_command, start, with_timeout};
+use crate::suites::runtime::start_request;
 
 /// The user and group ids that an instance has.
 const IDS: u32 = 1 << 16;
@@ -123,17 +127,105 @@ async fn the_root_of_an_instance_is_no_user_of_the_host_and_no_two_instances_sha
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_instance_that_uses_up_its_inotify_instances_leaves_the_others_theirs() {
+async fn an_instance_that_uses_up_what_the_kernel_counts_for_a_user_leaves_the_others_theirs() {
     let Some(test_node) = TestNode::with_user_namespaces() else { return };
     let runtime = test_node.open().await;
-    let [a, b, c] = cold_and_restored(&runtime, &users_app(&test_node, "", ""), "who").await;
-    let (_, another) = start(&runtime, &php(COUNTER_APP)).await;
-    send_command(&runtime, another.endpoint, "add").await;
-    for (hostile, good) in [(&a, &b), (&b, &c)] {
-        assert_eq!(send_command(&runtime, hostile.1, "inotify").await, "128");
-        assert_eq!(send_command(&runtime, hostile.1, "watch").await, "Too many open files");
-        assert_eq!(send_command(&runtime, good.1, "watch").await, "watching");
+    let [cold, restored, other] = cold_and_restored(&runtime, &users_app(&test_node, "", ""), "who")
+        .await
+        .map(|(_, endpoint)| endpoint);
+    for (hostile, good) in [(restored, [cold, other]), (cold, [other, other])] {
+        // Watches and instances in this order: the former need some of the latter.
+        for what in ["queues", "signals", "pipes", "watches", "instances"] {
+            let used = send_command(&runtime, hostile, &format!("use up {what}")).await;
+            assert!(used.parse::<u64>().unwrap() > 0, "{what}: {used}");
+            let more = send_command(&runtime, hostile, &format!("use one {what}")).await;
+            assert_ne!(more, "done", "{what}: {used} are not all");
+            for good in good {
+                let one = send_command(&runtime, good, &format!("use one {what}")).await;
+                assert_eq!(one, "done", "{what}: the other instance used {used}");
+            }
+        }
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn postgresql_as_a_user_of_its_own_is_restored() {
+    let Some(test_node) = TestNode::with_user_namespaces() else { return };
+    let Some(image) = image("runtimes") else { return };
+    let runtime = test_node.open().await;
+    let program = include_str!("random_numbers/programs/postgresql.py");
+    let app = App { image: Some(image), ..super::app(&["python3", "-c", program]) };
+    for (id, endpoint) in cold_and_restored(&runtime, &app, "draw").await {
+        let answer = send_command(&runtime, endpoint, "draw").await;
+        assert!(answer.contains("secret gen_random_uuid "), "{answer}");
+        let first = range_of(&id);
+        let users = processes(&id).into_iter().map(|pid| host_ids(pid)[0]).collect::<Vec<_>>();
+        assert!(users.iter().filter(|user| **user == first + 1000).count() > 4, "{users:?}");
+    }
+}
+
+/// Runs nginx with a worker that is another user, on port 8080.
+const NGINX: &str = r#"
+echo 'www-data:x:33:33::/:/bin/sh' >>/etc/passwd
+echo 'www-data:x:33:' >>/etc/group
+for name in client_body proxy fastcgi uwsgi scgi; do paths="$paths ${name}_temp_path /tmp/$name;"; done
+echo "user www-data; daemon off; pid /tmp/pid; error_log stderr; events {}
+    http { access_log off; $paths server { listen 8080; location / { return 200 hello; } } }" >/tmp/nginx.conf
+exec nginx -c /tmp/nginx.conf
+"#;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nginx_with_workers_of_another_user_is_restored() {
+    let Some(test_node) = TestNode::with_user_namespaces() else { return };
+    let Some(image) = image("nginx") else { return };
+    let runtime = test_node.open().await;
+    let app = App { image: Some(image), ..super::app(&["busybox", "sh", "-c", NGINX]) };
+    let get = "GET / HTTP/1.0\r\n\r";
+    for (id, endpoint) in cold_and_restored(&runtime, &app, get).await {
+        let answer = send_command(&runtime, endpoint, get).await;
+        assert!(answer.starts_with("HTTP/1.1 200") && answer.ends_with("hello"), "{answer}");
+        let first = range_of(&id);
+        let mut users: Vec<u32> = processes(&id).into_iter().map(|pid| host_ids(pid)[0]).collect();
+        users.sort_unstable();
+        assert_eq!(users, [first, first + 33]);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn where_no_instance_starts_with_a_user_namespace_all_start_without_one() {
+    let Some(test_node) = TestNode::with_user_namespaces() else { return };
+    let (attempts, faults) = failing_ids(0);
+    let runtime = test_node.open_watched(faults).await;
+    for _ in 0..2 {
+        let (id, started) = start(&runtime, &php(COUNTER_APP)).await;
+        assert_eq!(send_command(&runtime, started.endpoint, "add").await, "1");
+        assert_eq!(host_ids(processes(&id)[0])[0], 0);
+    }
+    assert_eq!(attempts.load(Ordering::SeqCst), 1, "the server does not try again");
+    assert_eq!(test_node.id_ranges(), [""; 0]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn where_one_instance_has_started_with_a_user_namespace_none_starts_without() {
+    let Some(test_node) = TestNode::with_user_namespaces() else { return };
+    let (attempts, faults) = failing_ids(1);
+    let runtime = test_node.open_watched(faults).await;
+    let (id, _) = start(&runtime, &php(COUNTER_APP)).await;
+    range_of(&id);
+    with_timeout(runtime.start(&start_request(&php(COUNTER_APP)))).await.unwrap_err();
+    assert_eq!(attempts.load(Ordering::SeqCst), 2);
+    assert_eq!(test_node.id_ranges().len(), 1);
+}
+
+/// Counts the starts with user ids, and has all but the first `good` ones fail.
+fn failing_ids(good: usize) -> (Arc<AtomicUsize>, FaultInjector) {
+    let attempts = Arc::new(AtomicUsize::new(0));
+    let counter = attempts.clone();
+    let faults = FaultInjector::new(move |step| {
+        let fails = step == FaultPoint::UserIds && counter.fetch_add(1, Ordering::SeqCst) >= good;
+        if fails { Err(std::io::Error::other("failed to prepare idmapped overlay")) } else { Ok(()) }
+    });
+    (attempts, faults)
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -14,6 +14,7 @@ use super::{masked_paths, seccomp};
 use crate::runtime::containerd::checkpoint::randomness::node_script;
 use crate::runtime::containerd::checkpoint::restore::{LINK_NAME, SET_UP_COMMAND, SET_UP_RESTORED_COMMAND};
 use crate::runtime::containerd::host::id_ranges::{IDS, IdRange};
+use crate::runtime::containerd::host::shared_accounts::AccountLimits;
 use crate::runtime::containerd::image::ImageConfig;
 use crate::runtime::{ExecCommand, RuntimeError, StartRequest};
 use crate::template::App;
@@ -83,6 +84,8 @@ pub(super) struct HostPaths<'a> {
     pub(super) max_open_files: u64,
     /// The AppArmor profile of the processes; `None` without AppArmor.
     pub(super) apparmor: Option<&'static str>,
+    /// What one user of the instance may use of what is counted for all, if it has a user namespace.
+    pub(super) accounts: Option<AccountLimits>,
     /// The cgroup, as a path below the root of each hierarchy.
     pub(crate) cgroup: &'a str,
 }
@@ -100,6 +103,7 @@ pub(super) fn container_spec(
     let memory = app.limits.container_memory();
     let (arguments, env) = (arguments(app, image)?, environment(request, image));
     let process = process(request, image, host.max_open_files, host.apparmor, &arguments, &env)?;
+    let process = limit_accounts(process, host.accounts);
     let mut specification = json!({
         "ociVersion": "1.1.0",
         "process": process,
@@ -181,10 +185,21 @@ pub(super) fn exec_process(
     command: &ExecCommand,
     max_open_files: u64,
     apparmor: Option<&str>,
+    accounts: Option<AccountLimits>,
 ) -> Result<Value, RuntimeError> {
     let extra = command.env.iter().map(|(name, value)| format!("{name}={value}"));
     let env: Vec<String> = environment(request, image).into_iter().chain(extra).collect();
-    process(request, image, max_open_files, apparmor, &command.argv, &env)
+    let process = process(request, image, max_open_files, apparmor, &command.argv, &env)?;
+    Ok(limit_accounts(process, accounts))
+}
+
+/// Limits what a process may use of what the kernel counts for all instances with user namespaces.
+fn limit_accounts(mut process: Value, accounts: Option<AccountLimits>) -> Value {
+    if let (Some(accounts), Some(limits)) = (accounts, process["rlimits"].as_array_mut()) {
+        limits.push(limit("RLIMIT_MSGQUEUE", accounts.message_bytes));
+        limits.push(limit("RLIMIT_SIGPENDING", accounts.pending_signals));
+    }
+    process
 }
 
 fn process(
@@ -333,6 +348,7 @@ mod tests {
             criu_config: Path::new("/criu.conf"),
             max_open_files: 1024,
             apparmor,
+            accounts: None,
             cgroup: "/try-it-now/shop",
         };
         container_spec(&request, &ImageConfig::default(), &host).unwrap()

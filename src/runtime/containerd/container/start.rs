@@ -23,7 +23,7 @@ use crate::instance::Endpoint;
 use crate::runtime::blocking::{IoContext, blocking};
 use crate::runtime::containerd::checkpoint::manifest::CheckpointKey;
 use crate::runtime::containerd::fault_points::FaultPoint;
-use crate::runtime::containerd::host::{cgroups, node_dir, orphans, tmpfs};
+use crate::runtime::containerd::host::{cgroups, id_ranges, node_dir, orphans, tmpfs};
 use crate::runtime::containerd::image::UnpackedImage;
 use crate::runtime::containerd::image::snapshots;
 use crate::runtime::containerd::inner::Inner;
@@ -87,8 +87,48 @@ impl Inner {
                 }
             }
         }
-        let endpoint = self.launch(request, instance, &image, None).await?;
+        let endpoint = match self.launch(request, instance, &image, None).await {
+            Ok(endpoint) => endpoint,
+            Err(error) => self.launch_without_ids(request, instance, &image, error).await?,
+        };
+        if instance.ids.lock().is_some() {
+            self.id_ranges.prove();
+        }
         Ok(Started { endpoint, method: StartMethod::Cold })
+    }
+
+    /// Starts an instance without a user namespace whose start with one failed with `error`. If that succeeds, and none
+    /// with a user namespace has ever started, this host cannot do it: later instances have none either.
+    async fn launch_without_ids(
+        &self,
+        request: &StartRequest,
+        instance: &RunningContainer,
+        image: &UnpackedImage,
+        error: RuntimeError,
+    ) -> Result<Endpoint, RuntimeError> {
+        if instance.ids.lock().is_none() || self.id_ranges.is_proven() {
+            return Err(error);
+        }
+        self.undo_start(&request.id, instance).await?;
+        orphans::remove(&self.socket, request.id.as_str()).await?;
+        let launched = self.launch_on_host(request, instance, image, None).await;
+        let Ok(endpoint) = launched else { return Err(error) };
+        self.id_ranges.disable();
+        id_ranges::warn_of(&error);
+        Ok(endpoint)
+    }
+
+    /// Makes an instance with the user namespace of the host, and starts it.
+    async fn launch_on_host(
+        &self,
+        request: &StartRequest,
+        instance: &RunningContainer,
+        image: &UnpackedImage,
+        checkpoint: Option<&CheckpointKey>,
+    ) -> Result<Endpoint, RuntimeError> {
+        let namespace = self.assign_network(request, instance).await?;
+        instance.namespace.store(namespace, Ordering::Release);
+        self.launch_prepared(request, instance, image, checkpoint).await
     }
 
     /// Makes an instance with its namespaces, snapshot, files and container, and starts it.
@@ -100,15 +140,13 @@ impl Inner {
         checkpoint: Option<&CheckpointKey>,
     ) -> Result<Endpoint, RuntimeError> {
         // A runtime handler makes walls of its own.
-        let ranges = self.id_ranges.as_ref().filter(|_| request.app.runtime.is_none());
-        let Some(ranges) = ranges else {
-            let namespace = self.assign_network(request, instance).await?;
-            instance.namespace.store(namespace, Ordering::Release);
-            return self.launch_prepared(request, instance, image, checkpoint).await;
-        };
+        if request.app.runtime.is_some() || !self.id_ranges.is_in_use() {
+            return self.launch_on_host(request, instance, image, checkpoint).await;
+        }
         let id = request.id.as_str();
-        let ids = ranges.assign(id).context(|| format!("assign user ids to {id}"))?;
+        let ids = self.id_ranges.assign(id).context(|| format!("assign user ids to {id}"))?;
         *instance.ids.lock() = Some(ids);
+        self.faults.reached(FaultPoint::UserIds)?;
         let namespace = self.namespaces.reserve();
         instance.namespace.store(namespace, Ordering::Release);
         let link = match request.app.egress.is_sealed() {
@@ -349,6 +387,7 @@ impl Inner {
             max_open_files: max_open_files(),
             cgroup: &self.node_group.instance_path(request.id.as_str()),
             apparmor: self.apparmor,
+            accounts: instance.ids.lock().map(|_| self.account_limits),
         };
         spec::container_spec(request, &image.config, &host_paths)
     }

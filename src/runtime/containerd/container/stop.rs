@@ -81,8 +81,8 @@ impl Inner {
             trace.remove().await;
         }
         self.node_dir.remove(id.as_str()).context(|| format!("remove the folder of {id}"))?;
-        if let (Some(ranges), Some(ids)) = (&self.id_ranges, instance.ids.lock().take()) {
-            ranges.release(ids);
+        if let Some(ids) = instance.ids.lock().take() {
+            self.id_ranges.release(ids);
         }
         self.faults.reached(FaultPoint::NoFolder)
     }

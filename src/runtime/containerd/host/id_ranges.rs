@@ -8,8 +8,11 @@ use std::fs::{self, DirBuilder, File};
 use std::io::{self, Write};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use parking_lot::Mutex;
+
+use super::shared_accounts;
 
 /// The folder with a file for each range in use.
 const FOLDER: &str = "/run/try-it-now/id-ranges";
@@ -23,11 +26,6 @@ const FIRST: u32 = 0x7000_0000;
 
 /// Ranges of this host. The ids behind them belong to systemd.
 const COUNT: u32 = 4000;
-
-/// The kernel's limit of inotify instances of a user.
-const INOTIFY_TOTAL: &str = "/proc/sys/fs/inotify/max_user_instances";
-/// What it is raised to: 128 for each range.
-const INOTIFY_INSTANCES: u32 = 128 * COUNT;
 
 /// The files that give ranges of ids to users of this host.
 const SUBORDINATE_IDS: [&str; 2] = ["/etc/subuid", "/etc/subgid"];
@@ -59,34 +57,81 @@ pub(crate) struct IdRanges {
     folder: PathBuf,
     node: String,
     next: Mutex<u32>,
+    /// Whether new instances get ranges.
+    is_in_use: AtomicBool,
+    /// Whether an instance with a range has started.
+    is_proven: AtomicBool,
+}
+
+/// Returns why instances of this host cannot have ranges; `None` if they can as far as this program knows.
+pub fn refusal() -> Option<String> {
+    let allowed = fs::read_to_string("/proc/sys/user/max_user_namespaces").unwrap_or_default();
+    if allowed.trim().parse::<u64>().unwrap_or_default() == 0 {
+        return Some("the kernel forbids user namespaces (user.max_user_namespaces is 0)".to_owned());
+    }
+    SUBORDINATE_IDS.into_iter().find_map(|file| {
+        let text = fs::read_to_string(file).unwrap_or_default();
+        first_conflict(&text).map(|line| format!("{file} gives ids of instances to users: {line}"))
+    })
+}
+
+/// Logs why instances have no user namespaces although they are configured.
+pub(crate) fn warn_of(error: &dyn std::fmt::Display) {
+    tracing::warn!(%error, "instances have no user namespaces: their root is root of this host");
 }
 
 impl IdRanges {
-    /// Opens the ranges of this host.
+    /// Returns the ranges of this host for a node whose new instances get none.
+    ///
+    /// # Errors
+    /// The system has no random numbers.
+    pub(crate) fn new(node: &str) -> io::Result<Self> {
+        let random = getrandom::u32().map_err(io::Error::other)?;
+        Ok(Self::at(Path::new(FOLDER), node, random % COUNT))
+    }
+
+    fn at(folder: &Path, node: &str, next: u32) -> Self {
+        Self {
+            folder: folder.to_owned(),
+            node: node.to_owned(),
+            next: Mutex::new(next),
+            is_in_use: AtomicBool::new(false),
+            is_proven: AtomicBool::new(false),
+        }
+    }
+
+    /// Gives ranges to new instances from now on.
     ///
     /// # Errors
     /// The folder cannot be written, the kernel forbids user namespaces, or users of this host have ids of the ranges.
-    pub(crate) fn open(node: &str) -> io::Result<Self> {
-        let allowed = fs::read_to_string("/proc/sys/user/max_user_namespaces")?;
-        if allowed.trim() == "0" {
-            return Err(io::Error::other(
-                "the kernel forbids user namespaces (user.max_user_namespaces is 0)",
-            ));
+    pub(crate) fn enable(&self) -> io::Result<()> {
+        if let Some(why) = refusal() {
+            return Err(io::Error::other(why));
         }
-        for file in SUBORDINATE_IDS {
-            let text = fs::read_to_string(file).unwrap_or_default();
-            if let Some(line) = first_conflict(&text) {
-                return Err(io::Error::other(format!("{file} gives ids of instances to users: {line}")));
-            }
-        }
-        raise_inotify_total();
-        let random = getrandom::u32().map_err(io::Error::other)?;
-        Self::at(Path::new(FOLDER), node, random % COUNT)
+        DirBuilder::new().recursive(true).mode(0o700).create(&self.folder)?;
+        shared_accounts::raise_inotify_totals(COUNT);
+        self.is_in_use.store(true, Ordering::Release);
+        Ok(())
     }
 
-    fn at(folder: &Path, node: &str, next: u32) -> io::Result<Self> {
-        DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
-        Ok(Self { folder: folder.to_owned(), node: node.to_owned(), next: Mutex::new(next) })
+    /// Gives no ranges to new instances from now on.
+    pub(crate) fn disable(&self) {
+        self.is_in_use.store(false, Ordering::Release);
+    }
+
+    /// Returns whether new instances get ranges.
+    pub(crate) fn is_in_use(&self) -> bool {
+        self.is_in_use.load(Ordering::Acquire)
+    }
+
+    /// Records that an instance with a range has started, so this host can do it.
+    pub(crate) fn prove(&self) {
+        self.is_proven.store(true, Ordering::Release);
+    }
+
+    /// Returns whether an instance with a range has started.
+    pub(crate) fn is_proven(&self) -> bool {
+        self.is_proven.load(Ordering::Acquire)
     }
 
     /// Returns a range that no instance of this host uses.
@@ -154,21 +199,6 @@ impl IdRanges {
     }
 }
 
-/// Raises how many inotify instances a user of this host may have, so that every instance can have as many as the limits
-/// of its user namespace allow: the kernel counts all of them for the user who made the namespaces too. Memory is limited
-/// by the instances' own limits.
-fn raise_inotify_total() {
-    let current = fs::read_to_string(INOTIFY_TOTAL).ok().and_then(|text| text.trim().parse::<u32>().ok());
-    if current.is_some_and(|current| current < INOTIFY_INSTANCES)
-        && let Err(error) = fs::write(INOTIFY_TOTAL, INOTIFY_INSTANCES.to_string())
-    {
-        tracing::warn!(
-            %error,
-            "{INOTIFY_TOTAL} cannot be raised: one instance can use up the inotify instances of all others"
-        );
-    }
-}
-
 /// Makes all ranges of this host free, for `clean`.
 pub(crate) fn release_all() {
     let _ = fs::remove_dir_all(FOLDER);
@@ -192,12 +222,11 @@ mod tests {
     #[test]
     fn two_nodes_of_a_host_never_have_the_same_range_and_the_next_server_knows_them() {
         let folder = std::env::temp_dir().join(format!("try-it-now-ids-{}", NodeId::random()));
-        let (a, b) =
-            (IdRanges::at(&folder, "a", COUNT - 1).unwrap(), IdRanges::at(&folder, "b", COUNT - 1).unwrap());
+        let (a, b) = (IdRanges::at(&folder, "a", COUNT - 1), IdRanges::at(&folder, "b", COUNT - 1));
         let first = a.assign("shop-1").unwrap();
         let second = b.assign("shop-1").unwrap();
         assert_ne!(first, second);
-        let next_server = IdRanges::at(&folder, "a", COUNT - 1).unwrap();
+        let next_server = IdRanges::at(&folder, "a", COUNT - 1);
         assert_eq!(next_server.of_instance("shop-1"), Some(first));
         assert_eq!(next_server.of_instance("shop-2"), None);
         assert_ne!(next_server.assign("shop-2").unwrap(), first);

@@ -17,6 +17,7 @@ use tokio::net::unix::pipe::{OpenOptions, Receiver, Sender};
 
 use super::egress::EgressLinks;
 use super::namespaces::{Namespaces, open_loopback};
+use crate::runtime::containerd::host::shared_accounts::{INOTIFY_INSTANCES, INOTIFY_WATCHES};
 
 /// The pipe to this server.
 const QUESTION: &str = "network-question";
@@ -34,8 +35,8 @@ const RETRY_INTERVAL: Duration = Duration::from_millis(10);
 /// Limits of a user namespace. Without them an instance could use up what the kernel allows to the user who made the
 /// namespaces of all instances. It needs no namespaces of its own.
 const LIMITS: [(&str, u32); 11] = [
-    ("max_inotify_instances", 128),
-    ("max_inotify_watches", 16_384),
+    ("max_inotify_instances", INOTIFY_INSTANCES),
+    ("max_inotify_watches", INOTIFY_WATCHES),
     ("max_fanotify_groups", 0),
     ("max_cgroup_namespaces", 0),
     ("max_ipc_namespaces", 0),

@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <grp.h>
+#include <mqueue.h>
 #include <sched.h>
 #include <signal.h>
 #include <stdio.h>
@@ -17,17 +18,80 @@
 
 static int answered;
 
+static const char *outcome(int is_done) { return is_done ? "done" : strerror(errno); }
+
+/* Uses up what the kernel counts for a user. Returns how much that was. */
+static int use_up(const char *what) {
+    int count = 0;
+    char name[32];
+    if (!strncmp(what, "instances", 9)) {
+        while (count < 100000 && inotify_init1(0) >= 0) count++;
+    } else if (!strncmp(what, "watches", 7)) {
+        for (int file = 0; file < 400; file++) {
+            sprintf(name, "/tmp/watched-%d", file);
+            close(open(name, O_CREAT | O_WRONLY, 0600));
+        }
+        for (int notify; (notify = inotify_init1(0)) >= 0;) {
+            for (int file = 0; file < 400; file++, count++) {
+                sprintf(name, "/tmp/watched-%d", file);
+                if (inotify_add_watch(notify, name, IN_MODIFY) < 0) return count;
+            }
+        }
+    } else if (!strncmp(what, "queues", 6)) {
+        for (; sprintf(name, "/queue-%d", count), mq_open(name, O_CREAT | O_RDWR, 0600, NULL) >= 0; count++);
+    } else if (!strncmp(what, "signals", 7)) {
+        sigset_t set;
+        sigemptyset(&set);
+        sigaddset(&set, SIGRTMIN);
+        sigprocmask(SIG_BLOCK, &set, NULL);
+        while (count < 1000000 && !sigqueue(getpid(), SIGRTMIN, (union sigval){0})) count++;
+    } else if (!strncmp(what, "pipes", 5)) {
+        for (int ends[2]; !pipe(ends) && fcntl(ends[1], F_SETPIPE_SZ, 1 << 20) > 0; count++);
+    }
+    return count;
+}
+
+/* Uses a little of the same. */
+static const char *use_one(const char *what) {
+    int one = -1, ends[2];
+    if (!strncmp(what, "instances", 9)) {
+        one = inotify_init1(0);
+    } else if (!strncmp(what, "watches", 7)) {
+        int notify = inotify_init1(0);
+        one = notify < 0 ? -1 : inotify_add_watch(notify, "/tmp", IN_MODIFY);
+        int error = errno;
+        close(notify);
+        errno = error;
+        return outcome(one >= 0);
+    } else if (!strncmp(what, "queues", 6)) {
+        one = mq_open("/one", O_CREAT | O_RDWR, 0600, NULL);
+        if (one >= 0) mq_unlink("/one");
+    } else if (!strncmp(what, "signals", 7)) {
+        signal(SIGRTMAX, SIG_IGN);
+        sigset_t set;
+        sigemptyset(&set);
+        sigaddset(&set, SIGRTMAX);
+        sigprocmask(SIG_BLOCK, &set, NULL);
+        return outcome(!sigqueue(getpid(), SIGRTMAX, (union sigval){0}));
+    } else if (!strncmp(what, "pipes", 5) && !pipe(ends)) {
+        one = fcntl(ends[1], F_SETPIPE_SZ, 1 << 20) > 0 ? ends[1] : -1;
+        int error = errno;
+        close(ends[0]);
+        close(ends[1]);
+        errno = error;
+        return outcome(one >= 0);
+    }
+    if (one >= 0) close(one);
+    return outcome(one >= 0);
+}
+
 static void answer(const char *command, FILE *to) {
     if (!strncmp(command, "who", 3)) {
         fprintf(to, "%d %d\n", getuid(), ++answered);
-    } else if (!strncmp(command, "inotify", 7)) {
-        int count = 0;
-        while (count < 100000 && inotify_init1(0) >= 0) count++;
-        fprintf(to, "%d\n", count);
-    } else if (!strncmp(command, "watch", 5)) {
-        int one = inotify_init1(0);
-        fprintf(to, "%s\n", one >= 0 ? "watching" : strerror(errno));
-        if (one >= 0) close(one);
+    } else if (!strncmp(command, "use up ", 7)) {
+        fprintf(to, "%d\n", use_up(command + 7));
+    } else if (!strncmp(command, "use one ", 8)) {
+        fprintf(to, "%s\n", use_one(command + 8));
     } else if (!strncmp(command, "unshare", 7)) {
         fprintf(to, "%s\n", unshare(CLONE_NEWUSER) ? "refused" : "made");
     } else if (!strncmp(command, "write", 5)) {
