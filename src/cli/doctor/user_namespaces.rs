@@ -53,7 +53,7 @@ fn judge_totals(host: &UserNamespaceHost, instances: usize, is_root: bool) -> Ch
     let instances = u64::try_from(instances).unwrap_or(u64::MAX);
     let lacking = host.inotify.iter().filter_map(|(file, total, one)| {
         let needed = instances.saturating_mul(u64::from(*one));
-        (!is_root && total.is_some_and(|total| total < needed)).then(|| (*file, needed))
+        (!is_root && total.is_some_and(|total| total < needed)).then_some((*file, needed))
     });
     let lacking: Vec<(&str, u64)> = lacking.collect();
     if !lacking.is_empty() {
