@@ -42,6 +42,7 @@ pub(crate) struct Ingredients {
     /// CRIU's version.
     pub(crate) criu: String,
     /// Whether the instances have user namespaces.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub(crate) user_namespace: bool,
     /// The AppArmor profile of its processes, which CRIU restores.
     #[serde(default)]
@@ -216,7 +217,7 @@ mod tests {
             kernel: text("6.18"),
             criu: text("4.2"),
             apparmor: None,
-            user_namespace: true,
+            user_namespace: false,
         }
     }
 
@@ -228,7 +229,7 @@ mod tests {
             Ingredients { image: "sha256:2".into(), ..first.clone() },
             Ingredients { kernel: "6.19".into(), ..first.clone() },
             Ingredients { criu: "4.3".into(), ..first.clone() },
-            Ingredients { user_namespace: false, ..first.clone() },
+            Ingredients { user_namespace: true, ..first.clone() },
             Ingredients { apparmor: Some("profile".into()), ..first.clone() },
         ];
         assert!(others.iter().all(|other| other.key() != first.key()));
@@ -237,7 +238,7 @@ mod tests {
 
     #[test]
     fn a_manifest_of_the_same_format_is_read_whichever_version_wrote_it() {
-        assert_eq!(ingredients().key().as_str(), "c34ca4050f53904e258eac45");
+        assert_eq!(ingredients().key().as_str(), "4c53ff24e7de3b522f5c2b4c");
         let digest = json!({ "name": "1.bin", "bytes": 4096, "sha256": "00" });
         let mapped = json!({ "name": "1.bin", "parts": [[0, 8192]] });
         let stored = json!({
