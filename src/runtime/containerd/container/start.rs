@@ -23,7 +23,7 @@ use crate::instance::Endpoint;
 use crate::runtime::blocking::{IoContext, blocking};
 use crate::runtime::containerd::checkpoint::manifest::CheckpointKey;
 use crate::runtime::containerd::fault_points::FaultPoint;
-use crate::runtime::containerd::host::{cgroups, id_ranges, node_dir, orphans, tmpfs};
+use crate::runtime::containerd::host::{cgroups, node_dir, orphans, tmpfs};
 use crate::runtime::containerd::image::UnpackedImage;
 use crate::runtime::containerd::image::snapshots;
 use crate::runtime::containerd::inner::Inner;
@@ -97,29 +97,8 @@ impl Inner {
         Ok(Started { endpoint, method: StartMethod::Cold })
     }
 
-    /// Starts an instance without a user namespace whose start with one failed with `error`. If that succeeds, and none
-    /// with a user namespace has ever started, this host cannot do it: later instances have none either.
-    async fn launch_without_ids(
-        &self,
-        request: &StartRequest,
-        instance: &RunningContainer,
-        image: &UnpackedImage,
-        error: RuntimeError,
-    ) -> Result<Endpoint, RuntimeError> {
-        if instance.ids.lock().is_none() || self.id_ranges.is_proven() {
-            return Err(error);
-        }
-        self.undo_start(&request.id, instance).await?;
-        orphans::remove(&self.socket, request.id.as_str()).await?;
-        let launched = self.launch_on_host(request, instance, image, None).await;
-        let Ok(endpoint) = launched else { return Err(error) };
-        self.id_ranges.disable();
-        id_ranges::warn_of(&error);
-        Ok(endpoint)
-    }
-
     /// Makes an instance with the user namespace of the host, and starts it.
-    async fn launch_on_host(
+    pub(super) async fn launch_on_host(
         &self,
         request: &StartRequest,
         instance: &RunningContainer,
