@@ -35,6 +35,8 @@ pub struct RuntimeSettings {
     pub registry_logins: Option<LoginFile>,
     /// Whether instances are restored from checkpoints, where the host supports that.
     pub criu_enabled: bool,
+    /// Whether each instance has user ids of its own, where the host supports that.
+    pub user_namespaces: bool,
     /// The most bytes of memory that all checkpoints may share with their instances; `None` leaves the limit to the
     /// runtime.
     pub shared_memory_max: Option<u64>,
@@ -81,6 +83,7 @@ impl RuntimeSettings {
             containerd_address: containerd_address(env),
             registry_logins: registry_logins(env),
             criu_enabled: env.word("CRIU_ENABLED", "true", &yes_or_no),
+            user_namespaces: env.word("USER_NAMESPACES", "false", &yes_or_no),
             shared_memory_max: env.size_if_set("SHARED_MEMORY_MAX"),
             instances_memory: instances_memory(env),
             instances_pids: env.number_if_set("INSTANCES_PIDS", None, MIN_INSTANCES_PIDS..=MAX_PIDS),

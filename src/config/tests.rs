@@ -77,7 +77,7 @@ fn without_any_variable_everything_has_its_documented_default() {
 }
 
 /// Each variable of the original service, with its default there or a valid value.
-const DOCUMENTED: [(&str, &str); 54] = [
+const DOCUMENTED: [(&str, &str); 55] = [
     ("LOG_LEVEL", "info"),
     ("LOG_FORMAT", "json"),
     ("SERVER_HOST", "0.0.0.0"),
@@ -100,6 +100,7 @@ const DOCUMENTED: [(&str, &str); 54] = [
     ("CONTAINER_PORT_RANGE_END", "32999"),
     ("CONTAINERD_ADDRESS", "/run/containerd/containerd.sock"),
     ("CRIU_ENABLED", "true"),
+    ("USER_NAMESPACES", "false"),
     ("BASE_DOMAIN", "localhost"),
     ("VALKEY_ADDR", ""),
     ("VALKEY_PASSWORD", ""),
@@ -244,6 +245,7 @@ fn all_errors_are_reported_at_once() {
         ("NATS_URL", "nats://nats:4222"),
         ("CONTAINERD_ADDRESS", "tcp://10.0.0.1:10000"),
         ("CRIU_ENABLED", "perhaps"),
+        ("USER_NAMESPACES", "perhaps"),
         ("INSTANCES_MEMORY", "63M"),
         ("INSTANCES_PIDS", "15"),
         ("API_KEY", "schl\u{fc}ssel"),

@@ -50,6 +50,7 @@ pub async fn start_runtime(
                     .shared_memory_max
                     .unwrap_or_else(containerd::default_shared_memory_limit),
                 node_limits: node_limits(config),
+                user_namespaces: config.user_namespaces,
                 egress: config.egress.clone(),
                 forbidden_hosts,
                 ..containerd::ContainerdSettings::new(
@@ -73,6 +74,27 @@ fn node_limits(config: &config::RuntimeSettings) -> containerd::NodeLimitSetting
 /// and processes.
 pub fn instance_limits(config: &config::RuntimeSettings) -> (u64, u64) {
     node_limits(config).on_this_host()
+}
+
+/// What this host has for instances with user namespaces.
+#[derive(Debug)]
+pub struct UserNamespaceHost {
+    /// Why it cannot have them, if that is known.
+    pub refusal: Option<String>,
+    /// The settings with the totals of inotify, how much they are, and how much of each one instance may use.
+    pub inotify: Vec<(&'static str, Option<u64>, u32)>,
+    /// Whether message queues and pending signals of all instances together are unlimited.
+    pub are_accounts_unlimited: bool,
+}
+
+/// Reads what this host has for instances with user namespaces, where this process runs containerd.
+pub fn user_namespace_host(containerd: Option<i32>) -> UserNamespaceHost {
+    let inotify = containerd::INOTIFY_TOTALS;
+    UserNamespaceHost {
+        refusal: containerd::user_namespaces_refusal(),
+        inotify: inotify.map(|(file, one)| (file, containerd::inotify_total(file), one)).to_vec(),
+        are_accounts_unlimited: containerd::AccountLimits::below(containerd).is_unlimited,
+    }
 }
 
 /// Hides this server's environment and memory from its apps if they are processes of its user. Apps in containers do not

@@ -23,6 +23,7 @@ mod open_files;
 mod random_numbers;
 mod runtime_handlers;
 mod tool;
+mod user_namespaces;
 
 use std::io::Write;
 use std::path::Path;
@@ -94,6 +95,9 @@ async fn check_host(
     let (of_containerd, containerd) = containerd::check(&config.runtime.containerd_address, containers).await;
     results.extend(of_containerd);
     results.push(instance_limits::check(&config.runtime, containers));
+    if containers {
+        results.extend(user_namespaces::check(config, &containerd, &kernel));
+    }
     results.extend(runtime_handlers::check(&containerd, config.templates.iter()));
     if config.runtime.criu_enabled {
         results.extend(criu::check(&containerd, &kernel).await);

@@ -11,6 +11,8 @@ use crate::runtime::RuntimeError;
 /// A completed step, in the order of an instance's life.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FaultPoint {
+    /// The instance has a range of user ids. Only with user namespaces.
+    UserIds,
     /// The instance has a network namespace.
     Network,
     /// It has a writable snapshot.

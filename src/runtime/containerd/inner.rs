@@ -9,8 +9,10 @@ use super::checkpoint::manifest::Ingredients;
 use super::client::Client;
 use super::container::instances::Instances;
 use super::fault_points::FaultInjector;
+use super::host::id_ranges::IdRanges;
 use super::host::node_dir::NodeDir;
 use super::host::node_group::{NodeGroup, NodeLimitSettings};
+use super::host::shared_accounts::AccountLimits;
 use super::host::shared_shim::SharedShim;
 use super::image::snapshots::KnownLayers;
 use super::image::{Images, UnpackedImage};
@@ -34,6 +36,10 @@ pub(super) struct Inner {
     pub(super) images: Images,
     pub(super) namespaces: Arc<Namespaces>,
     pub(super) egress_links: Arc<EgressLinks>,
+    /// The ranges of ids for user namespaces.
+    pub(super) id_ranges: IdRanges,
+    /// What one user of an instance with such a range may use of what the kernel counts for all of them.
+    pub(super) account_limits: AccountLimits,
     pub(super) checkpoints: Catalog,
     /// How the layers of images and checkpoints are mounted.
     pub(super) known_layers: KnownLayers,
@@ -70,6 +76,7 @@ impl Inner {
             kernel: self.kernel_release.clone(),
             apparmor: self.apparmor.map(str::to_owned),
             criu: self.criu_version.clone()?,
+            user_namespace: self.id_ranges.is_in_use(),
         })
     }
 }

@@ -43,7 +43,9 @@ use std::process::ExitCode;
 
 pub use checkpoint::catalog::baked_checkpoints;
 pub use fault_points::{FaultInjector, FaultPoint};
+pub use host::id_ranges::refusal as user_namespaces_refusal;
 pub use host::node_group::NodeLimitSettings;
+pub use host::shared_accounts::{AccountLimits, INOTIFY_TOTALS, total as inotify_total};
 pub use network::egress::clean as clean_network;
 pub use runtime::ContainerdRuntime;
 pub use settings::{ContainerdSettings, default_shared_memory_limit};

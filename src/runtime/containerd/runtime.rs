@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use tokio::net::TcpStream;
+use tokio::net::{TcpStream, UnixStream};
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
@@ -18,8 +18,10 @@ use super::checkpoint::sharing::SharedMemory;
 use super::client::Client;
 use super::container::exit_events;
 use super::container::instances::{Instances, OUTPUT_LOG_BYTES};
+use super::host::id_ranges::{self, IdRanges};
 use super::host::node_dir::NodeDir;
 use super::host::node_group::NodeGroup;
+use super::host::shared_accounts::AccountLimits;
 use super::host::shared_shim::SharedShim;
 use super::host::{cgroups, kernel, memory_guard, orphans};
 use super::image::Images;
@@ -32,6 +34,7 @@ use super::takeover;
 use crate::instance::{Endpoint, InstanceId};
 use crate::runtime::apparmor::AppArmor;
 use crate::runtime::blocking::{IoContext, blocking};
+use crate::runtime::containerd_process::ContainerdProcess;
 use crate::runtime::listeners;
 use crate::runtime::{
     CheckpointStatus, ExecCommand, ExecOutput, Exit, MemoryReport, Runtime, RuntimeError, StartRequest,
@@ -97,8 +100,17 @@ impl ContainerdRuntime {
             .map(|program| node_dir.renew_link(checkpoint::restore::LINK_NAME, &program))
             .transpose();
         let restorer = restorer.context(context("link this program"))?;
+        let id_ranges = IdRanges::new(settings.node.as_str()).context(context("draw a random number"))?;
+        if settings.user_namespaces && restorer.is_some() {
+            id_ranges.enable().unwrap_or_else(|error| id_ranges::warn_of(&error));
+        }
+        let containerd =
+            UnixStream::connect(&settings.socket).await.context(context("connect to containerd"))?;
+        let account_limits = AccountLimits::below(ContainerdProcess::of_peer(&containerd).pid);
         let inner = Arc::new(Inner {
             client,
+            id_ranges,
+            account_limits,
             node_group: Arc::new(NodeGroup::new(settings.node.as_str())),
             node_limit_settings: settings.node_limits,
             socket: settings.socket,

@@ -39,6 +39,8 @@ pub struct ContainerdSettings {
     pub program: Option<PathBuf>,
     /// How instances of templates with egress reach the internet.
     pub egress: EgressSettings,
+    /// Whether each instance has a user namespace, where this host can do it.
+    pub user_namespaces: bool,
     /// Hosts that no instance reaches, whatever its template allows: names and addresses of the store and the nodes. They
     /// change at run time.
     pub forbidden_hosts: watch::Receiver<BTreeSet<String>>,
@@ -61,6 +63,7 @@ impl ContainerdSettings {
             search_path: None,
             program: None,
             egress: EgressSettings::default(),
+            user_namespaces: false,
             forbidden_hosts: watch::channel(BTreeSet::new()).1,
             faults: FaultInjector::default(),
         }

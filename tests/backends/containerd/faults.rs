@@ -13,6 +13,7 @@ use super::{
     with_timeout,
 };
 use crate::support::leak_check::open_network_namespaces;
+use crate::support::stack;
 
 /// The steps of a start.
 pub(super) const START_STEPS: [FaultPoint; 8] = [
@@ -42,9 +43,11 @@ pub(super) const BAKE_STEPS: [FaultPoint; 8] = [
 pub(super) const STOP_STEPS: [FaultPoint; 4] =
     [FaultPoint::NoTask, FaultPoint::NoRecord, FaultPoint::NoSnapshot, FaultPoint::NoFolder];
 
-/// The network namespaces that an idle server holds open: its own, held by two threads that enter others, and the spare
-/// ones.
-const IDLE_NETWORKS: usize = 2 + 8;
+/// Returns the network namespaces that an idle server holds open: its own, held by two threads that enter others, and the
+/// spare ones. Instances with user namespaces have no spare ones, because each network belongs to a user namespace.
+fn idle_networks() -> usize {
+    if stack::has_user_namespaces() { 2 } else { 2 + 8 }
+}
 
 /// Makes steps fail on demand.
 #[derive(Clone, Default)]
@@ -118,7 +121,7 @@ impl FaultyNode {
 
     /// Waits until the node is idle and returns its resources.
     async fn baseline(&self) -> std::collections::BTreeSet<String> {
-        let idle = async || (open_network_namespaces(std::process::id()) == IDLE_NETWORKS).then_some(());
+        let idle = async || (open_network_namespaces(std::process::id()) == idle_networks()).then_some(());
         wait_until("spare networks exist", idle).await;
         self.test_node.node_resources(&[])
     }
@@ -128,7 +131,7 @@ impl FaultyNode {
         assert_eq!(with_timeout(self.runtime.list()).await.unwrap(), [], "{case}");
         let ids = self.ids.lock().clone();
         assert_eq!(self.test_node.node_resources(&ids), *before, "{case}");
-        let idle = async || (open_network_namespaces(std::process::id()) == IDLE_NETWORKS).then_some(());
+        let idle = async || (open_network_namespaces(std::process::id()) == idle_networks()).then_some(());
         wait_until("its network is released and spare ones exist", idle).await;
     }
 }

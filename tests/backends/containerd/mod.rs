@@ -21,6 +21,7 @@ mod restore;
 mod runtime_handler;
 mod sharing;
 mod takeover;
+mod user_namespaces;
 mod walls;
 
 mod heavy {
@@ -76,8 +77,20 @@ impl TestNode {
         let folder = env::temp_dir().join(format!("try-it-now-containers-{node}"));
         let settings = ContainerdSettings::new(stack.address.clone(), folder, node);
         let program = Some(env!("CARGO_BIN_EXE_try-it-now").into());
-        let settings = ContainerdSettings { search_path: Some(stack.path.clone()), program, ..settings };
+        let settings = ContainerdSettings {
+            search_path: Some(stack.path.clone()),
+            program,
+            user_namespaces: stack::has_user_namespaces(),
+            ..settings
+        };
         Some(Self { settings, stack, images: Mutex::default() })
+    }
+
+    /// Returns a new node whose instances have user namespaces.
+    fn with_user_namespaces() -> Option<Self> {
+        let mut node = Self::new()?;
+        node.settings.user_namespaces = true;
+        Some(node)
     }
 
     /// Opens a runtime on this node, as a server does when it starts.
@@ -118,8 +131,16 @@ impl TestNode {
         let names = ids.iter().map(String::as_str).chain([self.settings.node.as_str()]);
         let mut found = self.stack.resources_named(&names.collect::<Vec<_>>());
         found.extend(leak_check::files_below(&self.settings.node_dir.join("instances")));
+        found.extend(self.id_ranges());
         found.extend(leak_check::files_below(&self.checkpoints()));
         found
+    }
+
+    /// Lists the ranges of user ids that this node's instances have.
+    fn id_ranges(&self) -> Vec<String> {
+        let files = fs::read_dir("/run/try-it-now/id-ranges").into_iter().flatten().flatten();
+        let owners = files.filter_map(|file| fs::read_to_string(file.path()).ok());
+        owners.filter(|owner| owner.starts_with(self.settings.node.as_str())).collect()
     }
 
     /// Returns the digest that containerd has for an image name.

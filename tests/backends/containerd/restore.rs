@@ -13,7 +13,7 @@ use try_it_now::runtime::containerd::{ContainerdRuntime, ContainerdSettings};
 use try_it_now::runtime::{CheckpointStatus, Runtime, StartMethod};
 
 use super::{REVISION, TestNode, bake, env, fs, send_command, start, with_timeout};
-use crate::support::stack::Stack;
+use crate::support::stack::{self, Stack};
 
 /// The file in a checkpoint with the state that runc wrote for the first instance.
 const RUNC_STATE_FILE: &str = "runc.json";
@@ -41,6 +41,8 @@ async fn instances_that_we_restore_have_the_same_runc_state_as_those_that_runc_r
     // Both states are equal except for the values that belong to each instance.
     let pid = |state: &Value| state["init_process_pid"].as_u64().unwrap();
     let network = |state: &Value| state["config"]["namespaces"][4]["path"].as_str().unwrap().to_owned();
+    // Of its user namespace, if it has one.
+    let first_id = |state: &Value| state["config"]["uid_mappings"][0]["host_id"].clone();
     let without_own_values = |state: &Value, id: &str| {
         let mut state: Value = serde_json::from_str(&state.to_string().replace(id, "ID")).unwrap();
         for own in
@@ -50,10 +52,27 @@ async fn instances_that_we_restore_have_the_same_runc_state_as_those_that_runc_r
             state[own] = Value::Null;
         }
         state["config"]["namespaces"][4]["path"] = Value::Null;
+        let first_id = first_id(&state);
+        for ids in ["uid_mappings", "gid_mappings"] {
+            for mapping in state["config"][ids].as_array_mut().into_iter().flatten() {
+                assert_eq!(mapping["host_id"], first_id);
+                mapping["host_id"] = Value::Null;
+            }
+        }
+        for device in state["config"]["devices"].as_array_mut().unwrap() {
+            for owner in ["uid", "gid"].into_iter().filter(|_| !first_id.is_null()) {
+                assert_eq!(device[owner], first_id);
+                device[owner] = Value::Null;
+            }
+        }
         state
     };
     assert_eq!(without_own_values(&by_runc, first.as_str()), without_own_values(&ours, second.as_str()));
-    assert_ne!(network(&by_runc), network(&ours));
+    // A network namespace inside a user namespace has no path.
+    match stack::has_user_namespaces() {
+        true => assert_ne!(first_id(&by_runc), first_id(&ours)),
+        false => assert_ne!(network(&by_runc), network(&ours)),
+    }
     for state in [&by_runc, &ours] {
         assert_eq!(state["namespace_paths"]["NEWNS"], format!("/proc/{}/ns/mnt", pid(state)));
         let stat = fs::read_to_string(format!("/proc/{}/stat", pid(state))).unwrap();

@@ -89,6 +89,7 @@ impl ContainerHost {
             ("STATE_DIR", self.folder.display().to_string()),
             ("POOL_REPLENISH_THRESHOLD", "1".to_owned()),
             ("ACQUIRE_TIMEOUT", "15s".to_owned()),
+            ("USER_NAMESPACES", stack::has_user_namespaces().to_string()),
         ]
     }
 

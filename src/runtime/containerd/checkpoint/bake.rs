@@ -15,6 +15,7 @@ use super::connections;
 use super::freezable;
 use super::manifest::{CheckpointKey, Sharing};
 use super::randomness::{self, GeneratorScan, RandomNumbers};
+use super::restore::make_readable;
 use super::sharing::{self, AllocatorReport, Evidence, MadviseTrace, ShareError};
 use crate::instance::InstanceId;
 use crate::runtime::RuntimeError;
@@ -106,9 +107,10 @@ impl Inner {
         self.faults.reached(FaultPoint::BakeFolder)?;
         instance.begin_end();
         let work = self.node_dir.instance_dir(id);
+        let ids = *instance.ids.lock();
         // The instance ends with the freeze, or its caller stops it.
         cgroups::lift_cpu_limit(id.as_str());
-        let freezing = container::freeze(&self.client, id.as_str(), &images, &work);
+        let freezing = container::freeze(&self.client, id.as_str(), &images, &work, ids.is_some());
         match tokio::time::timeout(self.freeze_timeout, freezing).await {
             Ok(Ok(())) => {}
             Ok(Err(error)) => {
@@ -137,6 +139,9 @@ impl Inner {
         self.faults.reached(FaultPoint::RandomNumbers)?;
         let evidence = allocators.and_then(|allocators| Ok(Evidence { allocators, discarded: discarded? }));
         let sharing = self.share_memory(id, key, app, evidence).await?;
+        if ids.is_some() {
+            make_readable(&self.checkpoints.images_dir(key)).context(|| "make images readable".to_owned())?;
+        }
         self.faults.reached(FaultPoint::Share)?;
         let name = self.checkpoint_snapshot(key);
         self.known_layers.forget(&name);
@@ -148,7 +153,7 @@ impl Inner {
         let mounts = snapshots::mounts(&self.client, id.as_str()).await?;
         let layer = snapshots::upper_dir(&mounts);
         let layer = layer.ok_or_else(|| RuntimeError::Start("its snapshot is not an overlay".to_owned()))?;
-        disk.copy_to(&layer).await?;
+        disk.copy_to(&layer, ids).await?;
         snapshots::commit(&self.client, self.node.as_str(), id.as_str(), &name).await?;
         self.faults.reached(FaultPoint::Commit)?;
         Ok((sharing, random_numbers))

@@ -240,8 +240,12 @@ impl Catalog {
         };
         let (checkpoint, template) = (self.checkpoint_dir(&key), template.to_owned());
         let images = self.images_dir(&key);
+        // In user namespaces CRIU reads the files as a user that the host does not have. The folder above is private.
+        let is_private = !ingredients.user_namespace;
         blocking(move || {
-            private_files::make_files_private(&images)?;
+            if is_private {
+                private_files::make_files_private(&images)?;
+            }
             CheckpointManifest::describe(&checkpoint, template, ingredients, sharing, random_numbers)?
                 .write(&checkpoint)
         })
@@ -366,6 +370,7 @@ mod tests {
             kernel: text("6.18"),
             criu: text("4.2"),
             apparmor: None,
+            user_namespace: true,
         }
     }
 

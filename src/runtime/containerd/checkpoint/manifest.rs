@@ -22,7 +22,7 @@ use crate::runtime::containerd::host::private_files;
 /// The version of what a checkpoint contains. Raise it when this version of the program must not restore checkpoints of
 /// older versions: when it shares memory in another way, when the permissions of containers are reduced, or when
 /// more random number generators are reset.
-const FORMAT: u32 = 8;
+const FORMAT: u32 = 9;
 
 const MANIFEST: &str = "manifest.json";
 const IMAGES: &str = "images";
@@ -41,6 +41,9 @@ pub(crate) struct Ingredients {
     pub(crate) kernel: String,
     /// CRIU's version.
     pub(crate) criu: String,
+    /// Whether the instances have user namespaces.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(crate) user_namespace: bool,
     /// The AppArmor profile of its processes, which CRIU restores.
     #[serde(default)]
     pub(crate) apparmor: Option<String>,
@@ -214,6 +217,7 @@ mod tests {
             kernel: text("6.18"),
             criu: text("4.2"),
             apparmor: None,
+            user_namespace: false,
         }
     }
 
@@ -225,6 +229,7 @@ mod tests {
             Ingredients { image: "sha256:2".into(), ..first.clone() },
             Ingredients { kernel: "6.19".into(), ..first.clone() },
             Ingredients { criu: "4.3".into(), ..first.clone() },
+            Ingredients { user_namespace: true, ..first.clone() },
             Ingredients { apparmor: Some("profile".into()), ..first.clone() },
         ];
         assert!(others.iter().all(|other| other.key() != first.key()));
@@ -233,7 +238,7 @@ mod tests {
 
     #[test]
     fn a_manifest_of_the_same_format_is_read_whichever_version_wrote_it() {
-        assert_eq!(ingredients().key().as_str(), "c34ca4050f53904e258eac45");
+        assert_eq!(ingredients().key().as_str(), "4c53ff24e7de3b522f5c2b4c");
         let digest = json!({ "name": "1.bin", "bytes": 4096, "sha256": "00" });
         let mapped = json!({ "name": "1.bin", "parts": [[0, 8192]] });
         let stored = json!({

@@ -7,6 +7,12 @@ use prost_types::Any;
 /// Options for creating a task.
 #[derive(Clone, PartialEq, Message)]
 pub(crate) struct RuncOptions {
+    /// Owner of the pipes that the shim makes for the output.
+    #[prost(uint32, tag = "4")]
+    pub(crate) output_user: u32,
+    /// Group of those pipes.
+    #[prost(uint32, tag = "5")]
+    pub(crate) output_group: u32,
     /// Program that the shim runs; empty for runc.
     #[prost(string, tag = "6")]
     pub(crate) program: String,
@@ -27,6 +33,9 @@ pub(crate) struct CheckpointOptions {
     /// Whether the task may hold locks on files.
     #[prost(bool, tag = "5")]
     pub(crate) file_locks: bool,
+    /// The namespaces whose content is not stored.
+    #[prost(string, repeated, tag = "6")]
+    pub(crate) empty_namespaces: Vec<String>,
     /// How CRIU handles the task's cgroups.
     #[prost(string, tag = "7")]
     pub(crate) cgroups_mode: String,

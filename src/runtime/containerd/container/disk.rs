@@ -10,7 +10,7 @@
 
 use std::fs::{self, Permissions};
 use std::io;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, lchown};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,7 +19,8 @@ use containerd_client::types::Mount;
 use tokio::process::Command;
 
 use crate::runtime::RuntimeError;
-use crate::runtime::blocking::IoContext;
+use crate::runtime::blocking::{IoContext, blocking};
+use crate::runtime::containerd::host::id_ranges::{IDS, IdRange};
 use crate::runtime::containerd::host::tmpfs::Tmpfs;
 
 /// The folder with what the instance writes.
@@ -39,17 +40,20 @@ const COPY_DEADLINE: Duration = Duration::from_secs(10 * 60);
 pub(crate) struct Disk(Arc<Tmpfs>);
 
 impl Disk {
-    /// Creates an empty disk of that many bytes.
+    /// Creates an empty disk of that many bytes. It belongs to the root of the instance with these ids.
     ///
     /// # Errors
     /// The kernel refuses, for example without `CAP_SYS_ADMIN`.
-    pub(crate) fn create(bytes: u64) -> io::Result<Self> {
+    pub(crate) fn create(bytes: u64, ids: Option<IdRange>) -> io::Result<Self> {
         let disk = Tmpfs::create("try-it-now", bytes, (bytes / BYTES_PER_FILE).max(64))?;
         for folder in [UPPER, WORK] {
             let path = disk.path().join(folder);
             fs::create_dir(&path)?;
             // Whatever the server's umask is: this is the root folder of apps that may not run as root.
-            fs::set_permissions(path, Permissions::from_mode(0o755))?;
+            fs::set_permissions(&path, Permissions::from_mode(0o755))?;
+            if let Some(ids) = ids {
+                chown(path, Some(ids.first()), Some(ids.first()))?;
+            }
         }
         Ok(Self(Arc::new(disk)))
     }
@@ -67,11 +71,12 @@ impl Disk {
         self.0.attach(containerd, at).await
     }
 
-    /// Copies the disk's files to an empty folder, with all their attributes.
+    /// Copies the disk's files to an empty folder, with all their attributes. Ids of the instance's range become those
+    /// that the instance sees.
     ///
     /// # Errors
     /// `cp` fails or takes too long.
-    pub(crate) async fn copy_to(&self, folder: &Path) -> Result<(), RuntimeError> {
+    pub(crate) async fn copy_to(&self, folder: &Path, ids: Option<IdRange>) -> Result<(), RuntimeError> {
         let context = || format!("copy the instance's files to {}", folder.display());
         let mut copy = Command::new("cp");
         copy.args(["--archive", "--sparse=always", "--"])
@@ -80,12 +85,32 @@ impl Disk {
             .kill_on_drop(true);
         let copied = tokio::time::timeout(COPY_DEADLINE, copy.output()).await;
         let output = copied.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())).context(context)?;
-        match output.status.success() {
-            true => Ok(()),
-            false => Err(io::Error::other(String::from_utf8_lossy(&output.stderr).trim().to_owned()))
-                .context(context),
+        if !output.status.success() {
+            let text = String::from_utf8_lossy(&output.stderr).trim().to_owned();
+            return Err(io::Error::other(text)).context(context);
+        }
+        let Some(ids) = ids else { return Ok(()) };
+        let copied = folder.to_owned();
+        blocking(move || restore_owners(&copied, ids)).await.context(context)
+    }
+}
+
+/// Gives a file, and what a folder contains, the ids that the instance with this range sees. No link is followed.
+fn restore_owners(path: &Path, ids: IdRange) -> io::Result<()> {
+    let found = fs::symlink_metadata(path)?;
+    let inside = |id| ids.inside(id).unwrap_or(id);
+    let (user, group) = (inside(found.uid()), inside(found.gid()));
+    if (user, group) != (found.uid(), found.gid()) {
+        lchown(path, Some(user), Some(group))?;
+        if !found.is_symlink() {
+            // A new owner takes the bits for programs that run as their owner.
+            fs::set_permissions(path, found.permissions())?;
         }
     }
+    if found.is_dir() {
+        fs::read_dir(path)?.try_for_each(|entry| restore_owners(&entry?.path(), ids))?;
+    }
+    Ok(())
 }
 
 /// Makes an overlay give file handles, without which CRIU cannot freeze an instance that watches files (inotify).
@@ -97,9 +122,14 @@ pub(super) fn give_file_handles(mounts: &mut [Mount]) {
     }
 }
 
-/// Makes an overlay write to the disk that is attached at `at`.
-pub(super) fn redirect_overlay(mounts: &mut [Mount], at: &Path) {
+/// Makes an overlay write to the disk that is attached at `at`. With ids, the shim mounts its lower layers so that their
+/// files belong to the ids of the range.
+pub(super) fn redirect_overlay(mounts: &mut [Mount], at: &Path, ids: Option<IdRange>) {
     for mount in mounts.iter_mut().filter(|mount| mount.r#type == "overlay") {
+        if let Some(ids) = ids {
+            let mapping = format!("0:{}:{IDS}", ids.first());
+            mount.options.extend([format!("uidmap={mapping}"), format!("gidmap={mapping}")]);
+        }
         for option in &mut mount.options {
             for (name, folder) in [("upperdir", UPPER), ("workdir", WORK)] {
                 if option.strip_prefix(name).is_some_and(|rest| rest.starts_with('=')) {
@@ -124,7 +154,7 @@ mod tests {
             ..Mount::default()
         };
         let mut mounts = [overlay, Mount { r#type: "bind".to_owned(), ..Mount::default() }];
-        redirect_overlay(&mut mounts, Path::new("/n/disk"));
+        redirect_overlay(&mut mounts, Path::new("/n/disk"), None);
         let expected =
             ["index=off", "workdir=/n/disk/work", "upperdir=/n/disk/upper", "lowerdir=/s/8/fs:/s/7/fs"];
         assert_eq!(mounts[0].options, expected);
@@ -143,7 +173,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_disk_is_mounted_only_while_it_is_attached_and_lives_as_long_as_it_is_held() {
-        let disk = match Disk::create(1 << 20) {
+        let disk = match Disk::create(1 << 20, None) {
             Ok(disk) => Arc::new(disk),
             Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
                 assert!(std::env::var_os("TRY_IT_NOW_NO_SKIPS").is_none_or(|value| value != "1"));
@@ -169,7 +199,7 @@ mod tests {
         assert!(!mounted() && !at.exists());
         let copy = folder.join("copy");
         fs::create_dir(&copy).unwrap();
-        disk.copy_to(&copy).await.unwrap();
+        disk.copy_to(&copy, None).await.unwrap();
         assert_eq!(fs::read(copy.join("word")).unwrap(), b"kept");
         fs::remove_dir_all(folder).unwrap();
     }

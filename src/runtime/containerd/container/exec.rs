@@ -42,7 +42,10 @@ impl Inner {
         let random = random_hex::<8>().context(|| "name a command".to_owned())?;
         let name = format!("exec-{random}");
         let image = self.fetch_image(&request.app).await?;
-        let process = spec::exec_process(request, &image.config, &command, max_open_files(), self.apparmor)?;
+        let has_ids = self.instances.get(&request.id).is_some_and(|instance| instance.ids.lock().is_some());
+        let accounts = has_ids.then_some(self.account_limits);
+        let process =
+            spec::exec_process(request, &image.config, &command, max_open_files(), self.apparmor, accounts)?;
         let context = || format!("create a pipe for a command in {}", request.id);
         let (pipe, mut output) = self.node_dir.create_pipe(&request.id, &name).context(context)?;
         let exec = ExecProcess { client: &self.client, container: request.id.as_str(), name: &name };

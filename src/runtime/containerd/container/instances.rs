@@ -15,6 +15,7 @@ use crate::instance::InstanceId;
 use crate::runtime::Exit;
 use crate::runtime::containerd::checkpoint::manifest::CheckpointKey;
 use crate::runtime::containerd::checkpoint::sharing::MadviseTrace;
+use crate::runtime::containerd::host::id_ranges::IdRange;
 use crate::runtime::containerd::network::egress::EgressLink;
 use crate::runtime::output_log::OutputLog;
 use crate::telemetry::task;
@@ -29,6 +30,8 @@ pub(crate) struct RunningContainer {
     pub(crate) log: Arc<OutputLog>,
     /// Number of its network namespace; 0 before it has one.
     pub(crate) namespace: AtomicU32,
+    /// The ids on this host of its user namespace; `None` if it has none.
+    pub(crate) ids: Mutex<Option<IdRange>>,
     /// Its link to the internet, if its template has egress.
     pub(crate) egress_link: Mutex<Option<EgressLink>>,
     /// Whether the server is ending it.
@@ -86,6 +89,7 @@ impl Instances {
             operation_lock: tokio::sync::Mutex::default(),
             log: Arc::new(OutputLog::new(log_limit)),
             namespace: AtomicU32::new(0),
+            ids: Mutex::default(),
             egress_link: Mutex::default(),
             is_being_ended: AtomicBool::new(false),
             end_cause: Mutex::default(),

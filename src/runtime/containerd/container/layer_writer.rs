@@ -18,6 +18,7 @@ use rustix::fs::{AtFlags, Mode, OFlags, Stat, fchmod, fchown, mkdirat, openat2, 
 use rustix::process::{Gid, Uid};
 
 use crate::runtime::InstanceFile;
+use crate::runtime::containerd::host::id_ranges::IdRange;
 use crate::runtime::containerd::image::layers::{self, confined, is_folder, open_folder, stat};
 
 /// Permissions of a folder that no lower layer has.
@@ -28,6 +29,8 @@ pub(super) struct LayerWriter {
     upper: OwnedFd,
     /// The lower layers, the uppermost first.
     lower: Vec<OwnedFd>,
+    /// The ids of the instance; `None` if they are those of this host.
+    ids: Option<IdRange>,
 }
 
 impl LayerWriter {
@@ -35,8 +38,8 @@ impl LayerWriter {
     ///
     /// # Errors
     /// A folder cannot be opened.
-    pub(crate) fn open(upper: &Path, mounts: &[Mount]) -> io::Result<Self> {
-        Ok(Self { upper: layers::open_layer(upper)?, lower: layers::open_lower(mounts)? })
+    pub(crate) fn open(upper: &Path, mounts: &[Mount], ids: Option<IdRange>) -> io::Result<Self> {
+        Ok(Self { upper: layers::open_layer(upper)?, lower: layers::open_lower(mounts)?, ids })
     }
 
     /// Writes a file, replacing what was at its path, and makes the folders that lead to it with the permissions that
@@ -62,7 +65,7 @@ impl LayerWriter {
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let mut written = File::from(openat2(&here, name, flags, Mode::RUSR | Mode::WUSR, confined())?);
         written.write_all(file.content.as_bytes())?;
-        set_owner_and_mode(&written, file.owner, file.mode)
+        self.set_owner_and_mode(&written, file.owner, file.mode)
     }
 
     /// Makes a folder that root owns, and the folders that lead to it.
@@ -70,7 +73,7 @@ impl LayerWriter {
     /// # Errors
     /// A part of the path is a link or not a folder.
     pub(super) fn make_folder(&self, path: &str, mode: u32) -> io::Result<()> {
-        set_owner_and_mode(self.open_folder(path)?.0, (0, 0), mode)
+        self.set_owner_and_mode(self.open_folder(path)?.0, (0, 0), mode)
     }
 
     /// Makes a folder that root owns, and the folders that lead to it, unless the lower layers have something there.
@@ -98,24 +101,26 @@ impl LayerWriter {
                 return Err(io::Error::other(format!("`{part}` is a link or a file in the image")));
             }
             if stat(&here, part)?.is_none() {
-                make_folder(&here, part, seen.as_ref())?;
+                self.make_folder_in(&here, part, seen.as_ref())?;
             }
             here = open_folder(&here, part)?;
         }
         Ok((here, lower))
     }
-}
 
-/// Makes a folder with owner and permissions of the one below, because from now on those of this folder count.
-fn make_folder(folder: &OwnedFd, name: &str, below: Option<&Stat>) -> io::Result<()> {
-    mkdirat(folder, name, Mode::RWXU)?;
-    let (owner, mode) =
-        below.map_or(((0, 0), FOLDER_MODE), |below| ((below.st_uid, below.st_gid), below.st_mode));
-    set_owner_and_mode(open_folder(folder, name)?, owner, mode)
-}
+    /// Makes a folder with owner and permissions of the one below, because from now on those of this folder count.
+    fn make_folder_in(&self, folder: &OwnedFd, name: &str, below: Option<&Stat>) -> io::Result<()> {
+        mkdirat(folder, name, Mode::RWXU)?;
+        let (owner, mode) =
+            below.map_or(((0, 0), FOLDER_MODE), |below| ((below.st_uid, below.st_gid), below.st_mode));
+        self.set_owner_and_mode(open_folder(folder, name)?, owner, mode)
+    }
 
-fn set_owner_and_mode(file: impl AsFd, (user, group): (u32, u32), mode: u32) -> io::Result<()> {
-    fchown(&file, Some(Uid::from_raw(user)), Some(Gid::from_raw(group)))?;
-    fchmod(&file, Mode::from_raw_mode(mode))?;
-    Ok(())
+    /// Sets the owner, in ids of the instance, and the mode.
+    fn set_owner_and_mode(&self, file: impl AsFd, (user, group): (u32, u32), mode: u32) -> io::Result<()> {
+        let on_host = |id| self.ids.map_or(id, |ids| ids.on_host(id));
+        fchown(&file, Some(Uid::from_raw(on_host(user))), Some(Gid::from_raw(on_host(group))))?;
+        fchmod(&file, Mode::from_raw_mode(mode))?;
+        Ok(())
+    }
 }

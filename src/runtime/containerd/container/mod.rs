@@ -22,5 +22,6 @@ mod spec;
 mod start;
 mod stop;
 pub(super) mod task;
+mod without_ids;
 
 pub(super) use task::{freeze, list_processes, remove_task};

@@ -46,6 +46,8 @@ pub(super) struct ContainerDraft<'a> {
     pub(crate) input: &'a Path,
     /// Pipe for its output.
     pub(crate) output: &'a Path,
+    /// Owner and group, on this host, of the pipes that the shim makes for the output.
+    pub(super) output_owner: (u32, u32),
     /// Folder in which CRIU works.
     pub(super) work_dir: &'a Path,
     /// The checkpoint to restore, and the folder of CRIU's images of it; `None` for a cold start.

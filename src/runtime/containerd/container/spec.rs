@@ -1,7 +1,7 @@
 //! Specifications of containers and of commands in them, as runc takes them. Pure.
 //!
-//! Containers have no user namespace: uid 0 in a container is uid 0 of the host. What holds it are the capabilities,
-//! seccomp, `no_new_privs` and the other namespaces.
+//! A container has a user namespace with a range of ids of its own. Where the host cannot do that, uid 0 in a container
+//! is uid 0 of the host, and what holds it are the capabilities, seccomp, `no_new_privs` and the other namespaces.
 //!
 //! A change here that old checkpoints must not be restored with needs a new format number in `checkpoint/manifest.rs`.
 
@@ -12,6 +12,9 @@ use serde_json::{Value, json};
 
 use super::{masked_paths, seccomp};
 use crate::runtime::containerd::checkpoint::randomness::node_script;
+use crate::runtime::containerd::checkpoint::restore::{LINK_NAME, SET_UP_COMMAND, SET_UP_RESTORED_COMMAND};
+use crate::runtime::containerd::host::id_ranges::{IDS, IdRange};
+use crate::runtime::containerd::host::shared_accounts::AccountLimits;
 use crate::runtime::containerd::image::{ContainerUser, ImageConfig};
 use crate::runtime::{ExecCommand, RuntimeError, StartRequest};
 use crate::template::App;
@@ -41,6 +44,8 @@ const DEFAULT_OPEN_FILES: (u64, u64) = (1024, 524_288);
 /// How much the processes of instances are preferred when the host runs out of memory, out of 1000.
 const OOM_SCORE_ADJ: i32 = 500;
 
+/// Longest time of the hook that has the network set up.
+const SET_UP_SECONDS: u32 = 25;
 /// Limit of a core dump. It goes where `kernel.core_pattern` of the host says, which may be a program that runs as the
 /// host's root. Only the limit 1 keeps the kernel from starting that, and no file fits in it either.
 const CORE_BYTES: u64 = 1;
@@ -54,11 +59,27 @@ const PTS_OPTIONS: [&str; 7] =
 /// Period of the processor limit, in microseconds.
 const CPU_PERIOD_MICROS: u64 = 100_000;
 
+/// Where a container's user and network namespaces come from.
+#[derive(Debug)]
+pub(super) enum Walls<'a> {
+    /// This network namespace, and no user namespace.
+    Host { network: &'a Path },
+    /// A user namespace with these ids and a network namespace inside it, both made with the container.
+    Own {
+        ids: IdRange,
+        /// The program that has the network set up.
+        program: &'a Path,
+        /// The instance's folder.
+        folder: &'a Path,
+        is_restored: bool,
+    },
+}
+
 /// Paths and limits of this host that go into a specification.
 #[derive(Debug)]
 pub(super) struct HostPaths<'a> {
-    /// The instance's network namespace.
-    pub(crate) network: &'a Path,
+    /// The user and network namespaces.
+    pub(super) walls: Walls<'a>,
     /// The folder that becomes the container's `/dev`.
     pub(crate) devices: &'a Path,
     /// CRIU's configuration file.
@@ -68,6 +89,8 @@ pub(super) struct HostPaths<'a> {
     pub(super) max_open_files: u64,
     /// The AppArmor profile of the processes; `None` without AppArmor.
     pub(super) apparmor: Option<&'static str>,
+    /// What one user of the instance may use of what is counted for all, if it has a user namespace.
+    pub(super) accounts: Option<AccountLimits>,
     /// The cgroup, as a path below the root of each hierarchy.
     pub(crate) cgroup: &'a str,
 }
@@ -86,7 +109,8 @@ pub(super) fn container_spec(
     let user = user(app, image)?;
     let (arguments, env) = (arguments(app, image)?, environment(request, image, &user, image.port(app)?));
     let process = process(request, image, &user, host.max_open_files, host.apparmor, &arguments, &env);
-    Ok(json!({
+    let process = limit_accounts(process, host.accounts);
+    let mut specification = json!({
         "ociVersion": "1.1.0",
         "process": process,
         "root": { "path": "rootfs" },
@@ -103,7 +127,7 @@ pub(super) fn container_spec(
         ],
         "annotations": { "org.criu.config": host.criu_config },
         "linux": {
-            "namespaces": namespaces(request, host),
+            "namespaces": namespaces(request, &host.walls),
             "cgroupsPath": host.cgroup,
             "resources": {
                 "devices": devices(),
@@ -118,7 +142,25 @@ pub(super) fn container_spec(
                 "/proc/sysrq-trigger",
             ],
         },
-    }))
+    });
+    add_walls(&mut specification, &host.walls);
+    Ok(specification)
+}
+
+/// Adds what makes the container's user and network namespaces, if they are its own.
+fn add_walls(specification: &mut Value, walls: &Walls<'_>) {
+    let Walls::Own { ids, program, folder, is_restored } = walls else { return };
+    let command = if *is_restored { SET_UP_RESTORED_COMMAND } else { SET_UP_COMMAND };
+    let mapping = json!([{ "containerID": 0, "hostID": ids.first(), "size": IDS }]);
+    specification["linux"]["uidMappings"] = mapping.clone();
+    specification["linux"]["gidMappings"] = mapping;
+    specification["hooks"] = json!({
+        "createRuntime": [{
+            "path": program,
+            "args": [LINK_NAME, command, folder],
+            "timeout": SET_UP_SECONDS,
+        }],
+    });
 }
 
 /// Returns the namespaces of a container. The root of its cgroup namespace is the container's cgroup: the place of the
@@ -128,11 +170,14 @@ pub(super) fn container_spec(
 /// An instance that is frozen has no cgroup namespace: CRIU would take the cgroups of threads for others than those of
 /// their processes, and could not restore a child process with threads. Restored instances get the namespace from
 /// `checkpoint/restore`; the first one of a checkpoint, which runc restores, has none.
-fn namespaces(request: &StartRequest, host: &HostPaths<'_>) -> Value {
+fn namespaces(request: &StartRequest, walls: &Walls<'_>) -> Value {
     let kinds =
         ["pid", "ipc", "uts", "mount"].into_iter().chain((!request.will_be_baked).then_some("cgroup"));
     let mut namespaces: Vec<Value> = kinds.map(|kind| json!({ "type": kind })).collect();
-    namespaces.push(json!({ "type": "network", "path": host.network }));
+    match walls {
+        Walls::Host { network } => namespaces.push(json!({ "type": "network", "path": network })),
+        Walls::Own { .. } => namespaces.extend([json!({ "type": "network" }), json!({ "type": "user" })]),
+    }
     namespaces.into()
 }
 
@@ -146,12 +191,23 @@ pub(super) fn exec_process(
     command: &ExecCommand,
     max_open_files: u64,
     apparmor: Option<&str>,
+    accounts: Option<AccountLimits>,
 ) -> Result<Value, RuntimeError> {
     let extra = command.env.iter().map(|(name, value)| format!("{name}={value}"));
     let user = user(&request.app, image)?;
     let port = image.port(&request.app)?;
     let env: Vec<String> = environment(request, image, &user, port).into_iter().chain(extra).collect();
-    Ok(process(request, image, &user, max_open_files, apparmor, &command.argv, &env))
+    let process = process(request, image, &user, max_open_files, apparmor, &command.argv, &env);
+    Ok(limit_accounts(process, accounts))
+}
+
+/// Limits what a process may use of what the kernel counts for all instances with user namespaces.
+fn limit_accounts(mut process: Value, accounts: Option<AccountLimits>) -> Value {
+    if let (Some(accounts), Some(limits)) = (accounts, process["rlimits"].as_array_mut()) {
+        limits.push(limit("RLIMIT_MSGQUEUE", accounts.message_bytes));
+        limits.push(limit("RLIMIT_SIGPENDING", accounts.pending_signals));
+    }
+    process
 }
 
 fn process(
@@ -261,6 +317,11 @@ fn environment(request: &StartRequest, image: &ImageConfig, user: &ContainerUser
     variables.into_iter().map(|(name, value)| format!("{name}={value}")).collect()
 }
 
+/// Returns the user and the group that own the output of an app; root if its user is not known.
+pub(super) fn output_owner(app: &App, image: &ImageConfig) -> (u32, u32) {
+    user(app, image).map_or((0, 0), |user| (user.uid, user.gid))
+}
+
 /// Returns the user that the template names, else the image's, as the image's own files know it.
 fn user(app: &App, image: &ImageConfig) -> Result<ContainerUser, RuntimeError> {
     let (whose, user) = match &app.user {
@@ -298,11 +359,12 @@ mod tests {
             will_be_baked: false,
         };
         let host = HostPaths {
-            network: Path::new("/proc/1/fd/3"),
+            walls: Walls::Host { network: Path::new("/proc/1/fd/3") },
             devices: Path::new("/dev"),
             criu_config: Path::new("/criu.conf"),
             max_open_files: 1024,
             apparmor,
+            accounts: None,
             cgroup: "/try-it-now/shop",
         };
         container_spec(&request, &ImageConfig::default(), &host).unwrap()

@@ -5,7 +5,6 @@
 //! [`Inner::undo_start`], not here.
 
 use std::collections::BTreeMap;
-use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -19,7 +18,7 @@ use super::disk::{self, Disk};
 use super::instances::RunningContainer;
 use super::layer_writer::LayerWriter;
 use super::record::{self, ContainerDraft};
-use super::spec::{self, HostPaths};
+use super::spec::{self, HostPaths, Walls};
 use super::task;
 use crate::instance::{Endpoint, InstanceId};
 use crate::runtime::blocking::{IoContext, blocking};
@@ -29,6 +28,7 @@ use crate::runtime::containerd::host::{cgroups, node_dir, orphans, tmpfs};
 use crate::runtime::containerd::image::snapshots;
 use crate::runtime::containerd::image::{ImageConfig, UnpackedImage};
 use crate::runtime::containerd::inner::Inner;
+use crate::runtime::containerd::network::set_up::NetworkSetUp;
 use crate::runtime::{RuntimeError, StartMethod, StartRequest, Started};
 
 /// Permissions of the folder of a volume that the image does not have.
@@ -91,15 +91,71 @@ impl Inner {
                 }
             }
         }
-        let endpoint = self.launch(request, instance, &image, None).await?;
+        let endpoint = match self.launch(request, instance, &image, None).await {
+            Ok(endpoint) => endpoint,
+            Err(error) => self.launch_without_ids(request, instance, &image, error).await?,
+        };
+        if instance.ids.lock().is_some() {
+            self.id_ranges.prove();
+        }
         Ok(Started { endpoint, method: StartMethod::Cold })
     }
 
-    /// Makes an instance with its network, snapshot, files and container, and starts it.
+    /// Makes an instance with the user namespace of the host, and starts it.
+    pub(super) async fn launch_on_host(
+        &self,
+        request: &StartRequest,
+        instance: &RunningContainer,
+        image: &UnpackedImage,
+        checkpoint: Option<&CheckpointKey>,
+    ) -> Result<Endpoint, RuntimeError> {
+        let namespace = self.assign_network(request, instance).await?;
+        instance.namespace.store(namespace, Ordering::Release);
+        self.launch_prepared(request, instance, image, checkpoint).await
+    }
+
+    /// Makes an instance with its namespaces, snapshot, files and container, and starts it.
+    async fn launch(
+        &self,
+        request: &StartRequest,
+        instance: &RunningContainer,
+        image: &UnpackedImage,
+        checkpoint: Option<&CheckpointKey>,
+    ) -> Result<Endpoint, RuntimeError> {
+        // A runtime handler makes walls of its own.
+        if request.app.runtime.is_some() || !self.id_ranges.is_in_use() {
+            return self.launch_on_host(request, instance, image, checkpoint).await;
+        }
+        let id = request.id.as_str();
+        let ids = self.id_ranges.assign(id).context(|| format!("assign user ids to {id}"))?;
+        *instance.ids.lock() = Some(ids);
+        self.faults.reached(FaultPoint::UserIds)?;
+        let namespace = self.namespaces.reserve();
+        instance.namespace.store(namespace, Ordering::Release);
+        let link = match request.app.egress.is_sealed() {
+            true => None,
+            false => {
+                let link = self.egress_links.reserve(&request.app.egress).await?;
+                let slot = link.slot();
+                *instance.egress_link.lock() = Some(link);
+                Some(slot)
+            }
+        };
+        let folder = self.node_dir.instance_dir(&request.id);
+        let set_up =
+            NetworkSetUp::open(&folder, self.namespaces.clone(), self.egress_links.clone(), namespace, link);
+        let set_up = set_up.context(|| format!("create pipes for the network of {id}"))?;
+        tokio::select! {
+            launched = self.launch_prepared(request, instance, image, checkpoint) => launched,
+            never = set_up.serve() => match never {},
+        }
+    }
+
+    /// Makes an instance whose namespaces are assigned.
     ///
     /// The snapshot is made concurrently with everything else if its layers are known, so an instance may have a task
     /// before it has a snapshot.
-    async fn launch(
+    async fn launch_prepared(
         &self,
         request: &StartRequest,
         instance: &RunningContainer,
@@ -114,11 +170,8 @@ impl Inner {
         if !self.node_group.exists() {
             self.set_node_limits().await;
         }
-        let namespace = self.assign_network(request, instance).await?;
-        instance.namespace.store(namespace, Ordering::Release);
+        let namespace = instance.namespace.load(Ordering::Acquire);
         self.faults.reached(FaultPoint::Network)?;
-        let network = self.namespaces.path(namespace);
-        let network = network.ok_or(RuntimeError::Exhausted("network namespaces"))?;
         let namespace_took = start.elapsed();
 
         let parent = checkpoint.map_or_else(|| image.snapshot.clone(), |key| self.checkpoint_snapshot(key));
@@ -127,7 +180,7 @@ impl Inner {
             self.faults.reached(FaultPoint::Snapshot)?;
             Ok(mounts)
         };
-        let prepare = |mounts| self.prepare(request, instance, image, checkpoint, &network, mounts);
+        let prepare = |mounts| self.prepare(request, instance, image, checkpoint, mounts);
         let (prepared, snapshot_took) = match checkpoint.and_then(|_| self.known_layers.get(&parent)) {
             // Both to their end: containerd may carry out later what it was asked for, and then no caller would remove
             // it.
@@ -178,12 +231,12 @@ impl Inner {
         instance: &RunningContainer,
         image: &UnpackedImage,
         checkpoint: Option<&CheckpointKey>,
-        network: &Path,
         mut mounts: Vec<Mount>,
     ) -> Result<Preparation, RuntimeError> {
         let id = request.id.as_str();
         let start = Instant::now();
-        let spec = self.container_spec(request, image, network, checkpoint)?;
+        let spec = self.container_spec(request, instance, image, checkpoint)?;
+        let ids = *instance.ids.lock();
         let handler = request.app.runtime.as_ref();
         let shim = match handler {
             None => self.shared_shim.get(&self.client).await,
@@ -204,6 +257,10 @@ impl Inner {
             handler,
             input: &self.node_dir.input_pipe(&request.id),
             output: &self.node_dir.output_pipe(&request.id),
+            output_owner: ids.map_or((0, 0), |ids| {
+                let (user, group) = spec::output_owner(&request.app, &image.config);
+                (ids.on_host(user), ids.on_host(group))
+            }),
             work_dir: &self.node_dir.instance_dir(&request.id),
             checkpoint: checkpoint.map(|key| (key, self.checkpoints.images_dir(key))),
             madvise_trace: is_traced.then_some(&instance.madvise_trace),
@@ -219,7 +276,7 @@ impl Inner {
         files_written?;
         recorded?;
         let record = start.elapsed() - files;
-        disk::redirect_overlay(&mut mounts, &self.node_dir.disk_mount_point(&request.id));
+        disk::redirect_overlay(&mut mounts, &self.node_dir.disk_mount_point(&request.id), ids);
         if request.will_be_baked && checkpoint.is_none() {
             disk::give_file_handles(&mut mounts);
         }
@@ -255,11 +312,12 @@ impl Inner {
                 .save_egress_record(&request.id, &record)
                 .context(context("record the egress link"))?;
         }
-        let disk = Disk::create(request.app.limits.container_disk())
+        let ids = *instance.ids.lock();
+        let disk = Disk::create(request.app.limits.container_disk(), ids)
             .map(Arc::new)
             .context(context("create a disk"))?;
         *instance.disk.lock() = Some(disk.clone());
-        let layer = LayerWriter::open(&disk.upper_dir(), mounts).context(context("open the layers"))?;
+        let layer = LayerWriter::open(&disk.upper_dir(), mounts, ids).context(context("open the layers"))?;
         let egress = &request.app.egress;
         let resolvers = (!egress.is_sealed()).then(|| self.egress_links.resolv_conf(egress));
         if checkpoint.is_none() {
@@ -287,7 +345,8 @@ impl Inner {
                 .context(|| format!("create a network namespace for {}", request.id));
         }
         let link = self.egress_links.open(&request.app.egress).await?;
-        let number = self.namespaces.hold(link.namespace());
+        let namespace = link.namespace().ok_or(RuntimeError::Exhausted("network namespaces"))?;
+        let number = self.namespaces.hold(namespace);
         *instance.egress_link.lock() = Some(link);
         Ok(number)
     }
@@ -295,18 +354,28 @@ impl Inner {
     fn container_spec(
         &self,
         request: &StartRequest,
+        instance: &RunningContainer,
         image: &UnpackedImage,
-        network: &Path,
         checkpoint: Option<&CheckpointKey>,
     ) -> Result<Value, RuntimeError> {
+        let network = self.namespaces.path(instance.namespace.load(Ordering::Acquire));
+        let folder = self.node_dir.instance_dir(&request.id);
+        let walls = match (*instance.ids.lock(), &self.restorer, &network) {
+            (Some(ids), Some(program), _) => {
+                Walls::Own { ids, program, folder: &folder, is_restored: checkpoint.is_some() }
+            }
+            (None, _, Some(network)) => Walls::Host { network },
+            _ => return Err(RuntimeError::Exhausted("network namespaces")),
+        };
         let shared = checkpoint.and_then(|key| self.checkpoints.devices_dir(key));
         let host_paths = HostPaths {
-            network,
+            walls,
             devices: &shared.unwrap_or_else(|| self.node_dir.devices()),
             criu_config: &self.node_dir.criu_config(checkpoint.is_some()),
             max_open_files: max_open_files(),
             cgroup: &self.node_group.instance_path(request.id.as_str()),
             apparmor: self.apparmor,
+            accounts: instance.ids.lock().map(|_| self.account_limits),
         };
         spec::container_spec(request, &image.config, &host_paths)
     }

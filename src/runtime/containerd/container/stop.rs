@@ -81,6 +81,9 @@ impl Inner {
             trace.remove().await;
         }
         self.node_dir.remove(id.as_str()).context(|| format!("remove the folder of {id}"))?;
+        if let Some(ids) = instance.ids.lock().take() {
+            self.id_ranges.release(ids);
+        }
         self.faults.reached(FaultPoint::NoFolder)
     }
 }

@@ -41,6 +41,8 @@ pub(super) async fn create_task(
     let id = draft.id;
     let text = |path: &Path| path.display().to_string();
     let options = RuncOptions {
+        output_user: draft.output_owner.0,
+        output_group: draft.output_owner.1,
         program: draft.restorer.map(text).unwrap_or_default(),
         criu_image_path: draft.checkpoint.as_ref().map(|(_, images)| text(images)).unwrap_or_default(),
         criu_work_path: text(draft.work_dir),
@@ -114,7 +116,8 @@ pub(super) fn classify_runc_error(error: RuntimeError) -> RuntimeError {
     }
 }
 
-/// Writes the memory of all its processes to the folder `images`, and ends them.
+/// Writes the memory of all its processes to the folder `images`, and ends them. The content of its network namespace is
+/// not written; `has_own_network` says that the namespace was made with the container.
 ///
 /// # Errors
 /// CRIU failed; its log is in `work_dir`.
@@ -123,8 +126,10 @@ pub(crate) async fn freeze(
     id: &str,
     images: &Path,
     work_dir: &Path,
+    has_own_network: bool,
 ) -> Result<(), RuntimeError> {
     let options = CheckpointOptions {
+        empty_namespaces: has_own_network.then(|| "network".to_owned()).into_iter().collect(),
         exit: true,
         file_locks: true,
         cgroups_mode: "soft".to_owned(),

@@ -11,9 +11,11 @@
 //! | `shared_shim` | the one shim for all instances of a host |
 //! | `orphans` | processes that containerd does not know |
 //! | `memory_usage` | what instances use of the host's memory |
+//! | `id_ranges`, `shared_accounts` | user ids of instances, and what the kernel counts for all of them together |
 //! | `kernel` | the running kernel |
 
 pub(super) mod cgroups;
+pub(super) mod id_ranges;
 pub(super) mod kernel;
 pub(super) mod memory_guard;
 mod memory_usage;
@@ -21,5 +23,6 @@ pub(super) mod node_dir;
 pub(super) mod node_group;
 pub(super) mod orphans;
 pub(super) mod private_files;
+pub(super) mod shared_accounts;
 pub(super) mod shared_shim;
 pub(super) mod tmpfs;

@@ -30,7 +30,6 @@ use super::firewall_rules::{AllowedDestinations, InstanceRules, RulesByLink, Tab
 use super::forbidden::ForbiddenHosts;
 use super::forwarding::{default_link, forward_packets};
 use super::inner_end::InnerEnd;
-use super::links::LinkPair;
 use super::refresh::{egress_of, run_refresh};
 use crate::runtime::RuntimeError;
 use crate::runtime::blocking::IoContext;
@@ -56,15 +55,15 @@ const DEFAULT_RESOLVERS: [Ipv4Addr; 2] = [Ipv4Addr::new(9, 9, 9, 9), Ipv4Addr::n
 /// All links of this node.
 #[derive(Debug)]
 pub(crate) struct EgressLinks {
-    home: Arc<File>,
-    node: String,
+    pub(super) home: Arc<File>,
+    pub(super) node: String,
     /// Prefix of the names of this node's links.
     pub(super) link_prefix: String,
     pub(super) settings: EgressSettings,
     pub(super) firewall: Firewall,
     pub(super) names: Arc<ResolvedNames>,
     pub(super) forbidden: ForbiddenHosts,
-    addresses: Mutex<AddressPool>,
+    pub(super) addresses: Mutex<AddressPool>,
     /// Links made ahead.
     spare: Mutex<Vec<EgressLink>>,
     /// Held by the task that makes links ahead: two at once would make too many.
@@ -80,8 +79,10 @@ pub(crate) struct EgressLinks {
 /// A network namespace with a link to the internet.
 #[derive(Debug)]
 pub(crate) struct EgressLink {
-    pair: AddressPair,
-    inner: Arc<InnerEnd>,
+    pub(super) pair: AddressPair,
+    pub(super) inner: Arc<InnerEnd>,
+    /// Whether another instance may have the link later. A link in the namespace of an instance's own ends with it.
+    pub(super) is_reusable: bool,
 }
 
 /// A link that has an instance, and what the instance may reach.
@@ -109,7 +110,12 @@ pub(crate) struct EgressRecord {
 }
 
 impl EgressLink {
-    pub(crate) fn namespace(&self) -> Arc<File> {
+    pub(crate) fn slot(&self) -> u32 {
+        self.pair.0
+    }
+
+    /// Returns the namespace; `None` if it does not exist yet.
+    pub(crate) fn namespace(&self) -> Option<Arc<File>> {
         self.inner.namespace()
     }
 }
@@ -181,6 +187,11 @@ impl EgressLinks {
         };
         let links = self.clone();
         task::spawn("spare egress links", async move { links.refill(mtu).await });
+        self.admit(link, egress).await
+    }
+
+    /// Opens the firewall for a link, and sets up its inside if that exists.
+    pub(super) async fn admit(&self, link: EgressLink, egress: &Egress) -> Result<EgressLink, RuntimeError> {
         self.names.resolve(egress).await;
         let name = link.pair.link_name(&self.link_prefix);
         let opened = LinkInUse::new(&link, egress.clone());
@@ -214,7 +225,7 @@ impl EgressLinks {
             self.discard(link).await;
             return Err(RuntimeError::Io { operation: format!("close the firewall for {name}"), source });
         }
-        if self.idle.lock().len() < MAX_IDLE_LINKS {
+        if link.is_reusable && self.idle.lock().len() < MAX_IDLE_LINKS {
             self.idle.lock().push_back((Instant::now(), link));
         } else {
             self.discard(link).await;
@@ -241,7 +252,8 @@ impl EgressLinks {
         }
         let inner = Arc::new(InnerEnd::new(Arc::new(File::open(format!("/proc/{pid}/ns/net"))?)));
         self.addresses.lock().mark_used(pair);
-        let link = EgressLink { pair, inner };
+        // Its namespace is the instance's own, or of an earlier server.
+        let link = EgressLink { pair, inner, is_reusable: false };
         let in_use = LinkInUse::new(&link, record.egress);
         self.in_use.lock().insert(pair.link_name(&self.link_prefix), in_use);
         Ok(link)
@@ -285,7 +297,7 @@ impl EgressLinks {
 
     /// Prepares this host once: checks its routes, turns packet forwarding on, and starts the refresh task. Returns the
     /// largest packet in bytes.
-    async fn prepare(self: &Arc<Self>) -> Result<u32, RuntimeError> {
+    pub(super) async fn prepare(self: &Arc<Self>) -> Result<u32, RuntimeError> {
         let mut ready = self.mtu.lock().await;
         if let Some(mtu) = *ready {
             return Ok(mtu);
@@ -336,20 +348,13 @@ impl EgressLinks {
     async fn make(&self, mtu: u32) -> io::Result<EgressLink> {
         for _ in 0..MAX_ADDRESS_ATTEMPTS {
             let Some(pair) = self.addresses.lock().allocate(Instant::now()) else { break };
-            let link_pair = LinkPair {
-                name: pair.link_name(&self.link_prefix),
-                node: self.node.clone(),
-                gateway: pair.of_host(&self.settings.range),
-                address: pair.of_instance(&self.settings.range),
-                mtu,
-            };
-            match super::links::create(&self.home, link_pair).await {
+            match super::links::create(&self.home, self.link_pair(pair, mtu)).await {
                 Ok(namespace) => {
                     let inner = Arc::new(InnerEnd::new(namespace));
                     // The routes of most instances, so that these need not wait for them.
                     let plan = || Some(self.plan_routes(pair, &AllowedDestinations::AnyPublic));
                     inner.set_routes(plan).await?;
-                    return Ok(EgressLink { pair, inner });
+                    return Ok(EgressLink { pair, inner, is_reusable: true });
                 }
                 Err(error) => {
                     self.addresses.lock().release(pair, Instant::now());

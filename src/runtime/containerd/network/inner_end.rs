@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use tokio::sync::Mutex;
 use tokio_util::task::AbortOnDropHandle;
@@ -16,7 +16,8 @@ use crate::template::Egress;
 /// The inside of a network namespace with a link.
 #[derive(Debug)]
 pub(super) struct InnerEnd {
-    namespace: Arc<File>,
+    /// Empty while the namespace of a reserved link does not exist.
+    namespace: OnceLock<Arc<File>>,
     /// The routes in the namespace; `None` if they are unknown.
     routes: Mutex<Option<RoutePlan>>,
     name_server: Mutex<Option<AbortOnDropHandle<()>>>,
@@ -24,11 +25,22 @@ pub(super) struct InnerEnd {
 
 impl InnerEnd {
     pub(super) fn new(namespace: Arc<File>) -> Self {
-        Self { namespace, routes: Mutex::default(), name_server: Mutex::default() }
+        Self { namespace: namespace.into(), ..Self::reserved() }
     }
 
-    pub(super) fn namespace(&self) -> Arc<File> {
-        self.namespace.clone()
+    /// Returns the inside of a namespace that does not exist yet. What is set up there is nothing until
+    /// [`InnerEnd::fill`].
+    pub(super) fn reserved() -> Self {
+        Self { namespace: OnceLock::new(), routes: Mutex::default(), name_server: Mutex::default() }
+    }
+
+    /// Says which namespace it is, once.
+    pub(super) fn fill(&self, namespace: Arc<File>) {
+        let _ = self.namespace.set(namespace);
+    }
+
+    pub(super) fn namespace(&self) -> Option<Arc<File>> {
+        self.namespace.get().cloned()
     }
 
     /// Sets the routes, unless there is no plan. `plan` is called when no other call is in progress, so that the last call
@@ -38,10 +50,10 @@ impl InnerEnd {
     /// The kernel refuses. Then some routes may be missing, and the next call sets all of them.
     pub(super) async fn set_routes(&self, plan: impl FnOnce() -> Option<RoutePlan>) -> io::Result<()> {
         let mut routes = self.routes.lock().await;
-        let Some(plan) = plan() else { return Ok(()) };
+        let (Some(namespace), Some(plan)) = (self.namespace(), plan()) else { return Ok(()) };
         if routes.as_ref() != Some(&plan) {
             *routes = None;
-            plan.apply(self.namespace()).await?;
+            plan.apply(namespace).await?;
             *routes = Some(plan);
         }
         Ok(())
@@ -59,9 +71,10 @@ impl InnerEnd {
         resolved: &Arc<ResolvedNames>,
     ) -> io::Result<()> {
         let mut name_server = self.name_server.lock().await;
+        let Some(namespace) = self.namespace() else { return Ok(()) };
         let is_running = name_server.as_ref().is_some_and(|task| !task.is_finished());
         if matches!(egress, Egress::Only(_)) && !is_running && is_current() {
-            let socket = dns_responder::listen(self.namespace()).await?;
+            let socket = dns_responder::listen(namespace).await?;
             let names = dns::names(egress).map(str::to_owned).collect();
             let running = dns_responder::run(socket, names, resolved.clone());
             *name_server = Some(AbortOnDropHandle::new(task::spawn("name server of an instance", running)));

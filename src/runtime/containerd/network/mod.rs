@@ -32,4 +32,6 @@ mod inner_end;
 mod links;
 pub(super) mod namespaces;
 mod refresh;
+mod reserved_links;
 mod routes;
+pub(super) mod set_up;

@@ -91,10 +91,20 @@ impl Namespaces {
         Ok(())
     }
 
+    /// Returns a new number for a namespace that does not exist yet.
+    pub(crate) fn reserve(&self) -> u32 {
+        self.last_number.fetch_add(1, Ordering::Relaxed) + 1
+    }
+
+    /// Holds a namespace under a reserved number.
+    pub(crate) fn hold_as(&self, number: u32, file: Arc<File>) {
+        self.held.lock().insert(number, file);
+    }
+
     /// Holds a namespace that was made elsewhere, under a new number.
     pub(crate) fn hold(&self, file: Arc<File>) -> u32 {
-        let number = self.last_number.fetch_add(1, Ordering::Relaxed) + 1;
-        self.held.lock().insert(number, file);
+        let number = self.reserve();
+        self.hold_as(number, file);
         number
     }
 
@@ -149,6 +159,24 @@ fn new_namespace() -> io::Result<File> {
     unshare(CloneFlags::CLONE_NEWNET)?;
     open_low_ports();
     let file = File::open("/proc/thread-self/ns/net")?;
+    bring_loopback_up()?;
+    Ok(file)
+}
+
+/// Brings the loopback of a namespace up.
+///
+/// # Errors
+/// The namespace cannot be entered, or the kernel refuses.
+pub(crate) async fn open_loopback(namespace: Arc<File>) -> io::Result<()> {
+    on_own_thread("loopback", move || {
+        setns(&*namespace, CloneFlags::CLONE_NEWNET)?;
+        bring_loopback_up()
+    })
+    .await
+}
+
+/// Brings the loopback of the thread's namespace up.
+fn bring_loopback_up() -> io::Result<()> {
     let reactor = tokio::runtime::Builder::new_current_thread().enable_io().build()?;
     reactor.block_on(async {
         let (connection, handle, _) = rtnetlink::new_connection()?;
@@ -157,8 +185,7 @@ fn new_namespace() -> io::Result<File> {
             outcome = up => outcome.map_err(io::Error::other),
             () = connection => Err(io::ErrorKind::BrokenPipe.into()),
         }
-    })?;
-    Ok(file)
+    })
 }
 
 #[cfg(test)]

@@ -24,7 +24,8 @@ impl EgressLinks {
             let in_use = self.in_use.lock();
             in_use.get(&name).is_some_and(|current| Arc::ptr_eq(&current.marker, &link.marker))
         };
-        if !is_current() {
+        // The link of an instance that is being started may not exist yet.
+        if !is_current() || link.inner.namespace().is_none() {
             return Ok(());
         }
         links::check_senders(&name)?;

@@ -57,6 +57,7 @@ pub(crate) async fn take_over(inner: &Inner) -> Result<(), RuntimeError> {
         }
     }
     inner.egress_links.take_over().await?;
+    inner.id_ranges.release_others(|id| kept.contains(id));
     remove_broken_checkpoints(&inner.checkpoints).await.context(context)?;
     for key in inner.checkpoints.outdated() {
         inner.remove_checkpoint(&key).await;
@@ -132,6 +133,7 @@ impl Inner {
         if let Some(instance) = self.instances.insert(id, OUTPUT_LOG_BYTES) {
             instance.namespace.store(namespace, Ordering::Release);
             *instance.checkpoint.lock() = checkpoint;
+            *instance.ids.lock() = self.id_ranges.of_instance(id.as_str());
             *instance.egress_link.lock() = link;
             instance.keep_output(output);
         }

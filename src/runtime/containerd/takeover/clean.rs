@@ -9,7 +9,7 @@ use crate::runtime::containerd::client::Client;
 use crate::runtime::containerd::container::record::list_containers;
 use crate::runtime::containerd::container::task;
 use crate::runtime::containerd::fault_points::FaultInjector;
-use crate::runtime::containerd::host::{orphans, shared_shim};
+use crate::runtime::containerd::host::{id_ranges, orphans, shared_shim};
 use crate::runtime::containerd::image::snapshots;
 
 /// Removes everything of this program from a containerd, of all nodes, whether their servers run or not: it concerns
@@ -39,6 +39,7 @@ pub async fn clean(socket: &Path) -> Result<(usize, usize), RuntimeError> {
     for snapshot in &layers {
         snapshots::remove(&client, snapshot).await?;
     }
+    id_ranges::release_all();
     sharing::remove_all(socket).await.context(|| "unmount the shared memory of checkpoints".to_owned())?;
     Ok((found.len(), layers.len()))
 }

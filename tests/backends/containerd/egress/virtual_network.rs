@@ -94,6 +94,12 @@ impl VirtualNetwork {
         net.run("ip link set up0 up");
         net.in_internet(|run| Self::fill_internet(run, counter));
         net.run("ip route add default via 203.0.113.1");
+        // The kernel notices a moment later that both ends are up, and that would look like a change.
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while !net.run("ip -o link show up0").contains("state UP") {
+            assert!(Instant::now() < deadline, "the link to the internet is not up");
+            thread::yield_now();
+        }
         net
     }
 

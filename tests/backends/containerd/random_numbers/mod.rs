@@ -38,7 +38,7 @@ impl Numbers {
 }
 
 /// Returns an image that `make images` builds; `None` and prints why if it is missing.
-fn image(name: &str) -> Option<ImageRef> {
+pub(super) fn image(name: &str) -> Option<ImageRef> {
     let archive = stack::image_archive(name);
     if !archive.is_file() {
         skip(&format!("the image {name} is missing (run `make images`)"));

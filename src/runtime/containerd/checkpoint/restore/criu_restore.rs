@@ -30,6 +30,7 @@ use super::criu_rpc::{
 use super::request::RestoreRequest;
 use super::runc_state::{InstanceValues, RuncState};
 use crate::runtime::containerd::checkpoint::prefault::PrefaultList;
+use crate::runtime::containerd::network::set_up as network_set_up;
 
 /// Maximum time between two messages of CRIU.
 const RESPONSE_TIMEOUT: Duration = Duration::from_secs(25);
@@ -47,8 +48,8 @@ const NO_NETWORK: u32 = 0x4000_0000;
 pub(super) struct RestoreDraft<'a> {
     request: &'a RestoreRequest,
     state: RuncState,
-    /// The path of the container's network namespace.
-    network: String,
+    /// The path of the container's network namespace; `None` if CRIU makes it inside the container's user namespace.
+    network: Option<String>,
     root: RootMount,
     cgroups: Cgroups,
     /// The pages to prefault, if they are known.
@@ -77,10 +78,16 @@ impl Drop for StateDir<'_> {
 /// The container's root as a mount of its own, as CRIU requires, unmounted on drop.
 struct RootMount(PathBuf);
 
-impl Drop for RootMount {
-    fn drop(&mut self) {
+impl RootMount {
+    fn release(&self) {
         let _ = unmount(&self.0, UnmountFlags::DETACH);
         let _ = fs::remove_dir(&self.0);
+    }
+}
+
+impl Drop for RootMount {
+    fn drop(&mut self) {
+        self.release();
     }
 }
 
@@ -98,8 +105,12 @@ pub(super) fn prepare<'a>(
     let spec: Value = serde_json::from_slice(&fs::read(request.bundle.join("config.json"))?)?;
     let namespaces = spec["linux"]["namespaces"].as_array().into_iter().flatten();
     let network = namespaces.filter(|one| one["type"] == "network").find_map(|one| one["path"].as_str());
-    let network =
-        network.ok_or_else(|| io::Error::other("the container has no network namespace"))?.to_owned();
+    let network = network.map(str::to_owned);
+    if network.is_some() == request.first_id.is_some() {
+        return Err(io::Error::other(
+            "the container has no network namespace, or one of another user namespace",
+        ));
+    }
     let root = state.root()?;
     // Runc creates these folders where they are missing.
     for name in ["proc", "dev"] {
@@ -144,10 +155,11 @@ impl RestoreDraft<'_> {
     /// # Errors
     /// CRIU fails or does not respond in time. Processes of the container may remain in its cgroups.
     pub(super) fn restore(mut self) -> io::Result<()> {
-        let images = File::open(&self.request.images)?;
+        let images = File::open(&self.request.mapped_images)?;
         let work = File::open(&self.request.work)?;
         // CRIU inherits the network namespace and one end of the socket under the numbers that they have here.
-        let network = open(&self.network, OFlags::RDONLY, Mode::empty())?;
+        let network =
+            self.network.as_ref().map(|path| open(path, OFlags::RDONLY, Mode::empty())).transpose()?;
         let (socket, criu_socket) =
             socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::empty(), None)?;
         fcntl_setfd(&socket, FdFlags::CLOEXEC)?;
@@ -162,7 +174,7 @@ impl RestoreDraft<'_> {
         own_cgroups.add(std::process::id())?;
         let mut criu = KilledOnDrop(criu?);
         drop(criu_socket);
-        let options = self.options(&images, &work, &network)?;
+        let options = self.options(&images, &work, network.as_ref())?;
         let request = CriuRequest { kind: KIND_RESTORE, options: Some(options), notify_success: None };
         send_request(&socket, &request)?;
         // CRIU restores meanwhile.
@@ -181,12 +193,13 @@ impl RestoreDraft<'_> {
         Ok(())
     }
 
-    fn options(&self, images: &File, work: &File, network: &OwnedFd) -> io::Result<CriuOptions> {
+    fn options(&self, images: &File, work: &File, network: Option<&OwnedFd>) -> io::Result<CriuOptions> {
         let pipes: Vec<String> =
             serde_json::from_slice(&fs::read(self.request.images.join("descriptors.json"))?)?;
         let pipes = pipes.into_iter().zip(0..).filter(|(name, _)| name.contains("pipe:"));
         let pipes = pipes.map(|(name, descriptor)| InheritedFd { name, descriptor });
-        let network = InheritedFd { name: NETWORK.to_owned(), descriptor: network.as_raw_fd() };
+        let network =
+            network.map(|network| InheritedFd { name: NETWORK.to_owned(), descriptor: network.as_raw_fd() });
         let mounts = self.state.mounts().into_iter();
         let root = self.root.0.to_str().ok_or(io::ErrorKind::InvalidInput)?;
         Ok(CriuOptions {
@@ -200,7 +213,7 @@ impl RestoreDraft<'_> {
             root: Some(root.to_owned()),
             mounts: mounts.map(|(inside, outside)| ExternalMount { inside, outside }).collect(),
             sibling: Some(true),
-            inherited: [network].into_iter().chain(pipes).collect(),
+            inherited: network.into_iter().chain(pipes).collect(),
             // The container's processes are children of CRIU, which is in the right cgroups and in their namespace. CRIU
             // itself would mount all hierarchies first.
             cgroup_mode: Some(IGNORE_CGROUPS),
@@ -231,6 +244,11 @@ impl RestoreDraft<'_> {
                 }
                 (KIND_NOTIFY, Some(notification)) => {
                     let stage = notification.script.as_deref();
+                    if let (Some("setup-namespaces"), Some(pid), Some(_)) =
+                        (stage, notification.pid, self.request.first_id)
+                    {
+                        network_set_up::ask(&self.request.work, pid)?;
+                    }
                     if let (Some("post-restore"), Some(pid)) = (stage, notification.pid) {
                         self.record_state(pid)?;
                         first_process = Some(pid);
@@ -238,6 +256,12 @@ impl RestoreDraft<'_> {
                     // All processes exist, and none of them runs yet.
                     if stage == Some("pre-resume") {
                         self.prefault();
+                        if let (Some(_), Some(pid)) = (self.request.first_id, first_process) {
+                            // The last step that needs rights on the host: there is no way back.
+                            self.root.release();
+                            self.request.unmount_devices();
+                            network_set_up::enter_and_limit(pid)?;
+                        }
                     }
                     let reply = CriuRequest { kind: KIND_NOTIFY, options: None, notify_success: Some(true) };
                     send_request(socket, &reply)?;
@@ -262,7 +286,8 @@ impl RestoreDraft<'_> {
         let descriptors = (0..3).map(|number| Ok(target(number)?.display().to_string()));
         let values = InstanceValues {
             id: &self.request.id,
-            network: &self.network,
+            network: self.network.as_deref().unwrap_or_default(),
+            first_id: self.request.first_id,
             pid,
             start_ticks: start_ticks(&fs::read_to_string(format!("/proc/{pid}/stat"))?)?,
             created: created.to_string(),

@@ -31,9 +31,11 @@ mod cgroup_v1;
 mod command;
 mod criu_restore;
 mod criu_rpc;
+mod mapped_images;
 mod request;
 mod runc_fallback;
 mod runc_state;
 
-pub(crate) use command::{LINK_NAME, run_internal_command};
+pub(crate) use command::{LINK_NAME, SET_UP_COMMAND, SET_UP_RESTORED_COMMAND, run_internal_command};
+pub(crate) use mapped_images::make_readable;
 pub(crate) use runc_fallback::RuncFallback;

@@ -1,15 +1,28 @@
 //! The arguments with which the shim asks for a restore.
 
 use std::ffi::OsString;
+use std::fs;
+use std::io;
 use std::path::PathBuf;
 
+use rustix::mount::{UnmountFlags, mount_bind, unmount};
+use serde_json::{Value, json};
+
+/// Where the container's `/dev` is mounted during a restore, in its bundle.
+const DEVICES: &str = "devices";
+
 /// The arguments of `restore`: exactly those that the shim passes. With any other argument the restore is left to runc.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct RestoreRequest {
     /// The folder in which runc has a folder of state for each container.
     pub(super) root: PathBuf,
     pub(super) log: PathBuf,
+    /// The folder of the checkpoint's images.
     pub(super) images: PathBuf,
+    /// The folder of the images that CRIU reads.
+    pub(super) mapped_images: PathBuf,
+    /// The first id on the host of the container's user namespace, if it has one.
+    pub(super) first_id: Option<u32>,
     pub(super) work: PathBuf,
     pub(super) pid_file: PathBuf,
     pub(super) bundle: PathBuf,
@@ -38,15 +51,56 @@ impl RestoreRequest {
             }
         }
         let id = id.filter(|id| is_restore && !id.contains('/') && !id.starts_with('.'))?;
+        let images: PathBuf = images?;
         Some(Self {
             root: root?,
             log: log?,
-            images: images?,
+            mapped_images: images.clone(),
+            images,
+            first_id: None,
             work: work?,
             pid_file: pid_file?,
             bundle: bundle?,
             id,
         })
+    }
+
+    /// Makes the images for the container's range of ids, if it has one, and has the arguments for runc name them.
+    ///
+    /// # Errors
+    /// The specification cannot be read or the images cannot be made.
+    pub(super) fn map_images(&mut self, arguments: &mut Vec<OsString>) -> io::Result<()> {
+        let config = self.bundle.join("config.json");
+        let mut spec: Value = serde_json::from_slice(&fs::read(&config)?)?;
+        let Some(first) = spec["linux"]["uidMappings"][0]["hostID"].as_u64() else { return Ok(()) };
+        let first = u32::try_from(first).map_err(io::Error::other)?;
+        self.mapped_images = super::mapped_images::create(&self.images, &self.work, first)?;
+        self.first_id = Some(first);
+        // Inside the user namespace no process may enter the server's folders, so a folder of them is mounted where the
+        // container's root is.
+        let at = self.bundle.join(DEVICES);
+        let mounts = spec["mounts"].as_array_mut().into_iter().flatten();
+        for mount in mounts.filter(|mount| mount["destination"] == "/dev") {
+            fs::create_dir(&at)?;
+            mount_bind(mount["source"].as_str().unwrap_or_default(), &at)?;
+            mount["source"] = json!(at);
+        }
+        fs::write(config, serde_json::to_vec(&spec)?)?;
+        let at = arguments.iter().position(|argument| argument == "--image-path");
+        let at = at.ok_or(io::ErrorKind::InvalidInput)?;
+        arguments[at + 1] = self.mapped_images.clone().into();
+        // CRIU makes the network namespace, inside the user namespace.
+        arguments.splice(at..at, ["--empty-ns", "network"].map(OsString::from));
+        Ok(())
+    }
+
+    /// Unmounts what was mounted for the restore. CRIU must have mounted it in the container, or have failed.
+    pub(super) fn unmount_devices(&self) {
+        if self.first_id.is_some() {
+            let at = self.bundle.join(DEVICES);
+            let _ = unmount(&at, UnmountFlags::DETACH);
+            let _ = fs::remove_dir(at);
+        }
     }
 
     /// Returns the folder with runc's state of the container.

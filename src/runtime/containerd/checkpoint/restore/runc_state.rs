@@ -52,8 +52,10 @@ impl ProgramFile {
 #[derive(Debug)]
 pub(super) struct InstanceValues<'a> {
     pub(super) id: &'a str,
-    /// The path of its network namespace.
+    /// The path of its network namespace; empty if it was made for the container.
     pub(super) network: &'a str,
+    /// The first id on the host of its user namespace, if it has one.
+    pub(super) first_id: Option<u32>,
     /// The number of its first process on the host.
     pub(super) pid: i32,
     /// When the first process started, in ticks since the host started.
@@ -136,6 +138,15 @@ impl RuncState {
         state["created"] = json!(values.created);
         state["external_descriptors"] = json!(values.descriptors);
         state["config"]["namespaces"][network]["path"] = json!(values.network);
+        if let Some(first) = values.first_id {
+            for ids in ["uid_mappings", "gid_mappings"] {
+                state["config"][ids][0]["host_id"] = json!(first);
+            }
+            // Those of root.
+            for device in state["config"]["devices"].as_array_mut().into_iter().flatten() {
+                (device["uid"], device["gid"]) = (json!(first), json!(first));
+            }
+        }
         for path in state["namespace_paths"].as_object_mut().into_iter().flat_map(|paths| paths.values_mut())
         {
             let kind = path.as_str().and_then(|path| path.rsplit('/').next()).unwrap_or_default();
@@ -199,6 +210,11 @@ fn common_spec(bundle: &Path, id: &str) -> io::Result<Value> {
     for namespace in spec["linux"]["namespaces"].as_array_mut().into_iter().flatten() {
         if let Some(namespace) = namespace.as_object_mut() {
             namespace.remove("path");
+        }
+    }
+    for ids in ["uidMappings", "gidMappings"] {
+        for range in spec["linux"][ids].as_array_mut().into_iter().flatten() {
+            range["hostID"] = Value::Null;
         }
     }
     if let Some(process) = spec["process"].as_object_mut() {
@@ -290,6 +306,7 @@ mod tests {
         let values = InstanceValues {
             id: "shop-2",
             network: "/proc/9/fd/33",
+            first_id: None,
             pid: 8,
             start_ticks: 80,
             created: "now".to_owned(),

@@ -21,9 +21,14 @@ use super::plan::{self, SharingPlan, SharingRules, ShmemFiles};
 use super::proto_message::ProtoMessage;
 use super::refused::Refused;
 use super::zero_reliance::AllocatorReport;
+use crate::template::random_hex;
 
-/// The mode of a file of memory: a regular file that only root may read.
-const FILE_MODE: u32 = 0o100_400;
+/// The mode of a file of memory: a regular file that all may read. The host's root, its owner, has no id in a user
+/// namespace.
+const FILE_MODE: u32 = 0o100_444;
+
+/// The mode of the folder of files of memory. It cannot be listed.
+const FOLDER_MODE: u32 = 0o711;
 
 /// Pages that are copied at a time.
 const COPY_PAGES: usize = 256;
@@ -98,7 +103,7 @@ impl RewriteDraft {
                 continue;
             }
             changed.push((pagemap_name, pagemap.write()));
-            let name = format!("{pid}.bin");
+            let name = unguessable(pid)?;
             file_list.records.push(file_entry(id, &name, plan.file_length, mount));
             id = id.checked_add(1).ok_or(Refused::Inconsistent)?;
             files.push(MemoryFile { name, pages, plan, replaces_pages: true });
@@ -143,7 +148,7 @@ impl RewriteDraft {
     pub(crate) fn write(&self, folder: &Path) -> io::Result<()> {
         let folder = folder.join(MEMORY_DIR);
         fs::create_dir(&folder)?;
-        fs::set_permissions(&folder, Permissions::from_mode(0o700))?;
+        fs::set_permissions(&folder, Permissions::from_mode(FOLDER_MODE))?;
         for file in &self.files {
             let pages = File::open(&file.pages)?;
             let path = folder.join(&file.name);
@@ -221,10 +226,17 @@ fn find_shmem(source: &ImageDir<'_>, file_list: &CriuImage) -> Result<Vec<(u64, 
         let pagemap = source.read(&name)?;
         let (pages, length) = source.pages_of(&name, &pagemap)?;
         let plan = plan::plan_shmem(&pagemap, length, size)?;
-        let name = format!("{SHMEM_PREFIX}{id}.bin");
+        let name = unguessable(&format!("{SHMEM_PREFIX}{id}"))?;
         found.push((number, MemoryFile { name, pages, plan, replaces_pages: false }));
     }
     Ok(found)
+}
+
+/// Returns a name for a file of memory that only processes that map the file know. Otherwise a user of the container
+/// could read what a process of another user had in its memory when it was frozen.
+fn unguessable(owner: &str) -> Result<String, Refused> {
+    let random = random_hex::<16>().map_err(|_| Refused::Lacks("random numbers"))?;
+    Ok(format!("{owner}-{random}.bin"))
 }
 
 /// Returns the path of the draft that replaces an image.

@@ -2,14 +2,19 @@
 # one. PostgreSQL gets its numbers from OpenSSL.
 import os, socket, subprocess, time
 
+# PostgreSQL refuses to run as root. In a user namespace it runs as another user; else it believes that it does.
+if open("/proc/self/uid_map").read().split()[1] == "0":
+    other_user = dict(env=dict(os.environ, LD_PRELOAD="/usr/lib/other-user.so"))
+else:
+    other_user = dict(user=1000, group=1000, extra_groups=[])
 os.mkdir("/tmp/sockets")
+os.chmod("/tmp/sockets", 0o777)
 psql = ["psql", "--host", "/tmp/sockets", "--user", "app", "--no-psqlrc", "--quiet", "--tuples-only", "--no-align", "postgres"]
-preload = dict(os.environ, LD_PRELOAD="/usr/lib/other-user.so")
 options = ["--no-locale", "--encoding", "UTF8", "--no-sync", "--auth", "trust", "--username", "app"]
-subprocess.run(["initdb", "--pgdata", "/tmp/data", *options], env=preload, check=True, stdout=subprocess.DEVNULL)
+subprocess.run(["initdb", "--pgdata", "/tmp/data", *options], **other_user, check=True, stdout=subprocess.DEVNULL)
 settings = ["listen_addresses=", "unix_socket_directories=/tmp/sockets", "shared_buffers=1MB", "max_connections=10", "fsync=off"]
 server = ["postgres", "-D", "/tmp/data", *(word for setting in settings for word in ("-c", setting))]
-subprocess.Popen(server, env=preload)
+subprocess.Popen(server, **other_user)
 while subprocess.run([*psql, "--command", "select 1"], capture_output=True).returncode:
     time.sleep(0.05)
 session = subprocess.Popen(psql, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1)

@@ -1,0 +1,256 @@
+//! Ranges of user and group ids of this host, one for each instance. Inside its user namespace an instance sees its range
+//! as the ids 0 to 65535, so its root is no user of this host, and two instances have no id in common.
+//!
+//! A range in use is a file whose name is the range's number. All nodes of a host share the folder, which is gone with
+//! a restart of the host, as the instances are. So the next server knows the ranges of the instances that it adopts.
+
+use std::fs::{self, DirBuilder, File};
+use std::io::{self, Write};
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use parking_lot::Mutex;
+
+use super::shared_accounts;
+
+/// The folder with a file for each range in use.
+const FOLDER: &str = "/run/try-it-now/id-ranges";
+
+/// Ids of a range.
+pub(crate) const IDS: u32 = 1 << 16;
+
+/// The first id of the first range. Above it are no ids of systemd's services and containers, nor, by default, of
+/// `/etc/subuid`.
+const FIRST: u32 = 0x7000_0000;
+
+/// Ranges of this host. The ids behind them belong to systemd.
+const COUNT: u32 = 4000;
+
+/// The files that give ranges of ids to users of this host.
+const SUBORDINATE_IDS: [&str; 2] = ["/etc/subuid", "/etc/subgid"];
+
+/// A range of ids, by its number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct IdRange(u32);
+
+impl IdRange {
+    /// Returns the id on this host of the instance's root.
+    pub(crate) fn first(self) -> u32 {
+        FIRST + self.0 * IDS
+    }
+
+    /// Returns the id on this host of an id of the instance. An id that the instance does not have becomes its user 65534.
+    pub(crate) fn on_host(self, id: u32) -> u32 {
+        self.first() + if id < IDS { id } else { IDS - 2 }
+    }
+
+    /// Returns the id of the instance for an id on this host; `None` if it is not in the range.
+    pub(crate) fn inside(self, id: u32) -> Option<u32> {
+        id.checked_sub(self.first()).filter(|id| *id < IDS)
+    }
+}
+
+/// The ranges of a host, as one node uses them.
+#[derive(Debug)]
+pub(crate) struct IdRanges {
+    folder: PathBuf,
+    node: String,
+    next: Mutex<u32>,
+    /// Whether new instances get ranges.
+    is_in_use: AtomicBool,
+    /// Whether an instance with a range has started.
+    is_proven: AtomicBool,
+}
+
+/// Returns why instances of this host cannot have ranges; `None` if they can as far as this program knows.
+pub fn refusal() -> Option<String> {
+    let allowed = fs::read_to_string("/proc/sys/user/max_user_namespaces").unwrap_or_default();
+    if allowed.trim().parse::<u64>().unwrap_or_default() == 0 {
+        return Some("the kernel forbids user namespaces (user.max_user_namespaces is 0)".to_owned());
+    }
+    SUBORDINATE_IDS.into_iter().find_map(|file| {
+        let text = fs::read_to_string(file).unwrap_or_default();
+        first_conflict(&text).map(|line| format!("{file} gives ids of instances to users: {line}"))
+    })
+}
+
+/// Logs why instances have no user namespaces although they are configured.
+pub(crate) fn warn_of(error: &dyn std::fmt::Display) {
+    tracing::warn!(%error, "instances have no user namespaces: their root is root of this host");
+}
+
+impl IdRanges {
+    /// Returns the ranges of this host for a node whose new instances get none.
+    ///
+    /// # Errors
+    /// The system has no random numbers.
+    pub(crate) fn new(node: &str) -> io::Result<Self> {
+        let random = getrandom::u32().map_err(io::Error::other)?;
+        Ok(Self::at(Path::new(FOLDER), node, random % COUNT))
+    }
+
+    fn at(folder: &Path, node: &str, next: u32) -> Self {
+        Self {
+            folder: folder.to_owned(),
+            node: node.to_owned(),
+            next: Mutex::new(next),
+            is_in_use: AtomicBool::new(false),
+            is_proven: AtomicBool::new(false),
+        }
+    }
+
+    /// Gives ranges to new instances from now on.
+    ///
+    /// # Errors
+    /// The folder cannot be written, the kernel forbids user namespaces, or users of this host have ids of the ranges.
+    pub(crate) fn enable(&self) -> io::Result<()> {
+        if let Some(why) = refusal() {
+            return Err(io::Error::other(why));
+        }
+        DirBuilder::new().recursive(true).mode(0o700).create(&self.folder)?;
+        shared_accounts::raise_inotify_totals(COUNT);
+        self.is_in_use.store(true, Ordering::Release);
+        Ok(())
+    }
+
+    /// Gives no ranges to new instances from now on.
+    pub(crate) fn disable(&self) {
+        self.is_in_use.store(false, Ordering::Release);
+    }
+
+    /// Returns whether new instances get ranges.
+    pub(crate) fn is_in_use(&self) -> bool {
+        self.is_in_use.load(Ordering::Acquire)
+    }
+
+    /// Records that an instance with a range has started, so this host can do it.
+    pub(crate) fn prove(&self) {
+        self.is_proven.store(true, Ordering::Release);
+    }
+
+    /// Returns whether an instance with a range has started.
+    pub(crate) fn is_proven(&self) -> bool {
+        self.is_proven.load(Ordering::Acquire)
+    }
+
+    /// Returns a range that no instance of this host uses.
+    ///
+    /// # Errors
+    /// All ranges are in use, or the folder cannot be written.
+    pub(crate) fn assign(&self, id: &str) -> io::Result<IdRange> {
+        for _ in 0..COUNT {
+            let number = {
+                let mut next = self.next.lock();
+                let number = *next;
+                *next = (number + 1) % COUNT;
+                number
+            };
+            match File::create_new(self.file(IdRange(number))) {
+                Ok(mut file) => {
+                    file.write_all(self.owner(id).as_bytes())?;
+                    return Ok(IdRange(number));
+                }
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+                // `clean` has removed it.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                    DirBuilder::new().recursive(true).mode(0o700).create(&self.folder)?;
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Err(io::Error::other("all ranges of user ids are in use"))
+    }
+
+    /// Makes a range free again. No process may have ids of it.
+    pub(crate) fn release(&self, range: IdRange) {
+        let _ = fs::remove_file(self.file(range));
+    }
+
+    /// Returns the range of an instance that an earlier server of this node started.
+    pub(crate) fn of_instance(&self, id: &str) -> Option<IdRange> {
+        let owner = self.owner(id);
+        self.used().find(|(_, found)| *found == owner).map(|(range, _)| range)
+    }
+
+    /// Makes the ranges of this node free whose instances are not in `kept`.
+    pub(crate) fn release_others(&self, kept: impl Fn(&str) -> bool) {
+        for (range, owner) in self.used() {
+            if owner.split_once(' ').is_some_and(|(node, id)| node == self.node && !kept(id)) {
+                self.release(range);
+            }
+        }
+    }
+
+    fn used(&self) -> impl Iterator<Item = (IdRange, String)> {
+        let entries = fs::read_dir(&self.folder).into_iter().flatten().flatten();
+        entries.filter_map(|entry| {
+            let number = entry.file_name().to_str()?.parse().ok()?;
+            Some((IdRange(number), fs::read_to_string(entry.path()).ok()?))
+        })
+    }
+
+    fn owner(&self, id: &str) -> String {
+        format!("{} {id}", self.node)
+    }
+
+    fn file(&self, range: IdRange) -> PathBuf {
+        self.folder.join(range.0.to_string())
+    }
+}
+
+/// Makes all ranges of this host free, for `clean`.
+pub(crate) fn release_all() {
+    let _ = fs::remove_dir_all(FOLDER);
+}
+
+/// Returns the first line, `user:first:count`, that has ids of our ranges.
+fn first_conflict(text: &str) -> Option<&str> {
+    let (ours, end) = (u64::from(FIRST), u64::from(FIRST) + u64::from(COUNT) * u64::from(IDS));
+    text.lines().find(|line| {
+        let mut numbers = line.split(':').skip(1).map(|number| number.trim().parse::<u64>());
+        let (Some(Ok(first)), Some(Ok(count))) = (numbers.next(), numbers.next()) else { return false };
+        first < end && first.saturating_add(count) > ours
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::instance::NodeId;
+
+    #[test]
+    fn two_nodes_of_a_host_never_have_the_same_range_and_the_next_server_knows_them() {
+        let folder = std::env::temp_dir().join(format!("try-it-now-ids-{}", NodeId::random()));
+        let (a, b) = (IdRanges::at(&folder, "a", COUNT - 1), IdRanges::at(&folder, "b", COUNT - 1));
+        let first = a.assign("shop-1").unwrap();
+        let second = b.assign("shop-1").unwrap();
+        assert_ne!(first, second);
+        let next_server = IdRanges::at(&folder, "a", COUNT - 1);
+        assert_eq!(next_server.of_instance("shop-1"), Some(first));
+        assert_eq!(next_server.of_instance("shop-2"), None);
+        assert_ne!(next_server.assign("shop-2").unwrap(), first);
+        next_server.release_others(|id| id == "shop-2");
+        assert_eq!(next_server.of_instance("shop-1"), None);
+        assert_eq!(b.of_instance("shop-1"), Some(second));
+        fs::remove_dir_all(folder).unwrap();
+    }
+
+    #[test]
+    fn ids_outside_of_a_range_are_its_last_user_but_one() {
+        let range = IdRange(1);
+        assert_eq!(range.inside(range.on_host(33)), Some(33));
+        assert_eq!(range.inside(range.on_host(70_000)), Some(65_534));
+        assert_eq!(range.inside(33), None);
+        assert_eq!(range.inside(range.first() + IDS), None);
+        assert!(IdRange(COUNT - 1).on_host(IDS - 1) < 0x7fff_0000);
+    }
+
+    #[test]
+    fn ids_that_belong_to_users_of_the_host_are_noticed() {
+        assert_eq!(first_conflict("a:100000:65536\nb:524288:1000\n"), None);
+        assert_eq!(first_conflict("a:100000:65536\nb:1879048000:1000"), Some("b:1879048000:1000"));
+        assert_eq!(first_conflict("a:1:4294967294"), Some("a:1:4294967294"));
+        assert_eq!(first_conflict("a\n\n# a:b:c"), None);
+    }
+}
