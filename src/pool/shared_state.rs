@@ -21,7 +21,7 @@ use super::shared_query::SharedQuery;
 use super::stats::TemplateStats;
 use super::supply::hooks::RandomTextSources;
 use super::supply::memory_sample::MemorySample;
-use super::supply::ready_watch::ReadyWatch;
+use super::supply::watched_instances::ReadyWatch;
 use super::template_pool::TemplatePools;
 use crate::clock::Clock;
 use crate::cluster::Membership;

@@ -73,7 +73,7 @@ async fn try_collect(pool: &Arc<Pool>) -> Result<(), GcError> {
         }
     }
     retire_all(pool, unwanted(pool, &records).await).await?;
-    pool.ready_watch.follow(pool, &records);
+    pool.ready_watch.follow(&records, |id| pool.template_of(id).map(|template| template.recheck_interval));
     for record in records {
         yield_now().await;
         drop(record);

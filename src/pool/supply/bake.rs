@@ -15,7 +15,8 @@ use futures_util::future::BoxFuture;
 use tokio::time::Instant;
 
 use super::compare_restores::compare_restores;
-use super::provision::{ProvisionDraft, ProvisionError, ProvisionStep, START_STEPS, run_steps};
+use super::provision::{ProvisionDraft, ProvisionStep, START_STEPS, run_steps};
+use super::provision_error::ProvisionError;
 use crate::instance::InstanceId;
 use crate::pool::Pool;
 use crate::pool::template_pool::TemplatePool;
@@ -75,37 +76,6 @@ pub(in crate::pool) async fn ensure_checkpoint(
         task::spawn("pool bake", pool.tasks.track_future(async move { bake.run().await }));
     }
     bake_state.has_failed()
-}
-
-/// Counts a restored instance that did not become ready. After several, discards the checkpoint, so that instances are
-/// started cold, and tells the operator once.
-pub(super) async fn record_failed_restore(
-    pool: &Pool,
-    template_pool: &TemplatePool,
-    template: &Template,
-    why: &str,
-) {
-    let bake_state = &template_pool.bake_state;
-    if !template_pool.wants(template.revision) || !bake_state.record_failed_restore() {
-        return;
-    }
-    if let Err(error) = pool.runtime.discard_checkpoint(template.revision, &template.app).await {
-        tracing::warn!(template = %template.name, %error, "failed to discard checkpoint");
-        return;
-    }
-    let is_first = bake_state.record_failure(why.to_owned());
-    bake_state.set_settled(None);
-    let pause = bake_state.pause().unwrap_or_default();
-    if is_first {
-        tracing::error!(
-            template = %template.name, why, ?pause,
-            "checkpoint discarded, because its instances do not become ready; instances are started cold, which is slower"
-        );
-    } else {
-        tracing::debug!(template = %template.name, why, ?pause, "checkpoint discarded again");
-    }
-    // Nothing speaks against a cold start.
-    template_pool.forget_failures();
 }
 
 /// The result of [`Pool::bake`].

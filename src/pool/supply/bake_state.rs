@@ -69,7 +69,7 @@ impl BakeState {
     }
 
     /// Notes that a bake failed, or that its checkpoint was of no use. Returns whether it is the first failure, which
-    /// the operator is told of.
+    /// is logged as an error.
     pub(super) fn record_failure(&self, why: String) -> bool {
         let mut backoff = self.backoff.lock();
         let is_first = backoff.why().is_none();

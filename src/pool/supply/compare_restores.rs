@@ -8,9 +8,8 @@ use std::sync::Arc;
 
 use futures_util::future::BoxFuture;
 
-use super::provision::{
-    INSTANCE_HOOKS, ProvisionDraft, ProvisionError, ProvisionStep, START_STEPS, run_steps,
-};
+use super::provision::{INSTANCE_HOOKS, ProvisionDraft, ProvisionStep, START_STEPS, run_steps};
+use super::provision_error::ProvisionError;
 use super::readiness;
 use super::repeated_values::{AnswerValues, find_repeated};
 use crate::instance::InstanceId;

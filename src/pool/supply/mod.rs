@@ -5,14 +5,17 @@
 //! | `reconcile.rs` | the loop that fills the pools: observe, plan, act |
 //! | `plan.rs` | how many instances to make now: a pure function |
 //! | `provision.rs` | making one instance: a table of steps, each with its undo |
+//! | `provision_error.rs` | why one could not be made |
 //! | `readiness.rs` | requests to an app: ready check and warm-up |
 //! | `ready_watch.rs` | asks ready instances their ready check again and again |
+//! | `watched_instances.rs` | when each is asked next |
 //! | `withdrawn.rs` | those that fail it: offered again, or replaced |
 //! | `max_idle_age.rs` | replaces ready instances that are too old |
 //! | `health.rs` | the health check of an image, in place of the ready check |
 //! | `wrong_port.rs` | describes where an app listens, if not where it should: pure |
 //! | `hooks.rs` | what gives an instance its own address, keys and passwords |
 //! | `bake.rs`, `bake_state.rs` | checkpoints: when one is made, and what is known of them |
+//! | `failed_restores.rs` | checkpoints whose instances do not become ready: discarded |
 //! | `compare_restores.rs`, `repeated_values.rs` | what two instances of a new checkpoint both draw at random |
 //! | `backoff.rs` | how long a failing template pauses |
 //! | `capacity.rs` | for how many instances the memory has room: a pure function |
@@ -23,6 +26,7 @@ pub(super) mod bake;
 pub(super) mod bake_state;
 pub(super) mod capacity;
 mod compare_restores;
+mod failed_restores;
 mod health;
 pub(super) mod hooks;
 mod max_idle_age;
@@ -30,9 +34,11 @@ pub(super) mod memory_sample;
 pub(super) mod memory_sampler;
 pub(super) mod plan;
 pub(super) mod provision;
+mod provision_error;
 pub(super) mod readiness;
 pub(super) mod ready_watch;
 pub(super) mod reconcile;
 mod repeated_values;
+pub(super) mod watched_instances;
 mod withdrawn;
 mod wrong_port;

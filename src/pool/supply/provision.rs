@@ -13,9 +13,10 @@ use std::time::Duration;
 use futures_util::future::BoxFuture;
 use tokio::time::Instant;
 
-use super::bake;
+use super::failed_restores;
 use super::health;
-use super::hooks::{self, HookError, HookValues};
+use super::hooks::{self, HookValues};
+use super::provision_error::ProvisionError;
 use super::readiness;
 use super::readiness::{AppTarget, ReadinessError};
 use super::repeated_values::AnswerValues;
@@ -24,7 +25,7 @@ use crate::instance::{Instance, InstanceId};
 use crate::pool::Pool;
 use crate::pool::in_flight::InstanceLock;
 use crate::pool::template_pool::TemplatePool;
-use crate::runtime::{RuntimeError, StartMethod, StartRequest, Started};
+use crate::runtime::{StartMethod, StartRequest, Started};
 use crate::store::StoreError;
 use crate::telemetry::{Outcome, ProvisionMethod, task};
 use crate::template::Template;
@@ -32,27 +33,6 @@ use crate::template::hooks::HookCalls;
 
 /// Longest time to find out where an app listens that did not become ready.
 const LISTENERS_DEADLINE: Duration = Duration::from_secs(5);
-
-/// Why an attempt made no instance. Nothing of the attempt remains.
-#[derive(Debug, thiserror::Error)]
-pub(in crate::pool) enum ProvisionError {
-    #[error(transparent)]
-    Store(#[from] StoreError),
-    #[error(transparent)]
-    Runtime(#[from] RuntimeError),
-    #[error(transparent)]
-    NotReady(#[from] ReadinessError),
-    #[error(transparent)]
-    Hook(#[from] HookError),
-    #[error("the app ended before it was ready; its last output: {0}")]
-    Died(String),
-    #[error("the server is stopping")]
-    Stopping,
-    #[error("the template has changed meanwhile")]
-    Outdated,
-    #[error("the instance was started cold and not restored")]
-    NotRestored,
-}
 
 /// An instance that is being made.
 pub(in crate::pool) struct ProvisionDraft<'p> {
@@ -360,7 +340,13 @@ impl ProvisionTask {
                 let is_restored =
                     draft.started.is_some_and(|started| started.method == StartMethod::Restored);
                 if is_restored && step == ANSWER {
-                    bake::record_failed_restore(pool, template_pool, &template, &error.to_string()).await;
+                    failed_restores::record_failed_restore(
+                        pool,
+                        template_pool,
+                        &template,
+                        &error.to_string(),
+                    )
+                    .await;
                 }
             }
         }

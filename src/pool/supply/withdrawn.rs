@@ -11,7 +11,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::readiness::{self, AppTarget};
-use super::ready_watch::WatchedInstance;
+use super::watched_instances::WatchedInstance;
 use crate::instance::InstanceId;
 use crate::pool::Pool;
 use crate::pool::in_flight::InstanceLock;

@@ -2,7 +2,7 @@
 
 use std::fs;
 
-/// What a line of CRIU's log tells, and what that means for the app and its image. The texts are those of CRIU 4.
+/// What a line of CRIU's log contains, and what that means for the app and its image. The texts are those of CRIU 4.
 const KNOWN_ERRORS: [(&str, &str); 8] = [
     (
         "ctty inheritance detected",

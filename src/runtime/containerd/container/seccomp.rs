@@ -80,7 +80,7 @@ const FILE_TYPES: [u64; 4] = [0, 0o100_000, 0o010_000, 0o140_000];
 const LANDLOCK: [&str; 3] = ["landlock_add_rule", "landlock_create_ruleset", "landlock_restrict_self"];
 
 /// Returns the filter in the form of the runtime specification. `may_be_frozen` says whether the instance may become a
-/// checkpoint: CRIU would lose its landlock sandboxes without a word, so programs are told that there is no landlock.
+/// checkpoint: CRIU would lose its landlock sandboxes without a word, so programs get the answer of a kernel without landlock.
 pub(crate) fn filter(may_be_frozen: bool) -> Value {
     let names: Vec<&str> = ALLOWED.split_whitespace().collect();
     let mut rules = vec![

@@ -87,7 +87,7 @@ pub(crate) async fn end_freeze(id: &str) -> Result<(), RuntimeError> {
             return Ok(());
         }
         for pid in freezing {
-            // CRIU first: nobody would end it once runc is gone.
+            // CRIU first: no process would end it once runc is gone.
             for pid in children(pid).into_iter().chain([pid]) {
                 let _ = Pid::from_raw(pid).map(|pid| kill_process(pid, Signal::KILL));
             }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::grant_log::answer_too_late;
-use super::local_view::ViewVersion;
+use super::local_view::{MissingRecord, ViewVersion};
 use crate::instance::InstanceId;
 use crate::store::valkey::admission::{Admission, OpenTerm};
 use crate::store::valkey::connection::Call;
@@ -21,13 +21,6 @@ pub(super) const AUDIT_INTERVAL: Duration = Duration::from_secs(1);
 /// case a repair does not help.
 const MIN_REPAIR_PAUSE: Duration = Duration::from_millis(500);
 const MAX_REPAIR_PAUSE: Duration = Duration::from_secs(5);
-
-/// An instance that a check found without a record. It may have ended: the events up to `events` show whether it has.
-pub(crate) struct MissingRecord {
-    id: InstanceId,
-    since: ViewVersion,
-    events: Cursor,
-}
 
 /// When the data is checked and repaired.
 pub(super) struct AuditSchedule {

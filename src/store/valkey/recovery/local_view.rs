@@ -311,6 +311,13 @@ impl LocalView {
     }
 }
 
+/// An instance that a check found without a record. It may have ended: the events up to `events` show whether it has.
+pub(crate) struct MissingRecord {
+    pub(super) id: InstanceId,
+    pub(super) since: ViewVersion,
+    pub(super) events: Cursor,
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::collection::vec;

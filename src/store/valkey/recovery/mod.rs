@@ -78,7 +78,7 @@ mod local_view;
 mod session;
 mod task;
 
-pub(super) use audit::MissingRecord;
 pub(super) use grant_log::{GrantLog, ReportGeneration, answer_too_late};
 pub(super) use local_view::LocalView;
+pub(super) use local_view::MissingRecord;
 pub(super) use task::run;
