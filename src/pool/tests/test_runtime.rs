@@ -81,8 +81,8 @@ pub(super) struct TestHost {
     pub(super) each: u64,
 }
 
-/// Where no app listens.
-const BROKEN: Endpoint = Endpoint::Sealed { namespace: u32::MAX, port: 1 };
+/// A port on which no app listens.
+const NO_APP: u16 = 1;
 
 /// Takes one from a count. Returns false when it is zero.
 fn take_one(count: &AtomicUsize) -> bool {
@@ -173,13 +173,16 @@ impl Runtime for TestRuntime {
         }
         self.methods.lock().push(method);
         let is_broken = method == StartMethod::Restored && take_one(&self.broken_restores);
-        let endpoint = if is_broken { BROKEN } else { endpoint };
+        let no_app = Endpoint::Sealed { namespace: u32::MAX, port: NO_APP };
+        let endpoint = if is_broken { no_app } else { endpoint };
         Ok(Started { endpoint, method })
     }
 
     async fn connect(&self, endpoint: Endpoint) -> std::io::Result<TcpStream> {
         match (endpoint, self.app) {
-            (BROKEN, _) => Err(std::io::ErrorKind::ConnectionRefused.into()),
+            (Endpoint::Sealed { port: NO_APP, .. } | Endpoint::SealedIpv6 { port: NO_APP, .. }, _) => {
+                Err(std::io::ErrorKind::ConnectionRefused.into())
+            }
             (Endpoint::Direct(address), _) => TcpStream::connect(address).await,
             (Endpoint::Sealed { .. } | Endpoint::SealedIpv6 { .. }, Some(app)) => {
                 TcpStream::connect(app).await

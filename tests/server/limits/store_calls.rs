@@ -119,9 +119,10 @@ async fn many_event_streams_cost_the_store_no_more_than_one_and_an_acquire_besid
     let commands = monitor.commands().await;
     let queries = count(&commands, "\"HGETALL\"");
     assert!(queries as u64 <= start.elapsed().as_secs() + 2, "{queries} in {:?}", start.elapsed());
-    // The delivery of the instance may be confirmed meanwhile. The streams ask the store for nothing.
-    let calls = count(&commands, &instance.id);
-    assert!(calls <= 1, "{calls}");
+    // The delivery of the instance may be confirmed meanwhile, and the check of all data names it once a second. The
+    // streams ask the store for nothing.
+    let calls = count(&commands, &instance.id) as u64;
+    assert!(calls <= start.elapsed().as_secs() + 2, "{calls} in {:?}", start.elapsed());
 
     // Every stream shows what happens.
     assert_eq!(server.call("DELETE", &format!("/api/v1/demo/{}", instance.id), "").await.status, 200);

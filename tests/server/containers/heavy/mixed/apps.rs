@@ -115,6 +115,14 @@ pub(super) struct Apps {
 }
 
 impl Apps {
+    /// Returns the ids of all instances. Each is the first label of a host.
+    pub(super) fn ids(&self) -> Vec<&str> {
+        let named = self.nginx.iter().chain(&self.red).map(|app| &app.host);
+        let others = self.php.iter().map(|app| &app.host).chain(self.shop.iter().map(|app| &app.host));
+        let hosts = named.chain(others).chain(self.wordpress.iter().map(|app| &app.host));
+        hosts.map(|host| host.split('.').next().unwrap_or_default()).collect()
+    }
+
     pub(super) async fn acquire(host: &ContainerHost, server: &Server) -> Self {
         let port = server.port;
         let acquire = async |app: &str| acquire(server, &format!("{}-{app}", host.template)).await;

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
-use crate::containers::{ContainerHost, shut_down};
+use crate::containers::{ContainerHost, release, shut_down};
 use crate::support::harness::{Server, get};
 
 use super::apps::{Apps, host};
@@ -114,6 +114,8 @@ async fn five_apps_answer_every_kind_of_request_correctly_and_memory_stays_flat(
     check_server(&server).await;
     flat.expect("memory and descriptors are flat");
     assert!(report.quantile(0.99) <= MAX_LATENCY, "{} ms", report.quantile(0.99));
+    // Assigned instances would outlive the server.
+    futures_util::future::join_all(apps.ids().into_iter().map(|id| release(&server, id))).await;
     shut_down(&mut server).await;
     host.assert_nothing_left().await;
 }
