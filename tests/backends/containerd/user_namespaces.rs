@@ -86,9 +86,9 @@ fn processes(id: &InstanceId) -> Vec<u32> {
     list.unwrap().lines().map(|line| line.parse().unwrap()).collect()
 }
 
-/// Returns the user and group ids on the host of a process.
+/// Returns the user and group ids on the host of a process; none if it has ended.
 fn host_ids(pid: u32) -> Vec<u32> {
-    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
     let lines = status.lines().filter(|line| line.starts_with("Uid:") || line.starts_with("Gid:"));
     lines.flat_map(|line| line.split_whitespace().skip(1)).map(|id| id.parse().unwrap()).collect()
 }
@@ -172,7 +172,8 @@ async fn postgresql_as_a_user_of_its_own_is_restored() {
         let answer = send_command(&runtime, endpoint, "draw").await;
         assert!(answer.contains("secret gen_random_uuid "), "{answer}");
         let first = range_of(&id);
-        let users = processes(&id).into_iter().map(|pid| host_ids(pid)[0]).collect::<Vec<_>>();
+        let users =
+            processes(&id).into_iter().filter_map(|pid| host_ids(pid).first().copied()).collect::<Vec<_>>();
         assert!(users.iter().filter(|user| **user == first + 1000).count() > 4, "{users:?}");
     }
 }
@@ -198,7 +199,8 @@ async fn nginx_with_workers_of_another_user_is_restored() {
         let answer = send_command(&runtime, endpoint, get).await;
         assert!(answer.starts_with("HTTP/1.1 200") && answer.ends_with("hello"), "{answer}");
         let first = range_of(&id);
-        let mut users: Vec<u32> = processes(&id).into_iter().map(|pid| host_ids(pid)[0]).collect();
+        let mut users: Vec<u32> =
+            processes(&id).into_iter().filter_map(|pid| host_ids(pid).first().copied()).collect();
         users.sort_unstable();
         assert_eq!(users, [first, first + 33]);
     }
@@ -283,7 +285,8 @@ async fn a_server_of_root_whose_workers_are_another_user_is_restored() {
         assert_eq!(send_command(&runtime, endpoint, "who").await, "33 2");
         assert_eq!(send_command(&runtime, endpoint, "write").await, "written");
         let first = range_of(&id);
-        let mut users: Vec<u32> = processes(&id).into_iter().map(|pid| host_ids(pid)[0]).collect();
+        let mut users: Vec<u32> =
+            processes(&id).into_iter().filter_map(|pid| host_ids(pid).first().copied()).collect();
         users.sort_unstable();
         assert_eq!(users, [first, first + 33]);
     }

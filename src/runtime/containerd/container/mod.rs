@@ -7,12 +7,13 @@
 //! | `exit_events` | notices containers that end by themselves |
 //! | `record`, `task` | containerd's records and tasks |
 //! | `spec`, `seccomp`, `masked_paths` | what a container may do |
-//! | `disk`, `layer_writer` | where an instance writes, and the files it is given before it starts |
+//! | `disk`, `layer_writer`, `first_files` | where an instance writes, and the files it is given before it starts |
 //! | `exec` | commands beside the app |
 
 pub(super) mod disk;
 mod exec;
 pub(super) mod exit_events;
+mod first_files;
 pub(super) mod instances;
 mod layer_writer;
 mod masked_paths;

@@ -4,7 +4,6 @@
 //! containerd may carry it out later, after everything was removed. And a step that failed is undone by
 //! [`Inner::undo_start`], not here.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -15,24 +14,22 @@ use serde_json::Value;
 use tokio::time::Instant;
 
 use super::disk::{self, Disk};
+use super::first_files::{make_volumes, write_first_files};
 use super::instances::RunningContainer;
 use super::layer_writer::LayerWriter;
 use super::record::{self, ContainerDraft};
 use super::spec::{self, HostPaths, Walls};
 use super::task;
-use crate::instance::{Endpoint, InstanceId};
+use crate::instance::Endpoint;
 use crate::runtime::blocking::{IoContext, blocking};
 use crate::runtime::containerd::checkpoint::manifest::CheckpointKey;
 use crate::runtime::containerd::fault_points::FaultPoint;
-use crate::runtime::containerd::host::{cgroups, node_dir, orphans, tmpfs};
+use crate::runtime::containerd::host::{cgroups, orphans, tmpfs};
+use crate::runtime::containerd::image::UnpackedImage;
 use crate::runtime::containerd::image::snapshots;
-use crate::runtime::containerd::image::{ImageConfig, UnpackedImage};
 use crate::runtime::containerd::inner::Inner;
 use crate::runtime::containerd::network::set_up::NetworkSetUp;
 use crate::runtime::{RuntimeError, StartMethod, StartRequest, Started};
-
-/// Permissions of the folder of a volume that the image does not have.
-const VOLUME_MODE: u32 = 0o755;
 
 /// How long the parts of a preparation took, as far as each was waited for.
 struct Preparation {
@@ -379,37 +376,6 @@ impl Inner {
         };
         spec::container_spec(request, &image.config, &host_paths)
     }
-}
-
-/// Makes the folders of an image's volumes that the image does not have, as other container engines do. What it has below
-/// such a path stays.
-fn make_volumes(layer: &LayerWriter, image: &ImageConfig, id: &InstanceId) {
-    for path in image.volumes.iter().flat_map(BTreeMap::keys).filter(|path| path.starts_with('/')) {
-        if let Err(error) = layer.make_missing_folder(path, VOLUME_MODE) {
-            tracing::warn!(%id, path, %error, "failed to create volume folder");
-        }
-    }
-}
-
-/// Writes the files that make a layer this instance's own. A checkpoint's snapshot has the base files already.
-fn write_first_files(
-    layer: &LayerWriter,
-    request: &StartRequest,
-    is_new: bool,
-    resolvers: Option<String>,
-) -> std::io::Result<()> {
-    if is_new {
-        layer.make_folder(node_dir::SHM_TARGET, 0o1777)?;
-    }
-    let base_files = node_dir::base_files();
-    let base_files = base_files.iter().filter(|_| is_new);
-    let resolvers = resolvers.map(node_dir::resolv_conf_file);
-    let identity_files = node_dir::identity_files(request)?;
-    base_files
-        .chain(&identity_files)
-        .chain(&resolvers)
-        .chain(&request.files)
-        .try_for_each(|file| layer.write(file))
 }
 
 /// Returns the number of open files that this host allows to a process.
