@@ -29,7 +29,7 @@ tokio::task_local! {
     static CURRENT: Arc<SilenceWatch>;
 }
 
-/// Runs one exchange, during which [`SilenceWatch::current`] returns its watch.
+/// Runs one exchange, during which `SilenceWatch::current` returns its watch.
 pub async fn watched<F: Future>(exchange: F) -> F::Output {
     let watch = Arc::new(SilenceWatch::default());
     let mut exchange = pin!(CURRENT.scope(watch.clone(), exchange));
