@@ -11,6 +11,7 @@ fill() {
     command -v npm >/dev/null || { echo "images: npm is missing: apt-get install npm" >&2; exit 1; }
     npm install --prefix "$1/opt/node-red" --omit=dev --no-audit --no-fund --ignore-scripts --no-update-notifier \
         --loglevel=error
+    mkdir -p "$1/opt/node-red/public"
     # Lines of nine bytes, so that a client can compute each byte of the file.
     seq -f %08.0f 0 116508 >"$1/opt/node-red/public/numbers.txt"
 }
