@@ -80,8 +80,8 @@ impl BakeState {
     /// Notes that a restored instance did not become ready. Returns whether its checkpoint is to be discarded.
     pub(super) fn record_failed_restore(&self) -> bool {
         let failed = self.failed_restores.fetch_add(1, Ordering::AcqRel) + 1;
-        // Of several attempts at the same time one discards it.
-        failed == MAX_FAILED_RESTORES
+        // Of several attempts at the same time one discards it; if that fails, a later one does.
+        failed.is_multiple_of(MAX_FAILED_RESTORES)
     }
 
     /// Forgets the failures: a restored instance is ready, or a new revision may have mended what made the old one

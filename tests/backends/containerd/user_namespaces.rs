@@ -93,6 +93,14 @@ fn host_ids(pid: u32) -> Vec<u32> {
     lines.flat_map(|line| line.split_whitespace().skip(1)).map(|id| id.parse().unwrap()).collect()
 }
 
+/// Returns the users on the host of all processes of an instance, in the order of their ids.
+fn users_on_host(id: &InstanceId) -> Vec<u32> {
+    let mut users: Vec<u32> =
+        processes(id).into_iter().filter_map(|pid| host_ids(pid).first().copied()).collect();
+    users.sort_unstable();
+    users
+}
+
 /// Returns the first id on the host of an instance. All its processes have ids of its range.
 fn range_of(id: &InstanceId) -> u32 {
     let mut firsts: Vec<u32> = processes(id).into_iter().flat_map(host_ids).map(|id| id - id % IDS).collect();
@@ -172,8 +180,7 @@ async fn postgresql_as_a_user_of_its_own_is_restored() {
         let answer = send_command(&runtime, endpoint, "draw").await;
         assert!(answer.contains("secret gen_random_uuid "), "{answer}");
         let first = range_of(&id);
-        let users =
-            processes(&id).into_iter().filter_map(|pid| host_ids(pid).first().copied()).collect::<Vec<_>>();
+        let users = users_on_host(&id);
         assert!(users.iter().filter(|user| **user == first + 1000).count() > 4, "{users:?}");
     }
 }
@@ -199,10 +206,7 @@ async fn nginx_with_workers_of_another_user_is_restored() {
         let answer = send_command(&runtime, endpoint, get).await;
         assert!(answer.starts_with("HTTP/1.1 200") && answer.ends_with("hello"), "{answer}");
         let first = range_of(&id);
-        let mut users: Vec<u32> =
-            processes(&id).into_iter().filter_map(|pid| host_ids(pid).first().copied()).collect();
-        users.sort_unstable();
-        assert_eq!(users, [first, first + 33]);
+        assert_eq!(users_on_host(&id), [first, first + 33]);
     }
 }
 
@@ -285,10 +289,7 @@ async fn a_server_of_root_whose_workers_are_another_user_is_restored() {
         assert_eq!(send_command(&runtime, endpoint, "who").await, "33 2");
         assert_eq!(send_command(&runtime, endpoint, "write").await, "written");
         let first = range_of(&id);
-        let mut users: Vec<u32> =
-            processes(&id).into_iter().filter_map(|pid| host_ids(pid).first().copied()).collect();
-        users.sort_unstable();
-        assert_eq!(users, [first, first + 33]);
+        assert_eq!(users_on_host(&id), [first, first + 33]);
     }
 }
 
