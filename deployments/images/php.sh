@@ -2,13 +2,11 @@
 
 # php_prepare ROOT EXTENSION...: sets up `php` and a shell in the folder, with these extensions in this order.
 php_prepare() {
-    local root=$1 php applet extension settings
+    local root=$1 php extension settings
     shift
     php=$(cd "$root/usr/bin" && echo php[0-9].[0-9])
     ln -s "$php" "$root/usr/bin/php"
-    for applet in $("$root/usr/bin/busybox" --list); do
-        [ -e "$root/usr/bin/$applet" ] || [ -e "$root/usr/sbin/$applet" ] || ln -s busybox "$root/usr/bin/$applet"
-    done
+    link_applets "$root"
     settings=$root/etc/php/${php#php}/cli
     mkdir -p "$settings/conf.d"
     cat >"$settings/php.ini" <<INI

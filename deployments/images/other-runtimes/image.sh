@@ -11,10 +11,8 @@ command='["/bin/sh"]'
 env='["PATH=/usr/bin:/usr/sbin:/usr/lib/jvm/java-21-openjdk-amd64/bin","PORT=80"]'
 
 prepare() {
-    local root=$1 applet
-    for applet in $("$root/usr/bin/busybox" --list); do
-        [ -e "$root/usr/bin/$applet" ] || [ -e "$root/usr/sbin/$applet" ] || ln -s busybox "$root/usr/bin/$applet"
-    done
+    local root=$1
+    link_applets "$root"
     rm -rf "$root"/usr/lib/jvm/*/{jmods,man,demo} "$root"/usr/lib/jvm/*/lib/{src.zip,ct.sym}
 }
 

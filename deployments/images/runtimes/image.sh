@@ -20,10 +20,8 @@ command='["/bin/sh"]'
 env='["PATH=/usr/bin:/usr/sbin:/usr/lib/postgresql/17/bin","PORT=80"]'
 
 prepare() {
-    local root=$1 applet
-    for applet in $("$root/usr/bin/busybox" --list); do
-        [ -e "$root/usr/bin/$applet" ] || [ -e "$root/usr/sbin/$applet" ] || ln -s busybox "$root/usr/bin/$applet"
-    done
+    local root=$1
+    link_applets "$root"
     # What no program here reads at run time.
     rm -rf "$root"/usr/lib/python3*/{test,idlelib,ensurepip,lib2to3,pydoc_data} "$root"/usr/lib/python3/dist-packages
     rm -rf "$root"/usr/share/{ri,i18n,postgresql/17/man,perl*} "$root"/usr/lib/postgresql/17/lib/{bitcode,pgxs}
