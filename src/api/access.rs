@@ -16,7 +16,6 @@ use http::request::Parts;
 use super::path::{Path, needs_api_key};
 use super::request::{ApiRequest, query_parameter};
 use super::{Api, ApiError};
-use crate::cluster::Provenance;
 use crate::instance::{Instance, InstanceId, State};
 use crate::pool::Asker;
 use crate::request::{authority, canonical_host, has_proxy_fields};
@@ -53,7 +52,7 @@ impl Api {
         let needs_operator =
             path.is_operators() || (self.api_key.is_required && needs_api_key(request.head.uri.path()));
         // A node that asks for the log of an instance has checked its own caller.
-        let is_peer = matches!(path, Path::Logs(_)) && is_from_peer(request.head);
+        let is_peer = matches!(path, Path::Logs(_)) && request.context.provenance.is_trusted();
         if needs_operator && !is_peer && !self.is_operator(request) {
             return Err(ApiError::Unauthorized);
         }
@@ -71,7 +70,7 @@ impl Api {
 
     /// Returns whether the caller has the API key, or is a peer that has checked its own caller.
     fn has_proof(&self, request: &ApiRequest<'_>) -> bool {
-        self.has_api_key(request.head) || is_from_peer(request.head)
+        self.has_api_key(request.head) || request.context.provenance.is_trusted()
     }
 
     /// Returns whether a request has the API key: in the header `X-API-Key`, or in the query parameter `api_key`, which
@@ -131,7 +130,7 @@ impl Api {
         if self.has_proof(request) {
             return Asker::Trusted;
         }
-        Asker::Client(request.client.address)
+        Asker::Client(request.context.client.address)
     }
 
     /// Checks that the caller may change an assigned instance: extend it, or end it.
@@ -164,7 +163,7 @@ impl Api {
         if self.is_trusted_without_token(request) {
             return Ok(());
         }
-        let found = self.pool.get(id, self.asker(request)).await;
+        let found = self.instances.get(id, self.asker(request)).await;
         let found = found.map_err(|error| ApiError::from_store(error, code))?;
         let instance = found.filter(counts).ok_or(ApiError::NotFound("instance"))?;
         match self.instance_access(&instance, request)? {
@@ -190,16 +189,11 @@ fn offered_token(head: &Parts) -> Option<Vec<u8>> {
     in_header.or_else(in_query)
 }
 
-/// Returns whether a peer forwarded the request for a caller that the peer has checked.
-fn is_from_peer(head: &Parts) -> bool {
-    head.extensions.get::<Provenance>().is_some_and(Provenance::is_trusted)
-}
-
 /// Returns whether a program on this host sent the request, and named this host in it. A proxy on this host that adds no
 /// field of its own still passes the name on that its visitors use.
 fn is_on_this_host(request: &ApiRequest<'_>) -> bool {
     let host = authority(&request.head.uri, &request.head.headers).and_then(canonical_host);
-    request.client.is_loopback
+    request.context.client.is_loopback
         && !has_proxy_fields(&request.head.headers)
         && host.is_none_or(|host| {
             let address = host.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>();

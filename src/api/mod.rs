@@ -44,7 +44,6 @@ pub use access::{ApiKey, INSTANCE_TOKEN_HEADER};
 pub use body::Body;
 pub use cross_site::TrustedOrigins;
 pub use error::ApiError;
-pub use path::REFUSED_PATH;
 pub use request::MAX_BODY;
 use request::{ApiRequest, read_json};
 pub use router::Api;

@@ -1,10 +1,5 @@
 //! Every path of the API and the pages.
 
-/// The path prefix under which a refused head is answered: `/.refused/<status>`. The HTTP/1 guard in front of the
-/// engines replaces a head that it refuses by a request for this path, so that the refusal is answered in order, as
-/// any other request is.
-pub const REFUSED_PATH: &str = "/.refused/";
-
 /// A parsed path, with its variable segments as the client wrote them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Path<'a> {
@@ -25,16 +20,12 @@ pub(super) enum Path<'a> {
     Client,
     Nodes,
     Drain(&'a str),
-    Refused(&'a str),
     Unknown,
 }
 
 impl<'a> Path<'a> {
     /// Parses the raw path of a request.
     pub(super) fn parse(path: &'a str) -> Self {
-        if let Some(status) = path.strip_prefix(REFUSED_PATH) {
-            return Path::Refused(status);
-        }
         if path == "*" {
             return Path::Server;
         }
@@ -79,7 +70,6 @@ impl<'a> Path<'a> {
             Path::Client => "/api/v1/client",
             Path::Nodes => "/api/v1/nodes",
             Path::Drain(_) => "/api/v1/nodes/{id}/drain",
-            Path::Refused(_) => "/.refused/{status}",
             Path::Unknown => "none",
         }
     }

@@ -17,7 +17,7 @@ use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
 use super::event_stream::event;
-use crate::pool::{Pool, TemplateStats};
+use crate::pool::{Statistics, TemplateStats};
 use crate::telemetry::task;
 
 /// Time between two queries of the counts.
@@ -56,7 +56,7 @@ pub(super) type WatchedCounts = watch::Receiver<Option<Arc<ReadyCounts>>>;
 
 /// Queries the counts for all that watch them.
 pub(super) struct ReadyTicker {
-    pool: Arc<Pool>,
+    statistics: Arc<Statistics>,
     latest: watch::Sender<Option<Arc<ReadyCounts>>>,
     /// The task that queries, while clients watch. Locked where a client begins to watch and where the task decides
     /// whether to end, so that no client waits for a task that has ended.
@@ -66,8 +66,8 @@ pub(super) struct ReadyTicker {
 
 impl ReadyTicker {
     /// Creates a ticker that queries nothing yet. `shutdown` ends its task.
-    pub(super) fn new(pool: Arc<Pool>, shutdown: CancellationToken) -> Arc<Self> {
-        Arc::new(Self { pool, latest: watch::Sender::new(None), task: Mutex::default(), shutdown })
+    pub(super) fn new(statistics: Arc<Statistics>, shutdown: CancellationToken) -> Arc<Self> {
+        Arc::new(Self { statistics, latest: watch::Sender::new(None), task: Mutex::default(), shutdown })
     }
 
     /// Watches the counts. The receiver has a change to report: the present counts, or soon the first.
@@ -93,7 +93,7 @@ impl ReadyTicker {
                 return;
             }
             // While the store is away, the last counts stay.
-            let Ok(stats) = self.pool.stats().await else { continue };
+            let Ok(stats) = self.statistics.of_templates().await else { continue };
             let counts = ReadyCounts::of(stats);
             self.latest.send_if_modified(|latest| {
                 let is_new = latest.as_ref().is_none_or(|known| known.by_template != counts.by_template);

@@ -5,8 +5,7 @@ use http::request::Parts;
 use http::{HeaderMap, header};
 
 use super::ApiError;
-use crate::cluster::Provenance;
-use crate::request::{ClientAddr, RequestId};
+use crate::request::RequestContext;
 
 /// Maximum length of a request's body in bytes; a longer one is refused with 413.
 pub const MAX_BODY: usize = 64 * 1024;
@@ -15,15 +14,14 @@ pub const MAX_BODY: usize = 64 * 1024;
 pub(super) struct ApiRequest<'a> {
     pub(super) head: &'a Parts,
     pub(super) body: Bytes,
-    pub(super) client: ClientAddr,
-    pub(super) id: &'a RequestId,
+    pub(super) context: &'a RequestContext<'a>,
 }
 
 impl ApiRequest<'_> {
     /// Returns whether another node may be queried to answer this request. A node queries for its own clients only,
     /// never for another node, so that no query travels further than one hop.
     pub(super) fn may_be_forwarded(&self) -> bool {
-        self.head.extensions.get::<Provenance>().is_none_or(Provenance::may_be_forwarded)
+        self.context.provenance.may_be_forwarded()
     }
 }
 

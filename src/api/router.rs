@@ -1,11 +1,13 @@
 //! The handler of the API: the flat match from method and path to an endpoint.
 
-use std::net::IpAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::request::Parts;
 use http::{HeaderValue, Method, Response, StatusCode, header};
+use tokio::sync::{OwnedRwLockReadGuard, RwLock};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -16,19 +18,28 @@ use super::proof_of_work::ProofsOfWork;
 use super::ready_counts::ReadyTicker;
 use super::request::{ApiRequest, accepts_html};
 use super::{ApiError, Body, pages, response};
-use crate::cluster::PeerClient;
-use crate::config::TrustedProxies;
+use crate::clock::Clock;
+use crate::cluster::{Membership, PeerClient};
+use crate::config::{PublicUrl, TrustedProxies};
 use crate::instance::InstanceId;
-use crate::pool::Pool;
-use crate::request::{ClientAddr, ClientPermits, RequestId};
+use crate::pool::{Claims, Instances, Pool, Statistics, Supply};
+use crate::request::{ClientPermits, RequestContext, RequestId};
 use crate::telemetry::{HostKind, Metrics, RequestRecord};
+
+/// The pattern of the path of a refused head, in metrics and log lines. No request has such a path.
+const REFUSED_HEAD_PATTERN: &str = "/.refused/{status}";
 
 /// Handles every request whose host is not an instance's.
 pub struct Api {
-    pub(super) pool: Arc<Pool>,
+    pub(super) claims: Arc<Claims>,
+    pub(super) instances: Arc<Instances>,
+    pub(super) statistics: Arc<Statistics>,
+    pub(super) supply: Arc<Supply>,
+    pub(super) membership: Arc<Membership>,
+    pub(super) clock: Clock,
+    pub(super) public_url: Arc<PublicUrl>,
     pub(super) metrics: Arc<Metrics>,
     pub(super) api_key: ApiKey,
-    trusted_proxies: TrustedProxies,
     trusted_origins: TrustedOrigins,
     /// See [`Api::with_proof_of_work`].
     pub(super) proof_of_work_above: Option<u32>,
@@ -41,12 +52,19 @@ pub struct Api {
     pub(super) ready_ticker: Arc<ReadyTicker>,
     /// Ends event streams when the server shuts down.
     pub(super) shutdown: CancellationToken,
+    /// Read while requests may be in flight, written to wait for their end.
+    requests: Arc<RwLock<()>>,
+    /// Whether another process answers for the API.
+    is_finished: AtomicBool,
 }
+
+/// A caller of [`Api::handle`] that has entered.
+pub struct ApiPass(#[expect(dead_code, reason = "it is held, not read")] OwnedRwLockReadGuard<()>);
 
 impl Api {
     /// Creates the API of a pool. `shutdown` ends event streams.
     pub fn new(
-        pool: Arc<Pool>,
+        pool: &Pool,
         metrics: Arc<Metrics>,
         api_key: ApiKey,
         trusted_proxies: TrustedProxies,
@@ -54,19 +72,26 @@ impl Api {
         shutdown: CancellationToken,
     ) -> Self {
         // Without limits until they are set.
-        let client_permits = ClientPermits::new(usize::MAX, trusted_proxies.clone());
+        let client_permits = ClientPermits::new(usize::MAX, trusted_proxies);
         Self {
             client_permits,
-            ready_ticker: ReadyTicker::new(pool.clone(), shutdown.clone()),
-            pool,
+            ready_ticker: ReadyTicker::new(pool.statistics.clone(), shutdown.clone()),
+            claims: pool.claims.clone(),
+            instances: pool.instances.clone(),
+            statistics: pool.statistics.clone(),
+            supply: pool.supply.clone(),
+            membership: pool.membership().clone(),
+            clock: pool.clock().clone(),
+            public_url: pool.public_url().clone(),
             metrics,
             api_key,
-            trusted_proxies,
             trusted_origins,
             proof_of_work_above: None,
             proofs_of_work: ProofsOfWork::default(),
             peers: None,
             shutdown,
+            requests: Arc::default(),
+            is_finished: AtomicBool::new(false),
         }
     }
 
@@ -86,27 +111,40 @@ impl Api {
         Self { proof_of_work_above: above, ..self }
     }
 
+    /// Lets the caller begin requests until the pass is dropped. `None` once [`Api::finish`] was called.
+    pub fn enter(&self) -> Option<ApiPass> {
+        let pass = self.requests.clone().try_read_owned().ok()?;
+        (!self.is_finished.load(Ordering::Acquire)).then_some(ApiPass(pass))
+    }
+
+    /// Lets no caller enter any more, and waits until those that have entered are done, for at most `limit`. Requests
+    /// that have not arrived as a whole by then are refused.
+    pub async fn finish(&self, limit: Duration) {
+        let done = tokio::time::timeout(limit, self.requests.write()).await;
+        self.is_finished.store(true, Ordering::Release);
+        if done.is_err() {
+            tracing::info!("some requests for the API have not arrived as a whole, and are refused");
+        }
+    }
+
     /// Answers one request, counts it in the metrics and writes its log line.
     ///
-    /// `body` is the whole body, or the reason why it could not be read. `peer` is the address at the other end of the
-    /// connection, and `secure` whether that is encrypted. If the request has a hop header, the caller has removed it
-    /// and put its [`Provenance`](crate::cluster::Provenance) into the extensions of `head`.
+    /// The caller has entered. `body` is the whole body, or the reason why it could not be read. If the request has a hop header, the caller has
+    /// removed it.
     pub async fn handle(
         &self,
         head: &Parts,
         body: Result<Bytes, ApiError>,
-        peer: IpAddr,
-        secure: bool,
+        context: &RequestContext<'_>,
     ) -> Response<Body> {
-        let start = Instant::now();
-        let request_id = RequestId::of(&head.headers);
+        let request_id = &context.id;
         let path = Path::parse(head.uri.path());
-        let client = ClientAddr::of(peer, secure, &head.headers, &self.trusted_proxies);
         let result = match body {
-            Ok(body) => self.route(path, ApiRequest { head, body, client, id: &request_id }).await,
+            Ok(_) if self.is_finished.load(Ordering::Acquire) => Err(ApiError::StoreUnavailable),
+            Ok(body) => self.route(path, ApiRequest { head, body, context }).await,
             Err(error) => Err(error),
         };
-        let mut response = result.unwrap_or_else(|error| error.to_response(&request_id));
+        let mut response = result.unwrap_or_else(|error| error.to_response(request_id));
         response.headers_mut().insert(RequestId::HEADER, request_id.to_header_value());
         if let Some(origin) = self.trusted_origins.button_origin(&head.headers) {
             // The script of a site with a button may read the response.
@@ -121,6 +159,25 @@ impl Api {
             host: HostKind::Api,
             method: &head.method,
             path: path.pattern(),
+            status: response.status().as_u16(),
+            took: context.start.elapsed(),
+        });
+        response
+    }
+
+    /// Returns the last response of a connection on which a head was refused before it was read as a request. Counts it
+    /// in the metrics, as a request without a known method or host, and writes its log line.
+    pub fn refuse_head(&self, error: &ApiError) -> Response<Body> {
+        let (start, request_id) = (Instant::now(), RequestId::generate());
+        let mut response = error.to_response(&request_id);
+        let headers = response.headers_mut();
+        headers.insert(RequestId::HEADER, request_id.to_header_value());
+        headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+        self.metrics.record_request(RequestRecord {
+            id: request_id.as_str(),
+            host: HostKind::Api,
+            method: &Method::GET,
+            path: REFUSED_HEAD_PATTERN,
             status: response.status().as_u16(),
             took: start.elapsed(),
         });
@@ -165,7 +222,6 @@ impl Api {
             (&Method::GET, Path::Try(_) | Path::End(_)) if accepts_html(&request.head.headers) => {
                 Ok(response::see_other("/"))
             }
-            (&Method::GET, Path::Refused(status)) => Err(refused_head(status)),
             (_, Path::Unknown) => Err(ApiError::NotFound("path")),
             (_, path) => Err(ApiError::MethodNotAllowed(path.allow())),
         }
@@ -175,7 +231,7 @@ impl Api {
 /// Refuses the request of another site, with a page if the client is a browser that shows one.
 fn refuse_cross_site(request: &ApiRequest<'_>) -> Result<Response<Body>, ApiError> {
     if accepts_html(&request.head.headers) {
-        return Ok(response::html(StatusCode::FORBIDDEN, pages::cross_site(request.id.as_str())));
+        return Ok(response::html(StatusCode::FORBIDDEN, pages::cross_site(request.context.id.as_str())));
     }
     Err(ApiError::CrossSite)
 }
@@ -196,17 +252,6 @@ fn preflight_response() -> Response<Body> {
 
 fn parse_id(id: &str) -> Result<InstanceId, ApiError> {
     InstanceId::parse(id).map_err(|_| ApiError::NotFound("instance"))
-}
-
-/// Returns the error for a head that the HTTP/1 guard refused with this status, see
-/// [`REFUSED_PATH`](super::REFUSED_PATH).
-fn refused_head(status: &str) -> ApiError {
-    match status {
-        "400" => ApiError::MalformedHead,
-        "408" => ApiError::Timeout,
-        "431" => ApiError::HeadersTooLarge,
-        _ => ApiError::NotFound("path"),
-    }
 }
 
 /// Turns the response to GET into the response to HEAD: the same headers, with the body's length, and no body.

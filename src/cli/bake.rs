@@ -61,7 +61,7 @@ async fn bake(config: Config, own_program: PathBuf, only: Option<&str>) -> Resul
         clock,
         node: node.id().clone(),
         secret: Some(NodeSecret::random(secret)),
-        public_url: config.server.public,
+        public_url: Arc::new(config.server.public),
         templates: config.templates,
         acquire_timeout: config.acquire_timeout,
     });
@@ -81,17 +81,17 @@ fn names(templates: &Templates, only: Option<&str>) -> Result<Vec<String>, Comma
 /// Bakes templates one after another until all are baked or `interrupted` completes. Ends all instances that it
 /// started.
 async fn bake_all(
-    pool: &Arc<Pool>,
+    pool: &Pool,
     names: Vec<String>,
     interrupted: impl Future<Output = ()>,
 ) -> Result<(), CommandError> {
     let baking = async {
         for name in names {
-            if !pool.has_runtime_handler(&name) {
+            if !pool.supply.has_runtime_handler(&name) {
                 print_line(&format!("{name}: fetching, starting and warming up an instance"));
             }
             let begun = Instant::now();
-            match pool.bake(&name).await {
+            match pool.supply.bake(&name).await {
                 Ok(BakeOutcome::AlreadyBaked) => {
                     print_line(&format!("{name}: already baked, and nothing has changed since"));
                 }
@@ -109,7 +109,7 @@ async fn bake_all(
                 }
                 Err(source) => return Err(CommandError::Bake { template: name, source }),
             }
-            for description in pool.describe_checkpoint(&name).await {
+            for description in pool.supply.describe_checkpoint(&name).await {
                 print_line(&format!("{name}: {description}"));
             }
         }
@@ -124,7 +124,7 @@ async fn bake_all(
 }
 
 /// Returns a future that completes at the first SIGINT or SIGTERM after this call.
-fn interrupted() -> io::Result<impl Future<Output = ()>> {
+pub(super) fn interrupted() -> io::Result<impl Future<Output = ()>> {
     let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
     Ok(async move {
         tokio::select! {

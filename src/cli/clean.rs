@@ -8,6 +8,8 @@ use std::process::ExitCode;
 use super::command::{CONFIG_ERROR, fail, print_line, run_async};
 use super::error::CommandError;
 use super::idle_nodes;
+use super::run_image::state_dirs as state_dirs_of_runs;
+use super::try_image::FOLDER as TRIALS_FOLDER;
 use crate::config::{self, HostSettings};
 use crate::server::backends;
 use crate::server::state_dir::NodeDir;
@@ -31,7 +33,7 @@ struct Removed {
 /// Cleans the host and prints what was removed.
 ///
 /// **Trap.** In containerd it removes everything in the namespace of this program, also what other servers use that
-/// share the containerd.
+/// share the containerd. In Docker and Podman it removes what belongs to nodes of the state folder only.
 pub(super) fn run() -> ExitCode {
     let host = match config::read_host() {
         Ok(host) => host,
@@ -59,16 +61,21 @@ pub(super) fn run() -> ExitCode {
 /// # Errors
 /// A server uses the state folder, or something cannot be removed.
 async fn clean(host: &HostSettings, own_program: &Path) -> Result<Removed, CommandError> {
-    let nodes = idle_nodes::lock_all(&host.state_dir)?;
+    let mut nodes = idle_nodes::lock_all(&host.state_dir)?;
+    nodes.extend(idle_nodes::lock_all(&host.state_dir.join(TRIALS_FOLDER))?);
+    for run in state_dirs_of_runs(&host.state_dir) {
+        nodes.extend(idle_nodes::lock_all(&run)?);
+    }
     let address = &host.containerd_address;
     let had_containers = nodes.iter().any(|node| node.containers_dir().exists());
+    let of_engines = backends::clean_engines(&host.engine_sockets, &nodes).await?;
     let (containers, snapshots) =
         if address.exists() || had_containers { backends::clean_containers(address).await? } else { (0, 0) };
     for node in nodes.iter().filter(|node| node.instances_dir().exists()) {
         backends::clean_processes(node, own_program).await?;
     }
     let network = backends::clean_network().await?;
-    Ok(Removed { containers, snapshots, network, paths: remove_paths(&nodes)? })
+    Ok(Removed { containers: containers + of_engines, snapshots, network, paths: remove_paths(&nodes)? })
 }
 
 /// Removes the files of nodes whose instances have ended, and the cgroup of all containers. Returns the removed paths.

@@ -1,13 +1,15 @@
-//! Why `bake` or `clean` failed.
+//! Why `bake`, `clean`, `run` or `try-image` failed.
 
 use std::io;
 use std::path::PathBuf;
 
-use crate::instance::NodeId;
+use crate::config::ConfigErrors;
+use crate::instance::{InstanceId, NodeId};
 use crate::pool::BakeError;
 use crate::runtime::RuntimeError;
+use crate::server::start_error::StartError;
 
-/// Why `bake` or `clean` failed.
+/// Why `bake`, `clean`, `run` or `try-image` failed.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum CommandError {
     /// A server uses the state folder.
@@ -51,4 +53,48 @@ pub(super) enum CommandError {
     /// A signal ended the command.
     #[error("interrupted; no partial checkpoint remains")]
     Interrupted,
+    /// A signal ended `try-image`.
+    #[error("interrupted; everything of the trial was removed")]
+    TrialInterrupted,
+    /// containerd does not answer.
+    #[error("cannot try an image without containerd: {0}")]
+    Containerd(String),
+    /// Another run tries an image.
+    #[error("another try-image runs with {}: wait until it has ended", .0.display())]
+    TrialRuns(PathBuf),
+    /// An instance does not end.
+    #[error("cannot stop {0} in time; the next try-image removes it")]
+    NotStopped(InstanceId),
+    /// The environment has errors.
+    #[error(transparent)]
+    Config(#[from] ConfigErrors),
+    /// The runtime that `run` needs does not answer.
+    #[error("cannot run the image: {0}")]
+    NoRuntime(String),
+    /// No runtime answers.
+    #[error(
+        "cannot run the image: this host has no container runtime: install Docker (apt-get install docker.io), Podman \
+         (apt-get install podman) or containerd (apt-get install containerd runc criu); what was asked:\n- {0}"
+    )]
+    NothingInstalled(String),
+    /// The image that `run` was asked for does not work.
+    #[error("cannot run {image}: {why}")]
+    ImageDoesNotWork {
+        /// The image.
+        image: String,
+        /// The reason.
+        why: String,
+    },
+    /// The server of `run` did not start.
+    #[error(transparent)]
+    Start(#[from] StartError),
+    /// The server of `run` has no instance.
+    #[error("no instance became ready: {0}")]
+    NoInstance(String),
+    /// A signal ended `run` before there was an instance.
+    #[error("interrupted; everything of the run was removed")]
+    RunInterrupted,
+    /// The template that was made is malformed.
+    #[error("cannot use the suggested template: {0}")]
+    Suggestion(String),
 }

@@ -11,6 +11,7 @@ use rustix::process::{Pid, Signal, WaitOptions, WaitStatus, kill_process, wait};
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::command::{FAILURE, fail};
+use crate::server::handover::CHILD_OF_FIRST_PROCESS;
 
 /// What is added to the number of the signal that ended the server, for the exit status of this process.
 const SIGNAL_STATUS: i32 = 128;
@@ -35,7 +36,8 @@ async fn supervise() -> io::Result<u8> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut hangup = signal(SignalKind::hangup())?;
-    let child = Command::new(std::env::current_exe()?).args(std::env::args_os().skip(1)).spawn()?;
+    let mut command = Command::new(std::env::current_exe()?);
+    let child = command.args(std::env::args_os().skip(1)).env(CHILD_OF_FIRST_PROCESS, "1").spawn()?;
     let server = Pid::from_child(&child);
     loop {
         let signal = tokio::select! {

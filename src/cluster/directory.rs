@@ -12,9 +12,10 @@ use tokio::sync::watch;
 use tokio::time::{Instant, timeout};
 
 use super::hop_header;
-use super::hop_header::{HopKey, Provenance};
+use super::hop_header::HopKey;
 use crate::clock::Millis;
 use crate::instance::NodeId;
+use crate::request::Provenance;
 use crate::template::NodeSecret;
 
 /// How long the resolved address of a host name is used before it is resolved again.

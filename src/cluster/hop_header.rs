@@ -31,31 +31,6 @@ const CLOCK_TOLERANCE_MINUTES: u64 = 2;
 
 const MILLIS_PER_MINUTE: u64 = 60_000;
 
-/// How a request came to this node.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Provenance {
-    /// From a visitor, or from one of the operator's own proxies: it has no hop header.
-    FromOutside,
-    /// From this peer, which has checked what the request says of its visitor.
-    FromNode(NodeId),
-    /// With a hop header that no peer signed for this node: it is forged, or too old, or signed with another secret.
-    /// Nothing that the request says of its visitor is trusted.
-    Unverified,
-}
-
-impl Provenance {
-    /// Returns whether a peer forwarded the request, so that what it says of its visitor is trusted.
-    pub fn is_trusted(&self) -> bool {
-        matches!(self, Provenance::FromNode(_))
-    }
-
-    /// Returns whether the request may be forwarded to a peer. A request with a hop header never may: two nodes that
-    /// each take the other for the owner would send it back and forth.
-    pub fn may_be_forwarded(&self) -> bool {
-        matches!(self, Provenance::FromOutside)
-    }
-}
-
 /// The key for signing, derived from the secret that all nodes share.
 #[derive(Debug, Clone)]
 pub(super) struct HopKey(hmac::Key);

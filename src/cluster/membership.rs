@@ -15,12 +15,7 @@ use tokio::sync::{Mutex, watch};
 
 use super::LocalNode;
 use crate::instance::NodeId;
-use crate::store::{
-    CALL_DEADLINE, HeartbeatReply, NodeInfo, NodeStatus, PoolInfo, SUSPECT_AFTER, Store, StoreError, within,
-};
-
-/// Longest time of an eviction. The node may have a hundred thousand instances, which the store ends a page at a time.
-const EVICTION_DEADLINE: Duration = Duration::from_secs(30);
+use crate::store::{HeartbeatReply, NodeInfo, NodeStatus, PoolInfo, SUSPECT_AFTER, Store, StoreError};
 
 /// What this node knows of the cluster, and its own place in it.
 pub struct Membership {
@@ -103,7 +98,7 @@ impl Membership {
             mode: local.runtime_name().to_owned(),
             pools: local.pool_infos(),
         };
-        let reply = within(CALL_DEADLINE, self.store.heartbeat(&info)).await?;
+        let reply = self.store.heartbeat(&info).await?;
         let before = self.nodes.swap(Arc::new(reply.nodes.clone()));
         self.note_hosts(&reply.nodes);
         let own = reply.nodes.iter().find(|node| node.info.id == self.own_id);
@@ -163,7 +158,7 @@ impl Membership {
     /// Ends all instances of a node that has been silent for at least `silence`, and publishes their end. Returns
     /// whether the store did it.
     pub async fn evict_node(&self, node: &NodeId, silence: Duration, local: &dyn LocalNode) -> bool {
-        match within(EVICTION_DEADLINE, self.store.evict_node(node, silence)).await {
+        match self.store.evict_node(node, silence).await {
             Ok(ended) => {
                 tracing::warn!(%node, ended = ended.len(), "dead node evicted");
                 local.publish_evicted(&ended);
@@ -176,11 +171,16 @@ impl Membership {
         }
     }
 
+    /// Sends no heartbeat any more: another process reports this node.
+    pub async fn cease(&self) {
+        *self.has_left.lock().await = true;
+    }
+
     /// Takes this node off the record, with all its instances: it stops for good, and no instance of it continues. So
     /// the peers need not wait until they notice its silence. No heartbeat follows.
     pub async fn leave(&self, local: &dyn LocalNode) {
         *self.has_left.lock().await = true;
-        match within(EVICTION_DEADLINE, self.store.evict_node(&self.own_id, Duration::ZERO)).await {
+        match self.store.evict_node(&self.own_id, Duration::ZERO).await {
             Ok(ended) => local.publish_evicted(&ended),
             Err(error) => tracing::warn!(%error, "failed to leave cluster"),
         }
@@ -192,11 +192,10 @@ impl Membership {
     /// `Unavailable` when the store does not answer in time.
     pub async fn nodes(&self) -> Result<Vec<NodeSummary>, StoreError> {
         let mut nodes = Vec::new();
-        for status in within(CALL_DEADLINE, self.store.nodes()).await? {
+        for status in self.store.nodes().await? {
             let mut pools = Vec::new();
             for PoolInfo { template, target, capacity } in &status.info.pools {
-                let counts =
-                    within(CALL_DEADLINE, self.store.counts(template, Some(&status.info.id))).await?;
+                let counts = self.store.counts(template, Some(&status.info.id)).await?;
                 pools.push(NodePool {
                     template: template.to_string(),
                     ready: counts.ready,
@@ -224,7 +223,7 @@ impl Membership {
     ) -> Result<(), StoreError> {
         // Else the reply to a heartbeat that is in progress could undo what is set here.
         let _no_heartbeat = self.has_left.lock().await;
-        within(CALL_DEADLINE, self.store.drain(node, is_drained)).await?;
+        self.store.drain(node, is_drained).await?;
         if *node == self.own_id {
             self.set_drained(is_drained, local);
         }

@@ -34,7 +34,7 @@ mod peer_tls;
 
 pub use directory::{Directory, UnreachableNode};
 pub use heartbeat::{HEARTBEAT_INTERVAL, Heartbeat};
-pub use hop_header::{HOP_HEADER, Provenance};
+pub use hop_header::HOP_HEADER;
 pub use local_node::LocalNode;
 pub use membership::{Membership, NodePool, NodeSummary};
 pub use own_address::own_address;

@@ -30,7 +30,7 @@ pub struct NodeSettings {
 
 /// Reads the settings. `is_clustered` is whether nodes share a store, so that the secret has a use.
 pub(super) fn read(env: &mut Variables<'_>, is_clustered: bool, warnings: &mut Vec<String>) -> NodeSettings {
-    let secret = env.text("NODE_SECRET");
+    let secret = env.secret("NODE_SECRET");
     if secret.is_some_and(|text| text.len() < MIN_SECRET_LENGTH) {
         let problem = format!("it has fewer than {MIN_SECRET_LENGTH} characters");
         env.report("NODE_SECRET", problem, SECRET_REMEDY);

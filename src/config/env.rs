@@ -25,6 +25,8 @@ pub struct Setting {
     pub default: Option<String>,
     /// What kind of value the variable takes.
     pub kind: SettingKind,
+    /// Whether an empty value differs from none.
+    pub may_be_empty: bool,
 }
 
 /// The kind of value that a variable takes. Its `Display` is the word that the documentation uses.
@@ -44,12 +46,14 @@ pub enum SettingKind {
     Word(Vec<&'static str>),
     /// Texts with commas between them.
     List,
+    /// A text that is never shown.
+    Secret,
 }
 
 impl Display for SettingKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Text => f.write_str("text"),
+            Self::Text | Self::Secret => f.write_str("text"),
             Self::Number => f.write_str("number"),
             Self::NumberOrWord(word) => write!(f, "number or `{word}`"),
             Self::Time => f.write_str("time"),
@@ -82,7 +86,7 @@ impl<'e> Variables<'e> {
 
     fn record(&mut self, name: &'static str, kind: SettingKind, default: Option<String>) {
         if self.settings.iter().all(|setting| setting.name != name) {
-            self.settings.push(Setting { name, default, kind });
+            self.settings.push(Setting { name, default, kind, may_be_empty: false });
         }
     }
 
@@ -95,8 +99,11 @@ impl<'e> Variables<'e> {
         self.trimmed(name).is_some()
     }
 
-    /// Returns whether a variable is set to an empty value. Does not count as reading it.
-    pub(super) fn is_set_empty(&self, name: &str) -> bool {
+    /// Returns whether a variable, which was read before, is set to an empty value, which then differs from none.
+    pub(super) fn is_set_empty(&mut self, name: &str) -> bool {
+        if let Some(setting) = self.settings.iter_mut().find(|setting| setting.name == name) {
+            setting.may_be_empty = true;
+        }
         self.values.get(name).is_some_and(|value| value.trim().is_empty())
     }
 
@@ -119,6 +126,12 @@ impl<'e> Variables<'e> {
     /// Returns a value without the spaces around it.
     pub(super) fn text(&mut self, name: &'static str) -> Option<&'e str> {
         self.record(name, SettingKind::Text, None);
+        self.trimmed(name)
+    }
+
+    /// Returns a secret without the spaces around it.
+    pub(super) fn secret(&mut self, name: &'static str) -> Option<&'e str> {
+        self.record(name, SettingKind::Secret, None);
         self.trimmed(name)
     }
 

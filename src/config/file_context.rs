@@ -14,6 +14,8 @@ pub(super) struct FileContext<'a> {
     pub(super) defaults: &'a Defaults,
     /// Whether templates are images (or commands); `None` when `CONTAINER_MODE` is invalid.
     pub(super) has_containers: Option<bool>,
+    /// Whether Docker or Podman runs the images.
+    pub(super) has_engine: bool,
     /// The `admin_path` of the template `default`.
     pub(super) admin_path: &'a str,
 }

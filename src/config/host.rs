@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use super::engine::EngineSockets;
 use super::env::{Environment, Variables};
 use super::errors::ConfigErrors;
 use super::runtime;
@@ -13,6 +14,8 @@ pub struct HostSettings {
     pub state_dir: PathBuf,
     /// containerd's socket, an absolute path.
     pub containerd_address: PathBuf,
+    /// Where the sockets of Docker and Podman may be.
+    pub engine_sockets: EngineSockets,
 }
 
 impl HostSettings {
@@ -25,6 +28,7 @@ impl HostSettings {
         let host = Self {
             state_dir: state_dir(&mut env),
             containerd_address: runtime::containerd_address(&mut env),
+            engine_sockets: EngineSockets::read(&mut env, false, false),
         };
         env.errors.into_result(host)
     }

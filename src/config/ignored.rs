@@ -11,7 +11,7 @@ const CHECKED_PREFIXES: [&str; 2] = ["POOL_", "RATE_LIMIT_"];
 /// queue that all nodes share.
 pub(super) fn read_unused(env: &mut Variables<'_>, warnings: &mut Vec<String>) {
     // The value is not shown, because such an address may contain a password.
-    if env.text("NATS_URL").is_some() {
+    if env.secret("NATS_URL").is_some() {
         env.report("NATS_URL", "this build has only the embedded queue", "unset it");
     }
     if env.text("CADDY_ADMIN_URL").is_some() {
@@ -22,9 +22,10 @@ pub(super) fn read_unused(env: &mut Variables<'_>, warnings: &mut Vec<String>) {
     if !set.is_empty() {
         warnings.push(format!("{} ignored: this build has no databases for instances", set.join(", ")));
     }
-    for name in ["PS_DB_HOST", "PS_DB_NAME", "PS_DB_USER", "PS_DB_PASSWORD"] {
+    for name in ["PS_DB_HOST", "PS_DB_NAME", "PS_DB_USER"] {
         env.text(name);
     }
+    env.secret("PS_DB_PASSWORD");
     env.value_if_set("NATS_STREAM_NAME", SettingKind::Text, None, stream_name);
     env.number_if_set("NATS_WORKER_COUNT", None, 1..=10_000);
     env.number_if_set("PS_DB_PORT", None, 1..=65_535);

@@ -77,12 +77,12 @@ impl FromEnvironment {
         let log = LogSettings::read(env);
         let mode = runtime::read_mode(env);
         let runtime = RuntimeSettings::read(env, mode);
-        let has_containers = mode.map(|mode| mode == RuntimeMode::Containerd);
+        let has_containers = mode.map(RuntimeMode::has_containers);
         let image = runtime::image(env, has_containers, has_file, &mut warnings);
         let store = store::read(env);
         let node = cluster::read(env, store.is_some(), &mut warnings);
         ignored::read_unused(env, &mut warnings);
-        let api_key = env.text("API_KEY").and_then(|key| api_key(env, key));
+        let api_key = env.secret("API_KEY").and_then(|key| api_key(env, key));
         let acquire_timeout = env.duration("ACQUIRE_TIMEOUT", Duration::from_secs(2), Duration::ZERO);
         let state_dir = host::state_dir(env);
         let defaults = Defaults::read(env, has_containers);
@@ -136,6 +136,7 @@ impl Config {
                     own_program,
                     defaults: &read.defaults,
                     has_containers: read.has_containers,
+                    has_engine: read.runtime.mode.is_engine(),
                     admin_path: &read.admin_path,
                 };
                 let (list, more) = template_file::read(text, &context);

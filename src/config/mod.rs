@@ -17,6 +17,7 @@
 //! | `template_file/` `template_app.rs` `template_hooks/` | the file of templates |
 //! | `file_context.rs` | what the tables of that file are read against |
 //! | `toml_table.rs` | one table of that file, typed |
+//! | `effective.rs` | all values, each with where it comes from |
 //! | `errors.rs` | errors with their places and remedies |
 //!
 //! **A new variable or key of a template** needs a row in `docs/settings.md`, which a test compares with this code, and
@@ -26,6 +27,8 @@
 mod cluster;
 mod default_template;
 mod defaults;
+mod effective;
+mod engine;
 mod env;
 mod errors;
 mod file_context;
@@ -37,6 +40,7 @@ mod public_url;
 mod read;
 mod runtime;
 mod server;
+mod socket;
 mod store;
 mod template_app;
 mod template_file;
@@ -48,15 +52,17 @@ mod trusted_proxies;
 mod units;
 
 pub use cluster::NodeSettings;
+pub use effective::{EffectiveValue, effective_text, env_file};
+pub use engine::EngineSockets;
 pub use env::{Environment, Setting, SettingKind};
 pub use errors::{ConfigError, ConfigErrors};
 pub use host::HostSettings;
 pub use load::{Config, settings};
 pub use log::{LogFormat, LogSettings};
 pub use public_url::{Origin, PublicUrl, Scheme};
-pub use read::{read, read_host};
+pub use read::{read, read_effective, read_for_containers, read_for_demo, read_host};
 pub use runtime::{RuntimeMode, RuntimeSettings};
-pub use server::{ServerSettings, TlsFiles};
+pub use server::{Http1Engine, ServerSettings, TlsFiles};
 pub use store::{ValkeyAddress, ValkeyMode, ValkeySettings};
 pub use trusted_proxies::{MalformedNetwork, TrustedNetwork, TrustedProxies};
 pub use units::{format_duration, parse_duration, parse_size};

@@ -3,6 +3,7 @@
 use std::io;
 use std::path::{Path, PathBuf, absolute};
 
+use super::effective::{EffectiveValue, effective};
 use super::env::Environment;
 use super::errors::{ConfigError, ConfigErrors};
 use super::host::HostSettings;
@@ -11,6 +12,9 @@ use super::runtime::{RuntimeMode, RuntimeSettings};
 use super::server::ServerSettings;
 use crate::template::ImageRef;
 
+/// The name of a file of templates that is only a text.
+const UNNAMED_FILE: &str = "templates";
+
 /// Reads the configuration of this process, and the file of templates if one is named. A later call reads the file
 /// again. `own_program` is the path of this program, which the caller determines once: after an upgrade of the
 /// program's file the system no longer knows it.
@@ -18,21 +22,123 @@ use crate::template::ImageRef;
 /// # Errors
 /// All errors at once, among them files and folders that do not exist.
 pub fn read(file: Option<&Path>, own_program: &Path) -> Result<Config, ConfigErrors> {
-    let environment = environment();
-    let mut errors = ConfigErrors::default();
-    let file = file.and_then(|path| match read_file(path) {
-        Ok(file) => Some(file),
-        Err(error) => {
-            let remedy = "name a file of templates in TOML";
-            errors.push(ConfigError::in_file(path, None, "", error.to_string(), remedy));
-            None
-        }
-    });
-    let borrowed = file.as_ref().map(|(path, text)| (path.as_path(), text.as_str()));
-    match Config::load(&environment, borrowed, own_program) {
+    Texts::of_process(file).load(own_program)
+}
+
+/// What the configuration of this process is read from.
+struct Texts {
+    environment: Environment,
+    /// The absolute path of the file of templates, and its text.
+    file: Option<(PathBuf, String)>,
+    /// The error of a file that cannot be read.
+    errors: ConfigErrors,
+}
+
+impl Texts {
+    fn of_process(file: Option<&Path>) -> Self {
+        let mut errors = ConfigErrors::default();
+        let file = file.and_then(|path| match read_file(path) {
+            Ok(file) => Some(file),
+            Err(error) => {
+                let remedy = "name a file of templates in TOML";
+                errors.push(ConfigError::in_file(path, None, "", error.to_string(), remedy));
+                None
+            }
+        });
+        Self { environment: environment(), file, errors }
+    }
+
+    fn load(&mut self, own_program: &Path) -> Result<Config, ConfigErrors> {
+        let file = self.file.as_ref().map(|(path, text)| (path.as_path(), text.as_str()));
+        load(&self.environment, file, own_program, std::mem::take(&mut self.errors))
+    }
+}
+
+/// Reads the configuration of this process as [`read`] does, and returns each value with where it comes from, and the
+/// warnings.
+///
+/// # Errors
+/// All errors at once, as for [`read`].
+pub fn read_effective(
+    file: Option<&Path>,
+    own_program: &Path,
+) -> Result<(Vec<EffectiveValue>, Vec<String>), ConfigErrors> {
+    let mut texts = Texts::of_process(file);
+    let config = texts.load(own_program)?;
+    let text = texts.file.as_ref().map(|(_, text)| text.as_str());
+    Ok((effective(&texts.environment, text, &config), config.warnings))
+}
+
+/// Reads the configuration of this process as if it served containers of the templates in `text`, which may be in no
+/// file.
+///
+/// # Errors
+/// All errors at once, as for [`read`].
+pub fn read_for_containers(text: &str, own_program: &Path) -> Result<Config, ConfigErrors> {
+    let mut environment = environment();
+    environment.insert("CONTAINER_MODE".to_owned(), "containerd".to_owned());
+    environment.remove("CONTAINER_IMAGE");
+    let file = (Path::new(UNNAMED_FILE), text);
+    load(&environment, Some(file), own_program, ConfigErrors::default())
+}
+
+/// The variables that the configuration of a demo is read from: where things are, and the port of the demo. Those of a
+/// server on this host, such as its store, its key and its URL, are not for a demo.
+const DEMO_VARIABLES: [&str; 14] = [
+    "CONTAINERD_ADDRESS",
+    "CONTAINER_HOST",
+    "CRIU_ENABLED",
+    "DOCKER_CONFIG",
+    "DOCKER_HOST",
+    "FAST_CGROUP_CHANGES",
+    "HOME",
+    "INSTANCES_MEMORY",
+    "REGISTRY_AUTH_FILE",
+    "SERVER_PORT",
+    "STATE_DIR",
+    "USER_NAMESPACES",
+    "XDG_RUNTIME_DIR",
+    "XDG_STATE_HOME",
+];
+
+/// What a demo sets: one user, who is on this host.
+const DEMO_SETTINGS: [(&str, &str); 9] = [
+    ("SERVER_HOST", "127.0.0.1"),
+    ("TRUSTED_PROXIES", ""),
+    ("SHUTDOWN_GRACE", "1s"),
+    ("POOL_TARGET_SIZE", "1"),
+    ("POOL_MIN_SIZE", "1"),
+    ("POOL_MAX_SIZE", "10"),
+    ("POOL_REPLENISH_THRESHOLD", "1"),
+    ("RATE_LIMIT_HOURLY", "0"),
+    ("RATE_LIMIT_DAILY", "0"),
+];
+
+/// Reads the configuration of a server on this host's loopback that serves containers of the templates in `text` to one
+/// user. Its port is a free one unless `SERVER_PORT` is set.
+///
+/// # Errors
+/// All errors at once, as for [`read`].
+pub fn read_for_demo(text: &str, mode: RuntimeMode, own_program: &Path) -> Result<Config, ConfigErrors> {
+    let mut demo = environment();
+    demo.retain(|name, _| DEMO_VARIABLES.contains(&name.as_str()));
+    demo.entry("SERVER_PORT".to_owned()).or_insert_with(|| "0".to_owned());
+    let settings = DEMO_SETTINGS.into_iter().chain([("CONTAINER_MODE", mode.name())]);
+    demo.extend(settings.map(|(name, value)| (name.to_owned(), value.to_owned())));
+    load(&demo, Some((Path::new(UNNAMED_FILE), text)), own_program, ConfigErrors::default())
+}
+
+/// Reads the configuration, and adds `errors` to those in it.
+fn load(
+    environment: &Environment,
+    file: Option<(&Path, &str)>,
+    own_program: &Path,
+    mut errors: ConfigErrors,
+) -> Result<Config, ConfigErrors> {
+    match Config::load(environment, file, own_program) {
         Ok(mut config) => {
             make_absolute(&mut config.state_dir);
-            errors.extend(missing_files(&config, borrowed.map(|(path, _)| path)));
+            errors.extend(missing_files(&config, file.map(|(path, _)| path)));
             errors.into_result(config)
         }
         Err(more) => {
@@ -113,7 +219,7 @@ fn open_file(path: &Path) -> io::Result<()> {
 
 /// Returns the error in the file of logins that the operator named, if images are pulled at all.
 fn registry_logins(runtime: &RuntimeSettings) -> Option<ConfigError> {
-    let is_needed = runtime.mode == RuntimeMode::Containerd;
+    let is_needed = runtime.mode.has_containers();
     let file = runtime.registry_logins.as_ref().filter(|file| file.is_explicit && is_needed)?;
     let remedy = "name a file that `docker login` writes, and that this user may read";
     file.read().err().map(|problem| ConfigError::in_variable("REGISTRY_AUTH_FILE", problem, remedy))

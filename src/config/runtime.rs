@@ -7,16 +7,15 @@ use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use super::engine::EngineSockets;
 use super::env::{SettingKind, Variables};
+use super::socket::socket;
 use super::template_app::MAX_PIDS;
 use super::units::parse_size;
-use crate::runtime::LoginFile;
+use crate::runtime::{LoginFile, UserNamespaces};
 use crate::template::ImageRef;
 
 use crate::template::egress::{EgressSettings, Ipv4Network, is_name};
-
-/// The most bytes of the path of a Unix socket, which the kernel limits.
-const MAX_SOCKET_PATH: usize = 107;
 
 /// The least bytes of memory and the fewest processes of all instances together, which one small app needs.
 const MIN_INSTANCES_MEMORY: u64 = 64 << 20;
@@ -31,12 +30,16 @@ pub struct RuntimeSettings {
     pub ports: RangeInclusive<u16>,
     /// containerd's socket, an absolute path.
     pub containerd_address: PathBuf,
+    /// Where the sockets of Docker and Podman may be.
+    pub engine_sockets: EngineSockets,
     /// The file with logins for registries; `None` when no variable says where it is.
     pub registry_logins: Option<LoginFile>,
     /// Whether instances are restored from checkpoints, where the host supports that.
     pub criu_enabled: bool,
-    /// Whether each instance has user ids of its own, where the host supports that.
-    pub user_namespaces: bool,
+    /// Whether the changes of cgroups of the whole host are made fast until it is booted again.
+    pub fast_cgroup_changes: bool,
+    /// Whether each instance has user ids of its own.
+    pub user_namespaces: UserNamespaces,
     /// The most bytes of memory that all checkpoints may share with their instances; `None` leaves the limit to the
     /// runtime.
     pub shared_memory_max: Option<u64>,
@@ -57,11 +60,39 @@ pub struct RuntimeSettings {
 pub enum RuntimeMode {
     /// An instance is a child process.
     Process,
-    /// An instance is a container.
+    /// An instance is a container of containerd.
     Containerd,
+    /// An instance is a container of Docker.
+    Docker,
+    /// An instance is a container of Podman.
+    Podman,
     /// An instance is a record without a process.
     #[cfg(feature = "runtime-none")]
     None,
+}
+
+impl RuntimeMode {
+    /// Returns the name in `CONTAINER_MODE`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Process => "process",
+            Self::Containerd => "containerd",
+            Self::Docker => "docker",
+            Self::Podman => "podman",
+            #[cfg(feature = "runtime-none")]
+            Self::None => "none",
+        }
+    }
+
+    /// Returns whether instances are containers, made from images.
+    pub fn has_containers(self) -> bool {
+        self == Self::Containerd || self.is_engine()
+    }
+
+    /// Returns whether instances are containers of Docker or Podman.
+    pub fn is_engine(self) -> bool {
+        matches!(self, Self::Docker | Self::Podman)
+    }
 }
 
 impl RuntimeSettings {
@@ -77,13 +108,26 @@ impl RuntimeSettings {
             );
         }
         let yes_or_no = [("true", true), ("false", false), ("1", true), ("0", false)];
+        let user_namespaces = [
+            ("auto", UserNamespaces::Auto),
+            ("true", UserNamespaces::Required),
+            ("false", UserNamespaces::Off),
+            ("1", UserNamespaces::Required),
+            ("0", UserNamespaces::Off),
+        ];
         Self {
             mode: mode.unwrap_or(RuntimeMode::Process),
             ports: start..=end,
             containerd_address: containerd_address(env),
+            engine_sockets: EngineSockets::read(
+                env,
+                mode == Some(RuntimeMode::Docker),
+                mode == Some(RuntimeMode::Podman),
+            ),
             registry_logins: registry_logins(env),
             criu_enabled: env.word("CRIU_ENABLED", "true", &yes_or_no),
-            user_namespaces: env.word("USER_NAMESPACES", "false", &yes_or_no),
+            fast_cgroup_changes: env.word("FAST_CGROUP_CHANGES", "true", &yes_or_no),
+            user_namespaces: env.word("USER_NAMESPACES", "auto", &user_namespaces),
             shared_memory_max: env.size_if_set("SHARED_MEMORY_MAX"),
             instances_memory: instances_memory(env),
             instances_pids: env.number_if_set("INSTANCES_PIDS", None, MIN_INSTANCES_PIDS..=MAX_PIDS),
@@ -99,7 +143,7 @@ impl RuntimeSettings {
 /// Returns the runtime that `CONTAINER_MODE` names; `None` when the value is invalid, so that nothing follows from it.
 pub(super) fn read_mode(env: &mut Variables<'_>) -> Option<RuntimeMode> {
     const NAME: &str = "CONTAINER_MODE";
-    let kind = SettingKind::Word(vec!["process", "containerd"]);
+    let kind = SettingKind::Word(vec!["process", "containerd", "docker", "podman"]);
     let mode = env.value_if_set(NAME, kind, Some("process".to_owned()), mode);
     mode.or((!env.is_set(NAME)).then_some(RuntimeMode::Process))
 }
@@ -169,7 +213,11 @@ pub(super) fn image(
         (false, None) => {}
         (true, None) if has_file => {}
         (false, Some(_)) => {
-            env.report(NAME, "an image needs containers", "set CONTAINER_MODE=containerd, or unset it");
+            env.report(
+                NAME,
+                "an image needs containers",
+                "set CONTAINER_MODE to containerd, docker or podman, or unset it",
+            );
         }
         (true, None) => env.report(
             NAME,
@@ -219,18 +267,8 @@ fn mode(text: &str) -> Result<RuntimeMode, &'static str> {
         "containerd" => Ok(RuntimeMode::Containerd),
         #[cfg(feature = "runtime-none")]
         "none" => Ok(RuntimeMode::None),
-        "docker" | "podman" => {
-            Err("images run under containerd in place of docker and podman: set containerd, \
-                                    and CONTAINERD_ADDRESS to its socket (docker brings one)")
-        }
-        _ => Err("set process or containerd, or unset it"),
+        "docker" => Ok(RuntimeMode::Docker),
+        "podman" => Ok(RuntimeMode::Podman),
+        _ => Err("set process, containerd, docker or podman, or unset it"),
     }
-}
-
-fn socket(text: &str) -> Result<PathBuf, &'static str> {
-    let path = text.strip_prefix("unix://").unwrap_or(text);
-    let is_valid = path.starts_with('/') && path.len() <= MAX_SOCKET_PATH && !path.contains('\0');
-    is_valid.then(|| PathBuf::from(path)).ok_or(
-        "write the absolute path of its socket, of at most 107 bytes, with or without unix:// before it",
-    )
 }

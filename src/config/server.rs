@@ -44,8 +44,19 @@ pub struct ServerSettings {
     pub max_buffered_bytes: usize,
     /// The most connections of one client at a time.
     pub max_connections_per_client: usize,
+    /// What carries HTTP/1.1 to the instances of this node.
+    pub http1_engine: Http1Engine,
     /// How long requests in flight may take to finish when the server shuts down.
     pub shutdown_grace: Duration,
+}
+
+/// What carries HTTP/1.1 to the instances of this node. The other engine carries all else in either case.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Http1Engine {
+    /// The forwarder of this server.
+    Forwarder,
+    /// Pingora.
+    Pingora,
 }
 
 /// The PEM files of a certificate chain and its private key.
@@ -102,6 +113,11 @@ impl ServerSettings {
             max_requests_per_instance: env.number("MAX_REQUESTS_PER_INSTANCE", 512, 1..=1_000_000) as usize,
             max_buffered_bytes: usize::try_from(env.size("MAX_BUFFERED_BYTES", "512M")).unwrap_or(usize::MAX),
             max_connections_per_client: env.number("MAX_CONNECTIONS_PER_CLIENT", 256, 1..=1_000_000) as usize,
+            http1_engine: env.word(
+                "HTTP1_ENGINE",
+                "forwarder",
+                &[("forwarder", Http1Engine::Forwarder), ("pingora", Http1Engine::Pingora)],
+            ),
             shutdown_grace: env.duration("SHUTDOWN_GRACE", timeout, Duration::ZERO),
         }
     }

@@ -63,7 +63,7 @@ pub(super) fn read(env: &mut Variables<'_>) -> Option<ValkeySettings> {
         Ok::<_, Infallible>(name.to_owned())
     });
     let username = env.text("VALKEY_USERNAME").map(str::to_owned);
-    let password = env.text("VALKEY_PASSWORD").map(Secret::new);
+    let password = env.secret("VALKEY_PASSWORD").map(Secret::new);
     let addresses = env.list_if_set("VALKEY_ADDR", None, address)?;
     if addresses.is_empty() {
         return None;

@@ -30,7 +30,7 @@ pub(super) fn app(table: &mut TomlTable<'_>, context: &FileContext<'_>) -> Optio
             table.report("image", "it is missing", format!("{IMAGE_RULE}, or unset CONTAINER_MODE"));
         }
         Some(false) if has_image => {
-            let remedy = "set CONTAINER_MODE=containerd, or write a command instead";
+            let remedy = "set CONTAINER_MODE to containerd, docker or podman, or write a command instead";
             table.report("image", "it needs containers", remedy);
         }
         _ => {}
@@ -65,7 +65,7 @@ pub(super) fn app(table: &mut TomlTable<'_>, context: &FileContext<'_>) -> Optio
         table.report("port", "every instance gets its own, as PORT", "leave it out");
     }
     let limits = limits(table, is_container);
-    let egress = egress(table, is_container);
+    let egress = egress(table, is_container, context.has_engine);
     let share_memory = share_memory(table, is_container);
     let runtime = runtime(table, is_container);
     if utf8(folder).is_none() {
@@ -128,7 +128,7 @@ fn user(table: &mut TomlTable<'_>, is_container: bool) -> Option<String> {
     user
 }
 
-fn egress(table: &mut TomlTable<'_>, is_container: bool) -> Egress {
+fn egress(table: &mut TomlTable<'_>, is_container: bool, has_engine: bool) -> Egress {
     const RULE: &str = "write \"internet\", or a list such as [\"api.example.com:443\"]";
     let Some(wanted) = table.word_or_texts("egress", RULE) else { return Egress::Sealed };
     if !is_container {
@@ -144,6 +144,10 @@ fn egress(table: &mut TomlTable<'_>, is_container: bool) -> Egress {
         }
         Err(list) => list,
     };
+    if has_engine {
+        let remedy = "write \"internet\" or leave it out, or set CONTAINER_MODE=containerd";
+        table.report("egress", "Docker and Podman cannot limit where an instance connects to", remedy);
+    }
     if list.is_empty() || list.len() > MAX_DESTINATIONS {
         let remedy = format!("name 1 to {MAX_DESTINATIONS}, or leave it out for none");
         table.report("egress", format!("it names {} places", list.len()), remedy);

@@ -77,13 +77,14 @@ fn without_any_variable_everything_has_its_documented_default() {
 }
 
 /// Each variable of the original service, with its default there or a valid value.
-const DOCUMENTED: [(&str, &str); 55] = [
+const DOCUMENTED: [(&str, &str); 57] = [
     ("LOG_LEVEL", "info"),
     ("LOG_FORMAT", "json"),
     ("SERVER_HOST", "0.0.0.0"),
     ("SERVER_PORT", "8080"),
     ("SERVER_READ_TIMEOUT", "30s"),
     ("SERVER_WRITE_TIMEOUT", "30s"),
+    ("HTTP1_ENGINE", "forwarder"),
     ("API_KEY", ""),
     ("TRUSTED_PROXIES", "127.0.0.1,::1"),
     ("POOL_TARGET_SIZE", "10"),
@@ -100,7 +101,8 @@ const DOCUMENTED: [(&str, &str); 55] = [
     ("CONTAINER_PORT_RANGE_END", "32999"),
     ("CONTAINERD_ADDRESS", "/run/containerd/containerd.sock"),
     ("CRIU_ENABLED", "true"),
-    ("USER_NAMESPACES", "false"),
+    ("FAST_CGROUP_CHANGES", "true"),
+    ("USER_NAMESPACES", "auto"),
     ("BASE_DOMAIN", "localhost"),
     ("VALKEY_ADDR", ""),
     ("VALKEY_PASSWORD", ""),
@@ -150,6 +152,7 @@ fn every_variable_reaches_its_setting() {
         ("MAX_CONNECTIONS", "7"),
         ("MAX_CONNECTIONS_PER_CLIENT", "5"),
         ("SHUTDOWN_GRACE", "0s"),
+        ("HTTP1_ENGINE", "Pingora"),
         ("API_KEY", "hunter2"),
         ("API_HOSTS", "Try.Example.com, 10.0.0.1"),
         ("TRUSTED_PROXIES", "10.0.0.0/8"),
@@ -170,6 +173,7 @@ fn every_variable_reaches_its_setting() {
     assert_eq!(config.server.listen.to_string(), "[::1]:0");
     assert_eq!((config.server.max_connections, config.server.shutdown_grace), (7, Duration::ZERO));
     assert_eq!(config.server.max_connections_per_client, 5);
+    assert_eq!(config.server.http1_engine, Http1Engine::Pingora);
     assert!(config.api_key.as_ref().unwrap().matches(b"hunter2"));
     assert!(config.server.api_hosts.contains("try.example.com") && config.server.api_hosts.len() == 2);
     assert!(!config.server.trusted_proxies.contains("127.0.0.1".parse().unwrap()));
@@ -235,6 +239,7 @@ fn all_errors_are_reported_at_once() {
         ("TRUSTED_PROXIES", "10.0.0.0/8,all,none"),
         ("SERVER_READ_TIMEOUT", "30"),
         ("MAX_CONNECTIONS", "0"),
+        ("HTTP1_ENGINE", "nginx"),
         ("MAX_CONNECTIONS_PER_CLIENT", "0"),
         ("PROOF_OF_WORK_ABOVE", "0"),
         ("LOG_LEVEL", "loud"),
@@ -245,6 +250,7 @@ fn all_errors_are_reported_at_once() {
         ("NATS_URL", "nats://nats:4222"),
         ("CONTAINERD_ADDRESS", "tcp://10.0.0.1:10000"),
         ("CRIU_ENABLED", "perhaps"),
+        ("FAST_CGROUP_CHANGES", "perhaps"),
         ("USER_NAMESPACES", "perhaps"),
         ("INSTANCES_MEMORY", "63M"),
         ("INSTANCES_PIDS", "15"),
@@ -275,9 +281,7 @@ fn all_errors_are_reported_at_once() {
 
 #[test]
 fn an_error_in_the_mode_says_what_to_set_instead() {
-    for (mode, says) in
-        [("docker", "under containerd"), ("podman", "under containerd"), ("vm", "set process")]
-    {
+    for (mode, says) in [("lxc", "docker or podman"), ("Docker", "docker or podman"), ("vm", "set process")] {
         let errors = load(&[("CONTAINER_MODE", mode), ("CONTAINER_IMAGE", "shop:1")]).unwrap_err();
         assert_eq!(errors.len(), 1, "{errors}");
         assert!(errors.to_string().contains(says), "{errors}");
@@ -315,6 +319,28 @@ fn an_image_is_the_one_template_of_a_server_without_a_file() {
     let both = environment(&[containers, ("CONTAINER_IMAGE", "shop:1")]);
     let config = Config::load(&both, file, Path::new("p")).unwrap();
     assert!(config.warnings[0].starts_with("CONTAINER_IMAGE is ignored"), "{:?}", config.warnings);
+}
+
+#[test]
+fn the_sockets_of_engines_are_where_their_own_tools_look() {
+    let sockets = |pairs: &[(&str, &str)]| {
+        let found = load_valid(pairs).runtime.engine_sockets;
+        let text = |paths: Vec<std::path::PathBuf>| {
+            paths.iter().map(|path| path.display().to_string()).collect::<Vec<_>>().join(" ")
+        };
+        (text(found.docker), text(found.podman))
+    };
+    let (docker, podman) = sockets(&[("XDG_RUNTIME_DIR", "/run/user/7")]);
+    assert_eq!(docker, "/run/docker.sock /run/user/7/docker.sock /home/someone/.docker/run/docker.sock");
+    assert_eq!(podman, "/run/podman/podman.sock /run/user/7/podman/podman.sock");
+    let named = [("DOCKER_HOST", "unix:///d.sock"), ("CONTAINER_HOST", "unix:///p.sock")];
+    assert_eq!(sockets(&named), ("/d.sock".to_owned(), "/p.sock".to_owned()));
+    // It may be meant for other tools.
+    sockets(&[("DOCKER_HOST", "tcp://10.0.0.1:2376"), ("CONTAINER_HOST", "ssh://a")]);
+    for (mode, name) in [("docker", "DOCKER_HOST"), ("podman", "CONTAINER_HOST")] {
+        let remote = [("CONTAINER_MODE", mode), ("CONTAINER_IMAGE", "shop:1"), (name, "tcp://10.0.0.1:2376")];
+        assert_eq!(invalid(&remote), [name]);
+    }
 }
 
 #[test]
@@ -387,7 +413,7 @@ fn the_document_has_every_variable_with_its_value_and_default() {
         assert!(settings.iter().any(|setting| setting.name == *name), "{name} is documented, but not read");
         assert_eq!(names.iter().filter(|other| *other == name).count(), 1, "{name} is documented twice");
     }
-    for Setting { name, default, kind } in &settings {
+    for Setting { name, default, kind, .. } in &settings {
         let row = rows.iter().find(|row| bare(&row[0]) == *name);
         let row = row.unwrap_or_else(|| panic!("{name} is read, but not documented"));
         assert_eq!(row[1], kind.to_string(), "the value of {name}");

@@ -39,6 +39,15 @@ impl Endpoint {
         }
     }
 
+    /// Returns the endpoint with another port.
+    pub fn with_port(self, port: u16) -> Self {
+        match self {
+            Endpoint::Direct(address) => Endpoint::Direct((address.ip(), port).into()),
+            Endpoint::Sealed { namespace, .. } => Endpoint::Sealed { namespace, port },
+            Endpoint::SealedIpv6 { namespace, .. } => Endpoint::SealedIpv6 { namespace, port },
+        }
+    }
+
     /// Returns the endpoint at `::1` in place of 127.0.0.1; `None` for every other address.
     pub fn on_ipv6_loopback(self) -> Option<Self> {
         match self {
@@ -78,6 +87,8 @@ mod tests {
         let direct = Endpoint::from(SocketAddr::from(([127, 0, 0, 1], 8080)));
         let sealed = Endpoint::Sealed { namespace: 7, port: 80 };
         let ipv6 = sealed.on_ipv6_loopback().unwrap();
+        assert_eq!(sealed.with_port(81), Endpoint::Sealed { namespace: 7, port: 81 });
+        assert_eq!(direct.with_port(81), Endpoint::from(SocketAddr::from(([127, 0, 0, 1], 81))));
         for (endpoint, text) in [
             (direct, "127.0.0.1:8080"),
             (direct.on_ipv6_loopback().unwrap(), "[::1]:8080"),

@@ -2,16 +2,16 @@
 
 use std::sync::Arc;
 
-use super::Pool;
+use super::Supply;
 use super::supply::hooks::RandomTextSources;
 use crate::cluster::LocalNode;
 use crate::instance::{Instance, State};
 use crate::proxy::routes::{RouteLookup, RouteUpdate};
 use crate::store::{PoolInfo, RouteChange};
 use crate::telemetry::ReleaseReason;
-use crate::template::{NodeSecret, Secret, Template};
+use crate::template::{NodeSecret, Template};
 
-impl Pool {
+impl Supply {
     /// Applies a change from the store's stream of events, and stops an instance of this node that another node ended.
     ///
     /// What this node does itself is in its route table before the stream reports it. So a change that the table knows
@@ -19,13 +19,15 @@ impl Pool {
     pub fn apply_route_change(self: &Arc<Self>, change: &RouteChange) {
         let node = match change {
             RouteChange::Set(instance) => Some(instance.node().clone()),
-            RouteChange::Gone(id) => match self.routes.find(id.as_str()) {
+            RouteChange::Gone(id) => match self.shared.routes.find(id.as_str()) {
                 RouteLookup::Live(route) => Some(route.node().clone()),
                 _ => None,
             },
         };
-        let applied = self.routes.apply_with_metrics(change, &self.metrics);
-        if applied == RouteUpdate::Unchanged || node.as_ref() != Some(&self.node) {
+        let applied = self.shared.routes.apply_with_metrics(change, &self.shared.metrics);
+        let is_own = node.as_ref() == Some(&self.shared.node);
+        // From the end of the pools on, another process of this node stops it.
+        if applied == RouteUpdate::Unchanged || !is_own || self.shared.stopping.is_cancelled() {
             return;
         }
         match change {
@@ -35,62 +37,51 @@ impl Pool {
             RouteChange::Set(instance) => self.stop_in_background(instance.id().clone()),
             RouteChange::Gone(id) => self.stop_in_background(id.clone()),
         }
-        self.wake.notify_one();
-    }
-
-    /// Returns whether this node makes no instances and lets those that it has finish.
-    pub(super) fn is_draining(&self) -> bool {
-        self.membership.is_draining()
-    }
-
-    /// Returns whether the secret of the random texts is known. Before that no instance is made.
-    pub(super) fn is_secret_known(&self) -> bool {
-        self.random_texts.get().is_some()
-    }
-
-    /// Returns the secret that signs challenges of the proof of work, which all nodes share; `None` before it is known.
-    pub fn proof_of_work_secret(&self) -> Option<&Secret> {
-        self.random_texts.get().map(RandomTextSources::proof_of_work_secret)
+        self.shared.wake.notify_one();
     }
 }
 
-impl LocalNode for Pool {
+impl LocalNode for Supply {
     fn runtime_name(&self) -> &'static str {
         self.runtime.name()
     }
 
     fn pool_infos(&self) -> Vec<PoolInfo> {
-        let is_draining = self.is_draining();
+        let is_draining = self.shared.is_draining();
         let info = |template: &Arc<Template>| PoolInfo {
             template: template.name.clone(),
             target: if is_draining { 0 } else { template.pool.target },
-            capacity: self.template_pools.get(template.name.as_str()).map_or(0, |pool| pool.sizes().max),
+            capacity: self
+                .shared
+                .template_pools
+                .get(template.name.as_str())
+                .map_or(0, |pool| pool.sizes().max),
         };
-        self.templates().iter().map(info).collect()
+        self.shared.template_pools.configured().iter().map(info).collect()
     }
 
     fn set_shared_secret(&self, secret: &NodeSecret) {
-        if self.is_clustered && self.random_texts.set(RandomTextSources::new(secret)).is_ok() {
-            self.wake.notify_one();
+        if self.shared.is_clustered && self.random_texts.set(RandomTextSources::new(secret)).is_ok() {
+            self.shared.wake.notify_one();
         }
     }
 
     fn draining_changed(&self, is_draining: bool) {
         if !is_draining {
-            self.template_pools.refill_all();
+            self.shared.template_pools.refill_all();
         }
         // The garbage collection retires what is ready.
-        self.garbage_collect_soon();
+        self.shared.garbage_collect_soon();
     }
 
     fn garbage_collect_soon(&self) {
-        Pool::garbage_collect_soon(self);
+        self.shared.garbage_collect_soon();
     }
 
     fn publish_evicted(&self, ended: &[Instance]) {
         for instance in ended {
-            self.publish_route(RouteChange::Set(instance.clone()));
-            self.metrics.record_release(instance.id().template(), ReleaseReason::Failed);
+            self.shared.publish_route(RouteChange::Set(instance.clone()));
+            self.shared.metrics.record_release(instance.id().template(), ReleaseReason::Failed);
         }
     }
 }

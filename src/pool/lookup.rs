@@ -8,13 +8,13 @@
 //!
 //! [`LookupBudget`]: super::lookup_budget::LookupBudget
 
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::Pool;
+use super::instances::Instances;
+use super::lookup_budget::Asker;
 use crate::instance::{Instance, InstanceId, State};
 use crate::proxy::routes::{Route, RouteLookup};
 use crate::store::{RouteChange, StoreError};
@@ -24,15 +24,6 @@ use crate::store::{RouteChange, StoreError};
 const MAX_STREAM_DELAY: Duration = Duration::from_millis(250);
 /// Time between two looks at the route table meanwhile.
 const STREAM_LOOK_INTERVAL: Duration = Duration::from_millis(25);
-
-/// Who asks for an instance, as the budget for unknown ids counts.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Asker {
-    /// An operator, a peer, or a client whose query was admitted before: not counted.
-    Trusted,
-    /// The client at this address.
-    Client(IpAddr),
-}
 
 /// What is known of an instance.
 #[derive(Debug)]
@@ -47,31 +38,27 @@ pub enum InstanceStatus {
     Gone,
 }
 
-impl Pool {
+impl Instances {
     /// Returns the instance's record; `None` when there is none, or when `asker` has used up the budget for unknown ids.
     /// The caller knows the instance's name, so this counts as its use.
     ///
     /// # Errors
     /// `Unavailable` when the store does not answer in time.
-    pub async fn get(
-        self: &Arc<Self>,
-        id: &InstanceId,
-        asker: Asker,
-    ) -> Result<Option<Instance>, StoreError> {
+    pub async fn get(&self, id: &InstanceId, asker: Asker) -> Result<Option<Instance>, StoreError> {
         if !self.may_exist(id, asker).await? {
             return Ok(None);
         }
         self.record_use_of(id);
-        let found = self.ask(self.store.get(id)).await?;
-        if matches!(self.routes.find(id.as_str()), RouteLookup::Unknown) {
+        let found = self.shared.store.get(id).await?;
+        if matches!(self.shared.routes.find(id.as_str()), RouteLookup::Unknown) {
             match &found {
                 Some(record) if record.lease().is_some() => {
-                    self.apply_route_change(&RouteChange::Set(record.clone()));
+                    self.supply.apply_route_change(&RouteChange::Set(record.clone()));
                 }
                 // It may be assigned at any moment, so it is not marked as absent.
                 Some(_) => {}
                 None => {
-                    self.routes.mark_absent(id.as_str());
+                    self.shared.routes.mark_absent(id.as_str());
                 }
             }
         }
@@ -79,15 +66,11 @@ impl Pool {
     }
 
     /// Returns what is known of an instance: from memory where the route table knows it, else from the store as
-    /// [`Pool::get`] does.
+    /// [`Instances::get`] does.
     ///
     /// # Errors
     /// `Unavailable` when the table does not know the id and the store does not answer in time.
-    pub async fn status(
-        self: &Arc<Self>,
-        id: &InstanceId,
-        asker: Asker,
-    ) -> Result<InstanceStatus, StoreError> {
+    pub async fn status(&self, id: &InstanceId, asker: Asker) -> Result<InstanceStatus, StoreError> {
         if let Some(status) = self.status_in_memory(id) {
             return Ok(status);
         }
@@ -101,8 +84,8 @@ impl Pool {
     }
 
     fn status_in_memory(&self, id: &InstanceId) -> Option<InstanceStatus> {
-        match self.routes.find(id.as_str()) {
-            RouteLookup::Live(route) if self.clock.now() < route.deadline() => {
+        match self.shared.routes.find(id.as_str()) {
+            RouteLookup::Live(route) if self.shared.clock.now() < route.deadline() => {
                 self.record_use(&route);
                 Some(InstanceStatus::Assigned(route))
             }
@@ -119,7 +102,7 @@ impl Pool {
     /// # Errors
     /// `Unavailable` when the budget is used up and the route table has not been filled yet: the instance may exist.
     pub(super) async fn may_exist(&self, id: &InstanceId, asker: Asker) -> Result<bool, StoreError> {
-        let is_known = || match self.routes.find(id.as_str()) {
+        let is_known = || match self.shared.routes.find(id.as_str()) {
             RouteLookup::Live(_) | RouteLookup::Ended(_) => Some(true),
             RouteLookup::Absent => Some(false),
             RouteLookup::Unknown => None,
@@ -127,7 +110,7 @@ impl Pool {
         if let Some(is_known) = is_known() {
             return Ok(is_known);
         }
-        let is_filled = self.routes.is_filled();
+        let is_filled = self.shared.routes.is_filled();
         if is_filled && !self.is_template_known(id.template()) {
             return Ok(false);
         }
@@ -143,29 +126,29 @@ impl Pool {
         }
         // Clients behind one address share a budget. The stream brings what another node assigned just now.
         let deadline = Instant::now() + MAX_STREAM_DELAY;
-        while self.is_clustered && is_known().is_none() && Instant::now() < deadline {
+        while self.shared.is_clustered && is_known().is_none() && Instant::now() < deadline {
             tokio::time::sleep(STREAM_LOOK_INTERVAL).await;
         }
         Ok(is_known().unwrap_or(false))
     }
 
     /// Returns whether the store is to be asked for a step that only an assigned instance allows: as
-    /// [`Pool::may_exist`], but an instance that has ended never becomes assigned again.
+    /// [`Instances::may_exist`], but an instance that has ended never becomes assigned again.
     ///
     /// # Errors
-    /// See [`Pool::may_exist`].
+    /// See [`Instances::may_exist`].
     pub(super) async fn may_be_assigned(&self, id: &InstanceId, asker: Asker) -> Result<bool, StoreError> {
-        let has_ended = matches!(self.routes.find(id.as_str()), RouteLookup::Ended(_));
+        let has_ended = matches!(self.shared.routes.find(id.as_str()), RouteLookup::Ended(_));
         Ok(!has_ended && self.may_exist(id, asker).await?)
     }
 
     /// Returns whether this node was ever configured with the template, or a living peer is.
     fn is_template_known(&self, name: &str) -> bool {
-        self.template_pools.get(name).is_some() || self.membership.has_peer_with_template(name)
+        self.shared.template_pools.get(name).is_some() || self.shared.membership.has_peer_with_template(name)
     }
 
     pub(super) fn record_use_of(&self, id: &InstanceId) {
-        if let RouteLookup::Live(route) = self.routes.find(id.as_str()) {
+        if let RouteLookup::Live(route) = self.shared.routes.find(id.as_str()) {
             self.record_use(&route);
         }
     }

@@ -21,6 +21,15 @@ const SERVER_INTERVAL: Duration = Duration::from_millis(10);
 /// Number of clients on record from which those with a full budget are forgotten.
 const FORGET_FROM: usize = 4096;
 
+/// Who asks for an instance, as the budget for unknown ids counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Asker {
+    /// An operator, a peer, or a client whose query was admitted before: not counted.
+    Trusted,
+    /// The client at this address.
+    Client(IpAddr),
+}
+
 /// The budgets for unknown ids.
 #[derive(Debug)]
 pub(super) struct LookupBudget {

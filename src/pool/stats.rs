@@ -1,11 +1,14 @@
 //! The counts of all pools, for the API, and their gauges.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use futures_util::try_join;
 use serde::Serialize;
 
-use super::{CapacityBasis, Pool};
+use super::shared_query::SharedQuery;
+use super::shared_state::SharedState;
+use super::{CapacityBasis, Supply};
 use crate::instance::{StateCounts, TemplateName};
 use crate::store::{NodeStatus, StoreError};
 use crate::telemetry::PoolMemory;
@@ -56,7 +59,27 @@ impl std::iter::Sum for PoolStats {
     }
 }
 
-impl Pool {
+/// The counts of all pools, and whether the store answers.
+pub struct Statistics {
+    shared: Arc<SharedState>,
+    supply: Arc<Supply>,
+    stats_query: SharedQuery<Result<Vec<TemplateStats>, StoreError>>,
+    ping_query: SharedQuery<Result<(), StoreError>>,
+}
+
+impl Statistics {
+    pub(super) fn new(shared: Arc<SharedState>, supply: Arc<Supply>) -> Self {
+        Self { shared, supply, stats_query: SharedQuery::default(), ping_query: SharedQuery::default() }
+    }
+
+    /// Checks that the store answers. Callers at the same time share a check, which begins after each of them called.
+    ///
+    /// # Errors
+    /// `Unavailable` when it does not answer in time.
+    pub async fn ping(&self) -> Result<(), StoreError> {
+        self.ping_query.answer(self.shared.store.ping()).await
+    }
+
     /// Returns the counts of each template over all nodes: first the templates of this node's configuration, in its
     /// order, then those that only peers have.
     ///
@@ -66,23 +89,24 @@ impl Pool {
     ///
     /// # Errors
     /// `Unavailable` when the store does not answer in time.
-    pub async fn stats(&self) -> Result<Vec<TemplateStats>, StoreError> {
+    pub async fn of_templates(&self) -> Result<Vec<TemplateStats>, StoreError> {
         self.stats_query.answer(self.query_stats()).await
     }
 
     async fn query_stats(&self) -> Result<Vec<TemplateStats>, StoreError> {
-        let (templates, peers) = (self.templates(), self.membership.living_peers());
+        let (templates, peers) =
+            (self.shared.template_pools.configured(), self.shared.membership.living_peers());
         let mut all = Vec::new();
         for template in templates.iter() {
             let name = template.name.as_str();
-            let template_pool = self.template_pools.get(name);
+            let template_pool = self.shared.template_pools.get(name);
             let sizes = template_pool.as_ref().map_or(template.pool, |pool| pool.sizes());
-            let target = if self.is_draining() { 0 } else { sizes.target };
-            let own = self.ask(self.store.counts(&template.name, Some(&self.node)));
+            let target = if self.shared.is_draining() { 0 } else { sizes.target };
+            let own = self.shared.store.counts(&template.name, Some(&self.shared.node));
             let problem = template_pool.and_then(|pool| pool.problem());
             let sum = self.sum_over_nodes(&template.name, target, sizes.max, problem, &peers);
             let (own, sum) = try_join!(own, sum)?;
-            self.metrics.set_pool_counts(name, own, target, sizes.max);
+            self.shared.metrics.set_pool_counts(name, own, target, sizes.max);
             all.push(sum);
         }
         let infos = peers.iter().flat_map(|peer| &peer.info.pools);
@@ -91,10 +115,10 @@ impl Pool {
             all.push(self.sum_over_nodes(name, 0, 0, None, &peers).await?);
         }
         // The instances of a removed template disappear one by one; its gauges must follow.
-        for pool in self.template_pools.all().into_iter().filter(|pool| !pool.is_configured()) {
+        for pool in self.shared.template_pools.all().into_iter().filter(|pool| !pool.is_configured()) {
             let name = &pool.template().name;
-            let own = self.ask(self.store.counts(name, Some(&self.node))).await?;
-            self.metrics.set_pool_counts(name.as_str(), own, 0, 0);
+            let own = self.shared.store.counts(name, Some(&self.shared.node)).await?;
+            self.shared.metrics.set_pool_counts(name.as_str(), own, 0, 0);
         }
         Ok(all)
     }
@@ -108,7 +132,7 @@ impl Pool {
         problem: Option<String>,
         peers: &[NodeStatus],
     ) -> Result<TemplateStats, StoreError> {
-        let StateCounts { warming, ready, assigned } = self.ask(self.store.counts(name, None)).await?;
+        let StateCounts { warming, ready, assigned } = self.shared.store.counts(name, None).await?;
         let mut stats = PoolStats { ready, assigned, warming, target, capacity };
         for info in peers.iter().flat_map(|peer| &peer.info.pools) {
             if info.template == *name {
@@ -116,7 +140,7 @@ impl Pool {
                 stats.capacity += info.capacity;
             }
         }
-        let sample = self.memory_sample.load();
+        let sample = self.supply.memory_sample.load();
         let (memory, by_memory) =
             (sample.memory_of_pool(name.as_str()), sample.capacity_basis(name.as_str()));
         Ok(TemplateStats { template: name.to_string(), stats, memory, by_memory, problem })

@@ -204,14 +204,35 @@ impl TemplatePool {
     }
 }
 
-/// The pools of all templates that were configured since the start, by name.
-#[derive(Debug, Default)]
-pub(super) struct TemplatePools(papaya::HashMap<Arc<str>, Arc<TemplatePool>>);
+/// The configured templates, and the pools of all that were configured since the start, by name.
+#[derive(Debug)]
+pub(super) struct TemplatePools {
+    configured: ArcSwap<Templates>,
+    pools: papaya::HashMap<Arc<str>, Arc<TemplatePool>>,
+}
 
 impl TemplatePools {
+    /// Creates the pools of the configured templates.
+    pub(super) fn new(templates: Templates) -> Self {
+        let templates = Arc::new(templates);
+        let new = Self { configured: ArcSwap::new(templates.clone()), pools: papaya::HashMap::default() };
+        new.adopt_pools(&templates);
+        new
+    }
+
+    /// Returns the templates that are configured at present.
+    pub(super) fn configured(&self) -> Arc<Templates> {
+        self.configured.load_full()
+    }
+
     /// Takes over the configured templates. The pools of all other templates are kept, but no longer filled.
-    pub(super) fn adopt(&self, templates: &Templates) {
-        let pools = self.0.pin();
+    pub(super) fn adopt(&self, templates: Templates) {
+        self.adopt_pools(&templates);
+        self.configured.store(Arc::new(templates));
+    }
+
+    fn adopt_pools(&self, templates: &Templates) {
+        let pools = self.pools.pin();
         for pool in pools.values() {
             let is_configured = templates.get(pool.template().name.as_str()).is_some();
             pool.is_configured.store(is_configured, Ordering::Release);
@@ -243,12 +264,12 @@ impl TemplatePools {
 
     /// Returns the pool of the template `name`, if that was configured since the start.
     pub(super) fn get(&self, name: &str) -> Option<Arc<TemplatePool>> {
-        self.0.pin().get(name).cloned()
+        self.pools.pin().get(name).cloned()
     }
 
     /// Returns all pools, those of removed templates too.
     pub(super) fn all(&self) -> Vec<Arc<TemplatePool>> {
-        self.0.pin().values().cloned().collect()
+        self.pools.pin().values().cloned().collect()
     }
 
     /// Marks each pool to be filled up to its target at once.

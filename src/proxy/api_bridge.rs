@@ -1,23 +1,21 @@
-//! Responses that this program writes on a connection that Pingora holds: those of the API, and error responses.
+//! Responses that this program writes where Pingora holds the connection: those of the API over HTTP/2, and error
+//! responses.
 
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use futures_util::StreamExt;
 use http::request::Parts;
-use http::{Response, Version, header};
-use pingora_core::Result;
-use pingora_core::protocols::http::ServerSession;
+use http::{Response, header};
+use pingora_core::{ErrorType, Result};
 use pingora_http::ResponseHeader;
 use pingora_proxy::Session;
 use tokio::time::{Instant, timeout_at};
 
 use super::Proxy;
-use super::headers::RequestSource;
-use super::provenance::set_provenance;
 use crate::api::{ApiError, Body, MAX_BODY};
-use crate::pool::{Delivered, Delivery};
-use crate::request::{AckState, BytesWritten};
+use crate::pool::Delivered;
+use crate::request::{AckState, BytesWritten, RequestContext};
 
 /// Time between two queries of the kernel whether a client's system has acknowledged a response.
 const ACK_QUERY_INTERVAL: Duration = Duration::from_millis(5);
@@ -25,13 +23,12 @@ const ACK_QUERY_INTERVAL: Duration = Duration::from_millis(5);
 const ACK_TIMEOUT: Duration = Duration::from_secs(2);
 
 impl Proxy {
-    /// Answers a request for the API with the same handler that hyper calls.
+    /// Answers a request of HTTP/2 for the API with the same handler that hyper calls.
     ///
     /// # Errors
     /// The response cannot be written.
-    pub(super) async fn answer_api(&self, session: &mut Session, source: RequestSource<'_>) -> Result<()> {
-        let mut head: Parts = (**session.req_header()).clone();
-        set_provenance(&mut head, source.provenance);
+    pub(super) async fn answer_api(&self, session: &mut Session, context: &RequestContext<'_>) -> Result<()> {
+        let head: Parts = (**session.req_header()).clone();
         // Held until the request was handled, since the handler has the body.
         let buffer = self.reserve_body(&head);
         let body = match &buffer {
@@ -41,7 +38,10 @@ impl Proxy {
         if body.is_err() {
             session.set_keepalive(None);
         }
-        let response = self.0.api.handle(&head, body, source.peer, source.is_secure).await;
+        let pass = self.0.api.enter();
+        // Another process answers for the API by now.
+        let body = if pass.is_some() { body } else { Err(ApiError::StoreUnavailable) };
+        let response = self.0.api.handle(&head, body, context).await;
         send(session, response).await
     }
 }
@@ -49,19 +49,16 @@ impl Proxy {
 /// Reads the whole body of a request.
 async fn read_body(session: &mut Session, read_timeout: Duration) -> Result<Bytes, ApiError> {
     let deadline = Instant::now() + read_timeout;
-    let head = session.req_header();
-    let expects_continue =
-        head.headers.get(header::EXPECT).is_some_and(|v| v.as_bytes().eq_ignore_ascii_case(b"100-continue"));
-    if expects_continue && head.version == Version::HTTP_11 {
-        // Without it the client waits, and the body arrives late or not at all.
-        session.write_continue_response().await.map_err(|_| ApiError::MalformedBody)?;
-    }
     let mut body = BytesMut::new();
     loop {
         let chunk = timeout_at(deadline, session.as_downstream_mut().read_request_body())
             .await
             .map_err(|_| ApiError::Timeout)?
-            .map_err(|_| ApiError::MalformedBody)?;
+            // Pingora's own timer is as long, and either may be the first.
+            .map_err(|error| match error.etype() {
+                ErrorType::ReadTimedout => ApiError::Timeout,
+                _ => ApiError::MalformedBody,
+            })?;
         let Some(chunk) = chunk else { return Ok(body.freeze()) };
         if body.len() + chunk.len() > MAX_BODY {
             return Err(ApiError::TooLarge);
@@ -74,10 +71,10 @@ async fn read_body(session: &mut Session, read_timeout: Duration) -> Result<Byte
 /// the client did not get the response. Takes a moment, unless the client is gone.
 async fn confirm_delivery(session: &Session, delivered: Delivered) {
     let Some(socket) = session.digest().and_then(|digest| digest.socket_digest.clone()) else { return };
-    // Over HTTP/2 this session does not own the connection. If the connection ends, another may get its descriptor's
-    // number, so the socket's cookie is compared after each query.
+    // This session does not own the connection. If the connection ends, another may get its descriptor's number, so the
+    // socket's cookie is compared after each query.
     let Ok(cookie) = socket.socket_cookie() else { return };
-    // Over HTTP/2 another task writes; this lets it do so.
+    // Another task writes; this lets it do so.
     tokio::task::yield_now().await;
     let written = BytesWritten::so_far(&socket);
     let deadline = Instant::now() + ACK_TIMEOUT;
@@ -95,40 +92,19 @@ async fn confirm_delivery(session: &Session, delivered: Delivered) {
     }
 }
 
-/// Writes the head of a response that assigns an instance, and notes the attempt where the client may learn of it.
+/// Sends a response. If it assigns an instance, which it does over HTTP/2 only, reports how far the response got: a write
+/// to a client that has left succeeds, so only the kernel's counters of acknowledged bytes show whether the client got it.
 ///
-/// Over HTTP/1 that is before the write: Pingora flushes a head without a body, and the flush to a client that reads
-/// nothing ends in the middle of the head. Over HTTP/2 h2 refuses the head of a cancelled stream, and then writes no
-/// byte. Once h2 accepts a head, the connection's task may write it at any time.
-///
-/// # Errors
-/// The head cannot be written.
-async fn write_tracked_head(
-    downstream: &mut ServerSession,
-    head: ResponseHeader,
-    delivery: &mut Delivery,
-) -> Result<()> {
-    if !downstream.is_http2() {
-        delivery.mark_attempted();
-    }
-    downstream.write_response_header(Box::new(head)).await?;
-    delivery.mark_attempted();
-    Ok(())
-}
-
-/// Sends a response. If it assigns an instance, reports how far the response got: a write to a client that has left
-/// succeeds, so only the kernel's counters of acknowledged bytes show whether the client got it.
+/// H2 refuses the head of a cancelled stream, and then writes no byte. Once it accepts a head, the connection's task may
+/// write it at any time.
 ///
 /// # Errors
 /// The response cannot be written. Over HTTP/2, that includes a request that the client has cancelled.
 pub(super) async fn send(session: &mut Session, mut response: Response<Body>) -> Result<()> {
     let delivery = response.body_mut().take_delivery();
     let (head, body) = response.into_parts();
-    let version = session.req_header().version;
-    let may_chunk = version == Version::HTTP_11;
-    let ends_with_connection = version == Version::HTTP_10 && matches!(body, Body::Stream(_));
     let says_close = head.headers.get(header::CONNECTION).is_some_and(|value| value == "close");
-    if says_close || ends_with_connection || session.is_process_shutting_down() {
+    if says_close || session.is_process_shutting_down() {
         session.set_keepalive(None);
     }
     let mut head: ResponseHeader = head.into();
@@ -141,21 +117,19 @@ pub(super) async fn send(session: &mut Session, mut response: Response<Body>) ->
             if !head.headers.contains_key(header::CONTENT_LENGTH) {
                 head.set_content_length(bytes.len())?;
             }
+            downstream.write_response_header(Box::new(head)).await?;
             let Some(mut delivery) = delivery else {
-                downstream.write_response_header(Box::new(head)).await?;
                 return downstream.write_response_body(bytes, true).await;
             };
-            write_tracked_head(downstream, head, &mut delivery).await?;
+            delivery.mark_attempted();
             downstream.write_response_body(bytes, true).await?;
             if let Some(delivered) = delivery.complete() {
                 confirm_delivery(session, delivered).await;
             }
             Ok(())
         }
+        // Of the API, and so over HTTP/2.
         Body::Stream(mut chunks) => {
-            if may_chunk {
-                head.insert_header(header::TRANSFER_ENCODING, "chunked")?;
-            }
             downstream.write_response_header(Box::new(head)).await?;
             loop {
                 tokio::select! {
@@ -178,16 +152,15 @@ mod tests {
     use std::sync::Arc;
 
     use http::StatusCode;
-    use pingora_core::protocols::http::v2;
     use pingora_core::protocols::http::v2::server::{H2Accept, HttpSession};
+    use pingora_core::protocols::http::{ServerSession, v2};
     use pingora_core::protocols::{Digest, Stream};
-    use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
     use super::*;
+    use crate::pool::Delivery;
     use crate::pool::delivery_probe::{Outcome, granted};
     use crate::telemetry::task;
 
-    const MAX_WAIT: Duration = Duration::from_secs(20);
     const HOST: &str = "instance-0123456789.localhost";
 
     /// Returns the response that assigns an instance: a redirect, which may have a body.
@@ -197,43 +170,6 @@ mod tests {
             .header(header::LOCATION, format!("http://{HOST}/"))
             .body(Body::full(body).with_delivery(delivery))
             .unwrap()
-    }
-
-    /// Sends a response over HTTP/1 to a client that takes `room` bytes and reads no more before it leaves. Returns what
-    /// it got, and what the delivery left to be done.
-    async fn outcome_with_room(room: usize, body: &'static str) -> (String, Outcome) {
-        let (mut client, server) = tokio::io::duplex(room);
-        let (delivery, outcome) = granted();
-        let mut session = Session::new_h1(Box::new(server));
-        let request = client.write_all(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n");
-        let (sent, read) = tokio::join!(request, session.as_downstream_mut().read_request());
-        sent.unwrap();
-        assert!(read.unwrap());
-        let mut sending = Box::pin(send(&mut session, assigning(body, delivery)));
-        // Polled once: writes what the client takes.
-        let is_sent = futures_util::poll!(&mut sending).is_ready();
-        let mut got = vec![0; room];
-        let length = client.read(&mut got).await.unwrap();
-        drop(client);
-        let result = if is_sent { Ok(()) } else { sending.await };
-        assert_eq!(result.is_ok(), is_sent, "a client that left cannot be sent the rest");
-        got.truncate(length);
-        (String::from_utf8(got).unwrap(), outcome())
-    }
-
-    #[tokio::test]
-    async fn a_head_that_was_sent_in_part_releases_the_instance_and_never_undoes_its_claim() {
-        for body in ["", "body"] {
-            for room in [1, 64, 128, 150] {
-                let test = timeout_at(Instant::now() + MAX_WAIT, outcome_with_room(room, body));
-                let (got, outcome) = test.await.expect("it ends");
-                assert!(got.len() == room && !got.contains("\r\n\r\n"), "no part of a head: {got}");
-                assert_eq!(outcome, Outcome::RELEASED, "{room} bytes were sent: {got}");
-            }
-            let (got, outcome) = outcome_with_room(4096, body).await;
-            assert!(got.contains(HOST) && got.ends_with(&format!("\r\n\r\n{body}")), "{got}");
-            assert_eq!(outcome, Outcome::CONFIRMED, "the whole response was sent");
-        }
     }
 
     #[tokio::test]

@@ -13,24 +13,21 @@ use pingora_core::upstreams::peer::{H1UpgradePolicy, HttpPeer};
 use pingora_core::{Error, ErrorType, Result};
 use rustix::net::sockopt::set_socket_recv_buffer_size;
 
-use super::routes::Route;
+use super::routes::{IDLE_TIMEOUT, Route};
 use crate::instance::Endpoint;
-use crate::pool::Pool;
+use crate::pool::Instances;
 
 /// Longest time to establish a connection. Apps are on this host: one that refuses does so at once, and if an app's
 /// accept queue is full, the kernel repeats the SYN after one and after three seconds.
 pub(super) const APP_CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// How long an idle connection is kept. It must be shorter than the idle timeout of app servers (Node.js: 5 s), since a
-/// request that is sent while the app closes the connection is lost.
-const IDLE_TIMEOUT: Duration = Duration::from_secs(4);
 
 /// Size of the kernel's receive buffer of an upstream connection, in bytes. While a client does not read, Pingora holds
 /// about ten pieces of the response, each of what one read returns: 64 KiB with large buffers.
-const UPSTREAM_RECV_BUFFER: usize = 32 * 1024;
+pub(super) const UPSTREAM_RECV_BUFFER: usize = 32 * 1024;
 
 /// Returns how Pingora reaches the app of a route. `read_timeout` is how long the app may be silent.
 pub(super) fn peer(
-    pool: &Arc<Pool>,
+    instances: &Arc<Instances>,
     route: &Route,
     read_timeout: Option<Duration>,
     write_timeout: Duration,
@@ -45,7 +42,7 @@ pub(super) fn peer(
     };
     let mut peer = HttpPeer::new(address, false, String::new());
     if let Endpoint::Sealed { .. } | Endpoint::SealedIpv6 { .. } = endpoint {
-        peer.options.custom_l4 = Some(Arc::new(SealedConnector { pool: pool.clone(), endpoint }));
+        peer.options.custom_l4 = Some(Arc::new(SealedConnector { instances: instances.clone(), endpoint }));
     }
     set_common_options(&mut peer, route, read_timeout, write_timeout);
     peer.options.connection_timeout = Some(APP_CONNECT_TIMEOUT);
@@ -74,7 +71,7 @@ pub(super) fn set_common_options(
 
 /// Connects to an app in a sealed network namespace.
 struct SealedConnector {
-    pool: Arc<Pool>,
+    instances: Arc<Instances>,
     endpoint: Endpoint,
 }
 
@@ -88,7 +85,7 @@ impl fmt::Debug for SealedConnector {
 impl Connect for SealedConnector {
     /// Has no deadline of its own: the peer's `total_connection_timeout` bounds it.
     async fn connect(&self, _: &PeerAddress) -> Result<Stream> {
-        match self.pool.connect(self.endpoint).await {
+        match self.instances.connect(self.endpoint).await {
             Ok(stream) => {
                 // A failure only leaves the buffer larger.
                 let _ = set_socket_recv_buffer_size(&stream, UPSTREAM_RECV_BUFFER);
@@ -141,7 +138,7 @@ mod tests {
         // All listen at the same address in their namespaces, and one at that address in the host's.
         let sealed = |namespace| Endpoint::Sealed { namespace, port: at.port() };
         let one = route(&table, sealed(1));
-        let peer_of = |route: &Route| peer(&pool, route, None, PATIENCE);
+        let peer_of = |route: &Route| peer(&pool.instances, route, None, PATIENCE);
         let connector = TransportConnector::new(None);
         let (stream, reused) = connector.get_stream(&peer_of(&one)).await.unwrap();
         assert!(!reused);
@@ -160,7 +157,7 @@ mod tests {
         let (pool, table) = (sealed_pool(gone), RouteTable::default());
         let route = route(&table, Endpoint::Sealed { namespace: 1, port: gone.port() });
         let connector = TransportConnector::new(None);
-        let error = connector.get_stream(&peer(&pool, &route, None, PATIENCE)).await.err().unwrap();
+        let error = connector.get_stream(&peer(&pool.instances, &route, None, PATIENCE)).await.err().unwrap();
         assert_eq!((error.esource(), error.etype()), (&ErrorSource::Upstream, &ErrorType::ConnectError));
     }
 }

@@ -48,7 +48,7 @@ impl Proxy {
     }
 
     fn error_page(&self, error: &ApiError, head: &Parts, request_id: &str) -> Page {
-        let home = self.0.pool.public_url().home_url();
+        let home = self.0.public_url.home_url();
         match error {
             ApiError::NotFound(_) => pages::instance_not_found(&home, request_id),
             ApiError::InstanceEnded(reason) => {

@@ -1,12 +1,10 @@
 //! The headers of forwarded messages: what an app gets of a visitor's request, and what a visitor gets of an app's
 //! response.
 
-use std::net::IpAddr;
-
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::request::Parts;
 use pingora_core::Result;
-use pingora_http::{RequestHeader, ResponseHeader};
+use pingora_http::RequestHeader;
 
 use super::Proxy;
 use super::public_links::{InstanceOrigin, has_links};
@@ -14,9 +12,9 @@ use super::routes::Route;
 use super::target::Target;
 use crate::api::INSTANCE_TOKEN_HEADER;
 use crate::clock::Clock;
-use crate::cluster::{HOP_HEADER, Provenance};
+use crate::cluster::HOP_HEADER;
 use crate::config::Scheme;
-use crate::request::{RequestId, authority, forwarded_for};
+use crate::request::{Peer, RequestContext, RequestId, authority, forwarded_for};
 
 /// The deadline of the instance's lease, RFC 3339. An app may show a countdown.
 const EXPIRES_AT: HeaderName = HeaderName::from_static("x-demo-expires-at");
@@ -28,15 +26,22 @@ const API_KEY: HeaderName = HeaderName::from_static("x-api-key");
 const CLEAR_SITE_DATA: HeaderName = HeaderName::from_static("clear-site-data");
 
 /// The headers that keep an instance's address private.
-const PRIVACY_HEADERS: [(HeaderName, HeaderValue); 2] = [
+pub(super) const PRIVACY_HEADERS: [(HeaderName, HeaderValue); 2] = [
     (header::REFERRER_POLICY, HeaderValue::from_static("same-origin")),
     (HeaderName::from_static("x-robots-tag"), HeaderValue::from_static("noindex")),
 ];
 
 /// Headers that concern one connection only (RFC 9110, section 7.6.1). `Transfer-Encoding` is not among them: the
-/// engines frame the body.
-const HOP_BY_HOP: [&str; 6] =
-    ["keep-alive", "proxy-connection", "proxy-authenticate", "proxy-authorization", "te", "http2-settings"];
+/// engines frame the body. `Trailer` is, because both leave trailers out.
+const HOP_BY_HOP: [&str; 7] = [
+    "keep-alive",
+    "proxy-connection",
+    "proxy-authenticate",
+    "proxy-authorization",
+    "te",
+    "http2-settings",
+    "trailer",
+];
 
 /// Headers besides `X-Forwarded-*` in which proxies forward what they know of a request. Apps believe them.
 const FORWARDED: [&str; 8] = [
@@ -57,42 +62,27 @@ pub(super) struct ForwardedHeaders {
     is_trusted: bool,
 }
 
-/// Where a request came from.
-#[derive(Clone, Copy)]
-pub(super) struct RequestSource<'a> {
-    /// The address at the other end of the connection.
-    pub(super) peer: IpAddr,
-    /// Whether the connection is encrypted.
-    pub(super) is_secure: bool,
-    /// Whether a visitor or another node sent the request.
-    pub(super) provenance: &'a Provenance,
-}
-
 impl Proxy {
     /// Returns the headers that replace what the client sent under the same names. An app gets the same headers
     /// whichever node the visitor connects to: a node that forwards a request is not listed as a proxy.
     ///
     /// A node that forwards a request adds up to six headers, so a request at the limit of headers is refused (431) by
     /// the next node.
-    pub(super) fn forwarded_headers(
-        &self,
-        head: &Parts,
-        source: RequestSource<'_>,
-        request_id: &RequestId,
-    ) -> ForwardedHeaders {
-        let RequestSource { peer, is_secure, provenance } = source;
+    pub(super) fn forwarded_headers(&self, head: &Parts, context: &RequestContext<'_>) -> ForwardedHeaders {
+        let (Peer { address, is_secure }, provenance) = (context.peer, &context.provenance);
         let headers = &head.headers;
-        let is_trusted = provenance.is_trusted() || self.0.trusted_proxies.contains(peer.to_canonical());
+        let is_trusted = provenance.is_trusted() || self.0.trusted_proxies.contains(address.to_canonical());
         let trusted_value = |name: &HeaderName| headers.get(name).filter(|_| is_trusted).cloned();
         let scheme = HeaderValue::from_static(if is_secure { Scheme::Https } else { Scheme::Http }.as_str());
         let host = authority(&head.uri, headers).and_then(|host| HeaderValue::from_str(host).ok());
         let mut forwarded = vec![
             (FORWARDED_PROTO, trusted_value(&FORWARDED_PROTO).unwrap_or(scheme)),
-            (RequestId::HEADER, request_id.to_header_value()),
+            (RequestId::HEADER, context.id.to_header_value()),
         ];
         // The node that forwarded the request has added the visitor's address already.
         let from_node = headers.get(FORWARDED_FOR).filter(|_| provenance.is_trusted()).cloned();
-        let extended = || HeaderValue::from_str(&forwarded_for(peer, headers, &self.0.trusted_proxies)).ok();
+        let extended =
+            || HeaderValue::from_str(&forwarded_for(address, headers, &self.0.trusted_proxies)).ok();
         if let Some(value) = from_node.or_else(extended) {
             forwarded.push((FORWARDED_FOR, value));
         }
@@ -113,7 +103,7 @@ impl Proxy {
         if !matches!(target, Target::App) || !has_links(headers) {
             return Vec::new();
         }
-        let public_url = self.0.pool.public_url();
+        let public_url = &self.0.public_url;
         let origin = InstanceOrigin {
             host: &public_url.instance_host(route.id()),
             inner_port: route.endpoint().port(),
@@ -125,6 +115,16 @@ impl Proxy {
 }
 
 impl ForwardedHeaders {
+    /// Returns whether a header of the client's request, by its name in lower case, is removed or replaced.
+    pub(super) fn removes(&self, name: &str) -> bool {
+        is_removed_from_request(name, self.is_trusted) || self.set.iter().any(|(set, _)| set == name)
+    }
+
+    /// Returns the headers that are set.
+    pub(super) fn set(&self) -> &[(HeaderName, HeaderValue)] {
+        &self.set
+    }
+
     /// Adds the header that depends on the target: the deadline for an app, the hop header for another node.
     pub(super) fn for_target(mut self, route: &Route, target: &Target, clock: &Clock) -> Self {
         match target {
@@ -141,14 +141,19 @@ impl ForwardedHeaders {
 
 /// Returns whether a header of a client's request is removed: because the app must not get it. `is_trusted` says
 /// whether a trusted proxy sent the request.
-fn is_removed_from_request(name: &HeaderName, is_trusted: bool) -> bool {
-    let text = name.as_str();
-    !is_trusted && (text.starts_with("x-forwarded-") || FORWARDED.contains(&text))
-        || HOP_BY_HOP.contains(&text)
-        || *name == API_KEY
-        || *name == INSTANCE_TOKEN_HEADER
-        || *name == EXPIRES_AT
-        || *name == HOP_HEADER
+fn is_removed_from_request(name: &str, is_trusted: bool) -> bool {
+    !is_trusted && (name.starts_with("x-forwarded-") || FORWARDED.contains(&name))
+        || HOP_BY_HOP.contains(&name)
+        || API_KEY == name
+        || INSTANCE_TOKEN_HEADER == name
+        || EXPIRES_AT == name
+        || HOP_HEADER == name
+}
+
+/// Returns whether a header of an app's response concerns one connection only, by its name in lower case. No upgrade
+/// is carried but that of a handshake, and a visitor who took up the offer would get none.
+pub(super) fn is_removed_from_response(name: &str) -> bool {
+    HOP_BY_HOP.contains(&name) || header::UPGRADE == name
 }
 
 /// Turns the head of a visitor's request into the head that the upstream gets. Pingora has removed `Connection` and the
@@ -157,7 +162,7 @@ fn is_removed_from_request(name: &HeaderName, is_trusted: bool) -> bool {
 /// # Errors
 /// Pingora cannot represent a header.
 pub(super) fn rewrite_request(request: &mut RequestHeader, forwarded: &ForwardedHeaders) -> Result<()> {
-    let is_removed = |name: &&HeaderName| is_removed_from_request(name, forwarded.is_trusted);
+    let is_removed = |name: &&HeaderName| is_removed_from_request(name.as_str(), forwarded.is_trusted);
     let removed: Vec<HeaderName> = request.headers.keys().filter(is_removed).cloned().collect();
     for name in &removed {
         request.remove_header(name);
@@ -175,7 +180,7 @@ pub(super) fn rewrite_request(request: &mut RequestHeader, forwarded: &Forwarded
 pub(super) fn rewrite_handshake(headers: &mut HeaderMap, forwarded: &ForwardedHeaders) {
     let removed: Vec<HeaderName> = headers
         .keys()
-        .filter(|name| is_removed_from_request(name, forwarded.is_trusted))
+        .filter(|name| is_removed_from_request(name.as_str(), forwarded.is_trusted))
         .cloned()
         .chain(named_by_connection(headers))
         .collect();
@@ -194,7 +199,7 @@ pub(super) fn rewrite_handshake(headers: &mut HeaderMap, forwarded: &ForwardedHe
 
 /// Returns one line for all lines of cookies, as HTTP/1.1 requires (RFC 9113, section 8.2.3: HTTP/2 clients send each
 /// cookie on a line of its own); `None` if there is one line at most.
-fn joined_cookies(headers: &HeaderMap) -> Option<HeaderValue> {
+pub(super) fn joined_cookies(headers: &HeaderMap) -> Option<HeaderValue> {
     let lines: Vec<&[u8]> = headers.get_all(header::COOKIE).iter().map(HeaderValue::as_bytes).collect();
     (lines.len() > 1).then(|| HeaderValue::from_bytes(&lines.join(&b"; "[..])).ok()).flatten()
 }
@@ -221,68 +226,6 @@ pub(super) fn named_by_connection(headers: &HeaderMap) -> Vec<HeaderName> {
     names
 }
 
-/// Turns the head of an app's response into the head that the visitor gets. `links` are the headers that
-/// [`Proxy::replaced_links`] returns for it.
-///
-/// # Errors
-/// Pingora cannot represent a header.
-pub(super) fn rewrite_response(
-    response: &mut ResponseHeader,
-    links: Vec<(HeaderName, HeaderValue)>,
-) -> Result<()> {
-    let hop_by_hop: Vec<HeaderName> = named_by_connection(&response.headers)
-        .into_iter()
-        .chain(response.headers.keys().filter(|name| HOP_BY_HOP.contains(&name.as_str())).cloned())
-        // Pingora carries no upgrade, and a visitor who took up the offer would get none.
-        .chain([header::UPGRADE])
-        .collect();
-    for name in &hop_by_hop {
-        response.remove_header(name);
-    }
-    for (name, values) in confined_fields(&response.headers) {
-        response.remove_header(&name);
-        for value in values {
-            response.append_header(name.clone(), value)?;
-        }
-    }
-    for (name, value) in links {
-        response.insert_header(name, value)?;
-    }
-    for (name, value) in PRIVACY_HEADERS {
-        if !response.headers.contains_key(&name) {
-            response.insert_header(name, value)?;
-        }
-    }
-    Ok(())
-}
-
-/// Does to the headers of an app's response to a handshake what [`rewrite_response`] does to those of other responses.
-/// A 101 keeps its `Upgrade`.
-pub(super) fn rewrite_handshake_response(
-    headers: &mut HeaderMap,
-    is_switching: bool,
-    links: Vec<(HeaderName, HeaderValue)>,
-) {
-    let hop_by_hop: Vec<HeaderName> =
-        headers.keys().filter(|name| HOP_BY_HOP.contains(&name.as_str())).cloned().collect();
-    for name in named_by_connection(headers).into_iter().chain(hop_by_hop) {
-        headers.remove(name);
-    }
-    if !is_switching {
-        headers.remove(header::UPGRADE);
-    }
-    for (name, values) in confined_fields(headers) {
-        headers.remove(&name);
-        for value in values {
-            headers.append(name.clone(), value);
-        }
-    }
-    for (name, value) in links {
-        headers.insert(name, value);
-    }
-    add_privacy_headers(headers);
-}
-
 /// Gives a response on an instance's host the headers that keep its address private, unless it has them. A reader of
 /// the address in a `Referer`, or in the results of a search, could open the app.
 pub(super) fn add_privacy_headers(headers: &mut HeaderMap) {
@@ -293,7 +236,7 @@ pub(super) fn add_privacy_headers(headers: &mut HeaderMap) {
 
 /// Returns the headers by which a response would have an effect on other hosts of the site, each with the values that
 /// replace its own.
-fn confined_fields(headers: &HeaderMap) -> Vec<(HeaderName, Vec<HeaderValue>)> {
+pub(super) fn confined_fields(headers: &HeaderMap) -> Vec<(HeaderName, Vec<HeaderValue>)> {
     let mut replaced = Vec::new();
     if headers.contains_key(header::SET_COOKIE) {
         // Without `Domain`, a cookie belongs to the instance's own host.
@@ -345,7 +288,10 @@ pub(super) fn is_event_stream(headers: &HeaderMap) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use pingora_http::ResponseHeader;
+
     use super::*;
+    use crate::proxy::head_changes::rewrite_response;
     use proptest::prelude::*;
 
     fn stripped(cookie: &str) -> String {

@@ -6,7 +6,7 @@
 //! new_ctx                   counts the request as in flight
 //!   │
 //! request_filter            sets the client's timeouts, removes the hop header, finds destination, route and target
-//!   ├─ API ───────────────► api_bridge runs Api::handle, which writes the log line, and sends its response ─► end
+//!   ├─ API over HTTP/2 ───► api_bridge runs Api::handle, which writes the log line, and sends its response ─► end
 //!   ├─ refused, no route ─► error_page; its response is sent ─► logging ─► end
 //!   │
 //! upstream_peer             chooses the connection: app_peer to an app, node_peer to another node
@@ -39,19 +39,19 @@ use pingora_core::upstreams::peer::HttpPeer;
 use pingora_core::{Error, ErrorType, Result};
 use pingora_http::{RequestHeader, ResponseHeader};
 use pingora_proxy::{FailToProxy, ProxyHttp, Session};
-use tokio::time::Instant;
 
-use super::headers::{RequestSource, field_count, is_event_stream, rewrite_request, rewrite_response};
+use super::head_changes::rewrite_response;
+use super::headers::{field_count, is_event_stream, rewrite_request};
 use super::node_peer::NodeTlsConnector;
-use super::request_permit::{RequestPermit, ResponsePermit};
+use super::request_permit::{RequestPermit, ResponsePermit, content_length};
 use super::routes::Route;
 use super::service::INSTANCE_PATH_PATTERN;
 use super::silence::{SilenceWatch, is_stream};
 use super::target::Target;
 use super::{Proxy, api_bridge, app_peer, exchange_error, node_peer};
 use crate::api::ApiError;
-use crate::cluster::{HOP_HEADER, Provenance};
-use crate::request::{Destination, InFlightGuard, RequestId};
+use crate::cluster::HOP_HEADER;
+use crate::request::{Destination, InFlightGuard, Peer, RequestContext, RequestId};
 use crate::telemetry::{HostKind, RequestRecord};
 
 /// Maximum number of header fields of a request. The HTTP/1 guard counts them on HTTP/1, this file on HTTP/2.
@@ -62,11 +62,10 @@ const INSTANCE_METHODS: &str = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS";
 
 /// What the phases of one request share.
 #[derive(Debug)]
-pub struct RequestContext {
-    start: Instant,
-    request_id: Option<RequestId>,
+pub struct Phases {
+    /// `None` until the head was read.
+    context: Option<RequestContext<'static>>,
     host: HostKind,
-    provenance: Provenance,
     target: Option<(Arc<Route>, Target)>,
     permit: Option<RequestPermit>,
     response_permit: Option<ResponsePermit>,
@@ -83,14 +82,12 @@ pub struct RequestContext {
 
 #[async_trait]
 impl ProxyHttp for Proxy {
-    type CTX = RequestContext;
+    type CTX = Phases;
 
-    fn new_ctx(&self) -> RequestContext {
-        RequestContext {
-            start: Instant::now(),
-            request_id: None,
+    fn new_ctx(&self) -> Phases {
+        Phases {
+            context: None,
             host: HostKind::Unknown,
-            provenance: Provenance::FromOutside,
             target: None,
             permit: None,
             response_permit: None,
@@ -106,36 +103,36 @@ impl ProxyHttp for Proxy {
     fn init_downstream_modules(&self, _modules: &mut HttpModules) {}
 
     /// Returns `true` when the response has been sent, `false` when the request goes to an upstream.
-    async fn request_filter(&self, session: &mut Session, ctx: &mut RequestContext) -> Result<bool> {
+    async fn request_filter(&self, session: &mut Session, ctx: &mut Phases) -> Result<bool> {
         session.set_read_timeout(Some(self.0.read_timeout));
         session.set_write_timeout(Some(self.0.write_timeout));
+        let peer = peer_of(session);
         let head = session.req_header_mut();
-        ctx.provenance = self.provenance(&head.uri, &head.headers);
-        if ctx.provenance != Provenance::FromOutside {
-            head.remove_header(&HOP_HEADER);
-        }
+        let destination =
+            self.0.hosts.destination_of_head(head.version, &head.uri, &head.headers).into_owned();
+        let context = self.context(destination, peer, &head.headers);
+        let context = &*ctx.context.insert(context);
+        head.remove_header(&HOP_HEADER);
         if head.version == Version::HTTP_10 {
             // Such a client must not get a 1xx, and its `Expect` is ignored (RFC 9110, sections 10.1.1 and 15.2).
             head.remove_header(&header::EXPECT);
             session.as_downstream_mut().set_ignore_info_resp(true);
         }
         let head = session.req_header();
-        let request_id = RequestId::of(&head.headers);
-        ctx.request_id = Some(request_id.clone());
-        let error = match self.0.hosts.destination_of_head(head.version, &head.uri, &head.headers) {
+        let error = match &context.destination {
             _ if field_count(&head.headers) > MAX_FIELDS => ApiError::HeadersTooLarge,
             _ if head.method == Method::CONNECT => ApiError::MethodNotAllowed(INSTANCE_METHODS),
+            // Over HTTP/1 such a request goes to hyper. One that comes here is read in another way than by the guard.
+            Destination::Api if !session.as_downstream().is_http2() => ApiError::Misdirected,
             Destination::Api => {
                 ctx.is_logged_by_api = true;
-                let source = request_source(session, &ctx.provenance);
-                return self.answer_api(session, source).await.map(|()| true);
+                return self.answer_api(session, context).await.map(|()| true);
             }
             Destination::Instance(label) => {
                 ctx.host = HostKind::Instance;
-                let source = request_source(session, &ctx.provenance);
-                match self.resolve_target(&label, &head.headers, source).await {
+                match self.resolve_target(label, context).await {
                     Err(error) => error,
-                    Ok(target) => match self.begin_request(&target.0, &head.headers, source) {
+                    Ok(target) => match self.begin_request(&target.0, context) {
                         Err(error) => error,
                         Ok(permit) => {
                             (ctx.target, ctx.permit) = (Some(target), Some(permit));
@@ -147,11 +144,11 @@ impl ProxyHttp for Proxy {
             Destination::Unknown => ApiError::Misdirected,
             Destination::Invalid => ApiError::MalformedHead,
         };
-        let response = self.error_response(&error, session.req_header(), &request_id);
+        let response = self.error_response(&error, session.req_header(), &context.id);
         api_bridge::send(session, response).await.map(|()| true)
     }
 
-    async fn upstream_peer(&self, session: &mut Session, ctx: &mut RequestContext) -> Result<Box<HttpPeer>> {
+    async fn upstream_peer(&self, session: &mut Session, ctx: &mut Phases) -> Result<Box<HttpPeer>> {
         let (route, target) = ctx.target.as_ref().ok_or_else(|| Error::new(ErrorType::InternalError))?;
         let head = session.req_header();
         let read_timeout = match &ctx.watch {
@@ -160,7 +157,7 @@ impl ProxyHttp for Proxy {
             None => self.upstream_read_timeout(route, target, &head.headers),
         };
         Ok(Box::new(match target {
-            Target::App => app_peer::peer(&self.0.pool, route, read_timeout, self.0.write_timeout),
+            Target::App => app_peer::peer(&self.0.instances, route, read_timeout, self.0.write_timeout),
             Target::Node { address, .. } => {
                 let tls =
                     self.0.peer_tls.clone().map(|tls| NodeTlsConnector::new(tls, head, ctx.watch.clone()));
@@ -176,7 +173,7 @@ impl ProxyHttp for Proxy {
         _peer: &HttpPeer,
         descriptor: RawFd,
         _digest: Option<&Digest>,
-        ctx: &mut RequestContext,
+        ctx: &mut Phases,
     ) -> Result<()> {
         if let (Some(watch), Some((route, target))) = (&ctx.watch, &ctx.target) {
             let headers = &session.req_header().headers;
@@ -189,17 +186,13 @@ impl ProxyHttp for Proxy {
         &self,
         session: &mut Session,
         upstream: &mut RequestHeader,
-        ctx: &mut RequestContext,
+        ctx: &mut Phases,
     ) -> Result<()> {
-        let (Some((route, target)), Some(request_id)) = (&ctx.target, &ctx.request_id) else {
+        let (Some((route, target)), Some(context)) = (&ctx.target, &ctx.context) else {
             return Ok(());
         };
-        let source = request_source(session, &ctx.provenance);
-        let forwarded = self.forwarded_headers(session.req_header(), source, request_id).for_target(
-            route,
-            target,
-            self.0.pool.clock(),
-        );
+        let forwarded =
+            self.forwarded_headers(session.req_header(), context).for_target(route, target, &self.0.clock);
         rewrite_request(upstream, &forwarded)?;
         if let Some(path_and_query) = upstream.uri.path_and_query().cloned() {
             // The upstream gets the origin form of the request target, whatever form the client sent.
@@ -215,7 +208,7 @@ impl ProxyHttp for Proxy {
         _session: &mut Session,
         body: &mut Option<Bytes>,
         end_of_stream: bool,
-        ctx: &mut RequestContext,
+        ctx: &mut Phases,
     ) -> Result<()> {
         if let Some(watch) = &ctx.watch {
             watch.restart();
@@ -230,7 +223,7 @@ impl ProxyHttp for Proxy {
         &self,
         _session: &mut Session,
         response: &mut ResponseHeader,
-        ctx: &mut RequestContext,
+        ctx: &mut Phases,
     ) -> Result<()> {
         if response.status == StatusCode::SWITCHING_PROTOCOLS {
             // No upgrade was forwarded. Pingora would send it to a client of HTTP/1.0.
@@ -246,7 +239,7 @@ impl ProxyHttp for Proxy {
         &self,
         session: &mut Session,
         response: &mut ResponseHeader,
-        ctx: &mut RequestContext,
+        ctx: &mut Phases,
     ) -> Result<()> {
         let is_stream = is_stream(&response.headers);
         if let Some(watch) = &ctx.watch {
@@ -257,7 +250,11 @@ impl ProxyHttp for Proxy {
             }
         }
         let client = ctx.permit.as_ref().and_then(|permit| permit.client);
-        match self.0.limits.begin_response(client, &response.headers, is_event_stream(&response.headers)) {
+        match self.0.limits.begin_response(
+            client,
+            content_length(&response.headers),
+            is_event_stream(&response.headers),
+        ) {
             Ok(permit) => ctx.response_permit = Some(permit),
             Err(refusal) => {
                 ctx.refusal = Some(refusal);
@@ -272,8 +269,8 @@ impl ProxyHttp for Proxy {
         if is_stream {
             ctx.in_flight.mark_as_stream();
         }
-        if let Some(request_id) = &ctx.request_id {
-            response.insert_header(RequestId::HEADER, request_id.to_header_value())?;
+        if let Some(context) = &ctx.context {
+            response.insert_header(RequestId::HEADER, context.id.to_header_value())?;
         }
         let is_http_10 = session.req_header().version == Version::HTTP_10;
         if is_http_10 && response.remove_header(&header::TRANSFER_ENCODING).is_some() {
@@ -292,7 +289,7 @@ impl ProxyHttp for Proxy {
         _session: &mut Session,
         _body: &mut Option<Bytes>,
         end_of_stream: bool,
-        ctx: &mut RequestContext,
+        ctx: &mut Phases,
     ) -> Result<Option<Duration>> {
         let Some(watch) = &ctx.watch else { return Ok(None) };
         if !end_of_stream {
@@ -312,7 +309,7 @@ impl ProxyHttp for Proxy {
         _peer: &HttpPeer,
         session: &mut Session,
         mut error: Box<Error>,
-        ctx: &mut RequestContext,
+        ctx: &mut Phases,
         is_reused: bool,
     ) -> Box<Error> {
         if let Some(watch) = &ctx.watch {
@@ -329,12 +326,7 @@ impl ProxyHttp for Proxy {
         error
     }
 
-    async fn fail_to_proxy(
-        &self,
-        session: &mut Session,
-        error: &Error,
-        ctx: &mut RequestContext,
-    ) -> FailToProxy {
+    async fn fail_to_proxy(&self, session: &mut Session, error: &Error, ctx: &mut Phases) -> FailToProxy {
         if exchange_error::is_client_gone(error) {
             return FailToProxy { error_code: 0, can_reuse_downstream: false };
         }
@@ -344,8 +336,8 @@ impl ProxyHttp for Proxy {
         if session.response_written().is_none() {
             // Pingora closes the connection after an error, so the response must say so.
             session.set_keepalive(None);
-            let request_id =
-                ctx.request_id.clone().unwrap_or_else(|| RequestId::of(&session.req_header().headers));
+            let request_id = ctx.context.as_ref().map(|context| context.id.clone());
+            let request_id = request_id.unwrap_or_else(|| RequestId::of(&session.req_header().headers));
             let response = self.error_response(&api_error, session.req_header(), &request_id);
             // A failure is ignored: the client is gone.
             let _ = api_bridge::send(session, response).await;
@@ -353,20 +345,20 @@ impl ProxyHttp for Proxy {
         FailToProxy { error_code: api_error.status().as_u16(), can_reuse_downstream: false }
     }
 
-    async fn logging(&self, session: &mut Session, _error: Option<&Error>, ctx: &mut RequestContext) {
-        let Some(request_id) = ctx.request_id.as_ref().filter(|_| !ctx.is_logged_by_api) else { return };
+    async fn logging(&self, session: &mut Session, _error: Option<&Error>, ctx: &mut Phases) {
+        let Some(context) = ctx.context.as_ref().filter(|_| !ctx.is_logged_by_api) else { return };
         self.0.metrics.record_request(RequestRecord {
-            id: request_id.as_str(),
+            id: context.id.as_str(),
             host: ctx.host,
             method: &session.req_header().method,
             path: INSTANCE_PATH_PATTERN,
             status: session.response_written().map_or(0, |head| head.status.as_u16()),
-            took: ctx.start.elapsed(),
+            took: context.start.elapsed(),
         });
     }
 }
 
-impl RequestContext {
+impl Phases {
     fn is_upstream_silent(&self) -> bool {
         self.watch.as_ref().is_some_and(|watch| watch.is_expired())
     }
@@ -382,12 +374,12 @@ fn may_have_body(session: &Session, response: &ResponseHeader) -> bool {
             && !is_empty
 }
 
-/// Returns the source of a request: its connection, and its provenance.
-fn request_source<'a>(session: &Session, provenance: &'a Provenance) -> RequestSource<'a> {
-    let peer = session
+/// Returns the end of the client's connection.
+fn peer_of(session: &Session) -> Peer {
+    let address = session
         .client_addr()
         .and_then(|address| address.as_inet())
         .map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |address| address.ip());
     let is_secure = session.digest().is_some_and(|digest| digest.ssl_digest.is_some());
-    RequestSource { peer, is_secure, provenance }
+    Peer { address, is_secure }
 }

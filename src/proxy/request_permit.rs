@@ -11,10 +11,11 @@ use http::request::Parts;
 use http::{HeaderMap, Version, header};
 
 use super::Proxy;
-use super::headers::RequestSource;
-use super::routes::{Route, RoutePermit};
+use super::routes::{IdleSockets, Route, RoutePermit};
 use crate::api::{ApiError, MAX_BODY};
-use crate::request::{Budget, BudgetPermit, ClientAddr, ClientPermit, ClientPermits, UNREAD_RESPONSE_BYTES};
+use crate::request::{
+    Budget, BudgetPermit, ClientPermit, ClientPermits, RequestContext, UNREAD_RESPONSE_BYTES,
+};
 
 /// A response up to this length counts for no bytes: it fits into the kernel's buffer.
 const SMALL_RESPONSE_BYTES: usize = 16 * 1024;
@@ -31,8 +32,10 @@ pub struct RequestMaxima {
     pub total: usize,
     /// Bytes of messages that clients have not taken, or not sent to their end.
     pub buffered_bytes: usize,
-    /// Upstream connections that are kept while no request uses them.
+    /// Upstream connections that Pingora keeps while no request uses them.
     pub idle_upstreams: usize,
+    /// Sockets to apps that the forwarder keeps while no request uses them.
+    pub idle_app_sockets: usize,
 }
 
 /// Counts what the requests in flight use, up to the maxima.
@@ -44,6 +47,7 @@ pub struct RequestLimits {
     buffers: Budget,
     client_buffers: ClientPermits,
     in_flight: Budget,
+    pub(super) idle_sockets: Arc<IdleSockets>,
 }
 
 /// A request that counts in each limit until it is dropped.
@@ -73,12 +77,13 @@ impl RequestLimits {
             clients,
             buffers: Budget::new(maxima.buffered_bytes),
             in_flight: Budget::new(maxima.total),
+            idle_sockets: Arc::new(IdleSockets::new(maxima.idle_app_sockets)),
             maxima,
         }
     }
 
-    /// Counts the bytes that the response of an app may occupy while its client does not read. A client may use a
-    /// sixteenth of the budget; small responses count for nothing.
+    /// Counts the bytes that the response of an app, of this length if it is known, may occupy while its client does not
+    /// read. A client may use a sixteenth of the budget; small responses count for nothing.
     ///
     /// # Errors
     /// [`ApiError::TooManyRequests`] or [`ApiError::TooManyConnections`], when the client or all clients together have
@@ -86,10 +91,10 @@ impl RequestLimits {
     pub(super) fn begin_response(
         &self,
         client: Option<IpAddr>,
-        headers: &HeaderMap,
+        length: Option<usize>,
         is_event_stream: bool,
     ) -> Result<ResponsePermit, ApiError> {
-        let bytes = match content_length(headers) {
+        let bytes = match length {
             _ if is_event_stream => 0,
             Some(length) if length <= SMALL_RESPONSE_BYTES => 0,
             length => length.unwrap_or(UNREAD_RESPONSE_BYTES).min(UNREAD_RESPONSE_BYTES),
@@ -103,7 +108,7 @@ impl RequestLimits {
 }
 
 impl Proxy {
-    /// Returns how many upstream connections are kept while no request uses them.
+    /// Returns how many upstream connections Pingora keeps while no request uses them.
     pub fn max_idle_upstreams(&self) -> usize {
         self.0.limits.maxima.idle_upstreams
     }
@@ -126,12 +131,10 @@ impl Proxy {
     pub(super) fn begin_request(
         &self,
         route: &Arc<Route>,
-        headers: &HeaderMap,
-        source: RequestSource<'_>,
+        context: &RequestContext<'_>,
     ) -> Result<RequestPermit, ApiError> {
         let limits = &self.0.limits;
-        let client = (!source.provenance.is_trusted())
-            .then(|| ClientAddr::of(source.peer, source.is_secure, headers, &self.0.trusted_proxies).address);
+        let client = (!context.provenance.is_trusted()).then_some(context.client.address);
         let permit = client.map(|client| limits.clients.try_take(client, 1).ok_or(ApiError::TooManyRequests));
         Ok(RequestPermit {
             client,
@@ -142,6 +145,7 @@ impl Proxy {
     }
 }
 
-fn content_length(headers: &HeaderMap) -> Option<usize> {
+/// Returns the length that a message declares.
+pub(super) fn content_length(headers: &HeaderMap) -> Option<usize> {
     headers.get(header::CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
 }

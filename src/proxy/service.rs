@@ -6,9 +6,11 @@ use std::time::Duration;
 use super::request_permit::RequestLimits;
 use super::routes::RouteTable;
 use crate::api::Api;
+use crate::clock::Clock;
 use crate::cluster::{Directory, PeerTls};
+use crate::config::PublicUrl;
 use crate::config::TrustedProxies;
-use crate::pool::Pool;
+use crate::pool::Instances;
 use crate::request::{Hosts, InFlightRequests};
 use crate::telemetry::Metrics;
 
@@ -24,7 +26,11 @@ pub struct ProxyParts {
     /// The routes of all instances.
     pub routes: Arc<RouteTable>,
     /// Is asked for hosts that the route table does not know.
-    pub pool: Arc<Pool>,
+    pub instances: Arc<Instances>,
+    /// The current time.
+    pub clock: Clock,
+    /// How visitors reach this node.
+    pub public_url: Arc<PublicUrl>,
     /// Where the other nodes are reached.
     pub directory: Arc<Directory>,
     /// TLS to other nodes; `None` where the nodes use none on their port.

@@ -7,9 +7,9 @@ use std::time::Duration;
 use http::{HeaderMap, HeaderValue, header};
 
 use super::Proxy;
-use super::headers::RequestSource;
 use super::routes::Route;
 use crate::api::ApiError;
+use crate::request::RequestContext;
 
 /// How much longer than the app another node may be silent: it reports the app's timeout before its own is over.
 const NODE_SILENCE_MARGIN: Duration = Duration::from_secs(5);
@@ -30,7 +30,7 @@ pub(super) enum Target {
 }
 
 impl Proxy {
-    /// Returns the live route of a host's label, and its target for a request with these headers from this source.
+    /// Returns the live route of a host's label, and its target for a request.
     ///
     /// # Errors
     /// Those of [`Proxy::resolve_route`]; [`ApiError::AppUnreachable`] when the node that runs the app is not known,
@@ -38,11 +38,10 @@ impl Proxy {
     pub(super) async fn resolve_target(
         &self,
         label: &str,
-        headers: &HeaderMap,
-        source: RequestSource<'_>,
+        context: &RequestContext<'_>,
     ) -> Result<(Arc<Route>, Target), ApiError> {
-        let route = self.resolve_route(label, headers, source).await?;
-        let (directory, provenance) = (&self.0.directory, source.provenance);
+        let route = self.resolve_route(label, context).await?;
+        let (directory, provenance) = (&self.0.directory, &context.provenance);
         if route.node() == directory.own_id() {
             return Ok((route, Target::App));
         }
@@ -50,7 +49,7 @@ impl Proxy {
             tracing::warn!(node = %route.node(), ?provenance, "forwarded request arrived at the wrong node");
             return Err(ApiError::AppUnreachable);
         }
-        match directory.hop_to(route.node(), label, self.0.pool.clock().now()).await {
+        match directory.hop_to(route.node(), label, self.0.clock.now()).await {
             Ok((address, hop)) => {
                 self.0.metrics.record_forwarded_request();
                 Ok((route, Target::Node { address, hop }))
@@ -75,7 +74,7 @@ impl Proxy {
         if accepts_event_stream(headers) {
             return None;
         }
-        let silence = self.0.pool.template_of(route.id()).map(|template| template.silence)?;
+        let silence = self.0.instances.template_of(route.id()).map(|template| template.silence)?;
         Some(match target {
             Target::App => silence,
             Target::Node { .. } => silence + NODE_SILENCE_MARGIN,

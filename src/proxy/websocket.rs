@@ -4,7 +4,6 @@
 //! performs the handshake on both sides. Then bytes are copied until one side ends, the lease's deadline is reached, or
 //! the server shuts down.
 
-use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -19,12 +18,14 @@ use hyper::client::conn::http1;
 use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::time::{Instant, timeout};
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
 use super::Proxy;
 use super::app_peer::APP_CONNECT_TIMEOUT;
-use super::headers::{RequestSource, rewrite_handshake, rewrite_handshake_response};
+use super::head_changes::rewrite_handshake_response;
+use super::headers::rewrite_handshake;
 use super::request_permit::RequestPermit;
 use super::routes::Route;
 use super::service::INSTANCE_PATH_PATTERN;
@@ -32,8 +33,17 @@ use super::target::Target;
 use crate::api::{ApiError, Body};
 use crate::clock::Clock;
 use crate::cluster::{self, HOP_HEADER};
-use crate::request::{Destination, RequestId, authority};
+use crate::request::{Destination, RequestContext, RequestId, authority};
 use crate::telemetry::{HostKind, RequestRecord};
+
+/// What the tunnels of a server share.
+#[derive(Debug, Clone, Default)]
+pub struct Tunnels {
+    /// Cancelled when all tunnels must end.
+    pub end: CancellationToken,
+    /// Counts the open ones.
+    pub open: TaskTracker,
+}
 
 /// The body of the response to a handshake.
 pub enum HandshakeBody {
@@ -45,25 +55,20 @@ pub enum HandshakeBody {
 
 impl Proxy {
     /// Answers a WebSocket handshake. If the response is a 101, a task copies bytes once the engine has sent it; any
-    /// other response ends the connection. `peer` is the address at the other end of the client's connection, and
-    /// `is_secure` whether that is encrypted. `shutdown` ends the tunnel.
+    /// other response ends the connection. `tunnels` counts and ends it.
     pub async fn tunnel_websocket(
         &self,
         mut request: Request<Incoming>,
-        peer: IpAddr,
-        is_secure: bool,
-        shutdown: CancellationToken,
+        context: &RequestContext<'_>,
+        tunnels: Tunnels,
     ) -> Response<HandshakeBody> {
-        let start = Instant::now();
-        let request_id = RequestId::of(request.headers());
+        let request_id = &context.id;
         let client = hyper::upgrade::on(&mut request);
         let (mut head, _) = request.into_parts();
-        let provenance = self.provenance(&head.uri, &head.headers);
         head.headers.remove(HOP_HEADER);
-        let source = RequestSource { peer, is_secure, provenance: &provenance };
-        let mut response = match self.open_tunnel(&head, &request_id, client, source, shutdown).await {
+        let mut response = match self.open_tunnel(&head, context, client, tunnels).await {
             Ok(response) => response,
-            Err(error) => self.error_response(&error, &head, &request_id).map(HandshakeBody::Local),
+            Err(error) => self.error_response(&error, &head, request_id).map(HandshakeBody::Local),
         };
         response.headers_mut().insert(RequestId::HEADER, request_id.to_header_value());
         if response.status() != StatusCode::SWITCHING_PROTOCOLS {
@@ -75,7 +80,7 @@ impl Proxy {
             method: &head.method,
             path: INSTANCE_PATH_PATTERN,
             status: response.status().as_u16(),
-            took: start.elapsed(),
+            took: context.start.elapsed(),
         });
         response
     }
@@ -84,23 +89,21 @@ impl Proxy {
     async fn open_tunnel(
         &self,
         head: &Parts,
-        request_id: &RequestId,
+        context: &RequestContext<'_>,
         client: OnUpgrade,
-        source: RequestSource<'_>,
-        shutdown: CancellationToken,
+        tunnels: Tunnels,
     ) -> Result<Response<HandshakeBody>, ApiError> {
-        let Destination::Instance(label) = self.0.hosts.destination(&head.uri, &head.headers) else {
+        let Destination::Instance(label) = &context.destination else {
             return Err(ApiError::MalformedHead);
         };
-        let (route, target) = self.resolve_target(&label, &head.headers, source).await?;
-        let permit = Arc::new(self.begin_request(&route, &head.headers, source)?);
+        let (route, target) = self.resolve_target(label, context).await?;
+        let permit = Arc::new(self.begin_request(&route, context)?);
         let path_and_query = head.uri.path_and_query().map_or("/", |path| path.as_str());
         let mut handshake = Request::new(Empty::<Bytes>::new());
         *handshake.uri_mut() = path_and_query.parse().map_err(|_| ApiError::MalformedHead)?;
         *handshake.version_mut() = Version::HTTP_11;
         *handshake.headers_mut() = head.headers.clone();
-        let forwarded =
-            self.forwarded_headers(head, source, request_id).for_target(&route, &target, self.0.pool.clock());
+        let forwarded = self.forwarded_headers(head, context).for_target(&route, &target, &self.0.clock);
         rewrite_handshake(handshake.headers_mut(), &forwarded);
 
         let response_timeout =
@@ -114,16 +117,18 @@ impl Proxy {
         if is_switching {
             let upstream = hyper::upgrade::on(&mut response);
             response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
-            let clock = self.0.pool.clock().clone();
-            crate::telemetry::task::spawn("websocket tunnel", async move {
+            let clock = self.0.clock.clone();
+            let open = tunnels.open.clone();
+            let tunnel = async move {
                 let _permit = permit;
                 tokio::select! {
                     () = copy_both_ways(client, upstream) => {}
                     () = route.ended() => {}
                     () = wait_for_deadline(&route, &clock) => {}
-                    () = shutdown.cancelled() => {}
+                    () = tunnels.end.cancelled() => {}
                 }
-            });
+            };
+            crate::telemetry::task::spawn("websocket tunnel", open.track_future(tunnel));
         }
         Ok(response.map(HandshakeBody::App))
     }
@@ -136,7 +141,7 @@ impl Proxy {
         target: &Target,
     ) -> Result<Box<dyn Io>, ApiError> {
         let Target::Node { address, .. } = target else {
-            let stream = timeout(APP_CONNECT_TIMEOUT, self.0.pool.connect(route.endpoint()))
+            let stream = timeout(APP_CONNECT_TIMEOUT, self.0.instances.connect(route.endpoint()))
                 .await
                 .map_err(|_| ApiError::AppTimeout)?
                 .map_err(|_| ApiError::AppUnreachable)?;

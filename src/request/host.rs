@@ -19,6 +19,18 @@ pub enum Destination<'a> {
     Invalid,
 }
 
+impl Destination<'_> {
+    /// Returns the same destination, which borrows nothing of the request.
+    pub fn into_owned(self) -> Destination<'static> {
+        match self {
+            Destination::Api => Destination::Api,
+            Destination::Instance(label) => Destination::Instance(label.into_owned().into()),
+            Destination::Unknown => Destination::Unknown,
+            Destination::Invalid => Destination::Invalid,
+        }
+    }
+}
+
 /// The hosts that this server answers for.
 #[derive(Debug, Clone)]
 pub struct Hosts {
@@ -49,6 +61,11 @@ impl Hosts {
             return Destination::Api;
         }
         self.destination(uri, headers)
+    }
+
+    /// Decides the same for a checked head of HTTP/1, by its host as the client wrote it, which may be empty.
+    pub fn destination_of_http1<'a>(&self, host: &'a str) -> Destination<'a> {
+        if host.is_empty() { Destination::Api } else { self.destination_of(host) }
     }
 
     /// Decides what answers a request that must name a host.

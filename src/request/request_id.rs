@@ -1,5 +1,6 @@
 //! The id of a request.
 
+use std::cell::RefCell;
 use std::fmt;
 use std::sync::Arc;
 
@@ -9,6 +10,42 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 /// visible ASCII characters.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RequestId(Arc<str>);
+
+/// Random bytes of a new id.
+const RANDOM_BYTES: usize = 10;
+/// How many ids the random bytes of a thread suffice for.
+const BUFFERED_IDS: usize = 64;
+/// How long the random bytes of a thread are used, in milliseconds.
+const MAX_AGE_MILLIS: u64 = 1000;
+
+/// Random bytes of the system for ids, several at a time: to ask the system for each id costs a microsecond.
+///
+/// No two processes use the same bytes: the server never forks without executing another program, and a copy of a whole
+/// machine goes on at a later time, when the bytes are too old.
+struct RandomBytes {
+    bytes: [u8; RANDOM_BYTES * BUFFERED_IDS],
+    used: usize,
+    filled_at: u64,
+}
+
+thread_local! {
+    static RANDOM: RefCell<RandomBytes> = const {
+        RefCell::new(RandomBytes { bytes: [0; RANDOM_BYTES * BUFFERED_IDS], used: usize::MAX, filled_at: 0 })
+    };
+}
+
+impl RandomBytes {
+    /// Returns bytes that no other call returns.
+    fn take(&mut self, now: u64) -> [u8; RANDOM_BYTES] {
+        if self.used >= BUFFERED_IDS || now.abs_diff(self.filled_at) > MAX_AGE_MILLIS {
+            getrandom::fill(&mut self.bytes).expect("the system has random numbers");
+            (self.used, self.filled_at) = (0, now);
+        }
+        let start = self.used * RANDOM_BYTES;
+        self.used += 1;
+        std::array::from_fn(|at| self.bytes[start + at])
+    }
+}
 
 impl RequestId {
     /// The header that carries the id.
@@ -25,8 +62,12 @@ impl RequestId {
         }
     }
 
-    fn generate() -> Self {
-        let id = uuid::Uuid::now_v7();
+    /// Returns a new id.
+    pub fn generate() -> Self {
+        let (seconds, nanos) = uuid::Timestamp::now(uuid::NoContext).to_unix();
+        let millis = seconds * 1000 + u64::from(nanos / 1_000_000);
+        let random = RANDOM.with_borrow_mut(|random| random.take(millis));
+        let id = uuid::Builder::from_unix_timestamp_millis(millis, &random).into_uuid();
         Self((&*id.hyphenated().encode_lower(&mut uuid::Uuid::encode_buffer())).into())
     }
 
@@ -55,6 +96,21 @@ mod tests {
         let mut headers = HeaderMap::new();
         headers.insert(RequestId::HEADER, HeaderValue::from_str(value).unwrap());
         RequestId::of(&headers)
+    }
+
+    #[test]
+    fn new_ids_differ_and_are_ordered_by_time() {
+        let ids: Vec<_> = (0..1000).map(|_| RequestId::generate()).collect();
+        let distinct: std::collections::HashSet<_> = ids.iter().map(RequestId::as_str).collect();
+        assert_eq!(distinct.len(), ids.len());
+        assert!(ids.iter().all(|id| uuid::Uuid::parse_str(id.as_str()).unwrap().get_version_num() == 7));
+        let mut random =
+            RandomBytes { bytes: [0; RANDOM_BYTES * BUFFERED_IDS], used: usize::MAX, filled_at: 0 };
+        let first = random.take(1);
+        assert_ne!(random.take(1), first);
+        let before = random.bytes;
+        random.take(2 + MAX_AGE_MILLIS);
+        assert_ne!(random.bytes, before, "bytes that are too old are not used");
     }
 
     #[test]

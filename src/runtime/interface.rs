@@ -8,7 +8,7 @@ use bytes::Bytes;
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 
-use super::{ExecCommand, ExecOutput, MemoryReport, RuntimeError, StartRequest};
+use super::{ExecCommand, ExecOutput, ImageFacts, MemoryReport, RuntimeError, StartRequest};
 use crate::instance::{Endpoint, InstanceId};
 use crate::template::{App, HealthCheck};
 
@@ -28,6 +28,15 @@ pub enum StartMethod {
     Cold,
     /// By a restore from a checkpoint, which was warmed up before it was frozen.
     Restored,
+}
+
+/// How many bytes of an image have come.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct TransferProgress {
+    /// Bytes that have come.
+    pub received: u64,
+    /// Bytes of all parts that are known so far.
+    pub total: u64,
 }
 
 /// Whether a runtime has a checkpoint of an app. A restore is faster than a cold start.
@@ -94,6 +103,12 @@ pub trait Runtime: Send + Sync + 'static {
     /// fails and that instance is left as it is.
     async fn start(&self, request: &StartRequest) -> Result<Started, RuntimeError>;
 
+    /// Gives an instance that was started with [`StartRequest::yields`] its full share of the processors, also while its
+    /// start is in progress. Returns whether the runtime knows the instance: before, the call has no effect.
+    async fn end_yielding(&self, _id: &InstanceId) -> bool {
+        true
+    }
+
     /// Connects to an endpoint that [`Runtime::start`] of this same runtime returned. The call has no deadline of its
     /// own.
     ///
@@ -115,6 +130,11 @@ pub trait Runtime: Send + Sync + 'static {
         None
     }
 
+    /// Returns what an app's image declares. The app was fetched before. `None` for an app without an image.
+    fn image_facts(&self, _app: &App) -> Option<ImageFacts> {
+        None
+    }
+
     /// Returns the TCP addresses on which the processes of an instance listen, by port; `None` where that is not known.
     /// The call may take a while, and is made for an app that does not become ready.
     async fn listeners(&self, _id: &InstanceId) -> Option<Vec<SocketAddr>> {
@@ -128,6 +148,11 @@ pub trait Runtime: Send + Sync + 'static {
     /// The app could not be fetched.
     async fn fetch(&self, _app: &App) -> Result<(), RuntimeError> {
         Ok(())
+    }
+
+    /// Returns how far [`Runtime::fetch`] of an app is; `None` where nothing is transferred, or that is not known.
+    fn fetch_progress(&self, _app: &App) -> Option<TransferProgress> {
+        None
     }
 
     /// Returns whether there is a checkpoint for this revision of an app. The call is frequent and must be quick.
@@ -184,6 +209,14 @@ pub trait Runtime: Send + Sync + 'static {
         Ok(())
     }
 
+    /// Removes all checkpoints of this runtime's node. Running instances of them go on.
+    ///
+    /// # Errors
+    /// A checkpoint cannot be removed.
+    async fn discard_all_checkpoints(&self) -> Result<(), RuntimeError> {
+        Ok(())
+    }
+
     /// Records with a checkpoint which values two instances of it both drew, though they should be random. `values`
     /// describes each for the operator.
     ///
@@ -223,7 +256,8 @@ pub trait Runtime: Send + Sync + 'static {
     /// The runtime cannot be asked.
     async fn list(&self) -> Result<Vec<InstanceId>, RuntimeError>;
 
-    /// Returns the last output of an instance, oldest first, bounded; `None` if it does not run.
+    /// Returns the last output of an instance, oldest first, bounded; `None` if it does not run. A runtime may keep that
+    /// of an instance that ended by itself until it is stopped.
     async fn logs(&self, id: &InstanceId) -> Option<Bytes>;
 
     /// Returns what the instances use of this host's memory. The call may take a while and is made now and then. `None`
@@ -231,6 +265,10 @@ pub trait Runtime: Send + Sync + 'static {
     async fn memory(&self) -> Option<MemoryReport> {
         None
     }
+
+    /// Ends what the runtime does by itself: another process of the node is about to take its instances over. They run
+    /// on, and [`Runtime::connect`] still reaches them.
+    async fn hand_over(&self) {}
 
     /// Returns a receiver of all exits from now on. There is one receiver: after a second call the first one gets none.
     fn exits(&self) -> mpsc::UnboundedReceiver<Exit>;

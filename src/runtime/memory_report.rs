@@ -1,5 +1,6 @@
 //! What instances use of the host's memory. All numbers are bytes.
 
+use std::fs;
 use std::iter::Sum;
 
 use crate::instance::InstanceId;
@@ -44,6 +45,17 @@ pub struct HostMemory {
 const MIN_RESERVE: u64 = 512 << 20;
 
 impl HostMemory {
+    /// Reads it from the kernel; `None` where the kernel does not report it.
+    pub(super) fn read() -> Option<Self> {
+        Self::parse(&fs::read_to_string("/proc/meminfo").ok()?)
+    }
+
+    fn parse(meminfo: &str) -> Option<Self> {
+        let find =
+            |wanted: &str| meminfo.lines().filter_map(parse_kilobytes).find(|(name, _)| *name == wanted);
+        Some(Self { total: find("MemTotal")?.1, available: find("MemAvailable")?.1 })
+    }
+
     /// Returns what is reserved for everything else than instances.
     pub fn reserve(&self) -> u64 {
         (self.total / 8).max(MIN_RESERVE)
@@ -57,5 +69,25 @@ impl Sum for MemoryUse {
             proportional: sum.proportional.saturating_add(one.proportional),
             charged: sum.charged.saturating_add(one.charged),
         })
+    }
+}
+
+/// Parses `Name:  12 kB`; returns the name and the bytes.
+pub(super) fn parse_kilobytes(line: &str) -> Option<(&str, u64)> {
+    let (name, value) = line.split_once(':')?;
+    let count: u64 = value.trim().strip_suffix(" kB")?.parse().ok()?;
+    Some((name, count.checked_mul(1024)?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_memory_of_the_host_is_parsed() {
+        let meminfo = "MemTotal:  1000 kB\nMemFree:  5 kB\nMemAvailable:  400 kB\nHugePages_Total:  0\n";
+        assert_eq!(HostMemory::parse(meminfo), Some(HostMemory { total: 1_024_000, available: 409_600 }));
+        assert_eq!(HostMemory::parse("MemTotal: 1 kB\n"), None);
+        assert_eq!(parse_kilobytes("MemTotal:  99999999999999999999 kB"), None);
     }
 }

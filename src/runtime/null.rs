@@ -104,6 +104,7 @@ mod tests {
             revision: 1,
             files: Vec::new(),
             will_be_baked: false,
+            yields: false,
         }
     }
 

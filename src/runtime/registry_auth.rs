@@ -8,6 +8,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde::Deserialize;
 
+use super::RuntimeError;
 use crate::template::Secret;
 
 /// Other names of Docker Hub.
@@ -83,6 +84,23 @@ impl LoginFile {
 }
 
 impl Logins {
+    /// Returns the logins for a pull: those of a file, or none without one. A file that the operator did not name and that
+    /// cannot be read is a warning.
+    ///
+    /// # Errors
+    /// The file that the operator named cannot be read or parsed.
+    pub(crate) fn for_pull(file: Option<&LoginFile>) -> Result<Self, RuntimeError> {
+        let Some(file) = file else { return Ok(Self::default()) };
+        match file.read() {
+            Err(error) if file.is_explicit => Err(RuntimeError::Start(error)),
+            Err(error) => {
+                tracing::warn!(%error, "failed to read registry logins; pulling without");
+                Ok(Self::default())
+            }
+            Ok(logins) => Ok(logins),
+        }
+    }
+
     /// Parses the text of a login file.
     ///
     /// # Errors

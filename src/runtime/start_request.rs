@@ -26,6 +26,9 @@ pub struct StartRequest {
     /// Whether the caller means to call [`Runtime::bake`](super::Runtime::bake). The runtime then traces how the app
     /// uses its memory until that call.
     pub will_be_baked: bool,
+    /// Whether the instance gets only the processor time that the other instances of the node leave, until
+    /// [`Runtime::end_yielding`](super::Runtime::end_yielding) is called. A runtime that cannot do that ignores it.
+    pub yields: bool,
 }
 
 /// A file of one instance, which replaces the file at the same path of its image. `Debug` does not show the content.

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::io;
 use std::ops::RangeInclusive;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,12 +13,13 @@ use super::state_dir::NodeDir;
 use crate::clock::Clock;
 use crate::config::{self, Config};
 use crate::runtime::containerd::{self, ContainerdRuntime};
+use crate::runtime::engine::{self, EngineKind, EngineRuntime, EngineSettings};
 use crate::runtime::process::{self, ProcessRuntime};
 use crate::runtime::{Checkpoint, Runtime, RuntimeError};
-use crate::store::Store;
 use crate::store::memory::MemoryStore;
 pub use crate::store::valkey::EvictionRisk;
 use crate::store::valkey::{self, ValkeyStore};
+use crate::store::{DeadlineStore, Store};
 
 /// The ports of a runtime that starts no instance.
 const UNUSED_PORTS: RangeInclusive<u16> = 1..=1;
@@ -50,6 +51,7 @@ pub async fn start_runtime(
                     .shared_memory_max
                     .unwrap_or_else(containerd::default_shared_memory_limit),
                 node_limits: node_limits(config),
+                fast_cgroup_changes: config.fast_cgroup_changes,
                 user_namespaces: config.user_namespaces,
                 egress: config.egress.clone(),
                 forbidden_hosts,
@@ -61,9 +63,62 @@ pub async fn start_runtime(
             })
             .await?,
         ),
+        config::RuntimeMode::Docker => Arc::new(open_engine(EngineKind::Docker, node, config).await?),
+        config::RuntimeMode::Podman => Arc::new(open_engine(EngineKind::Podman, node, config).await?),
         #[cfg(feature = "runtime-none")]
         config::RuntimeMode::None => Arc::new(crate::runtime::null::NullRuntime::new(config.none_endpoint)),
     })
+}
+
+async fn open_engine(
+    kind: EngineKind,
+    node: &NodeDir,
+    config: &config::RuntimeSettings,
+) -> Result<EngineRuntime, RuntimeError> {
+    let sockets = engine_sockets(kind, &config.engine_sockets).to_vec();
+    let logins = config.registry_logins.clone();
+    EngineRuntime::open(EngineSettings { kind, sockets, node: node.id().clone(), logins, reach: None }).await
+}
+
+/// What the engine of the configured mode is, for the doctor.
+#[derive(Debug)]
+pub struct EngineSummary {
+    /// Its name, version, storage and socket.
+    pub title: String,
+    /// Whether it publishes a port for each instance.
+    pub is_published: bool,
+    /// Whether it is Docker with the image store of containerd.
+    pub has_containerd_images: bool,
+}
+
+/// Asks the engine of the configured mode what it is, and changes nothing; `None` in other modes.
+pub async fn survey_engine(config: &config::RuntimeSettings) -> Option<Result<EngineSummary, RuntimeError>> {
+    let kind = match config.mode {
+        config::RuntimeMode::Docker => EngineKind::Docker,
+        config::RuntimeMode::Podman => EngineKind::Podman,
+        _ => return None,
+    };
+    let survey = engine::survey(kind, engine_sockets(kind, &config.engine_sockets)).await;
+    Some(survey.map(|found| EngineSummary {
+        title: format!(
+            "{} {}{}, API {}, {}, at {}",
+            kind.title(),
+            found.version,
+            if found.is_rootless { " without root" } else { "" },
+            found.api,
+            found.storage,
+            found.socket.display()
+        ),
+        is_published: found.reach == engine::Reach::Published,
+        has_containerd_images: found.has_containerd_images,
+    }))
+}
+
+fn engine_sockets(kind: EngineKind, sockets: &config::EngineSockets) -> &[PathBuf] {
+    match kind {
+        EngineKind::Docker => &sockets.docker,
+        EngineKind::Podman => &sockets.podman,
+    }
 }
 
 fn node_limits(config: &config::RuntimeSettings) -> containerd::NodeLimitSettings {
@@ -95,6 +150,17 @@ pub fn user_namespace_host(containerd: Option<i32>) -> UserNamespaceHost {
         inotify: inotify.map(|(file, one)| (file, containerd::inotify_total(file), one)).to_vec(),
         are_accounts_unlimited: containerd::AccountLimits::below(containerd).is_unlimited,
     }
+}
+
+/// The oldest kernel on which the server makes changes of cgroups fast.
+pub const CGROUP_CHANGES_KERNEL: (u32, u32) = containerd::CGROUP_CHANGES_KERNEL;
+
+/// Returns how long this process waits to change its cgroup while nothing else changes.
+///
+/// # Errors
+/// This process may not change groups.
+pub async fn first_cgroup_change() -> io::Result<Duration> {
+    tokio::task::spawn_blocking(containerd::first_cgroup_change).await?
 }
 
 /// Hides this server's environment and memory from its apps if they are processes of its user. Apps in containers do not
@@ -138,7 +204,7 @@ pub fn open_store(
                 clock: Some(clock.clone()),
                 ..valkey_settings(config)
             };
-            Arc::new(ValkeyStore::open(settings, &node.grant_log_file())?)
+            DeadlineStore::new(Arc::new(ValkeyStore::open(settings, &node.grant_log_file())?))
         }
         None => Arc::new(open_memory_store(node, runtime, clock.clone())?),
     })
@@ -172,7 +238,8 @@ pub async fn eviction_risk(config: config::ValkeySettings) -> Option<EvictionRis
 
 /// Returns the store that nodes share, for the doctor to check; `None` if the store is embedded.
 pub fn shared_store(config: &Config) -> Option<Arc<dyn Store>> {
-    Some(Arc::new(ValkeyStore::new(valkey_settings(config.store.clone()?))))
+    let store = ValkeyStore::new(valkey_settings(config.store.clone()?));
+    Some(DeadlineStore::new(Arc::new(store)))
 }
 
 /// Returns the checkpoints of all nodes on this host, for the doctor to check.
@@ -224,6 +291,27 @@ fn process_settings(
 /// containerd does not answer, or refuses.
 pub async fn clean_containers(address: &Path) -> Result<(usize, usize), RuntimeError> {
     containerd::clean(address).await
+}
+
+/// Removes the containers and networks of nodes from the engines of this host whose sockets exist. Returns how many
+/// containers were removed.
+///
+/// # Errors
+/// An engine does not answer, or refuses.
+pub async fn clean_engines(
+    sockets: &config::EngineSockets,
+    nodes: &[NodeDir],
+) -> Result<usize, RuntimeError> {
+    let nodes: Vec<_> = nodes.iter().map(|node| node.id().clone()).collect();
+    let mut removed = 0;
+    for kind in [EngineKind::Docker, EngineKind::Podman] {
+        let there: Vec<PathBuf> =
+            engine_sockets(kind, sockets).iter().filter(|socket| socket.exists()).cloned().collect();
+        if !there.is_empty() {
+            removed += engine::clean(kind, &there, &nodes).await?;
+        }
+    }
+    Ok(removed)
 }
 
 /// Removes every network link and firewall table of this program. Returns how many were removed.

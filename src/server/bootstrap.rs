@@ -5,11 +5,12 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use tokio::net::TcpListener;
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -19,52 +20,42 @@ use super::client_connections::ConnectionMaxima;
 use super::descriptors::{self, OpenFileLimits};
 use super::dispatch::Dispatcher;
 use super::forbidden_hosts::ForbiddenHosts;
+use super::handover::{self, Predecessor, Successor, free_node};
 use super::http1_guard::ClientTimeouts;
 use super::listener::{self, ListenerContext};
-use super::shutdown::{ProcessSignals, ShutdownSequence, StopSignal};
+use super::service_manager;
+use super::shutdown::{ProcessSignals, ShutdownSequence, StopSignal, Wanted};
+use super::start_error::StartError;
 use super::state_dir::{self, NodeDir};
 use super::tls::{ServerTls, TlsError};
 use crate::api::{Api, ApiKey, TrustedOrigins};
 use crate::clock::{Clock, continue_steady_time};
-use crate::cluster::{self, Directory, Heartbeat, PeerClient, PeerTls};
-use crate::config::{self, Config, RuntimeMode};
-use crate::pool::{self, Pool};
+use crate::cluster::{self, Directory, Heartbeat, LocalNode, PeerClient, PeerTls};
+use crate::config::{self, Config, Http1Engine, RuntimeMode};
+use crate::pool::{self, Pool, Supply};
 use crate::proxy::routes::{self, FollowEvent, RouteTable};
-use crate::proxy::{self, Proxy, RequestLimits, RequestMaxima};
+use crate::proxy::{self, Proxy, RequestLimits, RequestMaxima, Tunnels};
 use crate::request::{ClientPermits, Hosts, InFlightRequests};
-use crate::runtime::RuntimeError;
 use crate::store::Store;
 use crate::telemetry::{Metrics, task};
 use crate::template::{NodeSecret, Secret};
 
-/// Why the server did not start. Everything that was started before the error is ended again.
-#[derive(Debug, thiserror::Error)]
-pub enum StartError {
-    /// The port cannot be bound.
-    #[error("cannot listen on {address}: {source}")]
-    Listen {
-        /// The configured address.
-        address: SocketAddr,
-        /// The error of the system.
-        source: io::Error,
-    },
-    /// The state folder cannot be read or written.
-    #[error("cannot use the state folder {folder}: {source}")]
-    State {
-        /// The configured folder.
-        folder: PathBuf,
-        /// The error of the system.
-        source: io::Error,
-    },
-    /// The certificate or the private key cannot be used.
-    #[error(transparent)]
-    Tls(#[from] TlsError),
-    /// The runtime cannot be reached, or cannot remove what a crashed server left.
-    #[error("cannot start the runtime: {0}")]
-    Runtime(#[from] RuntimeError),
-    /// The system refuses signal handlers.
-    #[error("cannot listen for signals: {0}")]
-    Signals(io::Error),
+/// Where a server listens.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Listening {
+    /// The URL of the front page.
+    pub home_url: String,
+    /// The address of the port.
+    pub address: SocketAddr,
+}
+
+/// How a caller learns that its server listens, and ends it.
+#[derive(Debug, Default)]
+pub struct ServerHandle {
+    /// Gets where the server listens as soon as it does.
+    pub listening: Option<oneshot::Sender<Listening>>,
+    /// Asks the server to shut down, as a signal does.
+    pub stop: CancellationToken,
 }
 
 /// Runs the server until a signal asks it to shut down and it has done so. `file` is the file of templates, which is
@@ -73,7 +64,20 @@ pub enum StartError {
 /// # Errors
 /// The server cannot start; see [`StartError`].
 pub async fn serve(config: Config, file: Option<PathBuf>, own_program: PathBuf) -> Result<(), StartError> {
-    let signals = ProcessSignals::listen().map_err(StartError::Signals)?;
+    serve_with(config, file, own_program, ServerHandle::default()).await
+}
+
+/// Runs the server as [`serve`] does, until a signal or its caller asks it to shut down.
+///
+/// # Errors
+/// The server cannot start; see [`StartError`].
+pub async fn serve_with(
+    config: Config,
+    file: Option<PathBuf>,
+    own_program: PathBuf,
+    handle: ServerHandle,
+) -> Result<(), StartError> {
+    let mut signals = ProcessSignals::listen().map_err(StartError::Signals)?;
     let open_files = descriptors::raise();
     let Config {
         server,
@@ -87,11 +91,17 @@ pub async fn serve(config: Config, file: Option<PathBuf>, own_program: PathBuf) 
         ..
     } = config;
 
-    // The port. It is bound first: a second server on it ends here and touches nothing.
+    // The port. It is bound first: a second server on it ends here and touches nothing. A server that takes the place of
+    // another gets it from that one.
     let tls = server.tls.map(ServerTls::load).transpose()?.map(Arc::new);
     let address = server.listen;
     let listen_error = |source| StartError::Listen { address, source };
-    let listener = TcpListener::bind(address).await.map_err(listen_error)?;
+    let (mut predecessor, listener) = match Predecessor::connect().map_err(StartError::Handover)? {
+        Some((predecessor, listener)) => {
+            (Some(predecessor), TcpListener::from_std(listener).map_err(listen_error)?)
+        }
+        None => (None, TcpListener::bind(address).await.map_err(listen_error)?),
+    };
     let bound = listener.local_addr().map_err(listen_error)?;
     let port = bound.port();
     let mut public_url = server.public;
@@ -101,7 +111,19 @@ pub async fn serve(config: Config, file: Option<PathBuf>, own_program: PathBuf) 
 
     // The node and its backends.
     let state_error = |source| StartError::State { folder: state_dir.clone(), source };
-    let node = NodeDir::lock_any(&state_dir).map_err(state_error)?;
+    let node = match &mut predecessor {
+        Some(predecessor) => {
+            if address.port() != 0 && address != bound {
+                let source =
+                    io::Error::other(format!("the old server listens on {bound}: restart it instead"));
+                return Err(StartError::Listen { address, source });
+            }
+            tokio::task::block_in_place(|| predecessor.wait_until_free()).map_err(StartError::Handover)?;
+            NodeDir::lock(&state_dir, predecessor.node().clone())
+        }
+        None => NodeDir::lock_any(&state_dir),
+    };
+    let node = node.map_err(state_error)?;
     let forbidden = ForbiddenHosts::new(store_settings.clone());
     let runtime =
         start_runtime(&node, &runtime_settings, &own_program, open_files.original, forbidden.subscribe())
@@ -133,14 +155,15 @@ pub async fn serve(config: Config, file: Option<PathBuf>, own_program: PathBuf) 
         clock,
         node: node.id().clone(),
         secret,
-        public_url,
+        public_url: Arc::new(public_url),
         templates,
         acquire_timeout,
     });
 
     // The API and the proxy, and the choice between their engines.
     let (stop_requests, is_stopping) = watch::channel(false);
-    let tunnels = CancellationToken::new();
+    let tunnels = Tunnels::default();
+    let event_streams = tunnels.end.child_token();
     let stop = StopSignal::new(is_stopping, tunnels.clone());
     let directory = Arc::new(Directory::alone(node.id().clone()));
     let peer_tls = tls.as_ref().filter(|_| is_clustered).map(|tls| PeerTls::new(tls.own_certificate()));
@@ -149,23 +172,31 @@ pub async fn serve(config: Config, file: Option<PathBuf>, own_program: PathBuf) 
     let trusted_origins = TrustedOrigins { home: home_origin, button_origins: server.button_origins };
     let trusted_proxies = server.trusted_proxies.clone();
     let api = Api::new(
-        pool.clone(),
+        &pool,
         metrics.clone(),
         api_key,
         trusted_proxies.clone(),
         trusted_origins,
-        tunnels.clone(),
+        event_streams.clone(),
     );
     let clients = ClientPermits::new(server.max_requests_per_client, trusted_proxies.clone());
     let api = api.with_proof_of_work(server.proof_of_work_above).with_client_permits(clients.clone());
     let api = Arc::new(if is_clustered { api.with_peer_client(peers) } else { api });
     let in_flight = InFlightRequests::default();
     let max_connections = fitting_connections(open_files, server.max_connections, instances);
+    let idle_upstreams = descriptors::idle_upstreams(open_files.raised);
+    let idle_app_sockets = match server.http1_engine {
+        // Pingora then carries HTTP/2 and what goes to other nodes.
+        Http1Engine::Forwarder => idle_upstreams / 4 * 3,
+        Http1Engine::Pingora => 0,
+    };
     let proxy = Proxy::new(proxy::ProxyParts {
         hosts,
         api: api.clone(),
         routes: routes.clone(),
-        pool: pool.clone(),
+        instances: pool.instances.clone(),
+        clock: pool.clock().clone(),
+        public_url: pool.public_url().clone(),
         directory: directory.clone(),
         peer_tls,
         metrics: metrics.clone(),
@@ -179,19 +210,21 @@ pub async fn serve(config: Config, file: Option<PathBuf>, own_program: PathBuf) 
                 per_instance: server.max_requests_per_instance,
                 total: max_connections,
                 buffered_bytes: server.max_buffered_bytes,
-                idle_upstreams: descriptors::idle_upstreams(open_files.raised),
+                idle_upstreams: idle_upstreams - idle_app_sockets,
+                idle_app_sockets,
             },
         ),
         in_flight: in_flight.clone(),
     });
     let timeouts = ClientTimeouts { write: server.write_timeout, ..ClientTimeouts::default() };
-    let dispatcher = Dispatcher::new(api, proxy, timeouts, server.read_timeout, stop.clone());
+    let dispatcher =
+        Dispatcher::new(api.clone(), proxy, timeouts, server.read_timeout, stop.clone(), server.http1_engine);
 
     // The tasks in the background. The first heartbeat is sent before the pool records any instance: if this node died
     // before its first heartbeat, no other node would evict it, and its instances would stay on record.
     let heartbeat = Heartbeat {
         membership: pool.membership().clone(),
-        local: pool.clone(),
+        local: pool.supply.clone(),
         directory: directory.clone(),
         address: node_settings.address.unwrap_or_else(|| cluster::own_address(bound).to_string()),
         secret: shared_secret,
@@ -199,14 +232,16 @@ pub async fn serve(config: Config, file: Option<PathBuf>, own_program: PathBuf) 
     };
     task::spawn("forbidden hosts", forbidden.follow(pool.membership().node_hosts()));
     heartbeat.run().await;
-    task::spawn("routes follow", follow_routes(routes, store, metrics.clone(), pool.clone()));
+    task::spawn("routes follow", follow_routes(routes, store, metrics.clone(), pool.supply.clone()));
     if let Some(tls) = &tls {
         task::spawn("tls reload", tls.clone().reload());
     }
     pool.run().await;
 
-    // The listener.
-    let connections = TaskTracker::new();
+    // The listener. A copy keeps it open until another process takes connections from it.
+    let kept_listener = listener.as_fd().try_clone_to_owned().map_err(listen_error)?;
+    let (connections, fresh) = (TaskTracker::new(), TaskTracker::new());
+    let listener_closed = CancellationToken::new();
     let context = ListenerContext {
         dispatcher,
         tls,
@@ -215,6 +250,8 @@ pub async fn serve(config: Config, file: Option<PathBuf>, own_program: PathBuf) 
         directory,
         metrics,
         connections: connections.clone(),
+        fresh: fresh.clone(),
+        closed: listener_closed.clone(),
     };
     task::spawn("accept", listener::run(context, listener, stop));
     if runtime_settings.mode == RuntimeMode::Process && trusted_proxies.has_loopback() {
@@ -225,13 +262,67 @@ pub async fn serve(config: Config, file: Option<PathBuf>, own_program: PathBuf) 
         );
     }
     tracing::info!(address = %home, port, node = %node.id(), trusted_proxies = %trusted_proxies, "listening");
+    if let Some(predecessor) = predecessor {
+        predecessor.report_serving();
+    }
+    service_manager::report_ready();
+    let is_embedded = handle.listening.is_some();
+    if let Some(listening) = handle.listening {
+        // A caller that waits no more needs no answer.
+        let _ = listening.send(Listening { home_url: home, address: bound });
+    }
 
-    // The shutdown.
-    signals.wait(|| reload_templates(&pool, file.as_deref(), &own_program)).await;
-    ShutdownSequence { stop_requests, tunnels, connections, in_flight, grace: server.shutdown_grace }
-        .run(&pool)
-        .await;
-    Ok(())
+    // The shutdown, or the handover to another process.
+    let reload = || reload_templates(&pool, file.as_deref(), &own_program);
+    let obstacle = pool.handover_obstacle().or(handover::obstacle());
+    let obstacle = obstacle.or(is_embedded.then_some("it belongs to the command that started it"));
+    let start_successor = || Successor::start(&own_program, &kept_listener, node.id());
+    let successor = loop {
+        let wanted = tokio::select! {
+            wanted = signals.wait(|| service_manager::report_reload(reload)) => wanted,
+            () = handle.stop.cancelled() => break None,
+        };
+        if wanted == Wanted::Stop {
+            tracing::info!("shutdown started; a second signal ends the process at once");
+            signals.end_at_next();
+            break None;
+        }
+        match obstacle {
+            Some(why) => tracing::error!(why, "this server cannot be replaced; it goes on"),
+            None => match tokio::task::block_in_place(start_successor) {
+                Ok(successor) => {
+                    tracing::info!(pid = successor.pid(), "another server is prepared; freeing the node");
+                    signals.end_at_next();
+                    break Some(successor);
+                }
+                Err(error) => tracing::error!(%error, "failed to start another server; this one goes on"),
+            },
+        }
+    };
+    let sequence = ShutdownSequence {
+        listener_closed,
+        fresh,
+        stop_requests,
+        tunnels,
+        event_streams,
+        connections,
+        in_flight,
+        acquire_timeout,
+        grace: server.shutdown_grace,
+    };
+    match successor {
+        None => {
+            // Else clients would connect, and wait for an answer in vain.
+            drop(kept_listener);
+            service_manager::report_stopping();
+            sequence.run(&pool).await;
+            Ok(())
+        }
+        Some(successor) => {
+            let free_node = free_node(node, successor, &own_program, kept_listener);
+            sequence.hand_over(&api, &pool, free_node).await.map_err(StartError::Handover)
+        }
+    }
 }
 
 /// Returns the most connections of clients at a time. If they are fewer than configured, a warning is logged.
@@ -277,23 +368,23 @@ async fn stretch(text: Secret) -> NodeSecret {
     secret.expect("stretching does not panic")
 }
 
-/// Applies the store's route changes to the route table, and to the pool where another node made them.
+/// Applies the store's route changes to the route table, and to the supply where another node made them.
 async fn follow_routes(
     routes: Arc<RouteTable>,
     store: Arc<dyn Store>,
     metrics: Arc<Metrics>,
-    pool: Arc<Pool>,
+    supply: Arc<Supply>,
 ) {
     let on_event = |event: FollowEvent<'_>| match event {
-        FollowEvent::Change(change) => pool.apply_route_change(change),
-        FollowEvent::Resynced => pool.garbage_collect_soon(),
+        FollowEvent::Change(change) => supply.apply_route_change(change),
+        FollowEvent::Resynced => supply.garbage_collect_soon(),
     };
     routes::follow(routes, store, metrics, on_event).await;
 }
 
 /// Reads the file of templates again. If the configuration is invalid, the errors are logged and the previous templates
 /// stay in effect.
-fn reload_templates(pool: &Arc<Pool>, file: Option<&Path>, own_program: &Path) {
+fn reload_templates(pool: &Pool, file: Option<&Path>, own_program: &Path) {
     match config::read(file, own_program) {
         Ok(config) => {
             tracing::info!(templates = config.templates.iter().len(), "templates reloaded");

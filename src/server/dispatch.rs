@@ -1,41 +1,60 @@
-//! The choice of the engine that answers on a connection.
+//! The loop of one connection, and the choice of the engine that answers each request.
 //!
-//! The first head decides: a request for the API, or the handshake of a WebSocket, starts hyper. Any other request
-//! starts Pingora, and HTTP/2 always does. The choice only saves time. Each engine decides again for each request, on
-//! its own parse, with one rule ([`Hosts::destination`](crate::request::Hosts::destination)): hyper passes a request
-//! for an instance through a pipe to Pingora, and Pingora calls the API's handler.
+//! The guard owns an HTTP/1 connection between two messages. Each checked head goes to the engine that it belongs to, and
+//! the engine gives the connection back:
+//!
+//! | head | engine |
+//! |---|---|
+//! | for the API | hyper, until a head comes that is not for the API |
+//! | for an instance of this node | the forwarder, if the server has one, for one exchange |
+//! | for any other host | Pingora, for one exchange |
+//! | the handshake of a WebSocket for an instance | hyper, to the end of the connection |
+//! | refused by the guard | none: the API's error, and the end of the connection |
+//!
+//! HTTP/2 goes to Pingora, to the end of the connection. Each engine decides again about each request, on its own parse,
+//! with one rule ([`Hosts::destination`](crate::request::Hosts::destination)), and answers 421 where the two differ.
 //!
 //! **Trap: Pingora 0.9 closes a WebSocket after the 101 if the app speaks first (issue 946).** So handshakes go to
-//! hyper, also on a connection on which Pingora has served requests.
+//! hyper.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use pingora_core::protocols::{ALPN, Stream};
 use tokio::io::AsyncWriteExt as _;
 
-use super::http1_guard::{ClientTimeouts, GuardedConnection, HeadInfo, NextHead, Refusal};
+use super::forwarder::{Forwarder, LazyTimer, Outcome};
+use super::http1_guard::{
+    ClientTimeouts, GuardedConnection, HeadFilter, HeadInfo, NextHead, Refusal, RefusalKind,
+};
 use super::hyper_engine::HyperEngine;
 use super::pingora_engine::PingoraEngine;
 use super::shutdown::StopSignal;
 use super::wire_format::encode_response;
-use crate::api::{Api, REFUSED_PATH};
+use tokio_util::task::task_tracker::TaskTrackerToken;
+
+use crate::api::{Api, ApiError};
+use crate::config::Http1Engine;
 use crate::proxy::Proxy;
 use crate::request::Destination;
+use crate::telemetry::task;
 
-/// Both engines, and the choice between them.
+/// All engines, and the choice between them.
 pub(super) struct Dispatcher {
     api: Arc<Api>,
     proxy: Proxy,
     hyper: Arc<HyperEngine>,
     pingora: Arc<PingoraEngine>,
+    /// Passes the heads that are for the API.
+    api_heads: HeadFilter,
+    /// Carries HTTP/1 to the instances of this node; `None` where Pingora does.
+    forwarder: Option<Forwarder>,
     timeouts: ClientTimeouts,
     stop: StopSignal,
 }
 
 impl Dispatcher {
-    /// Sets both engines up. `read_timeout` bounds how long a client may take to send the body of a request for the
+    /// Sets the engines up. `read_timeout` bounds how long a client may take to send the body of a request for the
     /// API.
     pub(super) fn new(
         api: Arc<Api>,
@@ -43,10 +62,19 @@ impl Dispatcher {
         timeouts: ClientTimeouts,
         read_timeout: Duration,
         stop: StopSignal,
+        http1_engine: Http1Engine,
     ) -> Arc<Self> {
         let pingora = Arc::new(PingoraEngine::new(proxy.clone(), timeouts, stop.clone()));
-        let hyper = HyperEngine::new(api.clone(), proxy.clone(), pingora.clone(), read_timeout, stop.clone());
-        Arc::new(Self { api, proxy, hyper: Arc::new(hyper), pingora, timeouts, stop })
+        let hyper = HyperEngine::new(api.clone(), proxy.clone(), read_timeout, stop.clone());
+        let forwarder = (http1_engine == Http1Engine::Forwarder).then(|| {
+            task::spawn("idle app sockets", proxy.clone().sweep_idle_sockets());
+            Forwarder::new(proxy.clone(), stop.clone())
+        });
+        let routing = proxy.clone();
+        let api_heads: HeadFilter =
+            Arc::new(move |host| routing.hosts().destination_of_http1(host) == Destination::Api);
+        let hyper = Arc::new(hyper);
+        Arc::new(Self { api, proxy, hyper, pingora, api_heads, forwarder, timeouts, stop })
     }
 
     /// Announces the shutdown to Pingora, so that each last response says that its connection closes.
@@ -54,45 +82,79 @@ impl Dispatcher {
         self.pingora.close().await;
     }
 
-    /// Serves one connection to its end. TLS, if any, is terminated before.
-    pub(super) async fn serve(self: Arc<Self>, stream: Stream) {
+    /// Serves one connection to its end. TLS, if any, is terminated before. `fresh` is dropped when its first
+    /// request has begun.
+    pub(super) async fn serve(self: Arc<Self>, stream: Stream, fresh: TaskTrackerToken) {
         if stream.selected_alpn_proto() == Some(ALPN::H2) {
+            drop(fresh);
             self.pingora.serve_http2(stream).await;
             return;
         }
         let is_encrypted = stream.get_ssl_digest().is_some();
         let mut stream = GuardedConnection::new(stream, self.timeouts);
-        match self.next_head(&mut stream).await {
-            NextHead::Head(head) if self.begins_with_hyper(&head) => self.hyper.serve(stream).await,
-            NextHead::Head(_) => self.serve_with_pingora(stream).await,
-            // Over TLS, HTTP/2 is agreed on by ALPN or not spoken.
-            NextHead::Http2 if !is_encrypted => self.pingora.serve_http2(Box::new(stream)).await,
-            NextHead::Refused(refusal) => self.refuse(stream, &refusal).await,
-            NextHead::Http2 | NextHead::Closed => stream.close().await,
+        let first = self.next_head(&mut stream).await;
+        // Boxed, so that a connection that waits for its first head takes little memory.
+        Box::pin(self.serve_messages(stream, first, is_encrypted, fresh)).await;
+    }
+
+    /// Serves one message after another, of which `next` is the first.
+    async fn serve_messages(
+        &self,
+        mut stream: GuardedConnection,
+        mut next: NextHead,
+        is_encrypted: bool,
+        fresh: TaskTrackerToken,
+    ) {
+        let mut fresh = Some(fresh);
+        let mut timer = LazyTimer::default();
+        loop {
+            let kept = match next {
+                NextHead::Head(info) => match self.proxy.hosts().destination_of_http1(&info.host) {
+                    Destination::Api => {
+                        // Another process answers for the API by now. The client sends its request again, as it must
+                        // when an idle connection is closed.
+                        let Some(_pass) = self.api.enter() else { return stream.close().await };
+                        drop(fresh.take());
+                        stream.lend(self.api_heads.clone());
+                        self.hyper.serve_api(stream).await
+                    }
+                    Destination::Instance(_) if info.head.is_websocket_upgrade => {
+                        drop(fresh.take());
+                        return self.hyper.serve_websocket(stream).await;
+                    }
+                    // The proxy has the error for a host that is unknown or malformed.
+                    destination => {
+                        drop(fresh.take());
+                        self.proxy_exchange(stream, &info, destination, &mut timer).await
+                    }
+                },
+                // Over TLS, HTTP/2 is agreed on by ALPN or not spoken.
+                NextHead::Http2 if !is_encrypted => return self.pingora.serve_http2(Box::new(stream)).await,
+                NextHead::Refused(refusal) => return self.refuse(stream, &refusal).await,
+                NextHead::Http2 | NextHead::Closed => return stream.close().await,
+            };
+            let Some(kept) = kept else { return };
+            stream = kept;
+            next = self.next_head(&mut stream).await;
         }
     }
 
-    /// Chooses the first engine. It is a hint: the result of a request does not depend on the engine that begins.
-    fn begins_with_hyper(&self, info: &HeadInfo) -> bool {
-        needs_hyper(info)
-            || info.host.is_empty()
-            || self.proxy.hosts().destination_of(&info.host) == Destination::Api
-    }
-
-    /// Serves one request after another. Between two of them the guard waits for the next head: one that only hyper can
-    /// serve moves the connection to hyper for good, and a refused head ends it.
-    async fn serve_with_pingora(&self, mut stream: GuardedConnection) {
-        loop {
-            let Some(kept) = self.pingora.serve_exchange(stream).await else { return };
-            stream = kept;
-            match self.next_head(&mut stream).await {
-                NextHead::Head(info) if needs_hyper(&info) => {
-                    return self.hyper.serve(stream).await;
-                }
-                NextHead::Head(_) => {}
-                NextHead::Refused(refusal) => return self.refuse(stream, &refusal).await,
-                NextHead::Http2 | NextHead::Closed => return stream.close().await,
-            }
+    /// Carries out one exchange with an instance. Returns the connection if it stays open.
+    async fn proxy_exchange(
+        &self,
+        mut stream: GuardedConnection,
+        info: &HeadInfo,
+        destination: Destination<'_>,
+        timer: &mut LazyTimer,
+    ) -> Option<GuardedConnection> {
+        let outcome = match &self.forwarder {
+            Some(forwarder) => forwarder.exchange(&mut stream, info, destination, timer).await,
+            None => Outcome::NotMine,
+        };
+        match outcome {
+            Outcome::Kept => Some(stream),
+            Outcome::Closed => None,
+            Outcome::NotMine => self.pingora.serve_exchange(stream).await,
         }
     }
 
@@ -106,21 +168,16 @@ impl Dispatcher {
         }
     }
 
-    /// Answers a head that no engine may see, with the text of the API's error handler.
+    /// Answers a head that no engine may see.
     async fn refuse(&self, mut stream: GuardedConnection, refusal: &Refusal) {
-        let peer = stream.peer_ip();
-        let target = format!("{REFUSED_PATH}{}", refusal.status());
-        let Ok(request) = http::Request::get(target).body(()) else { return };
-        let response = self.api.handle(&request.into_parts().0, Ok(Bytes::new()), peer, false).await;
-        let bytes = encode_response(response);
+        let error = match refusal.kind() {
+            RefusalKind::BadRequest => ApiError::MalformedHead,
+            RefusalKind::HeadersTooLarge => ApiError::HeadersTooLarge,
+            RefusalKind::Timeout => ApiError::Timeout,
+        };
+        let bytes = encode_response(self.api.refuse_head(&error));
         if stream.write_all(&bytes).await.is_ok() && stream.flush().await.is_ok() {
             stream.linger().await;
         }
     }
-}
-
-/// Whether Pingora cannot serve a request: the handshake of a WebSocket, or one whose host is in its target, from where
-/// `PingoraPipe` moves it.
-fn needs_hyper(info: &HeadInfo) -> bool {
-    info.head.is_websocket_upgrade || info.head.needs_host_of_target
 }

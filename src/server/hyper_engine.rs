@@ -1,7 +1,6 @@
-//! Hyper as an engine: HTTP/1 connections that began with a request for the API, or that become a WebSocket tunnel.
+//! Hyper as an engine: requests of HTTP/1 for the API, and the handshakes of WebSockets.
 
 use std::convert::Infallible;
-use std::net::IpAddr;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -14,22 +13,19 @@ use hyper::body::{Body as _, Frame, Incoming, SizeHint};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
-use pingora_core::protocols::{GetSocketDigest, Ssl};
 use tokio::time::timeout;
 
 use super::http1_guard::{ExchangeSignal, GuardedConnection, MAX_HEAD_BYTES};
-use super::pingora_engine::PingoraEngine;
-use super::pingora_pipe::PingoraPipe;
 use super::shutdown::StopSignal;
 use crate::api::{Api, ApiError, Body, MAX_BODY};
+use crate::cluster::HOP_HEADER;
 use crate::proxy::{HandshakeBody, Proxy};
-use crate::request::{Destination, RequestId};
+use crate::request::{Destination, Peer, RequestContext};
 
 /// What answers on the connections that hyper serves.
 pub(super) struct HyperEngine {
     api: Arc<Api>,
     proxy: Proxy,
-    pingora: Arc<PingoraEngine>,
     read_timeout: Duration,
     stop: StopSignal,
 }
@@ -37,47 +33,53 @@ pub(super) struct HyperEngine {
 /// What the requests of one connection share.
 struct HyperConnection {
     engine: Arc<HyperEngine>,
-    peer: IpAddr,
-    is_secure: bool,
+    peer: Peer,
     signal: ExchangeSignal,
-    pipe: PingoraPipe,
 }
 
 impl HyperEngine {
     /// Sets the engine up. `read_timeout` bounds how long a client may take to send the body of a request for the API.
-    pub(super) fn new(
-        api: Arc<Api>,
-        proxy: Proxy,
-        pingora: Arc<PingoraEngine>,
-        read_timeout: Duration,
-        stop: StopSignal,
-    ) -> Self {
-        Self { api, proxy, pingora, read_timeout, stop }
+    pub(super) fn new(api: Arc<Api>, proxy: Proxy, read_timeout: Duration, stop: StopSignal) -> Self {
+        Self { api, proxy, read_timeout, stop }
     }
 
-    /// Serves a connection to its end.
-    pub(super) async fn serve(self: &Arc<Self>, stream: GuardedConnection) {
-        let mut stop = self.stop.clone();
-        let ssl = stream.get_ssl_digest();
-        let connection = Arc::new(HyperConnection {
-            peer: stream.peer_ip(),
-            is_secure: ssl.is_some(),
-            signal: stream.exchange_signal(),
-            pipe: PingoraPipe::new(self.pingora.clone(), stream.get_socket_digest(), ssl),
-            engine: self.clone(),
-        });
+    /// Serves requests for the API on a connection that was lent for them. Returns the connection if it stays open.
+    pub(super) async fn serve_api(self: &Arc<Self>, stream: GuardedConnection) -> Option<GuardedConnection> {
+        let connection = self.connection(&stream);
         let service = service_fn(move |request| {
             let connection = connection.clone();
-            async move { Ok::<_, Infallible>(connection.respond(request).await) }
+            async move { Ok::<_, Infallible>(connection.answer_api(request).await) }
         });
-        // Hyper gets no timer: the guard has all deadlines.
-        let serving = http1::Builder::new()
-            .max_buf_size(2 * MAX_HEAD_BYTES)
-            .serve_connection(TokioIo::new(stream), service)
-            .with_upgrades();
+        let mut serving = builder().serve_connection(TokioIo::new(stream), service);
+        let mut stop = self.stop.clone();
+        let ended = tokio::select! {
+            // Read first: hyper would end without a look at the head that is there.
+            biased;
+            ended = &mut serving => ended,
+            () = stop.requested() => {
+                Pin::new(&mut serving).graceful_shutdown();
+                (&mut serving).await
+            }
+        };
+        // How a connection ends is the client's decision. A failed request is reported in its response.
+        ended.ok()?;
+        let stream = serving.into_parts().io.into_inner();
+        stream.is_released().then_some(stream)
+    }
+
+    /// Serves the handshake of a WebSocket, and the tunnel that it may begin, to the end of the connection.
+    pub(super) async fn serve_websocket(self: &Arc<Self>, stream: GuardedConnection) {
+        let connection = self.connection(&stream);
+        let service = service_fn(move |request| {
+            let connection = connection.clone();
+            async move { Ok::<_, Infallible>(connection.answer_handshake(request).await) }
+        });
+        let serving = builder().serve_connection(TokioIo::new(stream), service).with_upgrades();
         let mut serving = pin!(serving);
+        let mut stop = self.stop.clone();
         tokio::select! {
-            // How a connection ends is the client's decision. A failed request is reported in its response.
+            // Read first: hyper would end without a look at the head that is there.
+            biased;
             _ = serving.as_mut() => {}
             () = stop.requested() => {
                 serving.as_mut().graceful_shutdown();
@@ -85,37 +87,32 @@ impl HyperEngine {
             }
         }
     }
+
+    fn connection(self: &Arc<Self>, stream: &GuardedConnection) -> Arc<HyperConnection> {
+        Arc::new(HyperConnection {
+            engine: self.clone(),
+            peer: stream.peer(),
+            signal: stream.exchange_signal(),
+        })
+    }
+}
+
+/// Returns hyper's settings. Hyper gets no timer: the guard has all deadlines.
+fn builder() -> http1::Builder {
+    let mut builder = http1::Builder::new();
+    builder.max_buf_size(2 * MAX_HEAD_BYTES);
+    builder
 }
 
 impl HyperConnection {
-    /// Responds to one request, whatever its host.
-    async fn respond(&self, request: Request<Incoming>) -> Response<ExchangeBody> {
-        let proxy = &self.engine.proxy;
+    async fn answer_api(&self, request: Request<Incoming>) -> Response<ExchangeBody> {
         let version = request.version();
-        let response = match proxy.hosts().destination_of_head(version, request.uri(), request.headers()) {
-            Destination::Api => self.respond_api(request).await.map(BodySource::Local),
-            Destination::Instance(_) if is_websocket_handshake(&request) => {
-                let tunnels = self.engine.stop.tunnels();
-                let response = proxy.tunnel_websocket(request, self.peer, self.is_secure, tunnels).await;
-                if response.status() == StatusCode::SWITCHING_PROTOCOLS {
-                    // Before hyper writes the 101: the bytes that the client sends after it are no HTTP any more.
-                    self.signal.start_tunnel();
-                }
-                response.map(|body| match body {
-                    HandshakeBody::App(body) => BodySource::App(body),
-                    HandshakeBody::Local(body) => BodySource::Local(body),
-                })
-            }
-            // Pingora answers for every other host, also for one that is unknown.
-            Destination::Instance(_) | Destination::Unknown | Destination::Invalid => {
-                let id = RequestId::of(request.headers());
-                match self.pipe.send(request).await {
-                    Ok(response) => response.map(BodySource::App),
-                    Err(error) => aborted_response(&error, &id).map(BodySource::Local),
-                }
-            }
+        let context = self.context(&request);
+        let response = match context.destination {
+            Destination::Api => self.respond_api(request, &context).await,
+            _ => misdirected(&context),
         };
-        let mut response = response.map(|source| ExchangeBody { source, signal: self.signal.clone() });
+        let mut response = self.with_signal(response.map(BodySource::Local));
         if version == Version::HTTP_10 && response.body().size_hint().exact().is_none() {
             // The end of the connection is the end of the body. Hyper would say that it keeps the connection.
             response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
@@ -123,10 +120,39 @@ impl HyperConnection {
         response
     }
 
-    async fn respond_api(&self, request: Request<Incoming>) -> Response<Body> {
+    async fn answer_handshake(&self, request: Request<Incoming>) -> Response<ExchangeBody> {
+        let context = self.context(&request);
+        if !matches!(context.destination, Destination::Instance(_)) || !is_websocket_handshake(&request) {
+            return self.with_signal(misdirected(&context).map(BodySource::Local));
+        }
+        let tunnels = self.engine.stop.tunnels();
+        let response = self.engine.proxy.tunnel_websocket(request, &context, tunnels).await;
+        if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+            // Before hyper writes the 101: the bytes that the client sends after it are no HTTP any more.
+            self.signal.start_tunnel();
+        }
+        self.with_signal(response.map(|body| match body {
+            HandshakeBody::App(body) => BodySource::App(body),
+            HandshakeBody::Local(body) => BodySource::Local(body),
+        }))
+    }
+
+    fn context(&self, request: &Request<Incoming>) -> RequestContext<'static> {
+        let proxy = &self.engine.proxy;
+        let (uri, headers) = (request.uri(), request.headers());
+        let destination = proxy.hosts().destination_of_head(request.version(), uri, headers).into_owned();
+        proxy.context(destination, self.peer, headers)
+    }
+
+    /// Lets the guard know when hyper is done with the body of a response.
+    fn with_signal(&self, response: Response<BodySource>) -> Response<ExchangeBody> {
+        response.map(|source| ExchangeBody { source, signal: self.signal.clone() })
+    }
+
+    async fn respond_api(&self, request: Request<Incoming>, context: &RequestContext<'_>) -> Response<Body> {
         let _in_flight = self.engine.proxy.in_flight().begin();
         let (mut parts, body) = request.into_parts();
-        self.engine.proxy.verify_hop_header(&mut parts);
+        parts.headers.remove(HOP_HEADER);
         // Held until the request was handled, since the handler has the body.
         let has_body = !body.is_end_stream();
         let buffer = has_body.then(|| self.engine.proxy.reserve_body(&parts));
@@ -136,7 +162,7 @@ impl HyperConnection {
             Some(Some(_)) => self.read_body(body).await,
         };
         let is_refused = body.is_err();
-        let mut response = self.engine.api.handle(&parts, body, self.peer, self.is_secure).await;
+        let mut response = self.engine.api.handle(&parts, body, context).await;
         // The sender of a response that assigns an instance must take the delivery out of the body and report its
         // progress: the claim is undone if the delivery is dropped with the body.
         if let Some(delivery) = response.body_mut().take_delivery() {
@@ -173,11 +199,9 @@ fn is_websocket_handshake(request: &Request<Incoming>) -> bool {
         && has_token(header::CONNECTION, "upgrade")
 }
 
-/// Returns the response to an exchange that ended before Pingora responded. The client ended it if its body broke off
-/// or broke a rule of HTTP; else Pingora ended it.
-fn aborted_response(error: &hyper::Error, id: &RequestId) -> Response<Body> {
-    let failure = if error.is_user() { ApiError::MalformedBody } else { ApiError::AppUnreachable };
-    let mut response = failure.to_response(id);
+/// Returns the response to a request that this engine reads in another way than the guard.
+fn misdirected(context: &RequestContext<'_>) -> Response<Body> {
+    let mut response = ApiError::Misdirected.to_response(&context.id);
     response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     response
 }

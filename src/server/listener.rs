@@ -15,7 +15,9 @@ use socket2::SockRef;
 use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use super::accept_errors::AcceptErrors;
 use super::client_connections::{ConnectionMaxima, ConnectionSlots};
@@ -40,9 +42,10 @@ const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(15);
 /// Unanswered probes after which the system closes a connection. A client that vanished frees its slot in two minutes.
 const KEEPALIVE_PROBES: u32 = 4;
 
-/// Most bytes that the kernel takes of a response beyond what the client's window lets it send. Its send buffer may grow
-/// to megabytes, and what an idle client leaves there stays.
-const MAX_UNSENT: u32 = 128 * 1024;
+/// About how many bytes the kernel takes of a response beyond what the client's window lets it send. Its send buffer may
+/// grow to megabytes, and what a client leaves there that does not read stays. What is on the way to the client does not
+/// count, so a long way needs no more.
+const MAX_UNSENT: u32 = 32 * 1024;
 
 /// What the connections of a listener share.
 pub(super) struct ListenerContext {
@@ -60,21 +63,27 @@ pub(super) struct ListenerContext {
     pub(super) metrics: Arc<Metrics>,
     /// Tracks every open connection.
     pub(super) connections: TaskTracker,
+    /// Tracks the connections that have sent no head yet.
+    pub(super) fresh: TaskTracker,
+    /// Cancelled when no further connection is accepted.
+    pub(super) closed: CancellationToken,
 }
 
-/// Accepts connections until the server shuts down.
-pub(super) async fn run(context: ListenerContext, listener: TcpListener, mut stop: StopSignal) {
+/// Accepts connections until the listener is closed.
+pub(super) async fn run(context: ListenerContext, listener: TcpListener, stop: StopSignal) {
     enable_keepalive(&listener);
     let slots = ConnectionSlots::new(context.maxima);
     let refusals = Arc::new(Semaphore::new(MAX_REFUSALS));
     let nodes = Arc::new(ArcSwap::from_pointee(HashSet::new()));
-    task::spawn("addresses of nodes", follow_nodes(context.directory.clone(), nodes.clone(), stop.clone()));
+    task::spawn("addresses of nodes", follow_nodes(context.directory.clone(), nodes.clone(), stop));
+    // A connection that is being accepted counts as fresh before it has a token of its own.
+    let _accepting = context.fresh.token();
     let context = Arc::new(context);
     let mut errors = AcceptErrors::default();
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
-            () = stop.requested() => return context.dispatcher.close().await,
+            () = context.closed.cancelled() => return context.dispatcher.close().await,
         };
         let (stream, peer) = match accepted {
             Ok((stream, peer)) => (stream, peer.ip().to_canonical()),
@@ -87,11 +96,11 @@ pub(super) async fn run(context: ListenerContext, listener: TcpListener, mut sto
         let is_proxy = context.trusted_proxies.contains(peer) || nodes.load().contains(&peer);
         match slots.take(peer, is_proxy) {
             Ok(slot) => {
-                let connections = context.connections.clone();
+                let (connections, fresh) = (context.connections.clone(), context.fresh.token());
                 let context = context.clone();
                 let serving = async move {
                     // An error here means that the client left at once, which is not worth a log line.
-                    let _ = serve_connection(&context, stream).await;
+                    let _ = serve_connection(&context, stream, fresh).await;
                     drop(slot);
                 };
                 task::spawn("connection", connections.track_future(serving));
@@ -134,7 +143,11 @@ async fn follow_nodes(directory: Arc<Directory>, nodes: Arc<ArcSwap<HashSet<IpAd
     }
 }
 
-async fn serve_connection(context: &ListenerContext, stream: TcpStream) -> io::Result<()> {
+async fn serve_connection(
+    context: &ListenerContext,
+    stream: TcpStream,
+    fresh: TaskTrackerToken,
+) -> io::Result<()> {
     // A failure only leaves more in the kernel's buffer.
     let _ = SockRef::from(&stream).set_tcp_notsent_lowat(MAX_UNSENT);
     // Responses are written whole. To hold back their last packet would only cost time.
@@ -146,12 +159,13 @@ async fn serve_connection(context: &ListenerContext, stream: TcpStream) -> io::R
     stream.set_socket_digest(digest);
     let stream: Stream = match &context.tls {
         None => Box::new(stream),
-        Some(tls) => match tls.accept(Box::new(stream)).await {
+        Some(tls) => match Box::pin(tls.accept(Box::new(stream))).await {
             Some(stream) => Box::new(stream),
             None => return Ok(()),
         },
     };
-    context.dispatcher.clone().serve(stream).await;
+    // Not part of this future, which is as long as the longest future in it, for each connection.
+    Box::pin(context.dispatcher.clone().serve(stream, fresh)).await;
     Ok(())
 }
 

@@ -17,8 +17,10 @@
 //! | `dispatch` | chooses the engine of a connection |
 //! | `hyper_engine` | answers for the API and opens WebSocket tunnels |
 //! | `pingora_engine` | forwards all other requests of instances |
-//! | `pingora_pipe` | carries an instance's request from a connection that hyper serves to Pingora |
 //! | `wire_format` | a whole response as bytes, where no engine writes it |
+//! | `handover` | another process takes the place of this one |
+//! | `service_manager` | what systemd learns of the server |
+//! | `start_error` | why a server does not start |
 //! | `shutdown` | signals, and the order in which a server stops |
 
 mod accept_errors;
@@ -28,12 +30,15 @@ mod client_connections;
 pub(crate) mod descriptors;
 mod dispatch;
 mod forbidden_hosts;
+mod forwarder;
+pub(crate) mod handover;
 pub mod http1_guard;
 mod hyper_engine;
 mod listener;
 mod pingora_engine;
-mod pingora_pipe;
+mod service_manager;
 mod shutdown;
+pub mod start_error;
 pub mod state_dir;
 #[cfg(test)]
 mod tests;

@@ -24,7 +24,7 @@ const MAX_SEND_BUFFER: usize = 64 * 1024;
 /// How often a request is sent again if an idle connection to the app turns out to be closed.
 const MAX_RETRIES: usize = 2;
 
-/// Pingora's proxy, each of whose exchanges is watched.
+/// Pingora's proxy, each of whose exchanges is watched. It is for connections whose exchanges Pingora begins by itself.
 struct WatchedProxy(Arc<HttpProxy<Proxy>>);
 
 #[async_trait]
@@ -94,21 +94,9 @@ impl PingoraEngine {
     pub(super) async fn serve_exchange(&self, stream: GuardedConnection) -> Option<GuardedConnection> {
         let mut session = ServerSession::new_http1(Box::new(stream));
         session.set_keepalive(Some(self.timeouts.idle.as_secs()));
-        let reused = self.proxy.process_new_http(session, self.stop.receiver()).await?;
+        let exchange = self.proxy.0.process_new_http(session, self.stop.receiver());
+        let reused = watched(exchange).await?;
         let (stream, _) = reused.consume();
         stream.into_any().downcast::<GuardedConnection>().ok().map(|guard| *guard)
-    }
-
-    /// Serves the requests that come through a pipe. Hyper has parsed them and wrote them anew.
-    pub(super) async fn serve_pipe(&self, mut session: ServerSession) {
-        loop {
-            session.set_keepalive(Some(self.timeouts.idle.as_secs()));
-            let reused = self.proxy.process_new_http(session, self.stop.receiver()).await;
-            let Some((stream, settings)) = reused.map(ReusedHttpStream::consume) else { return };
-            session = ServerSession::new_http1(stream);
-            if let Some(settings) = settings {
-                settings.apply_to_session(&mut session);
-            }
-        }
     }
 }

@@ -1,7 +1,6 @@
 //! Signals, and the order in which a server stops.
 
 use std::io;
-use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -9,7 +8,9 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::api::Api;
 use crate::pool::Pool;
+use crate::proxy::Tunnels;
 use crate::request::InFlightRequests;
 use crate::telemetry::task;
 
@@ -19,11 +20,27 @@ const SECOND_SIGNAL_STATUS: i32 = 130;
 /// How often a server that shuts down checks whether its requests have ended.
 const POLL_INTERVAL: Duration = Duration::from_millis(20);
 
+/// How long the clients of accepted connections have to send their first request before a handover.
+const FIRST_HEAD_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// How much longer than an acquire waits the requests for the API may take before a handover.
+const API_MARGIN: Duration = Duration::from_secs(1);
+
 /// The signals that the server answers.
 pub(super) struct ProcessSignals {
     terminate: Signal,
     interrupt: Signal,
     hang_up: Signal,
+    replace: Signal,
+}
+
+/// What a signal asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Wanted {
+    /// SIGTERM or SIGINT: the server is to end.
+    Stop,
+    /// SIGUSR2: another process is to take its place.
+    Replace,
 }
 
 impl ProcessSignals {
@@ -36,20 +53,24 @@ impl ProcessSignals {
             terminate: signal(SignalKind::terminate())?,
             interrupt: signal(SignalKind::interrupt())?,
             hang_up: signal(SignalKind::hangup())?,
+            replace: signal(SignalKind::user_defined2())?,
         })
     }
 
-    /// Waits for SIGTERM or SIGINT, and calls `reload` for each SIGHUP until then. After that a second SIGTERM or
-    /// SIGINT ends the process at once, and the instances of its runtime with it.
-    pub(super) async fn wait(mut self, reload: impl Fn()) {
+    /// Waits for a signal that ends this process, and calls `reload` for each SIGHUP until then.
+    pub(super) async fn wait(&mut self, reload: impl Fn()) -> Wanted {
         loop {
             tokio::select! {
-                _ = self.terminate.recv() => break,
-                _ = self.interrupt.recv() => break,
+                _ = self.terminate.recv() => return Wanted::Stop,
+                _ = self.interrupt.recv() => return Wanted::Stop,
+                _ = self.replace.recv() => return Wanted::Replace,
                 _ = self.hang_up.recv() => reload(),
             }
         }
-        tracing::info!("shutdown started; a second signal ends the process at once");
+    }
+
+    /// From now on SIGTERM or SIGINT ends the process at once, and the instances of its runtime with it.
+    pub(super) fn end_at_next(mut self) {
         task::spawn("second signal", async move {
             tokio::select! {
                 _ = self.terminate.recv() => {}
@@ -65,13 +86,13 @@ impl ProcessSignals {
 #[derive(Clone)]
 pub(super) struct StopSignal {
     is_stopping: watch::Receiver<bool>,
-    tunnels: CancellationToken,
+    tunnels: Tunnels,
 }
 
 impl StopSignal {
-    /// Combines the two stages of a shutdown: once `is_stopping` is true no further request begins; once `tunnels` is
-    /// cancelled tunnels and streams end.
-    pub(super) fn new(is_stopping: watch::Receiver<bool>, tunnels: CancellationToken) -> Self {
+    /// Combines the two stages of a shutdown: once `is_stopping` is true no further request begins; once `tunnels.end`
+    /// is cancelled tunnels and streams end.
+    pub(super) fn new(is_stopping: watch::Receiver<bool>, tunnels: Tunnels) -> Self {
         Self { is_stopping, tunnels }
     }
 
@@ -86,32 +107,41 @@ impl StopSignal {
         &self.is_stopping
     }
 
-    /// Returns the token that is cancelled when tunnels must end.
-    pub(super) fn tunnels(&self) -> CancellationToken {
+    /// Returns what tunnels share.
+    pub(super) fn tunnels(&self) -> Tunnels {
         self.tunnels.clone()
     }
 }
 
 /// Everything that ends in a shutdown, in this order.
 pub(super) struct ShutdownSequence {
-    /// Ends the listener, and lets no further request begin on the open connections.
+    /// Cancelled to accept no further connection.
+    pub(super) listener_closed: CancellationToken,
+    /// The connections that have sent no head yet.
+    pub(super) fresh: TaskTracker,
+    /// Lets no further request begin on the open connections.
     pub(super) stop_requests: watch::Sender<bool>,
-    /// Ends tunnels and streams of events, which would never end by themselves.
-    pub(super) tunnels: CancellationToken,
+    /// Ends tunnels and the API's streams of events, which would never end by themselves.
+    pub(super) tunnels: Tunnels,
+    /// Ends only the API's streams of events.
+    pub(super) event_streams: CancellationToken,
     /// The connections, whose requests in flight are waited for.
     pub(super) connections: TaskTracker,
     /// Counts the streams of an app's events among those requests: a stream ends when the app does, and not before.
     pub(super) in_flight: InFlightRequests,
+    /// How long an acquire may wait for an instance.
+    pub(super) acquire_timeout: Duration,
     /// The longest wait for the requests in flight.
     pub(super) grace: Duration,
 }
 
 impl ShutdownSequence {
     /// Shuts the server down, and then lets the pool end its instances.
-    pub(super) async fn run(self, pool: &Arc<Pool>) {
+    pub(super) async fn run(self, pool: &Pool) {
         pool.begin_shutdown().await;
+        self.listener_closed.cancel();
         self.stop_requests.send_replace(true);
-        self.tunnels.cancel();
+        self.tunnels.end.cancel();
         self.connections.close();
         if tokio::time::timeout(self.grace, self.wait_for_requests()).await.is_err() {
             tracing::warn!(
@@ -120,6 +150,44 @@ impl ShutdownSequence {
             );
         }
         pool.shut_down().await;
+    }
+
+    /// Lets another process take the place of this one: `free_node` is called once this process does nothing for the node
+    /// any more, and returns when the other one serves. Requests in flight and tunnels continue here.
+    ///
+    /// # Errors
+    /// That of `free_node`.
+    pub(super) async fn hand_over<E>(
+        self,
+        api: &Api,
+        pool: &Pool,
+        free_node: impl Future<Output = Result<(), E>>,
+    ) -> Result<(), E> {
+        self.listener_closed.cancel();
+        // Their clients expect an answer, and no other process can have them any more.
+        self.fresh.close();
+        let _ = tokio::time::timeout(FIRST_HEAD_TIMEOUT, self.fresh.wait()).await;
+        self.stop_requests.send_replace(true);
+        self.event_streams.cancel();
+        self.connections.close();
+        api.finish(self.acquire_timeout + API_MARGIN).await;
+        pool.hand_over().await;
+        free_node.await?;
+        if tokio::time::timeout(self.grace, self.wait_for_tunnels()).await.is_err() {
+            tracing::info!(
+                connections = self.connections.len(),
+                "requests and tunnels cut off after the handover"
+            );
+        }
+        self.tunnels.end.cancel();
+        Ok(())
+    }
+
+    /// Waits until all connections are closed and all tunnels have ended, however long these and streams take.
+    async fn wait_for_tunnels(&self) {
+        self.connections.wait().await;
+        self.tunnels.open.close();
+        self.tunnels.open.wait().await;
     }
 
     /// Waits until all connections are closed, or carry nothing but streams of events.

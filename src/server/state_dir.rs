@@ -52,6 +52,15 @@ impl NodeDir {
         }
     }
 
+    /// Locks the folder of one node below `state_dir`.
+    ///
+    /// # Errors
+    /// The folder cannot be made or locked; `WouldBlock` if another server has locked it.
+    pub fn lock(state_dir: &Path, id: NodeId) -> io::Result<Self> {
+        let locked = Self::try_lock(&state_dir.join("nodes"), id)?;
+        locked.ok_or_else(|| io::Error::new(io::ErrorKind::WouldBlock, "another server has locked it"))
+    }
+
     /// Locks every node's folder below `state_dir`, so that no server runs there meanwhile. If a server runs in one of
     /// them, locks none and returns the id of the first such node.
     ///
@@ -93,6 +102,14 @@ impl NodeDir {
             Err(TryLockError::WouldBlock) => Ok(None),
             Err(TryLockError::Error(error)) => Err(error),
         }
+    }
+
+    /// Removes the folder. What the node runs must be gone.
+    ///
+    /// # Errors
+    /// A file cannot be removed.
+    pub fn remove(self) -> io::Result<()> {
+        fs::remove_dir_all(&self.path)
     }
 
     /// Returns the node's id, which is the folder's name.

@@ -1,7 +1,7 @@
-//! The file of visitors' instances, for instances that outlive the server process.
+//! The file of ready and visitors' instances, for instances that outlive the server process.
 //!
-//! Each line is a JSON object: a route change, or the confirmation of some claims, in the order of the steps. Applied
-//! in that order, the lines lead to every instance that is or recently was assigned. A line is written before the
+//! Each line is a JSON object: a record after a step, or the confirmation of some claims, in the order of the steps.
+//! Applied in that order, the lines lead to every instance that is ready, or is or recently was assigned. A line is written before the
 //! caller of the step gets its answer, but not synced to the disk: what is written survives the process, and no
 //! instance survives the host.
 //!
@@ -84,7 +84,7 @@ impl JournaledInstances {
 }
 
 impl Journal {
-    /// Opens or creates a journal. Returns with it the visitors' instances, each with whether its claim is unconfirmed.
+    /// Opens or creates a journal. Returns with it the instances, each with whether its claim is unconfirmed.
     ///
     /// # Errors
     /// The file cannot be read or written.
@@ -101,10 +101,6 @@ impl Journal {
     /// the next call rewrites the file.
     pub(super) fn record_change(&mut self, change: &RouteChange, is_claim: bool) {
         self.record(match change {
-            // The instance of an undone claim is ready, and ready instances are not journaled.
-            RouteChange::Set(instance) if instance.lease().is_none() => {
-                JournalLine::Gone(instance.id().clone())
-            }
             RouteChange::Set(instance) if is_claim => JournalLine::Claimed(instance.clone()),
             RouteChange::Set(instance) => JournalLine::Set(instance.clone()),
             RouteChange::Gone(id) => JournalLine::Gone(id.clone()),
@@ -129,7 +125,7 @@ impl Journal {
             if !self.is_outdated {
                 tracing::error!(
                     file = %self.path.display(), %error,
-                    "failed to write journal, a restart now would lose visitors' instances"
+                    "failed to write journal, a restart now would lose instances"
                 );
             }
             self.is_outdated = true;
@@ -247,7 +243,10 @@ mod tests {
         assert_eq!(unconfirmed(), std::slice::from_ref(&c), "reading it changes nothing");
         let mut journal = Journal::open(path.clone()).unwrap().0;
         journal.record_change(&RouteChange::Set(c.claim_undone(Millis(4)).unwrap()), false);
-        assert_eq!(reopened(&path).len(), 2, "an undone claim leaves no instance");
+        assert_eq!(unconfirmed(), []);
+        let states =
+            reopened(&path).iter().map(|it| it.state().name()).collect::<std::collections::BTreeSet<_>>();
+        assert_eq!(states, ["assigned", "ready"].into(), "an undone claim leaves a ready instance");
         fs::remove_file(path).unwrap();
     }
 

@@ -7,7 +7,7 @@
 //! |---|---|
 //! | `mod.rs` | the trait |
 //! | `claim.rs`, `route_events.rs`, `nodes.rs`, `error.rs` | what its methods take and return |
-//! | `deadline.rs` | how its callers bound a call |
+//! | `deadline.rs` | a store behind a network, whose calls have a deadline |
 //! | `memory/` | the embedded store: one node, in memory |
 //! | `valkey/` | the shared store: many nodes, on Valkey |
 //! | `journal.rs` | the file of visitors' instances that lets both outlive the server process |
@@ -29,7 +29,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 
 pub use claim::{CONFIRM_TIMEOUT, Claim, Claimed, Quota};
-pub use deadline::{CALL_DEADLINE, within};
+pub use deadline::{DeadlineStore, within};
 pub use error::StoreError;
 pub use nodes::{HeartbeatReply, MAX_HEARTBEAT_GAP, NodeInfo, NodeStatus, PoolInfo, SUSPECT_AFTER};
 pub use route_events::{Cursor, RouteChange, RouteEvents};
@@ -39,6 +39,8 @@ pub use crate::instance::Visitor;
 use crate::instance::{Endpoint, Instance, InstanceId, NodeId, RateLimits, StateCounts, TemplateName};
 
 /// The records of all instances and nodes, and the transitions between their states.
+///
+/// Each call ends in a bounded time. A store behind a network is opened as a [`DeadlineStore`].
 ///
 /// A reader sees an instance whose deadline has passed as expired, whether a sweep has ended it or not. Any method may
 /// return [`StoreError::Unavailable`].

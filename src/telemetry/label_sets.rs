@@ -74,8 +74,9 @@ pub(super) struct HttpLabels {
     pub(super) status: u16,
 }
 
-/// The label of the program.
+/// The labels of the program.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub(super) struct BuildLabels {
     pub(super) version: &'static str,
+    pub(super) commit: &'static str,
 }

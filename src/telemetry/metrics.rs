@@ -20,6 +20,7 @@ use super::labels::{
 use super::log::DroppedLogLines;
 use super::memory_metrics::{MemoryMetrics, PoolMemory};
 use super::text_format::from_openmetrics;
+use super::version::COMMIT;
 
 /// Upper bounds in seconds: from 50 µs, since an acquire takes microseconds, to the minutes of a cold start.
 const DURATION_BUCKETS: [f64; 20] = [
@@ -117,9 +118,12 @@ impl Metrics {
         registry.register_collector(Box::new(DroppedLogLines));
         let criu_available =
             register!("criu_available", "1 when checkpoints can be restored", Gauge::default());
-        let build_info =
-            register!("build_info", "1, labelled with the version", Family::<BuildLabels, Gauge>::default());
-        build_info.get_or_create(&BuildLabels { version: env!("CARGO_PKG_VERSION") }).set(1);
+        let build_info = register!(
+            "build_info",
+            "1, labelled with version and commit",
+            Family::<BuildLabels, Gauge>::default()
+        );
+        build_info.get_or_create(&BuildLabels { version: env!("CARGO_PKG_VERSION"), commit: COMMIT }).set(1);
         let acquisitions = register!("acquisitions", "Acquires by result", Family::default());
         let releases = register!("releases", "Instances that ended, by reason", Family::default());
         let provisions = register!("provisions", "Instances made, by method and result", Family::default());

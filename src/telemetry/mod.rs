@@ -3,12 +3,15 @@
 //! | file | what it holds |
 //! |---|---|
 //! | `log` | where log lines go, and which ones |
+//! | `collected` | log lines of problems, for a command that shows them in its result |
 //! | `metrics` | [`Metrics`]: every metric, and the functions that record events |
 //! | `memory_metrics` | the gauges of the memory that instances use |
 //! | `labels`, `label_sets` | the values of labels, and which labels each metric has |
 //! | `text_format` | the metrics page in the older format of Prometheus |
+//! | `version` | the version of the program, and its commit |
 //! | `task` | the one function that spawns tasks |
 
+mod collected;
 mod label_sets;
 mod labels;
 mod log;
@@ -16,10 +19,13 @@ mod memory_metrics;
 mod metrics;
 pub mod task;
 mod text_format;
+mod version;
 
+pub use collected::{CollectedProblems, collect_problems};
 pub use labels::{
     AcquireResult, ConnectionRefusal, HostKind, Outcome, ProvisionMethod, ReleaseReason, RouteOperation,
 };
 pub use log::{LogGuard, init};
 pub use memory_metrics::PoolMemory;
 pub use metrics::{Metrics, MetricsFormat, RequestRecord};
+pub use version::{COMMIT, version_with_commit};

@@ -35,18 +35,18 @@ impl Api {
             Some(name) => {
                 TemplateName::new(&name).map_err(|error| ApiError::InvalidRequest(error.to_string()))?
             }
-            None => self.pool.templates().default_name().clone(),
+            None => self.claims.templates().default_name().clone(),
         };
         let Acquired { instance, quota, delivery } =
             self.acquire_with_proof(template.as_str(), proof.as_deref(), &request).await?;
         let lease = instance.lease().ok_or(ApiError::Internal("ACQUIRE_ERROR"))?;
         let (url, admin_url) = self.urls(&instance);
-        let credentials = self.pool.credentials(&instance);
+        let credentials = self.instances.credentials(&instance);
         let acquired = AcquireResponse {
             id: instance.id().as_str(),
             url,
             admin_url,
-            expires_at: self.pool.clock().shown(lease.deadline()).rfc3339(),
+            expires_at: self.clock.shown(lease.deadline()).rfc3339(),
             ttl_seconds: lease.deadline().since(lease.assigned_at()).as_secs(),
             token: lease.token().reveal(),
             credentials: credentials.as_ref().map(Secret::reveal),
@@ -75,20 +75,20 @@ impl Api {
         proof: Option<&str>,
         request: &ApiRequest<'_>,
     ) -> Result<Acquired, ApiError> {
-        let visitor = request.client.visitor();
+        let visitor = request.context.client.visitor();
         let asked =
-            self.proof_of_work_above.and_then(|above| Some((above, self.pool.proof_of_work_secret()?)));
+            self.proof_of_work_above.and_then(|above| Some((above, self.claims.proof_of_work_secret()?)));
         let Some((lower_quota, secret)) = asked else {
-            return Ok(self.pool.acquire(template, visitor).await?);
+            return Ok(self.claims.acquire(template, visitor).await?);
         };
         if let Some(proof) = proof {
             let checked = self.proofs_of_work.check(secret, proof, template, &visitor);
             checked.map_err(|error| ApiError::InvalidRequest(error.to_string()))?;
-            return Ok(self.pool.acquire(template, visitor).await?);
+            return Ok(self.claims.acquire(template, visitor).await?);
         }
-        match self.pool.acquire_up_to(Some(lower_quota), template, visitor.clone()).await {
+        match self.claims.acquire_up_to(Some(lower_quota), template, visitor.clone()).await {
             Err(AcquireError::RateLimited(limited)) => {
-                let now = self.pool.clock().now();
+                let now = self.clock.now();
                 Err(match self.proofs_of_work.challenge(secret, template, &visitor, now) {
                     Some(challenge) => ApiError::ProofRequired(limited, Box::new(challenge)),
                     None => ApiError::RateLimited(limited),
@@ -100,8 +100,8 @@ impl Api {
 
     /// Returns an instance's URL, and the URL of its administration pages.
     pub(super) fn urls(&self, instance: &Instance) -> (String, String) {
-        let url = self.pool.public_url().instance_url(instance.id());
-        let template = self.pool.template_of(instance.id());
+        let url = self.public_url.instance_url(instance.id());
+        let template = self.instances.template_of(instance.id());
         // The URL ends with a slash and the path begins with one.
         let path = template.as_ref().map_or("", |template| &template.admin_path[1..]);
         let admin_url = format!("{url}{path}");

@@ -9,7 +9,7 @@ use crate::api::{Api, ApiError, Body, response};
 
 impl Api {
     pub(in crate::api) async fn client(&self, request: ApiRequest<'_>) -> Result<Response<Body>, ApiError> {
-        let client = request.client;
+        let client = request.context.client;
         let body = json!({"address": client.address.to_string(), "secure": client.is_secure});
         Ok(response::json(StatusCode::OK, &body))
     }

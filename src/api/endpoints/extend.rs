@@ -33,15 +33,15 @@ impl Api {
             .ok_or_else(|| ApiError::InvalidRequest("minutes must be an integer from 1 to 60".to_owned()))?;
         self.check_change(id, &request, "EXTEND_ERROR").await?;
         let instance = self
-            .pool
+            .instances
             .extend(id, Duration::from_secs(60 * minutes), self.asker(&request))
             .await
             .map_err(|e| ApiError::from_store(e, "EXTEND_ERROR"))?;
         let lease = instance.lease().ok_or(ApiError::Internal("EXTEND_ERROR"))?;
         let extended = ExtendResponse {
             id: id.as_str(),
-            expires_at: self.pool.clock().shown(lease.deadline()).rfc3339(),
-            ttl_remaining: lease.remaining(self.pool.clock().now()).as_secs(),
+            expires_at: self.clock.shown(lease.deadline()).rfc3339(),
+            ttl_remaining: lease.remaining(self.clock.now()).as_secs(),
         };
         Ok(response::json(StatusCode::OK, &extended))
     }

@@ -27,7 +27,7 @@ impl Api {
         // Without the store the page still shows the templates.
         let counts = self.ready_counts().await;
         let (running, ended) = self.visitors_instances(&request).await;
-        let templates = self.pool.templates();
+        let templates = self.claims.templates();
         let cards: Vec<TemplateCard<'_>> = templates
             .iter()
             .map(|template| {
@@ -44,7 +44,7 @@ impl Api {
             .collect();
         let mut response = response::html(StatusCode::OK, pages::front_page(&cards));
         for id in &ended {
-            instance_cookie::clear(&mut response, id.template(), request.client.is_secure);
+            instance_cookie::clear(&mut response, id.template(), request.context.client.is_secure);
         }
         Ok(response)
     }
@@ -60,19 +60,19 @@ impl Api {
     /// Returns the instances in the visitor's cookies that still run, and the ids of those that have ended or whose
     /// token is wrong.
     async fn visitors_instances(&self, request: &ApiRequest<'_>) -> (Vec<RunningInstance>, Vec<InstanceId>) {
-        let (now, asker) = (self.pool.clock().now(), self.asker(request));
+        let (now, asker) = (self.clock.now(), self.asker(request));
         let (mut running, mut ended) = (Vec::new(), Vec::new());
-        let cookies = instance_cookie::read(&request.head.headers, request.client.is_secure);
+        let cookies = instance_cookie::read(&request.head.headers, request.context.client.is_secure);
         for ClaimedInstance { id, token } in cookies.take(MAX_COOKIES) {
             // If the store does not answer, the instance may still run, so its cookie stays.
-            let Ok(found) = self.pool.get(&id, asker).await else { continue };
+            let Ok(found) = self.instances.get(&id, asker).await else { continue };
             let found = found.filter(|instance| has_token(instance, token));
-            let credentials = found.as_ref().and_then(|instance| self.pool.credentials(instance));
+            let credentials = found.as_ref().and_then(|instance| self.instances.credentials(instance));
             match found.as_ref().map(Instance::state) {
                 Some(State::Assigned { lease, .. }) => running.push(RunningInstance {
                     template: id.template().to_owned(),
                     id: id.to_string(),
-                    url: self.pool.public_url().instance_url(&id),
+                    url: self.public_url.instance_url(&id),
                     remaining: lease.remaining(now),
                     credentials: credentials.map(|text| text.reveal().to_owned()),
                 }),

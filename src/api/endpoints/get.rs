@@ -37,15 +37,16 @@ impl Api {
         request: ApiRequest<'_>,
     ) -> Result<Response<Body>, ApiError> {
         let asker = self.asker(&request);
-        let found = self.pool.get(id, asker).await.map_err(|e| ApiError::from_store(e, "GET_ERROR"))?;
+        let found = self.instances.get(id, asker).await.map_err(|e| ApiError::from_store(e, "GET_ERROR"))?;
         let instance = found.ok_or(ApiError::NotFound("instance"))?;
         let may_read_credentials = self.instance_access(&instance, &request)? == InstanceAccess::Full;
         let (url, admin_url) = self.urls(&instance);
         let lease = instance.lease();
         let is_assigned = matches!(instance.state(), State::Assigned { .. });
-        let clock = self.pool.clock();
+        let clock = &self.clock;
         let now = clock.now();
-        let credentials = self.pool.credentials(&instance).filter(|_| is_assigned && may_read_credentials);
+        let credentials =
+            self.instances.credentials(&instance).filter(|_| is_assigned && may_read_credentials);
         let body = GetResponse {
             id: id.as_str(),
             url,
@@ -62,7 +63,7 @@ impl Api {
                 .filter(|_| is_assigned)
                 .map_or(0, |lease| lease.remaining(now).as_secs()),
             credentials: credentials.as_ref().map(Secret::reveal),
-            memory: self.pool.memory_of(id),
+            memory: self.instances.memory_of(id),
         };
         Ok(response::json(StatusCode::OK, &body))
     }

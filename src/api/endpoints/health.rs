@@ -7,9 +7,9 @@ use crate::api::{Api, ApiError, Body, response};
 
 impl Api {
     pub(in crate::api) async fn health(&self) -> Result<Response<Body>, ApiError> {
-        Ok(match self.pool.ping().await {
+        Ok(match self.statistics.ping().await {
             Ok(()) => {
-                response::json(StatusCode::OK, &json!({"status": "ok", "mode": self.pool.runtime_name()}))
+                response::json(StatusCode::OK, &json!({"status": "ok", "mode": self.supply.runtime_name()}))
             }
             Err(_) => response::json(
                 StatusCode::SERVICE_UNAVAILABLE,

@@ -15,7 +15,7 @@ impl Api {
         // A node has the output of its instance for a moment longer than the store has the record, for those who need no
         // token.
         self.check_token(id, &request, |_| true, "GET_ERROR").await?;
-        let log = match self.pool.logs(id).await {
+        let log = match self.instances.logs(id).await {
             Some(log) => Some(log),
             None => self.logs_from_peer(id, request).await?,
         };
@@ -33,12 +33,12 @@ impl Api {
             return Ok(None);
         };
         let asker = self.asker(&request);
-        let found = self.pool.get(id, asker).await.map_err(|e| ApiError::from_store(e, "GET_ERROR"))?;
+        let found = self.instances.get(id, asker).await.map_err(|e| ApiError::from_store(e, "GET_ERROR"))?;
         let Some(instance) = found.filter(|instance| instance.node() != peers.directory.own_id()) else {
             return Ok(None);
         };
-        let host = self.pool.public_url().instance_host(id);
-        peers.logs(instance.node(), id, &host, self.pool.clock().now()).await.map_err(|error| {
+        let host = self.public_url.instance_host(id);
+        peers.logs(instance.node(), id, &host, self.clock.now()).await.map_err(|error| {
             tracing::warn!(%error, "failed to fetch instance logs from peer");
             ApiError::AppUnreachable
         })

@@ -8,7 +8,7 @@ use crate::telemetry::MetricsFormat;
 impl Api {
     pub(in crate::api) async fn metrics(&self, request: ApiRequest<'_>) -> Result<Response<Body>, ApiError> {
         // Sets the pool gauges. Without the store they keep their last values.
-        if let Err(error) = self.pool.stats().await {
+        if let Err(error) = self.statistics.of_templates().await {
             tracing::warn!(%error, "failed to update pool gauges");
         }
         let accept = request.head.headers.get(header::ACCEPT).and_then(|v| v.to_str().ok()).unwrap_or("");

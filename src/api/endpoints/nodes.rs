@@ -35,15 +35,14 @@ struct DrainResponse<'a> {
 
 impl Api {
     pub(in crate::api) async fn nodes(&self) -> Result<Response<Body>, ApiError> {
-        let nodes =
-            self.pool.membership().nodes().await.map_err(|e| ApiError::from_store(e, "STATS_ERROR"))?;
+        let nodes = self.membership.nodes().await.map_err(|e| ApiError::from_store(e, "STATS_ERROR"))?;
         let nodes = nodes.iter().map(NodeResponse::of).collect();
         Ok(response::json(StatusCode::OK, &NodesResponse { nodes }))
     }
 
     pub(in crate::api) async fn drain(&self, id: &str, on: bool) -> Result<Response<Body>, ApiError> {
         let node = NodeId::parse(id).map_err(|_| ApiError::NotFound("node"))?;
-        match self.pool.membership().drain_node(&node, on, &*self.pool).await {
+        match self.membership.drain_node(&node, on, &*self.supply).await {
             Ok(()) => Ok(response::json(StatusCode::OK, &DrainResponse { id, draining: on })),
             Err(StoreError::Unknown) => Err(ApiError::NotFound("node")),
             Err(error) => Err(ApiError::from_store(error, "STATS_ERROR")),

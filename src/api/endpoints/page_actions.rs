@@ -31,11 +31,11 @@ impl Api {
         };
         // If the template was removed a moment ago, the lease cannot be extended: its own TTL is the longest.
         let granted = instance.lease().map_or(Duration::ZERO, |l| l.deadline().since(l.assigned_at()));
-        let max_ttl = self.pool.templates().get(template).map_or(granted, |template| template.max_ttl);
-        let mut response = response::see_other(&self.pool.public_url().instance_url(instance.id()));
+        let max_ttl = self.claims.templates().get(template).map_or(granted, |template| template.max_ttl);
+        let mut response = response::see_other(&self.public_url.instance_url(instance.id()));
         response = response.map(|body| body.with_delivery(delivery));
         if let Some(lease) = instance.lease() {
-            let is_secure = request.client.is_secure;
+            let is_secure = request.context.client.is_secure;
             instance_cookie::set(&mut response, instance.id(), lease.token(), max_ttl, is_secure);
         }
         Ok(response)
@@ -56,9 +56,9 @@ impl Api {
             Ok(false) => return Ok(response),
             Err(error) => return Ok(error_page(&error, id.template(), &request)),
         }
-        match self.pool.release_for(&id, self.asker(&request)).await {
+        match self.instances.release(&id, self.asker(&request)).await {
             Ok(_) | Err(StoreError::Unknown | StoreError::Refused(_)) => {
-                instance_cookie::clear(&mut response, id.template(), request.client.is_secure);
+                instance_cookie::clear(&mut response, id.template(), request.context.client.is_secure);
                 Ok(response)
             }
             Err(error) => {
@@ -73,10 +73,10 @@ impl Api {
         if self.is_trusted_without_token(request) {
             return Ok(true);
         }
-        let mut cookies = instance_cookie::read(&request.head.headers, request.client.is_secure);
+        let mut cookies = instance_cookie::read(&request.head.headers, request.context.client.is_secure);
         let Some(claimed) = cookies.find(|claimed| claimed.id == *id) else { return Ok(false) };
         let found = self
-            .pool
+            .instances
             .get(id, self.asker(request))
             .await
             .map_err(|e| ApiError::from_store(e, "RELEASE_ERROR"))?;
@@ -87,7 +87,7 @@ impl Api {
 
 /// Creates the response to a failed button press: the error as a page.
 fn error_page(error: &ApiError, template: &str, request: &ApiRequest<'_>) -> Response<Body> {
-    let request_id = request.id.as_str();
+    let request_id = request.context.id.as_str();
     let page = match error {
         ApiError::RateLimited(limited) => pages::rate_limited(limited, request_id),
         ApiError::ProofRequired(_, challenge) => pages::proof_required(template, challenge, request_id),

@@ -28,7 +28,8 @@ impl Api {
             }
             None => None,
         };
-        let mut templates = self.pool.stats().await.map_err(|e| ApiError::from_store(e, "STATS_ERROR"))?;
+        let mut templates =
+            self.statistics.of_templates().await.map_err(|e| ApiError::from_store(e, "STATS_ERROR"))?;
         if let Some(name) = only {
             templates.retain(|stats| stats.template == name.as_str());
             if templates.is_empty() {

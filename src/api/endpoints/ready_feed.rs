@@ -26,7 +26,10 @@ impl Api {
         &self,
         request: ApiRequest<'_>,
     ) -> Result<Response<Body>, ApiError> {
-        self.event_stream(request.client.address, ready_events(self.ready_ticker.watch(), max_stream_time()))
+        self.event_stream(
+            request.context.client.address,
+            ready_events(self.ready_ticker.watch(), max_stream_time()),
+        )
     }
 }
 

@@ -20,7 +20,7 @@ impl Api {
         request: ApiRequest<'_>,
     ) -> Result<Response<Body>, ApiError> {
         self.check_change(id, &request, "RELEASE_ERROR").await?;
-        let released = self.pool.release_for(id, self.asker(&request)).await;
+        let released = self.instances.release(id, self.asker(&request)).await;
         released.map_err(|e| ApiError::from_store(e, "RELEASE_ERROR"))?;
         let body = ReleaseResponse {
             id: id.as_str(),

@@ -14,8 +14,9 @@ use tokio::time::Instant;
 
 use crate::api::event_stream::{KEEPALIVE_INTERVAL, event, max_stream_time, reconnect_event};
 use crate::api::{Api, ApiError, ApiRequest, Body};
+use crate::clock::Clock;
 use crate::instance::InstanceId;
-use crate::pool::{Asker, InstanceStatus, Pool};
+use crate::pool::{Asker, InstanceStatus, Instances};
 
 /// Time between two events.
 const EVENT_INTERVAL: Duration = Duration::from_secs(1);
@@ -24,7 +25,8 @@ const RETRY: &str = "retry: 2000\n\n";
 
 /// One stream's state.
 struct StatusStream {
-    pool: Arc<Pool>,
+    instances: Arc<Instances>,
+    clock: Clock,
     id: InstanceId,
     /// When the stream ends although the instance does not.
     ends: Instant,
@@ -43,13 +45,14 @@ impl Api {
     ) -> Result<Response<Body>, ApiError> {
         // A token is not needed, but a wrong one is refused.
         self.check_offered_token(id, &request).await?;
-        let found = self.pool.status(id, self.asker(&request)).await;
+        let found = self.instances.status(id, self.asker(&request)).await;
         if let InstanceStatus::Gone = found.map_err(|e| ApiError::from_store(e, "GET_ERROR"))? {
             return Err(ApiError::NotFound("instance"));
         }
         let now = Instant::now();
         let status = StatusStream {
-            pool: self.pool.clone(),
+            instances: self.instances.clone(),
+            clock: self.clock.clone(),
             id: id.clone(),
             ends: now + max_stream_time(),
             last_sent: now,
@@ -58,7 +61,10 @@ impl Api {
             is_over: false,
         };
         let first = stream::once(async { Bytes::from_static(RETRY.as_bytes()) });
-        self.event_stream(request.client.address, first.chain(stream::unfold(status, StatusStream::next)))
+        self.event_stream(
+            request.context.client.address,
+            first.chain(stream::unfold(status, StatusStream::next)),
+        )
     }
 }
 
@@ -77,7 +83,7 @@ impl StatusStream {
             }
             // Only an instance that no visitor has costs a query of the store each second. Visitors do not know the id
             // of such an instance, so its streams are few, and the id was found before.
-            match self.pool.status(&self.id, Asker::Trusted).await {
+            match self.instances.status(&self.id, Asker::Trusted).await {
                 Ok(status) => {
                     let chunk = self.event_for(&status);
                     self.shown = Some(status);
@@ -121,9 +127,7 @@ impl StatusStream {
                 return event("expired", &json!({"id": id}));
             }
             InstanceStatus::Unassigned(state) => (*state, None),
-            InstanceStatus::Assigned(route) => {
-                ("assigned", Some(route.deadline().since(self.pool.clock().now())))
-            }
+            InstanceStatus::Assigned(route) => ("assigned", Some(route.deadline().since(self.clock.now()))),
         };
         self.next_event += EVENT_INTERVAL;
         if let Some(remaining) = remaining.filter(|remaining| *remaining < EVENT_INTERVAL) {

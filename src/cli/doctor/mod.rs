@@ -7,10 +7,12 @@
 //! **A check must have a deadline and change nothing**, because the checks also run at each start of a server.
 
 pub(super) mod at_start;
+mod cgroup_changes;
 mod check_result;
 mod containerd;
 mod criu;
 mod disk_and_memory;
+mod engine;
 mod eviction;
 mod forwarded_fields;
 mod hardening;
@@ -68,6 +70,16 @@ pub(super) fn run(file: Option<&Path>, as_json: bool, url: Option<Origin>) -> Ex
     if mode_works(&results) { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
+/// Returns the problem with the containerd at an address and its remedy; `None` if it answers.
+pub(super) async fn containerd_problem(address: &Path) -> Option<String> {
+    let (results, _) = containerd::check(address, true).await;
+    let socket = results.into_iter().find(|result| result.verdict == Verdict::Failed)?;
+    Some(match socket.remedy {
+        Some(remedy) => format!("{} ({}); {remedy}", socket.check, socket.found),
+        None => socket.found,
+    })
+}
+
 /// Checks the host for what `config` needs, and changes nothing. What only another mode needs is a warning at most.
 /// Takes seconds at most, because every tool and every connection has a deadline. `store` is the store that nodes
 /// share, if one is configured, and `baked` are the checkpoints on this host.
@@ -87,6 +99,7 @@ async fn check_host(
     results.push(open_files::check(config));
     results.push(forwarded_fields::judge_trust(&config.server.trusted_proxies, config.runtime.mode));
     results.push(network::check_wildcard_dns(&config.server.public.base_domain).await);
+    results.extend(engine::check(&config.runtime).await);
     let kernel = kernel::release();
     results.push(kernel::judge_release(&kernel));
     results.push(kernel::judge_capabilities(kernel::capabilities(None), containers));
@@ -96,6 +109,7 @@ async fn check_host(
     results.extend(of_containerd);
     results.push(instance_limits::check(&config.runtime, containers));
     if containers {
+        results.push(cgroup_changes::check(&kernel, config.runtime.fast_cgroup_changes).await);
         results.extend(user_namespaces::check(config, &containerd, &kernel));
     }
     results.extend(runtime_handlers::check(&containerd, config.templates.iter()));

@@ -4,6 +4,7 @@ use super::check_result::CheckResult;
 use super::kernel;
 use super::tool::version;
 use crate::config::Config;
+use crate::runtime::UserNamespaces;
 use crate::runtime::containerd_process::ContainerdProcess;
 use crate::server::backends::{UserNamespaceHost, user_namespace_host};
 
@@ -13,35 +14,46 @@ const MIN_KERNEL: (u32, u32) = (5, 19);
 /// Checks this host for the instances that the configuration allows.
 pub(super) fn check(config: &Config, containerd: &ContainerdProcess, kernel: &str) -> Vec<CheckResult> {
     const CHECK: &str = "user namespaces";
-    if !config.runtime.user_namespaces {
-        return vec![CheckResult::ok(
+    let mode = config.runtime.user_namespaces;
+    if mode == UserNamespaces::Off {
+        return vec![CheckResult::warning(
             CHECK,
-            "off (USER_NAMESPACES): root of an instance is root of this host",
+            "off (USER_NAMESPACES=false): root of an instance is root of this host",
+            "unset USER_NAMESPACES",
         )];
     }
     let host = user_namespace_host(containerd.pid);
     let instances = config.templates.iter().map(|template| template.pool.max);
     let instances = instances.fold(0, usize::saturating_add);
     let is_root = kernel::capabilities(None).is_some_and(|found| found.has(kernel::SYS_ADMIN));
-    vec![judge_support(&host, kernel), judge_totals(&host, instances, is_root)]
+    vec![judge_support(&host, kernel, mode), judge_totals(&host, instances, is_root)]
 }
 
-fn judge_support(host: &UserNamespaceHost, kernel: &str) -> CheckResult {
+/// Checks whether instances can have user namespaces. Where they must have them, no server or no instance starts
+/// otherwise.
+fn judge_support(host: &UserNamespaceHost, kernel: &str, mode: UserNamespaces) -> CheckResult {
     const CHECK: &str = "user namespaces";
-    const WITHOUT: &str = "instances have none, and their root is root of this host";
+    let is_required = mode == UserNamespaces::Required;
+    let judge = |why: &str, remedy: &str| {
+        let (effect, remedy) = match is_required {
+            true => {
+                ("no instance starts (USER_NAMESPACES=true)", format!("{remedy}, or unset USER_NAMESPACES"))
+            }
+            false => ("instances have none, and their root is root of this host", remedy.to_owned()),
+        };
+        CheckResult::missing(CHECK, is_required, format!("{effect}: {why}"), remedy)
+    };
     if let Some(refusal) = &host.refusal {
-        return CheckResult::warning(
-            CHECK,
-            format!("{WITHOUT}: {refusal}"),
-            "set user.max_user_namespaces (sysctl) to 10000 or more, and leave the ids from 1879048192 to 2141192191 out of \
-             /etc/subuid and /etc/subgid",
+        return judge(
+            refusal,
+            "set user.max_user_namespaces (sysctl) to 10000 or more, and leave the ids from 1879048192 to 2141192191 to \
+             this server: out of /etc/subuid and /etc/subgid, and in the user namespace that it runs in",
         );
     }
     match version(kernel) {
-        Some(found) if found < MIN_KERNEL => CheckResult::warning(
-            CHECK,
-            format!("{WITHOUT}: kernel {kernel} cannot map the ids of layers"),
-            format!("use a kernel of at least {}.{}", MIN_KERNEL.0, MIN_KERNEL.1),
+        Some(found) if found < MIN_KERNEL => judge(
+            &format!("kernel {kernel} cannot map the ids of layers"),
+            &format!("use a kernel of at least {}.{}", MIN_KERNEL.0, MIN_KERNEL.1),
         ),
         _ => CheckResult::ok(CHECK, "each instance has user ids of its own"),
     }
@@ -89,14 +101,17 @@ mod tests {
     }
 
     #[test]
-    fn a_host_that_cannot_have_user_namespaces_is_a_warning_with_the_cause() {
-        let judged = judge_support(&host(Some("the kernel forbids them"), 0, true), "6.18.4");
-        assert_eq!(judged.verdict, Verdict::Warning);
-        assert!(judged.found.ends_with("the kernel forbids them"), "{}", judged.found);
-        let judged = judge_support(&host(None, 0, true), "5.15.0-1");
-        assert_eq!(judged.verdict, Verdict::Warning);
-        assert!(judged.found.contains("5.15.0-1"), "{}", judged.found);
-        assert_eq!(judge_support(&host(None, 0, true), "6.18.4").verdict, Verdict::Ok);
+    fn a_host_that_cannot_have_user_namespaces_is_named_with_the_cause() {
+        let modes = [(UserNamespaces::Auto, Verdict::Warning), (UserNamespaces::Required, Verdict::Failed)];
+        for (mode, verdict) in modes {
+            let judged = judge_support(&host(Some("the kernel forbids them"), 0, true), "6.18.4", mode);
+            assert_eq!(judged.verdict, verdict);
+            assert!(judged.found.ends_with("the kernel forbids them"), "{}", judged.found);
+            let judged = judge_support(&host(None, 0, true), "5.15.0-1", mode);
+            assert_eq!(judged.verdict, verdict);
+            assert!(judged.found.contains("5.15.0-1"), "{}", judged.found);
+            assert_eq!(judge_support(&host(None, 0, true), "6.18.4", mode).verdict, Verdict::Ok);
+        }
     }
 
     #[test]

@@ -166,8 +166,8 @@ odd = 1
             "/etc/tin/apps.toml:4: templates.shop.ttl: \"half an hour\" cannot be used; write a time such as 250ms, \
              30s, 10m, 1h or 1h30m, in quotes, of at least 1s",
             "/etc/tin/apps.toml:5: templates.shop.warmup: there is no such key; did you mean warm_up?",
-            "/etc/tin/apps.toml:10: templates.blog.image: it needs containers; set CONTAINER_MODE=containerd, or write \
-             a command instead",
+            "/etc/tin/apps.toml:10: templates.blog.image: it needs containers; set CONTAINER_MODE to containerd, \
+             docker or podman, or write a command instead",
             "/etc/tin/apps.toml:9: templates.blog.command: it names no program; write a list of texts, the program \
              first, such as [\"node\", \"server.js\"]",
             "/etc/tin/apps.toml:11: templates.blog.port: 0 cannot be used; write a whole number from 1 to 65535",
@@ -260,7 +260,7 @@ fn a_disk_is_part_of_the_memory() {
 #[test]
 fn an_invalid_mode_is_the_only_error() {
     let text = "[templates.a]\nimage = 'a'\n[templates.b]\ncommand = ['x']\n";
-    assert_eq!(load(&[("CONTAINER_MODE", "podman")], text).unwrap_err().len(), 1);
+    assert_eq!(load(&[("CONTAINER_MODE", "vm")], text).unwrap_err().len(), 1);
 }
 
 #[test]

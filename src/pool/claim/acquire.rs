@@ -6,7 +6,7 @@ use tokio::time::Instant;
 
 use super::delivery::Delivery;
 use crate::instance::{ClaimToken, Instance, RateLimited};
-use crate::pool::Pool;
+use crate::pool::Claims;
 use crate::pool::template_pool::TemplatePool;
 use crate::store::{Claim, Claimed, Quota, RouteChange, StoreError, Visitor};
 use crate::telemetry::AcquireResult;
@@ -45,7 +45,7 @@ pub enum AcquireError {
     Store(#[from] StoreError),
 }
 
-impl Pool {
+impl Claims {
     /// Assigns a ready instance of the template called `template` to `visitor`. When none is ready, waits up to the
     /// acquire timeout for one to be made, behind the visitors who came before.
     ///
@@ -60,7 +60,7 @@ impl Pool {
         self.acquire_up_to(None, template, visitor).await
     }
 
-    /// Does what [`Pool::acquire`] does, up to `hourly` instances of the visitor in an hour, if that is fewer than the
+    /// Does what [`Claims::acquire`] does, up to `hourly` instances of the visitor in an hour, if that is fewer than the
     /// template allows.
     ///
     /// # Errors
@@ -73,6 +73,7 @@ impl Pool {
     ) -> Result<Acquired, AcquireError> {
         let start = Instant::now();
         let template_pool = self
+            .shared
             .template_pools
             .get(template)
             .filter(|template_pool| template_pool.is_configured())
@@ -84,7 +85,7 @@ impl Pool {
             Err(AcquireError::Exhausted { .. }) => AcquireResult::PoolExhausted,
             Err(AcquireError::NoTemplate | AcquireError::Store(_)) => AcquireResult::Error,
         };
-        self.metrics.record_acquire(template, result, start.elapsed());
+        self.shared.metrics.record_acquire(template, result, start.elapsed());
         outcome
     }
 
@@ -104,7 +105,7 @@ impl Pool {
         let claim = Claim {
             template: template.name.clone(),
             token: ClaimToken::random(),
-            node: self.node.clone(),
+            node: self.shared.node.clone(),
             visitor,
             limits,
             ttl: template.ttl,
@@ -120,7 +121,7 @@ impl Pool {
         let place = template_pool.wait_queue.enter();
         // The reconcile loop is woken after the visitor is counted as waiting, here and below.
         let first = place.first();
-        self.wake.notify_one();
+        self.shared.wake.notify_one();
         let exhausted = |_| AcquireError::Exhausted { retry_after: retry_after(template_pool) };
         let first = tokio::time::timeout_at(deadline, first).await.map_err(exhausted)?;
         loop {
@@ -129,7 +130,7 @@ impl Pool {
                 return Ok(Acquired { instance, quota, delivery });
             }
             let instance_ready = first.instance_ready();
-            self.wake.notify_one();
+            self.shared.wake.notify_one();
             tokio::time::timeout_at(deadline, instance_ready).await.map_err(exhausted)?;
         }
     }
@@ -140,12 +141,12 @@ impl Pool {
         delivery: &mut Delivery,
     ) -> Result<Option<(Instance, Option<Quota>)>, AcquireError> {
         let mark = self.refused_visitors.mark();
-        let claimed = self.ask(self.store.claim(delivery.begin_claim())).await?;
+        let claimed = self.shared.store.claim(delivery.begin_claim()).await?;
         match claimed {
             Claimed::Granted { instance, quota } => {
                 delivery.mark_granted(instance.id().clone());
-                if self.publish_route(RouteChange::Set(instance.clone())) {
-                    self.wake.notify_one();
+                if self.shared.publish_route(RouteChange::Set(instance.clone())) {
+                    self.shared.wake.notify_one();
                 }
                 Ok(Some((instance, quota)))
             }
@@ -165,7 +166,8 @@ impl Pool {
     /// Checks that waiting makes sense: an instance can be made, and in time for all visitors who wait already.
     async fn check_wait(&self, template_pool: &TemplatePool) -> Result<(), AcquireError> {
         let sizes = template_pool.sizes();
-        let counts = self.ask(self.store.counts(&template_pool.template().name, Some(&self.node))).await?;
+        let counts =
+            self.shared.store.counts(&template_pool.template().name, Some(&self.shared.node)).await?;
         let ahead = template_pool.wait_queue.len();
         let is_full = counts.assigned + ahead >= sizes.max;
         let rounds = u32::try_from(ahead / sizes.concurrency.max(1)).unwrap_or(u32::MAX).saturating_add(1);
@@ -174,7 +176,12 @@ impl Pool {
             .median_time()
             .is_some_and(|time| time.saturating_mul(rounds) > self.acquire_timeout);
         let is_pausing = template_pool.pause().is_some();
-        if is_full || is_slow || self.is_draining() || is_pausing || self.stopping.is_cancelled() {
+        if is_full
+            || is_slow
+            || self.shared.is_draining()
+            || is_pausing
+            || self.shared.stopping.is_cancelled()
+        {
             return Err(AcquireError::Exhausted { retry_after: retry_after(template_pool) });
         }
         Ok(())

@@ -3,6 +3,7 @@
 //!
 //! | file | content |
 //! |---|---|
+//! | `state.rs` | [`Claims`]: what claims keep |
 //! | `acquire.rs` | the operation: claims, and waits while nothing is ready |
 //! | `wait_queue.rs` | the visitors who wait, in the order of their arrival |
 //! | `refused_visitors.rs` | the visitors whom a rate limit refused |
@@ -13,4 +14,7 @@ pub(super) mod acquire;
 pub(super) mod delivery;
 pub(super) mod delivery_worker;
 pub(super) mod refused_visitors;
+mod state;
 pub(super) mod wait_queue;
+
+pub use state::Claims;

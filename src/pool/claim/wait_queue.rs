@@ -1,5 +1,6 @@
 //! The queue of visitors who wait for an instance that is being made: first come, first served.
 
+use std::pin::pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use tokio::sync::{Mutex, MutexGuard, Notify};
@@ -18,6 +19,7 @@ pub(in crate::pool) struct WaitQueue {
     /// Locked by the first visitor. tokio's mutex is fair: it grants the lock in the order of the calls to `lock`.
     first: Mutex<()>,
     ready: Notify,
+    entered: Notify,
 }
 
 /// A place in the queue. Dropping it leaves the queue.
@@ -38,7 +40,7 @@ impl WaitQueue {
     /// Creates an empty queue.
     pub(in crate::pool) fn new() -> Self {
         let (length, waiting) = (AtomicUsize::new(0), AtomicUsize::new(0));
-        Self { length, waiting, first: Mutex::new(()), ready: Notify::new() }
+        Self { length, waiting, first: Mutex::new(()), ready: Notify::new(), entered: Notify::new() }
     }
 
     /// Returns the number of visitors in the queue.
@@ -55,7 +57,19 @@ impl WaitQueue {
 
     /// Enters at the end of the queue.
     pub(super) fn enter(&self) -> Place<'_> {
-        Place { queue: self, _counted: Counted::new(&self.length) }
+        let counted = Counted::new(&self.length);
+        self.entered.notify_waiters();
+        Place { queue: self, _counted: counted }
+    }
+
+    /// Waits until a visitor is in the queue.
+    pub(in crate::pool) async fn occupied(&self) {
+        let mut entered = pin!(self.entered.notified());
+        // Before the look at the queue, so that a visitor who enters right after it is not missed.
+        entered.as_mut().enable();
+        if self.len() == 0 {
+            entered.await;
+        }
     }
 
     /// Wakes the first visitor, or the next who becomes the first: an instance became ready.
@@ -153,6 +167,18 @@ mod tests {
         assert_eq!(queue.waiting(), 1);
         drop((first, second, a));
         assert_eq!((queue.waiting(), queue.len()), (0, 1));
+    }
+
+    #[tokio::test]
+    async fn the_queue_is_occupied_as_long_as_a_visitor_is_in_it() {
+        let queue = WaitQueue::new();
+        let mut occupied = Box::pin(queue.occupied());
+        assert!((&mut occupied).now_or_never().is_none());
+        let place = queue.enter();
+        assert!((&mut occupied).now_or_never().is_some());
+        assert!(queue.occupied().now_or_never().is_some());
+        drop(place);
+        assert!(queue.occupied().now_or_never().is_none());
     }
 
     #[tokio::test]

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::instance::{EndReason, Instance, State};
-use crate::pool::Pool;
+use crate::pool::Supply;
 use crate::store::{RouteChange, StoreError};
 use crate::telemetry::ReleaseReason;
 
@@ -15,9 +15,9 @@ const MAX_SWEEP_INTERVAL: Duration = Duration::from_millis(250);
 const SWEEP_BATCH: usize = 1000;
 
 /// Ends leases until the pools shut down, each within [`MAX_SWEEP_INTERVAL`] of its deadline.
-pub(in crate::pool) async fn run(pool: Arc<Pool>) {
-    while !pool.stopping.is_cancelled() {
-        let pause = match sweep(&pool).await {
+pub(in crate::pool) async fn run(supply: Arc<Supply>) {
+    while !supply.shared.stopping.is_cancelled() {
+        let pause = match sweep(&supply).await {
             Ok(pause) => pause,
             Err(error) => {
                 tracing::warn!(%error, "failed to end expired leases");
@@ -26,40 +26,40 @@ pub(in crate::pool) async fn run(pool: Arc<Pool>) {
         };
         tokio::select! {
             () = tokio::time::sleep(pause) => {}
-            () = pool.stopping.cancelled() => {}
+            () = supply.shared.stopping.cancelled() => {}
         }
     }
 }
 
 /// Ends all leases that are over. Returns the time until the next sweep.
-async fn sweep(pool: &Arc<Pool>) -> Result<Duration, StoreError> {
+async fn sweep(supply: &Arc<Supply>) -> Result<Duration, StoreError> {
     loop {
-        let ended = pool.ask(pool.store.sweep(SWEEP_BATCH)).await?;
+        let ended = supply.shared.store.sweep(SWEEP_BATCH).await?;
         for instance in &ended {
-            end(pool, instance);
+            end(supply, instance);
         }
         if !ended.is_empty() {
-            pool.wake.notify_one();
+            supply.shared.wake.notify_one();
         }
         if ended.len() < SWEEP_BATCH {
             break;
         }
     }
-    let next = pool.ask(pool.store.next_deadline()).await?;
+    let next = supply.shared.store.next_deadline().await?;
     Ok(next
-        .map_or(MAX_SWEEP_INTERVAL, |at| at.since(pool.clock.now()))
+        .map_or(MAX_SWEEP_INTERVAL, |at| at.since(supply.shared.clock.now()))
         .clamp(Duration::from_millis(1), MAX_SWEEP_INTERVAL))
 }
 
-fn end(pool: &Arc<Pool>, instance: &Instance) {
+fn end(supply: &Arc<Supply>, instance: &Instance) {
     debug_assert!(matches!(instance.state(), State::Expired { .. }));
-    pool.publish_route(RouteChange::Set(instance.clone()));
+    supply.shared.publish_route(RouteChange::Set(instance.clone()));
     let reason = match instance.state() {
         State::Expired { reason: EndReason::Unconfirmed, .. } => ReleaseReason::Released,
         _ => ReleaseReason::Expired,
     };
-    pool.metrics.record_release(instance.id().template(), reason);
-    if instance.node() == &pool.node {
-        pool.stop_in_background(instance.id().clone());
+    supply.shared.metrics.record_release(instance.id().template(), reason);
+    if instance.node() == &supply.shared.node {
+        supply.stop_in_background(instance.id().clone());
     }
 }

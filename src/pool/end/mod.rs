@@ -7,9 +7,11 @@
 //! | `fail.rs` | an instance's process dies |
 //! | `gc.rs` | what runs and what is on record are made to agree; unwanted instances are retired |
 //! | `shutdown.rs` | the server process stops |
+//! | `hand_over.rs` | another server process takes the place of this one |
 
 pub(super) mod expire;
 pub(super) mod fail;
 pub(super) mod gc;
+mod hand_over;
 pub(super) mod release;
 pub(super) mod shutdown;

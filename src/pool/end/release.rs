@@ -3,40 +3,24 @@
 use std::sync::Arc;
 
 use crate::instance::{Instance, InstanceId};
-use crate::pool::{Asker, Pool};
+use crate::pool::Supply;
 use crate::store::{RouteChange, StoreError};
 use crate::telemetry::{ReleaseReason, task};
 
-impl Pool {
-    /// Releases an instance that a visitor has, for a client who names it. Returns the record as it was. The instance is
-    /// unreachable when this returns; its app is stopped in the background by the node that runs it.
-    ///
-    /// # Errors
-    /// `Unknown` when no visitor has the instance any more, or `asker` has used up the budget for unknown ids;
-    /// `Unavailable` when the store does not answer in time.
-    pub async fn release_for(
-        self: &Arc<Self>,
-        id: &InstanceId,
-        asker: Asker,
-    ) -> Result<Instance, StoreError> {
-        if !self.may_be_assigned(id, asker).await? {
-            return Err(StoreError::Unknown);
-        }
-        self.release(id).await
-    }
-
-    /// Releases an instance that a visitor has, as [`Pool::release_for`] does.
+impl Supply {
+    /// Releases an instance that a visitor has. Returns the record as it was. The instance is unreachable when this
+    /// returns; its app is stopped in the background by the node that runs it.
     ///
     /// # Errors
     /// `Unknown` when no visitor has the instance any more; `Unavailable` when the store does not answer in time.
     pub(in crate::pool) async fn release(self: &Arc<Self>, id: &InstanceId) -> Result<Instance, StoreError> {
-        let (instance, _) = self.ask(self.store.release(id)).await?;
-        self.publish_route(RouteChange::Gone(id.clone()));
-        self.metrics.record_release(id.template(), ReleaseReason::Released);
+        let (instance, _) = self.shared.store.release(id).await?;
+        self.shared.publish_route(RouteChange::Gone(id.clone()));
+        self.shared.metrics.record_release(id.template(), ReleaseReason::Released);
         // A peer stops its own instance when the store's stream reports the release to it.
-        if instance.node() == &self.node {
+        if instance.node() == &self.shared.node {
             self.stop_in_background(id.clone());
-            self.wake.notify_one();
+            self.shared.wake.notify_one();
         }
         Ok(instance)
     }
@@ -46,9 +30,9 @@ impl Pool {
     pub(in crate::pool) fn stop_in_background(self: &Arc<Self>, id: InstanceId) {
         // Locked before the task starts, so that no other task touches the instance from here on.
         let Some(lock) = self.in_flight.lock(&id) else { return };
-        let pool = self.clone();
+        let supply = self.clone();
         let stop = async move {
-            if let Err(error) = pool.runtime.stop(&id).await {
+            if let Err(error) = supply.runtime.stop(&id).await {
                 tracing::error!(%id, %error, "failed to stop instance; retrying later");
             }
             lock.unlock();

@@ -18,7 +18,7 @@ use super::compare_restores::compare_restores;
 use super::provision::{ProvisionDraft, ProvisionStep, START_STEPS, run_steps};
 use super::provision_error::ProvisionError;
 use crate::instance::InstanceId;
-use crate::pool::Pool;
+use crate::pool::Supply;
 use crate::pool::template_pool::TemplatePool;
 use crate::runtime::{CheckpointStatus, RuntimeError, StartMethod};
 use crate::telemetry::{Outcome, task};
@@ -28,6 +28,9 @@ use crate::template::Template;
 const STATUS_DEADLINE: Duration = Duration::from_secs(1);
 /// Longest time to freeze an instance. The app's memory is written to disk; this suffices for the largest apps.
 const FREEZE_DEADLINE: Duration = Duration::from_secs(300);
+
+/// The step that fetches the app, before those of [`BAKE_STEPS`].
+const FETCH: &str = "fetch";
 
 /// The steps of a bake: those of any instance, without its record and without what makes it unlike the others.
 const BAKE_STEPS: [ProvisionStep; 5] = {
@@ -44,11 +47,11 @@ const BAKE_STEPS: [ProvisionStep; 5] = {
 /// Makes sure that a template has a checkpoint, where the runtime makes any: begins a bake in the background if needed.
 /// Returns whether instances may be made now; if not, the reconcile loop is woken when they may.
 pub(in crate::pool) async fn ensure_checkpoint(
-    pool: &Arc<Pool>,
+    supply: &Arc<Supply>,
     template_pool: &Arc<TemplatePool>,
     template: &Template,
 ) -> bool {
-    let request = pool.runtime.checkpoint_status(template.revision, &template.app);
+    let request = supply.runtime.checkpoint_status(template.revision, &template.app);
     let Ok(status) = tokio::time::timeout(STATUS_DEADLINE, request).await else {
         tracing::error!(template = %template.name, "failed to get checkpoint status in time");
         return true;
@@ -70,15 +73,15 @@ pub(in crate::pool) async fn ensure_checkpoint(
     if status != CheckpointStatus::Missing {
         return true;
     }
-    let may_begin = bake_state.pause().is_none() && !pool.stopping.is_cancelled();
+    let may_begin = bake_state.pause().is_none() && !supply.shared.stopping.is_cancelled();
     if may_begin && bake_state.try_begin() {
-        let bake = BakeTask { pool: pool.clone(), template_pool: template_pool.clone() };
-        task::spawn("pool bake", pool.tasks.track_future(async move { bake.run().await }));
+        let bake = BakeTask { supply: supply.clone(), template_pool: template_pool.clone() };
+        task::spawn("pool bake", supply.tasks.track_future(async move { bake.run().await }));
     }
     bake_state.has_failed()
 }
 
-/// The result of [`Pool::bake`].
+/// The result of [`Supply::bake`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum BakeOutcome {
     /// A checkpoint was made.
@@ -112,58 +115,78 @@ pub enum BakeError {
     },
 }
 
-impl Pool {
+/// Bakes a template, unless it has a checkpoint: fetches its app, which may bring a checkpoint that an earlier server
+/// process baked, makes an instance and freezes it. Returns whether it made a checkpoint.
+///
+/// # Errors
+/// The name of the step that failed, and why. Its undo and those of the steps before it have run.
+async fn bake(
+    supply: &Arc<Supply>,
+    template_pool: &Arc<TemplatePool>,
+    template: &Arc<Template>,
+) -> Result<bool, (&'static str, ProvisionError)> {
+    let fetched = tokio::select! {
+        biased;
+        () = supply.shared.stopping.cancelled() => Err(ProvisionError::Stopping),
+        () = template_pool.outdated(template.revision) => Err(ProvisionError::Outdated),
+        fetched = supply.runtime.fetch(&template.app) => fetched.map_err(ProvisionError::from),
+    };
+    fetched.map_err(|error| (FETCH, error))?;
+    let status = supply.runtime.checkpoint_status(template.revision, &template.app).await;
+    if status != CheckpointStatus::Missing {
+        return Ok(false);
+    }
+    let id = InstanceId::random(&template.name);
+    tracing::info!(template = %template.name, %id, "bake started");
+    let lock = supply.in_flight.lock(&id).expect("no task knows an id that was drawn just now");
+    let mut draft = ProvisionDraft::new(supply, template_pool, template.clone(), id).for_bake();
+    let outcome = run_steps(&BAKE_STEPS, &mut draft, &lock).await;
+    // Its death needs no handling: it was frozen, or its steps were undone.
+    lock.unlock();
+    outcome.map(|()| true)
+}
+
+impl Supply {
     /// Bakes a template ahead of its use, unless it has a checkpoint. The pool must not be running. The caller shuts
     /// the pool down afterwards, also when it drops the future.
     ///
     /// # Errors
     /// See [`BakeError`].
     pub async fn bake(self: &Arc<Self>, name: &str) -> Result<BakeOutcome, BakeError> {
-        let template_pool = self.template_pools.get(name).ok_or(BakeError::NoTemplate)?;
+        let template_pool = self.shared.template_pools.get(name).ok_or(BakeError::NoTemplate)?;
         let template = template_pool.template();
         if template.app.runtime.is_some() {
             return Ok(BakeOutcome::NeverBaked);
         }
-        let failed = |step, why: &dyn std::fmt::Display| BakeError::Step { step, why: why.to_string() };
-        let status = || self.runtime.checkpoint_status(template.revision, &template.app);
-        if status().await == CheckpointStatus::Never {
-            return Err(BakeError::Unsupported(self.runtime.name()));
-        }
-        self.runtime.fetch(&template.app).await.map_err(|error| failed("fetch", &error))?;
-        match status().await {
-            CheckpointStatus::Never => return Err(BakeError::Unsupported(self.runtime.name())),
-            CheckpointStatus::Present => return Ok(BakeOutcome::AlreadyBaked),
-            CheckpointStatus::Missing => {}
-        }
-        let mut exits = self.runtime.exits();
-        let id = InstanceId::random(&template.name);
-        let lock = self.in_flight.lock(&id).expect("no task knows an id that was drawn just now");
-        let mut draft = ProvisionDraft::new(self, &template_pool, template.clone(), id).for_bake();
-        let mut baking = std::pin::pin!(async {
-            run_steps(&BAKE_STEPS, &mut draft, &lock).await?;
-            Ok(compare_restores(self, &template_pool, &template).await)
-        });
-        let outcome = loop {
-            tokio::select! {
-                outcome = &mut baking => break outcome,
-                Some(exit) = exits.recv() => {
-                    self.in_flight.report_death(&exit.id);
-                }
-            }
+        let is_possible = async || {
+            self.runtime.checkpoint_status(template.revision, &template.app).await != CheckpointStatus::Never
         };
-        outcome
-            .map(|repeated| BakeOutcome::Baked { repeated })
-            .map_err(|(step, error): (_, ProvisionError)| failed(step, &error))
+        let unsupported = BakeError::Unsupported(self.runtime.name());
+        if !is_possible().await {
+            return Err(unsupported);
+        }
+        let baked = with_deaths(self, async {
+            match bake(self, &template_pool, &template).await? {
+                true => Ok(Some(compare_restores(self, &template_pool, &template).await)),
+                false => Ok(None),
+            }
+        });
+        let failed = |(step, error): (_, ProvisionError)| BakeError::Step { step, why: error.to_string() };
+        match baked.await.map_err(failed)? {
+            Some(repeated) => Ok(BakeOutcome::Baked { repeated }),
+            None if is_possible().await => Ok(BakeOutcome::AlreadyBaked),
+            None => Err(unsupported),
+        }
     }
 
     /// Returns whether a template has a runtime handler of its own, so that it is never baked.
     pub fn has_runtime_handler(&self, name: &str) -> bool {
-        self.template_pools.get(name).is_some_and(|pool| pool.template().app.runtime.is_some())
+        self.shared.template_pools.get(name).is_some_and(|pool| pool.template().app.runtime.is_some())
     }
 
     /// Describes a template's checkpoint for the operator in lines; none where there is no checkpoint.
     pub async fn describe_checkpoint(&self, name: &str) -> Vec<String> {
-        let Some(template_pool) = self.template_pools.get(name) else { return Vec::new() };
+        let Some(template_pool) = self.shared.template_pools.get(name) else { return Vec::new() };
         let template = template_pool.template();
         let (revision, app) = (template.revision, &template.app);
         let sharing = self.runtime.describe_checkpoint(revision, app).await;
@@ -171,38 +194,43 @@ impl Pool {
     }
 }
 
+/// Runs work of a pool that is not running, and meanwhile reports the deaths of instances to the tasks that locked them.
+pub(super) async fn with_deaths<T>(supply: &Supply, work: impl Future<Output = T>) -> T {
+    let mut exits = supply.runtime.exits();
+    let mut work = std::pin::pin!(work);
+    loop {
+        tokio::select! {
+            outcome = &mut work => return outcome,
+            Some(exit) = exits.recv() => {
+                supply.in_flight.report_death(&exit.id);
+            }
+        }
+    }
+}
+
 /// A bake in progress. Dropping it marks the bake as ended.
 struct BakeTask {
-    pool: Arc<Pool>,
+    supply: Arc<Supply>,
     template_pool: Arc<TemplatePool>,
 }
 
 impl Drop for BakeTask {
     fn drop(&mut self) {
         self.template_pool.bake_state.end();
-        self.pool.wake.notify_one();
+        self.supply.shared.wake.notify_one();
     }
 }
 
 impl BakeTask {
     async fn run(&self) {
-        let (pool, template_pool) = (&self.pool, &self.template_pool);
+        let (supply, template_pool) = (&self.supply, &self.template_pool);
         let template = template_pool.template();
         let name = template.name.as_str();
-        if self.is_not_needed(&template).await {
-            return;
-        }
-        let id = InstanceId::random(&template.name);
-        let Some(lock) = pool.in_flight.lock(&id) else { return };
         let start = Instant::now();
-        tracing::info!(template = name, %id, "bake started");
-        let mut draft = ProvisionDraft::new(pool, template_pool, template.clone(), id).for_bake();
-        let outcome = run_steps(&BAKE_STEPS, &mut draft, &lock).await;
-        // Its death needs no handling: it was frozen, or its steps were undone.
-        lock.unlock();
-        match outcome {
-            Ok(()) => {
-                pool.metrics.record_bake(name, Outcome::Success, start.elapsed());
+        match bake(supply, template_pool, &template).await {
+            Ok(false) => {}
+            Ok(true) => {
+                supply.shared.metrics.record_bake(name, Outcome::Success, start.elapsed());
                 template_pool.bake_state.begin_checkpoint();
                 if template_pool.wants(template.revision) {
                     template_pool.expect_start_method(StartMethod::Restored);
@@ -210,15 +238,15 @@ impl BakeTask {
                 let millis = start.elapsed().as_millis() as u64;
                 tracing::info!(template = name, millis, "checkpoint baked");
                 // The pool fills meanwhile.
-                pool.wake.notify_one();
-                compare_restores(pool, template_pool, &template).await;
+                supply.shared.wake.notify_one();
+                compare_restores(supply, template_pool, &template).await;
             }
             Err((_, ProvisionError::Stopping)) => {}
             Err((step, error)) if !template_pool.wants(template.revision) => {
                 tracing::debug!(template = name, step, %error, "bake of outdated template abandoned");
             }
             Err((step, error)) => {
-                pool.metrics.record_bake(name, Outcome::Error, start.elapsed());
+                supply.shared.metrics.record_bake(name, Outcome::Error, start.elapsed());
                 let is_first = template_pool.bake_state.record_failure(error.to_string());
                 let pause = template_pool.bake_state.pause().unwrap_or_default();
                 if is_first {
@@ -232,26 +260,12 @@ impl BakeTask {
             }
         }
     }
-
-    /// Fetches the app, after which the runtime may report a checkpoint that an earlier server process baked. Returns
-    /// whether no bake is needed any more. A failed fetch is not reported here: the start that follows fails for the
-    /// same reason.
-    async fn is_not_needed(&self, template: &Template) -> bool {
-        let (pool, template_pool) = (&self.pool, &self.template_pool);
-        tokio::select! {
-            biased;
-            () = pool.stopping.cancelled() => return true,
-            () = template_pool.outdated(template.revision) => return true,
-            fetched = pool.runtime.fetch(&template.app) => if fetched.is_err() { return false },
-        }
-        pool.runtime.checkpoint_status(template.revision, &template.app).await != CheckpointStatus::Missing
-    }
 }
 
 fn freeze<'a>(draft: &'a mut ProvisionDraft<'_>) -> BoxFuture<'a, Result<(), ProvisionError>> {
     Box::pin(async {
         let (revision, app) = (draft.template.revision, &draft.template.app);
-        let runtime = &draft.pool.runtime;
+        let runtime = &draft.supply.runtime;
         let failed = |source| RuntimeError::Io { operation: "freeze it".to_owned(), source };
         match tokio::time::timeout(FREEZE_DEADLINE, runtime.bake(&draft.id, revision, app)).await {
             Ok(frozen) => frozen?,

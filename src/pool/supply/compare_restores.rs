@@ -13,7 +13,7 @@ use super::provision_error::ProvisionError;
 use super::readiness;
 use super::repeated_values::{AnswerValues, find_repeated};
 use crate::instance::InstanceId;
-use crate::pool::Pool;
+use crate::pool::Supply;
 use crate::pool::template_pool::TemplatePool;
 use crate::runtime::StartMethod;
 use crate::template::Template;
@@ -39,17 +39,17 @@ const STEPS: [ProvisionStep; 6] = {
 /// Restores two instances one after the other, and records and logs what both drew at random. Returns these values,
 /// described for the operator. A failure to compare is logged and does not concern the checkpoint.
 pub(super) async fn compare_restores(
-    pool: &Arc<Pool>,
+    supply: &Arc<Supply>,
     template_pool: &Arc<TemplatePool>,
     template: &Arc<Template>,
 ) -> Vec<String> {
-    if !pool.runtime.runs_apps() {
+    if !supply.runtime.runs_apps() {
         return Vec::new();
     }
     let name = template.name.as_str();
     let mut instances = Vec::new();
     for _ in 0..2 {
-        match answers_of_restore(pool, template_pool, template.clone()).await {
+        match answers_of_restore(supply, template_pool, template.clone()).await {
             Ok(answers) => instances.push(answers),
             Err((_, ProvisionError::Stopping | ProvisionError::Outdated)) => return Vec::new(),
             Err((step, error)) => {
@@ -62,7 +62,8 @@ pub(super) async fn compare_restores(
         [first, second] => first.iter().zip(second).flat_map(|(a, b)| find_repeated(a, b)).collect(),
         _ => Vec::new(),
     };
-    if let Err(error) = pool.runtime.record_repeated_values(template.revision, &template.app, &repeated).await
+    if let Err(error) =
+        supply.runtime.record_repeated_values(template.revision, &template.app, &repeated).await
     {
         tracing::warn!(template = name, %error, "failed to record comparison of restored instances");
     }
@@ -79,13 +80,13 @@ pub(super) async fn compare_restores(
 
 /// Restores an instance, reads its answers to each page twice, and ends it.
 async fn answers_of_restore(
-    pool: &Arc<Pool>,
+    supply: &Arc<Supply>,
     template_pool: &Arc<TemplatePool>,
     template: Arc<Template>,
 ) -> Result<Vec<[AnswerValues; 2]>, (&'static str, ProvisionError)> {
     let id = InstanceId::random(&template.name);
-    let lock = pool.in_flight.lock(&id).expect("no task knows an id that was drawn just now");
-    let mut draft = ProvisionDraft::new(pool, template_pool, template, id);
+    let lock = supply.in_flight.lock(&id).expect("no task knows an id that was drawn just now");
+    let mut draft = ProvisionDraft::new(supply, template_pool, template, id);
     let outcome = run_steps(&STEPS, &mut draft, &lock).await;
     if outcome.is_ok() {
         draft.stop().await;
@@ -100,7 +101,7 @@ fn read_pages<'a>(draft: &'a mut ProvisionDraft<'_>) -> BoxFuture<'a, Result<(),
         if draft.started().method == StartMethod::Cold {
             return Err(ProvisionError::NotRestored);
         }
-        let host = draft.pool.public_url.instance_authority(&draft.id);
+        let host = draft.supply.shared.public_url.instance_authority(&draft.id);
         let default_page = [DEFAULT_PAGE.to_owned()];
         let pages = match draft.template.warm_up.as_slice() {
             [] => &default_page,

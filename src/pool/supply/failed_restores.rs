@@ -1,13 +1,13 @@
 //! Checkpoints whose instances do not become ready.
 
-use crate::pool::Pool;
+use crate::pool::Supply;
 use crate::pool::template_pool::TemplatePool;
 use crate::template::Template;
 
 /// Counts a restored instance that did not become ready. After several, discards the checkpoint, so that instances are
 /// started cold, and logs it once as an error.
 pub(super) async fn record_failed_restore(
-    pool: &Pool,
+    supply: &Supply,
     template_pool: &TemplatePool,
     template: &Template,
     why: &str,
@@ -16,7 +16,7 @@ pub(super) async fn record_failed_restore(
     if !template_pool.wants(template.revision) || !bake_state.record_failed_restore() {
         return;
     }
-    if let Err(error) = pool.runtime.discard_checkpoint(template.revision, &template.app).await {
+    if let Err(error) = supply.runtime.discard_checkpoint(template.revision, &template.app).await {
         tracing::warn!(template = %template.name, %error, "failed to discard checkpoint");
         return;
     }

@@ -138,8 +138,16 @@ mod tests {
     async fn wait(runtime: &Failing, endpoint: Endpoint, start_period: Duration) -> Result<Endpoint, String> {
         let id = InstanceId::random(&TemplateName::new("shop").unwrap());
         let (url, host, app) = (String::new(), String::new(), Arc::new(App::default()));
-        let request =
-            StartRequest { url, host, id, app, revision: 1, files: Vec::new(), will_be_baked: false };
+        let request = StartRequest {
+            url,
+            host,
+            id,
+            app,
+            revision: 1,
+            files: Vec::new(),
+            will_be_baked: false,
+            yields: false,
+        };
         let check = HealthCheck {
             command: vec!["check".to_owned()],
             interval: Duration::from_millis(10),

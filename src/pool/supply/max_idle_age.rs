@@ -10,7 +10,7 @@ use tokio::time::Instant;
 
 use crate::clock::Millis;
 use crate::instance::InstanceId;
-use crate::pool::Pool;
+use crate::pool::Supply;
 use crate::store::StoreError;
 use crate::telemetry::ReleaseReason;
 use crate::template::Template;
@@ -21,9 +21,9 @@ const REPLACE_INTERVAL: Duration = Duration::from_secs(1);
 const SURPLUS_TIME: Duration = Duration::from_secs(10);
 
 /// Returns whether an instance that was created at `created_at` is too old to be assigned.
-pub(super) fn is_over(pool: &Pool, template: &Template, id: &InstanceId, created_at: Millis) -> bool {
+pub(super) fn is_over(supply: &Supply, template: &Template, id: &InstanceId, created_at: Millis) -> bool {
     let limit = template.pool.max_idle_age.map(|limit| limit_of(id, limit));
-    limit.is_some_and(|limit| pool.clock.now().since(created_at) >= limit)
+    limit.is_some_and(|limit| supply.shared.clock.now().since(created_at) >= limit)
 }
 
 /// Returns the limit of one instance: from four fifths of the template's up to all of it.
@@ -34,30 +34,30 @@ fn limit_of(id: &InstanceId, limit: Duration) -> Duration {
 
 /// Retires an instance that is too old, if the pool keeps its minimum without it; else has one more made. Returns
 /// whether the instance is no longer ready.
-pub(super) async fn replace(pool: &Arc<Pool>, template: &Template, id: &InstanceId) -> bool {
-    let Some(template_pool) = pool.template_pools.get(id.template()) else { return true };
+pub(super) async fn replace(supply: &Arc<Supply>, template: &Template, id: &InstanceId) -> bool {
+    let Some(template_pool) = supply.shared.template_pools.get(id.template()) else { return true };
     if template_pool.problem().is_some() || template_pool.attempts() > 0 {
         return false;
     }
-    let Ok(counts) = pool.ask(pool.store.counts(&template.name, Some(&pool.node))).await else {
+    let Ok(counts) = supply.shared.store.counts(&template.name, Some(&supply.shared.node)).await else {
         return false;
     };
     // Without a target nothing waits for visitors, so there is no minimum to keep.
     if counts.ready <= template.pool.min {
         template_pool.want_surplus(Instant::now() + SURPLUS_TIME);
-        pool.wake.notify_one();
+        supply.shared.wake.notify_one();
         return false;
     }
     if !template_pool.may_replace(Instant::now(), REPLACE_INTERVAL) {
         return false;
     }
-    match pool.ask(pool.store.retire(id)).await {
+    match supply.shared.store.retire(id).await {
         Ok(_) => {
             tracing::debug!(%id, "instance retired, because it has waited for its longest time");
-            pool.metrics.record_release(id.template(), ReleaseReason::Drained);
-            pool.stop_in_background(id.clone());
+            supply.shared.metrics.record_release(id.template(), ReleaseReason::Drained);
+            supply.stop_in_background(id.clone());
             template_pool.refill();
-            pool.wake.notify_one();
+            supply.shared.wake.notify_one();
             true
         }
         Err(StoreError::Refused(_) | StoreError::Unknown) => true,

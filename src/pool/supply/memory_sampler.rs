@@ -10,7 +10,7 @@ use tokio::time::Instant;
 use super::capacity::{self, MemoryDemand};
 use super::memory_sample::{CapacityBasis, MemorySample};
 use crate::instance::InstanceId;
-use crate::pool::Pool;
+use crate::pool::Supply;
 use crate::pool::template_pool::TemplatePool;
 use crate::proxy::routes::RouteLookup;
 use crate::runtime::{HostMemory, MemoryUse};
@@ -28,25 +28,25 @@ const SAMPLE_DEADLINE: Duration = Duration::from_secs(30);
 const FIRST_SAMPLE_DEADLINE: Duration = Duration::from_secs(5);
 
 /// Measures the memory before any instance is made, if the capacity of a pool is limited by it.
-pub(in crate::pool) async fn sample_before_start(pool: &Pool) {
-    if pool.template_pools.all().iter().any(is_limited_by_memory) {
+pub(in crate::pool) async fn sample_before_start(supply: &Supply) {
+    if supply.shared.template_pools.all().iter().any(is_limited_by_memory) {
         // After a timeout the sampler measures again at once.
-        let _is_done = tokio::time::timeout(FIRST_SAMPLE_DEADLINE, sample(pool)).await;
+        let _is_done = tokio::time::timeout(FIRST_SAMPLE_DEADLINE, sample(supply)).await;
     }
 }
 
 /// Measures the memory until the pools shut down.
-pub(in crate::pool) async fn run(pool: Arc<Pool>) {
-    while !pool.stopping.is_cancelled() {
+pub(in crate::pool) async fn run(supply: Arc<Supply>) {
+    while !supply.shared.stopping.is_cancelled() {
         let begun = Instant::now();
-        let pause = match sample(&pool).await {
+        let pause = match sample(&supply).await {
             true => SAMPLE_INTERVAL.max(begun.elapsed().saturating_mul(SAMPLE_COST_FACTOR)),
             false => RETRY_INTERVAL,
         };
         tokio::select! {
             () = tokio::time::sleep(pause) => {}
-            () = pool.sample_memory_now.notified() => {}
-            () = pool.stopping.cancelled() => {}
+            () = supply.sample_memory_now.notified() => {}
+            () = supply.shared.stopping.cancelled() => {}
         }
     }
 }
@@ -56,11 +56,11 @@ fn is_limited_by_memory(template_pool: &Arc<TemplatePool>) -> bool {
 }
 
 /// Measures the memory once, and sets the capacities. Returns whether the runtime can measure it.
-async fn sample(pool: &Pool) -> bool {
-    let report = match tokio::time::timeout(SAMPLE_DEADLINE, pool.runtime.memory()).await {
+async fn sample(supply: &Supply) -> bool {
+    let report = match tokio::time::timeout(SAMPLE_DEADLINE, supply.runtime.memory()).await {
         Ok(Some(report)) => report,
         Ok(None) => {
-            set_capacities_without_sample(pool);
+            set_capacities_without_sample(supply);
             return false;
         }
         Err(_) => {
@@ -70,13 +70,13 @@ async fn sample(pool: &Pool) -> bool {
     };
     let host = limited(report.host, report.room);
     let mut sample = MemorySample::from_report(report);
-    sample.bases = set_capacities(pool, &sample.instances, host).await;
-    for template_pool in pool.template_pools.all() {
+    sample.bases = set_capacities(supply, &sample.instances, host).await;
+    for template_pool in supply.shared.template_pools.all() {
         let template = template_pool.template();
         let name = template.name.as_str();
-        pool.metrics.set_pool_memory(name, sample.memory_of_pool(name).unwrap_or_default());
+        supply.shared.metrics.set_pool_memory(name, sample.memory_of_pool(name).unwrap_or_default());
     }
-    pool.memory_sample.store(Arc::new(sample));
+    supply.memory_sample.store(Arc::new(sample));
     true
 }
 
@@ -88,15 +88,15 @@ fn limited(host: HostMemory, room: Option<u64>) -> HostMemory {
 
 /// Sets the capacity of the pools that are limited by the memory. Returns what each was computed from.
 async fn set_capacities(
-    pool: &Pool,
+    supply: &Supply,
     uses: &HashMap<InstanceId, MemoryUse>,
     host: HostMemory,
 ) -> HashMap<String, CapacityBasis> {
-    let mut limited = pool.template_pools.all();
+    let mut limited = supply.shared.template_pools.all();
     limited.retain(|template_pool| template_pool.is_configured() && is_limited_by_memory(template_pool));
     let mut demands = Vec::new();
     for template_pool in &limited {
-        demands.push(demand(pool, template_pool, uses).await);
+        demands.push(demand(supply, template_pool, uses).await);
     }
     let reserve = host.reserve();
     let capacities = capacity::capacities(host.available, reserve, &demands);
@@ -127,7 +127,7 @@ async fn set_capacities(
         }
         bases.insert(template.name.to_string(), basis);
         if before != capacity {
-            pool.wake.notify_one();
+            supply.shared.wake.notify_one();
         }
     }
     bases
@@ -135,13 +135,14 @@ async fn set_capacities(
 
 /// Returns what the instances of one pool need of the memory.
 async fn demand(
-    pool: &Pool,
+    supply: &Supply,
     template_pool: &TemplatePool,
     uses: &HashMap<InstanceId, MemoryUse>,
 ) -> MemoryDemand {
     let template = template_pool.template();
     let of_template = uses.iter().filter(|(id, _)| id.template() == template.name.as_str());
-    let has_visitor = |id: &InstanceId| matches!(pool.routes.find(id.as_str()), RouteLookup::Live(_));
+    let has_visitor =
+        |id: &InstanceId| matches!(supply.shared.routes.find(id.as_str()), RouteLookup::Live(_));
     let now: Vec<_> = of_template.map(|(id, used)| (id.clone(), used.charged, has_visitor(id))).collect();
     let cost = {
         let mut observed = template_pool.observed_memory.lock();
@@ -150,7 +151,7 @@ async fn demand(
     };
     // The larger number counts: an instance without processes yet is only on record, and one that is being stopped
     // still takes memory.
-    let on_record = match pool.ask(pool.store.counts(&template.name, Some(&pool.node))).await {
+    let on_record = match supply.shared.store.counts(&template.name, Some(&supply.shared.node)).await {
         Ok(counts) => counts.warming + counts.ready + counts.assigned,
         Err(_) => 0,
     };
@@ -159,8 +160,8 @@ async fn demand(
 }
 
 /// Sets the capacity of the pools that are limited by the memory to their target: the memory cannot be measured here.
-fn set_capacities_without_sample(pool: &Pool) {
-    for template_pool in pool.template_pools.all() {
+fn set_capacities_without_sample(supply: &Supply) {
+    for template_pool in supply.shared.template_pools.all() {
         let template = template_pool.template();
         let target = template.pool.target;
         if template.pool.limited_by_memory && template_pool.set_memory_capacity(target) != target {
@@ -169,7 +170,7 @@ fn set_capacities_without_sample(pool: &Pool) {
                 capacity = target,
                 "cannot measure instance memory on this host; pool capacity set to its target"
             );
-            pool.wake.notify_one();
+            supply.shared.wake.notify_one();
         }
     }
 }

@@ -2,9 +2,11 @@
 //!
 //! | file | content |
 //! |---|---|
+//! | `state.rs` | [`Supply`]: what it keeps |
 //! | `reconcile.rs` | the loop that fills the pools: observe, plan, act |
 //! | `plan.rs` | how many instances to make now: a pure function |
 //! | `provision.rs` | making one instance: a table of steps, each with its undo |
+//! | `attempt.rs` | one attempt at that, and what follows from its outcome |
 //! | `provision_error.rs` | why one could not be made |
 //! | `readiness.rs` | requests to an app: ready check and warm-up |
 //! | `ready_watch.rs` | asks ready instances their ready check again and again |
@@ -17,10 +19,12 @@
 //! | `bake.rs`, `bake_state.rs` | checkpoints: when one is made, and what is known of them |
 //! | `failed_restores.rs` | checkpoints whose instances do not become ready: discarded |
 //! | `compare_restores.rs`, `repeated_values.rs` | what two instances of a new checkpoint both draw at random |
+//! | `trial.rs` | one instance that is made, measured and ended, for the command `try-image` |
 //! | `backoff.rs` | how long a failing template pauses |
 //! | `capacity.rs` | for how many instances the memory has room: a pure function |
 //! | `memory_sampler.rs`, `memory_sample.rs` | measures the memory of instances, and sets the capacity by it |
 
+pub(super) mod attempt;
 pub(super) mod backoff;
 pub(super) mod bake;
 pub(super) mod bake_state;
@@ -39,6 +43,10 @@ pub(super) mod readiness;
 pub(super) mod ready_watch;
 pub(super) mod reconcile;
 mod repeated_values;
+mod state;
+pub(super) mod trial;
 pub(super) mod watched_instances;
 mod withdrawn;
 mod wrong_port;
+
+pub use state::Supply;

@@ -7,13 +7,11 @@
 //! To change a step, change its undo and the tests in `pool/tests/faults.rs`, which fail each step.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use tokio::time::Instant;
 
-use super::failed_restores;
 use super::health;
 use super::hooks::{self, HookValues};
 use super::provision_error::ProvisionError;
@@ -22,12 +20,11 @@ use super::readiness::{AppTarget, ReadinessError};
 use super::repeated_values::AnswerValues;
 use super::wrong_port;
 use crate::instance::{Instance, InstanceId};
-use crate::pool::Pool;
+use crate::pool::Supply;
 use crate::pool::in_flight::InstanceLock;
 use crate::pool::template_pool::TemplatePool;
 use crate::runtime::{StartMethod, StartRequest, Started};
 use crate::store::StoreError;
-use crate::telemetry::{Outcome, ProvisionMethod, task};
 use crate::template::Template;
 use crate::template::hooks::HookCalls;
 
@@ -36,7 +33,7 @@ const LISTENERS_DEADLINE: Duration = Duration::from_secs(5);
 
 /// An instance that is being made.
 pub(in crate::pool) struct ProvisionDraft<'p> {
-    pub(super) pool: &'p Arc<Pool>,
+    pub(super) supply: &'p Arc<Supply>,
     template_pool: &'p TemplatePool,
     pub(super) template: Arc<Template>,
     pub(super) id: InstanceId,
@@ -62,7 +59,7 @@ pub(in crate::pool) struct ProvisionStep {
 }
 
 /// The name of the step that waits until an instance is ready.
-const ANSWER: &str = "answer";
+pub(super) const ANSWER: &str = "answer";
 
 /// The steps up to an instance that answers, and from which a checkpoint can be made.
 pub(super) const START_STEPS: [ProvisionStep; 4] = [
@@ -100,19 +97,37 @@ pub(in crate::pool) const STEPS: [ProvisionStep; 7] = {
 impl<'p> ProvisionDraft<'p> {
     /// Creates a draft of the instance `id`, of which no step was run.
     pub(super) fn new(
-        pool: &'p Arc<Pool>,
+        supply: &'p Arc<Supply>,
         template_pool: &'p TemplatePool,
         template: Arc<Template>,
         id: InstanceId,
     ) -> Self {
-        let (url, host) = (pool.public_url.instance_url(&id), pool.public_url.instance_host(&id));
-        let random_texts = pool.random_texts.get().expect("no instance is made before the secret is known");
+        let (url, host) =
+            (supply.shared.public_url.instance_url(&id), supply.shared.public_url.instance_host(&id));
+        let random_texts = supply.random_texts.get().expect("no instance is made before the secret is known");
         let values = HookValues::new(random_texts.current(), &template.hooks, &id, &url, &host);
         let files = values.files(&template.hooks);
         let (app, revision) = (template.app.clone(), template.revision);
-        let start_request =
-            StartRequest { id: id.clone(), url, host, app, revision, files, will_be_baked: false };
-        Self { pool, template_pool, template, id, values, start_request, started: None, answers: Vec::new() }
+        let start_request = StartRequest {
+            id: id.clone(),
+            url,
+            host,
+            app,
+            revision,
+            files,
+            will_be_baked: false,
+            yields: false,
+        };
+        Self {
+            supply,
+            template_pool,
+            template,
+            id,
+            values,
+            start_request,
+            started: None,
+            answers: Vec::new(),
+        }
     }
 
     /// Turns the draft into one of an instance that is frozen after its steps.
@@ -120,24 +135,34 @@ impl<'p> ProvisionDraft<'p> {
         self.start_request.will_be_baked = true;
         self
     }
+
+    /// Turns the draft into one of an instance that leaves the processors to the ready ones while no visitor waits.
+    pub(super) fn for_refill(mut self) -> Self {
+        self.start_request.yields = true;
+        self
+    }
 }
 
 impl ProvisionDraft<'_> {
     async fn record(&mut self) -> Result<(), ProvisionError> {
-        let pool = self.pool;
-        let new =
-            Instance::warming(self.id.clone(), pool.node.clone(), self.template.revision, pool.clock.now());
-        pool.ask(pool.store.insert(new)).await?;
+        let supply = self.supply;
+        let new = Instance::warming(
+            self.id.clone(),
+            supply.shared.node.clone(),
+            self.template.revision,
+            supply.shared.clock.now(),
+        );
+        supply.shared.store.insert(new).await?;
         // A reload retires the instances that are on record by then. If it came earlier, it has missed this one.
         if self.template_pool.wants(self.template.revision) { Ok(()) } else { Err(ProvisionError::Outdated) }
     }
 
     async fn unrecord(&self) {
-        match self.pool.ask(self.pool.store.retire(&self.id)).await {
+        match self.supply.shared.store.retire(&self.id).await {
             Ok(_) | Err(StoreError::Unknown) => {}
             // It was offered, and assigned to a visitor before this undo.
             Err(StoreError::Refused(_)) => {
-                self.pool.fail(&self.id, "it ended while it was being offered").await
+                self.supply.fail(&self.id, "it ended while it was being offered").await
             }
             Err(error) => {
                 tracing::warn!(id = %self.id, %error, "failed to remove record of failed attempt");
@@ -147,9 +172,9 @@ impl ProvisionDraft<'_> {
 
     async fn start(&mut self) -> Result<(), ProvisionError> {
         let begun = Instant::now();
-        let started = self.pool.runtime.start(&self.start_request).await?;
+        let started = self.supply.runtime.start(&self.start_request).await?;
         if started.method == StartMethod::Restored {
-            self.pool.metrics.record_restore(begun.elapsed());
+            self.supply.shared.metrics.record_restore(begun.elapsed());
         }
         self.started = Some(started);
         Ok(())
@@ -157,20 +182,26 @@ impl ProvisionDraft<'_> {
 
     /// Stops the instance. A failure is logged: the reconciliation stops what is not on record.
     pub(super) async fn stop(&self) {
-        if let Err(error) = self.pool.runtime.stop(&self.id).await {
+        if let Err(error) = self.supply.runtime.stop(&self.id).await {
             tracing::error!(id = %self.id, %error, "failed to stop instance of failed attempt; retrying later");
         }
     }
 
     async fn wait_until_ready(&mut self) -> Result<(), ProvisionError> {
-        if !self.pool.runtime.runs_apps() {
-            return Ok(());
+        match self.supply.runtime.runs_apps() {
+            // In a box of its own: it is large, and an instance without an app needs none of it.
+            true => Box::pin(self.wait_for_app()).await,
+            false => Ok(()),
         }
+    }
+
+    async fn wait_for_app(&mut self) -> Result<(), ProvisionError> {
         let begun = Instant::now();
-        let host = self.pool.public_url.instance_authority(&self.id);
-        let (target, ready, metrics) = (self.target(&host), &self.template.ready, &self.pool.metrics);
+        let host = self.supply.shared.public_url.instance_authority(&self.id);
+        let (target, ready, metrics) =
+            (self.target(&host), &self.template.ready, &self.supply.shared.metrics);
         let of_image = match ready.yields_to_image {
-            true => self.pool.runtime.health_check(&self.template.app),
+            true => self.supply.runtime.health_check(&self.template.app),
             false => None,
         };
         let waited = match (of_image, self.started().method) {
@@ -185,14 +216,14 @@ impl ProvisionDraft<'_> {
             Err(error) => return Err(self.with_listeners(error).await.into()),
         };
         self.started = Some(Started { endpoint, ..self.started() });
-        self.pool.metrics.record_ready_wait(begun.elapsed());
+        self.supply.shared.metrics.record_ready_wait(begun.elapsed());
         Ok(())
     }
 
     /// Adds to the error of a ready check where the app listens, if not where it should.
     async fn with_listeners(&self, mut error: ReadinessError) -> ReadinessError {
         if let ReadinessError::Timeout { listening, .. } = &mut error {
-            let looking = self.pool.runtime.listeners(&self.id);
+            let looking = self.supply.runtime.listeners(&self.id);
             let listeners = tokio::time::timeout(LISTENERS_DEADLINE, looking).await.ok().flatten();
             let (port, sets_port) = (self.started().endpoint.port(), self.template.app.image.is_some());
             *listening = listeners.and_then(|found| wrong_port::describe(&found, port, sets_port));
@@ -204,12 +235,12 @@ impl ProvisionDraft<'_> {
     /// first instance of a checkpoint: it gets one request, after which the runtime records which memory a visitor's
     /// first page needs. Further pages would add memory that most instances need not have.
     async fn warm_up(&mut self) -> Result<(), ProvisionError> {
-        let runtime = &self.pool.runtime;
+        let runtime = &self.supply.runtime;
         let is_restored = self.started().method == StartMethod::Restored;
         if !runtime.runs_apps() || is_restored && !runtime.may_observe(&self.id).await {
             return Ok(());
         }
-        let host = self.pool.public_url.instance_authority(&self.id);
+        let host = self.supply.shared.public_url.instance_authority(&self.id);
         let requests = if is_restored { 1 } else { usize::MAX };
         for path in self.template.warm_up.iter().take(requests) {
             readiness::send_warm_up(self.target(&host), path, self.template.ready.timeout).await?;
@@ -233,33 +264,40 @@ impl ProvisionDraft<'_> {
     }
 
     async fn run_hooks(&self, calls: &HookCalls) -> Result<(), ProvisionError> {
-        if !self.pool.runtime.runs_apps() {
+        if !self.supply.runtime.runs_apps() {
             return Ok(());
         }
-        let host = self.pool.public_url.instance_authority(&self.id);
-        Ok(hooks::run(calls, &self.values, self.target(&host), &self.start_request).await?)
+        let host = self.supply.shared.public_url.instance_authority(&self.id);
+        let running = hooks::run(calls, &self.values, self.target(&host), &self.start_request);
+        Ok(Box::pin(running).await?)
     }
 
     async fn offer(&mut self) -> Result<(), ProvisionError> {
-        match self.pool.ask(self.pool.store.offer(&self.id, self.started().endpoint)).await {
+        self.supply.runtime.end_yielding(&self.id).await;
+        match self.supply.shared.store.offer(&self.id, self.started().endpoint).await {
             // A drain retires the instances that are ready by then. If it came earlier, it has missed this one.
-            Ok(_) if self.pool.is_draining() => match self.pool.ask(self.pool.store.retire(&self.id)).await {
-                Err(StoreError::Refused(_)) => Ok(()),
-                _ => Err(ProvisionError::Stopping),
-            },
+            Ok(_) if self.supply.shared.is_draining() => {
+                match self.supply.shared.store.retire(&self.id).await {
+                    Err(StoreError::Refused(_)) => Ok(()),
+                    _ => Err(ProvisionError::Stopping),
+                }
+            }
             Ok(offered) => {
-                self.pool.ready_watch.add(&offered, self.template.recheck_interval);
+                self.supply.ready_watch.add(&offered, self.template.recheck_interval);
                 Ok(())
             }
             // Perhaps only the answer was lost. Then a visitor may have the instance by now, and keeps it.
-            Err(lost @ StoreError::Unavailable(_)) => {
-                match self.pool.ask(self.pool.store.retire(&self.id)).await {
-                    Err(StoreError::Refused(_)) => Ok(()),
-                    _ => Err(lost.into()),
-                }
-            }
+            Err(lost @ StoreError::Unavailable(_)) => match self.supply.shared.store.retire(&self.id).await {
+                Err(StoreError::Refused(_)) => Ok(()),
+                _ => Err(lost.into()),
+            },
             Err(error) => Err(error.into()),
         }
+    }
+
+    /// Returns how the step `start` made the instance; `None` before.
+    pub(super) fn start_method(&self) -> Option<StartMethod> {
+        self.started.map(|started| started.method)
     }
 
     /// Returns what the step `start` made.
@@ -269,87 +307,7 @@ impl ProvisionDraft<'_> {
 
     /// Returns the target of requests to the app with the authority `host`.
     pub(super) fn target<'a>(&'a self, host: &'a str) -> AppTarget<'a> {
-        AppTarget { runtime: &*self.pool.runtime, endpoint: self.started().endpoint, host }
-    }
-}
-
-/// Begins one attempt in the background.
-pub(in crate::pool) fn begin(pool: &Arc<Pool>, template_pool: Arc<TemplatePool>) {
-    template_pool.attempts.fetch_add(1, Ordering::AcqRel);
-    let attempt = ProvisionTask { pool: pool.clone(), template_pool };
-    task::spawn("pool provision", pool.tasks.track_future(async move { attempt.run().await }));
-}
-
-/// An attempt in progress. Dropping it ends its count.
-struct ProvisionTask {
-    pool: Arc<Pool>,
-    template_pool: Arc<TemplatePool>,
-}
-
-impl Drop for ProvisionTask {
-    fn drop(&mut self) {
-        self.template_pool.attempts.fetch_sub(1, Ordering::AcqRel);
-        self.pool.wake.notify_one();
-    }
-}
-
-impl ProvisionTask {
-    async fn run(&self) {
-        let (pool, template_pool) = (&self.pool, &self.template_pool);
-        let template = template_pool.template();
-        let id = InstanceId::random(&template.name);
-        let Some(lock) = pool.in_flight.lock(&id) else { return };
-        let begun = Instant::now();
-        let mut draft = ProvisionDraft::new(pool, template_pool, template.clone(), id.clone());
-        let outcome = run_steps(&STEPS, &mut draft, &lock).await;
-        let has_died = lock.unlock();
-        let name = template.name.as_str();
-        // An attempt that failed before the start counts as one of the expected method.
-        let start_method =
-            draft.started.map_or_else(|| template_pool.expected_start_method(), |started| started.method);
-        let method = match start_method {
-            StartMethod::Restored => ProvisionMethod::CriuRestore,
-            StartMethod::Cold => ProvisionMethod::ColdStart,
-        };
-        match outcome {
-            Ok(()) => {
-                pool.metrics.record_provision(name, method, Outcome::Success, begun.elapsed());
-                template_pool.record_success(start_method, begun.elapsed());
-                if start_method == StartMethod::Restored {
-                    template_pool.bake_state.reset();
-                }
-                if has_died {
-                    pool.fail(&id, "it died while it was being offered").await;
-                } else {
-                    tracing::debug!(%id, millis = begun.elapsed().as_millis() as u64, "instance ready");
-                    template_pool.wait_queue.notify_ready();
-                }
-            }
-            Err((_, ProvisionError::Stopping)) => {}
-            Err((step, error)) if !template_pool.wants(template.revision) => {
-                tracing::debug!(%id, step, %error, "attempt at outdated template abandoned");
-            }
-            Err((step, error)) => {
-                pool.metrics.record_provision(name, method, Outcome::Error, begun.elapsed());
-                if template_pool.wants(template.revision) {
-                    template_pool.record_failure(error.to_string());
-                }
-                let pause = template_pool.pause().unwrap_or_default();
-                tracing::error!(template = name, step, %error, ?pause, "failed to make instance");
-                // Hooks and the store fail for reasons of their own.
-                let is_restored =
-                    draft.started.is_some_and(|started| started.method == StartMethod::Restored);
-                if is_restored && step == ANSWER {
-                    failed_restores::record_failed_restore(
-                        pool,
-                        template_pool,
-                        &template,
-                        &error.to_string(),
-                    )
-                    .await;
-                }
-            }
-        }
+        AppTarget { runtime: &*self.supply.runtime, endpoint: self.started().endpoint, host }
     }
 }
 
@@ -361,13 +319,13 @@ pub(super) async fn run_steps(
     lock: &InstanceLock,
 ) -> Result<(), (&'static str, ProvisionError)> {
     for (index, step) in steps.iter().enumerate() {
-        let pool = draft.pool.clone();
+        let supply = draft.supply.clone();
         let outcome = tokio::select! {
             biased;
-            () = pool.stopping.cancelled() => Err(ProvisionError::Stopping),
+            () = supply.shared.stopping.cancelled() => Err(ProvisionError::Stopping),
             // An attempt at a replaced revision must not delay the new one, least of all if it hangs.
             () = draft.template_pool.outdated(draft.template.revision) => Err(ProvisionError::Outdated),
-            () = lock.died() => Err(ProvisionError::Died(last_output(&pool, &draft.id).await)),
+            () = lock.died() => Err(ProvisionError::Died(last_output(&supply, &draft.id).await)),
             outcome = (step.act)(draft) => outcome,
         };
         if let Err(error) = outcome {
@@ -381,9 +339,9 @@ pub(super) async fn run_steps(
 }
 
 /// Returns the end of an instance's output, for the operator.
-async fn last_output(pool: &Pool, id: &InstanceId) -> String {
+async fn last_output(supply: &Supply, id: &InstanceId) -> String {
     const MAX_BYTES: usize = 400;
-    let log = pool.runtime.logs(id).await.unwrap_or_default();
+    let log = supply.runtime.logs(id).await.unwrap_or_default();
     let text = String::from_utf8_lossy(&log[log.len().saturating_sub(MAX_BYTES)..]).trim().to_owned();
     if text.is_empty() { "none".to_owned() } else { text }
 }

@@ -16,7 +16,7 @@ use tokio::time::Instant;
 use super::watched_instances::WatchedInstance;
 use super::{max_idle_age, readiness, withdrawn};
 use crate::instance::InstanceId;
-use crate::pool::Pool;
+use crate::pool::Supply;
 use crate::proxy::routes::RouteLookup;
 use crate::telemetry::task;
 
@@ -32,59 +32,65 @@ const MAX_SLEEP: Duration = Duration::from_millis(500);
 const AGED_PAUSE: Duration = Duration::from_secs(1);
 
 /// Checks ready instances until the pools shut down.
-pub(in crate::pool) async fn run(pool: Arc<Pool>) {
+pub(in crate::pool) async fn run(supply: Arc<Supply>) {
     let permits = Arc::new(Semaphore::new(CONCURRENT_CHECKS));
-    while !pool.stopping.is_cancelled() {
+    while !supply.shared.stopping.is_cancelled() {
         let now = Instant::now();
-        let Some((id, instance)) = pool.ready_watch.next_due(now) else {
-            let next = pool.ready_watch.first_due().unwrap_or(now + MAX_SLEEP).min(now + MAX_SLEEP);
-            pool.stopping.run_until_cancelled(tokio::time::sleep_until(next)).await;
+        supply.ready_watch.sort_in(now, |id| !is_routed(&supply, id));
+        let Some((id, instance)) = supply.ready_watch.next_due(now) else {
+            let next = supply.ready_watch.first_due().unwrap_or(now + MAX_SLEEP).min(now + MAX_SLEEP);
+            supply.shared.stopping.run_until_cancelled(tokio::time::sleep_until(next)).await;
             continue;
         };
-        let Some(Ok(permit)) = pool.stopping.run_until_cancelled(permits.clone().acquire_owned()).await
+        let Some(Ok(permit)) =
+            supply.shared.stopping.run_until_cancelled(permits.clone().acquire_owned()).await
         else {
             return;
         };
-        let checking = pool.clone();
+        let checking = supply.clone();
         task::spawn("pool ready check", async move {
-            let stopping = checking.stopping.clone();
+            let stopping = checking.shared.stopping.clone();
             stopping.run_until_cancelled(check(&checking, &id, instance)).await;
             drop(permit);
         });
     }
 }
 
+/// Returns whether a visitor has or had an instance, as far as this node knows.
+fn is_routed(supply: &Supply, id: &InstanceId) -> bool {
+    matches!(supply.shared.routes.find(id.as_str()), RouteLookup::Live(_) | RouteLookup::Ended(_))
+}
+
 /// Checks one instance, and plans its next check.
-pub(in crate::pool) async fn check(pool: &Arc<Pool>, id: &InstanceId, instance: WatchedInstance) {
-    let template = pool.template_of(id).filter(|template| template.revision == instance.revision);
+pub(in crate::pool) async fn check(supply: &Arc<Supply>, id: &InstanceId, instance: WatchedInstance) {
+    let template = supply.shared.template_of(id).filter(|template| template.revision == instance.revision);
     // An instance of a changed template is about to be retired. One that a visitor has is the visitor's alone.
-    let is_routed = matches!(pool.routes.find(id.as_str()), RouteLookup::Live(_) | RouteLookup::Ended(_));
-    let Some(template) = template.filter(|_| !is_routed) else {
-        return pool.ready_watch.remove(id);
+    let Some(template) = template.filter(|_| !is_routed(supply, id)) else {
+        return supply.ready_watch.remove(id);
     };
-    if max_idle_age::is_over(pool, &template, id, instance.created_at) {
-        match max_idle_age::replace(pool, &template, id).await {
-            true => pool.ready_watch.remove(id),
-            false => pool.ready_watch.plan(id, AGED_PAUSE),
+    if max_idle_age::is_over(supply, &template, id, instance.created_at) {
+        match max_idle_age::replace(supply, &template, id).await {
+            true => supply.ready_watch.remove(id),
+            false => supply.ready_watch.plan(id, AGED_PAUSE),
         }
         return;
     }
-    let host = pool.public_url.instance_authority(id);
-    let target = readiness::AppTarget { runtime: &*pool.runtime, endpoint: instance.endpoint, host: &host };
+    let host = supply.shared.public_url.instance_authority(id);
+    let target = readiness::AppTarget { runtime: &*supply.runtime, endpoint: instance.endpoint, host: &host };
     let Err(failure) = readiness::check_once(target, &template, FIRST_TIMEOUT).await else {
-        return pool.ready_watch.plan(id, template.recheck_interval);
+        return supply.ready_watch.plan(id, template.recheck_interval);
     };
     let mut last = failure;
     if !last.is_refused {
         tracing::debug!(%id, failure = last.what, "ready check of ready instance failed; repeating it");
         tokio::time::sleep(SECOND_REQUEST_PAUSE).await;
         match readiness::check_once(target, &template, readiness::CHECK_TIMEOUT).await {
-            Ok(()) => return pool.ready_watch.plan(id, template.recheck_interval),
+            Ok(()) => return supply.ready_watch.plan(id, template.recheck_interval),
             Err(second) => last = second,
         }
     }
-    match withdrawn::withdraw(pool, id, instance, last.what).await {
-        true => pool.ready_watch.remove(id),
-        false => pool.ready_watch.plan(id, template.recheck_interval),
+    match withdrawn::withdraw(supply, id, instance, last.what).await {
+        true => supply.ready_watch.remove(id),
+        false => supply.ready_watch.plan(id, template.recheck_interval),
     }
 }

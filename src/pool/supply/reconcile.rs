@@ -10,10 +10,10 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::bake;
 use super::plan::{PoolObservation, plan};
-use super::provision;
-use crate::pool::Pool;
+use super::{attempt, bake};
+
+use crate::pool::Supply;
 use crate::pool::end::gc;
 use crate::pool::template_pool::TemplatePool;
 use crate::store::StoreError;
@@ -27,23 +27,23 @@ const GC_RETRY_INTERVAL: Duration = Duration::from_secs(1);
 const GC_COST_FACTOR: u32 = 200;
 
 /// Runs the loop until the pools shut down.
-pub(in crate::pool) async fn run(pool: Arc<Pool>) {
+pub(in crate::pool) async fn run(supply: Arc<Supply>) {
     let mut collected_at = Instant::now();
     let mut collect_at = collected_at + GC_INTERVAL;
     let mut refill_at: HashMap<String, Instant> = HashMap::new();
-    while !pool.stopping.is_cancelled() {
+    while !supply.shared.stopping.is_cancelled() {
         let now = Instant::now();
-        if pool.is_gc_requested.swap(false, Ordering::AcqRel) {
+        if supply.shared.is_gc_requested.swap(false, Ordering::AcqRel) {
             collect_at = collect_at.min(collected_at + GC_RETRY_INTERVAL);
         }
         if now >= collect_at {
-            let is_done = gc::collect(&pool).await;
+            let is_done = gc::collect(&supply).await;
             collected_at = Instant::now();
             let pause = if is_done { GC_INTERVAL } else { GC_RETRY_INTERVAL };
             collect_at = collected_at + pause.max((collected_at - now) * GC_COST_FACTOR);
         }
         let mut next = collect_at;
-        let template_pools = pool.template_pools.all().into_iter();
+        let template_pools = supply.shared.template_pools.all().into_iter();
         for template_pool in template_pools.filter(|template_pool| template_pool.is_configured()) {
             let template = template_pool.template();
             let due = refill_at
@@ -54,7 +54,7 @@ pub(in crate::pool) async fn run(pool: Arc<Pool>) {
                 *due = now + template.pool.replenish_interval;
             }
             next = next.min(*due);
-            if let Err(error) = fill(&pool, &template_pool, is_interval_over).await {
+            if let Err(error) = fill(&supply, &template_pool, is_interval_over).await {
                 tracing::warn!(template = %template.name, %error, "failed to fill pool");
             }
             for pause in [template_pool.pause(), template_pool.bake_state.pause()].into_iter().flatten() {
@@ -64,23 +64,23 @@ pub(in crate::pool) async fn run(pool: Arc<Pool>) {
         tokio::select! {
             // Yields first, so that the loop runs once for all tasks that wake it in this turn of the scheduler.
             // Otherwise it would run after each acquire.
-            () = pool.wake.notified() => tokio::task::yield_now().await,
+            () = supply.shared.wake.notified() => tokio::task::yield_now().await,
             () = tokio::time::sleep_until(next) => {}
-            () = pool.stopping.cancelled() => {}
+            () = supply.shared.stopping.cancelled() => {}
         }
     }
 }
 
 /// Observes one pool, plans, and begins the attempts that the plan asks for.
 pub(in crate::pool) async fn fill(
-    pool: &Arc<Pool>,
+    supply: &Arc<Supply>,
     template_pool: &Arc<TemplatePool>,
     is_interval_over: bool,
 ) -> Result<(), StoreError> {
     let name = template_pool.template().name.clone();
     // Read before the store's counts: an attempt that ends in between is counted twice, never left out.
     let attempts = template_pool.attempts.load(Ordering::Acquire);
-    let mut counts = pool.ask(pool.store.counts(&name, Some(&pool.node))).await?;
+    let mut counts = supply.shared.store.counts(&name, Some(&supply.shared.node)).await?;
     // An attempt that has just begun is not on record yet.
     counts.warming = counts.warming.max(attempts);
     // Read after the store's counts: the template may have been changed or removed meanwhile.
@@ -88,7 +88,7 @@ pub(in crate::pool) async fn fill(
     if !template_pool.is_configured() {
         return Ok(());
     }
-    if pool.is_draining() || !pool.is_secret_known() {
+    if supply.shared.is_draining() || !supply.is_secret_known() {
         return Ok(());
     }
     let observation = PoolObservation {
@@ -102,14 +102,14 @@ pub(in crate::pool) async fn fill(
     };
     let mut plan = plan(observation, &template_pool.sizes());
     if (plan.start > 0 || !template_pool.bake_state.is_settled(template.revision))
-        && !bake::ensure_checkpoint(pool, template_pool, &template).await
+        && !bake::ensure_checkpoint(supply, template_pool, &template).await
     {
         plan.is_refilling |= plan.start > 0;
         plan.start = 0;
     }
     template_pool.is_refilling.store(plan.is_refilling, Ordering::Release);
     for _ in 0..plan.start {
-        provision::begin(pool, template_pool.clone());
+        attempt::begin(supply, template_pool.clone());
     }
     let was_low = template_pool.is_low.swap(plan.is_low, Ordering::AcqRel);
     if plan.is_low && !was_low {

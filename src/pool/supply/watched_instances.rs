@@ -1,6 +1,6 @@
 //! The ready instances of this node, and when each is checked next.
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -12,6 +12,9 @@ use crate::instance::{Endpoint, Instance, InstanceId, State};
 /// The least time between two checks of this node, on average.
 const TIME_PER_CHECK: Duration = Duration::from_millis(20);
 
+/// How long an instance waits for a visitor before it is sorted in.
+const SORT_IN_AFTER: Duration = Duration::from_millis(500);
+
 /// A ready instance of this node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::pool) struct WatchedInstance {
@@ -21,15 +24,26 @@ pub(in crate::pool) struct WatchedInstance {
     due: Instant,
 }
 
+impl WatchedInstance {
+    /// Returns an instance that is due then; `None` if it is not ready.
+    fn of(instance: &Instance, due: Instant) -> Option<Self> {
+        let State::Ready { endpoint } = *instance.state() else { return None };
+        Some(Self { endpoint, revision: instance.revision(), created_at: instance.created_at(), due })
+    }
+}
+
 /// The ready instances of this node, each with the time of its next check.
 ///
 /// It may lag behind the store: an instance that is no longer ready is found so at its next check, and one that is
-/// missing is added by the next garbage collection.
+/// missing is added by the next garbage collection. Most instances of a busy pool are assigned before their first check,
+/// so what is offered costs an entry in a list, and is sorted in only while it still waits ([`ReadyWatch::sort_in`]).
 #[derive(Debug, Default)]
 pub(in crate::pool) struct ReadyWatch(Mutex<Watched>);
 
 #[derive(Debug, Default)]
 struct Watched {
+    /// What was offered and not yet sorted in, in the order of the offers, with their times.
+    offered: VecDeque<(Instant, InstanceId, WatchedInstance)>,
     by_id: HashMap<InstanceId, WatchedInstance>,
     by_due: BTreeSet<(Instant, InstanceId)>,
 }
@@ -44,6 +58,14 @@ impl Watched {
         }
     }
 
+    /// Adds an instance that is not known, at about the time when it is due.
+    fn insert_new(&mut self, id: InstanceId, instance: WatchedInstance, now: Instant) {
+        if !self.by_id.contains_key(&id) {
+            let due = now + with_jitter(instance.due.saturating_duration_since(now));
+            self.insert(id, WatchedInstance { due, ..instance });
+        }
+    }
+
     fn remove(&mut self, id: &InstanceId) {
         if let Some(before) = self.by_id.remove(id) {
             self.by_due.remove(&(before.due, id.clone()));
@@ -52,16 +74,30 @@ impl Watched {
 }
 
 impl ReadyWatch {
-    /// Adds an instance that was offered, or does nothing if it is known. `interval` is its template's.
+    /// Adds an instance that was offered. `interval` is its template's.
     pub(in crate::pool) fn add(&self, instance: &Instance, interval: Duration) {
-        let State::Ready { endpoint } = *instance.state() else { return };
-        let mut watched = self.0.lock();
-        if watched.by_id.contains_key(instance.id()) {
-            return;
+        let now = Instant::now();
+        if let Some(watched) = WatchedInstance::of(instance, now + interval) {
+            self.0.lock().offered.push_back((now, instance.id().clone(), watched));
         }
-        let due = Instant::now() + with_jitter(interval);
-        let (revision, created_at) = (instance.revision(), instance.created_at());
-        watched.insert(instance.id().clone(), WatchedInstance { endpoint, revision, created_at, due });
+    }
+
+    /// Plans the first check of what was offered half a second before `now` or earlier, unless it is known or no longer
+    /// waits for a visitor.
+    pub(in crate::pool) fn sort_in(&self, now: Instant, waits: impl Fn(&InstanceId) -> bool) {
+        while let Some((id, instance)) = self.next_offered(now) {
+            if waits(&id) {
+                self.0.lock().insert_new(id, instance, now);
+            }
+        }
+    }
+
+    fn next_offered(&self, now: Instant) -> Option<(InstanceId, WatchedInstance)> {
+        let mut watched = self.0.lock();
+        watched
+            .offered
+            .pop_front_if(|(at, ..)| *at + SORT_IN_AFTER <= now)
+            .map(|(_, id, instance)| (id, instance))
     }
 
     /// Makes the list agree with all records of this node. `interval_of` returns that of an instance's template, if it has
@@ -71,10 +107,11 @@ impl ReadyWatch {
         records: &[Instance],
         interval_of: impl Fn(&InstanceId) -> Option<Duration>,
     ) {
-        let mut ready = HashSet::new();
+        let (mut ready, now) = (HashSet::new(), Instant::now());
         for record in records.iter().filter(|record| matches!(record.state(), State::Ready { .. })) {
-            if let Some(interval) = interval_of(record.id()) {
-                self.add(record, interval);
+            let Some(interval) = interval_of(record.id()) else { continue };
+            if let Some(instance) = WatchedInstance::of(record, now + interval) {
+                self.0.lock().insert_new(record.id().clone(), instance, now);
                 ready.insert(record.id());
             }
         }

@@ -13,7 +13,7 @@ use tokio::time::Instant;
 use super::readiness::{self, AppTarget};
 use super::watched_instances::WatchedInstance;
 use crate::instance::InstanceId;
-use crate::pool::Pool;
+use crate::pool::Supply;
 use crate::pool::in_flight::InstanceLock;
 use crate::pool::template_pool::TemplatePool;
 use crate::store::StoreError;
@@ -28,20 +28,20 @@ const END_INTERVAL: Duration = Duration::from_secs(1);
 /// Withdraws a ready instance, and asks it on in the background. Returns whether it is no longer ready; false when
 /// that is not known.
 pub(super) async fn withdraw(
-    pool: &Arc<Pool>,
+    supply: &Arc<Supply>,
     id: &InstanceId,
     instance: WatchedInstance,
     cause: String,
 ) -> bool {
-    let Some(template_pool) = pool.template_pools.get(id.template()) else { return true };
+    let Some(template_pool) = supply.shared.template_pools.get(id.template()) else { return true };
     // Another task makes it, ends it or has withdrawn it.
-    let Some(lock) = pool.in_flight.lock(id) else { return true };
-    let answer = pool.ask(pool.store.withdraw(id)).await;
+    let Some(lock) = supply.in_flight.lock(id) else { return true };
+    let answer = supply.shared.store.withdraw(id).await;
     match answer {
         Ok(_) => {}
         Err(error) => {
             if lock.unlock() {
-                pool.fail(id, "it died while it was being withdrawn").await;
+                supply.fail(id, "it died while it was being withdrawn").await;
             }
             if let StoreError::Unavailable(_) = error {
                 tracing::warn!(%id, %error, cause, "failed to withdraw instance that fails its ready check");
@@ -52,13 +52,14 @@ pub(super) async fn withdraw(
         }
     }
     tracing::warn!(%id, cause, "instance withdrawn, because it fails its ready check");
-    let withdrawn = WithdrawnInstance { pool: pool.clone(), template_pool, id: id.clone(), instance, cause };
-    task::spawn("pool withdrawn instance", pool.tasks.track_future(withdrawn.recover_or_end(lock)));
+    let withdrawn =
+        WithdrawnInstance { supply: supply.clone(), template_pool, id: id.clone(), instance, cause };
+    task::spawn("pool withdrawn instance", supply.tasks.track_future(withdrawn.recover_or_end(lock)));
     true
 }
 
 struct WithdrawnInstance {
-    pool: Arc<Pool>,
+    supply: Arc<Supply>,
     template_pool: Arc<TemplatePool>,
     id: InstanceId,
     instance: WatchedInstance,
@@ -68,12 +69,12 @@ struct WithdrawnInstance {
 
 impl WithdrawnInstance {
     async fn recover_or_end(mut self, lock: InstanceLock) {
-        let pool = self.pool.clone();
+        let supply = self.supply.clone();
         let mut pause = FIRST_PAUSE;
         let is_answering = loop {
             tokio::select! {
                 biased;
-                () = pool.stopping.cancelled() => return,
+                () = supply.shared.stopping.cancelled() => return,
                 () = lock.died() => break false,
                 () = self.template_pool.outdated(self.instance.revision) => break false,
                 () = tokio::time::sleep(pause) => {}
@@ -82,25 +83,25 @@ impl WithdrawnInstance {
                 Ok(()) => break true,
                 Err(cause) => self.cause = cause,
             }
-            if pool.is_draining() || self.may_end() {
+            if supply.shared.is_draining() || self.may_end() {
                 break false;
             }
             pause = (pause * 2).min(MAX_PAUSE);
         };
-        let is_offered = is_answering && !pool.is_draining() && self.offer().await;
+        let is_offered = is_answering && !supply.shared.is_draining() && self.offer().await;
         let has_died = lock.unlock();
         if is_offered && !has_died {
             self.template_pool.wait_queue.notify_ready();
         } else {
-            pool.fail(&self.id, &format!("it fails its ready check: {}", self.cause)).await;
+            supply.fail(&self.id, &format!("it fails its ready check: {}", self.cause)).await;
         }
     }
 
     async fn check(&self) -> Result<(), String> {
         let template = self.template_pool.template();
-        let host = self.pool.public_url.instance_authority(&self.id);
+        let host = self.supply.shared.public_url.instance_authority(&self.id);
         let target =
-            AppTarget { runtime: &*self.pool.runtime, endpoint: self.instance.endpoint, host: &host };
+            AppTarget { runtime: &*self.supply.runtime, endpoint: self.instance.endpoint, host: &host };
         readiness::check_once(target, &template, readiness::CHECK_TIMEOUT)
             .await
             .map_err(|failure| failure.what)
@@ -117,11 +118,11 @@ impl WithdrawnInstance {
 
     /// Offers the instance again. Returns false if that failed; then it must be ended.
     async fn offer(&self) -> bool {
-        match self.pool.ask(self.pool.store.offer(&self.id, self.instance.endpoint)).await {
+        match self.supply.shared.store.offer(&self.id, self.instance.endpoint).await {
             Ok(offered) => {
                 tracing::info!(id = %self.id, "instance passes its ready check again");
                 let interval = self.template_pool.template().recheck_interval;
-                self.pool.ready_watch.add(&offered, interval);
+                self.supply.ready_watch.add(&offered, interval);
                 true
             }
             Err(error) => {

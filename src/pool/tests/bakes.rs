@@ -29,7 +29,8 @@ impl Fixture {
 
     /// Begins a bake. Returns whether instances may be made meanwhile.
     async fn begin_bake(&self) -> bool {
-        bake::ensure_checkpoint(&self.pool, &self.template_pool(), &self.template_pool().template()).await
+        bake::ensure_checkpoint(&self.pool.supply, &self.template_pool(), &self.template_pool().template())
+            .await
     }
 
     async fn assert_full(&self, revision: u64) {
@@ -41,7 +42,7 @@ impl Fixture {
     }
 
     async fn acquire(&self) -> Result<(), crate::pool::AcquireError> {
-        let acquired = self.pool.acquire("t", Visitor::new("192.0.2.1")).await;
+        let acquired = self.pool.claims.acquire("t", Visitor::new("192.0.2.1")).await;
         acquired.map(|acquired| drop(acquired.delivery.complete()))
     }
 }
@@ -80,7 +81,7 @@ async fn while_baking_fails_instances_are_started_cold_and_baking_is_tried_with_
     assert_eq!(fixture.runtime.bake_attempts.load(Ordering::SeqCst), 6);
     fixture.assert_full(1).await;
     assert_eq!(fixture.template_pool().problem(), None, "instances can be made");
-    let page = fixture.pool.metrics.render(crate::telemetry::MetricsFormat::Text);
+    let page = fixture.pool.shared.metrics.render(crate::telemetry::MetricsFormat::Text);
     assert!(page.contains(r#"demo_bakes_total{template="t",result="error"} 6"#), "{page}");
 
     fixture.runtime.failing_bakes.store(0, Ordering::SeqCst);
@@ -222,7 +223,7 @@ async fn the_baked_instance_is_warmed_up_and_the_restored_ones_are_not_again() {
     fixture.run_attempt().await;
     fixture.assert_full(1).await;
     assert_eq!(*fixture.app().requested.lock(), [READY, OWN]);
-    let page = fixture.pool.metrics.render(crate::telemetry::MetricsFormat::Text);
+    let page = fixture.pool.shared.metrics.render(crate::telemetry::MetricsFormat::Text);
     for line in [
         r#"demo_provisions_total{template="t",method="criu_restore",result="success"} 1"#,
         "demo_criu_restore_duration_seconds_count 3",
@@ -246,7 +247,7 @@ async fn a_comparison_that_fails_leaves_nothing_but_the_checkpoint() {
         assert!(!fixture.begin_bake().await);
         fixture.tasks_ended().await;
         // An instance that could not be stopped is not on record.
-        assert!(collect(&fixture.pool).await);
+        assert!(collect(&fixture.pool.supply).await);
         fixture.tasks_ended().await;
         fixture.assert_nothing_left(step).await;
         assert_eq!(fixture.baked(), [1], "{step}");
@@ -289,7 +290,7 @@ async fn an_app_that_dies_and_a_shutdown_during_a_bake_leave_nothing() {
         tokio::time::timeout(LONG, fixture.runtime.hanging.notified())
             .await
             .expect("the instance is being frozen");
-        assert!(collect(&fixture.pool).await);
+        assert!(collect(&fixture.pool.supply).await);
         assert_eq!(
             fixture.runtime.running(),
             [fixture.only_locked()],

@@ -29,7 +29,7 @@ async fn fixture_with_one() -> (Fixture, InstanceId) {
 }
 
 async fn acquire(fixture: &Fixture) -> Result<Acquired, AcquireError> {
-    fixture.pool.acquire("t", Visitor::new("192.0.2.1")).await
+    fixture.pool.claims.acquire("t", Visitor::new("192.0.2.1")).await
 }
 
 async fn states(fixture: &Fixture) -> Vec<&'static str> {
@@ -38,7 +38,7 @@ async fn states(fixture: &Fixture) -> Vec<&'static str> {
 
 /// Lets time pass, and sweeps the store.
 async fn sweep_after(fixture: &Fixture, by: Duration) -> Vec<Instance> {
-    fixture.pool.clock.advance(by);
+    fixture.pool.shared.clock.advance(by);
     fixture.store.inner.sweep(9).await.unwrap()
 }
 
@@ -46,16 +46,16 @@ async fn sweep_after(fixture: &Fixture, by: Duration) -> Vec<Instance> {
 async fn an_instance_whose_visitor_left_before_the_answer_began_is_assigned_to_the_next_visitor() {
     let (fixture, id) = fixture_with_one().await;
     let acquired = acquire(&fixture).await.unwrap();
-    assert!(matches!(fixture.pool.routes.find(id.as_str()), RouteLookup::Live(_)));
+    assert!(matches!(fixture.pool.shared.routes.find(id.as_str()), RouteLookup::Live(_)));
     drop(acquired);
     assert_eq!(states(&fixture).await, ["assigned"], "dropping it makes no call to the store");
-    settle(&fixture.pool, false).await;
+    settle(&fixture.pool.claims, false).await;
     assert_eq!(states(&fixture).await, ["ready"]);
-    assert!(!matches!(fixture.pool.routes.find(id.as_str()), RouteLookup::Live(_)));
+    assert!(!matches!(fixture.pool.shared.routes.find(id.as_str()), RouteLookup::Live(_)));
     let next = acquire(&fixture).await.unwrap();
     assert_eq!(*next.instance.id(), id);
     assert!(
-        matches!(fixture.pool.routes.find(id.as_str()), RouteLookup::Live(_)),
+        matches!(fixture.pool.shared.routes.find(id.as_str()), RouteLookup::Live(_)),
         "its new visitor reaches it"
     );
     next.delivery.complete();
@@ -67,18 +67,18 @@ async fn an_instance_whose_visitor_left_in_the_middle_of_the_answer_is_released(
     let mut acquired = acquire(&fixture).await.unwrap();
     acquired.delivery.mark_attempted();
     drop(acquired);
-    settle(&fixture.pool, false).await;
+    settle(&fixture.pool.claims, false).await;
     fixture.tasks_ended().await;
     fixture.assert_nothing_left("released").await;
-    assert!(!matches!(fixture.pool.routes.find(id.as_str()), RouteLookup::Live(_)));
+    assert!(!matches!(fixture.pool.shared.routes.find(id.as_str()), RouteLookup::Live(_)));
 }
 
 #[tokio::test]
 async fn a_delivery_is_confirmed_in_time_and_an_unconfirmed_claim_ends() {
     let (fixture, id) = fixture_with_one().await;
     acquire(&fixture).await.unwrap().delivery.complete();
-    settle(&fixture.pool, false).await;
-    settle(&fixture.pool, true).await;
+    settle(&fixture.pool.claims, false).await;
+    settle(&fixture.pool.claims, true).await;
     assert_eq!(sweep_after(&fixture, CONFIRM_TIMEOUT).await, []);
     assert_eq!(states(&fixture).await, ["assigned"]);
     fixture.run_attempt().await;
@@ -92,14 +92,16 @@ async fn a_delivery_is_confirmed_in_time_and_an_unconfirmed_claim_ends() {
 async fn the_first_visit_confirms_a_claim_that_its_crashed_node_did_not_confirm() {
     let (fixture, id) = fixture_with_one().await;
     let acquired = acquire(&fixture).await.unwrap();
-    let RouteLookup::Live(route) = fixture.pool.routes.find(id.as_str()) else { panic!("it has no route") };
+    let RouteLookup::Live(route) = fixture.pool.shared.routes.find(id.as_str()) else {
+        panic!("it has no route")
+    };
     for _ in 0..3 {
-        fixture.pool.record_use(&route);
+        fixture.pool.instances.record_use(&route);
     }
-    settle(&fixture.pool, true).await;
+    settle(&fixture.pool.claims, true).await;
     assert_eq!(sweep_after(&fixture, CONFIRM_TIMEOUT).await, []);
     drop(acquired);
-    settle(&fixture.pool, true).await;
+    settle(&fixture.pool.claims, true).await;
     assert_eq!(states(&fixture).await, ["assigned"], "the claim of an instance in use is not undone");
 }
 
@@ -108,8 +110,8 @@ async fn a_confirmation_that_fails_is_repeated() {
     let (fixture, _) = fixture_with_one().await;
     acquire(&fixture).await.unwrap().delivery.complete();
     fixture.store.fail_next("confirm", CallFault::Refused);
-    settle(&fixture.pool, true).await;
-    settle(&fixture.pool, true).await;
+    settle(&fixture.pool.claims, true).await;
+    settle(&fixture.pool.claims, true).await;
     assert_eq!(sweep_after(&fixture, CONFIRM_TIMEOUT).await, []);
 }
 
@@ -121,8 +123,8 @@ async fn a_claim_whose_answer_is_lost_is_undone_also_after_a_short_outage_of_the
         let failed = acquire(&fixture).await.unwrap_err();
         assert!(matches!(failed, AcquireError::Store(StoreError::Unavailable(_))));
         fixture.store.fail_next("undo_claim", CallFault::Refused);
-        settle(&fixture.pool, false).await;
-        settle(&fixture.pool, true).await;
+        settle(&fixture.pool.claims, false).await;
+        settle(&fixture.pool.claims, true).await;
         assert_eq!(states(&fixture).await, ["ready"], "{how:?}");
         let next = acquire(&fixture).await.unwrap();
         assert_eq!(*next.instance.id(), id);
@@ -142,7 +144,7 @@ async fn a_visitor_who_leaves_at_any_moment_of_an_acquire_leaves_the_instance_re
             tokio::task::yield_now().await;
         }
         drop(acquiring);
-        settle(&fixture.pool, true).await;
+        settle(&fixture.pool.claims, true).await;
         assert_eq!(states(&fixture).await, ["ready"], "after {polls} polls");
         let next = acquire(&fixture).await.unwrap();
         assert_eq!(*next.instance.id(), id);
@@ -156,7 +158,7 @@ async fn an_instance_that_is_outdated_when_its_claim_is_undone_is_retired() {
     let acquired = acquire(&fixture).await.unwrap();
     fixture.pool.reload(templates(vec![long_lease(2)])).await;
     drop(acquired);
-    settle(&fixture.pool, false).await;
+    settle(&fixture.pool.claims, false).await;
     fixture.tasks_ended().await;
     fixture.assert_nothing_left("outdated").await;
 }
@@ -174,17 +176,17 @@ async fn a_doubtful_instance_is_released_unless_it_is_used() {
         acquired.delivery.complete().unwrap().mark_doubtful();
         ids.push(id);
     }
-    let RouteLookup::Live(visited) = fixture.pool.routes.find(ids[1].as_str()) else {
+    let RouteLookup::Live(visited) = fixture.pool.shared.routes.find(ids[1].as_str()) else {
         panic!("it has no route")
     };
     visited.mark_used();
-    fixture.pool.get(&ids[2], Asker::Trusted).await.unwrap();
+    fixture.pool.instances.get(&ids[2], Asker::Trusted).await.unwrap();
     let pool = Arc::clone(&fixture.pool);
     tokio::time::advance(CONFIRM_TIMEOUT - Duration::from_millis(1)).await;
-    settle(&pool, true).await;
+    settle(&pool.claims, true).await;
     assert_eq!(states(&fixture).await, ["assigned"; 3]);
     tokio::time::advance(Duration::from_millis(1)).await;
-    settle(&pool, true).await;
+    settle(&pool.claims, true).await;
     let mut left: Vec<_> = fixture.records().await.iter().map(|record| record.id().clone()).collect();
     left.sort();
     ids.remove(0);

@@ -225,9 +225,9 @@ async fn a_record_that_an_undo_could_not_remove_is_removed_later() {
         fixture.tasks_ended().await;
         fixture.assert_idle(step);
         assert_eq!(fixture.records().await.len(), 1, "{step}: the store was down");
-        assert!(!collect(&fixture.pool).await, "{step}: the store is still down");
+        assert!(!collect(&fixture.pool.supply).await, "{step}: the store is still down");
         fixture.store.down.store(false, Ordering::SeqCst);
-        assert!(collect(&fixture.pool).await);
+        assert!(collect(&fixture.pool.supply).await);
         fixture.tasks_ended().await;
         fixture.assert_nothing_left(step).await;
         fixture.repair_all();
@@ -244,7 +244,7 @@ async fn an_instance_that_an_undo_could_not_stop_is_stopped_later() {
         fixture.run_attempt().await;
         assert_eq!(fixture.runtime.running().len(), 1, "{case}: the stop failed");
         assert_eq!(fixture.records().await, [], "{case}");
-        assert!(collect(&fixture.pool).await);
+        assert!(collect(&fixture.pool.supply).await);
         fixture.tasks_ended().await;
         fixture.assert_nothing_left(&case).await;
     }
@@ -260,7 +260,7 @@ async fn an_abandoned_attempt_is_ended_although_its_app_runs() {
     fixture.tasks_ended().await;
     assert_eq!((fixture.records().await.len(), fixture.runtime.running().len()), (1, 1));
     fixture.store.down.store(false, Ordering::SeqCst);
-    assert!(collect(&fixture.pool).await);
+    assert!(collect(&fixture.pool.supply).await);
     fixture.tasks_ended().await;
     fixture.assert_nothing_left("abandoned").await;
 }
@@ -328,7 +328,7 @@ async fn an_instance_has_random_texts_of_its_own_in_all_its_hooks_and_no_error_c
     assert_eq!(*fixture.app().keys.lock(), each_twice);
     for record in fixture.records().await {
         let text = ran.iter().find(|(id, _)| id == record.id()).map(|(_, words)| words[1].as_str());
-        assert_eq!(fixture.pool.credentials(&record).unwrap().reveal(), text.unwrap());
+        assert_eq!(fixture.pool.instances.credentials(&record).unwrap().reveal(), text.unwrap());
     }
 }
 
@@ -339,7 +339,7 @@ async fn an_instance_that_an_earlier_version_made_keeps_its_credentials() {
     let id = InstanceId::parse("t-aaaaaaaaaaaaaaaa").unwrap();
     let credentials = |revision| {
         let record = Instance::warming(id.clone(), fixture.node.clone(), revision, START);
-        fixture.pool.credentials(&record).map(|text| text.reveal().to_owned())
+        fixture.pool.instances.credentials(&record).map(|text| text.reveal().to_owned())
     };
     let (current, earlier) = (credentials(template.revision), credentials(template.earlier_revision()));
     // As earlier versions derived it: HMAC-SHA256("secret", "t-aaaaaaaaaaaaaaaa KEY 0"), computed with Python.

@@ -11,12 +11,12 @@ use super::test_store::TestStore;
 use crate::clock::{Clock, Millis};
 use crate::config::{PublicUrl, Scheme};
 use crate::instance::{Instance, InstanceId, NodeId, RateLimits, TemplateName};
-use crate::pool::supply::provision;
+use crate::pool::supply::attempt;
 use crate::pool::template_pool::TemplatePool;
 use crate::pool::{Pool, PoolParts};
 use crate::proxy::routes::RouteTable;
 use crate::runtime::Runtime as _;
-use crate::store::Store as _;
+use crate::store::{DeadlineStore, Store as _};
 use crate::telemetry::Metrics;
 use crate::template::hooks::{ExecHook, HookCalls, HttpHook, TemplateText};
 use crate::template::{App, Hooks, NodeSecret, PoolSizes, ReadyCheck, Secret, Template, Templates};
@@ -101,19 +101,19 @@ pub(super) fn pool(
     configured: Templates,
 ) -> Arc<Pool> {
     Pool::new(PoolParts {
-        store: store.clone(),
+        store: DeadlineStore::new(store.clone()),
         runtime: runtime.clone(),
         routes: Arc::new(RouteTable::default()),
         metrics: Arc::new(Metrics::new()),
         clock: clock.clone(),
         node: node.clone(),
         secret: Some(NodeSecret::random(Secret::new("secret"))),
-        public_url: PublicUrl {
+        public_url: Arc::new(PublicUrl {
             scheme: Scheme::Http,
             port: 80,
             home_host: "demo.test".to_owned(),
             base_domain: "demo.test".to_owned(),
-        },
+        }),
         templates: configured,
         acquire_timeout: Duration::from_secs(2),
     })
@@ -145,7 +145,7 @@ impl Fixture {
         let exits = fixture.runtime.exits();
         crate::telemetry::task::spawn(
             "exits",
-            crate::pool::end::fail::watch_exits(fixture.pool.clone(), exits),
+            crate::pool::end::fail::watch_exits(fixture.pool.supply.clone(), exits),
         );
         fixture
     }
@@ -165,18 +165,18 @@ impl Fixture {
     }
 
     pub(super) fn template_pool(&self) -> Arc<TemplatePool> {
-        self.pool.template_pools.get("t").unwrap()
+        self.pool.shared.template_pools.get("t").unwrap()
     }
 
     pub(super) fn begin(&self) {
-        provision::begin(&self.pool, self.template_pool());
+        attempt::begin(&self.pool.supply, self.template_pool());
     }
 
     /// Waits until every task of the pool has ended.
     pub(super) async fn tasks_ended(&self) {
-        self.pool.tasks.close();
-        tokio::time::timeout(LONG, self.pool.tasks.wait()).await.expect("a task of the pool hangs");
-        self.pool.tasks.reopen();
+        self.pool.supply.tasks.close();
+        tokio::time::timeout(LONG, self.pool.supply.tasks.wait()).await.expect("a task of the pool hangs");
+        self.pool.supply.tasks.reopen();
     }
 
     /// Makes one attempt, and waits for its end.
@@ -191,7 +191,7 @@ impl Fixture {
 
     /// Returns the one instance that is locked.
     pub(super) fn only_locked(&self) -> InstanceId {
-        let locked = self.pool.in_flight.locked();
+        let locked = self.pool.supply.in_flight.locked();
         assert_eq!(locked.len(), 1);
         locked.into_iter().next().unwrap()
     }
@@ -204,7 +204,7 @@ impl Fixture {
     }
 
     pub(super) fn assert_idle(&self, case: &str) {
-        assert!(self.pool.in_flight.locked().is_empty(), "{case}: locked");
+        assert!(self.pool.supply.in_flight.locked().is_empty(), "{case}: locked");
         assert_eq!(self.template_pool().attempts.load(Ordering::SeqCst), 0, "{case}: being made");
     }
 

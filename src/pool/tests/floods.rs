@@ -39,11 +39,11 @@ fn random_id(template: &str) -> InstanceId {
 }
 
 async fn acquire(fixture: &Fixture, visitor: &str) -> Result<Acquired, AcquireError> {
-    fixture.pool.acquire("t", Visitor::new(visitor)).await
+    fixture.pool.claims.acquire("t", Visitor::new(visitor)).await
 }
 
 async fn get(fixture: &Fixture, id: &InstanceId, asker: Asker) -> Result<Option<Instance>, StoreError> {
-    fixture.pool.get(id, asker).await
+    fixture.pool.instances.get(id, asker).await
 }
 
 #[tokio::test(start_paused = true)]
@@ -77,23 +77,23 @@ async fn a_refused_visitor_whose_claim_is_undone_gets_an_instance_at_once() {
     let first = acquire(&fixture, "a").await.unwrap();
     assert!(matches!(acquire(&fixture, "a").await, Err(AcquireError::RateLimited(_))));
     drop(first);
-    settle(&fixture.pool, false).await;
+    settle(&fixture.pool.claims, false).await;
     acquire(&fixture, "a").await.unwrap().delivery.complete();
 }
 
 #[tokio::test(start_paused = true)]
 async fn invented_ids_cost_the_store_no_more_than_the_budget_of_their_client() {
     let fixture = fixture_with(0).await;
-    fixture.pool.routes.apply_snapshot(&[], fixture.pool.routes.mark());
+    fixture.pool.shared.routes.apply_snapshot(&[], fixture.pool.shared.routes.mark());
     for n in 0..300 {
         let id = random_id("t");
         match n % 3 {
             0 => assert_eq!(get(&fixture, &id, CLIENT).await, Ok(None)),
             1 => {
-                let extended = fixture.pool.extend(&id, Duration::from_secs(60), CLIENT).await;
+                let extended = fixture.pool.instances.extend(&id, Duration::from_secs(60), CLIENT).await;
                 assert_eq!(extended, Err(StoreError::Unknown));
             }
-            _ => assert_eq!(fixture.pool.release_for(&id, CLIENT).await, Err(StoreError::Unknown)),
+            _ => assert_eq!(fixture.pool.instances.release(&id, CLIENT).await, Err(StoreError::Unknown)),
         }
     }
     let calls = || ["get", "extend", "release"].map(|name| fixture.store.calls(name)).iter().sum::<usize>();
@@ -113,7 +113,7 @@ async fn an_id_of_a_template_that_no_node_has_is_refused_without_the_store() {
         1,
         "before the first snapshot it may be an instance of an earlier server"
     );
-    fixture.pool.routes.apply_snapshot(&[], fixture.pool.routes.mark());
+    fixture.pool.shared.routes.apply_snapshot(&[], fixture.pool.shared.routes.mark());
     for _ in 0..100 {
         assert_eq!(get(&fixture, &random_id("other"), Asker::Trusted).await, Ok(None));
     }
@@ -136,7 +136,11 @@ async fn a_flood_of_invented_ids_neither_hides_an_assigned_instance_nor_ends_its
     let acquired = acquire(&fixture, "a").await.unwrap();
     let id = acquired.instance.id().clone();
     acquired.delivery.complete();
-    fixture.pool.routes.apply_snapshot(std::slice::from_ref(&acquired.instance), fixture.pool.routes.mark());
+    fixture
+        .pool
+        .shared
+        .routes
+        .apply_snapshot(std::slice::from_ref(&acquired.instance), fixture.pool.shared.routes.mark());
     for _ in 0..100 {
         let _ = get(&fixture, &random_id("t"), CLIENT).await;
     }
@@ -144,11 +148,11 @@ async fn a_flood_of_invented_ids_neither_hides_an_assigned_instance_nor_ends_its
     let before = fixture.store.calls("get");
     fixture.store.down.store(true, Ordering::SeqCst);
     for _ in 0..100 {
-        assert!(matches!(fixture.pool.status(&id, CLIENT).await, Ok(InstanceStatus::Assigned(_))));
+        assert!(matches!(fixture.pool.instances.status(&id, CLIENT).await, Ok(InstanceStatus::Assigned(_))));
     }
     fixture.store.down.store(false, Ordering::SeqCst);
-    fixture.pool.release_for(&id, CLIENT).await.unwrap();
-    assert!(matches!(fixture.pool.status(&id, CLIENT).await, Ok(InstanceStatus::Gone)));
+    fixture.pool.instances.release(&id, CLIENT).await.unwrap();
+    assert!(matches!(fixture.pool.instances.status(&id, CLIENT).await, Ok(InstanceStatus::Gone)));
     assert_eq!(fixture.store.calls("get"), before, "the route table knows it");
 }
 
@@ -164,11 +168,11 @@ async fn beyond_the_budget_an_instance_may_exist_as_long_as_the_route_table_is_n
 #[tokio::test]
 async fn many_who_want_the_counts_at_once_cost_the_store_two_queries_and_get_no_old_ones() {
     let fixture = fixture_with(2).await;
-    let all = join_all((0..500).map(|_| fixture.pool.stats())).await;
+    let all = join_all((0..500).map(|_| fixture.pool.statistics.of_templates())).await;
     assert!(all.iter().all(|stats| stats.as_ref().unwrap()[0].stats.ready == 2));
     let calls = fixture.store.calls("counts");
     // Each query counts this node's instances and those of all nodes.
     assert!(calls <= 4, "{calls}");
     acquire(&fixture, "a").await.unwrap().delivery.complete();
-    assert_eq!(fixture.pool.stats().await.unwrap()[0].stats.ready, 1);
+    assert_eq!(fixture.pool.statistics.of_templates().await.unwrap()[0].stats.ready, 1);
 }

@@ -54,7 +54,7 @@ impl Fixture {
     }
 
     async fn capacity(&self) -> usize {
-        self.pool.stats().await.unwrap()[0].stats.capacity
+        self.pool.statistics.of_templates().await.unwrap()[0].stats.capacity
     }
 }
 
@@ -68,7 +68,7 @@ async fn a_pool_grows_as_the_memory_of_its_instances_is_observed_and_never_beyon
     // 100 MiB each, and an eighth of the distance to the limit.
     assert!((30..=40).contains(&grown), "{grown}");
     assert_eq!(fixture.runtime.running().len(), grown);
-    let stats = fixture.pool.stats().await.unwrap();
+    let stats = fixture.pool.statistics.of_templates().await.unwrap();
     let by_memory = stats[0].by_memory.unwrap();
     assert_eq!(by_memory.instance_bytes, 100 * M + (1024 - 100) * M / 8);
     assert_eq!(by_memory.reserve_bytes, 2 * G);
@@ -76,7 +76,7 @@ async fn a_pool_grows_as_the_memory_of_its_instances_is_observed_and_never_beyon
 
     // Visitors have had some instances, which took no more.
     for _ in 0..6 {
-        let acquired = fixture.pool.acquire("t", Visitor::new("192.0.2.1")).await.unwrap();
+        let acquired = fixture.pool.claims.acquire("t", Visitor::new("192.0.2.1")).await.unwrap();
         acquired.delivery.complete();
     }
     let known = fixture.run_for(120).await;

@@ -238,7 +238,7 @@ impl World {
         self.log.lock().waiting.entry(name).or_default().insert(number);
         let clock = self.clock.clone();
         let visit = async move {
-            let answer = pool.acquire(name, Visitor::new(number.to_string())).await;
+            let answer = pool.claims.acquire(name, Visitor::new(number.to_string())).await;
             let mut log = log.lock();
             if let Ok(acquired) = answer {
                 log.served(name, Some(number), acquired, clock.now());
@@ -269,7 +269,7 @@ impl World {
     pub(super) fn lose(&mut self, name: &'static str, polls: usize) {
         let pool = self.server.pool.clone();
         let answer = self.server.tokio.block_on(async {
-            let mut acquire = Box::pin(pool.acquire(name, Visitor::new("lost")));
+            let mut acquire = Box::pin(pool.claims.acquire(name, Visitor::new("lost")));
             for _ in 0..polls {
                 if let std::task::Poll::Ready(answer) = futures_util::poll!(&mut acquire) {
                     return Some(answer);
@@ -298,7 +298,7 @@ impl World {
 
     pub(super) fn release(&mut self, which: usize) {
         let Some((id, view)) = self.one(which) else { return };
-        let answer = self.server.tokio.block_on(self.server.pool.release_for(&id, Asker::Trusted));
+        let answer = self.server.tokio.block_on(self.server.pool.instances.release(&id, Asker::Trusted));
         match view {
             VisitorView::Has { .. } => {
                 assert_eq!(answer.unwrap().id(), &id);
@@ -310,10 +310,10 @@ impl World {
 
     pub(super) fn extend(&mut self, which: usize, by: Duration) {
         let Some((id, view)) = self.one(which) else { return };
-        let answer = self.server.tokio.block_on(self.server.pool.extend(&id, by, Asker::Trusted));
+        let answer = self.server.tokio.block_on(self.server.pool.instances.extend(&id, by, Asker::Trusted));
         match view {
             // The template was removed before the server started, so its longest time is not known.
-            VisitorView::Has { .. } if self.server.pool.template_of(&id).is_none() => {
+            VisitorView::Has { .. } if self.server.pool.instances.template_of(&id).is_none() => {
                 assert_eq!(answer, Err(StoreError::Unknown));
             }
             VisitorView::Has { since, until } if until + by <= since + MAX_TTL => {
@@ -420,7 +420,7 @@ impl World {
             match (*view, found) {
                 (VisitorView::Has { since, until }, Some(State::Assigned { lease, endpoint, .. })) => {
                     assert_eq!((lease.assigned_at(), lease.deadline()), (since, until));
-                    match self.server.pool.routes.find(id.as_str()) {
+                    match self.server.pool.shared.routes.find(id.as_str()) {
                         RouteLookup::Live(route) => {
                             assert_eq!((route.endpoint(), route.deadline()), (endpoint, until))
                         }
@@ -431,7 +431,7 @@ impl World {
                 }
                 (VisitorView::Released, None) => {
                     assert!(
-                        !matches!(self.server.pool.routes.find(id.as_str()), RouteLookup::Live(_)),
+                        !matches!(self.server.pool.shared.routes.find(id.as_str()), RouteLookup::Live(_)),
                         "{id}"
                     );
                 }
@@ -449,7 +449,7 @@ impl World {
         }
         drop(log);
         self.check_capacity(&records);
-        let locked = self.server.pool.in_flight.locked();
+        let locked = self.server.pool.supply.in_flight.locked();
         for id in self.runtime.running() {
             let known = match records.get(&id).map(Instance::state) {
                 // Until the sweep, a moment later.
@@ -484,7 +484,7 @@ impl World {
         }
         self.visits.retain(|visit| !visit.task.is_finished());
         assert!(self.visits.is_empty(), "each acquire has ended");
-        assert!(self.server.pool.in_flight.locked().is_empty());
+        assert!(self.server.pool.supply.in_flight.locked().is_empty());
         let records = self.records();
         for (id, record) in &records {
             if let State::Assigned { .. } = record.state() {
@@ -506,7 +506,7 @@ impl World {
                 .get(name)
                 .map_or(0, |configured| configured.target.min(configured.max.saturating_sub(of("assigned"))));
             assert_eq!((of("ready"), of("warming")), (expected, 0), "{name} is full");
-            if let Some(template_pool) = self.server.pool.template_pools.get(name) {
+            if let Some(template_pool) = self.server.pool.shared.template_pools.get(name) {
                 assert_eq!(
                     (template_pool.wait_queue.len(), template_pool.attempts.load(Ordering::SeqCst)),
                     (0, 0)

@@ -13,7 +13,7 @@ async fn the_hosts_of_all_nodes_are_reported_until_they_leave() {
     let membership = fixture.pool.membership();
     let mut hosts = membership.node_hosts();
     let mut reported = async || {
-        membership.heartbeat("198.51.100.7:8080", &*fixture.pool).await.unwrap();
+        membership.heartbeat("198.51.100.7:8080", &*fixture.pool.supply).await.unwrap();
         let is_changed = hosts.has_changed().unwrap();
         (is_changed, hosts.borrow_and_update().clone())
     };

@@ -29,8 +29,9 @@ impl Fixture {
     /// Checks the instance whose check is next, whenever it is due.
     async fn check_next(&self) {
         let due = Instant::now() + Duration::from_secs(7200);
-        let (id, instance) = self.pool.ready_watch.next_due(due).expect("an instance is watched");
-        check(&self.pool, &id, instance).await;
+        self.pool.supply.ready_watch.sort_in(due, |_| true);
+        let (id, instance) = self.pool.supply.ready_watch.next_due(due).expect("an instance is watched");
+        check(&self.pool.supply, &id, instance).await;
     }
 
     async fn wait_for_checks(&self, count: usize) {
@@ -111,9 +112,9 @@ async fn an_instance_that_a_visitor_has_is_not_asked() {
     let fixture = Fixture::new().await;
     let checks = fixture.make_ready().await;
     let visitor = crate::store::Visitor::new("192.0.2.1");
-    let acquired = fixture.pool.acquire("t", visitor).await.unwrap();
+    let acquired = fixture.pool.claims.acquire("t", visitor).await.unwrap();
     fixture.check_next().await;
     assert_eq!(fixture.checks(), checks);
-    assert_eq!(fixture.pool.ready_watch.next_due(Instant::now() + Duration::from_secs(7200)), None);
+    assert_eq!(fixture.pool.supply.ready_watch.next_due(Instant::now() + Duration::from_secs(7200)), None);
     drop(acquired);
 }

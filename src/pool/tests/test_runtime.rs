@@ -43,6 +43,8 @@ pub(crate) struct TestRuntime {
     /// The number of next stops that fail.
     pub(super) failing_stops: AtomicUsize,
     pub(super) starts: AtomicUsize,
+    /// The instances that yield.
+    pub(super) yielding: Mutex<Vec<InstanceId>>,
     /// The method of each start that succeeded.
     pub(super) methods: Mutex<Vec<StartMethod>>,
     /// How much longer a cold start takes than a restore.
@@ -156,6 +158,9 @@ impl Runtime for TestRuntime {
             None => ([127, n[1], n[2], n[3]], 4000).into(),
         };
         self.running.lock().push(request.id.clone());
+        if request.yields {
+            self.yielding.lock().push(request.id.clone());
+        }
         if fault == Some(StartFault::Hang) {
             self.hanging.notify_one();
             std::future::pending::<()>().await;
@@ -176,6 +181,11 @@ impl Runtime for TestRuntime {
         let no_app = Endpoint::Sealed { namespace: u32::MAX, port: NO_APP };
         let endpoint = if is_broken { no_app } else { endpoint };
         Ok(Started { endpoint, method })
+    }
+
+    async fn end_yielding(&self, id: &InstanceId) -> bool {
+        self.yielding.lock().retain(|other| other != id);
+        self.running.lock().contains(id)
     }
 
     async fn connect(&self, endpoint: Endpoint) -> std::io::Result<TcpStream> {

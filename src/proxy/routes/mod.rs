@@ -3,6 +3,7 @@
 //! | file | content |
 //! |---|---|
 //! | `route.rs` | one route: from a host to an assigned instance |
+//! | `idle_sockets.rs` | sockets to apps that are kept while no request uses them |
 //! | `table.rs` | all routes, and the hosts that have ended or do not exist |
 //! | `follow.rs` | the task that applies the store's changes to the table |
 //!
@@ -18,9 +19,11 @@
 //!   the table would refuse the next claim of an instance that is gone.
 
 mod follow;
+mod idle_sockets;
 mod route;
 mod table;
 
 pub use follow::{FollowEvent, follow};
+pub use idle_sockets::{IDLE_TIMEOUT, IdleSockets};
 pub use route::{Route, RoutePermit};
 pub use table::{RouteLookup, RouteTable, RouteUpdate};

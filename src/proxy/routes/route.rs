@@ -3,8 +3,10 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
+use tokio::net::TcpStream;
 use tokio_util::sync::CancellationToken;
 
+use super::idle_sockets::SocketStack;
 use crate::clock::Millis;
 use crate::instance::{ClaimToken, Endpoint, Instance, InstanceId, Lease, NodeId};
 
@@ -22,6 +24,7 @@ pub struct Route {
     is_used: AtomicBool,
     /// Requests in flight, tunnels included.
     in_flight: AtomicUsize,
+    idle_sockets: SocketStack,
     ended: CancellationToken,
 }
 
@@ -48,6 +51,7 @@ impl Route {
             deadline: AtomicU64::new(lease.deadline().0),
             is_used: AtomicBool::new(false),
             in_flight: AtomicUsize::new(0),
+            idle_sockets: SocketStack::default(),
             ended: CancellationToken::new(),
         }
     }
@@ -96,6 +100,17 @@ impl Route {
         (self.in_flight.fetch_add(1, Ordering::Relaxed) < max).then_some(permit)
     }
 
+    /// Takes a socket to the app that was kept after an earlier request of this route, see
+    /// [`IdleSockets`](super::IdleSockets).
+    pub fn take_idle_socket(&self) -> Option<TcpStream> {
+        self.idle_sockets.take()
+    }
+
+    /// Returns the sockets that are kept while no request uses them.
+    pub(super) fn idle_sockets(&self) -> &SocketStack {
+        &self.idle_sockets
+    }
+
     /// Waits until the instance is no longer assigned to this visitor, for whatever reason.
     pub async fn ended(&self) {
         self.ended.cancelled().await;
@@ -117,8 +132,9 @@ impl Route {
         self.deadline.store(lease.deadline().0, Ordering::Release);
     }
 
-    /// Wakes all that wait in [`Route::ended`].
+    /// Wakes all that wait in [`Route::ended`], and closes the idle sockets.
     pub(super) fn end(&self) {
+        self.idle_sockets.close();
         self.ended.cancel();
     }
 }

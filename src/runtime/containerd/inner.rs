@@ -17,9 +17,9 @@ use super::host::shared_shim::SharedShim;
 use super::image::snapshots::KnownLayers;
 use super::image::{Images, UnpackedImage};
 use super::network::egress::EgressLinks;
-use super::network::namespaces::Namespaces;
 use crate::instance::NodeId;
 use crate::runtime::RuntimeError;
+use crate::runtime::namespaces::Namespaces;
 use crate::template::App;
 
 /// State that every operation on an instance needs.
@@ -50,6 +50,8 @@ pub(super) struct Inner {
     /// Longest time that CRIU may take to freeze an instance.
     pub(super) freeze_timeout: Duration,
     pub(super) kernel_release: String,
+    /// Whether no process waits when it changes its cgroup.
+    pub(super) has_fast_cgroup_changes: bool,
     /// The AppArmor profile of instances.
     pub(super) apparmor: Option<&'static str>,
     pub(super) instances: Instances,

@@ -43,6 +43,7 @@ use std::process::ExitCode;
 
 pub use checkpoint::catalog::baked_checkpoints;
 pub use fault_points::{FaultInjector, FaultPoint};
+pub use host::cgroup_changes::{MIN_KERNEL as CGROUP_CHANGES_KERNEL, first_change as first_cgroup_change};
 pub use host::id_ranges::refusal as user_namespaces_refusal;
 pub use host::node_group::NodeLimitSettings;
 pub use host::shared_accounts::{AccountLimits, INOTIFY_TOTALS, total as inotify_total};

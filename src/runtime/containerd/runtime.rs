@@ -1,7 +1,7 @@
 //! The implementation of the runtime trait by containers.
 
 use std::io;
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -9,7 +9,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use tokio::net::{TcpStream, UnixStream};
 use tokio::sync::{mpsc, oneshot};
-use tokio_util::sync::{CancellationToken, DropGuard};
+use tokio_util::sync::CancellationToken;
 
 use super::checkpoint;
 use super::checkpoint::catalog::Catalog;
@@ -18,17 +18,17 @@ use super::checkpoint::sharing::SharedMemory;
 use super::client::Client;
 use super::container::exit_events;
 use super::container::instances::{Instances, OUTPUT_LOG_BYTES};
-use super::host::id_ranges::{self, IdRanges};
+use super::host::id_ranges::IdRanges;
 use super::host::node_dir::NodeDir;
 use super::host::node_group::NodeGroup;
 use super::host::shared_accounts::AccountLimits;
 use super::host::shared_shim::SharedShim;
-use super::host::{cgroups, kernel, memory_guard, orphans};
+use super::host::yielding::Yielding;
+use super::host::{cgroup_changes, cgroups, kernel, memory_guard, orphans};
 use super::image::Images;
 use super::image::snapshots::KnownLayers;
 use super::inner::Inner;
 use super::network::egress::EgressLinks;
-use super::network::namespaces::Namespaces;
 use super::settings::ContainerdSettings;
 use super::takeover;
 use crate::instance::{Endpoint, InstanceId};
@@ -36,9 +36,10 @@ use crate::runtime::apparmor::AppArmor;
 use crate::runtime::blocking::{IoContext, blocking};
 use crate::runtime::containerd_process::ContainerdProcess;
 use crate::runtime::listeners;
+use crate::runtime::namespaces::Namespaces;
 use crate::runtime::{
-    CheckpointStatus, ExecCommand, ExecOutput, Exit, MemoryReport, Runtime, RuntimeError, StartRequest,
-    Started,
+    CheckpointStatus, ExecCommand, ExecOutput, Exit, ImageFacts, MemoryReport, Runtime, RuntimeError,
+    StartRequest, Started, UserNamespaces,
 };
 use crate::telemetry::task;
 use crate::template::{App, HealthCheck};
@@ -46,14 +47,18 @@ use crate::template::{App, HealthCheck};
 /// Runs instances as containers of containerd.
 pub struct ContainerdRuntime {
     inner: Arc<Inner>,
-    /// Ends the watch of the instances' memory when it is dropped.
-    _memory_guard: DropGuard,
+    /// Cancelled when the runtime does nothing by itself any more: it was dropped or handed over.
+    closed: CancellationToken,
 }
 
 impl Drop for ContainerdRuntime {
     fn drop(&mut self) {
-        // It stays as long as it has instances.
-        self.inner.node_group.remove();
+        // After a handover the group is another process's.
+        if !self.closed.is_cancelled() {
+            self.closed.cancel();
+            // It stays as long as it has instances.
+            self.inner.node_group.remove();
+        }
     }
 }
 
@@ -100,10 +105,10 @@ impl ContainerdRuntime {
             .map(|program| node_dir.renew_link(checkpoint::restore::LINK_NAME, &program))
             .transpose();
         let restorer = restorer.context(context("link this program"))?;
-        let id_ranges = IdRanges::new(settings.node.as_str()).context(context("draw a random number"))?;
-        if settings.user_namespaces && restorer.is_some() {
-            id_ranges.enable().unwrap_or_else(|error| id_ranges::warn_of(&error));
-        }
+        let mode = if restorer.is_some() { settings.user_namespaces } else { UserNamespaces::Off };
+        let id_ranges =
+            IdRanges::new(settings.node.as_str(), mode).context(context("draw a random number"))?;
+        id_ranges.enable().context(context("give instances user namespaces (USER_NAMESPACES)"))?;
         let containerd =
             UnixStream::connect(&settings.socket).await.context(context("connect to containerd"))?;
         let account_limits = AccountLimits::below(ContainerdProcess::of_peer(&containerd).pid);
@@ -127,6 +132,7 @@ impl ContainerdRuntime {
             criu_version,
             freeze_timeout: settings.freeze_timeout,
             kernel_release: kernel::release(),
+            has_fast_cgroup_changes: settings.fast_cgroup_changes && make_cgroup_changes_fast().await,
             apparmor: AppArmor::of_host(Path::new("/")).profile(),
             instances: Instances::default(),
             faults: settings.faults,
@@ -135,13 +141,14 @@ impl ContainerdRuntime {
         checkpoint::sharing::remove_madvise_traces(inner.node.as_str())
             .await
             .context(context("remove the kernel traces of a crashed server"))?;
-        inner.set_node_limits().await;
+        inner.set_node_limits(0).await;
         takeover::take_over(&inner).await?;
         let closed = CancellationToken::new();
         let guard = closed.clone().run_until_cancelled_owned(memory_guard::run(Arc::downgrade(&inner)));
         task::spawn("memory of all instances", async move { guard.await.unwrap_or_default() });
-        task::spawn("containerd exits", exit_events::follow(Arc::downgrade(&inner)));
-        Ok(Self { inner, _memory_guard: closed.drop_guard() })
+        let exits = closed.clone().run_until_cancelled_owned(exit_events::follow(Arc::downgrade(&inner)));
+        task::spawn("containerd exits", async move { exits.await.unwrap_or_default() });
+        Ok(Self { inner, closed })
     }
 }
 
@@ -179,10 +186,13 @@ impl Runtime for ContainerdRuntime {
     }
 
     async fn start(&self, request: &StartRequest) -> Result<Started, RuntimeError> {
+        let group = self.inner.node_group.instance_processors(request.id.as_str());
+        let group = group.filter(|_| request.yields);
+        let yielding = group.map(|group| Yielding::new(self.inner.node_dir.instance_dir(&request.id), group));
         let instance = self
             .inner
             .instances
-            .insert(&request.id, OUTPUT_LOG_BYTES)
+            .insert(&request.id, OUTPUT_LOG_BYTES, yielding)
             .ok_or_else(|| RuntimeError::Start(format!("{} runs already", request.id)))?;
         let (inner, request) = (self.inner.clone(), request.clone());
         run_detached("start a container", async move {
@@ -213,20 +223,24 @@ impl Runtime for ContainerdRuntime {
         .await
     }
 
-    async fn connect(&self, endpoint: Endpoint) -> io::Result<TcpStream> {
-        match endpoint {
-            Endpoint::Sealed { namespace, port } => {
-                self.inner.namespaces.connect(namespace, (Ipv4Addr::LOCALHOST, port).into()).await
-            }
-            Endpoint::SealedIpv6 { namespace, port } => {
-                self.inner.namespaces.connect(namespace, (Ipv6Addr::LOCALHOST, port).into()).await
-            }
-            Endpoint::Direct(address) => TcpStream::connect(address).await,
+    async fn end_yielding(&self, id: &InstanceId) -> bool {
+        let Some(instance) = self.inner.instances.get(id) else { return false };
+        if let Some(yielding) = instance.yielding.clone() {
+            blocking(move || yielding.end()).await;
         }
+        true
+    }
+
+    async fn connect(&self, endpoint: Endpoint) -> io::Result<TcpStream> {
+        self.inner.namespaces.connect_to(endpoint).await
     }
 
     fn health_check(&self, app: &App) -> Option<HealthCheck> {
         self.inner.images.cached(app.image.as_ref()?)?.config.health_check()
+    }
+
+    fn image_facts(&self, app: &App) -> Option<ImageFacts> {
+        Some(self.inner.images.cached(app.image.as_ref()?)?.config.facts())
     }
 
     async fn listeners(&self, id: &InstanceId) -> Option<Vec<SocketAddr>> {
@@ -288,6 +302,13 @@ impl Runtime for ContainerdRuntime {
         Ok(())
     }
 
+    async fn discard_all_checkpoints(&self) -> Result<(), RuntimeError> {
+        for key in self.inner.checkpoints.keys() {
+            self.inner.remove_checkpoint(&key).await;
+        }
+        Ok(())
+    }
+
     async fn record_repeated_values(
         &self,
         revision: u64,
@@ -338,7 +359,23 @@ impl Runtime for ContainerdRuntime {
         Some(self.inner.instances.get(id)?.log.bytes())
     }
 
+    async fn hand_over(&self) {
+        self.closed.cancel();
+        self.inner.instances.forget_all();
+    }
+
     fn exits(&self) -> mpsc::UnboundedReceiver<Exit> {
         self.inner.instances.subscribe_exits()
+    }
+}
+
+/// Makes the changes of cgroups of this host fast and returns whether they are. Without it starts take longer.
+async fn make_cgroup_changes_fast() -> bool {
+    match blocking(cgroup_changes::make_fast).await {
+        Ok(is_fast) => is_fast,
+        Err(error) => {
+            tracing::debug!(%error, "changes of cgroups stay slow");
+            false
+        }
     }
 }

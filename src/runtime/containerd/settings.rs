@@ -10,7 +10,7 @@ use tokio::sync::watch;
 use super::fault_points::FaultInjector;
 use super::host::node_group::NodeLimitSettings;
 use crate::instance::NodeId;
-use crate::runtime::LoginFile;
+use crate::runtime::{LoginFile, UserNamespaces};
 use crate::template::egress::EgressSettings;
 
 /// Settings of a containerd runtime.
@@ -39,8 +39,10 @@ pub struct ContainerdSettings {
     pub program: Option<PathBuf>,
     /// How instances of templates with egress reach the internet.
     pub egress: EgressSettings,
-    /// Whether each instance has a user namespace, where this host can do it.
-    pub user_namespaces: bool,
+    /// Whether the changes of cgroups of the whole host are made fast until it is booted again.
+    pub fast_cgroup_changes: bool,
+    /// Whether each instance has a user namespace. Without [`program`](Self::program) none has one.
+    pub user_namespaces: UserNamespaces,
     /// Hosts that no instance reaches, whatever its template allows: names and addresses of the store and the nodes. They
     /// change at run time.
     pub forbidden_hosts: watch::Receiver<BTreeSet<String>>,
@@ -63,7 +65,8 @@ impl ContainerdSettings {
             search_path: None,
             program: None,
             egress: EgressSettings::default(),
-            user_namespaces: false,
+            fast_cgroup_changes: true,
+            user_namespaces: UserNamespaces::Auto,
             forbidden_hosts: watch::channel(BTreeSet::new()).1,
             faults: FaultInjector::default(),
         }

@@ -1,6 +1,7 @@
 //! The guarded connection: its parts, and how its caller ends the guard.
 
 use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use pingora_core::protocols::Stream;
@@ -12,7 +13,11 @@ use super::deadlines::{DeadlineTimer, WriteDeadlines};
 use super::exchange_signal::ExchangeSignal;
 use super::limits::{ClientTimeouts, LINGER_TIMEOUT};
 use super::read_buffer::ReadBuffer;
-use super::read_state::{HeadWait, ReadState};
+use super::read_state::{HeadWait, ReadState, Release};
+use crate::request::Peer;
+
+/// Whether an engine gets a head with this host, as received.
+pub type HeadFilter = Arc<dyn Fn(&str) -> bool + Send + Sync>;
 
 /// A client's connection whose read half lets one checked message at a time through.
 pub struct GuardedConnection {
@@ -21,6 +26,9 @@ pub struct GuardedConnection {
     pub(super) inner: Stream,
     pub(super) reader: ReadBuffer,
     pub(super) state: ReadState,
+    /// Which heads the reading engine gets after its first one; `None` for all.
+    pub(super) head_filter: Option<HeadFilter>,
+    pub(super) release: Release,
     /// Whether no head was read yet, so that the connection may still become HTTP/2.
     pub(super) is_first_message: bool,
     pub(super) timeouts: ClientTimeouts,
@@ -40,6 +48,8 @@ impl GuardedConnection {
             inner,
             reader: ReadBuffer::default(),
             state: ReadState::Between(HeadWait::default()),
+            head_filter: None,
+            release: Release::No,
             is_first_message: true,
             timeouts,
             read_timer: DeadlineTimer::default(),
@@ -55,13 +65,27 @@ impl GuardedConnection {
         self.signal.clone()
     }
 
-    /// Returns the address of the TCP connection's other end, which may be a proxy's. It is unspecified (0.0.0.0) if
-    /// the socket has none.
-    pub fn peer_ip(&self) -> IpAddr {
-        self.inner
+    /// Returns the end of the client's connection.
+    pub fn peer(&self) -> Peer {
+        let address = self
+            .inner
             .get_socket_digest()
             .and_then(|digest| digest.peer_addr().and_then(|address| address.as_inet().copied()))
-            .map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |address| address.ip())
+            .map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |address| address.ip());
+        Peer { address, is_secure: self.inner.get_ssl_digest().is_some() }
+    }
+
+    /// Lets an engine that serves one message after another get only the heads that pass `filter`. Before any other head,
+    /// and before the end of the connection, it sees the end of the connection, and then closes nothing:
+    /// [`is_released`](Self::is_released) says so, and [`next_head`](Self::next_head) goes on.
+    pub fn lend(&mut self, filter: HeadFilter) {
+        self.head_filter = Some(filter);
+    }
+
+    /// Whether an engine that the connection was [lent](Self::lend) to has served every message that it got, and has
+    /// flushed its responses.
+    pub fn is_released(&self) -> bool {
+        self.release == Release::Done
     }
 
     /// Whether no message has begun, so that no message is cut off if the connection ends now.
@@ -77,9 +101,10 @@ impl GuardedConnection {
     /// Closes the write half, so that a client that still reads sees the end of the connection, over TLS with the alert
     /// that announces it. The client has two seconds to take what is written.
     pub async fn close(&mut self) {
-        self.state = ReadState::Ended;
-        // An error or the timeout means that the client left.
-        let _ = timeout(LINGER_TIMEOUT, self.inner.shutdown()).await;
+        (self.state, self.release) = (ReadState::Ended, Release::No);
+        // An error or the timeout means that the client left. The shutdown of the guard waits as long again for the
+        // acknowledgement of a response that assigns an instance.
+        let _ = timeout(2 * LINGER_TIMEOUT, AsyncWriteExt::shutdown(self)).await;
     }
 
     /// Ends the connection so that a response that is already written can arrive: closes the write half and discards,

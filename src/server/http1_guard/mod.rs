@@ -32,7 +32,7 @@ mod connection;
 mod deadlines;
 mod delivery_tracker;
 mod exchange_signal;
-mod framing;
+pub(super) mod framing;
 pub mod head;
 mod limits;
 mod next_head;
@@ -45,7 +45,7 @@ mod refusal;
 mod tests;
 mod write;
 
-pub use connection::GuardedConnection;
+pub use connection::{GuardedConnection, HeadFilter};
 pub use exchange_signal::ExchangeSignal;
 pub use limits::{ClientTimeouts, MAX_HEAD_BYTES};
 pub use next_head::{HeadInfo, NextHead};

@@ -2,11 +2,11 @@
 
 use std::future::poll_fn;
 
-use bytes::{Buf, Bytes};
+use bytes::Buf;
 
 use super::connection::GuardedConnection;
 use super::head::Head;
-use super::read_state::{HeadWait, HeadWaitEnd, ReadState, after_head};
+use super::read_state::{HeadWait, HeadWaitEnd, ReadState, Release, after_head};
 use super::refusal::Refusal;
 
 /// What [`GuardedConnection::next_head`] found.
@@ -38,6 +38,7 @@ impl GuardedConnection {
     ///
     /// Cancel-safe: the bytes that arrived stay in the buffer, and the deadlines keep their start.
     pub async fn next_head(&mut self) -> NextHead {
+        (self.head_filter, self.release) = (None, Release::No);
         if let ReadState::Done { .. } = self.state {
             self.state = ReadState::Between(HeadWait::default());
         }
@@ -67,17 +68,20 @@ impl GuardedConnection {
         }
     }
 
-    /// Removes the buffered head and returns it, for a caller that carries out the exchange itself. Returns no bytes if
-    /// no whole head is buffered.
-    pub fn take_head(&mut self) -> Bytes {
+    /// Returns the buffered head, which stays buffered. Returns no bytes if no whole head is buffered.
+    pub(in crate::server) fn peek_head(&self) -> &[u8] {
         match &self.state {
-            ReadState::Head { head, left } if *left == head.len => {
-                let bytes = Bytes::copy_from_slice(&self.reader.buf[..head.len]);
-                self.reader.buf.advance(head.len);
-                self.state = after_head(head);
-                bytes
-            }
-            _ => Bytes::new(),
+            ReadState::Head { head, left } if *left == head.len => &self.reader.buf[..head.len],
+            _ => &[],
+        }
+    }
+
+    /// Removes the buffered head, which the caller has read. The next read returns bytes of its body.
+    pub(in crate::server) fn discard_head(&mut self) {
+        if let ReadState::Head { head, left } = &self.state {
+            let (left, next) = (*left, after_head(head));
+            self.reader.buf.advance(left);
+            self.state = next;
         }
     }
 }

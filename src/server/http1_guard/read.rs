@@ -5,16 +5,16 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use bytes::Buf;
+use bytes::{Buf, BytesMut};
 use tokio::io::{AsyncRead, AsyncReadExt, ReadBuf};
 use tokio::time::Instant;
 
 use super::connection::GuardedConnection;
 use super::exchange_signal::EngineSignal;
-use super::head;
+use super::head::{self, Head};
 use super::limits::MAX_HEAD_BYTES;
-use super::read_state::{HeadWait, HeadWaitEnd, ReadState, after_head};
-use super::refusal::{Refusal, RefusalKind};
+use super::read_state::{HeadWait, HeadWaitEnd, ReadState, Release, after_head};
+use super::refusal::Refusal;
 
 /// The first bytes of an HTTP/2 connection with prior knowledge.
 pub(super) const HTTP2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -49,7 +49,7 @@ impl GuardedConnection {
             // The preface has an empty line in its middle, so a prefix of the preface is not checked as a head.
             if !(may_be_http2 && HTTP2_PREFACE.starts_with(buf)) {
                 if let Some(end) = head::find_end(buf, wait.searched_len) {
-                    return Poll::Ready(Ok(match head::check(&buf[..end]) {
+                    return Poll::Ready(Ok(match check_head(buf, end) {
                         Ok(head) => {
                             // A signal that came before this message does not concern it.
                             self.signal.clear();
@@ -167,23 +167,33 @@ impl GuardedConnection {
         Poll::Ready(passed.map_err(|refusal| io::Error::new(io::ErrorKind::InvalidData, refusal)))
     }
 
+    /// Lets the engine see the end of the connection once it has flushed its responses. An engine takes the end for a
+    /// client that left, and drops what it has not written.
+    fn poll_release(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        ready!(self.signal.poll_flushed(cx));
+        self.release = Release::Done;
+        Poll::Ready(Ok(()))
+    }
+
+    /// Whether the engine that reads gets the buffered head.
+    fn passes_filter(&self) -> bool {
+        let (Some(filter), ReadState::Head { head, .. }) = (&self.head_filter, &self.state) else {
+            return true;
+        };
+        filter(head.host(&self.reader.buf))
+    }
+
     /// Serves one read of the engine. On an error the caller ends the connection.
     fn poll_message(&mut self, cx: &mut Context<'_>, out: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         loop {
             match &mut self.state {
-                ReadState::Between(_) => match ready!(self.poll_head(cx, false))? {
-                    HeadWaitEnd::Head => {}
-                    HeadWaitEnd::Refused(refusal) => {
-                        self.signal.clear();
-                        self.state = ReadState::Refused(replacement_request(refusal));
+                ReadState::Between(_) => {
+                    let ended = ready!(self.poll_head(cx, false))?;
+                    if !matches!(ended, HeadWaitEnd::Head) || !self.passes_filter() {
+                        self.release = Release::Pending;
+                        return self.poll_release(cx);
                     }
-                    HeadWaitEnd::Http2 => self.state = ReadState::Ended,
-                    HeadWaitEnd::Eof => {
-                        // An engine takes the end for a client that left, and drops what it has not written.
-                        ready!(self.signal.poll_flushed(cx));
-                        self.state = ReadState::Ended;
-                    }
-                },
+                }
                 ReadState::Head { head, left } => {
                     *left -= self.reader.deliver(out, *left);
                     if *left == 0 {
@@ -218,24 +228,6 @@ impl GuardedConnection {
                     let is_upgrade = *is_upgrade;
                     self.state = ready!(self.poll_done(cx, is_upgrade))?;
                 }
-                ReadState::Refused([]) => {
-                    // The end of the connection is not delivered here. An engine takes it for a client that left,
-                    // and drops the response, even one that is made and not yet written. The replacement request
-                    // asks the engine to close by itself.
-                    let _ = ready!(self.signal.poll_signal(cx));
-                    self.state = ReadState::Answered { until: Instant::now() + self.timeouts.idle };
-                }
-                ReadState::Answered { until } => {
-                    let until = *until;
-                    ready!(self.read_timer.poll_until(cx, until));
-                    self.state = ReadState::Ended;
-                }
-                ReadState::Refused(rest) => {
-                    let (now, later) = rest.split_at(rest.len().min(out.remaining()));
-                    out.put_slice(now);
-                    *rest = later;
-                    return Poll::Ready(Ok(()));
-                }
                 ReadState::Tunnel if !self.reader.buf.is_empty() => {
                     self.reader.deliver(out, usize::MAX);
                     return Poll::Ready(Ok(()));
@@ -262,6 +254,9 @@ impl AsyncRead for GuardedConnection {
         if out.remaining() == 0 {
             return Poll::Ready(Ok(()));
         }
+        if this.release != Release::No {
+            return this.poll_release(cx);
+        }
         let read = ready!(this.poll_message(cx, out));
         if read.is_err() {
             this.state = ReadState::Ended;
@@ -270,19 +265,17 @@ impl AsyncRead for GuardedConnection {
     }
 }
 
-/// Returns the request that an engine gets in place of a refused one, so that the engine answers in order.
-fn replacement_request(refusal: Refusal) -> &'static [u8] {
-    macro_rules! request {
-        ($status:literal) => {
-            concat!("GET /.refused/", $status, " HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
-                .as_bytes()
-        };
+/// Checks the head in the first `end` bytes of the buffer, after which it has its target in origin form.
+fn check_head(buf: &mut BytesMut, end: usize) -> Result<Head, Refusal> {
+    let head = head::check(&buf[..end])?;
+    if !head.is_absolute {
+        return Ok(head);
     }
-    match refusal.kind() {
-        RefusalKind::BadRequest => request!("400"),
-        RefusalKind::Timeout => request!("408"),
-        RefusalKind::HeadersTooLarge => request!("431"),
-    }
+    let mut changed = BytesMut::from(&*head::to_origin_form(&buf[..end], &head));
+    let head = head::check(&changed)?;
+    changed.extend_from_slice(&buf[end..]);
+    *buf = changed;
+    Ok(head)
 }
 
 fn body_cut_short() -> io::Error {

@@ -19,14 +19,21 @@ pub(super) enum ReadState {
     Chunked { body: BodyChecker, passed: usize },
     /// The message is delivered and its exchange is not over.
     Done { is_upgrade: bool },
-    /// A head was refused. These bytes of the request that replaces it are not delivered.
-    Refused(&'static [u8]),
-    /// The refusal is answered. Until this moment the engine may write the response and close the connection.
-    Answered { until: Instant },
     /// The connection is no HTTP/1 any more: every byte passes.
     Tunnel,
     /// Nothing more comes.
     Ended,
+}
+
+/// Whether the engine that reads gives the connection back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Release {
+    /// It gets the next message.
+    No,
+    /// It gets nothing more, and has bytes to flush.
+    Pending,
+    /// It has seen the end of the connection. The guard does not close it.
+    Done,
 }
 
 /// The progress of a wait for a head.

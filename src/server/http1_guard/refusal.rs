@@ -48,6 +48,8 @@ pub enum Refusal {
     #[error("bytes follow the end of the head")]
     BytesAfterHead,
 
+    #[error("the status line is not: HTTP/1.1 or HTTP/1.0, space, three digits")]
+    StatusLine,
     #[error("the request line is not: method, space, target, space, version")]
     RequestLine,
     #[error("the method is not a token")]

@@ -6,7 +6,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::AsyncWrite;
 use tokio::time::Instant;
 
 use super::connection::GuardedConnection;
@@ -60,21 +60,6 @@ impl GuardedConnection {
             self.write_deadlines.next_ack_poll = None;
         }
     }
-
-    /// Discards what a refused client still sends. If a connection is closed with unread bytes, the kernel resets it,
-    /// and the reset can overtake the response.
-    fn poll_linger(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let until = *self.write_deadlines.linger_until.get_or_insert_with(|| Instant::now() + LINGER_TIMEOUT);
-        let mut sink = [0; 4096];
-        while self.write_deadlines.timer.poll_until(cx, until).is_pending() {
-            let mut buf = ReadBuf::new(&mut sink);
-            let read = ready!(Pin::new(&mut self.inner).poll_read(cx, &mut buf));
-            if read.is_err() || buf.filled().is_empty() {
-                break;
-            }
-        }
-        Poll::Ready(())
-    }
 }
 
 impl AsyncWrite for GuardedConnection {
@@ -110,6 +95,9 @@ impl AsyncWrite for GuardedConnection {
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.is_released() {
+            return Poll::Ready(Ok(()));
+        }
         // Before TLS writes its closing alert, which does not count as part of the response.
         if self.signal.delivery().is_sent() && self.acks.ack_state() == AckState::Acknowledged {
             self.signal.delivery().settle(AckState::Acknowledged);
@@ -118,9 +106,6 @@ impl AsyncWrite for GuardedConnection {
         ready!(self.enforce_write_timeout(cx, step))?;
         if self.signal.delivery().is_sent() {
             ready!(self.poll_ack(cx));
-        }
-        if let ReadState::Refused(_) | ReadState::Answered { .. } = self.state {
-            ready!(self.poll_linger(cx));
         }
         Poll::Ready(Ok(()))
     }

@@ -14,7 +14,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout};
-use tokio_util::sync::CancellationToken;
+use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 
 use super::super::client_connections::ConnectionMaxima;
@@ -27,11 +27,11 @@ use crate::api::{Api, ApiKey, TrustedOrigins};
 use crate::cli::sample_app;
 use crate::clock::Millis;
 use crate::cluster::{Directory, HOP_HEADER, PeerTls};
-use crate::config::{TlsFiles, TrustedProxies};
+use crate::config::{Http1Engine, TlsFiles, TrustedProxies};
 use crate::instance::{ClaimToken, Endpoint, Instance, InstanceId, NodeId, TemplateName};
 use crate::pool::tests::fixture::sealed_pool;
 use crate::proxy::routes::RouteTable;
-use crate::proxy::{self, Proxy, RequestLimits, RequestMaxima};
+use crate::proxy::{self, Proxy, RequestLimits, RequestMaxima, Tunnels};
 use crate::request::{ClientPermits, Hosts, InFlightRequests};
 use crate::store::RouteChange;
 use crate::telemetry::{Metrics, MetricsFormat, task};
@@ -54,6 +54,7 @@ struct Node {
     directory: Arc<Directory>,
     metrics: Arc<Metrics>,
     _stop_requests: watch::Sender<bool>,
+    _listener: DropGuard,
 }
 
 impl Node {
@@ -70,20 +71,22 @@ impl Node {
         let directory = Arc::new(Directory::alone(id.clone()));
         let pool = sealed_pool(app);
         let (stop_requests, is_stopping) = watch::channel(false);
-        let tunnels = CancellationToken::new();
+        let tunnels = Tunnels::default();
         let stop = StopSignal::new(is_stopping, tunnels.clone());
         // No proxy is trusted, not even this host, where the other node is.
         let trusted = TrustedProxies::default();
         let origins =
             TrustedOrigins { home: "http://demo.test".parse().unwrap(), button_origins: Vec::new() };
         let key = ApiKey { secret: Secret::new("key"), is_required: false };
-        let api = Api::new(pool.clone(), metrics.clone(), key, trusted.clone(), origins, tunnels);
+        let api = Api::new(&pool, metrics.clone(), key, trusted.clone(), origins, tunnels.end);
         let api = Arc::new(api);
         let proxy = Proxy::new(proxy::ProxyParts {
             hosts: Arc::new(Hosts::new("demo.test", [])),
             api: api.clone(),
             routes: routes.clone(),
-            pool,
+            instances: pool.instances.clone(),
+            clock: pool.clock().clone(),
+            public_url: pool.public_url().clone(),
             directory: directory.clone(),
             peer_tls,
             metrics: metrics.clone(),
@@ -92,14 +95,27 @@ impl Node {
             write_timeout: RESPONSE_TIMEOUT,
             limits: RequestLimits::new(
                 ClientPermits::new(100, TrustedProxies::default()),
-                RequestMaxima { per_instance: 100, total: 100, buffered_bytes: 1 << 30, idle_upstreams: 100 },
+                RequestMaxima {
+                    per_instance: 100,
+                    total: 100,
+                    buffered_bytes: 1 << 30,
+                    idle_upstreams: 100,
+                    idle_app_sockets: 100,
+                },
             ),
             in_flight: InFlightRequests::default(),
         });
-        let dispatcher =
-            Dispatcher::new(api, proxy, ClientTimeouts::default(), RESPONSE_TIMEOUT, stop.clone());
+        let dispatcher = Dispatcher::new(
+            api,
+            proxy,
+            ClientTimeouts::default(),
+            RESPONSE_TIMEOUT,
+            stop.clone(),
+            Http1Engine::Pingora,
+        );
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
+        let closed = CancellationToken::new();
         let context = ListenerContext {
             dispatcher,
             tls,
@@ -108,9 +124,19 @@ impl Node {
             directory: directory.clone(),
             metrics: metrics.clone(),
             connections: TaskTracker::new(),
+            fresh: TaskTracker::new(),
+            closed: closed.clone(),
         };
         task::spawn("accept", listener::run(context, listener, stop));
-        Self { id, address, routes, directory, metrics, _stop_requests: stop_requests }
+        Self {
+            id,
+            address,
+            routes,
+            directory,
+            metrics,
+            _stop_requests: stop_requests,
+            _listener: closed.drop_guard(),
+        }
     }
 
     /// Sets the addresses at which this node reaches these nodes.

@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
-use crate::instance::InstanceId;
+use crate::instance::{Instance, InstanceId, State};
 use crate::store::journal::Journal;
 use crate::store::{Cursor, RouteChange};
 
@@ -57,6 +57,25 @@ impl RouteLog {
             (Cursor(ring.last), oldest)
         };
         cursor
+    }
+
+    /// Writes to the journal that an instance became ready, or that one is warming again. There is no route event for it.
+    pub(super) fn record_unrouted(&self, instance: &Instance) {
+        match instance.state() {
+            State::Ready { .. } => self.record(&RouteChange::Set(instance.clone())),
+            _ => self.record_unready(instance.id()),
+        }
+    }
+
+    /// Writes to the journal that an instance is ready no more and nothing else either.
+    pub(super) fn record_unready(&self, id: &InstanceId) {
+        self.record(&RouteChange::Gone(id.clone()));
+    }
+
+    fn record(&self, change: &RouteChange) {
+        if let Some(journal) = &self.journal {
+            journal.lock().record_change(change, false);
+        }
     }
 
     /// Writes to the journal that these claims were confirmed. There is no route event for it.

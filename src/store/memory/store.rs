@@ -27,7 +27,7 @@ const RECORDS_PER_LOCK: usize = 128;
 
 /// The embedded store: one node, in memory.
 ///
-/// Its content ends with the process, except the visitors' instances in the journal of [`MemoryStore::open`].
+/// Its content ends with the process, except the instances in the journal of [`MemoryStore::open`].
 pub struct MemoryStore {
     clock: Clock,
     /// One table for each template that ever had an instance; the operator's template file bounds their number.
@@ -43,11 +43,10 @@ impl MemoryStore {
         Self::with_journal(clock, None)
     }
 
-    /// Opens a store that writes visitors' instances to a journal and begins with those that the journal contains, for
-    /// instances that outlive the server process.
+    /// Opens a store that writes ready and visitors' instances to a journal and begins with those that the journal
+    /// contains, for instances that outlive the server process.
     ///
-    /// Warming and ready instances are not in the journal, because no visitor misses them; neither are the visitors'
-    /// charges.
+    /// Warming instances are not in the journal, because a restart ends them; neither are the visitors' charges.
     ///
     /// # Errors
     /// The file cannot be read or written.

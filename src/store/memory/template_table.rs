@@ -79,7 +79,7 @@ impl TemplateTable {
         Ok(())
     }
 
-    /// Adds a record from the journal, assigned or expired. `unconfirmed_since` is the present if the claim is
+    /// Adds a record from the journal: ready, assigned or expired. `unconfirmed_since` is the present if the claim is
     /// unconfirmed: the time in which it may be confirmed begins anew.
     pub(super) fn restore(&mut self, instance: Instance, unconfirmed_since: Option<Millis>) {
         let token = instance.lease().map(|lease| lease.token());
@@ -333,6 +333,8 @@ impl TemplateTable {
         let is_undo = kind == StepKind::UndoClaim;
         if is_routed(&after) || is_undo {
             log.push(RouteChange::Set(after.clone()), kind == StepKind::Claim);
+        } else {
+            log.record_unrouted(&after);
         }
         let record = self.records.at_mut(slot);
         record.unconfirmed_since = (kind == StepKind::Claim).then_some(now);
@@ -348,6 +350,9 @@ impl TemplateTable {
         self.unindex(slot);
         let gone = self.records.remove(slot).instance;
         let cursor = is_routed(&gone).then(|| log.push(RouteChange::Gone(gone.id().clone()), false));
+        if let State::Ready { .. } = gone.state() {
+            log.record_unready(gone.id());
+        }
         debug_assert_eq!(check_step(&gone, None, now), Ok(()));
         (gone, cursor)
     }

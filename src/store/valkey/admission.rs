@@ -1,7 +1,7 @@
 //! Admission of steps: each waits until the state of Valkey is verified, see [`super::recovery`].
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
@@ -64,14 +64,42 @@ pub(super) struct Admission {
     pub(super) last_node_list: Mutex<LastNodeList>,
     /// Instances without a record, see [`Admission::find_flaw`].
     pub(super) missing: Mutex<Vec<MissingRecord>>,
+    /// Of how many terms this node loaded the steps since it had Valkey forget all scripts.
+    pub(super) terms_loaded: AtomicU64,
     term: ArcSwapOption<OpenTerm>,
     failed_attempts: watch::Sender<FailedAttempts>,
     /// Signs of damaged data, and what wakes the recovery task.
     pub(super) damage: SharedDamageReport,
-    /// Whether another node may have removed unclaimed instances of this node from Valkey.
-    pub(super) must_check_unclaimed: AtomicBool,
+    /// The number of the heartbeat with which this node joined, as Valkey said last. It changes when the node comes back
+    /// after an eviction.
+    pub(super) joined: AtomicU64,
+    /// The check of unclaimed instances, for when another node may have removed them from Valkey.
+    pub(super) unclaimed_check: PendingCheck,
     /// Ends the recovery task.
     pub(super) stop: CancellationToken,
+}
+
+/// A check that is wanted at times. One that becomes wanted while one is made is made once more.
+#[derive(Debug, Default)]
+pub(super) struct PendingCheck {
+    wanted: AtomicU64,
+    done: AtomicU64,
+}
+
+impl PendingCheck {
+    pub(super) fn want(&self) {
+        self.wanted.fetch_add(1, Ordering::AcqRel);
+    }
+
+    /// Returns what [`PendingCheck::finish`] takes once the check is made; `None` if none is wanted.
+    pub(super) fn pending(&self) -> Option<u64> {
+        let wanted = self.wanted.load(Ordering::Acquire);
+        (wanted != self.done.load(Ordering::Acquire)).then_some(wanted)
+    }
+
+    pub(super) fn finish(&self, wanted: u64) {
+        self.done.store(wanted, Ordering::Release);
+    }
 }
 
 impl Admission {
@@ -84,10 +112,12 @@ impl Admission {
             grant_log: Mutex::new(grant_log),
             last_node_list: Mutex::default(),
             missing: Mutex::default(),
+            terms_loaded: AtomicU64::new(0),
             term: ArcSwapOption::empty(),
             failed_attempts: watch::Sender::default(),
             damage,
-            must_check_unclaimed: AtomicBool::new(false),
+            joined: AtomicU64::new(0),
+            unclaimed_check: PendingCheck::default(),
             stop: CancellationToken::new(),
         }
     }

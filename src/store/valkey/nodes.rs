@@ -1,6 +1,5 @@
 //! The methods of [`ValkeyStore`] about nodes: heartbeats, the list of nodes, draining and eviction.
 
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -58,7 +57,7 @@ impl ValkeyStore {
             _ if admission.is_open(&term) => {
                 *last = LastNodeList { list: Some(list.clone()), number, acknowledged };
                 if list.is_new {
-                    admission.must_check_unclaimed.store(true, Ordering::Release);
+                    admission.unclaimed_check.want();
                     admission.damage.wake_recovery.notify_one();
                 }
                 Ok(list)

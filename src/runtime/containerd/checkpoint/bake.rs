@@ -50,6 +50,12 @@ impl Inner {
         let ingredients = ingredients.ok_or_else(|| {
             RuntimeError::Start("its checkpoints cannot be restored on this host".to_owned())
         })?;
+        // It started before the server found that this host cannot do it.
+        if instance.ids.lock().is_some() != ingredients.user_namespace {
+            return Err(RuntimeError::Start(format!(
+                "{id} cannot be frozen: new instances have other user namespaces"
+            )));
+        }
         let key = ingredients.key();
         let from = instance.checkpoint.lock().clone();
         match from {
@@ -154,6 +160,7 @@ impl Inner {
         let layer = snapshots::upper_dir(&mounts);
         let layer = layer.ok_or_else(|| RuntimeError::Start("its snapshot is not an overlay".to_owned()))?;
         disk.copy_to(&layer, ids).await?;
+        disk.copy_shm_to(&self.checkpoints.shm_dir(key), ids).await?;
         snapshots::commit(&self.client, self.node.as_str(), id.as_str(), &name).await?;
         self.faults.reached(FaultPoint::Commit)?;
         Ok((sharing, random_numbers))

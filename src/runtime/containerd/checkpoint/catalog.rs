@@ -198,6 +198,11 @@ impl Catalog {
         manifest::images_dir(&self.checkpoint_dir(key))
     }
 
+    /// Returns the folder with the files of `/dev/shm` of a checkpoint. It does not exist if there are none.
+    pub(crate) fn shm_dir(&self, key: &CheckpointKey) -> PathBuf {
+        self.checkpoint_dir(key).join("shm")
+    }
+
     /// Whether the instances of a checkpoint share memory and its list of pages to prefault does not exist yet.
     pub(crate) fn needs_prefault_list(&self, key: &CheckpointKey) -> bool {
         self.devices_dir(key).is_some() && !PrefaultList::exists(&self.checkpoint_dir(key))

@@ -2,6 +2,10 @@
 //! instances. One to anything else, such as a server outside, the proxy or a ready check, cannot: its other end belongs
 //! to the frozen instance. It is closed in the images, so that the app sees a closed connection at once and makes a new
 //! one, as after any loss of its network.
+//!
+//! CRIU has the kernel send what had not been sent while it restores a socket. The process with the other end is restored
+//! at the same time: if its socket does not exist yet, the kernel resets the connection, and the restore fails. So a failed
+//! restore of such a checkpoint is tried again ([`have_unsent_data`]).
 
 use std::collections::HashSet;
 use std::fs;
@@ -23,6 +27,14 @@ const PEER_PORT: u32 = 8;
 const SOURCE_ADDRESS: u32 = 11;
 const PEER_ADDRESS: u32 = 12;
 const SHUTDOWN: u32 = 19;
+
+/// How the names of the images of connections begin. Each is a message, followed by the data in both queues.
+const STREAM_PREFIX: &str = "tcp-stream-";
+/// The bytes of an image before its first message, and of a message's length.
+const MAGIC_BYTES: usize = 8;
+const LENGTH_BYTES: usize = 4;
+/// The field of a connection with the number of bytes that were not sent.
+const UNSENT: u32 = 12;
 
 const SOCK_STREAM: u64 = 1;
 const IPPROTO_TCP: u64 = 6;
@@ -117,9 +129,53 @@ fn close_in(files: &mut CriuImage) -> Result<usize, Malformed> {
     Ok(closed)
 }
 
+/// Returns whether a connection in a checkpoint's images has data that was not sent. An image that cannot be read has none.
+pub(crate) fn have_unsent_data(images: &Path) -> bool {
+    let entries = fs::read_dir(images).into_iter().flatten().flatten();
+    let streams = entries.filter(|entry| entry.file_name().to_string_lossy().starts_with(STREAM_PREFIX));
+    streams
+        .filter_map(|entry| fs::read(entry.path()).ok())
+        .any(|image| unsent_bytes(&image).is_ok_and(|unsent| unsent > 0))
+}
+
+/// Returns how many bytes of a connection were not sent, by its image.
+fn unsent_bytes(image: &[u8]) -> Result<u64, Malformed> {
+    let rest = image.get(MAGIC_BYTES..).ok_or(Malformed::Short)?;
+    let (length, rest) = rest.split_first_chunk::<LENGTH_BYTES>().ok_or(Malformed::Short)?;
+    let message = rest.get(..u32::from_le_bytes(*length) as usize).ok_or(Malformed::Short)?;
+    Ok(ProtoMessage::read(message)?.number(UNSENT).unwrap_or_default())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn data_that_was_not_sent_is_found() {
+        let image = |unsent: Option<u64>| {
+            let mut message = Vec::new();
+            prost::encoding::uint64::encode(3, &5, &mut message);
+            if let Some(unsent) = unsent {
+                prost::encoding::uint64::encode(UNSENT, &unsent, &mut message);
+            }
+            let length = (message.len() as u32).to_le_bytes();
+            [&b"MAGIC---"[..], &length, &message, b"queue"].concat()
+        };
+        assert_eq!(unsent_bytes(&image(Some(300))), Ok(300));
+        assert_eq!(unsent_bytes(&image(None)), Ok(0));
+        for length in 0..image(None).len() - b"queue".len() {
+            assert_eq!(unsent_bytes(&image(None)[..length]), Err(Malformed::Short), "{length} bytes");
+        }
+        let folder = std::env::temp_dir().join(format!("try-it-now-streams-{}", uuid::Uuid::now_v7()));
+        fs::create_dir(&folder).unwrap();
+        fs::write(folder.join("tcp-stream-1.img"), image(Some(0))).unwrap();
+        fs::write(folder.join("files.img"), image(Some(1))).unwrap();
+        assert!(!have_unsent_data(&folder));
+        fs::write(folder.join("tcp-stream-2.img"), image(Some(1))).unwrap();
+        assert!(have_unsent_data(&folder));
+        fs::remove_dir_all(&folder).unwrap();
+        assert!(!have_unsent_data(&folder));
+    }
 
     const ESTABLISHED: u64 = 1;
 

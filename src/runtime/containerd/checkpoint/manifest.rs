@@ -1,7 +1,8 @@
 //! The manifest of a checkpoint: which files it has, what it was made of, and whether its instances share memory.
 //!
-//! It is stored as `manifest.json` in the checkpoint's folder, beside the folder `images` with CRIU's image files. It
-//! is written last and atomically, so a folder without a manifest is an interrupted bake.
+//! It is stored as `manifest.json` in the checkpoint's folder, beside the folder `images` with CRIU's image files, and the
+//! folder `shm` with the files of `/dev/shm`, if there were any. It is written last and atomically, so a folder without a
+//! manifest is an interrupted bake.
 //!
 //! # Traps
 //! Checkpoints outlive the program that baked them. The names of stored fields and variants stay as they are (see
@@ -22,7 +23,7 @@ use crate::runtime::containerd::host::private_files;
 /// The version of what a checkpoint contains. Raise it when this version of the program must not restore checkpoints of
 /// older versions: when it shares memory in another way, when the permissions of containers are reduced, or when
 /// more random number generators are reset.
-const FORMAT: u32 = 9;
+const FORMAT: u32 = 10;
 
 const MANIFEST: &str = "manifest.json";
 const IMAGES: &str = "images";
@@ -238,7 +239,7 @@ mod tests {
 
     #[test]
     fn a_manifest_of_the_same_format_is_read_whichever_version_wrote_it() {
-        assert_eq!(ingredients().key().as_str(), "4c53ff24e7de3b522f5c2b4c");
+        assert_eq!(ingredients().key().as_str(), "fa1470b02a3c3d0d89c9572e");
         let digest = json!({ "name": "1.bin", "bytes": 4096, "sha256": "00" });
         let mapped = json!({ "name": "1.bin", "parts": [[0, 8192]] });
         let stored = json!({

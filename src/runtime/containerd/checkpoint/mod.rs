@@ -26,7 +26,7 @@
 
 pub(super) mod bake;
 pub(super) mod catalog;
-mod connections;
+pub(super) mod connections;
 pub(super) mod criu;
 mod freezable;
 pub(super) mod manifest;

@@ -123,13 +123,20 @@ impl PrefaultList {
     }
 
     /// Prefaults the listed pages in processes that do not run. The content of the pages does not change. All processes
-    /// are prefaulted in parallel, because they wait for it.
+    /// are prefaulted in parallel, because they wait for it; the last one by this thread.
     pub(super) fn prefault(&self, pids: &[i32]) {
+        let listed = pids.iter().filter_map(|pid| {
+            let pages = innermost_pid(*pid).ok().and_then(|number| self.0.get(&number))?;
+            Some((Pid::from_raw(*pid), pages))
+        });
+        let mut listed: Vec<_> = listed.collect();
+        let last = listed.pop();
         std::thread::scope(|scope| {
-            for pid in pids {
-                if let Some(pages) = innermost_pid(*pid).ok().and_then(|number| self.0.get(&number)) {
-                    scope.spawn(|| pages.prefault(Pid::from_raw(*pid)));
-                }
+            for (pid, pages) in listed {
+                scope.spawn(move || pages.prefault(pid));
+            }
+            if let Some((pid, pages)) = last {
+                pages.prefault(pid);
             }
         });
     }

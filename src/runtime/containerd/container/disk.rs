@@ -10,7 +10,7 @@
 
 use std::fs::{self, Permissions};
 use std::io;
-use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, lchown};
+use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,6 +18,7 @@ use std::time::Duration;
 use containerd_client::types::Mount;
 use tokio::process::Command;
 
+use super::frozen_owners;
 use crate::runtime::RuntimeError;
 use crate::runtime::blocking::{IoContext, blocking};
 use crate::runtime::containerd::host::id_ranges::{IDS, IdRange};
@@ -27,6 +28,8 @@ use crate::runtime::containerd::host::tmpfs::Tmpfs;
 const UPPER: &str = "upper";
 /// The folder that overlayfs needs beside it.
 const WORK: &str = "work";
+/// The folder that becomes `/dev/shm`.
+const SHM: &str = "shm";
 
 /// Bytes of disk per file: the number of files is limited because each takes about a KiB of the kernel's memory
 /// besides.
@@ -46,11 +49,11 @@ impl Disk {
     /// The kernel refuses, for example without `CAP_SYS_ADMIN`.
     pub(crate) fn create(bytes: u64, ids: Option<IdRange>) -> io::Result<Self> {
         let disk = Tmpfs::create("try-it-now", bytes, (bytes / BYTES_PER_FILE).max(64))?;
-        for folder in [UPPER, WORK] {
+        for (folder, mode) in [(UPPER, 0o755), (WORK, 0o755), (SHM, 0o1777)] {
             let path = disk.path().join(folder);
             fs::create_dir(&path)?;
-            // Whatever the server's umask is: this is the root folder of apps that may not run as root.
-            fs::set_permissions(&path, Permissions::from_mode(0o755))?;
+            // Whatever the server's umask is: these are folders of apps that may not run as root.
+            fs::set_permissions(&path, Permissions::from_mode(mode))?;
             if let Some(ids) = ids {
                 chown(path, Some(ids.first()), Some(ids.first()))?;
             }
@@ -77,40 +80,64 @@ impl Disk {
     /// # Errors
     /// `cp` fails or takes too long.
     pub(crate) async fn copy_to(&self, folder: &Path, ids: Option<IdRange>) -> Result<(), RuntimeError> {
-        let context = || format!("copy the instance's files to {}", folder.display());
-        let mut copy = Command::new("cp");
-        copy.args(["--archive", "--sparse=always", "--"])
-            .arg(self.upper_dir().join("."))
-            .arg(folder)
-            .kill_on_drop(true);
-        let copied = tokio::time::timeout(COPY_DEADLINE, copy.output()).await;
-        let output = copied.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())).context(context)?;
-        if !output.status.success() {
-            let text = String::from_utf8_lossy(&output.stderr).trim().to_owned();
-            return Err(io::Error::other(text)).context(context);
+        copy_files(&self.upper_dir(), folder, ids.map(frozen_ids)).await
+    }
+
+    /// Copies the files of `/dev/shm` to a new folder, as [`Disk::copy_to`] does. Makes no folder if there are none.
+    ///
+    /// # Errors
+    /// `cp` fails or takes too long.
+    pub(crate) async fn copy_shm_to(&self, folder: &Path, ids: Option<IdRange>) -> Result<(), RuntimeError> {
+        let shm = self.0.path().join(SHM);
+        let context = || "read the instance's shared memory".to_owned();
+        if fs::read_dir(&shm).context(context)?.next().is_none() {
+            return Ok(());
         }
-        let Some(ids) = ids else { return Ok(()) };
-        let copied = folder.to_owned();
-        blocking(move || restore_owners(&copied, ids)).await.context(context)
+        fs::create_dir(folder).context(context)?;
+        copy_files(&shm, folder, ids.map(frozen_ids)).await
+    }
+
+    /// Fills `/dev/shm` with what [`Disk::copy_shm_to`] wrote, if it wrote a folder.
+    ///
+    /// # Errors
+    /// `cp` fails or takes too long.
+    pub(crate) async fn fill_shm(&self, from: &Path, ids: Option<IdRange>) -> Result<(), RuntimeError> {
+        if !from.is_dir() {
+            return Ok(());
+        }
+        let set_ids = ids.map(|ids| move |copy: &Path| frozen_owners::shift(copy, ids));
+        copy_files(from, &self.0.path().join(SHM), set_ids).await
     }
 }
 
-/// Gives a file, and what a folder contains, the ids that the instance with this range sees. No link is followed.
-fn restore_owners(path: &Path, ids: IdRange) -> io::Result<()> {
-    let found = fs::symlink_metadata(path)?;
-    let inside = |id| ids.inside(id).unwrap_or(id);
-    let (user, group) = (inside(found.uid()), inside(found.gid()));
-    if (user, group) != (found.uid(), found.gid()) {
-        lchown(path, Some(user), Some(group))?;
-        if !found.is_symlink() {
-            // A new owner takes the bits for programs that run as their owner.
-            fs::set_permissions(path, found.permissions())?;
-        }
+/// Returns the folder that becomes `/dev/shm` of an instance whose disk is attached at `at`.
+pub(super) fn shm_dir(at: &Path) -> PathBuf {
+    at.join(SHM)
+}
+
+/// Returns what gives copied files the ids that the instance with this range sees.
+fn frozen_ids(ids: IdRange) -> impl FnOnce(&Path) -> io::Result<()> + Send + 'static {
+    move |copy| frozen_owners::restore(copy, ids)
+}
+
+/// Copies files to an empty folder, with all their attributes. `set_ids` changes the ids of the copies.
+async fn copy_files(
+    from: &Path,
+    to: &Path,
+    set_ids: Option<impl FnOnce(&Path) -> io::Result<()> + Send + 'static>,
+) -> Result<(), RuntimeError> {
+    let context = || format!("copy the instance's files to {}", to.display());
+    let mut copy = Command::new("cp");
+    copy.args(["--archive", "--sparse=always", "--"]).arg(from.join(".")).arg(to).kill_on_drop(true);
+    let copied = tokio::time::timeout(COPY_DEADLINE, copy.output()).await;
+    let output = copied.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())).context(context)?;
+    if !output.status.success() {
+        let text = String::from_utf8_lossy(&output.stderr).trim().to_owned();
+        return Err(io::Error::other(text)).context(context);
     }
-    if found.is_dir() {
-        fs::read_dir(path)?.try_for_each(|entry| restore_owners(&entry?.path(), ids))?;
-    }
-    Ok(())
+    let Some(set_ids) = set_ids else { return Ok(()) };
+    let copied = to.to_owned();
+    blocking(move || set_ids(&copied)).await.context(context)
 }
 
 /// Makes an overlay give file handles, without which CRIU cannot freeze an instance that watches files (inotify).

@@ -10,10 +10,10 @@ use prost_types::Any;
 use serde_json::Value;
 
 use super::spec;
-use super::start::max_open_files;
 use super::task::{SIGKILL, classify_runc_error};
 use crate::runtime::blocking::IoContext;
 use crate::runtime::containerd::client::{Client, ResponseExt, request, request_without_deadline};
+use crate::runtime::containerd::host::kernel;
 use crate::runtime::containerd::inner::Inner;
 use crate::runtime::output_log::OutputLog;
 use crate::runtime::{ExecCommand, ExecOutput, RuntimeError, StartRequest};
@@ -44,8 +44,14 @@ impl Inner {
         let image = self.fetch_image(&request.app).await?;
         let has_ids = self.instances.get(&request.id).is_some_and(|instance| instance.ids.lock().is_some());
         let accounts = has_ids.then_some(self.account_limits);
-        let process =
-            spec::exec_process(request, &image.config, &command, max_open_files(), self.apparmor, accounts)?;
+        let process = spec::exec_process(
+            request,
+            &image.config,
+            &command,
+            kernel::max_open_files(),
+            self.apparmor,
+            accounts,
+        )?;
         let context = || format!("create a pipe for a command in {}", request.id);
         let (pipe, mut output) = self.node_dir.create_pipe(&request.id, &name).context(context)?;
         let exec = ExecProcess { client: &self.client, container: request.id.as_str(), name: &name };

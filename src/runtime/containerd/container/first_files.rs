@@ -6,7 +6,8 @@ use super::layer_writer::LayerWriter;
 use crate::instance::InstanceId;
 use crate::runtime::StartRequest;
 use crate::runtime::containerd::host::node_dir;
-use crate::runtime::containerd::image::ImageConfig;
+use crate::runtime::identity_files::identity_files;
+use crate::runtime::image::ImageConfig;
 
 /// Permissions of the folder of a volume that the image does not have.
 const VOLUME_MODE: u32 = 0o755;
@@ -28,13 +29,10 @@ pub(super) fn write_first_files(
     is_new: bool,
     resolvers: Option<String>,
 ) -> std::io::Result<()> {
-    if is_new {
-        layer.make_folder(node_dir::SHM_TARGET, 0o1777)?;
-    }
     let base_files = node_dir::base_files();
     let base_files = base_files.iter().filter(|_| is_new);
     let resolvers = resolvers.map(node_dir::resolv_conf_file);
-    let identity_files = node_dir::identity_files(request)?;
+    let identity_files = identity_files(request)?;
     base_files
         .chain(&identity_files)
         .chain(&resolvers)

@@ -16,6 +16,7 @@ use crate::runtime::Exit;
 use crate::runtime::containerd::checkpoint::manifest::CheckpointKey;
 use crate::runtime::containerd::checkpoint::sharing::MadviseTrace;
 use crate::runtime::containerd::host::id_ranges::IdRange;
+use crate::runtime::containerd::host::yielding::Yielding;
 use crate::runtime::containerd::network::egress::EgressLink;
 use crate::runtime::output_log::OutputLog;
 use crate::telemetry::task;
@@ -34,6 +35,8 @@ pub(crate) struct RunningContainer {
     pub(crate) ids: Mutex<Option<IdRange>>,
     /// Its link to the internet, if its template has egress.
     pub(crate) egress_link: Mutex<Option<EgressLink>>,
+    /// Set if it leaves the processors to the others at first.
+    pub(crate) yielding: Option<Arc<Yielding>>,
     /// Whether the server is ending it.
     is_being_ended: AtomicBool,
     /// Why the server killed its processes; the cause of its exit.
@@ -59,6 +62,13 @@ impl RunningContainer {
         self.is_being_ended.load(Ordering::Acquire)
     }
 
+    /// Makes its group idle, if it yields and has a group by now.
+    pub(super) fn apply_yielding(&self) {
+        if let Some(yielding) = &self.yielding {
+            yielding.apply();
+        }
+    }
+
     /// Reads its output into its log until it is removed.
     pub(crate) fn keep_output(&self, pipe: Receiver) {
         let (log, removed) = (self.log.clone(), self.removed.clone());
@@ -80,7 +90,12 @@ pub(crate) struct Instances {
 
 impl Instances {
     /// Adds an instance; `None` if the id exists.
-    pub(crate) fn insert(&self, id: &InstanceId, log_limit: usize) -> Option<Arc<RunningContainer>> {
+    pub(crate) fn insert(
+        &self,
+        id: &InstanceId,
+        log_limit: usize,
+        yielding: Option<Yielding>,
+    ) -> Option<Arc<RunningContainer>> {
         let mut running = self.running.lock();
         if running.contains_key(id) {
             return None;
@@ -91,6 +106,7 @@ impl Instances {
             namespace: AtomicU32::new(0),
             ids: Mutex::default(),
             egress_link: Mutex::default(),
+            yielding: yielding.map(Arc::new),
             is_being_ended: AtomicBool::new(false),
             end_cause: Mutex::default(),
             removed: CancellationToken::new(),
@@ -125,6 +141,12 @@ impl Instances {
         let (sender, exits) = mpsc::unbounded_channel();
         *self.exit_listener.lock() = Some(sender);
         exits
+    }
+
+    /// Forgets all instances, and reads their output no more. They run on.
+    pub(crate) fn forget_all(&self) {
+        let forgotten = std::mem::take(&mut *self.running.lock());
+        forgotten.values().for_each(|instance| instance.removed.cancel());
     }
 
     /// Returns the instance whose container has this name.

@@ -11,38 +11,14 @@ use std::path::Path;
 use serde_json::{Value, json};
 
 use super::{masked_paths, seccomp};
+use crate::runtime::container_defaults::{CAPABILITIES, DEFAULT_OPEN_FILES, DEFAULT_PIDS, OOM_SCORE_ADJ};
 use crate::runtime::containerd::checkpoint::randomness::node_script;
 use crate::runtime::containerd::checkpoint::restore::{LINK_NAME, SET_UP_COMMAND, SET_UP_RESTORED_COMMAND};
 use crate::runtime::containerd::host::id_ranges::{IDS, IdRange};
 use crate::runtime::containerd::host::shared_accounts::AccountLimits;
-use crate::runtime::containerd::image::{ContainerUser, ImageConfig};
+use crate::runtime::image::{ContainerUser, ImageConfig};
 use crate::runtime::{ExecCommand, RuntimeError, StartRequest};
 use crate::template::App;
-
-/// Capabilities of an app that runs as root: it may handle files and users inside its own container.
-const CAPABILITIES: [&str; 10] = [
-    "CAP_CHOWN",
-    "CAP_DAC_OVERRIDE",
-    "CAP_FOWNER",
-    "CAP_FSETID",
-    "CAP_KILL",
-    "CAP_NET_BIND_SERVICE",
-    "CAP_SETGID",
-    "CAP_SETPCAP",
-    "CAP_SETUID",
-    "CAP_SYS_CHROOT",
-];
-
-/// Most processes and threads of an instance unless its template says otherwise.
-const DEFAULT_PIDS: u32 = 512;
-
-/// Soft and hard limit of open files unless the template says otherwise: the defaults of systemd, which Docker's
-/// containers have too. What a container would inherit from containerd may be a billion, and some programs close every
-/// possible file when they start.
-const DEFAULT_OPEN_FILES: (u64, u64) = (1024, 524_288);
-
-/// How much the processes of instances are preferred when the host runs out of memory, out of 1000.
-const OOM_SCORE_ADJ: i32 = 500;
 
 /// Longest time of the hook that has the network set up.
 const SET_UP_SECONDS: u32 = 25;
@@ -55,6 +31,9 @@ const CORE_BYTES: u64 = 1;
 /// terminals in every distribution.
 const PTS_OPTIONS: [&str; 7] =
     ["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5", "max=16"];
+
+/// Size of `/dev/shm` under a runtime handler: Docker's default.
+const HANDLER_SHM_SIZE: &str = "size=64m";
 
 /// Period of the processor limit, in microseconds.
 const CPU_PERIOD_MICROS: u64 = 100_000;
@@ -82,6 +61,8 @@ pub(super) struct HostPaths<'a> {
     pub(super) walls: Walls<'a>,
     /// The folder that becomes the container's `/dev`.
     pub(crate) devices: &'a Path,
+    /// The folder of the instance's disk that becomes the container's `/dev/shm`.
+    pub(super) shm: &'a Path,
     /// CRIU's configuration file.
     pub(crate) criu_config: &'a Path,
     /// Open files that this host allows to a process. Without `CAP_SYS_RESOURCE` limits can only be lowered, by runc
@@ -116,14 +97,15 @@ pub(super) fn container_spec(
         "root": { "path": "rootfs" },
         "hostname": "instance",
         // Each mount makes a restore slower, so there are only those that apps need. A tmpfs costs 10 ms, because CRIU
-        // has tar unpack it, empty or not. So `/dev/shm` leads into the writable layer, and of folders of `/proc`
-        // only the files are masked.
+        // has tar unpack it, empty or not. So `/dev/shm` is a folder of the disk, which is a tmpfs already, and of
+        // folders of `/proc` only the files are masked.
         "mounts": [
             mount("/proc", "proc", "proc", &["nosuid", "noexec", "nodev"]),
             // Not `noexec`: shared memory is a private mapping of files there, and it may hold code, such as that of a
             // just-in-time compiler. There are no programs in it.
             mount("/dev", "bind", &host.devices.display().to_string(), &["bind", "ro", "nosuid"]),
             mount("/dev/pts", "devpts", "devpts", &PTS_OPTIONS),
+            shm(app, host.shm),
         ],
         "annotations": { "org.criu.config": host.criu_config },
         "linux": {
@@ -256,6 +238,18 @@ fn mount(destination: &str, kind: &str, source: &str, options: &[&str]) -> Value
     json!({ "destination": destination, "type": kind, "source": source, "options": options })
 }
 
+/// Returns the mount of `/dev/shm`. The disk of the instance limits it; programs with an older libc look whether it is a
+/// tmpfs. A runtime handler may not see mounts that the server removes later, so it makes a tmpfs of its own.
+fn shm(app: &App, folder: &Path) -> Value {
+    const OPTIONS: [&str; 3] = ["nosuid", "noexec", "nodev"];
+    match app.runtime {
+        None => mount("/dev/shm", "bind", &folder.display().to_string(), &[&["bind"], &OPTIONS[..]].concat()),
+        Some(_) => {
+            mount("/dev/shm", "tmpfs", "shm", &[&OPTIONS[..], &["mode=1777", HANDLER_SHM_SIZE]].concat())
+        }
+    }
+}
+
 fn limit(kind: &str, value: u64) -> Value {
     json!({ "type": kind, "soft": value, "hard": value })
 }
@@ -357,10 +351,12 @@ mod tests {
             revision: 1,
             files: Vec::new(),
             will_be_baked: false,
+            yields: false,
         };
         let host = HostPaths {
             walls: Walls::Host { network: Path::new("/proc/1/fd/3") },
             devices: Path::new("/dev"),
+            shm: Path::new("/disk/shm"),
             criu_config: Path::new("/criu.conf"),
             max_open_files: 1024,
             apparmor,
@@ -461,7 +457,8 @@ mod tests {
             let app = Arc::new(App { env, ..App::default() });
             let id = InstanceId::random(&TemplateName::new("shop").unwrap());
             let (url, host, files) = (String::new(), String::new(), Vec::new());
-            let request = StartRequest { url, host, id, app, revision: 1, files, will_be_baked };
+            let request =
+                StartRequest { url, host, id, app, revision: 1, files, will_be_baked, yields: false };
             let env = Some(image.iter().map(|pair| (*pair).to_owned()).collect());
             let image = ImageConfig { env, ..ImageConfig::default() };
             let all = environment(&request, &image, &image.users.find("").unwrap(), 80);

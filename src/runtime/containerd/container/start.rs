@@ -9,7 +9,6 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use containerd_client::types::Mount;
-use rustix::process::{Resource, getrlimit};
 use serde_json::Value;
 use tokio::time::Instant;
 
@@ -23,8 +22,9 @@ use super::task;
 use crate::instance::Endpoint;
 use crate::runtime::blocking::{IoContext, blocking};
 use crate::runtime::containerd::checkpoint::manifest::CheckpointKey;
+use crate::runtime::containerd::checkpoint::restore::mount_by_restorer;
 use crate::runtime::containerd::fault_points::FaultPoint;
-use crate::runtime::containerd::host::{cgroups, orphans, tmpfs};
+use crate::runtime::containerd::host::{cgroup_changes, kernel, orphans, tmpfs};
 use crate::runtime::containerd::image::UnpackedImage;
 use crate::runtime::containerd::image::snapshots;
 use crate::runtime::containerd::inner::Inner;
@@ -64,7 +64,7 @@ impl Inner {
             // Before the instance is based on it: if the checkpoint is replaced meanwhile, its snapshot is removed with
             // the last instance that is based on it.
             *instance.checkpoint.lock() = Some(key.clone());
-            match self.launch(request, instance, &image, Some(&key)).await {
+            match self.launch_restored(request, instance, &image, &key).await {
                 Ok(endpoint) => {
                     self.checkpoints.record_restore(&key);
                     return Ok(Started { endpoint, method: StartMethod::Restored });
@@ -112,7 +112,7 @@ impl Inner {
     }
 
     /// Makes an instance with its namespaces, snapshot, files and container, and starts it.
-    async fn launch(
+    pub(super) async fn launch(
         &self,
         request: &StartRequest,
         instance: &RunningContainer,
@@ -129,15 +129,12 @@ impl Inner {
         self.faults.reached(FaultPoint::UserIds)?;
         let namespace = self.namespaces.reserve();
         instance.namespace.store(namespace, Ordering::Release);
-        let link = match request.app.egress.is_sealed() {
-            true => None,
-            false => {
-                let link = self.egress_links.reserve(&request.app.egress).await?;
-                let slot = link.slot();
-                *instance.egress_link.lock() = Some(link);
-                Some(slot)
-            }
-        };
+        if request.app.egress.is_sealed() {
+            return self.launch_prepared(request, instance, image, checkpoint).await;
+        }
+        let reserved = self.egress_links.reserve(&request.app.egress).await?;
+        let link = reserved.slot();
+        *instance.egress_link.lock() = Some(reserved);
         let folder = self.node_dir.instance_dir(&request.id);
         let set_up =
             NetworkSetUp::open(&folder, self.namespaces.clone(), self.egress_links.clone(), namespace, link);
@@ -162,10 +159,10 @@ impl Inner {
         let id = request.id.as_str();
         let context = |operation: &'static str| move || format!("{operation} for {id}");
         let start = Instant::now();
-        let _fast_changes = cgroups::keep_cgroup_changes_fast();
+        let _fast_changes = (!self.has_fast_cgroup_changes).then(cgroup_changes::keep_fast);
         // Else a group that was removed while it was empty would be made again without limits.
         if !self.node_group.exists() {
-            self.set_node_limits().await;
+            self.set_node_limits(0).await;
         }
         let namespace = instance.namespace.load(Ordering::Acquire);
         self.faults.reached(FaultPoint::Network)?;
@@ -198,11 +195,19 @@ impl Inner {
         };
         let before_start = Instant::now();
         let at = self.node_dir.disk_mount_point(&request.id);
-        // The overlay keeps the disk.
-        let detach = blocking(move || tmpfs::detach(&at));
-        let (started, detached) = tokio::join!(task::start_task(&self.client, id, &self.faults), detach);
+        let started = task::start_task(&self.client, id, &self.faults).await;
+        // The overlay and `/dev/shm` keep the disk. It stays attached until then, because a restore mounts `/dev/shm` only
+        // when it starts.
+        let detached = blocking(move || tmpfs::detach(&at)).await;
         // Whatever the reason is, the next instance must not fail because the shim is gone.
-        started.inspect_err(|_| self.shared_shim.invalidate())?;
+        let pid = started.inspect_err(|_| self.shared_shim.invalidate())?;
+        // By now runc has made the group of a restored instance.
+        instance.apply_yielding();
+        let has_own_network = instance.ids.lock().is_some() && request.app.egress.is_sealed();
+        if has_own_network && let Err(error) = self.namespaces.hold_own(namespace, pid, id) {
+            // It has ended already, which is reported as its exit.
+            tracing::debug!(id, %error, "failed to open the network of an instance");
+        }
         detached.context(context("detach the disk"))?;
         let micros = |took: Duration| took.as_micros() as u64;
         // The case `restore` of perf/ measures by these names. A step beside another one counts as long as it alone is
@@ -273,12 +278,19 @@ impl Inner {
         files_written?;
         recorded?;
         let record = start.elapsed() - files;
-        disk::redirect_overlay(&mut mounts, &self.node_dir.disk_mount_point(&request.id), ids);
+        let is_mounted_by_restorer = draft.restorer.is_some();
+        let disk = self.node_dir.disk_mount_point(&request.id);
+        disk::redirect_overlay(&mut mounts, &disk, ids.filter(|_| !is_mounted_by_restorer));
+        if is_mounted_by_restorer {
+            let context = || format!("write how to mount the root of {id}");
+            mount_by_restorer(&mut mounts, &self.node_dir.instance_dir(&request.id)).context(context)?;
+        }
         if request.will_be_baked && checkpoint.is_none() {
             disk::give_file_handles(&mut mounts);
         }
         let task = task::create_task(&self.client, &draft, mounts).await;
         task.inspect_err(|_| self.shared_shim.invalidate())?;
+        instance.apply_yielding();
         let done = Instant::now();
         Ok(Preparation { files, record, task: done - start - files - record, done })
     }
@@ -298,6 +310,9 @@ impl Inner {
             .create_instance_dir(&request.id)
             .context(context("create a pipe for the output"))?;
         instance.keep_output(output);
+        if let Some(yielding) = &instance.yielding {
+            yielding.begin().context(context("begin to yield"))?;
+        }
         self.faults.reached(FaultPoint::Folder)?;
         let record = instance
             .egress_link
@@ -317,7 +332,9 @@ impl Inner {
         let layer = LayerWriter::open(&disk.upper_dir(), mounts, ids).context(context("open the layers"))?;
         let egress = &request.app.egress;
         let resolvers = (!egress.is_sealed()).then(|| self.egress_links.resolv_conf(egress));
-        if checkpoint.is_none() {
+        if let Some(key) = checkpoint {
+            disk.fill_shm(&self.checkpoints.shm_dir(key), ids).await?;
+        } else {
             make_volumes(&layer, &image.config, &request.id);
         }
         write_first_files(&layer, request, checkpoint.is_none(), resolvers)
@@ -368,17 +385,13 @@ impl Inner {
         let host_paths = HostPaths {
             walls,
             devices: &shared.unwrap_or_else(|| self.node_dir.devices()),
+            shm: &disk::shm_dir(&self.node_dir.disk_mount_point(&request.id)),
             criu_config: &self.node_dir.criu_config(checkpoint.is_some()),
-            max_open_files: max_open_files(),
+            max_open_files: kernel::max_open_files(),
             cgroup: &self.node_group.instance_path(request.id.as_str()),
             apparmor: self.apparmor,
             accounts: instance.ids.lock().map(|_| self.account_limits),
         };
         spec::container_spec(request, &image.config, &host_paths)
     }
-}
-
-/// Returns the number of open files that this host allows to a process.
-pub(super) fn max_open_files() -> u64 {
-    getrlimit(Resource::Nofile).maximum.unwrap_or(u64::MAX)
 }

@@ -68,7 +68,7 @@ pub(super) async fn create_task(
     draft.faults.reached(FaultPoint::Task)
 }
 
-/// Starts the container's command, or has CRIU restore it.
+/// Starts the container's command, or has CRIU restore it. Returns the number of its first process.
 ///
 /// # Errors
 /// [`RuntimeError::Start`] if runc refuses, [`RuntimeError::Io`] if containerd does.
@@ -76,11 +76,12 @@ pub(super) async fn start_task(
     client: &Client,
     id: &str,
     faults: &FaultInjector,
-) -> Result<(), RuntimeError> {
+) -> Result<u32, RuntimeError> {
     let message = StartRequest { container_id: id.to_owned(), exec_id: String::new() };
     let started = client.tasks().start(request(message)).await.context(|| format!("start {id}"));
-    started.map_err(classify_runc_error)?;
-    faults.reached(FaultPoint::Start)
+    let pid = started.map_err(classify_runc_error)?.pid;
+    faults.reached(FaultPoint::Start)?;
+    Ok(pid)
 }
 
 /// Turns an error of containerd that a handler is missing into [`RuntimeError::Start`] with what to do, and an error of

@@ -13,6 +13,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use parking_lot::Mutex;
 
 use super::shared_accounts;
+use crate::runtime::UserNamespaces;
 
 /// The folder with a file for each range in use.
 const FOLDER: &str = "/run/try-it-now/id-ranges";
@@ -56,6 +57,7 @@ impl IdRange {
 pub(crate) struct IdRanges {
     folder: PathBuf,
     node: String,
+    mode: UserNamespaces,
     next: Mutex<u32>,
     /// Whether new instances get ranges.
     is_in_use: AtomicBool,
@@ -69,42 +71,64 @@ pub fn refusal() -> Option<String> {
     if allowed.trim().parse::<u64>().unwrap_or_default() == 0 {
         return Some("the kernel forbids user namespaces (user.max_user_namespaces is 0)".to_owned());
     }
+    for file in ["/proc/self/uid_map", "/proc/self/gid_map"] {
+        let text = fs::read_to_string(file).unwrap_or_default();
+        if !has_all_ids(&text) {
+            return Some(format!(
+                "this program runs in a user namespace that lacks the ids of instances ({file})"
+            ));
+        }
+    }
     SUBORDINATE_IDS.into_iter().find_map(|file| {
         let text = fs::read_to_string(file).unwrap_or_default();
         first_conflict(&text).map(|line| format!("{file} gives ids of instances to users: {line}"))
     })
 }
 
-/// Logs why instances have no user namespaces although they are configured.
+/// Logs why instances have no user namespaces although they are not switched off.
 pub(crate) fn warn_of(error: &dyn std::fmt::Display) {
     tracing::warn!(%error, "instances have no user namespaces: their root is root of this host");
 }
 
 impl IdRanges {
-    /// Returns the ranges of this host for a node whose new instances get none.
+    /// Returns the ranges of this host for a node. New instances get none before [`IdRanges::enable`].
     ///
     /// # Errors
     /// The system has no random numbers.
-    pub(crate) fn new(node: &str) -> io::Result<Self> {
+    pub(crate) fn new(node: &str, mode: UserNamespaces) -> io::Result<Self> {
         let random = getrandom::u32().map_err(io::Error::other)?;
-        Ok(Self::at(Path::new(FOLDER), node, random % COUNT))
+        Ok(Self::at(Path::new(FOLDER), node, mode, random % COUNT))
     }
 
-    fn at(folder: &Path, node: &str, next: u32) -> Self {
+    fn at(folder: &Path, node: &str, mode: UserNamespaces, next: u32) -> Self {
         Self {
             folder: folder.to_owned(),
             node: node.to_owned(),
+            mode,
             next: Mutex::new(next),
             is_in_use: AtomicBool::new(false),
             is_proven: AtomicBool::new(false),
         }
     }
 
-    /// Gives ranges to new instances from now on.
+    /// Gives ranges to new instances from now on, unless instances have none. Where this host cannot do it and the mode
+    /// is [`UserNamespaces::Auto`], this is logged.
     ///
     /// # Errors
-    /// The folder cannot be written, the kernel forbids user namespaces, or users of this host have ids of the ranges.
+    /// They are required, and the folder cannot be written, the kernel forbids user namespaces, or users of this host
+    /// have ids of the ranges.
     pub(crate) fn enable(&self) -> io::Result<()> {
+        match self.mode {
+            UserNamespaces::Off => Ok(()),
+            UserNamespaces::Auto => {
+                self.try_enable().unwrap_or_else(|error| warn_of(&error));
+                Ok(())
+            }
+            UserNamespaces::Required => self.try_enable(),
+        }
+    }
+
+    fn try_enable(&self) -> io::Result<()> {
         if let Some(why) = refusal() {
             return Err(io::Error::other(why));
         }
@@ -129,9 +153,9 @@ impl IdRanges {
         self.is_proven.store(true, Ordering::Release);
     }
 
-    /// Returns whether an instance with a range has started.
-    pub(crate) fn is_proven(&self) -> bool {
-        self.is_proven.load(Ordering::Acquire)
+    /// Returns whether an instance may start without a range because its start with one failed.
+    pub(crate) fn may_do_without(&self) -> bool {
+        self.mode == UserNamespaces::Auto && !self.is_proven.load(Ordering::Acquire)
     }
 
     /// Returns a range that no instance of this host uses.
@@ -182,6 +206,12 @@ impl IdRanges {
         }
     }
 
+    /// Returns the first range, for tests of what has ids.
+    #[cfg(test)]
+    pub(crate) fn first_of_host() -> IdRange {
+        IdRange(0)
+    }
+
     fn used(&self) -> impl Iterator<Item = (IdRange, String)> {
         let entries = fs::read_dir(&self.folder).into_iter().flatten().flatten();
         entries.filter_map(|entry| {
@@ -204,6 +234,15 @@ pub(crate) fn release_all() {
     let _ = fs::remove_dir_all(FOLDER);
 }
 
+/// Returns whether this text of `/proc/self/uid_map`, lines of `inside outside count`, has all ids of our ranges.
+fn has_all_ids(text: &str) -> bool {
+    let (ours, end) = (u64::from(FIRST), u64::from(FIRST) + u64::from(COUNT) * u64::from(IDS));
+    text.lines().any(|line| {
+        let numbers: Vec<u64> = line.split_whitespace().map_while(|number| number.parse().ok()).collect();
+        matches!(numbers[..], [first, _, count] if first <= ours && first.saturating_add(count) >= end)
+    })
+}
+
 /// Returns the first line, `user:first:count`, that has ids of our ranges.
 fn first_conflict(text: &str) -> Option<&str> {
     let (ours, end) = (u64::from(FIRST), u64::from(FIRST) + u64::from(COUNT) * u64::from(IDS));
@@ -222,11 +261,14 @@ mod tests {
     #[test]
     fn two_nodes_of_a_host_never_have_the_same_range_and_the_next_server_knows_them() {
         let folder = std::env::temp_dir().join(format!("try-it-now-ids-{}", NodeId::random()));
-        let (a, b) = (IdRanges::at(&folder, "a", COUNT - 1), IdRanges::at(&folder, "b", COUNT - 1));
+        let (a, b) = (
+            IdRanges::at(&folder, "a", UserNamespaces::Auto, COUNT - 1),
+            IdRanges::at(&folder, "b", UserNamespaces::Auto, COUNT - 1),
+        );
         let first = a.assign("shop-1").unwrap();
         let second = b.assign("shop-1").unwrap();
         assert_ne!(first, second);
-        let next_server = IdRanges::at(&folder, "a", COUNT - 1);
+        let next_server = IdRanges::at(&folder, "a", UserNamespaces::Auto, COUNT - 1);
         assert_eq!(next_server.of_instance("shop-1"), Some(first));
         assert_eq!(next_server.of_instance("shop-2"), None);
         assert_ne!(next_server.assign("shop-2").unwrap(), first);
@@ -244,6 +286,31 @@ mod tests {
         assert_eq!(range.inside(33), None);
         assert_eq!(range.inside(range.first() + IDS), None);
         assert!(IdRange(COUNT - 1).on_host(IDS - 1) < 0x7fff_0000);
+    }
+
+    #[test]
+    fn a_namespace_without_the_ids_of_instances_is_noticed() {
+        assert!(has_all_ids("         0          0 4294967295\n"));
+        assert!(!has_all_ids("         0     100000      65536\n"));
+        assert!(!has_all_ids("0 0 1000\n1000 1000 1879048193\n"));
+        assert!(!has_all_ids(""));
+    }
+
+    #[test]
+    fn only_where_it_is_not_required_an_instance_starts_without_ids_until_one_has_started_with_them() {
+        let ranges = |mode| IdRanges::at(Path::new("/nowhere"), "a", mode, 0);
+        assert!(!ranges(UserNamespaces::Required).may_do_without());
+        let auto = ranges(UserNamespaces::Auto);
+        assert!(auto.may_do_without());
+        auto.prove();
+        assert!(!auto.may_do_without());
+        // None where no folder can be made.
+        for mode in [UserNamespaces::Off, UserNamespaces::Auto] {
+            let ranges = IdRanges::at(Path::new("/proc/self/ids"), "a", mode, 0);
+            ranges.enable().unwrap();
+            assert!(!ranges.is_in_use());
+        }
+        IdRanges::at(Path::new("/proc/self/ids"), "a", UserNamespaces::Required, 0).enable().unwrap_err();
     }
 
     #[test]

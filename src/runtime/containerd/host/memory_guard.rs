@@ -33,36 +33,51 @@ const KILL_INTERVAL: Duration = Duration::from_millis(5);
 
 /// Watches the memory of all instances for as long as the runtime lives.
 pub(crate) async fn run(inner: Weak<Inner>) {
-    let (mut refreshed, mut punched) = (Instant::now(), None);
+    let mut watch = Watch { refreshed: Instant::now(), punched: None, grants: false };
     while let Some(inner) = inner.upgrade() {
-        if refreshed.elapsed() >= REFRESH_INTERVAL {
-            inner.set_node_limits().await;
-            refreshed = Instant::now();
-        }
-        let pause = guard(&inner, &mut punched).await;
+        let pause = watch.guard(&inner).await;
         drop(inner);
         tokio::time::sleep(pause).await;
     }
 }
 
-/// Reads the memory once, and ends the largest instance if there is too little left. Returns the pause until the next
-/// reading. `punched` is when the gaps of shared memory were punched last.
-async fn guard(inner: &Arc<Inner>, punched: &mut Option<Instant>) -> Duration {
-    let limit = inner.node_limits().memory;
-    let Some(used) = used_bytes(inner).await else { return RETRY_PAUSE };
-    let most = limit.saturating_sub(margin(limit));
-    if used < most {
-        return pause(most - used);
+/// What the watch remembers between two readings.
+struct Watch {
+    /// When the limits were set last.
+    refreshed: Instant,
+    /// When the gaps of shared memory were punched last.
+    punched: Option<Instant>,
+    /// Whether the limit is above the operator's, because the memory of an instance that was ended was granted to the
+    /// others.
+    grants: bool,
+}
+
+impl Watch {
+    /// Reads the memory once, and ends the largest instance if there is too little left. Returns the pause until the
+    /// next reading.
+    async fn guard(&mut self, inner: &Arc<Inner>) -> Duration {
+        let limit = inner.node_limits().memory;
+        let Some(used) = used_bytes(inner).await else { return RETRY_PAUSE };
+        let most = limit.saturating_sub(margin(limit));
+        let fits = used < most;
+        let is_due = if self.grants { fits } else { self.refreshed.elapsed() >= REFRESH_INTERVAL };
+        if is_due {
+            inner.set_node_limits(0).await;
+            (self.refreshed, self.grants) = (Instant::now(), false);
+        }
+        if fits {
+            return pause(most - used);
+        }
+        // Pages that belong to no instance are cheaper than an instance. But an instance that allocates them again and
+        // again must not occupy the server.
+        if self.punched.is_none_or(|at| at.elapsed() >= PUNCH_INTERVAL) {
+            inner.checkpoints.punch_gaps(None).await;
+            self.punched = Some(Instant::now());
+            return MIN_PAUSE;
+        }
+        self.grants |= end_largest(inner, used, limit).await;
+        MIN_PAUSE
     }
-    // Pages that belong to no instance are cheaper than an instance. But an instance that allocates them again and again
-    // must not occupy the server.
-    if punched.is_none_or(|at| at.elapsed() >= PUNCH_INTERVAL) {
-        inner.checkpoints.punch_gaps(None).await;
-        *punched = Some(Instant::now());
-        return MIN_PAUSE;
-    }
-    end_largest(inner, used, limit).await;
-    MIN_PAUSE
 }
 
 async fn used_bytes(inner: &Arc<Inner>) -> Option<u64> {
@@ -80,15 +95,19 @@ fn pause(left: u64) -> Duration {
     Duration::from_secs_f64(left as f64 / ALLOCATED_PER_SECOND as f64).clamp(MIN_PAUSE, MAX_PAUSE)
 }
 
-/// Ends the instance without which the most memory would be free, and waits until it is removed.
-async fn end_largest(inner: &Arc<Inner>, used: u64, limit: u64) {
+/// Ends the instance without which the most memory would be free, and waits until it is removed. Returns whether its
+/// memory was granted to the others meanwhile.
+///
+/// A process that ends frees its memory over milliseconds, and the kernel does not count it as the largest then. If
+/// another instance reached the limit of all in this time, the kernel would end that one too.
+async fn end_largest(inner: &Arc<Inner>, used: u64, limit: u64) -> bool {
     let ids = inner.instances.ids();
     let largest = blocking(move || {
         let sizes = ids.into_iter().filter_map(|id| Some((cgroups::charged_bytes(id.as_str())?, id)));
         sizes.max_by_key(|(bytes, _)| *bytes)
     });
-    let Some((bytes, id)) = largest.await else { return };
-    let Some(instance) = inner.instances.get(&id) else { return };
+    let Some((bytes, id)) = largest.await else { return false };
+    let Some(instance) = inner.instances.get(&id) else { return false };
     let [mebibytes, used_mebibytes, limit_mebibytes] = [bytes, used, limit].map(|bytes| bytes >> 20);
     // An instance that is being ended is about to free its memory.
     if !instance.is_ending() {
@@ -99,8 +118,10 @@ async fn end_largest(inner: &Arc<Inner>, used: u64, limit: u64) {
         *instance.end_cause.lock() = Some(cause);
         tracing::warn!(%id, mebibytes, used_mebibytes, limit_mebibytes, "memory of all instances nearly used up; largest instance ended");
     }
+    inner.set_node_limits(bytes).await;
     let killed = kill_until_empty(&id);
     let _ = timeout(END_DEADLINE, async { tokio::join!(killed, instance.removed.cancelled()) }).await;
+    true
 }
 
 /// Kills the processes of an instance until there are none.
@@ -125,9 +146,11 @@ impl Inner {
         self.node_limit_settings.limits(self.checkpoints.reserved_bytes())
     }
 
-    /// Sets the limits of all instances of this node together, whatever was set before.
-    pub(crate) async fn set_node_limits(&self) {
+    /// Sets the limits of all instances of this node together, whatever was set before. `granted` bytes of memory are
+    /// added for as long as an instance that is ended still has them.
+    pub(crate) async fn set_node_limits(&self, granted: u64) {
         let (group, limits) = (self.node_group.clone(), self.node_limits());
+        let limits = NodeLimits { memory: limits.memory.saturating_add(granted), ..limits };
         if let Err(error) = blocking(move || group.set_limits(&limits)).await {
             tracing::warn!(%error, "failed to limit what all instances together use (see: try-it-now doctor)");
         }

@@ -11,7 +11,7 @@ use super::cgroups;
 use crate::instance::InstanceId;
 use crate::runtime::blocking::blocking;
 use crate::runtime::containerd::inner::Inner;
-use crate::runtime::memory_report::{HostMemory, MemoryReport, MemoryUse};
+use crate::runtime::memory_report::{HostMemory, MemoryReport, MemoryUse, parse_kilobytes};
 
 impl Inner {
     /// Returns what all instances use. It takes a third of a millisecond for each process. `None` if the kernel does
@@ -27,7 +27,7 @@ impl Inner {
         let group = self.node_group.clone();
         blocking(move || {
             let room = group.used_bytes().map(|used| limit.saturating_sub(used));
-            let host = host_memory(&fs::read_to_string("/proc/meminfo").ok()?)?;
+            let host = HostMemory::read()?;
             let uses =
                 ids.into_iter().filter_map(|(shares, id)| Some((instance_memory(id.as_str(), shares)?, id)));
             Some(MemoryReport { instances: uses.map(|(used, id)| (id, used)).collect(), shared, host, room })
@@ -70,24 +70,12 @@ fn process_memory(rollup: &str, shares: bool) -> MemoryUse {
     used
 }
 
-fn host_memory(meminfo: &str) -> Option<HostMemory> {
-    let find = |wanted: &str| meminfo.lines().filter_map(parse_kilobytes).find(|(name, _)| *name == wanted);
-    Some(HostMemory { total: find("MemTotal")?.1, available: find("MemAvailable")?.1 })
-}
-
-/// Parses `Name:  12 kB`; returns the name and the bytes.
-fn parse_kilobytes(line: &str) -> Option<(&str, u64)> {
-    let (name, value) = line.split_once(':')?;
-    let count: u64 = value.trim().strip_suffix(" kB")?.parse().ok()?;
-    Some((name, count.checked_mul(1024)?))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn the_files_of_the_kernel_are_parsed() {
+    fn the_memory_of_a_process_is_summed_up() {
         let rollup = "55a0-7ffe ---p 00000000 00:00 0    [rollup]\nRss:   9000 kB\nPss:   120 kB\nPss_Dirty: 7 kB\n\
                       Pss_Anon: 20 kB\nPss_File: 93 kB\nPss_Shmem: 7 kB\nPrivate_Dirty:  16 kB\nPrivate_Hugetlb:  0 kB\n";
         let expected = MemoryUse { private: 20 << 10, proportional: 120 << 10, charged: 0 };
@@ -95,17 +83,13 @@ mod tests {
         assert_eq!(process_memory(rollup, false), MemoryUse { private: 27 << 10, ..expected });
         // A process that is ending has an empty file.
         assert_eq!(process_memory("", true), MemoryUse::default());
-        let meminfo = "MemTotal:  1000 kB\nMemFree:  5 kB\nMemAvailable:  400 kB\nHugePages_Total:  0\n";
-        assert_eq!(host_memory(meminfo), Some(HostMemory { total: 1_024_000, available: 409_600 }));
-        assert_eq!(host_memory("MemTotal: 1 kB\n"), None);
-        assert_eq!(parse_kilobytes("MemTotal:  99999999999999999999 kB"), None);
     }
 
     #[test]
     fn this_process_has_private_memory() {
         let own = process_memory(&fs::read_to_string("/proc/self/smaps_rollup").unwrap(), false);
         assert!(own.private > 100 << 10 && own.proportional >= own.private, "{own:?}");
-        let host = host_memory(&fs::read_to_string("/proc/meminfo").unwrap()).unwrap();
+        let host = HostMemory::read().unwrap();
         assert!(host.total > host.available && host.available > own.private, "{host:?}");
         assert_eq!(instance_memory("no-such-instance", false), None);
     }

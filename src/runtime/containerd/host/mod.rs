@@ -6,6 +6,8 @@
 //! | `private_files` | files and folders that only the server's user reads |
 //! | `tmpfs` | file systems in memory that containerd sees |
 //! | `cgroups` | the control groups of instances |
+//! | `cgroup_changes` | how long a process waits when it changes its group |
+//! | `yielding` | instances that get only the processor time that others leave |
 //! | `node_group` | the control group above all instances of this node, and its limits |
 //! | `memory_guard` | ends the largest instance before the memory of all is used up |
 //! | `shared_shim` | the one shim for all instances of a host |
@@ -14,6 +16,7 @@
 //! | `id_ranges`, `shared_accounts` | user ids of instances, and what the kernel counts for all of them together |
 //! | `kernel` | the running kernel |
 
+pub(super) mod cgroup_changes;
 pub(super) mod cgroups;
 pub(super) mod id_ranges;
 pub(super) mod kernel;
@@ -26,3 +29,4 @@ pub(super) mod private_files;
 pub(super) mod shared_accounts;
 pub(super) mod shared_shim;
 pub(super) mod tmpfs;
+pub(super) mod yielding;

@@ -12,10 +12,9 @@ use tokio::net::unix::pipe::{OpenOptions, Receiver};
 
 use super::{private_files, tmpfs};
 use crate::instance::InstanceId;
+use crate::runtime::InstanceFile;
 use crate::runtime::containerd::checkpoint::randomness::node_script;
 use crate::runtime::containerd::network::egress::EgressRecord;
-use crate::runtime::{InstanceFile, StartRequest};
-use crate::template::random_hex;
 
 /// The node's folder for containers.
 #[derive(Debug)]
@@ -35,10 +34,6 @@ const INPUT_PIPE: &str = "input";
 
 /// Name of the file with the record of an instance's egress link.
 const EGRESS_RECORD_FILE: &str = "outlet.json";
-/// The folder to which `/dev/shm` leads in a container. It is in the writable layer, which is frozen with the rest; a
-/// tmpfs would cost each restore 10 ms, because CRIU has tar unpack it, empty or not.
-pub(crate) const SHM_TARGET: &str = "/etc/try-it-now/shm";
-
 /// CRIU's options for freezing and restoring. The network of a sealed instance need not be locked: it has nothing but a
 /// loopback, and a lock wants iptables or nft and takes long. Connections between processes of the instance go on; the
 /// bake closes all others in the images (`checkpoint/connections.rs`), and one that no process has accepted is lost.
@@ -93,7 +88,8 @@ impl NodeDir {
 
     /// Returns the folder that becomes `/dev` in every container without shared memory.
     pub(crate) fn devices(&self) -> PathBuf {
-        self.root.join("dev")
+        // Not `dev`: containers of earlier versions have that folder, with a link at the place of `/dev/shm`.
+        self.root.join("devices")
     }
 
     /// Returns the file with CRIU's options, for restoring or for freezing.
@@ -234,7 +230,10 @@ impl NodeDir {
 /// # Errors
 /// The folder cannot be written, or device files cannot be made.
 pub(crate) fn create_devices(devices: &Path) -> io::Result<()> {
-    ignore_existing(fs::create_dir(devices.join("pts")))?;
+    // Where the terminals and the shared memory of each container are mounted.
+    for folder in ["pts", "shm"] {
+        ignore_existing(fs::create_dir(devices.join(folder)))?;
+    }
     for (name, major, minor) in
         [("null", 1, 3), ("zero", 1, 5), ("full", 1, 7), ("random", 1, 8), ("urandom", 1, 9), ("tty", 5, 0)]
     {
@@ -248,7 +247,6 @@ pub(crate) fn create_devices(devices: &Path) -> io::Result<()> {
     for (name, target) in [
         ("fd", "/proc/self/fd"),
         ("ptmx", "pts/ptmx"),
-        ("shm", SHM_TARGET),
         ("stdin", "/proc/self/fd/0"),
         ("stdout", "/proc/self/fd/1"),
         ("stderr", "/proc/self/fd/2"),
@@ -271,19 +269,6 @@ pub(crate) fn base_files() -> [InstanceFile; 3] {
 /// Returns the file that names an instance's name servers, whatever its image or its checkpoint contains.
 pub(crate) fn resolv_conf_file(resolv_conf: String) -> InstanceFile {
     InstanceFile::new("/etc/resolv.conf", resolv_conf)
-}
-
-/// Returns the files below `/etc/try-it-now` that tell an instance which one it is: `id`, `url`, `host`, and `seed`,
-/// random text of its own from which an app can derive salts and keys. A restored process has the environment of the
-/// process that was frozen, so it learns this only from files.
-///
-/// # Errors
-/// The system has no random numbers.
-pub(crate) fn identity_files(request: &StartRequest) -> io::Result<[InstanceFile; 4]> {
-    let seed = random_hex::<32>()?;
-    let files =
-        [("id", request.id.as_str()), ("url", &request.url), ("host", &request.host), ("seed", &seed)];
-    Ok(files.map(|(name, text)| InstanceFile::new(format!("/etc/try-it-now/{name}"), text)))
 }
 
 fn ignore_existing(outcome: io::Result<()>) -> io::Result<()> {

@@ -11,8 +11,9 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::cgroups::{CGROUP_ROOT, NODE_GROUP_SUFFIX, PARENT_GROUP, reclaimable_bytes};
+use super::cgroups::{CGROUP_ROOT, NODE_GROUP_SUFFIX, PARENT_GROUP};
 use crate::runtime::HostMemory;
+use crate::runtime::cgroup_memory::GroupMemory;
 
 /// Weight of all instances in percent of a group's default, where this server is in a group.
 const WEIGHT_PERCENT: u32 = 50;
@@ -114,6 +115,11 @@ impl NodeGroup {
         format!("/{PARENT_GROUP}/{}/{id}", self.name)
     }
 
+    /// Returns the folder of an instance's group with the controller `cpu`; `None` if the kernel lacks it.
+    pub(crate) fn instance_processors(&self, id: &str) -> Option<PathBuf> {
+        Some(self.folder("cpu")?.join(id))
+    }
+
     /// Returns whether the group exists.
     pub(crate) fn exists(&self) -> bool {
         self.folder("memory").is_some_and(|folder| folder.exists())
@@ -177,12 +183,7 @@ impl NodeGroup {
     /// Returns the bytes that the instances use, without file pages that the kernel can reclaim. `None` if the kernel
     /// does not report it.
     pub(crate) fn used_bytes(&self) -> Option<u64> {
-        let group = self.folder("memory")?;
-        let total = ["memory.current", "memory.usage_in_bytes"]
-            .into_iter()
-            .find_map(|name| fs::read_to_string(group.join(name)).ok())?;
-        let stat = fs::read_to_string(group.join("memory.stat")).ok()?;
-        Some(total.trim().parse::<u64>().ok()?.saturating_sub(reclaimable_bytes(&stat)))
+        Some(GroupMemory::read(&self.folder("memory")?)?.charged())
     }
 
     /// Removes the group if it has no instances.

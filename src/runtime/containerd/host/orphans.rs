@@ -13,7 +13,7 @@ use ring::digest::{SHA256, digest};
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::net::UnixStream;
 
-use super::{cgroups, tmpfs};
+use super::cgroups;
 use crate::runtime::RuntimeError;
 use crate::runtime::containerd::client::NAMESPACE;
 use crate::runtime::containerd_process::ContainerdProcess;
@@ -131,10 +131,17 @@ fn find_processes(id: &str) -> Vec<Pid> {
 
 /// Returns whether this is the command line with which containerd starts the shim of an instance.
 fn is_shim(words: &[&[u8]], id: &str) -> bool {
-    let has =
-        |name: &str, value: &str| words.windows(2).any(|pair| pair == [name.as_bytes(), value.as_bytes()]);
+    is_shim_of_namespace(words) && has_option(words, "-id", id)
+}
+
+/// Returns whether this is the command line of any shim of this program's containers.
+fn is_shim_of_namespace(words: &[&[u8]]) -> bool {
     let program = words[0].rsplit(|byte| *byte == b'/').next().unwrap_or_default();
-    program.starts_with(b"containerd-shim") && has("-namespace", NAMESPACE) && has("-id", id)
+    program.starts_with(b"containerd-shim") && has_option(words, "-namespace", NAMESPACE)
+}
+
+fn has_option(words: &[&[u8]], name: &str, value: &str) -> bool {
+    words.windows(2).any(|pair| pair == [name.as_bytes(), value.as_bytes()])
 }
 
 /// Returns whether this is the command line with which a shim has runc, or our restorer in its place, carry out one of
@@ -151,17 +158,25 @@ fn is_command_of_runc(words: &[&[u8]], commands: &[&[u8]], id: &str) -> bool {
 /// Removes the files that runc and the shim keep about an instance in containerd's `/run`.
 async fn remove_files(socket: &Path, id: &str) {
     let Some(run) = run_folder(socket).await else { return };
-    let state = Path::new("runc").join(NAMESPACE).join(id);
-    // The instance's root, which runc and our restorer mount for CRIU. Its files must not be removed.
-    let root = Path::new("/run/containerd").join(&state).join("criu-root");
-    if let Err(error) = tmpfs::detach_in(socket, root).await {
-        tracing::warn!(id, %error, "failed to unmount root of unfinished restore");
-        return;
-    }
-    let _ = fs::remove_dir_all(run.join(state));
+    let _ = fs::remove_dir_all(run.join("runc").join(NAMESPACE).join(id));
     // containerd names a shim's socket so.
     let name = digest(&SHA256, socket.join(NAMESPACE).join(id).as_os_str().as_encoded_bytes());
     let _ = fs::remove_file(run.join("s").join(hex::encode(name.as_ref())));
+    // containerd gives the folder of an abandoned task this name before it removes it. If the shim writes to the folder at
+    // that moment, containerd fails to, and does not try again.
+    for tasks in task_folders(&run) {
+        let _ = fs::remove_dir_all(tasks.join(format!(".{id}")));
+    }
+}
+
+/// Returns the folders in which containerd keeps those of tasks: the usual one, and those in which shims run.
+fn task_folders(run: &Path) -> Vec<PathBuf> {
+    let mut folders = vec![run.join("io.containerd.runtime.v2.task").join(NAMESPACE)];
+    for pid in processes_with(is_shim_of_namespace) {
+        let bundle = fs::read_link(format!("/proc/{pid}/cwd"));
+        folders.extend(bundle.ok().and_then(|bundle| Some(bundle.parent()?.to_owned())));
+    }
+    folders
 }
 
 #[cfg(test)]
@@ -180,6 +195,8 @@ mod tests {
             )
         };
         assert!(is_shim(&words(&shim("try-it-now", "shop-1")), "shop-1"));
+        assert!(is_shim_of_namespace(&words(&shim("try-it-now", "shop-2"))));
+        assert!(!is_shim_of_namespace(&words(&shim("moby", "shop-2"))));
         assert!(!is_shim(&words(&shim("try-it-now", "shop-12")), "shop-1"));
         assert!(!is_shim(&words(&shim("moby", "shop-1")), "shop-1"));
         assert!(!is_shim(&words("vi\0-namespace\0try-it-now\0-id\0shop-1\0"), "shop-1"));

@@ -121,23 +121,6 @@ pub(crate) async fn detach_all(containerd: &Path, name: &'static str) -> io::Res
     .await
 }
 
-/// Unmounts what containerd sees mounted at a folder, if anything.
-///
-/// # Errors
-/// containerd's mount namespace cannot be entered, or the kernel refuses.
-pub(super) async fn detach_in(containerd: &Path, at: PathBuf) -> io::Result<()> {
-    let containerd = containerd.to_owned();
-    on_own_thread("detach a mount of containerd", move || {
-        enter_mount_namespace_of(&containerd)?;
-        match unmount(&at, UnmountFlags::DETACH) {
-            // Nothing is mounted there.
-            Err(Errno::INVAL | Errno::NOENT) => Ok(()),
-            outcome => Ok(outcome?),
-        }
-    })
-    .await
-}
-
 /// Returns the mount point in a line of `mountinfo`, if it is that of a tmpfs of that name.
 fn mount_point_of(line: &str, name: &str) -> Option<PathBuf> {
     let (mount, kind) = line.split_once(" - ")?;

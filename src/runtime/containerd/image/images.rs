@@ -5,12 +5,12 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
-use super::archive::Archive;
 use super::manifest::{UnpackedImage, inspect};
 use super::{registry, transfer};
 use crate::instance::NodeId;
 use crate::runtime::blocking::{IoContext, blocking};
 use crate::runtime::containerd::client::Client;
+use crate::runtime::image::Archive;
 use crate::runtime::{LoginFile, RuntimeError};
 use crate::template::ImageRef;
 

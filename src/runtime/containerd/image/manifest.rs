@@ -1,30 +1,23 @@
 //! Reads what containerd says about an image: its digest, its layers, how to run it.
 
-use std::collections::BTreeMap;
 use std::io;
 
 use containerd_client::services::v1::{GetImageRequest, ReadContentRequest};
 use ring::digest::{SHA256, digest};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
-use serde_json::Value;
 
-use super::health::StoredHealthCheck;
-use super::users::UserFiles;
-use super::{layers, snapshots, transfer};
+use super::{layers, snapshots};
 use crate::runtime::RuntimeError;
 use crate::runtime::blocking::{IoContext, blocking};
 use crate::runtime::containerd::client::{self, Client, ResponseExt, request};
-use crate::template::{App, HealthCheck, random_hex};
-
-/// Most bytes of a manifest or a configuration; registries allow 4 MiB.
-pub(super) const MAX_BLOB_BYTES: usize = 4 << 20;
+use crate::runtime::image::{
+    HOST_OS, ImageConfig, MAX_BLOB_BYTES, Manifest, UserFiles, find_for_host, host_architecture,
+};
+use crate::template::random_hex;
 
 /// Most indexes on the way to a manifest.
 const MAX_INDEXES: usize = 3;
-
-/// The port of an app whose template and image name none.
-const DEFAULT_PORT: u16 = 80;
 
 /// An image that is unpacked in containerd.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -37,81 +30,6 @@ pub(crate) struct UnpackedImage {
     pub(crate) snapshot: String,
     /// How the image says it is run.
     pub(crate) config: ImageConfig,
-}
-
-/// The part of an image's configuration that this runtime uses, with the names of the OCI image specification.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "PascalCase", default)]
-pub(crate) struct ImageConfig {
-    pub(crate) user: String,
-    pub(crate) env: Option<Vec<String>>,
-    pub(crate) entrypoint: Option<Vec<String>>,
-    pub(crate) cmd: Option<Vec<String>>,
-    pub(crate) working_dir: String,
-    pub(crate) exposed_ports: Option<BTreeMap<String, Value>>,
-    pub(crate) volumes: Option<BTreeMap<String, Value>>,
-    pub(crate) healthcheck: Option<StoredHealthCheck>,
-    pub(crate) shell: Option<Vec<String>>,
-    /// The image's users and groups, from its layers.
-    #[serde(skip)]
-    pub(crate) users: UserFiles,
-}
-
-impl ImageConfig {
-    /// Returns the port that an app of this image listens on: that of the template, else the only one that the image
-    /// exposes, else 80.
-    ///
-    /// # Errors
-    /// The template names none, and the image exposes several.
-    pub(crate) fn port(&self, app: &App) -> Result<u16, RuntimeError> {
-        if app.port != 0 {
-            return Ok(app.port);
-        }
-        let exposed = self.exposed_ports.iter().flat_map(BTreeMap::keys);
-        let tcp = exposed.filter_map(|port| match port.split_once('/') {
-            Some((port, protocol)) => protocol.eq_ignore_ascii_case("tcp").then_some(port),
-            None => Some(port.as_str()),
-        });
-        let mut ports: Vec<&str> = tcp.collect();
-        ports.sort_unstable_by_key(|port| (port.len(), *port));
-        match ports.as_slice() {
-            [] => Ok(DEFAULT_PORT),
-            [only] if only.parse::<u16>().is_ok_and(|port| port != 0) => {
-                Ok(only.parse().unwrap_or(DEFAULT_PORT))
-            }
-            several => Err(RuntimeError::Start(format!(
-                "the image exposes {}: set port in the template to the one that serves its pages",
-                several.join(", ")
-            ))),
-        }
-    }
-
-    /// Returns the health check that the image declares.
-    pub(crate) fn health_check(&self) -> Option<HealthCheck> {
-        self.healthcheck.as_ref()?.read(self.shell.as_deref())
-    }
-}
-
-#[derive(Deserialize)]
-pub(super) struct Descriptor {
-    pub(super) digest: String,
-    pub(super) platform: Option<ManifestPlatform>,
-}
-
-#[derive(Deserialize)]
-pub(super) struct ManifestPlatform {
-    os: String,
-    architecture: String,
-    #[serde(default)]
-    variant: String,
-}
-
-/// An index or a manifest. A media type would tell which; the fields do so too.
-#[derive(Deserialize)]
-pub(super) struct Manifest {
-    #[serde(default)]
-    pub(super) manifests: Vec<Descriptor>,
-    config: Option<Descriptor>,
 }
 
 #[derive(Deserialize)]
@@ -194,37 +112,15 @@ fn unusable(name: &str, why: &str) -> RuntimeError {
 }
 
 fn wrong_platform() -> String {
-    let host = transfer::platform();
-    format!("it is not for this platform, {}/{}", host.os, host.architecture)
+    format!("it is not for this platform, {HOST_OS}/{}", host_architecture())
 }
 
 impl Configuration {
     /// Returns whether this host can run it, as far as the configuration names a platform.
     fn fits_host(&self) -> bool {
-        let host = transfer::platform();
         let fits = |stated: &str, wanted: &str| stated.is_empty() || stated == wanted;
-        fits(&self.os, &host.os) && fits(&self.architecture, &host.architecture)
+        fits(&self.os, HOST_OS) && fits(&self.architecture, host_architecture())
     }
-}
-
-/// Returns the digest of the manifest for this host. Where several variants of its architecture are named, the one that
-/// every processor of the architecture runs comes first, and one for newer processors never.
-pub(super) fn find_for_host(manifests: &[Descriptor]) -> Option<String> {
-    let host = transfer::platform();
-    let basic = match host.architecture.as_str() {
-        "arm64" => "v8",
-        _ => "v1",
-    };
-    let fits = |one: &&Descriptor| {
-        one.platform.as_ref().is_none_or(|platform| {
-            platform.os == host.os
-                && platform.architecture == host.architecture
-                && (platform.variant.is_empty() || platform.variant == basic)
-        })
-    };
-    // An entry without a platform may be anything, so it comes last.
-    let stated = manifests.iter().filter(|one| one.platform.is_some()).find(fits);
-    stated.or_else(|| manifests.iter().find(fits)).map(|one| one.digest.clone())
 }
 
 /// Returns the name of the snapshot of all layers, by the chaining rule of the OCI image specification.
@@ -261,33 +157,5 @@ mod tests {
         let two = chain_id(&[id('a'), id('b')]).unwrap();
         assert!(two.starts_with("sha256:") && two.len() == 71 && two != id('a'));
         assert_ne!(chain_id(&[id('b'), id('a')]).unwrap(), two);
-    }
-
-    #[test]
-    fn the_manifest_of_this_platform_is_chosen() {
-        let platform = |os: &str, architecture: &str| {
-            let (os, architecture, variant) = (os.into(), architecture.into(), String::new());
-            Some(ManifestPlatform { os, architecture, variant })
-        };
-        let here = transfer::platform();
-        let manifests = [
-            Descriptor { digest: "a".into(), platform: platform("windows", &here.architecture) },
-            Descriptor { digest: "b".into(), platform: platform("linux", &here.architecture) },
-        ];
-        assert_eq!(find_for_host(&manifests), Some("b".to_owned()));
-        assert_eq!(find_for_host(&manifests[..1]), None);
-        let mut newer = platform("linux", &here.architecture);
-        newer.as_mut().unwrap().variant = "v9".to_owned();
-        let mut attestation = platform("unknown", "unknown");
-        attestation.as_mut().unwrap().variant.clear();
-        let variants = [
-            Descriptor { digest: "c".into(), platform: attestation },
-            Descriptor { digest: "d".into(), platform: newer },
-            Descriptor { digest: "e".into(), platform: None },
-            Descriptor { digest: "f".into(), platform: platform("linux", &here.architecture) },
-        ];
-        assert_eq!(find_for_host(&variants), Some("f".to_owned()));
-        assert_eq!(find_for_host(&variants[..3]), Some("e".to_owned()));
-        assert_eq!(find_for_host(&variants[..2]), None);
     }
 }

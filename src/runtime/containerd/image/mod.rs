@@ -7,21 +7,14 @@
 //! | `transfer` | transfers into containerd, and imports of archives |
 //! | `manifest` | reads what an image says about itself |
 //! | `layers` | looks up files in the layers of an image |
-//! | `archive` | archives of images, in the forms that tools write |
-//! | `health` | the health check that an image declares (pure) |
-//! | `users` | the users and groups of an image (pure) |
 //! | `snapshots` | layers in containerd: prepared, mounted, committed, removed |
 
-mod archive;
-mod health;
 mod images;
 pub(super) mod layers;
 mod manifest;
 mod registry;
 pub(super) mod snapshots;
 mod transfer;
-mod users;
 
 pub(super) use images::Images;
-pub(super) use manifest::{ImageConfig, UnpackedImage};
-pub(super) use users::ContainerUser;
+pub(super) use manifest::UnpackedImage;

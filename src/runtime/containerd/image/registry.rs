@@ -24,17 +24,7 @@ pub(super) async fn pull(
     reference: &str,
     file: Option<&LoginFile>,
 ) -> Result<(), RuntimeError> {
-    let logins = match file.map(LoginFile::read) {
-        Some(Err(error)) if file.is_some_and(|file| file.is_explicit) => {
-            return Err(RuntimeError::Start(error));
-        }
-        Some(Err(error)) => {
-            tracing::warn!(%error, "failed to read registry logins; pulling without");
-            Logins::default()
-        }
-        Some(Ok(logins)) => logins,
-        None => Logins::default(),
-    };
+    let logins = Logins::for_pull(file)?;
     let stream = match logins.is_empty() {
         true => None,
         false => Some(transfer::open_stream(client, "login").await?),

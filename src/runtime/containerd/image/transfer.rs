@@ -22,6 +22,7 @@ use crate::runtime::blocking::IoContext;
 use crate::runtime::containerd::client::{
     Client, DEADLINE, ResponseExt, request_with_deadline, request_without_deadline,
 };
+use crate::runtime::image::{HOST_OS, host_architecture};
 
 /// Longest time of a transfer.
 const TRANSFER_DEADLINE: Duration = Duration::from_secs(30 * 60);
@@ -35,12 +36,7 @@ pub(super) const ARCHIVE_IMAGE: &str = "try-it-now.local/archive";
 
 /// Returns the platform of this host, with the names that images use.
 pub(super) fn platform() -> Platform {
-    let architecture = match std::env::consts::ARCH {
-        "x86_64" => "amd64",
-        "aarch64" => "arm64",
-        other => other,
-    };
-    Platform { os: "linux".to_owned(), architecture: architecture.to_owned(), ..Default::default() }
+    Platform { os: HOST_OS.to_owned(), architecture: host_architecture().to_owned(), ..Default::default() }
 }
 
 /// Returns the destination of a transfer: the image store, where the image is unpacked.

@@ -15,8 +15,8 @@ use rtnetlink::packet_route::route::RouteScope;
 use rtnetlink::{Error, Handle, LinkMessageBuilder, LinkUnspec, LinkVeth, RouteMessageBuilder};
 use tokio::time::timeout;
 
-use super::namespaces::open_low_ports;
 use crate::runtime::blocking::on_own_thread;
+use crate::runtime::namespaces::open_low_ports;
 
 /// Name of the instance's end.
 const INNER_NAME: &str = "eth0";

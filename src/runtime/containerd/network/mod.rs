@@ -2,7 +2,6 @@
 //!
 //! | file | what it does |
 //! |---|---|
-//! | `namespaces` | makes sealed namespaces, and connects to apps in any namespace |
 //! | `egress` | opens and releases links to the internet; their state after a crash |
 //! | `refresh` | keeps names, routes and firewall as they should be |
 //! | `inner_end` | the instance's end of a link: namespace, routes, name server |
@@ -30,7 +29,6 @@ mod forbidden;
 mod forwarding;
 mod inner_end;
 mod links;
-pub(super) mod namespaces;
 mod refresh;
 mod reserved_links;
 mod routes;

@@ -1,6 +1,8 @@
 //! Sets up the network namespace that runc or CRIU makes inside an instance's user namespace. Only the program that makes it
-//! knows when it exists: it has [`ask`] called, which sends this server the instance's first process through two pipes in
-//! the instance's folder and waits for the answer. No process of the instance runs before.
+//! knows when it exists: it has [`set_up`] called. No process of the instance runs before.
+//!
+//! A sealed instance needs no server for that. For one with egress, the server makes two pipes in the instance's folder: one
+//! brings it the number of the instance's first process, the other one its answer.
 
 use std::convert::Infallible;
 use std::fs::{self, File};
@@ -16,8 +18,8 @@ use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::unix::pipe::{OpenOptions, Receiver, Sender};
 
 use super::egress::EgressLinks;
-use super::namespaces::{Namespaces, open_loopback};
 use crate::runtime::containerd::host::shared_accounts::{INOTIFY_INSTANCES, INOTIFY_WATCHES};
+use crate::runtime::namespaces::{Namespaces, open_loopback_of};
 
 /// The pipe to this server.
 const QUESTION: &str = "network-question";
@@ -28,6 +30,11 @@ const DONE: &str = "done";
 
 /// Longest time to wait for the answer.
 const DEADLINE: Timespec = Timespec { tv_sec: 20, tv_nsec: 0 };
+
+/// Time between two counts of this process's threads, and the most counts: five seconds. On a busy host a thread that ends
+/// has to wait for a processor.
+const THREAD_COUNT_INTERVAL: Duration = Duration::from_micros(100);
+const MAX_THREAD_COUNTS: u32 = 50_000;
 
 /// Longest pause after a question that cannot be read.
 const RETRY_INTERVAL: Duration = Duration::from_millis(10);
@@ -48,7 +55,7 @@ const LIMITS: [(&str, u32); 11] = [
     ("max_uts_namespaces", 0),
 ];
 
-/// Waits for the network of one instance, and sets it up.
+/// Waits for the network of one instance with egress, and sets it up.
 pub(crate) struct NetworkSetUp {
     question: BufReader<Receiver>,
     answer: Sender,
@@ -56,8 +63,8 @@ pub(crate) struct NetworkSetUp {
     egress_links: Arc<EgressLinks>,
     /// The number under which the namespace will be held.
     number: u32,
-    /// The slot of the egress link; `None` for a sealed instance.
-    link: Option<u32>,
+    /// The slot of the egress link.
+    link: u32,
 }
 
 impl NetworkSetUp {
@@ -70,7 +77,7 @@ impl NetworkSetUp {
         namespaces: Arc<Namespaces>,
         egress_links: Arc<EgressLinks>,
         number: u32,
-        link: Option<u32>,
+        link: u32,
     ) -> io::Result<Self> {
         fs::create_dir_all(folder)?;
         for pipe in [QUESTION, ANSWER] {
@@ -102,20 +109,25 @@ impl NetworkSetUp {
     async fn set_up(&self, pid: &str) -> io::Result<()> {
         let pid: u32 = pid.parse().map_err(io::Error::other)?;
         let namespace = Arc::new(File::open(format!("/proc/{pid}/ns/net"))?);
-        match self.link {
-            Some(link) => self.egress_links.attach(link, namespace.clone()).await?,
-            None => open_loopback(namespace.clone()).await?,
-        }
+        self.egress_links.attach(self.link, namespace.clone()).await?;
         self.namespaces.hold_as(self.number, namespace);
         Ok(())
     }
 }
 
-/// Has the server of the instance with this folder set up the network namespace of a process.
+/// Sets up the network namespace of a process of the instance with this folder. This process must have a single thread.
 ///
 /// # Errors
-/// The server fails or is gone.
-pub(crate) fn ask(folder: &Path, pid: i32) -> io::Result<()> {
+/// The kernel refuses, or the server of an instance with egress fails or is gone.
+pub(crate) fn set_up(folder: &Path, pid: i32) -> io::Result<()> {
+    match fs::exists(folder.join(QUESTION))? {
+        true => ask(folder, pid),
+        false => open_loopback_of(pid),
+    }
+}
+
+/// Has the server set up the network namespace of a process.
+fn ask(folder: &Path, pid: i32) -> io::Result<()> {
     // Without a server that reads, this fails instead of waiting.
     let mut question = File::from(rustix::fs::open(
         folder.join(QUESTION),
@@ -144,11 +156,14 @@ pub(crate) fn ask(folder: &Path, pid: i32) -> io::Result<()> {
     }
 }
 
-/// Enters the user namespace of a process for good and sets its limits. This process must have a single thread.
+/// Enters the user namespace of a process for good and sets its limits. This process must have a single thread, and others
+/// that are about to end.
 ///
 /// # Errors
-/// The namespace cannot be entered, or a limit cannot be set.
+/// The namespace cannot be entered, a limit cannot be set, or another thread does not end.
 pub(crate) fn enter_and_limit(pid: i32) -> io::Result<()> {
+    let count = || Ok(fs::read_dir("/proc/self/task")?.count());
+    wait_for_single_thread(count, || std::thread::sleep(THREAD_COUNT_INTERVAL))?;
     setns(File::open(format!("/proc/{pid}/ns/user"))?, CloneFlags::CLONE_NEWUSER)?;
     for (name, value) in LIMITS {
         match fs::write(Path::new("/proc/sys/user").join(name), value.to_string()) {
@@ -158,4 +173,40 @@ pub(crate) fn enter_and_limit(pid: i32) -> io::Result<()> {
         }
     }
     Ok(())
+}
+
+/// Waits until a process has a single thread. A thread that was joined still exists for a moment, and a process with two
+/// threads may enter no user namespace: the kernel answers with EINVAL.
+///
+/// # Errors
+/// The threads cannot be counted, or the others do not end in time.
+fn wait_for_single_thread(mut count: impl FnMut() -> io::Result<usize>, pause: impl Fn()) -> io::Result<()> {
+    for _ in 0..MAX_THREAD_COUNTS {
+        if count()? == 1 {
+            return Ok(());
+        }
+        pause();
+    }
+    Err(io::Error::other("a thread does not end, so the user namespace cannot be entered"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_thread_that_ends_late_is_waited_for_and_one_that_does_not_end_is_an_error() {
+        let mut counts = [3, 2, 1, 2].into_iter();
+        wait_for_single_thread(|| Ok(counts.next().unwrap()), || ()).unwrap();
+        assert_eq!(counts.next(), Some(2), "it stops at the first count of one");
+        let mut asked = 0;
+        let count = || {
+            asked += 1;
+            Ok(2)
+        };
+        assert!(wait_for_single_thread(count, || ()).unwrap_err().to_string().contains("does not end"));
+        assert_eq!(asked, MAX_THREAD_COUNTS);
+        let refused = wait_for_single_thread(|| Err(io::ErrorKind::PermissionDenied.into()), || ());
+        assert_eq!(refused.unwrap_err().kind(), io::ErrorKind::PermissionDenied);
+    }
 }

@@ -130,7 +130,7 @@ impl Inner {
         self.namespaces.adopt(namespace, pid).context(context)?;
         // The last step that may fail: an adopted link counts as in use.
         let link = record.map(|record| self.egress_links.adopt(record, pid)).transpose().context(context)?;
-        if let Some(instance) = self.instances.insert(id, OUTPUT_LOG_BYTES) {
+        if let Some(instance) = self.instances.insert(id, OUTPUT_LOG_BYTES, None) {
             instance.namespace.store(namespace, Ordering::Release);
             *instance.checkpoint.lock() = checkpoint;
             *instance.ids.lock() = self.id_ranges.of_instance(id.as_str());

@@ -15,7 +15,7 @@ const LONGEST_FORBIDDEN_LEN: usize = 17;
 
 /// Checks the body of one message as its bytes arrive.
 #[derive(Debug, Clone)]
-pub(super) struct BodyChecker {
+pub(in crate::server) struct BodyChecker {
     next: NextByte,
     /// Bytes of the present chunk line.
     chunk_line_bytes: usize,
@@ -83,7 +83,7 @@ impl NamePrefix {
 
 impl BodyChecker {
     /// Begins the check of a body with this framing.
-    pub(super) fn new(framing: Framing) -> Self {
+    pub(in crate::server) fn new(framing: Framing) -> Self {
         let next = match framing {
             Framing::None | Framing::Length(0) => NextByte::Done,
             Framing::Length(left) => NextByte::Plain { left },
@@ -93,7 +93,7 @@ impl BodyChecker {
     }
 
     /// Whether the check has reached the end of the body.
-    pub(super) fn is_done(&self) -> bool {
+    pub(in crate::server) fn is_done(&self) -> bool {
         matches!(self.next, NextByte::Done)
     }
 
@@ -104,20 +104,46 @@ impl BodyChecker {
     /// The fault in the framing. The checker must not be used further.
     pub(super) fn accept(&mut self, bytes: &[u8]) -> Result<usize, Refusal> {
         let mut taken = 0;
-        while let Some(b) = bytes.get(taken) {
-            let available = (bytes.len() - taken) as u64;
-            let (next, count) = match std::mem::replace(&mut self.next, NextByte::Done) {
-                NextByte::Done => break,
-                NextByte::Plain { left } if left <= available => (NextByte::Done, left),
-                NextByte::Plain { left } => (NextByte::Plain { left: left - available }, available),
-                NextByte::Data { left } if left <= available => (NextByte::DataCr, left),
-                NextByte::Data { left } => (NextByte::Data { left: left - available }, available),
-                next => (self.step(next, *b)?, 1),
-            };
-            self.next = next;
-            taken += count as usize; // At most `available`, which came from a usize.
+        while let Some((count, _)) = self.accept_run(&bytes[taken..])? {
+            taken += count;
         }
         Ok(taken)
+    }
+
+    /// Checks the next bytes as [`accept`](Self::accept) does, and moves those that are content, neither framing nor
+    /// trailers, to the front. Returns how many bytes belong to this message, and how many of them are content.
+    ///
+    /// # Errors
+    /// The fault in the framing. The checker must not be used further.
+    pub(in crate::server) fn accept_content(&mut self, bytes: &mut [u8]) -> Result<(usize, usize), Refusal> {
+        let (mut taken, mut content) = (0, 0);
+        while let Some((count, is_content)) = self.accept_run(&bytes[taken..])? {
+            if is_content {
+                if taken != content {
+                    bytes.copy_within(taken..taken + count, content);
+                }
+                content += count;
+            }
+            taken += count;
+        }
+        Ok((taken, content))
+    }
+
+    /// Checks the next bytes that have one role. Returns how many they are and whether they are content; `None` if no
+    /// byte of the message is left.
+    fn accept_run(&mut self, bytes: &[u8]) -> Result<Option<(usize, bool)>, Refusal> {
+        let Some(b) = bytes.first() else { return Ok(None) };
+        let available = bytes.len() as u64;
+        let (next, count, is_content) = match std::mem::replace(&mut self.next, NextByte::Done) {
+            NextByte::Done => return Ok(None),
+            NextByte::Plain { left } if left <= available => (NextByte::Done, left, true),
+            NextByte::Plain { left } => (NextByte::Plain { left: left - available }, available, true),
+            NextByte::Data { left } if left <= available => (NextByte::DataCr, left, true),
+            NextByte::Data { left } => (NextByte::Data { left: left - available }, available, true),
+            next => (self.step(next, *b)?, 1, false),
+        };
+        self.next = next;
+        Ok(Some((count as usize, is_content))) // At most `available`, which came from a usize.
     }
 
     /// Checks a byte that is part of the framing, and returns the role of the byte after it.

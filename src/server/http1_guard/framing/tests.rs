@@ -164,3 +164,15 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn the_content_of_a_body_is_separated_from_its_framing_and_trailers() {
+    let mut bytes = *b"5;a=b\r\nhello\r\n1\r\n!\r\n0\r\nX: y\r\n\r\nGET";
+    let mut body = BodyChecker::new(Framing::Chunked);
+    let (taken, content) = body.accept_content(&mut bytes).unwrap();
+    assert_eq!((&bytes[..content], &bytes[taken..], body.is_done()), (&b"hello!"[..], &b"GET"[..], true));
+    let mut body = BodyChecker::new(Framing::Length(4));
+    assert_eq!(body.accept_content(&mut b"bodyGET".to_vec()), Ok((4, 4)));
+    let mut body = BodyChecker::new(Framing::Chunked);
+    assert_eq!(body.accept_content(&mut b"5\n".to_vec()), Err(Refusal::ChunkSize));
+}

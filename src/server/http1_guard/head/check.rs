@@ -4,7 +4,7 @@ use memchr::memchr;
 
 use super::characters::is_control;
 use super::checked_head::Head;
-use super::fields::FramingFields;
+use super::fields::RequestFields;
 use super::request_line::RequestLine;
 use crate::server::http1_guard::limits::MAX_HEAD_BYTES;
 use crate::server::http1_guard::refusal::Refusal;
@@ -35,7 +35,7 @@ pub fn check(head: &[u8]) -> Result<Head, Refusal> {
     }
     let (line, mut at) = next_line(head, 0)?;
     let request = RequestLine::parse(line)?;
-    let mut fields = FramingFields::default();
+    let mut fields = RequestFields::default();
     loop {
         let (line, next) = next_line(head, at)?;
         if line.is_empty() {
@@ -52,7 +52,10 @@ pub fn check(head: &[u8]) -> Result<Head, Refusal> {
 }
 
 /// Returns the line that starts at `at`, without its CRLF and free of controls except HTAB, and the start of the next.
-fn next_line(head: &[u8], at: usize) -> Result<(&[u8], usize), Refusal> {
+///
+/// # Errors
+/// The line does not end in CRLF, or has a control character.
+pub(in crate::server) fn next_line(head: &[u8], at: usize) -> Result<(&[u8], usize), Refusal> {
     let rest = &head[at..];
     let lf = memchr(b'\n', rest).ok_or(Refusal::Unfinished)?;
     let line = rest[..lf].strip_suffix(b"\r").ok_or(Refusal::BareLf)?;

@@ -35,9 +35,8 @@ pub struct Head {
     /// The position of the host: of the authority in an absolute-form target, else of the value of `Host`. As received,
     /// with its port. Empty for a request of HTTP/1.0 that names no host.
     pub host: Range<usize>,
-    /// Whether the target has an authority that `Host` does not have in the same spelling (`A:80` and `a`). Pingora reads
-    /// `Host` only, and refuses another spelling of it.
-    pub needs_host_of_target: bool,
+    /// Whether the target has an authority, so that [`to_origin_form`](super::to_origin_form) applies.
+    pub is_absolute: bool,
     /// Whether the request asks for an upgrade to WebSocket. Such a request has no body.
     pub is_websocket_upgrade: bool,
     /// Whether the client waits for `100 Continue` before it sends the body.

@@ -8,10 +8,14 @@ mod characters;
 mod check;
 mod checked_head;
 mod fields;
+mod origin_form;
 mod request_line;
 #[cfg(test)]
 mod tests;
 
 pub(super) use characters::{is_control, is_tchar};
+pub(in crate::server) use check::next_line;
 pub use check::{check, find_end};
 pub use checked_head::{Framing, Head, Http1Version};
+pub(in crate::server) use fields::{Field, FramingFields, parse_length};
+pub use origin_form::to_origin_form;

@@ -202,11 +202,33 @@ fn a_request_of_http_1_0_may_name_no_host() {
     ] {
         let head = verdict(request).unwrap();
         assert_eq!(head.host(request.as_bytes()), host, "{request:?}");
-        assert_eq!(head.needs_host_of_target, request.contains("//"), "{request:?}");
+        assert_eq!(head.is_absolute, request.contains("//"), "{request:?}");
     }
     assert_eq!(verdict("GET / HTTP/1.0\r\nHost:\r\n\r\n"), Err(Refusal::Host));
     let two = "GET http://a/ HTTP/1.0\r\nHost: b\r\n\r\n";
     assert_eq!(verdict(two), Err(Refusal::AuthorityDiffers));
+}
+
+#[test]
+fn a_target_with_an_authority_becomes_a_path_and_the_only_host() {
+    for (before, after) in [
+        (
+            "GET http://A.example:80/b?c HTTP/1.1\r\nX: y\r\nhost: a.example\r\nZ:\r\n\r\n",
+            "GET /b?c HTTP/1.1\r\nHost: A.example:80\r\nX: y\r\nZ:\r\n\r\n",
+        ),
+        ("GET https://a?b HTTP/1.1\r\nHost: a\r\n\r\n", "GET /?b HTTP/1.1\r\nHost: a\r\n\r\n"),
+        ("GET http://a HTTP/1.0\r\n\r\n", "GET / HTTP/1.0\r\nHost: a\r\n\r\n"),
+        ("OPTIONS http://a:81 HTTP/1.1\r\nHost: a:81\r\n\r\n", "OPTIONS * HTTP/1.1\r\nHost: a:81\r\n\r\n"),
+        ("OPTIONS http://a/ HTTP/1.1\r\nHost: a\r\n\r\n", "OPTIONS / HTTP/1.1\r\nHost: a\r\n\r\n"),
+    ] {
+        let head = verdict(before).unwrap();
+        assert!(head.is_absolute);
+        let changed = to_origin_form(before.as_bytes(), &head);
+        assert_eq!(str::from_utf8(&changed).unwrap(), after);
+        let changed_head = check(&changed).unwrap();
+        assert!(!changed_head.is_absolute);
+        assert_eq!(changed_head.host(&changed), head.host(before.as_bytes()));
+    }
 }
 
 #[test]
@@ -419,6 +441,27 @@ proptest! {
         }
         if let Some(end) = find_end(&bytes, 0) {
             let _ = check(&bytes[..end]);
+        }
+    }
+
+    #[test]
+    fn the_origin_form_means_the_same(
+        target in "http://[a-zA-Z]{1,3}(:80)?(/[a-z/]{0,3})?([?][a-z/?]{0,3})?",
+        lines in prop::collection::vec(prop::sample::select(vec![
+            "X: y", "Connection: close", "Content-Length: 5", "Expect: 100-continue", "Hostile: z",
+        ]), 0..4),
+    ) {
+        let authority = target[7..].split(['/', '?']).next().unwrap();
+        for host in ["", &format!("HOST: {}\r\n", authority.to_lowercase())] {
+            let version = if host.is_empty() { "HTTP/1.0" } else { "HTTP/1.1" };
+            let lines: String = lines.iter().map(|line| format!("{line}\r\n")).collect();
+            let sent = format!("POST {target} {version}\r\n{lines}{host}\r\n");
+            let Ok(before) = check(sent.as_bytes()) else { continue };
+            let changed = to_origin_form(sent.as_bytes(), &before);
+            let after = check(&changed).unwrap();
+            prop_assert_eq!(after.host(&changed), authority);
+            let expected = Head { len: changed.len(), host: after.host.clone(), is_absolute: false, ..before };
+            prop_assert_eq!(after, expected);
         }
     }
 

@@ -2,6 +2,7 @@
 
 use std::convert::Infallible;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -66,29 +67,65 @@ async fn echo(
     Ok(Response::new(ReportingBody { text: Some(text.into()), signal }))
 }
 
+/// Serves the connection with hyper for as long as hyper gives it back. Returns how often that was, and the refusal of
+/// the head after which there was no more, if one was refused.
+async fn serve_with_hyper(mut guard: GuardedConnection, filter: HeadFilter) -> (usize, Option<Refusal>) {
+    let mut runs = 0;
+    loop {
+        match guard.next_head().await {
+            NextHead::Head(_) => runs += 1,
+            NextHead::Refused(refusal) => {
+                guard.linger().await;
+                return (runs, Some(refusal));
+            }
+            NextHead::Http2 | NextHead::Closed => return (runs, None),
+        }
+        guard.lend(filter.clone());
+        let signal = guard.exchange_signal();
+        let service = service_fn(move |request| echo(request, signal.clone()));
+        let mut serving = http1::Builder::new().serve_connection(TokioIo::new(guard), service);
+        (&mut serving).await.unwrap();
+        let parts = serving.into_parts();
+        assert!(parts.read_buf.is_empty(), "hyper gets one message at a time");
+        guard = parts.io.into_inner();
+        if !guard.is_released() {
+            return (runs, None);
+        }
+    }
+}
+
 /// Sends these bytes in pieces of `piece` bytes and returns the bodies of all responses until hyper ends the
-/// connection.
-async fn hyper_responses(bytes: &str, piece: usize) -> String {
+/// connection or a head is refused.
+async fn hyper_responses(bytes: &str, piece: usize) -> (String, Option<Refusal>) {
+    let (bodies, (_, refusal)) = hyper_runs(bytes, piece, Arc::new(|_| true)).await;
+    (bodies, refusal)
+}
+
+/// Does the same with an engine that gets the heads that pass a filter before it gives the connection back.
+async fn hyper_runs(bytes: &str, piece: usize, filter: HeadFilter) -> (String, (usize, Option<Refusal>)) {
     let (mut client, server) = tokio::io::duplex(piece);
     let guard = GuardedConnection::new(Box::new(server), ClientTimeouts::default());
-    let signal = guard.exchange_signal();
-    let serve = http1::Builder::new()
-        .serve_connection(TokioIo::new(guard), service_fn(move |request| echo(request, signal.clone())));
+    let serve = serve_with_hyper(guard, filter);
     let client_side = async {
         let (mut read, mut write) = tokio::io::split(&mut client);
         let mut all = String::new();
         // Not all bytes may be taken: those after a refused head are discarded.
-        let (_, got) = tokio::join!(write.write_all(bytes.as_bytes()), read.read_to_string(&mut all));
+        let send = async {
+            write.write_all(bytes.as_bytes()).await?;
+            write.shutdown().await
+        };
+        let (_, got) = tokio::join!(send, read.read_to_string(&mut all));
         got.unwrap();
         all
     };
     let (served, all) = timeout(DEADLINE, async { tokio::join!(serve, client_side) }).await.unwrap();
-    served.unwrap();
     // Each response is its head, an empty line and a body that ends in a semicolon.
-    all.split("\r\n\r\n")
+    let bodies = all
+        .split("\r\n\r\n")
         .filter_map(|part| part.split_once(';'))
         .map(|(body, _)| format!("{body};"))
-        .collect()
+        .collect();
+    (bodies, served)
 }
 
 #[tokio::test]
@@ -99,11 +136,22 @@ async fn hyper_answers_pipelined_requests_in_order_and_a_refused_one_last() {
         GET /4 HTTP/1.1\r\nHost: a\r\n\r\n\
         GET /5 HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n";
     for piece in [1, 7, 64, 4096] {
-        assert_eq!(
-            hyper_responses(requests, piece).await,
-            "/1=;/2=hello;/3=abcde;/4=;/.refused/400=;",
-            "pieces of {piece}"
-        );
+        let expected = ("/1=;/2=hello;/3=abcde;/4=;".to_owned(), Some(Refusal::LengthAndEncoding));
+        assert_eq!(hyper_responses(requests, piece).await, expected, "pieces of {piece}");
+    }
+}
+
+#[tokio::test]
+async fn hyper_gives_the_connection_back_before_a_head_of_another_engine_and_loses_no_byte() {
+    let requests: String = ["a", "a", "b", "a", "b", "b"]
+        .into_iter()
+        .map(|host| format!("POST /{host} HTTP/1.1\r\nHost: {host}\r\nContent-Length: 5\r\n\r\nhello"))
+        .collect();
+    for piece in [1, 7, 64, 4096] {
+        // The heads for `b` begin a run each, and the run goes on with those for `a`.
+        let runs = hyper_runs(&requests, piece, Arc::new(|host| host == "a")).await;
+        let bodies = "/a=hello;/a=hello;/b=hello;/a=hello;/b=hello;/b=hello;".to_owned();
+        assert_eq!(runs, (bodies, (4, None)), "pieces of {piece}");
     }
 }
 
@@ -111,7 +159,7 @@ async fn hyper_answers_pipelined_requests_in_order_and_a_refused_one_last() {
 async fn hyper_goes_on_after_a_response_that_did_not_wait_for_the_body() {
     let requests = "POST /unread HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\nhello\
         GET /2 HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n";
-    assert_eq!(hyper_responses(requests, 4096).await, "/unread=;/2=;");
+    assert_eq!(hyper_responses(requests, 4096).await, ("/unread=;/2=;".to_owned(), None));
 }
 
 /// Whether Pingora takes a head for a request.
@@ -143,8 +191,8 @@ async fn both_engines_accept_every_target_that_the_guard_accepts() {
             }
             accepted += 1;
             assert!(is_accepted_by_pingora(&head).await, "{target}");
-            let answers = hyper_responses(&head, 4096).await;
-            assert!(!answers.is_empty() && !answers.contains("refused"), "{target}: {answers}");
+            let (answers, refusal) = hyper_responses(&head, 4096).await;
+            assert!(!answers.is_empty() && refusal.is_none(), "{target}: {answers}");
         }
     }
     assert!(accepted > 300, "{accepted} targets");

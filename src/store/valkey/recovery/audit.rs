@@ -1,6 +1,7 @@
 //! Checks whether Valkey has lost or damaged single keys while the term stays the same.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -98,7 +99,8 @@ impl Admission {
                 last.list.iter().flat_map(|list| &list.nodes).any(|node| &node.info.id == self.node());
             if is_listed { last.number } else { 0 }.to_string()
         };
-        let front = [term.name.as_str(), self.node().as_str(), &cursor, &number];
+        let joined = self.joined.load(Ordering::Acquire).to_string();
+        let front = [term.name.as_str(), self.node().as_str(), &cursor, &number, &joined];
         let mut missing = std::mem::take(&mut *self.missing.lock());
         let no_page: &[(InstanceId, u64, ViewVersion)] = &[];
         let pages = present.chunks(RECORDS_PER_CALL).chain(present.is_empty().then_some(no_page));
@@ -114,6 +116,13 @@ impl Admission {
             match reply.text()?.as_str() {
                 "over" => return Err(answer_too_late()),
                 "damaged" => return reply.text().map(Some),
+                "joined" => {
+                    // The first time, or again after an eviction; its heartbeat may have got no answer.
+                    self.joined.store(reply.number()?, Ordering::Release);
+                    self.unclaimed_check.want();
+                    self.damage.wake_recovery.notify_one();
+                    return Ok(None);
+                }
                 "ok" => {}
                 _ => return Err(malformed()),
             }
@@ -123,6 +132,10 @@ impl Admission {
                     missing.push(MissingRecord { id: id.clone(), since: *since, events });
                 }
             }
+        }
+        if self.unclaimed_check.pending().is_some() {
+            // This node first forgets what was removed with it.
+            return Ok(None);
         }
         let log = self.grant_log.lock();
         missing.retain(|one| log.view.is_still_present(&one.id, one.since));

@@ -1,7 +1,6 @@
 //! The conversation of a node's recovery task with one Valkey process.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use redis::{RedisError, Script};
@@ -172,7 +171,7 @@ impl RecoverySession {
         }
         let epoch = term.split('.').next().and_then(|epoch| epoch.parse().ok()).ok_or_else(malformed)?;
         let steps = admission.scripts.steps_of(term);
-        steps.load(&mut self.transport).await.map_err(unavailable)?;
+        steps.load(&mut self.transport, &admission.terms_loaded).await.map_err(unavailable)?;
         let generation = admission.grant_log.lock().generation();
         let open = OpenTerm { name: term.to_owned(), process: self.process.clone(), steps, generation };
         if !self.check_unclaimed(&open).await? {
@@ -186,15 +185,12 @@ impl RecoverySession {
     /// Checks the unclaimed instances if another node may have removed them. Closes the term if it is over.
     pub(super) async fn check_unclaimed_if_needed(&mut self) -> Result<(), StoreError> {
         let admission = self.admission.clone();
-        let must_check = &admission.must_check_unclaimed;
-        if let Some(open) = admission.term().filter(|_| must_check.swap(false, Ordering::AcqRel))
-            && !self
-                .check_unclaimed(&open)
-                .await
-                .inspect_err(|_| must_check.store(true, Ordering::Release))?
-        {
+        let Some(wanted) = admission.unclaimed_check.pending() else { return Ok(()) };
+        let Some(open) = admission.term() else { return Ok(()) };
+        if !self.check_unclaimed(&open).await? {
             admission.close_term(&open);
         }
+        admission.unclaimed_check.finish(wanted);
         Ok(())
     }
 

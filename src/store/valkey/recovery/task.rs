@@ -23,6 +23,9 @@ const RISK_CHECK_INTERVAL: Duration = Duration::from_secs(10);
 /// Pause after a check that failed.
 const FAILED_CHECK_BACKOFF: Duration = Duration::from_millis(50);
 
+/// Pause after a round that ended without this node's report, or whose term was over at once.
+const FAILED_ROUND_BACKOFF: Duration = Duration::from_millis(20);
+
 /// Checks Valkey until [`Admission::stop`] is cancelled.
 pub(crate) async fn run(admission: Arc<Admission>) {
     let stop = admission.stop.clone();
@@ -130,6 +133,8 @@ impl RecoveryTask {
                         self.log_opened();
                         break;
                     }
+                    // Keys that are evicted faster than they are restored must not let Valkey do nothing else.
+                    tokio::time::sleep(FAILED_ROUND_BACKOFF).await;
                 }
             }
         }

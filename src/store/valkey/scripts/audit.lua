@@ -2,11 +2,14 @@
 -- knows of instances.
 --
 -- ARGV: now, capacity, term, node, greatest cursor that the node has seen, number of the last heartbeat's answer that it
--- has (0 before the first), then an id and the generation of each instance that it knows.
--- Answers: 'over' when that is not the term; 'damaged' and what is wrong; or 'ok', the number of route events, and the
--- ids that have no record. Such an instance is lost if the node has read all these events and still knows it.
+-- has (0 before the first), number of the heartbeat with which it joined as far as it knows (0 if it does not), then an id
+-- and the generation of each instance that it knows.
+-- Answers: 'over' when that is not the term; 'damaged' and what is wrong; 'joined' and the number of the heartbeat with
+-- which the node joined, if that is another one; or 'ok', the number of route events, and the ids that have no record.
+-- Such an instance is lost if the node has read all these events and still knows it.
 --
--- A node that was removed from the record knows instances that were removed with it: it is not judged by them.
+-- A node that was removed from the record knows instances that were removed with it. It is not judged by them, and when
+-- it has come back it first forgets them.
 if redis.call('GET', PREFIX .. ':tenure') ~= ARGV[3] then
   return {'over'}
 end
@@ -130,8 +133,11 @@ if listed <= MAX_RECOUNTED then
   end
 end
 
+if is_known and tonumber(joined) ~= tonumber(ARGV[7]) then
+  return {'joined', joined}
+end
 local answer = {'ok', whole(events)}
-for n = 7, is_known and #ARGV or 0, 2 do
+for n = 8, is_known and #ARGV or 0, 2 do
   local record = load_record(ARGV[n])
   if not record then
     answer[#answer + 1] = ARGV[n]

@@ -13,6 +13,8 @@
 //!   of a Valkey cluster repeats more by itself. So each such script begins with `repeated_call.lua`, which answers a
 //!   repeated call, and ends with `remember`. A claim has its token instead.
 
+use std::sync::atomic::{AtomicU64, Ordering};
+
 use redis::{RedisResult, Script, cmd};
 
 use super::transport::Transport;
@@ -22,6 +24,15 @@ pub(super) const RECORDS_PER_CALL: usize = 128;
 
 /// Most claims that one call confirms. So many take well under a millisecond, for which other claims wait.
 pub(super) const CONFIRMED_PER_CALL: usize = 32;
+
+/// Most terms whose steps a node loads without a look at how many scripts Valkey has.
+///
+/// Valkey keeps each script until it ends, in memory that counts towards `maxmemory`: with the steps of each term
+/// (about 0.2 MB) a Valkey that evicts keys, and so begins term after term, would have no room for the keys at last.
+const MAX_TERMS: u64 = 6;
+
+/// Most scripts that Valkey keeps then, those of other programs included.
+const MAX_CACHED_SCRIPTS: u64 = 128;
 
 /// A script that reads or changes instances.
 #[derive(Debug)]
@@ -41,17 +52,33 @@ impl TermSteps {
         &self.0[step.index].1
     }
 
-    /// Loads all steps into the Valkey process at the other end of a connection.
+    /// Loads all steps into the Valkey process at the other end of a connection. Valkey forgets all scripts before if it
+    /// has more than [`MAX_CACHED_SCRIPTS`] and this node loaded the steps of [`MAX_TERMS`] terms: `terms_loaded` counts
+    /// them.
     ///
     /// # Errors
     /// The connection broke, or Valkey refused a script.
-    pub(super) async fn load(&self, transport: &mut Transport) -> RedisResult<()> {
+    pub(super) async fn load(&self, transport: &mut Transport, terms_loaded: &AtomicU64) -> RedisResult<()> {
         let mut all = redis::pipe();
+        if terms_loaded.fetch_add(1, Ordering::Relaxed) >= MAX_TERMS
+            && cached_scripts(transport).await? > MAX_CACHED_SCRIPTS
+        {
+            // A node that calls a script which Valkey does not know loads it again: it opens the term anew.
+            all.add_command(cmd("SCRIPT").arg("FLUSH").clone()).ignore();
+            terms_loaded.store(1, Ordering::Relaxed);
+        }
         for (text, _) in &self.0 {
             all.add_command(cmd("SCRIPT").arg("LOAD").arg(text).clone()).ignore();
         }
         all.query_async(transport).await
     }
+}
+
+/// Returns how many scripts Valkey has; 0 if it does not report it.
+async fn cached_scripts(transport: &mut Transport) -> RedisResult<u64> {
+    let info: String = cmd("INFO").arg("memory").query_async(transport).await?;
+    let count = info.lines().find_map(|line| line.strip_prefix("number_of_cached_scripts:"));
+    Ok(count.and_then(|count| count.trim().parse().ok()).unwrap_or(0))
 }
 
 macro_rules! text {
@@ -116,8 +143,8 @@ fn first_line(adds_records: bool) -> &'static str {
     if adds_records { "#!lua\n" } else { "#!lua flags=allow-oom\n" }
 }
 
-/// Returns a script without comments and indentation. Valkey keeps the steps of every term until it ends, so a step
-/// should be short.
+/// Returns a script without comments and indentation. Valkey keeps the steps of several terms, so a step should be
+/// short.
 fn code_of(text: &str) -> String {
     let lines = text.lines().map(str::trim_start).filter(|line| !line.is_empty() && !line.starts_with("--"));
     lines.flat_map(|line| [line, "\n"]).collect()

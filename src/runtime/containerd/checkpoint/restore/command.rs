@@ -7,10 +7,14 @@ use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, ExitCode};
 
+use nix::sched::{CloneFlags, unshare};
+use rustix::mount::{MountPropagationFlags, mount_change};
 use serde_json::{Value, json};
 
-use super::criu_restore;
+use super::criu_restore::{self, StartedRestore};
+use super::huge_pages;
 use super::request::RestoreRequest;
+use super::root::mount_root;
 use super::runc_state::RuncState;
 use crate::runtime::containerd::network::set_up as network_set_up;
 use crate::runtime::containerd_process::{find_program, own_search_path};
@@ -34,6 +38,7 @@ pub(crate) fn run_internal_command(mut arguments: impl Iterator<Item = OsString>
     if Path::new(&program).file_name() != Some(OsStr::new(LINK_NAME)) {
         return None;
     }
+    huge_pages::avoid();
     let arguments: Vec<OsString> = arguments.collect();
     if let [command, folder] = arguments.as_slice() {
         let folder = Path::new(folder);
@@ -58,7 +63,7 @@ fn set_up(folder: &Path, limit: impl FnOnce(i32) -> io::Result<()>) -> ExitCode 
         let state: Value = serde_json::from_str(&state)?;
         let pid = state["pid"].as_i64().and_then(|pid| i32::try_from(pid).ok());
         let pid = pid.ok_or_else(|| io::Error::other("runc named no process"))?;
-        network_set_up::ask(folder, pid)?;
+        network_set_up::set_up(folder, pid)?;
         limit(pid)
     });
     match done {
@@ -74,34 +79,63 @@ fn set_up(folder: &Path, limit: impl FnOnce(i32) -> io::Result<()>) -> ExitCode 
 fn restore(request: &RestoreRequest, arguments: &[OsString]) -> ExitCode {
     let mut request = request.clone();
     let mut arguments = arguments.to_vec();
-    if let Err(error) = request.map_images(&mut arguments) {
-        request.unmount_devices();
+    if let Err(error) = leave_mount_namespace() {
+        return fail(&request, &format!("a mount namespace for the restore: {error}"));
+    }
+    let mut spec = match request.read_spec() {
+        Ok(spec) => spec,
+        Err(error) => return fail(&request, &format!("the container's specification: {error}")),
+    };
+    let folders = match request.map(&mut spec, &mut arguments) {
+        Ok(folders) => folders,
+        Err(error) => return fail(&request, &format!("the container's range of ids: {error}")),
+    };
+    let state_dir = request.state_dir();
+    let runc = find_program(RUNC, &own_search_path());
+    let state = runc.as_ref().and_then(|runc| RuncState::find(&request.images, runc, &spec, &request.id));
+    // What differs from what is expected is left to runc. CRIU loads while this process makes the rest.
+    let started = state.and_then(|state| start_criu(&request, &spec, state, &state_dir).ok());
+    if let Err(error) = request.make_mapped(&spec, &folders) {
         return fail(&request, &format!("images for the user namespace: {error}"));
     }
-    let code = restore_mapped(&request, &arguments);
-    // What was not unmounted because the restore failed.
-    request.unmount_devices();
-    code
+    if let Err(error) = mount_root(&request.work, &request.bundle, request.first_id) {
+        return fail(&request, &format!("the container's root: {error}"));
+    }
+    match (started, runc) {
+        (Some(started), _) if started.has_mount_points() => match started.restore() {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => fail(&request, &format!("CRIU: {error}")),
+        },
+        (started, Some(runc)) => {
+            if let Some(started) = started {
+                started.abandon();
+            }
+            restore_with_runc(&request, &spec, &runc, &arguments)
+        }
+        (_, None) => become_runc(&arguments),
+    }
 }
 
-fn restore_mapped(request: &RestoreRequest, arguments: &[OsString]) -> ExitCode {
-    let Some(runc) = find_program(RUNC, &own_search_path()) else { return become_runc(arguments) };
-    let with_runc = || match request.first_id {
-        Some(_) => restore_with_runc(request, &runc, arguments),
-        None => become_runc(arguments),
-    };
-    let state = RuncState::find(&request.images, &runc, &request.bundle, &request.id);
-    let Some(state) = state else { return restore_with_runc(request, &runc, arguments) };
-    let state_dir = request.state_dir();
-    let prepared = criu_restore::prepare(request, state, &state_dir).and_then(|mut draft| {
-        draft.create_cgroups()?;
-        Ok(draft)
-    });
-    let Ok(draft) = prepared else { return with_runc() };
-    match draft.restore() {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => fail(request, &format!("CRIU: {error}")),
-    }
+/// Starts CRIU with what it needs from its first moment on.
+fn start_criu<'a>(
+    request: &'a RestoreRequest,
+    spec: &Value,
+    state: RuncState,
+    state_dir: &'a Path,
+) -> io::Result<StartedRestore<'a>> {
+    let mut draft = criu_restore::prepare(request, spec, state, state_dir)?;
+    draft.create_cgroups()?;
+    draft.start()
+}
+
+/// Gives this process a mount namespace of its own. What is mounted for a restore is gone with its processes, however
+/// they end, and containerd can remove the folders at any time. Later mounts and unmounts of the host still arrive.
+///
+/// # Errors
+/// The kernel refuses.
+fn leave_mount_namespace() -> io::Result<()> {
+    unshare(CloneFlags::CLONE_NEWNS)?;
+    Ok(mount_change("/", MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC)?)
 }
 
 /// Writes an error to the log, in the format of runc's: the shim returns the last line as the error.
@@ -116,8 +150,14 @@ fn fail(request: &RestoreRequest, error: &str) -> ExitCode {
 }
 
 /// Restores with runc, and stores the state that runc records for later restores of the checkpoint.
-fn restore_with_runc(request: &RestoreRequest, runc: &Path, arguments: &[OsString]) -> ExitCode {
-    let status = match Command::new(runc).args(arguments).status() {
+fn restore_with_runc(
+    request: &RestoreRequest,
+    spec: &Value,
+    runc: &Path,
+    arguments: &[OsString],
+) -> ExitCode {
+    let started = huge_pages::allow_to(|| Command::new(runc).args(arguments).spawn());
+    let status = match started.and_then(|mut runc| runc.wait()) {
         Ok(status) => status,
         Err(error) => {
             eprintln!("{}: {error}", runc.display());
@@ -126,8 +166,7 @@ fn restore_with_runc(request: &RestoreRequest, runc: &Path, arguments: &[OsStrin
     };
     if status.success() {
         // If this fails, runc does the next restore too.
-        request.unmount_devices();
-        let _ = RuncState::save(&request.images, runc, &request.bundle, &request.state_dir(), &request.id);
+        let _ = RuncState::save(&request.images, runc, spec, &request.state_dir(), &request.id);
         if let Err(error) = limit_restored(request) {
             return fail(request, &format!("limits of the user namespace: {error}"));
         }
@@ -146,7 +185,7 @@ fn limit_restored(request: &RestoreRequest) -> io::Result<()> {
 
 /// Replaces this process by runc. Returns only if that fails.
 fn become_runc(arguments: &[OsString]) -> ExitCode {
-    let error = Command::new(RUNC).args(arguments).exec();
+    let error = huge_pages::allow_to(|| Command::new(RUNC).args(arguments).exec());
     eprintln!("{RUNC}: {error}");
     ExitCode::FAILURE
 }

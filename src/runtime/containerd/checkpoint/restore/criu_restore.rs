@@ -17,7 +17,6 @@ use prost::Message;
 use prost_types::Timestamp;
 use rustix::fs::{Mode, OFlags, open};
 use rustix::io::{FdFlags, fcntl_setfd};
-use rustix::mount::{UnmountFlags, mount_bind_recursive, unmount};
 use rustix::net::sockopt::{Timeout, set_socket_timeout};
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, recv, send, socketpair};
 use serde_json::Value;
@@ -27,9 +26,11 @@ use super::criu_rpc::{
     CriuOptions, CriuRequest, CriuResponse, ExternalMount, IGNORE_CGROUPS, InheritedFd, KIND_NOTIFY,
     KIND_RESTORE,
 };
+use super::huge_pages;
 use super::request::RestoreRequest;
 use super::runc_state::{InstanceValues, RuncState};
 use crate::runtime::containerd::checkpoint::prefault::PrefaultList;
+use crate::runtime::containerd::host::yielding::Yielding;
 use crate::runtime::containerd::network::set_up as network_set_up;
 
 /// Maximum time between two messages of CRIU.
@@ -43,14 +44,15 @@ const NETWORK: &str = "extRootNetNS";
 /// `CLONE_NEWNET`: the content of the network namespace is not restored.
 const NO_NETWORK: u32 = 0x4000_0000;
 
-/// The resources of a container before CRIU restores it. They are released on drop, except those that a restored
+/// The resources of a container before CRIU runs. They are released on drop, except its cgroups and what a restored
 /// container keeps.
 pub(super) struct RestoreDraft<'a> {
     request: &'a RestoreRequest,
     state: RuncState,
     /// The path of the container's network namespace; `None` if CRIU makes it inside the container's user namespace.
     network: Option<String>,
-    root: RootMount,
+    /// The container's root, which is mounted.
+    root: PathBuf,
     cgroups: Cgroups,
     /// The pages to prefault, if they are known.
     prefault_list: Option<PrefaultList>,
@@ -66,43 +68,21 @@ struct StateDir<'a> {
 impl Drop for StateDir<'_> {
     fn drop(&mut self) {
         if !self.is_kept {
-            // Only these files: if the root is still mounted in a folder below, its files must not be removed.
-            for file in ["state.json", "state.draft"] {
-                let _ = fs::remove_file(self.folder.join(file));
-            }
-            let _ = fs::remove_dir(self.folder);
+            let _ = fs::remove_dir_all(self.folder);
         }
     }
 }
 
-/// The container's root as a mount of its own, as CRIU requires, unmounted on drop.
-struct RootMount(PathBuf);
-
-impl RootMount {
-    fn release(&self) {
-        let _ = unmount(&self.0, UnmountFlags::DETACH);
-        let _ = fs::remove_dir(&self.0);
-    }
-}
-
-impl Drop for RootMount {
-    fn drop(&mut self) {
-        self.release();
-    }
-}
-
-/// Creates everything that a restore needs except cgroups. `state` is what runc recorded of another instance of the
-/// checkpoint.
+/// Creates everything that a restore needs except cgroups. `state` is what runc would record of it.
 ///
 /// # Errors
 /// A resource cannot be created, or something is not as expected, so that runc must do the restore. Nothing remains.
 pub(super) fn prepare<'a>(
     request: &'a RestoreRequest,
+    spec: &Value,
     state: RuncState,
     state_dir: &'a Path,
 ) -> io::Result<RestoreDraft<'a>> {
-    let state = state.renamed(&request.id)?;
-    let spec: Value = serde_json::from_slice(&fs::read(request.bundle.join("config.json"))?)?;
     let namespaces = spec["linux"]["namespaces"].as_array().into_iter().flatten();
     let network = namespaces.filter(|one| one["type"] == "network").find_map(|one| one["path"].as_str());
     let network = network.map(str::to_owned);
@@ -112,51 +92,54 @@ pub(super) fn prepare<'a>(
         ));
     }
     let root = state.root()?;
-    // Runc creates these folders where they are missing.
-    for name in ["proc", "dev"] {
-        if !fs::symlink_metadata(root.join(name))?.is_dir() {
-            return Err(io::ErrorKind::NotADirectory.into());
-        }
-    }
     fs::create_dir_all(&request.root)?;
     fs::create_dir(state_dir)?;
     let created = StateDir { folder: state_dir, is_kept: false };
     fs::set_permissions(state_dir, Permissions::from_mode(0o711))?;
-    let mount_point = state_dir.join("criu-root");
-    fs::create_dir(&mount_point)?;
-    let mount = RootMount(mount_point);
-    mount_bind_recursive(&root, &mount.0)?;
     Ok(RestoreDraft {
         request,
         state,
         network,
-        root: mount,
+        root,
         cgroups: Cgroups::default(),
         prefault_list: None,
         state_dir: created,
     })
 }
 
-impl RestoreDraft<'_> {
+impl<'a> RestoreDraft<'a> {
     /// Creates the container's cgroups.
     ///
     /// # Errors
     /// They cannot be created, or only runc can create them. None remains.
     pub(super) fn create_cgroups(&mut self) -> io::Result<()> {
-        let created = self.cgroups.create(&self.state.cgroups(), self.state.limits());
+        let groups = self.state.cgroups();
+        let created = self.cgroups.create(&groups, self.state.limits());
         if created.is_err() {
             self.cgroups.remove();
+        }
+        if let Some((_, group)) = groups.iter().find(|(controller, _)| *controller == "cpu") {
+            Yielding::new(self.request.work.clone(), group.to_path_buf()).apply();
         }
         created
     }
 
-    /// Restores the container with CRIU.
+    /// Starts CRIU, which waits for a request. It loads while the caller makes what the request names.
     ///
     /// # Errors
-    /// CRIU fails or does not respond in time. Processes of the container may remain in its cgroups.
-    pub(super) fn restore(mut self) -> io::Result<()> {
-        let images = File::open(&self.request.mapped_images)?;
-        let work = File::open(&self.request.work)?;
+    /// It cannot be started. Nothing remains.
+    pub(super) fn start(self) -> io::Result<StartedRestore<'a>> {
+        match self.spawn() {
+            Ok((criu, socket, network)) => Ok(StartedRestore { criu, socket, network, draft: self }),
+            Err(error) => {
+                self.cgroups.remove();
+                Err(error)
+            }
+        }
+    }
+
+    /// Returns CRIU, the other end of its socket, and the network namespace that it inherits.
+    fn spawn(&self) -> io::Result<(KilledOnDrop, OwnedFd, Option<OwnedFd>)> {
         // CRIU inherits the network namespace and one end of the socket under the numbers that they have here.
         let network =
             self.network.as_ref().map(|path| open(path, OFlags::RDONLY, Mode::empty())).transpose()?;
@@ -168,29 +151,12 @@ impl RestoreDraft<'_> {
         // once: if all processes in them are killed, it has to remove what the restore created.
         let own_cgroups = self.cgroups.of_this_process()?;
         self.cgroups.add(std::process::id())?;
+        let spawn = || Command::new("criu").arg("swrk").arg(criu_socket.as_raw_fd().to_string()).spawn();
         let criu = unshare(CloneFlags::CLONE_NEWCGROUP)
             .map_err(io::Error::from)
-            .and_then(|()| Command::new("criu").arg("swrk").arg(criu_socket.as_raw_fd().to_string()).spawn());
+            .and_then(|()| huge_pages::allow_to(spawn));
         own_cgroups.add(std::process::id())?;
-        let mut criu = KilledOnDrop(criu?);
-        drop(criu_socket);
-        let options = self.options(&images, &work, network.as_ref())?;
-        let request = CriuRequest { kind: KIND_RESTORE, options: Some(options), notify_success: None };
-        send_request(&socket, &request)?;
-        // CRIU restores meanwhile.
-        self.prefault_list = self.request.images.parent().and_then(PrefaultList::load);
-        let pid = self.follow(&socket)?;
-        drop(socket);
-        let status = criu.0.wait()?;
-        if !status.success() {
-            return Err(io::Error::other(format!("{status}")));
-        }
-        let draft = self.request.pid_file.with_extension("draft");
-        fs::write(&draft, pid.to_string())?;
-        fs::rename(draft, &self.request.pid_file)?;
-        self.state_dir.is_kept = true;
-        drop(self.root);
-        Ok(())
+        Ok((KilledOnDrop(criu?), socket, network))
     }
 
     fn options(&self, images: &File, work: &File, network: Option<&OwnedFd>) -> io::Result<CriuOptions> {
@@ -201,7 +167,7 @@ impl RestoreDraft<'_> {
         let network =
             network.map(|network| InheritedFd { name: NETWORK.to_owned(), descriptor: network.as_raw_fd() });
         let mounts = self.state.mounts().into_iter();
-        let root = self.root.0.to_str().ok_or(io::ErrorKind::InvalidInput)?;
+        let root = self.root.to_str().ok_or(io::ErrorKind::InvalidInput)?;
         Ok(CriuOptions {
             images: images.as_raw_fd(),
             work: Some(work.as_raw_fd()),
@@ -247,7 +213,7 @@ impl RestoreDraft<'_> {
                     if let (Some("setup-namespaces"), Some(pid), Some(_)) =
                         (stage, notification.pid, self.request.first_id)
                     {
-                        network_set_up::ask(&self.request.work, pid)?;
+                        network_set_up::set_up(&self.request.work, pid)?;
                     }
                     if let (Some("post-restore"), Some(pid)) = (stage, notification.pid) {
                         self.record_state(pid)?;
@@ -258,8 +224,6 @@ impl RestoreDraft<'_> {
                         self.prefault();
                         if let (Some(_), Some(pid)) = (self.request.first_id, first_process) {
                             // The last step that needs rights on the host: there is no way back.
-                            self.root.release();
-                            self.request.unmount_devices();
                             network_set_up::enter_and_limit(pid)?;
                         }
                     }
@@ -300,6 +264,56 @@ impl RestoreDraft<'_> {
 fn send_request(socket: &OwnedFd, message: &CriuRequest) -> io::Result<()> {
     send(socket, &message.encode_to_vec(), SendFlags::NOSIGNAL)?;
     Ok(())
+}
+
+/// A restore for which CRIU runs.
+pub(super) struct StartedRestore<'a> {
+    criu: KilledOnDrop,
+    socket: OwnedFd,
+    /// The network namespace, unless CRIU makes it.
+    network: Option<OwnedFd>,
+    draft: RestoreDraft<'a>,
+}
+
+impl StartedRestore<'_> {
+    /// Returns whether the root, which is mounted by now, has the folders that runc creates where they are missing.
+    pub(super) fn has_mount_points(&self) -> bool {
+        let is_folder =
+            |name| fs::symlink_metadata(self.draft.root.join(name)).is_ok_and(|found| found.is_dir());
+        ["proc", "dev"].into_iter().all(is_folder)
+    }
+
+    /// Ends CRIU before it was asked for anything, and removes what was created for it.
+    pub(super) fn abandon(self) {
+        drop(self.criu);
+        self.draft.cgroups.remove();
+    }
+
+    /// Restores the container.
+    ///
+    /// # Errors
+    /// CRIU fails or does not respond in time. Processes of the container may remain in its cgroups.
+    pub(super) fn restore(self) -> io::Result<()> {
+        let Self { mut criu, socket, network, mut draft } = self;
+        let images = File::open(&draft.request.mapped_images)?;
+        let work = File::open(&draft.request.work)?;
+        let options = draft.options(&images, &work, network.as_ref())?;
+        let request = CriuRequest { kind: KIND_RESTORE, options: Some(options), notify_success: None };
+        send_request(&socket, &request)?;
+        // CRIU restores meanwhile.
+        draft.prefault_list = draft.request.images.parent().and_then(PrefaultList::load);
+        let pid = draft.follow(&socket)?;
+        drop(socket);
+        let status = criu.0.wait()?;
+        if !status.success() {
+            return Err(io::Error::other(format!("{status}")));
+        }
+        let pid_file = draft.request.pid_file.with_extension("draft");
+        fs::write(&pid_file, pid.to_string())?;
+        fs::rename(pid_file, &draft.request.pid_file)?;
+        draft.state_dir.is_kept = true;
+        Ok(())
+    }
 }
 
 /// The process of CRIU, killed on drop if it still runs.

@@ -41,17 +41,21 @@ struct Extent {
     count: u32,
 }
 
-/// Makes the folder of images for an instance whose ids begin at `first` on the host, and returns its path.
+/// Returns the folder of images in the folder in which CRIU works.
+pub(super) fn folder(work: &Path) -> PathBuf {
+    work.join(FOLDER)
+}
+
+/// Makes the folder of images for an instance whose ids begin at `first` on the host.
 ///
 /// # Errors
 /// The checkpoint has no image of a user namespace, or the folder cannot be written.
-pub(super) fn create(images: &Path, work: &Path, first: u32) -> io::Result<PathBuf> {
-    let folder = work.join(FOLDER);
+pub(super) fn create(images: &Path, folder: &Path, first: u32) -> io::Result<()> {
     if folder.exists() {
-        fs::remove_dir_all(&folder)?;
+        fs::remove_dir_all(folder)?;
     }
-    DirBuilder::new().mode(0o711).create(&folder)?;
-    fs::set_permissions(&folder, Permissions::from_mode(0o711))?;
+    DirBuilder::new().mode(0o711).create(folder)?;
+    fs::set_permissions(folder, Permissions::from_mode(0o711))?;
     let mut is_mapped = false;
     for entry in fs::read_dir(images)? {
         let entry = entry?;
@@ -65,7 +69,7 @@ pub(super) fn create(images: &Path, work: &Path, first: u32) -> io::Result<PathB
         }
     }
     match is_mapped {
-        true => Ok(folder),
+        true => Ok(()),
         false => Err(io::Error::other("the checkpoint has no user namespace")),
     }
 }

@@ -10,6 +10,8 @@
 //! |---|---|
 //! | `command` | the entry point, and the choice between CRIU and runc |
 //! | `request` | the arguments of a restore |
+//! | `root` | the root of the container, mounted for its range of ids (`id_mapping`) |
+//! | `mapped_images` | CRIU's images for that range |
 //! | `runc_state` | what runc records of a container, and the runc that recorded it |
 //! | `criu_restore` | the steps of a restore with CRIU, and their undo |
 //! | `criu_rpc` | CRIU's messages |
@@ -31,11 +33,15 @@ mod cgroup_v1;
 mod command;
 mod criu_restore;
 mod criu_rpc;
+mod huge_pages;
+mod id_mapping;
 mod mapped_images;
 mod request;
+mod root;
 mod runc_fallback;
 mod runc_state;
 
 pub(crate) use command::{LINK_NAME, SET_UP_COMMAND, SET_UP_RESTORED_COMMAND, run_internal_command};
 pub(crate) use mapped_images::make_readable;
+pub(crate) use root::mount_by_restorer;
 pub(crate) use runc_fallback::RuncFallback;

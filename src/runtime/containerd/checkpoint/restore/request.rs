@@ -5,11 +5,13 @@ use std::fs;
 use std::io;
 use std::path::PathBuf;
 
-use rustix::mount::{UnmountFlags, mount_bind, unmount};
+use rustix::mount::mount_bind;
 use serde_json::{Value, json};
 
-/// Where the container's `/dev` is mounted during a restore, in its bundle.
-const DEVICES: &str = "devices";
+use super::mapped_images;
+
+/// The mounts of folders in the container, and where each is mounted during a restore, in its bundle.
+const FOLDERS: [(&str, &str); 2] = [("/dev", "devices"), ("/dev/shm", "shm")];
 
 /// The arguments of `restore`: exactly those that the shim passes. With any other argument the restore is left to runc.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -65,42 +67,63 @@ impl RestoreRequest {
         })
     }
 
-    /// Makes the images for the container's range of ids, if it has one, and has the arguments for runc name them.
+    /// Reads the container's specification.
     ///
     /// # Errors
-    /// The specification cannot be read or the images cannot be made.
-    pub(super) fn map_images(&mut self, arguments: &mut Vec<OsString>) -> io::Result<()> {
-        let config = self.bundle.join("config.json");
-        let mut spec: Value = serde_json::from_slice(&fs::read(&config)?)?;
-        let Some(first) = spec["linux"]["uidMappings"][0]["hostID"].as_u64() else { return Ok(()) };
-        let first = u32::try_from(first).map_err(io::Error::other)?;
-        self.mapped_images = super::mapped_images::create(&self.images, &self.work, first)?;
-        self.first_id = Some(first);
-        // Inside the user namespace no process may enter the server's folders, so a folder of them is mounted where the
-        // container's root is.
-        let at = self.bundle.join(DEVICES);
-        let mounts = spec["mounts"].as_array_mut().into_iter().flatten();
-        for mount in mounts.filter(|mount| mount["destination"] == "/dev") {
-            fs::create_dir(&at)?;
-            mount_bind(mount["source"].as_str().unwrap_or_default(), &at)?;
+    /// It cannot be read.
+    pub(super) fn read_spec(&self) -> io::Result<Value> {
+        Ok(serde_json::from_slice(&fs::read(self.spec_file())?)?)
+    }
+
+    fn spec_file(&self) -> PathBuf {
+        self.bundle.join("config.json")
+    }
+
+    /// Has the specification and the arguments for runc name what [`RestoreRequest::make_mapped`] makes, if the container
+    /// has a range of ids. Returns the folders to mount: each with where it is mounted.
+    ///
+    /// # Errors
+    /// The specification or the arguments are not as expected.
+    pub(super) fn map(
+        &mut self,
+        spec: &mut Value,
+        arguments: &mut Vec<OsString>,
+    ) -> io::Result<Vec<(PathBuf, PathBuf)>> {
+        let Some(first) = spec["linux"]["uidMappings"][0]["hostID"].as_u64() else { return Ok(Vec::new()) };
+        self.first_id = Some(u32::try_from(first).map_err(io::Error::other)?);
+        self.mapped_images = mapped_images::folder(&self.work);
+        // Inside the user namespace no process may enter the server's folders, so each folder of them is mounted where
+        // the container's root is.
+        let mut folders = Vec::new();
+        for mount in spec["mounts"].as_array_mut().into_iter().flatten() {
+            let folder = FOLDERS.iter().find(|(inside, _)| mount["destination"] == *inside);
+            let Some((_, name)) = folder.filter(|_| mount["type"] == "bind") else { continue };
+            let at = self.bundle.join(name);
+            let source = mount["source"].as_str().ok_or(io::ErrorKind::InvalidData)?.into();
             mount["source"] = json!(at);
+            folders.push((source, at));
         }
-        fs::write(config, serde_json::to_vec(&spec)?)?;
         let at = arguments.iter().position(|argument| argument == "--image-path");
         let at = at.ok_or(io::ErrorKind::InvalidInput)?;
         arguments[at + 1] = self.mapped_images.clone().into();
         // CRIU makes the network namespace, inside the user namespace.
         arguments.splice(at..at, ["--empty-ns", "network"].map(OsString::from));
-        Ok(())
+        Ok(folders)
     }
 
-    /// Unmounts what was mounted for the restore. CRIU must have mounted it in the container, or have failed.
-    pub(super) fn unmount_devices(&self) {
-        if self.first_id.is_some() {
-            let at = self.bundle.join(DEVICES);
-            let _ = unmount(&at, UnmountFlags::DETACH);
-            let _ = fs::remove_dir(at);
+    /// Makes the images for the container's range of ids, if it has one, mounts these folders and writes the
+    /// specification. The caller has a mount namespace of its own.
+    ///
+    /// # Errors
+    /// The images cannot be made, a folder cannot be mounted or the specification cannot be written.
+    pub(super) fn make_mapped(&self, spec: &Value, folders: &[(PathBuf, PathBuf)]) -> io::Result<()> {
+        let Some(first) = self.first_id else { return Ok(()) };
+        mapped_images::create(&self.images, &self.mapped_images, first)?;
+        for (source, at) in folders {
+            fs::create_dir(at)?;
+            mount_bind(source, at)?;
         }
+        fs::write(self.spec_file(), serde_json::to_vec(spec)?)
     }
 
     /// Returns the folder with runc's state of the container.

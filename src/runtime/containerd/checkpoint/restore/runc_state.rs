@@ -20,17 +20,22 @@ const FILE: &str = "runc.json";
 /// The name of runc's file in the container's folder of state.
 const STATE: &str = "state.json";
 
-/// The state that runc recorded of one container, and which runc that was.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub(super) struct RuncState {
+/// The state that runc recorded of one container, as it is stored. Texts, because another container's state is the same
+/// text with another name, and one parse of it is enough.
+#[derive(Debug, Serialize, Deserialize)]
+struct StoredState {
     runc: ProgramFile,
     /// The container's name.
     id: String,
     /// The container's specification without what differs for each instance.
-    spec: Value,
+    spec: String,
     /// The content of `state.json`.
-    state: Value,
+    state: String,
 }
+
+/// The state that runc would record of one container, up to the values that it gets when it is restored.
+#[derive(Debug)]
+pub(super) struct RuncState(Value);
 
 /// A program file. Another version of the program may record other state.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -67,12 +72,14 @@ pub(super) struct InstanceValues<'a> {
 }
 
 impl RuncState {
-    /// Returns the stored state of a checkpoint, if this runc recorded it of a container with the same specification.
-    pub(super) fn find(images: &Path, runc: &Path, bundle: &Path, id: &str) -> Option<Self> {
-        let stored: Self = serde_json::from_slice(&fs::read(stored_state(images)?).ok()?).ok()?;
-        let is_usable =
-            stored.runc == ProgramFile::at(runc).ok()? && stored.spec == common_spec(bundle, id).ok()?;
-        is_usable.then_some(stored)
+    /// Returns the state for the container with this name, if this runc recorded that of one of the same checkpoint with
+    /// the same specification.
+    pub(super) fn find(images: &Path, runc: &Path, spec: &Value, id: &str) -> Option<Self> {
+        let stored: StoredState = serde_json::from_slice(&fs::read(stored_state(images)?).ok()?).ok()?;
+        if stored.runc != ProgramFile::at(runc).ok()? || stored.spec != common_spec(spec, id) {
+            return None;
+        }
+        serde_json::from_str(&stored.state.replace(&stored.id, id)).ok().map(Self)
     }
 
     /// Stores the state that runc has recorded of a container with the container's checkpoint.
@@ -82,25 +89,25 @@ impl RuncState {
     pub(super) fn save(
         images: &Path,
         runc: &Path,
-        bundle: &Path,
+        spec: &Value,
         state_dir: &Path,
         id: &str,
     ) -> io::Result<()> {
-        let state = serde_json::from_slice(&fs::read(state_dir.join(STATE))?)?;
+        let text = fs::read_to_string(state_dir.join(STATE))?;
+        Self(serde_json::from_str(&text)?).check(id)?;
         let runc = ProgramFile::at(runc)?;
-        let recorded = Self { runc, id: id.to_owned(), spec: common_spec(bundle, id)?, state };
-        recorded.check()?;
+        let stored = StoredState { runc, id: id.to_owned(), spec: common_spec(spec, id), state: text };
         let file = stored_state(images).ok_or(io::ErrorKind::InvalidInput)?;
         // Two processes may do this at the same time.
         let draft = file.with_extension(format!("{id}.draft"));
-        private_files::write(&draft, &serde_json::to_vec(&recorded)?)?;
+        private_files::write(&draft, &serde_json::to_vec(&stored)?)?;
         fs::rename(draft, file)
     }
 
     /// Checks that the state has everything that is used later.
-    fn check(&self) -> io::Result<()> {
-        let state = &self.state;
-        let is_complete = state["id"] == self.id.as_str()
+    fn check(&self, id: &str) -> io::Result<()> {
+        let state = &self.0;
+        let is_complete = state["id"] == id
             && state["init_process_pid"].is_u64()
             && state["init_process_start"].is_u64()
             && state["created"].is_string()
@@ -112,16 +119,7 @@ impl RuncState {
 
     /// Returns the index of the network namespace in the list of namespaces.
     fn network_index(&self) -> Option<usize> {
-        self.state["config"]["namespaces"].as_array()?.iter().position(|one| one["type"] == "NEWNET")
-    }
-
-    /// Returns the state with the container's name replaced by another wherever it occurs.
-    ///
-    /// # Errors
-    /// The result is no JSON.
-    pub(super) fn renamed(&self, id: &str) -> io::Result<Self> {
-        let text = serde_json::to_string(&self.state)?.replace(&self.id, id);
-        Ok(Self { id: id.to_owned(), state: serde_json::from_str(&text)?, ..self.clone() })
+        self.0["config"]["namespaces"].as_array()?.iter().position(|one| one["type"] == "NEWNET")
     }
 
     /// Sets the values of a container, and writes the state to its folder as runc would.
@@ -131,7 +129,7 @@ impl RuncState {
     pub(super) fn record(&mut self, state_dir: &Path, values: InstanceValues<'_>) -> io::Result<()> {
         let network =
             self.network_index().ok_or_else(|| io::Error::other("the container has no network namespace"))?;
-        let state = &mut self.state;
+        let state = &mut self.0;
         state["id"] = json!(values.id);
         state["init_process_pid"] = json!(values.pid);
         state["init_process_start"] = json!(values.start_ticks);
@@ -162,15 +160,14 @@ impl RuncState {
     /// # Errors
     /// Runc recorded none.
     pub(super) fn root(&self) -> io::Result<PathBuf> {
-        let root = self.state["config"]["rootfs"]
-            .as_str()
-            .ok_or_else(|| io::Error::other("runc recorded no root"))?;
+        let root =
+            self.0["config"]["rootfs"].as_str().ok_or_else(|| io::Error::other("runc recorded no root"))?;
         Ok(root.into())
     }
 
     /// Returns the mounts from outside of the container: for each path inside, the path on the host.
     pub(super) fn mounts(&self) -> Vec<(String, String)> {
-        let config = &self.state["config"];
+        let config = &self.0["config"];
         let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
         let list = |name: &str| config[name].as_array().into_iter().flatten();
         let binds = list("mounts").filter(|mount| mount["device"] == "bind");
@@ -185,28 +182,26 @@ impl RuncState {
 
     /// Returns the path of CRIU's configuration file.
     pub(super) fn criu_config(&self) -> Option<String> {
-        let labels = self.state["config"]["labels"].as_array()?;
+        let labels = self.0["config"]["labels"].as_array()?;
         let mut labels = labels.iter().filter_map(Value::as_str);
         labels.find_map(|label| label.strip_prefix("org.criu.config=")).map(str::to_owned)
     }
 
     /// Returns the folders of the container's cgroups, each with its controller.
     pub(super) fn cgroups(&self) -> Vec<(&str, &Path)> {
-        let paths = self.state["cgroup_paths"].as_object().into_iter().flatten();
+        let paths = self.0["cgroup_paths"].as_object().into_iter().flatten();
         paths.filter_map(|(name, path)| Some((name.as_str(), Path::new(path.as_str()?)))).collect()
     }
 
     /// Returns the container's limits in runc's form.
     pub(super) fn limits(&self) -> &Value {
-        &self.state["config"]["cgroups"]
+        &self.0["config"]["cgroups"]
     }
 }
 
-/// Returns the specification in a bundle without what differs for each instance: its name, its network, its
-/// environment.
-fn common_spec(bundle: &Path, id: &str) -> io::Result<Value> {
-    let text = fs::read_to_string(bundle.join("config.json"))?.replace(id, "");
-    let mut spec: Value = serde_json::from_str(&text)?;
+/// Returns a specification without what differs for each instance: its name, its network, its ids, its environment.
+fn common_spec(spec: &Value, id: &str) -> String {
+    let mut spec = spec.clone();
     for namespace in spec["linux"]["namespaces"].as_array_mut().into_iter().flatten() {
         if let Some(namespace) = namespace.as_object_mut() {
             namespace.remove("path");
@@ -220,7 +215,7 @@ fn common_spec(bundle: &Path, id: &str) -> io::Result<Value> {
     if let Some(process) = spec["process"].as_object_mut() {
         process.remove("env");
     }
-    Ok(spec)
+    spec.to_string().replace(id, "")
 }
 
 /// Returns the path of the stored state of the checkpoint with these image files.
@@ -273,15 +268,13 @@ mod tests {
         }
     }
 
-    /// A folder with a checkpoint, the state of a container, its bundle and a runc.
+    /// A folder with a checkpoint, the state of a container and a runc.
     fn folder(state: &Value) -> Folder {
         let folder =
             std::env::temp_dir().join(format!("try-it-now-runc-state-{}", crate::instance::NodeId::random()));
         fs::create_dir_all(folder.join("key/images")).unwrap();
         fs::create_dir(folder.join("state")).unwrap();
         fs::write(folder.join("state/state.json"), state.to_string()).unwrap();
-        fs::create_dir(folder.join("bundle")).unwrap();
-        fs::write(folder.join("bundle/config.json"), spec("shop-1", 7, 512).to_string()).unwrap();
         fs::write(folder.join("runc"), "one").unwrap();
         Folder(folder)
     }
@@ -289,13 +282,10 @@ mod tests {
     #[test]
     fn the_state_of_one_instance_is_recorded_with_the_values_of_the_next() {
         let Folder(folder) = &folder(&state());
-        let [images, runc, bundle, state_dir] =
-            ["key/images", "runc", "bundle", "state"].map(|part| folder.join(part));
-        assert!(RuncState::find(&images, &runc, &bundle, "shop-1").is_none());
-        RuncState::save(&images, &runc, &bundle, &state_dir, "shop-1").unwrap();
-        fs::write(bundle.join("config.json"), spec("shop-2", 8, 512).to_string()).unwrap();
-        let mut recorded =
-            RuncState::find(&images, &runc, &bundle, "shop-2").unwrap().renamed("shop-2").unwrap();
+        let [images, runc, state_dir] = ["key/images", "runc", "state"].map(|part| folder.join(part));
+        assert!(RuncState::find(&images, &runc, &spec("shop-1", 7, 512), "shop-1").is_none());
+        RuncState::save(&images, &runc, &spec("shop-1", 7, 512), &state_dir, "shop-1").unwrap();
+        let mut recorded = RuncState::find(&images, &runc, &spec("shop-2", 8, 512), "shop-2").unwrap();
         assert_eq!(recorded.root().unwrap(), Path::new("/run/shop-2/rootfs"));
         assert_eq!(recorded.criu_config().unwrap(), "/criu.conf");
         assert_eq!(recorded.cgroups(), [("pids", Path::new("/sys/fs/cgroup/pids/try-it-now/shop-2"))]);
@@ -329,24 +319,24 @@ mod tests {
     #[test]
     fn state_of_another_runc_or_of_an_unknown_form_is_not_used() {
         let Folder(folder) = &folder(&state());
-        let [images, runc, bundle, state_dir] =
-            ["key/images", "runc", "bundle", "state"].map(|part| folder.join(part));
-        RuncState::save(&images, &runc, &bundle, &state_dir, "shop-1").unwrap();
-        fs::write(bundle.join("config.json"), spec("shop-1", 7, 511).to_string()).unwrap();
-        assert!(RuncState::find(&images, &runc, &bundle, "shop-1").is_none());
-        fs::write(bundle.join("config.json"), spec("shop-1", 7, 512).to_string()).unwrap();
-        assert!(RuncState::find(&images, &runc, &bundle, "shop-1").is_some());
+        let [images, runc, state_dir] = ["key/images", "runc", "state"].map(|part| folder.join(part));
+        let own = spec("shop-1", 7, 512);
+        let find = |spec: &Value| RuncState::find(&images, &runc, spec, "shop-1");
+        let save = || RuncState::save(&images, &runc, &own, &state_dir, "shop-1");
+        save().unwrap();
+        assert!(find(&spec("shop-1", 7, 511)).is_none());
+        assert!(find(&own).is_some());
         fs::write(&runc, "another").unwrap();
-        assert!(RuncState::find(&images, &runc, &bundle, "shop-1").is_none());
+        assert!(find(&own).is_none());
         fs::write(folder.join("key/runc.json"), "{").unwrap();
-        assert!(RuncState::find(&images, &runc, &bundle, "shop-1").is_none());
+        assert!(find(&own).is_none());
         for part in ["id", "init_process_pid", "created", "config", "cgroup_paths", "namespace_paths"] {
             let mut incomplete = state();
             incomplete[part] = json!([]);
             fs::write(state_dir.join("state.json"), incomplete.to_string()).unwrap();
-            RuncState::save(&images, &runc, &bundle, &state_dir, "shop-1").unwrap_err();
+            save().unwrap_err();
         }
         fs::write(state_dir.join("state.json"), "").unwrap();
-        RuncState::save(&images, &runc, &bundle, &state_dir, "shop-1").unwrap_err();
+        save().unwrap_err();
     }
 }

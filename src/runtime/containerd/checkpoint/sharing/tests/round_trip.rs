@@ -80,6 +80,7 @@ async fn every_image_of_a_bake_is_read_and_written_unchanged(name: &str, port: u
         revision: 1,
         files: Vec::new(),
         will_be_baked: false,
+        yields: false,
     };
     let started = runtime.start(&request).await.unwrap();
     wait_for_page(&runtime, started.endpoint).await;

@@ -13,13 +13,16 @@ use rustix::fs::{Mode, OFlags, open};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::manifest::{Descriptor, MAX_BLOB_BYTES, Manifest, find_for_host};
+use super::layout::{Descriptor, MAX_BLOB_BYTES, Manifest, find_for_host};
 
 const GZIP: [u8; 2] = [0x1f, 0x8b];
 const ZSTD: [u8; 4] = [0x28, 0xb5, 0x2f, 0xfd];
 
 const INDEX: &str = "index.json";
 const DOCKER_MANIFEST: &str = "manifest.json";
+
+/// Most indexes on the way to a manifest.
+const MAX_INDEXES: usize = 3;
 
 /// Most links from one file of an archive to another.
 const MAX_LINKS: usize = 8;
@@ -29,11 +32,11 @@ const READ_BUFFER: usize = 1 << 20;
 
 /// An archive whose image is known.
 #[derive(Debug)]
-pub(super) struct Archive {
+pub(crate) struct Archive {
     /// The digest of the image's manifest, or of the index of its platforms.
-    pub(super) digest: String,
+    pub(crate) digest: String,
     /// An OCI layout in a tar file, at its beginning.
-    pub(super) file: File,
+    pub(crate) file: File,
 }
 
 /// The content of a tar file: where its files are.
@@ -59,9 +62,9 @@ impl Archive {
     ///
     /// # Errors
     /// The file cannot be read, is no archive of an image, or does not contain exactly one image for this host.
-    pub(super) fn open(path: &Path) -> io::Result<Self> {
+    pub(crate) fn open(path: &Path) -> io::Result<Self> {
         let mut file = decompressed(File::open(path)?)?;
-        let contents = Contents::read(&mut file)?;
+        let contents = Contents::read(&mut file).map_err(no_archive)?;
         let archive = if contents.has(INDEX) {
             let index: Manifest = contents.json(&mut file, INDEX)?;
             Self { digest: only_image(&index.manifests)?, file }
@@ -77,6 +80,40 @@ impl Archive {
         };
         (&archive.file).seek(SeekFrom::Start(0))?;
         Ok(archive)
+    }
+
+    /// Returns the `manifest.json` with which the layout is also an archive of the older form, which every engine can
+    /// load, and the digest of the image's configuration. `name` is the name that the image gets.
+    ///
+    /// # Errors
+    /// The layout cannot be read, or lacks a file that its index names.
+    pub(crate) fn docker_manifest(&mut self, name: &str) -> io::Result<(String, String)> {
+        self.file.seek(SeekFrom::Start(0))?;
+        let contents = Contents::read(&mut self.file)?;
+        let mut manifest: Manifest = contents.json(&mut self.file, &blob(&self.digest))?;
+        for _ in 0..MAX_INDEXES {
+            if manifest.config.is_some() {
+                break;
+            }
+            let of_host = only_image(&manifest.manifests)?;
+            manifest = contents.json(&mut self.file, &blob(&of_host))?;
+        }
+        self.file.seek(SeekFrom::Start(0))?;
+        let config =
+            manifest.config.ok_or_else(|| io::Error::other("its manifest names no configuration"))?;
+        let layers: Vec<String> = manifest.layers.iter().map(|layer| blob(&layer.digest)).collect();
+        let manifest = json!([{ "Config": blob(&config.digest), "RepoTags": [name], "Layers": layers }]);
+        Ok((manifest.to_string(), config.digest))
+    }
+}
+
+/// Replaces what the reader of tar files says of a file that is none.
+fn no_archive(error: io::Error) -> io::Error {
+    match error.kind() {
+        io::ErrorKind::Other | io::ErrorKind::UnexpectedEof | io::ErrorKind::InvalidData => {
+            io::Error::other("it is not an archive of an image: it is not a tar file, or only a part of one")
+        }
+        _ => error,
     }
 }
 

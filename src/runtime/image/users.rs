@@ -14,8 +14,8 @@ const DEFAULT_HOME: &str = "/";
 /// The content of an image's `/etc/passwd` and `/etc/group`; empty where it has none.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct UserFiles {
-    pub(super) passwd: String,
-    pub(super) group: String,
+    pub(crate) passwd: String,
+    pub(crate) group: String,
 }
 
 /// The user that a container's processes begin as.

@@ -7,7 +7,7 @@
 use std::collections::HashMap;
 use std::fs::{self, File};
 use std::io;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::AsRawFd;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -15,14 +15,25 @@ use std::sync::{Arc, Once};
 
 use nix::sched::{CloneFlags, setns, unshare};
 use parking_lot::Mutex;
-use rtnetlink::LinkUnspec;
+use rustix::net::netlink::SocketAddrNetlink;
+use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, recv, sendto, socket_with};
 use tokio::net::{TcpSocket, TcpStream};
 
+use crate::instance::Endpoint;
 use crate::runtime::blocking::on_own_thread;
 use crate::telemetry::task;
 
 /// Index of the loopback: it is the first link of every namespace.
 const LOOPBACK: u32 = 1;
+
+/// Of netlink's messages: the kind that sets a link, and that the kernel shall do it and answer.
+const RTM_NEWLINK: u16 = 16;
+const NLM_F_REQUEST: u16 = 1;
+const NLM_F_ACK: u16 = 4;
+/// The flag of a link that is up.
+const IFF_UP: u32 = 1;
+/// The place of the error's number in an answer.
+const ANSWER_CODE_AT: usize = 16;
 
 /// Namespaces made ahead: as many as are used while one is made.
 const SPARE_NAMESPACES: usize = 8;
@@ -86,14 +97,33 @@ impl Namespaces {
     /// The process is gone.
     pub(crate) fn adopt(&self, number: u32, pid: u32) -> io::Result<()> {
         let file = File::open(format!("/proc/{pid}/ns/net"))?;
-        self.last_number.fetch_max(number, Ordering::Relaxed);
+        self.skip_to(number);
         self.held.lock().insert(number, Arc::new(file));
+        Ok(())
+    }
+
+    /// Holds the namespace that was made with an instance, under a reserved number. `pid` is the instance's first process.
+    ///
+    /// # Errors
+    /// The process is gone.
+    pub(crate) fn hold_own(&self, number: u32, pid: u32, id: &str) -> io::Result<()> {
+        let file = File::open(format!("/proc/{pid}/ns/net"))?;
+        // The number of a process that is gone may be another's by now.
+        match fs::read_to_string(format!("/proc/{pid}/cgroup"))?.contains(id) {
+            true => self.hold_as(number, Arc::new(file)),
+            false => return Err(io::ErrorKind::NotFound.into()),
+        }
         Ok(())
     }
 
     /// Returns a new number for a namespace that does not exist yet.
     pub(crate) fn reserve(&self) -> u32 {
         self.last_number.fetch_add(1, Ordering::Relaxed) + 1
+    }
+
+    /// Never gives out a number up to this one: an earlier server did.
+    pub(crate) fn skip_to(&self, number: u32) {
+        self.last_number.fetch_max(number, Ordering::Relaxed);
     }
 
     /// Holds a namespace under a reserved number.
@@ -117,6 +147,22 @@ impl Namespaces {
     /// Stops holding a namespace. Processes in it keep it alive, but it can no longer be connected to.
     pub(crate) fn release(&self, number: u32) {
         self.held.lock().remove(&number);
+    }
+
+    /// Connects to an app, in its namespace if it has one.
+    ///
+    /// # Errors
+    /// Those of [`connect`](Self::connect).
+    pub(crate) async fn connect_to(&self, endpoint: Endpoint) -> io::Result<TcpStream> {
+        match endpoint {
+            Endpoint::Sealed { namespace, port } => {
+                self.connect(namespace, (Ipv4Addr::LOCALHOST, port).into()).await
+            }
+            Endpoint::SealedIpv6 { namespace, port } => {
+                self.connect(namespace, (Ipv6Addr::LOCALHOST, port).into()).await
+            }
+            Endpoint::Direct(address) => TcpStream::connect(address).await,
+        }
     }
 
     /// Connects to the app that listens at this address in a namespace.
@@ -146,7 +192,7 @@ impl Namespaces {
 
 /// Lets every process of this thread's namespace listen on every port, as in Docker's containers: an app that does not
 /// run as root may have port 80. Where `/proc/sys` cannot be written, only root may.
-pub(super) fn open_low_ports() {
+pub(crate) fn open_low_ports() {
     static REPORTED: Once = Once::new();
     if let Err(error) = fs::write("/proc/sys/net/ipv4/ip_unprivileged_port_start", "0") {
         REPORTED.call_once(|| {
@@ -163,29 +209,38 @@ fn new_namespace() -> io::Result<File> {
     Ok(file)
 }
 
-/// Brings the loopback of a namespace up.
+/// Brings the loopback of a process's network namespace up, and opens its low ports.
 ///
 /// # Errors
 /// The namespace cannot be entered, or the kernel refuses.
-pub(crate) async fn open_loopback(namespace: Arc<File>) -> io::Result<()> {
-    on_own_thread("loopback", move || {
-        setns(&*namespace, CloneFlags::CLONE_NEWNET)?;
-        bring_loopback_up()
-    })
-    .await
+pub(crate) fn open_loopback_of(pid: i32) -> io::Result<()> {
+    let home = File::open("/proc/thread-self/ns/net")?;
+    setns(File::open(format!("/proc/{pid}/ns/net"))?, CloneFlags::CLONE_NEWNET)?;
+    open_low_ports();
+    let up = bring_loopback_up();
+    setns(home, CloneFlags::CLONE_NEWNET)?;
+    up
 }
 
 /// Brings the loopback of the thread's namespace up.
 fn bring_loopback_up() -> io::Result<()> {
-    let reactor = tokio::runtime::Builder::new_current_thread().enable_io().build()?;
-    reactor.block_on(async {
-        let (connection, handle, _) = rtnetlink::new_connection()?;
-        let up = handle.link().set(LinkUnspec::new_with_index(LOOPBACK).up().build()).execute();
-        tokio::select! {
-            outcome = up => outcome.map_err(io::Error::other),
-            () = connection => Err(io::ErrorKind::BrokenPipe.into()),
-        }
-    })
+    let socket = socket_with(AddressFamily::NETLINK, SocketType::RAW, SocketFlags::CLOEXEC, None)?;
+    let kind = [RTM_NEWLINK.to_ne_bytes(), (NLM_F_REQUEST | NLM_F_ACK).to_ne_bytes()].concat();
+    // A message's length, kind, number and sender, then of the link its family and kind, number, flags and which of
+    // the flags change.
+    let numbers = [1, 0, 0, LOOPBACK, IFF_UP, IFF_UP].map(u32::to_ne_bytes).concat();
+    let length = (size_of::<u32>() + kind.len() + numbers.len()) as u32;
+    let message = [length.to_ne_bytes().as_slice(), &kind, &numbers].concat();
+    sendto(&socket, &message, SendFlags::empty(), &SocketAddrNetlink::new(0, 0))?;
+    // The kernel answers before the call above returns: a message's head, and the negative number of an error.
+    let mut answer = [0; 64];
+    let (count, _) = recv(&socket, &mut answer, RecvFlags::DONTWAIT)?;
+    let code = answer[..count].get(ANSWER_CODE_AT..ANSWER_CODE_AT + size_of::<i32>());
+    match code.and_then(|code| code.try_into().ok()).map(i32::from_ne_bytes) {
+        Some(0) => Ok(()),
+        Some(code) => Err(io::Error::from_raw_os_error(-code)),
+        None => Err(io::ErrorKind::UnexpectedEof.into()),
+    }
 }
 
 #[cfg(test)]
