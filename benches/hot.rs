@@ -12,7 +12,7 @@
 
 use std::collections::HashSet;
 use std::hint::black_box;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -29,7 +29,7 @@ use try_it_now::config::{PublicUrl, Scheme, TrustedProxies};
 use try_it_now::instance::{ClaimToken, Endpoint, Instance, InstanceId, NodeId, RateLimits, TemplateName};
 use try_it_now::pool::{self, Pool};
 use try_it_now::proxy::routes::{RouteLookup, RouteTable};
-use try_it_now::request::{Destination, Hosts};
+use try_it_now::request::{Destination, Hosts, Peer, Provenance, RequestContext};
 use try_it_now::runtime::{Exit, Runtime, RuntimeError, StartMethod, StartRequest, Started};
 use try_it_now::server::http1_guard::head;
 use try_it_now::store::memory::MemoryStore;
@@ -274,12 +274,12 @@ fn acquire(c: &mut Criterion) {
             clock: Clock::System,
             node: node(),
             secret: Some(NodeSecret::random(Secret::new("secret"))),
-            public_url: PublicUrl {
+            public_url: Arc::new(PublicUrl {
                 scheme: Scheme::Http,
                 port: 8080,
                 home_host: "demo.example.com".to_owned(),
                 base_domain: "demo.example.com".to_owned(),
-            },
+            }),
             templates: templates(limits),
             acquire_timeout: Duration::from_secs(2),
         });
@@ -287,14 +287,14 @@ fn acquire(c: &mut Criterion) {
             TrustedOrigins { home: "http://localhost".parse().unwrap(), button_origins: Vec::new() };
         let trusted = TrustedProxies::default();
         let key = ApiKey { secret: Secret::new("key"), is_required: false };
-        let api = Api::new(pool, metrics, key, trusted, origins, CancellationToken::new());
+        let api = Api::new(&pool, metrics, key, trusted.clone(), origins, CancellationToken::new());
         let request = http::Request::post("/api/v1/demo/acquire")
             .header("host", "demo.example.com:8080")
             .header("user-agent", "bench")
             .body(())
             .unwrap();
         let (parts, ()) = request.into_parts();
-        let peer = IpAddr::from([192, 0, 2, 1]);
+        let peer = Peer { address: [192, 0, 2, 1].into(), is_secure: false };
         group.bench_function(name, |b| {
             b.to_async(&tokio).iter_custom(async |rounds| {
                 let mut elapsed = Duration::ZERO;
@@ -305,7 +305,14 @@ fn acquire(c: &mut Criterion) {
                     add_ready(&*store, batch).await;
                     let start = WallTime.start();
                     for _ in 0..batch {
-                        let mut response = api.handle(&parts, Ok(Bytes::new()), peer, false).await;
+                        let context = RequestContext::new(
+                            Destination::Api,
+                            Provenance::FromOutside,
+                            peer,
+                            &parts.headers,
+                            &trusted,
+                        );
+                        let mut response = api.handle(&parts, Ok(Bytes::new()), &context).await;
                         assert_eq!(response.status(), 200);
                         // An engine does this once it has written the response.
                         response.body_mut().take_delivery().expect("an instance is assigned").complete();

@@ -3,12 +3,17 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use crate::certificate::Certificate;
 use crate::child::ChildProcess;
+use crate::clock::now;
 use crate::cpu::Cores;
 use crate::failure::Failure;
+use crate::findings::Findings;
+use crate::http2;
 use crate::load::{self, Outcome, Traffic, Until};
+use crate::progress;
 use crate::server::{Programs, RuntimeKind, ServerOptions};
-use crate::traffic::{Acquires, Releases};
+use crate::traffic::{self, Acquires, Releases};
 
 /// How much is measured.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -31,6 +36,14 @@ pub(crate) struct BenchSize {
     pub(crate) many: usize,
     /// Maximum requests per second of a load at a given rate.
     pub(crate) max_rate: f64,
+    /// Bytes of a large body.
+    pub(crate) transfer_bytes: u64,
+    /// Clients that request a body and do not read it.
+    pub(crate) stalled_readers: usize,
+    /// Assigned instances of an idle server.
+    pub(crate) idle_routes: usize,
+    /// How long an idle server is observed at a time.
+    pub(crate) idle_window: Duration,
 }
 
 impl BenchSize {
@@ -45,6 +58,10 @@ impl BenchSize {
         hosts: 10,
         many: 100_000,
         max_rate: f64::INFINITY,
+        transfer_bytes: 1 << 30,
+        stalled_readers: 200,
+        idle_routes: 10_000,
+        idle_window: Duration::from_secs(10),
     };
     /// A few seconds, to check that everything works. The figures mean little.
     pub(crate) const QUICK: Self = Self {
@@ -57,6 +74,10 @@ impl BenchSize {
         hosts: 10,
         many: 1000,
         max_rate: f64::INFINITY,
+        transfer_bytes: 16 << 20,
+        stalled_readers: 10,
+        idle_routes: 1000,
+        idle_window: Duration::from_secs(1),
     };
     /// Like `QUICK`, where each instance is a process. The figures mean nothing.
     pub(crate) const QUICK_WITH_PROCESSES: Self = Self {
@@ -69,6 +90,10 @@ impl BenchSize {
         hosts: 1,
         many: 2,
         max_rate: 10.0,
+        transfer_bytes: 1 << 20,
+        stalled_readers: 3,
+        idle_routes: 2,
+        idle_window: Duration::from_millis(200),
     };
 }
 
@@ -85,13 +110,15 @@ pub(crate) struct Bench {
     pub(crate) echo: ChildProcess,
     /// The peer of `plain`.
     pub(crate) plain: ChildProcess,
+    /// What the cases have found besides their rows.
+    pub(crate) findings: Findings,
 }
 
 impl Bench {
     /// Starts a server with a full pool, on the core of what is measured.
     pub(crate) fn server(&self, ready: usize, app: SocketAddr) -> Result<ChildProcess, Failure> {
         let is_refilled = self.programs.runtime == RuntimeKind::Process;
-        let options = ServerOptions { ready, is_refilled, app, valkey: None };
+        let options = ServerOptions { is_refilled, ..ServerOptions::new(ready, app) };
         self.programs.server(options, self.cores.server)
     }
 
@@ -101,6 +128,20 @@ impl Bench {
         load::closed(server.address, Until::Responses(count as u64), &mut traffic)?;
         traffic.ids.truncate(self.size.hosts);
         Ok(traffic.ids)
+    }
+
+    /// Acquires a few instances one after another, over TLS with a certificate. Returns their ids.
+    pub(crate) fn acquire_from(
+        &self,
+        server: &ChildProcess,
+        certificate: Option<&Certificate>,
+        count: usize,
+    ) -> Result<Vec<String>, Failure> {
+        let Some(certificate) = certificate else { return self.acquire(server, count) };
+        let acquire = || http2::request("POST", "/api/v1/demo/acquire", "localhost");
+        let requests = (0..count).map(|_| acquire()).collect::<Result<_, _>>()?;
+        let responses = http2::exchange(server.address, certificate, requests)?;
+        responses.iter().map(|(_, body)| Ok(traffic::id(body)?.to_owned())).collect()
     }
 
     /// Has the server use the memory that assigned instances take, and free it again. Memory that a virtual machine
@@ -125,6 +166,22 @@ impl Bench {
         let used = target.cpu_time().saturating_sub(before);
         let each = used / u32::try_from(outcome.responses.max(1)).unwrap_or(u32::MAX);
         Ok((outcome, each))
+    }
+
+    /// Runs a load with HTTP/2 over TLS at full speed. Returns the requests per second, the microseconds of processor
+    /// time of each, and the part of the time in which the target was busy.
+    pub(crate) fn http2_burst(
+        &self,
+        target: &ChildProcess,
+        certificate: &Certificate,
+        hosts: &[String],
+        path: &str,
+    ) -> Result<(f64, f64, f64), Failure> {
+        let (begin, before) = (now(), target.cpu_time());
+        let outcome = http2::closed(target.address, certificate, self.size.burst, hosts, path)?;
+        let used = target.cpu_time().saturating_sub(before).as_secs_f64();
+        let each = used * 1e6 / outcome.responses.max(1) as f64;
+        Ok((outcome.rate, each, used / begin.elapsed().as_secs_f64()))
     }
 
     /// Runs a load at a given rate.
@@ -156,6 +213,7 @@ pub(crate) fn in_turn<A, B>(
 ) -> Result<Vec<(A, B)>, Failure> {
     (0..pairs)
         .map(|pair| {
+            progress::step("pair", pair + 1, pairs);
             if pair % 2 == 0 {
                 let first = a()?;
                 Ok((first, b()?))

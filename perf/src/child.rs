@@ -33,13 +33,9 @@ pub(crate) struct ChildProcess {
 impl ChildProcess {
     /// Starts this program in another role.
     pub(crate) fn role(role: Role, core: usize) -> Result<Self, Failure> {
-        let name = match role {
-            Role::Echo => "echo",
-            Role::Plain => "plain",
-            Role::Exec => return Err("the role exec needs a program".into()),
-        };
+        let name = role.name();
         let mut command = Command::new(std::env::current_exe()?);
-        command.args(["--role", name]).stdin(Stdio::piped()).stdout(Stdio::piped());
+        command.args(["--role", name]).env_remove("PORT").stdin(Stdio::piped()).stdout(Stdio::piped());
         let mut child = spawn(&mut command, core)?;
         let out = child.stdout.take().ok_or("the child has no output")?;
         let mut line = String::new();
@@ -57,12 +53,24 @@ impl ChildProcess {
         folder: PathBuf,
         core: usize,
     ) -> Result<Self, Failure> {
-        let port = TcpListener::bind(local(0))?.local_addr()?.port();
+        let address = free_address()?;
+        command.env(port_variable, address.port().to_string());
+        Self::listening_at(name, command, address, folder, core)
+    }
+
+    /// Starts a program that listens at an address, as [`ChildProcess::listening`] does.
+    pub(crate) fn listening_at(
+        name: &str,
+        mut command: Command,
+        address: SocketAddr,
+        folder: PathBuf,
+        core: usize,
+    ) -> Result<Self, Failure> {
         let stderr = folder.join(STDERR_FILE);
-        command.env(port_variable, port.to_string()).stdin(Stdio::null()).stdout(Stdio::null());
+        command.stdin(Stdio::null()).stdout(Stdio::null());
         command.stderr(std::fs::File::create(&stderr)?);
         let child = spawn(&mut command, core)?;
-        let mut running = Self { child, address: local(port), folder: Some(folder) };
+        let mut running = Self { child, address, folder: Some(folder) };
         let begin = now();
         while std::net::TcpStream::connect(running.address).is_err() {
             if let Some(status) = running.child.try_wait()? {
@@ -80,6 +88,11 @@ impl ChildProcess {
     /// Returns the processor time that the child has used so far.
     pub(crate) fn cpu_time(&self) -> Duration {
         cpu::time_of(self.child.id()).unwrap_or_default()
+    }
+
+    /// Returns its process id.
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
     }
 
     /// Returns the standard error of the child so far; empty if it is not stored.
@@ -125,6 +138,11 @@ pub(crate) fn killed_with_this(program: &Path) -> io::Result<Command> {
     let mut command = Command::new(std::env::current_exe()?);
     command.args(["--role", "exec"]).arg(program);
     Ok(command)
+}
+
+/// Returns a local address at which nothing listens.
+pub(crate) fn free_address() -> io::Result<SocketAddr> {
+    TcpListener::bind(local(0))?.local_addr()
 }
 
 fn local(port: u16) -> SocketAddr {

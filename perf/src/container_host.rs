@@ -11,6 +11,8 @@ use serde_json::Value;
 use crate::child::{self, ChildProcess};
 use crate::clock::now;
 use crate::failure::Failure;
+use crate::progress;
+use crate::repository;
 
 /// Maximum time until a response: the first acquire waits until the template is baked.
 const RESPONSE_TIMEOUT: Duration = Duration::from_secs(240);
@@ -31,6 +33,23 @@ pub(crate) enum StartMode {
     Unshared,
     /// It starts them cold.
     Cold,
+    /// Docker starts them.
+    Docker,
+    /// Podman starts them.
+    Podman,
+}
+
+impl StartMode {
+    /// Returns the runtime as `CONTAINER_MODE` names it, and what ends the name of the state.
+    fn names(self) -> (&'static str, &'static str) {
+        match self {
+            Self::Shared => ("containerd", "restored"),
+            Self::Unshared => ("containerd", "stock"),
+            Self::Cold => ("containerd", "cold"),
+            Self::Docker => ("docker", "docker"),
+            Self::Podman => ("podman", "podman"),
+        }
+    }
 }
 
 /// A template for a server with no other template.
@@ -49,11 +68,12 @@ impl Template {
 }
 
 impl Stack {
-    /// Finds the running stack of this repository. The error names the missing part.
+    /// Finds the running stack of the repository in which this program runs. The error names the missing part.
     fn find() -> Result<Self, String> {
-        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
-        let env = std::fs::read_to_string(root.join("target/stack/env"))
-            .map_err(|_| "target/stack/env (make stack-up)".to_owned())?;
+        let root = repository::root().map_err(|error| error.to_string())?;
+        let file = repository::stack().map_err(|error| error.to_string())?.join("env");
+        let env =
+            std::fs::read_to_string(&file).map_err(|_| format!("{} (make stack-up)", file.display()))?;
         let env: Vec<(String, String)> = env
             .lines()
             .filter_map(|line| line.split_once('='))
@@ -68,17 +88,27 @@ impl Stack {
         Ok(Self { root, env })
     }
 
-    /// Finds the running stack of this repository. If it is not running, prints that the case is skipped.
+    /// Finds the running stack. If it is not running, prints that the case is skipped.
     pub(crate) fn find_for(case: &str) -> Option<Self> {
         let found = Self::find();
-        found.inspect_err(|missing| println!("skipped: {case}, {missing} is missing")).ok()
+        found.inspect_err(|missing| progress::print(&format!("skipped: {case}, {missing} is missing"))).ok()
+    }
+
+    /// Returns the socket that a variable of the stack names. If it does not exist, prints that the case is skipped.
+    pub(crate) fn socket(&self, case: &str, variable: &str) -> Option<&str> {
+        let named = self.env.iter().find(|(name, _)| name == variable).map(|(_, socket)| socket.as_str());
+        let found = named.filter(|socket| Path::new(socket.trim_start_matches("unix://")).exists());
+        if found.is_none() {
+            progress::print(&format!("skipped: {case}, the socket of {variable} is missing (make stack-up)"));
+        }
+        found
     }
 
     /// Whether the image of a template was built. If not, prints that the case is skipped.
     pub(crate) fn has_image(&self, case: &str, template: &str) -> bool {
         let exists = self.root.join(format!("target/images/{template}.tar")).exists();
         if !exists {
-            println!("skipped: {case}, the image {template} is missing (make images)");
+            progress::print(&format!("skipped: {case}, the image {template} is missing (make images)"));
         }
         exists
     }
@@ -118,11 +148,7 @@ impl Stack {
         mode: StartMode,
         core: usize,
     ) -> Result<ContainerHost, Failure> {
-        let name = match mode {
-            StartMode::Shared => "restored",
-            StartMode::Unshared => "stock",
-            StartMode::Cold => "cold",
-        };
+        let (runtime, name) = mode.names();
         let state = self.root.join(format!("target/perf/{}-{name}", template.name));
         std::fs::create_dir_all(&state)?;
         let mut command = child::killed_with_this(program)?;
@@ -132,7 +158,7 @@ impl Stack {
             .env_clear()
             .envs(self.env.iter().map(|(name, value)| (name, value)))
             .env("STATE_DIR", &state)
-            .env("CONTAINER_MODE", "containerd")
+            .env("CONTAINER_MODE", runtime)
             .env("CRIU_ENABLED", (mode != StartMode::Cold).to_string())
             .env("SHARED_MEMORY_MAX", if mode == StartMode::Shared { "" } else { "0" })
             .env("POOL_TARGET_SIZE", target.to_string())
@@ -149,7 +175,8 @@ impl Stack {
             .env("RATE_LIMIT_DAILY", "0");
         let folder = child::folder()?;
         let server = ChildProcess::listening("the server", command, "SERVER_PORT", folder, core)?;
-        Ok(ContainerHost { address: server.address, server: Some(server), state })
+        let has_folders = runtime == "containerd";
+        Ok(ContainerHost { address: server.address, server: Some(server), state, has_folders })
     }
 }
 
@@ -159,6 +186,8 @@ pub(crate) struct ContainerHost {
     address: SocketAddr,
     server: Option<ChildProcess>,
     state: PathBuf,
+    /// Whether each instance has a folder in the state, which is removed last.
+    has_folders: bool,
 }
 
 impl Drop for ContainerHost {
@@ -170,6 +199,11 @@ impl Drop for ContainerHost {
 }
 
 impl ContainerHost {
+    /// Returns a server whose instances are processes.
+    pub(crate) fn of_processes(server: ChildProcess) -> Self {
+        Self { address: server.address, server: Some(server), state: PathBuf::new(), has_folders: false }
+    }
+
     /// Acquires an instance, and returns its id.
     pub(crate) fn acquire(&self) -> Result<String, Failure> {
         let body = self.request("POST", "/api/v1/demo/acquire", "localhost")?.ok()?;
@@ -216,8 +250,15 @@ impl ContainerHost {
         self.request("DELETE", &format!("/api/v1/demo/{id}"), "localhost")?.ok().map(drop)
     }
 
-    /// Waits until an instance is removed completely: the server removes its folder last.
+    /// Waits until an instance is removed completely: the server removes its folder last, and where it has none, its
+    /// record.
     pub(crate) fn wait_until_gone(&self, id: &str) -> Result<(), Failure> {
+        if !self.has_folders {
+            let path = format!("/api/v1/demo/{id}");
+            return wait_for(&format!("the end of {id}"), || {
+                Ok(self.request("GET", &path, "localhost")?.status == 404)
+            });
+        }
         let folders = self.instance_folders()?;
         wait_for(&format!("the end of {id}"), || Ok(!folders.iter().any(|folder| folder.join(id).exists())))
     }

@@ -19,7 +19,7 @@ use crate::clock::now;
 use crate::failure::Failure;
 use crate::response::{self, HttpResponse};
 
-/// Number of connections of a load.
+/// Number of connections of a load, unless its responses are large.
 pub(crate) const CONNECTIONS: usize = 64;
 /// Bytes of the read buffer of a connection at first. It grows for longer responses.
 const BUFFER_BYTES: usize = 4096;
@@ -28,6 +28,11 @@ const RESPONSE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The requests of a load, and what is done with the responses.
 pub(crate) trait Traffic {
+    /// Returns the number of connections.
+    fn connections(&self) -> usize {
+        CONNECTIONS
+    }
+
     /// Returns the next request of a connection, and whether its time is measured.
     fn next_request(&mut self, connection: usize) -> (&[u8], bool);
 
@@ -79,8 +84,8 @@ pub(crate) fn closed(
     traffic: &mut impl Traffic,
 ) -> Result<Outcome, Failure> {
     let count = match until {
-        Until::Elapsed(_) => CONNECTIONS,
-        Until::Responses(count) => CONNECTIONS.min(count as usize),
+        Until::Elapsed(_) => traffic.connections(),
+        Until::Responses(count) => traffic.connections().min(count as usize),
     };
     let mut connections = Connections::open(address, count)?;
     let begin = now();
@@ -141,8 +146,8 @@ pub(crate) fn open(
 ) -> Result<Outcome, Failure> {
     // The system may wake a thread 50 µs late to save power, which would count as the server's time.
     rustix::thread::set_current_timer_slack(NonZeroU64::new(1))?;
-    let mut connections = Connections::open(address, CONNECTIONS)?;
-    let mut free: Vec<usize> = (0..CONNECTIONS).collect();
+    let mut connections = Connections::open(address, traffic.connections())?;
+    let mut free: Vec<usize> = (0..traffic.connections()).collect();
     let mut waiting: VecDeque<Instant> = VecDeque::new();
     let mut arrivals = Arrivals::new(rate);
     let mut times = histogram();

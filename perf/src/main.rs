@@ -10,23 +10,38 @@
 //! | `cases` | what is measured |
 //! | `bench` | servers, loads and pairs of measurements, for all cases |
 //! | `load`, `traffic`, `response`, `client` | the load |
-//! | `server`, `container_host`, `valkey`, `peers`, `child` | the processes that are measured |
-//! | `cpu`, `clock` | processors and time |
+//! | `http2`, `certificate` | the load over TLS with HTTP/2 |
+//! | `bulk` | large bodies: an app and a client |
+//! | `server`, `container_host`, `valkey`, `peers`, `proxies`, `child` | the processes that are measured |
+//! | `cpu`, `memory`, `socket_memory`, `clock` | processors, memory and time |
 //! | `stats`, `report` | medians and the table |
+//! | `findings`, `charts`, `document` | what a run writes: JSON, charts, one page of HTML |
+//! | `progress`, `repository` | the line that shows progress, and the folder in which all this happens |
 
 mod bench;
+mod bulk;
 mod cases;
+mod certificate;
+mod charts;
 mod child;
 mod client;
 mod clock;
 mod container_host;
 mod cpu;
+mod document;
 mod failure;
+mod findings;
+mod http2;
 mod load;
+mod memory;
 mod peers;
+mod progress;
+mod proxies;
 mod report;
+mod repository;
 mod response;
 mod server;
+mod socket_memory;
 mod stats;
 mod traffic;
 mod valkey;
@@ -41,7 +56,9 @@ use bench::{Bench, BenchSize};
 use cases::Case;
 use child::ChildProcess;
 use cpu::Cores;
+use document::Document;
 use failure::Failure;
+use findings::Findings;
 use peers::Role;
 use report::Row;
 use server::{Programs, RuntimeKind};
@@ -52,21 +69,27 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 /// Measures a server under load, as ratios to other measurements of the same run.
 #[derive(Parser)]
 struct Cli {
-    /// Measure only this case (may be repeated); by default all, but with --quick not restore, memory and valkey
+    /// Measure only this case (may be repeated); by default all, but with --quick not restore, refill, memory, engines and valkey
     #[arg(long = "case", value_enum)]
     cases: Vec<Case>,
     /// Measure for a few seconds, to check that everything works; the figures mean little
     #[arg(long)]
     quick: bool,
-    /// Write the figures to this file as well
+    /// Write the figures, the machine and the versions to this file as well
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
+    /// Write report.json, report.html and charts/*.svg into this folder
+    #[arg(long, value_name = "FOLDER")]
+    out: Option<PathBuf>,
     /// Program of the server; by default the one beside this program
     #[arg(long, value_name = "PROGRAM")]
     server: Option<PathBuf>,
     /// Program of an earlier build: measure only how the server compares with it
     #[arg(long, value_name = "PROGRAM")]
     earlier: Option<PathBuf>,
+    /// Hosts of instances that a load through the proxy requests
+    #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    hosts: Option<u32>,
     /// What runs the instances; processes require --quick
     #[arg(long, value_enum, default_value = "none")]
     runtime: RuntimeKind,
@@ -104,6 +127,7 @@ fn measure(cli: &Cli) -> Result<(), Failure> {
             );
         }
     };
+    let size = BenchSize { hosts: cli.hosts.map_or(size.hosts, |hosts| hosts as usize), ..size };
     let server = match &cli.server {
         Some(server) => server.clone(),
         None => std::env::current_exe()?.with_file_name("try-it-now"),
@@ -116,24 +140,34 @@ fn measure(cli: &Cli) -> Result<(), Failure> {
         cores.load,
         if cores.are_two() { "" } else { " There is only one core: the figures mean little." },
     );
-    println!("Load average at the start: {}", load_average());
+    let load_before = load_average();
+    println!("Load average at the start: {load_before}");
     let bench = Bench {
         programs: Programs { server, runtime: cli.runtime },
         size,
         cores,
         echo: ChildProcess::role(Role::Echo, cores.server)?,
         plain: ChildProcess::role(Role::Plain, cores.server)?,
+        findings: Findings::default(),
     };
     let mut rows: Vec<Row> = Vec::new();
-    for case in cases(cli) {
+    let cases = cases(cli);
+    for (number, case) in cases.iter().enumerate() {
+        progress::begin_case(case.name(), number + 1, cases.len());
         rows.extend(match &cli.earlier {
             Some(earlier) => case.compare(&bench, earlier)?,
             None => case.measure(&bench)?,
         });
     }
-    println!("Load average at the end: {}\n\n{}", load_average(), report::table(&rows));
+    let load_after = load_average();
+    progress::print(&format!("Load average at the end: {load_after}\n\n{}", report::table(&rows)));
+    let document = Document::new(&bench.programs.server, [load_before, load_after], &rows, &bench.findings)?;
     if let Some(file) = &cli.json {
-        std::fs::write(file, serde_json::to_vec_pretty(&rows)?)?;
+        std::fs::write(file, document.json()?)?;
+    }
+    if let Some(folder) = &cli.out {
+        document.write(folder)?;
+        println!("Written: {}", folder.join("report.html").display());
     }
     Ok(())
 }
@@ -144,9 +178,7 @@ fn cases(cli: &Cli) -> Vec<Case> {
     if cli.cases.is_empty() {
         let all = Case::value_variants().iter().copied();
         let all = all.filter(|case| cli.earlier.is_none() || case.is_comparable());
-        return all
-            .filter(|case| !(cli.quick && matches!(case, Case::Restore | Case::Memory | Case::Valkey)))
-            .collect();
+        return all.filter(|case| !(cli.quick && case.needs_stack())).collect();
     }
     cli.cases.clone()
 }

@@ -1,5 +1,6 @@
 //! The table of figures.
 
+use std::borrow::Cow;
 use std::fmt;
 
 use serde::Serialize;
@@ -22,7 +23,7 @@ pub(crate) enum Bound {
 #[derive(Debug, Clone, Serialize)]
 pub(crate) struct Row {
     /// The name of the figure.
-    pub(crate) what: &'static str,
+    pub(crate) what: Cow<'static, str>,
     /// The measured value.
     pub(crate) measured: f64,
     /// The unit of the measured value.
@@ -42,7 +43,7 @@ pub(crate) struct Row {
 impl Row {
     /// Returns the figure of pairs: each has a measured value and the value that it is compared with, in the same unit.
     pub(crate) fn of(
-        what: &'static str,
+        what: impl Into<Cow<'static, str>>,
         unit: &'static str,
         pairs: &[(f64, f64)],
         to: &'static str,
@@ -52,7 +53,38 @@ impl Row {
         let measured: Vec<f64> = pairs.iter().map(|(measured, _)| *measured).collect();
         let ratios: Vec<f64> = pairs.iter().map(|(measured, baseline)| measured / baseline).collect();
         let (measured, ratio) = (median(&measured).value, median(&ratios));
-        Self { what, measured, unit, ratio, to, bound, pairs: pairs.len(), note }
+        Self { what: what.into(), measured, unit, ratio, to, bound, pairs: pairs.len(), note }
+    }
+
+    /// Returns a figure whose bound is that of the measured value and not of a ratio.
+    pub(crate) fn absolute(
+        what: impl Into<Cow<'static, str>>,
+        unit: &'static str,
+        value: Median,
+        bound: Bound,
+        pairs: usize,
+        note: String,
+    ) -> Self {
+        Self { what: what.into(), measured: value.value, unit, ratio: value, to: unit, bound, pairs, note }
+    }
+
+    /// Returns the texts of its columns.
+    pub(crate) fn cells(&self) -> [String; HEAD.len()] {
+        let verdict = match self.is_kept() {
+            Some(true) => "kept",
+            Some(false) => "MISSED",
+            None => "-",
+        };
+        let Median { value, low, high } = self.ratio;
+        [
+            self.what.clone().into_owned(),
+            format!("{} {}", short(self.measured), self.unit),
+            format!("{value:.3} {}", self.to),
+            format!("{low:.3} to {high:.3} ({})", self.pairs),
+            self.bound.to_string(),
+            verdict.to_owned(),
+            self.note.clone(),
+        ]
     }
 
     /// Whether the median meets the bound; `None` without a bound.
@@ -75,28 +107,14 @@ impl fmt::Display for Bound {
     }
 }
 
+/// The names of the columns.
+pub(crate) const HEAD: [&str; 7] = ["case", "measured", "ratio", "interval", "bound", "verdict", "note"];
+
 /// Returns the rows as a table of text.
 pub(crate) fn table(rows: &[Row]) -> String {
-    let head = ["case", "measured", "ratio", "interval", "bound", "verdict", "note"].map(str::to_owned);
-    let mut lines = vec![head];
-    lines.extend(rows.iter().map(|row| {
-        let verdict = match row.is_kept() {
-            Some(true) => "kept",
-            Some(false) => "MISSED",
-            None => "-",
-        };
-        let Median { value, low, high } = row.ratio;
-        [
-            row.what.to_owned(),
-            format!("{} {}", short(row.measured), row.unit),
-            format!("{value:.3} {}", row.to),
-            format!("{low:.3} to {high:.3} ({})", row.pairs),
-            row.bound.to_string(),
-            verdict.to_owned(),
-            row.note.clone(),
-        ]
-    }));
-    let mut widths = [0; 7];
+    let mut lines = vec![HEAD.map(str::to_owned)];
+    lines.extend(rows.iter().map(Row::cells));
+    let mut widths = [0; HEAD.len()];
     for line in &lines {
         for (width, cell) in widths.iter_mut().zip(line) {
             *width = (*width).max(cell.chars().count());
@@ -124,7 +142,7 @@ mod tests {
     fn a_missed_bound_is_shown_as_missed() {
         let median = Median { value: 0.96, low: 0.9, high: 1.0 };
         let row = Row {
-            what: "x",
+            what: "x".into(),
             measured: 12_345.6,
             unit: "/s",
             ratio: median,

@@ -43,6 +43,37 @@ impl Traffic for Repeated {
     }
 }
 
+/// `GET` of one host after another, whatever the connection.
+#[derive(Debug)]
+pub(crate) struct Spread {
+    requests: Vec<Vec<u8>>,
+    connections: usize,
+    next: usize,
+}
+
+impl Spread {
+    /// Requests the same path of all hosts.
+    pub(crate) fn new(hosts: &[String], path: &str, connections: usize) -> Self {
+        let requests = hosts.iter().map(|host| request("GET", path, host)).collect();
+        Self { requests, connections, next: 0 }
+    }
+}
+
+impl Traffic for Spread {
+    fn connections(&self) -> usize {
+        self.connections
+    }
+
+    fn next_request(&mut self, _connection: usize) -> (&[u8], bool) {
+        self.next = (self.next + 1) % self.requests.len();
+        (&self.requests[self.next], true)
+    }
+
+    fn receive(&mut self, _connection: usize, response: HttpResponse<'_>) -> Result<(), Failure> {
+        expect_ok(response)
+    }
+}
+
 /// Acquires, and stores the ids of the instances.
 #[derive(Debug)]
 pub(crate) struct Acquires {
@@ -164,7 +195,7 @@ fn expect_ok(response: HttpResponse<'_>) -> Result<(), Failure> {
 
 /// Returns the id in the response to an acquire. It does not parse the JSON, which would cost more than everything
 /// else.
-fn id(body: &[u8]) -> Result<&str, Failure> {
+pub(crate) fn id(body: &[u8]) -> Result<&str, Failure> {
     const BEFORE: &[u8] = b"\"id\":\"";
     let found = memchr::memmem::find(body, BEFORE).and_then(|at| {
         let rest = &body[at + BEFORE.len()..];

@@ -11,6 +11,7 @@ use crate::child::{self, ChildProcess};
 use crate::clock::now;
 use crate::cpu;
 use crate::failure::Failure;
+use crate::repository;
 
 /// Maximum time until a reply, and until a call is observed.
 const TIMEOUT: Duration = Duration::from_secs(10);
@@ -31,9 +32,9 @@ pub(crate) struct Valkey {
 }
 
 impl ValkeyPrograms {
-    /// Finds the programs in this repository's stack. The error names the missing program.
+    /// Finds the programs in the stack. The error names the missing program.
     pub(crate) fn find() -> Result<Self, String> {
-        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/stack/usr/bin");
+        let folder = repository::stack().map_err(|error| error.to_string())?.join("usr/bin");
         for program in ["valkey-server", "valkey-benchmark"] {
             if !folder.join(program).exists() {
                 return Err(format!("{program} (make stack)"));

@@ -24,19 +24,28 @@ fn measure(name: &str, arguments: &[&str]) -> (String, Vec<serde_json::Value>) {
     let output = perf.output().unwrap();
     let stdout = String::from_utf8_lossy(&output.stdout).into_owned();
     assert!(output.status.success(), "{stdout}{}", String::from_utf8_lossy(&output.stderr));
-    let rows: serde_json::Value = serde_json::from_slice(&std::fs::read(&json).unwrap()).unwrap();
+    let document: serde_json::Value = serde_json::from_slice(&std::fs::read(&json).unwrap()).unwrap();
     std::fs::remove_file(json).unwrap();
-    let rows = rows.as_array().unwrap().clone();
+    assert!(document["environment"]["kernel"].as_str().is_some_and(|kernel| !kernel.is_empty()));
+    let rows = document["rows"].as_array().unwrap().clone();
     assert!(rows.iter().all(|row| row["measured"].as_f64().unwrap() > 0.0), "{stdout}");
     (stdout, rows)
 }
 
 #[test]
-fn every_case_can_be_measured() {
+fn every_case_without_containers_can_be_measured() {
     let Some(_) = server() else { return };
-    let (stdout, rows) = measure("cases", &[]);
+    let folder = std::env::temp_dir().join(format!("try-it-now-perf-report-{}", std::process::id()));
+    let (stdout, rows) = measure("cases", &["--out", folder.to_str().unwrap()]);
     let verdicts = stdout.lines().filter(|line| line.contains(" kept") || line.contains(" MISSED"));
-    assert_eq!(rows.len(), verdicts.count() + 2);
+    let bounded = rows.iter().filter(|row| row["bound"] != "none");
+    assert_eq!(bounded.count(), verdicts.count(), "{stdout}");
+    let page = std::fs::read_to_string(folder.join("report.html")).unwrap();
+    assert!(rows.iter().all(|row| page.contains(row["what"].as_str().unwrap())), "{page}");
+    let charts = std::fs::read_dir(folder.join("charts")).unwrap().count();
+    assert_eq!(page.matches("<svg ").count(), charts);
+    assert!(folder.join("report.json").exists() && charts > 0);
+    std::fs::remove_dir_all(folder).unwrap();
 }
 
 #[test]
@@ -46,4 +55,14 @@ fn two_builds_can_be_compared() {
     let names: Vec<_> = rows.iter().map(|row| row["what"].as_str().unwrap()).collect();
     assert_eq!(names, ["acquire, release, new instance", "proxied requests"]);
     assert!(rows.iter().all(|row| row["to"] == "earlier build"));
+}
+
+/// These share containerd with the tests of other binaries.
+mod containers {
+    #[test]
+    fn refills_can_be_measured() {
+        let Some(_) = super::server() else { return };
+        let (stdout, rows) = super::measure("refill", &["--case", "refill"]);
+        assert!(!rows.is_empty() || stdout.contains("skipped: refill"), "{stdout}");
+    }
 }

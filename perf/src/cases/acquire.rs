@@ -34,6 +34,8 @@ pub(super) fn measure(bench: &Bench) -> Result<Vec<Row>, Failure> {
         || bench.rtt(),
         || bench.window(server.address, rate / 2.0, &mut Acquires::new(0)),
     )?;
+    let chart = format!("Acquire, {:.0} requests per second", rate / 2.0);
+    bench.findings.add_line(&chart, "acquire", windows.iter().map(|(_, outcome)| &outcome.times));
     let rtts: Vec<f64> = windows.iter().map(|(rtt, _)| *rtt).collect();
     let note = format!("at {:.0} /s; rtt {:.1} us", rate / 2.0, median(&rtts).value);
     let row = |what, quantile, bound| {
@@ -49,7 +51,7 @@ pub(super) fn measure(bench: &Bench) -> Result<Vec<Row>, Failure> {
 /// Acquire, release and start of a new instance, continuously: the cost of a busy day.
 fn turnover(bench: &Bench) -> Result<Row, Failure> {
     let ready = if bench.programs.runtime == RuntimeKind::None { 5000 } else { bench.size.pool };
-    let options = ServerOptions { ready, is_refilled: true, app: bench.plain.address, valkey: None };
+    let options = ServerOptions { is_refilled: true, ..ServerOptions::new(ready, bench.plain.address) };
     let server = bench.programs.server(options, bench.cores.server)?;
     let hosts = ["localhost".to_owned()];
     let bursts = in_turn(

@@ -56,7 +56,7 @@ fn earlier_server(bench: &Bench, earlier: &Path, options: ServerOptions) -> Resu
 /// Acquire, release and a new instance, again and again.
 fn acquires(bench: &Bench, earlier: &Path) -> Result<Row, Failure> {
     let ready = READY.min(bench.size.pool);
-    let options = ServerOptions { ready, is_refilled: true, app: bench.plain.address, valkey: None };
+    let options = ServerOptions { is_refilled: true, ..ServerOptions::new(ready, bench.plain.address) };
     let old = earlier_server(bench, earlier, options)?;
     let new = bench.programs.server(options, bench.cores.server)?;
     let connections = crate::load::CONNECTIONS;
@@ -72,7 +72,7 @@ fn acquires(bench: &Bench, earlier: &Path) -> Result<Row, Failure> {
 fn proxied(bench: &Bench, earlier: &Path) -> Result<Row, Failure> {
     let app = ChildProcess::role(Role::Plain, bench.cores.load)?;
     let ready = bench.size.hosts;
-    let options = ServerOptions { ready, is_refilled: false, app: app.address, valkey: None };
+    let options = ServerOptions::new(ready, app.address);
     let old = earlier_server(bench, earlier, options)?;
     let new = bench.server(ready, app.address)?;
     let old_hosts = hosts(&bench.acquire(&old, ready)?);

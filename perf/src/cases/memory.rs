@@ -102,7 +102,7 @@ fn many(bench: &Bench, stack: &Stack, text: &str) -> Result<Row, Failure> {
     drop(instance);
     let running = count as f64;
     Ok(Row {
-        what: "wordpress: running instances",
+        what: "wordpress: running instances".into(),
         measured: taken,
         unit: "GiB",
         ratio: Median { value: running, low: running, high: running },

@@ -25,6 +25,9 @@ pub(super) fn time(bench: &Bench) -> Result<Vec<Row>, Failure> {
         || Ok((bench.rtt()?, bench.window(app.address, rate, &mut traffic())?)),
         || bench.window(server.address, rate, &mut traffic()),
     )?;
+    let chart = format!("A page of the sample app, {rate:.0} requests per second");
+    bench.findings.add_line(&chart, "direct", windows.iter().map(|((_, direct), _)| &direct.times));
+    bench.findings.add_line(&chart, "Try It Now", windows.iter().map(|(_, proxied)| &proxied.times));
     let [rtt, direct, proxied, direct_p99, proxied_p99] = [
         windows.iter().map(|((rtt, _), _)| *rtt).collect::<Vec<f64>>(),
         windows.iter().map(|((_, direct), _)| micros(direct, 0.5)).collect(),
@@ -35,7 +38,7 @@ pub(super) fn time(bench: &Bench) -> Result<Vec<Row>, Failure> {
     let added: Vec<f64> = (0..windows.len()).map(|i| (proxied[i] - direct[i]) / rtt[i]).collect();
     let middle = |values: &[f64]| median(values).value;
     Ok(vec![Row {
-        what: "proxied p50 over direct",
+        what: "proxied p50 over direct".into(),
         measured: middle(&proxied),
         unit: "us",
         ratio: median(&added),
@@ -74,8 +77,8 @@ pub(super) fn throughput(bench: &Bench) -> Result<Vec<Row>, Failure> {
     let direct = middle(bursts.iter().map(|(((direct, _), _), _)| direct.rate).collect());
     let direct_in_place = middle(bursts.iter().map(|((_, (direct, _)), _)| direct.rate).collect());
     let direct_each = middle(bursts.iter().map(|(((_, each), _), _)| each.as_secs_f64() * 1e6).collect());
-    let row = |what, ratios: Vec<f64>, note| Row {
-        what,
+    let row = |what: &'static str, ratios: Vec<f64>, note| Row {
+        what: what.into(),
         measured: rate,
         unit: "/s",
         ratio: median(&ratios),

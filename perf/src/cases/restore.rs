@@ -3,7 +3,7 @@
 
 use std::path::Path;
 
-use super::refill::{POOL_SIZE, RefillImpact, refill};
+use super::refill::{POOL_SIZE, refill};
 use crate::bench::{Bench, in_turn};
 use crate::clock::now;
 use crate::container_host::{ContainerHost, Stack, StartMode, millis};
@@ -26,8 +26,8 @@ struct ImageCase {
     /// Minimum instances per second.
     refill: Bound,
     /// The names of the figures: restore, first page, first page against that of a warm instance, restore without
-    /// sharing, on demand, cold start, refill, refill against the processors, impact of a refill, release, teardown.
-    rows: [&'static str; 11],
+    /// sharing, on demand, cold start, refill, refill against the processors, release, teardown.
+    rows: [&'static str; 10],
 }
 
 macro_rules! rows {
@@ -41,7 +41,6 @@ macro_rules! rows {
             concat!($image, ": cold start"),
             concat!($image, ": refill"),
             concat!($image, ": refill of all cores"),
-            concat!($image, ": page p99 in a refill"),
             concat!($image, ": release p50"),
             concat!($image, ": teardown, longest"),
         ]
@@ -151,7 +150,7 @@ impl Visits {
     fn beside_restores(&self, what: &'static str, ratios: &[f64], bound: Bound, note: String) -> Row {
         let measured = median(&self.total).value;
         let (ratio, pairs) = (median(ratios), ratios.len());
-        Row { what, measured, unit: "ms", ratio, to: "restore", bound, pairs, note }
+        Row { what: what.into(), measured, unit: "ms", ratio, to: "restore", bound, pairs, note }
     }
 
     /// Returns the instances per second of refills against the maximum of all processors: if they did nothing else and
@@ -193,8 +192,9 @@ impl ImageCase {
                 .push(median(&unshared.total[before..]).value / median(&restored.total[before..]).value);
             ratios.push(cold.total[cold.total.len() - 1] / median(&restored.total[before..]).value);
         }
-        let unshared_breakdown = breakdown(&unshared_host, &unshared)?;
-        let breakdown = breakdown(&host, &restored)?;
+        let (unshared_breakdown, _) = breakdown(&unshared_host, &unshared)?;
+        let (breakdown, steps) = breakdown(&host, &restored)?;
+        bench.findings.add_stack("Restore to the first page", self.template, steps);
         let beside_warm = beside_warm(&host, text, restores / 3)?;
         drop((host, unshared_host, cold_host));
         let host = stack.serve(program, &template, POOL_SIZE, StartMode::Shared, core)?;
@@ -202,7 +202,6 @@ impl ImageCase {
         let (refills, with_releases): (Vec<f64>, Vec<f64>) = (0..waves)
             .map(|_| Ok((refill(&host, false)?, refill(&host, true)?)))
             .collect::<Result<_, Failure>>()?;
-        let impact = RefillImpact::measure(&host, text, if bench.size.pairs > 1 { 300 } else { 20 })?;
         drop(host);
 
         let [
@@ -214,7 +213,6 @@ impl ImageCase {
             cold_row,
             refill_row,
             cores_row,
-            impact_row,
             release_row,
             teardown_row,
         ] = self.rows;
@@ -222,7 +220,7 @@ impl ImageCase {
         let above: Vec<f64> = restored.acquire.iter().map(|acquire| acquire - total.value).collect();
         let longest = restored.teardown.iter().copied().fold(0.0, f64::max);
         Ok(vec![
-            absolute(restore_row, "ms", total, Bound::AtMost(self.restore), restores, breakdown),
+            Row::absolute(restore_row, "ms", total, Bound::AtMost(self.restore), restores, breakdown),
             restored.first_page(page_row),
             Row::of(
                 beside_row,
@@ -234,7 +232,7 @@ impl ImageCase {
             ),
             unshared.beside_restores(unshared_row, &unshared_ratios, Bound::None, unshared_breakdown),
             Row {
-                what: demand_row,
+                what: demand_row.into(),
                 measured: median(&restored.acquire).value,
                 unit: "ms",
                 ratio: median(&above),
@@ -244,7 +242,7 @@ impl ImageCase {
                 note: "from an empty pool; the restore includes the first page".to_owned(),
             },
             cold.beside_restores(cold_row, &ratios, self.ratio, "with installation and warm-up".to_owned()),
-            absolute(
+            Row::absolute(
                 refill_row,
                 "/s",
                 median(&refills),
@@ -256,8 +254,7 @@ impl ImageCase {
                 ),
             ),
             restored.of_all_cores(cores_row, &refills)?,
-            impact.row(impact_row),
-            absolute(
+            Row::absolute(
                 release_row,
                 "ms",
                 median(&restored.release),
@@ -265,7 +262,7 @@ impl ImageCase {
                 restores,
                 format!("p99 {:.1} ms", quantile(&restored.release, 0.99)),
             ),
-            absolute(
+            Row::absolute(
                 teardown_row,
                 "ms",
                 Median { value: longest, low: longest, high: longest },
@@ -275,18 +272,6 @@ impl ImageCase {
             ),
         ])
     }
-}
-
-/// Returns a figure whose bound is that of the measured value and not of a ratio.
-fn absolute(
-    what: &'static str,
-    unit: &'static str,
-    value: Median,
-    bound: Bound,
-    pairs: usize,
-    note: String,
-) -> Row {
-    Row { what, measured: value.value, unit, ratio: value, to: unit, bound, pairs, note }
 }
 
 /// Returns pairs of the first page of a restored instance and a page of a warm instance in the same situation: right
@@ -307,10 +292,13 @@ fn beside_warm(host: &ContainerHost, text: &str, pairs: usize) -> Result<Vec<(f6
     Ok(found)
 }
 
-/// Returns how the time of a restore is divided: the steps that the server logs, and the rest.
-fn breakdown(host: &ContainerHost, visits: &Visits) -> Result<String, Failure> {
+/// The steps of a restore, each with its milliseconds.
+type Steps = Vec<(String, f64)>;
+
+/// Returns how the time of a restore is divided: the steps that the server logs, and the rest; as a text too.
+fn breakdown(host: &ContainerHost, visits: &Visits) -> Result<(String, Steps), Failure> {
     let mut launches = host.launches()?;
-    let mut steps = Vec::new();
+    let mut steps = Steps::new();
     let mut sum = 0.0;
     for step in ["namespace", "snapshot", "files", "container", "task", "start"] {
         // The server has logged one more: its first restore, which these visits do not count.
@@ -319,13 +307,11 @@ fn breakdown(host: &ContainerHost, visits: &Visits) -> Result<String, Failure> {
             times.ok_or_else(|| format!("the server did not restore, or did not log the step {step}"))?;
         let each = median(&times[times.len() - visits.total.len()..]).value / 1000.0;
         sum += each;
-        steps.push(format!("{step} {each:.1}"));
+        steps.push((step.to_owned(), each));
     }
     let acquire = median(&visits.acquire).value;
-    let [ready, page] = [acquire - sum, median(&visits.page).value];
-    Ok(format!(
-        "p99 {:.0}; {}, ready check and records {ready:.1}, first page {page:.1}",
-        quantile(&visits.total, 0.99),
-        steps.join(", "),
-    ))
+    steps.push(("ready check and records".to_owned(), acquire - sum));
+    steps.push(("first page".to_owned(), median(&visits.page).value));
+    let text: Vec<String> = steps.iter().map(|(step, took)| format!("{step} {took:.1}")).collect();
+    Ok((format!("p99 {:.0}; {}", quantile(&visits.total, 0.99), text.join(", ")), steps))
 }

@@ -45,7 +45,7 @@ pub(super) fn measure(bench: &Bench) -> Result<Vec<Row>, Failure> {
     let programs = match ValkeyPrograms::find() {
         Ok(programs) => programs,
         Err(missing) => {
-            println!("skipped: valkey, {missing} is missing");
+            crate::progress::print(&format!("skipped: valkey, {missing} is missing"));
             return Ok(Vec::new());
         }
     };
@@ -214,7 +214,7 @@ fn measure_visibility(acquiring: &ChildProcess, forwarding: &ChildProcess) -> Re
     let millis = |quantile| times.value_at_quantile(quantile) as f64 / 1e6;
     let value = millis(0.99);
     Ok(Row {
-        what: "Valkey: route visible on another node, p99",
+        what: "Valkey: route visible on another node, p99".into(),
         measured: value * 1000.0,
         unit: "us",
         ratio: Median { value, low: millis(0.5), high: millis(1.0) },
@@ -257,6 +257,6 @@ fn serve(
     app: SocketAddr,
     core: usize,
 ) -> Result<ChildProcess, Failure> {
-    let options = ServerOptions { ready, is_refilled: false, app, valkey: Some(valkey.address()) };
+    let options = ServerOptions { valkey: Some(valkey.address()), ..ServerOptions::new(ready, app) };
     bench.programs.server(options, core)
 }
