@@ -16,15 +16,19 @@ mod suites {
 /// The parts of the shared test support that this binary needs.
 #[path = "../support"]
 mod support {
+    #[allow(dead_code, reason = "the server's tests use the rest")]
+    pub mod engine_stack;
     pub mod fault_proxy;
     pub mod leak_check;
     pub mod skip;
     pub mod stack;
+    pub mod user_namespaces;
     #[allow(dead_code, reason = "the server's tests use the rest")]
     pub mod valkey_server;
 }
 
 mod containerd;
+mod engines;
 mod memory;
 mod process;
 mod valkey;

@@ -5,12 +5,16 @@
 /// The parts of the shared test support that this binary needs.
 #[path = "../support"]
 mod support {
+    pub mod changed_image;
+    pub mod debian_root;
+    pub mod engine_stack;
     #[allow(dead_code, reason = "the backends' tests use the other faults")]
     pub mod fault_proxy;
     pub mod harness;
     pub mod leak_check;
     pub mod nginx;
     pub mod private_containerd;
+    pub mod private_docker;
     pub mod skip;
     pub mod stack;
     #[allow(dead_code, reason = "the backends' tests use clusters and Sentinels")]
@@ -21,6 +25,8 @@ mod support {
 mod api;
 mod cluster;
 mod containers;
+mod engines;
 mod lifecycle;
 mod limits;
 mod proxy;
+mod zoo;

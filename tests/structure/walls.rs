@@ -32,7 +32,10 @@ const MAY_USE: &[(&str, &str)] = &[
     ("store::valkey", "store template instance telemetry clock"),
     ("store", "template instance telemetry clock"),
     ("runtime::process", "runtime template instance telemetry clock"),
-    ("runtime::containerd", "runtime template instance telemetry clock"),
+    ("runtime::containerd", "runtime::namespaces runtime template instance telemetry clock"),
+    ("runtime::engine", "runtime::namespaces runtime template instance telemetry clock"),
+    // What the backends with containers share.
+    ("runtime::namespaces", "runtime instance telemetry clock"),
     ("runtime::null", "runtime template instance telemetry clock"),
     ("telemetry", "config instance"),
     ("config", "runtime template instance"),
@@ -44,11 +47,13 @@ const MAY_USE: &[(&str, &str)] = &[
 
 /// The one file that may name every backend.
 const BACKENDS_FILE: &str = "server/backends.rs";
-const INNER: [&str; 6] = [
+const INNER: [&str; 8] = [
     "store::memory",
     "store::valkey",
     "runtime::process",
     "runtime::containerd",
+    "runtime::engine",
+    "runtime::namespaces",
     "runtime::null",
     "proxy::routes",
 ];

@@ -135,7 +135,25 @@ fn documents_and_scripts_use_plain_words() {
     paths.extend(files("perf", &[".md"]));
     paths.extend(files(
         "deployments",
-        &[".toml", ".sh", "up", "down", "install", "enter", "build", ".yaml", ".cfg"],
+        &[
+            ".toml",
+            ".sh",
+            "up",
+            "down",
+            "install",
+            "enter",
+            "build",
+            ".yaml",
+            ".cfg",
+            ".conf",
+            "root",
+            "cross",
+            "pack",
+            "postinst",
+            "prerm",
+            "postrm",
+            "Dockerfile",
+        ],
     ));
     paths.extend(files("src", &[".lua", ".html", ".js", ".css"]));
     paths.extend(

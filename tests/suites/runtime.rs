@@ -13,7 +13,7 @@ use try_it_now::runtime::{Runtime, RuntimeError, StartRequest};
 use try_it_now::template::App;
 
 /// The longest time that any step here may take. Only a failure takes that long.
-pub(crate) const MAX_WAIT: Duration = Duration::from_secs(20);
+pub(crate) const MAX_WAIT: Duration = Duration::from_secs(60);
 
 /// A runtime under test.
 pub(crate) struct RuntimeUnderTest {
@@ -89,7 +89,7 @@ pub(crate) fn start_request(app: &App) -> StartRequest {
     let id = InstanceId::random(&TemplateName::new("sample").unwrap());
     let host = format!("{id}.localhost");
     let (url, app) = (format!("http://{host}:8080/"), Arc::new(app.clone()));
-    StartRequest { url, host, id, app, revision: 1, files: Vec::new(), will_be_baked: true }
+    StartRequest { url, host, id, app, revision: 1, files: Vec::new(), will_be_baked: true, yields: false }
 }
 
 pub(crate) async fn with_timeout<F: Future>(future: F) -> F::Output {

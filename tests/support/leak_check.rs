@@ -27,16 +27,28 @@ impl Stack {
         let lists = lists.map(|what| (what, self.ctr(&[what, "list"])));
         let lines = lists.iter().flat_map(|(what, text)| text.lines().map(move |line| (what, line)));
         let ours = lines.filter(|(_, line)| has_any(line, names));
-        ours.map(|(what, line)| format!("{what}: {line}")).collect()
+        // The width of a column depends on what other tests have.
+        ours.map(|(what, line)| format!("{what}: {}", line.split_whitespace().collect::<Vec<_>>().join(" ")))
+            .collect()
     }
 
     /// Runs containerd's own tool `ctr` in the namespace of the tests and returns its output.
     pub(crate) fn ctr(&self, arguments: &[&str]) -> String {
+        self.try_ctr(arguments).unwrap_or_else(|error| panic!("{arguments:?}: {error}"))
+    }
+
+    /// Runs `ctr` as [`Stack::ctr`] does, where what it asks for may be gone: other tests remove what is theirs.
+    ///
+    /// # Errors
+    /// What `ctr` wrote about its failure.
+    pub(crate) fn try_ctr(&self, arguments: &[&str]) -> Result<String, String> {
         let mut ctr = Command::new("ctr");
         ctr.env("PATH", &self.path).arg("--address").arg(&self.address);
         let output = ctr.args(["--namespace", "try-it-now"]).args(arguments).output().unwrap();
-        assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
-        String::from_utf8(output.stdout).unwrap()
+        match output.status.success() {
+            true => Ok(String::from_utf8(output.stdout).unwrap()),
+            false => Err(String::from_utf8_lossy(&output.stderr).into_owned()),
+        }
     }
 
     /// Returns the process id of containerd.

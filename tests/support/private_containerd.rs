@@ -78,15 +78,6 @@ impl PrivateContainerd {
         }
     }
 
-    /// Makes runc's folder of a container with that id, and mounts a root in it as a restore does.
-    pub fn mount_root_of(&self, id: &str) {
-        let root = format!("/run/containerd/runc/try-it-now/{id}/criu-root");
-        let script = format!("mkdir -p {root} && mount --bind {} {root}", self.folder.display());
-        let namespace = format!("--mount=/proc/{}/ns/mnt", self.holder.id());
-        let made = Command::new("nsenter").arg(namespace).args(["sh", "-c", &script]).status().unwrap();
-        assert!(made.success());
-    }
-
     /// Returns it in the form that the tests use.
     pub fn stack(&self) -> Stack {
         self.stack.clone()
@@ -135,7 +126,8 @@ impl Drop for PrivateContainerd {
     }
 }
 
-fn children(pid: Pid) -> Vec<Pid> {
+/// Lists the child processes of a process.
+pub(crate) fn children(pid: Pid) -> Vec<Pid> {
     let threads = format!("/proc/{}/task", pid.as_raw_nonzero());
     let lists = std::fs::read_dir(Path::new(&threads)).into_iter().flatten().flatten();
     let texts = lists.filter_map(|thread| std::fs::read_to_string(thread.path().join("children")).ok());

@@ -44,11 +44,6 @@ impl Stack {
     }
 }
 
-/// Returns whether the instances of all tests have user namespaces: `USER_NAMESPACES=true cargo nextest run ...`.
-pub(crate) fn has_user_namespaces() -> bool {
-    env::var("USER_NAMESPACES").is_ok_and(|value| value == "true")
-}
-
 /// Returns the folders to search for the stack's programs, in the form of `PATH`. Returns `None` and prints why if
 /// `program` is in none of them; panics if no test may be skipped.
 pub(crate) fn path_with(program: &str) -> Option<OsString> {

@@ -83,7 +83,7 @@ async fn run_as_server() -> bool {
     let settings = ContainerdSettings {
         faults: watcher,
         program: Some(env!("CARGO_BIN_EXE_try-it-now").into()),
-        user_namespaces: crate::support::stack::has_user_namespaces(),
+        user_namespaces: crate::support::user_namespaces::setting(),
         ..settings
     };
     let arm = || armed.store(true, std::sync::atomic::Ordering::SeqCst);

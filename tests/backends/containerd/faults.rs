@@ -13,7 +13,7 @@ use super::{
     with_timeout,
 };
 use crate::support::leak_check::open_network_namespaces;
-use crate::support::stack;
+use crate::support::user_namespaces;
 
 /// The steps of a start.
 pub(super) const START_STEPS: [FaultPoint; 8] = [
@@ -46,7 +46,7 @@ pub(super) const STOP_STEPS: [FaultPoint; 4] =
 /// Returns the network namespaces that an idle server holds open: its own, held by two threads that enter others, and the
 /// spare ones. Instances with user namespaces have no spare ones, because each network belongs to a user namespace.
 fn idle_networks() -> usize {
-    if stack::has_user_namespaces() { 2 } else { 2 + 8 }
+    if user_namespaces::are_in_use() { 2 } else { 2 + 8 }
 }
 
 /// Makes steps fail on demand.

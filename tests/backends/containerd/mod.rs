@@ -23,6 +23,7 @@ mod sharing;
 mod takeover;
 mod user_namespaces;
 mod walls;
+mod yielding;
 
 mod heavy {
     mod noisy_neighbours;
@@ -36,7 +37,7 @@ use std::{env, fs};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use try_it_now::instance::{Endpoint, InstanceId, NodeId};
 use try_it_now::runtime::containerd::{ContainerdRuntime, ContainerdSettings, FaultInjector};
-use try_it_now::runtime::{Runtime, StartMethod, Started};
+use try_it_now::runtime::{Runtime, StartMethod, Started, UserNamespaces};
 use try_it_now::template::{App, ImageRef, ResourceLimits};
 
 use crate::suites::runtime::{RuntimeUnderTest, TestApps, output, start_request, wait_until, with_timeout};
@@ -80,7 +81,7 @@ impl TestNode {
         let settings = ContainerdSettings {
             search_path: Some(stack.path.clone()),
             program,
-            user_namespaces: stack::has_user_namespaces(),
+            user_namespaces: crate::support::user_namespaces::setting(),
             ..settings
         };
         Some(Self { settings, stack, images: Mutex::default() })
@@ -89,7 +90,7 @@ impl TestNode {
     /// Returns a new node whose instances have user namespaces.
     fn with_user_namespaces() -> Option<Self> {
         let mut node = Self::new()?;
-        node.settings.user_namespaces = true;
+        node.settings.user_namespaces = UserNamespaces::Required;
         Some(node)
     }
 

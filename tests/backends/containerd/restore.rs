@@ -1,7 +1,7 @@
 //! The program that restores instances in place of runc: runc knows what it has restored, and a failure of CRIU is
 //! handled. In the tests of failures, CRIU and runc are scripts.
 
-use std::os::unix::fs::{PermissionsExt, symlink};
+use std::os::unix::fs::{PermissionsExt, chown, symlink};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -13,7 +13,8 @@ use try_it_now::runtime::containerd::{ContainerdRuntime, ContainerdSettings};
 use try_it_now::runtime::{CheckpointStatus, Runtime, StartMethod};
 
 use super::{REVISION, TestNode, bake, env, fs, send_command, start, with_timeout};
-use crate::support::stack::{self, Stack};
+use crate::support::stack::Stack;
+use crate::support::user_namespaces;
 
 /// The file in a checkpoint with the state that runc wrote for the first instance.
 const RUNC_STATE_FILE: &str = "runc.json";
@@ -69,7 +70,7 @@ async fn instances_that_we_restore_have_the_same_runc_state_as_those_that_runc_r
     };
     assert_eq!(without_own_values(&by_runc, first.as_str()), without_own_values(&ours, second.as_str()));
     // A network namespace inside a user namespace has no path.
-    match stack::has_user_namespaces() {
+    match user_namespaces::are_in_use() {
         true => assert_ne!(first_id(&by_runc), first_id(&ours)),
         false => assert_ne!(network(&by_runc), network(&ours)),
     }
@@ -292,11 +293,51 @@ fn after_a_kill_during_a_restore_its_cgroups_and_state_are_found_by_its_name() {
     }
     scripted.record_runc_state();
     assert!(!scripted.restore(&scripted.id));
-    let runc_state = scripted.at("runc").join(&scripted.id);
-    assert!(runc_state.join("criu-root/proc").exists(), "its root is still mounted");
-    rustix::mount::unmount(runc_state.join("criu-root"), rustix::mount::UnmountFlags::DETACH).unwrap();
-    fs::remove_dir_all(runc_state).unwrap();
+    fs::remove_dir_all(scripted.at("runc").join(&scripted.id)).unwrap();
     scripted.wait_for_cgroup_removal();
+    scripted.assert_nothing_left();
+}
+
+#[test]
+fn what_is_mounted_for_a_restore_is_gone_after_a_kill_and_hinders_no_removal() {
+    let Some(scripted) = ScriptedRestore::new("exit 1") else { return };
+    // For a user namespace, folders are mounted beside the root.
+    let extents = [10, 8, 8, 0, 16, 7, 24, 128, 128, 4, 18, 8, 8, 0, 16, 7, 24, 128, 128, 4];
+    let image = [b"magicnum".as_slice(), &(extents.len() as u32).to_le_bytes(), &extents].concat();
+    fs::write(scripted.at("key/images/userns-1.img"), image).unwrap();
+    let spec = json!({
+        "linux": { "uidMappings": [{ "hostID": 200_000 }] },
+        "mounts": [{ "destination": "/dev", "type": "bind", "source": scripted.at("key") }],
+    });
+    fs::write(scripted.at("bundle/config.json"), spec.to_string()).unwrap();
+    // The root, whose lower layers get the ids of the user namespace.
+    for part in ["lower/1", "lower/2", "disk/upper", "disk/work"] {
+        fs::create_dir_all(scripted.at(part)).unwrap();
+    }
+    fs::write(scripted.at("lower/1/base"), "").unwrap();
+    fs::write(scripted.at("lower/2/app"), "").unwrap();
+    chown(scripted.at("lower/2/app"), Some(33), Some(34)).unwrap();
+    let [lower_1, lower_2, upper, work] =
+        ["lower/1", "lower/2", "disk/upper", "disk/work"].map(|part| scripted.at(part).display().to_string());
+    let options = format!("volatile\nworkdir={work}\nupperdir={upper}\nlowerdir={lower_2}:{lower_1}");
+    fs::write(scripted.at("work/root-options"), options).unwrap();
+    let runc = format!(
+        "#!/bin/sh\nexec >{}\nls {}\ncd {}\nstat -c '%n %u:%g' base app\necho new >made\nkill -9 $PPID\n",
+        scripted.at("called").display(),
+        scripted.at("bundle/devices/images").display(),
+        scripted.at("bundle/rootfs").display()
+    );
+    scripted.program("runc", &runc);
+    assert!(!scripted.restore(&scripted.id));
+    let expected = ["descriptors.json", "userns-1.img", "base 200000:200000", "app 200033:200034"];
+    assert_eq!(scripted.calls(), expected, "it is mounted for runc");
+    assert!(scripted.at("disk/upper/made").exists());
+    // As containerd does.
+    for folder in ["bundle/devices", "bundle/layers"] {
+        fs::remove_dir_all(scripted.at(folder)).unwrap();
+    }
+    assert!(scripted.at("lower/2/app").exists(), "the layers are unchanged");
+    assert!(scripted.at("key/images/descriptors.json").exists(), "the mounted folder is unchanged");
     scripted.assert_nothing_left();
 }
 

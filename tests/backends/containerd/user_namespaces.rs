@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use serde_json::json;
 use try_it_now::instance::{Endpoint, InstanceId};
 use try_it_now::runtime::containerd::{ContainerdRuntime, ContainerdSettings, FaultInjector, FaultPoint};
-use try_it_now::runtime::{Runtime, StartMethod};
+use try_it_now::runtime::{Runtime, StartMethod, UserNamespaces};
 use try_it_now::template::{App, ImageRef};
 
 use super::random_numbers::image;
@@ -41,6 +41,8 @@ fn users_app(test_node: &TestNode, user: &str, argument: &str) -> App {
         layer.append_data(&mut header, folder, &[][..]).unwrap();
     }
     oci_archive::append(&mut layer, "users", 0o755, &fs::read(&program).unwrap());
+    append_attribute(&mut layer, "security.capability", &CAPABILITIES);
+    oci_archive::append(&mut layer, "capable", 0o755, b"");
     let path = folder.join("users.tar");
     let label = test_node.settings.node.as_str();
     let manifest = {
@@ -50,6 +52,20 @@ fn users_app(test_node: &TestNode, user: &str, argument: &str) -> App {
     };
     test_node.images.lock().unwrap().push(format!("try-it-now.local/archive@{manifest}"));
     App { image: Some(ImageRef::Tar(path)), ..super::app(&["/users", argument]) }
+}
+
+/// The capability to listen on low ports, for the program /capable of [`users_app`], as an image has it.
+const CAPABILITIES: [u8; 20] = [1, 0, 0, 2, 0, 4, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+
+/// Gives the next file of an archive an extended attribute.
+fn append_attribute(layer: &mut tar::Builder<Vec<u8>>, name: &str, value: &[u8]) {
+    let record = [format!(" SCHILY.xattr.{name}=").as_bytes(), value, b"\n"].concat();
+    // The length of a record counts its own digits, of which it has two.
+    let record = [(record.len() + 2).to_string().as_bytes(), &record].concat();
+    let mut header = tar::Header::new_ustar();
+    header.set_entry_type(tar::EntryType::XHeader);
+    header.set_size(record.len() as u64);
+    layer.append_data(&mut header, "attributes", record.as_slice()).unwrap();
 }
 
 /// A cold instance of an app, and two that were restored from one checkpoint.
@@ -212,7 +228,8 @@ async fn nginx_with_workers_of_another_user_is_restored() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn where_no_instance_starts_with_a_user_namespace_all_start_without_one() {
-    let Some(test_node) = TestNode::with_user_namespaces() else { return };
+    let Some(mut test_node) = TestNode::new() else { return };
+    test_node.settings.user_namespaces = UserNamespaces::Auto;
     let (attempts, faults) = failing_ids(0);
     let runtime = test_node.open_watched(faults).await;
     for _ in 0..2 {
@@ -226,7 +243,8 @@ async fn where_no_instance_starts_with_a_user_namespace_all_start_without_one() 
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn where_one_instance_has_started_with_a_user_namespace_none_starts_without() {
-    let Some(test_node) = TestNode::with_user_namespaces() else { return };
+    let Some(mut test_node) = TestNode::new() else { return };
+    test_node.settings.user_namespaces = UserNamespaces::Auto;
     let (attempts, faults) = failing_ids(1);
     let runtime = test_node.open_watched(faults).await;
     let (id, _) = start(&runtime, &php(COUNTER_APP)).await;
@@ -294,6 +312,75 @@ async fn a_server_of_root_whose_workers_are_another_user_is_restored() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn access_lists_and_capabilities_of_files_hold_for_the_ids_of_each_restored_instance() {
+    let Some(test_node) = TestNode::with_user_namespaces() else { return };
+    let runtime = test_node.open().await;
+    for (id, endpoint) in cold_and_restored(&runtime, &users_app(&test_node, "", "workers"), "who").await {
+        // The root of the instance wrote it, and user 33 is only on its list.
+        assert_eq!(send_command(&runtime, endpoint, "listed").await, "secret");
+        let seen = send_command(&runtime, endpoint, "capabilities").await;
+        assert_eq!(seen, hex::encode(CAPABILITIES));
+        // On this host they hold for the root of the instance only.
+        let mut value = [0_u8; 32];
+        let file = format!("/proc/{}/root/capable", processes(&id)[0]);
+        let length = rustix::fs::getxattr(file, "security.capability", &mut value).unwrap();
+        assert_eq!(value[20..length], range_of(&id).to_le_bytes());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn where_they_are_required_no_instance_starts_without_a_user_namespace() {
+    let Some(test_node) = TestNode::with_user_namespaces() else { return };
+    let (attempts, faults) = failing_ids(0);
+    let runtime = test_node.open_watched(faults).await;
+    for _ in 0..2 {
+        let error = with_timeout(runtime.start(&start_request(&php(COUNTER_APP)))).await.unwrap_err();
+        assert!(error.to_string().contains("idmapped"), "{error}");
+    }
+    assert_eq!(attempts.load(Ordering::SeqCst), 2);
+    assert_eq!(runtime.list().await.unwrap(), []);
+    assert_eq!(test_node.id_ranges(), [""; 0]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn after_a_change_of_the_setting_instances_go_on_and_new_ones_have_a_checkpoint_of_their_own() {
+    for (before, after) in
+        [(UserNamespaces::Off, UserNamespaces::Required), (UserNamespaces::Required, UserNamespaces::Off)]
+    {
+        let Some(test_node) = TestNode::new() else { return };
+        let open = |user_namespaces| {
+            ContainerdRuntime::open(ContainerdSettings { user_namespaces, ..test_node.settings.clone() })
+        };
+        let has_ids = |id: &InstanceId| host_ids(processes(id)[0])[0] >= FIRST;
+        let runtime = open(before).await.unwrap();
+        let app = bake(&runtime).await;
+        let (kept, endpoint) = start(&runtime, &app).await;
+        assert_eq!(endpoint.method, StartMethod::Restored);
+        drop(runtime);
+
+        let runtime = open(after).await.unwrap();
+        with_timeout(runtime.fetch(&app)).await.unwrap();
+        assert_eq!(runtime.list().await.unwrap(), std::slice::from_ref(&kept));
+        assert_eq!(send_command(&runtime, endpoint.endpoint, "add").await, "2 old");
+        assert_eq!(has_ids(&kept), before == UserNamespaces::Required);
+        assert_eq!(bake(&runtime).await, app);
+        // The next bake has removed the other checkpoint.
+        let checkpoints = fs::read_dir(test_node.checkpoints()).unwrap().flatten();
+        assert_eq!(checkpoints.filter(|entry| entry.path().is_dir()).count(), 1);
+        let (id, started) = start(&runtime, &app).await;
+        assert_eq!(started.method, StartMethod::Restored);
+        assert_eq!(has_ids(&id), after == UserNamespaces::Required);
+        assert_eq!(send_command(&runtime, started.endpoint, "add").await, "2 old");
+        assert_eq!(send_command(&runtime, endpoint.endpoint, "add").await, "3 old");
+        for id in [kept, id] {
+            with_timeout(runtime.stop(&id)).await.unwrap();
+            assert_eq!(test_node.resources_of(id.as_str()), [""; 0]);
+        }
+        assert_eq!(test_node.id_ranges(), [""; 0]);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_next_server_knows_the_ids_of_the_instances_that_it_adopts() {
     let Some(test_node) = TestNode::with_user_namespaces() else { return };
     let runtime = test_node.open().await;
@@ -314,7 +401,7 @@ async fn the_next_server_knows_the_ids_of_the_instances_that_it_adopts() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_checkpoint_without_user_namespaces_is_not_restored_into_one() {
     let Some(test_node) = TestNode::with_user_namespaces() else { return };
-    let settings = ContainerdSettings { user_namespaces: false, ..test_node.settings.clone() };
+    let settings = ContainerdSettings { user_namespaces: UserNamespaces::Off, ..test_node.settings.clone() };
     let runtime = ContainerdRuntime::open(settings.clone()).await.unwrap();
     let app = bake(&runtime).await;
     let (id, started) = start(&runtime, &app).await;

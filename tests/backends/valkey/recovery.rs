@@ -448,6 +448,26 @@ async fn without_a_report_of_every_node_no_ready_instance_stays() {
     assert_eq!(a.ready_count().await, 0);
 }
 
+/// A node that stood still is removed with its instances. When it runs again, its heartbeat puts it on record before the
+/// answer has it forget them; then they are not lost.
+#[tokio::test]
+async fn a_node_that_comes_back_restores_no_instance_that_was_removed_with_it() {
+    let Some(server) = ValkeyServer::start(Persistence::None, &[]) else { return };
+    let (a, b) = two_nodes(&server, |settings| settings).await;
+    let removed = b.ready().await;
+    a.store.evict_node(&node("b"), Duration::ZERO).await.unwrap();
+    // The heartbeat of b, of which the first store does not get the answer.
+    Node::new("b", settings(&server, "b")).send_heartbeat().await;
+    let checks_end = Instant::now() + Duration::from_secs(3);
+    while Instant::now() < checks_end {
+        b.follow().await;
+        assert_eq!(a.state(&removed).await, None, "b believes it to be lost");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    b.send_heartbeat().await;
+    assert_eq!(a.ready_count().await, 0);
+}
+
 #[tokio::test]
 async fn a_node_that_reports_late_restores_only_its_assigned_instances() {
     let Some(mut server) = ValkeyServer::start(Persistence::AppendOnly, &[]) else { return };

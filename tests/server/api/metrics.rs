@@ -66,7 +66,9 @@ async fn every_metric_of_the_contract_is_there_after_some_traffic() {
     ] {
         assert!(value(&page, series).is_some_and(|n| n >= 1.0), "{series} in\n{page}");
     }
-    assert!(page.contains("demo_build_info{"), "{page}");
+    let commit = option_env!("TRY_IT_NOW_COMMIT").filter(|commit| !commit.is_empty()).unwrap_or("unknown");
+    let build = format!(r#"demo_build_info{{version="{}",commit="{commit}"}} 1"#, env!("CARGO_PKG_VERSION"));
+    assert!(page.contains(&build), "{page}");
     assert!(page.contains("# TYPE demo_criu_restore_duration_seconds histogram"), "{page}");
     assert!(page.contains(r#"demo_acquisition_duration_seconds_bucket{le="0.00005"}"#), "{page}");
     assert!(!page.contains("no/such/path"), "a raw path is not a label");

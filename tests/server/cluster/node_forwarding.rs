@@ -317,8 +317,8 @@ async fn either_server_returns_the_log_of_an_app() {
     }
 }
 
-/// Returns the raw answer without what differs between requests: its first line, its fields in alphabetical order, and
-/// everything after them.
+/// Returns the raw answer without what differs between requests: its first line, its fields in alphabetical order with
+/// names in lower case (two engines carry answers, and the case has no meaning), and everything after them.
 async fn raw_response(port: u16, host: &str, first_line: &str) -> (String, Vec<String>, String) {
     let asked =
         format!("{first_line}\r\nHost: {host}\r\nAccept: application/json\r\nConnection: close\r\n\r\n");
@@ -330,8 +330,10 @@ async fn raw_response(port: u16, host: &str, first_line: &str) -> (String, Vec<S
     fields.sort_by_key(|(name, _)| name.to_ascii_lowercase());
     let id = fields.iter().find(|(name, _)| name.eq_ignore_ascii_case("x-request-id")).unwrap().1;
     let is_own = |name: &str| ["x-request-id", "date"].iter().any(|own| name.eq_ignore_ascii_case(own));
-    let fields =
-        fields.iter().filter(|(name, _)| !is_own(name)).map(|(name, value)| format!("{name}: {value}"));
+    let fields = fields
+        .iter()
+        .filter(|(name, _)| !is_own(name))
+        .map(|(name, value)| format!("{}: {value}", name.to_ascii_lowercase()));
     (status, fields.collect(), body.replace(id, "ID"))
 }
 

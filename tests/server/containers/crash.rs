@@ -9,6 +9,33 @@ use crate::lifecycle::crash::visit_until_gone;
 use crate::support::harness::{Server, eventually_within};
 
 #[tokio::test]
+async fn ready_instances_outlive_a_server_that_is_killed_and_dead_ones_are_not_offered() {
+    let Some(host) = ContainerHost::php() else { return };
+    let settings = [("POOL_TARGET_SIZE", "3"), ("POOL_MIN_SIZE", "0"), ("POOL_MAX_SIZE", "3")];
+    let mut first = host.start_server(&settings).await.full_within(FULL_TIMEOUT).await;
+    let ready = host.containers();
+    assert_eq!(ready.len(), 3, "{ready:?}");
+    let taken = first.acquire().await;
+    post_note(first.port, &taken, "kept").await;
+    first.signal("KILL");
+    assert_eq!(first.wait_for_exit().await, None);
+    // One of the two that are left dies while no server runs.
+    let dead = ready.iter().find(|id| **id != taken.id).unwrap();
+    host.stack.ctr(&["tasks", "kill", "--signal", "SIGKILL", dead]);
+
+    let mut second = host.start_server(&settings).await;
+    assert_eq!(read_page(second.port, &taken).await.1, ["kept"]);
+    let next = second.acquire().await;
+    assert!(ready.contains(&next.id) && next.id != taken.id && next.id != *dead, "{next:?} of {ready:?}");
+    assert_eq!(read_page(second.port, &next).await.1, Vec::<String>::new());
+    for id in [&taken.id, &next.id] {
+        release(&second, id).await;
+    }
+    shut_down(&mut second).await;
+    host.assert_nothing_left().await;
+}
+
+#[tokio::test]
 async fn a_server_killed_at_any_moment_under_load_leaves_only_the_assigned_instances_running() {
     let Some(host) = ContainerHost::php() else { return };
     let settings = [("POOL_TARGET_SIZE", "2"), ("POOL_MAX_SIZE", "40")];

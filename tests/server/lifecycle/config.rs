@@ -25,9 +25,9 @@ impl Drop for StateFolder {
     }
 }
 
-/// Runs a server that cannot start and waits for its end.
-fn run(folder: &StateFolder, arguments: &[&str], variables: &[(&str, &str)]) -> (Option<i32>, String) {
-    let Output { status, stdout, stderr } = Command::new(env!("CARGO_BIN_EXE_try-it-now"))
+/// Runs the program and waits for its end.
+fn output(folder: &StateFolder, arguments: &[&str], variables: &[(&str, &str)]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_try-it-now"))
         .args(arguments)
         .env_clear()
         .env("PATH", std::env::var_os("PATH").unwrap_or_default())
@@ -35,7 +35,12 @@ fn run(folder: &StateFolder, arguments: &[&str], variables: &[(&str, &str)]) -> 
         .env("SERVER_HOST", "127.0.0.1")
         .envs(variables.iter().copied())
         .output()
-        .unwrap();
+        .unwrap()
+}
+
+/// Runs a server that cannot start and waits for its end.
+fn run(folder: &StateFolder, arguments: &[&str], variables: &[(&str, &str)]) -> (Option<i32>, String) {
+    let Output { status, stdout, stderr } = output(folder, arguments, variables);
     assert_eq!(String::from_utf8_lossy(&stdout), "");
     (status.code(), String::from_utf8(stderr).unwrap())
 }
@@ -57,7 +62,7 @@ fn all_configuration_errors_are_reported_together_before_a_port_is_bound() {
         ("POOL_TARGET_SIZE", "many"),
         ("RATE_LIMIT_HOURLY", "-1"),
         ("POOL_DEFAULT_TTL", "30"),
-        ("CONTAINER_MODE", "docker"),
+        ("CONTAINER_MODE", "vm"),
         ("LOG_LEVEL", "loud"),
         ("TRUSTED_PROXIES", "127.0.0.1,everywhere"),
         ("ACQUIRE_TIMEOUT", "soon"),
@@ -90,6 +95,39 @@ fn an_invalid_secret_is_not_printed() {
     let (code, output) = run(&folder, &[], &[("API_KEY", "s3cr\u{e9}t")]);
     assert_eq!(code, Some(64), "{output}");
     assert!(output.contains("API_KEY") && !output.contains("s3cr"), "{output}");
+}
+
+#[test]
+fn the_configuration_in_effect_is_printed_without_secrets_and_changes_nothing() {
+    let folder = StateFolder::new();
+    let file = folder.path("templates.toml");
+    std::fs::write(&file, "[templates.shop]\ncommand = [\"x\"]\nttl = \"10m\"\n").unwrap();
+    let variables =
+        [("SERVER_PORT", "8099"), ("API_KEY", "hush"), ("POOL_TARGET_SIZE", "4"), ("POOL_MIM_SIZE", "1")];
+    let shown = output(&folder, &["config", "--config", &file], &variables);
+    assert!(shown.status.success());
+    let text = String::from_utf8(shown.stdout).unwrap();
+    let lines: Vec<Vec<&str>> = text.lines().map(|line| line.split_whitespace().collect()).collect();
+    for expected in [
+        ["SERVER_PORT", "8099", "environment"],
+        ["API_KEY", "(secret)", "environment"],
+        ["LOG_LEVEL", "info", "default"],
+        ["templates.shop.ttl", "10m", "file"],
+        ["templates.shop.pool.target", "4", "POOL_TARGET_SIZE"],
+    ] {
+        assert!(lines.contains(&expected.to_vec()), "{expected:?} in\n{text}");
+    }
+    assert!(!text.contains("hush"), "{text}");
+    let warnings = String::from_utf8(shown.stderr).unwrap();
+    assert!(warnings.contains("POOL_MIM_SIZE is ignored: did you mean POOL_MIN_SIZE?"), "{warnings}");
+    let shown = output(&folder, &["config", "--json"], &variables);
+    let values: serde_json::Value = serde_json::from_slice(&shown.stdout).unwrap();
+    let port = values.as_array().unwrap().iter().find(|value| value["name"] == "SERVER_PORT").unwrap();
+    assert_eq!(*port, serde_json::json!({ "name": "SERVER_PORT", "value": "8099", "source": "environment" }));
+    assert!(!folder.0.join("state").exists());
+    let (code, errors) = run(&folder, &["config"], &[("SERVER_PORT", "many")]);
+    assert_eq!(code, Some(64));
+    assert!(errors.contains("SERVER_PORT"), "{errors}");
 }
 
 #[test]

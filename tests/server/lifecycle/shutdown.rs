@@ -10,7 +10,7 @@ use tokio::net::TcpStream;
 use tokio::time::Instant;
 
 use crate::support::harness::{
-    AcquiredInstance, EventStream, Server, eventually, h2_collect, h2_get, h2c, instance_folders,
+    AcquiredInstance, EventStream, Server, eventually, get, h2_collect, h2_get, h2c, instance_folders,
     processes_of,
 };
 
@@ -214,4 +214,13 @@ async fn a_shutdown_while_the_pool_is_being_filled_leaves_nothing() {
         assert_eq!(server.wait_for_exit().await, Some(0));
         assert_nothing_left(&server);
     }
+}
+
+#[tokio::test]
+async fn a_server_whose_instances_end_with_it_is_not_replaced_and_says_why() {
+    let server = Server::start(&[]).await;
+    let instance = server.acquire().await;
+    server.signal("USR2");
+    server.log_until(|line| line.contains("cannot be replaced") && line.contains("CONTAINER_MODE")).await;
+    assert_eq!(get(server.port, &instance.host, "/").await.status, 200);
 }

@@ -78,10 +78,7 @@ async fn a_head_that_arrives_slowly_times_out_after_ten_seconds_on_every_kind_of
     let instance = server.acquire().await;
     let kinds = [None, Some("localhost"), Some(instance.host.as_str())];
     let slow = kinds.map(async |first| {
-        let mut connection = RawConnection::connect(server.port).await;
-        if let Some(first) = first {
-            assert_eq!(connection.get(first, "/health").await.status, 200);
-        }
+        let mut connection = RawConnection::connect(server.port).await.after(first).await;
         let (took, status) =
             send_slowly(&mut connection, &format!("GET / HTTP/1.1\r\nHost: {}\r\nX-A: ", instance.host))
                 .await;
@@ -97,10 +94,7 @@ async fn a_body_that_stalls_times_out_on_both_sides() {
     let instance = server.acquire().await;
     for (host, path) in [("localhost", "/api/v1/demo/acquire"), (instance.host.as_str(), "/upload")] {
         for first in [None, Some("localhost"), Some(instance.host.as_str())] {
-            let mut connection = RawConnection::connect(server.port).await;
-            if let Some(first) = first {
-                assert_eq!(connection.get(first, "/health").await.status, 200);
-            }
+            let mut connection = RawConnection::connect(server.port).await.after(first).await;
             connection
                 .send(format!("POST {path} HTTP/1.1\r\nHost: {host}\r\nContent-Length: 10\r\n\r\nabc"))
                 .await;

@@ -11,10 +11,7 @@ async fn an_apps_events_arrive_one_by_one() {
     let server = Server::start(&[]).await;
     let instance = server.acquire().await;
     for first in [None, Some("localhost")] {
-        let mut connection = RawConnection::connect(server.port).await;
-        if let Some(first) = first {
-            assert_eq!(connection.get(first, "/health").await.status, 200);
-        }
+        let mut connection = RawConnection::connect(server.port).await.after(first).await;
         connection
             .send(format!(
                 "GET /events HTTP/1.1\r\nHost: {}\r\nAccept: text/event-stream\r\n\r\n",
@@ -87,10 +84,7 @@ async fn the_apis_events_arrive_one_by_one_on_every_kind_of_connection() {
         (None, "1.0"),
         (Some(instance.host.as_str()), "1.0"),
     ] {
-        let mut connection = RawConnection::connect(server.port).await;
-        if let Some(first) = first {
-            assert_eq!(connection.get(first, "/health").await.status, 200);
-        }
+        let mut connection = RawConnection::connect(server.port).await.after(first).await;
         connection
             .send(format!(
                 "GET /api/v1/demo/{}/status HTTP/{version}\r\nHost: localhost\r\n\r\n",
@@ -155,10 +149,7 @@ async fn a_download_in_flight_is_finished_when_the_server_shuts_down_and_idle_co
     let size = 64 << 20;
     let mut busy = Vec::new();
     for first in [None, Some("localhost")] {
-        let mut connection = RawConnection::connect(server.port).await;
-        if let Some(first) = first {
-            assert_eq!(connection.get(first, "/health").await.status, 200);
-        }
+        let mut connection = RawConnection::connect(server.port).await.after(first).await;
         connection
             .send(format!("GET /download?bytes={size} HTTP/1.1\r\nHost: {}\r\n\r\n", instance.host))
             .await;
@@ -190,4 +181,28 @@ async fn a_download_in_flight_is_finished_when_the_server_shuts_down_and_idle_co
     assert_eq!(h2_collect(answer).await.unwrap().body.len(), size);
     drop(send);
     assert_eq!(server.wait_for_exit().await, Some(0));
+}
+
+/// The app writes the head and the first event one after the other, and its kernel holds back a small write until the
+/// one before is acknowledged, which a kernel delays by 40 ms.
+#[tokio::test]
+async fn the_first_event_of_an_app_that_writes_small_pieces_is_not_late() {
+    let server = Server::with_fake_upstream(&[("HTTP1_ENGINE", "forwarder")]).await;
+    let mut delays = Vec::new();
+    for _ in 0..5 {
+        let instance = server.acquire().await;
+        let mut connection = RawConnection::connect(server.port).await;
+        for _ in 0..4 {
+            // The kernel acknowledges at once on a new connection.
+            assert_eq!(connection.get(&instance.host, "/").await.status, 200);
+        }
+        let request = format!("GET /slow-events HTTP/1.1\r\nHost: {}\r\n\r\n", instance.host);
+        connection.send(request).await;
+        connection.read_head().await;
+        let start = Instant::now();
+        while !connection.read_line().await.contains("piece 1") {}
+        delays.push(start.elapsed());
+    }
+    // On a busy machine some are late for other reasons.
+    assert!(delays.iter().min() < Some(&Duration::from_millis(20)), "{delays:?}");
 }

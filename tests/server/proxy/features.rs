@@ -46,14 +46,14 @@ enum Verdict {
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Client {
     /// HTTP/1.1, on a connection that began with an instance.
-    Pingora,
+    Http1,
     /// HTTP/1.1, on a connection that began with the API.
-    Hyper,
+    Http1AfterApi,
     /// HTTP/2, which Pingora serves.
     Http2,
 }
 
-const CLIENTS: [Client; 3] = [Client::Pingora, Client::Hyper, Client::Http2];
+const CLIENTS: [Client; 3] = [Client::Http1, Client::Http1AfterApi, Client::Http2];
 
 /// The verdicts for each client in the order of [`CLIENTS`].
 const TABLE: [(Feature, [Verdict; 3]); 14] = [
@@ -61,7 +61,7 @@ const TABLE: [(Feature, [Verdict; 3]); 14] = [
     (Range, [Carried, Carried, Carried]),
     (Gzip, [Carried, Carried, Carried]),
     (ContinueBeforeBody, [Carried, Carried, NoSuchThing]),
-    (EarlyHints, [Carried, LeftOut, NoSuchThing]),
+    (EarlyHints, [Carried, Carried, NoSuchThing]),
     (ResponseTrailers, [LeftOut, LeftOut, LeftOut]),
     (RequestTrailers, [LeftOut, LeftOut, LeftOut]),
     (Grpc, [NoSuchThing, NoSuchThing, LeftOut]),
@@ -98,7 +98,7 @@ struct Visit<'a> {
 impl Visit<'_> {
     async fn connect(&self) -> RawConnection {
         let mut connection = RawConnection::connect(self.server.port).await;
-        if self.client == Client::Hyper {
+        if self.client == Client::Http1AfterApi {
             assert_eq!(connection.get("localhost", "/health").await.status, 200);
         }
         connection
@@ -109,7 +109,9 @@ impl Visit<'_> {
         let asking = async {
             match self.client {
                 Client::Http2 => self.ask_over_http2(method, path, fields, body).await,
-                Client::Pingora | Client::Hyper => self.ask_over_http1(method, path, fields, body).await,
+                Client::Http1 | Client::Http1AfterApi => {
+                    self.ask_over_http1(method, path, fields, body).await
+                }
             }
         };
         timeout(MAX_WAIT, asking).await.expect("an answer")
@@ -318,9 +320,18 @@ impl Visit<'_> {
 
 #[tokio::test]
 async fn each_feature_of_http_is_carried_as_the_table_says_to_an_instance_of_either_node() {
+    each_feature_is_carried_as_the_table_says("pingora").await;
+}
+
+#[tokio::test]
+async fn each_feature_of_http_is_carried_as_the_table_says_with_the_forwarder() {
+    each_feature_is_carried_as_the_table_says("forwarder").await;
+}
+
+async fn each_feature_is_carried_as_the_table_says(engine: &str) {
     let Some(valkey) = ValkeyServer::start(Persistence::None, &[]) else { return };
     let address = valkey.host_and_port();
-    let settings = [("VALKEY_ADDR", &*address)];
+    let settings = [("VALKEY_ADDR", &*address), ("HTTP1_ENGINE", engine)];
     let (one, other) =
         (Server::with_fake_upstream(&settings).await, Server::with_fake_upstream(&settings).await);
     let (fake, book) = (one.acquire().await, one.acquire_of("book").await);

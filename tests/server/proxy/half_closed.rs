@@ -30,15 +30,13 @@ impl Servers {
         for is_encrypted in [false, true] {
             let instance = if is_encrypted { &self.encrypted.1 } else { &self.clear.1 };
             for first in [None, Some("localhost"), Some(instance.host.as_str())] {
-                let mut connection = if is_encrypted {
+                let connection = if is_encrypted {
                     let (server, _, certificate) = &self.encrypted;
                     RawConnection::over(certificate.connect(server.port, &[]).await.unwrap())
                 } else {
                     RawConnection::connect(self.clear.0.port).await
                 };
-                if let Some(first) = first {
-                    assert_eq!(connection.get(first, "/health").await.status, 200);
-                }
+                let connection = connection.after(first).await;
                 all.push((format!("TLS {is_encrypted}, after {first:?}"), connection, instance.clone()));
             }
         }
@@ -177,10 +175,7 @@ async fn a_half_closed_client_holds_its_request_until_it_resets_the_connection()
     for first in [None, Some("localhost")] {
         let stream = TcpStream::connect(("127.0.0.1", server.port)).await.unwrap();
         stream.set_zero_linger().unwrap();
-        let mut connection = RawConnection::over(stream);
-        if let Some(first) = first {
-            assert_eq!(connection.get(first, "/health").await.status, 200);
-        }
+        let mut connection = RawConnection::over(stream).after(first).await;
         connection.send(format!("GET /silent-stream HTTP/1.1\r\nHost: {}\r\n\r\n", instance.host)).await;
         assert_eq!(connection.read_head().await.status, 200);
         connection.shutdown_write().await;
@@ -201,10 +196,7 @@ async fn a_client_may_close_its_write_half_right_after_the_handshake_of_a_websoc
     let server = Server::with_fake_upstream(&[]).await;
     let instance = server.acquire().await;
     for first in [None, Some("localhost"), Some(instance.host.as_str())] {
-        let mut connection = RawConnection::connect(server.port).await;
-        if let Some(first) = first {
-            assert_eq!(connection.get(first, "/health").await.status, 200);
-        }
+        let mut connection = RawConnection::connect(server.port).await.after(first).await;
         connection
             .send(format!(
                 "GET /ws HTTP/1.1\r\nHost: {}\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\

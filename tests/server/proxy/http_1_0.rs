@@ -7,10 +7,7 @@ use crate::support::harness::{RawConnection, Server, get};
 async fn connections(server: &Server, instance: &str) -> Vec<(String, RawConnection)> {
     let mut all = Vec::new();
     for first in [None, Some("localhost"), Some(instance)] {
-        let mut connection = RawConnection::connect(server.port).await;
-        if let Some(first) = first {
-            assert_eq!(connection.get(first, "/health").await.status, 200);
-        }
+        let connection = RawConnection::connect(server.port).await.after(first).await;
         all.push((format!("after {first:?}"), connection));
     }
     all

@@ -282,10 +282,7 @@ async fn a_client_that_expects_100_continue_gets_it_from_both_sides() {
     let book = server.acquire_of("book").await;
     for (host, path) in [(book.host.as_str(), "/upload"), ("localhost", "/api/v1/demo/acquire")] {
         for first in [None, Some("localhost"), Some(&book.host)] {
-            let mut connection = RawConnection::connect(server.port).await;
-            if let Some(first) = first {
-                assert_eq!(connection.get(first, "/health").await.status, 200);
-            }
+            let mut connection = RawConnection::connect(server.port).await.after(first).await;
             connection.send(format!(
                 "POST {path} HTTP/1.1\r\nHost: {host}\r\nExpect: 100-continue\r\nContent-Length: 2\r\n\r\n"
             ))
@@ -350,10 +347,7 @@ async fn a_client_of_http_1_0_gets_no_chunks_and_the_end_of_the_connection() {
     for first in [None, Some("localhost"), Some(book.host.as_str())] {
         for (n, (instance, path, size)) in asks.into_iter().chain(asks).enumerate() {
             let keep_alive = if n < asks.len() { "" } else { "Connection: keep-alive\r\n" };
-            let mut connection = RawConnection::connect(server.port).await;
-            if let Some(first) = first {
-                assert_eq!(connection.get(first, "/health").await.status, 200);
-            }
+            let mut connection = RawConnection::connect(server.port).await.after(first).await;
             connection
                 .send(format!("GET {path} HTTP/1.0\r\nHost: {}\r\n{keep_alive}\r\n", instance.host))
                 .await;

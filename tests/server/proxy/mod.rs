@@ -4,6 +4,7 @@ mod connection_reuse;
 mod event_streams;
 mod features;
 mod half_closed;
+mod hostile_apps;
 mod http_1_0;
 mod messages;
 mod own_answers;

@@ -17,10 +17,7 @@ async fn over_http1(
     first: Option<&str>,
     path: &str,
 ) -> (Vec<u8>, bool) {
-    let mut connection = RawConnection::connect(server.port).await;
-    if let Some(first) = first {
-        assert_eq!(connection.get(first, "/health").await.status, 200);
-    }
+    let mut connection = RawConnection::connect(server.port).await.after(first).await;
     // Nothing in the request says that its answer is a stream.
     connection
         .send(format!(
@@ -101,10 +98,7 @@ async fn a_client_that_reads_slowly_gets_the_whole_answer() {
     let instance = server.acquire().await;
     for path in ["/large", "/large-until-closed"] {
         for first in [None, Some("localhost")] {
-            let mut connection = RawConnection::connect(server.port).await;
-            if let Some(first) = first {
-                assert_eq!(connection.get(first, "/health").await.status, 200);
-            }
+            let mut connection = RawConnection::connect(server.port).await.after(first).await;
             connection.send(format!("GET {path} HTTP/1.0\r\nHost: {}\r\n\r\n", instance.host)).await;
             assert_eq!(connection.read_head().await.status, 200);
             let mut got = connection.read_bytes(10_000).await.len();

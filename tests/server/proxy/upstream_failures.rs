@@ -8,6 +8,9 @@ use crate::support::harness::{
     AcquiredInstance, Answer, RawConnection, Server, eventually, get, h2_get, h2_request, h2c, request,
 };
 
+/// What may carry HTTP/1 to an instance. Each fault is tried with both.
+const ENGINES: [&str; 2] = ["pingora", "forwarder"];
+
 /// Asserts that a request fails with this status and code, as a page and as JSON, on each kind of connection.
 async fn assert_failure(server: &Server, instance: &AcquiredInstance, path: &str, status: u16, code: &str) {
     let page = request(server.port, "GET", &instance.host, path, &[("accept", "text/html,*/*")], "").await;
@@ -46,106 +49,112 @@ async fn assert_failure(server: &Server, instance: &AcquiredInstance, path: &str
 
 #[tokio::test]
 async fn an_app_that_resets_sends_junk_or_stays_silent_gives_an_error() {
-    let server = Server::with_fake_upstream(&[]).await;
-    let instance = server.acquire().await;
-    assert_failure(&server, &instance, "/reset", 502, "INSTANCE_UNREACHABLE").await;
-    assert_failure(&server, &instance, "/junk", 502, "INSTANCE_UNREACHABLE").await;
-    let start = Instant::now();
-    assert_failure(&server, &instance, "/silent", 504, "INSTANCE_SILENT").await;
-    assert!(
-        start.elapsed() >= Duration::from_secs(4),
-        "each of four requests waits for the second that the app may be silent"
-    );
-    // The instance works again when its app does.
-    assert_eq!(get(server.port, &instance.host, "/").await.text(), instance.id);
+    for engine in ENGINES {
+        let server = Server::with_fake_upstream(&[("HTTP1_ENGINE", engine)]).await;
+        let instance = server.acquire().await;
+        assert_failure(&server, &instance, "/reset", 502, "INSTANCE_UNREACHABLE").await;
+        assert_failure(&server, &instance, "/junk", 502, "INSTANCE_UNREACHABLE").await;
+        let start = Instant::now();
+        assert_failure(&server, &instance, "/silent", 504, "INSTANCE_SILENT").await;
+        assert!(
+            start.elapsed() >= Duration::from_secs(4),
+            "each of four requests waits for the second that the app may be silent"
+        );
+        // The instance works again when its app does.
+        assert_eq!(get(server.port, &instance.host, "/").await.text(), instance.id);
+    }
 }
 
 #[tokio::test]
 async fn an_app_that_accepts_no_connection_gives_an_error() {
-    let server = Server::with_fake_upstream(&[]).await;
-    let (instance, other) = (server.acquire().await, server.acquire().await);
-    assert_eq!(get(server.port, &instance.host, "/stop-listening").await.text(), "done");
-    assert_failure(&server, &instance, "/", 502, "INSTANCE_UNREACHABLE").await;
-    assert_eq!(get(server.port, &other.host, "/").await.text(), other.id);
+    for engine in ENGINES {
+        let server = Server::with_fake_upstream(&[("HTTP1_ENGINE", engine)]).await;
+        let (instance, other) = (server.acquire().await, server.acquire().await);
+        assert_eq!(get(server.port, &instance.host, "/stop-listening").await.text(), "done");
+        assert_failure(&server, &instance, "/", 502, "INSTANCE_UNREACHABLE").await;
+        assert_eq!(get(server.port, &other.host, "/").await.text(), other.id);
+    }
 }
 
 #[tokio::test]
 async fn a_truncated_answer_never_looks_complete() {
-    let server = Server::with_fake_upstream(&[]).await;
-    let instance = server.acquire().await;
-    for path in ["/cut", "/cut-chunked", "/silent-midway"] {
-        for first in [None, Some("localhost")] {
-            let mut connection = RawConnection::connect(server.port).await;
-            if let Some(first) = first {
-                assert_eq!(connection.get(first, "/health").await.status, 200);
+    for engine in ENGINES {
+        let server = Server::with_fake_upstream(&[("HTTP1_ENGINE", engine)]).await;
+        let instance = server.acquire().await;
+        for path in ["/cut", "/cut-chunked", "/silent-midway"] {
+            for first in [None, Some("localhost")] {
+                let mut connection = RawConnection::connect(server.port).await.after(first).await;
+                connection.send(format!("GET {path} HTTP/1.1\r\nHost: {}\r\n\r\n", instance.host)).await;
+                assert_eq!(connection.read_head().await.status, 200);
+                let rest = connection.read_to_end().await;
+                let rest = String::from_utf8_lossy(&rest);
+                assert!(
+                    rest.len() < 1_000 && !rest.ends_with("0\r\n\r\n"),
+                    "{path} after {first:?}: {rest:?}"
+                );
             }
-            connection.send(format!("GET {path} HTTP/1.1\r\nHost: {}\r\n\r\n", instance.host)).await;
-            assert_eq!(connection.read_head().await.status, 200);
-            let rest = connection.read_to_end().await;
-            let rest = String::from_utf8_lossy(&rest);
-            assert!(rest.len() < 1_000 && !rest.ends_with("0\r\n\r\n"), "{path} after {first:?}: {rest:?}");
+            let send = h2c(server.port).await;
+            let request = http::Request::get(format!("http://{}{path}", instance.host)).body(()).unwrap();
+            assert!(h2_request(&send, request).await.is_err(), "{path} over h2 looks complete");
+            assert_eq!(h2_get(&send, &instance.host, "/").await.text(), instance.id);
         }
-        let send = h2c(server.port).await;
-        let request = http::Request::get(format!("http://{}{path}", instance.host)).body(()).unwrap();
-        assert!(h2_request(&send, request).await.is_err(), "{path} over h2 looks complete");
-        assert_eq!(h2_get(&send, &instance.host, "/").await.text(), instance.id);
     }
 }
 
 #[tokio::test]
 async fn an_unrequested_answer_of_an_app_reaches_no_visitor() {
-    let server = Server::with_fake_upstream(&[]).await;
-    let instance = server.acquire().await;
-    for _ in 0..20 {
-        let mut connection = RawConnection::connect(server.port).await;
-        assert_eq!(connection.get(&instance.host, "/stray").await.text(), "first");
-        for _ in 0..3 {
-            assert_eq!(get(server.port, &instance.host, "/").await.text(), instance.id);
+    for engine in ENGINES {
+        let server = Server::with_fake_upstream(&[("HTTP1_ENGINE", engine)]).await;
+        let instance = server.acquire().await;
+        for _ in 0..20 {
+            let mut connection = RawConnection::connect(server.port).await;
+            assert_eq!(connection.get(&instance.host, "/stray").await.text(), "first");
+            for _ in 0..3 {
+                assert_eq!(get(server.port, &instance.host, "/").await.text(), instance.id);
+            }
         }
     }
 }
 
 #[tokio::test]
 async fn an_upload_to_an_app_that_fails_does_not_hang() {
-    let server = Server::with_fake_upstream(&[]).await;
-    let instance = server.acquire().await;
-    for path in ["/reset", "/silent", "/early"] {
-        for first in [None, Some("localhost")] {
-            let mut connection = RawConnection::connect(server.port).await;
-            if let Some(first) = first {
-                assert_eq!(connection.get(first, "/health").await.status, 200);
+    for engine in ENGINES {
+        let server = Server::with_fake_upstream(&[("HTTP1_ENGINE", engine)]).await;
+        let instance = server.acquire().await;
+        for path in ["/reset", "/silent", "/early"] {
+            for first in [None, Some("localhost")] {
+                let mut connection = RawConnection::connect(server.port).await.after(first).await;
+                connection.send(format!(
+                    "POST {path} HTTP/1.1\r\nHost: {}\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n",
+                    instance.host
+                ))
+                .await;
+                let answer = timeout(Duration::from_secs(5), connection.read_answer())
+                    .await
+                    .expect("an answer within the limit");
+                assert!([502, 504, 413].contains(&answer.status), "{path}: {}", answer.status);
             }
-            connection.send(format!(
-                "POST {path} HTTP/1.1\r\nHost: {}\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n",
-                instance.host
-            ))
-            .await;
-            let answer = timeout(Duration::from_secs(5), connection.read_answer())
-                .await
-                .expect("an answer within the limit");
-            assert!([502, 504, 413].contains(&answer.status), "{path}: {}", answer.status);
         }
     }
 }
 
 #[tokio::test]
 async fn an_app_may_be_silent_while_it_receives_an_upload() {
-    let server = Server::with_fake_upstream(&[]).await;
-    let instance = server.acquire().await;
-    for first in [None, Some("localhost")] {
-        let mut connection = RawConnection::connect(server.port).await;
-        if let Some(first) = first {
-            assert_eq!(connection.get(first, "/health").await.status, 200);
+    for engine in ENGINES {
+        let server = Server::with_fake_upstream(&[("HTTP1_ENGINE", engine)]).await;
+        let instance = server.acquire().await;
+        for first in [None, Some("localhost")] {
+            let mut connection = RawConnection::connect(server.port).await.after(first).await;
+            connection
+                .send(format!("POST / HTTP/1.1\r\nHost: {}\r\nContent-Length: 6\r\n\r\n", instance.host))
+                .await;
+            let mut pieces = tokio::time::interval(Duration::from_millis(400));
+            for _ in 0..6 {
+                pieces.tick().await;
+                connection.send("a").await;
+            }
+            assert_eq!(connection.read_answer().await.text(), instance.id, "after {first:?}");
         }
-        connection
-            .send(format!("POST / HTTP/1.1\r\nHost: {}\r\nContent-Length: 6\r\n\r\n", instance.host))
-            .await;
-        let mut pieces = tokio::time::interval(Duration::from_millis(400));
-        for _ in 0..6 {
-            pieces.tick().await;
-            connection.send("a").await;
-        }
-        assert_eq!(connection.read_answer().await.text(), instance.id, "after {first:?}");
     }
 }
 

@@ -158,10 +158,7 @@ async fn a_protocol_other_than_websocket_is_not_switched_to() {
     let instance = server.acquire().await;
     for (name, upgrade) in [("h2c", "h2c"), ("two", "websocket, h2c"), ("tls", "TLS/1.0")] {
         for first in [None, Some("localhost")] {
-            let mut connection = RawConnection::connect(server.port).await;
-            if let Some(first) = first {
-                assert_eq!(connection.get(first, "/health").await.status, 200);
-            }
+            let mut connection = RawConnection::connect(server.port).await.after(first).await;
             connection.send(format!(
                 "GET / HTTP/1.1\r\nHost: {}\r\nConnection: Upgrade, HTTP2-Settings\r\nUpgrade: {upgrade}\r\n\
                  HTTP2-Settings: AAMAAABkAAQAAP__\r\n\r\n",

@@ -6,6 +6,8 @@
 //! /no-content, /not-modified, /trailers, /hop, /cookies, /redirect, /early, /until-closed     unusual, but correct answers
 //! /reset, /cut, /cut-chunked, /junk, /stray      broken answers
 //! /health       500 while the file of [`unhealthy_template`] names the instance or is empty, else 200
+//! /raw-HEX, /raw-close-HEX                       these bytes, and then nothing or the end of the connection
+//! /endless-head                                  a head without an end
 //! /silent, /silent-midway                        no answer, or half of one
 //! /silent-stream                                 the head of an event stream, and no event
 //! /slow-...                                      three pieces with 1.5 s between two of them, of each type of stream
@@ -204,6 +206,18 @@ async fn answer(app: &App, stream: &mut TcpStream, path: &str) -> bool {
             (fixed("HTTP/1.1 200 OK\nTransfer-Encoding: chunked\n\n5\nhello\n"), NextStep::Close)
         }
         "/junk" => (b"220 mail.example.test ESMTP\r\n\r\n".to_vec(), NextStep::Close),
+        _ if path.starts_with("/raw-") => {
+            let text = path.trim_start_matches("/raw-");
+            match text.strip_prefix("close-") {
+                Some(text) => (hex::decode(text).unwrap(), NextStep::Close),
+                None => (hex::decode(text).unwrap(), NextStep::Keep),
+            }
+        }
+        "/endless-head" => {
+            let mut answer = fixed("HTTP/1.1 200 OK\nX: ");
+            answer.resize(100_000, b'a');
+            (answer, NextStep::Keep)
+        }
         "/stray" => (
             fixed(
                 "HTTP/1.1 200 OK\nContent-Length: 5\n\nfirst\

@@ -36,6 +36,15 @@ impl RawConnection {
         Self::over(stream)
     }
 
+    /// Returns the connection after a request to this host, if there is one, was answered on it: another engine may serve the
+    /// first request of a connection than later ones.
+    pub async fn after(mut self, first: Option<&str>) -> Self {
+        if let Some(first) = first {
+            assert_eq!(self.get(first, "/health").await.status, 200);
+        }
+        self
+    }
+
     /// Connects to this port from this address.
     pub async fn connect_from(source: Ipv4Addr, port: u16) -> Self {
         let socket = TcpSocket::new_v4().unwrap();

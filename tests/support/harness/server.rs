@@ -5,6 +5,7 @@ use std::process::Stdio;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use rustix::process::Pid;
 use serde_json::Value;
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::{Child, Command};
@@ -24,6 +25,8 @@ pub struct Server {
     node: String,
     log: Arc<Mutex<Vec<String>>>,
     log_stop: CancellationToken,
+    /// The process that took the place of the one that was started.
+    successor: Option<Pid>,
 }
 
 /// An instance that the API has assigned to this test.
@@ -124,6 +127,8 @@ impl Server {
                 ("RATE_LIMIT_DAILY", "0"),
                 ("LOG_LEVEL", "debug"),
             ])
+            // What the whole run of the tests is for, see docs/settings.md.
+            .envs(std::env::var_os("HTTP1_ENGINE").map(|engine| ("HTTP1_ENGINE", engine)))
             .env("STATE_DIR", &folder)
             .envs(variables.iter().copied())
             .stdin(Stdio::null())
@@ -159,7 +164,7 @@ impl Server {
                 std::future::pending::<()>().await;
             }
         });
-        Self { child, port, folder, node, log, log_stop }
+        Self { child, port, folder, node, log, log_stop, successor: None }
     }
 
     /// Waits until every pool has as many ready instances as its target.
@@ -248,7 +253,31 @@ impl Server {
 
     /// Returns its process id.
     pub fn pid(&self) -> u32 {
-        self.child.id().expect("the process was not waited for")
+        match self.successor {
+            Some(pid) => pid.as_raw_nonzero().get() as u32,
+            None => self.child.id().expect("the process was not waited for"),
+        }
+    }
+
+    /// Has another process take the place of this one, and waits until it serves.
+    pub async fn replace(&mut self) {
+        self.signal("USR2");
+        self.follow_successor().await;
+    }
+
+    /// Waits until another process has taken the place of this one.
+    pub async fn follow_successor(&mut self) {
+        let old = self.pid();
+        let next = async || self.last_successor().filter(|pid| pid.as_raw_nonzero().get() as u32 != old);
+        self.successor = Some(eventually_within(MAX_WAIT * 2, "another server serves", next).await);
+    }
+
+    /// Returns the last process that has taken the place of another, as the log says.
+    fn last_successor(&self) -> Option<Pid> {
+        let log = self.log();
+        let mut lines = log.iter().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+        let taken = |line: &Value| line["message"] == "another server has taken the place of this one";
+        Pid::from_raw(lines.rfind(taken)?["pid"].as_i64()? as i32)
     }
 
     /// Reads no more of what the server logs, and keeps the pipe open.
@@ -256,7 +285,7 @@ impl Server {
         self.log_stop.cancel();
     }
 
-    /// Sends a signal by name: `TERM`, `INT`, `KILL`, `HUP`, `STOP`, `CONT`.
+    /// Sends a signal by name: `TERM`, `INT`, `KILL`, `HUP`, `STOP`, `CONT`, `USR2`.
     pub fn signal(&self, name: &str) {
         let pid = rustix::process::Pid::from_raw(self.pid() as i32).unwrap();
         let signal = match name {
@@ -266,6 +295,7 @@ impl Server {
             "INT" => rustix::process::Signal::INT,
             "CONT" => rustix::process::Signal::CONT,
             "STOP" => rustix::process::Signal::STOP,
+            "USR2" => rustix::process::Signal::USR2,
             other => panic!("unknown signal {other}"),
         };
         rustix::process::kill_process(pid, signal).unwrap();
@@ -273,6 +303,12 @@ impl Server {
 
     /// Waits until the process ends. Returns its exit status, or `None` if a signal ended it.
     pub async fn wait_for_exit(&mut self) -> Option<i32> {
+        if let Some(pid) = self.successor {
+            eventually("the other process ends", async || {
+                rustix::process::test_kill_process(pid).is_err().then_some(())
+            })
+            .await;
+        }
         tokio::time::timeout(MAX_WAIT * 2, self.child.wait()).await.expect("the server ends").unwrap().code()
     }
 }
@@ -282,6 +318,13 @@ impl Drop for Server {
         // The guardians end and remove the instances themselves, a moment after the server. They could create a folder
         // again that is removed before that.
         let _ = self.child.start_kill();
+        // Also after a panic in the middle of a handover. It may have ended, and its number may be another process's.
+        if let Some(pid) = self.last_successor()
+            && std::fs::read(format!("/proc/{}/cmdline", pid.as_raw_nonzero()))
+                .is_ok_and(|line| String::from_utf8_lossy(&line).contains(&*self.folder.to_string_lossy()))
+        {
+            let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
+        }
         for _ in 0..400 {
             let ended = matches!(self.child.try_wait(), Ok(Some(_)));
             if ended && instance_folders_of(&self.folder, &self.node).is_empty() {

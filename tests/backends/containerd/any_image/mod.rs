@@ -9,9 +9,9 @@ use rustix::process::{Pid, Signal, kill_process};
 use try_it_now::instance::{Endpoint, InstanceId};
 use try_it_now::runtime::containerd::{ContainerdRuntime, FaultInjector, FaultPoint};
 use try_it_now::runtime::{Runtime, RuntimeError, StartMethod};
-use try_it_now::template::{App, ImageRef};
+use try_it_now::template::{App, ImageRef, ResourceLimits};
 
-use super::{REVISION, TestNode, send_command, start, with_timeout};
+use super::{REVISION, TestNode, send_command, start, wait_until, with_timeout};
 use crate::support::skip::skip;
 use crate::support::stack;
 
@@ -39,10 +39,13 @@ struct Cold {
 
 impl Cold {
     async fn start(runtime: &ContainerdRuntime, source: &str) -> Option<Self> {
-        let app = program(source)?;
+        Some(Self::start_app(runtime, program(source)?).await)
+    }
+
+    async fn start_app(runtime: &ContainerdRuntime, app: App) -> Self {
         let (id, started) = start(runtime, &app).await;
         assert_eq!(started.method, StartMethod::Cold);
-        Some(Self { app, id, endpoint: started.endpoint })
+        Self { app, id, endpoint: started.endpoint }
     }
 
     async fn bake(&self, runtime: &ContainerdRuntime) -> Result<(), RuntimeError> {
@@ -137,6 +140,32 @@ async fn connections_inside_an_instance_go_on_and_others_are_closed() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn data_on_its_way_between_two_processes_is_neither_lost_nor_doubled() {
+    let Some(test_node) = TestNode::new() else { return };
+    let runtime = test_node.open().await;
+    let Some(cold) = Cold::start(&runtime, include_str!("programs/streams.py")).await else { return };
+    let frozen_at = lines_seen(&runtime, cold.endpoint, [200, 100]).await;
+    let instances = cold.restored(&runtime).await;
+    for (_, endpoint) in &instances {
+        // The readers go on where they were, through what was in the sockets, and further.
+        lines_seen(&runtime, *endpoint, frozen_at.map(|lines| lines + 3000)).await;
+    }
+    stop_all(&runtime, instances).await;
+}
+
+/// Waits until both readers have seen so many lines, none of them lost or doubled. Returns how many they have seen.
+async fn lines_seen(runtime: &ContainerdRuntime, endpoint: Endpoint, least: [u64; 2]) -> [u64; 2] {
+    wait_until("the streams go on", async || {
+        let text = send_command(runtime, endpoint, "count").await;
+        let numbers: Vec<u64> = text.split(' ').map(|number| number.parse().unwrap()).collect();
+        let [fast, fast_wrong, slow, slow_wrong] = numbers[..] else { panic!("{text}") };
+        assert_eq!([fast_wrong, slow_wrong], [0, 0], "{text}");
+        (fast >= least[0] && slow >= least[1]).then_some([fast, slow])
+    })
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn watches_of_files_and_folders_go_on() {
     let Some(test_node) = TestNode::new() else { return };
     let runtime = test_node.open().await;
@@ -158,6 +187,29 @@ async fn semaphores_and_deleted_files_go_on() {
     let instances = cold.restored(&runtime).await;
     for (_, endpoint) in &instances {
         assert_eq!(send_command(&runtime, *endpoint, "check").await, "0 0 0 0 0 0 0 0");
+    }
+    stop_all(&runtime, instances).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn shared_memory_by_name_is_a_limited_tmpfs_and_goes_on() {
+    let Some(test_node) = TestNode::new() else { return };
+    let runtime = test_node.open().await;
+    let Some(app) = program(include_str!("programs/shared_memory.py")) else { return };
+    let limits = ResourceLimits { disk: Some(32 << 20), ..ResourceLimits::default() };
+    let cold = Cold::start_app(&runtime, App { limits, ..app }).await;
+    let rest = "gone pong sem=2 owner=33:34 0o1777 folder,kept,sem.counted";
+    assert_eq!(send_command(&runtime, cold.endpoint, "check").await, format!("first first {rest}"));
+    assert_eq!(send_command(&runtime, cold.endpoint, "fill").await, "ENOSPC");
+    let instances = cold.restored(&runtime).await;
+    for (number, (_, endpoint)) in instances.iter().enumerate() {
+        assert_eq!(send_command(&runtime, *endpoint, "check").await, format!("first first {rest}"));
+        assert_eq!(send_command(&runtime, *endpoint, &format!("write own-{number}")).await, "written");
+        assert_eq!(send_command(&runtime, *endpoint, "fill").await, "ENOSPC");
+    }
+    for (number, (_, endpoint)) in instances.iter().enumerate() {
+        let expected = format!("own-{number} own-{number} {rest}");
+        assert_eq!(send_command(&runtime, *endpoint, "check").await, expected);
     }
     stop_all(&runtime, instances).await;
 }

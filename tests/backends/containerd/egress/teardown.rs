@@ -9,7 +9,7 @@ use try_it_now::template::egress::Ipv4Network;
 use super::super::REVISION;
 use super::virtual_network::{PRIVATE, SITE, VirtualNetwork};
 use super::*;
-use crate::support::stack;
+use crate::support::user_namespaces;
 
 /// Links that a server makes ahead.
 const SPARE_LINKS: usize = 4;
@@ -149,7 +149,7 @@ fn cleaning_removes_the_networks_of_all_nodes() {
         net.with_server(async |runtime| {
             let (id, _) = start_cold(&runtime, &probe(Egress::Internet)).await;
             // A link in a user namespace is made with the instance.
-            let spare = if stack::has_user_namespaces() { 0 } else { SPARE_LINKS };
+            let spare = if user_namespaces::are_in_use() { 0 } else { SPARE_LINKS };
             wait_until("the server has all its links", async || {
                 let links = net.run("ip -o link").matches("alias try-it-now").count();
                 (links == 1 + spare).then_some(())

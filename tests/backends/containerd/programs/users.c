@@ -14,6 +14,7 @@
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
+#include <sys/xattr.h>
 #include <unistd.h>
 
 static int answered;
@@ -93,6 +94,25 @@ static const char *use_one(const char *what) {
     return outcome(one >= 0);
 }
 
+/* Makes a file that user 33 may read by an access control list only, and has an overlay copy the program /capable. */
+static void make_files(void) {
+    struct { unsigned version; struct { unsigned short kind, rights; unsigned id; } entries[5]; } list = {
+        2, {{1, 6, -1}, {2, 4, 33}, {4, 0, -1}, {16, 4, -1}, {32, 0, -1}}};
+    int file = open("/tmp/listed", O_CREAT | O_WRONLY, 0600);
+    if (file < 0 || write(file, "secret", 6) != 6) return;
+    if (fsetxattr(file, "system.posix_acl_access", &list, sizeof list, 0)) return;
+    close(file);
+    chmod("/capable", 0700);
+}
+
+static void print_capabilities(FILE *to) {
+    unsigned char value[64];
+    int count = getxattr("/capable", "security.capability", value, sizeof value);
+    if (count < 0) fprintf(to, "%s", strerror(errno));
+    for (int at = 0; at < count; at++) fprintf(to, "%02x", value[at]);
+    fprintf(to, "\n");
+}
+
 static void answer(const char *command, FILE *to) {
     if (!strncmp(command, "who", 3)) {
         fprintf(to, "%d %d\n", getuid(), ++answered);
@@ -106,6 +126,13 @@ static void answer(const char *command, FILE *to) {
         int file = open("/tmp/made", O_CREAT | O_WRONLY, 0600);
         fprintf(to, "%s\n", file >= 0 && write(file, "x", 1) == 1 ? "written" : strerror(errno));
         close(file);
+    } else if (!strncmp(command, "listed", 6)) {
+        char text[16] = "";
+        int file = open("/tmp/listed", O_RDONLY);
+        fprintf(to, "%s\n", file >= 0 && read(file, text, 15) > 0 ? text : strerror(errno));
+        close(file);
+    } else if (!strncmp(command, "capabilities", 12)) {
+        print_capabilities(to);
     } else if (!strncmp(command, "stdout", 6)) {
         int file = open("/dev/stdout", O_WRONLY);
         fprintf(to, "%s\n", file >= 0 ? "open" : strerror(errno));
@@ -121,6 +148,7 @@ int main(int count, char **arguments) {
     if (bind(listener, (struct sockaddr *)&at, sizeof at) || listen(listener, 16)) return 1;
     signal(SIGPIPE, SIG_IGN);
     if (count > 1 && !strcmp(arguments[1], "workers")) {
+        make_files();
         if (fork()) {
             wait(NULL);
             return 2;

@@ -8,7 +8,7 @@ use rustix::fs::Mode;
 use rustix::process::umask;
 
 use super::super::{TestNode, bake, fs, start};
-use crate::support::stack;
+use crate::support::user_namespaces;
 
 /// Calls `visit` for a path and all that is below it.
 fn walk(path: &Path, visit: &mut impl FnMut(&Path, &Metadata)) {
@@ -41,7 +41,7 @@ async fn no_other_user_of_the_host_reads_a_checkpoint_whatever_the_umask_of_the_
         let expected = match about.is_dir() {
             true => 0o700,
             // CRIU reads them inside the user namespace.
-            false if stack::has_user_namespaces() && path.parent().unwrap().ends_with("images") => 0o644,
+            false if user_namespaces::are_in_use() && path.parent().unwrap().ends_with("images") => 0o644,
             false => 0o600,
         };
         assert_eq!(mode, expected, "{}: {mode:o}", path.display());

@@ -1,5 +1,7 @@
 //! Transfers of gigabytes in both directions use a bounded amount of memory.
 
+use std::time::Duration;
+
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::Instant;
@@ -149,4 +151,42 @@ async fn visitors_who_do_not_read_cost_little_memory() {
     let server = Server::start(&[]).await;
     let instance = server.acquire().await;
     assert_bounded_memory("stalled", &server, stalled_downloads(&server, &instance)).await;
+}
+
+/// Returns the memory of the server, in KiB.
+fn memory(server: &Server) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{}/status", server.pid())).unwrap();
+    let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
+    line.split_whitespace().nth(1).unwrap().parse().unwrap()
+}
+
+/// Returns the memory of the server once it has stayed nearly the same for a while, in KiB.
+async fn settled_memory(server: &Server) -> u64 {
+    let (mut last, mut unchanged) = (memory(server), 0);
+    while unchanged < 10 {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        let present = memory(server);
+        unchanged = if present.abs_diff(last) < 64 { unchanged + 1 } else { 0 };
+        last = present;
+    }
+    last
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_client_that_reads_nothing_costs_the_forwarder_less_than_a_hundred_kibibytes() {
+    const CLIENTS: u64 = 100;
+    let server = Server::start(&[("HTTP1_ENGINE", "forwarder")]).await;
+    let instance = server.acquire().await;
+    let head = format!("GET /download?bytes={GIGABYTE} HTTP/1.1\r\nHost: {}\r\n\r\n", instance.host);
+    let mut clients = Vec::new();
+    for _ in 0..10 {
+        clients.push(request_head(&server, head.clone()).await);
+    }
+    let before = settled_memory(&server).await;
+    for _ in 0..CLIENTS {
+        clients.push(request_head(&server, head.clone()).await);
+    }
+    let each = settled_memory(&server).await.saturating_sub(before) / CLIENTS;
+    eprintln!("a client that reads nothing: {each} KiB");
+    assert!(each < 100, "{each} KiB for each client");
 }
