@@ -10,7 +10,8 @@ use tokio::time::Instant;
 
 use crate::support::fault_proxy::{Fault, FaultProxy};
 use crate::support::harness::{
-    AcquiredInstance, Answer, Server, eventually, get, instance_folders, processes_of, request,
+    AcquiredInstance, Answer, MAX_WAIT, Server, eventually, eventually_within, get, instance_folders,
+    processes_of, request,
 };
 use crate::support::valkey_server::{Persistence, ValkeyServer};
 
@@ -46,12 +47,22 @@ async fn node_entry(asked: &Server, of: &Server) -> Value {
     nodes.into_iter().find(|node| node["id"] == of.node()).unwrap_or_default()
 }
 
+/// Waits until so many instances of a server are ready and none is warming. After an acquire that is certain only where a
+/// refill must follow or has no room.
 async fn wait_for_ready(asked: &Server, of: &Server, count: usize) {
-    eventually("its pool is full", async || {
-        let node = node_entry(asked, of).await;
-        (node["pools"][0]["ready"] == count && node["pools"][0]["warming"] == 0).then_some(())
-    })
-    .await;
+    wait_for_pool(asked, of, |pool| pool["ready"] == count && pool["warming"] == 0).await;
+}
+
+/// Waits until one server sees that so many instances of another are assigned.
+async fn wait_for_assigned(asked: &Server, of: &Server, count: usize) {
+    wait_for_pool(asked, of, |pool| pool["assigned"] == count).await;
+}
+
+async fn wait_for_pool(asked: &Server, of: &Server, wanted: impl Fn(&Value) -> bool) {
+    let seen = async || wanted(&node_entry(asked, of).await["pools"][0]).then_some(());
+    if tokio::time::timeout(MAX_WAIT, eventually_within(MAX_WAIT * 2, "the pool", seen)).await.is_err() {
+        panic!("{}; its log: {:#?}", node_entry(asked, of).await, of.log());
+    }
 }
 
 async fn wait_until_gone(asked: &Server, of: &Server) {
@@ -115,7 +126,7 @@ async fn an_instance_that_another_server_sees_expire_is_removed_by_its_own() {
 async fn the_servers_are_listed_and_the_pools_are_summed() {
     let Some(valkey) = ValkeyServer::start(Persistence::None, &[]) else { return };
     let (one, other) =
-        (start_full(&valkey, 1, &[]).await, start_full(&valkey, 2, &[("POOL_MAX_SIZE", "5")]).await);
+        (start_full(&valkey, 1, &[]).await, start_full(&valkey, 2, &[("POOL_MAX_SIZE", "2")]).await);
     let instance = other.acquire().await;
     wait_for_ready(&one, &other, 1).await;
     for server in [&one, &other] {
@@ -126,7 +137,7 @@ async fn the_servers_are_listed_and_the_pools_are_summed() {
         assert_eq!(it["self"], server.node() == other.node());
         assert!(it["last_seen_ms"].as_u64().unwrap() < 3_000, "{it}");
         let pool = serde_json::json!(
-            {"template": "default", "ready": 1, "warming": 0, "assigned": 1, "target": 2, "capacity": 5}
+            {"template": "default", "ready": 1, "warming": 0, "assigned": 1, "target": 2, "capacity": 2}
         );
         assert_eq!(it["pools"], serde_json::json!([pool]));
     }
@@ -135,7 +146,7 @@ async fn the_servers_are_listed_and_the_pools_are_summed() {
         sums.iter()
             .all(|sum| {
                 let number = |name: &str| sum[name].as_u64().unwrap();
-                ["ready", "assigned", "target", "capacity"].map(number) == [2, 1, 3, 25]
+                ["ready", "assigned", "target", "capacity"].map(number) == [2, 1, 3, 22]
             })
             .then_some(())
     })
@@ -165,7 +176,7 @@ async fn when_a_server_is_killed_only_its_own_instances_end() {
     let Some(valkey) = ValkeyServer::start(Persistence::None, &[]) else { return };
     let (survivor, mut victim) = (start_full(&valkey, 2, &[]).await, start_full(&valkey, 2, &[]).await);
     let (safe, lost) = (survivor.acquire().await, victim.acquire().await);
-    wait_for_ready(&survivor, &survivor, 1).await;
+    wait_for_assigned(&survivor, &survivor, 1).await;
     assert_eq!(visit(&survivor, &lost).await.status, 200);
     let folder = victim.keep_folder();
     victim.signal("KILL");
@@ -205,7 +216,7 @@ async fn a_server_that_was_suspended_for_too_long_ends_its_evicted_instances() {
     let (other, still) =
         (start_full(&valkey, 0, &short_timeout).await, start_full(&valkey, 2, &short_timeout).await);
     let lost = still.acquire().await;
-    wait_for_ready(&other, &still, 1).await;
+    wait_for_assigned(&other, &still, 1).await;
     let before = instance_folders(&still.folder);
     still.signal("STOP");
     wait_until_gone(&other, &still).await;
@@ -266,7 +277,7 @@ async fn a_drained_server_provisions_nothing_and_keeps_its_assigned_instances() 
     let Some(valkey) = ValkeyServer::start(Persistence::None, &[]) else { return };
     let (other, drained) = (start_full(&valkey, 1, &[]).await, start_full(&valkey, 2, &[]).await);
     let kept = drained.acquire().await;
-    wait_for_ready(&other, &drained, 1).await;
+    wait_for_assigned(&other, &drained, 1).await;
     let path = format!("/api/v1/nodes/{}/drain", drained.node());
     let answer = other.call("POST", &path, "").await;
     assert_eq!((answer.status, &answer.json()["draining"]), (200, &true.into()));

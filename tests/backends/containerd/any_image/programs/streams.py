@@ -26,7 +26,8 @@ def read(name, listener):
             wrong += 1
         seen += 1
         results[name][:16] = struct.pack("qq", seen, wrong)
-        if name == "slow":
+        # Pauses are few, because each may take long on a busy host.
+        if name == "slow" and seen % 20 == 0:
             time.sleep(0.001)
 
 
