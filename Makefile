@@ -3,8 +3,8 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help init dev build run stop clean-demos clean-data clean-all test test-pingora soak lint bench perf perf-compare needs stack \
-	stack-up stack-down infra-up infra-down infra-logs images random-numbers zoo package-tools image deb release debian-root
+.PHONY: help init dev build run stop clean-demos clean-data clean-all test test-pingora soak handovers lint bench perf perf-compare needs \
+	stack stack-up stack-down infra-up infra-down infra-logs images random-numbers zoo package-tools image deb release debian-root
 
 # CI must not change Cargo.lock, and fails where a tool is missing.
 LOCKED := $(if $(CI),--locked)
@@ -76,6 +76,11 @@ soak: needs ## Fifty instances of WordPress, and all kinds of requests, ten minu
 	else \
 	  cargo test $(LOCKED) --test server soak:: -- --nocapture $(ARGS); \
 	fi
+
+handovers: needs ## Twenty handovers under load (HANDOVERS, and a second: HANDOVER_PAGES, HANDOVER_ACQUIRES)
+	@$(WITH_STACK); export HANDOVERS=$${HANDOVERS:-20} HANDOVER_PAGES=$${HANDOVER_PAGES:-1000}; \
+	export HANDOVER_ACQUIRES=$${HANDOVER_ACQUIRES:-50}; \
+	cargo nextest run $(LOCKED) --test server --success-output final heavy::handovers:: $(ARGS)
 
 lint: needs ## Check formatting, lints, links in docs, and the licences and sources of all dependencies
 	cargo fmt --all --check

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use tokio::net::TcpListener;
-use tokio::sync::{oneshot, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -20,7 +20,7 @@ use super::client_connections::ConnectionMaxima;
 use super::descriptors::{self, OpenFileLimits};
 use super::dispatch::Dispatcher;
 use super::forbidden_hosts::ForbiddenHosts;
-use super::handover::{self, Predecessor, Successor, free_node};
+use super::handover::{self, PassedConnections, Predecessor, Successor, free_node};
 use super::http1_guard::ClientTimeouts;
 use super::listener::{self, ListenerContext};
 use super::service_manager;
@@ -217,8 +217,10 @@ pub async fn serve_with(
         in_flight: in_flight.clone(),
     });
     let timeouts = ClientTimeouts { write: server.write_timeout, ..ClientTimeouts::default() };
+    let passed = PassedConnections::new();
+    let ends = (stop.clone(), passed.passing());
     let dispatcher =
-        Dispatcher::new(api.clone(), proxy, timeouts, server.read_timeout, stop.clone(), server.http1_engine);
+        Dispatcher::new(api.clone(), proxy, timeouts, server.read_timeout, ends, server.http1_engine);
 
     // The tasks in the background. The first heartbeat is sent before the pool records any instance: if this node died
     // before its first heartbeat, no other node would evict it, and its instances would stay on record.
@@ -253,7 +255,8 @@ pub async fn serve_with(
         fresh: fresh.clone(),
         closed: listener_closed.clone(),
     };
-    task::spawn("accept", listener::run(context, listener, stop));
+    let (taken_over, from_predecessor) = mpsc::unbounded_channel();
+    task::spawn("accept", listener::run(context, listener, from_predecessor, stop));
     if runtime_settings.mode == RuntimeMode::Process && trusted_proxies.has_loopback() {
         tracing::info!(
             remedy = "set TRUSTED_PROXIES to the proxy's address, or to nothing if there is none; or \
@@ -263,14 +266,12 @@ pub async fn serve_with(
     }
     tracing::info!(address = %home, port, node = %node.id(), trusted_proxies = %trusted_proxies, "listening");
     if let Some(predecessor) = predecessor {
-        predecessor.report_serving();
+        predecessor.report_serving(taken_over);
     }
     service_manager::report_ready();
     let is_embedded = handle.listening.is_some();
-    if let Some(listening) = handle.listening {
-        // A caller that waits no more needs no answer.
-        let _ = listening.send(Listening { home_url: home, address: bound });
-    }
+    // A caller that waits no more needs no answer.
+    let _ = handle.listening.map(|listening| listening.send(Listening { home_url: home, address: bound }));
 
     // The shutdown, or the handover to another process.
     let reload = || reload_templates(&pool, file.as_deref(), &own_program);
@@ -302,6 +303,7 @@ pub async fn serve_with(
     let sequence = ShutdownSequence {
         listener_closed,
         fresh,
+        passed,
         stop_requests,
         tunnels,
         event_streams,

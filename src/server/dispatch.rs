@@ -23,7 +23,9 @@ use std::time::Duration;
 use pingora_core::protocols::{ALPN, Stream};
 use tokio::io::AsyncWriteExt as _;
 
+use super::client_socket::ClientSocket;
 use super::forwarder::{Forwarder, LazyTimer, Outcome};
+use super::handover::Passing;
 use super::http1_guard::{
     ClientTimeouts, GuardedConnection, HeadFilter, HeadInfo, NextHead, Refusal, RefusalKind,
 };
@@ -51,6 +53,7 @@ pub(super) struct Dispatcher {
     forwarder: Option<Forwarder>,
     timeouts: ClientTimeouts,
     stop: StopSignal,
+    passing: Passing,
 }
 
 impl Dispatcher {
@@ -61,11 +64,11 @@ impl Dispatcher {
         proxy: Proxy,
         timeouts: ClientTimeouts,
         read_timeout: Duration,
-        stop: StopSignal,
+        (stop, passing): (StopSignal, Passing),
         http1_engine: Http1Engine,
     ) -> Arc<Self> {
         let pingora = Arc::new(PingoraEngine::new(proxy.clone(), timeouts, stop.clone()));
-        let hyper = HyperEngine::new(api.clone(), proxy.clone(), read_timeout, stop.clone());
+        let hyper = HyperEngine::new(api.clone(), proxy.clone(), read_timeout, stop.clone(), passing.clone());
         let forwarder = (http1_engine == Http1Engine::Forwarder).then(|| {
             task::spawn("idle app sockets", proxy.clone().sweep_idle_sockets());
             Forwarder::new(proxy.clone(), stop.clone())
@@ -74,7 +77,7 @@ impl Dispatcher {
         let api_heads: HeadFilter =
             Arc::new(move |host| routing.hosts().destination_of_http1(host) == Destination::Api);
         let hyper = Arc::new(hyper);
-        Arc::new(Self { api, proxy, hyper, pingora, api_heads, forwarder, timeouts, stop })
+        Arc::new(Self { api, proxy, hyper, pingora, api_heads, forwarder, timeouts, stop, passing })
     }
 
     /// Announces the shutdown to Pingora, so that each last response says that its connection closes.
@@ -111,9 +114,8 @@ impl Dispatcher {
             let kept = match next {
                 NextHead::Head(info) => match self.proxy.hosts().destination_of_http1(&info.host) {
                     Destination::Api => {
-                        // Another process answers for the API by now. The client sends its request again, as it must
-                        // when an idle connection is closed.
-                        let Some(_pass) = self.api.enter() else { return stream.close().await };
+                        // Another process answers for the API by now, and gets the head that is here.
+                        let Some(_pass) = self.api.enter() else { return self.pass_or_close(stream).await };
                         drop(fresh.take());
                         stream.lend(self.api_heads.clone());
                         self.hyper.serve_api(stream).await
@@ -131,7 +133,7 @@ impl Dispatcher {
                 // Over TLS, HTTP/2 is agreed on by ALPN or not spoken.
                 NextHead::Http2 if !is_encrypted => return self.pingora.serve_http2(Box::new(stream)).await,
                 NextHead::Refused(refusal) => return self.refuse(stream, &refusal).await,
-                NextHead::Http2 | NextHead::Closed => return stream.close().await,
+                NextHead::Http2 | NextHead::Closed => return self.pass_or_close(stream).await,
             };
             let Some(kept) = kept else { return };
             stream = kept;
@@ -158,13 +160,21 @@ impl Dispatcher {
         }
     }
 
-    /// Waits for the next head, or until the server shuts down.
+    /// Waits for the next head, or until the server shuts down or the connection may pass to another process.
     async fn next_head(&self, stream: &mut GuardedConnection) -> NextHead {
         let mut stop = self.stop.clone();
         tokio::select! {
             biased;
             next = stream.next_head() => next,
+            () = self.passing.begun(), if stream.is::<ClientSocket>() => NextHead::Closed,
             () = stop.requested() => NextHead::Closed,
+        }
+    }
+
+    /// Ends a connection here: another process takes it, if one takes connections and no engine has begun its message.
+    async fn pass_or_close(&self, stream: GuardedConnection) {
+        if let Some(mut stream) = self.passing.pass(stream).await {
+            stream.close().await;
         }
     }
 

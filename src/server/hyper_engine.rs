@@ -15,6 +15,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use tokio::time::timeout;
 
+use super::handover::Passing;
 use super::http1_guard::{ExchangeSignal, GuardedConnection, MAX_HEAD_BYTES};
 use super::shutdown::StopSignal;
 use crate::api::{Api, ApiError, Body, MAX_BODY};
@@ -28,6 +29,7 @@ pub(super) struct HyperEngine {
     proxy: Proxy,
     read_timeout: Duration,
     stop: StopSignal,
+    passing: Passing,
 }
 
 /// What the requests of one connection share.
@@ -39,26 +41,39 @@ struct HyperConnection {
 
 impl HyperEngine {
     /// Sets the engine up. `read_timeout` bounds how long a client may take to send the body of a request for the API.
-    pub(super) fn new(api: Arc<Api>, proxy: Proxy, read_timeout: Duration, stop: StopSignal) -> Self {
-        Self { api, proxy, read_timeout, stop }
+    pub(super) fn new(
+        api: Arc<Api>,
+        proxy: Proxy,
+        read_timeout: Duration,
+        stop: StopSignal,
+        passing: Passing,
+    ) -> Self {
+        Self { api, proxy, read_timeout, stop, passing }
     }
 
-    /// Serves requests for the API on a connection that was lent for them. Returns the connection if it stays open.
+    /// Serves requests for the API on a connection that was lent for them. Returns the connection if it stays open, which
+    /// it does between two requests when connections pass to another process.
     pub(super) async fn serve_api(self: &Arc<Self>, stream: GuardedConnection) -> Option<GuardedConnection> {
-        let connection = self.connection(&stream);
+        let (connection, signal) = (self.connection(&stream), stream.exchange_signal());
         let service = service_fn(move |request| {
             let connection = connection.clone();
             async move { Ok::<_, Infallible>(connection.answer_api(request).await) }
         });
         let mut serving = builder().serve_connection(TokioIo::new(stream), service);
-        let mut stop = self.stop.clone();
-        let ended = tokio::select! {
-            // Read first: hyper would end without a look at the head that is there.
-            biased;
-            ended = &mut serving => ended,
-            () = stop.requested() => {
-                Pin::new(&mut serving).graceful_shutdown();
-                (&mut serving).await
+        let (mut stop, mut is_recalled) = (self.stop.clone(), false);
+        let ended = loop {
+            tokio::select! {
+                // Read first: hyper would end without a look at the head that is there.
+                biased;
+                ended = &mut serving => break ended,
+                () = self.passing.begun(), if !is_recalled => {
+                    is_recalled = true;
+                    signal.recall();
+                }
+                () = stop.requested() => {
+                    Pin::new(&mut serving).graceful_shutdown();
+                    break (&mut serving).await;
+                }
             }
         };
         // How a connection ends is the client's decision. A failed request is reported in its response.

@@ -3,24 +3,23 @@
 use std::collections::HashSet;
 use std::io;
 use std::net::IpAddr;
-use std::os::fd::AsRawFd;
 use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use pingora_core::protocols::l4::stream::Stream as L4Stream;
-use pingora_core::protocols::{GetSocketDigest, SocketDigest, Stream};
+use pingora_core::protocols::Stream;
 use rustix::net::sockopt;
 use socket2::SockRef;
 use tokio::io::AsyncWriteExt;
-use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
+use tokio::net::TcpListener;
+use tokio::sync::{Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use super::accept_errors::AcceptErrors;
 use super::client_connections::{ConnectionMaxima, ConnectionSlots};
+use super::client_socket::ClientSocket;
 use super::descriptors::MAX_REFUSALS;
 use super::dispatch::Dispatcher;
 use super::shutdown::StopSignal;
@@ -69,8 +68,13 @@ pub(super) struct ListenerContext {
     pub(super) closed: CancellationToken,
 }
 
-/// Accepts connections until the listener is closed.
-pub(super) async fn run(context: ListenerContext, listener: TcpListener, stop: StopSignal) {
+/// Accepts connections until the listener is closed, and takes those that come from the process before this one.
+pub(super) async fn run(
+    context: ListenerContext,
+    listener: TcpListener,
+    mut passed: mpsc::UnboundedReceiver<ClientSocket>,
+    stop: StopSignal,
+) {
     enable_keepalive(&listener);
     let slots = ConnectionSlots::new(context.maxima);
     let refusals = Arc::new(Semaphore::new(MAX_REFUSALS));
@@ -82,17 +86,21 @@ pub(super) async fn run(context: ListenerContext, listener: TcpListener, stop: S
     let mut errors = AcceptErrors::default();
     loop {
         let accepted = tokio::select! {
-            accepted = listener.accept() => accepted,
+            // First, so that none is left when the listener is closed.
+            biased;
+            Some(stream) = passed.recv() => Ok(stream),
+            accepted = listener.accept() => accepted.map(|(stream, _)| ClientSocket::new(stream)),
             () = context.closed.cancelled() => return context.dispatcher.close().await,
         };
-        let (stream, peer) = match accepted {
-            Ok((stream, peer)) => (stream, peer.ip().to_canonical()),
+        let stream = match accepted {
+            Ok(stream) => stream,
             Err(error) => {
                 errors.log(&error);
                 tokio::time::sleep(ACCEPT_RETRY_INTERVAL).await;
                 continue;
             }
         };
+        let Some(peer) = stream.peer() else { continue };
         let is_proxy = context.trusted_proxies.contains(peer) || nodes.load().contains(&peer);
         match slots.take(peer, is_proxy) {
             Ok(slot) => {
@@ -145,18 +153,13 @@ async fn follow_nodes(directory: Arc<Directory>, nodes: Arc<ArcSwap<HashSet<IpAd
 
 async fn serve_connection(
     context: &ListenerContext,
-    stream: TcpStream,
+    stream: ClientSocket,
     fresh: TaskTrackerToken,
 ) -> io::Result<()> {
     // A failure only leaves more in the kernel's buffer.
     let _ = SockRef::from(&stream).set_tcp_notsent_lowat(MAX_UNSENT);
     // Responses are written whole. To hold back their last packet would only cost time.
-    stream.set_nodelay(true)?;
-    let digest = SocketDigest::from_raw_fd(stream.as_raw_fd());
-    // Read now: once the connection is closed the descriptor may belong to another socket.
-    digest.peer_addr();
-    let mut stream = L4Stream::from(stream);
-    stream.set_socket_digest(digest);
+    sockopt::set_tcp_nodelay(&stream, true)?;
     let stream: Stream = match &context.tls {
         None => Box::new(stream),
         Some(tls) => match Box::pin(tls.accept(Box::new(stream))).await {
@@ -170,13 +173,13 @@ async fn serve_connection(
 }
 
 /// Sends the response 503 to a client beyond the maximum, and closes its connection.
-async fn refuse_connection(mut stream: TcpStream) {
+async fn refuse_connection(mut stream: ClientSocket) {
     let id = RequestId::of(&http::HeaderMap::new());
     let mut response = ApiError::TooManyConnections.to_response(&id);
     response.headers_mut().insert(http::header::CONNECTION, http::HeaderValue::from_static("close"));
     let send = async {
         stream.write_all(&encode_response(response)).await?;
-        stream.shutdown().await
+        AsyncWriteExt::shutdown(&mut stream).await
     };
     // The connection is closed in any case, so a client that does not read only loses the response.
     let _ = tokio::time::timeout(REFUSAL_TIMEOUT, send).await;

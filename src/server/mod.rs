@@ -10,6 +10,7 @@
 //! | `state_dir` | this node's folder: its id, its lock, its files |
 //! | `listener` | accepts connections, up to the maxima of `client_connections` |
 //! | `client_connections` | counts the connections of each client |
+//! | `client_socket` | one connection in the clear |
 //! | `forbidden_hosts` | the hosts that no instance reaches: of the store and the nodes |
 //! | `descriptors` | the limit of open files, and how many connections fit into it |
 //! | `tls`, `tls_connection` | terminates TLS, and reloads the certificate when its files change |
@@ -18,7 +19,7 @@
 //! | `hyper_engine` | answers for the API and opens WebSocket tunnels |
 //! | `pingora_engine` | forwards all other requests of instances |
 //! | `wire_format` | a whole response as bytes, where no engine writes it |
-//! | `handover` | another process takes the place of this one |
+//! | `handover/` | another process takes the place of this one |
 //! | `service_manager` | what systemd learns of the server |
 //! | `start_error` | why a server does not start |
 //! | `shutdown` | signals, and the order in which a server stops |
@@ -27,6 +28,7 @@ mod accept_errors;
 pub mod backends;
 pub mod bootstrap;
 mod client_connections;
+mod client_socket;
 pub(crate) mod descriptors;
 mod dispatch;
 mod forbidden_hosts;

@@ -1,6 +1,7 @@
 //! Signals, and the order in which a server stops.
 
 use std::io;
+use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -8,6 +9,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::handover::PassedConnections;
 use crate::api::Api;
 use crate::pool::Pool;
 use crate::proxy::Tunnels;
@@ -119,6 +121,8 @@ pub(super) struct ShutdownSequence {
     pub(super) listener_closed: CancellationToken,
     /// The connections that have sent no head yet.
     pub(super) fresh: TaskTracker,
+    /// The connections that pass to another process.
+    pub(super) passed: PassedConnections,
     /// Lets no further request begin on the open connections.
     pub(super) stop_requests: watch::Sender<bool>,
     /// Ends tunnels and the API's streams of events, which would never end by themselves.
@@ -153,18 +157,20 @@ impl ShutdownSequence {
     }
 
     /// Lets another process take the place of this one: `free_node` is called once this process does nothing for the node
-    /// any more, and returns when the other one serves. Requests in flight and tunnels continue here.
+    /// any more, and returns when the other one serves, with the socket on which that takes connections. Requests in
+    /// flight and tunnels continue here.
     ///
     /// # Errors
     /// That of `free_node`.
-    pub(super) async fn hand_over<E>(
+    pub(super) async fn hand_over(
         self,
         api: &Api,
         pool: &Pool,
-        free_node: impl Future<Output = Result<(), E>>,
-    ) -> Result<(), E> {
+        free_node: impl Future<Output = io::Result<UnixStream>>,
+    ) -> io::Result<()> {
         self.listener_closed.cancel();
-        // Their clients expect an answer, and no other process can have them any more.
+        self.passed.begin();
+        // The others that cannot pass: their clients expect an answer.
         self.fresh.close();
         let _ = tokio::time::timeout(FIRST_HEAD_TIMEOUT, self.fresh.wait()).await;
         self.stop_requests.send_replace(true);
@@ -172,22 +178,23 @@ impl ShutdownSequence {
         self.connections.close();
         api.finish(self.acquire_timeout + API_MARGIN).await;
         pool.hand_over().await;
-        free_node.await?;
-        if tokio::time::timeout(self.grace, self.wait_for_tunnels()).await.is_err() {
-            tracing::info!(
-                connections = self.connections.len(),
-                "requests and tunnels cut off after the handover"
-            );
-        }
-        self.tunnels.end.cancel();
+        let socket = free_node.await?;
+        let Self { connections, tunnels, passed, grace, .. } = self;
+        // However long tunnels and streams take.
+        let all_ended = async {
+            connections.wait().await;
+            tunnels.open.close();
+            tunnels.open.wait().await;
+        };
+        let carried = async {
+            if tokio::time::timeout(grace, all_ended).await.is_err() {
+                let open = connections.len();
+                tracing::info!(connections = open, "requests and tunnels cut off after the handover");
+            }
+        };
+        passed.send_until(socket, carried).await?;
+        tunnels.end.cancel();
         Ok(())
-    }
-
-    /// Waits until all connections are closed and all tunnels have ended, however long these and streams take.
-    async fn wait_for_tunnels(&self) {
-        self.connections.wait().await;
-        self.tunnels.open.close();
-        self.tunnels.open.wait().await;
     }
 
     /// Waits until all connections are closed, or carry nothing but streams of events.

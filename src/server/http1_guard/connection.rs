@@ -93,6 +93,21 @@ impl GuardedConnection {
         matches!(self.state, ReadState::Between(_)) && self.reader.buf.is_empty()
     }
 
+    /// Whether no engine has got a byte of the present message, so that [`into_parts`](Self::into_parts) returns all of
+    /// it that has arrived.
+    pub fn is_untouched(&self) -> bool {
+        match &self.state {
+            ReadState::Between(_) => true,
+            ReadState::Head { head, left } => *left == head.len,
+            _ => false,
+        }
+    }
+
+    /// Whether the guarded connection is of this type.
+    pub fn is<T: 'static>(&self) -> bool {
+        self.inner.as_any().is::<T>()
+    }
+
     /// Ends the guard. Returns the bytes that were read and not delivered, and the connection that they came from.
     pub fn into_parts(self) -> (Bytes, Stream) {
         (self.reader.buf.freeze(), self.inner)

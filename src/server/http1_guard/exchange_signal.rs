@@ -19,6 +19,8 @@ struct Shared {
     reader: AtomicWaker,
     /// Whether the engine has bytes to write that are not flushed.
     is_write_pending: AtomicBool,
+    /// Whether the connection is to be given back when no message is in progress.
+    is_recalled: AtomicBool,
     delivery: DeliveryTracker,
 }
 
@@ -53,6 +55,18 @@ impl ExchangeSignal {
         self.0.is_write_pending.store(true, SeqCst);
         self.0.signal.store(TUNNEL, SeqCst);
         self.0.reader.wake();
+    }
+
+    /// Takes a connection that was lent back from its engine, at once if no message is in progress, else after it.
+    pub fn recall(&self) {
+        self.0.is_recalled.store(true, SeqCst);
+        self.0.reader.wake();
+    }
+
+    /// Ready once the connection is recalled.
+    pub(super) fn poll_recalled(&self, cx: &mut Context<'_>) -> Poll<()> {
+        self.0.reader.register(cx.waker());
+        if self.0.is_recalled.load(SeqCst) { Poll::Ready(()) } else { Poll::Pending }
     }
 
     /// Tracks how much of the next response reaches the client, since it assigns an instance. Call it before the

@@ -188,8 +188,16 @@ impl GuardedConnection {
         loop {
             match &mut self.state {
                 ReadState::Between(_) => {
-                    let ended = ready!(self.poll_head(cx, false))?;
-                    if !matches!(ended, HeadWaitEnd::Head) || !self.passes_filter() {
+                    let is_for_engine = match self.poll_head(cx, false)? {
+                        Poll::Ready(HeadWaitEnd::Head) => self.passes_filter(),
+                        Poll::Ready(_) => false,
+                        Poll::Pending if self.head_filter.is_some() => {
+                            ready!(self.signal.poll_recalled(cx));
+                            false
+                        }
+                        Poll::Pending => return Poll::Pending,
+                    };
+                    if !is_for_engine {
                         self.release = Release::Pending;
                         return self.poll_release(cx);
                     }

@@ -44,6 +44,14 @@ impl GuardedConnection {
         }
     }
 
+    /// Waits until it is known what became of the last response, if that assigns an instance: for at most
+    /// [`LINGER_TIMEOUT`].
+    pub async fn settle_delivery(&mut self) {
+        if self.signal.delivery().is_sent() {
+            std::future::poll_fn(|cx| self.poll_ack(cx)).await;
+        }
+    }
+
     /// Waits until the client's kernel has acknowledged or refused the last response, and settles its delivery. The
     /// wait is short unless the client left, and ends after [`LINGER_TIMEOUT`].
     fn poll_ack(&mut self, cx: &mut Context<'_>) -> Poll<()> {

@@ -12,13 +12,14 @@ use hyper_util::rt::TokioIo;
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 
 use super::super::client_connections::ConnectionMaxima;
 use super::super::dispatch::Dispatcher;
+use super::super::handover::PassedConnections;
 use super::super::http1_guard::ClientTimeouts;
 use super::super::listener::{self, ListenerContext};
 use super::super::shutdown::StopSignal;
@@ -110,7 +111,7 @@ impl Node {
             proxy,
             ClientTimeouts::default(),
             RESPONSE_TIMEOUT,
-            stop.clone(),
+            (stop.clone(), PassedConnections::new().passing()),
             Http1Engine::Pingora,
         );
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -127,7 +128,7 @@ impl Node {
             fresh: TaskTracker::new(),
             closed: closed.clone(),
         };
-        task::spawn("accept", listener::run(context, listener, stop));
+        task::spawn("accept", listener::run(context, listener, mpsc::unbounded_channel().1, stop));
         Self {
             id,
             address,

@@ -171,6 +171,77 @@ async fn a_signal_ends_the_old_process_while_it_carries_a_websocket_and_the_new_
 }
 
 #[tokio::test]
+async fn open_connections_pass_to_the_new_process_with_what_was_read_of_their_next_request() {
+    let Some(host) = host() else { return };
+    let mut server = start(&host).await;
+    let kept = server.acquire().await;
+    // How each connection began, and what is sent of its next request before the handover.
+    let begun = ["", "api", "app", "both"];
+    let parts = ["", "\r\n", "G", "whole head but its end"];
+    let hosts = ["localhost", &kept.host];
+    let mut connections = Vec::new();
+    let cases = begun.into_iter().flat_map(|first| {
+        parts.into_iter().flat_map(move |part| hosts.into_iter().map(move |host| (first, part, host)))
+    });
+    for (first, part, host) in cases {
+        let mut connection = RawConnection::connect(server.port).await;
+        if ["api", "both"].contains(&first) {
+            assert_eq!(connection.get("localhost", "/health").await.status, 200);
+        }
+        if ["app", "both"].contains(&first) {
+            assert_eq!(connection.get(&kept.host, "/").await.status, 200);
+        }
+        let request = format!("GET /health HTTP/1.1\r\nHost: {host}\r\n\r\n");
+        let sent = match part {
+            "G" => 1,
+            "whole head but its end" => request.len() - 1,
+            _ => 0,
+        };
+        connection.send(if sent == 0 { part } else { &request[..sent] }).await;
+        connections.push((format!("{first:?} {part:?} {host}"), connection, request[sent..].to_owned()));
+    }
+    // After this answer the server has read what was sent before, most likely. If not, the new process reads it.
+    server.stats().await;
+
+    server.replace().await;
+    for (name, connection, rest) in &mut connections {
+        connection.try_send(&*rest).await.unwrap_or_else(|error| panic!("{name}: {error}"));
+        let answer = connection.read_answer().await;
+        assert_eq!(answer.status, 200, "{name}: {}", answer.text());
+        assert_eq!(connection.get("localhost", "/health").await.status, 200, "{name}: it stays open");
+    }
+    // And to the next one.
+    server.replace().await;
+    for (name, connection, _) in &mut connections {
+        assert_eq!(connection.get(&kept.host, "/").await.status, 200, "{name}");
+    }
+    drop(connections);
+    release(&server, &kept.id).await;
+    shut_down(&mut server).await;
+    host.assert_nothing_left().await;
+}
+
+#[tokio::test]
+async fn a_request_in_flight_is_answered_by_the_old_process() {
+    let Some(host) = host() else { return };
+    let mut server = start(&host).await;
+    let kept = server.acquire().await;
+    let mut connection = RawConnection::connect(server.port).await;
+    // Its body is still on its way.
+    let head = "POST /upload HTTP/1.1\r\nHost: {}\r\nContent-Length: 4\r\n\r\n12".replace("{}", &kept.host);
+    connection.send(head).await;
+    server.stats().await;
+    server.replace().await;
+    connection.send("34").await;
+    let answer = connection.read_answer().await;
+    assert_eq!(answer.status, 200, "{}", answer.text());
+    assert_eq!(answer.headers["connection"], "close");
+    release(&server, &kept.id).await;
+    shut_down(&mut server).await;
+    host.assert_nothing_left().await;
+}
+
+#[tokio::test]
 async fn a_handover_keeps_ready_instances_and_reads_the_configuration_again() {
     let Some(host) = host() else { return };
     let mut manager = Manager::new();

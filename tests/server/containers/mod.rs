@@ -16,6 +16,7 @@ mod try_image;
 mod unfit_checkpoints;
 
 mod heavy {
+    mod handovers;
     mod leaks;
     mod mixed;
     mod soak;

@@ -231,6 +231,23 @@ async fn an_engine_gets_the_heads_that_it_was_lent_for_and_gives_the_connection_
 }
 
 #[tokio::test]
+async fn a_recalled_connection_comes_back_between_two_messages_with_what_was_read_of_the_next() {
+    let (mut client, mut guard) = guarded();
+    send(&mut client, POST).await;
+    guard.lend(Arc::new(|_| true));
+    assert_eq!(read_now(&mut guard).unwrap(), open(POST));
+    guard.exchange_signal().recall();
+    assert!(!guard.is_released() && !guard.is_untouched(), "a message is in progress");
+    send(&mut client, "hello").await;
+    assert_eq!(read_now(&mut guard).unwrap(), open("hello"));
+    send(&mut client, &GET[..9]).await;
+    guard.exchange_signal().finish_exchange();
+    assert_eq!(read_now(&mut guard).unwrap(), ended(""));
+    assert!(guard.is_released() && guard.is_untouched());
+    assert_eq!(guard.into_parts().0, &GET[..9]);
+}
+
+#[tokio::test]
 async fn a_target_with_an_authority_reaches_the_engine_in_origin_form() {
     let (mut client, mut guard) = guarded();
     let absolute = "POST http://A:80/b HTTP/1.1\r\nContent-Length: 5\r\nHost: a\r\n\r\nhello";

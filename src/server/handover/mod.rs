@@ -10,11 +10,17 @@
 //! | `free` | old | it accepts no more connections, and does nothing for the node any more |
 //! | `serving` | new | it accepts connections |
 //!
+//! Then the old process passes the connections of clients (`connections`), each in a message of its own form.
+//!
 //! A new process that ends before `prepared` changes nothing. One that ends later is replaced by another: the old process
 //! keeps the listening socket open until one serves, so no connection is refused.
 
-use std::io::{self, BufRead, BufReader, IoSlice, IoSliceMut, Write};
-use std::mem::MaybeUninit;
+mod connections;
+mod descriptor_message;
+
+pub(super) use connections::{PassedConnections, Passing};
+
+use std::io::{self, BufRead, BufReader, Write};
 use std::net::TcpListener;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
@@ -22,14 +28,13 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use rustix::net::{
-    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage,
-    SendFlags,
-};
+use tokio::sync::mpsc;
 
+use super::client_socket::ClientSocket;
 use super::service_manager;
 use super::state_dir::NodeDir;
 use crate::instance::NodeId;
+use crate::telemetry::task;
 
 /// Set for a process that takes the place of another.
 const MARK: &str = "TRY_IT_NOW_SUCCESSOR";
@@ -79,7 +84,8 @@ impl Successor {
             .stdin(Stdio::from(OwnedFd::from(other)))
             .spawn()?;
         let mut successor = Self { child, socket: BufReader::new(own), is_awaited: true };
-        send_listener(successor.socket.get_ref(), listener, node)?;
+        let line = format!("listener {node}\n");
+        descriptor_message::send(successor.socket.get_ref(), line.as_bytes(), listener)?;
         successor.expect("prepared", PREPARE_TIMEOUT)?;
         Ok(successor)
     }
@@ -116,14 +122,17 @@ impl Drop for Successor {
     }
 }
 
-/// Frees the node for another process, and returns when one serves. If it ends before, starts it again a few times: the
-/// instances and the waiting connections are safe meanwhile.
+/// Frees the node for another process. Returns when one serves, with the socket on which that takes connections. If it
+/// ends before, starts it again a few times: the instances and the waiting connections are safe meanwhile.
+///
+/// # Errors
+/// No process serves in the end.
 pub(super) async fn free_node(
     node: NodeDir,
     successor: Successor,
     own_program: &Path,
     listener: OwnedFd,
-) -> io::Result<()> {
+) -> io::Result<UnixStream> {
     let id = node.id().clone();
     drop(node);
     tokio::task::block_in_place(|| {
@@ -131,13 +140,13 @@ pub(super) async fn free_node(
         for attempt in 1.. {
             let served = next.and_then(|mut successor: Successor| {
                 successor.free()?;
-                Ok(successor.pid())
+                Ok((successor.pid(), successor.socket.get_ref().try_clone()?))
             });
             match served {
-                Ok(pid) => {
+                Ok((pid, socket)) => {
                     service_manager::report_successor(pid);
                     tracing::info!(pid, "another server has taken the place of this one");
-                    return Ok(());
+                    return Ok(socket);
                 }
                 Err(error) if attempt == MAX_SUCCESSORS => return Err(error),
                 Err(error) => {
@@ -168,7 +177,9 @@ impl Predecessor {
         }
         let socket = UnixStream::from(io::stdin().as_fd().try_clone_to_owned()?);
         socket.set_read_timeout(Some(FREE_TIMEOUT))?;
-        let (line, descriptor) = receive_listener(&socket)?;
+        let mut bytes = [0; MAX_LINE];
+        let (received, descriptor) = descriptor_message::receive(&socket, &mut bytes)?;
+        let line = String::from_utf8_lossy(&bytes[..received]);
         let node = line.strip_prefix("listener ").and_then(|name| NodeId::parse(name.trim_end()).ok());
         let (Some(node), Some(descriptor)) = (node, descriptor) else {
             return Err(io::Error::new(
@@ -195,10 +206,15 @@ impl Predecessor {
         expect(&mut self.socket, "free")
     }
 
-    /// Says that this process serves.
-    pub(super) fn report_serving(mut self) {
+    /// Says that this process serves, and from then on takes connections of clients for `connections`.
+    pub(super) fn report_serving(mut self, connections: mpsc::UnboundedSender<ClientSocket>) {
         // An error means that the old process has ended, which changes nothing.
         let _ = self.socket.get_mut().write_all(b"serving\n");
+        task::spawn("receive connections", async move {
+            if let Err(error) = connections::receive(self.socket.into_inner(), connections).await {
+                tracing::warn!(%error, "failed to receive connections of the old server");
+            }
+        });
     }
 }
 
@@ -209,36 +225,4 @@ fn expect(socket: &mut BufReader<UnixStream>, wanted: &str) -> io::Result<()> {
         _ if line.trim_end() == wanted => Ok(()),
         _ => Err(io::Error::new(io::ErrorKind::InvalidData, format!("expected `{wanted}`, not {line:?}"))),
     }
-}
-
-fn send_listener(socket: &UnixStream, listener: &impl AsFd, node: &NodeId) -> io::Result<()> {
-    let line = format!("listener {node}\n");
-    let descriptors = [listener.as_fd()];
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
-    let mut ancillary = SendAncillaryBuffer::new(&mut space);
-    assert!(
-        ancillary.push(SendAncillaryMessage::ScmRights(&descriptors)),
-        "there is space for one descriptor"
-    );
-    let sent =
-        rustix::net::sendmsg(socket, &[IoSlice::new(line.as_bytes())], &mut ancillary, SendFlags::empty())?;
-    if sent < line.len() { Err(io::ErrorKind::WriteZero.into()) } else { Ok(()) }
-}
-
-/// Returns the first line, and the descriptor that came with it.
-fn receive_listener(socket: &UnixStream) -> io::Result<(String, Option<OwnedFd>)> {
-    let mut bytes = [0; MAX_LINE];
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
-    let mut ancillary = RecvAncillaryBuffer::new(&mut space);
-    let received = rustix::net::recvmsg(
-        socket,
-        &mut [IoSliceMut::new(&mut bytes)],
-        &mut ancillary,
-        RecvFlags::CMSG_CLOEXEC,
-    )?;
-    let descriptor = ancillary.drain().find_map(|message| match message {
-        RecvAncillaryMessage::ScmRights(mut descriptors) => descriptors.next(),
-        _ => None,
-    });
-    Ok((String::from_utf8_lossy(&bytes[..received.bytes]).into_owned(), descriptor))
 }
