@@ -30,7 +30,7 @@ use try_it_now::instance::{ClaimToken, Endpoint, Instance, InstanceId, NodeId, R
 use try_it_now::pool::{self, Pool};
 use try_it_now::proxy::routes::{RouteLookup, RouteTable};
 use try_it_now::request::{Destination, Hosts, Peer, Provenance, RequestContext};
-use try_it_now::runtime::{Exit, Runtime, RuntimeError, StartMethod, StartRequest, Started};
+use try_it_now::runtime::{Exit, NoDatabases, Runtime, RuntimeError, StartMethod, StartRequest, Started};
 use try_it_now::server::http1_guard::head;
 use try_it_now::store::memory::MemoryStore;
 use try_it_now::store::{Claim, Claimed, RouteChange, Store, Visitor};
@@ -247,6 +247,7 @@ fn templates(rate_limit: RateLimits) -> Templates {
         recheck_interval: HOUR,
         warm_up: Vec::new(),
         hooks: Hooks::default(),
+        database: None,
         admin_path: "/admin".to_owned(),
         pool,
         ttl: HOUR,
@@ -269,6 +270,7 @@ fn acquire(c: &mut Criterion) {
         let pool = Pool::new(pool::PoolParts {
             store: store.clone(),
             runtime: Arc::new(NullRuntime::default()),
+            databases: Arc::new(NoDatabases),
             routes: routes.clone(),
             metrics: metrics.clone(),
             clock: Clock::System,

@@ -16,6 +16,10 @@ pub(super) struct FileContext<'a> {
     pub(super) has_containers: Option<bool>,
     /// Whether Docker or Podman runs the images.
     pub(super) has_engine: bool,
+    /// Whether a MariaDB for instances is configured.
+    pub(super) has_database: bool,
+    /// Whether instances may be restored from checkpoints.
+    pub(super) may_restore: bool,
     /// The `admin_path` of the template `default`.
     pub(super) admin_path: &'a str,
 }

@@ -17,18 +17,8 @@ pub(super) fn read_unused(env: &mut Variables<'_>, warnings: &mut Vec<String>) {
     if env.text("CADDY_ADMIN_URL").is_some() {
         warnings.push("CADDY_ADMIN_URL is ignored: the proxy is part of the server".to_owned());
     }
-    let database = ["PS_DB_HOST", "PS_DB_PORT", "PS_DB_NAME", "PS_DB_USER", "PS_DB_PASSWORD"];
-    let set: Vec<&str> = database.into_iter().filter(|name| env.is_set(name)).collect();
-    if !set.is_empty() {
-        warnings.push(format!("{} ignored: this build has no databases for instances", set.join(", ")));
-    }
-    for name in ["PS_DB_HOST", "PS_DB_NAME", "PS_DB_USER"] {
-        env.text(name);
-    }
-    env.secret("PS_DB_PASSWORD");
     env.value_if_set("NATS_STREAM_NAME", SettingKind::Text, None, stream_name);
     env.number_if_set("NATS_WORKER_COUNT", None, 1..=10_000);
-    env.number_if_set("PS_DB_PORT", None, 1..=65_535);
 }
 
 fn stream_name(text: &str) -> Result<(), &'static str> {

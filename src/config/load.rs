@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::cluster::{self, NodeSettings};
+use super::database::{self, DatabaseSettings};
 use super::default_template;
 use super::defaults::Defaults;
 use super::env::{Environment, Setting, SettingKind, Variables};
@@ -37,6 +38,8 @@ pub struct Config {
     pub acquire_timeout: Duration,
     /// The store that all nodes share; `None` is the embedded store.
     pub store: Option<ValkeySettings>,
+    /// The MariaDB on which instances have their databases; `None` means that they have none.
+    pub database: Option<DatabaseSettings>,
     /// The settings of this node in its cluster.
     pub node: NodeSettings,
     /// What the operator should know although nothing is invalid, one line each.
@@ -52,6 +55,7 @@ struct FromEnvironment {
     has_containers: Option<bool>,
     image: Option<ImageRef>,
     store: Option<ValkeySettings>,
+    database: Option<DatabaseSettings>,
     node: NodeSettings,
     api_key: Option<Secret>,
     acquire_timeout: Duration,
@@ -80,6 +84,7 @@ impl FromEnvironment {
         let has_containers = mode.map(RuntimeMode::has_containers);
         let image = runtime::image(env, has_containers, has_file, &mut warnings);
         let store = store::read(env);
+        let database = database::read(env);
         let node = cluster::read(env, store.is_some(), &mut warnings);
         ignored::read_unused(env, &mut warnings);
         let api_key = env.secret("API_KEY").and_then(|key| api_key(env, key));
@@ -95,6 +100,7 @@ impl FromEnvironment {
             has_containers,
             image,
             store,
+            database,
             node,
             api_key,
             acquire_timeout,
@@ -137,6 +143,8 @@ impl Config {
                     defaults: &read.defaults,
                     has_containers: read.has_containers,
                     has_engine: read.runtime.mode.is_engine(),
+                    has_database: read.database.is_some(),
+                    may_restore: read.runtime.mode == RuntimeMode::Containerd && read.runtime.criu_enabled,
                     admin_path: &read.admin_path,
                 };
                 let (list, more) = template_file::read(text, &context);
@@ -158,6 +166,7 @@ impl Config {
             api_key: read.api_key,
             acquire_timeout: read.acquire_timeout,
             store: read.store,
+            database: read.database,
             node: read.node,
             warnings,
         })

@@ -9,12 +9,12 @@
 //! | `load.rs` | everything: [`Config`], and the list of all variables |
 //! | `read.rs` | this process's environment, and the files that the settings name |
 //! | `env.rs` | one environment variable, typed |
-//! | `server.rs` `log.rs` `runtime.rs` `store.rs` `cluster.rs` `host.rs` | the variables of one topic |
+//! | `server.rs` `log.rs` `runtime.rs` `store.rs` `database.rs` `cluster.rs` `host.rs` | the variables of one topic |
 //! | `defaults.rs` | the variables that are defaults of templates |
 //! | `ignored.rs` | variables without effect, with a warning |
 //! | `public_url.rs` `trusted_proxies.rs` `units.rs` | the notation of URLs, networks, times and sizes |
 //! | `default_template.rs` | the one template of a server without a file |
-//! | `template_file/` `template_app.rs` `template_hooks/` | the file of templates |
+//! | `template_file/` `template_app.rs` `template_database.rs` `template_hooks/` | the file of templates |
 //! | `file_context.rs` | what the tables of that file are read against |
 //! | `toml_table.rs` | one table of that file, typed |
 //! | `effective.rs` | all values, each with where it comes from |
@@ -25,6 +25,7 @@
 //! `pool/supply/hooks.rs` and `docs/hooks.md`.
 
 mod cluster;
+mod database;
 mod default_template;
 mod defaults;
 mod effective;
@@ -43,6 +44,7 @@ mod server;
 mod socket;
 mod store;
 mod template_app;
+mod template_database;
 mod template_file;
 mod template_hooks;
 #[cfg(test)]
@@ -52,6 +54,7 @@ mod trusted_proxies;
 mod units;
 
 pub use cluster::NodeSettings;
+pub use database::{DatabaseSettings, DatabaseTls};
 pub use effective::{EffectiveValue, effective_text, env_file};
 pub use engine::EngineSockets;
 pub use env::{Environment, Setting, SettingKind};

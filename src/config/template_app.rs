@@ -46,12 +46,7 @@ pub(super) fn app(table: &mut TomlTable<'_>, context: &FileContext<'_>) -> Optio
         false => text.replace(FOLDER, &folder.to_string_lossy()),
     };
     let command = command(table, context, is_container, fill);
-    let mut env = table.pairs("env", |name, value| match name {
-        _ if INSTANCE_VARIABLES.contains(&name) => Some("every instance gets its own value"),
-        _ if name.is_empty() || name.contains(['=', '\0']) => Some("it is no name of a variable"),
-        _ if value.contains('\0') => Some("its value contains a NUL"),
-        _ => None,
-    });
+    let mut env = table.pairs("env", variable_problem);
     env.values_mut().for_each(|value| *value = fill(value));
     let files = table.text("files", "write the path of a folder, relative to this file", |text| {
         (!text.is_empty() && !text.contains('\0')).then(|| folder.join(text))
@@ -75,6 +70,16 @@ pub(super) fn app(table: &mut TomlTable<'_>, context: &FileContext<'_>) -> Optio
     let port = port.filter(|_| is_container).unwrap_or(0);
     let files = files.map(without_dots);
     Some(App { image, command: command?, user, port, env, files, limits, egress, share_memory, runtime })
+}
+
+/// Returns what is wrong with an environment variable of an app, if anything.
+pub(super) fn variable_problem(name: &str, value: &str) -> Option<&'static str> {
+    match name {
+        _ if INSTANCE_VARIABLES.contains(&name) => Some("every instance gets its own value"),
+        _ if name.is_empty() || name.contains(['=', '\0']) => Some("it is no name of a variable"),
+        _ if value.contains('\0') => Some("its value contains a NUL"),
+        _ => None,
+    }
 }
 
 /// Returns the command; empty when an image runs its own.

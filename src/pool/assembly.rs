@@ -9,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::claim::delivery::Ledger;
 use super::claim::delivery_worker;
-use super::end::{expire, fail, gc};
+use super::end::{databases, expire, fail, gc};
 use super::shared_state::SharedState;
 use super::supply::{memory_sampler, ready_watch, reconcile};
 use super::template_pool::TemplatePools;
@@ -19,7 +19,7 @@ use crate::cluster::Membership;
 use crate::config::PublicUrl;
 use crate::instance::NodeId;
 use crate::proxy::routes::RouteTable;
-use crate::runtime::Runtime;
+use crate::runtime::{Databases, Runtime};
 use crate::store::Store;
 use crate::telemetry::{Metrics, task};
 use crate::template::{NodeSecret, Templates};
@@ -30,6 +30,8 @@ pub struct PoolParts {
     pub store: Arc<dyn Store>,
     /// What runs the instances of this node.
     pub runtime: Arc<dyn Runtime>,
+    /// Where instances have their databases.
+    pub databases: Arc<dyn Databases>,
     /// The proxy's route table; it learns at once of each change that this node makes.
     pub routes: Arc<RouteTable>,
     /// Where the pools record their metrics.
@@ -83,7 +85,7 @@ impl Pool {
             stopping: CancellationToken::new(),
         });
         let ledger = Arc::<Ledger>::default();
-        let supply = Arc::new(Supply::new(shared.clone(), parts.runtime, parts.secret));
+        let supply = Arc::new(Supply::new(shared.clone(), parts.runtime, parts.databases, parts.secret));
         let claims = Claims::new(shared.clone(), supply.clone(), ledger.clone(), parts.acquire_timeout);
         Arc::new(Self {
             claims: Arc::new(claims),
@@ -122,6 +124,9 @@ impl Pool {
         task::spawn("pool ready watch", ready_watch::run(supply.clone()));
         task::spawn("pool exits", fail::watch_exits(supply.clone(), exits));
         task::spawn("pool expire", expire::run(supply.clone()));
+        if supply.databases.is_configured() {
+            task::spawn("pool databases", databases::run(supply.clone()));
+        }
         task::spawn("pool memory", memory_sampler::run(supply.clone()));
         task::spawn("pool deliveries", delivery_worker::run(self.claims.clone()));
     }

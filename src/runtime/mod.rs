@@ -10,6 +10,8 @@
 //! Every implementation passes the same conformance suite (`tests/suites/runtime.rs`). A caller starts an instance with
 //! a [`StartRequest`], reaches its app with [`Runtime::connect`], and ends it with [`Runtime::stop`].
 //!
+//! [`Databases`] gives each instance a database of its own, where its template wants one: on a [`mariadb`], or nowhere.
+//!
 //! The other files serve the implementations: `output_log` (the last output of an instance), `memory_report` and `cgroup_memory` (what
 //! instances use), `image/` and `image_facts` (what an image declares), `registry_auth` (logins for image registries), `blocking` (work that waits for the host),
 //! `listeners` (where the processes of an instance listen),
@@ -24,6 +26,7 @@ mod command;
 mod container_defaults;
 pub mod containerd;
 pub mod containerd_process;
+mod database;
 pub mod engine;
 mod error;
 mod identity_files;
@@ -31,6 +34,7 @@ mod image;
 mod image_facts;
 mod interface;
 mod listeners;
+pub mod mariadb;
 mod memory_report;
 mod namespaces;
 #[cfg(feature = "runtime-none")]
@@ -44,6 +48,7 @@ mod user_namespaces;
 mod version;
 
 pub use command::{ExecCommand, ExecOutput};
+pub use database::{DatabaseAccess, DatabaseError, DatabaseName, Databases, NoDatabases};
 pub use error::RuntimeError;
 pub use image_facts::ImageFacts;
 pub use interface::{Checkpoint, CheckpointStatus, Exit, Runtime, StartMethod, Started, TransferProgress};

@@ -12,10 +12,13 @@ use tokio::sync::watch;
 use super::state_dir::NodeDir;
 use crate::clock::Clock;
 use crate::config::{self, Config};
+use crate::instance::NodeId;
 use crate::runtime::containerd::{self, ContainerdRuntime};
 use crate::runtime::engine::{self, EngineKind, EngineRuntime, EngineSettings};
+pub use crate::runtime::mariadb::Survey as DatabaseSurvey;
+use crate::runtime::mariadb::{self, MariaDb};
 use crate::runtime::process::{self, ProcessRuntime};
-use crate::runtime::{Checkpoint, Runtime, RuntimeError};
+use crate::runtime::{Checkpoint, DatabaseError, Databases, NoDatabases, Runtime, RuntimeError};
 use crate::store::memory::MemoryStore;
 pub use crate::store::valkey::EvictionRisk;
 use crate::store::valkey::{self, ValkeyStore};
@@ -208,6 +211,32 @@ pub fn open_store(
         }
         None => Arc::new(open_memory_store(node, runtime, clock.clone())?),
     })
+}
+
+/// Returns where instances of a node have their databases. Nothing is asked of MariaDB yet.
+pub fn open_databases(config: Option<config::DatabaseSettings>, node: &NodeId) -> Arc<dyn Databases> {
+    match config {
+        Some(config) => Arc::new(MariaDb::new(mariadb_settings(config, node))),
+        None => Arc::new(NoDatabases),
+    }
+}
+
+/// Asks the configured MariaDB what it offers, and changes nothing; `None` if none is configured.
+pub async fn survey_databases(
+    config: Option<config::DatabaseSettings>,
+) -> Option<Result<DatabaseSurvey, DatabaseError>> {
+    Some(mariadb::survey(&mariadb_settings(config?, &NodeId::random())).await)
+}
+
+fn mariadb_settings(config: config::DatabaseSettings, node: &NodeId) -> mariadb::Settings {
+    let config::DatabaseSettings { host, port, user, password, tls, prefix } = config;
+    let tls = match tls {
+        config::DatabaseTls::Prefer => mariadb::Tls::Prefer,
+        config::DatabaseTls::Verify => mariadb::Tls::Verify,
+        config::DatabaseTls::Off => mariadb::Tls::Off,
+    };
+    let statement_deadline = mariadb::Settings::STATEMENT_DEADLINE;
+    mariadb::Settings { host, port, user, password, tls, prefix, node: node.clone(), statement_deadline }
 }
 
 /// Returns the hosts of the configured Valkey, as far as its settings name them.

@@ -1,7 +1,6 @@
 //! The composition root: assembles the parts of a server, runs it, and shuts it down.
 //!
-//! [`serve`] reads in order: the port, the node and its backends, the pool, the API and the proxy, the tasks
-//! in the background, the listener, and at last the shutdown.
+//! [`serve`] reads in order: the port, the node and its backends, the pool, API and proxy, tasks, listener, shutdown.
 
 use std::io;
 use std::net::SocketAddr;
@@ -15,7 +14,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::backends::{open_store, start_runtime};
+use super::backends::{open_databases, open_store, start_runtime};
 use super::client_connections::ConnectionMaxima;
 use super::descriptors::{self, OpenFileLimits};
 use super::dispatch::Dispatcher;
@@ -87,6 +86,7 @@ pub async fn serve_with(
         api_key,
         acquire_timeout,
         store: store_settings,
+        database,
         node: node_settings,
         ..
     } = config;
@@ -150,6 +150,7 @@ pub async fn serve_with(
     let pool = Pool::new(pool::PoolParts {
         store: store.clone(),
         runtime,
+        databases: open_databases(database, node.id()),
         routes: routes.clone(),
         metrics: metrics.clone(),
         clock,

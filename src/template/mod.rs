@@ -13,12 +13,14 @@
 //! | `ready_check.rs` | when an instance counts as ready |
 //! | `health_check.rs` | the health check that an image declares |
 //! | `hooks.rs` | what gives each instance its own address, keys and passwords |
+//! | `database.rs` | the database of each instance |
 //! | `pool_sizes.rs` | how many instances a node keeps |
 //! | `templates.rs` | all templates of a server |
 //! | `secret.rs` | texts that must not appear in a log |
 //! | `node_secret.rs` | the secret of a node or a cluster, and the key for each of its uses |
 
 mod app;
+pub mod database;
 pub mod egress;
 mod health_check;
 pub mod hooks;
@@ -35,6 +37,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 pub use app::{App, ShareMemory};
+pub use database::Database;
 pub use egress::Egress;
 pub use health_check::HealthCheck;
 pub use hooks::Hooks;
@@ -68,6 +71,8 @@ pub struct Template {
     pub warm_up: Vec<String>,
     /// What gives each instance its own address, keys and passwords.
     pub hooks: Hooks,
+    /// The database of each instance; `None` means that instances have none.
+    pub database: Option<Database>,
     /// Path of the app's administration pages, appended to `url` for `admin_url`; begins with a slash.
     pub admin_path: String,
     /// How many instances each node keeps.
@@ -81,7 +86,7 @@ pub struct Template {
     /// How long an app may send nothing in the middle of an exchange before the visitor gets an error page. Server-sent
     /// events and WebSockets are exempt.
     pub silence: Duration,
-    /// A fingerprint of `app`, `ready`, `warm_up` and `hooks`. An instance of another revision is never assigned.
+    /// A fingerprint of `app`, `ready`, `warm_up`, `hooks` and `database`. An instance of another revision is never assigned.
     pub revision: u64,
 }
 
@@ -90,8 +95,18 @@ pub struct Template {
 ///
 /// How random texts are derived counts too, where there are any, so that the revision of an instance says which
 /// derivation its texts came from.
-pub fn revision(app: &App, ready: &ReadyCheck, warm_up: &[String], hooks: &Hooks) -> u64 {
+pub fn revision(
+    app: &App,
+    ready: &ReadyCheck,
+    warm_up: &[String],
+    hooks: &Hooks,
+    database: Option<&Database>,
+) -> u64 {
     let mut json = revision_json(app, ready, warm_up, hooks);
+    // Without one, the revision stays what it was before there were any.
+    if let Some(database) = database {
+        serde_json::to_writer(&mut json, database).expect("a checked template's paths are UTF-8");
+    }
     if !hooks.random.is_empty() {
         json.extend(RANDOM_TEXTS_DERIVATION);
     }
@@ -124,7 +139,7 @@ mod tests {
     use super::*;
 
     fn revision(app: &App, ready: &ReadyCheck, warm_up: &[String]) -> u64 {
-        super::revision(app, ready, warm_up, &Hooks::default())
+        super::revision(app, ready, warm_up, &Hooks::default(), None)
     }
 
     fn app(argument: &str) -> App {
@@ -145,7 +160,12 @@ mod tests {
         assert_ne!(revision(&app("a"), &ReadyCheck { status: 204, ..ready.clone() }, &[]), first);
         assert_ne!(revision(&app("a"), &ready, &["/".to_owned()]), first);
         let hooks = Hooks { random: [("KEY".to_owned(), 32)].into(), ..Hooks::default() };
-        assert_ne!(super::revision(&app("a"), &ready, &[], &hooks), first);
+        assert_ne!(super::revision(&app("a"), &ready, &[], &hooks, None), first);
+        let mut database = Database { seed: None, max_connections: 1, env: Default::default() };
+        let with_one = super::revision(&app("a"), &ready, &[], &Hooks::default(), Some(&database));
+        assert_ne!(with_one, first);
+        database.seed = Some("seed.sql".into());
+        assert_ne!(super::revision(&app("a"), &ready, &[], &Hooks::default(), Some(&database)), with_one);
     }
 
     #[test]
@@ -153,9 +173,9 @@ mod tests {
         let (app, ready) = (app("a"), ReadyCheck::default());
         let mut hooks = Hooks::default();
         let earlier = |hooks: &Hooks| fnv1a(&revision_json(&app, &ready, &[], hooks));
-        assert_eq!(super::revision(&app, &ready, &[], &hooks), earlier(&hooks));
+        assert_eq!(super::revision(&app, &ready, &[], &hooks, None), earlier(&hooks));
         hooks.random.insert("KEY".to_owned(), 16);
-        assert_ne!(super::revision(&app, &ready, &[], &hooks), earlier(&hooks));
+        assert_ne!(super::revision(&app, &ready, &[], &hooks, None), earlier(&hooks));
     }
 
     #[test]

@@ -8,6 +8,8 @@
 #[path = "../suites"]
 mod suites {
     #[macro_use]
+    pub mod databases;
+    #[macro_use]
     pub mod runtime;
     #[macro_use]
     pub mod store;
@@ -20,6 +22,8 @@ mod support {
     pub mod engine_stack;
     pub mod fault_proxy;
     pub mod leak_check;
+    #[allow(dead_code, reason = "the server's tests use the rest")]
+    pub mod mariadb_server;
     pub mod skip;
     pub mod stack;
     pub mod user_namespaces;
@@ -29,6 +33,7 @@ mod support {
 
 mod containerd;
 mod engines;
+mod mariadb;
 mod memory;
 mod process;
 mod valkey;

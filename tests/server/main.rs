@@ -12,6 +12,8 @@ mod support {
     pub mod fault_proxy;
     pub mod harness;
     pub mod leak_check;
+    #[allow(dead_code, reason = "the backends' tests use the rest")]
+    pub mod mariadb_server;
     pub mod nginx;
     pub mod private_containerd;
     pub mod private_docker;

@@ -36,6 +36,7 @@ const MAY_USE: &[(&str, &str)] = &[
     ("runtime::engine", "runtime::namespaces runtime template instance telemetry clock"),
     // What the backends with containers share.
     ("runtime::namespaces", "runtime instance telemetry clock"),
+    ("runtime::mariadb", "runtime template instance telemetry clock"),
     ("runtime::null", "runtime template instance telemetry clock"),
     ("telemetry", "config instance"),
     ("config", "runtime template instance"),
@@ -47,13 +48,14 @@ const MAY_USE: &[(&str, &str)] = &[
 
 /// The one file that may name every backend.
 const BACKENDS_FILE: &str = "server/backends.rs";
-const INNER: [&str; 8] = [
+const INNER: [&str; 9] = [
     "store::memory",
     "store::valkey",
     "runtime::process",
     "runtime::containerd",
     "runtime::engine",
     "runtime::namespaces",
+    "runtime::mariadb",
     "runtime::null",
     "proxy::routes",
 ];

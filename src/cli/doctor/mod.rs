@@ -11,6 +11,7 @@ mod cgroup_changes;
 mod check_result;
 mod containerd;
 mod criu;
+mod database;
 mod disk_and_memory;
 mod engine;
 mod eviction;
@@ -95,6 +96,7 @@ async fn check_host(
     };
     let mut results = vec![store];
     results.extend(eviction::check(config).await);
+    results.extend(database::check(config).await);
     results.extend(disk_and_memory::check(&config.state_dir));
     results.push(open_files::check(config));
     results.push(forwarded_fields::judge_trust(&config.server.trusted_proxies, config.runtime.mode));

@@ -30,7 +30,7 @@ use crate::clock::Clock;
 use crate::config::{self, Config, RuntimeSettings};
 use crate::pool::{self, BakeOutcome, Pool};
 use crate::proxy::routes::RouteTable;
-use crate::runtime::{Runtime, StartMethod};
+use crate::runtime::{NoDatabases, Runtime, StartMethod};
 use crate::server::backends::{open_memory_store, start_runtime};
 use crate::server::state_dir::NodeDir;
 use crate::telemetry::Metrics;
@@ -300,6 +300,7 @@ impl Trial<'_> {
         Ok(Pool::new(pool::PoolParts {
             store: Arc::new(store),
             runtime: self.runtime.clone(),
+            databases: Arc::new(NoDatabases),
             routes: Arc::new(RouteTable::default()),
             metrics: Arc::new(Metrics::new()),
             clock,

@@ -15,6 +15,7 @@ use super::defaults::{
 use super::errors::ConfigErrors;
 use super::file_context::{FileContext, request_path};
 use super::template_app::app;
+use super::template_database::database;
 use super::template_hooks::hooks;
 use super::toml_table::{TomlFile, TomlTable};
 use super::units::format_duration;
@@ -60,7 +61,9 @@ fn template(name: &str, table: &mut TomlTable<'_>, context: &FileContext<'_>) ->
     let warm_up = table.texts("warm_up", "write a list of paths, each with a slash first", request_path);
     let warm_up: Vec<String> = warm_up.unwrap_or_default().into_iter().map(str::to_owned).collect();
     let is_container = context.has_containers == Some(true) || table.has("image");
-    let hooks = hooks(table, is_container);
+    let has_database = table.has("database");
+    let hooks = hooks(table, is_container, has_database);
+    let database = database(table, context, &hooks, app.as_ref());
     let title = table.text("title", TEXT_RULE, one_line).map(str::to_owned);
     let description = table.text("description", "write a text in quotes on one line", |text| {
         (!text.contains(char::is_control)).then(|| text.trim().to_owned())
@@ -82,12 +85,13 @@ fn template(name: &str, table: &mut TomlTable<'_>, context: &FileContext<'_>) ->
     Some(Template {
         title: title.unwrap_or_else(|| name.to_string()),
         description: description.unwrap_or_default(),
-        revision: revision(&app, &ready, &warm_up, &hooks),
+        revision: revision(&app, &ready, &warm_up, &hooks, database.as_ref()),
         app: Arc::new(app),
         ready,
         recheck_interval,
         warm_up,
         hooks,
+        database,
         admin_path: admin_path.unwrap_or_else(default_admin_path),
         pool,
         ttl: lease_times.ttl,

@@ -10,6 +10,7 @@ use http::{HeaderName, HeaderValue, Method};
 
 use super::file_context::request_path;
 use super::toml_table::{TomlEntry, TomlTable};
+use crate::template::database::DATABASE_PLACEHOLDERS;
 use crate::template::hooks::{
     ExecHook, FileHook, HookCalls, Hooks, HttpHook, INSTANCE_PLACEHOLDERS, TemplateText, is_placeholder,
 };
@@ -33,15 +34,32 @@ const DEFAULT_HTTP_TIMEOUT: Duration = Duration::from_secs(10);
 const DEFAULT_EXEC_TIMEOUT: Duration = Duration::from_secs(30);
 const MIN_TIMEOUT: Duration = Duration::from_millis(1);
 
-/// Reads the hooks of a template. `is_container` says whether its instances are containers.
-pub(super) fn hooks(template: &mut TomlTable<'_>, is_container: bool) -> Hooks {
+/// The placeholders that a text of one template may have.
+pub(super) struct Placeholders {
+    /// The random texts, with their lengths.
+    pub(super) random: BTreeMap<String, usize>,
+    /// Whether each instance has a database.
+    pub(super) has_database: bool,
+}
+
+impl Placeholders {
+    fn names(&self) -> impl Iterator<Item = &str> {
+        let of_database = DATABASE_PLACEHOLDERS.into_iter().filter(|_| self.has_database);
+        INSTANCE_PLACEHOLDERS.into_iter().chain(of_database).chain(self.random.keys().map(String::as_str))
+    }
+}
+
+/// Reads the hooks of a template. `is_container` says whether its instances are containers, and `has_database` whether
+/// each has a database.
+pub(super) fn hooks(template: &mut TomlTable<'_>, is_container: bool, has_database: bool) -> Hooks {
     let Some(mut table) = template.table("hooks") else { return Hooks::default() };
-    let random = random(&mut table);
-    let files = files(&mut table, &random);
-    let calls = calls(&mut table, &random, is_container);
+    let random = random(&mut table, has_database);
+    let placeholders = Placeholders { random, has_database };
+    let files = files(&mut table, &placeholders);
+    let calls = calls(&mut table, &placeholders, is_container);
     let mut bake = HookCalls::default();
     if let Some(mut table) = table.table("bake") {
-        bake = self::calls(&mut table, &random, is_container);
+        bake = self::calls(&mut table, &placeholders, is_container);
         table.finish();
     }
     if !is_container {
@@ -52,27 +70,25 @@ pub(super) fn hooks(template: &mut TomlTable<'_>, is_container: bool) -> Hooks {
             }
         }
     }
-    let credentials = template_text(&mut table, "credentials", &random);
+    let credentials = template_text(&mut table, "credentials", &placeholders);
     table.finish();
-    Hooks { random, files, calls, bake, credentials }
+    Hooks { random: placeholders.random, files, calls, bake, credentials }
 }
 
 /// Reads a text whose placeholders are all known.
 fn template_text(
     table: &mut TomlTable<'_>,
     key: &'static str,
-    random: &BTreeMap<String, usize>,
+    placeholders: &Placeholders,
 ) -> Option<TemplateText> {
     let text = table.text(key, "write a text in quotes", Some)?;
-    parse_text(text, random).map_err(|(problem, remedy)| table.report(key, problem, remedy)).ok()
+    parse_text(text, placeholders).map_err(|(problem, remedy)| table.report(key, problem, remedy)).ok()
 }
 
 /// Checks the placeholders of a text. The error is the problem and the remedy.
-fn parse_text(text: &str, random: &BTreeMap<String, usize>) -> Result<TemplateText, (String, String)> {
-    let is_known = |name: &str| INSTANCE_PLACEHOLDERS.contains(&name) || random.contains_key(name);
-    TemplateText::parse(text, is_known).map_err(|unknown| {
-        let names = INSTANCE_PLACEHOLDERS.into_iter().chain(random.keys().map(String::as_str));
-        let names: Vec<String> = names.map(|name| format!("{{{name}}}")).collect();
+pub(super) fn parse_text(text: &str, placeholders: &Placeholders) -> Result<TemplateText, (String, String)> {
+    TemplateText::parse(text, |name| placeholders.names().any(|known| known == name)).map_err(|unknown| {
+        let names: Vec<String> = placeholders.names().map(|name| format!("{{{name}}}")).collect();
         (format!("{{{unknown}}} is no known placeholder"), format!("the names here are {}", names.join(", ")))
     })
 }
@@ -82,13 +98,15 @@ fn sample(text: &TemplateText) -> String {
     text.fill(|_| Some("x"))
 }
 
-fn random(table: &mut TomlTable<'_>) -> BTreeMap<String, usize> {
+fn random(table: &mut TomlTable<'_>, has_database: bool) -> BTreeMap<String, usize> {
     let mut random = BTreeMap::new();
     let Some(table) = table.table("random") else { return random };
     for (name, entry) in table.entries() {
-        if !is_placeholder(name) || name.starts_with("INSTANCE_") || RESERVED_NAMES.contains(&name) {
+        let is_of_database = has_database && name.starts_with("DATABASE_");
+        let is_reserved = name.starts_with("INSTANCE_") || is_of_database || RESERVED_NAMES.contains(&name);
+        if !is_placeholder(name) || is_reserved {
             let remedy = format!(
-                "write a name in capital letters that does not begin with INSTANCE_ and is none of {}",
+                "write a name in capital letters that does not begin with INSTANCE_ or DATABASE_ and is none of {}",
                 RESERVED_NAMES.join(", ")
             );
             table.report(name, "the name cannot be used", remedy);
@@ -104,7 +122,7 @@ fn random(table: &mut TomlTable<'_>) -> BTreeMap<String, usize> {
     random
 }
 
-fn files(table: &mut TomlTable<'_>, random: &BTreeMap<String, usize>) -> Vec<FileHook> {
+fn files(table: &mut TomlTable<'_>, placeholders: &Placeholders) -> Vec<FileHook> {
     let mut files: Vec<FileHook> = Vec::new();
     let Some(table) = table.table("files") else { return files };
     for (path, entry) in table.entries() {
@@ -129,13 +147,13 @@ fn files(table: &mut TomlTable<'_>, random: &BTreeMap<String, usize>) -> Vec<Fil
             owner: (0, 0),
         };
         match entry {
-            TomlEntry::Text(text) => match parse_text(text, random) {
+            TomlEntry::Text(text) => match parse_text(text, placeholders) {
                 Ok(text) => file.text = text,
                 Err((problem, remedy)) => table.report(path, problem, remedy),
             },
             TomlEntry::Table(mut table) => {
                 match table.has("text") {
-                    true => file.text = template_text(&mut table, "text", random).unwrap_or_default(),
+                    true => file.text = template_text(&mut table, "text", placeholders).unwrap_or_default(),
                     false => table.report("text", "it is missing", FILE_RULE),
                 }
                 file.mode =
@@ -175,16 +193,16 @@ fn owner(text: &str) -> Option<(u32, u32)> {
     Some((number(user)?, number(group)?))
 }
 
-fn calls(table: &mut TomlTable<'_>, random: &BTreeMap<String, usize>, is_container: bool) -> HookCalls {
-    let http = table.table_list("http").into_iter().filter_map(|table| http(table, random)).collect();
+fn calls(table: &mut TomlTable<'_>, placeholders: &Placeholders, is_container: bool) -> HookCalls {
+    let http = table.table_list("http").into_iter().filter_map(|table| http(table, placeholders)).collect();
     if table.has("exec") && !is_container {
         table.report("exec", "only a container can run commands", "write an http hook, or an image");
     }
-    let exec = table.table_list("exec").into_iter().filter_map(|table| exec(table, random)).collect();
+    let exec = table.table_list("exec").into_iter().filter_map(|table| exec(table, placeholders)).collect();
     HookCalls { http, exec }
 }
 
-fn http(mut table: TomlTable<'_>, random: &BTreeMap<String, usize>) -> Option<HttpHook> {
+fn http(mut table: TomlTable<'_>, placeholders: &Placeholders) -> Option<HttpHook> {
     let method_rule = "write a method in capital letters, such as \"POST\"";
     let method = table.text("method", method_rule, |text| {
         let is_valid = text.bytes().all(|b| b.is_ascii_uppercase()) && text != "CONNECT";
@@ -194,7 +212,7 @@ fn http(mut table: TomlTable<'_>, random: &BTreeMap<String, usize>) -> Option<Ht
     if !table.has("path") {
         table.report("path", "it is missing", path_rule);
     }
-    let path = template_text(&mut table, "path", random).filter(|path| {
+    let path = template_text(&mut table, "path", placeholders).filter(|path| {
         let is_valid = request_path(&sample(path)).is_some();
         if !is_valid {
             table.report("path", "it cannot be used", path_rule);
@@ -209,7 +227,7 @@ fn http(mut table: TomlTable<'_>, random: &BTreeMap<String, usize>) -> Option<Ht
             }
             Ok(_) => {}
         }
-        match parse_text(value, random) {
+        match parse_text(value, placeholders) {
             Err(_) => Some("it has an unknown placeholder"),
             Ok(text) if HeaderValue::from_str(&sample(&text)).is_err() => {
                 Some("its value is no value of a header")
@@ -217,9 +235,10 @@ fn http(mut table: TomlTable<'_>, random: &BTreeMap<String, usize>) -> Option<Ht
             Ok(_) => None,
         }
     });
-    let headers = pairs.into_iter().filter_map(|(name, text)| Some((name, parse_text(&text, random).ok()?)));
+    let headers =
+        pairs.into_iter().filter_map(|(name, text)| Some((name, parse_text(&text, placeholders).ok()?)));
     let headers = headers.collect();
-    let body = template_text(&mut table, "body", random).unwrap_or_default();
+    let body = template_text(&mut table, "body", placeholders).unwrap_or_default();
     let status = table.number("status", 200, 599).map(|n| n as u16);
     let timeout = table.duration("timeout", MIN_TIMEOUT).unwrap_or(DEFAULT_HTTP_TIMEOUT);
     table.finish();
@@ -227,10 +246,12 @@ fn http(mut table: TomlTable<'_>, random: &BTreeMap<String, usize>) -> Option<Ht
     Some(HttpHook { method, path: path?, headers, body, status, timeout })
 }
 
-fn exec(mut table: TomlTable<'_>, random: &BTreeMap<String, usize>) -> Option<ExecHook> {
+fn exec(mut table: TomlTable<'_>, placeholders: &Placeholders) -> Option<ExecHook> {
     let list = table.texts("command", COMMAND_RULE, |text| (!text.contains('\0')).then_some(text));
     let known = |text: &&str| {
-        parse_text(text, random).map_err(|(problem, remedy)| table.report("command", problem, remedy)).ok()
+        parse_text(text, placeholders)
+            .map_err(|(problem, remedy)| table.report("command", problem, remedy))
+            .ok()
     };
     let command: Vec<TemplateText> = list.iter().flatten().map_while(known).collect();
     if !table.has("command") {

@@ -6,9 +6,11 @@
 //! | `expire.rs` | deadlines pass |
 //! | `fail.rs` | an instance's process dies |
 //! | `gc.rs` | what runs and what is on record are made to agree; unwanted instances are retired |
+//! | `databases.rs` | the database of an instance is dropped, and so are those without an instance |
 //! | `shutdown.rs` | the server process stops |
 //! | `hand_over.rs` | another server process takes the place of this one |
 
+pub(super) mod databases;
 pub(super) mod expire;
 pub(super) mod fail;
 pub(super) mod gc;

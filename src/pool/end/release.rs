@@ -25,15 +25,22 @@ impl Supply {
         Ok(instance)
     }
 
-    /// Stops an instance in the background, unless another task works on it. If that fails, the garbage collection
+    /// Stops an instance in the background and drops its database, unless another task works on it. If that fails, the garbage collection
     /// finds the instance again.
     pub(in crate::pool) fn stop_in_background(self: &Arc<Self>, id: InstanceId) {
         // Locked before the task starts, so that no other task touches the instance from here on.
         let Some(lock) = self.in_flight.lock(&id) else { return };
         let supply = self.clone();
         let stop = async move {
-            if let Err(error) = supply.runtime.stop(&id).await {
-                tracing::error!(%id, %error, "failed to stop instance; retrying later");
+            match supply.runtime.stop(&id).await {
+                // One of a template that is not known any more may have a database too: the sweep finds it.
+                Ok(())
+                    if supply.shared.template_of(&id).is_some_and(|template| template.database.is_some()) =>
+                {
+                    supply.drop_database(&id).await;
+                }
+                Ok(()) => {}
+                Err(error) => tracing::error!(%id, %error, "failed to stop instance; retrying later"),
             }
             lock.unlock();
         };

@@ -85,6 +85,7 @@ impl Supply {
             }
         });
         futures_util::future::join_all(stops).await;
+        self.drop_databases_except(&kept).await;
         tracing::info!(stopped = running.len(), kept = kept.len(), "instances stopped");
     }
 

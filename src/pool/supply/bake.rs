@@ -33,9 +33,10 @@ const FREEZE_DEADLINE: Duration = Duration::from_secs(300);
 const FETCH: &str = "fetch";
 
 /// The steps of a bake: those of any instance, without its record and without what makes it unlike the others.
-const BAKE_STEPS: [ProvisionStep; 5] = {
-    let [start, answer, warm_up, bake_hooks] = START_STEPS;
+const BAKE_STEPS: [ProvisionStep; 6] = {
+    let [database, start, answer, warm_up, bake_hooks] = START_STEPS;
     [
+        database,
         start,
         answer,
         warm_up,
@@ -141,6 +142,10 @@ async fn bake(
     let lock = supply.in_flight.lock(&id).expect("no task knows an id that was drawn just now");
     let mut draft = ProvisionDraft::new(supply, template_pool, template.clone(), id).for_bake();
     let outcome = run_steps(&BAKE_STEPS, &mut draft, &lock).await;
+    if outcome.is_ok() {
+        // Each restored instance gets a database of its own.
+        draft.drop_database().await;
+    }
     // Its death needs no handling: it was frozen, or its steps were undone.
     lock.unlock();
     outcome.map(|()| true)

@@ -24,9 +24,10 @@ const MAX_PAGES: usize = 4;
 const DEFAULT_PAGE: &str = "/";
 
 /// The steps of an instance that is compared: those of any instance, without its record.
-const STEPS: [ProvisionStep; 6] = {
-    let [start, answer, warm_up, bake_hooks] = START_STEPS;
+const STEPS: [ProvisionStep; 7] = {
+    let [database, start, answer, warm_up, bake_hooks] = START_STEPS;
     [
+        database,
         start,
         answer,
         warm_up,
@@ -89,7 +90,7 @@ async fn answers_of_restore(
     let mut draft = ProvisionDraft::new(supply, template_pool, template, id);
     let outcome = run_steps(&STEPS, &mut draft, &lock).await;
     if outcome.is_ok() {
-        draft.stop().await;
+        draft.end().await;
     }
     // Its death needs no handling: it was stopped, or its steps were undone.
     lock.unlock();

@@ -1,6 +1,7 @@
 //! Hooks: what gives each instance of an app its own address, keys and passwords.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -11,10 +12,10 @@ use ring::hmac;
 use super::readiness;
 use super::readiness::AppTarget;
 use crate::instance::InstanceId;
-use crate::runtime::{ExecCommand, InstanceFile, Runtime, StartRequest};
+use crate::runtime::{DatabaseAccess, ExecCommand, InstanceFile, Runtime, StartRequest};
 use crate::template::hooks::{ExecHook, FileHook, HookCalls, HttpHook, TemplateText};
 use crate::template::node_secret::KeyUse;
-use crate::template::{Hooks, NodeSecret, Secret, Template};
+use crate::template::{App, Hooks, NodeSecret, Secret, Template};
 
 /// The characters of random texts: letters and digits that are not mistaken for one another; five bits each.
 const ALPHABET: &[u8; 32] = b"abcdefghijkmnpqrstuvwxyz23456789";
@@ -93,26 +94,66 @@ impl RandomTexts {
     }
 }
 
+/// The placeholder of the password of an instance's database, and what that password is derived by: no random text has
+/// a name in small letters.
+const DATABASE_PASSWORD: (&str, &str) = ("DATABASE_PASSWORD", "database");
+
+/// Characters of the password of a database, five random bits each.
+const DATABASE_PASSWORD_LENGTH: usize = 32;
+
 /// The values of the placeholders in the hooks of one instance.
 pub(in crate::pool) struct HookValues {
-    builtin: [(&'static str, String); 3],
+    builtin: Vec<(&'static str, String)>,
+    /// The random texts and the password of the database, which no log shows.
     random: BTreeMap<String, String>,
 }
 
 impl HookValues {
-    /// Computes the values for the instance `id`, which visitors reach at `url` and `host`.
+    /// Computes the values for the instance `id`, which visitors reach at `url` and `host`, and whose app connects to its
+    /// database by `access`, if it has one.
     pub(in crate::pool) fn new(
         random_texts: &RandomTexts,
         hooks: &Hooks,
         id: &InstanceId,
         url: &str,
         host: &str,
+        access: Option<&DatabaseAccess>,
     ) -> Self {
         let random = hooks.random.iter();
-        let random =
+        let mut random: BTreeMap<String, String> =
             random.map(|(name, length)| (name.clone(), random_texts.text(id, name, *length))).collect();
-        let builtin = [("INSTANCE_ID", id.as_str()), ("INSTANCE_URL", url), ("INSTANCE_HOST", host)];
-        Self { builtin: builtin.map(|(name, value)| (name, value.to_owned())), random }
+        let mut builtin = vec![
+            ("INSTANCE_ID", id.as_str().to_owned()),
+            ("INSTANCE_URL", url.to_owned()),
+            ("INSTANCE_HOST", host.to_owned()),
+        ];
+        if let Some(DatabaseAccess { host, port, name, user }) = access.cloned() {
+            builtin.extend([
+                ("DATABASE_HOST", host),
+                ("DATABASE_PORT", port.to_string()),
+                ("DATABASE_NAME", name),
+                ("DATABASE_USER", user),
+            ]);
+            let (placeholder, derived_by) = DATABASE_PASSWORD;
+            let password = random_texts.text(id, derived_by, DATABASE_PASSWORD_LENGTH);
+            random.insert(placeholder.to_owned(), password);
+        }
+        Self { builtin, random }
+    }
+
+    /// Returns the password of the instance's database, if it has one.
+    pub(super) fn database_password(&self) -> Option<Secret> {
+        self.random.get(DATABASE_PASSWORD.0).map(Secret::new)
+    }
+
+    /// Returns what the instance runs: the template's app, with the variables for its own database.
+    pub(super) fn app(&self, template: &Template) -> Arc<App> {
+        let Some(database) = template.database.as_ref().filter(|database| !database.env.is_empty()) else {
+            return template.app.clone();
+        };
+        let mut app = (*template.app).clone();
+        app.env.extend(database.env.iter().map(|(name, text)| (name.clone(), self.fill(text))));
+        Arc::new(app)
     }
 
     /// Returns the text with the values in place of its placeholders. Each placeholder has a value: the configuration
@@ -255,7 +296,7 @@ mod tests {
     #[test]
     fn the_output_of_an_app_is_logged_without_the_random_texts() {
         let hooks = Hooks { random: [("KEY".to_owned(), 16)].into(), ..Hooks::default() };
-        let values = HookValues::new(&from_secret("s"), &hooks, &id(), "http://a/", "a");
+        let values = HookValues::new(&from_secret("s"), &hooks, &id(), "http://a/", "a", None);
         let redacted = values.redact(&format!("-{}-", values.random["KEY"]));
         assert_eq!(redacted, "-{KEY}-");
     }

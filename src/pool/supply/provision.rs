@@ -62,7 +62,12 @@ pub(in crate::pool) struct ProvisionStep {
 pub(super) const ANSWER: &str = "answer";
 
 /// The steps up to an instance that answers, and from which a checkpoint can be made.
-pub(super) const START_STEPS: [ProvisionStep; 4] = [
+pub(super) const START_STEPS: [ProvisionStep; 5] = [
+    ProvisionStep {
+        name: "create a database",
+        act: |d| Box::pin(d.create_database()),
+        undo: |d| Box::pin(d.drop_database()),
+    },
     ProvisionStep { name: "start", act: |d| Box::pin(d.start()), undo: |d| Box::pin(d.stop()) },
     ProvisionStep { name: ANSWER, act: |d| Box::pin(d.wait_until_ready()), undo: |_| Box::pin(async {}) },
     ProvisionStep { name: "warm up", act: |d| Box::pin(d.warm_up()), undo: |_| Box::pin(async {}) },
@@ -81,10 +86,11 @@ pub(super) const INSTANCE_HOOKS: ProvisionStep = ProvisionStep {
 };
 
 /// All steps, in their order.
-pub(in crate::pool) const STEPS: [ProvisionStep; 7] = {
-    let [start, answer, warm_up, bake_hooks] = START_STEPS;
+pub(in crate::pool) const STEPS: [ProvisionStep; 8] = {
+    let [database, start, answer, warm_up, bake_hooks] = START_STEPS;
     [
         ProvisionStep { name: "record", act: |d| Box::pin(d.record()), undo: |d| Box::pin(d.unrecord()) },
+        database,
         start,
         answer,
         warm_up,
@@ -105,9 +111,11 @@ impl<'p> ProvisionDraft<'p> {
         let (url, host) =
             (supply.shared.public_url.instance_url(&id), supply.shared.public_url.instance_host(&id));
         let random_texts = supply.random_texts.get().expect("no instance is made before the secret is known");
-        let values = HookValues::new(random_texts.current(), &template.hooks, &id, &url, &host);
+        let access = template.database.as_ref().and_then(|_| supply.databases.access(&id));
+        let values =
+            HookValues::new(random_texts.current(), &template.hooks, &id, &url, &host, access.as_ref());
         let files = values.files(&template.hooks);
-        let (app, revision) = (template.app.clone(), template.revision);
+        let (app, revision) = (values.app(&template), template.revision);
         let start_request = StartRequest {
             id: id.clone(),
             url,
@@ -168,6 +176,27 @@ impl ProvisionDraft<'_> {
                 tracing::warn!(id = %self.id, %error, "failed to remove record of failed attempt");
             }
         }
+    }
+
+    async fn create_database(&mut self) -> Result<(), ProvisionError> {
+        let (Some(wanted), Some(password)) = (&self.template.database, self.values.database_password())
+        else {
+            return Ok(());
+        };
+        Ok(self.supply.databases.create_database(&self.id, wanted, &password).await?)
+    }
+
+    /// Drops the instance's database. A failure is logged: the sweep drops what no instance has.
+    pub(super) async fn drop_database(&self) {
+        if self.template.database.is_some() {
+            self.supply.drop_database(&self.id).await;
+        }
+    }
+
+    /// Ends an instance that was never on record.
+    pub(super) async fn end(&self) {
+        self.stop().await;
+        self.drop_database().await;
     }
 
     async fn start(&mut self) -> Result<(), ProvisionError> {

@@ -2,7 +2,7 @@
 
 use super::hooks::HookError;
 use super::readiness::ReadinessError;
-use crate::runtime::RuntimeError;
+use crate::runtime::{DatabaseError, RuntimeError};
 use crate::store::StoreError;
 
 /// Why an attempt made no instance. Nothing of the attempt remains.
@@ -12,6 +12,8 @@ pub(in crate::pool) enum ProvisionError {
     Store(#[from] StoreError),
     #[error(transparent)]
     Runtime(#[from] RuntimeError),
+    #[error(transparent)]
+    Database(#[from] DatabaseError),
     #[error(transparent)]
     NotReady(#[from] ReadinessError),
     #[error(transparent)]

@@ -11,7 +11,7 @@ use super::memory_sample::MemorySample;
 use super::watched_instances::ReadyWatch;
 use crate::pool::in_flight::InFlight;
 use crate::pool::shared_state::SharedState;
-use crate::runtime::Runtime;
+use crate::runtime::{Databases, Runtime};
 use crate::template::NodeSecret;
 
 /// Makes the instances of this node, watches them and ends them. The tasks of the pools call its methods, which are in
@@ -19,6 +19,8 @@ use crate::template::NodeSecret;
 pub struct Supply {
     pub(in crate::pool) shared: Arc<SharedState>,
     pub(in crate::pool) runtime: Arc<dyn Runtime>,
+    /// Where instances have their databases.
+    pub(in crate::pool) databases: Arc<dyn Databases>,
     /// The instances that a task is making or stopping at present.
     pub(in crate::pool) in_flight: InFlight,
     /// Tracks each task that makes or stops an instance.
@@ -37,12 +39,14 @@ impl Supply {
     pub(in crate::pool) fn new(
         shared: Arc<SharedState>,
         runtime: Arc<dyn Runtime>,
+        databases: Arc<dyn Databases>,
         secret: Option<NodeSecret>,
     ) -> Self {
         let random_texts = secret.map(|secret| RandomTextSources::new(&secret).into());
         Self {
             shared,
             runtime,
+            databases,
             in_flight: InFlight::default(),
             tasks: TaskTracker::new(),
             ready_watch: ReadyWatch::default(),

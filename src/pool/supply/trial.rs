@@ -15,9 +15,9 @@ use crate::pool::Supply;
 use crate::runtime::{MemoryUse, StartMethod};
 
 /// The steps of a trial: those of any instance, without its record.
-const STEPS: [ProvisionStep; 5] = {
-    let [start, answer, warm_up, bake_hooks] = START_STEPS;
-    [start, answer, warm_up, bake_hooks, INSTANCE_HOOKS]
+const STEPS: [ProvisionStep; 6] = {
+    let [database, start, answer, warm_up, bake_hooks] = START_STEPS;
+    [database, start, answer, warm_up, bake_hooks, INSTANCE_HOOKS]
 };
 
 /// What a trial measured.
@@ -67,7 +67,7 @@ impl Supply {
             let report = self.runtime.memory().await;
             let of_instance = |(of, memory): &(InstanceId, MemoryUse)| (*of == id).then_some(*memory);
             let memory = report.and_then(|report| report.instances.iter().find_map(of_instance));
-            draft.stop().await;
+            draft.end().await;
             Ok(TrialStart { method: draft.started().method, took, memory })
         })
         .await

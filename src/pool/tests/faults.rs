@@ -5,20 +5,31 @@ use std::time::Duration;
 
 use super::fixture::{BAKE, Fixture, LONG, OWN, READY, START, WARM, template, templates};
 use super::test_app::AppBehavior;
+use super::test_databases::CreateFault;
 use super::test_runtime::StartFault;
 use super::test_store::CallFault;
 use crate::instance::{ClaimToken, EndReason, Instance, InstanceId, RateLimits, State};
+use crate::pool::end::databases;
 use crate::pool::end::gc::collect;
 use crate::store::{Claim, Claimed, Store as _, Visitor};
 
 /// The names of the steps in their table.
-const STEPS: [&str; 7] =
-    ["record", "start", "answer", "warm up", "run the bake hooks", "run the hooks", "offer"];
+const STEPS: [&str; 8] = [
+    "record",
+    "create a database",
+    "start",
+    "answer",
+    "warm up",
+    "run the bake hooks",
+    "run the hooks",
+    "offer",
+];
 
 /// A fault, and the step that it happens at.
 #[derive(Debug, Clone, Copy)]
 enum Fault {
     Store(&'static str, CallFault),
+    Database(CreateFault),
     Start(StartFault),
     App(&'static str, AppBehavior),
     /// The exit status, if the command ends.
@@ -29,6 +40,7 @@ fn step_of(fault: Fault) -> &'static str {
     match fault {
         Fault::Store("insert", _) => "record",
         Fault::Store(..) => "offer",
+        Fault::Database(_) => "create a database",
         Fault::Start(_) => "start",
         Fault::App(READY, _) => "answer",
         Fault::App(BAKE, _) => "run the bake hooks",
@@ -37,11 +49,12 @@ fn step_of(fault: Fault) -> &'static str {
     }
 }
 
-const FAULTS: [Fault; 21] = [
+const FAULTS: [Fault; 22] = [
     Fault::Store("insert", CallFault::Refused),
     Fault::Store("insert", CallFault::AnswerLost),
     Fault::Store("insert", CallFault::Hangs),
     Fault::Store("insert", CallFault::AnswerHangs),
+    Fault::Database(CreateFault::Fail),
     Fault::Start(StartFault::Fail),
     Fault::Start(StartFault::Exhausted),
     Fault::App(READY, AppBehavior::Error),
@@ -66,6 +79,7 @@ impl Fixture {
     fn arrange(&self, fault: Fault) {
         match fault {
             Fault::Store(call, how) => self.store.fail_next(call, how),
+            Fault::Database(how) => *self.databases.next_create.lock() = Some(how),
             Fault::Start(how) => *self.runtime.next_start.lock() = Some(how),
             Fault::App(path, behavior) => self.app().set(path, behavior),
             Fault::Command(status) => *self.runtime.exec_status.lock() = Some(status),
@@ -84,6 +98,7 @@ impl Fixture {
     async fn hang_at(&self, step: &str) {
         let (fault, hanging) = match step {
             "record" => (Fault::Store("insert", CallFault::AnswerHangs), &self.store.hanging),
+            "create a database" => (Fault::Database(CreateFault::Hang), &self.databases.hanging),
             "start" => (Fault::Start(StartFault::Hang), &self.runtime.hanging),
             "answer" => (Fault::App(READY, AppBehavior::Hang), &*self.app().hanging),
             "warm up" => (Fault::App(WARM, AppBehavior::Hang), &*self.app().hanging),
@@ -107,6 +122,11 @@ impl Fixture {
         };
         self.store.inner.claim(&claim).await.unwrap()
     }
+}
+
+/// Returns whether the app runs when the fault happens.
+fn has_started(fault: Fault) -> bool {
+    !matches!(step_of(fault), "record" | "create a database" | "start")
 }
 
 /// Returns whether a pause is that after the first failure, or a part of it.
@@ -184,7 +204,7 @@ async fn a_template_that_cannot_be_made_is_tried_with_growing_pauses() {
 
 #[tokio::test]
 async fn an_app_that_dies_during_a_step_leaves_nothing_and_the_next_attempt_works() {
-    for step in &STEPS[1..] {
+    for step in &STEPS[2..] {
         let fixture = Fixture::new().await;
         fixture.hang_at(step).await;
         assert!(fixture.runtime.die(&fixture.only_locked()), "{step}: the app runs");
@@ -220,6 +240,10 @@ async fn a_record_that_an_undo_could_not_remove_is_removed_later() {
         fixture.store.down.store(true, Ordering::SeqCst);
         match step {
             "record" | "offer" => {}
+            // No app runs yet.
+            "create a database" => {
+                assert!(fixture.pool.supply.in_flight.report_death(&fixture.only_locked()))
+            }
             _ => assert!(fixture.runtime.die(&fixture.only_locked())),
         }
         fixture.tasks_ended().await;
@@ -237,7 +261,7 @@ async fn a_record_that_an_undo_could_not_remove_is_removed_later() {
 
 #[tokio::test]
 async fn an_instance_that_an_undo_could_not_stop_is_stopped_later() {
-    for fault in FAULTS.into_iter().filter(|fault| !matches!(step_of(*fault), "record" | "start")) {
+    for fault in FAULTS.into_iter().filter(|fault| has_started(*fault)) {
         let (fixture, case) = (Fixture::new().await, format!("{fault:?}"));
         fixture.arrange(fault);
         fixture.runtime.failing_stops.store(1, Ordering::SeqCst);
@@ -248,6 +272,29 @@ async fn an_instance_that_an_undo_could_not_stop_is_stopped_later() {
         fixture.tasks_ended().await;
         fixture.assert_nothing_left(&case).await;
     }
+}
+
+#[tokio::test]
+async fn a_database_that_an_undo_could_not_drop_is_dropped_later() {
+    for fault in FAULTS.into_iter().filter(|fault| step_of(*fault) != "record") {
+        let (fixture, case) = (Fixture::new().await, format!("{fault:?}"));
+        fixture.arrange(fault);
+        fixture.databases.failing_drops.store(1, Ordering::SeqCst);
+        fixture.run_attempt().await;
+        assert_eq!(fixture.databases.names().len(), 1, "{case}: the drop failed");
+        assert_eq!(databases::sweep(&fixture.pool.supply).await.unwrap(), 1, "{case}");
+        fixture.assert_nothing_left(&case).await;
+    }
+}
+
+#[tokio::test]
+async fn a_sweep_leaves_the_databases_of_instances_that_are_made_or_on_record() {
+    let fixture = Fixture::new().await;
+    fixture.run_attempt().await;
+    fixture.hang_at("create a database").await;
+    assert_eq!(fixture.databases.names().len(), 2);
+    assert_eq!(databases::sweep(&fixture.pool.supply).await.unwrap(), 0);
+    assert_eq!(fixture.databases.names().len(), 2);
 }
 
 #[tokio::test]

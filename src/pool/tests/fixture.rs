@@ -1,11 +1,13 @@
 //! Pools on a store and a runtime that fail on demand.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use super::test_app::TestApp;
+use super::test_databases::TestDatabases;
 use super::test_runtime::TestRuntime;
 use super::test_store::TestStore;
 use crate::clock::{Clock, Millis};
@@ -15,11 +17,11 @@ use crate::pool::supply::attempt;
 use crate::pool::template_pool::TemplatePool;
 use crate::pool::{Pool, PoolParts};
 use crate::proxy::routes::RouteTable;
-use crate::runtime::Runtime as _;
+use crate::runtime::{Databases, NoDatabases, Runtime as _};
 use crate::store::{DeadlineStore, Store as _};
 use crate::telemetry::Metrics;
 use crate::template::hooks::{ExecHook, HookCalls, HttpHook, TemplateText};
-use crate::template::{App, Hooks, NodeSecret, PoolSizes, ReadyCheck, Secret, Template, Templates};
+use crate::template::{App, Database, Hooks, NodeSecret, PoolSizes, ReadyCheck, Secret, Template, Templates};
 
 pub(crate) const START: Millis = Millis(1_700_000_000_000);
 /// A timeout that is reached only if a task hangs.
@@ -48,6 +50,7 @@ pub(super) fn template(name: &str, revision: u64, target: usize, max: usize) -> 
         recheck_interval: Duration::from_secs(1),
         warm_up: vec![WARM.to_owned()],
         hooks: hooks(),
+        database: Some(Database { seed: None, max_connections: 1, env: BTreeMap::new() }),
         admin_path: "/".to_owned(),
         pool: PoolSizes {
             target,
@@ -92,7 +95,7 @@ pub(super) fn templates(list: Vec<Template>) -> Templates {
     Templates::new(list).unwrap()
 }
 
-/// Creates pools that are not running yet.
+/// Creates pools that are not running yet, and whose instances have no databases.
 pub(super) fn pool(
     store: &Arc<TestStore>,
     runtime: &Arc<TestRuntime>,
@@ -100,9 +103,21 @@ pub(super) fn pool(
     node: &NodeId,
     configured: Templates,
 ) -> Arc<Pool> {
+    pool_with(store, runtime, Arc::new(NoDatabases), clock, node, configured)
+}
+
+fn pool_with(
+    store: &Arc<TestStore>,
+    runtime: &Arc<TestRuntime>,
+    databases: Arc<dyn Databases>,
+    clock: &Clock,
+    node: &NodeId,
+    configured: Templates,
+) -> Arc<Pool> {
     Pool::new(PoolParts {
         store: DeadlineStore::new(store.clone()),
         runtime: runtime.clone(),
+        databases,
         routes: Arc::new(RouteTable::default()),
         metrics: Arc::new(Metrics::new()),
         clock: clock.clone(),
@@ -133,6 +148,7 @@ pub(super) struct Fixture {
     pub(super) pool: Arc<Pool>,
     pub(super) store: Arc<TestStore>,
     pub(super) runtime: Arc<TestRuntime>,
+    pub(super) databases: Arc<TestDatabases>,
     app: Option<TestApp>,
     pub(super) node: NodeId,
 }
@@ -156,8 +172,10 @@ impl Fixture {
         let store = Arc::new(TestStore::new(clock.clone()));
         let runtime = Arc::new(TestRuntime::new(app.as_ref().map(|app| app.endpoint), Duration::ZERO));
         let node = NodeId::parse("n").unwrap();
-        let pool = pool(&store, &runtime, &clock, &node, templates(vec![template]));
-        Self { pool, store, runtime, app, node }
+        let databases = Arc::<TestDatabases>::default();
+        let configured = templates(vec![template]);
+        let pool = pool_with(&store, &runtime, databases.clone(), &clock, &node, configured);
+        Self { pool, store, runtime, databases, app, node }
     }
 
     pub(super) fn app(&self) -> &TestApp {
@@ -200,6 +218,7 @@ impl Fixture {
     pub(super) async fn assert_nothing_left(&self, case: &str) {
         assert_eq!(self.records().await, [], "{case}: on record");
         assert_eq!(self.runtime.running(), [], "{case}: runs");
+        assert_eq!(self.databases.names(), [] as [&str; 0], "{case}: has a database");
         self.assert_idle(case);
     }
 

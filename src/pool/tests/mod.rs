@@ -12,6 +12,7 @@ mod model_world;
 mod node_hosts;
 mod ready_watch;
 mod test_app;
+mod test_databases;
 pub(super) mod test_runtime;
 mod test_store;
 mod waiting;

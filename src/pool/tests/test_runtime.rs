@@ -237,7 +237,7 @@ impl Runtime for TestRuntime {
 
     async fn exec(&self, request: &StartRequest, command: ExecCommand) -> Result<ExecOutput, RuntimeError> {
         assert!(self.running.lock().contains(&request.id));
-        assert_eq!(command.env.values().next(), command.argv.last());
+        assert_eq!(command.env.get("KEY"), command.argv.last());
         if self.exec_hangs.swap(false, Ordering::SeqCst) {
             self.hanging.notify_one();
             std::future::pending::<()>().await;

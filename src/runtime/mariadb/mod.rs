@@ -1,0 +1,139 @@
+//! A database for each instance on a MariaDB that the operator runs.
+//!
+//! | file | content |
+//! |---|---|
+//! | `mod.rs` | the implementation of [`Databases`] |
+//! | `settings.rs` | how to reach MariaDB |
+//! | `connection.rs` | one connection, with deadlines |
+//! | `names.rs` | the generated names, which say whose a database is |
+//! | `quoting.rs` | the only place where a text becomes SQL |
+//! | `users.rs` | one database with its user |
+//! | `seeds.rs` | the dump that is loaded once, and copied for each instance |
+//! | `statements.rs` | the statements of a dump |
+//! | `survey.rs` | what the server offers, for the doctor |
+//!
+//! **Invariants.** The names on the server are generated from the node's id and the random part of an instance's id. No
+//! password is stored: it is derived again from the node's secret. A database without an instance is found by its name.
+//! Databases are dropped one at a time: each drop holds the lock of MariaDB's dictionary.
+
+mod connection;
+mod names;
+mod quoting;
+mod seeds;
+mod settings;
+mod statements;
+mod survey;
+mod users;
+
+use std::collections::HashSet;
+
+use async_trait::async_trait;
+use tokio::sync::Mutex;
+
+use connection::{Connection, Login};
+use names::OwnNames;
+use seeds::Seeds;
+use users::{create_user, drop_user_and_database};
+
+use super::{DatabaseAccess, DatabaseError, DatabaseName, Databases};
+use crate::instance::InstanceId;
+use crate::template::{Database, Secret};
+
+pub use settings::{Settings, Tls};
+pub use survey::{Survey, survey};
+
+/// The databases of one node on a MariaDB.
+#[derive(Debug)]
+pub struct MariaDb {
+    settings: Settings,
+    names: OwnNames,
+    seeds: Seeds,
+    /// Held by the one drop in progress.
+    dropping: Mutex<()>,
+}
+
+impl MariaDb {
+    /// Creates the databases of a node. Nothing is asked of MariaDB yet.
+    pub fn new(settings: Settings) -> Self {
+        let names = OwnNames::new(&settings.prefix, &settings.node);
+        Self { settings, names, seeds: Seeds::default(), dropping: Mutex::default() }
+    }
+}
+
+#[async_trait]
+impl Databases for MariaDb {
+    fn is_configured(&self) -> bool {
+        true
+    }
+
+    fn access(&self, id: &InstanceId) -> Option<DatabaseAccess> {
+        let DatabaseName(name) = self.names.of_instance(id);
+        let Settings { host, port, .. } = &self.settings;
+        Some(DatabaseAccess { host: host.clone(), port: *port, user: name.clone(), name })
+    }
+
+    async fn create_database(
+        &self,
+        id: &InstanceId,
+        wanted: &Database,
+        password: &Secret,
+    ) -> Result<(), DatabaseError> {
+        let name = self.names.of_instance(id);
+        let seed = match &wanted.seed {
+            Some(path) => Some(self.seeds.prepare(&self.settings, &self.names, path).await?),
+            None => None,
+        };
+        let mut connection = Connection::open(&self.settings).await?;
+        create_user(&mut connection, &name, password, wanted.max_connections).await?;
+        if let Some(seed) = seed {
+            let owner = Login { user: &name.0, password: Some(password), database: Some(&name.0) };
+            let copied = seed.copy_into(&self.settings, &mut connection, &name, &owner).await;
+            if let Err(DatabaseError::Failed { .. }) = copied {
+                // MariaDB may have lost the seed, or come back with older data.
+                self.seeds.forget(&seed);
+            }
+            copied?;
+        }
+        connection.close().await;
+        Ok(())
+    }
+
+    async fn drop_database(&self, id: &InstanceId) -> Result<(), DatabaseError> {
+        let _one_at_a_time = self.dropping.lock().await;
+        let mut connection = Connection::open(&self.settings).await?;
+        drop_user_and_database(&mut connection, &self.names.of_instance(id)).await?;
+        connection.close().await;
+        Ok(())
+    }
+
+    async fn list(&self) -> Result<Vec<DatabaseName>, DatabaseError> {
+        const NAMES: &str = "SELECT SCHEMA_NAME FROM information_schema.SCHEMATA WHERE LEFT(SCHEMA_NAME, ?) = ? \
+            UNION SELECT User FROM mysql.user WHERE LEFT(User, ?) = ?";
+        let start = self.names.start();
+        let mut connection = Connection::open(&self.settings).await?;
+        let parameters = (start.len(), start, start.len(), start);
+        let found: Vec<String> = connection.rows("list the databases", NAMES, parameters).await?;
+        connection.close().await;
+        Ok(found.into_iter().filter(|name| self.names.contain(name)).map(DatabaseName).collect())
+    }
+
+    async fn drop_unowned(
+        &self,
+        listed: Vec<DatabaseName>,
+        owners: &HashSet<InstanceId>,
+    ) -> Result<usize, DatabaseError> {
+        let owned: HashSet<String> = owners.iter().map(|id| self.names.of_instance(id).0).collect();
+        let unowned: Vec<_> = listed.into_iter().filter(|DatabaseName(name)| !owned.contains(name)).collect();
+        if unowned.is_empty() {
+            return Ok(0);
+        }
+        let _one_at_a_time = self.dropping.lock().await;
+        self.seeds.drop_unused(&self.settings, unowned).await
+    }
+
+    async fn shut_down(&self, kept: &HashSet<InstanceId>) -> Result<(), DatabaseError> {
+        self.seeds.forget_all();
+        let listed = self.list().await?;
+        self.drop_unowned(listed, kept).await.map(drop)
+    }
+}
