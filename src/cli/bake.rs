@@ -17,7 +17,7 @@ use crate::clock::Clock;
 use crate::config::Config;
 use crate::pool::{self, BakeOutcome, Pool};
 use crate::proxy::routes::RouteTable;
-use crate::server::backends::{open_memory_store, start_runtime, store_hosts};
+use crate::server::backends::{embedded_queue, open_memory_store, start_runtime, store_hosts};
 use crate::server::state_dir::NodeDir;
 use crate::telemetry::{self, Metrics};
 use crate::template::{NodeSecret, Templates};
@@ -56,6 +56,7 @@ async fn bake(config: Config, own_program: PathBuf, only: Option<&str>) -> Resul
     let pool = Pool::new(pool::PoolParts {
         store: Arc::new(store),
         runtime,
+        queue: embedded_queue(config.queue.workers),
         routes: Arc::new(RouteTable::default()),
         metrics: Arc::new(Metrics::new()),
         clock,

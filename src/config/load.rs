@@ -12,6 +12,7 @@ use super::file_context::{FileContext, request_path, utf8};
 use super::host;
 use super::ignored;
 use super::log::LogSettings;
+use super::queue::{self, QueueSettings};
 use super::runtime::{self, RuntimeMode, RuntimeSettings};
 use super::server::ServerSettings;
 use super::store::{self, ValkeySettings};
@@ -37,6 +38,8 @@ pub struct Config {
     pub acquire_timeout: Duration,
     /// The store that all nodes share; `None` is the embedded store.
     pub store: Option<ValkeySettings>,
+    /// The queue, and how many of its jobs this node does at a time.
+    pub queue: QueueSettings,
     /// The settings of this node in its cluster.
     pub node: NodeSettings,
     /// What the operator should know although nothing is invalid, one line each.
@@ -52,6 +55,7 @@ struct FromEnvironment {
     has_containers: Option<bool>,
     image: Option<ImageRef>,
     store: Option<ValkeySettings>,
+    queue: QueueSettings,
     node: NodeSettings,
     api_key: Option<Secret>,
     acquire_timeout: Duration,
@@ -80,6 +84,7 @@ impl FromEnvironment {
         let has_containers = mode.map(RuntimeMode::has_containers);
         let image = runtime::image(env, has_containers, has_file, &mut warnings);
         let store = store::read(env);
+        let queue = queue::read(env, store.is_some());
         let node = cluster::read(env, store.is_some(), &mut warnings);
         ignored::read_unused(env, &mut warnings);
         let api_key = env.secret("API_KEY").and_then(|key| api_key(env, key));
@@ -95,6 +100,7 @@ impl FromEnvironment {
             has_containers,
             image,
             store,
+            queue,
             node,
             api_key,
             acquire_timeout,
@@ -158,6 +164,7 @@ impl Config {
             api_key: read.api_key,
             acquire_timeout: read.acquire_timeout,
             store: read.store,
+            queue: read.queue,
             node: read.node,
             warnings,
         })

@@ -15,7 +15,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::backends::{open_store, start_runtime};
+use super::backends::{open_queue, open_store, start_runtime};
 use super::client_connections::ConnectionMaxima;
 use super::descriptors::{self, OpenFileLimits};
 use super::dispatch::Dispatcher;
@@ -87,6 +87,7 @@ pub async fn serve_with(
         api_key,
         acquire_timeout,
         store: store_settings,
+        queue: queue_settings,
         node: node_settings,
         ..
     } = config;
@@ -150,6 +151,7 @@ pub async fn serve_with(
     let pool = Pool::new(pool::PoolParts {
         store: store.clone(),
         runtime,
+        queue: open_queue(queue_settings).await?,
         routes: routes.clone(),
         metrics: metrics.clone(),
         clock,

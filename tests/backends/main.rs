@@ -1,12 +1,14 @@
-//! Every store and every runtime under the suite of its trait, and the promises that only one backend makes.
+//! Every store, every queue and every runtime under the suite of its trait, and the promises that only one backend makes.
 //!
-//! A new backend is one module here with one `store_suite!` or `runtime_suite!` line.
+//! A new backend is one module here with one `store_suite!`, `queue_suite!` or `runtime_suite!` line.
 #![allow(clippy::unwrap_used, reason = "clippy allows it in test functions, but not in what they call")]
 #![allow(unreachable_pub, reason = "a test binary exports nothing")]
 
 #[macro_use]
 #[path = "../suites"]
 mod suites {
+    #[macro_use]
+    pub mod queue;
     #[macro_use]
     pub mod runtime;
     #[macro_use]
@@ -20,6 +22,7 @@ mod support {
     pub mod engine_stack;
     pub mod fault_proxy;
     pub mod leak_check;
+    pub mod nats_server;
     pub mod skip;
     pub mod stack;
     pub mod user_namespaces;
@@ -30,5 +33,7 @@ mod support {
 mod containerd;
 mod engines;
 mod memory;
+mod memory_queue;
+mod nats;
 mod process;
 mod valkey;

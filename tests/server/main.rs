@@ -12,6 +12,7 @@ mod support {
     pub mod fault_proxy;
     pub mod harness;
     pub mod leak_check;
+    pub mod nats_server;
     pub mod nginx;
     pub mod private_containerd;
     pub mod private_docker;

@@ -31,7 +31,7 @@ use crate::config::{self, Config, RuntimeSettings};
 use crate::pool::{self, BakeOutcome, Pool};
 use crate::proxy::routes::RouteTable;
 use crate::runtime::{Runtime, StartMethod};
-use crate::server::backends::{open_memory_store, start_runtime};
+use crate::server::backends::{embedded_queue, open_memory_store, start_runtime};
 use crate::server::state_dir::NodeDir;
 use crate::telemetry::Metrics;
 use crate::template::{ImageRef, NodeSecret};
@@ -300,6 +300,7 @@ impl Trial<'_> {
         Ok(Pool::new(pool::PoolParts {
             store: Arc::new(store),
             runtime: self.runtime.clone(),
+            queue: embedded_queue(config.queue.workers),
             routes: Arc::new(RouteTable::default()),
             metrics: Arc::new(Metrics::new()),
             clock,

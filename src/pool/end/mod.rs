@@ -5,10 +5,12 @@
 //! | `release.rs` | a visitor gives an instance back; the app is stopped in the background |
 //! | `expire.rs` | deadlines pass |
 //! | `fail.rs` | an instance's process dies |
+//! | `cleanup.rs` | the job of removing an instance that could not be stopped |
 //! | `gc.rs` | what runs and what is on record are made to agree; unwanted instances are retired |
 //! | `shutdown.rs` | the server process stops |
 //! | `hand_over.rs` | another server process takes the place of this one |
 
+pub(super) mod cleanup;
 pub(super) mod expire;
 pub(super) mod fail;
 pub(super) mod gc;

@@ -25,17 +25,19 @@ impl Supply {
         Ok(instance)
     }
 
-    /// Stops an instance in the background, unless another task works on it. If that fails, the garbage collection
-    /// finds the instance again.
+    /// Stops an instance in the background, unless another task works on it. If that fails, it becomes a job, and the
+    /// garbage collection finds the instance again.
     pub(in crate::pool) fn stop_in_background(self: &Arc<Self>, id: InstanceId) {
         // Locked before the task starts, so that no other task touches the instance from here on.
         let Some(lock) = self.in_flight.lock(&id) else { return };
         let supply = self.clone();
         let stop = async move {
-            if let Err(error) = supply.runtime.stop(&id).await {
-                tracing::error!(%id, %error, "failed to stop instance; retrying later");
-            }
+            let stopped = supply.runtime.stop(&id).await;
             lock.unlock();
+            if let Err(error) = stopped {
+                tracing::error!(%id, %error, "failed to stop instance; retrying later");
+                supply.publish_cleanup(id).await;
+            }
         };
         task::spawn("pool stop instance", self.tasks.track_future(stop));
     }

@@ -9,6 +9,8 @@ use super::test_app::TestApp;
 use super::test_runtime::TestRuntime;
 use super::test_store::TestStore;
 use crate::clock::{Clock, Millis};
+use crate::cluster::queue::QueueAccess;
+use crate::cluster::queue::memory::MemoryQueue;
 use crate::config::{PublicUrl, Scheme};
 use crate::instance::{Instance, InstanceId, NodeId, RateLimits, TemplateName};
 use crate::pool::supply::attempt;
@@ -103,6 +105,7 @@ pub(super) fn pool(
     Pool::new(PoolParts {
         store: DeadlineStore::new(store.clone()),
         runtime: runtime.clone(),
+        queue: QueueAccess { queue: Arc::new(MemoryQueue::default()), workers: 3 },
         routes: Arc::new(RouteTable::default()),
         metrics: Arc::new(Metrics::new()),
         clock: clock.clone(),
