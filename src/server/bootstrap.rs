@@ -145,8 +145,7 @@ pub async fn serve_with(
 
     // The pool.
     let instances = templates.iter().map(|template| template.pool.max).fold(0, usize::saturating_add);
-    let routes = Arc::new(RouteTable::default());
-    let metrics = Arc::new(Metrics::new());
+    let (routes, metrics) = (Arc::new(RouteTable::default()), Arc::new(Metrics::new()));
     metrics.set_criu_available(runtime.may_restore());
     let pool = Pool::new(pool::PoolParts {
         store: store.clone(),
