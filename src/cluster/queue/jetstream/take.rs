@@ -24,7 +24,7 @@ enum Asking {
 impl JetStreamQueue {
     /// See [`Queue::take`](crate::cluster::queue::Queue::take).
     pub(super) async fn take_from(
-        self: &JetStreamQueue,
+        &self,
         lanes: &[Lane],
         wait: Duration,
     ) -> Result<Option<TakenJob>, QueueError> {
