@@ -25,6 +25,8 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use try_it_now::api::{Api, ApiKey, TrustedOrigins};
 use try_it_now::clock::{Clock, Millis};
+use try_it_now::cluster::queue::QueueAccess;
+use try_it_now::cluster::queue::memory::MemoryQueue;
 use try_it_now::config::{PublicUrl, Scheme, TrustedProxies};
 use try_it_now::instance::{ClaimToken, Endpoint, Instance, InstanceId, NodeId, RateLimits, TemplateName};
 use try_it_now::pool::{self, Pool};
@@ -271,6 +273,7 @@ fn acquire(c: &mut Criterion) {
             store: store.clone(),
             runtime: Arc::new(NullRuntime::default()),
             databases: Arc::new(NoDatabases),
+            queue: QueueAccess { queue: Arc::new(MemoryQueue::default()), workers: 1 },
             routes: routes.clone(),
             metrics: metrics.clone(),
             clock: Clock::System,

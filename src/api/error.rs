@@ -79,6 +79,9 @@ pub enum ApiError {
     /// The store did not answer within its deadline.
     #[error("store unavailable")]
     StoreUnavailable,
+    /// The queue did not answer within its deadline.
+    #[error("queue unavailable")]
+    QueueUnavailable,
     /// The client has as many requests in flight as it may have.
     #[error("too many requests at a time")]
     TooManyRequests,
@@ -126,9 +129,11 @@ impl ApiError {
             E::InstanceEnded(_) => StatusCode::GONE,
             E::AppUnreachable => StatusCode::BAD_GATEWAY,
             E::AppTimeout => StatusCode::GATEWAY_TIMEOUT,
-            E::PoolExhausted(_) | E::StoreUnavailable | E::TooManyConnections | E::InstanceBusy => {
-                StatusCode::SERVICE_UNAVAILABLE
-            }
+            E::PoolExhausted(_)
+            | E::StoreUnavailable
+            | E::QueueUnavailable
+            | E::TooManyConnections
+            | E::InstanceBusy => StatusCode::SERVICE_UNAVAILABLE,
             E::Internal(_) => StatusCode::INTERNAL_SERVER_ERROR,
         }
     }
@@ -155,6 +160,7 @@ impl ApiError {
             E::AppUnreachable => "INSTANCE_UNREACHABLE",
             E::AppTimeout => "INSTANCE_SILENT",
             E::StoreUnavailable => "STORE_UNAVAILABLE",
+            E::QueueUnavailable => "QUEUE_UNAVAILABLE",
             E::TooManyConnections => "TOO_MANY_CONNECTIONS",
             E::TooManyRequests => "TOO_MANY_REQUESTS",
             E::InstanceBusy => "INSTANCE_BUSY",
@@ -185,6 +191,7 @@ impl ApiError {
             ApiError::RateLimited(limited) | ApiError::ProofRequired(limited, _) => limited.retry_after,
             ApiError::PoolExhausted(retry_after) => *retry_after,
             ApiError::StoreUnavailable
+            | ApiError::QueueUnavailable
             | ApiError::TooManyConnections
             | ApiError::TooManyRequests
             | ApiError::InstanceBusy => Duration::from_secs(1),

@@ -20,6 +20,8 @@ pub(super) enum Path<'a> {
     Client,
     Nodes,
     Drain(&'a str),
+    Queue,
+    RetryJob(&'a str),
     Unknown,
 }
 
@@ -47,6 +49,8 @@ impl<'a> Path<'a> {
             [Some("api"), Some("v1"), Some("client"), None, ..] => Path::Client,
             [Some("api"), Some("v1"), Some("nodes"), None, ..] => Path::Nodes,
             [Some("api"), Some("v1"), Some("nodes"), Some(id), Some("drain"), None] => Path::Drain(id),
+            [Some("api"), Some("v1"), Some("queue"), None, ..] => Path::Queue,
+            [Some("api"), Some("v1"), Some("queue"), Some(id), Some("retry"), None] => Path::RetryJob(id),
             _ => Path::Unknown,
         }
     }
@@ -70,13 +74,15 @@ impl<'a> Path<'a> {
             Path::Client => "/api/v1/client",
             Path::Nodes => "/api/v1/nodes",
             Path::Drain(_) => "/api/v1/nodes/{id}/drain",
+            Path::Queue => "/api/v1/queue",
+            Path::RetryJob(_) => "/api/v1/queue/{id}/retry",
             Path::Unknown => "none",
         }
     }
 
     /// Returns whether only the operator may call the path.
     pub(super) fn is_operators(&self) -> bool {
-        matches!(self, Path::Metrics | Path::Nodes | Path::Drain(_))
+        matches!(self, Path::Metrics | Path::Nodes | Path::Drain(_) | Path::Queue | Path::RetryJob(_))
     }
 
     /// Returns the methods that the path supports, as the value of an `Allow` header.
@@ -84,7 +90,7 @@ impl<'a> Path<'a> {
         match self {
             Path::Server => "OPTIONS",
             Path::FrontPage | Path::Health => "GET, HEAD, OPTIONS",
-            Path::Acquire | Path::Extend(_) | Path::Try(_) | Path::End(_) => "POST",
+            Path::Acquire | Path::Extend(_) | Path::Try(_) | Path::End(_) | Path::RetryJob(_) => "POST",
             Path::Instance(_) => "GET, HEAD, DELETE",
             Path::Drain(_) => "POST, DELETE",
             _ => "GET, HEAD",

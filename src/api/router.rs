@@ -19,6 +19,7 @@ use super::ready_counts::ReadyTicker;
 use super::request::{ApiRequest, accepts_html};
 use super::{ApiError, Body, pages, response};
 use crate::clock::Clock;
+use crate::cluster::queue::Queue;
 use crate::cluster::{Membership, PeerClient};
 use crate::config::{PublicUrl, TrustedProxies};
 use crate::instance::InstanceId;
@@ -36,6 +37,7 @@ pub struct Api {
     pub(super) statistics: Arc<Statistics>,
     pub(super) supply: Arc<Supply>,
     pub(super) membership: Arc<Membership>,
+    pub(super) queue: Arc<dyn Queue>,
     pub(super) clock: Clock,
     pub(super) public_url: Arc<PublicUrl>,
     pub(super) metrics: Arc<Metrics>,
@@ -81,6 +83,7 @@ impl Api {
             statistics: pool.statistics.clone(),
             supply: pool.supply.clone(),
             membership: pool.membership().clone(),
+            queue: pool.queue().clone(),
             clock: pool.clock().clone(),
             public_url: pool.public_url().clone(),
             metrics,
@@ -208,6 +211,8 @@ impl Api {
             (&Method::GET, Path::Nodes) => self.nodes().await,
             (&Method::POST, Path::Drain(id)) => self.drain(id, true).await,
             (&Method::DELETE, Path::Drain(id)) => self.drain(id, false).await,
+            (&Method::GET, Path::Queue) => self.queue().await,
+            (&Method::POST, Path::RetryJob(id)) => self.retry_job(id).await,
             (&Method::GET, Path::Health) => self.health().await,
             (&Method::OPTIONS, Path::Server | Path::FrontPage | Path::Health) => {
                 Ok(response::options(path.allow()))

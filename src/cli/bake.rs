@@ -17,7 +17,9 @@ use crate::clock::Clock;
 use crate::config::Config;
 use crate::pool::{self, BakeOutcome, Pool};
 use crate::proxy::routes::RouteTable;
-use crate::server::backends::{open_databases, open_memory_store, start_runtime, store_hosts};
+use crate::server::backends::{
+    embedded_queue, open_databases, open_memory_store, start_runtime, store_hosts,
+};
 use crate::server::state_dir::NodeDir;
 use crate::telemetry::{self, Metrics};
 use crate::template::{NodeSecret, Templates};
@@ -57,6 +59,7 @@ async fn bake(config: Config, own_program: PathBuf, only: Option<&str>) -> Resul
         store: Arc::new(store),
         runtime,
         databases: open_databases(config.database, node.id()),
+        queue: embedded_queue(config.queue.workers),
         routes: Arc::new(RouteTable::default()),
         metrics: Arc::new(Metrics::new()),
         clock,

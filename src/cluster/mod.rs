@@ -12,6 +12,7 @@
 //! | `hop_header.rs` | the header that one node signs for another, and what it proves |
 //! | `peer_connection.rs`, `peer_tls.rs` | connections between nodes |
 //! | `peer_client.rs` | requests that this node makes to a peer on behalf of an API client |
+//! | `queue/` | work between nodes: a trait, in memory and on NATS |
 //!
 //! **Architecture invariant:** `pool` uses `cluster`, never the reverse. What concerns the pools of this node goes
 //! through [`LocalNode`].
@@ -31,6 +32,7 @@ mod own_address;
 mod peer_client;
 mod peer_connection;
 mod peer_tls;
+pub mod queue;
 
 pub use directory::{Directory, UnreachableNode};
 pub use heartbeat::{HEARTBEAT_INTERVAL, Heartbeat};

@@ -1,29 +1,17 @@
 //! Variables without effect: those that the program accepts for compatibility, and misspelt ones.
 
-use super::env::{SettingKind, Variables};
+use super::env::Variables;
 use super::errors::nearest_name;
 
 /// The prefixes of variables about sizes and limits. A misspelt one of these would go unnoticed.
 const CHECKED_PREFIXES: [&str; 2] = ["POOL_", "RATE_LIMIT_"];
 
 /// Reads the variables of the original service that this program accepts but does not use. Their values are checked, so
-/// that an invalid one shows when it is written. `NATS_URL` is an error, because an operator who sets it counts on a
-/// queue that all nodes share.
+/// that an invalid one shows when it is written.
 pub(super) fn read_unused(env: &mut Variables<'_>, warnings: &mut Vec<String>) {
-    // The value is not shown, because such an address may contain a password.
-    if env.secret("NATS_URL").is_some() {
-        env.report("NATS_URL", "this build has only the embedded queue", "unset it");
-    }
     if env.text("CADDY_ADMIN_URL").is_some() {
         warnings.push("CADDY_ADMIN_URL is ignored: the proxy is part of the server".to_owned());
     }
-    env.value_if_set("NATS_STREAM_NAME", SettingKind::Text, None, stream_name);
-    env.number_if_set("NATS_WORKER_COUNT", None, 1..=10_000);
-}
-
-fn stream_name(text: &str) -> Result<(), &'static str> {
-    let is_valid = text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_');
-    if is_valid { Ok(()) } else { Err("write letters, digits, dashes and underscores") }
 }
 
 /// Returns a warning for each unknown variable whose name is nearly that of a variable about sizes or limits. `env` has

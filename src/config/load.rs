@@ -13,6 +13,7 @@ use super::file_context::{FileContext, request_path, utf8};
 use super::host;
 use super::ignored;
 use super::log::LogSettings;
+use super::queue::{self, QueueSettings};
 use super::runtime::{self, RuntimeMode, RuntimeSettings};
 use super::server::ServerSettings;
 use super::store::{self, ValkeySettings};
@@ -40,6 +41,8 @@ pub struct Config {
     pub store: Option<ValkeySettings>,
     /// The MariaDB on which instances have their databases; `None` means that they have none.
     pub database: Option<DatabaseSettings>,
+    /// The queue, and how many of its jobs this node does at a time.
+    pub queue: QueueSettings,
     /// The settings of this node in its cluster.
     pub node: NodeSettings,
     /// What the operator should know although nothing is invalid, one line each.
@@ -56,6 +59,7 @@ struct FromEnvironment {
     image: Option<ImageRef>,
     store: Option<ValkeySettings>,
     database: Option<DatabaseSettings>,
+    queue: QueueSettings,
     node: NodeSettings,
     api_key: Option<Secret>,
     acquire_timeout: Duration,
@@ -85,6 +89,7 @@ impl FromEnvironment {
         let image = runtime::image(env, has_containers, has_file, &mut warnings);
         let store = store::read(env);
         let database = database::read(env);
+        let queue = queue::read(env, store.is_some());
         let node = cluster::read(env, store.is_some(), &mut warnings);
         ignored::read_unused(env, &mut warnings);
         let api_key = env.secret("API_KEY").and_then(|key| api_key(env, key));
@@ -101,6 +106,7 @@ impl FromEnvironment {
             image,
             store,
             database,
+            queue,
             node,
             api_key,
             acquire_timeout,
@@ -167,6 +173,7 @@ impl Config {
             acquire_timeout: read.acquire_timeout,
             store: read.store,
             database: read.database,
+            queue: read.queue,
             node: read.node,
             warnings,
         })

@@ -9,7 +9,7 @@
 //! | `load.rs` | everything: [`Config`], and the list of all variables |
 //! | `read.rs` | this process's environment, and the files that the settings name |
 //! | `env.rs` | one environment variable, typed |
-//! | `server.rs` `log.rs` `runtime.rs` `store.rs` `database.rs` `cluster.rs` `host.rs` | the variables of one topic |
+//! | `server.rs` `log.rs` `runtime.rs` `store.rs` `queue.rs` `database.rs` `cluster.rs` `host.rs` | the variables of one topic |
 //! | `defaults.rs` | the variables that are defaults of templates |
 //! | `ignored.rs` | variables without effect, with a warning |
 //! | `public_url.rs` `trusted_proxies.rs` `units.rs` | the notation of URLs, networks, times and sizes |
@@ -38,6 +38,7 @@ mod ignored;
 mod load;
 mod log;
 mod public_url;
+mod queue;
 mod read;
 mod runtime;
 mod server;
@@ -63,6 +64,7 @@ pub use host::HostSettings;
 pub use load::{Config, settings};
 pub use log::{LogFormat, LogSettings};
 pub use public_url::{Origin, PublicUrl, Scheme};
+pub use queue::{NatsCredentials, NatsSettings, QueueSettings};
 pub use read::{read, read_effective, read_for_containers, read_for_demo, read_host};
 pub use runtime::{RuntimeMode, RuntimeSettings};
 pub use server::{Http1Engine, ServerSettings, TlsFiles};

@@ -11,11 +11,12 @@ use super::claim::delivery::Ledger;
 use super::claim::delivery_worker;
 use super::end::{databases, expire, fail, gc};
 use super::shared_state::SharedState;
-use super::supply::{memory_sampler, ready_watch, reconcile};
+use super::supply::{memory_sampler, ready_watch, reconcile, workers};
 use super::template_pool::TemplatePools;
 use super::{Claims, Instances, Statistics, Supply};
 use crate::clock::Clock;
 use crate::cluster::Membership;
+use crate::cluster::queue::{Queue, QueueAccess};
 use crate::config::PublicUrl;
 use crate::instance::NodeId;
 use crate::proxy::routes::RouteTable;
@@ -32,6 +33,8 @@ pub struct PoolParts {
     pub runtime: Arc<dyn Runtime>,
     /// Where instances have their databases.
     pub databases: Arc<dyn Databases>,
+    /// Jobs for this node, and for others where they share it.
+    pub queue: QueueAccess,
     /// The proxy's route table; it learns at once of each change that this node makes.
     pub routes: Arc<RouteTable>,
     /// Where the pools record their metrics.
@@ -85,7 +88,8 @@ impl Pool {
             stopping: CancellationToken::new(),
         });
         let ledger = Arc::<Ledger>::default();
-        let supply = Arc::new(Supply::new(shared.clone(), parts.runtime, parts.databases, parts.secret));
+        let supply = Supply::new(shared.clone(), parts.runtime, parts.databases, parts.queue, parts.secret);
+        let supply = Arc::new(supply);
         let claims = Claims::new(shared.clone(), supply.clone(), ledger.clone(), parts.acquire_timeout);
         Arc::new(Self {
             claims: Arc::new(claims),
@@ -106,6 +110,11 @@ impl Pool {
         &self.shared.clock
     }
 
+    /// Returns the queue of jobs.
+    pub fn queue(&self) -> &Arc<dyn Queue> {
+        &self.supply.queue
+    }
+
     /// Returns how visitors reach this node.
     pub fn public_url(&self) -> &Arc<PublicUrl> {
         &self.shared.public_url
@@ -121,6 +130,7 @@ impl Pool {
         // If it fails, the reconcile loop does it soon.
         let _is_done = gc::collect(supply).await;
         task::spawn("pool reconcile", reconcile::run(supply.clone()));
+        task::spawn("pool workers", workers::run(supply.clone()));
         task::spawn("pool ready watch", ready_watch::run(supply.clone()));
         task::spawn("pool exits", fail::watch_exits(supply.clone(), exits));
         task::spawn("pool expire", expire::run(supply.clone()));

@@ -27,6 +27,10 @@ impl Supply {
         let applied = self.shared.routes.apply_with_metrics(change, &self.shared.metrics);
         let is_own = node.as_ref() == Some(&self.shared.node);
         // From the end of the pools on, another process of this node stops it.
+        // Where nodes share a queue, one plans for all.
+        if applied != RouteUpdate::Unchanged && !is_own && self.queue.is_shared() {
+            self.shared.wake.notify_one();
+        }
         if applied == RouteUpdate::Unchanged || !is_own || self.shared.stopping.is_cancelled() {
             return;
         }

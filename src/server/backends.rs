@@ -1,4 +1,4 @@
-//! Creates the configured store and runtime: the only file that names concrete backends.
+//! Creates the configured store, queue and runtime: the only file that names concrete backends.
 
 use std::collections::BTreeSet;
 use std::io;
@@ -11,6 +11,10 @@ use tokio::sync::watch;
 
 use super::state_dir::NodeDir;
 use crate::clock::Clock;
+pub use crate::cluster::queue::jetstream::ServerReport;
+use crate::cluster::queue::jetstream::{self, JetStreamQueue};
+use crate::cluster::queue::memory::MemoryQueue;
+use crate::cluster::queue::{QueueAccess, QueueError};
 use crate::config::{self, Config};
 use crate::instance::NodeId;
 use crate::runtime::containerd::{self, ContainerdRuntime};
@@ -237,6 +241,38 @@ fn mariadb_settings(config: config::DatabaseSettings, node: &NodeId) -> mariadb:
     };
     let statement_deadline = mariadb::Settings::STATEMENT_DEADLINE;
     mariadb::Settings { host, port, user, password, tls, prefix, node: node.clone(), statement_deadline }
+}
+
+/// Time after which a job is delivered again whose worker reports nothing.
+const ACK_WAIT: Duration = Duration::from_secs(3);
+
+/// Opens the NATS that the configuration names, or else the embedded queue. Waits some seconds at most for NATS to answer;
+/// one that does not is no error.
+///
+/// # Errors
+/// The settings of NATS cannot be used.
+pub async fn open_queue(config: config::QueueSettings) -> Result<QueueAccess, QueueError> {
+    let Some(nats) = config.nats else { return Ok(embedded_queue(config.workers)) };
+    let queue = JetStreamQueue::open(nats_settings(nats)).await?;
+    Ok(QueueAccess { queue, workers: config.workers })
+}
+
+/// Returns an embedded queue, for a node that shares no work.
+pub fn embedded_queue(workers: usize) -> QueueAccess {
+    QueueAccess { queue: Arc::new(MemoryQueue::default()), workers }
+}
+
+/// Asks the configured NATS what it is, and changes nothing; `None` if the queue is embedded.
+pub async fn survey_nats(config: &Config) -> Option<Result<ServerReport, QueueError>> {
+    Some(jetstream::report(&nats_settings(config.queue.nats.clone()?)).await)
+}
+
+fn nats_settings(config: config::NatsSettings) -> jetstream::Settings {
+    let credentials = config.credentials.map(|credentials| match credentials {
+        config::NatsCredentials::User(name, password) => jetstream::Credentials::User(name, password),
+        config::NatsCredentials::Token(token) => jetstream::Credentials::Token(token),
+    });
+    jetstream::Settings { servers: config.servers, credentials, stream: config.stream, ack_wait: ACK_WAIT }
 }
 
 /// Returns the hosts of the configured Valkey, as far as its settings name them.

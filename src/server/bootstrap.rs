@@ -14,7 +14,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::backends::{open_databases, open_store, start_runtime};
+use super::backends::{open_databases, open_queue, open_store, start_runtime};
 use super::client_connections::ConnectionMaxima;
 use super::descriptors::{self, OpenFileLimits};
 use super::dispatch::Dispatcher;
@@ -87,6 +87,7 @@ pub async fn serve_with(
         acquire_timeout,
         store: store_settings,
         database,
+        queue: queue_settings,
         node: node_settings,
         ..
     } = config;
@@ -144,13 +145,13 @@ pub async fn serve_with(
 
     // The pool.
     let instances = templates.iter().map(|template| template.pool.max).fold(0, usize::saturating_add);
-    let routes = Arc::new(RouteTable::default());
-    let metrics = Arc::new(Metrics::new());
+    let (routes, metrics) = (Arc::new(RouteTable::default()), Arc::new(Metrics::new()));
     metrics.set_criu_available(runtime.may_restore());
     let pool = Pool::new(pool::PoolParts {
         store: store.clone(),
         runtime,
         databases: open_databases(database, node.id()),
+        queue: open_queue(queue_settings).await?,
         routes: routes.clone(),
         metrics: metrics.clone(),
         clock,
@@ -162,8 +163,7 @@ pub async fn serve_with(
     });
 
     // The API and the proxy, and the choice between their engines.
-    let (stop_requests, is_stopping) = watch::channel(false);
-    let tunnels = Tunnels::default();
+    let ((stop_requests, is_stopping), tunnels) = (watch::channel(false), Tunnels::default());
     let event_streams = tunnels.end.child_token();
     let stop = StopSignal::new(is_stopping, tunnels.clone());
     let directory = Arc::new(Directory::alone(node.id().clone()));

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use super::tls::TlsError;
+use crate::cluster::queue::QueueError;
 use crate::runtime::RuntimeError;
 
 /// Why the server did not start. Everything that was started before the error is ended again.
@@ -32,6 +33,9 @@ pub enum StartError {
     /// The runtime cannot be reached, or cannot remove what a crashed server left.
     #[error("cannot start the runtime: {0}")]
     Runtime(#[from] RuntimeError),
+    /// The queue cannot be used as it is configured.
+    #[error("cannot use NATS_URL: {0}")]
+    Queue(#[from] QueueError),
     /// The handover from or to another process failed.
     #[error("cannot take or give the place of a server: {0}")]
     Handover(io::Error),

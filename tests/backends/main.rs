@@ -1,6 +1,6 @@
-//! Every store and every runtime under the suite of its trait, and the promises that only one backend makes.
+//! Every store, every queue and every runtime under the suite of its trait, and the promises that only one backend makes.
 //!
-//! A new backend is one module here with one `store_suite!` or `runtime_suite!` line.
+//! A new backend is one module here with one `store_suite!`, `queue_suite!` or `runtime_suite!` line.
 #![allow(clippy::unwrap_used, reason = "clippy allows it in test functions, but not in what they call")]
 #![allow(unreachable_pub, reason = "a test binary exports nothing")]
 
@@ -9,6 +9,8 @@
 mod suites {
     #[macro_use]
     pub mod databases;
+    #[macro_use]
+    pub mod queue;
     #[macro_use]
     pub mod runtime;
     #[macro_use]
@@ -24,6 +26,7 @@ mod support {
     pub mod leak_check;
     #[allow(dead_code, reason = "the server's tests use the rest")]
     pub mod mariadb_server;
+    pub mod nats_server;
     pub mod skip;
     pub mod stack;
     pub mod user_namespaces;
@@ -35,5 +38,7 @@ mod containerd;
 mod engines;
 mod mariadb;
 mod memory;
+mod memory_queue;
+mod nats;
 mod process;
 mod valkey;

@@ -14,6 +14,7 @@ mod support {
     pub mod leak_check;
     #[allow(dead_code, reason = "the backends' tests use the rest")]
     pub mod mariadb_server;
+    pub mod nats_server;
     pub mod nginx;
     pub mod private_containerd;
     pub mod private_docker;

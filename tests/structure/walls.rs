@@ -10,21 +10,30 @@ use std::fs;
 use super::imports::named_paths;
 use super::sources::{Source, root, sources};
 
-/// Which folder may use which. A name of two parts is a folder in a folder: a backend, or the route table, which the pool
-/// writes and the proxy reads.
+/// Which folder may use which. A name of several parts is a folder in a folder: a backend, the queue, or the route table,
+/// which the pool writes and the proxy reads.
 const MAY_USE: &[(&str, &str)] = &[
     ("main", "cli runtime"),
-    ("cli", "server api pool proxy::routes store request runtime config template instance telemetry clock"),
+    (
+        "cli",
+        "server api pool proxy::routes cluster::queue store request runtime config template instance telemetry clock",
+    ),
     // A request, in order.
     (
         "server",
-        "proxy api pool proxy::routes cluster store runtime request config template instance telemetry clock",
+        "proxy api pool proxy::routes cluster cluster::queue store runtime request config template instance telemetry clock",
     ),
     ("proxy", "api pool proxy::routes cluster request config template instance telemetry clock"),
-    ("api", "pool cluster store request config template instance telemetry clock"),
+    ("api", "pool cluster cluster::queue store request config template instance telemetry clock"),
     // An instance, in order.
-    ("pool", "proxy::routes cluster store runtime request config template instance telemetry clock"),
+    (
+        "pool",
+        "proxy::routes cluster cluster::queue store runtime request config template instance telemetry clock",
+    ),
     ("cluster", "store request template instance telemetry clock"),
+    ("cluster::queue::memory", "cluster::queue instance telemetry clock"),
+    ("cluster::queue::jetstream", "cluster::queue template instance telemetry clock"),
+    ("cluster::queue", "instance clock"),
     ("proxy::routes", "store instance telemetry clock"),
     ("request", "config instance telemetry clock"),
     // What both stand on.
@@ -48,7 +57,10 @@ const MAY_USE: &[(&str, &str)] = &[
 
 /// The one file that may name every backend.
 const BACKENDS_FILE: &str = "server/backends.rs";
-const INNER: [&str; 9] = [
+const INNER: [&str; 12] = [
+    "cluster::queue",
+    "cluster::queue::memory",
+    "cluster::queue::jetstream",
     "store::memory",
     "store::valkey",
     "runtime::process",
@@ -62,8 +74,9 @@ const INNER: [&str; 9] = [
 
 /// Returns the row of the table that a path belongs to.
 fn unit(path: &[&str]) -> String {
-    let two = path.iter().take(2).copied().collect::<Vec<_>>().join("::");
-    if INNER.contains(&two.as_str()) { two } else { path.first().copied().unwrap_or("lib").to_owned() }
+    let inner = [3, 2].map(|parts| path.iter().take(parts).copied().collect::<Vec<_>>().join("::"));
+    let inner = inner.into_iter().find(|name| INNER.contains(&name.as_str()));
+    inner.unwrap_or_else(|| path.first().copied().unwrap_or("lib").to_owned())
 }
 
 fn breaches(source: &Source) -> Vec<String> {

@@ -47,13 +47,14 @@ impl Stack {
 /// Returns the folders to search for the stack's programs, in the form of `PATH`. Returns `None` and prints why if
 /// `program` is in none of them; panics if no test may be skipped.
 pub(crate) fn path_with(program: &str) -> Option<OsString> {
-    let from_checkout = [target_dir().join("stack/usr/bin"), target_dir().join("stack/usr/sbin")];
+    let folders = ["stack/usr/bin", "stack/usr/sbin", "stack/nats/usr/sbin"];
+    let from_checkout = folders.map(|folder| target_dir().join(folder));
     let from_environment = env::var_os("PATH").unwrap_or_default();
     let all: Vec<PathBuf> = from_checkout.into_iter().chain(env::split_paths(&from_environment)).collect();
     if all.iter().any(|folder| folder.join(program).is_file()) {
         return Some(env::join_paths(all).unwrap());
     }
-    skip(&format!("{program} is missing (run `make stack`)"));
+    skip(&format!("{program} is missing (run `make stack`, as root `make stack-up`)"));
     None
 }
 

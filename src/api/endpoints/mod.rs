@@ -10,6 +10,7 @@
 //! | `logs.rs` | `GET /api/v1/demo/{id}/logs` |
 //! | `pool_stats.rs` | `GET /api/v1/pool/stats` |
 //! | `nodes.rs` | `GET /api/v1/nodes`, `POST` and `DELETE /api/v1/nodes/{id}/drain` |
+//! | `queue.rs` | `GET /api/v1/queue`, `POST /api/v1/queue/{id}/retry` |
 //! | `client.rs` | `GET /api/v1/client` |
 //! | `health.rs`, `metrics.rs` | `GET /health`, `GET /metrics` |
 //! | `front_page.rs`, `ready_feed.rs` | `GET /`, and `GET /ready`, by which that page updates its numbers |
@@ -30,6 +31,7 @@ mod metrics;
 mod nodes;
 mod page_actions;
 mod pool_stats;
+mod queue;
 mod ready_feed;
 mod release;
 mod status;

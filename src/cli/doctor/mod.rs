@@ -21,6 +21,7 @@ mod instance_limits;
 mod kernel;
 mod known_holes;
 mod memory_sharing;
+mod nats;
 mod network;
 mod open_files;
 mod random_numbers;
@@ -97,6 +98,7 @@ async fn check_host(
     let mut results = vec![store];
     results.extend(eviction::check(config).await);
     results.extend(database::check(config).await);
+    results.push(nats::check(config).await);
     results.extend(disk_and_memory::check(&config.state_dir));
     results.push(open_files::check(config));
     results.push(forwarded_fields::judge_trust(&config.server.trusted_proxies, config.runtime.mode));

@@ -31,7 +31,7 @@ use crate::config::{self, Config, RuntimeSettings};
 use crate::pool::{self, BakeOutcome, Pool};
 use crate::proxy::routes::RouteTable;
 use crate::runtime::{NoDatabases, Runtime, StartMethod};
-use crate::server::backends::{open_memory_store, start_runtime};
+use crate::server::backends::{embedded_queue, open_memory_store, start_runtime};
 use crate::server::state_dir::NodeDir;
 use crate::telemetry::Metrics;
 use crate::template::{ImageRef, NodeSecret};
@@ -301,6 +301,7 @@ impl Trial<'_> {
             store: Arc::new(store),
             runtime: self.runtime.clone(),
             databases: Arc::new(NoDatabases),
+            queue: embedded_queue(config.queue.workers),
             routes: Arc::new(RouteTable::default()),
             metrics: Arc::new(Metrics::new()),
             clock,

@@ -9,6 +9,7 @@ use tokio::time::Instant;
 
 use crate::instance::{Instance, InstanceId, State};
 use crate::pool::Supply;
+use crate::pool::supply::cluster_plan::ClusterPool;
 use crate::runtime::RuntimeError;
 use crate::store::StoreError;
 use crate::telemetry::ReleaseReason;
@@ -85,7 +86,8 @@ async fn yield_now() {
     consume_budget().await;
 }
 
-fn is_living(instance: &Instance) -> bool {
+/// Returns whether a record is of an instance that is to run.
+pub(super) fn is_living(instance: &Instance) -> bool {
     !matches!(instance.state(), State::Expired { .. })
 }
 
@@ -132,14 +134,34 @@ async fn retire_all(supply: &Arc<Supply>, unwanted: Vec<&Instance>) -> Result<()
     Ok(())
 }
 
+/// Returns the pools of all nodes together, where these share a queue. A template is left out while the store does not
+/// answer.
+async fn cluster_pools(supply: &Supply) -> HashMap<String, ClusterPool> {
+    let mut pools = HashMap::new();
+    for template in supply.shared.template_pools.configured().iter().filter(|_| supply.queue.is_shared()) {
+        let name = template.name.as_str();
+        if let Some(pool) = supply.shared.template_pools.get(name)
+            && let Ok(cluster) = ClusterPool::observe(supply, &pool).await
+        {
+            pools.insert(name.to_owned(), cluster);
+        }
+    }
+    pools
+}
+
 /// Returns the instances to retire: unused ones of a removed or changed template, and ready ones above the target or
 /// the capacity.
 async fn unwanted<'a>(supply: &Supply, records: &'a [Instance]) -> Vec<&'a Instance> {
-    let mut assigned: HashMap<&str, usize> = HashMap::new();
-    for instance in records.iter().filter(|instance| matches!(instance.state(), State::Assigned { .. })) {
+    let (mut assigned, mut ready): (HashMap<&str, usize>, HashMap<&str, usize>) = Default::default();
+    for instance in records {
         yield_now().await;
-        *assigned.entry(instance.id().template()).or_default() += 1;
+        match instance.state() {
+            State::Assigned { .. } => *assigned.entry(instance.id().template()).or_default() += 1,
+            State::Ready { .. } => *ready.entry(instance.id().template()).or_default() += 1,
+            State::Warming | State::Expired { .. } => {}
+        }
     }
+    let clusters = cluster_pools(supply).await;
     let mut kept: HashMap<&str, usize> = HashMap::new();
     let mut is_unwanted = |instance: &Instance, name: &'a str| {
         let wanting_pool = supply
@@ -157,6 +179,13 @@ async fn unwanted<'a>(supply: &Supply, records: &'a [Instance]) -> Vec<&'a Insta
                 *count += 1;
                 let surplus = template_pool.surplus(Instant::now());
                 let wanted = sizes.target + surplus + template_pool.wait_queue.len();
+                let own_ready = ready.get(name).copied().unwrap_or(0);
+                let wanted = match clusters.get(name) {
+                    Some(cluster) => cluster.kept(own_ready, wanted),
+                    // What the cluster has is not known now.
+                    None if supply.queue.is_shared() => wanted.max(own_ready),
+                    None => wanted,
+                };
                 supply.shared.is_draining() || *count > wanted.min(sizes.max.saturating_sub(assigned))
             }
         }

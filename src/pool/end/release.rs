@@ -25,24 +25,24 @@ impl Supply {
         Ok(instance)
     }
 
-    /// Stops an instance in the background and drops its database, unless another task works on it. If that fails, the garbage collection
-    /// finds the instance again.
+    /// Stops an instance in the background and drops its database, unless another task works on it. If it cannot be
+    /// stopped, that becomes a job, and the garbage collection finds the instance again.
     pub(in crate::pool) fn stop_in_background(self: &Arc<Self>, id: InstanceId) {
         // Locked before the task starts, so that no other task touches the instance from here on.
         let Some(lock) = self.in_flight.lock(&id) else { return };
         let supply = self.clone();
         let stop = async move {
-            match supply.runtime.stop(&id).await {
-                // One of a template that is not known any more may have a database too: the sweep finds it.
-                Ok(())
-                    if supply.shared.template_of(&id).is_some_and(|template| template.database.is_some()) =>
-                {
-                    supply.drop_database(&id).await;
-                }
-                Ok(()) => {}
-                Err(error) => tracing::error!(%id, %error, "failed to stop instance; retrying later"),
+            let stopped = supply.runtime.stop(&id).await;
+            // One of a template that is not known any more may have a database too: the sweep finds it.
+            let template = supply.shared.template_of(&id);
+            if stopped.is_ok() && template.is_some_and(|template| template.database.is_some()) {
+                supply.drop_database(&id).await;
             }
             lock.unlock();
+            if let Err(error) = stopped {
+                tracing::error!(%id, %error, "failed to stop instance; retrying later");
+                supply.publish_cleanup(id).await;
+            }
         };
         task::spawn("pool stop instance", self.tasks.track_future(stop));
     }

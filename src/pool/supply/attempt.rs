@@ -26,13 +26,25 @@ const END_YIELDING_INTERVAL: Duration = Duration::from_millis(5);
 
 /// Begins one attempt in the background.
 pub(in crate::pool) fn begin(supply: &Arc<Supply>, template_pool: Arc<TemplatePool>) {
-    template_pool.attempts.fetch_add(1, Ordering::AcqRel);
-    let attempt = ProvisionTask { supply: supply.clone(), template_pool };
+    let attempt = ProvisionTask::new(supply, template_pool);
     task::spawn("pool provision", supply.tasks.track_future(async move { attempt.run().await }));
 }
 
+/// What came of an attempt. Whatever it is, it was noted and logged.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum AttemptOutcome {
+    /// The instance was offered.
+    Ready,
+    /// The configuration wants no instance of the template's revision any more.
+    Outdated,
+    /// The pools shut down or drain.
+    Stopping,
+    /// It failed, for this reason.
+    Failed(String),
+}
+
 /// An attempt in progress. Dropping it ends its count.
-struct ProvisionTask {
+pub(super) struct ProvisionTask {
     supply: Arc<Supply>,
     template_pool: Arc<TemplatePool>,
 }
@@ -45,6 +57,12 @@ impl Drop for ProvisionTask {
 }
 
 impl ProvisionTask {
+    /// Creates an attempt, which counts as in progress from now on.
+    pub(super) fn new(supply: &Arc<Supply>, template_pool: Arc<TemplatePool>) -> Self {
+        template_pool.attempts.fetch_add(1, Ordering::AcqRel);
+        Self { supply: supply.clone(), template_pool }
+    }
+
     /// Ends the yielding of an instance when a visitor waits for one, or when it has yielded for [`MAX_YIELDING`].
     async fn end_yielding_when_awaited(&self, id: &InstanceId) -> Infallible {
         tokio::select! {
@@ -58,11 +76,12 @@ impl ProvisionTask {
         std::future::pending().await
     }
 
-    async fn run(&self) {
+    /// Makes the instance.
+    pub(super) async fn run(&self) -> AttemptOutcome {
         let (supply, template_pool) = (&self.supply, &self.template_pool);
         let template = template_pool.template();
         let id = InstanceId::random(&template.name);
-        let Some(lock) = supply.in_flight.lock(&id) else { return };
+        let Some(lock) = supply.in_flight.lock(&id) else { return AttemptOutcome::Stopping };
         let begun = Instant::now();
         let mut draft = ProvisionDraft::new(supply, template_pool, template.clone(), id.clone()).for_refill();
         let outcome = tokio::select! {
@@ -90,10 +109,12 @@ impl ProvisionTask {
                     tracing::debug!(%id, millis = begun.elapsed().as_millis() as u64, "instance ready");
                     template_pool.wait_queue.notify_ready();
                 }
+                AttemptOutcome::Ready
             }
-            Err((_, ProvisionError::Stopping)) => {}
+            Err((_, ProvisionError::Stopping)) => AttemptOutcome::Stopping,
             Err((step, error)) if !template_pool.wants(template.revision) => {
                 tracing::debug!(%id, step, %error, "attempt at outdated template abandoned");
+                AttemptOutcome::Outdated
             }
             Err((step, error)) => {
                 supply.shared.metrics.record_provision(name, method, Outcome::Error, begun.elapsed());
@@ -110,6 +131,7 @@ impl ProvisionTask {
                     Box::pin(failed_restores::record_failed_restore(supply, template_pool, &template, &why))
                         .await;
                 }
+                AttemptOutcome::Failed(format!("{step}: {error}"))
             }
         }
     }

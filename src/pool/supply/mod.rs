@@ -5,6 +5,10 @@
 //! | `state.rs` | [`Supply`]: what it keeps |
 //! | `reconcile.rs` | the loop that fills the pools: observe, plan, act |
 //! | `plan.rs` | how many instances to make now: a pure function |
+//! | `cluster_plan.rs` | how many all nodes together are to have, where they share a queue |
+//! | `shared_fill.rs` | jobs for the instances that these nodes miss |
+//! | `workers.rs` | taking jobs from the queue, and settling each |
+//! | `job_outcome.rs` | what came of a job |
 //! | `provision.rs` | making one instance: a table of steps, each with its undo |
 //! | `attempt.rs` | one attempt at that, and what follows from its outcome |
 //! | `provision_error.rs` | why one could not be made |
@@ -29,10 +33,12 @@ pub(super) mod backoff;
 pub(super) mod bake;
 pub(super) mod bake_state;
 pub(super) mod capacity;
+pub(super) mod cluster_plan;
 mod compare_restores;
 mod failed_restores;
 mod health;
 pub(super) mod hooks;
+pub(super) mod job_outcome;
 mod max_idle_age;
 pub(super) mod memory_sample;
 pub(super) mod memory_sampler;
@@ -43,10 +49,12 @@ pub(super) mod readiness;
 pub(super) mod ready_watch;
 pub(super) mod reconcile;
 mod repeated_values;
+mod shared_fill;
 mod state;
 pub(super) mod trial;
 pub(super) mod watched_instances;
 mod withdrawn;
+pub(super) mod workers;
 mod wrong_port;
 
 pub use state::Supply;

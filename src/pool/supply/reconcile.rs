@@ -10,7 +10,9 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::cluster_plan::ClusterPool;
 use super::plan::{PoolObservation, plan};
+use super::shared_fill::{PLAN_INTERVAL, publish_missing};
 use super::{attempt, bake};
 
 use crate::pool::Supply;
@@ -54,6 +56,9 @@ pub(in crate::pool) async fn run(supply: Arc<Supply>) {
                 *due = now + template.pool.replenish_interval;
             }
             next = next.min(*due);
+            if supply.queue.is_shared() {
+                next = next.min(now + PLAN_INTERVAL);
+            }
             if let Err(error) = fill(&supply, &template_pool, is_interval_over).await {
                 tracing::warn!(template = %template.name, %error, "failed to fill pool");
             }
@@ -91,6 +96,17 @@ pub(in crate::pool) async fn fill(
     if supply.shared.is_draining() || !supply.is_secret_known() {
         return Ok(());
     }
+    let mut sizes = template_pool.sizes();
+    let mut has_queue = false;
+    if supply.queue.is_shared() {
+        let cluster = ClusterPool::observe(supply, template_pool).await?;
+        has_queue = publish_missing(supply, template_pool, &template, &cluster, is_interval_over).await;
+        sizes.target = cluster.local_target(counts, &sizes, has_queue);
+        if has_queue && cluster.counts.ready >= sizes.min {
+            // Visitors get the instances of all nodes.
+            sizes.min = 0;
+        }
+    }
     let observation = PoolObservation {
         counts,
         attempts,
@@ -100,14 +116,17 @@ pub(in crate::pool) async fn fill(
         is_interval_over,
         is_pausing: template_pool.pause().is_some(),
     };
-    let mut plan = plan(observation, &template_pool.sizes());
+    let mut plan = plan(observation, &sizes);
     if (plan.start > 0 || !template_pool.bake_state.is_settled(template.revision))
         && !bake::ensure_checkpoint(supply, template_pool, &template).await
     {
         plan.is_refilling |= plan.start > 0;
         plan.start = 0;
     }
-    template_pool.is_refilling.store(plan.is_refilling, Ordering::Release);
+    // With a queue, the refill is that of the cluster.
+    if !has_queue {
+        template_pool.is_refilling.store(plan.is_refilling, Ordering::Release);
+    }
     for _ in 0..plan.start {
         attempt::begin(supply, template_pool.clone());
     }

@@ -9,6 +9,7 @@ use tokio_util::task::TaskTracker;
 use super::hooks::RandomTextSources;
 use super::memory_sample::MemorySample;
 use super::watched_instances::ReadyWatch;
+use crate::cluster::queue::{Queue, QueueAccess};
 use crate::pool::in_flight::InFlight;
 use crate::pool::shared_state::SharedState;
 use crate::runtime::{Databases, Runtime};
@@ -21,6 +22,10 @@ pub struct Supply {
     pub(in crate::pool) runtime: Arc<dyn Runtime>,
     /// Where instances have their databases.
     pub(in crate::pool) databases: Arc<dyn Databases>,
+    /// Jobs for this node, and for others where they share it.
+    pub(in crate::pool) queue: Arc<dyn Queue>,
+    /// Most jobs at a time.
+    pub(in crate::pool) workers: usize,
     /// The instances that a task is making or stopping at present.
     pub(in crate::pool) in_flight: InFlight,
     /// Tracks each task that makes or stops an instance.
@@ -40,6 +45,7 @@ impl Supply {
         shared: Arc<SharedState>,
         runtime: Arc<dyn Runtime>,
         databases: Arc<dyn Databases>,
+        QueueAccess { queue, workers }: QueueAccess,
         secret: Option<NodeSecret>,
     ) -> Self {
         let random_texts = secret.map(|secret| RandomTextSources::new(&secret).into());
@@ -47,6 +53,8 @@ impl Supply {
             shared,
             runtime,
             databases,
+            queue,
+            workers,
             in_flight: InFlight::default(),
             tasks: TaskTracker::new(),
             ready_watch: ReadyWatch::default(),

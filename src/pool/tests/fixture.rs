@@ -11,6 +11,8 @@ use super::test_databases::TestDatabases;
 use super::test_runtime::TestRuntime;
 use super::test_store::TestStore;
 use crate::clock::{Clock, Millis};
+use crate::cluster::queue::QueueAccess;
+use crate::cluster::queue::memory::MemoryQueue;
 use crate::config::{PublicUrl, Scheme};
 use crate::instance::{Instance, InstanceId, NodeId, RateLimits, TemplateName};
 use crate::pool::supply::attempt;
@@ -118,6 +120,7 @@ fn pool_with(
         store: DeadlineStore::new(store.clone()),
         runtime: runtime.clone(),
         databases,
+        queue: QueueAccess { queue: Arc::new(MemoryQueue::default()), workers: 3 },
         routes: Arc::new(RouteTable::default()),
         metrics: Arc::new(Metrics::new()),
         clock: clock.clone(),

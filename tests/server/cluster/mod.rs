@@ -3,6 +3,7 @@
 mod membership;
 mod node_forwarding;
 mod node_secret;
+mod queue;
 mod status_streams;
 mod valkey;
 
