@@ -158,7 +158,8 @@ async fn a_server_logs_values_that_two_restored_instances_repeat() {
     let more = format!("warm_up = [\"/\"]\ncommand = [\"/usr/bin/node\", \"-e\", '''{DRAWS}''']");
     let host = ContainerHost::new(stack, "node", &more, "path = \"/\"").unwrap();
     let mut server = host.start_server(&[]).await;
-    let log = server.log_until(|line| line.contains("restored instances repeat values")).await;
+    let log =
+        server.log_until_within(FULL_TIMEOUT, |line| line.contains("restored instances repeat values")).await;
     let line = log.iter().find(|line| line.contains("restored instances repeat values")).unwrap();
     assert!(line.contains("cookie weak") && !line.contains("cookie strong"), "{line}");
     shut_down(&mut server).await;

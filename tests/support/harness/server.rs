@@ -229,7 +229,12 @@ impl Server {
 
     /// Waits until the log has a line for which `wanted` is true. Returns all log lines so far.
     pub async fn log_until(&self, wanted: impl Fn(&str) -> bool) -> Vec<String> {
-        eventually("the line is logged", async || {
+        self.log_until_within(MAX_WAIT, wanted).await
+    }
+
+    /// Does the same, for what may take as long as `limit`.
+    pub async fn log_until_within(&self, limit: Duration, wanted: impl Fn(&str) -> bool) -> Vec<String> {
+        eventually_within(limit, "the line is logged", async || {
             let log = self.log();
             log.iter().any(|line| wanted(line)).then_some(log)
         })
