@@ -61,6 +61,9 @@ pub(in crate::pool) struct ProvisionStep {
 /// The name of the step that waits until an instance is ready.
 pub(super) const ANSWER: &str = "answer";
 
+/// The name of the step after which a visitor may have the instance.
+const OFFER: &str = "offer";
+
 /// The steps up to an instance that answers, and from which a checkpoint can be made.
 pub(super) const START_STEPS: [ProvisionStep; 5] = [
     ProvisionStep {
@@ -96,7 +99,7 @@ pub(in crate::pool) const STEPS: [ProvisionStep; 8] = {
         warm_up,
         bake_hooks,
         INSTANCE_HOOKS,
-        ProvisionStep { name: "offer", act: |d| Box::pin(d.offer()), undo: |_| Box::pin(async {}) },
+        ProvisionStep { name: OFFER, act: |d| Box::pin(d.offer()), undo: |_| Box::pin(async {}) },
     ]
 };
 
@@ -305,23 +308,18 @@ impl ProvisionDraft<'_> {
         self.supply.runtime.end_yielding(&self.id).await;
         match self.supply.shared.store.offer(&self.id, self.started().endpoint).await {
             // A drain retires the instances that are ready by then. If it came earlier, it has missed this one.
-            Ok(_) if self.supply.shared.is_draining() => {
-                match self.supply.shared.store.retire(&self.id).await {
-                    Err(StoreError::Refused(_)) => Ok(()),
-                    _ => Err(ProvisionError::Stopping),
-                }
-            }
+            Ok(_) if self.supply.shared.is_draining() => Err(ProvisionError::Stopping),
             Ok(offered) => {
                 self.supply.ready_watch.add(&offered, self.template.recheck_interval);
                 Ok(())
             }
-            // Perhaps only the answer was lost. Then a visitor may have the instance by now, and keeps it.
-            Err(lost @ StoreError::Unavailable(_)) => match self.supply.shared.store.retire(&self.id).await {
-                Err(StoreError::Refused(_)) => Ok(()),
-                _ => Err(lost.into()),
-            },
             Err(error) => Err(error.into()),
         }
+    }
+
+    /// Takes an offer back that was interrupted, or whose answer was lost. Returns false if a visitor has the instance.
+    async fn withdraw(&self) -> bool {
+        !matches!(self.supply.shared.store.retire(&self.id).await, Err(StoreError::Refused(_)))
     }
 
     /// Returns how the step `start` made the instance; `None` before.
@@ -358,6 +356,11 @@ pub(super) async fn run_steps(
             outcome = (step.act)(draft) => outcome,
         };
         if let Err(error) = outcome {
+            // A visitor keeps what was offered, unless it has died.
+            let may_be_taken = step.name == OFFER && !matches!(error, ProvisionError::Died(_));
+            if may_be_taken && !draft.withdraw().await {
+                return Ok(());
+            }
             for step in steps[..=index].iter().rev() {
                 (step.undo)(draft).await;
             }

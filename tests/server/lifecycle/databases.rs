@@ -1,6 +1,5 @@
 //! Each instance has a database of its own, made before a visitor asks, and dropped with the instance.
 
-use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -57,42 +56,24 @@ command = ["{program}", "sample-app"]
         Server::start_in(self.folder.clone(), &variables, &arguments).await
     }
 
-    /// Returns the posts of each database of an instance, and checks that each has a user.
-    async fn posts(&self) -> BTreeSet<Vec<String>> {
-        let mut posts = BTreeSet::new();
-        for name in self.mariadb.names().await.into_iter().filter(|name| !name.contains("_seed")) {
-            let users = format!("SELECT COUNT(*) FROM mysql.user WHERE User = '{name}'");
-            assert_eq!(self.mariadb.query::<i64>(&users).await, [1], "{name}");
-            posts.insert(
-                self.mariadb
-                    .query(&format!("SELECT text FROM {name}.posts ORDER BY text = 'welcome' DESC"))
-                    .await,
-            );
-        }
-        posts
+    /// Returns the database of an instance, if it has one.
+    async fn database_of(&self, id: &str) -> Option<String> {
+        let suffix = id.rsplit('-').next().unwrap();
+        self.mariadb.names().await.into_iter().find(|name| name.ends_with(suffix))
     }
 
-    async fn wait_for_posts_of(&self, ids: &[&str], limit: Duration) {
-        let expected: BTreeSet<_> =
-            ids.iter().map(|id| vec!["welcome".to_owned(), (*id).to_owned()]).collect();
-        eventually_within(limit, "each instance has its database, and no other is left", async || {
-            // Between two looks a database may be dropped.
-            let names = self.mariadb.names().await;
-            let of_instances = names.iter().filter(|name| !name.contains("_seed")).count();
-            (of_instances == ids.len()).then_some(())
-        })
-        .await;
-        assert_eq!(self.posts().await, expected);
+    /// Returns how many users have this name.
+    async fn users(&self, name: &str) -> i64 {
+        self.mariadb.query(&format!("SELECT COUNT(*) FROM mysql.user WHERE User = '{name}'")).await[0]
     }
-}
 
-/// Has the server make no further instance of `blog`.
-async fn drain(server: &Server) {
-    let text = std::fs::read_to_string(server.folder().join("templates.toml")).unwrap();
-    let no_pool = "[templates.blog.pool]\ntarget = 0\nmin = 0\n[templates.plain]";
-    server.write_templates(&text.replace("[templates.plain]", no_pool));
-    server.signal("HUP");
-    server.log_until(|line| line.contains("templates reloaded")).await;
+    /// Checks that an instance has a database of its own, with a user, the seed and its own post.
+    async fn assert_has_its_own(&self, id: &str) {
+        let name = self.database_of(id).await.expect("it has a database");
+        assert_eq!(self.users(&name).await, 1, "{name}");
+        let posts = format!("SELECT text FROM {name}.posts ORDER BY text = 'welcome' DESC");
+        assert_eq!(self.mariadb.query::<String>(&posts).await, ["welcome", id]);
+    }
 }
 
 #[tokio::test]
@@ -101,12 +82,17 @@ async fn two_visitors_have_databases_apart_and_a_released_one_is_gone_while_the_
         let Some(host) = Host::start(version).await else { return };
         let mut server = host.serve().await.full().await;
         let (one, two) = (server.acquire_of("blog").await, server.acquire_of("blog").await);
-        drain(&server).await;
-        host.wait_for_posts_of(&[&one.id, &two.id], MAX_WAIT * 2).await;
+        host.assert_has_its_own(&one.id).await;
+        host.assert_has_its_own(&two.id).await;
+        let name = host.database_of(&one.id).await.unwrap();
         let begun = Instant::now();
         assert_eq!(server.call("DELETE", &format!("/api/v1/demo/{}", one.id), "").await.status, 200);
-        host.wait_for_posts_of(&[&two.id], GONE).await;
-        assert!(begun.elapsed() < GONE, "{:?}", begun.elapsed());
+        eventually("its database and its user are gone", async || {
+            (host.database_of(&one.id).await.is_none() && host.users(&name).await == 0).then_some(())
+        })
+        .await;
+        assert!(begun.elapsed() < GONE, "after {:?}: {:#?}", begun.elapsed(), server.log());
+        host.assert_has_its_own(&two.id).await;
         assert_eq!(get(server.port, &two.host, "/").await.status, 200);
         server.signal("TERM");
         assert_eq!(server.wait_for_exit().await, Some(0));
