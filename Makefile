@@ -3,7 +3,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help init dev build run stop clean-demos clean-data clean-all test test-pingora soak handovers lint bench perf perf-compare needs \
+.PHONY: help init dev build run stop clean-demos clean-data clean-all test test-pingora soak handovers measure-backends lint bench perf perf-compare needs \
 	stack stack-up stack-down infra-up infra-down infra-logs images random-numbers zoo package-tools image deb release debian-root
 
 # CI must not change Cargo.lock, and fails where a tool is missing.
@@ -81,6 +81,9 @@ handovers: needs ## Twenty handovers under load (HANDOVERS, and a second: HANDOV
 	@$(WITH_STACK); export HANDOVERS=$${HANDOVERS:-20} HANDOVER_PAGES=$${HANDOVER_PAGES:-1000}; \
 	export HANDOVER_ACQUIRES=$${HANDOVER_ACQUIRES:-50}; \
 	cargo nextest run $(LOCKED) --test server --success-output final heavy::handovers:: $(ARGS)
+
+measure-backends: needs ## Measure what a job of the queue costs, and the ways to make a database
+	@$(WITH_STACK); cargo nextest run $(LOCKED) --test backends --features measurements --no-capture -E 'test(measure::)' $(ARGS)
 
 lint: needs ## Check formatting, lints, links in docs, and the licences and sources of all dependencies
 	cargo fmt --all --check

@@ -44,8 +44,7 @@ impl GuardedConnection {
         }
     }
 
-    /// Waits until it is known what became of the last response, if that assigns an instance: for at most
-    /// [`LINGER_TIMEOUT`].
+    /// Waits until it is known what became of the last response, if that assigns an instance: for two seconds at most.
     pub async fn settle_delivery(&mut self) {
         if self.signal.delivery().is_sent() {
             std::future::poll_fn(|cx| self.poll_ack(cx)).await;

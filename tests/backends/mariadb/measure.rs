@@ -1,5 +1,4 @@
-//! How long it takes to make a database from a seed of 100 tables and 50 MB, by each way that there is. Run it alone:
-//! `cargo nextest run --test backends --run-ignored only -E 'test(mariadb::measure)' --no-capture`.
+//! How long it takes to make a database from a seed of 100 tables and 50 MB, by each way that there is: `make measure-backends`.
 
 use std::fmt::Write as _;
 use std::fs;
@@ -88,7 +87,6 @@ async fn import_tablespaces(server: &MariaDbServer, admin: &mut Conn, from: &str
 }
 
 #[tokio::test]
-#[ignore = "a measurement, for perf/README.md"]
 async fn ways_to_make_a_database_of_100_tables_and_50_mb() {
     for version in [Version::New, Version::Old] {
         let options = ["--innodb-log-file-size=96M", "--innodb-buffer-pool-size=128M"];

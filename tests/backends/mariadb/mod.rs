@@ -3,6 +3,7 @@
 
 mod attacks;
 mod crashes;
+#[cfg(feature = "measurements")]
 mod measure;
 mod tls;
 

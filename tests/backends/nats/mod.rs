@@ -4,6 +4,8 @@ mod faults;
 mod heavy {
     mod many_jobs;
 }
+#[cfg(feature = "measurements")]
+mod measure;
 mod refusals;
 
 use std::sync::Arc;
