@@ -6,6 +6,7 @@ use serde_json::json;
 
 use super::queue::state;
 use crate::api::{Api, ApiError, Body, response};
+use crate::cluster::LocalNode;
 
 #[derive(Serialize)]
 struct HealthResponse {

@@ -34,7 +34,7 @@ pub(in crate::pool) async fn clean_up(supply: &Arc<Supply>, id: &InstanceId) -> 
     };
     let outcome = match is_on_record {
         true => JobOutcome::Done,
-        false => match supply.runtime.stop(id).await {
+        false => match supply.stop_with_database(id).await {
             Ok(()) => JobOutcome::Done,
             Err(error) => JobOutcome::Failed(error.to_string()),
         },

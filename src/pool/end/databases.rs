@@ -68,6 +68,19 @@ pub(in crate::pool) async fn sweep(supply: &Supply) -> Result<usize, SweepError>
 }
 
 impl Supply {
+    /// Stops an instance, and then drops its database.
+    ///
+    /// # Errors
+    /// The instance cannot be stopped. Its database stays: the app may still use it.
+    pub(in crate::pool) async fn stop_with_database(&self, id: &InstanceId) -> Result<(), RuntimeError> {
+        self.runtime.stop(id).await?;
+        // One of a template that is not known any more may have a database too: the sweep finds it.
+        if self.shared.template_of(id).is_some_and(|template| template.database.is_some()) {
+            self.drop_database(id).await;
+        }
+        Ok(())
+    }
+
     /// Drops the database of an instance that has stopped. A failure is logged: the sweep drops what no instance has.
     pub(in crate::pool) async fn drop_database(&self, id: &InstanceId) {
         if let Err(error) = self.databases.drop_database(id).await {

@@ -32,12 +32,7 @@ impl Supply {
         let Some(lock) = self.in_flight.lock(&id) else { return };
         let supply = self.clone();
         let stop = async move {
-            let stopped = supply.runtime.stop(&id).await;
-            // One of a template that is not known any more may have a database too: the sweep finds it.
-            let template = supply.shared.template_of(&id);
-            if stopped.is_ok() && template.is_some_and(|template| template.database.is_some()) {
-                supply.drop_database(&id).await;
-            }
+            let stopped = supply.stop_with_database(&id).await;
             lock.unlock();
             if let Err(error) = stopped {
                 tracing::error!(%id, %error, "failed to stop instance; retrying later");

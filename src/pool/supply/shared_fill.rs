@@ -20,8 +20,8 @@ pub(super) const PLAN_INTERVAL: Duration = Duration::from_secs(2);
 /// Most jobs that are published at a time. The rest follows with the next plan.
 const MAX_PUBLISHED: usize = 50;
 
-/// Publishes a job for each instance that the cluster misses, if this node plans for it or the interval is over. Returns whether the queue fills
-/// the pools: else this node fills its own.
+/// Publishes a job for each instance that the cluster misses, if this node plans for it or the interval is over. Returns
+/// whether the queue fills the pools: else this node fills its own.
 pub(super) async fn publish_missing(
     supply: &Arc<Supply>,
     pool: &TemplatePool,

@@ -64,11 +64,6 @@ impl Supply {
         }
     }
 
-    /// Returns the runtime's name, the `mode` of `/health`.
-    pub fn runtime_name(&self) -> &'static str {
-        self.runtime.name()
-    }
-
     /// Returns whether the secret of the random texts is known. Before that no instance is made.
     pub(in crate::pool) fn is_secret_known(&self) -> bool {
         self.random_texts.get().is_some()

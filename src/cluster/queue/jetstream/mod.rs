@@ -74,11 +74,7 @@ impl JetStreamQueue {
         message: PublishMessage,
     ) -> Result<(), QueueError> {
         self.check()?;
-        let publishing = async {
-            let sent = self.context.send_publish(subject, message.expected_stream(stream)).await;
-            sent.map_err(unavailable)?.await.map_err(unavailable)
-        };
-        within(DEADLINE, publishing).await.map(drop)
+        publish_confirmed(&self.context, stream, subject, message).await
     }
 
     /// Returns the consumer of a lane, which is made if need be.
@@ -148,8 +144,8 @@ impl Queue for JetStreamQueue {
 }
 
 impl JetStreamQueue {
-    /// Connects to the servers of `settings`, and checks them each second as long as the queue exists. Waits for the first
-    /// check, at most some seconds; servers that do not answer are no error.
+    /// Connects to the servers of `settings`, and checks them each second as long as the queue exists. Waits for the
+    /// first check, at most some seconds; servers that do not answer are no error.
     ///
     /// # Errors
     /// The settings cannot be used.
@@ -174,6 +170,20 @@ impl JetStreamQueue {
 /// Describes an error of the client without what may be secret: none of its errors shows credentials.
 fn unavailable(error: impl std::fmt::Display) -> QueueError {
     QueueError(error.to_string())
+}
+
+/// Adds a message to a stream, and waits until the server has confirmed it.
+async fn publish_confirmed(
+    context: &jetstream::Context,
+    stream: &str,
+    subject: String,
+    message: PublishMessage,
+) -> Result<(), QueueError> {
+    let publishing = async {
+        let sent = context.send_publish(subject, message.expected_stream(stream)).await;
+        sent.map_err(unavailable)?.await.map_err(unavailable)
+    };
+    within(DEADLINE, publishing).await.map(drop)
 }
 
 /// Returns what `future` does within `limit`.

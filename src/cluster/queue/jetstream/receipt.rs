@@ -8,7 +8,7 @@ use async_trait::async_trait;
 
 use super::parked::ParkedMessage;
 use super::streams::StreamNames;
-use super::{DEADLINE, unavailable, within};
+use super::{DEADLINE, publish_confirmed, unavailable, within};
 use crate::clock::Millis;
 use crate::cluster::queue::{Job, QueueError, Receipt};
 
@@ -52,13 +52,9 @@ impl Receipt for JetStreamReceipt {
     async fn park(self: Box<Self>, error: &str, now: Millis) -> Result<(), QueueError> {
         let parked = ParkedMessage::new(&self.job, error, self.deliveries, now);
         let message = PublishMessage::build().payload(parked.encode().into());
-        let message = message.expected_stream(&self.names.parked);
-        let publishing = async {
-            let sent = self.context.send_publish(self.names.parked_subject(&self.job), message).await;
-            sent.map_err(unavailable)?.await.map_err(unavailable)
-        };
+        let subject = self.names.parked_subject(&self.job);
         // First: a job that is removed and not parked would be lost without a word.
-        within(DEADLINE, publishing).await?;
+        publish_confirmed(&self.context, &self.names.parked, subject, message).await?;
         self.settle(AckKind::Term).await
     }
 }
