@@ -3,7 +3,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help init dev build run stop clean-demos clean-data clean-all test test-pingora soak handovers measure-backends lint bench perf perf-compare needs \
+.PHONY: help init dev build run stop clean-demos clean-data clean-all test test-pingora soak hostile handovers measure-backends lint bench perf perf-compare needs \
 	stack stack-up stack-down infra-up infra-down infra-logs images random-numbers zoo package-tools image deb release debian-root
 
 # CI must not change Cargo.lock, and fails where a tool is missing.
@@ -76,6 +76,10 @@ soak: needs ## Fifty instances of WordPress, and all kinds of requests, ten minu
 	else \
 	  cargo test $(LOCKED) --test server soak:: -- --nocapture $(ARGS); \
 	fi
+
+hostile: needs ## Five hundred hostile clients beside twenty good ones (HOSTILE_CLIENTS)
+	@$(WITH_STACK); HOSTILE_CLIENTS=$${HOSTILE_CLIENTS:-500} cargo nextest run $(LOCKED) --test server \
+	  --success-output final heavy::hostile_clients:: $(ARGS)
 
 handovers: needs ## Twenty handovers under load (HANDOVERS, and a second: HANDOVER_PAGES, HANDOVER_ACQUIRES)
 	@$(WITH_STACK); export HANDOVERS=$${HANDOVERS:-20} HANDOVER_PAGES=$${HANDOVER_PAGES:-1000}; \

@@ -1,10 +1,11 @@
 //! Hostile clients hold what they can get of the server, beside good clients who must not notice.
 //!
 //! The latency of a good request counts from the moment at which it was due, whether or not the one before it had ended:
-//! a server that stops for a second delays every request of that second, not one. The same run measures the good clients
-//! alone, before and after, so that the speed of the machine cancels out.
+//! a server that stops for a second delays every request of that second, not one. The same good clients visit a second
+//! server, which is not attacked, at the same moments. Whatever else slows the machine, slows both.
 //!
-//! The tests are heavy because they measure: beside other tests they would measure those.
+//! The test is heavy because it measures: beside other tests it would measure those. `HOSTILE_CLIENTS` (100) sets how many
+//! there are; `make hostile` has 500.
 
 use std::fmt;
 use std::io;
@@ -14,7 +15,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures_util::future::join_all;
+use futures_util::future::{join, join_all};
 use http::Request;
 use http_body_util::{BodyExt, Empty};
 use hyper::client::conn::http1::SendRequest;
@@ -26,19 +27,14 @@ use try_it_now::telemetry::task;
 
 use crate::support::harness::{AcquiredInstance, MAX_WAIT, Server, eventually_within};
 
-/// How many hostile clients there are, and how long the good ones are measured.
-#[derive(Debug, Clone, Copy)]
-struct Load {
-    hostile: usize,
-    /// Without hostile clients, before and after.
-    quiet: Duration,
-    /// Beside all of them.
-    attacked: Duration,
-}
-
+/// How long the good clients are measured without hostile ones, before and after.
+const QUIET: Duration = Duration::from_secs(5);
+/// How long they are measured beside each hundred of them. With 500 it is longer than each timeout of the server that
+/// ends a hostile connection, so that these begin again.
+const ATTACKED_PER_HUNDRED: Duration = Duration::from_secs(8);
 const GOOD_CLIENTS: u32 = 20;
 /// Time between two requests of one good client.
-const REQUEST_INTERVAL: Duration = Duration::from_millis(250);
+const REQUEST_INTERVAL: Duration = Duration::from_millis(500);
 /// A good request that takes longer counts as failed.
 const REQUEST_DEADLINE: Duration = Duration::from_secs(5);
 
@@ -48,25 +44,24 @@ const HOSTILE_ADDRESSES: usize = 5;
 const HOSTILE_RECEIVE_BUFFER: u32 = 4096;
 /// Time between the first connections of two hostile clients. Opening a connection and its streams costs the server
 /// time that nothing can save, so the clients do not begin at once.
-const HOSTILE_START_INTERVAL: Duration = Duration::from_millis(20);
+const HOSTILE_START_INTERVAL: Duration = Duration::from_millis(40);
 /// Time until a hostile client that was refused or cut off connects again.
 const RECONNECT_INTERVAL: Duration = Duration::from_millis(500);
 /// Time between two bytes of a trickled head or body.
 const TRICKLE_INTERVAL: Duration = Duration::from_millis(500);
-/// Time between two bursts of streams that are opened and reset. A reset stream costs the server and the app as much as a
-/// good request, and no limit can tell the first ones from a browser's. So the rate leaves the machine time: what is
-/// measured is that a reset costs nothing that stays.
-const RESET_INTERVAL: Duration = Duration::from_millis(2500);
-const RESETS_PER_BURST: usize = 5;
+/// Time between two streams that are opened and reset. A reset stream costs the server and the app as much as a good
+/// request, and no limit can tell the first ones from a browser's. So the rate leaves the machine time: what is measured
+/// is that a reset costs nothing that stays.
+const RESET_INTERVAL: Duration = Duration::from_millis(500);
 /// Time between two streams that one connection opens and does not read. It keeps the opening from being a burst.
 const STREAM_INTERVAL: Duration = Duration::from_millis(100);
 /// Streams of one HTTP/2 connection whose answers are not read.
 const UNREAD_STREAMS: usize = 20;
 
-/// The 99th percentile may double, and is allowed this much in any case. The clients, the server and the apps share the
-/// cores of one machine: a good request that costs 1 ms waits for several milliseconds whenever another of them has the
-/// core, so a small percentile doubles by chance.
-const P99_FLOOR: Duration = Duration::from_millis(20);
+/// The 99th percentile may be twice that of the other server, and is allowed so many medians of this machine in any case.
+/// The clients, the servers and the apps share its cores: a good request waits for several others whenever these have
+/// the core, so a small percentile doubles by chance.
+const MEDIANS_ALLOWED: u32 = 5;
 
 /// What the server may use besides what its connections hold: allocator, routes, the good clients.
 const BASE_MEMORY: u64 = 64 << 20;
@@ -192,19 +187,17 @@ impl Hostile {
 
     async fn reset_streams(&self, stream: TcpStream) -> Result<(), h2::Error> {
         let (send, connection) = h2::client::handshake(stream).await?;
-        let bursts = async {
+        let resets = async {
             loop {
-                for _ in 0..RESETS_PER_BURST {
-                    let request = Request::get(format!("http://{}/", self.instance.host)).body(()).unwrap();
-                    let (_, mut stream) = send.clone().ready().await?.send_request(request, true)?;
-                    stream.send_reset(h2::Reason::CANCEL);
-                }
+                let request = Request::get(format!("http://{}/", self.instance.host)).body(()).unwrap();
+                let (_, mut stream) = send.clone().ready().await?.send_request(request, true)?;
+                stream.send_reset(h2::Reason::CANCEL);
                 sleep(RESET_INTERVAL).await;
             }
         };
         tokio::select! {
             ended = connection => ended,
-            ended = bursts => ended,
+            ended = resets => ended,
         }
     }
 
@@ -382,31 +375,50 @@ fn descriptors(pid: u32) -> usize {
     std::fs::read_dir(format!("/proc/{pid}/fd")).unwrap().count()
 }
 
-/// Measures the good clients alone and beside the hostile ones, and asserts that they notice nothing and that the
-/// server's memory is bounded.
-#[expect(clippy::print_stdout, reason = "the figures are the result")]
-async fn good_clients_are_served_beside_hostile_ones(load: Load) {
-    let server = Server::start(&[("POOL_TARGET_SIZE", "3"), ("LOG_LEVEL", "info")]).await;
-    let (port, pid) = (server.port, server.pid());
-    let good = server.acquire().await;
-    let instance = server.acquire().await;
-    let measure = |phase| good_clients(port, good.host.clone(), phase);
+/// A server and the instance that its good clients visit.
+struct Visited {
+    server: Server,
+    good: AcquiredInstance,
+}
+
+impl Visited {
+    async fn start() -> Self {
+        let server = Server::start(&[("POOL_TARGET_SIZE", "3"), ("LOG_LEVEL", "info")]).await;
+        let good = server.acquire().await;
+        Self { server, good }
+    }
+
+    fn good_clients(&self, phase: Duration) -> impl Future<Output = Seen> {
+        good_clients(self.server.port, self.good.host.clone(), phase)
+    }
+}
+
+fn hostile_clients() -> usize {
+    std::env::var("HOSTILE_CLIENTS").map_or(100, |value| value.parse().expect("a number of clients"))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn hostile_clients_do_not_slow_twenty_good_ones() {
+    let number = hostile_clients();
+    let (attacked, other) = join(Visited::start(), Visited::start()).await;
+    let (port, pid) = (attacked.server.port, attacked.server.pid());
+    let instance = attacked.server.acquire().await;
+    let measure = |phase| join(attacked.good_clients(phase), other.good_clients(phase));
     // Code and pages that are used for the first time are slow.
     measure(Duration::from_secs(2)).await;
 
-    let before = measure(load.quiet).await;
+    let before = measure(QUIET).await;
     let (memory_before, descriptors_before) = (Memory::of(pid), descriptors(pid));
 
     let hostile = Arc::new(Hostile { port, instance, started: 0.into(), connections: 0.into() });
-    let attackers: Vec<_> =
-        (0..load.hostile).map(|n| task::spawn("hostile", hostile.clone().run(n))).collect();
+    let attackers: Vec<_> = (0..number).map(|n| task::spawn("hostile", hostile.clone().run(n))).collect();
     // While they begin, they cost most.
-    let start = measure(HOSTILE_START_INTERVAL * load.hostile as u32).await;
+    let start = measure(HOSTILE_START_INTERVAL * number as u32).await;
     eventually_within(MAX_WAIT, "all hostile clients began", async || {
-        (hostile.started.load(Ordering::Relaxed) == load.hostile).then_some(())
+        (hostile.started.load(Ordering::Relaxed) == number).then_some(())
     })
     .await;
-    let mut attacked = measure(load.attacked).await;
+    let later = measure(ATTACKED_PER_HUNDRED * number as u32 / 100).await;
     let (memory_attacked, descriptors_attacked) = (Memory::of(pid), descriptors(pid));
     let connections = hostile.connections.load(Ordering::Relaxed);
     for attacker in &attackers {
@@ -417,16 +429,21 @@ async fn good_clients_are_served_beside_hostile_ones(load: Load) {
         (descriptors(pid) <= descriptors_before + GOOD_CLIENTS as usize).then(|| Memory::of(pid))
     })
     .await;
-    let after = measure(load.quiet).await;
+    let after = measure(QUIET).await;
 
     let mib = |bytes: u64| bytes >> 20;
-    println!("{} hostile clients, which opened {connections} connections", load.hostile);
-    println!("before:   {before}");
-    println!("start:    {start}");
-    println!("later:    {attacked}");
-    attacked.extend(start);
-    println!("attacked: {attacked}");
-    println!("after:    {after}");
+    println!("{number} hostile clients, which opened {connections} connections");
+    let mut beside = (Seen::default(), Seen::default());
+    for (when, (here, there)) in
+        [("before", &before), ("start", &start), ("later", &later), ("after", &after)]
+    {
+        println!("{when}: {here}; the other server: {there}");
+    }
+    for (here, there) in [start, later] {
+        beside.0.extend(here);
+        beside.1.extend(there);
+    }
+    println!("attacked: {}; the other server: {}", beside.0, beside.1);
     println!(
         "memory in MiB: before {}, attacked {}, peak {}, after {}; descriptors: before {descriptors_before}, attacked \
          {descriptors_attacked}",
@@ -436,29 +453,16 @@ async fn good_clients_are_served_beside_hostile_ones(load: Load) {
         mib(memory_after.now)
     );
 
-    for (when, seen) in [("before", &before), ("attacked", &attacked), ("after", &after)] {
-        let failures = &seen.failures;
-        assert!(failures.is_empty(), "{when}: {} failures, first {:?}", failures.len(), failures.first());
+    for (when, (here, there)) in [("before", &before), ("attacked", &beside), ("after", &after)] {
+        for failures in [&here.failures, &there.failures] {
+            assert!(failures.is_empty(), "{when}: {} failures, first {:?}", failures.len(), failures.first());
+        }
     }
-    assert!(connections >= load.hostile, "{connections} hostile connections were opened");
-    let bound = BASE_MEMORY + UNREAD_ANSWERS + load.hostile as u64 * MEMORY_PER_CONNECTION;
+    assert!(connections >= number, "{connections} hostile connections were opened");
+    let bound = BASE_MEMORY + UNREAD_ANSWERS + number as u64 * MEMORY_PER_CONNECTION;
     let grown = memory_attacked.peak.saturating_sub(memory_before.now);
     assert!(grown <= bound, "the memory grew by {} MiB of {}", mib(grown), mib(bound));
-    let quiet = before.percentile(99).max(after.percentile(99));
-    let allowed = (quiet * 2).max(P99_FLOOR);
-    let p99 = attacked.percentile(99);
+    let (p99, p99_of_other) = (beside.0.percentile(99), beside.1.percentile(99));
+    let allowed = (p99_of_other * 2).max(beside.1.percentile(50) * MEDIANS_ALLOWED);
     assert!(p99 <= allowed, "p99 {p99:?}, allowed {allowed:?}");
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_hundred_hostile_clients_do_not_slow_twenty_good_ones() {
-    let load = Load { hostile: 100, quiet: Duration::from_secs(5), attacked: Duration::from_secs(10) };
-    good_clients_are_served_beside_hostile_ones(load).await;
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn five_hundred_hostile_clients_do_not_slow_twenty_good_ones() {
-    // Longer than each timeout of the server that ends a hostile connection, so that these begin again.
-    let load = Load { hostile: 500, quiet: Duration::from_secs(15), attacked: Duration::from_secs(35) };
-    good_clients_are_served_beside_hostile_ones(load).await;
 }
