@@ -88,8 +88,9 @@ impl GuardedConnection {
         self.release == Release::Done
     }
 
-    /// Whether no message has begun, so that no message is cut off if the connection ends now.
-    pub fn is_idle(&self) -> bool {
+    /// Whether no message has begun.
+    #[cfg(test)]
+    pub(super) fn is_idle(&self) -> bool {
         matches!(self.state, ReadState::Between(_)) && self.reader.buf.is_empty()
     }
 
