@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use crate::config::ConfigErrors;
 use crate::instance::{InstanceId, NodeId};
 use crate::pool::BakeError;
-use crate::runtime::RuntimeError;
+use crate::runtime::{DatabaseError, RuntimeError};
 use crate::server::start_error::StartError;
 
 /// Why `bake`, `clean`, `run` or `try-image` failed.
@@ -35,6 +35,17 @@ pub(super) enum CommandError {
         requested: String,
         /// All names, with commas between them.
         known: String,
+    },
+    /// The databases of nodes could not be dropped.
+    #[error(
+        "cannot drop the databases and users whose names begin with {prefixes}: {source}; then run `try-it-now clean` again \
+         with the same STATE_DIR, or drop them in MariaDB by hand; everything else was removed"
+    )]
+    DatabasesRemain {
+        /// What the names begin with, with commas between them.
+        prefixes: String,
+        /// Why the first of them was not dropped.
+        source: DatabaseError,
     },
     /// The runtime failed.
     #[error(transparent)]

@@ -8,7 +8,7 @@
 //! | `bake.rs` | `bake`: makes checkpoints before a server starts |
 //! | `try_image/` | `try-image`: finds out whether an image works as a template |
 //! | `run_image/` | `run`: a demo of any image in one command |
-//! | `clean.rs` | `clean`: removes everything of this program from the host |
+//! | `clean.rs` | `clean`: removes everything of the nodes in a state folder, or of all nodes, from the host |
 //! | `doctor/` | `doctor`: checks the host; also runs when a server starts |
 //! | `config.rs` | `config`: prints the configuration in effect |
 //! | `sample_app/` | `sample-app`: the built-in guest book |
@@ -104,8 +104,13 @@ enum Command {
         /// The shell
         shell: Shell,
     },
-    /// Remove all instances and checkpoints of this program from the host, in every CONTAINER_MODE; images stay
-    Clean,
+    /// Remove all instances, checkpoints and databases of the nodes in STATE_DIR, in every CONTAINER_MODE; images stay
+    Clean {
+        /// Remove those of all other nodes on this host too, whose state folders are elsewhere or gone: also the instances of
+        /// servers that run. Databases of other nodes stay
+        #[arg(long)]
+        all: bool,
+    },
     /// Run the built-in guest book as an instance does: HOST, PORT and INSTANCE_ID come from the environment
     SampleApp,
 }
@@ -131,7 +136,7 @@ impl Cli {
                 clap_complete::generate(shell, &mut Self::command(), "try-it-now", &mut script);
                 command::print(&script)
             }
-            Command::Clean => clean::run(),
+            Command::Clean { all } => clean::run(all),
             Command::SampleApp => sample_app::run_command(),
         }
     }

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use super::database::{self, DatabaseSettings};
 use super::engine::EngineSockets;
 use super::env::{Environment, Variables};
 use super::errors::ConfigErrors;
@@ -16,6 +17,8 @@ pub struct HostSettings {
     pub containerd_address: PathBuf,
     /// Where the sockets of Docker and Podman may be.
     pub engine_sockets: EngineSockets,
+    /// The MariaDB on which instances have their databases, if there is one.
+    pub database: Option<DatabaseSettings>,
 }
 
 impl HostSettings {
@@ -29,6 +32,7 @@ impl HostSettings {
             state_dir: state_dir(&mut env),
             containerd_address: runtime::containerd_address(&mut env),
             engine_sockets: EngineSockets::read(&mut env, false, false),
+            database: database::read(&mut env),
         };
         env.errors.into_result(host)
     }

@@ -87,5 +87,6 @@ impl LocalNode for Supply {
             self.shared.publish_route(RouteChange::Set(instance.clone()));
             self.shared.metrics.record_release(instance.id().template(), ReleaseReason::Failed);
         }
+        self.sweep_databases_now.notify_one();
     }
 }

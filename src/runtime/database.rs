@@ -2,10 +2,11 @@
 
 use std::collections::HashSet;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use async_trait::async_trait;
 
-use crate::instance::InstanceId;
+use crate::instance::{InstanceId, NodeId};
 use crate::template::{Database, Secret};
 
 /// How an app connects to its instance's database. The password is derived and never stored, so it is not here.
@@ -110,6 +111,9 @@ pub trait Databases: Send + Sync + 'static {
         owners: &HashSet<InstanceId>,
     ) -> Result<usize, DatabaseError>;
 
+    /// Returns the databases of another node on the same database server.
+    fn of_node(&self, node: &NodeId) -> Arc<dyn Databases>;
+
     /// Drops all that this node made, but for the databases of these instances, before the server process ends. Other
     /// calls are not made any more.
     ///
@@ -155,6 +159,10 @@ impl Databases for NoDatabases {
         _owners: &HashSet<InstanceId>,
     ) -> Result<usize, DatabaseError> {
         Ok(0)
+    }
+
+    fn of_node(&self, _node: &NodeId) -> Arc<dyn Databases> {
+        Arc::new(Self)
     }
 
     async fn shut_down(&self, _kept: &HashSet<InstanceId>) -> Result<(), DatabaseError> {

@@ -17,11 +17,12 @@
 //! `listeners` (where the processes of an instance listen),
 //! `apparmor` (the profile of containers), `containerd_process` (which programs containerd finds), `tracefs` (the kernel's tracing),
 //! `namespaces` (connections into network namespaces), `container_defaults` and `identity_files` (what every container gets),
-//! `user_namespaces` (which instances have user ids of their own), `version` (of the kernel and of tools).
+//! `clean_scope` (whose things `clean` removes), `user_namespaces` (which instances have user ids of their own), `version` (of the kernel and of tools).
 
 pub mod apparmor;
 mod blocking;
 mod cgroup_memory;
+mod clean_scope;
 mod command;
 mod container_defaults;
 pub mod containerd;
@@ -47,6 +48,7 @@ pub mod tracefs;
 mod user_namespaces;
 mod version;
 
+pub use clean_scope::CleanScope;
 pub use command::{ExecCommand, ExecOutput};
 pub use database::{DatabaseAccess, DatabaseError, DatabaseName, Databases, NoDatabases};
 pub use error::RuntimeError;

@@ -17,12 +17,13 @@ use crate::cluster::queue::memory::MemoryQueue;
 use crate::cluster::queue::{QueueAccess, QueueError};
 use crate::config::{self, Config};
 use crate::instance::NodeId;
+pub use crate::runtime::containerd::Cleaned;
 use crate::runtime::containerd::{self, ContainerdRuntime};
 use crate::runtime::engine::{self, EngineKind, EngineRuntime, EngineSettings};
-pub use crate::runtime::mariadb::Survey as DatabaseSurvey;
 use crate::runtime::mariadb::{self, MariaDb};
+pub use crate::runtime::mariadb::{RemainingDatabases, Survey as DatabaseSurvey};
 use crate::runtime::process::{self, ProcessRuntime};
-use crate::runtime::{Checkpoint, DatabaseError, Databases, NoDatabases, Runtime, RuntimeError};
+use crate::runtime::{Checkpoint, CleanScope, DatabaseError, Databases, NoDatabases, Runtime, RuntimeError};
 use crate::store::memory::MemoryStore;
 pub use crate::store::valkey::EvictionRisk;
 use crate::store::valkey::{self, ValkeyStore};
@@ -349,42 +350,42 @@ fn process_settings(
     }
 }
 
-/// Removes every container, snapshot and checkpoint of this program from the containerd at `address`. Returns the
-/// numbers of containers and snapshots that were removed.
+/// Removes what the nodes in `scope` have in the engines and the containerd of this host, as far as their sockets exist.
+/// `known` are those that have a folder; where one had containers, containerd must answer. Returns what was removed, and
+/// the number of links and firewall tables.
 ///
 /// # Errors
-/// containerd does not answer, or refuses.
-pub async fn clean_containers(address: &Path) -> Result<(usize, usize), RuntimeError> {
-    containerd::clean(address).await
-}
-
-/// Removes the containers and networks of nodes from the engines of this host whose sockets exist. Returns how many
-/// containers were removed.
-///
-/// # Errors
-/// An engine does not answer, or refuses.
-pub async fn clean_engines(
-    sockets: &config::EngineSockets,
-    nodes: &[NodeDir],
-) -> Result<usize, RuntimeError> {
-    let nodes: Vec<_> = nodes.iter().map(|node| node.id().clone()).collect();
-    let mut removed = 0;
+/// An engine, containerd or the kernel refuses, or does not answer.
+pub async fn clean_containers(
+    host: &config::HostSettings,
+    scope: &CleanScope,
+    known: &[NodeDir],
+) -> Result<(Cleaned, usize), RuntimeError> {
+    let mut of_engines = 0;
     for kind in [EngineKind::Docker, EngineKind::Podman] {
-        let there: Vec<PathBuf> =
-            engine_sockets(kind, sockets).iter().filter(|socket| socket.exists()).cloned().collect();
+        let sockets = engine_sockets(kind, &host.engine_sockets);
+        let there: Vec<PathBuf> = sockets.iter().filter(|socket| socket.exists()).cloned().collect();
         if !there.is_empty() {
-            removed += engine::clean(kind, &there, &nodes).await?;
+            of_engines += engine::clean(kind, &there, scope).await?;
         }
     }
-    Ok(removed)
+    let folders: Vec<PathBuf> = known.iter().map(NodeDir::containers_dir).collect();
+    let address = &host.containerd_address;
+    let mut cleaned = match address.exists() || folders.iter().any(|folder| folder.exists()) {
+        true => containerd::clean(address, scope, &folders).await?,
+        false => Cleaned::default(),
+    };
+    cleaned.containers += of_engines;
+    Ok((cleaned, containerd::clean_network(scope).await?))
 }
 
-/// Removes every network link and firewall table of this program. Returns how many were removed.
-///
-/// # Errors
-/// The kernel refuses.
-pub async fn clean_network() -> Result<usize, RuntimeError> {
-    containerd::clean_network().await
+/// Drops all databases and users of nodes, whose instances have ended. Returns how many names there were, and what remains.
+pub async fn clean_databases(
+    config: config::DatabaseSettings,
+    nodes: &[NodeDir],
+) -> (usize, Option<RemainingDatabases>) {
+    let nodes: Vec<NodeId> = nodes.iter().map(|node| node.id().clone()).collect();
+    mariadb::drop_all(&mariadb_settings(config, &NodeId::random()), &nodes).await
 }
 
 /// Ends the processes of the instances that a node left.

@@ -132,6 +132,14 @@ impl Store for DeadlineStore {
         within(EVICTION_DEADLINE, self.0.evict_node(node, silence)).await
     }
 
+    async fn evicted_nodes(&self) -> Result<Vec<NodeId>, StoreError> {
+        within(CALL_DEADLINE, self.0.evicted_nodes()).await
+    }
+
+    async fn forget_evicted(&self, node: &NodeId) -> Result<(), StoreError> {
+        within(CALL_DEADLINE, self.0.forget_evicted(node)).await
+    }
+
     async fn routes(&self) -> Result<(Vec<Instance>, Cursor), StoreError> {
         self.0.routes().await
     }

@@ -31,7 +31,9 @@ use async_trait::async_trait;
 pub use claim::{CONFIRM_TIMEOUT, Claim, Claimed, Quota};
 pub use deadline::{DeadlineStore, within};
 pub use error::StoreError;
-pub use nodes::{HeartbeatReply, MAX_HEARTBEAT_GAP, NodeInfo, NodeStatus, PoolInfo, SUSPECT_AFTER};
+pub use nodes::{
+    EVICTED_RETENTION, HeartbeatReply, MAX_HEARTBEAT_GAP, NodeInfo, NodeStatus, PoolInfo, SUSPECT_AFTER,
+};
 pub use route_events::{Cursor, RouteChange, RouteEvents};
 
 use crate::clock::Millis;
@@ -212,6 +214,20 @@ pub trait Store: Send + Sync + 'static {
     /// # Errors
     /// `Unavailable` only.
     async fn evict_node(&self, node: &NodeId, silence: Duration) -> Result<Vec<Instance>, StoreError>;
+
+    /// Returns the nodes that were evicted, by others or by themselves, and have sent no heartbeat since: what they had
+    /// outside of their host may remain. In the order of their names. One is listed until [`Store::forget_evicted`], for
+    /// [`EVICTED_RETENTION`] at least.
+    ///
+    /// # Errors
+    /// `Unavailable` only.
+    async fn evicted_nodes(&self) -> Result<Vec<NodeId>, StoreError>;
+
+    /// Takes a node off the list of [`Store::evicted_nodes`]. One that is not listed is no error.
+    ///
+    /// # Errors
+    /// `Unavailable` only.
+    async fn forget_evicted(&self, node: &NodeId) -> Result<(), StoreError>;
 
     /// Returns every record that a proxy must know (assigned and expired), exactly as it was at the returned cursor.
     ///

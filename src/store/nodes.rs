@@ -18,6 +18,10 @@ pub const MAX_HEARTBEAT_GAP: Duration = Duration::from_secs(2);
 /// Silence after which a claim no longer assigns a node's instances to visitors of other nodes: the node may be dead.
 pub const SUSPECT_AFTER: Duration = Duration::from_secs(3);
 
+/// How long the store knows an evicted node of which something may remain. Without a limit the list would grow for ever
+/// where no node removes anything.
+pub const EVICTED_RETENTION: Duration = Duration::from_secs(30 * 24 * 3600);
+
 /// What a node reports of itself with each heartbeat.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NodeInfo {

@@ -13,6 +13,7 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use try_it_now::instance::NodeId;
+use try_it_now::runtime::CleanScope;
 use try_it_now::runtime::engine::{self, EngineKind};
 use try_it_now::telemetry::task;
 
@@ -105,7 +106,7 @@ pub(crate) async fn containers_of(socket: &Path, node: &str) -> BTreeSet<String>
 pub(crate) fn remove_nodes(kind: EngineKind, socket: PathBuf, nodes: Vec<NodeId>) {
     let clean_up = move || {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        let _ = runtime.block_on(engine::clean(kind, &[socket], &nodes));
+        let _ = runtime.block_on(engine::clean(kind, &[socket], &CleanScope::Nodes(nodes)));
     };
     // A thread that runs one async runtime cannot block on another.
     let _ = std::thread::spawn(clean_up).join();

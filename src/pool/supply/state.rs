@@ -38,6 +38,8 @@ pub struct Supply {
     pub(in crate::pool) memory_sample: ArcSwap<MemorySample>,
     /// Wakes the memory sampler before its interval ends.
     pub(in crate::pool) sample_memory_now: Notify,
+    /// Wakes the sweep of databases before its interval ends.
+    pub(in crate::pool) sweep_databases_now: Notify,
 }
 
 impl Supply {
@@ -61,6 +63,7 @@ impl Supply {
             random_texts: random_texts.unwrap_or_default(),
             memory_sample: ArcSwap::default(),
             sample_memory_now: Notify::new(),
+            sweep_databases_now: Notify::new(),
         }
     }
 

@@ -325,6 +325,29 @@ async fn a_visitor_keeps_an_instance_that_was_offered_although_the_pool_got_no_a
     fixture.assert_idle("offered");
 }
 
+/// An offer is interrupted by a shutdown, by a template that changes, or by an answer that is lost.
+#[tokio::test]
+async fn a_visitor_keeps_an_instance_whose_offer_was_interrupted() {
+    for case in ["shutdown", "reload", "lost answer"] {
+        let fixture = Fixture::new().await;
+        fixture.hang_at("offer").await;
+        let id = fixture.claim().await.instance().unwrap().id().clone();
+        let calls = fixture.store.calls("retire");
+        match case {
+            "shutdown" => fixture.pool.shared.stopping.cancel(),
+            "reload" => fixture.pool.reload(templates(vec![template("t", 2, 1, 4)])).await,
+            _ => {}
+        }
+        fixture.tasks_ended().await;
+        assert_eq!(fixture.store.calls("retire"), calls + 1, "{case}: the store is asked before any undo");
+        assert_eq!(fixture.records().await[0].state().name(), "assigned", "{case}");
+        assert_eq!(fixture.runtime.running(), [id.clone()], "{case}");
+        assert_eq!(fixture.databases.names(), [id.as_str()], "{case}");
+        assert_eq!(fixture.template_pool().problem(), None, "{case}");
+        fixture.assert_idle(case);
+    }
+}
+
 #[tokio::test]
 async fn an_app_that_dies_while_it_is_being_offered_fails_the_instance_of_its_visitor() {
     let fixture = Fixture::new().await;

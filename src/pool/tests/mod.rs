@@ -3,6 +3,7 @@
 
 mod bakes;
 mod deliveries;
+mod evicted_nodes;
 mod faults;
 pub(crate) mod fixture;
 mod floods;

@@ -1,13 +1,14 @@
 //! Databases that are entries in a list, and which fail on demand.
 
-use std::collections::{BTreeSet, HashSet};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use async_trait::async_trait;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
-use crate::instance::InstanceId;
+use crate::instance::{InstanceId, NodeId};
 use crate::runtime::{DatabaseAccess, DatabaseError, DatabaseName, Databases};
 use crate::template::{Database, Secret};
 
@@ -28,9 +29,32 @@ pub(super) struct TestDatabases {
     pub(super) failing_drops: AtomicUsize,
     /// Notified when a creation hangs.
     pub(super) hanging: Notify,
+    /// The number of next lists that fail.
+    pub(super) failing_lists: AtomicUsize,
+    /// Whether the next list waits after it was made, and what it waits for.
+    list_hangs: AtomicBool,
+    list_goes_on: Notify,
+    /// The databases of other nodes.
+    pub(super) others: Mutex<HashMap<NodeId, Arc<TestDatabases>>>,
 }
 
 impl TestDatabases {
+    /// Makes a database, as this node would.
+    pub(super) fn add(&self, name: &str) {
+        self.names.lock().insert(name.to_owned());
+    }
+
+    /// Has the next list wait after it was made. Returns what is notified then.
+    pub(super) fn hang_next_list(&self) -> &Notify {
+        self.list_hangs.store(true, Ordering::SeqCst);
+        &self.hanging
+    }
+
+    /// Lets the list that waits return.
+    pub(super) fn go_on(&self) {
+        self.list_goes_on.notify_one();
+    }
+
     pub(super) fn names(&self) -> Vec<String> {
         self.names.lock().iter().cloned().collect()
     }
@@ -79,7 +103,16 @@ impl Databases for TestDatabases {
     }
 
     async fn list(&self) -> Result<Vec<DatabaseName>, DatabaseError> {
-        Ok(self.names().into_iter().map(DatabaseName).collect())
+        let fails = self.failing_lists.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |n| n.checked_sub(1));
+        if fails.is_ok() {
+            return Err(failed("list the databases"));
+        }
+        let listed = self.names().into_iter().map(DatabaseName).collect();
+        if self.list_hangs.swap(false, Ordering::SeqCst) {
+            self.hanging.notify_one();
+            self.list_goes_on.notified().await;
+        }
+        Ok(listed)
     }
 
     async fn drop_unowned(
@@ -91,6 +124,10 @@ impl Databases for TestDatabases {
         let unowned: Vec<_> = listed.into_iter().filter(|DatabaseName(name)| !is_owned(name)).collect();
         let mut names = self.names.lock();
         Ok(unowned.iter().filter(|DatabaseName(name)| names.remove(name)).count())
+    }
+
+    fn of_node(&self, node: &NodeId) -> Arc<dyn Databases> {
+        self.others.lock().entry(node.clone()).or_default().clone()
     }
 
     async fn shut_down(&self, kept: &HashSet<InstanceId>) -> Result<(), DatabaseError> {

@@ -162,6 +162,12 @@ impl Store for TestStore {
     async fn evict_node(&self, node: &NodeId, silence: Duration) -> Result<Vec<Instance>, StoreError> {
         self.call("evict_node", self.inner.evict_node(node, silence)).await
     }
+    async fn evicted_nodes(&self) -> Result<Vec<NodeId>, StoreError> {
+        self.call("evicted_nodes", self.inner.evicted_nodes()).await
+    }
+    async fn forget_evicted(&self, node: &NodeId) -> Result<(), StoreError> {
+        self.call("forget_evicted", self.inner.forget_evicted(node)).await
+    }
     async fn routes(&self) -> Result<(Vec<Instance>, Cursor), StoreError> {
         self.call("routes", self.inner.routes()).await
     }

@@ -11,7 +11,7 @@
 //! | `network/` | sealed network namespaces; links, addresses and a firewall for instances with egress |
 //! | `checkpoint/` | bakes checkpoints and restores instances from them, with shared memory |
 //! | `host/` | what the runtime keeps on this host outside of containerd: folders, tmpfs, cgroups, the shared shim |
-//! | `takeover/` | after a crash: takes over what runs and removes the rest; `clean` removes everything |
+//! | `takeover/` | after a crash: takes over what runs and removes the rest; `clean` removes all of some nodes |
 //! | `fault_points` | steps at which tests fail or kill a server |
 //!
 //! To follow an instance's life, read `container/start.rs`, `checkpoint/bake.rs`, `container/stop.rs`,
@@ -50,7 +50,7 @@ pub use host::shared_accounts::{AccountLimits, INOTIFY_TOTALS, total as inotify_
 pub use network::egress::clean as clean_network;
 pub use runtime::ContainerdRuntime;
 pub use settings::{ContainerdSettings, default_shared_memory_limit};
-pub use takeover::clean;
+pub use takeover::{Cleaned, clean};
 
 /// Runs the internal command by which a shim calls this program in place of runc, if the arguments (the program's name
 /// first) name it. Returns `None` if they do not.

@@ -14,7 +14,7 @@
 //! | `instances` | the instances of this runtime |
 //! | `events` | notices containers that ended, by the engine's events and by its list of containers |
 //! | `memory` | what the instances use of the host's memory |
-//! | `takeover` | after a crash: adopts what runs and removes the rest; `clean` removes everything |
+//! | `takeover` | after a crash: adopts what runs and removes the rest; `clean` removes all of some nodes |
 //!
 //! **How an app is reached.** A server that may enter network namespaces makes its sockets inside the container's: a
 //! sealed instance has a loopback and nothing else, and no port of the host is used. Any other server has the engine

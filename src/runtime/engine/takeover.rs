@@ -12,8 +12,7 @@ use super::inner::{Inner, ListedContainer, list_containers};
 use super::labels;
 use super::settings::{EngineKind, Reach};
 use super::stop::remove_container;
-use crate::instance::NodeId;
-use crate::runtime::RuntimeError;
+use crate::runtime::{CleanScope, RuntimeError};
 
 /// Containers that are adopted or removed at a time.
 const AT_ONCE: usize = 4;
@@ -55,15 +54,15 @@ async fn adopt(inner: &Inner, one: &ListedContainer) -> Result<bool, RuntimeErro
     Ok(true)
 }
 
-/// Removes the containers and networks of nodes from an engine. Returns how many containers there were.
+/// Removes the containers and networks of the nodes in `scope` from an engine. Returns how many containers there were.
 ///
 /// # Errors
 /// No engine answers, or something cannot be removed.
-pub async fn clean(kind: EngineKind, sockets: &[PathBuf], nodes: &[NodeId]) -> Result<usize, RuntimeError> {
+pub async fn clean(kind: EngineKind, sockets: &[PathBuf], scope: &CleanScope) -> Result<usize, RuntimeError> {
     let Connection { docker, socket, .. } = Connection::open(kind, sockets).await?;
     let mut removed = 0;
-    for node in nodes {
-        let filters = labels::node_filter(Some(node));
+    for node in scope.filters() {
+        let filters = labels::node_filter(node);
         for one in list_containers(&socket, filters.clone()).await? {
             remove_container(&docker, &one.container).await?;
             removed += 1;

@@ -10,12 +10,14 @@
 //! | `users.rs` | one database with its user |
 //! | `seeds.rs` | the dump that is loaded once, and copied for each instance |
 //! | `statements.rs` | the statements of a dump |
+//! | `clean.rs` | drops everything of nodes that are cleaned |
 //! | `survey.rs` | what the server offers, for the doctor |
 //!
 //! **Invariants.** The names on the server are generated from the node's id and the random part of an instance's id. No
 //! password is stored: it is derived again from the node's secret. A database without an instance is found by its name.
 //! Databases are dropped one at a time: each drop holds the lock of MariaDB's dictionary.
 
+mod clean;
 mod connection;
 mod names;
 mod quoting;
@@ -26,6 +28,7 @@ mod survey;
 mod users;
 
 use std::collections::HashSet;
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use tokio::sync::Mutex;
@@ -36,9 +39,10 @@ use seeds::Seeds;
 use users::{create_user, drop_user_and_database};
 
 use super::{DatabaseAccess, DatabaseError, DatabaseName, Databases};
-use crate::instance::InstanceId;
+use crate::instance::{InstanceId, NodeId};
 use crate::template::{Database, Secret};
 
+pub use clean::{RemainingDatabases, drop_all};
 pub use settings::{Settings, Tls};
 pub use survey::{Survey, survey};
 
@@ -129,6 +133,10 @@ impl Databases for MariaDb {
         }
         let _one_at_a_time = self.dropping.lock().await;
         self.seeds.drop_unused(&self.settings, unowned).await
+    }
+
+    fn of_node(&self, node: &NodeId) -> Arc<dyn Databases> {
+        Arc::new(Self::new(Settings { node: node.clone(), ..self.settings.clone() }))
     }
 
     async fn shut_down(&self, kept: &HashSet<InstanceId>) -> Result<(), DatabaseError> {

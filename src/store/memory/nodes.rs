@@ -6,7 +6,9 @@ use std::time::Duration;
 use crate::clock::Millis;
 use crate::instance::NodeId;
 use crate::store::nodes::{random_secret, silence};
-use crate::store::{HeartbeatReply, MAX_HEARTBEAT_GAP, NodeInfo, NodeStatus, SUSPECT_AFTER};
+use crate::store::{
+    EVICTED_RETENTION, HeartbeatReply, MAX_HEARTBEAT_GAP, NodeInfo, NodeStatus, SUSPECT_AFTER,
+};
 use crate::template::Secret;
 
 struct NodeRecord {
@@ -18,6 +20,8 @@ struct NodeRecord {
 /// The nodes on record, and the secret that they share.
 pub(super) struct Nodes {
     records: BTreeMap<NodeId, NodeRecord>,
+    /// When each node that was evicted and has not come back was evicted.
+    evicted: BTreeMap<NodeId, Millis>,
     /// Start of the present period without a gap longer than [`MAX_HEARTBEAT_GAP`] between two heartbeats.
     since: Millis,
     secret: Secret,
@@ -25,7 +29,7 @@ pub(super) struct Nodes {
 
 impl Nodes {
     pub(super) fn new() -> Self {
-        Self { records: BTreeMap::new(), since: Millis(0), secret: random_secret() }
+        Self { records: BTreeMap::new(), evicted: BTreeMap::new(), since: Millis(0), secret: random_secret() }
     }
 
     fn latest_heartbeat(&self) -> Option<Millis> {
@@ -44,6 +48,7 @@ impl Nodes {
             is_draining: was_draining.unwrap_or(false),
         };
         self.records.insert(info.id.clone(), record);
+        self.evicted.remove(&info.id);
         HeartbeatReply { nodes: self.all(now), secret: self.secret.clone(), is_new: was_draining.is_none() }
     }
 
@@ -83,7 +88,20 @@ impl Nodes {
             .is_none_or(|record| !record.is_draining && self.silence_of(record, now) <= SUSPECT_AFTER)
     }
 
-    pub(super) fn remove(&mut self, node: &NodeId) {
+    /// Takes an evicted node off the record.
+    pub(super) fn evict(&mut self, node: &NodeId, now: Millis) {
         self.records.remove(node);
+        self.evicted.retain(|_, at| now.since(*at) <= EVICTED_RETENTION);
+        self.evicted.insert(node.clone(), now);
+    }
+
+    /// Returns the nodes that were evicted and have not come back, in the order of their names.
+    pub(super) fn evicted(&self) -> Vec<NodeId> {
+        self.evicted.keys().cloned().collect()
+    }
+
+    /// Takes a node off the list of evicted ones.
+    pub(super) fn forget_evicted(&mut self, node: &NodeId) {
+        self.evicted.remove(node);
     }
 }

@@ -293,11 +293,20 @@ impl Store for MemoryStore {
             }
             self.log.wake();
         }
-        let mut nodes = self.nodes.write();
-        if nodes.silence(node, self.clock.now()).is_some_and(|found| found >= silence) {
-            nodes.remove(node);
+        let (mut nodes, now) = (self.nodes.write(), self.clock.now());
+        if nodes.silence(node, now).is_some_and(|found| found >= silence) {
+            nodes.evict(node, now);
         }
         Ok(expired)
+    }
+
+    async fn evicted_nodes(&self) -> Result<Vec<NodeId>, StoreError> {
+        Ok(self.nodes.read().evicted())
+    }
+
+    async fn forget_evicted(&self, node: &NodeId) -> Result<(), StoreError> {
+        self.nodes.write().forget_evicted(node);
+        Ok(())
     }
 
     async fn routes(&self) -> Result<(Vec<Instance>, Cursor), StoreError> {

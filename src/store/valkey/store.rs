@@ -357,6 +357,18 @@ impl Store for ValkeyStore {
         self.evict_in_pages(node, silence).await
     }
 
+    async fn evicted_nodes(&self) -> Result<Vec<NodeId>, StoreError> {
+        let names: Vec<String> = self.read(Cmd::zrange(self.key("evicted"), 0, -1)).await?;
+        let mut nodes: Vec<NodeId> = names.iter().filter_map(|name| NodeId::parse(name).ok()).collect();
+        nodes.sort_unstable();
+        Ok(nodes)
+    }
+
+    async fn forget_evicted(&self, node: &NodeId) -> Result<(), StoreError> {
+        let forget = &self.admission.scripts.forget_evicted;
+        self.run_idempotent(forget, &[node.as_str()]).await?.0.outcome()
+    }
+
     async fn routes(&self) -> Result<(Vec<Instance>, Cursor), StoreError> {
         self.read_routes().await
     }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::io::AsyncReadExt;
 use try_it_now::instance::{Endpoint, InstanceId};
 use try_it_now::runtime::engine::{self, EngineKind, Reach};
-use try_it_now::runtime::{ExecCommand, InstanceFile, Runtime, RuntimeError, StartRequest};
+use try_it_now::runtime::{CleanScope, ExecCommand, InstanceFile, Runtime, RuntimeError, StartRequest};
 use try_it_now::template::{App, Egress};
 
 use super::{LISTEN, TestNode, app, php, shell};
@@ -67,8 +67,8 @@ async fn nodes_that_share_an_engine_do_not_touch_each_others_containers(kind: En
     let (own, _) = start(&ours, &shell("exec sleep 600")).await;
     drop(ours);
     let settings = &one.settings;
-    let nodes = std::slice::from_ref(&settings.node);
-    assert_eq!(engine::clean(kind, &settings.sockets, nodes).await.unwrap(), 1);
+    let scope = CleanScope::Nodes(vec![settings.node.clone()]);
+    assert_eq!(engine::clean(kind, &settings.sockets, &scope).await.unwrap(), 1);
     assert!(one.open().await.list().await.unwrap().is_empty(), "{own} is gone");
     assert_eq!(first_line(&theirs, endpoint).await, id.as_str());
 }

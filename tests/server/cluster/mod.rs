@@ -1,5 +1,6 @@
 //! Servers that share a Valkey.
 
+mod databases;
 mod membership;
 mod node_forwarding;
 mod node_secret;

@@ -1,6 +1,7 @@
 //! The server as a whole, with containers.
 
 mod bake;
+mod clean;
 mod cluster;
 mod containerd_restart;
 mod crash;

@@ -15,6 +15,7 @@ use futures_util::{StreamExt, TryStreamExt};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 use try_it_now::instance::NodeId;
+use try_it_now::runtime::CleanScope;
 use try_it_now::runtime::engine::{EngineKind, clean};
 
 use super::FULL_TIMEOUT;
@@ -91,7 +92,7 @@ impl Drop for ServerContainer<'_> {
                 docker.remove_container(&id, Some(removal())).await.unwrap();
                 if let Some(node) = listening_line(&log) {
                     let node = NodeId::parse(node["node"].as_str().unwrap()).unwrap();
-                    clean(EngineKind::Docker, &[socket], &[node]).await.unwrap();
+                    clean(EngineKind::Docker, &[socket], &CleanScope::Nodes(vec![node])).await.unwrap();
                 }
             });
         };

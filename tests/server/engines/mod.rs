@@ -1,5 +1,6 @@
 //! The server as a whole, with containers of Docker and of Podman.
 
+mod cleanup_jobs;
 mod crash;
 mod lifecycle;
 mod memory;

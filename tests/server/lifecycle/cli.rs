@@ -212,9 +212,12 @@ async fn instances_end_with_the_shim_that_they_share_and_new_ones_get_another() 
     let another = process_with(&["containerd-shim-runc-v2", "shared-shim", socket]);
     assert!(another.is_some_and(|another| another != shim));
 
-    let state = server.folder.join("other-state");
+    let mut server = server;
+    server.signal("KILL");
+    server.wait_for_exit().await;
+    let state = StateFolder(server.keep_folder());
     drop(server);
-    let (code, _, errors) = run(&state, &[("CONTAINERD_ADDRESS", socket)], &["clean"]);
+    let (code, _, errors) = run(&state.0, &[("CONTAINERD_ADDRESS", socket)], &["clean"]);
     assert_eq!(code, Some(0), "{errors}");
     eventually("no shim is left", async || {
         process_with(&["containerd-shim-runc-v2", socket]).is_none().then_some(())

@@ -1,6 +1,7 @@
 //! Each instance has a database of its own, made before a visitor asks, and dropped with the instance.
 
 use std::path::PathBuf;
+use std::process::Command;
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -14,13 +15,13 @@ const GONE: Duration = Duration::from_secs(5);
 const DUMP: &str = "CREATE TABLE posts (text TEXT);\nINSERT INTO posts VALUES ('welcome');\n";
 
 /// A MariaDB, and the folder of a server whose app `blog` writes a post when it starts.
-struct Host {
-    mariadb: MariaDbServer,
+pub(crate) struct Host {
+    pub(crate) mariadb: MariaDbServer,
     folder: PathBuf,
 }
 
 impl Host {
-    async fn start(version: Version) -> Option<Self> {
+    pub(crate) async fn start(version: Version) -> Option<Self> {
         let mariadb = MariaDbServer::start(version).await?;
         let folder = std::env::temp_dir().join(format!("try-it-now-serve-{}", uuid::Uuid::now_v7()));
         std::fs::create_dir_all(&folder).unwrap();
@@ -44,6 +45,11 @@ command = ["{program}", "sample-app"]
     }
 
     async fn serve(&self) -> Server {
+        self.serve_in(self.folder.clone(), &[]).await
+    }
+
+    /// Starts a server in this state folder, with these variables too. Does not wait for the pools.
+    pub(crate) async fn serve_in(&self, state: PathBuf, more: &[(&str, &str)]) -> Server {
         let host = self.mariadb.host();
         let variables = [
             ("PS_DB_HOST", host.as_str()),
@@ -53,7 +59,23 @@ command = ["{program}", "sample-app"]
         ];
         let file = self.folder.join("templates.toml");
         let arguments = ["serve", "--config", file.to_str().unwrap()];
-        Server::start_in(self.folder.clone(), &variables, &arguments).await
+        Server::start_in(state, &[&variables, more].concat(), &arguments).await
+    }
+
+    /// Runs `clean` for this host's state folder. Returns its exit status, and what it writes.
+    fn clean(&self) -> (Option<i32>, String, String) {
+        let output = Command::new(env!("CARGO_BIN_EXE_try-it-now"))
+            .arg("clean")
+            .env_clear()
+            .env("PATH", std::env::var_os("PATH").unwrap_or_default())
+            .env("STATE_DIR", &self.folder)
+            .env("CONTAINERD_ADDRESS", self.folder.join("no-containerd.sock"))
+            .envs([("PS_DB_HOST", self.mariadb.host().as_str()), ("PS_DB_USER", USER)])
+            .env("PS_DB_PASSWORD", PASSWORD)
+            .output()
+            .unwrap();
+        let text = |bytes| String::from_utf8(bytes).unwrap();
+        (output.status.code(), text(output.stdout), text(output.stderr))
     }
 
     /// Returns the database of an instance, if it has one.
@@ -68,7 +90,7 @@ command = ["{program}", "sample-app"]
     }
 
     /// Checks that an instance has a database of its own, with a user, the seed and its own post.
-    async fn assert_has_its_own(&self, id: &str) {
+    pub(crate) async fn assert_has_its_own(&self, id: &str) {
         let name = self.database_of(id).await.expect("it has a database");
         assert_eq!(self.users(&name).await, 1, "{name}");
         let posts = format!("SELECT text FROM {name}.posts ORDER BY text = 'welcome' DESC");
@@ -119,6 +141,45 @@ async fn what_a_killed_server_left_is_dropped_by_the_next_one() {
     })
     .await;
     drop(first);
+}
+
+#[tokio::test]
+async fn a_clean_drops_the_databases_of_its_nodes_and_says_which_remain_without_mariadb() {
+    let Some(mut host) = Host::start(Version::New).await else { return };
+    let mut server = host.serve().await.full().await;
+    let another_state = std::env::temp_dir().join(format!("try-it-now-serve-{}", uuid::Uuid::now_v7()));
+    let another = host.serve_in(another_state, &[]).await.full().await;
+    let theirs = another.acquire_of("blog").await;
+    let another = another.full().await;
+    let name = host.database_of(&server.acquire_of("blog").await.id).await.unwrap();
+    let (prefix, _) = name.rsplit_once('_').unwrap();
+    let count = async |host: &Host| {
+        let names = host.mariadb.names().await;
+        let ours = names.iter().filter(|name| name.starts_with(prefix)).count();
+        (ours, names.len() - ours)
+    };
+    server.signal("KILL");
+    server.wait_for_exit().await;
+    server.keep_folder();
+    let (ours, of_another) = count(&host).await;
+    assert!(ours >= 3 && of_another >= 3, "{ours} and {of_another}");
+
+    host.mariadb.kill();
+    let (code, output, errors) = host.clean();
+    assert_eq!(code, Some(1), "{output}");
+    assert!(output.contains(&format!("nodes/{}/instances", server.node())), "the rest is removed: {output}");
+    let remedy =
+        errors.contains("run `try-it-now clean` again") && errors.contains("cannot connect to MariaDB");
+    assert!(remedy && errors.contains(prefix) && !errors.contains(PASSWORD), "{errors}");
+
+    host.mariadb.restart().await;
+    assert_eq!(count(&host).await, (ours, of_another));
+    let (code, output, errors) = host.clean();
+    assert_eq!(code, Some(0), "{errors}");
+    assert!(output.contains(&format!("databases removed: {ours}\n")), "{output}");
+    assert_eq!(count(&host).await, (0, of_another));
+    host.assert_has_its_own(&theirs.id).await;
+    assert_eq!(get(another.port, &theirs.host, "/").await.status, 200);
 }
 
 #[tokio::test]

@@ -4,7 +4,7 @@ mod cli;
 mod clock_steps;
 mod config;
 pub mod crash;
-mod databases;
+pub(crate) mod databases;
 mod doctor;
 mod first_process;
 mod forwarded_fields;

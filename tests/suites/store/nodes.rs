@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use try_it_now::instance::{EndReason, InstanceId, State};
 use try_it_now::store::{
-    Claimed, HeartbeatReply, MAX_HEARTBEAT_GAP, NodeInfo, NodeStatus, PoolInfo, RouteChange, SUSPECT_AFTER,
-    StoreError,
+    Claimed, EVICTED_RETENTION, HeartbeatReply, MAX_HEARTBEAT_GAP, NodeInfo, NodeStatus, PoolInfo,
+    RouteChange, SUSPECT_AFTER, StoreError,
 };
 
 use super::fixture::{StoreFixture, TTL, ids, new_claim, node, sorted, template};
@@ -228,4 +228,29 @@ pub(crate) async fn of_two_evictions_each_ended_instance_is_reported_to_one(s: &
     assert_eq!(s.store.nodes().await, Ok(vec![]));
     assert_eq!(s.counts("shop").await, (0, 0, 0));
     assert_eq!(s.counts("blog").await, (0, 0, 0));
+}
+
+pub(crate) async fn an_evicted_node_is_known_until_it_comes_back_or_is_forgotten(s: &StoreFixture) {
+    let evicted = async || s.store.evicted_nodes().await.unwrap();
+    for name in ["a", "b", "c", "d"] {
+        send_heartbeat(s, name).await;
+    }
+    assert_eq!(s.store.evict_node(&node("d"), TIMEOUT).await, Ok(vec![]));
+    assert_eq!(evicted().await, [], "it is not silent");
+    for name in ["c", "a", "b"] {
+        s.store.evict_node(&node(name), Duration::ZERO).await.unwrap();
+    }
+    assert_eq!(evicted().await, ["a", "b", "c"].map(node));
+    send_heartbeat(s, "b").await;
+    send_heartbeat(s, "d").await;
+    assert_eq!(evicted().await, ["a", "c"].map(node));
+    for _ in 0..2 {
+        s.store.forget_evicted(&node("a")).await.unwrap();
+        assert_eq!(evicted().await, [node("c")]);
+    }
+    // A node alone lets the time pass in which an outage would be no silence.
+    s.advance(EVICTED_RETENTION + SECOND).await;
+    send_heartbeat(s, "d").await;
+    s.store.evict_node(&node("d"), Duration::ZERO).await.unwrap();
+    assert_eq!(evicted().await, [node("d")], "the other was evicted long ago");
 }

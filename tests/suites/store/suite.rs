@@ -123,6 +123,7 @@ macro_rules! store_suite {
                 a_node_whose_heartbeat_comes_in_time_keeps_its_instances
                 all_instances_of_a_node_that_leaves_end_at_once
                 of_two_evictions_each_ended_instance_is_reported_to_one
+                an_evicted_node_is_known_until_it_comes_back_or_is_forgotten
             }
             races {
                 of_many_claims_exactly_as_many_as_are_ready_are_granted

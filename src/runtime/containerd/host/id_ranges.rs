@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use parking_lot::Mutex;
 
 use super::shared_accounts;
-use crate::runtime::UserNamespaces;
+use crate::runtime::{CleanScope, UserNamespaces};
 
 /// The folder with a file for each range in use.
 const FOLDER: &str = "/run/try-it-now/id-ranges";
@@ -213,11 +213,7 @@ impl IdRanges {
     }
 
     fn used(&self) -> impl Iterator<Item = (IdRange, String)> {
-        let entries = fs::read_dir(&self.folder).into_iter().flatten().flatten();
-        entries.filter_map(|entry| {
-            let number = entry.file_name().to_str()?.parse().ok()?;
-            Some((IdRange(number), fs::read_to_string(entry.path()).ok()?))
-        })
+        used_in(&self.folder)
     }
 
     fn owner(&self, id: &str) -> String {
@@ -225,13 +221,40 @@ impl IdRanges {
     }
 
     fn file(&self, range: IdRange) -> PathBuf {
-        self.folder.join(range.0.to_string())
+        file_in(&self.folder, range)
     }
 }
 
-/// Makes all ranges of this host free, for `clean`.
-pub(crate) fn release_all() {
-    let _ = fs::remove_dir_all(FOLDER);
+/// Makes the ranges of the nodes in `scope` free, for `clean`.
+pub(crate) fn release_all_of(scope: &CleanScope) {
+    release_all_in(Path::new(FOLDER), scope);
+}
+
+fn release_all_in(folder: &Path, scope: &CleanScope) {
+    if *scope == CleanScope::All {
+        let _ = fs::remove_dir_all(folder);
+        return;
+    }
+    for (range, owner) in used_in(folder) {
+        if owner.split_once(' ').is_some_and(|(node, _)| scope.contains(node)) {
+            let _ = fs::remove_file(file_in(folder, range));
+        }
+    }
+    // Only an empty folder is removed.
+    let _ = fs::remove_dir(folder);
+}
+
+/// Returns the ranges in use, each with its owner: the node and the id of the instance.
+fn used_in(folder: &Path) -> impl Iterator<Item = (IdRange, String)> + use<> {
+    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+    entries.filter_map(|entry| {
+        let number = entry.file_name().to_str()?.parse().ok()?;
+        Some((IdRange(number), fs::read_to_string(entry.path()).ok()?))
+    })
+}
+
+fn file_in(folder: &Path, range: IdRange) -> PathBuf {
+    folder.join(range.0.to_string())
 }
 
 /// Returns whether this text of `/proc/self/uid_map`, lines of `inside outside count`, has all ids of our ranges.
@@ -275,7 +298,11 @@ mod tests {
         next_server.release_others(|id| id == "shop-2");
         assert_eq!(next_server.of_instance("shop-1"), None);
         assert_eq!(b.of_instance("shop-1"), Some(second));
-        fs::remove_dir_all(folder).unwrap();
+        let node = |name: &str| CleanScope::Nodes(vec![NodeId::parse(name).unwrap()]);
+        release_all_in(&folder, &node("a"));
+        assert_eq!((next_server.of_instance("shop-2"), b.of_instance("shop-1")), (None, Some(second)));
+        release_all_in(&folder, &node("b"));
+        assert!(!folder.exists());
     }
 
     #[test]

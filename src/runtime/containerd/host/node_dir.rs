@@ -219,10 +219,18 @@ impl NodeDir {
     /// # Errors
     /// The folder cannot be read.
     pub(crate) fn list_instances(&self) -> io::Result<Vec<String>> {
-        fs::read_dir(self.root.join("instances"))?
-            .map(|entry| entry.map(|entry| entry.file_name().to_string_lossy().into_owned()))
-            .collect()
+        instances_in(&self.root)
     }
+}
+
+/// Returns the names of all instance folders in a node's folder for containers.
+///
+/// # Errors
+/// The folder cannot be read.
+pub(crate) fn instances_in(root: &Path) -> io::Result<Vec<String>> {
+    fs::read_dir(root.join("instances"))?
+        .map(|entry| entry.map(|entry| entry.file_name().to_string_lossy().into_owned()))
+        .collect()
 }
 
 /// Makes the device files and links of a container's `/dev`. Existing ones are kept.

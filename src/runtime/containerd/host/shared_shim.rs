@@ -3,7 +3,8 @@
 //!
 //! A shim lives as long as it has a container. So there is one container that never starts: runc made its first
 //! process, which waits for ever to be started. This *shim container* (`shared-shim-…`) belongs to no node, outlives
-//! servers, is shown as CREATED by `ctr`, and is removed by [`clean`](crate::runtime::containerd::clean). Instances
+//! servers, is shown as CREATED by `ctr`, and is removed by [`clean`](crate::runtime::containerd::clean) once no node has
+//! anything in this containerd. Instances
 //! name it as their sandbox, and so their containers are made by its shim.
 //!
 //! containerd gives a container whose sandbox is not on record a shim of its own that no program ends. So the sandbox

@@ -105,16 +105,28 @@ pub(crate) fn detach(at: &Path) -> io::Result<()> {
     }
 }
 
-/// Unmounts all tmpfs of that name that containerd sees, and returns where they were mounted.
+/// Unmounts the tmpfs of that name that containerd sees below these folders, or with `None` anywhere, and returns where
+/// they were mounted.
 ///
 /// # Errors
 /// containerd's mount namespace cannot be entered, or the kernel refuses.
-pub(crate) async fn detach_all(containerd: &Path, name: &'static str) -> io::Result<Vec<PathBuf>> {
+pub(crate) async fn detach_all(
+    containerd: &Path,
+    name: &'static str,
+    below: Option<Vec<PathBuf>>,
+) -> io::Result<Vec<PathBuf>> {
     let containerd = containerd.to_owned();
     on_own_thread("detach all of a name", move || {
         enter_mount_namespace_of(&containerd)?;
         let mounts = fs::read_to_string("/proc/thread-self/mountinfo")?;
-        let found: Vec<PathBuf> = mounts.lines().filter_map(|line| mount_point_of(line, name)).collect();
+        // The list of mounts has paths without links. A folder that does not exist has no mounts.
+        let below: Option<Vec<PathBuf>> =
+            below.map(|folders| folders.iter().filter_map(|folder| folder.canonicalize().ok()).collect());
+        let is_wanted = |at: &PathBuf| {
+            below.as_ref().is_none_or(|folders| folders.iter().any(|folder| at.starts_with(folder)))
+        };
+        let found = mounts.lines().filter_map(|line| mount_point_of(line, name));
+        let found: Vec<PathBuf> = found.filter(is_wanted).collect();
         found.iter().try_for_each(|at| unmount(at, UnmountFlags::DETACH))?;
         Ok(found)
     })

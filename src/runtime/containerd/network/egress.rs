@@ -31,8 +31,9 @@ use super::forbidden::ForbiddenHosts;
 use super::forwarding::{default_link, forward_packets};
 use super::inner_end::InnerEnd;
 use super::refresh::{egress_of, run_refresh};
-use crate::runtime::RuntimeError;
+use crate::instance::NodeId;
 use crate::runtime::blocking::IoContext;
+use crate::runtime::{CleanScope, RuntimeError};
 use crate::telemetry::task;
 use crate::template::Egress;
 use crate::template::egress::{EgressSettings, public_resolvers};
@@ -377,16 +378,19 @@ impl EgressLinks {
     }
 }
 
-/// Removes the links and the firewall tables of all nodes from this host. No instance may run any more. Returns how
-/// many links and tables that were.
+/// Removes the links and the firewall tables of the nodes in `scope` from this host. None of their instances may run any
+/// more. Returns how many links and tables that were.
 ///
 /// # Errors
 /// The kernel or `nft` refuses.
-pub async fn clean() -> Result<usize, RuntimeError> {
+pub async fn clean(scope: &CleanScope) -> Result<usize, RuntimeError> {
     let context = || "remove the links and the firewall of instances".to_owned();
-    let links = super::links::list(None).await.context(context)?;
-    for link in &links {
-        super::links::remove(link).await.context(context)?;
+    let mut removed = super::firewall::clean(None, scope).await.context(context)?;
+    for node in scope.filters() {
+        for link in super::links::list(node.map(NodeId::as_str)).await.context(context)? {
+            super::links::remove(&link).await.context(context)?;
+            removed += 1;
+        }
     }
-    Ok(links.len() + super::firewall::clean(None).await.context(context)?)
+    Ok(removed)
 }

@@ -14,6 +14,7 @@ use tokio::time::timeout;
 
 use super::firewall_rules;
 use super::firewall_rules::{AllowedDestinations, InstanceRules, RulesByLink, TABLE_PREFIX, TableConfig};
+use crate::runtime::CleanScope;
 
 /// Longest time of one call of `nft`.
 const DEADLINE: Duration = Duration::from_secs(10);
@@ -168,17 +169,18 @@ impl Firewall {
     }
 }
 
-/// Deletes the tables of all nodes, and returns how many there were. Without `nft` there are none.
+/// Deletes the tables of the nodes in `scope`, and returns how many there were. Without `nft` there are none.
 ///
 /// # Errors
 /// `nft` failed.
-pub(crate) async fn clean(path: Option<&OsStr>) -> io::Result<usize> {
+pub(crate) async fn clean(path: Option<&OsStr>, scope: &CleanScope) -> io::Result<usize> {
     let listed = match nft(path, &["list", "tables", "inet"], "").await {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(0),
         listed => listed?,
     };
     let names = listed.lines().filter_map(|line| line.trim().strip_prefix("table inet "));
-    let tables: Vec<&str> = names.filter(|name| name.starts_with(TABLE_PREFIX)).collect();
+    let is_ours = |name: &&str| name.strip_prefix(TABLE_PREFIX).is_some_and(|node| scope.contains(node));
+    let tables: Vec<&str> = names.filter(is_ours).collect();
     let text: String = tables.iter().map(|table| firewall_rules::delete_table(table)).collect();
     nft(path, &["-f", "-"], &text).await?;
     Ok(tables.len())

@@ -31,5 +31,7 @@ if page[1] == '0' then
   redis.call('HSET', PREFIX .. ':joined', node, '9007199254740992')
   redis.call('ZREM', PREFIX .. ':beats', node)
   redis.call('SREM', PREFIX .. ':draining', node)
+  redis.call('ZREMRANGEBYSCORE', PREFIX .. ':evicted', '-inf', whole(now - 30 * DAY))
+  redis.call('ZADD', PREFIX .. ':evicted', whole(now), node)
 end
 return remember(answer)

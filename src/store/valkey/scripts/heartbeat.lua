@@ -39,6 +39,7 @@ if is_new == 1 then
 end
 redis.call('HSET', PREFIX .. ':informed', ARGV[4], ARGV[7])
 redis.call('ZADD', PREFIX .. ':beats', whole(now), ARGV[4])
+redis.call('ZREM', PREFIX .. ':evicted', ARGV[4])
 redis.call('SET', PREFIX .. ':secret', ARGV[6], 'NX')
 local term = redis.call('GET', PREFIX .. ':tenure') or ''
 return remember(append_nodes({term, number, whole(is_new), redis.call('GET', PREFIX .. ':secret'),

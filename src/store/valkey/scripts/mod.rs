@@ -128,7 +128,8 @@ macro_rules! scripts {
 }
 
 scripts! {
-    idempotent steps: insert offer withdraw confirm undo_claim extend release retire fail sweep drain evict_node;
+    idempotent steps: insert offer withdraw confirm undo_claim extend release retire fail sweep drain evict_node
+        forget_evicted;
     steps: claim get list routes route_events nodes;
     other idempotent scripts: heartbeat;
     other scripts: acknowledge_nodes audit recover_begin recover_rebuild recover_nodes recover_report recover_finish;

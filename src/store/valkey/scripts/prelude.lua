@@ -32,6 +32,7 @@
 -- <prefix>:since                      start of the present period without a gap longer than MAX_HEARTBEAT_GAP between
 --                                     two heartbeats
 -- <prefix>:draining                   set: the nodes of which no instance is assigned
+-- <prefix>:evicted                    sorted set by time: the nodes that were evicted and have sent no heartbeat since
 -- <prefix>:clock                      the difference of the cluster's time from `TIME`, in milliseconds
 -- <prefix>:secret                     the secret that all nodes share
 -- <prefix>:beat                       how many heartbeats there were, which is the number of the last one

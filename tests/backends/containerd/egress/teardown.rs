@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
-use try_it_now::runtime::RuntimeError;
+use try_it_now::instance::NodeId;
 use try_it_now::runtime::containerd::clean_network;
+use try_it_now::runtime::{CleanScope, RuntimeError};
 use try_it_now::template::egress::Ipv4Network;
 
 use super::super::REVISION;
@@ -141,7 +142,7 @@ fn restored_instances_have_addresses_of_their_own() {
 }
 
 #[test]
-fn cleaning_removes_the_networks_of_all_nodes() {
+fn cleaning_removes_the_networks_of_the_nodes_that_it_is_for() {
     VirtualNetwork::run_test(|mut net| {
         // No refresh restores what is cleaned: the command is for hosts whose servers are stopped.
         net.test_node.settings.egress.refresh_interval = Duration::from_secs(3600);
@@ -155,9 +156,13 @@ fn cleaning_removes_the_networks_of_all_nodes() {
                 (links == 1 + spare).then_some(())
             })
             .await;
-            assert!(clean_network().await.unwrap() >= 2, "a link and a table");
+            let of_another = CleanScope::Nodes(vec![NodeId::random()]);
+            assert_eq!(clean_network(&of_another).await.unwrap(), 0);
+            assert_ne!(net.state(), before);
+            let own = CleanScope::Nodes(vec![net.test_node.settings.node.clone()]);
+            assert!(clean_network(&own).await.unwrap() >= 2, "a link and a table");
             assert_eq!(net.state(), before);
-            assert_eq!(clean_network().await.unwrap(), 0);
+            assert_eq!(clean_network(&CleanScope::All).await.unwrap(), 0);
             with_timeout(runtime.stop(&id)).await.unwrap();
         });
     });

@@ -20,6 +20,7 @@ use super::gaps::{MappedParts, punch_gaps};
 use super::layout::{MEMORY_DIR, PAGE_SIZE};
 use super::madvise_trace;
 use super::rewrite::{Evidence, RewriteDraft};
+use crate::runtime::CleanScope;
 use crate::runtime::blocking::blocking;
 use crate::runtime::containerd::checkpoint::manifest::{CheckpointKey, FileDigest, SharedFiles};
 use crate::runtime::containerd::fault_points::{FaultInjector, FaultPoint};
@@ -265,13 +266,22 @@ fn sum_of(reservations: &HashMap<CheckpointKey, Reservation>) -> u64 {
     reservations.values().fold(0, |sum, reservation| sum.saturating_add(reservation.bytes))
 }
 
-/// Detaches the shared memory of all nodes, and removes their traces. Returns how many checkpoints had shared memory.
+/// Detaches the shared memory of the nodes in `scope`, and removes their traces. `folders` are those nodes' folders for
+/// containers. Returns how many checkpoints had shared memory.
 ///
 /// # Errors
 /// Some memory cannot be unmounted, or a trace cannot be removed.
-pub(crate) async fn remove_all(containerd: &Path) -> io::Result<usize> {
-    blocking(|| madvise_trace::remove_all(None)).await?;
-    Ok(tmpfs::detach_all(containerd, TMPFS_NAME).await?.len())
+pub(crate) async fn remove_all(
+    containerd: &Path,
+    scope: &CleanScope,
+    folders: &[PathBuf],
+) -> io::Result<usize> {
+    for node in scope.filters() {
+        let node = node.map(|node| node.as_str().to_owned());
+        blocking(move || madvise_trace::remove_all(node.as_deref())).await?;
+    }
+    let below = (*scope != CleanScope::All).then(|| folders.to_vec());
+    Ok(tmpfs::detach_all(containerd, TMPFS_NAME, below).await?.len())
 }
 
 /// Returns the checksums of all files of memory in a folder of devices.
