@@ -17,6 +17,16 @@ async fn kill(server: &mut Server) {
     assert_eq!(server.wait_for_exit().await, None);
 }
 
+/// Returns how many instances of a server were restored.
+async fn restores(server: &Server, host: &ContainerHost) -> u64 {
+    let series = format!(
+        "demo_provisions_total{{template=\"{}\",method=\"criu_restore\",result=\"success\"}} ",
+        host.template
+    );
+    let page = server.request("GET", "/metrics", &[], "").await.text();
+    page.lines().find_map(|line| line.strip_prefix(&series)?.parse().ok()).unwrap_or(0)
+}
+
 /// Returns the output of a command that succeeds.
 fn output_of(command: &mut Command) -> String {
     let Output { status, stdout, stderr } = command.output().unwrap();
@@ -27,7 +37,8 @@ fn output_of(command: &mut Command) -> String {
 
 /// Returns the command that cleans everything. It sees neither the network nor the ranges of ids of the other tests' nodes.
 fn clean_all(host: &ContainerHost) -> Command {
-    let script = "mkdir -p /run/try-it-now && mount -t tmpfs tmpfs /run/try-it-now && exec \"$0\" clean --all";
+    let script =
+        "mkdir -p /run/try-it-now && mount -t tmpfs tmpfs /run/try-it-now && exec \"$0\" clean --all";
     let mut apart = Command::new("unshare");
     apart.args(["--mount", "--net", "sh", "-c", script, env!("CARGO_BIN_EXE_try-it-now")]);
     apart.env_clear().env("PATH", std::env::var_os("PATH").unwrap_or_default()).envs(host.environment());
@@ -55,16 +66,12 @@ async fn a_clean_leaves_the_instances_of_another_state_folder_and_all_takes_them
     assert_eq!(ours.stack.resources_named(&[&ours.template]), [].into(), "nor a checkpoint");
     assert_eq!(read_page(other.port, &kept).await.0, 2);
     // The shim that both shared, the checkpoint and its memory are still there.
-    let other_again = other.full_within(FULL_TIMEOUT).await;
-    other = other_again;
+    other = other.full_within(FULL_TIMEOUT).await;
+    let restored = restores(&other, &theirs).await;
     let next = other.acquire().await;
     assert_eq!(read_page(other.port, &next).await.0, 1);
-    let restored = other.log().iter().filter(|line| line.contains("instance ready")).count();
-    let metrics = other.request("GET", "/metrics", &[], "").await.text();
-    println!(
-        "{restored} {}",
-        metrics.lines().filter(|line| line.contains("demo_provisions_total")).collect::<String>()
-    );
+    other = other.full_within(FULL_TIMEOUT).await;
+    assert!(restores(&other, &theirs).await > restored);
 
     // Its state folder is lost: no other `clean` knows the node.
     kill(&mut other).await;
