@@ -218,6 +218,25 @@ pub(crate) async fn what_has_no_owner_is_dropped_and_another_nodes_and_the_opera
     assert!(it.connect(&lost).await.is_err());
 }
 
+pub(crate) async fn the_databases_of_a_node_that_is_gone_are_dropped_by_another(it: DatabaseFixture) {
+    let seed = it.seed(DUMP);
+    let (_, own) = it.create(&wanted(None)).await;
+    let dead = MariaDb::new(settings(&it.server, "node-b"));
+    for _ in 0..2 {
+        dead.create_database(&new_id(), &seed, &Secret::new(OWN_PASSWORD)).await.unwrap();
+    }
+    // Two nodes do so at once.
+    let of_dead = || it.databases.of_node(&NodeId::parse("node-b").unwrap());
+    let (one, other) = (of_dead(), of_dead());
+    let listed = one.list().await.unwrap();
+    assert_eq!(listed.len(), 3, "two instances and the seed");
+    let none = HashSet::new();
+    let (one, other) =
+        tokio::join!(one.drop_unowned(listed.clone(), &none), other.drop_unowned(listed, &none));
+    assert_eq!((one.unwrap(), other.unwrap()), (3, 3));
+    assert_eq!(it.server.names().await, [own.name]);
+}
+
 pub(crate) async fn a_shutdown_leaves_only_what_is_kept(it: DatabaseFixture) {
     let wanted = it.seed(DUMP);
     let ((kept, of_kept), _) = (it.create(&wanted).await, it.create(&wanted).await);
@@ -248,6 +267,7 @@ macro_rules! database_suite {
                 a_seed_that_changes_has_an_effect_on_the_next_instance
                 a_seed_that_cannot_be_loaded_says_where_and_leaves_nothing
                 what_has_no_owner_is_dropped_and_another_nodes_and_the_operators_stay
+                the_databases_of_a_node_that_is_gone_are_dropped_by_another
                 a_shutdown_leaves_only_what_is_kept
                 an_instance_has_no_more_connections_than_its_template_says
             );

@@ -341,7 +341,7 @@ async fn a_visitor_keeps_an_instance_whose_offer_was_interrupted() {
         fixture.tasks_ended().await;
         assert_eq!(fixture.store.calls("retire"), calls + 1, "{case}: the store is asked before any undo");
         assert_eq!(fixture.records().await[0].state().name(), "assigned", "{case}");
-        assert_eq!(fixture.runtime.running(), [id.clone()], "{case}");
+        assert_eq!(fixture.runtime.running(), std::slice::from_ref(&id), "{case}");
         assert_eq!(fixture.databases.names(), [id.as_str()], "{case}");
         assert_eq!(fixture.template_pool().problem(), None, "{case}");
         fixture.assert_idle(case);

@@ -7,9 +7,9 @@
 local RECOVERING = PREFIX .. ':recovering'
 -- A key of another type, or a number that is none, would let every call fail. Such a key is lost, and so is the term.
 local TYPES = {tenure = 'string', settled = 'string', secret = 'string', recovering = 'hash', expected = 'set',
-  reported = 'set', ended = 'hash', nodes = 'hash', beats = 'zset', draining = 'set', joined = 'hash', informed = 'hash',
-  counts = 'hash', due = 'zset', routes = 'stream', turn = 'number', front = 'number', events = 'number', beat = 'number',
-  newest = 'number', since = 'number'}
+  reported = 'set', ended = 'hash', nodes = 'hash', beats = 'zset', draining = 'set', evicted = 'zset',
+  joined = 'hash', informed = 'hash', counts = 'hash', due = 'zset', routes = 'stream', turn = 'number',
+  front = 'number', events = 'number', beat = 'number', newest = 'number', since = 'number'}
 for name, wanted in pairs(TYPES) do
   local key = PREFIX .. ':' .. name
   local is = redis.call('TYPE', key).ok
