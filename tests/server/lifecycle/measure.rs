@@ -57,7 +57,8 @@ async fn an_acquire_with_queue_and_databases_against_one_without() {
     ];
     let with = [&common[..], &backends].concat();
     let without = Server::with_file(&without, &template).await.full_within(LONGEST_FILL).await;
-    let with_database = format!("{template}[templates.default.database]\n");
+    let database = "[templates.default.database]\nenv = { DB_PASSWORD = \"{DATABASE_PASSWORD}\" }\n";
+    let with_database = format!("{template}{database}");
     let with = Server::with_file(&with, &with_database).await.full_within(LONGEST_FILL).await;
     let mut admin = mariadb.admin().await;
     for databases in [80, 1_080] {
