@@ -111,6 +111,7 @@ async fn ways_to_make_a_database_with_the_oldest_version() {
     measure(Version::Old, &DEFAULTS).await;
 }
 
+#[expect(clippy::print_stdout, reason = "a measurement prints what it measured")]
 async fn measure(version: Version, options: &[&str]) {
     let Some(server) = MariaDbServer::start_with(version, options).await else { return };
     let dump = dump();
