@@ -86,8 +86,9 @@ handovers: needs ## Twenty handovers under load (HANDOVERS, and a second: HANDOV
 	export HANDOVER_ACQUIRES=$${HANDOVER_ACQUIRES:-50}; \
 	cargo nextest run $(LOCKED) --test server --success-output final heavy::handovers:: $(ARGS)
 
-measure-backends: needs ## Measure what a job of the queue costs, and the ways to make a database
-	@$(WITH_STACK); cargo nextest run $(LOCKED) --test backends --features measurements --no-capture -E 'test(measure::)' $(ARGS)
+measure-backends: needs ## Measure what a job of the queue costs, the ways to make a database, and an acquire beside both
+	@$(WITH_STACK); cargo nextest run $(LOCKED) --test backends --test server --features measurements \
+	  --no-capture -E 'test(/(^|::)measure::/) and not test(zoo::)' $(ARGS)
 
 lint: needs ## Check formatting, lints, links in docs, and the licences and sources of all dependencies
 	cargo fmt --all --check

@@ -149,6 +149,33 @@ pub(crate) async fn a_seed_is_copied_with_its_rows_keys_and_generated_columns(it
     assert!(app.query::<i32, _>("SELECT a FROM empty").await.unwrap().is_empty());
 }
 
+pub(crate) async fn tables_that_refer_to_each_other_are_copied_at_the_same_time(it: DatabaseFixture) {
+    const TABLES: usize = 40;
+    let mut dump = "SET FOREIGN_KEY_CHECKS=0;\n".to_owned();
+    for table in 0..TABLES {
+        let (next, last) = ((table + 1) % TABLES, (table + TABLES - 1) % TABLES);
+        dump += &format!(
+            "CREATE TABLE t{table} (id INT PRIMARY KEY, FOREIGN KEY (id) REFERENCES t{next} (id) ON DELETE CASCADE, \
+             FOREIGN KEY (id) REFERENCES t{last} (id)) ENGINE=InnoDB;\nINSERT INTO t{table} VALUES (1), (2), ({table} + 3);\n"
+        );
+    }
+    let wanted = it.seed(&dump);
+    // Several copies share the connections that may be open.
+    let copies = (0..4).map(|_| it.create(&wanted));
+    for (_, access) in futures_util::future::join_all(copies).await {
+        let mut app = it.connect(&access).await.unwrap();
+        for table in 0..TABLES {
+            let ids: Vec<usize> = app.query(format!("SELECT id FROM t{table} ORDER BY id")).await.unwrap();
+            assert_eq!(ids, [1, 2, table + 3]);
+        }
+        let keys: Vec<usize> = app
+            .query("SELECT COUNT(*) FROM information_schema.REFERENTIAL_CONSTRAINTS WHERE CONSTRAINT_SCHEMA = DATABASE()")
+            .await
+            .unwrap();
+        assert_eq!(keys, [2 * TABLES]);
+    }
+}
+
 pub(crate) async fn a_seed_with_triggers_and_views_is_loaded_for_each_instance(it: DatabaseFixture) {
     let wanted = it.seed(&format!("{DUMP}{TRIGGER_AND_VIEW}"));
     for _ in 0..2 {
@@ -263,6 +290,7 @@ macro_rules! database_suite {
                 an_instance_that_ends_in_the_middle_of_a_transaction_leaves_nothing
                 two_instances_are_apart_and_one_ends_without_the_other
                 a_seed_is_copied_with_its_rows_keys_and_generated_columns
+                tables_that_refer_to_each_other_are_copied_at_the_same_time
                 a_seed_with_triggers_and_views_is_loaded_for_each_instance
                 a_seed_that_changes_has_an_effect_on_the_next_instance
                 a_seed_that_cannot_be_loaded_says_where_and_leaves_nothing

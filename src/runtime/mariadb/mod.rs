@@ -9,6 +9,7 @@
 //! | `quoting.rs` | the only place where a text becomes SQL |
 //! | `users.rs` | one database with its user |
 //! | `seeds.rs` | the dump that is loaded once, and copied for each instance |
+//! | `copy.rs` | the copy of a seed's tables, by several connections |
 //! | `statements.rs` | the statements of a dump |
 //! | `clean.rs` | drops everything of nodes that are cleaned |
 //! | `survey.rs` | what the server offers, for the doctor |
@@ -19,6 +20,7 @@
 
 mod clean;
 mod connection;
+mod copy;
 mod names;
 mod quoting;
 mod seeds;
@@ -91,7 +93,7 @@ impl Databases for MariaDb {
         create_user(&mut connection, &name, password, wanted.max_connections).await?;
         if let Some(seed) = seed {
             let owner = Login { user: &name.0, password: Some(password), database: Some(&name.0) };
-            let copied = seed.copy_into(&self.settings, &mut connection, &name, &owner).await;
+            let copied = self.seeds.copy(&seed, &self.settings, &mut connection, &name, &owner).await;
             if let Err(DatabaseError::Failed { .. }) = copied {
                 // MariaDB may have lost the seed, or come back with older data.
                 self.seeds.forget(&seed);

@@ -15,6 +15,7 @@ use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
 use tokio::sync::{Mutex, RwLock};
 
 use super::connection::{Connection, Login};
+use super::copy::{CopyConnections, SeedTable};
 use super::names::OwnNames;
 use super::quoting::identifier;
 use super::settings::Settings;
@@ -26,26 +27,13 @@ use crate::template::{Secret, random_hex};
 /// What MariaDB answers to a statement that says nothing, such as a comment for another version.
 const EMPTY_QUERY: &str = "ERROR 42000 (1065)";
 
-/// Lets rows be copied as they are: with zeros in columns that count up, dates that are no dates, and in any order.
-const COPY_MODE: &str = "SET SESSION sql_mode='NO_AUTO_VALUE_ON_ZERO', foreign_key_checks=0, unique_checks=0";
-
 /// A seed whose database is complete.
 #[derive(Debug)]
 pub(super) struct Seed {
     name: DatabaseName,
     path: PathBuf,
-    /// `None` where the tables cannot be copied, so that the dump is loaded for each instance.
+    /// The largest first; `None` where the tables cannot be copied, so that the dump is loaded for each instance.
     tables: Option<Vec<SeedTable>>,
-}
-
-#[derive(Debug)]
-struct SeedTable {
-    /// As an identifier.
-    name: String,
-    /// The statement that makes it.
-    create: String,
-    /// The columns that have values of their own, as identifiers with commas.
-    columns: String,
 }
 
 /// The state of a file when it was read.
@@ -61,6 +49,7 @@ pub(super) struct Seeds {
     slots: parking_lot::Mutex<HashMap<PathBuf, SeedSlot>>,
     /// Locked for reading while a seed is being loaded, and for writing while unused ones are dropped.
     loading: RwLock<()>,
+    copy_connections: CopyConnections,
 }
 
 impl Seeds {
@@ -118,6 +107,23 @@ impl Seeds {
         Some(in_use)
     }
 
+    /// Fills the database of an instance, which is empty. `owner` is the instance's own login.
+    pub(super) async fn copy(
+        &self,
+        seed: &Seed,
+        settings: &Settings,
+        connection: &mut Connection,
+        database: &DatabaseName,
+        owner: &Login<'_>,
+    ) -> Result<(), DatabaseError> {
+        match &seed.tables {
+            Some(tables) => {
+                self.copy_connections.copy(settings, connection, (&seed.name, database), tables).await
+            }
+            None => load_dump(settings, owner, &seed.path).await,
+        }
+    }
+
     /// Forgets a seed whose database could not be copied, so that it is loaded again.
     pub(super) fn forget(&self, seed: &Seed) {
         self.slots.lock().remove(&seed.path);
@@ -126,44 +132,6 @@ impl Seeds {
     /// Forgets all seeds, so that their databases are no longer in use.
     pub(super) fn forget_all(&self) {
         self.slots.lock().clear();
-    }
-}
-
-impl Seed {
-    /// Fills the database of an instance, which is empty. `owner` is the instance's own login.
-    pub(super) async fn copy_into(
-        &self,
-        settings: &Settings,
-        connection: &mut Connection,
-        database: &DatabaseName,
-        owner: &Login<'_>,
-    ) -> Result<(), DatabaseError> {
-        match &self.tables {
-            Some(tables) => self.copy_tables(tables, connection, database).await,
-            None => load_dump(settings, owner, &self.path).await,
-        }
-    }
-
-    async fn copy_tables(
-        &self,
-        tables: &[SeedTable],
-        connection: &mut Connection,
-        database: &DatabaseName,
-    ) -> Result<(), DatabaseError> {
-        const OPERATION: &str = "copy the seed";
-        let (seed, database) = (identifier(&self.name.0), identifier(&database.0));
-        connection.run(OPERATION, &format!("USE {database}")).await?;
-        connection.run(OPERATION, COPY_MODE).await?;
-        for table in tables {
-            connection.run(OPERATION, &table.create).await?;
-        }
-        // In one transaction, so that the log is written to disk once.
-        connection.run(OPERATION, "START TRANSACTION").await?;
-        for SeedTable { name, columns, .. } in tables {
-            let insert = format!("INSERT INTO {name} ({columns}) SELECT {columns} FROM {seed}.{name}");
-            connection.run(OPERATION, &insert).await?;
-        }
-        connection.run(OPERATION, "COMMIT").await
     }
 }
 
@@ -254,7 +222,7 @@ async fn load_dump(settings: &Settings, login: &Login<'_>, path: &Path) -> Resul
     Ok(())
 }
 
-/// Returns what is needed to copy all tables; `None` if the database has anything else, or a table of an unusual kind.
+/// Returns what is needed to copy all tables, the largest first; `None` if the database has anything else, or a table of an unusual kind.
 async fn copyable_tables(
     connection: &mut Connection,
     database: &DatabaseName,
@@ -266,8 +234,10 @@ async fn copyable_tables(
         (SELECT COUNT(*) FROM information_schema.EVENTS WHERE EVENT_SCHEMA = ?) + \
         (SELECT COUNT(*) FROM information_schema.TABLES WHERE TABLE_SCHEMA = ? \
             AND (TABLE_TYPE <> 'BASE TABLE' OR ENGINE NOT IN ('InnoDB', 'Aria', 'MyISAM')))";
-    const COLUMNS: &str = "SELECT TABLE_NAME, COLUMN_NAME FROM information_schema.COLUMNS \
-        WHERE TABLE_SCHEMA = ? AND IS_GENERATED = 'NEVER' ORDER BY TABLE_NAME, ORDINAL_POSITION";
+    const COLUMNS: &str = "SELECT TABLE_NAME, COLUMN_NAME \
+        FROM information_schema.TABLES JOIN information_schema.COLUMNS USING (TABLE_SCHEMA, TABLE_NAME) \
+        WHERE TABLE_SCHEMA = ? AND IS_GENERATED = 'NEVER' \
+        ORDER BY DATA_LENGTH + INDEX_LENGTH DESC, TABLE_NAME, ORDINAL_POSITION";
     let name = database.0.as_str();
     let others: Vec<i64> = connection.rows(OPERATION, OTHERS, (name, name, name, name)).await?;
     if others != [0] {

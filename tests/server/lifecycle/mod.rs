@@ -11,6 +11,8 @@ mod forwarded_fields;
 mod listening;
 mod logs;
 mod make;
+#[cfg(feature = "measurements")]
+mod measure;
 mod pool;
 mod readme;
 mod ready_watch;
