@@ -11,6 +11,7 @@ use super::load::Config;
 use super::runtime::{RuntimeMode, RuntimeSettings};
 use super::server::ServerSettings;
 use crate::template::ImageRef;
+use crate::template::hooks::FileContent;
 
 /// The name of a file of templates that is only a text.
 const UNNAMED_FILE: &str = "templates";
@@ -192,6 +193,16 @@ fn missing_files(config: &Config, file: Option<&Path>) -> Vec<ConfigError> {
             let remedy = "name a folder, relative to the file";
             missing.extend(file.map(|file| ConfigError::in_file(file, None, key, problem, remedy)));
         }
+        for hook in &template.hooks.files {
+            if let FileContent::CopyOf { file: copied } = &hook.content
+                && let Err(error) = open_file(copied)
+            {
+                let key = format!("templates.{}.hooks.files.{}", template.name, hook.path);
+                let problem = format!("{}: {error}", copied.display());
+                let remedy = "name a file that this user may read, relative to the file of templates";
+                missing.extend(file.map(|file| ConfigError::in_file(file, None, key, problem, remedy)));
+            }
+        }
         if let Some(ImageRef::Tar(archive)) = &template.app.image
             && let Err(error) = open_file(archive)
         {
@@ -260,17 +271,19 @@ mod tests {
     }
 
     #[test]
-    fn an_archive_that_does_not_exist_is_reported() {
+    fn an_archive_or_a_file_to_copy_that_does_not_exist_is_reported() {
         let manifest = Path::new(env!("CARGO_MANIFEST_DIR"));
         let text = format!(
             "[templates.a]\nimage = 'oci:{0}/Cargo.toml'\n[templates.b]\nimage = 'oci:{0}'\n\
-             [templates.c]\nimage = 'oci:gone.tar'\n",
+             [templates.c]\nimage = 'oci:gone.tar'\n[templates.c.hooks.files]\n\
+             '/a' = {{ file = '{0}/Cargo.toml' }}\n'/b' = {{ file = 'gone.zip' }}\n'/c' = {{ file = '{0}' }}\n",
             manifest.display()
         );
         let config = load(&[("CONTAINER_MODE", Path::new("containerd"))], &text);
         let errors: Vec<_> =
             missing_files(&config, Some(Path::new("t.toml"))).into_iter().map(|m| m.key).collect();
-        assert_eq!(errors, ["templates.b.image", "templates.c.image"]);
+        let files = ["templates.c.hooks.files./b", "templates.c.hooks.files./c"];
+        assert_eq!(errors, [["templates.b.image"].as_slice(), &files, &["templates.c.image"]].concat());
     }
 
     #[test]

@@ -6,7 +6,7 @@ use super::file_context::{FileContext, utf8};
 use super::template_app::variable_problem;
 use super::template_hooks::{Placeholders, parse_text};
 use super::toml_table::TomlTable;
-use crate::template::hooks::{HookCalls, Hooks, TemplateText};
+use crate::template::hooks::{FileContent, HookCalls, Hooks, TemplateText};
 use crate::template::{App, Database};
 
 const SEED_RULE: &str = "write the path of a dump in SQL, relative to this file";
@@ -64,7 +64,10 @@ pub(super) fn database(
 /// Returns whether a hook of each instance, restored or not, has a placeholder of its database.
 fn is_in_hooks(hooks: &Hooks) -> bool {
     let HookCalls { http, exec } = &hooks.calls;
-    let files = hooks.files.iter().map(|file| &file.text);
+    let files = hooks.files.iter().filter_map(|file| match &file.content {
+        FileContent::Text(text) => Some(text),
+        FileContent::CopyOf { .. } => None,
+    });
     let requests = http.iter().flat_map(|hook| hook.headers.values().chain([&hook.path, &hook.body]));
     let commands = exec.iter().flat_map(|hook| &hook.command);
     files.chain(requests).chain(commands).any(has_database_placeholder)

@@ -3,6 +3,8 @@
 use std::fmt;
 use std::sync::Arc;
 
+use bytes::Bytes;
+
 use crate::instance::InstanceId;
 use crate::template::App;
 
@@ -37,7 +39,7 @@ pub struct InstanceFile {
     /// Absolute path without `.` and `..`.
     pub path: String,
     /// The whole content.
-    pub content: String,
+    pub content: Bytes,
     /// Permission bits.
     pub mode: u32,
     /// Numbers of the user and the group that own the file.
@@ -47,7 +49,7 @@ pub struct InstanceFile {
 impl InstanceFile {
     /// Returns a file of root's that every user may read.
     pub fn new(path: impl Into<String>, content: impl Into<String>) -> Self {
-        Self { path: path.into(), content: content.into(), mode: 0o644, owner: (0, 0) }
+        Self { path: path.into(), content: content.into().into(), mode: 0o644, owner: (0, 0) }
     }
 }
 

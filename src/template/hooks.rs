@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::ops::Range;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use serde::Serialize;
@@ -52,11 +53,26 @@ pub struct FileHook {
     /// The absolute path, without `.`, `..` and empty parts.
     pub path: String,
     /// The content.
-    pub text: TemplateText,
+    #[serde(rename = "text")]
+    pub content: FileContent,
     /// The permission bits.
     pub mode: u32,
     /// The numbers of the owning user and group.
     pub owner: (u32, u32),
+}
+
+/// The content of a file hook.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(untagged)]
+pub enum FileContent {
+    /// A text with the instance's own values.
+    Text(TemplateText),
+    /// The bytes of a file on this host, the same for all instances. It is read when an instance is made, so a changed
+    /// file has an effect on instances that are made from then on.
+    CopyOf {
+        /// The path of the file.
+        file: PathBuf,
+    },
 }
 
 /// A request to the app.

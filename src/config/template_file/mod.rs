@@ -62,7 +62,7 @@ fn template(name: &str, table: &mut TomlTable<'_>, context: &FileContext<'_>) ->
     let warm_up: Vec<String> = warm_up.unwrap_or_default().into_iter().map(str::to_owned).collect();
     let is_container = context.has_containers == Some(true) || table.has("image");
     let has_database = table.has("database");
-    let hooks = hooks(table, is_container, has_database);
+    let hooks = hooks(table, context, is_container, has_database);
     let database = database(table, context, &hooks, app.as_ref());
     let title = table.text("title", TEXT_RULE, one_line).map(str::to_owned);
     let description = table.text("description", "write a text in quotes on one line", |text| {

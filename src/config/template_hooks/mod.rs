@@ -4,19 +4,23 @@
 mod tests;
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::time::Duration;
 
 use http::{HeaderName, HeaderValue, Method};
 
-use super::file_context::request_path;
+use super::file_context::{FileContext, request_path, utf8};
 use super::toml_table::{TomlEntry, TomlTable};
 use crate::template::database::DATABASE_PLACEHOLDERS;
 use crate::template::hooks::{
-    ExecHook, FileHook, HookCalls, Hooks, HttpHook, INSTANCE_PLACEHOLDERS, TemplateText, is_placeholder,
+    ExecHook, FileContent, FileHook, HookCalls, Hooks, HttpHook, INSTANCE_PLACEHOLDERS, TemplateText,
+    is_placeholder,
 };
 
 const PATH_RULE: &str = "write an absolute path without `.` and `..`, such as \"/etc/app/url\"";
-const FILE_RULE: &str = "write \"/path\" = \"text\", or \"/path\" = { text = \"...\", mode = \"0600\" }";
+const FILE_RULE: &str =
+    "write \"/path\" = \"text\", or \"/path\" = { text = \"...\", mode = \"0600\" }, or { file = \"...\" }";
+const COPY_RULE: &str = "write the path of a file, relative to this one";
 const RANDOM_RULE: &str = "write NAME = LENGTH, from 8 to 4096 characters";
 const COMMAND_RULE: &str =
     "write a list of texts, the program first, such as [\"/app/own\", \"{INSTANCE_URL}\"]";
@@ -49,13 +53,19 @@ impl Placeholders {
     }
 }
 
-/// Reads the hooks of a template. `is_container` says whether its instances are containers, and `has_database` whether
+/// Reads the hooks of a template of the file of `context`. `is_container` says whether its instances are containers, and `has_database` whether
 /// each has a database.
-pub(super) fn hooks(template: &mut TomlTable<'_>, is_container: bool, has_database: bool) -> Hooks {
+pub(super) fn hooks(
+    template: &mut TomlTable<'_>,
+    context: &FileContext<'_>,
+    is_container: bool,
+    has_database: bool,
+) -> Hooks {
     let Some(mut table) = template.table("hooks") else { return Hooks::default() };
     let random = random(&mut table, has_database);
     let placeholders = Placeholders { random, has_database };
-    let files = files(&mut table, &placeholders);
+    let folder = context.file.parent().unwrap_or(Path::new(""));
+    let files = files(&mut table, folder, &placeholders);
     let calls = calls(&mut table, &placeholders, is_container);
     let mut bake = HookCalls::default();
     if let Some(mut table) = table.table("bake") {
@@ -122,7 +132,7 @@ fn random(table: &mut TomlTable<'_>, has_database: bool) -> BTreeMap<String, usi
     random
 }
 
-fn files(table: &mut TomlTable<'_>, placeholders: &Placeholders) -> Vec<FileHook> {
+fn files(table: &mut TomlTable<'_>, folder: &Path, placeholders: &Placeholders) -> Vec<FileHook> {
     let mut files: Vec<FileHook> = Vec::new();
     let Some(table) = table.table("files") else { return files };
     for (path, entry) in table.entries() {
@@ -142,20 +152,17 @@ fn files(table: &mut TomlTable<'_>, placeholders: &Placeholders) -> Vec<FileHook
         }
         let mut file = FileHook {
             path: path.to_owned(),
-            text: TemplateText::default(),
+            content: FileContent::Text(TemplateText::default()),
             mode: DEFAULT_FILE_MODE,
             owner: (0, 0),
         };
         match entry {
             TomlEntry::Text(text) => match parse_text(text, placeholders) {
-                Ok(text) => file.text = text,
+                Ok(text) => file.content = FileContent::Text(text),
                 Err((problem, remedy)) => table.report(path, problem, remedy),
             },
             TomlEntry::Table(mut table) => {
-                match table.has("text") {
-                    true => file.text = template_text(&mut table, "text", placeholders).unwrap_or_default(),
-                    false => table.report("text", "it is missing", FILE_RULE),
-                }
+                file.content = content(&mut table, folder, placeholders).unwrap_or(file.content);
                 file.mode =
                     table.text("mode", "write an octal number such as \"0640\"", mode).unwrap_or(file.mode);
                 let rule = "write numbers: \"33\", or \"33:33\" with a group";
@@ -167,6 +174,21 @@ fn files(table: &mut TomlTable<'_>, placeholders: &Placeholders) -> Vec<FileHook
         files.push(file);
     }
     files
+}
+
+/// Reads the content of a file: a text, or a copy of a file whose path is relative to `folder`.
+fn content(table: &mut TomlTable<'_>, folder: &Path, placeholders: &Placeholders) -> Option<FileContent> {
+    let text = template_text(table, "text", placeholders);
+    let file = table.text("file", COPY_RULE, |text| {
+        let path = folder.join(text);
+        (!text.is_empty() && utf8(&path).is_some()).then_some(path)
+    });
+    match (table.has("text"), table.has("file")) {
+        (true, true) => table.report("file", "the file has a text already", "leave out one of them"),
+        (false, false) => table.report("text", "it is missing", FILE_RULE),
+        _ => return text.map(FileContent::Text).or(file.map(|file| FileContent::CopyOf { file })),
+    }
+    None
 }
 
 fn is_file_path(path: &str) -> bool {

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use crate::config::{Config, ConfigErrors, Environment};
-use crate::template::hooks::{FileHook, Hooks, TemplateText};
+use crate::template::hooks::{FileContent, FileHook, Hooks, TemplateText};
 
 fn load(mode: &str, text: &str) -> Result<Config, ConfigErrors> {
     let env: Environment =
@@ -34,6 +34,7 @@ credentials = "Log in as “admin” with {ADMIN_PASSWORD}"
 [templates.a.hooks.files]
 "/etc/app/url" = "{INSTANCE_URL}\n"
 "/etc/app/key" = { text = "{SALT}", mode = "0600", owner = "33:34" }
+"/modules/own.zip" = { file = "own.zip" }
 [[templates.a.hooks.http]]
 method = "POST"
 path = "/setup?host={INSTANCE_HOST}"
@@ -59,13 +60,15 @@ fn every_hook_reaches_its_setting() {
     assert_eq!(hooks.credentials, Some(template_text("Log in as “admin” with {ADMIN_PASSWORD}")));
     let url = FileHook {
         path: "/etc/app/url".into(),
-        text: template_text("{INSTANCE_URL}\n"),
+        content: FileContent::Text(template_text("{INSTANCE_URL}\n")),
         mode: 0o644,
         owner: (0, 0),
     };
-    let key =
-        FileHook { path: "/etc/app/key".into(), text: template_text("{SALT}"), mode: 0o600, owner: (33, 34) };
-    assert_eq!(hooks.files, [url, key]);
+    let content = FileContent::Text(template_text("{SALT}"));
+    let key = FileHook { path: "/etc/app/key".into(), content, mode: 0o600, owner: (33, 34) };
+    let content = FileContent::CopyOf { file: "/etc/tin/own.zip".into() };
+    let module = FileHook { path: "/modules/own.zip".into(), content, mode: 0o644, owner: (0, 0) };
+    assert_eq!(hooks.files, [url, key, module]);
     let [first, second] = hooks.calls.http.as_slice() else { panic!() };
     assert_eq!((first.method.as_str(), first.status, first.timeout.as_secs()), ("POST", Some(302), 3));
     assert_eq!(first.path, template_text("/setup?host={INSTANCE_HOST}"));
@@ -85,9 +88,14 @@ fn a_changed_hook_is_another_revision() {
     let revision = |text: &str| load("containerd", text).unwrap().templates.get("a").unwrap().revision;
     let first = revision(FULL);
     assert_eq!(revision(FULL), first);
-    for (from, to) in
-        [("= 64", "= 65"), ("{SALT}", "{SALT}."), ("\"0600\"", "\"0640\""), ("sync", "true"), ("302", "303")]
-    {
+    for (from, to) in [
+        ("= 64", "= 65"),
+        ("{SALT}", "{SALT}."),
+        ("\"0600\"", "\"0640\""),
+        ("sync", "true"),
+        ("302", "303"),
+        ("own.zip\"", "my.zip\""),
+    ] {
         assert_ne!(revision(&FULL.replacen(from, to, 1)), first, "{from}");
     }
 }
@@ -109,6 +117,8 @@ file = {}
 "/etc/unknown" = "{UNKNOWN}"
 "/etc/mode" = { text = "x", mode = "u+x" }
 "/etc/empty" = {}
+"/etc/both" = { text = "x", file = "x" }
+"/etc/none" = { file = "" }
 "/etc/list" = ["hunter2"]
 [[templates.a.hooks.http]]
 path = "setup"
@@ -137,16 +147,18 @@ files = {}
          {INSTANCE_URL}, {INSTANCE_HOST}, {KEY}",
         ":14: templates.a.hooks.files./etc/mode.mode: \"u+x\" cannot be used",
         ":15: templates.a.hooks.files./etc/empty.text: it is missing",
-        ":16: templates.a.hooks.files./etc/list: it is no text",
-        ":19: templates.a.hooks.http.method: \"post\" cannot be used",
-        ":18: templates.a.hooks.http.path: it cannot be used",
-        ":20: templates.a.hooks.http.headers.Host: it is set by the server",
-        ":20: templates.a.hooks.http.headers.X-Key: it has an unknown placeholder",
-        ":20: templates.a.hooks.http.headers.a b: it is no name of a header",
-        ":23: templates.a.hooks.http.status: 99 cannot be used",
-        ":25: templates.a.hooks.exec.command: it names no program",
-        ":27: templates.a.hooks.bake.exec: \"sync\" cannot be used; write tables, [[templates.a.hooks.bake.exec]]",
-        ":28: templates.a.hooks.bake.files: there is no such key; the keys here are http, exec",
+        ":16: templates.a.hooks.files./etc/both.file: the file has a text already",
+        ":17: templates.a.hooks.files./etc/none.file: \"\" cannot be used; write the path of a file",
+        ":18: templates.a.hooks.files./etc/list: it is no text",
+        ":21: templates.a.hooks.http.method: \"post\" cannot be used",
+        ":20: templates.a.hooks.http.path: it cannot be used",
+        ":22: templates.a.hooks.http.headers.Host: it is set by the server",
+        ":22: templates.a.hooks.http.headers.X-Key: it has an unknown placeholder",
+        ":22: templates.a.hooks.http.headers.a b: it is no name of a header",
+        ":25: templates.a.hooks.http.status: 99 cannot be used",
+        ":27: templates.a.hooks.exec.command: it names no program",
+        ":29: templates.a.hooks.bake.exec: \"sync\" cannot be used; write tables, [[templates.a.hooks.bake.exec]]",
+        ":30: templates.a.hooks.bake.files: there is no such key; the keys here are http, exec",
         ":6: templates.a.hooks.file: there is no such key; did you mean files?",
     ];
     for (reported, expected) in reported.iter().zip(expected) {

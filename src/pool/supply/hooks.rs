@@ -13,7 +13,7 @@ use super::readiness;
 use super::readiness::AppTarget;
 use crate::instance::InstanceId;
 use crate::runtime::{DatabaseAccess, ExecCommand, InstanceFile, Runtime, StartRequest};
-use crate::template::hooks::{ExecHook, FileHook, HookCalls, HttpHook, TemplateText};
+use crate::template::hooks::{ExecHook, FileContent, HookCalls, HttpHook, TemplateText};
 use crate::template::node_secret::KeyUse;
 use crate::template::{App, Hooks, NodeSecret, Secret, Template};
 
@@ -169,14 +169,24 @@ impl HookValues {
     ///
     /// A restore that fails falls back to a cold start. So a file that no instance can have, declared by mistake, makes
     /// all starts cold; each is logged.
-    pub(super) fn files(&self, hooks: &Hooks) -> Vec<InstanceFile> {
-        let file = |file: &FileHook| InstanceFile {
-            path: file.path.clone(),
-            content: self.fill(&file.text),
-            mode: file.mode,
-            owner: file.owner,
-        };
-        hooks.files.iter().map(file).collect()
+    ///
+    /// # Errors
+    /// A file of this host that is to be copied cannot be read.
+    pub(super) async fn files(&self, hooks: &Hooks) -> Result<Vec<InstanceFile>, HookError> {
+        let mut files = Vec::with_capacity(hooks.files.len());
+        for hook in &hooks.files {
+            let content = match &hook.content {
+                FileContent::Text(text) => self.fill(text).into(),
+                FileContent::CopyOf { file } => {
+                    tokio::fs::read(file).await.map(Bytes::from).map_err(|error| {
+                        let what = format!("cannot read {}: {error}", file.display());
+                        HookError { hook: hook.path.clone(), what }
+                    })?
+                }
+            };
+            files.push(InstanceFile { path: hook.path.clone(), content, mode: hook.mode, owner: hook.owner });
+        }
+        Ok(files)
     }
 
     /// Returns an app's output with the names of the random texts in place of the texts, so that it can be logged.
@@ -271,6 +281,7 @@ async fn execute(
 mod tests {
     use super::*;
     use crate::instance::TemplateName;
+    use crate::template::hooks::FileHook;
 
     fn from_secret(secret: &str) -> RandomTexts {
         RandomTextSources::new(&NodeSecret::random(Secret::new(secret))).current
@@ -299,5 +310,27 @@ mod tests {
         let values = HookValues::new(&from_secret("s"), &hooks, &id(), "http://a/", "a", None);
         let redacted = values.redact(&format!("-{}-", values.random["KEY"]));
         assert_eq!(redacted, "-{KEY}-");
+    }
+
+    #[tokio::test]
+    async fn a_copied_file_has_the_bytes_that_it_has_now_and_a_missing_one_is_an_error() {
+        let folder = std::env::temp_dir().join(format!("tin-hooks-{}", id()));
+        std::fs::create_dir(&folder).unwrap();
+        let copied = folder.join("own.zip");
+        let content = FileContent::CopyOf { file: copied.clone() };
+        let hook = FileHook { path: "/own.zip".to_owned(), content, mode: 0o640, owner: (7, 8) };
+        let hooks = Hooks { files: vec![hook], ..Hooks::default() };
+        let values = HookValues::new(&from_secret("s"), &hooks, &id(), "http://a/", "a", None);
+        for bytes in [b"\xff\0{INSTANCE_ID}", b"\xfe\0{INSTANCE_ID}"] {
+            std::fs::write(&copied, bytes).unwrap();
+            let files = values.files(&hooks).await.unwrap();
+            let path = "/own.zip".to_owned();
+            let content = Bytes::from_static(bytes);
+            assert_eq!(files, [InstanceFile { path, content, mode: 0o640, owner: (7, 8) }]);
+        }
+        std::fs::remove_dir_all(&folder).unwrap();
+        let error = values.files(&hooks).await.unwrap_err().to_string();
+        let begin = format!("the hook `/own.zip` cannot read {}: ", copied.display());
+        assert!(error.starts_with(&begin), "{error}");
     }
 }

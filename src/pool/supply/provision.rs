@@ -117,7 +117,6 @@ impl<'p> ProvisionDraft<'p> {
         let access = template.database.as_ref().and_then(|_| supply.databases.access(&id));
         let values =
             HookValues::new(random_texts.current(), &template.hooks, &id, &url, &host, access.as_ref());
-        let files = values.files(&template.hooks);
         let (app, revision) = (values.app(&template), template.revision);
         let start_request = StartRequest {
             id: id.clone(),
@@ -125,7 +124,7 @@ impl<'p> ProvisionDraft<'p> {
             host,
             app,
             revision,
-            files,
+            files: Vec::new(),
             will_be_baked: false,
             yields: false,
         };
@@ -203,6 +202,7 @@ impl ProvisionDraft<'_> {
     }
 
     async fn start(&mut self) -> Result<(), ProvisionError> {
+        self.start_request.files = self.values.files(&self.template.hooks).await?;
         let begun = Instant::now();
         let started = self.supply.runtime.start(&self.start_request).await?;
         if started.method == StartMethod::Restored {

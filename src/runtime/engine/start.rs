@@ -199,7 +199,7 @@ fn tar_of<'a>(files: impl Iterator<Item = &'a InstanceFile>) -> std::io::Result<
         header.set_uid(u64::from(file.owner.0));
         header.set_gid(u64::from(file.owner.1));
         let path = file.path.trim_start_matches('/');
-        archive.append_data(&mut header, path, file.content.as_bytes())?;
+        archive.append_data(&mut header, path, &*file.content)?;
     }
     Ok(archive.into_inner()?.into())
 }

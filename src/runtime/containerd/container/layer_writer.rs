@@ -64,7 +64,7 @@ impl LayerWriter {
         }
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let mut written = File::from(openat2(&here, name, flags, Mode::RUSR | Mode::WUSR, confined())?);
-        written.write_all(file.content.as_bytes())?;
+        written.write_all(&file.content)?;
         self.set_owner_and_mode(&written, file.owner, file.mode)
     }
 
