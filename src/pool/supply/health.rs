@@ -91,6 +91,7 @@ mod tests {
     use tokio::sync::mpsc;
 
     use super::*;
+    use crate::config::Scheme;
     use crate::instance::{InstanceId, TemplateName};
     use crate::runtime::{ExecOutput, Exit, Runtime, RuntimeError, Started};
     use crate::template::App;
@@ -155,7 +156,7 @@ mod tests {
             start_period,
         };
         let ready = ReadyCheck { timeout: Duration::from_millis(200), ..ReadyCheck::default() };
-        let target = AppTarget { runtime, endpoint, host: "a.test" };
+        let target = AppTarget { runtime, endpoint, host: "a.test", scheme: Scheme::Http };
         let waited = wait_until_healthy(target, &request, &check, &ready, &Metrics::new()).await;
         waited.map_err(|error| error.to_string())
     }

@@ -334,7 +334,8 @@ impl ProvisionDraft<'_> {
 
     /// Returns the target of requests to the app with the authority `host`.
     pub(super) fn target<'a>(&'a self, host: &'a str) -> AppTarget<'a> {
-        AppTarget { runtime: &*self.supply.runtime, endpoint: self.started().endpoint, host }
+        let scheme = self.supply.shared.public_url.scheme;
+        AppTarget { runtime: &*self.supply.runtime, endpoint: self.started().endpoint, host, scheme }
     }
 }
 

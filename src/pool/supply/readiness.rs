@@ -4,11 +4,12 @@ use std::io;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{HeaderValue, Request, Response, header};
+use http::{HeaderName, HeaderValue, Request, Response, header};
 use http_body_util::Full;
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 
+use crate::config::Scheme;
 use crate::instance::Endpoint;
 use crate::request::one_shot::{ExchangeError, exchange};
 use crate::runtime::Runtime;
@@ -20,6 +21,7 @@ pub(super) const CHECK_TIMEOUT: Duration = Duration::from_secs(5);
 /// First pause between two requests of the ready check. It doubles up to the check's interval, since most apps need
 /// either a few milliseconds or many.
 const FIRST_PAUSE: Duration = Duration::from_millis(2);
+const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 const USER_AGENT: &str = concat!("try-it-now/", env!("CARGO_PKG_VERSION"));
 
 /// An app that did not answer as its template declares.
@@ -46,6 +48,8 @@ pub(super) struct AppTarget<'a> {
     pub(super) endpoint: Endpoint,
     /// The authority in the requests of its visitors: host and, unless it is the default, port.
     pub(super) host: &'a str,
+    /// The scheme of the URL that its visitors see.
+    pub(super) scheme: Scheme,
 }
 
 /// Repeats the ready check until it succeeds, and returns the endpoint that answered: that of the target, or if the app
@@ -192,7 +196,7 @@ async fn get_from_either(
 ) -> Result<(Response<Bytes>, Endpoint), ExchangeError> {
     let (stream, endpoint) = connect(target).await?;
     let request = Request::get(path).body(Full::default())?;
-    Ok((send_on(stream, target.host, request).await?, endpoint))
+    Ok((send_on(stream, target, request).await?, endpoint))
 }
 
 /// Connects to the endpoint of the target, or to the same port of `::1` if no app listens there.
@@ -218,7 +222,7 @@ pub(super) async fn get(target: AppTarget<'_>, path: &str) -> Result<Response<By
     send(target, Request::get(path).body(Full::default())?).await
 }
 
-/// Sends one request with the authority that visitors use, and reads the whole response. The caller bounds the wait.
+/// Sends one request with the authority and the scheme that visitors use, and reads the whole response. The caller bounds the wait.
 ///
 /// # Errors
 /// The app cannot be reached, or its response is malformed.
@@ -226,16 +230,18 @@ pub(super) async fn send(
     target: AppTarget<'_>,
     request: Request<Full<Bytes>>,
 ) -> Result<Response<Bytes>, ExchangeError> {
-    send_on(target.runtime.connect(target.endpoint).await?, target.host, request).await
+    send_on(target.runtime.connect(target.endpoint).await?, target, request).await
 }
 
 async fn send_on(
     stream: TcpStream,
-    host: &str,
+    target: AppTarget<'_>,
     mut request: Request<Full<Bytes>>,
 ) -> Result<Response<Bytes>, ExchangeError> {
     let headers = request.headers_mut();
-    headers.insert(header::HOST, HeaderValue::from_str(host)?);
+    headers.insert(header::HOST, HeaderValue::from_str(target.host)?);
+    // An app may send a request without TLS elsewhere, where its visitors come with it.
+    headers.insert(FORWARDED_PROTO, HeaderValue::from_static(target.scheme.as_str()));
     headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
     headers.entry(header::USER_AGENT).or_insert(HeaderValue::from_static(USER_AGENT));
     exchange(stream, request).await
@@ -284,7 +290,8 @@ mod tests {
 
     impl TestApp {
         fn target(&self) -> AppTarget<'_> {
-            AppTarget { runtime: &self.runtime, endpoint: self.address.into(), host: "a.test" }
+            let (host, scheme) = ("a.test", Scheme::Https);
+            AppTarget { runtime: &self.runtime, endpoint: self.address.into(), host, scheme }
         }
     }
 
@@ -299,6 +306,23 @@ mod tests {
         .await;
         let answered = wait_until_ready(app.target(), &check(), &Metrics::new()).await.unwrap();
         assert_eq!(answered, app.address.into());
+    }
+
+    #[tokio::test]
+    async fn a_request_has_the_host_and_the_scheme_of_visitors() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let app = TestApp { runtime: TestRuntime::default(), address: listener.local_addr().unwrap() };
+        let answer = async {
+            let (mut socket, _) = listener.accept().await.unwrap();
+            let mut head = vec![0; 1024];
+            let length = socket.read(&mut head).await.unwrap();
+            socket.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n").await.unwrap();
+            String::from_utf8(head[..length].to_vec()).unwrap().to_lowercase()
+        };
+        let (response, head) = tokio::join!(get(app.target(), "/"), answer);
+        assert_eq!(response.unwrap().status(), 200);
+        assert!(head.contains("\r\nhost: a.test\r\n"), "{head}");
+        assert!(head.contains("\r\nx-forwarded-proto: https\r\n"), "{head}");
     }
 
     #[tokio::test]

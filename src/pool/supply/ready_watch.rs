@@ -75,8 +75,10 @@ pub(in crate::pool) async fn check(supply: &Arc<Supply>, id: &InstanceId, instan
         }
         return;
     }
-    let host = supply.shared.public_url.instance_authority(id);
-    let target = readiness::AppTarget { runtime: &*supply.runtime, endpoint: instance.endpoint, host: &host };
+    let public_url = &supply.shared.public_url;
+    let (host, scheme) = (public_url.instance_authority(id), public_url.scheme);
+    let (runtime, endpoint) = (&*supply.runtime, instance.endpoint);
+    let target = readiness::AppTarget { runtime, endpoint, host: &host, scheme };
     let Err(failure) = readiness::check_once(target, &template, FIRST_TIMEOUT).await else {
         return supply.ready_watch.plan(id, template.recheck_interval);
     };

@@ -99,9 +99,10 @@ impl WithdrawnInstance {
 
     async fn check(&self) -> Result<(), String> {
         let template = self.template_pool.template();
-        let host = self.supply.shared.public_url.instance_authority(&self.id);
-        let target =
-            AppTarget { runtime: &*self.supply.runtime, endpoint: self.instance.endpoint, host: &host };
+        let public_url = &self.supply.shared.public_url;
+        let (host, scheme) = (public_url.instance_authority(&self.id), public_url.scheme);
+        let (runtime, endpoint) = (&*self.supply.runtime, self.instance.endpoint);
+        let target = AppTarget { runtime, endpoint, host: &host, scheme };
         readiness::check_once(target, &template, readiness::CHECK_TIMEOUT)
             .await
             .map_err(|failure| failure.what)
