@@ -15,8 +15,8 @@ PROGRAM := $${CARGO_TARGET_DIR:-target}/debug/try-it-now
 STACK_ENV := $(or $(STACK_DIR),target/stack)/env
 WITH_STACK := if [ -r "$(STACK_ENV)" ]; then path=$$PATH; set -a; . "$(STACK_ENV)"; set +a; PATH=$$PATH:$$path; fi
 # The images of the ready templates and of the tests, and those that only `make zoo` needs.
-IMAGES := sample server php node wordpress node-red nginx runtimes nginx-www-data php-fpm valkey-flask
-ZOO_IMAGES := caddy django dokuwiki etherpad jupyter mono postgresql prestashop sinatra tomcat ttyd vite wordpress-shop
+IMAGES := sample server php node wordpress node-red nginx runtimes nginx-www-data php-fpm valkey-flask prestashop wordpress-shop
+ZOO_IMAGES := caddy django dokuwiki etherpad jupyter mono postgresql sinatra tomcat ttyd vite
 # The program of `make run`, and the folder with its state and the id of its process.
 SERVER ?= $${CARGO_TARGET_DIR:-target}/release/try-it-now
 RUN ?= $(CURDIR)/target/run

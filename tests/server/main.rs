@@ -23,6 +23,7 @@ mod support {
     #[allow(dead_code, reason = "the backends' tests use clusters and Sentinels")]
     pub mod valkey_server;
     pub mod wall_clock;
+    pub mod zip;
 }
 
 mod api;

@@ -1,7 +1,7 @@
-//! A MariaDB server that belongs to one test: on a loopback address of its own, in a folder of its own. It ends with the
-//! test.
+//! A MariaDB server that belongs to one test: on a loopback address of its own or, for containers, at a port of its own,
+//! in a folder of its own. It ends with the test.
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, TcpListener, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -24,6 +24,9 @@ pub(crate) const PASSWORD: &str = "tin's \"secret\" \\";
 /// A user of the tests that may do everything.
 const ADMIN: &str = "admin";
 
+/// The port of MariaDB.
+const USUAL_PORT: u16 = 3306;
+
 /// What the prefix of the tests' databases is.
 pub(crate) const PREFIX: &str = "tryitnow";
 
@@ -42,6 +45,7 @@ pub(crate) struct MariaDbServer {
     programs: PathBuf,
     folder: PathBuf,
     ip: Ipv4Addr,
+    port: u16,
     options: Vec<String>,
 }
 
@@ -53,6 +57,26 @@ impl MariaDbServer {
 
     /// Starts a server with these options too.
     pub(crate) async fn start_with(version: Version, options: &[&str]) -> Option<Self> {
+        let [.., a, b, c] = ClaimToken::random().0.to_be_bytes();
+        // All of 127.0.0.0/8 is loopback. Addresses of the lower half may be in use on this host.
+        Self::start_at(version, Ipv4Addr::new(127, a | 128, b, c), USUAL_PORT, options).await
+    }
+
+    /// Starts a server that containers with a network of their own reach: at a free port of this host's address.
+    pub(crate) async fn start_for_containers(version: Version) -> Option<Self> {
+        // Connecting sends nothing: it asks which address this host has outside.
+        let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
+        let Some(IpAddr::V4(ip)) =
+            socket.connect("198.51.100.1:9").and_then(|()| socket.local_addr()).ok().map(|own| own.ip())
+        else {
+            skip("this host has no address beside loopback");
+            return None;
+        };
+        let port = TcpListener::bind((ip, 0)).unwrap().local_addr().unwrap().port();
+        Self::start_at(version, ip, port, &[]).await
+    }
+
+    async fn start_at(version: Version, ip: Ipv4Addr, port: u16, options: &[&str]) -> Option<Self> {
         let (variable, suite) = match version {
             Version::New => ("MARIADB_NEW", "sid"),
             Version::Old => ("MARIADB_OLD", "bookworm"),
@@ -64,9 +88,8 @@ impl MariaDbServer {
             skip(&format!("MariaDB of Debian's {suite} is missing (run `make stack-up`)"));
             return None;
         }
-        let [.., a, b, c] = ClaimToken::random().0.to_be_bytes();
-        // All of 127.0.0.0/8 is loopback. Addresses of the lower half may be in use on this host.
-        let ip = Ipv4Addr::new(127, a | 128, b, c);
+        // Only this host may log in as that user, at whatever address the server listens.
+        let own = if ip.is_loopback() { Ipv4Addr::LOCALHOST } else { ip };
         let folder = env::temp_dir().join(format!("tin-mariadb-{:032x}", ClaimToken::random().0));
         fs::create_dir_all(folder.join("tmp")).unwrap();
         let copied = Command::new("cp").arg("-r").arg(programs.join("data")).arg(&folder).status().unwrap();
@@ -78,12 +101,12 @@ impl MariaDbServer {
              GRANT CREATE USER, CONNECTION ADMIN ON *.* TO {USER}@'%';\n\
              GRANT ALL PRIVILEGES ON `{PREFIX}\\_%`.* TO {USER}@'%' WITH GRANT OPTION;\n\
              GRANT SELECT ON mysql.user TO {USER}@'%';\n\
-             GRANT ALL PRIVILEGES ON *.* TO {ADMIN}@'%' IDENTIFIED BY '{ADMIN}' WITH GRANT OPTION;\n"
+             GRANT ALL PRIVILEGES ON *.* TO {ADMIN}@'{own}' IDENTIFIED BY '{ADMIN}' WITH GRANT OPTION;\n"
         );
         fs::write(folder.join("init.sql"), init).unwrap();
         let options: Vec<String> = options.iter().map(|option| (*option).to_owned()).collect();
-        let child = spawn(&programs, &folder, ip, &options);
-        let server = Self { child, programs, folder, ip, options };
+        let child = spawn(&programs, &folder, (ip, port), &options);
+        let server = Self { child, programs, folder, ip, port, options };
         server.wait_until_it_answers().await;
         Some(server)
     }
@@ -97,13 +120,18 @@ impl MariaDbServer {
     /// Starts the server again at its address, with the data that is on disk.
     pub(crate) async fn restart(&mut self) {
         self.kill();
-        self.child = spawn(&self.programs, &self.folder, self.ip, &self.options);
+        self.child = spawn(&self.programs, &self.folder, (self.ip, self.port), &self.options);
         self.wait_until_it_answers().await;
     }
 
-    /// Returns the address on which it listens, at the usual port.
+    /// Returns the address on which it listens.
     pub(crate) fn host(&self) -> String {
         self.ip.to_string()
+    }
+
+    /// Returns the port on which it listens.
+    pub(crate) fn port(&self) -> u16 {
+        self.port
     }
 
     /// Returns a folder that ends with the server, for dumps.
@@ -123,9 +151,9 @@ impl MariaDbServer {
         password: &str,
         database: Option<&str>,
     ) -> mysql_async::Result<Conn> {
-        let options =
-            OptsBuilder::default().ip_or_hostname(self.host()).user(Some(user)).pass(Some(password));
-        let connecting = Conn::new(options.db_name(database).prefer_socket(false));
+        let options = OptsBuilder::default().ip_or_hostname(self.host()).tcp_port(self.port);
+        let connecting =
+            Conn::new(options.user(Some(user)).pass(Some(password)).db_name(database).prefer_socket(false));
         tokio::time::timeout(MAX_WAIT, connecting).await.expect("MariaDB answers or refuses")
     }
 
@@ -166,7 +194,7 @@ impl Drop for MariaDbServer {
     }
 }
 
-fn spawn(programs: &Path, folder: &Path, ip: Ipv4Addr, options: &[String]) -> Child {
+fn spawn(programs: &Path, folder: &Path, (ip, port): (Ipv4Addr, u16), options: &[String]) -> Child {
     let path = |name: &str| folder.join(name).display().to_string();
     Command::new(programs.join("usr/sbin/mariadbd"))
         .arg("--no-defaults")
@@ -180,7 +208,8 @@ fn spawn(programs: &Path, folder: &Path, ip: Ipv4Addr, options: &[String]) -> Ch
         .arg(format!("--log-error={}", path("log")))
         .arg(format!("--lc-messages-dir={}", programs.join("usr/share/mysql").display()))
         .arg(format!("--character-sets-dir={}", programs.join("usr/share/mysql/charsets").display()))
-        .args(["--port=3306", "--user=root", "--skip-name-resolve", "--innodb-log-file-size=8M"])
+        .arg(format!("--port={port}"))
+        .args(["--user=root", "--skip-name-resolve", "--innodb-log-file-size=8M"])
         .args(["--plugin-dir=/nonexistent"])
         .args(options)
         .stdin(Stdio::null())

@@ -1,7 +1,7 @@
 # A shop in the shape of the public development image of PrestaShop, whose own program cannot be had from packages: nginx
 # and PHP-FPM as `www-data`, settings in PS_... and MYSQL_... variables, lock files in /tmp that say which steps were done,
-# a redirect to the domain that the database holds, modules installed from ZIP files. MariaDB runs beside it as `mysql` and
-# is reached by TCP, since an instance is one container.
+# a redirect to the domain that the database holds, modules installed from ZIP files, MariaDB reached by TCP. Unless
+# `MYSQL_HOST` names another one, that runs beside it as `mysql`: an instance is one container.
 
 . "$images/php.sh"
 suite=trixie
@@ -15,16 +15,16 @@ leave_out=(
     systemd-standalone-tmpfiles 'libsystemd-shared*' 'libseccomp*' util-linux mount 'libmount*' 'libblkid*' libudev1
     'libsmartcols*' 'liblastlog*' 'libncursesw*' libcap-ng0
 )
-entrypoint='["/run-scripts/run.sh"]'
+entrypoint='["/run.sh"]'
 command='[]'
-env='["PATH=/usr/local/bin:/usr/bin:/usr/sbin","PS_DOMAIN=localhost:80","PS_PROTOCOL=http","SSL_REDIRECT=false","MYSQL_HOST=127.0.0.1","MYSQL_PORT=3306","MYSQL_USER=prestashop","MYSQL_PASSWORD=prestashop","MYSQL_DATABASE=prestashop","INSTALL_MODULES_DIR=/modules-to-install","ADMIN_MAIL=admin@example.com","ADMIN_PASSWORD=prestashop"]'
+env='["PATH=/usr/local/bin:/usr/bin:/usr/sbin","PS_PROTOCOL=http","SSL_REDIRECT=false","MYSQL_HOST=127.0.0.1","MYSQL_PORT=3306","MYSQL_USER=prestashop","MYSQL_PASSWORD=prestashop","MYSQL_DATABASE=prestashop","INSTALL_MODULES_DIR="]'
 workdir=/var/www/html
 healthcheck='{"Test":["CMD","/run-scripts/healthcheck"],"Interval":1000000000,"Timeout":10000000000,"Retries":3}'
 owned=('33:33 var/www/html' '999:999 var/lib/mysql' '999:999 run/mysqld')
 
 prepare() {
     local root=$1 settings
-    php_prepare "$root" mysqlnd mysqli zip mbstring ctype
+    php_prepare "$root" mysqlnd mysqli pdo pdo_mysql zip mbstring ctype
     settings=$(echo "$root"/etc/php/*)
     cp -R "$settings/cli/." "$settings/fpm/"
     ln -s "$(basename "$root"/usr/sbin/php-fpm*)" "$root/usr/sbin/php-fpm"
@@ -35,7 +35,7 @@ prepare() {
 }
 
 fill() {
-    # A module that the first start installs.
+    # A module that the first start installs where INSTALL_MODULES_DIR names this folder.
     (cd "$folder/modules" && python3 -m zipfile -c "$work/freedelivery.zip" freedelivery)
     mkdir -p "$1/modules-to-install"
     cp "$work/freedelivery.zip" "$1/modules-to-install/"

@@ -1,6 +1,7 @@
 # WordPress with a plugin that sells things, in the shape of the public WordPress image: an entrypoint of root, Apache with
-# PHP in its workers of `www-data`, settings in variables of the environment. MariaDB runs beside it as `mysql` and is
-# reached by TCP, since an instance is one container.
+# PHP in its workers of `www-data`, settings in variables of the environment, MariaDB reached by TCP. Unless
+# `WORDPRESS_DB_HOST` names another one, that runs beside it as `mysql`, and the shop is installed: an instance is one
+# container. With another one, WordPress waits to be installed, as the public image does.
 
 . "$images/php.sh"
 suite=trixie

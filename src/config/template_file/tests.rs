@@ -1,7 +1,5 @@
 //! Tests of the configuration from a file of templates.
 
-use std::collections::BTreeMap;
-
 use proptest::prelude::*;
 
 use crate::config::{Config, ConfigErrors, Environment};
@@ -302,10 +300,15 @@ fn the_templates_of_this_repository_are_valid_and_set_no_pool_sizes() {
     let mut files: Vec<_> = shipped.filter(|path| path.extension().is_some_and(|e| e == "toml")).collect();
     files.push(folder.join("try-it-now.example.toml"));
     assert!(files.len() >= 2);
-    let mut env: Environment = BTreeMap::from([("HOME".to_owned(), "/home/a".to_owned())]);
+    let variables = [("HOME", "/home/a"), ("PS_DB_HOST", "db"), ("PS_DB_USER", "u")];
+    let mut env: Environment = variables.map(|(name, value)| (name.to_owned(), value.to_owned())).into();
     for path in files {
         let text = std::fs::read_to_string(&path).unwrap();
-        let mode = if text.lines().any(|line| line.starts_with("image")) { "containerd" } else { "process" };
+        let mode = match text.lines().any(|line| line.starts_with("image")) {
+            true if text.contains("CONTAINER_MODE=docker") => "docker",
+            true => "containerd",
+            false => "process",
+        };
         env.insert("CONTAINER_MODE".to_owned(), mode.to_owned());
         let config = Config::load(&env, Some((&path, &text)), Path::new("/bin/try-it-now"));
         let config = config.unwrap_or_else(|errors| panic!("{errors}"));

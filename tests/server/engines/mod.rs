@@ -6,6 +6,7 @@ mod lifecycle;
 mod memory;
 mod outage;
 mod run_image;
+mod shops;
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -40,10 +41,15 @@ impl EngineHost {
 
     /// Uses this engine, image and further text of the template.
     pub(crate) fn new(kind: EngineKind, socket: PathBuf, image: &str, more: &str) -> Self {
-        let folder = std::env::temp_dir().join(format!("tin-{}", NodeId::random()));
-        std::fs::create_dir_all(&folder).unwrap();
         let archive = image_archive(image);
         let file = format!("[templates.{image}]\nimage = \"oci:{}\"\nport = 80\n{more}", archive.display());
+        Self::with_file(kind, socket, &file)
+    }
+
+    /// Uses this engine and this file of templates.
+    pub(crate) fn with_file(kind: EngineKind, socket: PathBuf, file: &str) -> Self {
+        let folder = std::env::temp_dir().join(format!("tin-{}", NodeId::random()));
+        std::fs::create_dir_all(&folder).unwrap();
         std::fs::write(folder.join("templates.toml"), file).unwrap();
         Self { kind, socket, folder, nodes: Mutex::default() }
     }

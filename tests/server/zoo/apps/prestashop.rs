@@ -1,5 +1,6 @@
 //! A shop that sends its visitors to the domain in its database, which a hook sets in each instance.
 
+use crate::support::zip::zip;
 use crate::zoo::app::{App, TemplateText, Verdict};
 use crate::zoo::visitor::{Visitor, between};
 
@@ -8,9 +9,9 @@ pub(in crate::zoo) const APP: App = App {
     image: "prestashop",
     shape: "nginx and PHP-FPM of `www-data`, MariaDB of `mysql` over TCP, health check, a domain in the database",
     template: TemplateText::Lines(
-        "share_memory = \"with-shm\"\nadmin_path = \"/admin-dev/\"\nwarm_up = [\"/\", \"/admin-dev/\", \"/\", \"/\"]\n\
+        "env = { INSTALL_MODULES_DIR = \"/modules-to-install\" }\nshare_memory = \"with-shm\"\nadmin_path = \"/admin-dev/\"\nwarm_up = [\"/\", \"/admin-dev/\", \"/\", \"/\"]\n\
          # A shop that was started cold begins with its own address; a restored one gets it from the hook.\n\
-         command = [\"bash\", \"-c\", \"PS_DOMAIN=$INSTANCE_URL exec /run-scripts/run.sh\"]\n\
+         command = [\"bash\", \"-c\", \"url=${INSTANCE_URL%/}; PS_DOMAIN=${url#*://} exec /run.sh\"]\n\
          # The image's own health check decides: before the hook, a restored shop sends visitors to another address.\n\
          [templates.APP.ready]\ntimeout = \"200s\"\n\
          [[templates.APP.hooks.exec]]\ncommand = [\"/run-scripts/set-domain\", \"{INSTANCE_URL}\"]\n",
@@ -27,9 +28,9 @@ async fn visit(visitor: &Visitor) {
     // The module that was there before the first start.
     assert!(home.contains("<li>Free delivery</li>"), "{home}");
 
-    let refused = visitor.post_form("/admin-dev/", "email=admin@example.com&passwd=wrong").await;
+    let refused = visitor.post_form("/admin-dev/", "email=admin@prestashop.com&passwd=wrong").await;
     assert_eq!(refused.status, 401, "{}", refused.text());
-    let login = visitor.post_form("/admin-dev/", "email=admin@example.com&passwd=prestashop").await;
+    let login = visitor.post_form("/admin-dev/", "email=admin@prestashop.com&passwd=prestashop").await;
     assert_eq!(login.status, 303, "{}", login.text());
     let page = visitor.page("/admin-dev/").await;
     let token = between(&page, "name=\"token\" value=\"", "\"");
@@ -60,33 +61,7 @@ async fn shown(visitor: &Visitor) -> String {
 /// the body of a request is a text here.
 fn module_archive(banner: &str) -> String {
     let archives = (10_000..100_000).map(|version| {
-        archive("cups/config.json", &format!("{{\"version\":\"{version}\",\"banner\":\"{banner}\"}}"))
+        zip("cups/config.json", &format!("{{\"version\":\"{version}\",\"banner\":\"{banner}\"}}"))
     });
     archives.filter_map(|archive| String::from_utf8(archive).ok()).next().expect("one of them is a text")
-}
-
-/// Returns a ZIP file with this file, not compressed.
-fn archive(name: &str, content: &str) -> Vec<u8> {
-    let number = |length: usize| u32::try_from(length).unwrap().to_le_bytes();
-    let size = number(content.len());
-    // Version 2.0, no flags, stored, midnight of the first day of 1980.
-    let mut entry = vec![20, 0, 0, 0, 0, 0, 0, 0, 0x21, 0];
-    entry.extend([crc32(content.as_bytes()).to_le_bytes(), size, size].concat());
-    entry.extend(u16::try_from(name.len()).unwrap().to_le_bytes());
-    entry.extend([0, 0]);
-    let file = [b"PK\x03\x04", entry.as_slice(), name.as_bytes(), content.as_bytes()].concat();
-    let directory = [b"PK\x01\x02\x14\0", entry.as_slice(), &[0; 14], name.as_bytes()].concat();
-    let end = [
-        b"PK\x05\x06\0\0\0\0\x01\0\x01\0".as_slice(),
-        &number(directory.len()),
-        &number(file.len()),
-        &[0, 0],
-    ];
-    [file, directory, end.concat()].concat()
-}
-
-/// Returns the checksum of ZIP files.
-fn crc32(bytes: &[u8]) -> u32 {
-    let step = |crc: u32| if crc & 1 == 1 { (crc >> 1) ^ 0xEDB8_8320 } else { crc >> 1 };
-    !bytes.iter().fold(u32::MAX, |crc, byte| (0..8).fold(crc ^ u32::from(*byte), |crc, _| step(crc)))
 }

@@ -23,12 +23,13 @@ function domain(): string
     return rows('SELECT domain FROM ps_shop_url WHERE id_shop = 1')[0]['domain'];
 }
 
-// A request for another host than that of the shop is sent there.
+// A request for another host than that of the shop is sent there, and one without TLS where the shop demands it.
 function redirect_to_own_domain(): void
 {
     $domain = domain();
-    if (($_SERVER['HTTP_HOST'] ?? '') !== $domain) {
-        $protocol = getenv('PS_PROTOCOL') ?: 'http';
+    $protocol = getenv('PS_PROTOCOL') ?: 'http';
+    $came_by = ($_SERVER['HTTP_X_FORWARDED_PROTO'] ?? '') ?: 'http';
+    if (($_SERVER['HTTP_HOST'] ?? '') !== $domain || ($protocol === 'https' && $came_by !== 'https')) {
         header("Location: $protocol://$domain{$_SERVER['REQUEST_URI']}", true, 302);
         exit;
     }

@@ -1,5 +1,6 @@
 #!/bin/bash
-# Starts the database, installs the site at the first start, and becomes the web server.
+# Starts the database, installs the site at the first start, and becomes the web server. Where another host has the
+# database, it only becomes the web server.
 set -euo pipefail
 
 # A value is given as NAME, or in the file that NAME_FILE names.
@@ -35,9 +36,11 @@ wait_for_database() {
     done
 }
 
-file_env WORDPRESS_DB_PASSWORD
-file_env WORDPRESS_DB_USER
-if [ "${1##*/}" = apache2 ]; then
+database=$WORDPRESS_DB_HOST
+[ -z "${WORDPRESS_DB_HOST_FILE:-}" ] || database=$(<"$WORDPRESS_DB_HOST_FILE")
+if [ "${1##*/}" = apache2 ] && [ "${database%%:*}" = 127.0.0.1 ]; then
+    file_env WORDPRESS_DB_PASSWORD
+    file_env WORDPRESS_DB_USER
     [ -d /var/lib/mysql/mysql ] || initialize
     gosu mysql mariadbd &
     wait_for_database

@@ -27,8 +27,8 @@ $table_prefix = setting('WORDPRESS_TABLE_PREFIX', 'wp_');
     }
     $seed = file_get_contents(is_readable($own) ? $own : $first);
     foreach (['AUTH', 'SECURE_AUTH', 'LOGGED_IN', 'NONCE'] as $use) {
-        define("{$use}_KEY", hash_hmac('sha256', "$use key", $seed));
-        define("{$use}_SALT", hash_hmac('sha256', "$use salt", $seed));
+        define("{$use}_KEY", setting("WORDPRESS_{$use}_KEY", hash_hmac('sha256', "$use key", $seed)));
+        define("{$use}_SALT", setting("WORDPRESS_{$use}_SALT", hash_hmac('sha256', "$use salt", $seed)));
     }
 })();
 

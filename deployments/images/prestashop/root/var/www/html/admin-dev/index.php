@@ -14,9 +14,8 @@ function back(): never
 }
 
 if ($_SERVER['REQUEST_METHOD'] === 'POST' && isset($_POST['email'])) {
-    $is_right = $_POST['email'] === getenv('ADMIN_MAIL')
-        && hash_equals((string) getenv('ADMIN_PASSWORD'), (string) ($_POST['passwd'] ?? ''));
-    if (!$is_right) {
+    $employee = rows('SELECT passwd FROM ps_employee WHERE email = ?', [(string) $_POST['email']])[0] ?? null;
+    if ($employee === null || !password_verify((string) ($_POST['passwd'] ?? ''), $employee['passwd'])) {
         http_response_code(401);
         exit('The e-mail address or the password is wrong.');
     }

@@ -2,13 +2,10 @@
 # Prepares the shop and runs it. Each step leaves a lock file, so that a container that starts again does not repeat it.
 set -euo pipefail
 
-: "${PS_DOMAIN:?PS_DOMAIN must be the host of the shop, with its port, or its URL}"
 : "${MYSQL_HOST:?}" "${MYSQL_PORT:?}" "${MYSQL_USER:?}" "${MYSQL_PASSWORD:?}" "${MYSQL_DATABASE:?}"
-LOCKS=/tmp/flashlight
-
-statements() {
-    mariadb --host="$MYSQL_HOST" --port="$MYSQL_PORT" --user="$MYSQL_USER" --password="$MYSQL_PASSWORD" --skip-ssl "$MYSQL_DATABASE" "$@"
-}
+[[ ${PS_DOMAIN:-} =~ ^[A-Za-z0-9.-]+(:[0-9]+)?$ ]] || { echo "run.sh: PS_DOMAIN must be the host of the shop, with its port" >&2; exit 2; }
+[ "${SSL_REDIRECT:-false}" = false ] || export PS_PROTOCOL=https
+locks=/tmp/flashlight
 
 # The database of this container, unless a variable names another one.
 if [ "$MYSQL_HOST" = 127.0.0.1 ]; then
@@ -29,24 +26,26 @@ if [ "$MYSQL_HOST" = 127.0.0.1 ]; then
     gosu mysql mariadbd &
 fi
 
-tries=1200
-until statements --execute='SELECT 1' >/dev/null 2>&1; do
-    tries=$((tries - 1))
-    [ "$tries" -gt 0 ] || { echo "run.sh: the database does not answer" >&2; exit 1; }
-    sleep 0.1
-done
-
-if [ ! -e "$LOCKS-dump.lock" ]; then
-    statements </run-scripts/dump.sql
-    touch "$LOCKS-dump.lock"
+if [ ! -e "$locks-init.lock" ]; then
+    sed -i "s/localhost:80/$PS_DOMAIN/g" /dump.sql
+    tries=1200
+    until /run-scripts/statements --execute='SELECT 1' >/dev/null 2>"$locks-error"; do
+        tries=$((tries - 1))
+        [ "$tries" -gt 0 ] || { echo "run.sh: the database does not answer: $(<"$locks-error")" >&2; exit 1; }
+        sleep 0.1
+    done
+    touch "$locks-init.lock"
 fi
-/run-scripts/set-domain "$PS_DOMAIN"
-if [ ! -e "$LOCKS-modules.lock" ]; then
-    for zip in "$INSTALL_MODULES_DIR"/*.zip; do
+if [ ! -e "$locks-dump.lock" ]; then
+    /run-scripts/statements </dump.sql
+    touch "$locks-dump.lock"
+fi
+if [ ! -e "$locks-modules-installed.lock" ]; then
+    for zip in "${INSTALL_MODULES_DIR:-/nowhere}"/*.zip; do
         [ -e "$zip" ] || continue
         gosu www-data php /run-scripts/install-module.php "$zip"
     done
-    touch "$LOCKS-modules.lock"
+    touch "$locks-modules-installed.lock"
 fi
 
 php-fpm --fpm-config /etc/php-fpm/php-fpm.conf &
