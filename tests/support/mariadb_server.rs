@@ -1,7 +1,7 @@
 //! A MariaDB server that belongs to one test: on a loopback address of its own or, for containers, at a port of its own,
 //! in a folder of its own. It ends with the test.
 
-use std::net::{IpAddr, Ipv4Addr, TcpListener, UdpSocket};
+use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -47,6 +47,30 @@ pub(crate) struct MariaDbServer {
     ip: Ipv4Addr,
     port: u16,
     options: Vec<String>,
+    /// Where the server listens, if the test made that address.
+    address: Option<LoopbackAddress>,
+}
+
+/// An address of the loopback device. It is removed on drop.
+struct LoopbackAddress(Ipv4Addr);
+
+impl LoopbackAddress {
+    fn add(ip: Ipv4Addr) -> Self {
+        let address = Self(ip);
+        assert!(address.change("add"), "the loopback device gets an address");
+        address
+    }
+
+    fn change(&self, verb: &str) -> bool {
+        let arguments = ["address", verb, &format!("{}/32", self.0), "dev", "lo"];
+        Command::new("ip").args(arguments).status().is_ok_and(|status| status.success())
+    }
+}
+
+impl Drop for LoopbackAddress {
+    fn drop(&mut self) {
+        self.change("delete");
+    }
 }
 
 impl MariaDbServer {
@@ -62,18 +86,16 @@ impl MariaDbServer {
         Self::start_at(version, Ipv4Addr::new(127, a | 128, b, c), USUAL_PORT, options).await
     }
 
-    /// Starts a server that containers with a network of their own reach: at a free port of this host's address.
+    /// Starts a server that containers with a network of their own reach, and other hosts do not: at an address that only
+    /// the loopback device has, until the server is dropped. As root.
     pub(crate) async fn start_for_containers(version: Version) -> Option<Self> {
-        // Connecting sends nothing: it asks which address this host has outside.
-        let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
-        let Some(IpAddr::V4(ip)) =
-            socket.connect("198.51.100.1:9").and_then(|()| socket.local_addr()).ok().map(|own| own.ip())
-        else {
-            skip("this host has no address beside loopback");
-            return None;
-        };
-        let port = TcpListener::bind((ip, 0)).unwrap().local_addr().unwrap().port();
-        Self::start_at(version, ip, port, &[]).await
+        let [.., half, a, b] = ClaimToken::random().0.to_be_bytes();
+        // The range for measurements between networks (RFC 2544), which no network of a host has.
+        let ip = Ipv4Addr::new(198, 18 | (half & 1), a, b);
+        let address = LoopbackAddress::add(ip);
+        let mut server = Self::start_at(version, ip, USUAL_PORT, &[]).await?;
+        server.address = Some(address);
+        Some(server)
     }
 
     async fn start_at(version: Version, ip: Ipv4Addr, port: u16, options: &[&str]) -> Option<Self> {
@@ -106,7 +128,7 @@ impl MariaDbServer {
         fs::write(folder.join("init.sql"), init).unwrap();
         let options: Vec<String> = options.iter().map(|option| (*option).to_owned()).collect();
         let child = spawn(&programs, &folder, (ip, port), &options);
-        let server = Self { child, programs, folder, ip, port, options };
+        let server = Self { child, programs, folder, ip, port, options, address: None };
         server.wait_until_it_answers().await;
         Some(server)
     }
