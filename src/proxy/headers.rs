@@ -14,12 +14,12 @@ use crate::api::INSTANCE_TOKEN_HEADER;
 use crate::clock::Clock;
 use crate::cluster::HOP_HEADER;
 use crate::config::Scheme;
-use crate::request::{Peer, RequestContext, RequestId, authority, forwarded_for};
+use crate::request::{
+    FORWARDED_FOR, FORWARDED_PROTO, Peer, RequestContext, RequestId, authority, forwarded_for,
+};
 
 /// The deadline of the instance's lease, RFC 3339. An app may show a countdown.
 const EXPIRES_AT: HeaderName = HeaderName::from_static("x-demo-expires-at");
-const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
-const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 const API_KEY: HeaderName = HeaderName::from_static("x-api-key");
 

@@ -22,8 +22,10 @@ pub struct ClientAddr {
     pub is_loopback: bool,
 }
 
-const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
-const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+/// The addresses through which a request came, the client's first.
+pub const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+/// The scheme that the client used.
+pub const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 
 /// The fields that proxies add. A request with one of them comes through a proxy, whatever the field says.
 const PROXY_FIELDS: [HeaderName; 8] = [

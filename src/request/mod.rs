@@ -25,7 +25,9 @@ mod request_id;
 mod tcp_ack;
 
 pub use budget::{Budget, BudgetPermit, UNREAD_RESPONSE_BYTES};
-pub use client_addr::{ClientAddr, client_network, forwarded_for, has_proxy_fields, visitor_at};
+pub use client_addr::{
+    ClientAddr, FORWARDED_FOR, FORWARDED_PROTO, client_network, forwarded_for, has_proxy_fields, visitor_at,
+};
 pub use client_permits::{ClientPermit, ClientPermits};
 pub use context::{Peer, Provenance, RequestContext};
 pub use host::{Destination, Hosts, authority, canonical_host};

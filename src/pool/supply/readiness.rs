@@ -4,13 +4,14 @@ use std::io;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{HeaderName, HeaderValue, Request, Response, header};
+use http::{HeaderValue, Request, Response, header};
 use http_body_util::Full;
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 
 use crate::config::Scheme;
 use crate::instance::Endpoint;
+use crate::request::FORWARDED_PROTO;
 use crate::request::one_shot::{ExchangeError, exchange};
 use crate::runtime::Runtime;
 use crate::telemetry::{Metrics, Outcome};
@@ -21,7 +22,6 @@ pub(super) const CHECK_TIMEOUT: Duration = Duration::from_secs(5);
 /// First pause between two requests of the ready check. It doubles up to the check's interval, since most apps need
 /// either a few milliseconds or many.
 const FIRST_PAUSE: Duration = Duration::from_millis(2);
-const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 const USER_AGENT: &str = concat!("try-it-now/", env!("CARGO_PKG_VERSION"));
 
 /// An app that did not answer as its template declares.
@@ -222,7 +222,8 @@ pub(super) async fn get(target: AppTarget<'_>, path: &str) -> Result<Response<By
     send(target, Request::get(path).body(Full::default())?).await
 }
 
-/// Sends one request with the authority and the scheme that visitors use, and reads the whole response. The caller bounds the wait.
+/// Sends one request with the authority and the scheme that visitors use, and reads the whole response. The caller bounds
+/// the wait.
 ///
 /// # Errors
 /// The app cannot be reached, or its response is malformed.

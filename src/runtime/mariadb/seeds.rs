@@ -222,7 +222,8 @@ async fn load_dump(settings: &Settings, login: &Login<'_>, path: &Path) -> Resul
     Ok(())
 }
 
-/// Returns what is needed to copy all tables, the largest first; `None` if the database has anything else, or a table of an unusual kind.
+/// Returns what is needed to copy all tables, the largest first; `None` if the database has anything else, or a table of
+/// an unusual kind.
 async fn copyable_tables(
     connection: &mut Connection,
     database: &DatabaseName,
