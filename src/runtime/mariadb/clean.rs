@@ -19,8 +19,9 @@ pub struct RemainingDatabases {
 /// could not be dropped. Once MariaDB does not answer, it is asked no more.
 pub async fn drop_all(settings: &Settings, nodes: &[NodeId]) -> (usize, Option<RemainingDatabases>) {
     let (mut dropped, mut remaining) = (0, None::<RemainingDatabases>);
+    let server = MariaDb::new(settings.clone());
     for node in nodes {
-        let databases = MariaDb::new(Settings { node: node.clone(), ..settings.clone() });
+        let databases = server.with_node(node);
         let prefix = databases.names.start().to_owned();
         if let Some(RemainingDatabases { prefixes, reason: DatabaseError::Unreachable { .. } }) =
             &mut remaining
@@ -36,6 +37,7 @@ pub async fn drop_all(settings: &Settings, nodes: &[NodeId]) -> (usize, Option<R
             }
         }
     }
+    server.connections.close_idle().await;
     (dropped, remaining)
 }
 

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use mysql_async::prelude::{FromRow, Queryable, StatementLike};
-use mysql_async::{Conn, DriverError, Error, Opts, OptsBuilder, Params, SslOpts};
+use mysql_async::{ChangeUserOpts, Conn, DriverError, Error, Opts, OptsBuilder, Params, SslOpts};
 use tokio::time::timeout;
 
 use super::settings::{Settings, Tls};
@@ -23,6 +23,7 @@ pub(super) struct Login<'a> {
 }
 
 /// A connection. It is closed when it is dropped; MariaDB may go on with a statement in progress.
+#[derive(Debug)]
 pub(super) struct Connection {
     conn: Conn,
     /// Longest time for one statement.
@@ -53,6 +54,18 @@ impl Connection {
             Err(_) => return Err(unreachable(format!("no answer in {CONNECT_DEADLINE:?}"))),
         };
         Ok(Self { conn, deadline: settings.statement_deadline })
+    }
+
+    /// Logs in again as the same user, which gives the connection the state of a new one.
+    ///
+    /// # Errors
+    /// The connection is broken or MariaDB refuses: the reason.
+    pub(super) async fn log_in_again(&mut self) -> Result<(), String> {
+        // A reset (`COM_RESET_CONNECTION`) would keep the database in use.
+        match timeout(CONNECT_DEADLINE, self.conn.change_user(ChangeUserOpts::default())).await {
+            Ok(answer) => answer.map_err(|error| error.to_string()),
+            Err(_) => Err(format!("no answer in {CONNECT_DEADLINE:?}")),
+        }
     }
 
     /// Runs one statement. `operation` is a verb and its object, for the error.

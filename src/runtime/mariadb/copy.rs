@@ -13,8 +13,8 @@ use parking_lot::Mutex;
 use tokio::sync::{Semaphore, SemaphorePermit};
 
 use super::connection::Connection;
+use super::connections::Connections;
 use super::quoting::identifier;
-use super::settings::Settings;
 use crate::runtime::{DatabaseError, DatabaseName};
 
 /// The most connections that all copies of this process have beyond the first of each.
@@ -63,7 +63,7 @@ impl CopyConnections {
     /// MariaDB refuses a statement, or does not answer. Some tables may have been copied; none is being copied any more.
     pub(super) async fn copy(
         &self,
-        settings: &Settings,
+        connections: &Connections,
         connection: &mut Connection,
         (seed, database): (&DatabaseName, &DatabaseName),
         tables: &[SeedTable],
@@ -71,7 +71,7 @@ impl CopyConnections {
         let [seed, database] = [seed, database].map(|name| identifier(&name.0));
         let copy = Copy { seed, database, rest: Mutex::new(tables.iter()) };
         let permits = (1..tables.len()).map_while(|_| self.0.try_acquire().ok());
-        let helpers = permits.map(|permit| copy.help(settings, permit));
+        let helpers = permits.map(|permit| copy.help(connections, permit));
         let (copied, helped) = tokio::join!(copy.run(connection), join_all(helpers));
         helped.into_iter().fold(copied, Result::and)
     }
@@ -79,17 +79,21 @@ impl CopyConnections {
 
 impl Copy<'_> {
     /// Copies tables by a connection of its own, if MariaDB accepts one.
-    async fn help(&self, settings: &Settings, _permit: SemaphorePermit<'_>) -> Result<(), DatabaseError> {
-        let mut connection = match Connection::open(settings).await {
+    async fn help(
+        &self,
+        connections: &Connections,
+        _permit: SemaphorePermit<'_>,
+    ) -> Result<(), DatabaseError> {
+        let mut connection = match connections.open().await {
             Ok(connection) => connection,
             Err(error) => {
                 tracing::debug!(%error, "failed to open another connection for a copy");
                 return Ok(());
             }
         };
-        let copied = self.run(&mut connection).await;
-        connection.close().await;
-        copied
+        self.run(&mut connection).await?;
+        connections.keep(connection);
+        Ok(())
     }
 
     /// Copies tables until there is none left. After a failure no connection takes another.

@@ -5,6 +5,7 @@
 //! | `mod.rs` | the implementation of [`Databases`] |
 //! | `settings.rs` | how to reach MariaDB |
 //! | `connection.rs` | one connection, with deadlines |
+//! | `connections.rs` | the connections that are used again |
 //! | `names.rs` | the generated names, which say whose a database is |
 //! | `quoting.rs` | the only place where a text becomes SQL |
 //! | `users.rs` | one database with its user |
@@ -20,6 +21,7 @@
 
 mod clean;
 mod connection;
+mod connections;
 mod copy;
 mod names;
 mod quoting;
@@ -33,9 +35,9 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use tokio::sync::Mutex;
 
-use connection::{Connection, Login};
+use connection::Login;
+use connections::Connections;
 use names::OwnNames;
 use seeds::Seeds;
 use users::{create_user, drop_user_and_database};
@@ -51,18 +53,22 @@ pub use survey::{Survey, survey};
 /// The databases of one node on a MariaDB.
 #[derive(Debug)]
 pub struct MariaDb {
-    settings: Settings,
+    connections: Arc<Connections>,
     names: OwnNames,
     seeds: Seeds,
-    /// Held by the one drop in progress.
-    dropping: Mutex<()>,
 }
 
 impl MariaDb {
     /// Creates the databases of a node. Nothing is asked of MariaDB yet.
     pub fn new(settings: Settings) -> Self {
         let names = OwnNames::new(&settings.prefix, &settings.node);
-        Self { settings, names, seeds: Seeds::default(), dropping: Mutex::default() }
+        Self { connections: Arc::new(Connections::new(settings)), names, seeds: Seeds::default() }
+    }
+
+    /// Returns the databases of another node, by the same connections.
+    fn with_node(&self, node: &NodeId) -> Self {
+        let names = OwnNames::new(&self.connections.settings().prefix, node);
+        Self { connections: self.connections.clone(), names, seeds: Seeds::default() }
     }
 }
 
@@ -74,7 +80,7 @@ impl Databases for MariaDb {
 
     fn access(&self, id: &InstanceId) -> Option<DatabaseAccess> {
         let DatabaseName(name) = self.names.of_instance(id);
-        let Settings { host, port, .. } = &self.settings;
+        let Settings { host, port, .. } = self.connections.settings();
         Some(DatabaseAccess { host: host.clone(), port: *port, user: name.clone(), name })
     }
 
@@ -86,40 +92,36 @@ impl Databases for MariaDb {
     ) -> Result<(), DatabaseError> {
         let name = self.names.of_instance(id);
         let seed = match &wanted.seed {
-            Some(path) => Some(self.seeds.prepare(&self.settings, &self.names, path).await?),
+            Some(path) => Some(self.seeds.prepare(&self.connections, &self.names, path).await?),
             None => None,
         };
-        let mut connection = Connection::open(&self.settings).await?;
+        let mut connection = self.connections.open().await?;
         create_user(&mut connection, &name, password, wanted.max_connections).await?;
         if let Some(seed) = seed {
             let owner = Login { user: &name.0, password: Some(password), database: Some(&name.0) };
-            let copied = self.seeds.copy(&seed, &self.settings, &mut connection, &name, &owner).await;
+            let copied = self.seeds.copy(&seed, &self.connections, &mut connection, &name, &owner).await;
             if let Err(DatabaseError::Failed { .. }) = copied {
                 // MariaDB may have lost the seed, or come back with older data.
                 self.seeds.forget(&seed);
             }
             copied?;
         }
-        connection.close().await;
+        self.connections.keep(connection);
         Ok(())
     }
 
     async fn drop_database(&self, id: &InstanceId) -> Result<(), DatabaseError> {
-        let _one_at_a_time = self.dropping.lock().await;
-        let mut connection = Connection::open(&self.settings).await?;
-        drop_user_and_database(&mut connection, &self.names.of_instance(id)).await?;
-        connection.close().await;
-        Ok(())
+        drop_user_and_database(&self.connections, &self.names.of_instance(id)).await
     }
 
     async fn list(&self) -> Result<Vec<DatabaseName>, DatabaseError> {
         const NAMES: &str = "SELECT SCHEMA_NAME FROM information_schema.SCHEMATA WHERE LEFT(SCHEMA_NAME, ?) = ? \
             UNION SELECT User FROM mysql.user WHERE LEFT(User, ?) = ?";
         let start = self.names.start();
-        let mut connection = Connection::open(&self.settings).await?;
+        let mut connection = self.connections.open().await?;
         let parameters = (start.len(), start, start.len(), start);
         let found: Vec<String> = connection.rows("list the databases", NAMES, parameters).await?;
-        connection.close().await;
+        self.connections.keep(connection);
         Ok(found.into_iter().filter(|name| self.names.contain(name)).map(DatabaseName).collect())
     }
 
@@ -133,17 +135,18 @@ impl Databases for MariaDb {
         if unowned.is_empty() {
             return Ok(0);
         }
-        let _one_at_a_time = self.dropping.lock().await;
-        self.seeds.drop_unused(&self.settings, unowned).await
+        self.seeds.drop_unused(&self.connections, unowned).await
     }
 
     fn of_node(&self, node: &NodeId) -> Arc<dyn Databases> {
-        Arc::new(Self::new(Settings { node: node.clone(), ..self.settings.clone() }))
+        Arc::new(self.with_node(node))
     }
 
     async fn shut_down(&self, kept: &HashSet<InstanceId>) -> Result<(), DatabaseError> {
         self.seeds.forget_all();
         let listed = self.list().await?;
-        self.drop_unowned(listed, kept).await.map(drop)
+        self.drop_unowned(listed, kept).await?;
+        self.connections.close_idle().await;
+        Ok(())
     }
 }

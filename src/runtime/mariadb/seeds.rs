@@ -15,6 +15,7 @@ use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
 use tokio::sync::{Mutex, RwLock};
 
 use super::connection::{Connection, Login};
+use super::connections::Connections;
 use super::copy::{CopyConnections, SeedTable};
 use super::names::OwnNames;
 use super::quoting::identifier;
@@ -56,7 +57,7 @@ impl Seeds {
     /// Returns the seed that a file holds now. It is loaded if it has changed or was never loaded; others wait meanwhile.
     pub(super) async fn prepare(
         &self,
-        settings: &Settings,
+        connections: &Connections,
         names: &OwnNames,
         path: &Path,
     ) -> Result<Arc<Seed>, DatabaseError> {
@@ -68,7 +69,7 @@ impl Seeds {
         }
         let name = names.of_seed(digest_of(path, content).await?.as_ref());
         let _loading = self.loading.read().await;
-        let seed = Arc::new(load_seed(settings, name, path).await?);
+        let seed = Arc::new(load_seed(connections, name, path).await?);
         *slot = Some((state, seed.clone()));
         Ok(seed)
     }
@@ -77,7 +78,7 @@ impl Seeds {
     /// dropped. Returns the number of names that were dropped.
     pub(super) async fn drop_unused(
         &self,
-        settings: &Settings,
+        connections: &Connections,
         unused: Vec<DatabaseName>,
     ) -> Result<usize, DatabaseError> {
         // Held to the end, so that no seed is loaded meanwhile into a database that is about to be dropped.
@@ -87,13 +88,11 @@ impl Seeds {
             true => in_use.as_ref().is_some_and(|in_use| !in_use.contains(name)),
             false => true,
         };
-        let mut connection = Connection::open(settings).await?;
         let mut dropped = 0;
         for name in unused.iter().filter(is_unused) {
-            drop_user_and_database(&mut connection, name).await?;
+            drop_user_and_database(connections, name).await?;
             dropped += 1;
         }
-        connection.close().await;
         Ok(dropped)
     }
 
@@ -111,16 +110,16 @@ impl Seeds {
     pub(super) async fn copy(
         &self,
         seed: &Seed,
-        settings: &Settings,
+        connections: &Connections,
         connection: &mut Connection,
         database: &DatabaseName,
         owner: &Login<'_>,
     ) -> Result<(), DatabaseError> {
         match &seed.tables {
             Some(tables) => {
-                self.copy_connections.copy(settings, connection, (&seed.name, database), tables).await
+                self.copy_connections.copy(connections, connection, (&seed.name, database), tables).await
             }
-            None => load_dump(settings, owner, &seed.path).await,
+            None => load_dump(connections.settings(), owner, &seed.path).await,
         }
     }
 
@@ -165,21 +164,25 @@ async fn digest_of(path: &Path, mut file: File) -> Result<digest::Digest, Databa
 }
 
 /// Loads a dump into a database of its own, with a user that has rights on nothing else.
-async fn load_seed(settings: &Settings, name: DatabaseName, path: &Path) -> Result<Seed, DatabaseError> {
-    let mut connection = Connection::open(settings).await?;
-    drop_user_and_database(&mut connection, &name).await?;
+async fn load_seed(
+    connections: &Connections,
+    name: DatabaseName,
+    path: &Path,
+) -> Result<Seed, DatabaseError> {
+    drop_user_and_database(connections, &name).await?;
     let random = random_hex::<16>().map_err(|error| unreadable(path, &error))?;
     let password = Secret::new(random);
+    let mut connection = connections.open().await?;
     create_user(&mut connection, &name, &password, 1).await?;
     let login = Login { user: &name.0, password: Some(&password), database: Some(&name.0) };
-    let loaded = load_dump(settings, &login, path).await;
+    let loaded = load_dump(connections.settings(), &login, path).await;
     if loaded.is_err() {
-        drop_user_and_database(&mut connection, &name).await?;
+        drop_user_and_database(connections, &name).await?;
     }
     loaded?;
     connection.run("drop the user of the seed", &format!("DROP USER {}", identifier(&name.0))).await?;
     let tables = copyable_tables(&mut connection, &name).await?;
-    connection.close().await;
+    connections.keep(connection);
     match &tables {
         Some(tables) => tracing::info!(seed = %path.display(), tables = tables.len(), "seed loaded"),
         None => tracing::info!(

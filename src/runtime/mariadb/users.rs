@@ -1,6 +1,7 @@
 //! One database with one user, both of the same name.
 
 use super::connection::Connection;
+use super::connections::Connections;
 use super::quoting::{PlainPassword, grant_pattern, identifier};
 use crate::runtime::{DatabaseError, DatabaseName};
 use crate::template::Secret;
@@ -30,16 +31,21 @@ pub(super) async fn create_user(
     Ok(())
 }
 
-/// Drops a user and its database, and ends the user's connections. It succeeds where there is neither.
+/// Drops a user and its database, and ends the user's connections, after all drops that were begun before. It succeeds
+/// where there is neither.
 pub(super) async fn drop_user_and_database(
-    connection: &mut Connection,
+    connections: &Connections,
     name: &DatabaseName,
 ) -> Result<(), DatabaseError> {
+    let _one_at_a_time = connections.begin_drop().await;
+    let mut connection = connections.open().await?;
     let (operation, quoted) = (format!("drop the database {}", name.0), identifier(&name.0));
     // The user first: from then on no app connects.
     connection.run(&operation, &format!("DROP USER IF EXISTS {quoted}@`%`")).await?;
     // A connection with an open transaction would hold up the drop. Without the right to end it, the drop is tried all
     // the same.
     let _ = connection.run(&operation, &format!("KILL HARD CONNECTION USER {quoted}")).await;
-    connection.run(&operation, &format!("DROP DATABASE IF EXISTS {quoted}")).await
+    connection.run(&operation, &format!("DROP DATABASE IF EXISTS {quoted}")).await?;
+    connections.keep(connection);
+    Ok(())
 }

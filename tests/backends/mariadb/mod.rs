@@ -2,6 +2,7 @@
 //! MariaDB promises.
 
 mod attacks;
+mod connections;
 mod crashes;
 #[cfg(feature = "measurements")]
 mod measure;
