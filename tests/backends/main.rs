@@ -23,6 +23,8 @@ mod support {
     #[allow(dead_code, reason = "the server's tests use the rest")]
     pub mod engine_stack;
     pub mod fault_proxy;
+    #[cfg(feature = "measurements")]
+    pub mod large_seed;
     pub mod leak_check;
     #[allow(dead_code, reason = "the server's tests use the rest")]
     pub mod mariadb_server;

@@ -11,6 +11,8 @@ mod support {
     #[allow(dead_code, reason = "the backends' tests use the other faults")]
     pub mod fault_proxy;
     pub mod harness;
+    #[cfg(feature = "measurements")]
+    pub mod large_seed;
     pub mod leak_check;
     #[allow(dead_code, reason = "the backends' tests use the rest")]
     pub mod mariadb_server;

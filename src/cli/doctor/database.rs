@@ -7,7 +7,7 @@ use tokio::time::timeout;
 use super::check_result::CheckResult;
 use crate::config::Config;
 use crate::runtime::DatabaseError;
-use crate::server::backends::{DatabaseSurvey, survey_databases};
+use crate::server::backends::{DatabaseSurvey, MAX_IDLE_DATABASE_CONNECTIONS, survey_databases};
 
 /// Longest time to ask.
 const DEADLINE: Duration = Duration::from_secs(8);
@@ -66,10 +66,13 @@ fn judge(survey: &DatabaseSurvey, instances: usize, prefix: &str) -> Vec<CheckRe
             ),
         ));
     }
-    if survey.max_connections < instances as u64 {
+    if survey.max_connections < (instances + MAX_IDLE_DATABASE_CONNECTIONS) as u64 {
         results.push(CheckResult::warning(
             CHECK,
-            format!("{instances} instances may share {} connections", survey.max_connections),
+            format!(
+                "{instances} instances may share {} connections, of which the server keeps up to {}",
+                survey.max_connections, MAX_IDLE_DATABASE_CONNECTIONS
+            ),
             "raise max_connections of MariaDB, or lower the size of the pools",
         ));
     }
@@ -126,7 +129,7 @@ mod tests {
     #[test]
     fn a_mariadb_that_suffices_is_one_line() {
         for grants in [&[ROOT][..], &[USERS, OWN]] {
-            assert_eq!(verdicts(&survey("11.8.9-MariaDB-4", grants), 100), [Verdict::Ok], "{grants:?}");
+            assert_eq!(verdicts(&survey("11.8.9-MariaDB-4", grants), 84), [Verdict::Ok], "{grants:?}");
         }
     }
 
@@ -144,7 +147,7 @@ mod tests {
         let warnings = [Verdict::Warning];
         assert_eq!(verdicts(&survey("10.6.1-MariaDB", &[ROOT]), 1), warnings);
         assert_eq!(verdicts(&survey("8.0.36", &[ROOT]), 1), warnings);
-        assert_eq!(verdicts(&survey("11.8.9-MariaDB", &[ROOT]), 101)[1..], warnings);
+        assert_eq!(verdicts(&survey("11.8.9-MariaDB", &[ROOT]), 85)[1..], warnings);
         let anonymous = DatabaseSurvey { has_anonymous_user: true, ..survey("11.8.9-MariaDB", &[ROOT]) };
         assert_eq!(verdicts(&anonymous, 1)[1..], warnings);
     }

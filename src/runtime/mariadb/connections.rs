@@ -17,8 +17,8 @@ use super::settings::Settings;
 use crate::runtime::DatabaseError;
 use crate::telemetry::task;
 
-/// The most connections that stay open without use.
-pub(super) const MAX_IDLE: usize = 16;
+/// The most connections of this program that stay open without use.
+pub const MAX_IDLE_CONNECTIONS: usize = 16;
 /// How long a connection stays open without use.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -73,7 +73,7 @@ impl Connections {
     /// Keeps a connection whose operation has succeeded for the next one. It is closed if there are enough.
     pub(super) fn keep(&self, connection: Connection) {
         let mut idle = self.idle.lock();
-        if idle.connections.len() == MAX_IDLE {
+        if idle.connections.len() == MAX_IDLE_CONNECTIONS {
             return;
         }
         idle.connections.push((Instant::now(), connection));

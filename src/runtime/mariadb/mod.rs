@@ -47,6 +47,7 @@ use crate::instance::{InstanceId, NodeId};
 use crate::template::{Database, Secret};
 
 pub use clean::{RemainingDatabases, drop_all};
+pub use connections::MAX_IDLE_CONNECTIONS;
 pub use settings::{Settings, Tls};
 pub use survey::{Survey, survey};
 

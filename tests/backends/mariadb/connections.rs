@@ -6,7 +6,7 @@ use std::time::Duration;
 use futures_util::future::join_all;
 use mysql_async::prelude::Queryable;
 use tokio::time::Instant;
-use try_it_now::runtime::mariadb::{MariaDb, Settings};
+use try_it_now::runtime::mariadb::{MAX_IDLE_CONNECTIONS, MariaDb, Settings};
 use try_it_now::runtime::{DatabaseError, Databases};
 use try_it_now::template::Secret;
 
@@ -63,7 +63,7 @@ async fn many_calls_at_once_leave_a_bounded_number_of_connections() {
     join_all((0..40).map(|_| it.databases.list())).await.into_iter().for_each(|listed| drop(listed.unwrap()));
     // MariaDB notices the end of a connection a moment later.
     let begun = Instant::now();
-    while open_connections(&it).await.len() > 16 {
+    while open_connections(&it).await.len() > MAX_IDLE_CONNECTIONS {
         assert!(begun.elapsed() < MAX_WAIT);
         tokio::task::yield_now().await;
     }

@@ -1,10 +1,10 @@
 //! How long it takes to make a database from a seed of 100 tables and 50 MB, by each way that there is: `make measure-backends`.
 
-use std::fmt::Write as _;
 use std::fs;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use mysql_async::Conn;
 use mysql_async::prelude::Queryable;
 use tokio::time::Instant;
@@ -13,35 +13,14 @@ use try_it_now::runtime::mariadb::MariaDb;
 use try_it_now::template::Secret;
 
 use crate::suites::databases::{OWN_PASSWORD, new_id, settings, wanted};
+use crate::support::large_seed::{DEFAULTS, RECOMMENDED, TABLES, dump};
 use crate::support::mariadb_server::{MariaDbServer, PASSWORD, USER, Version};
 
-const TABLES: usize = 100;
-/// Rows of a table, of about 500 bytes each.
-const ROWS: usize = 1_000;
 const ROUNDS: usize = 5;
-
-/// Returns what `mariadb-dump` writes for such a database: keys, and one insertion with all rows for each table.
-fn dump() -> String {
-    let mut dump = "SET NAMES utf8mb4;\nSET FOREIGN_KEY_CHECKS=0, UNIQUE_CHECKS=0;\n".to_owned();
-    for table in 0..TABLES {
-        let columns = "id BIGINT NOT NULL AUTO_INCREMENT, author BIGINT NOT NULL, title VARCHAR(100) NOT NULL, \
-                       body TEXT, PRIMARY KEY (id), KEY author (author), KEY title (title)";
-        write!(dump, "CREATE TABLE t{table} ({columns}) ENGINE=InnoDB;\nINSERT INTO t{table} VALUES ")
-            .unwrap();
-        for row in 0..ROWS {
-            let (title, end) = (row * 7919 % 10_007, if row + 1 == ROWS { ";\n" } else { "," });
-            write!(
-                dump,
-                "({},{},'title {title} of {table}','{}'){end}",
-                row + 1,
-                row % 17,
-                "lorem ip".repeat(55)
-            )
-            .unwrap();
-        }
-    }
-    dump
-}
+/// Connections that work at the same time.
+const HELPERS: usize = 16;
+/// Other databases while empty ones are made and dropped.
+const OTHERS: usize = 1_000;
 
 fn median(mut times: Vec<Duration>) -> Duration {
     times.sort_unstable();
@@ -62,39 +41,76 @@ fn load_with_client(server: &MariaDbServer, name: &str, dump: &str) {
     }
 }
 
-/// Imports the tablespaces of a database whose tables are flushed for export, as an operator on the same host could.
-async fn import_tablespaces(server: &MariaDbServer, admin: &mut Conn, from: &str, name: &str) {
+/// Copies the files of a database's tables into the folder of another one, while the tables are flushed for export.
+async fn copy_files(
+    server: &MariaDbServer,
+    admin: &mut Conn,
+    (from, name): (&str, &str),
+    extensions: &[&str],
+) {
     let data = server.folder().join("data");
-    admin.query_drop(format!("CREATE DATABASE {name}")).await.unwrap();
-    admin.query_drop(format!("USE {name}")).await.unwrap();
-    let tables: Vec<String> = (0..TABLES).map(|table| format!("t{table}")).collect();
-    for table in &tables {
-        admin.query_drop(format!("CREATE TABLE {table} LIKE {from}.{table}")).await.unwrap();
-        admin.query_drop(format!("ALTER TABLE {table} DISCARD TABLESPACE")).await.unwrap();
-    }
-    let list: Vec<String> = tables.iter().map(|table| format!("{from}.{table}")).collect();
+    let list: Vec<String> = (0..TABLES).map(|table| format!("{from}.t{table}")).collect();
     admin.query_drop(format!("FLUSH TABLES {} FOR EXPORT", list.join(","))).await.unwrap();
-    for table in &tables {
-        for extension in ["ibd", "cfg"] {
-            let file = format!("{table}.{extension}");
+    for table in 0..TABLES {
+        for extension in extensions {
+            let file = format!("t{table}.{extension}");
             fs::copy(data.join(from).join(&file), data.join(name).join(&file)).unwrap();
         }
     }
     admin.query_drop("UNLOCK TABLES").await.unwrap();
-    for table in &tables {
-        admin.query_drop(format!("ALTER TABLE {table} IMPORT TABLESPACE")).await.unwrap();
-    }
 }
 
-/// The sizes that MariaDB has by default: those of the other tests are smaller.
-const DEFAULTS: [&str; 2] = ["--innodb-log-file-size=96M", "--innodb-buffer-pool-size=128M"];
-/// What docs/databases.md recommends for a MariaDB that has only the databases of instances.
-const RECOMMENDED: [&str; 4] = [
-    "--innodb-log-file-size=1G",
-    "--innodb-buffer-pool-size=1G",
-    "--innodb-flush-log-at-trx-commit=2",
-    "--innodb-file-per-table=OFF",
-];
+/// Imports the tablespaces of a database with their definitions, which MariaDB can from 11.2 on, by several connections.
+async fn import_with_definitions(server: &MariaDbServer, others: &mut [Conn], from: &str, name: &str) {
+    let [admin, ..] = others else { unreachable!("there are some") };
+    admin.query_drop(format!("CREATE DATABASE {name}")).await.unwrap();
+    copy_files(server, admin, (from, name), &["frm", "ibd", "cfg"]).await;
+    let count = others.len();
+    let imports = others.iter_mut().enumerate().map(async |(first, connection)| {
+        for table in (first..TABLES).step_by(count) {
+            connection.query_drop(format!("ALTER TABLE {name}.t{table} IMPORT TABLESPACE")).await.unwrap();
+        }
+    });
+    join_all(imports).await;
+}
+
+/// Makes all tables by several connections, and then copies the rows, in one transaction for each connection.
+async fn copy_in_transactions(others: &mut [Conn], from: &str, name: &str) {
+    let [admin, ..] = others else { unreachable!("there are some") };
+    admin.query_drop(format!("CREATE DATABASE {name}")).await.unwrap();
+    let count = others.len();
+    let made = others.iter_mut().enumerate().map(async |(first, connection)| {
+        for table in (first..TABLES).step_by(count) {
+            connection
+                .query_drop(format!("CREATE TABLE {name}.t{table} LIKE {from}.t{table}"))
+                .await
+                .unwrap();
+        }
+    });
+    join_all(made).await;
+    let filled = others.iter_mut().enumerate().map(async |(first, connection)| {
+        connection.query_drop("START TRANSACTION").await.unwrap();
+        for table in (first..TABLES).step_by(count) {
+            let rows = format!("INSERT INTO {name}.t{table} SELECT * FROM {from}.t{table}");
+            connection.query_drop(rows).await.unwrap();
+        }
+        connection.query_drop("COMMIT").await.unwrap();
+    });
+    join_all(filled).await;
+}
+
+/// Imports the tablespaces of a database into tables that were made before, as an operator on the same host could.
+async fn import_tablespaces(server: &MariaDbServer, admin: &mut Conn, from: &str, name: &str) {
+    admin.query_drop(format!("CREATE DATABASE {name}")).await.unwrap();
+    for table in 0..TABLES {
+        admin.query_drop(format!("CREATE TABLE {name}.t{table} LIKE {from}.t{table}")).await.unwrap();
+        admin.query_drop(format!("ALTER TABLE {name}.t{table} DISCARD TABLESPACE")).await.unwrap();
+    }
+    copy_files(server, admin, (from, name), &["ibd", "cfg"]).await;
+    for table in 0..TABLES {
+        admin.query_drop(format!("ALTER TABLE {name}.t{table} IMPORT TABLESPACE")).await.unwrap();
+    }
+}
 
 #[tokio::test]
 async fn ways_to_make_a_database_with_the_newest_version() {
@@ -121,23 +137,28 @@ async fn measure(version: Version, options: &[&str]) {
     let create = async |seeded| {
         let (id, begun) = (new_id(), Instant::now());
         databases.create_database(&id, seeded, &Secret::new(OWN_PASSWORD)).await.unwrap();
-        let took = begun.elapsed();
+        let (made, begun) = (begun.elapsed(), Instant::now());
         databases.drop_database(&id).await.unwrap();
-        took
+        [made, begun.elapsed()]
     };
     create(&seeded).await;
     let names = server.names().await;
     let from = names.iter().find(|name| name.contains("_seed")).unwrap();
     let mut admin = server.admin().await;
     let has_files = admin.query_first("SELECT @@innodb_file_per_table").await.unwrap() == Some(1);
-    let (mut loaded, mut copied, mut liked, mut imported) = (vec![], vec![], vec![], vec![]);
+    let can_import_definitions = has_files && version == Version::New;
+    let mut helpers = join_all((0..HELPERS).map(|_| server.admin())).await;
+    let [mut loaded, mut copied, mut copied_twice, mut dropped, mut liked, mut imported, mut imported_whole] =
+        [const { Vec::new() }; 7];
     for round in 0..ROUNDS {
         let name = format!("tryitnow_measured{round}");
         let begun = Instant::now();
         load_with_client(&server, &name, &dump);
         loaded.push(begun.elapsed());
         admin.query_drop(format!("DROP DATABASE {name}")).await.unwrap();
-        copied.push(create(&seeded).await);
+        let [made, gone] = create(&seeded).await;
+        copied.push(made);
+        dropped.push(gone);
         let begun = Instant::now();
         admin.query_drop(format!("CREATE DATABASE {name}")).await.unwrap();
         for table in 0..TABLES {
@@ -147,26 +168,49 @@ async fn measure(version: Version, options: &[&str]) {
         }
         liked.push(begun.elapsed());
         admin.query_drop(format!("DROP DATABASE {name}")).await.unwrap();
+        let begun = Instant::now();
+        copy_in_transactions(&mut helpers, from, &name).await;
+        copied_twice.push(begun.elapsed());
+        admin.query_drop(format!("DROP DATABASE {name}")).await.unwrap();
         if has_files {
             let begun = Instant::now();
             import_tablespaces(&server, &mut admin, from, &name).await;
             imported.push(begun.elapsed());
             admin.query_drop(format!("DROP DATABASE {name}")).await.unwrap();
         }
+        if can_import_definitions {
+            let begun = Instant::now();
+            import_with_definitions(&server, &mut helpers, from, &name).await;
+            imported_whole.push(begun.elapsed());
+            let rows: Vec<i64> = admin.query(format!("SELECT COUNT(*) FROM {name}.t99")).await.unwrap();
+            assert_eq!(rows, [1_000]);
+            admin.query_drop(format!("DROP DATABASE {name}")).await.unwrap();
+        }
     }
     let empty = wanted(None);
-    let (begun, many) = (Instant::now(), 100);
-    for _ in 0..many {
-        create(&empty).await;
+    let many = 100;
+    let each = async || {
+        let begun = Instant::now();
+        for _ in 0..many {
+            create(&empty).await;
+        }
+        begun.elapsed() / many
+    };
+    let alone = each().await;
+    for other in 0..OTHERS {
+        admin.query_drop(format!("CREATE DATABASE tryitnow_other{other}")).await.unwrap();
     }
-    let each = begun.elapsed() / many;
+    let among_others = each().await;
     let base = median(loaded);
     println!("{version:?} {options:?}: {:.1} MB, medians of {ROUNDS}", dump.len() as f64 / 1e6);
     println!("  dump and load                {base:?}");
     for (way, times) in [
         ("copied by this program", copied),
+        ("tables, then transactions", copied_twice),
         ("CREATE LIKE + INSERT SELECT", liked),
         ("tablespace import", imported),
+        ("the same with definitions", imported_whole),
+        ("(the copied one dropped)", dropped),
     ]
     .into_iter()
     .filter(|(_, times)| !times.is_empty())
@@ -174,12 +218,15 @@ async fn measure(version: Version, options: &[&str]) {
         let time = median(times);
         println!("  {way:28} {time:?}, {:.1} times as fast", base.as_secs_f64() / time.as_secs_f64());
     }
-    println!("  an empty one made and dropped in {each:?}, {:.0} a second", 1.0 / each.as_secs_f64());
+    for (others, each) in [(0, alone), (OTHERS, among_others)] {
+        let rate = 1.0 / each.as_secs_f64();
+        println!("  an empty one made and dropped in {each:?}, {rate:.0} a second, with {others} others");
+    }
     let mut listed = vec![];
     for _ in 0..many {
         let begun = Instant::now();
         databases.list().await.unwrap();
         listed.push(begun.elapsed());
     }
-    println!("  a connection with one query   {:?}", median(listed));
+    println!("  one query                     {:?}", median(listed));
 }
