@@ -148,17 +148,28 @@ async fn measure(version: Version, options: &[&str]) {
     let has_files = admin.query_first("SELECT @@innodb_file_per_table").await.unwrap() == Some(1);
     let can_import_definitions = has_files && version == Version::New;
     let mut helpers = join_all((0..HELPERS).map(|_| server.admin())).await;
-    let [mut loaded, mut copied, mut copied_twice, mut dropped, mut liked, mut imported, mut imported_whole] =
-        [const { Vec::new() }; 7];
+    let [
+        mut loaded,
+        mut copied_first,
+        mut copied,
+        mut copied_in_transactions,
+        mut dropped,
+        mut liked,
+        mut imported,
+        mut imported_whole,
+    ] = [const { Vec::new() }; 8];
     for round in 0..ROUNDS {
         let name = format!("tryitnow_measured{round}");
         let begun = Instant::now();
         load_with_client(&server, &name, &dump);
         loaded.push(begun.elapsed());
         admin.query_drop(format!("DROP DATABASE {name}")).await.unwrap();
-        let [made, gone] = create(&seeded).await;
-        copied.push(made);
-        dropped.push(gone);
+        // Longer than connections stay open without use has passed, but not before the second one.
+        for times in [&mut copied_first, &mut copied] {
+            let [made, gone] = create(&seeded).await;
+            times.push(made);
+            dropped.push(gone);
+        }
         let begun = Instant::now();
         admin.query_drop(format!("CREATE DATABASE {name}")).await.unwrap();
         for table in 0..TABLES {
@@ -170,7 +181,7 @@ async fn measure(version: Version, options: &[&str]) {
         admin.query_drop(format!("DROP DATABASE {name}")).await.unwrap();
         let begun = Instant::now();
         copy_in_transactions(&mut helpers, from, &name).await;
-        copied_twice.push(begun.elapsed());
+        copied_in_transactions.push(begun.elapsed());
         admin.query_drop(format!("DROP DATABASE {name}")).await.unwrap();
         if has_files {
             let begun = Instant::now();
@@ -205,8 +216,9 @@ async fn measure(version: Version, options: &[&str]) {
     println!("{version:?} {options:?}: {:.1} MB, medians of {ROUNDS}", dump.len() as f64 / 1e6);
     println!("  dump and load                {base:?}");
     for (way, times) in [
-        ("copied by this program", copied),
-        ("tables, then transactions", copied_twice),
+        ("copied by this program", copied_first),
+        ("by connections that are open", copied),
+        ("tables, then transactions", copied_in_transactions),
         ("CREATE LIKE + INSERT SELECT", liked),
         ("tablespace import", imported),
         ("the same with definitions", imported_whole),
@@ -228,5 +240,5 @@ async fn measure(version: Version, options: &[&str]) {
         databases.list().await.unwrap();
         listed.push(begun.elapsed());
     }
-    println!("  one query                     {:?}", median(listed));
+    println!("  the names of all databases, with {OTHERS} others, in {:?}", median(listed));
 }
