@@ -175,8 +175,7 @@ impl Stack {
             .env("RATE_LIMIT_DAILY", "0");
         let folder = child::folder()?;
         let server = ChildProcess::listening("the server", command, "SERVER_PORT", folder, core)?;
-        let has_folders = runtime == "containerd";
-        Ok(ContainerHost { address: server.address, server: Some(server), state, has_folders })
+        Ok(ContainerHost { address: server.address, server: Some(server), state, has_folders: true })
     }
 }
 
@@ -186,7 +185,7 @@ pub(crate) struct ContainerHost {
     address: SocketAddr,
     server: Option<ChildProcess>,
     state: PathBuf,
-    /// Whether each instance has a folder in the state, which is removed last.
+    /// Whether each instance has a folder in the state, which is removed last. A process has none.
     has_folders: bool,
 }
 
@@ -202,6 +201,11 @@ impl ContainerHost {
     /// Returns a server whose instances are processes.
     pub(crate) fn of_processes(server: ChildProcess) -> Self {
         Self { address: server.address, server: Some(server), state: PathBuf::new(), has_folders: false }
+    }
+
+    /// Returns where the server listens.
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.address
     }
 
     /// Acquires an instance, and returns its id.
@@ -295,7 +299,8 @@ impl ContainerHost {
     fn instance_folders(&self) -> Result<Vec<PathBuf>, Failure> {
         let nodes = std::fs::read_dir(self.state.join("nodes"))?;
         let nodes: Vec<_> = nodes.collect::<Result<_, _>>()?;
-        let folders = nodes.iter().map(|node| node.path().join("containers/instances"));
+        let of_runtimes = ["containers/instances", "engine-files"];
+        let folders = nodes.iter().flat_map(|node| of_runtimes.map(|name| node.path().join(name)));
         let folders: Vec<PathBuf> = folders.filter(|folder| folder.exists()).collect();
         if folders.is_empty() {
             Err("the server has no folder of instances below its state".into())

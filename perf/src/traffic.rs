@@ -1,7 +1,7 @@
 //! The requests of the loads.
 
 use crate::failure::Failure;
-use crate::load::Traffic;
+use crate::load::{CONNECTIONS, Traffic};
 use crate::response::HttpResponse;
 
 /// The same request on each connection again and again. Different connections may request different hosts.
@@ -78,6 +78,7 @@ impl Traffic for Spread {
 #[derive(Debug)]
 pub(crate) struct Acquires {
     request: Vec<u8>,
+    connections: usize,
     /// One of so many ids is stored; with 0 none is.
     keep_each: usize,
     count: usize,
@@ -88,11 +89,20 @@ pub(crate) struct Acquires {
 impl Acquires {
     /// Stores every `keep_each`-th id; with 0 none.
     pub(crate) fn new(keep_each: usize) -> Self {
-        Self { request: acquire(), keep_each, count: 0, ids: Vec::new() }
+        Self { request: acquire(), connections: CONNECTIONS, keep_each, count: 0, ids: Vec::new() }
+    }
+
+    /// Sends them one after another, on one connection. Stores no id.
+    pub(crate) fn one_by_one() -> Self {
+        Self { connections: 1, ..Self::new(0) }
     }
 }
 
 impl Traffic for Acquires {
+    fn connections(&self) -> usize {
+        self.connections
+    }
+
     fn next_request(&mut self, _connection: usize) -> (&[u8], bool) {
         (&self.request, true)
     }

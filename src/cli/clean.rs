@@ -134,7 +134,8 @@ fn remove_paths(nodes: &[NodeDir], scope: &CleanScope) -> Result<Vec<PathBuf>, C
     for node in nodes {
         let grant_log = node.grant_log_file();
         let term = grant_log.with_extension("tenure");
-        for path in [node.containers_dir(), node.instances_dir(), node.journal_file(), grant_log, term] {
+        let folders = [node.containers_dir(), node.instances_dir(), node.engine_files_dir()];
+        for path in folders.into_iter().chain([node.journal_file(), grant_log, term]) {
             let result = if path.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
             match result {
                 Ok(()) => removed.push(path),

@@ -87,7 +87,8 @@ async fn open_engine(
 ) -> Result<EngineRuntime, RuntimeError> {
     let sockets = engine_sockets(kind, &config.engine_sockets).to_vec();
     let logins = config.registry_logins.clone();
-    EngineRuntime::open(EngineSettings { kind, sockets, node: node.id().clone(), logins, reach: None }).await
+    let (node, files_dir) = (node.id().clone(), node.engine_files_dir());
+    EngineRuntime::open(EngineSettings { kind, sockets, node, logins, files_dir, reach: None }).await
 }
 
 /// What the engine of the configured mode is, for the doctor.

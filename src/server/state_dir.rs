@@ -147,6 +147,11 @@ impl NodeDir {
         self.path.join("claims")
     }
 
+    /// Returns the folder for files that containers of an engine mount. It may not exist yet.
+    pub fn engine_files_dir(&self) -> PathBuf {
+        self.path.join("engine-files")
+    }
+
     /// Returns the folder for containers and their checkpoints. It may not exist yet.
     pub fn containers_dir(&self) -> PathBuf {
         self.path.join(CONTAINERS_DIR_NAME)

@@ -1,5 +1,6 @@
 //! Docker and Podman: how soon an instance of an empty pool sends its page, beside `docker run`; how fast a pool refills,
-//! beside the engine alone; and how long an acquire takes, beside a server whose instances are processes.
+//! beside the engine alone; and how long an acquire takes while the engine starts containers and while it starts none,
+//! beside a server whose instances are processes.
 
 use std::fs::{self, File};
 use std::io::{Read, Write};
@@ -13,19 +14,23 @@ use std::time::Duration;
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 use super::refill::{POOL_SIZE, refill};
-use crate::bench::{Bench, in_turn};
+use crate::bench::{Bench, in_turn, micros};
 use crate::clock::now;
 use crate::container_host::{ContainerHost, Stack, StartMode, millis};
 use crate::failure::Failure;
+use crate::load::{self, Until};
 use crate::report::{Bound, Row};
 use crate::repository;
 use crate::server::{Programs, RuntimeKind, ServerOptions};
 use crate::stats::median;
+use crate::traffic::Acquires;
 
 /// A text in the front page of the image.
 const TEXT: &str = "A PHP app of your own";
 /// Containers that the engine alone starts at a time, as a server does by default.
 const STARTS_AT_ONCE: usize = 4;
+/// Acquires of one load from a pool to which nothing is added.
+const ACQUIRES: usize = 6;
 /// Maximum time until a container that the engine started alone sends its page.
 const PAGE_TIMEOUT: Duration = Duration::from_secs(60);
 
@@ -36,7 +41,7 @@ struct Engine {
     variable: &'static str,
     /// More options of `docker run`: what the stack's engine needs on a machine with few rights.
     options: &'static [&'static str],
-    rows: [&'static str; 3],
+    rows: [&'static str; 4],
 }
 
 const ENGINES: [Engine; 2] = [
@@ -44,13 +49,23 @@ const ENGINES: [Engine; 2] = [
         mode: StartMode::Docker,
         variable: "DOCKER_HOST",
         options: &[],
-        rows: ["Docker: start to page", "Docker: refill", "Docker: acquire"],
+        rows: [
+            "Docker: start to page",
+            "Docker: refill",
+            "Docker: acquire during a refill",
+            "Docker: acquire, p50",
+        ],
     },
     Engine {
         mode: StartMode::Podman,
         variable: "CONTAINER_HOST",
         options: &["--ulimit", "nofile=1024:20000", "--ulimit", "nproc=10000:10000"],
-        rows: ["Podman: start to page", "Podman: refill", "Podman: acquire"],
+        rows: [
+            "Podman: start to page",
+            "Podman: refill",
+            "Podman: acquire during a refill",
+            "Podman: acquire, p50",
+        ],
     },
 ];
 
@@ -72,7 +87,7 @@ pub(super) fn measure(bench: &Bench) -> Result<Vec<Row>, Failure> {
 impl Engine {
     fn measure(&self, bench: &Bench, stack: &Stack, socket: &str) -> Result<Vec<Row>, Failure> {
         let (server, core) = (&bench.programs.server, bench.cores.server);
-        let [start_row, refill_row, acquire_row] = self.rows;
+        let [start_row, refill_row, noisy_row, acquire_row] = self.rows;
         let (starts, refills, acquires) = if bench.size.pairs > 1 { (15, 5, POOL_SIZE) } else { (2, 1, 2) };
 
         let template = stack.template("php");
@@ -112,12 +127,53 @@ impl Engine {
         let pairs = in_turn(refills, || refill(&host, false), || alone.start_many())?;
         let note = format!("{POOL_SIZE} acquired at once, beside {STARTS_AT_ONCE} docker run at a time");
         let refill = Row::of(refill_row, "/s", &pairs, "the engine alone", Bound::AtLeast(0.8), note);
-        Ok(vec![start, refill, acquire(bench, &host, acquires, acquire_row)?])
+        let noisy = acquire_during_refill(bench, &host, acquires, noisy_row)?;
+        drop(host);
+        Ok(vec![start, refill, noisy, self.acquire(bench, stack, acquire_row)?])
+    }
+
+    /// Returns how long acquires take while no container is started: one after another on a connection, of a pool to
+    /// which nothing is added.
+    fn acquire(&self, bench: &Bench, stack: &Stack, what: &'static str) -> Result<Row, Failure> {
+        let loads = bench.size.pairs.min(5);
+        // No load takes the last instance, whose end begins a refill.
+        let ready = loads * ACQUIRES + 1;
+        let (ready_check, pool) =
+            ("[templates.php.ready]", "[templates.php.pool]\nreplenish_threshold = 0.0\n");
+        let replaced = format!("{pool}replenish_interval = \"24h\"\n\n{ready_check}");
+        let template = stack.template_with("php", "php-not-refilled", ready_check, &replaced)?;
+        let host = stack.serve(&bench.programs.server, &template, ready, self.mode, bench.cores.server)?;
+        host.wait_until_ready(ready as u64)?;
+        let programs = Programs { server: bench.programs.server.clone(), runtime: RuntimeKind::Process };
+        let options = ServerOptions::new(ready, bench.plain.address);
+        let processes = programs.server(options, bench.cores.server)?;
+        let p50 = |address| {
+            let outcome =
+                load::closed(address, Until::Responses(ACQUIRES as u64), &mut Acquires::one_by_one());
+            Ok::<_, Failure>(micros(&outcome?, 0.5))
+        };
+        let of_both = || Ok((in_turn(1, || p50(host.address()), || p50(processes.address))?, bench.rtt()?));
+        let measured = (0..loads).map(|_| of_both()).collect::<Result<Vec<_>, Failure>>()?;
+        let of = |take: fn(&(f64, f64)) -> f64| -> Vec<(f64, f64)> {
+            measured
+                .iter()
+                .flat_map(|(pairs, rtt)| pairs.iter().map(move |pair| (take(pair), *rtt)))
+                .collect()
+        };
+        let with_processes: Vec<f64> =
+            of(|(_, theirs)| *theirs).iter().map(|(time, rtt)| time / rtt).collect();
+        let note = format!("while none is started; {:.1} rtt with processes", median(&with_processes).value);
+        Ok(Row::of(what, "us", &of(|(ours, _)| *ours), "rtt", Bound::AtMost(5.0), note))
     }
 }
 
-/// Returns how long acquires of ready instances take, each on a connection of its own.
-fn acquire(bench: &Bench, host: &ContainerHost, acquires: usize, what: &'static str) -> Result<Row, Failure> {
+/// Returns how long acquires of ready instances take, each on a connection of its own, while the engine starts containers.
+fn acquire_during_refill(
+    bench: &Bench,
+    host: &ContainerHost,
+    acquires: usize,
+    what: &'static str,
+) -> Result<Row, Failure> {
     let programs = Programs { server: bench.programs.server.clone(), runtime: RuntimeKind::Process };
     let options = ServerOptions::new(POOL_SIZE, bench.plain.address);
     let processes = ContainerHost::of_processes(programs.server(options, bench.cores.server)?);

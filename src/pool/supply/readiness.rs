@@ -19,9 +19,11 @@ use crate::template::{ReadyCheck, Template};
 
 /// Longest time of one request of the ready check.
 pub(super) const CHECK_TIMEOUT: Duration = Duration::from_secs(5);
-/// First pause between two requests of the ready check. It doubles up to the check's interval, since most apps need
-/// either a few milliseconds or many.
-const FIRST_PAUSE: Duration = Duration::from_millis(2);
+/// Shortest pause between two requests of the ready check.
+const MIN_PAUSE: Duration = Duration::from_millis(2);
+/// The part of the time waited so far by which the check may notice an app late: the pause grows with that time, up to the
+/// check's interval.
+const LATENESS: u32 = 8;
 const USER_AGENT: &str = concat!("try-it-now/", env!("CARGO_PKG_VERSION"));
 
 /// An app that did not answer as its template declares.
@@ -83,8 +85,8 @@ async fn repeat_until_accepted(
     metrics: &Metrics,
     judge: impl Fn(&Response<Bytes>) -> Result<(), String>,
 ) -> Result<Endpoint, ReadinessError> {
-    let deadline = Instant::now() + check.timeout;
-    let mut pause = FIRST_PAUSE.min(check.interval);
+    let begun = Instant::now();
+    let deadline = begun + check.timeout;
     let mut last_failure: Option<String> = None;
     loop {
         let start = Instant::now();
@@ -102,6 +104,7 @@ async fn repeat_until_accepted(
         };
         let outcome = if result.is_ok() { Outcome::Success } else { Outcome::Error };
         metrics.record_ready_check(outcome, start.elapsed());
+        let pause = pause_after(begun.elapsed(), check.interval);
         match result {
             Ok(answered) => return Ok(answered),
             Err(last) if Instant::now() + pause >= deadline => {
@@ -112,8 +115,12 @@ async fn repeat_until_accepted(
                 tokio::time::sleep(pause).await;
             }
         }
-        pause = (pause * 2).min(check.interval);
     }
+}
+
+/// Returns the pause before the next request of a ready check that has waited for so long.
+fn pause_after(waited: Duration, interval: Duration) -> Duration {
+    (waited / LATENESS).max(MIN_PAUSE).min(interval)
 }
 
 /// A request of the ready check that failed.
@@ -307,6 +314,16 @@ mod tests {
         .await;
         let answered = wait_until_ready(app.target(), &check(), &Metrics::new()).await.unwrap();
         assert_eq!(answered, app.address.into());
+    }
+
+    #[test]
+    fn the_pause_grows_with_the_time_waited_up_to_the_interval() {
+        let [pause_of_new, of_slow, of_slowest] = [0, 80, 60_000]
+            .map(|waited| pause_after(Duration::from_millis(waited), Duration::from_millis(50)));
+        assert_eq!([pause_of_new, of_slow, of_slowest].map(|pause| pause.as_millis()), [2, 10, 50]);
+        // An interval below the shortest pause is kept.
+        let interval = Duration::from_millis(1);
+        assert_eq!(pause_after(Duration::ZERO, interval), interval);
     }
 
     #[tokio::test]

@@ -27,6 +27,9 @@ pub(super) struct Connection {
     /// The engine's process, if this server can see it.
     pub(super) process: Option<i32>,
     pub(super) is_rootless: bool,
+    /// Whether a container sees a mounted file with the owner and the rights that the file has here: the engine maps no
+    /// users, and gives files no labels, as SELinux demands.
+    pub(super) mounts_files_as_they_are: bool,
     version: String,
 }
 
@@ -86,9 +89,18 @@ impl Connection {
         }
         let info = docker.info().await.engine_context(operation)?;
         let options = info.security_options.unwrap_or_default();
-        let is_rootless = options.iter().any(|option| option.contains("rootless"));
+        let has = |name: &str| options.iter().any(|option| option.contains(name));
+        let is_rootless = has("rootless");
+        let mounts_files_as_they_are = !is_rootless && !has("userns") && !has("selinux");
         let docker = docker.with_timeout(ANSWER_DEADLINE);
-        Ok(Self { docker, socket: socket.to_owned(), process, is_rootless, version })
+        Ok(Self {
+            docker,
+            socket: socket.to_owned(),
+            process,
+            is_rootless,
+            mounts_files_as_they_are,
+            version,
+        })
     }
 
     /// Returns how this server reaches apps: inside their network namespaces where it may enter those.

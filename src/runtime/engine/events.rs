@@ -108,11 +108,10 @@ async fn compare(inner: &Weak<Inner>) -> Result<(), RuntimeError> {
     }
     for one in &listed {
         // A start in progress may not know its container yet, and a stop removes the container first.
-        let is_known = one.id.as_ref().is_some_and(|id| inner.instances.get(id).is_some());
-        if !is_known {
+        if one.id.as_ref().is_none_or(|id| inner.instances.is_unknown(id)) {
             tracing::info!(container = one.container, "container without an instance removed");
             remove_container(&inner.docker, &one.container).await?;
         }
     }
-    Ok(())
+    inner.remove_lost_files().await
 }

@@ -14,6 +14,7 @@ use tokio::sync::Semaphore;
 
 use super::connection::Connection;
 use super::failure::{EngineContext, NOT_FOUND, status};
+use super::identity_folder::IdentityFolder;
 use super::images::{EngineImage, Images};
 use super::inspect::{Container, ContainerSummary};
 use super::instances::Instances;
@@ -45,6 +46,9 @@ pub(super) struct Inner {
     pub(super) has_disk_limits: AtomicBool,
     pub(super) images: Images,
     pub(super) instances: Instances,
+    pub(super) identity: IdentityFolder,
+    /// Whether containers can mount files of that folder.
+    pub(super) has_mounts: bool,
     pub(super) namespaces: Arc<Namespaces>,
     /// Held by each start in progress: an engine makes many containers at once no quicker than a few.
     pub(super) starts: Semaphore,
@@ -70,9 +74,14 @@ impl Inner {
         let limits =
             connection.process.and_then(|pid| fs::read_to_string(format!("/proc/{pid}/limits")).ok());
         let limits = EngineLimits::parse(&limits.unwrap_or_default());
+        let folder = settings.files_dir.display().to_string();
+        let identity =
+            IdentityFolder::open(settings.files_dir).context(|| format!("make the folder {folder}"))?;
         let namespaces = Namespaces::new().context(|| "find this server's network namespace".to_owned())?;
         Ok(Self {
             kind: settings.kind,
+            has_mounts: identity.is_mountable(&connection),
+            identity,
             reach: settings.reach.unwrap_or_else(|| connection.reach()),
             docker: connection.docker,
             socket: connection.socket,

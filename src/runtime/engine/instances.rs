@@ -55,6 +55,8 @@ impl EngineInstance {
 #[derive(Debug, Default)]
 pub(super) struct Instances {
     running: Mutex<HashMap<InstanceId, Arc<EngineInstance>>>,
+    /// Whether another process has them.
+    is_handed_over: AtomicBool,
     exit_listener: Mutex<Option<mpsc::UnboundedSender<Exit>>>,
     /// The last output of instances that ended by themselves, until they are stopped; the oldest is dropped first. With
     /// the container goes what the engine has of it, and who hears of the exit asks for it only then.
@@ -62,9 +64,18 @@ pub(super) struct Instances {
 }
 
 impl Instances {
-    /// Forgets all instances. They run on.
+    /// Forgets all instances. They run on, and another process has them.
     pub(super) fn forget_all(&self) {
-        self.running.lock().clear();
+        let mut running = self.running.lock();
+        self.is_handed_over.store(true, Ordering::Release);
+        running.clear();
+    }
+
+    /// Returns whether what the node has of an instance is left over: no instance has this id. Once another process has
+    /// the instances, nothing is.
+    pub(super) fn is_unknown(&self, id: &InstanceId) -> bool {
+        let running = self.running.lock();
+        !self.is_handed_over.load(Ordering::Acquire) && !running.contains_key(id)
     }
 
     /// Adds an instance; `None` if the id exists.

@@ -8,6 +8,7 @@
 //! | `failure` | what an engine's errors mean, with what to do |
 //! | `images`, `pull`, `archive_stream` | from an image's name to what a container needs of it |
 //! | `labels` | how containers of this node are found: by labels, never by name |
+//! | `identity_folder` | the files that tell an instance which one it is, where containers mount them |
 //! | `request_body` | from a template's app to the request that makes its container (pure) |
 //! | `start`, `stop`, `exec`, `output` | starts and ends an instance, runs commands in it, reads its output |
 //! | `inspect` | what the engine says about one container |
@@ -35,6 +36,7 @@ mod connection;
 mod events;
 mod exec;
 mod failure;
+mod identity_folder;
 mod images;
 mod inner;
 mod inspect;

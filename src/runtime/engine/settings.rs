@@ -34,6 +34,8 @@ pub struct EngineSettings {
     pub node: NodeId,
     /// The file with logins for registries, which is read at each pull; `None` pulls without logins.
     pub logins: Option<LoginFile>,
+    /// The folder for files that containers mount. It may not exist yet, and belongs to this runtime alone.
+    pub files_dir: PathBuf,
     /// How apps are reached; `None` lets the host and the engine decide.
     pub reach: Option<Reach>,
 }

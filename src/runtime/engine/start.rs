@@ -40,13 +40,31 @@ impl Inner {
         let network = self.network(&request.app).await?;
         let namespace = (self.reach == Reach::Namespace).then(|| self.namespaces.reserve());
         let labels = labels::of_instance(&self.node, &request.id, namespace);
-        let body = container_body(request, self.kind, &image.id, port, &network, self.limits, labels)?;
-        let container = self.launch(request, instance, &body).await?;
+        let mut body = container_body(request, self.kind, &image.id, port, &network, self.limits, labels)?;
+        let upload = self.place_files(request, &mut body).await?;
+        let container = self.launch(request, instance, &body, upload).await?;
         // One that is gone already has ended, too.
         let state = self.inspect(&request.id, &container).await?.unwrap_or_default();
         instance.pid.store(state.running_pid().unwrap_or(0), Ordering::Release);
         let endpoint = self.endpoint(&container, instance, &state, namespace, port, &network)?;
         Ok(Started { endpoint, method: StartMethod::Cold })
+    }
+
+    /// Has the container mount its files, where it can and they are no more than those of each instance. Else returns
+    /// the archive that must be put into it.
+    async fn place_files(
+        &self,
+        request: &StartRequest,
+        body: &mut ContainerCreateBody,
+    ) -> Result<Option<Bytes>, RuntimeError> {
+        let operation = || format!("write the files of {}", request.id);
+        let identity = identity_files(request).context(operation)?;
+        if self.has_mounts && request.files.is_empty() {
+            let mounts = self.identity.write(&request.id, identity).await.context(operation)?;
+            body.host_config.get_or_insert_default().mounts = Some(mounts);
+            return Ok(None);
+        }
+        tar_of(identity.iter().chain(&request.files)).context(operation).map(Some)
     }
 
     /// Makes a container with its files and starts it. Returns the engine's id of it.
@@ -58,13 +76,16 @@ impl Inner {
         request: &StartRequest,
         instance: &EngineInstance,
         body: &ContainerCreateBody,
+        upload: Option<Bytes>,
     ) -> Result<String, RuntimeError> {
         let operation = || format!("start {}", request.id);
         let _permit = self.starts.acquire().await;
         for attempt in 1.. {
             let container = self.create(request, body.clone()).await?;
             instance.set_container(container.clone());
-            self.write_files(request, &container).await?;
+            if let Some(archive) = &upload {
+                self.upload(request, &container, archive.clone()).await?;
+            }
             match self.docker.start_container(&container, None).await {
                 Err(error) if attempt < START_ATTEMPTS && has_lost_files(&error) => {
                     tracing::debug!(id = %request.id, attempt, %error, "container replaced");
@@ -132,14 +153,16 @@ impl Inner {
         }
     }
 
-    /// Puts the files of an instance into its container, which does not run yet.
-    async fn write_files(&self, request: &StartRequest, container: &str) -> Result<(), RuntimeError> {
-        let operation = || format!("put files into {}", request.id);
-        let identity = identity_files(request).context(operation)?;
-        let archive = tar_of(identity.iter().chain(&request.files)).context(operation)?;
+    /// Puts an archive of files into a container, which does not run yet.
+    async fn upload(
+        &self,
+        request: &StartRequest,
+        container: &str,
+        archive: Bytes,
+    ) -> Result<(), RuntimeError> {
         let options = UploadToContainerOptions { path: "/".to_owned(), ..Default::default() };
         let written = self.docker.upload_to_container(container, Some(options), body_full(archive)).await;
-        written.start_context(operation)
+        written.start_context(|| format!("put files into {}", request.id))
     }
 
     /// Returns where the app will listen, and holds the container's network namespace.

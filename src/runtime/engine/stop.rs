@@ -13,6 +13,7 @@ use super::inner::Inner;
 use super::instances::EngineInstance;
 use crate::instance::InstanceId;
 use crate::runtime::RuntimeError;
+use crate::runtime::blocking::IoContext;
 
 /// Most attempts to remove a container: another removal may be in progress, or the kernel may hold its files for a
 /// moment.
@@ -55,6 +56,19 @@ impl Inner {
         }
     }
 
+    /// Removes the files of instances that this server does not have: a crash, or an engine that did not answer, has left
+    /// them. Their containers must be gone.
+    ///
+    /// # Errors
+    /// The folder cannot be read, or a file cannot be removed.
+    pub(super) async fn remove_lost_files(&self) -> Result<(), RuntimeError> {
+        let listed = self.identity.list().await.context(|| "list the files of instances".to_owned())?;
+        for id in listed.iter().filter(|id| self.instances.is_unknown(id)) {
+            self.identity.remove(id).await.context(|| format!("remove the files of {id}"))?;
+        }
+        Ok(())
+    }
+
     /// Removes an instance completely, and takes it from the list of running instances.
     ///
     /// # Errors
@@ -76,6 +90,7 @@ impl Inner {
                 }
             }
         }
+        self.identity.remove(id).await.context(|| format!("remove the files of {id}"))?;
         self.instances.remove(id, instance);
         Ok(())
     }

@@ -30,7 +30,8 @@ pub(super) async fn take_over(inner: &Inner) -> Result<(), RuntimeError> {
             false => remove_container(&inner.docker, &one.container).await,
         }
     }));
-    work.buffer_unordered(AT_ONCE).try_collect().await
+    work.buffer_unordered(AT_ONCE).try_collect::<()>().await?;
+    inner.remove_lost_files().await
 }
 
 /// Adopts a container if it runs. Returns whether it did.

@@ -44,8 +44,10 @@ impl TestNode {
 
     /// Returns a new node at an engine.
     fn at(kind: EngineKind, socket: PathBuf) -> Self {
+        let node = NodeId::random();
+        let files_dir = std::env::temp_dir().join(format!("tin-{node}"));
         let settings =
-            EngineSettings { kind, sockets: vec![socket], node: NodeId::random(), logins: None, reach: None };
+            EngineSettings { kind, sockets: vec![socket], node, logins: None, files_dir, reach: None };
         Self { settings }
     }
 
@@ -57,8 +59,9 @@ impl TestNode {
 
 impl Drop for TestNode {
     fn drop(&mut self) {
-        let EngineSettings { kind, sockets, node, .. } = &self.settings;
+        let EngineSettings { kind, sockets, node, files_dir, .. } = &self.settings;
         remove_nodes(*kind, sockets[0].clone(), vec![node.clone()]);
+        let _ = std::fs::remove_dir_all(files_dir);
     }
 }
 

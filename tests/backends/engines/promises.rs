@@ -1,8 +1,14 @@
 //! What the engine runtime promises beyond the suite: takeover after a crash, nodes that share an engine, exits that no
 //! event reported, files, commands, published ports.
 
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::{self, File};
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
 use std::time::Duration;
 
+use nix::sched::{CloneFlags, setns, unshare};
+use rustix::mount::{MountFlags, MountPropagationFlags, mount, mount_change};
 use tokio::io::AsyncReadExt;
 use try_it_now::instance::{Endpoint, InstanceId};
 use try_it_now::runtime::engine::{self, EngineKind, Reach};
@@ -19,6 +25,9 @@ with_each_engine! {
     a_container_that_is_removed_by_hand_is_an_exit
     the_last_output_of_an_app_that_ended_is_kept_until_it_is_stopped
     files_and_commands_of_an_instance_are_as_requested
+    an_instance_reads_which_one_it_is_and_cannot_change_it
+    files_that_a_crash_left_are_removed_and_those_of_adopted_instances_stay
+    files_of_a_node_that_was_handed_over_stay
     a_list_of_destinations_is_refused_with_what_to_do
 }
 
@@ -161,6 +170,111 @@ async fn files_and_commands_of_an_instance_are_as_requested(kind: EngineKind) {
     let missing = ExecCommand { argv: vec!["no-such-program".to_owned()], ..command("", long) };
     let error = with_timeout(runtime.exec(&request, missing)).await.unwrap_err();
     assert!(error.to_string().contains("no-such-program"), "{error}");
+}
+
+/// Lists the files that tell an instance which one it is, writes into one, and prints its id.
+const IDENTITY: &str = "cd /etc/try-it-now; ls -A; stat -c '%a %u %g' seed; (echo x >url) 2>/dev/null || echo refused; \
+                        echo $(cat id); exec sleep 600";
+
+async fn identity_of(runtime: &dyn Runtime, request: &StartRequest) -> String {
+    with_timeout(runtime.start(request)).await.unwrap();
+    let last = format!("{}\n", request.id);
+    let written = async || output(runtime, &request.id).await.filter(|text| text.ends_with(&last));
+    wait_until("the app has written all", written).await
+}
+
+fn folders_in(dir: &Path) -> BTreeSet<String> {
+    let entries = fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    entries.collect()
+}
+
+async fn an_instance_reads_which_one_it_is_and_cannot_change_it(kind: EngineKind) {
+    let Some(node) = TestNode::new(kind) else { return };
+    let (runtime, dir) = (node.open().await, node.settings.files_dir.clone());
+    let request = start_request(&shell(IDENTITY));
+    let expected = format!("host\nid\nseed\nurl\n644 0 0\nrefused\n{}\n", request.id);
+    assert_eq!(identity_of(&runtime, &request).await, expected);
+    assert_eq!(folders_in(&dir), [request.id.to_string()].into());
+    let only_own = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o077 == 0;
+    assert!(only_own(&dir), "other users of the host read no file");
+    with_timeout(runtime.stop(&request.id)).await.unwrap();
+    assert_eq!(folders_in(&dir), BTreeSet::new());
+    // What a start makes before it fails.
+    with_timeout(runtime.start(&start_request(&app(&["no-such-program"])))).await.unwrap_err();
+    assert_eq!(folders_in(&dir), BTreeSet::new());
+}
+
+async fn files_that_a_crash_left_are_removed_and_those_of_adopted_instances_stay(kind: EngineKind) {
+    let Some(node) = TestNode::new(kind) else { return };
+    let first = node.open().await;
+    let request = start_request(&shell(IDENTITY));
+    identity_of(&first, &request).await;
+    drop(first);
+    // Of a server that was killed before the engine had made the container.
+    let dir = &node.settings.files_dir;
+    fs::create_dir(dir.join(start_request(&shell("")).id.as_str())).unwrap();
+    let second = node.open().await;
+    assert_eq!(folders_in(dir), [request.id.to_string()].into());
+    let read = ["cat", "/etc/try-it-now/id"].map(str::to_owned).to_vec();
+    let command = ExecCommand { argv: read, env: BTreeMap::new(), timeout: Duration::from_secs(60) };
+    let ran = with_timeout(second.exec(&request, command)).await.unwrap();
+    assert_eq!(ran.output, request.id.as_str().as_bytes());
+    with_timeout(second.stop(&request.id)).await.unwrap();
+    assert_eq!(folders_in(dir), BTreeSet::new());
+}
+
+async fn files_of_a_node_that_was_handed_over_stay(kind: EngineKind) {
+    let Some(node) = TestNode::new(kind) else { return };
+    let old = node.open().await;
+    let request = start_request(&shell(IDENTITY));
+    identity_of(&old, &request).await;
+    old.hand_over().await;
+    let new = node.open().await;
+    assert_eq!(new.list().await.unwrap(), std::slice::from_ref(&request.id));
+    with_timeout(old.stop(&request.id)).await.unwrap();
+    drop(old);
+    assert_eq!(folders_in(&node.settings.files_dir), [request.id.to_string()].into());
+    with_timeout(new.stop(&request.id)).await.unwrap();
+}
+
+/// Runs a test on threads that see a folder of their own at `dir`, as a server in a container does.
+fn where_the_engine_sees_another_folder<F: Future<Output = ()>>(
+    dir: &Path,
+    test: impl FnOnce() -> F + Send + 'static,
+) {
+    fs::create_dir(dir).unwrap();
+    let dir = dir.to_owned();
+    let running = std::thread::spawn(move || {
+        unshare(CloneFlags::CLONE_NEWNS).unwrap();
+        mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC).unwrap();
+        mount("tmpfs", &dir, "tmpfs", MountFlags::empty(), None).unwrap();
+        let mounts = File::open("/proc/thread-self/ns/mnt").unwrap();
+        // Those for blocking work.
+        let enter = move || {
+            // A thread that shares its working folder with others may not change its mounts.
+            unshare(CloneFlags::CLONE_FS).unwrap();
+            setns(&mounts, CloneFlags::CLONE_NEWNS).unwrap();
+        };
+        let mut runtime = tokio::runtime::Builder::new_current_thread();
+        runtime.enable_all().on_thread_start(enter).build().unwrap().block_on(test());
+    });
+    running.join().unwrap();
+}
+
+#[test]
+fn an_engine_that_does_not_see_the_files_of_a_server_gets_them_by_upload() {
+    for kind in [EngineKind::Docker, EngineKind::Podman] {
+        let Some(node) = TestNode::new(kind) else { return };
+        let (dir, settings) = (node.settings.files_dir.clone(), node.settings.clone());
+        where_the_engine_sees_another_folder(&dir, async move || {
+            let runtime = engine::EngineRuntime::open(settings).await.unwrap();
+            let request = start_request(&shell(IDENTITY));
+            let expected = format!("host\nid\nseed\nurl\n644 0 0\n{}\n", request.id);
+            assert_eq!(identity_of(&runtime, &request).await, expected);
+            with_timeout(runtime.stop(&request.id)).await.unwrap();
+        });
+        assert_eq!(folders_in(&dir), BTreeSet::new(), "the engine has made none");
+    }
 }
 
 async fn a_list_of_destinations_is_refused_with_what_to_do(kind: EngineKind) {
