@@ -25,6 +25,10 @@ const POLL_INTERVAL: Duration = Duration::from_millis(20);
 /// How long the clients of accepted connections have to send their first request before a handover.
 const FIRST_HEAD_TIMEOUT: Duration = Duration::from_secs(3);
 
+/// How long the API answers on connections that cannot pass once their clients are told to use others: a request that an
+/// HTTP/2 client sends before it reads that is answered, too.
+const GOODBYE_TIMEOUT: Duration = Duration::from_millis(200);
+
 /// How much longer than an acquire waits the requests for the API may take before a handover.
 const API_MARGIN: Duration = Duration::from_secs(1);
 
@@ -176,6 +180,7 @@ impl ShutdownSequence {
         self.stop_requests.send_replace(true);
         self.event_streams.cancel();
         self.connections.close();
+        let _ = tokio::time::timeout(GOODBYE_TIMEOUT, self.connections.wait()).await;
         api.finish(self.acquire_timeout + API_MARGIN).await;
         pool.hand_over().await;
         let socket = free_node.await?;
