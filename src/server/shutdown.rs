@@ -25,8 +25,8 @@ const POLL_INTERVAL: Duration = Duration::from_millis(20);
 /// How long the clients of accepted connections have to send their first request before a handover.
 const FIRST_HEAD_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// How long the API answers on connections that cannot pass once their clients are told to use others: a request that an
-/// HTTP/2 client sends before it reads that is answered, too.
+/// How long the API goes on to answer on connections that cannot pass, once they are closing: a request that an HTTP/2
+/// client sends before it has read that its connection closes is answered, too.
 const GOODBYE_TIMEOUT: Duration = Duration::from_millis(200);
 
 /// How much longer than an acquire waits the requests for the API may take before a handover.
