@@ -21,9 +21,7 @@ pub use crate::runtime::containerd::Cleaned;
 use crate::runtime::containerd::{self, ContainerdRuntime};
 use crate::runtime::engine::{self, EngineKind, EngineRuntime, EngineSettings};
 use crate::runtime::mariadb::{self, MariaDb};
-pub use crate::runtime::mariadb::{
-    MAX_IDLE_CONNECTIONS as MAX_IDLE_DATABASE_CONNECTIONS, RemainingDatabases, Survey as DatabaseSurvey,
-};
+pub use crate::runtime::mariadb::{MAX_IDLE_CONNECTIONS, RemainingDatabases, Survey as DatabaseSurvey};
 use crate::runtime::process::{self, ProcessRuntime};
 use crate::runtime::{Checkpoint, CleanScope, DatabaseError, Databases, NoDatabases, Runtime, RuntimeError};
 use crate::store::memory::MemoryStore;

@@ -7,7 +7,7 @@ use tokio::time::timeout;
 use super::check_result::CheckResult;
 use crate::config::Config;
 use crate::runtime::DatabaseError;
-use crate::server::backends::{DatabaseSurvey, MAX_IDLE_DATABASE_CONNECTIONS, survey_databases};
+use crate::server::backends::{DatabaseSurvey, MAX_IDLE_CONNECTIONS, survey_databases};
 
 /// Longest time to ask.
 const DEADLINE: Duration = Duration::from_secs(8);
@@ -66,12 +66,12 @@ fn judge(survey: &DatabaseSurvey, instances: usize, prefix: &str) -> Vec<CheckRe
             ),
         ));
     }
-    if survey.max_connections < (instances + MAX_IDLE_DATABASE_CONNECTIONS) as u64 {
+    if survey.max_connections < (instances + MAX_IDLE_CONNECTIONS) as u64 {
         results.push(CheckResult::warning(
             CHECK,
             format!(
                 "{instances} instances may share {} connections, of which the server keeps up to {}",
-                survey.max_connections, MAX_IDLE_DATABASE_CONNECTIONS
+                survey.max_connections, MAX_IDLE_CONNECTIONS
             ),
             "raise max_connections of MariaDB, or lower the size of the pools",
         ));
