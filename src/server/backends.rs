@@ -32,9 +32,8 @@ use crate::store::{DeadlineStore, Store};
 /// The ports of a runtime that starts no instance.
 const UNUSED_PORTS: RangeInclusive<u16> = 1..=1;
 
-/// Starts the configured runtime for a node. `open_files` is the soft limit of open files of apps that are processes; `None`
-/// leaves them that of this process. No container reaches `forbidden_hosts`. The runtime ends the instances that a crashed server left, or adopts them if its
-/// instances outlive the server.
+/// Starts the configured runtime for a node, which ends or adopts the instances that a crashed server left. `open_files` is the
+/// soft limit of open files of apps that are processes; `None` leaves this process's. No container reaches `forbidden_hosts`.
 ///
 /// # Errors
 /// The runtime cannot remove what a crashed server left, or the runtime's service does not answer.
@@ -83,10 +82,9 @@ async fn open_engine(
     node: &NodeDir,
     config: &config::RuntimeSettings,
 ) -> Result<EngineRuntime, RuntimeError> {
-    let sockets = engine_sockets(kind, &config.engine_sockets).to_vec();
-    let logins = config.registry_logins.clone();
-    let (node, files_dir) = (node.id().clone(), node.engine_files_dir());
-    EngineRuntime::open(EngineSettings { kind, sockets, node, logins, files_dir, reach: None }).await
+    let (sockets, id) = (engine_sockets(kind, &config.engine_sockets).to_vec(), node.id().clone());
+    let (logins, files_dir) = (config.registry_logins.clone(), node.engine_files_dir());
+    EngineRuntime::open(EngineSettings { kind, sockets, node: id, logins, files_dir, reach: None }).await
 }
 
 /// What the engine of the configured mode is, for the doctor.
