@@ -93,7 +93,7 @@ measure-backends: needs ## Measure what a job of the queue costs, the ways to ma
 lint: needs ## Check formatting, lints, links in docs, and the licences and sources of all dependencies
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets $(LOCKED) -- -D warnings
-	cargo clippy --package try-it-now --lib --bins --features runtime-none $(LOCKED) -- -D warnings
+	cargo clippy --package try-it-now --lib --bins --test structure --features runtime-none $(LOCKED) -- -D warnings
 	RUSTDOCFLAGS='-D warnings' cargo doc --quiet --no-deps --document-private-items $(LOCKED) --package try-it-now
 	@if cargo deny --version >/dev/null 2>&1; then \
 	  cargo deny --log-level error check licenses bans sources; \

@@ -1,5 +1,6 @@
 //! The process runtime under the suite, and what only this runtime promises.
 
+mod heavy;
 mod start;
 mod termination;
 

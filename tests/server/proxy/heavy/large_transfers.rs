@@ -23,7 +23,8 @@ fn peak_memory(server: &Server) -> u64 {
 async fn assert_bounded_memory(what: &str, server: &Server, transfer: impl Future<Output = ()>) {
     let (before, start) = (peak_memory(server), Instant::now());
     transfer.await;
-    let growth = peak_memory(server) - before;
+    // The kernel counts pages for each processor by itself and adds them up roughly, so a peak may even fall a little.
+    let growth = peak_memory(server).saturating_sub(before);
     eprintln!("{what}: {:?}, {growth} KiB more", start.elapsed());
     assert!(growth < MAX_GROWTH, "{what}: {growth} KiB more");
 }
