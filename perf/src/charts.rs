@@ -165,7 +165,7 @@ pub(crate) fn lines(lines: &[Line]) -> Vec<Chart> {
                 rect(&mut body, right + 14.0, at - 11.0, 14.0, colour);
                 label(&mut body, right + 34.0, at, "start", &of.label);
             }
-            svg(title, "time by the share of requests that took at most so long", bottom + 34.0, &body)
+            svg(title, "latency by percentile", bottom + 34.0, &body)
         },
     )
 }
