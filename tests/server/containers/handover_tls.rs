@@ -28,7 +28,9 @@ struct Client {
     is_over: AtomicBool,
 }
 
-async fn start(host: &ContainerHost) -> (Server, Arc<Client>) {
+/// Starts a server; `None` where there is nothing to run containers with. The host must live as long as the server.
+async fn start() -> Option<(ContainerHost, Server, Arc<Client>)> {
+    let host = ContainerHost::new(Stack::find()?, "sample", "", "path = \"/\"")?;
     let certificate = Certificate::new();
     let (chain, key) = (host.folder.join("cert.pem"), host.folder.join("key.pem"));
     certificate.write(&chain, &key);
@@ -48,7 +50,7 @@ async fn start(host: &ContainerHost) -> (Server, Arc<Client>) {
         failures: Mutex::default(),
         is_over: AtomicBool::new(false),
     };
-    (server, Arc::new(client))
+    Some((host, server, Arc::new(client)))
 }
 
 impl Client {
@@ -131,11 +133,7 @@ impl Client {
 
 #[tokio::test]
 async fn no_request_over_tls_fails_while_other_processes_take_the_place_of_a_server() {
-    let Some(host) = Stack::find().and_then(|stack| ContainerHost::new(stack, "sample", "", "path = \"/\""))
-    else {
-        return;
-    };
-    let (mut server, client) = start(&host).await;
+    let Some((_host, mut server, client)) = start().await else { return };
     let kept = client.acquire().await;
     let mut visitors = Vec::new();
     for (to, path) in [(kept.host.as_str(), "/"), ("localhost", "/health")] {
@@ -167,11 +165,7 @@ async fn no_request_over_tls_fails_while_other_processes_take_the_place_of_a_ser
 
 #[tokio::test]
 async fn what_was_begun_over_tls_goes_on_in_the_old_process() {
-    let Some(host) = Stack::find().and_then(|stack| ContainerHost::new(stack, "sample", "", "path = \"/\""))
-    else {
-        return;
-    };
-    let (mut server, client) = start(&host).await;
+    let Some((_host, mut server, client)) = start().await else { return };
     let kept = client.acquire().await;
     let mut live = websocket::open(client.http1().await, &kept).await;
     let mut upload = client.http1().await;
