@@ -84,11 +84,12 @@ impl FromEnvironment {
         let server = ServerSettings::read(env, &mut warnings);
         let log = LogSettings::read(env);
         let mode = runtime::read_mode(env);
-        let runtime = RuntimeSettings::read(env, mode);
+        let mut runtime = RuntimeSettings::read(env, mode);
         let has_containers = mode.map(RuntimeMode::has_containers);
         let image = runtime::image(env, has_containers, has_file, &mut warnings);
         let store = store::read(env);
         let database = database::read(env);
+        runtime.database_server = database.as_ref().map(|server| (server.host.clone(), server.port));
         let queue = queue::read(env, store.is_some());
         let node = cluster::read(env, store.is_some(), &mut warnings);
         ignored::read_unused(env, &mut warnings);

@@ -34,6 +34,8 @@ pub struct RuntimeSettings {
     pub engine_sockets: EngineSockets,
     /// The file with logins for registries; `None` when no variable says where it is.
     pub registry_logins: Option<LoginFile>,
+    /// Host and port of the database server, if one is configured.
+    pub database_server: Option<(String, u16)>,
     /// Whether instances are restored from checkpoints, where the host supports that.
     pub criu_enabled: bool,
     /// Whether the changes of cgroups of the whole host are made fast until it is booted again.
@@ -125,6 +127,7 @@ impl RuntimeSettings {
                 mode == Some(RuntimeMode::Podman),
             ),
             registry_logins: registry_logins(env),
+            database_server: None,
             criu_enabled: env.word("CRIU_ENABLED", "true", &yes_or_no),
             fast_cgroup_changes: env.word("FAST_CGROUP_CHANGES", "true", &yes_or_no),
             user_namespaces: env.word("USER_NAMESPACES", "auto", &user_namespaces),

@@ -85,7 +85,7 @@ impl Instances {
         let text = template.hooks.credentials.as_ref().filter(|_| is_known)?;
         let random_texts = self.supply.random_texts.get()?.of_revision(instance.revision(), &template)?;
         let (url, host) = (self.shared.public_url.instance_url(id), self.shared.public_url.instance_host(id));
-        let access = template.database.as_ref().and_then(|_| self.supply.databases.access(id));
+        let access = self.supply.database_access(&template, id);
         let values = HookValues::new(random_texts, &template.hooks, id, &url, &host, access.as_ref());
         Some(Secret::new(values.fill(text)))
     }

@@ -1,7 +1,7 @@
 //! The trait that every runtime implements.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -123,6 +123,11 @@ pub trait Runtime: Send + Sync + 'static {
                 format!("the {} runtime cannot reach {endpoint}", self.name()),
             )),
         }
+    }
+
+    /// Returns where the app of an instance reaches its database server; `None` if that is where this server does.
+    fn database_address(&self) -> Option<(Ipv4Addr, u16)> {
+        None
     }
 
     /// Returns the health check of an app's image. The app was fetched before. `None` where the image declares none.

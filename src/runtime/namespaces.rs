@@ -138,9 +138,14 @@ impl Namespaces {
         number
     }
 
+    /// Returns a namespace that is held.
+    pub(crate) fn file(&self, number: u32) -> Option<Arc<File>> {
+        self.held.lock().get(&number).cloned()
+    }
+
     /// Returns the path by which other processes of this host can open a namespace, valid while it is held.
     pub(crate) fn path(&self, number: u32) -> Option<PathBuf> {
-        let descriptor = self.held.lock().get(&number)?.as_raw_fd();
+        let descriptor = self.file(number)?.as_raw_fd();
         Some(PathBuf::from(format!("/proc/{}/fd/{descriptor}", std::process::id())))
     }
 
@@ -170,7 +175,7 @@ impl Namespaces {
     /// # Errors
     /// `AddrNotAvailable` if the namespace is not held; else the system's error.
     pub(crate) async fn connect(&self, number: u32, address: SocketAddr) -> io::Result<TcpStream> {
-        let namespace = self.held.lock().get(&number).cloned();
+        let namespace = self.file(number);
         let namespace = namespace.ok_or_else(|| io::Error::from(io::ErrorKind::AddrNotAvailable))?;
         let socket = self.socket_in(&namespace, address)?;
         socket.set_nodelay(true)?;

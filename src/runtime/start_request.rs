@@ -25,6 +25,8 @@ pub struct StartRequest {
     /// Files that only this instance has. They are present from its first moment on, restored or not. A runtime without
     /// containers refuses them.
     pub files: Vec<InstanceFile>,
+    /// The most connections that the app has to its database at a time; `None` for an app without one.
+    pub database_connections: Option<u32>,
     /// Whether the caller means to call [`Runtime::bake`](super::Runtime::bake). The runtime then traces how the app
     /// uses its memory until that call.
     pub will_be_baked: bool,

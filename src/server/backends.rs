@@ -62,6 +62,7 @@ pub async fn start_runtime(
                 user_namespaces: config.user_namespaces,
                 egress: config.egress.clone(),
                 forbidden_hosts,
+                database_server: config.database_server.clone(),
                 ..containerd::ContainerdSettings::new(
                     config.containerd_address.clone(),
                     node.containers_dir(),

@@ -97,6 +97,7 @@ pub(crate) async fn explore(
         app: App { port, ..(*template.app).clone() }.into(),
         revision: template.revision,
         files: Vec::new(),
+        database_connections: None,
         will_be_baked: false,
         yields: false,
         id: id.clone(),

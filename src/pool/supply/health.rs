@@ -146,6 +146,7 @@ mod tests {
             app,
             revision: 1,
             files: Vec::new(),
+            database_connections: None,
             will_be_baked: false,
             yields: false,
         };

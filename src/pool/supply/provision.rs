@@ -114,7 +114,7 @@ impl<'p> ProvisionDraft<'p> {
         let (url, host) =
             (supply.shared.public_url.instance_url(&id), supply.shared.public_url.instance_host(&id));
         let random_texts = supply.random_texts.get().expect("no instance is made before the secret is known");
-        let access = template.database.as_ref().and_then(|_| supply.databases.access(&id));
+        let access = supply.database_access(&template, &id);
         let values =
             HookValues::new(random_texts.current(), &template.hooks, &id, &url, &host, access.as_ref());
         let (app, revision) = (values.app(&template), template.revision);
@@ -125,6 +125,7 @@ impl<'p> ProvisionDraft<'p> {
             app,
             revision,
             files: Vec::new(),
+            database_connections: template.database.as_ref().map(|database| database.max_connections),
             will_be_baked: false,
             yields: false,
         };

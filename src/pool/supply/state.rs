@@ -10,10 +10,11 @@ use super::hooks::RandomTextSources;
 use super::memory_sample::MemorySample;
 use super::watched_instances::ReadyWatch;
 use crate::cluster::queue::{Queue, QueueAccess};
+use crate::instance::InstanceId;
 use crate::pool::in_flight::InFlight;
 use crate::pool::shared_state::SharedState;
-use crate::runtime::{Databases, Runtime};
-use crate::template::NodeSecret;
+use crate::runtime::{DatabaseAccess, Databases, Runtime};
+use crate::template::{NodeSecret, Template};
 
 /// Makes the instances of this node, watches them and ends them. The tasks of the pools call its methods, which are in
 /// `supply/` and `end/`.
@@ -65,6 +66,19 @@ impl Supply {
             sample_memory_now: Notify::new(),
             sweep_databases_now: Notify::new(),
         }
+    }
+
+    /// Returns how the app of an instance connects to its database; `None` if its template has none.
+    pub(in crate::pool) fn database_access(
+        &self,
+        template: &Template,
+        id: &InstanceId,
+    ) -> Option<DatabaseAccess> {
+        let access = template.database.as_ref().and_then(|_| self.databases.access(id))?;
+        Some(match self.runtime.database_address() {
+            Some((host, port)) => DatabaseAccess { host: host.to_string(), port, ..access },
+            None => access,
+        })
     }
 
     /// Returns whether the secret of the random texts is known. Before that no instance is made.

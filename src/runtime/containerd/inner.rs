@@ -16,6 +16,7 @@ use super::host::shared_accounts::AccountLimits;
 use super::host::shared_shim::SharedShim;
 use super::image::snapshots::KnownLayers;
 use super::image::{Images, UnpackedImage};
+use super::network::database_port::DatabaseServer;
 use super::network::egress::EgressLinks;
 use crate::instance::NodeId;
 use crate::runtime::RuntimeError;
@@ -25,7 +26,7 @@ use crate::template::App;
 /// State that every operation on an instance needs.
 ///
 /// [`ContainerdRuntime`](super::ContainerdRuntime) holds it. The operations are methods of it in the files that name
-/// them: `container/start.rs`, `container/stop.rs`, `container/exec.rs`, `checkpoint/bake.rs`, `takeover/adopt.rs`,
+/// them: `container/start.rs`, `container/network.rs`, `container/stop.rs`, `container/exec.rs`, `checkpoint/bake.rs`, `takeover/adopt.rs`,
 /// `host/memory_usage.rs`.
 pub(super) struct Inner {
     pub(super) client: Client,
@@ -36,6 +37,8 @@ pub(super) struct Inner {
     pub(super) images: Images,
     pub(super) namespaces: Arc<Namespaces>,
     pub(super) egress_links: Arc<EgressLinks>,
+    /// The database server of instances, if one is configured.
+    pub(super) database_server: Option<DatabaseServer>,
     /// The ranges of ids for user namespaces.
     pub(super) id_ranges: IdRanges,
     /// What one user of an instance with such a range may use of what the kernel counts for all of them.

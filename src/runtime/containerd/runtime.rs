@@ -1,7 +1,7 @@
 //! The implementation of the runtime trait by containers.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -28,6 +28,7 @@ use super::host::{cgroup_changes, cgroups, kernel, memory_guard, orphans};
 use super::image::Images;
 use super::image::snapshots::KnownLayers;
 use super::inner::Inner;
+use super::network::database_port;
 use super::network::egress::EgressLinks;
 use super::settings::ContainerdSettings;
 use super::takeover;
@@ -120,6 +121,7 @@ impl ContainerdRuntime {
             node_limit_settings: settings.node_limits,
             socket: settings.socket,
             egress_links,
+            database_server: settings.database_server.map(Arc::new),
             images: Images::new(&settings.node, settings.logins),
             node: settings.node,
             node_dir,
@@ -235,6 +237,10 @@ impl Runtime for ContainerdRuntime {
         self.inner.namespaces.connect_to(endpoint).await
     }
 
+    fn database_address(&self) -> Option<(Ipv4Addr, u16)> {
+        Some(database_port::ADDRESS)
+    }
+
     fn health_check(&self, app: &App) -> Option<HealthCheck> {
         self.inner.images.cached(app.image.as_ref()?)?.config.health_check()
     }
@@ -245,7 +251,13 @@ impl Runtime for ContainerdRuntime {
 
     async fn listeners(&self, id: &InstanceId) -> Option<Vec<SocketAddr>> {
         let id = id.clone();
-        blocking(move || listeners::of_namespace(&cgroups::processes(id.as_str()))).await
+        let found = blocking(move || listeners::of_namespace(&cgroups::processes(id.as_str()))).await?;
+        Some(
+            found
+                .into_iter()
+                .filter(|address| *address != SocketAddr::from(database_port::ADDRESS))
+                .collect(),
+        )
     }
 
     async fn fetch(&self, app: &App) -> Result<(), RuntimeError> {

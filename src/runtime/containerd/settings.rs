@@ -39,6 +39,8 @@ pub struct ContainerdSettings {
     pub program: Option<PathBuf>,
     /// How instances of templates with egress reach the internet.
     pub egress: EgressSettings,
+    /// Host and port of the database server that apps with a database reach; `None` where there is none.
+    pub database_server: Option<(String, u16)>,
     /// Whether the changes of cgroups of the whole host are made fast until it is booted again.
     pub fast_cgroup_changes: bool,
     /// Whether each instance has a user namespace. Without [`program`](Self::program) none has one.
@@ -65,6 +67,7 @@ impl ContainerdSettings {
             search_path: None,
             program: None,
             egress: EgressSettings::default(),
+            database_server: None,
             fast_cgroup_changes: true,
             user_namespaces: UserNamespaces::Auto,
             forbidden_hosts: watch::channel(BTreeSet::new()).1,

@@ -196,6 +196,7 @@ mod tests {
             app: Arc::new(app),
             revision: 1,
             files: Vec::new(),
+            database_connections: None,
             will_be_baked: false,
             yields: false,
         }

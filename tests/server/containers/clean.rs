@@ -18,7 +18,7 @@ async fn kill(server: &mut Server) {
 }
 
 /// Returns how many instances of a server were restored.
-async fn restores(server: &Server, host: &ContainerHost) -> u64 {
+pub(super) async fn restores(server: &Server, host: &ContainerHost) -> u64 {
     let series = format!(
         "demo_provisions_total{{template=\"{}\",method=\"criu_restore\",result=\"success\"}} ",
         host.template

@@ -14,6 +14,7 @@ mod lifecycle;
 mod limits;
 mod memory;
 mod server_image;
+mod shops;
 mod try_image;
 mod unfit_checkpoints;
 

@@ -6,7 +6,7 @@ mod lifecycle;
 mod memory;
 mod outage;
 mod run_image;
-mod shops;
+pub(crate) mod shops;
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;

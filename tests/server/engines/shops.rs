@@ -1,6 +1,9 @@
 //! Shops and sites from the templates of this repository, each with its database on a MariaDB outside of its container.
 //!
-//! Docker alone runs them: the Podman of the tests makes no firewall rules, and makes no network without them.
+//! Docker runs them here, and containerd in `containers/shops.rs`: the Podman of the tests makes no firewall rules, and makes
+//! no network without them.
+
+use std::path::Path;
 
 use serde_json::Value;
 use try_it_now::runtime::engine::EngineKind;
@@ -13,62 +16,66 @@ use crate::support::mariadb_server::{MariaDbServer, PASSWORD, USER, Version};
 use crate::support::stack::image_archive;
 use crate::support::zip::zip;
 
-/// A MariaDB, and a server with one of the shipped templates, in which an image of this repository takes the place of the
-/// public one.
+/// A MariaDB, and Docker with one of the shipped templates.
 struct Host {
     mariadb: MariaDbServer,
     engine: EngineHost,
 }
 
 /// What a visitor has: an instance, and the password that belongs to it.
-struct Visitor {
-    port: u16,
-    instance: AcquiredInstance,
+pub(crate) struct Visitor {
+    pub(crate) port: u16,
+    pub(crate) instance: AcquiredInstance,
     password: String,
 }
 
+/// Returns the shipped template with this name, in which an image of this repository takes the place of the public one.
+pub(crate) fn shipped_template(template: &str) -> String {
+    let (public, own) = match template {
+        "prestashop" => ("prestashop/prestashop-flashlight:latest", "prestashop"),
+        "wordpress-official" => ("wordpress:6-apache", "wordpress-shop"),
+        other => panic!("no image takes the place of that of {other}"),
+    };
+    let path = format!("{}/deployments/templates/{template}.toml", env!("CARGO_MANIFEST_DIR"));
+    let public = format!("image = \"{public}");
+    let text = std::fs::read_to_string(path).unwrap();
+    assert!(text.contains(&public), "{template} has the image {public}");
+    let own = format!("image = \"oci:{}", image_archive(own).display());
+    // A key that is left out begins with `#` alone.
+    text.replace(&public, &own).replace("\n#\"", "\n\"")
+}
+
+/// Returns the settings for the databases of a MariaDB.
+pub(crate) fn database_settings(mariadb: &MariaDbServer) -> [(&'static str, String); 4] {
+    [
+        ("PS_DB_HOST", mariadb.host()),
+        ("PS_DB_PORT", mariadb.port().to_string()),
+        ("PS_DB_USER", USER.to_owned()),
+        ("PS_DB_PASSWORD", PASSWORD.to_owned()),
+    ]
+}
+
+/// Writes the module of the shipped template of PrestaShop beside it.
+pub(crate) fn write_module(folder: &Path) {
+    let module = zip("mymodule/config.json", r#"{"version": "2", "banner": "Ten percent off"}"#);
+    assert!(String::from_utf8(module.clone()).is_err(), "no text can hold it");
+    std::fs::write(folder.join("mymodule.zip"), module).unwrap();
+}
+
 impl Host {
-    async fn new(template: &str, images: [&str; 2]) -> Option<Self> {
+    async fn new(template: &str) -> Option<Self> {
         let socket = engine_socket(EngineKind::Docker)?;
         let mariadb = MariaDbServer::start_for_containers(Version::New).await?;
-        let shipped = format!("{}/deployments/templates/{template}.toml", env!("CARGO_MANIFEST_DIR"));
-        let [public, own] = images.map(|image| format!("image = \"{image}"));
-        let text = std::fs::read_to_string(shipped).unwrap();
-        assert!(text.contains(&public), "{template} has the image {public}");
-        // A key that is left out begins with `#` alone.
-        let text = text.replace(&public, &own).replace("\n#\"", "\n\"");
+        let text = shipped_template(template);
         Some(Self { mariadb, engine: EngineHost::with_file(EngineKind::Docker, socket, &text) })
     }
 
     async fn serve(&self) -> Server {
-        let (host, port) = (self.mariadb.host(), self.mariadb.port().to_string());
-        let variables = [
-            ("PS_DB_HOST", host.as_str()),
-            ("PS_DB_PORT", &port),
-            ("PS_DB_USER", USER),
-            ("PS_DB_PASSWORD", PASSWORD),
-            // The test has no use for a third one.
-            ("POOL_MAX_SIZE", "2"),
-        ];
+        let own = database_settings(&self.mariadb);
+        let own = own.iter().map(|(name, value)| (*name, value.as_str()));
+        // The test has no use for a third one.
+        let variables: Vec<_> = own.chain([("POOL_MAX_SIZE", "2")]).collect();
         self.engine.start_server(&variables).await.full_within(FULL_TIMEOUT).await
-    }
-
-    /// Releases the first of two instances. Returns when its database and its user are gone, those of the other not.
-    async fn release_first(&self, server: &Server, [first, second]: [&Visitor; 2]) {
-        let of = |visitor: &Visitor| visitor.instance.id.rsplit('-').next().unwrap().to_owned();
-        let (gone, stays) = (of(first), of(second));
-        let has = |names: &[String], suffix: &str| names.iter().any(|name| name.ends_with(suffix));
-        let users = format!("SELECT User FROM mysql.user WHERE User LIKE '%{gone}' OR User LIKE '%{stays}'");
-        assert_eq!(self.mariadb.query::<String>(&users).await.len(), 2);
-        release(server, &first.instance.id).await;
-        eventually("its database and its user are gone", async || {
-            let names = self.mariadb.names().await;
-            assert!(has(&names, &stays), "{names:?}");
-            (!has(&names, &gone)).then_some(())
-        })
-        .await;
-        let left: Vec<String> = self.mariadb.query(&users).await;
-        assert!(left.len() == 1 && left[0].ends_with(&stays), "{left:?}");
     }
 
     /// Releases the last instance and ends the server. No container, database or user is left.
@@ -81,7 +88,7 @@ impl Host {
 }
 
 impl Visitor {
-    async fn come(server: &Server) -> Self {
+    pub(crate) async fn come(server: &Server) -> Self {
         let acquired: Value = server.call("POST", "/api/v1/demo/acquire", "").await.json();
         let instance = AcquiredInstance::from_json(&acquired);
         let password = acquired["credentials"].as_str().unwrap().rsplit(' ').next().unwrap().to_owned();
@@ -89,7 +96,7 @@ impl Visitor {
     }
 
     /// Returns the first page as it comes at the first try, without a redirect.
-    async fn first_page(&self) -> String {
+    pub(crate) async fn first_page(&self) -> String {
         let answer = get(self.port, &self.instance.host, "/").await;
         assert_eq!(answer.status, 200, "{:?}", answer.headers);
         answer.text()
@@ -114,17 +121,27 @@ fn cookies(answer: &Answer) -> String {
     set.filter_map(|cookie| cookie.split(';').next()).collect::<Vec<_>>().join("; ")
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn two_shops_have_their_own_hosts_modules_passwords_and_databases() {
-    let archive = image_archive("prestashop");
-    let images = ["prestashop/prestashop-flashlight:latest", &format!("oci:{}", archive.display())];
-    let Some(host) = Host::new("prestashop", images).await else { return };
-    let module = zip("mymodule/config.json", r#"{"version": "2", "banner": "Ten percent off"}"#);
-    assert!(String::from_utf8(module.clone()).is_err(), "no text can hold it");
-    std::fs::write(host.engine.folder.join("mymodule.zip"), module).unwrap();
-    let server = host.serve().await;
-    let (one, two) = (Visitor::come(&server).await, Visitor::come(&server).await);
+/// Releases the first of two instances. Returns when its database and its user are gone, those of the other not.
+pub(crate) async fn release_first(mariadb: &MariaDbServer, server: &Server, [first, second]: [&Visitor; 2]) {
+    let of = |visitor: &Visitor| visitor.instance.id.rsplit('-').next().unwrap().to_owned();
+    let (gone, stays) = (of(first), of(second));
+    let has = |names: &[String], suffix: &str| names.iter().any(|name| name.ends_with(suffix));
+    let users = format!("SELECT User FROM mysql.user WHERE User LIKE '%{gone}' OR User LIKE '%{stays}'");
+    assert_eq!(mariadb.query::<String>(&users).await.len(), 2);
+    release(server, &first.instance.id).await;
+    eventually("its database and its user are gone", async || {
+        let names = mariadb.names().await;
+        assert!(has(&names, &stays), "{names:?}");
+        (!has(&names, &gone)).then_some(())
+    })
+    .await;
+    let left: Vec<String> = mariadb.query(&users).await;
+    assert!(left.len() == 1 && left[0].ends_with(&stays), "{left:?}");
+}
 
+/// Two visitors of a server of shops come, and one of them adds a product.
+pub(crate) async fn visit_shops(server: &Server) -> [Visitor; 2] {
+    let (one, two) = (Visitor::come(server).await, Visitor::come(server).await);
     for shop in [&one, &two] {
         let page = shop.first_page().await;
         let own = format!("<link rel=\"canonical\" href=\"{}\">", shop.instance.url);
@@ -144,20 +161,12 @@ async fn two_shops_have_their_own_hosts_modules_passwords_and_databases() {
     assert_eq!(one.post("/admin-dev/", &session, &product).await.status, 303);
     assert!(one.first_page().await.contains("Cup of one"));
     assert!(!two.first_page().await.contains("Cup of one"));
-
-    host.release_first(&server, [&one, &two]).await;
-    assert!(two.first_page().await.contains("Hummingbird mug"));
-    host.end(server, &two).await;
+    [one, two]
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn two_sites_have_their_own_hosts_posts_passwords_and_databases() {
-    let archive = image_archive("wordpress-shop");
-    let images = ["wordpress:6-apache", &format!("oci:{}", archive.display())];
-    let Some(host) = Host::new("wordpress-official", images).await else { return };
-    let server = host.serve().await;
-    let (one, two) = (Visitor::come(&server).await, Visitor::come(&server).await);
-
+/// Two visitors of a server of sites come, and one of them writes a post.
+pub(crate) async fn visit_sites(server: &Server) -> [Visitor; 2] {
+    let (one, two) = (Visitor::come(server).await, Visitor::come(server).await);
     for site in [&one, &two] {
         let page = site.first_page().await;
         assert!(page.contains("A site of your own") && page.contains(&site.instance.url), "{page}");
@@ -178,8 +187,26 @@ async fn two_sites_have_their_own_hosts_posts_passwords_and_databases() {
     assert_eq!(written.status, 201, "{}", written.text());
     assert!(one.first_page().await.contains("Words of one"));
     assert!(!two.first_page().await.contains("Words of one"));
+    [one, two]
+}
 
-    host.release_first(&server, [&one, &two]).await;
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_shops_have_their_own_hosts_modules_passwords_and_databases() {
+    let Some(host) = Host::new("prestashop").await else { return };
+    write_module(&host.engine.folder);
+    let server = host.serve().await;
+    let [one, two] = visit_shops(&server).await;
+    release_first(&host.mariadb, &server, [&one, &two]).await;
+    assert!(two.first_page().await.contains("Hummingbird mug"));
+    host.end(server, &two).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_sites_have_their_own_hosts_posts_passwords_and_databases() {
+    let Some(host) = Host::new("wordpress-official").await else { return };
+    let server = host.serve().await;
+    let [one, two] = visit_sites(&server).await;
+    release_first(&host.mariadb, &server, [&one, &two]).await;
     assert!(two.first_page().await.contains("Hello world!"));
     host.end(server, &two).await;
 }

@@ -17,6 +17,7 @@ use crate::runtime::containerd::checkpoint::manifest::CheckpointKey;
 use crate::runtime::containerd::checkpoint::sharing::MadviseTrace;
 use crate::runtime::containerd::host::id_ranges::IdRange;
 use crate::runtime::containerd::host::yielding::Yielding;
+use crate::runtime::containerd::network::database_port::DatabasePort;
 use crate::runtime::containerd::network::egress::EgressLink;
 use crate::runtime::output_log::OutputLog;
 use crate::telemetry::task;
@@ -35,6 +36,8 @@ pub(crate) struct RunningContainer {
     pub(crate) ids: Mutex<Option<IdRange>>,
     /// Its link to the internet, if its template has egress.
     pub(crate) egress_link: Mutex<Option<EgressLink>>,
+    /// Where its app reaches the database server, if it has a database.
+    pub(crate) database_port: Mutex<Option<DatabasePort>>,
     /// Set if it leaves the processors to the others at first.
     pub(crate) yielding: Option<Arc<Yielding>>,
     /// Whether the server is ending it.
@@ -86,6 +89,8 @@ impl RunningContainer {
 pub(crate) struct Instances {
     running: Mutex<HashMap<InstanceId, Arc<RunningContainer>>>,
     exit_listener: Mutex<Option<mpsc::UnboundedSender<Exit>>>,
+    /// The ports of instances that another process takes over. Their sockets stay open for that process.
+    passed_ports: Mutex<Vec<DatabasePort>>,
 }
 
 impl Instances {
@@ -106,6 +111,7 @@ impl Instances {
             namespace: AtomicU32::new(0),
             ids: Mutex::default(),
             egress_link: Mutex::default(),
+            database_port: Mutex::default(),
             yielding: yielding.map(Arc::new),
             is_being_ended: AtomicBool::new(false),
             end_cause: Mutex::default(),
@@ -146,7 +152,11 @@ impl Instances {
     /// Forgets all instances, and reads their output no more. They run on.
     pub(crate) fn forget_all(&self) {
         let forgotten = std::mem::take(&mut *self.running.lock());
-        forgotten.values().for_each(|instance| instance.removed.cancel());
+        for instance in forgotten.values() {
+            instance.removed.cancel();
+            let port = instance.database_port.lock().take();
+            self.passed_ports.lock().extend(port.inspect(DatabasePort::pause));
+        }
     }
 
     /// Returns the instance whose container has this name.

@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `start`, `stop` | starts an instance and ends it, step by step |
 //! | `restored_start` | starts one from a checkpoint, again where that may have failed by chance |
+//! | `network` | gives an instance that is started its network |
 //! | `instances` | the running instances |
 //! | `exit_events` | notices containers that end by themselves |
 //! | `record`, `task` | containerd's records and tasks |
@@ -20,6 +21,7 @@ mod frozen_owners;
 pub(super) mod instances;
 mod layer_writer;
 mod masked_paths;
+mod network;
 pub(super) mod record;
 mod restored_start;
 mod seccomp;

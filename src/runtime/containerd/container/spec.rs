@@ -350,6 +350,7 @@ mod tests {
             app,
             revision: 1,
             files: Vec::new(),
+            database_connections: None,
             will_be_baked: false,
             yields: false,
         };
@@ -457,8 +458,17 @@ mod tests {
             let app = Arc::new(App { env, ..App::default() });
             let id = InstanceId::random(&TemplateName::new("shop").unwrap());
             let (url, host, files) = (String::new(), String::new(), Vec::new());
-            let request =
-                StartRequest { url, host, id, app, revision: 1, files, will_be_baked, yields: false };
+            let request = StartRequest {
+                url,
+                host,
+                id,
+                app,
+                revision: 1,
+                files,
+                database_connections: None,
+                will_be_baked,
+                yields: false,
+            };
             let env = Some(image.iter().map(|pair| (*pair).to_owned()).collect());
             let image = ImageConfig { env, ..ImageConfig::default() };
             let all = environment(&request, &image, &image.users.find("").unwrap(), 80);

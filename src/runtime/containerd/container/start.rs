@@ -28,7 +28,6 @@ use crate::runtime::containerd::host::{cgroup_changes, kernel, orphans, tmpfs};
 use crate::runtime::containerd::image::UnpackedImage;
 use crate::runtime::containerd::image::snapshots;
 use crate::runtime::containerd::inner::Inner;
-use crate::runtime::containerd::network::set_up::NetworkSetUp;
 use crate::runtime::{RuntimeError, StartMethod, StartRequest, Started};
 
 /// How long the parts of a preparation took, as far as each was waited for.
@@ -129,19 +128,13 @@ impl Inner {
         self.faults.reached(FaultPoint::UserIds)?;
         let namespace = self.namespaces.reserve();
         instance.namespace.store(namespace, Ordering::Release);
-        if request.app.egress.is_sealed() {
+        if request.app.egress.is_sealed() && request.database_connections.is_none() {
             return self.launch_prepared(request, instance, image, checkpoint).await;
         }
-        let reserved = self.egress_links.reserve(&request.app.egress).await?;
-        let link = reserved.slot();
-        *instance.egress_link.lock() = Some(reserved);
-        let folder = self.node_dir.instance_dir(&request.id);
-        let set_up =
-            NetworkSetUp::open(&folder, self.namespaces.clone(), self.egress_links.clone(), namespace, link);
-        let set_up = set_up.context(|| format!("create pipes for the network of {id}"))?;
+        let set_up = self.prepare_set_up(request, instance).await?;
         tokio::select! {
             launched = self.launch_prepared(request, instance, image, checkpoint) => launched,
-            never = set_up.serve() => match never {},
+            never = set_up.serve(|pid| self.set_up_network(request, instance, pid)) => match never {},
         }
     }
 
@@ -209,6 +202,7 @@ impl Inner {
             tracing::debug!(id, %error, "failed to open the network of an instance");
         }
         detached.context(context("detach the disk"))?;
+        self.record_database_port(&request.id, instance)?;
         let micros = |took: Duration| took.as_micros() as u64;
         // The case `restore` of perf/ measures by these names. A step beside another one counts as long as it alone is
         // waited for.
@@ -314,16 +308,7 @@ impl Inner {
             yielding.begin().context(context("begin to yield"))?;
         }
         self.faults.reached(FaultPoint::Folder)?;
-        let record = instance
-            .egress_link
-            .lock()
-            .as_ref()
-            .map(|link| self.egress_links.record(link, &request.app.egress));
-        if let Some(record) = record {
-            self.node_dir
-                .save_egress_record(&request.id, &record)
-                .context(context("record the egress link"))?;
-        }
+        self.record_egress_link(request, instance)?;
         let ids = *instance.ids.lock();
         let disk = Disk::create(request.app.limits.container_disk(), ids)
             .map(Arc::new)
@@ -343,26 +328,6 @@ impl Inner {
         let at = self.node_dir.disk_mount_point(&request.id);
         disk.attach(&self.socket, &at).await.context(context("attach the disk"))?;
         self.faults.reached(FaultPoint::Disk)
-    }
-
-    /// Returns the number of a network namespace for the instance: sealed, or with a link for its template's egress.
-    async fn assign_network(
-        &self,
-        request: &StartRequest,
-        instance: &RunningContainer,
-    ) -> Result<u32, RuntimeError> {
-        if request.app.egress.is_sealed() {
-            return self
-                .namespaces
-                .create()
-                .await
-                .context(|| format!("create a network namespace for {}", request.id));
-        }
-        let link = self.egress_links.open(&request.app.egress).await?;
-        let namespace = link.namespace().ok_or(RuntimeError::Exhausted("network namespaces"))?;
-        let number = self.namespaces.hold(namespace);
-        *instance.egress_link.lock() = Some(link);
-        Ok(number)
     }
 
     fn container_spec(

@@ -69,6 +69,7 @@ impl Inner {
         instance: &RunningContainer,
     ) -> Result<(), RuntimeError> {
         self.namespaces.release(instance.namespace.swap(0, Ordering::AcqRel));
+        instance.database_port.lock().take();
         task::remove_container(&self.client, id.as_str(), &self.faults).await?;
         // Not before all processes that could use the link have ended.
         let link = instance.egress_link.lock().take();

@@ -4,16 +4,20 @@
 
 use std::fs::{self, Permissions};
 use std::io;
+use std::marker::PhantomData;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{CWD, FileType, Mode, makedev, mknodat};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 use tokio::net::unix::pipe::{OpenOptions, Receiver};
 
 use super::{private_files, tmpfs};
 use crate::instance::InstanceId;
 use crate::runtime::InstanceFile;
 use crate::runtime::containerd::checkpoint::randomness::node_script;
+use crate::runtime::containerd::network::database_port::DatabasePortRecord;
 use crate::runtime::containerd::network::egress::EgressRecord;
 
 /// The node's folder for containers.
@@ -32,8 +36,15 @@ const OUTPUT_PIPE: &str = "output";
 /// host's `/dev/null` open from outside, and CRIU cannot freeze a container with it.
 const INPUT_PIPE: &str = "input";
 
-/// Name of the file with the record of an instance's egress link.
-const EGRESS_RECORD_FILE: &str = "outlet.json";
+/// The record of an instance's egress link. A newer server reads what an older one wrote, so the names stay.
+pub(crate) const EGRESS_RECORD: RecordFile<EgressRecord> = RecordFile("outlet.json", PhantomData);
+/// The record of an instance's database port.
+pub(crate) const DATABASE_PORT_RECORD: RecordFile<DatabasePortRecord> =
+    RecordFile("database-port.json", PhantomData);
+
+/// The name of a file in an instance's folder that holds a record for the next server, and what the record is.
+pub(crate) struct RecordFile<T>(&'static str, PhantomData<T>);
+
 /// CRIU's options for freezing and restoring. The network of a sealed instance need not be locked: it has nothing but a
 /// loopback, and a lock wants iptables or nft and takes long. Connections between processes of the instance go on; the
 /// bake closes all others in the images (`checkpoint/connections.rs`), and one that no process has accepted is lost.
@@ -183,20 +194,29 @@ impl NodeDir {
         ignore_missing(fs::remove_file(pipe))
     }
 
-    /// Stores what the next server needs to know about an instance's egress link.
+    /// Stores what the next server needs to know about a part of an instance.
     ///
     /// # Errors
     /// The folder cannot be written.
-    pub(crate) fn save_egress_record(&self, id: &InstanceId, record: &EgressRecord) -> io::Result<()> {
-        fs::write(self.instance_dir(id).join(EGRESS_RECORD_FILE), serde_json::to_vec(record)?)
+    pub(crate) fn save_record<T: Serialize>(
+        &self,
+        id: &InstanceId,
+        file: RecordFile<T>,
+        record: &T,
+    ) -> io::Result<()> {
+        fs::write(self.instance_dir(id).join(file.0), serde_json::to_vec(record)?)
     }
 
-    /// Returns what is stored about an instance's egress link; `None` for a sealed instance.
+    /// Returns what is stored about a part of an instance; `None` for an instance without that part.
     ///
     /// # Errors
     /// The file cannot be read.
-    pub(crate) fn egress_record(&self, id: &InstanceId) -> io::Result<Option<EgressRecord>> {
-        match fs::read(self.instance_dir(id).join(EGRESS_RECORD_FILE)) {
+    pub(crate) fn record<T: DeserializeOwned>(
+        &self,
+        id: &InstanceId,
+        file: RecordFile<T>,
+    ) -> io::Result<Option<T>> {
+        match fs::read(self.instance_dir(id).join(file.0)) {
             Ok(record) => Ok(Some(serde_json::from_slice(&record)?)),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(error),

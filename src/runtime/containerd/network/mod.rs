@@ -1,10 +1,12 @@
-//! Networks of instances: sealed namespaces, and namespaces with a link to the internet behind a firewall.
+//! Networks of instances: sealed namespaces, namespaces with a link to the internet behind a firewall, and the way to a
+//! database.
 //!
 //! | file | what it does |
 //! |---|---|
 //! | `egress` | opens and releases links to the internet; their state after a crash |
 //! | `refresh` | keeps names, routes and firewall as they should be |
 //! | `inner_end` | the instance's end of a link: namespace, routes, name server |
+//! | `database_port` | the port inside a namespace at which an app reaches its database server |
 //! | `forwarding` | what egress needs of this host's own network |
 //! | `links` | creates and removes veth pairs, by netlink |
 //! | `addresses` | allocates addresses to links (pure) |
@@ -20,6 +22,7 @@
 //! namespace is read at `/proc/thread-self`, never at `/proc/self`.
 
 mod addresses;
+pub(super) mod database_port;
 mod dns;
 mod dns_responder;
 pub(super) mod egress;

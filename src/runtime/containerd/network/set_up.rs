@@ -1,14 +1,13 @@
 //! Sets up the network namespace that runc or CRIU makes inside an instance's user namespace. Only the program that makes it
 //! knows when it exists: it has [`set_up`] called. No process of the instance runs before.
 //!
-//! A sealed instance needs no server for that. For one with egress, the server makes two pipes in the instance's folder: one
-//! brings it the number of the instance's first process, the other one its answer.
+//! A sealed instance needs no server for that. For one with egress or a database, the server makes two pipes in the instance's
+//! folder: one brings it the number of the instance's first process, the other one its answer.
 
 use std::convert::Infallible;
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
 use std::path::Path;
-use std::sync::Arc;
 use std::time::Duration;
 
 use nix::sched::{CloneFlags, setns};
@@ -17,9 +16,8 @@ use rustix::fs::{CWD, FileType, Mode, mknodat};
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::unix::pipe::{OpenOptions, Receiver, Sender};
 
-use super::egress::EgressLinks;
 use crate::runtime::containerd::host::shared_accounts::{INOTIFY_INSTANCES, INOTIFY_WATCHES};
-use crate::runtime::namespaces::{Namespaces, open_loopback_of};
+use crate::runtime::namespaces::open_loopback_of;
 
 /// The pipe to this server.
 const QUESTION: &str = "network-question";
@@ -55,16 +53,10 @@ const LIMITS: [(&str, u32); 11] = [
     ("max_uts_namespaces", 0),
 ];
 
-/// Waits for the network of one instance with egress, and sets it up.
+/// Waits for the network namespace of one instance whose network the server sets up.
 pub(crate) struct NetworkSetUp {
     question: BufReader<Receiver>,
     answer: Sender,
-    namespaces: Arc<Namespaces>,
-    egress_links: Arc<EgressLinks>,
-    /// The number under which the namespace will be held.
-    number: u32,
-    /// The slot of the egress link.
-    link: u32,
 }
 
 impl NetworkSetUp {
@@ -72,13 +64,7 @@ impl NetworkSetUp {
     ///
     /// # Errors
     /// The folder cannot be written.
-    pub(crate) fn open(
-        folder: &Path,
-        namespaces: Arc<Namespaces>,
-        egress_links: Arc<EgressLinks>,
-        number: u32,
-        link: u32,
-    ) -> io::Result<Self> {
+    pub(crate) fn open(folder: &Path) -> io::Result<Self> {
         fs::create_dir_all(folder)?;
         for pipe in [QUESTION, ANSWER] {
             mknodat(CWD, folder.join(pipe), FileType::Fifo, Mode::RUSR | Mode::WUSR, 0)?;
@@ -87,38 +73,38 @@ impl NetworkSetUp {
         let open = || OpenOptions::new().read_write(true).clone();
         let question = BufReader::new(open().open_receiver(folder.join(QUESTION))?);
         let answer = open().open_sender(folder.join(ANSWER))?;
-        Ok(Self { question, answer, namespaces, egress_links, number, link })
+        Ok(Self { question, answer })
     }
 
-    /// Answers every question, for as long as the caller polls. A failed restore by CRIU may be followed by another one.
-    pub(crate) async fn serve(mut self) -> Infallible {
+    /// Answers every question, for as long as the caller polls: sets up the network of the process with the number that
+    /// `set_up` gets. A failed restore by CRIU may be followed by another one.
+    pub(crate) async fn serve<F>(mut self, set_up: impl Fn(i32) -> F) -> Infallible
+    where
+        F: Future<Output = io::Result<()>>,
+    {
         loop {
             let mut line = String::new();
             if self.question.read_line(&mut line).await.is_err() {
                 tokio::time::sleep(RETRY_INTERVAL).await;
                 continue;
             }
-            let answer = match self.set_up(line.trim()).await {
+            let outcome = match line.trim().parse() {
+                Ok(pid) => set_up(pid).await,
+                Err(error) => Err(io::Error::other(error)),
+            };
+            let answer = match outcome {
                 Ok(()) => DONE.to_owned(),
                 Err(error) => error.to_string().replace('\n', " "),
             };
             let _ = self.answer.write_all(format!("{answer}\n").as_bytes()).await;
         }
     }
-
-    async fn set_up(&self, pid: &str) -> io::Result<()> {
-        let pid: u32 = pid.parse().map_err(io::Error::other)?;
-        let namespace = Arc::new(File::open(format!("/proc/{pid}/ns/net"))?);
-        self.egress_links.attach(self.link, namespace.clone()).await?;
-        self.namespaces.hold_as(self.number, namespace);
-        Ok(())
-    }
 }
 
 /// Sets up the network namespace of a process of the instance with this folder. This process must have a single thread.
 ///
 /// # Errors
-/// The kernel refuses, or the server of an instance with egress fails or is gone.
+/// The kernel refuses, or the server that sets the network up fails or is gone.
 pub(crate) fn set_up(folder: &Path, pid: i32) -> io::Result<()> {
     match fs::exists(folder.join(QUESTION))? {
         true => ask(folder, pid),

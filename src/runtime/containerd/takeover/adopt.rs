@@ -17,6 +17,7 @@ use crate::runtime::containerd::container::instances::OUTPUT_LOG_BYTES;
 use crate::runtime::containerd::container::record::list_containers;
 use crate::runtime::containerd::container::task;
 use crate::runtime::containerd::fault_points::FaultPoint;
+use crate::runtime::containerd::host::node_dir::EGRESS_RECORD;
 use crate::runtime::containerd::host::orphans;
 use crate::runtime::containerd::image::snapshots;
 use crate::runtime::containerd::inner::Inner;
@@ -106,7 +107,7 @@ async fn adopt(inner: &Inner, container: &Container) -> Result<bool, RuntimeErro
         return Ok(false);
     };
     let checkpoint = container.labels.get(CHECKPOINT_LABEL).map(|name| CheckpointKey::from_name(name));
-    let adopted = inner.adopt(&id, namespace, pid, checkpoint);
+    let adopted = inner.adopt(&id, namespace, pid, checkpoint).await;
     if let Err(error) = &adopted {
         tracing::warn!(%id, %error, "failed to adopt running instance; removing it");
     }
@@ -116,7 +117,7 @@ async fn adopt(inner: &Inner, container: &Container) -> Result<bool, RuntimeErro
 impl Inner {
     /// Adopts an instance that an earlier server started. `namespace` is the number of its network namespace, `pid` its
     /// first process, `checkpoint` what it was restored from.
-    fn adopt(
+    async fn adopt(
         &self,
         id: &InstanceId,
         namespace: u32,
@@ -125,7 +126,7 @@ impl Inner {
     ) -> Result<(), RuntimeError> {
         self.faults.reached(FaultPoint::Adoption)?;
         let context = || format!("adopt {id}");
-        let record = self.node_dir.egress_record(id).context(context)?;
+        let record = self.node_dir.record(id, EGRESS_RECORD).context(context)?;
         let output = self.node_dir.open_output(id).context(context)?;
         self.namespaces.adopt(namespace, pid).context(context)?;
         // The last step that may fail: an adopted link counts as in use.
@@ -136,6 +137,10 @@ impl Inner {
             *instance.ids.lock() = self.id_ranges.of_instance(id.as_str());
             *instance.egress_link.lock() = link;
             instance.keep_output(output);
+            // Its pages without a database still serve, and a visitor may have it.
+            if let Err(error) = self.adopt_database_port(id, &instance).await {
+                tracing::error!(%id, %error, "adopted instance cannot reach its database");
+            }
         }
         Ok(())
     }

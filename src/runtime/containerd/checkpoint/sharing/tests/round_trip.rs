@@ -79,6 +79,7 @@ async fn every_image_of_a_bake_is_read_and_written_unchanged(name: &str, port: u
         app: app.clone(),
         revision: 1,
         files: Vec::new(),
+        database_connections: None,
         will_be_baked: false,
         yields: false,
     };
