@@ -5,6 +5,7 @@ mod any_image;
 mod checkpoint;
 mod compiled_program;
 mod crash;
+mod database_port;
 mod egress;
 mod faults;
 mod hooks;

@@ -1,5 +1,6 @@
 //! Instances with egress, in a virtual network that belongs to the test.
 
+mod database;
 mod names;
 mod rates;
 mod reachability;
@@ -16,7 +17,7 @@ use try_it_now::template::{App, Egress};
 use super::{php, send_command, start, wait_until, with_timeout};
 
 /// Connects to the destination in the one line that each visitor sends, and answers with the result.
-const PROBE_APP: &str = r#"
+pub(super) const PROBE_APP: &str = r#"
 $listener = stream_socket_server("tcp://0.0.0.0:" . getenv("PORT"));
 while (true) {
     $visitor = @stream_socket_accept($listener, 3600);
@@ -69,7 +70,7 @@ while (true) {
 }
 "#;
 
-fn probe(egress: Egress) -> App {
+pub(super) fn probe(egress: Egress) -> App {
     App { egress, ..php(PROBE_APP) }
 }
 
@@ -91,8 +92,19 @@ async fn start_cold_and_restored(
     app: &App,
     revision: u64,
 ) -> [(InstanceId, Endpoint); 2] {
+    start_both(runtime, app, revision, None).await
+}
+
+/// Starts two instances of an app that has a database with this many connections, one cold and one restored from a
+/// checkpoint.
+pub(super) async fn start_both(
+    runtime: &dyn Runtime,
+    app: &App,
+    revision: u64,
+    database_connections: Option<u32>,
+) -> [(InstanceId, Endpoint); 2] {
     let start = async |expected: StartMethod| {
-        let request = StartRequest { revision, ..super::start_request(app) };
+        let request = StartRequest { revision, database_connections, ..super::start_request(app) };
         let started = with_timeout(runtime.start(&request)).await.unwrap();
         assert_eq!(started.method, expected);
         (request.id, started.endpoint)
