@@ -83,6 +83,13 @@ fn judge(survey: &DatabaseSurvey, instances: usize, prefix: &str) -> Vec<CheckRe
             "DROP USER ''@'localhost' and the like; mariadb-secure-installation does that",
         ));
     }
+    if survey.locks_out_hosts {
+        results.push(CheckResult::warning(
+            CHECK,
+            "an instance that connects and never logs in can make MariaDB lock out this host (max_connect_errors)",
+            "set skip_name_resolve in the configuration of MariaDB",
+        ));
+    }
     results
 }
 
@@ -115,6 +122,7 @@ mod tests {
             grants: grants.iter().map(|grant| (*grant).to_owned()).collect(),
             lists_users: true,
             has_anonymous_user: false,
+            locks_out_hosts: false,
         }
     }
 
@@ -143,12 +151,14 @@ mod tests {
     }
 
     #[test]
-    fn an_old_version_few_connections_and_users_without_a_name_are_warnings() {
+    fn an_old_version_few_connections_users_without_a_name_and_a_host_that_may_be_locked_out_are_warnings() {
         let warnings = [Verdict::Warning];
         assert_eq!(verdicts(&survey("10.6.1-MariaDB", &[ROOT]), 1), warnings);
         assert_eq!(verdicts(&survey("8.0.36", &[ROOT]), 1), warnings);
         assert_eq!(verdicts(&survey("11.8.9-MariaDB", &[ROOT]), 85)[1..], warnings);
         let anonymous = DatabaseSurvey { has_anonymous_user: true, ..survey("11.8.9-MariaDB", &[ROOT]) };
         assert_eq!(verdicts(&anonymous, 1)[1..], warnings);
+        let counted = DatabaseSurvey { locks_out_hosts: true, ..survey("11.8.9-MariaDB", &[ROOT]) };
+        assert_eq!(verdicts(&counted, 1)[1..], warnings);
     }
 }

@@ -19,6 +19,9 @@ pub struct Survey {
     pub lists_users: bool,
     /// Whether connections without a user name are let in. Such an account hides users of the same host.
     pub has_anonymous_user: bool,
+    /// Whether MariaDB locks out this host after some connections that never logged in (`max_connect_errors`). It does not
+    /// count those from its own host, and none with `skip_name_resolve`.
+    pub locks_out_hosts: bool,
 }
 
 /// Asks a MariaDB what it offers, and changes nothing.
@@ -36,6 +39,8 @@ pub async fn survey(settings: &Settings) -> Result<Survey, DatabaseError> {
     let grants: Vec<String> = connection.rows_of_text(OPERATION, "SHOW GRANTS").await?;
     let anonymous: Result<Vec<i64>, _> =
         connection.rows_of_text(OPERATION, "SELECT COUNT(*) FROM mysql.user WHERE User = ''").await;
+    let counted = "SELECT @@GLOBAL.skip_name_resolve = 0 AND SUBSTRING_INDEX(USER(), '@', -1) <> 'localhost'";
+    let counted: Vec<i64> = connection.rows_of_text(OPERATION, counted).await?;
     connection.close().await;
     Ok(Survey {
         version,
@@ -44,6 +49,7 @@ pub async fn survey(settings: &Settings) -> Result<Survey, DatabaseError> {
         grants: grants.into_iter().map(without_password).collect(),
         lists_users: anonymous.is_ok(),
         has_anonymous_user: anonymous.is_ok_and(|count| count != [0]),
+        locks_out_hosts: counted == [1],
     })
 }
 
