@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -13,7 +13,8 @@ use pingora_core::protocols::{
     GetProxyDigest, GetSocketDigest, GetTimingDigest, Peek, Shutdown, SocketDigest, Ssl, TimingDigest,
     UniqueID, UniqueIDType, raw_connect::ProxyDigest,
 };
-use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, Interest, ReadBuf};
 use tokio::net::TcpStream;
 
 /// A connection in the clear. Unlike one of Pingora's own type it can be taken apart ([`into_parts`](Self::into_parts)).
@@ -54,6 +55,27 @@ impl ClientSocket {
     /// The system refuses to stop watching it.
     pub(super) fn into_parts(self) -> io::Result<(OwnedFd, Bytes)> {
         Ok((self.inner.into_std()?.into(), self.unread))
+    }
+}
+
+impl ClientSocket {
+    /// Ready when the kernel takes more of a response at once.
+    pub(super) fn poll_room(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        loop {
+            // This knows only what the last write found, which the kernel may have taken as the last one.
+            ready!(self.inner.poll_write_ready(cx))?;
+            let asked = self.inner.try_io(Interest::WRITABLE, || {
+                match poll(&mut [PollFd::new(&self.inner, PollFlags::OUT)], Some(&Timespec::default()))? {
+                    0 => Err(io::ErrorKind::WouldBlock.into()),
+                    // Also if the connection is broken: the next write returns the error.
+                    _ => Ok(()),
+                }
+            });
+            match asked {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                outcome => return Poll::Ready(outcome),
+            }
+        }
     }
 }
 

@@ -24,6 +24,9 @@ const SWITCHING_PROTOCOLS: u16 = 101;
 /// Most bytes of a piece that an app may have written alone. The kernel acknowledges larger ones at once.
 const SMALL_PIECE_BYTES: usize = 4096;
 
+/// Bytes of a piece after which more pieces are likely.
+const BULK_PIECE_BYTES: usize = 8 * 1024;
+
 /// An answer, of which some is sent.
 pub(super) struct Download {
     is_head: bool,
@@ -40,6 +43,8 @@ pub(super) struct Download {
     body: Option<(BodyReader, BodyWriter)>,
     /// Whether the first piece of the body may join the head.
     may_join: bool,
+    /// Whether the last piece was large.
+    is_bulk: bool,
     /// Whether the app sent anything.
     has_heard: bool,
     /// Whether a part of the last answer, or half of an interim head, may have reached the client.
@@ -65,6 +70,7 @@ impl Download {
             searched: 0,
             body: None,
             may_join: false,
+            is_bulk: false,
             has_heard: false,
             is_attempted: false,
             status: 0,
@@ -146,6 +152,10 @@ impl Download {
             } else if self.body.as_ref().is_some_and(|(reader, _)| reader.is_done()) {
                 return Poll::Ready(Ok(()));
             } else {
+                // A client that does not read holds no piece: the kernel takes the next one, or none is read.
+                if self.is_bulk {
+                    ready!(client.poll_room(cx)).map_err(|_| Failure::ClientGone)?;
+                }
                 self.is_waiting_for_app = true;
                 ready!(self.poll_read(cx, app, exchange, is_uploaded))?;
                 self.is_waiting_for_app = false;
@@ -185,6 +195,7 @@ impl Download {
             Poll::Ready(read) => return Poll::Ready(self.close(read.is_ok())),
         }
         self.has_heard = true;
+        self.is_bulk = count > BULK_PIECE_BYTES;
         self.note_progress();
         let read = match self.body {
             Some(_) => self.read_body(buffer),

@@ -13,6 +13,7 @@ use super::connection::GuardedConnection;
 use super::limits::LINGER_TIMEOUT;
 use super::read_state::ReadState;
 use crate::request::AckState;
+use crate::server::client_socket::ClientSocket;
 
 /// How often the kernel is asked whether the client acknowledged its response.
 const ACK_POLL_INTERVAL: Duration = Duration::from_millis(5);
@@ -31,6 +32,16 @@ impl GuardedConnection {
         let since = *self.write_deadlines.stalled_since.get_or_insert_with(Instant::now);
         ready!(self.write_deadlines.timer.poll_until(cx, since + self.timeouts.write));
         Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "the client does not read its response")))
+    }
+
+    /// Ready when the client's connection takes more of a response at once; over TLS always.
+    ///
+    /// # Errors
+    /// The client has taken no byte for longer than the write timeout, or its connection is broken.
+    pub(in crate::server) fn poll_room(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let socket = self.inner.as_any().downcast_ref::<ClientSocket>();
+        let room = socket.map_or(Poll::Ready(Ok(())), |socket| socket.poll_room(cx));
+        self.enforce_write_timeout(cx, room)
     }
 
     /// Records that bytes are written now, of a tracked response too. It must come before the write, whose result does
