@@ -95,18 +95,7 @@ mod tests {
 
     fn request() -> StartRequest {
         let id = InstanceId::random(&TemplateName::new("t").unwrap());
-        let app = Arc::new(App::default());
-        StartRequest {
-            id,
-            url: String::new(),
-            host: String::new(),
-            app,
-            revision: 1,
-            files: Vec::new(),
-            database_connections: None,
-            will_be_baked: false,
-            yields: false,
-        }
+        StartRequest::new(id, String::new(), String::new(), Arc::new(App::default()), 1)
     }
 
     #[tokio::test]

@@ -35,6 +35,23 @@ pub struct StartRequest {
     pub yields: bool,
 }
 
+impl StartRequest {
+    /// Returns the request for an instance without files or a database, which will not be baked and does not yield.
+    pub fn new(id: InstanceId, url: String, host: String, app: Arc<App>, revision: u64) -> Self {
+        Self {
+            id,
+            url,
+            host,
+            app,
+            revision,
+            files: Vec::new(),
+            database_connections: None,
+            will_be_baked: false,
+            yields: false,
+        }
+    }
+}
+
 /// A file of one instance, which replaces the file at the same path of its image. `Debug` does not show the content.
 #[derive(Clone, PartialEq, Eq)]
 pub struct InstanceFile {

@@ -56,9 +56,7 @@ impl ClientSocket {
     pub(super) fn into_parts(self) -> io::Result<(OwnedFd, Bytes)> {
         Ok((self.inner.into_std()?.into(), self.unread))
     }
-}
 
-impl ClientSocket {
     /// Ready when the kernel takes more of a response at once.
     pub(super) fn poll_room(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         loop {

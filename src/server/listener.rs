@@ -17,7 +17,6 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
-use super::accept_errors::AcceptErrors;
 use super::client_connections::{ConnectionMaxima, ConnectionSlots};
 use super::client_socket::ClientSocket;
 use super::descriptors::MAX_REFUSALS;
@@ -29,6 +28,7 @@ use crate::api::ApiError;
 use crate::cluster::Directory;
 use crate::config::TrustedProxies;
 use crate::request::RequestId;
+use crate::telemetry::accept_errors::AcceptErrors;
 use crate::telemetry::{Metrics, task};
 
 /// Pause after the kernel refused to accept, for example because the process has no free descriptor.

@@ -24,7 +24,6 @@
 //! | `start_error` | why a server does not start |
 //! | `shutdown` | signals, and the order in which a server stops |
 
-mod accept_errors;
 pub mod backends;
 pub mod bootstrap;
 mod client_connections;

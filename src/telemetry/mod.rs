@@ -3,6 +3,7 @@
 //! | file | what it holds |
 //! |---|---|
 //! | `log` | where log lines go, and which ones |
+//! | `accept_errors` | the log lines of connections that the kernel does not let this program accept |
 //! | `collected` | log lines of problems, for a command that shows them in its result |
 //! | `metrics` | [`Metrics`]: every metric, and the functions that record events |
 //! | `memory_metrics` | the gauges of the memory that instances use |
@@ -11,6 +12,7 @@
 //! | `version` | the version of the program, and its commit |
 //! | `task` | the one function that spawns tasks |
 
+pub(crate) mod accept_errors;
 mod collected;
 mod label_sets;
 mod labels;

@@ -89,17 +89,7 @@ pub(crate) fn start_request(app: &App) -> StartRequest {
     let id = InstanceId::random(&TemplateName::new("sample").unwrap());
     let host = format!("{id}.localhost");
     let (url, app) = (format!("http://{host}:8080/"), Arc::new(app.clone()));
-    StartRequest {
-        url,
-        host,
-        id,
-        app,
-        revision: 1,
-        files: Vec::new(),
-        database_connections: None,
-        will_be_baked: true,
-        yields: false,
-    }
+    StartRequest { will_be_baked: true, ..StartRequest::new(id, url, host, app, 1) }
 }
 
 pub(crate) async fn with_timeout<F: Future>(future: F) -> F::Output {

@@ -91,17 +91,9 @@ pub(crate) async fn explore(
     let id = InstanceId::random(&template.name);
     let mut exits = runtime.exits();
     let port = request.port.unwrap_or_else(|| first_port(&request.facts.ports));
-    let start = StartRequest {
-        url: request.public_url.instance_url(&id),
-        host: request.public_url.instance_host(&id),
-        app: App { port, ..(*template.app).clone() }.into(),
-        revision: template.revision,
-        files: Vec::new(),
-        database_connections: None,
-        will_be_baked: false,
-        yields: false,
-        id: id.clone(),
-    };
+    let (url, host) = (request.public_url.instance_url(&id), request.public_url.instance_host(&id));
+    let app = App { port, ..(*template.app).clone() }.into();
+    let start = StartRequest::new(id.clone(), url, host, app, template.revision);
     let endpoint = runtime.start(&start).await?.endpoint;
     let authority = request.public_url.instance_authority(&id);
     let search = Search { runtime, request, id: &id, endpoint, start_port: port, authority };

@@ -139,17 +139,7 @@ mod tests {
     async fn wait(runtime: &Failing, endpoint: Endpoint, start_period: Duration) -> Result<Endpoint, String> {
         let id = InstanceId::random(&TemplateName::new("shop").unwrap());
         let (url, host, app) = (String::new(), String::new(), Arc::new(App::default()));
-        let request = StartRequest {
-            url,
-            host,
-            id,
-            app,
-            revision: 1,
-            files: Vec::new(),
-            database_connections: None,
-            will_be_baked: false,
-            yields: false,
-        };
+        let request = StartRequest::new(id, url, host, app, 1);
         let check = HealthCheck {
             command: vec!["check".to_owned()],
             interval: Duration::from_millis(10),

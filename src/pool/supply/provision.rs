@@ -119,15 +119,8 @@ impl<'p> ProvisionDraft<'p> {
             HookValues::new(random_texts.current(), &template.hooks, &id, &url, &host, access.as_ref());
         let (app, revision) = (values.app(&template), template.revision);
         let start_request = StartRequest {
-            id: id.clone(),
-            url,
-            host,
-            app,
-            revision,
-            files: Vec::new(),
             database_connections: template.database.as_ref().map(|database| database.max_connections),
-            will_be_baked: false,
-            yields: false,
+            ..StartRequest::new(id.clone(), url, host, app, revision)
         };
         Self {
             supply,

@@ -189,17 +189,8 @@ mod tests {
     const LIMITS: EngineLimits = EngineLimits { open_files: Some(20_000), processes: Some(10_000) };
 
     fn request(app: App) -> StartRequest {
-        StartRequest {
-            url: "http://x/".to_owned(),
-            host: "x".to_owned(),
-            id: InstanceId::random(&TemplateName::new("shop").unwrap()),
-            app: Arc::new(app),
-            revision: 1,
-            files: Vec::new(),
-            database_connections: None,
-            will_be_baked: false,
-            yields: false,
-        }
+        let id = InstanceId::random(&TemplateName::new("shop").unwrap());
+        StartRequest::new(id, "http://x/".to_owned(), "x".to_owned(), Arc::new(app), 1)
     }
 
     fn body(app: App, network: &ContainerNetwork) -> ContainerCreateBody {

@@ -31,16 +31,15 @@ pub struct Survey {
 pub async fn survey(settings: &Settings) -> Result<Survey, DatabaseError> {
     const OPERATION: &str = "ask MariaDB what it offers";
     let mut connection = Connection::open(settings).await?;
-    let facts: Vec<(String, u64)> =
-        connection.rows_of_text(OPERATION, "SELECT VERSION(), @@GLOBAL.max_connections").await?;
-    let (version, max_connections) = facts.into_iter().next().unwrap_or_default();
+    const FACTS: &str = "SELECT VERSION(), @@GLOBAL.max_connections, \
+                         @@GLOBAL.skip_name_resolve = 0 AND SUBSTRING_INDEX(USER(), '@', -1) <> 'localhost'";
+    let facts: Vec<(String, u64, bool)> = connection.rows_of_text(OPERATION, FACTS).await?;
+    let (version, max_connections, locks_out_hosts) = facts.into_iter().next().unwrap_or_default();
     let cipher: Vec<(String, String)> =
         connection.rows_of_text(OPERATION, "SHOW SESSION STATUS LIKE 'Ssl_cipher'").await?;
     let grants: Vec<String> = connection.rows_of_text(OPERATION, "SHOW GRANTS").await?;
     let anonymous: Result<Vec<i64>, _> =
         connection.rows_of_text(OPERATION, "SELECT COUNT(*) FROM mysql.user WHERE User = ''").await;
-    let counted = "SELECT @@GLOBAL.skip_name_resolve = 0 AND SUBSTRING_INDEX(USER(), '@', -1) <> 'localhost'";
-    let counted: Vec<i64> = connection.rows_of_text(OPERATION, counted).await?;
     connection.close().await;
     Ok(Survey {
         version,
@@ -49,7 +48,7 @@ pub async fn survey(settings: &Settings) -> Result<Survey, DatabaseError> {
         grants: grants.into_iter().map(without_password).collect(),
         lists_users: anonymous.is_ok(),
         has_anonymous_user: anonymous.is_ok_and(|count| count != [0]),
-        locks_out_hosts: counted == [1],
+        locks_out_hosts,
     })
 }
 

@@ -9,7 +9,7 @@ use try_it_now::instance::Endpoint;
 use try_it_now::runtime::{Runtime, StartMethod, StartRequest, UserNamespaces};
 use try_it_now::template::{App, Egress};
 
-use super::egress::{PROBE_APP, probe, start_both};
+use super::egress::{PROBE_APP, assert_does_not_reach, probe, start_both};
 use super::{TestNode, php, send_command, start_request, wait_until, with_timeout};
 
 /// Where an app reaches its database, as docs/databases.md says.
@@ -48,11 +48,6 @@ impl DatabaseServer {
     }
 }
 
-async fn assert_unreachable(runtime: &dyn Runtime, endpoint: Endpoint, destination: &str) {
-    let answer = send_command(runtime, endpoint, &format!("ask {destination}")).await;
-    assert!(answer.starts_with("unreachable"), "{destination}: {answer}");
-}
-
 /// Returns an app that connects to its database before all else, and answers `first` with the outcome.
 fn hasty_app() -> App {
     let first = format!(
@@ -77,10 +72,10 @@ async fn a_sealed_instance_reaches_its_database_and_no_other_instance_does() {
         for (_, endpoint) in &both {
             assert_eq!(server.ask(&runtime, *endpoint).await, "seen as database", "{user_namespaces:?}");
             let (host, port) = server.address();
-            assert_unreachable(&runtime, *endpoint, &format!("{host}:{port}")).await;
+            assert_does_not_reach(&runtime, *endpoint, &format!("{host}:{port}")).await;
         }
         let without = with_timeout(runtime.start(&start_request(&app))).await.unwrap();
-        assert_unreachable(&runtime, without.endpoint, ADDRESS).await;
+        assert_does_not_reach(&runtime, without.endpoint, ADDRESS).await;
 
         // A server that is killed leaves no socket; the next one listens anew.
         drop(runtime);

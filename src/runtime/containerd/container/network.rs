@@ -16,12 +16,12 @@ use crate::runtime::namespaces::open_loopback_of;
 use crate::runtime::{RuntimeError, StartRequest};
 
 impl Inner {
-    /// Returns the number of a network namespace for an instance without a user namespace, with all that the app may reach.
+    /// Gives an instance without a user namespace a network namespace, with all that the app may reach.
     pub(super) async fn assign_network(
         &self,
         request: &StartRequest,
         instance: &RunningContainer,
-    ) -> Result<u32, RuntimeError> {
+    ) -> Result<(), RuntimeError> {
         let context = || format!("create the network of {}", request.id);
         let number = if request.app.egress.is_sealed() {
             self.namespaces.create().await.context(context)?
@@ -31,15 +31,9 @@ impl Inner {
             *instance.egress_link.lock() = Some(link);
             self.namespaces.hold(namespace.ok_or(RuntimeError::Exhausted("network namespaces"))?)
         };
-        let opened = match self.namespaces.file(number) {
-            Some(namespace) => self.open_database_port(request, instance, namespace).await,
-            None => Err(io::ErrorKind::NotFound.into()),
-        };
-        if opened.is_err() {
-            self.namespaces.release(number);
-        }
-        opened.context(context)?;
-        Ok(number)
+        instance.namespace.store(number, Ordering::Release);
+        let namespace = self.namespaces.file(number).ok_or(RuntimeError::Exhausted("network namespaces"))?;
+        self.open_database_port(request, instance, namespace).await.context(context)
     }
 
     /// Prepares for [`Inner::set_up_network`], which comes when the namespace that an instance makes itself exists.

@@ -343,17 +343,7 @@ mod tests {
     fn specification_with(limits: ResourceLimits, apparmor: Option<&'static str>) -> Value {
         let id = InstanceId::random(&TemplateName::new("shop").unwrap());
         let app = Arc::new(App { command: vec!["app".to_owned()], limits, ..App::default() });
-        let request = StartRequest {
-            url: String::new(),
-            host: String::new(),
-            id,
-            app,
-            revision: 1,
-            files: Vec::new(),
-            database_connections: None,
-            will_be_baked: false,
-            yields: false,
-        };
+        let request = StartRequest::new(id, String::new(), String::new(), app, 1);
         let host = HostPaths {
             walls: Walls::Host { network: Path::new("/proc/1/fd/3") },
             devices: Path::new("/dev"),
@@ -457,18 +447,8 @@ mod tests {
                 template.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
             let app = Arc::new(App { env, ..App::default() });
             let id = InstanceId::random(&TemplateName::new("shop").unwrap());
-            let (url, host, files) = (String::new(), String::new(), Vec::new());
-            let request = StartRequest {
-                url,
-                host,
-                id,
-                app,
-                revision: 1,
-                files,
-                database_connections: None,
-                will_be_baked,
-                yields: false,
-            };
+            let request = StartRequest::new(id, String::new(), String::new(), app, 1);
+            let request = StartRequest { will_be_baked, ..request };
             let env = Some(image.iter().map(|pair| (*pair).to_owned()).collect());
             let image = ImageConfig { env, ..ImageConfig::default() };
             let all = environment(&request, &image, &image.users.find("").unwrap(), 80);

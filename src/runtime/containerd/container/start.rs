@@ -105,8 +105,7 @@ impl Inner {
         image: &UnpackedImage,
         checkpoint: Option<&CheckpointKey>,
     ) -> Result<Endpoint, RuntimeError> {
-        let namespace = self.assign_network(request, instance).await?;
-        instance.namespace.store(namespace, Ordering::Release);
+        self.assign_network(request, instance).await?;
         self.launch_prepared(request, instance, image, checkpoint).await
     }
 
@@ -196,8 +195,10 @@ impl Inner {
         let pid = started.inspect_err(|_| self.shared_shim.invalidate())?;
         // By now runc has made the group of a restored instance.
         instance.apply_yielding();
-        let has_own_network = instance.ids.lock().is_some() && request.app.egress.is_sealed();
-        if has_own_network && let Err(error) = self.namespaces.hold_own(namespace, pid, id) {
+        // One that the server set up is held already.
+        if self.namespaces.file(namespace).is_none()
+            && let Err(error) = self.namespaces.hold_own(namespace, pid, id)
+        {
             // It has ended already, which is reported as its exit.
             tracing::debug!(id, %error, "failed to open the network of an instance");
         }

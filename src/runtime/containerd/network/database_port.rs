@@ -26,6 +26,7 @@ use tokio::time::{sleep, timeout};
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::runtime::blocking::on_own_thread;
+use crate::telemetry::accept_errors::AcceptErrors;
 use crate::telemetry::task;
 
 /// Where the app connects to, in its namespace. The port is the usual one of MariaDB, because some apps know no other.
@@ -162,6 +163,7 @@ async fn accept(listener: Arc<TcpListener>, server: DatabaseServer, max_connecti
     // One more than the app may have: MariaDB refuses that one with an error that names the limit. More would let an
     // instance use up the connections of all by never logging in.
     let permits = Arc::new(Semaphore::new(max_connections as usize + 1));
+    let mut errors = AcceptErrors::default();
     loop {
         let permit = permits.clone().acquire_owned().await.expect("the semaphore is never closed");
         match listener.accept().await {
@@ -175,7 +177,7 @@ async fn accept(listener: Arc<TcpListener>, server: DatabaseServer, max_connecti
                 });
             }
             Err(error) => {
-                tracing::warn!(%error, "failed to accept a connection of an instance to its database");
+                errors.log(&error);
                 sleep(RETRY_INTERVAL).await;
             }
         }

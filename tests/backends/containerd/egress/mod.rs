@@ -126,7 +126,7 @@ async fn assert_reaches(runtime: &dyn Runtime, probe: Endpoint, destination: &st
     );
 }
 
-async fn assert_does_not_reach(runtime: &dyn Runtime, probe: Endpoint, destination: &str) {
+pub(super) async fn assert_does_not_reach(runtime: &dyn Runtime, probe: Endpoint, destination: &str) {
     let answer = send_command(runtime, probe, &format!("ask {destination}")).await;
     assert!(answer.starts_with("unreachable"), "{destination}: {answer}");
 }

@@ -72,17 +72,7 @@ async fn every_image_of_a_bake_is_read_and_written_unchanged(name: &str, port: u
     let app = Arc::new(App { image: Some(ImageRef::Tar(image)), port, share_memory, ..App::default() });
     let id = InstanceId::random(&TemplateName::new(name).unwrap());
     let (url, host) = ("http://localhost/".to_owned(), "localhost".to_owned());
-    let request = StartRequest {
-        url,
-        host,
-        id,
-        app: app.clone(),
-        revision: 1,
-        files: Vec::new(),
-        database_connections: None,
-        will_be_baked: false,
-        yields: false,
-    };
+    let request = StartRequest::new(id, url, host, app.clone(), 1);
     let started = runtime.start(&request).await.unwrap();
     wait_for_page(&runtime, started.endpoint).await;
     runtime.bake(&request.id, 1, &app).await.unwrap();

@@ -11,7 +11,7 @@ const LOG_INTERVAL: Duration = Duration::from_secs(10);
 
 /// Logs errors of `accept`, of which there are twenty a second while the process has no free descriptor.
 #[derive(Debug, Default)]
-pub(super) struct AcceptErrors {
+pub(crate) struct AcceptErrors {
     last_line: Option<Instant>,
     /// Errors since the last line.
     unlogged: u64,
@@ -19,7 +19,7 @@ pub(super) struct AcceptErrors {
 
 impl AcceptErrors {
     /// Logs an error, unless one was logged a short time before.
-    pub(super) fn log(&mut self, error: &io::Error) {
+    pub(crate) fn log(&mut self, error: &io::Error) {
         let now = Instant::now();
         if self.last_line.is_some_and(|last| now < last + LOG_INTERVAL) {
             self.unlogged += 1;
