@@ -174,7 +174,7 @@ async fn settled_memory(server: &Server) -> u64 {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_client_that_reads_nothing_costs_the_forwarder_less_than_a_hundred_kibibytes() {
+async fn a_client_that_reads_nothing_costs_the_forwarder_less_than_forty_kibibytes() {
     const CLIENTS: u64 = 100;
     let server = Server::start(&[("HTTP1_ENGINE", "forwarder")]).await;
     let instance = server.acquire().await;
@@ -189,5 +189,6 @@ async fn a_client_that_reads_nothing_costs_the_forwarder_less_than_a_hundred_kib
     }
     let each = settled_memory(&server).await.saturating_sub(before) / CLIENTS;
     eprintln!("a client that reads nothing: {each} KiB");
-    assert!(each < 100, "{each} KiB for each client");
+    // A piece of its response alone would be 32.
+    assert!(each < 40, "{each} KiB for each client");
 }
