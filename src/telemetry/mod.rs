@@ -3,6 +3,7 @@
 //! | file | what it holds |
 //! |---|---|
 //! | `log` | where log lines go, and which ones |
+//! | `log_rate` | how often one kind of log line is written |
 //! | `accept_errors` | the log lines of connections that the kernel does not let this program accept |
 //! | `collected` | log lines of problems, for a command that shows them in its result |
 //! | `metrics` | [`Metrics`]: every metric, and the functions that record events |
@@ -17,6 +18,7 @@ mod collected;
 mod label_sets;
 mod labels;
 mod log;
+pub(crate) mod log_rate;
 mod memory_metrics;
 mod metrics;
 pub mod task;

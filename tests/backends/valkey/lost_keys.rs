@@ -108,6 +108,11 @@ impl Running {
         // So that there are keys about a node that never returns.
         a.store.heartbeat(&node_info("c")).await.unwrap();
         a.store.evict_node(&node("c"), Duration::ZERO).await.unwrap();
+        // Both learn that it is gone: a recovery waits for each node on the last list of any other, and would bring it
+        // back.
+        for node in [&a, &b] {
+            node.send_heartbeat().await;
+        }
         let nodes = vec![Arc::new(a), Arc::new(b)];
         let (log, stop) = (Arc::new(Log::default()), Arc::new(AtomicBool::new(false)));
         let tasks = nodes.iter().map(|node| spawn("node", run_node(node.clone(), log.clone(), stop.clone())));
@@ -181,6 +186,7 @@ impl Running {
 
     /// Damages the data, and checks that all is well a short time later. Releases as many instances as are claimed.
     async fn survive(&self, when: &str, damage: impl FnOnce(&ValkeyServer)) {
+        let begun = Instant::now();
         damage(&self.server);
         self.claim(0, when).await;
         self.wait_until_whole(when).await;
@@ -193,6 +199,7 @@ impl Running {
             assert!(matches!(released, Ok(_) | Err(StoreError::Unknown)), "{when}: {released:?}");
         }
         self.wait_until_whole(when).await;
+        println!("{when}: survived after {:?}", begun.elapsed());
     }
 
     async fn stop(self) {

@@ -83,7 +83,7 @@ impl Node {
         id
     }
 
-    async fn send_heartbeat(&self) {
+    pub(super) async fn send_heartbeat(&self) {
         self.store.heartbeat(&node_info(self.name)).await.unwrap();
     }
 

@@ -18,8 +18,10 @@ use crate::store::{Cursor, StoreError};
 /// Pause between two checks of all data.
 pub(super) const AUDIT_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Pause after a repair before the next one. It doubles up to [`MAX_REPAIR_PAUSE`] until the data is found whole, in
-/// case a repair does not help.
+/// Pause after a repair before the next one, for each unit of time that the repair took, within the limits below. Calls
+/// wait during a repair, and keys may be lost again faster than they are restored, or a repair may not help: so repairs
+/// take at most about a tenth of the time.
+const PAUSE_SHARE: u32 = 9;
 const MIN_REPAIR_PAUSE: Duration = Duration::from_millis(500);
 const MAX_REPAIR_PAUSE: Duration = Duration::from_secs(5);
 
@@ -27,17 +29,18 @@ const MAX_REPAIR_PAUSE: Duration = Duration::from_secs(5);
 pub(super) struct AuditSchedule {
     next_audit: Instant,
     next_repair: Instant,
-    repair_pause: Duration,
+    /// When the repair under way began. A flaw that is found before its end belongs to it.
+    repair_began: Option<Instant>,
 }
 
 impl AuditSchedule {
     pub(super) fn new() -> Self {
         let now = Instant::now();
-        Self { next_audit: now, next_repair: now, repair_pause: MIN_REPAIR_PAUSE }
+        Self { next_audit: now, next_repair: now, repair_began: None }
     }
 
     /// Returns what is wrong with the data of a term, if it is time to look or a sign of damage was noted, and if the
-    /// data may be repaired now.
+    /// data may be repaired now. The caller begins a repair.
     ///
     /// # Errors
     /// `Unavailable` without an answer.
@@ -46,41 +49,48 @@ impl AuditSchedule {
         admission: &Arc<Admission>,
         term: &Arc<OpenTerm>,
     ) -> Result<Option<String>, StoreError> {
+        let sign = self.take_sign(admission);
         let now = Instant::now();
-        if now < self.next_repair {
-            return Ok(None);
+        if sign.is_some() || now < self.next_repair.max(self.next_audit) {
+            return Ok(sign);
         }
-        let mut flaw = admission.damage.take();
-        if flaw.is_none() && now >= self.next_audit {
-            self.next_audit = now + AUDIT_INTERVAL;
-            flaw = match admission.find_flaw(term).await {
-                Ok(flaw) => flaw,
-                Err(error) => Some(admission.damage.take().ok_or(error)?),
-            };
-            if flaw.is_none() {
-                self.repair_pause = MIN_REPAIR_PAUSE;
-            }
-        }
+        self.next_audit = now + AUDIT_INTERVAL;
+        let flaw = match admission.find_flaw(term).await {
+            Ok(flaw) => flaw,
+            Err(error) => Some(admission.damage.take().ok_or(error)?),
+        };
         if flaw.is_some() {
-            self.schedule_next_repair(now);
+            self.begin_repair(now);
         }
         Ok(flaw)
     }
 
-    /// Returns a sign of damage that was noted while no term is open, if the data may be repaired now.
+    /// Returns a sign of damage that was noted, if the data may be repaired now. The caller begins a repair.
     pub(super) fn take_sign(&mut self, admission: &Admission) -> Option<String> {
         let now = Instant::now();
         let flaw = if now < self.next_repair { None } else { admission.damage.take() };
         if flaw.is_some() {
-            self.schedule_next_repair(now);
+            self.begin_repair(now);
         }
         flaw
     }
 
-    fn schedule_next_repair(&mut self, now: Instant) {
-        self.next_repair = now + self.repair_pause;
-        self.repair_pause = (self.repair_pause * 2).min(MAX_REPAIR_PAUSE);
+    fn begin_repair(&mut self, now: Instant) {
+        let began = *self.repair_began.get_or_insert(now);
+        self.next_repair = now + pause_after(now - began);
     }
+
+    /// Notes that a term is open again: the repair under way, if there is one, is done.
+    pub(super) fn end_repair(&mut self) {
+        if let Some(began) = self.repair_began.take() {
+            self.next_repair = Instant::now() + pause_after(began.elapsed());
+        }
+    }
+}
+
+/// Returns the pause after a repair that has taken so long.
+fn pause_after(took: Duration) -> Duration {
+    (took * PAUSE_SHARE).clamp(MIN_REPAIR_PAUSE, MAX_REPAIR_PAUSE)
 }
 
 impl Admission {
@@ -146,5 +156,50 @@ impl Admission {
         }
         *self.missing.lock() = missing;
         Ok(None)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::instance::NodeId;
+    use crate::store::valkey::recovery::GrantLog;
+    use crate::store::valkey::settings::Settings;
+
+    #[tokio::test(start_paused = true)]
+    async fn repairs_take_a_tenth_of_the_time_even_if_none_helps() {
+        let node = NodeId::parse("a").unwrap();
+        let admission =
+            Admission::new(Settings { node: node.clone(), ..Settings::default() }, GrantLog::new(node));
+        let mut schedule = AuditSchedule::new();
+        // After the least pause, after nine times a repair's time, and after the longest pause.
+        for (took, pause) in [(10, 500), (100, 900), (2_000, 5_000)] {
+            admission.damage.note("a flaw");
+            assert!(schedule.take_sign(&admission).is_some(), "{took}");
+            tokio::time::advance(Duration::from_millis(took)).await;
+            schedule.end_repair();
+            admission.damage.note("a flaw");
+            tokio::time::advance(Duration::from_millis(pause - 1)).await;
+            assert_eq!(schedule.take_sign(&admission), None, "{took}");
+            tokio::time::advance(Duration::from_millis(1)).await;
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_repair_that_does_not_end_begins_anew_ever_more_rarely() {
+        let node = NodeId::parse("a").unwrap();
+        let admission =
+            Admission::new(Settings { node: node.clone(), ..Settings::default() }, GrantLog::new(node));
+        let mut schedule = AuditSchedule::new();
+        let begun = Instant::now();
+        let mut moments = Vec::new();
+        while begun.elapsed() < Duration::from_secs(20) {
+            admission.damage.note("a flaw");
+            if schedule.take_sign(&admission).is_some() {
+                moments.push(begun.elapsed().as_millis());
+            }
+            tokio::time::advance(Duration::from_millis(100)).await;
+        }
+        assert_eq!(moments, [0, 500, 5_000, 10_000, 15_000]);
     }
 }

@@ -11,6 +11,7 @@ use crate::store::StoreError;
 use crate::store::valkey::admission::Admission;
 use crate::store::valkey::memory_policy::{self, EvictionRisk};
 use crate::store::valkey::transport::Transport;
+use crate::telemetry::log_rate::LogRate;
 
 /// How often the process and the term of Valkey are checked while a term is open.
 ///
@@ -33,6 +34,9 @@ pub(crate) async fn run(admission: Arc<Admission>) {
         admission,
         transport: None,
         closed_since: None,
+        damage_log: LogRate::default(),
+        recovery_log: LogRate::default(),
+        logs_recovery: true,
         audit: AuditSchedule::new(),
         eviction_risk: None,
         next_risk_check: Instant::now(),
@@ -43,20 +47,16 @@ pub(crate) async fn run(admission: Arc<Admission>) {
     }
 }
 
-fn log_damage(flaw: &str) {
-    tracing::warn!(
-        flaw,
-        remedy = memory_policy::REMEDY,
-        "Valkey lost or changed keys of this program; restoring them from local records"
-    );
-}
-
 struct RecoveryTask {
     admission: Arc<Admission>,
     /// A connection to one Valkey process, with which it ends.
     transport: Option<Transport>,
     /// Since when no term is open.
     closed_since: Option<Instant>,
+    damage_log: LogRate,
+    recovery_log: LogRate,
+    /// Whether the end of the recovery under way is logged, as its begin was.
+    logs_recovery: bool,
     audit: AuditSchedule,
     /// Whether Valkey may evict keys, as it was read last.
     eviction_risk: Option<EvictionRisk>,
@@ -102,35 +102,32 @@ impl RecoveryTask {
                             continue;
                         };
                         let Some(flaw) = self.audit.find_flaw(&self.admission, &open).await? else { break };
-                        log_damage(&flaw);
+                        self.log_damage(&flaw);
                         damaged = Some(term);
                         continue;
                     }
                     if let Some(flaw) = self.audit.take_sign(&self.admission) {
-                        log_damage(&flaw);
+                        self.log_damage(&flaw);
                         damaged = Some(term);
                         continue;
                     }
                     if session.open_term(&term, false).await? {
-                        self.log_opened();
+                        self.note_opened();
                         break;
                     }
                 }
                 VerificationState::Recovering { round } => {
                     self.admission.close_any_term();
                     if let Some(flaw) = self.audit.take_sign(&self.admission) {
-                        log_damage(&flaw);
+                        self.log_damage(&flaw);
                         damaged = Some(round);
                         continue;
                     }
-                    if self.closed_since.is_none() {
-                        self.closed_since = Some(Instant::now());
-                        tracing::info!(%round, "Valkey state not verified, replaying local records");
-                    }
+                    self.note_closed(&round);
                     if let Some(term) = session.recover(&round).await?
                         && session.open_term(&term, true).await?
                     {
-                        self.log_opened();
+                        self.note_opened();
                         break;
                     }
                     // Keys that are evicted faster than they are restored must not let Valkey do nothing else.
@@ -148,10 +145,34 @@ impl RecoveryTask {
         Ok(())
     }
 
-    fn log_opened(&mut self) {
+    fn log_damage(&mut self, flaw: &str) {
+        let Some(not_logged) = self.damage_log.admit() else { return };
+        tracing::warn!(
+            flaw,
+            not_logged,
+            remedy = memory_policy::REMEDY,
+            "Valkey lost or changed keys of this program; restoring them from local records"
+        );
+    }
+
+    fn note_closed(&mut self, round: &str) {
+        if self.closed_since.is_some() {
+            return;
+        }
+        self.closed_since = Some(Instant::now());
+        self.logs_recovery = self.recovery_log.admit().is_some();
+        if self.logs_recovery {
+            tracing::info!(%round, "Valkey state not verified, replaying local records");
+        }
+    }
+
+    fn note_opened(&mut self) {
+        self.audit.end_repair();
         // Signs from before the repair say nothing of the data now.
         self.admission.damage.take();
         let took = self.closed_since.take().map(|since| since.elapsed().as_millis());
-        tracing::info!(millis = took.map(|took| took as u64), "Valkey state verified");
+        if std::mem::replace(&mut self.logs_recovery, true) {
+            tracing::info!(millis = took.map(|took| took as u64), "Valkey state verified");
+        }
     }
 }
