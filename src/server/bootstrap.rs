@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use tokio::net::TcpListener;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -23,7 +23,7 @@ use super::handover::{self, PassedConnections, Predecessor, Successor, free_node
 use super::http1_guard::ClientTimeouts;
 use super::listener::{self, ListenerContext};
 use super::service_manager;
-use super::shutdown::{ProcessSignals, ShutdownSequence, StopSignal, Wanted};
+use super::shutdown::{ProcessSignals, RequestStop, ShutdownSequence, Wanted};
 use super::start_error::StartError;
 use super::state_dir::{self, NodeDir};
 use super::tls::{ServerTls, TlsError};
@@ -163,9 +163,9 @@ pub async fn serve_with(
     });
 
     // The API and the proxy, and the choice between their engines.
-    let ((stop_requests, is_stopping), tunnels) = (watch::channel(false), Tunnels::default());
+    let tunnels = Tunnels::default();
     let event_streams = tunnels.end.child_token();
-    let stop = StopSignal::new(is_stopping, tunnels.clone());
+    let (request_stop, stop) = RequestStop::new(tunnels.clone());
     let directory = Arc::new(Directory::alone(node.id().clone()));
     let peer_tls = tls.as_ref().filter(|_| is_clustered).map(|tls| PeerTls::new(tls.own_certificate()));
     let peer_tls = peer_tls.transpose().map_err(TlsError::from)?;
@@ -218,7 +218,7 @@ pub async fn serve_with(
         in_flight: in_flight.clone(),
     });
     let timeouts = ClientTimeouts { write: server.write_timeout, ..ClientTimeouts::default() };
-    let passed = PassedConnections::new();
+    let passed = PassedConnections::new(tls.is_none());
     let ends = (stop.clone(), passed.passing());
     let dispatcher =
         Dispatcher::new(api.clone(), proxy, timeouts, server.read_timeout, ends, server.http1_engine);
@@ -305,7 +305,7 @@ pub async fn serve_with(
         listener_closed,
         fresh,
         passed,
-        stop_requests,
+        request_stop,
         tunnels,
         event_streams,
         connections,

@@ -131,7 +131,9 @@ impl Dispatcher {
                     }
                 },
                 // Over TLS, HTTP/2 is agreed on by ALPN or not spoken.
-                NextHead::Http2 if !is_encrypted => return self.pingora.serve_http2(Box::new(stream)).await,
+                NextHead::Http2 if !is_encrypted && !self.passing.has_begun_for_api() => {
+                    return self.pingora.serve_http2(Box::new(stream)).await;
+                }
                 NextHead::Refused(refusal) => return self.refuse(stream, &refusal).await,
                 NextHead::Http2 | NextHead::Closed => return self.pass_or_close(stream).await,
             };

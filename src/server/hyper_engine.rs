@@ -66,7 +66,7 @@ impl HyperEngine {
                 // Read first: hyper would end without a look at the head that is there.
                 biased;
                 ended = &mut serving => break ended,
-                () = self.passing.begun(), if !is_recalled => {
+                () = self.passing.begun_for_api(), if !is_recalled => {
                     is_recalled = true;
                     signal.recall();
                 }

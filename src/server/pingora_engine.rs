@@ -87,7 +87,7 @@ impl PingoraEngine {
 
     /// Serves an HTTP/2 connection to its end.
     pub(super) async fn serve_http2(&self, stream: Stream) {
-        self.proxy.process_new(stream, self.stop.receiver()).await;
+        self.proxy.process_new(stream, self.stop.http2_receiver()).await;
     }
 
     /// Serves one HTTP/1 exchange, whose head is buffered in the guard. Returns the connection if it stays open.

@@ -88,20 +88,40 @@ impl ProcessSignals {
     }
 }
 
-/// The shutdown of the server, as a connection sees it.
+/// Lets no further request begin on the open connections: on those of HTTP/2, which cannot pass to another process, and
+/// on all.
+#[derive(Debug)]
+pub(super) struct RequestStop {
+    http2: watch::Sender<bool>,
+    all: watch::Sender<bool>,
+}
+
+impl RequestStop {
+    /// Returns what stops the requests, and what the connections see of it and of the end of `tunnels`.
+    pub(super) fn new(tunnels: Tunnels) -> (Self, StopSignal) {
+        let ((http2, is_stopping_http2), (all, is_stopping)) = (watch::channel(false), watch::channel(false));
+        (Self { http2, all }, StopSignal { is_stopping, is_stopping_http2, tunnels })
+    }
+
+    fn stop_http2(&self) {
+        self.http2.send_replace(true);
+    }
+
+    fn stop_all(&self) {
+        self.stop_http2();
+        self.all.send_replace(true);
+    }
+}
+
+/// The shutdown of the server, as a connection sees it: first no further request begins, then tunnels and streams end.
 #[derive(Clone)]
 pub(super) struct StopSignal {
     is_stopping: watch::Receiver<bool>,
+    is_stopping_http2: watch::Receiver<bool>,
     tunnels: Tunnels,
 }
 
 impl StopSignal {
-    /// Combines the two stages of a shutdown: once `is_stopping` is true no further request begins; once `tunnels.end`
-    /// is cancelled tunnels and streams end.
-    pub(super) fn new(is_stopping: watch::Receiver<bool>, tunnels: Tunnels) -> Self {
-        Self { is_stopping, tunnels }
-    }
-
     /// Waits until no further request may begin.
     pub(super) async fn requested(&mut self) {
         // Err: the sender was dropped, and the server with it.
@@ -111,6 +131,11 @@ impl StopSignal {
     /// Returns the first stage in the form that Pingora takes: true once no further request may begin.
     pub(super) fn receiver(&self) -> &watch::Receiver<bool> {
         &self.is_stopping
+    }
+
+    /// Like [`receiver`](Self::receiver), for a connection of HTTP/2.
+    pub(super) fn http2_receiver(&self) -> &watch::Receiver<bool> {
+        &self.is_stopping_http2
     }
 
     /// Returns what tunnels share.
@@ -127,8 +152,7 @@ pub(super) struct ShutdownSequence {
     pub(super) fresh: TaskTracker,
     /// The connections that pass to another process.
     pub(super) passed: PassedConnections,
-    /// Lets no further request begin on the open connections.
-    pub(super) stop_requests: watch::Sender<bool>,
+    pub(super) request_stop: RequestStop,
     /// Ends tunnels and the API's streams of events, which would never end by themselves.
     pub(super) tunnels: Tunnels,
     /// Ends only the API's streams of events.
@@ -148,7 +172,7 @@ impl ShutdownSequence {
     pub(super) async fn run(self, pool: &Pool) {
         pool.begin_shutdown().await;
         self.listener_closed.cancel();
-        self.stop_requests.send_replace(true);
+        self.request_stop.stop_all();
         self.tunnels.end.cancel();
         self.connections.close();
         if tokio::time::timeout(self.grace, self.wait_for_requests()).await.is_err() {
@@ -164,6 +188,10 @@ impl ShutdownSequence {
     /// any more, and returns when the other one serves, with the socket on which that takes connections. Requests in
     /// flight and tunnels continue here.
     ///
+    /// To free the node may take as long as an acquire waits, and as long as instances that have ended take to be removed.
+    /// Meanwhile requests for the API wait for the other process, and those for instances are answered here. With TLS all
+    /// wait: one connection carries both, and it cannot pass.
+    ///
     /// # Errors
     /// That of `free_node`.
     pub(super) async fn hand_over(
@@ -172,17 +200,18 @@ impl ShutdownSequence {
         pool: &Pool,
         free_node: impl Future<Output = io::Result<UnixStream>>,
     ) -> io::Result<()> {
-        self.listener_closed.cancel();
-        self.passed.begin();
-        // The others that cannot pass: their clients expect an answer.
-        self.fresh.close();
-        let _ = tokio::time::timeout(FIRST_HEAD_TIMEOUT, self.fresh.wait()).await;
-        self.stop_requests.send_replace(true);
+        self.passed.begin_for_api();
         self.event_streams.cancel();
-        self.connections.close();
+        if !self.passed.can_pass() {
+            self.close_connections().await;
+        }
+        self.request_stop.stop_http2();
         let _ = tokio::time::timeout(GOODBYE_TIMEOUT, self.connections.wait()).await;
         api.finish(self.acquire_timeout + API_MARGIN).await;
         pool.hand_over().await;
+        if self.passed.can_pass() {
+            self.close_connections().await;
+        }
         let socket = free_node.await?;
         let Self { connections, tunnels, passed, grace, .. } = self;
         // However long tunnels and streams take.
@@ -200,6 +229,17 @@ impl ShutdownSequence {
         passed.send_until(socket, carried).await?;
         tunnels.end.cancel();
         Ok(())
+    }
+
+    /// Accepts no further connection, and lets those that are open pass to another process or close.
+    async fn close_connections(&self) {
+        self.listener_closed.cancel();
+        self.passed.begin();
+        // The others that cannot pass: their clients expect an answer.
+        self.fresh.close();
+        let _ = tokio::time::timeout(FIRST_HEAD_TIMEOUT, self.fresh.wait()).await;
+        self.request_stop.stop_all();
+        self.connections.close();
     }
 
     /// Waits until all connections are closed, or carry nothing but streams of events.

@@ -1,10 +1,11 @@
 //! Open connections pass to the new process unless an engine has begun a message on them, so that no client sends a
 //! request on a connection that is being closed.
 //!
-//! They pass from the moment at which the old process stops accepting, and for as long as it carries what was begun: a
-//! connection passes when its exchange is over. They wait in the old process until the new one serves. What a client
-//! sends meanwhile stays in the socket; what was read of its next message passes with the connection. Connections with TLS
-//! have state in this process, and are closed as at a shutdown.
+//! Those with a request for the API, or with the first bytes of HTTP/2, pass from the begin of a handover; all others from
+//! the moment at which the old process stops accepting, and for as long as it carries what was begun: a connection passes
+//! when its exchange is over. They wait in the old process until the new one serves. What a client sends meanwhile stays in
+//! the socket; what was read of its next message passes with the connection. Connections with TLS have state in this
+//! process, and are closed as at a shutdown.
 //!
 //! A connection is sent as the length of those bytes in four bytes of little endian, which the descriptor comes with, and
 //! the bytes.
@@ -35,6 +36,7 @@ const MAX_UNREAD: usize = 2 * MAX_HEAD_BYTES;
 /// Whether connections pass to another process, and the way there.
 #[derive(Debug, Clone)]
 pub(in crate::server) struct Passing {
+    begun_for_api: CancellationToken,
     begun: CancellationToken,
     passed: mpsc::UnboundedSender<ClientSocket>,
 }
@@ -42,19 +44,31 @@ pub(in crate::server) struct Passing {
 /// The connections that wait for the new process.
 #[derive(Debug)]
 pub(in crate::server) struct PassedConnections {
+    /// Whether connections can pass: they have no TLS.
+    can_pass: bool,
     passing: Passing,
     waiting: mpsc::UnboundedReceiver<ClientSocket>,
 }
 
 impl Passing {
-    /// Waits until connections pass.
+    /// Waits until all connections pass.
     pub(in crate::server) async fn begun(&self) {
         self.begun.cancelled().await;
     }
 
+    /// Waits until connections pass that have a request for the API.
+    pub(in crate::server) async fn begun_for_api(&self) {
+        self.begun_for_api.cancelled().await;
+    }
+
+    /// Whether connections pass that have a request for the API, or the first bytes of HTTP/2.
+    pub(in crate::server) fn has_begun_for_api(&self) -> bool {
+        self.begun_for_api.is_cancelled()
+    }
+
     /// Passes a connection, if it can pass now. Otherwise returns it, and the caller closes it.
     pub(in crate::server) async fn pass(&self, mut stream: GuardedConnection) -> Option<GuardedConnection> {
-        let can_pass = self.begun.is_cancelled() && stream.is_untouched() && stream.is::<ClientSocket>();
+        let can_pass = self.has_begun_for_api() && stream.is_untouched() && stream.is::<ClientSocket>();
         if !can_pass {
             return Some(stream);
         }
@@ -69,10 +83,16 @@ impl Passing {
 }
 
 impl PassedConnections {
-    /// Makes the way to a process that may take the place of this one.
-    pub(in crate::server) fn new() -> Self {
+    /// Makes the way to a process that may take the place of this one. With TLS connections cannot pass.
+    pub(in crate::server) fn new(can_pass: bool) -> Self {
         let (passed, waiting) = mpsc::unbounded_channel();
-        Self { passing: Passing { begun: CancellationToken::new(), passed }, waiting }
+        let (begun_for_api, begun) = (CancellationToken::new(), CancellationToken::new());
+        Self { can_pass, passing: Passing { begun_for_api, begun, passed }, waiting }
+    }
+
+    /// Whether connections can pass.
+    pub(in crate::server) fn can_pass(&self) -> bool {
+        self.can_pass
     }
 
     /// Returns what passes a connection.
@@ -80,8 +100,14 @@ impl PassedConnections {
         self.passing.clone()
     }
 
-    /// From now on connections pass.
+    /// From now on connections pass that have a request for the API, or the first bytes of HTTP/2.
+    pub(in crate::server) fn begin_for_api(&self) {
+        self.passing.begun_for_api.cancel();
+    }
+
+    /// From now on all connections pass.
     pub(in crate::server) fn begin(&self) {
+        self.begin_for_api();
         self.passing.begun.cancel();
     }
 

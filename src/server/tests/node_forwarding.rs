@@ -12,7 +12,7 @@ use hyper_util::rt::TokioIo;
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
@@ -22,7 +22,7 @@ use super::super::dispatch::Dispatcher;
 use super::super::handover::PassedConnections;
 use super::super::http1_guard::ClientTimeouts;
 use super::super::listener::{self, ListenerContext};
-use super::super::shutdown::StopSignal;
+use super::super::shutdown::RequestStop;
 use super::super::tls::ServerTls;
 use crate::api::{Api, ApiKey, TrustedOrigins};
 use crate::cli::sample_app;
@@ -54,7 +54,7 @@ struct Node {
     routes: Arc<RouteTable>,
     directory: Arc<Directory>,
     metrics: Arc<Metrics>,
-    _stop_requests: watch::Sender<bool>,
+    _request_stop: RequestStop,
     _listener: DropGuard,
 }
 
@@ -71,9 +71,8 @@ impl Node {
         let (routes, metrics) = (Arc::new(RouteTable::default()), Arc::new(Metrics::new()));
         let directory = Arc::new(Directory::alone(id.clone()));
         let pool = sealed_pool(app);
-        let (stop_requests, is_stopping) = watch::channel(false);
         let tunnels = Tunnels::default();
-        let stop = StopSignal::new(is_stopping, tunnels.clone());
+        let (request_stop, stop) = RequestStop::new(tunnels.clone());
         // No proxy is trusted, not even this host, where the other node is.
         let trusted = TrustedProxies::default();
         let origins =
@@ -111,7 +110,7 @@ impl Node {
             proxy,
             ClientTimeouts::default(),
             RESPONSE_TIMEOUT,
-            (stop.clone(), PassedConnections::new().passing()),
+            (stop.clone(), PassedConnections::new(true).passing()),
             Http1Engine::Pingora,
         );
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -135,7 +134,7 @@ impl Node {
             routes,
             directory,
             metrics,
-            _stop_requests: stop_requests,
+            _request_stop: request_stop,
             _listener: closed.drop_guard(),
         }
     }

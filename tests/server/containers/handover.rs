@@ -242,6 +242,42 @@ async fn a_request_in_flight_is_answered_by_the_old_process() {
 }
 
 #[tokio::test]
+async fn pages_are_answered_while_the_old_process_completes_a_request_for_the_api() {
+    let Some(host) = host() else { return };
+    let settings: Vec<_> = SETTINGS.into_iter().chain([("ACQUIRE_TIMEOUT", "60s")]).collect();
+    let mut server = host.start_server(&settings).await.full_within(FULL_TIMEOUT).await;
+    let visited = server.acquire().await;
+    let page = format!("GET / HTTP/1.1\r\nHost: {}\r\n\r\n", visited.host);
+    let mut kept = RawConnection::connect(server.port).await;
+    let mut acquiring = RawConnection::connect(server.port).await;
+    // Its body is still on its way, so the old process cannot free the node.
+    let head = "POST /api/v1/demo/acquire HTTP/1.1\r\nHost: localhost\r\nContent-Length: 2\r\n\r\n";
+    acquiring.send(head).await;
+    server.stats().await;
+    server.signal("USR2");
+    server.log_until(|line| line.contains("freeing the node")).await;
+    let mut asking = RawConnection::connect(server.port).await;
+    asking.send("GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n").await;
+    for _ in 0..20 {
+        assert_eq!(get(server.port, &visited.host, "/").await.status, 200);
+        kept.send(&page).await;
+        let answer = kept.read_answer().await;
+        assert_eq!((answer.status, answer.headers.get("connection")), (200, None));
+    }
+    let is_replaced = |line: &String| line.contains("has taken the place");
+    assert!(!server.log().iter().any(is_replaced), "the node was freed while it was used");
+    acquiring.send("{}").await;
+    let acquired = AcquiredInstance::from_json(&acquiring.read_answer().await.json());
+    server.follow_successor().await;
+    assert_eq!(asking.read_answer().await.status, 200);
+    for id in [&visited.id, &acquired.id] {
+        release(&server, id).await;
+    }
+    shut_down(&mut server).await;
+    host.assert_nothing_left().await;
+}
+
+#[tokio::test]
 async fn a_handover_keeps_ready_instances_and_reads_the_configuration_again() {
     let Some(host) = host() else { return };
     let mut manager = Manager::new();
