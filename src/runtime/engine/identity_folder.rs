@@ -2,7 +2,7 @@
 //!
 //! An upload of files has the engine mount the container's file system and start a program of its own, which takes a
 //! fifth of a start. So a container that needs no other files gets these four by read-only mounts, where the engine
-//! surely sees this server's folder as this server does. Read-only, since a container must not fill this server's disk.
+//! sees this server's folder as this server does. Read-only, since a container must not fill this server's disk.
 
 use std::fs::{self, DirBuilder, Permissions};
 use std::io;
@@ -35,8 +35,10 @@ impl IdentityFolder {
         Ok(Self { root })
     }
 
-    /// Returns whether containers of this engine can mount files of the folder: the engine sees the same folder under
-    /// the same path, and neither maps users nor labels files.
+    /// Returns whether containers of this engine can mount files of the folder, as far as this server can see: the process
+    /// that opened the engine's socket sees the same folder under the same path, and the engine neither maps users nor
+    /// labels files. A service manager may have opened the socket of an engine that sees other folders: Docker refuses
+    /// a mount of what it does not see.
     pub(super) fn is_mountable(&self, connection: &Connection) -> bool {
         let Some(process) = connection.process.filter(|_| connection.mounts_files_as_they_are) else {
             return false;
@@ -44,6 +46,11 @@ impl IdentityFolder {
         // Podman reads a mount as a list with commas.
         let path = self.root.to_str().filter(|path| !path.contains(','));
         path.is_some_and(|path| is_same(Path::new(path), Path::new(&format!("/proc/{process}/root{path}"))))
+    }
+
+    /// Returns whether an engine's error names the folder, so that its containers cannot mount files of it.
+    pub(super) fn is_named_in(&self, error: &str) -> bool {
+        self.root.to_str().is_some_and(|root| error.contains(root))
     }
 
     /// Writes the files of an instance. Returns the mounts of its container.

@@ -47,8 +47,8 @@ pub(super) struct Inner {
     pub(super) images: Images,
     pub(super) instances: Instances,
     pub(super) identity: IdentityFolder,
-    /// Whether containers can mount files of that folder.
-    pub(super) has_mounts: bool,
+    /// Whether containers may mount files of that folder: until the engine has refused one.
+    pub(super) has_mounts: AtomicBool,
     pub(super) namespaces: Arc<Namespaces>,
     /// Held by each start in progress: an engine makes many containers at once no quicker than a few.
     pub(super) starts: Semaphore,
@@ -80,7 +80,7 @@ impl Inner {
         let namespaces = Namespaces::new().context(|| "find this server's network namespace".to_owned())?;
         Ok(Self {
             kind: settings.kind,
-            has_mounts: identity.is_mountable(&connection),
+            has_mounts: AtomicBool::new(identity.is_mountable(&connection)),
             identity,
             reach: settings.reach.unwrap_or_else(|| connection.reach()),
             docker: connection.docker,

@@ -42,7 +42,12 @@ impl Inner {
         let labels = labels::of_instance(&self.node, &request.id, namespace);
         let mut body = container_body(request, self.kind, &image.id, port, &network, self.limits, labels)?;
         let upload = self.place_files(request, &mut body).await?;
-        let container = self.launch(request, instance, &body, upload).await?;
+        let container = match self.launch(request, instance, &body, upload).await {
+            Err(RuntimeError::Start(why)) if self.identity.is_named_in(&why) => {
+                self.launch_without_mounts(request, instance, &mut body, &why).await?
+            }
+            launched => launched?,
+        };
         // One that is gone already has ended, too.
         let state = self.inspect(&request.id, &container).await?.unwrap_or_default();
         instance.pid.store(state.running_pid().unwrap_or(0), Ordering::Release);
@@ -57,14 +62,41 @@ impl Inner {
         request: &StartRequest,
         body: &mut ContainerCreateBody,
     ) -> Result<Option<Bytes>, RuntimeError> {
-        let operation = || format!("write the files of {}", request.id);
-        let identity = identity_files(request).context(operation)?;
-        if self.has_mounts && request.files.is_empty() {
+        if self.has_mounts.load(Ordering::Acquire) && request.files.is_empty() {
+            let operation = || format!("write the files of {}", request.id);
+            let identity = identity_files(request).context(operation)?;
             let mounts = self.identity.write(&request.id, identity).await.context(operation)?;
             body.host_config.get_or_insert_default().mounts = Some(mounts);
             return Ok(None);
         }
-        tar_of(identity.iter().chain(&request.files)).context(operation).map(Some)
+        archive(request).map(Some)
+    }
+
+    /// Launches an instance whose mounts the engine has refused: it does not see this server's folder, which shows only
+    /// when it is used. Later instances have no mounts, which is logged once.
+    async fn launch_without_mounts(
+        &self,
+        request: &StartRequest,
+        instance: &EngineInstance,
+        body: &mut ContainerCreateBody,
+        why: &str,
+    ) -> Result<String, RuntimeError> {
+        if self.has_mounts.swap(false, Ordering::AcqRel) {
+            tracing::warn!(
+                engine = self.kind.name(),
+                why,
+                remedy = "put STATE_DIR where the engine sees the same folder",
+                "starts take longer: the engine cannot mount files of this server"
+            );
+        }
+        if let Some(container) = instance.container() {
+            remove_container(&self.docker, &container).await?;
+        }
+        self.identity.remove(&request.id).await.context(|| format!("remove the files of {}", request.id))?;
+        if let Some(config) = &mut body.host_config {
+            config.mounts = None;
+        }
+        self.launch(request, instance, body, Some(archive(request)?)).await
     }
 
     /// Makes a container with its files and starts it. Returns the engine's id of it.
@@ -210,6 +242,13 @@ fn has_lost_files(error: &bollard::errors::Error) -> bool {
 /// Returns whether the engine made no container because its storage cannot limit what one writes.
 fn refuses_disk_limit(error: &bollard::errors::Error) -> bool {
     said(error).is_some_and(|text| text.contains("storage-opt") || text.contains("storage options"))
+}
+
+/// Returns all files of an instance as a tar file.
+fn archive(request: &StartRequest) -> Result<Bytes, RuntimeError> {
+    let identity = identity_files(request);
+    let packed = identity.and_then(|identity| tar_of(identity.iter().chain(&request.files)));
+    packed.context(|| format!("pack the files of {}", request.id))
 }
 
 /// Returns files as a tar file.

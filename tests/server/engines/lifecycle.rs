@@ -1,5 +1,6 @@
 //! An instance from its acquire to its removal.
 
+use tokio::process::Command;
 use try_it_now::runtime::engine::EngineKind;
 
 use super::{EngineHost, PHP_READY};
@@ -70,6 +71,35 @@ async fn a_websocket_reaches_the_app(kind: EngineKind) {
     echo(&mut live, "a word").await;
     drop(live);
     release(&server, &instance.id).await;
+    shut_down(&mut server).await;
+    host.assert_nothing_left().await;
+}
+
+// Podman makes a folder in the place of a file that it does not see, and refuses nothing.
+#[tokio::test]
+async fn a_docker_that_sees_another_folder_starts_instances_all_the_same() {
+    let Some(host) = EngineHost::php(EngineKind::Docker) else { return };
+    let mut apart = Command::new("unshare");
+    apart.args(["--mount", env!("CARGO_BIN_EXE_try-it-now")]);
+    let mut server = host.start_server_by(apart, &[]).await.full_within(FULL_TIMEOUT).await;
+    // Only this server sees what is mounted here, as it is with an engine whose socket a service manager opened.
+    let files = host.folder.join("nodes").join(server.node()).join("engine-files");
+    assert!(files.is_dir(), "{files:?}");
+    let pid = server.pid().to_string();
+    let mut cover = Command::new("nsenter");
+    cover.args(["--target", &pid, "--mount", "mount", "-t", "tmpfs", "tmpfs", files.to_str().unwrap()]);
+    assert!(cover.status().await.unwrap().success());
+    let covered: Vec<AcquiredInstance> = [server.acquire().await, server.acquire().await].into();
+    let (_, ready) = host.settled(&server, 2).await;
+    let uncovered = server.acquire().await;
+    assert!(ready.contains(&uncovered.id), "{uncovered:?} of {ready:?}");
+    assert_eq!(read_page(server.port, &uncovered).await, (1, vec![]));
+    let log = server.log();
+    let warnings: Vec<_> = log.iter().filter(|line| line.contains("cannot mount files")).collect();
+    assert!(warnings.len() == 1 && warnings[0].contains("STATE_DIR"), "{warnings:?}");
+    for instance in covered.iter().chain([&uncovered]) {
+        release(&server, &instance.id).await;
+    }
     shut_down(&mut server).await;
     host.assert_nothing_left().await;
 }

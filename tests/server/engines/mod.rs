@@ -12,6 +12,7 @@ use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Mutex;
 
+use tokio::process::Command;
 use try_it_now::instance::NodeId;
 use try_it_now::runtime::engine::EngineKind;
 
@@ -56,6 +57,11 @@ impl EngineHost {
 
     /// Starts a server, or the next one in the same folder. Does not wait for its pool.
     pub(crate) async fn start_server(&self, variables: &[(&str, &str)]) -> Server {
+        self.start_server_by(Command::new(env!("CARGO_BIN_EXE_try-it-now")), variables).await
+    }
+
+    /// Starts a server by a command to which the arguments are appended. Does not wait for its pool.
+    pub(crate) async fn start_server_by(&self, command: Command, variables: &[(&str, &str)]) -> Server {
         let (folder, socket) =
             (self.folder.display().to_string(), format!("unix://{}", self.socket.display()));
         let own = [
@@ -67,7 +73,8 @@ impl EngineHost {
         ];
         let file = self.folder.join("templates.toml");
         let arguments = ["serve", "--config", file.to_str().unwrap()];
-        let server = Server::start_in(self.folder.clone(), &[&own, variables].concat(), &arguments).await;
+        let variables = [&own, variables].concat();
+        let server = Server::spawn(command, self.folder.clone(), &variables, &arguments).await;
         self.nodes();
         server
     }

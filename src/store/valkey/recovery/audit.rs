@@ -29,7 +29,7 @@ const MAX_REPAIR_PAUSE: Duration = Duration::from_secs(5);
 pub(super) struct AuditSchedule {
     next_audit: Instant,
     next_repair: Instant,
-    /// When the repair under way began. A flaw that is found before its end belongs to it.
+    /// When the repair in progress began. A flaw that is found before its end belongs to it.
     repair_began: Option<Instant>,
 }
 
@@ -80,7 +80,7 @@ impl AuditSchedule {
         self.next_repair = now + pause_after(now - began);
     }
 
-    /// Notes that a term is open again: the repair under way, if there is one, is done.
+    /// Notes that a term is open again: the repair in progress, if there is one, is done.
     pub(super) fn end_repair(&mut self) {
         if let Some(began) = self.repair_began.take() {
             self.next_repair = Instant::now() + pause_after(began.elapsed());

@@ -55,7 +55,7 @@ struct RecoveryTask {
     closed_since: Option<Instant>,
     damage_log: LogRate,
     recovery_log: LogRate,
-    /// Whether the end of the recovery under way is logged, as its begin was.
+    /// Whether the end of the recovery in progress is logged, as its begin was.
     logs_recovery: bool,
     audit: AuditSchedule,
     /// Whether Valkey may evict keys, as it was read last.
