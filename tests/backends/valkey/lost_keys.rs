@@ -2,6 +2,7 @@
 //! them: the nodes restore them, no instance is granted twice, and none is lost or forgotten.
 
 use std::collections::{BTreeSet, HashMap};
+use std::io::{self, Write as _};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -199,7 +200,8 @@ impl Running {
             assert!(matches!(released, Ok(_) | Err(StoreError::Unknown)), "{when}: {released:?}");
         }
         self.wait_until_whole(when).await;
-        println!("{when}: survived after {:?}", begun.elapsed());
+        // Shown where a test fails, or takes too long.
+        let _ = writeln!(io::stdout(), "{when}: survived after {:?}", begun.elapsed());
     }
 
     async fn stop(self) {
