@@ -135,6 +135,8 @@ impl Dispatcher {
                     return self.pingora.serve_http2(Box::new(stream)).await;
                 }
                 NextHead::Refused(refusal) => return self.refuse(stream, &refusal).await,
+                // Its client has left, or the server stops.
+                NextHead::Closed if !self.passing.has_begun() => return stream.close().await,
                 NextHead::Http2 | NextHead::Closed => return self.pass_or_close(stream).await,
             };
             let Some(kept) = kept else { return };

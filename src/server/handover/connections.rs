@@ -1,9 +1,9 @@
 //! Open connections pass to the new process unless an engine has begun a message on them, so that no client sends a
 //! request on a connection that is being closed.
 //!
-//! Those with a request for the API, or with the first bytes of HTTP/2, pass from the begin of a handover; all others from
-//! the moment at which the old process stops accepting, and for as long as it carries what was begun: a connection passes
-//! when its exchange is over. They wait in the old process until the new one serves. What a client sends meanwhile stays in
+//! They pass from the moment at which the old process stops accepting, and for as long as it carries what was begun: a
+//! connection passes when its exchange is over. One with a request for the API, or with the first bytes of HTTP/2, waits for
+//! that moment from the beginning of the handover. All wait in the old process until the new one serves. What a client sends meanwhile stays in
 //! the socket; what was read of its next message passes with the connection. Connections with TLS have state in this
 //! process, and are closed as at a shutdown.
 //!
@@ -51,28 +51,36 @@ pub(in crate::server) struct PassedConnections {
 }
 
 impl Passing {
-    /// Waits until all connections pass.
+    /// Waits until connections pass.
     pub(in crate::server) async fn begun(&self) {
         self.begun.cancelled().await;
     }
 
-    /// Waits until connections pass that have a request for the API.
+    /// Whether connections pass.
+    pub(in crate::server) fn has_begun(&self) -> bool {
+        self.begun.is_cancelled()
+    }
+
+    /// Waits until connections that have a request for the API wait to pass.
     pub(in crate::server) async fn begun_for_api(&self) {
         self.begun_for_api.cancelled().await;
     }
 
-    /// Whether connections pass that have a request for the API, or the first bytes of HTTP/2.
+    /// Whether connections that have a request for the API, or the first bytes of HTTP/2, wait to pass.
     pub(in crate::server) fn has_begun_for_api(&self) -> bool {
         self.begun_for_api.is_cancelled()
     }
 
-    /// Passes a connection, if it can pass now. Otherwise returns it, and the caller closes it.
+    /// Passes a connection as soon as connections pass, if it can in this handover. Otherwise returns it, and the caller
+    /// closes it.
     pub(in crate::server) async fn pass(&self, mut stream: GuardedConnection) -> Option<GuardedConnection> {
         let can_pass = self.has_begun_for_api() && stream.is_untouched() && stream.is::<ClientSocket>();
         if !can_pass {
             return Some(stream);
         }
         stream.settle_delivery().await;
+        // The caller counts it among the open connections meanwhile, so no more of them wait than may be open.
+        self.begun().await;
         let (unread, socket) = stream.into_parts();
         if let Ok(socket) = socket.into_any().downcast::<ClientSocket>() {
             // Without a receiver it is closed.
@@ -100,12 +108,12 @@ impl PassedConnections {
         self.passing.clone()
     }
 
-    /// From now on connections pass that have a request for the API, or the first bytes of HTTP/2.
+    /// From now on connections that have a request for the API, or the first bytes of HTTP/2, wait to pass.
     pub(in crate::server) fn begin_for_api(&self) {
         self.passing.begun_for_api.cancel();
     }
 
-    /// From now on all connections pass.
+    /// From now on connections pass.
     pub(in crate::server) fn begin(&self) {
         self.begin_for_api();
         self.passing.begun.cancel();

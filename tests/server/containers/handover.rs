@@ -258,12 +258,16 @@ async fn pages_are_answered_while_the_old_process_completes_a_request_for_the_ap
     server.log_until(|line| line.contains("freeing the node")).await;
     let mut asking = RawConnection::connect(server.port).await;
     asking.send("GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n").await;
+    let descriptors = || std::fs::read_dir(format!("/proc/{}/fd", server.pid())).unwrap().count();
+    let before = descriptors();
     for _ in 0..20 {
         assert_eq!(get(server.port, &visited.host, "/").await.status, 200);
         kept.send(&page).await;
         let answer = kept.read_answer().await;
         assert_eq!((answer.status, answer.headers.get("connection")), (200, None));
     }
+    // Those that clients have closed do not wait for the new process.
+    eventually("closed connections are gone", async || (descriptors() < before + 10).then_some(())).await;
     let is_replaced = |line: &String| line.contains("has taken the place");
     assert!(!server.log().iter().any(is_replaced), "the node was freed while it was used");
     acquiring.send("{}").await;

@@ -166,11 +166,14 @@ mod tests {
     use crate::store::valkey::recovery::GrantLog;
     use crate::store::valkey::settings::Settings;
 
+    fn admission() -> Admission {
+        let node = NodeId::parse("a").unwrap();
+        Admission::new(Settings { node: node.clone(), ..Settings::default() }, GrantLog::new(node))
+    }
+
     #[tokio::test(start_paused = true)]
     async fn repairs_take_a_tenth_of_the_time_even_if_none_helps() {
-        let node = NodeId::parse("a").unwrap();
-        let admission =
-            Admission::new(Settings { node: node.clone(), ..Settings::default() }, GrantLog::new(node));
+        let admission = admission();
         let mut schedule = AuditSchedule::new();
         // After the least pause, after nine times a repair's time, and after the longest pause.
         for (took, pause) in [(10, 500), (100, 900), (2_000, 5_000)] {
@@ -187,9 +190,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_repair_that_does_not_end_begins_anew_ever_more_rarely() {
-        let node = NodeId::parse("a").unwrap();
-        let admission =
-            Admission::new(Settings { node: node.clone(), ..Settings::default() }, GrantLog::new(node));
+        let admission = admission();
         let mut schedule = AuditSchedule::new();
         let begun = Instant::now();
         let mut moments = Vec::new();
