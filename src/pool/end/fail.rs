@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use tokio::sync::mpsc;
 
-use crate::instance::InstanceId;
+use super::gc::is_living;
+use crate::instance::{Instance, InstanceId};
 use crate::pool::Supply;
 use crate::runtime::Exit;
 use crate::store::{RouteChange, StoreError};
@@ -32,14 +33,27 @@ impl Supply {
                 }
                 self.shared.metrics.record_release(id.template(), ReleaseReason::Failed);
             }
-            // It was released, retired or expired at the same moment.
-            Err(StoreError::Unknown | StoreError::Refused(_)) => {}
+            // It was released, retired or expired at the same moment, possibly by another node.
+            Err(StoreError::Unknown | StoreError::Refused(_)) => {
+                if let Ok(record) = self.shared.store.get(id).await
+                    && !record.as_ref().is_some_and(is_living)
+                {
+                    self.publish_end(id, record);
+                }
+            }
             Err(error) => {
                 tracing::warn!(%id, %error, "failed to record instance failure");
                 self.shared.garbage_collect_soon();
             }
         }
         self.stop_in_background(id.clone());
+        self.shared.wake.notify_one();
+    }
+
+    /// Closes the route of an instance that is over on record, which the store's stream of events may not have reported
+    /// yet: its visitor is told that it has ended, not that its app does not respond.
+    pub(super) fn publish_end(&self, id: &InstanceId, record: Option<Instance>) {
+        self.shared.publish_route(record.map_or_else(|| RouteChange::Gone(id.clone()), RouteChange::Set));
         self.shared.wake.notify_one();
     }
 }

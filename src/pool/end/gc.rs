@@ -55,8 +55,9 @@ async fn try_collect(supply: &Arc<Supply>) -> Result<(), GcError> {
             continue;
         }
         if let State::Warming = instance.state() {
-            if is_still(supply, id, |found| matches!(found.map(Instance::state), Some(State::Warming)))
-                .await?
+            let found = read_unlocked(supply, id).await?;
+            if found
+                .is_some_and(|found| matches!(found.record, Some(it) if matches!(it.state(), State::Warming)))
             {
                 supply.fail(id, "its provisioning was abandoned").await;
             }
@@ -65,8 +66,11 @@ async fn try_collect(supply: &Arc<Supply>) -> Result<(), GcError> {
         }
     }
     for id in unrecorded.iter().filter(|id| !locked.contains(id)) {
-        if is_still(supply, id, |found| !found.is_some_and(is_living)).await? {
+        if let Some(Unlocked { record }) = read_unlocked(supply, id).await?
+            && !record.as_ref().is_some_and(is_living)
+        {
             tracing::info!(%id, "unrecorded instance found; stopping it");
+            supply.publish_end(id, record);
             supply.stop_in_background(id.clone());
         }
     }
@@ -91,20 +95,21 @@ pub(super) fn is_living(instance: &Instance) -> bool {
     !matches!(instance.state(), State::Expired { .. })
 }
 
-/// Reads the record of an instance again, which may have changed while the lists were read. Returns whether no task has
-/// locked the instance, which would change it, and `condition` holds for its record.
-async fn is_still(
-    supply: &Arc<Supply>,
-    id: &InstanceId,
-    condition: impl FnOnce(Option<&Instance>) -> bool,
-) -> Result<bool, StoreError> {
-    let Some(lock) = supply.in_flight.lock(id) else { return Ok(false) };
-    let found = supply.shared.store.get(id).await?;
+/// The record of an instance that no task had locked while it was read, if there is one.
+struct Unlocked {
+    record: Option<Instance>,
+}
+
+/// Reads the record of an instance again, which may have changed while the lists were read. Returns `None` when a task
+/// has locked the instance, which may change it, and when the instance died meanwhile.
+async fn read_unlocked(supply: &Arc<Supply>, id: &InstanceId) -> Result<Option<Unlocked>, StoreError> {
+    let Some(lock) = supply.in_flight.lock(id) else { return Ok(None) };
+    let record = supply.shared.store.get(id).await?;
     if lock.unlock() {
         supply.fail(id, "it died while its record was read").await;
-        return Ok(false);
+        return Ok(None);
     }
-    Ok(condition(found.as_ref()))
+    Ok(Some(Unlocked { record }))
 }
 
 /// Retires the instances that the configuration does not want any more.

@@ -111,7 +111,7 @@ impl Fixture {
         tokio::time::timeout(LONG, hanging.notified()).await.expect("the step is reached");
     }
 
-    async fn claim(&self) -> Claimed {
+    pub(super) async fn claim(&self) -> Claimed {
         let claim = Claim {
             template: self.template_pool().template().name.clone(),
             token: ClaimToken::random(),

@@ -3,6 +3,7 @@
 
 mod bakes;
 mod deliveries;
+mod ended_elsewhere;
 mod evicted_nodes;
 mod faults;
 pub(crate) mod fixture;
