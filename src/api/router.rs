@@ -132,8 +132,8 @@ impl Api {
 
     /// Answers one request, counts it in the metrics and writes its log line.
     ///
-    /// The caller has entered. `body` is the whole body, or the reason why it could not be read. If the request has a hop header, the caller has
-    /// removed it.
+    /// The caller has entered, except to ask for the health. `body` is the whole body, or the reason why it could not be
+    /// read. If the request has a hop header, the caller has removed it.
     pub async fn handle(
         &self,
         head: &Parts,
@@ -142,8 +142,11 @@ impl Api {
     ) -> Response<Body> {
         let request_id = &context.id;
         let path = Path::parse(head.uri.path());
+        let is_health = matches!(path, Path::Health);
         let result = match body {
-            Ok(_) if self.is_finished.load(Ordering::Acquire) => Err(ApiError::StoreUnavailable),
+            Ok(_) if self.is_finished.load(Ordering::Acquire) && !is_health => {
+                Err(ApiError::StoreUnavailable)
+            }
             Ok(body) => self.route(path, ApiRequest { head, body, context }).await,
             Err(error) => Err(error),
         };

@@ -5,7 +5,8 @@
 //!
 //! | head | engine |
 //! |---|---|
-//! | for the API | hyper, until a head comes that is not for the API |
+//! | for the API | hyper, until a head comes that is not for the API; in a handover the other process |
+//! | for the API's `/health`, in a handover | hyper, for one exchange |
 //! | for an instance of this node | the forwarder, if the server has one, for one exchange |
 //! | for any other host | Pingora, for one exchange |
 //! | the handshake of a WebSocket for an instance | hyper, to the end of the connection |
@@ -26,6 +27,7 @@ use tokio::io::AsyncWriteExt as _;
 use super::client_socket::ClientSocket;
 use super::forwarder::{Forwarder, LazyTimer, Outcome};
 use super::handover::Passing;
+use super::http1_guard::head::Framing;
 use super::http1_guard::{
     ClientTimeouts, GuardedConnection, HeadFilter, HeadInfo, NextHead, Refusal, RefusalKind,
 };
@@ -114,10 +116,16 @@ impl Dispatcher {
             let kept = match next {
                 NextHead::Head(info) => match self.proxy.hosts().destination_of_http1(&info.host) {
                     Destination::Api => {
-                        // Another process answers for the API by now, and gets the head that is here.
-                        let Some(_pass) = self.api.enter() else { return self.pass_or_close(stream).await };
+                        let pass = self.api.enter();
+                        let further_heads = match &pass {
+                            Some(_) => self.api_heads.clone(),
+                            // Load balancers take a server out that does not answer for a moment.
+                            None if asks_for_health(stream.peek_head(), &info) => no_heads(),
+                            // Another process answers for the API by now, and gets the head that is here.
+                            None => return self.pass_or_close(stream).await,
+                        };
                         drop(fresh.take());
-                        stream.lend(self.api_heads.clone());
+                        stream.lend(further_heads);
                         self.hyper.serve_api(stream).await
                     }
                     Destination::Instance(_) if info.head.is_websocket_upgrade => {
@@ -132,6 +140,7 @@ impl Dispatcher {
                 },
                 // Over TLS, HTTP/2 is agreed on by ALPN or not spoken.
                 NextHead::Http2 if !is_encrypted && !self.passing.has_begun_for_api() => {
+                    stream.begin_http2();
                     return self.pingora.serve_http2(Box::new(stream)).await;
                 }
                 NextHead::Refused(refusal) => return self.refuse(stream, &refusal).await,
@@ -194,4 +203,16 @@ impl Dispatcher {
             stream.linger().await;
         }
     }
+}
+
+/// Returns a filter that no further head passes.
+fn no_heads() -> HeadFilter {
+    Arc::new(|_| false)
+}
+
+/// Whether a head is of a request of `/health` without a body, which is answered at any time.
+fn asks_for_health(head: &[u8], info: &HeadInfo) -> bool {
+    let is_health =
+        [&b"GET /health HTTP/"[..], b"HEAD /health HTTP/"].iter().any(|line| head.starts_with(line));
+    is_health && info.head.framing == Framing::None
 }

@@ -51,7 +51,7 @@ impl Supply {
     }
 
     /// Closes the route of an instance that is over on record, which the store's stream of events may not have reported
-    /// yet: its visitor is told that it has ended, not that its app does not respond.
+    /// yet: its visitor gets an answer that says that it has ended, not that its app does not respond.
     pub(super) fn publish_end(&self, id: &InstanceId, record: Option<Instance>) {
         self.shared.publish_route(record.map_or_else(|| RouteChange::Gone(id.clone()), RouteChange::Set));
         self.shared.wake.notify_one();

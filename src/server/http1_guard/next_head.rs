@@ -12,7 +12,8 @@ use super::refusal::Refusal;
 /// What [`GuardedConnection::next_head`] found.
 #[derive(Debug)]
 pub enum NextHead {
-    /// The connection begins with the preface of HTTP/2. Reads now pass all bytes on, the preface first.
+    /// The connection begins with the preface of HTTP/2, which stays buffered.
+    /// [`begin_http2`](GuardedConnection::begin_http2) lets an engine read it.
     Http2,
     /// A checked head is buffered. The next read delivers it.
     Head(HeadInfo),
@@ -46,10 +47,7 @@ impl GuardedConnection {
             let ended = poll_fn(|cx| self.poll_head(cx, true)).await;
             match ended {
                 Ok(HeadWaitEnd::Head) => {}
-                Ok(HeadWaitEnd::Http2) => {
-                    self.state = ReadState::Tunnel;
-                    return NextHead::Http2;
-                }
+                Ok(HeadWaitEnd::Http2) => return NextHead::Http2,
                 Ok(HeadWaitEnd::Refused(refusal)) => {
                     self.state = ReadState::Ended;
                     return NextHead::Refused(refusal);
@@ -66,6 +64,11 @@ impl GuardedConnection {
             }
             _ => NextHead::Closed,
         }
+    }
+
+    /// Lets reads pass all bytes on, the preface of HTTP/2 first.
+    pub fn begin_http2(&mut self) {
+        self.state = ReadState::Tunnel;
     }
 
     /// Returns the buffered head, which stays buffered. Returns no bytes if no whole head is buffered.

@@ -4,10 +4,12 @@ use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
+use std::time::Duration;
 
 use parking_lot::Mutex;
 use rustix::fs::{CWD, FileType, Mode, mknodat};
 use rustix::process::{Pid, Signal, kill_process};
+use tokio::time::timeout;
 use try_it_now::telemetry::task;
 
 use super::{ContainerHost, FULL_TIMEOUT, release, shut_down};
@@ -25,7 +27,7 @@ struct Visits {
     is_over: AtomicBool,
 }
 
-fn host() -> Option<ContainerHost> {
+pub(super) fn host() -> Option<ContainerHost> {
     ContainerHost::new(Stack::find()?, "sample", "", "path = \"/\"")
 }
 
@@ -37,7 +39,7 @@ const SETTINGS: [(&str, &str); 4] = [
     ("SHUTDOWN_GRACE", "300s"),
 ];
 
-async fn start(host: &ContainerHost) -> Server {
+pub(super) async fn start(host: &ContainerHost) -> Server {
     host.start_server(&SETTINGS).await.full_within(FULL_TIMEOUT).await
 }
 
@@ -256,8 +258,28 @@ async fn pages_are_answered_while_the_old_process_completes_a_request_for_the_ap
     server.stats().await;
     server.signal("USR2");
     server.log_until(|line| line.contains("freeing the node")).await;
+    // From some moment on requests for the API wait for the new process, except those for the health of this one.
     let mut asking = RawConnection::connect(server.port).await;
-    asking.send("GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n").await;
+    loop {
+        asking.send("GET /api/v1/pool/stats HTTP/1.1\r\nHost: localhost\r\n\r\n").await;
+        match timeout(Duration::from_secs(1), asking.read_answer()).await {
+            Ok(answer) => assert_eq!(answer.status, 200),
+            Err(_) => break,
+        }
+    }
+    let mut checking = RawConnection::connect(server.port).await;
+    for method in ["GET", "HEAD", "GET"] {
+        checking.send(format!("{method} /health HTTP/1.1\r\nHost: localhost\r\n\r\n")).await;
+        let answer = checking.read_head().await;
+        assert_eq!((answer.status, answer.headers.get("connection")), (200, None), "{method}");
+        if method == "GET" {
+            assert_eq!(checking.read_body(answer).await.json()["status"], "ok");
+        }
+    }
+    // Two at once: the second waits.
+    let both = ["/health", "/api/v1/pool/stats"];
+    checking.send(both.map(|path| format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n")).concat()).await;
+    assert_eq!(checking.read_answer().await.json()["status"], "ok");
     let descriptors = || std::fs::read_dir(format!("/proc/{}/fd", server.pid())).unwrap().count();
     let before = descriptors();
     for _ in 0..20 {
@@ -273,7 +295,9 @@ async fn pages_are_answered_while_the_old_process_completes_a_request_for_the_ap
     acquiring.send("{}").await;
     let acquired = AcquiredInstance::from_json(&acquiring.read_answer().await.json());
     server.follow_successor().await;
-    assert_eq!(asking.read_answer().await.status, 200);
+    for waiting in [&mut asking, &mut checking] {
+        assert_eq!(waiting.read_answer().await.status, 200);
+    }
     for id in [&visited.id, &acquired.id] {
         release(&server, id).await;
     }

@@ -7,6 +7,7 @@ mod containerd_restart;
 mod crash;
 mod debian_package;
 mod handover;
+mod handover_http2;
 mod handover_tls;
 mod hooks;
 mod image_defaults;

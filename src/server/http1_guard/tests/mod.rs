@@ -363,6 +363,8 @@ async fn a_connection_that_begins_with_the_http_2_preface_passes_whole() {
     assert!(guard.next_head().now_or_never().is_none());
     send(&mut client, &HTTP2_PREFACE[18..]).await;
     assert!(matches!(guard.next_head().await, NextHead::Http2));
+    assert!(guard.is_untouched(), "it may pass to another process");
+    guard.begin_http2();
     let mut peeked = [0; HTTP2_PREFACE.len()];
     assert!(guard.try_peek(&mut peeked).await.unwrap());
     assert_eq!(peeked, HTTP2_PREFACE);
