@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use tokio::time::Instant;
 
 use crate::support::harness::{AcquiredInstance, EventStream, Server, eventually, get};
@@ -88,16 +89,17 @@ async fn assert_steady(server: &Server, clock: &WallClock, after: i64, shown: i6
 
 #[tokio::test]
 async fn the_wall_clock_of_a_server_is_set_by_eight_hours() {
-    for (before, after) in STEPS {
+    join_all(STEPS.map(async |(before, after)| {
         let clock = WallClock::new(before);
         let server = Server::start(&[&SETTINGS[..], &clock.variables()].concat()).await;
         assert_steady(&server, &clock, after, after).await;
-    }
+    }))
+    .await;
 }
 
 #[tokio::test]
 async fn the_wall_clock_of_a_node_is_set_by_eight_hours() {
-    for (before, after) in STEPS {
+    join_all(STEPS.map(async |(before, after)| {
         let clock = WallClock::new(before);
         let Some(valkey) = ValkeyServer::start(Persistence::None, &[]) else { return };
         let address = valkey.host_and_port();
@@ -108,12 +110,13 @@ async fn the_wall_clock_of_a_node_is_set_by_eight_hours() {
         assert_steady(&server, &clock, after, after).await;
         let nodes = other.call("GET", "/api/v1/nodes", "").await.json();
         assert_eq!(nodes["nodes"].as_array().unwrap().len(), 2, "{nodes}");
-    }
+    }))
+    .await;
 }
 
 #[tokio::test]
 async fn the_wall_clock_of_the_host_of_valkey_is_set_by_eight_hours() {
-    for (before, after) in STEPS {
+    join_all(STEPS.map(async |(before, after)| {
         let clock = WallClock::new(before);
         let Some(valkey) = ValkeyServer::start_with(Persistence::None, &[], &clock.variables()) else {
             return;
@@ -137,5 +140,6 @@ async fn the_wall_clock_of_the_host_of_valkey_is_set_by_eight_hours() {
         .await;
         let refused = late.call("POST", "/api/v1/demo/acquire", "").await;
         assert_eq!(refused.status, 429, "{}", refused.text());
-    }
+    }))
+    .await;
 }
