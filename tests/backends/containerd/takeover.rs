@@ -44,3 +44,30 @@ async fn a_folder_without_an_owner_is_removed() {
     with_timeout(last.stop(&id)).await.unwrap();
     assert_eq!(test_node.resources_of(id.as_str()), [""; 0]);
 }
+
+/// gRPC takes 4 MiB in one message, which the records of 250 instances have together. A few large ones have it too.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_takes_over_more_records_than_one_answer_of_containerd_holds() {
+    let Some(test_node) = TestNode::new() else { return };
+    let runtime = test_node.open().await;
+    let (id, started) = start(&runtime, &php(COUNTER_APP)).await;
+    drop(runtime);
+    let specification = test_node.settings.node_dir.join("specification.json");
+    let text =
+        format!("{{\"ociVersion\": \"1.0.2\", \"annotations\": {{\"text\": \"{}\"}}}}", "x".repeat(1 << 20));
+    fs::write(&specification, text).unwrap();
+    let (config, label) =
+        (specification.to_str().unwrap(), format!("try-it-now/node={}", test_node.settings.node));
+    let abandoned: Vec<_> = (0..9).map(|number| format!("{}-{number}", test_node.settings.node)).collect();
+    for name in &abandoned {
+        test_node.stack.ctr(&["containers", "create", "--label", &label, "--config", config, name]);
+    }
+
+    let runtime = test_node.open().await;
+    assert_eq!(runtime.list().await.unwrap(), std::slice::from_ref(&id));
+    assert_eq!(send_command(&runtime, started.endpoint, "look").await, "0");
+    let left = test_node.stack.ctr(&["containers", "list", "--quiet"]);
+    assert!(!left.lines().any(|name| abandoned.iter().any(|abandoned| abandoned == name)), "{left}");
+    with_timeout(runtime.stop(&id)).await.unwrap();
+    assert_eq!(test_node.resources_of(id.as_str()), [""; 0]);
+}

@@ -27,6 +27,10 @@ pub(crate) const NAMESPACE: &str = "try-it-now";
 /// Longest time of a call that does not transfer images.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(30);
 
+/// Longest answer that is not a stream: what containerd sends at most (`defaults.DefaultMaxSendMsgSize`). A list of tasks
+/// has some 200 bytes for each.
+const MAX_ANSWER: usize = 16 * 1024 * 1024;
+
 /// Most containers that are ended at the same time.
 ///
 /// A shim that all instances share has a queue for 32 ends of processes. While it ends a container, it takes none from
@@ -102,7 +106,7 @@ impl Client {
     }
 
     pub(crate) fn tasks(&self) -> TasksClient<Channel> {
-        TasksClient::new(self.channel.clone())
+        TasksClient::new(self.channel.clone()).max_decoding_message_size(MAX_ANSWER)
     }
 
     pub(crate) fn transfer(&self) -> TransferClient<Channel> {

@@ -18,7 +18,7 @@ use crate::runtime::containerd::checkpoint::sharing::MadviseTrace;
 use crate::runtime::containerd::client::labels::{
     CHECKPOINT_LABEL, NAMESPACE_LABEL, NODE_LABEL, RESTORER_LABEL, node_filter,
 };
-use crate::runtime::containerd::client::{Client, ResponseExt, request};
+use crate::runtime::containerd::client::{Client, ResponseExt, next_message, request};
 use crate::runtime::containerd::fault_points::{FaultInjector, FaultPoint};
 use crate::runtime::containerd::image::snapshots::SNAPSHOTTER;
 use crate::template::RuntimeHandler;
@@ -109,7 +109,10 @@ pub(super) async fn restorer_of(client: &Client, id: &str) -> Result<Option<Path
     Ok(found.and_then(|container| container.labels.get(RESTORER_LABEL).map(PathBuf::from)))
 }
 
-/// Returns the records of a node's containers, or with `None` of all nodes'.
+/// Returns the records of a node's containers, or with `None` of all nodes', without their specifications.
+///
+/// They come one by one: a specification has some 17 KiB, so those of 250 containers are more than gRPC takes in one
+/// message.
 ///
 /// # Errors
 /// containerd does not answer.
@@ -118,8 +121,13 @@ pub(crate) async fn list_containers(
     node: Option<&str>,
 ) -> Result<Vec<Container>, RuntimeError> {
     let message = ListContainersRequest { filters: vec![node_filter(node)] };
-    let answer = client.containers().list(request(message)).await;
-    Ok(answer.context(|| "list the containers".to_owned())?.containers)
+    let context = || "list the containers".to_owned();
+    let mut parts = client.containers().list_stream(request(message)).await.context(context)?;
+    let mut found = Vec::new();
+    while let Some(part) = next_message(&mut parts, context).await? {
+        found.extend(part.container.map(|container| Container { spec: None, ..container }));
+    }
+    Ok(found)
 }
 
 /// Removes the record of a container, whose task must be gone. One that does not exist is no error.

@@ -26,6 +26,9 @@ const API_CONNECTIONS: usize = 8;
 const SECONDS_BEFORE: u32 = 2;
 const SECONDS_AFTER: u32 = 1;
 
+/// What a busy host takes at most to make one instance beside the pages.
+const SLOWEST_START: Duration = Duration::from_millis(500);
+
 fn setting(name: &str, default: u32) -> u32 {
     env::var(name).map_or(default, |value| value.parse().unwrap())
 }
@@ -133,7 +136,7 @@ async fn acquire(mut kept: KeptConnection, mut moments: Interval, seen: Arc<Seen
 /// Releases the instances that were acquired, while no acquires come, until the pool is full.
 async fn refill(server: &Server, kept: &mut KeptConnection, size: u32, seen: &Seen) {
     seen.is_refilling.store(true, SeqCst);
-    eventually_within(FULL_TIMEOUT, "the pool is full", async || {
+    eventually_within(FULL_TIMEOUT + SLOWEST_START * size, "the pool is full", async || {
         let held = std::mem::take(&mut *seen.held.lock());
         for id in &held {
             if let Err(failure) = kept.ask("DELETE", "localhost", &format!("/api/v1/demo/{id}")).await {
@@ -152,10 +155,11 @@ async fn handovers_under_a_steady_load_fail_no_request() {
     let Some(host) = ContainerHost::new(stack, "sample", "", "path = \"/\"") else { return };
     let (pages, acquires) = (setting("HANDOVER_PAGES", 200), setting("HANDOVER_ACQUIRES", 5));
     // The acquires around one handover leave half of them, so that they do not wait for a refill.
-    let size = acquires * 12;
+    let size = acquires * 10;
     let target = size.to_string();
     let settings = [("POOL_TARGET_SIZE", &*target), ("POOL_MAX_SIZE", "2000"), ("ACQUIRE_TIMEOUT", "20s")];
-    let mut server = host.start_server(&settings).await.full_within(FULL_TIMEOUT).await;
+    let mut server =
+        host.start_server(&settings).await.full_within(FULL_TIMEOUT + SLOWEST_START * size).await;
     let visited = server.acquire().await;
     let seen = Arc::new(Seen::default());
     let kept = || KeptConnection { port: server.port, open: None };
