@@ -64,7 +64,11 @@ async fn the_garbage_collection_closes_the_route_before_it_stops_the_app() {
         let (fixture, id) = assigned().await;
         fixture.end_elsewhere(&id, end).await;
         assert!(collect(&fixture.pool.supply).await);
-        assert_eq!(fixture.runtime.running(), [id.clone()], "{end:?}: the task that stops it has not begun");
+        assert_eq!(
+            fixture.runtime.running(),
+            std::slice::from_ref(&id),
+            "{end:?}: the task that stops it has not begun"
+        );
         fixture.assert_closed(&id, end);
         fixture.tasks_ended().await;
         assert_eq!(fixture.runtime.running(), [], "{end:?}");
