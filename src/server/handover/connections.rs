@@ -2,10 +2,10 @@
 //! request on a connection that is being closed.
 //!
 //! They pass from the moment at which the old process stops accepting, and for as long as it carries what was begun: a
-//! connection passes when its exchange is over. One with a request for the API, or with the first bytes of HTTP/2, waits for
-//! that moment from the beginning of the handover. All wait in the old process until the new one serves. What a client sends meanwhile stays in
-//! the socket; what was read of its next message passes with the connection. Connections with TLS have state in this
-//! process, and are closed as at a shutdown.
+//! connection passes when its exchange is over. One with a request for the API, or with the first bytes of HTTP/2, waits
+//! for that moment from the beginning of the handover. All wait in the old process until the new one serves. What a
+//! client sends meanwhile stays in the socket; what was read of its next message passes with the connection. Connections
+//! with TLS have state in this process, and are closed as at a shutdown.
 //!
 //! A connection is sent as the length of those bytes in four bytes of little endian, which the descriptor comes with, and
 //! the bytes.

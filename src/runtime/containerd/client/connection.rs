@@ -27,8 +27,8 @@ pub(crate) const NAMESPACE: &str = "try-it-now";
 /// Longest time of a call that does not transfer images.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(30);
 
-/// Longest answer that is not a stream: what containerd sends at most (`defaults.DefaultMaxSendMsgSize`). A list of tasks
-/// has some 200 bytes for each.
+/// Longest list of tasks, which containerd sends as one message: the most that it sends
+/// (`defaults.DefaultMaxSendMsgSize`).
 const MAX_ANSWER: usize = 16 * 1024 * 1024;
 
 /// Most containers that are ended at the same time.
